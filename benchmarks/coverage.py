@@ -1,0 +1,204 @@
+"""Do the statistics keep their promises? Simulated families of teachers with known truth.
+
+    python benchmarks/coverage.py [--families 1000] [--replicates 500]
+
+Prints, for links between a probe and the students' accuracy: how often 95 % intervals of several kinds cover the truth,
+and how often permutation p-values fall below 0.01, 0.05, 0.1, 0.5 where there is no link; for peaks: how often three
+tests call a course of teachers a peak; for picks: coverage of the teachers' true accuracies and calibration of P(best).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from capmismatch import _statistics as st
+from capmismatch._peak import peak
+from capmismatch._posterior import posterior_draws, seed_noise
+from capmismatch.correlate import _Block, _bootstrap
+
+Floats = NDArray[np.float64]
+
+
+def simulate(
+    rng: np.random.Generator, tail: str, rho: float, shape: tuple[int, ...], runs: int, seeds: int
+) -> tuple[Floats, Floats]:
+    """Probes (*shape, runs, 1) and accuracies (*shape, runs, seeds); seed noise has 0.3-0.5 of the teachers' spread."""
+    x = rng.standard_normal(shape)
+    y = rho * x + np.sqrt(1 - rho**2) * rng.standard_normal(shape)
+    if tail == "lognormal":
+        x = (np.exp(x) - np.exp(0.5)) / np.sqrt((np.e - 1) * np.e)
+    shared = rng.standard_normal((*shape, runs))
+    probe = x[..., None] + 0.3 * shared
+    run = y[..., None] + 0.3 * (0.6 * shared + 0.8 * rng.standard_normal((*shape, runs)))
+    return probe[..., None], run[..., None] + 0.5 * rng.standard_normal((*shape, runs, seeds))
+
+
+def truth(rng: np.random.Generator, tail: str, rho: float, runs: int, seeds: int) -> dict[str, float]:
+    """The correlations of the means as measured, over very many teachers."""
+    x, y = simulate(rng, tail, rho, (200_000,), runs, seeds)
+    x, y = x.mean((1, 2)), y.mean((1, 2))
+    return {
+        "pearson": float(np.corrcoef(x, y)[0, 1]),
+        "spearman": float(stats.spearmanr(x, y)[0]),
+        "kendall": float(stats.kendalltau(x[:50_000], y[:50_000])[0]),
+    }
+
+
+def intervals(block: _Block, metric: str, replicates: int, seed: int) -> dict[str, tuple[float, float]]:
+    """95 % intervals of one link, of several kinds; "ours" is the one `correlate` gives."""
+    x, y = st.nested_mean(block.x), st.nested_mean(block.y)
+    value = st.correlations(x, y, block.groups, metric)
+    drawn = _bootstrap(block, metric, replicates, seed)
+    n, free = len(x), drawn[np.isfinite(drawn)]
+    left = np.array(
+        [st.correlations(np.delete(x, i, 0), np.delete(y, i, 0), block.groups[1:], metric)[0, 0] for i in range(n)]
+    )
+    below = np.mean(free < value[0, 0]) + 0.5 * np.mean(free == value[0, 0])
+    bias = stats.norm.ppf(np.clip(below, 1e-3, 1 - 1e-3))
+    apart = left.mean() - left
+    skew = (apart**3).sum() / (6 * max((apart**2).sum(), 1e-12) ** 1.5)
+    ends = np.array([-1.96, 1.96])
+    corrected = stats.norm.cdf(bias + (bias + ends) / (1 - skew * (bias + ends)))
+    z = np.arctanh(np.clip([value[0, 0], *free], -0.9999, 0.9999))
+    kinds = {
+        "ours": st.fisher_interval(value, metric, block.n_effective, drawn),
+        "normal theory": st.fisher_interval(value, metric, block.n_effective),
+        "bootstrap error on z": np.tanh(z[0] + ends * z[1:].std()),
+        "percentile": np.quantile(free, [0.025, 0.975]),
+        "BCa": np.quantile(free, corrected),
+    }
+    return {kind: (float(np.squeeze(low)), float(np.squeeze(high))) for kind, (low, high) in kinds.items()}
+
+
+def links(families: int, replicates: int) -> None:
+    """Coverage of intervals, and the level of p-values."""
+    print(
+        "Links: coverage of 95 % intervals in per cent (teachers x runs x seeds, truth before seed noise, probe's tail)"
+    )
+    for runs, seeds in ((1, 3), (2, 3)):
+        for n in (8, 12):
+            for tail in ("normal", "lognormal"):
+                for rho in (0.0, 0.5, 0.8):
+                    rng = np.random.default_rng(0)
+                    true = truth(rng, tail, rho, runs, seeds)
+                    x, y = simulate(rng, tail, rho, (families, n), runs, seeds)
+                    covered: dict[str, dict[str, list[bool]]] = {metric: {} for metric in st.METRICS}
+                    p: dict[str, list[float]] = {metric: [] for metric in st.METRICS}
+                    groups = np.zeros(n, dtype=np.int64)
+                    for family in range(families):
+                        block = _Block(x[family, ..., None], y[family, ..., None], groups, np.zeros((3, n, 1)))
+                        for metric in st.METRICS:
+                            for kind, (low, high) in intervals(block, metric, replicates, family).items():
+                                covered[metric].setdefault(kind, []).append(low <= true[metric] <= high)
+                            if rho == 0:
+                                means = st.nested_mean(block.x), st.nested_mean(block.y)
+                                p[metric].append(float(st.permutation_p(*means, groups, metric, draws=2000)[0, 0]))
+                    print(f"  {n}x{runs}x{seeds} {rho} {tail}")
+                    for metric in st.METRICS:
+                        rates = ", ".join(f"{kind} {100 * np.mean(hit):.1f}" for kind, hit in covered[metric].items())
+                        print(f"    {metric:9s}{rates}")
+                        if p[metric]:
+                            levels = [f"{np.mean(np.array(p[metric]) <= a):.3f} <= {a}" for a in (0.01, 0.05, 0.1, 0.5)]
+                            print(f"    {'':9s}no link: p {', '.join(levels)}", flush=True)
+
+
+def slope_p(design: Floats, y: Floats, contrast: Floats) -> float:
+    """One-sided p of a positive contrast of least-squares coefficients."""
+    coefficients = np.linalg.lstsq(design, y, rcond=None)[0]
+    free = len(y) - design.shape[1]
+    noise = ((y - design @ coefficients) ** 2).sum() / free
+    error = np.sqrt(noise * contrast @ np.linalg.inv(design.T @ design) @ contrast)
+    return float(stats.t.sf(contrast @ coefficients / error, free))
+
+
+def lind_mehlum(x: Floats, y: Floats) -> float:
+    """A quadratic that rises at the lower end and falls at the upper."""
+    design = np.stack([np.ones_like(x), x, x**2], axis=1)
+    return max(slope_p(design, y, sign * np.array([0, 1, 2 * end])) for end, sign in ((x.min(), 1), (x.max(), -1)))
+
+
+def two_lines(x: Floats, y: Floats) -> float:
+    """A rising and a falling line, with a break where a quadratic has its top (Simonsohn 2018)."""
+    top = x[np.argmax(np.polyval(np.polyfit(x, y, 2), x))]
+    p = []
+    for upper, contrast in ((x > top, np.array([0, 1, 0, 0])), (x >= top, np.array([0, 0, -1, 0]))):
+        design = np.stack([np.ones_like(x), (x - top) * ~upper, (x - top) * upper, upper], axis=1)
+        if np.linalg.matrix_rank(design) < 4:
+            return 1.0
+        p.append(slope_p(design, y, contrast))
+    return max(p)
+
+
+COURSES: dict[str, Callable[[Floats], Floats]] = {
+    "flat": lambda x: 0 * x,
+    "straight": lambda x: 4 * x,
+    "saturating": lambda x: 4 * (1 - np.exp(-5 * x)),
+    "steep, saturating": lambda x: 8 * (1 - np.exp(-20 * x)),
+    "hinge": lambda x: 20 * np.minimum(x, 0.3),
+    "step": lambda x: 4.0 * (x > 0.4),
+    "jump": lambda x: 4.0 * (x > 0),
+    "U": lambda x: 8 * (x - 0.5) ** 2,
+    "PEAK in the middle": lambda x: 3 - 12 * (x - 0.5) ** 2,
+    "PEAK early": lambda x: 4 * (1 - np.exp(-8 * x)) - 2.5 * x,
+    "PEAK late": lambda x: 3 * np.where(x < 0.8, x / 0.8, 1.8 - x),
+}
+
+
+def peaks(families: int) -> None:
+    """How often each test calls a course a peak; noise has one standard deviation for each of three runs."""
+    print("Peaks: called at 5 %, in per cent (ours, quadratic, two lines); PEAK marks courses that have one")
+    for n in (7, 12):
+        x = np.linspace(0, 1, n)
+        for name, course in COURSES.items():
+            rng = np.random.default_rng(0)
+            called = np.zeros(3)
+            for family in range(families):
+                y = course(x)[:, None] + rng.standard_normal((n, 3))
+                ours = peak(x, y, n_boot=1000, seed=family).p_value
+                others = (test(np.repeat(x, 3), y.ravel()) for test in (lind_mehlum, two_lines))
+                called += np.array([ours, *others]) < 0.05
+            print(f"  {n} {name:20s}{(100 * called / families).round(1)}", flush=True)
+
+
+def picks(families: int) -> None:
+    """Whether intervals of true accuracies cover, and whether P(best) and expected regret come true."""
+    print("Picks: coverage in % of teachers with and without students; P(best) claimed, true; regret expected, real")
+    for n in (4, 8, 12):
+        for between, slope in ((0.4, 0.0), (0.4, 0.5), (1.0, 0.0)):
+            for absent in (0, n // 3):
+                rng, rows = np.random.default_rng(0), []
+                for _ in range(families):
+                    probes = rng.standard_normal((n, 3))
+                    true = slope * probes[:, 0] + between * rng.standard_normal(n)
+                    seeds = true[:, None, None] + 0.5 * rng.standard_normal((n, 1, 3))
+                    seeds[:absent] = np.nan
+                    means = np.where(np.arange(n) < absent, np.nan, seeds.mean((1, 2)))
+                    draws = posterior_draws(means, seed_noise(seeds), probes, list(range(n)), 1000, rng)
+                    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+                    covered, best = (low <= true) & (true <= high), int(draws.mean(axis=0).argmax())
+                    expected = (draws.max(axis=1) - draws[:, best]).mean()
+                    unseen = covered[:absent].mean() if absent else np.nan
+                    claimed = (draws.argmax(axis=1) == best).mean()
+                    real = true.max() - true[best]
+                    rows.append((covered[absent:].mean(), unseen, claimed, real == 0, expected, real))
+                seen, unseen, claimed, hit, expected, real = np.mean(np.array(rows, dtype=float), axis=0)
+                print(
+                    f"  {n} teachers, {absent} without students, spread {between}, slope {slope}: {100 * seen:.1f} "
+                    f"{100 * unseen:.1f}; {claimed:.2f} {hit:.2f}; {expected:.2f} {real:.2f}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--families", type=int, default=1000)
+    parser.add_argument("--replicates", type=int, default=500)
+    given = parser.parse_args()
+    links(given.families, given.replicates)
+    peaks(given.families)
+    picks(given.families // 4)

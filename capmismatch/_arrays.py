@@ -1,0 +1,63 @@
+"""How arrays that users hand in become checked torch tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from capmismatch.errors import InputError
+
+ArrayLike = Any  # a tensor, an array, or nested lists
+
+
+def _as_tensor(values: ArrayLike) -> Tensor:
+    if isinstance(values, np.ndarray) and not values.flags.writeable:
+        values = values.copy()  # memory-mapped rows: torch wants to own what it may write to
+    return torch.as_tensor(values)
+
+
+def as_logits(logits: ArrayLike, *, dtype: torch.dtype | None = None, place: str = "logits") -> Tensor:
+    """Return finite logits of shape (N, C), C >= 2, in `dtype` (by default their own, float32 at least)."""
+    tensor = _as_tensor(logits)
+    if not tensor.is_floating_point():
+        tensor = tensor.to(torch.get_default_dtype())
+    tensor = tensor.to(dtype or torch.promote_types(tensor.dtype, torch.float32))
+    if tensor.ndim != 2:
+        raise InputError(f"expected {place} of shape (N, C), got shape {tuple(tensor.shape)}")
+    if tensor.shape[1] < 2:
+        raise InputError(f"expected at least 2 classes, got {tensor.shape[1]} in {place}")
+    if not bool(torch.isfinite(tensor.detach().sum())):  # a sum is one cheap pass; look for the place only if it fails
+        bad = (~torch.isfinite(tensor)).nonzero()
+        if len(bad):
+            row, column = (int(i) for i in bad[0])
+            raise InputError(f"expected finite logits, got {float(tensor[row, column])} at row {row}, class {column} of {place}")
+    return tensor
+
+
+def as_labels(labels: ArrayLike, rows: int, num_classes: int, *, place: str = "labels") -> Tensor:
+    """Return labels of shape (N,) as int64, checked to lie in [0, C)."""
+    tensor = _as_tensor(labels)
+    if tensor.ndim != 1 or len(tensor) != rows:
+        raise InputError(f"expected {rows} {place}, one a row of the logits, got shape {tuple(tensor.shape)}")
+    whole = tensor.to(torch.int64)
+    if tensor.is_floating_point() and not bool((whole == tensor).all()):
+        raise InputError(f"expected whole numbers as {place}, got {tensor.dtype} with fractions")
+    bad = ((whole < 0) | (whole >= num_classes)).nonzero()
+    if len(bad):
+        row = int(bad[0])
+        raise InputError(f"expected labels in [0, {num_classes}), got {int(whole[row])} at row {row} of {place}")
+    return whole
+
+
+def as_pair(logits: ArrayLike, labels: ArrayLike, *, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+    """Return checked logits (N, C) and labels (N,) on the logits' device."""
+    tensor = as_logits(logits, dtype=dtype)
+    return tensor, as_labels(labels, *tensor.shape).to(tensor.device)
+
+
+def widest_float(tensor: Tensor) -> torch.dtype:
+    """float64 wherever the device has it (Apple's MPS does not): probes and searches are worth their digits."""
+    return torch.float32 if tensor.device.type == "mps" else torch.float64

@@ -1,0 +1,135 @@
+"""The answer of `pick`: which teacher, why, and at what risk; as text, HTML and Markdown."""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from dataclasses import dataclass
+
+import pandas as pd
+
+from capmismatch.findings import explain
+
+_WIDTH = 100
+STUDENT_COLUMNS = (
+    *("student", "label", "method", "tau", "family", "teacher", "p_best"),
+    *("accuracy", "ce", "gain", "gain_low", "gain_high"),
+)
+"""Columns of `Choice.students`."""
+
+_TEACHER_COLUMNS = ["family", "teacher", "params", "score", "low", "high", "p_best", "regret", "tie"]
+
+
+@dataclass(frozen=True, repr=False)
+class Choice:
+    """A teacher to distil from, and what speaks for and against it.
+
+    Attributes
+    ----------
+    teacher, family : str
+        The choice.
+    rule : str
+        What it was made by: ``"results"`` or the name of a rule.
+    student, label, method : str or None
+        The student and its setting; None where there are no results, or where several students differ.
+    tau : float or None
+        The teacher's temperature in that setting, or that at which the probe of the rule was taken.
+    table : DataFrame
+        One row a teacher, best first: ``family, teacher, params, score, low, high, p_best, regret, tie, ...``.
+        `score` is the probe (without results) or the shrunken validation accuracy, `low` and `high` its 95 %
+        interval, `p_best` the chance of being the best teacher and `regret` the accuracy points expected to be lost
+        by taking it (NaN without results).
+    rules : DataFrame
+        ``rule, family, teacher, value, regret, low, high``: whom each rule takes, and the accuracy points lost on
+        the test split by following it.
+    students : DataFrame
+        One row a student, empty without results: ``student, label, method, tau, family, teacher, p_best, accuracy,
+        ce, gain, gain_low, gain_high``: its own best teacher, that teacher's test accuracy, and the gain over
+        cross-entropy in points.
+    reasons, risks : list of str
+        In words, with numbers.
+    findings : list of str
+        Codes; see `capmismatch.findings.explain`.
+    """
+
+    teacher: str
+    family: str
+    rule: str
+    student: str | None
+    label: str | None
+    method: str | None
+    tau: float | None
+    table: pd.DataFrame
+    rules: pd.DataFrame
+    students: pd.DataFrame
+    reasons: list[str]
+    risks: list[str]
+    findings: list[str]
+
+    @property
+    def title(self) -> str:
+        """The choice in one line."""
+        setting = [] if self.student is None else [f"student {self.student}"]
+        setting += [] if self.label is None else [self.label]
+        return f"Take teacher {self.family}/{self.teacher} by {self.rule}" + (
+            f" ({', '.join(setting)})" if setting else ""
+        )
+
+    def _sections(self) -> list[tuple[str, pd.DataFrame | list[str]]]:
+        notes = [f"{code} {explain(code).title}" for code in self.findings]
+        tables: list[tuple[str, pd.DataFrame | list[str]]] = [
+            ("Why", self.reasons),
+            ("Risks", self.risks),
+            ("Findings", notes),
+            ("Teachers", self.table[_TEACHER_COLUMNS]),
+            ("Students", self.students[["student", "label", "teacher", "accuracy", "gain", "gain_low", "gain_high"]]),
+            ("Rules", self.rules.drop(columns="family")),
+        ]
+        return [(name, content) for name, content in tables if len(content)]
+
+    def __repr__(self) -> str:
+        """A page of text, 100 columns wide."""
+        lines = textwrap.wrap(self.title, _WIDTH)
+        for name, content in self._sections():
+            lines += ["", name]
+            if isinstance(content, pd.DataFrame):
+                text = content.to_string(
+                    index=False, float_format=_number, na_rep="-", max_colwidth=26, line_width=_WIDTH
+                )
+                lines += text.split("\n")
+            else:
+                for item in content:
+                    lines += textwrap.wrap(item, _WIDTH, initial_indent="  - ", subsequent_indent="    ")
+        return "\n".join(line.rstrip() for line in lines)
+
+    def _repr_html_(self) -> str:
+        parts = [f"<h3>{html.escape(self.title)}</h3>"]
+        for name, content in self._sections():
+            parts.append(f"<h4>{name}</h4>")
+            if isinstance(content, pd.DataFrame):
+                parts.append(content.to_html(index=False, float_format=_number, na_rep="-", escape=True, border=0))
+            else:
+                parts.append("<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in content) + "</ul>")
+        return "\n".join(parts)
+
+    def to_markdown(self) -> str:
+        """The page as Markdown, with pipe tables."""
+        parts = [f"## {_cell(self.title)}"]
+        for name, content in self._sections():
+            if isinstance(content, pd.DataFrame):
+                rows = [list(content.columns), ["---"] * content.shape[1], *content.to_numpy(dtype=object).tolist()]
+                body = "\n".join("| " + " | ".join(_cell(value) for value in row) + " |" for row in rows)
+            else:
+                body = "\n".join(f"- {item}" for item in content)
+            parts.append(f"### {name}\n\n{body}")
+        return "\n\n".join(parts) + "\n"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "-" if value != value else _number(value)
+    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,224 @@
+"""From an architecture's name to a network, and the list of names."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import re
+import string
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from capmismatch.architectures.counting import count_parameters
+from capmismatch.errors import InputError, must_be_one_of
+
+Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
+
+_NUMBER = "[1-9][0-9]*"
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One registered template, such as ``wrn-{depth}-{width}``, and the function that builds its members."""
+
+    template: str
+    builder: Callable[..., nn.Module]
+    listed: tuple[str, ...]
+    example: Mapping[str, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """The template as a regular expression over normalised names."""
+        parts = []
+        for literal, name, spec, _ in string.Formatter().parse(self.template):
+            parts.append(re.escape(_normalise(literal)))
+            if name:
+                parts.append(f"(?P<{name}>{_NUMBER}{f'(?:x{_NUMBER})*' if spec == 'x' else ''})")
+        return re.compile("".join(parts))
+
+    def fields(self, name: str) -> dict[str, Any] | None:
+        """The numbers in `name` by field, or None where the name is not of this kind."""
+        match = self.pattern.fullmatch(_normalise(name))
+        if match is None:
+            return None
+        lists = {name for _, name, spec, _ in string.Formatter().parse(self.template) if spec == "x"}
+        return {
+            key: tuple(int(part) for part in text.split("x")) if key in lists else int(text)
+            for key, text in match.groupdict().items()
+        }
+
+    def build(self, name: str, fields: Mapping[str, Any], arguments: Mapping[str, Any]) -> nn.Module:
+        """Call the builder, after checking the user's options against its signature."""
+        parameters = inspect.signature(self.builder).parameters
+        options = {key: value for key, value in arguments.items() if key not in ("num_classes", "in_channels")}
+        choices = [key for key in parameters if key not in ("num_classes", "in_channels", *fields)]
+        for option in options:
+            must_be_one_of(option, choices, f"an option of {name}")
+        needed = [key for key in choices if parameters[key].default is inspect.Parameter.empty and key not in options]
+        if needed:
+            raise InputError(f"{name} needs the option {needed[0]!r}: build({name!r}, ..., {needed[0]}=...)")
+        return self.builder(**{key: value for key, value in arguments.items() if key in parameters}, **fields)
+
+
+_KINDS: list[_Kind] = []
+
+
+def register(
+    template: str, *, listed: tuple[str, ...] = (), example: Mapping[str, Any] | None = None
+) -> Callable[[Builder], Builder]:
+    """Register a function that builds a network, under a name or a template with numbers in it.
+
+    Parameters
+    ----------
+    template : a plain name, or one with fields: ``{depth}`` stands for a number, ``{widths:x}`` for numbers joined by
+        "x" (handed over as a tuple). The function gets `num_classes`, `in_channels` (if it takes it), the fields and
+        the options given to `build`, all by keyword.
+    listed : for a template, the members that `names` lists
+    example : options with which `names` sizes those members, where the function needs some
+
+    Raises
+    ------
+    InputError : where another function has taken the name
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> @register("doctest_linear")
+    ... def linear(num_classes, in_channels):
+    ...     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, num_classes))
+    >>> build("doctest_linear", num_classes=2)[2]
+    Linear(in_features=3, out_features=2, bias=True)
+    """
+
+    def decorate(builder: Builder) -> Builder:
+        has_fields = any(name for _, name, _, _ in string.Formatter().parse(template))
+        kind = _Kind(template, builder, listed if has_fields else (template,), example or {})
+        # A notebook cell that is run again defines the same function anew: it takes its own place.
+        _KINDS[:] = [
+            other for other in _KINDS if (other.template, _origin(other.builder)) != (template, _origin(builder))
+        ]
+        _size.cache_clear()
+        for name in kind.listed:
+            taken = _find(name)
+            if taken is not None:
+                raise InputError(f"the architecture name {name!r} is taken by {taken[0].template!r}")
+            if kind.fields(name) is None:
+                raise InputError(f"the listed name {name!r} does not fit its template {template!r}")
+        _KINDS.append(kind)
+        return builder
+
+    return decorate
+
+
+def build(name: str, num_classes: int = 10, in_channels: int = 3, **options: Any) -> nn.Module:
+    """Build an architecture with fresh weights.
+
+    Parameters
+    ----------
+    name : one of `names`, or another member of its kind (``wrn-22-3``); case, and "-" against "_", do not matter
+    num_classes : columns of the output
+    in_channels : channels of the input images (MLPs have `in_features` instead)
+    options : what the architecture takes beyond these, such as `in_features`
+
+    Returns
+    -------
+    A module from inputs (N, in_channels, H, W) to logits (N, num_classes), in training mode, initialised from torch's
+    random state (so deterministic under ``torch.manual_seed``).
+
+    Raises
+    ------
+    InputError : for a name that no architecture has (lists the nearest), numbers that the architecture does not have,
+        and options that are missing or unknown
+
+    Examples
+    --------
+    >>> import torch
+    >>> model = build("cifar_resnet20", num_classes=10).eval()
+    >>> model(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+    """
+    for key, value in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if not (isinstance(value, int) and value >= 1):
+            raise InputError(f"{key} must be a whole number >= 1, got {value!r}")
+    found = _find(name)
+    if found is None:
+        listed = [member for kind in _KINDS for member in kind.listed]
+        by_key = {_normalise(member): member for member in listed}
+        near = [by_key[key] for key in difflib.get_close_matches(_normalise(name), by_key, n=5, cutoff=0.4)]
+        hint = f"near it: {near}; " if near else ""
+        raise InputError(f"no architecture is named {name!r}; {hint}the kinds are {_kinds()}")
+    kind, fields = found
+    return kind.build(name, fields, {"num_classes": num_classes, "in_channels": in_channels, **options})
+
+
+def names(pattern: str = "*") -> list[str]:
+    """List architectures, smallest (in parameters) first, those of unknown size last.
+
+    Parameters
+    ----------
+    pattern : wildcards as in a shell, such as ``"wrn*"``
+
+    Raises
+    ------
+    InputError : where nothing matches
+
+    Examples
+    --------
+    >>> names("wrn-*-2")
+    ['wrn-16-2', 'wrn-28-2', 'wrn-40-2']
+    """
+    key = _normalise(pattern)
+    found = [(kind, name) for kind in _KINDS for name in kind.listed if fnmatchcase(_normalise(name), key)]
+    if not found:
+        raise InputError(f"no architecture matches {pattern!r}; the kinds are {_kinds()}")
+    return [name for _, name in sorted(found, key=lambda pair: (_size(pair[1]), pair[1]))]
+
+
+def check_depth(depth: int, step: int, rest: int, name: str) -> int:
+    """Return n of ``depth = step * n + rest``, n >= 1, or raise with the depths that exist."""
+    n, over = divmod(depth - rest, step)
+    if n < 1 or over:
+        fitting = ", ".join(str(step * i + rest) for i in range(1, 5))
+        raise InputError(f"the depth of {name} must be {step}n+{rest} ({fitting}, ...), got {depth}")
+    return n
+
+
+@functools.cache
+def _size(name: str) -> float:
+    found = _find(name)
+    assert found is not None  # only listed names come here
+    kind, fields = found
+    try:
+        with torch.device("meta"):  # shapes only: no memory, no random numbers drawn
+            model = kind.build(name, fields, {"num_classes": 10, "in_channels": 3, **kind.example})
+    except RuntimeError:  # a builder that reads its tensors' values
+        return float("inf")
+    if any(nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
+        return float("inf")
+    return count_parameters(model)
+
+
+def _origin(builder: Callable[..., nn.Module]) -> tuple[str, str]:
+    return builder.__module__, builder.__qualname__
+
+
+def _kinds() -> str:
+    return ", ".join(kind.template for kind in _KINDS)
+
+
+def _find(name: str) -> tuple[_Kind, dict[str, Any]] | None:
+    for kind in _KINDS:
+        fields = kind.fields(name)
+        if fields is not None:
+            return kind, fields
+    return None
+
+
+def _normalise(name: str) -> str:
+    return name.lower().replace("-", "_")

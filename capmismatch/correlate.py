@@ -1,0 +1,363 @@
+"""Which probes of the teachers go together with how well their students do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from capmismatch import _statistics as st
+from capmismatch.errors import InputError, must_be_one_of, require_columns
+from capmismatch.findings import join_codes
+
+__all__ = ["correlate"]
+
+LINK_COLUMNS = (
+    *("probe", "tau", "student", "label", "method", "metric", "value", "low", "high", "p", "p_adjusted", "n"),
+    *("partial_accuracy", "partial_params", "partial_target_prob", "expected_sign", "findings"),
+)
+"""Columns of the links table."""
+
+FEW_TEACHERS = 5
+"""Below this number of teachers a link carries finding CM003."""
+
+CONFIDENCE_BOUND = ("derived_average", "derived_variance", "derived_std")
+"""Probes that contain the factor (1 - p_y), and so may restate confidence (finding CM005)."""
+
+_UNIT = ["family", "teacher"]
+_REPLICATES = 250  # bootstrap replicates held in memory at a time
+
+
+def correlate(
+    probes: pd.DataFrame,
+    results: pd.DataFrame,
+    *,
+    split: str = "test",
+    probe_split: str = "val",
+    within_family: bool | None = None,
+    expected_signs: Mapping[str, float] | None = None,
+    n_boot: int = 2000,
+    seed: int = 0,
+    unit: str = "teacher",
+    mute: Iterable[str] = (),
+) -> pd.DataFrame:
+    """Link every probe of the teachers to the accuracy of every kind of student.
+
+    The sampling unit is the teacher: its probe is the mean over its training runs, its students' accuracy the mean
+    over runs of the mean over student seeds. With several families only teachers of the same family are compared.
+
+    Parameters
+    ----------
+    probes : DataFrame
+        The probes table: ``family, teacher, params, split, seed, tau, probe, value``.
+    results : DataFrame
+        The results table: ``family, teacher, teacher_seed, student, label, method, seed, split, accuracy``. Rows
+        without a teacher (plain cross-entropy) are left out.
+    split : str
+        Split of the students' accuracy.
+    probe_split : str
+        Split on which the probes were measured.
+    within_family : bool, optional
+        Compare teachers within families only: values and ranks are centred within the family, tau-b counts pairs
+        within families, permutations and the bootstrap stay within families, and a family with a single teacher
+        drops out. Default: where more than one family has at least three teachers.
+    expected_signs : mapping from probe name to +1, -1 or NaN, optional
+        The direction in which each probe is expected to help. Default: what the registry of probes says.
+    n_boot : int
+        Bootstrap replicates.
+    seed : int
+        Of the bootstrap and of Monte Carlo permutations; equal seeds give equal tables.
+    unit : {"teacher", "run"}
+        ``"run"`` takes every training run as a unit of its own. Runs of one teacher are alike, so its intervals and
+        p-values are too sure; use it to describe, not to infer.
+    mute : iterable of str
+        Codes of findings to leave out.
+
+    Returns
+    -------
+    DataFrame
+        The links table: ``probe, tau, student, label, method, metric, value, low, high, p, p_adjusted, n,
+        partial_accuracy, partial_params, partial_target_prob, expected_sign, findings``, the strongest Spearman
+        correlations first; `metric` is "spearman", "pearson" or "kendall" (tau-b) and `n` the number of teachers.
+        The `partial_*` columns hold the same coefficient with the teacher's accuracy, log parameters, or target
+        probability at the same temperature held fixed (NaN where that is undefined or unknown).
+
+    Raises
+    ------
+    InputError
+        If a column is missing, a split has no rows, rows are repeated, or no teacher has both probes and results.
+
+    Notes
+    -----
+    **Intervals** (95 %) are taken on Fisher's z scale, ``tanh(atanh(r) +- 1.96 s)``, where ``s^2`` averages the
+    variance from a hierarchical bootstrap (teachers, then runs, then student seeds) with that of normal theory
+    (`capmismatch._statistics.fisher_interval`). They are about the correlation of the means as measured, which seed
+    noise draws toward zero. Simulated families of 8-12 teachers with seed noise (``benchmarks/coverage.py``) decided:
+    percentile intervals cover 69-98 %, BCa 80-99 %, bootstrap-t 70-99 %, the bootstrap's standard error alone on the
+    z scale 84-99 %, the average of the two variances 92-97 % (heavy-tailed probes for Pearson 89-96 %).
+
+    **p-values** permute the students' accuracies over teachers: all permutations up to 9!, 10,000 random ones above
+    (with one added to both counts). `p_adjusted` is Benjamini-Hochberg's over all probes and temperatures of the same
+    student, label and metric.
+
+    **Findings**: CM003 fewer than five teachers; CM004 the interval covers zero; CM005 a probe that contains (1 -
+    p_y) whose interval excludes zero, but no longer with p_y at the same temperature held fixed (normal-theory
+    interval of the partial correlation); CM006 a sign against expectation. See `capmismatch.findings.explain`.
+
+    Examples
+    --------
+    >>> teachers = [f"resnet{depth}" for depth in (8, 14, 20, 26, 32, 38)]
+    >>> probes = pd.DataFrame({"family": "resnet", "teacher": teachers, "params": [1e5, 2e5, 3e5, 4e5, 5e5, 6e5],
+    ...     "split": "val", "seed": 0, "tau": 4.0, "probe": "derived_std", "value": [1.0, 2.0, 4.0, 6.0, 5.0, 3.0]})
+    >>> results = pd.DataFrame({"family": "resnet", "teacher": teachers, "teacher_seed": 0, "student": "cnn",
+    ...     "method": "KD", "label": "KD tau=4", "seed": 0, "split": "test",
+    ...     "accuracy": [0.61, 0.62, 0.65, 0.67, 0.66, 0.63]})
+    >>> links = correlate(probes, results, expected_signs={"derived_std": 1})
+    >>> links[["metric", "value", "p", "n"]].round(3).values.tolist()
+    [['spearman', 1.0, 0.003, 6], ['pearson', 0.994, 0.003, 6], ['kendall', 1.0, 0.003, 6]]
+    """
+    must_be_one_of(unit, ["teacher", "run"], "unit")
+    probes, results = _chosen_rows(probes, results, probe_split, split)
+    if unit == "run":
+        probes, results = _runs_as_units(probes, results)
+    teachers = shared_teachers(probes, results)
+    signs = _registered_signs() if expected_signs is None else expected_signs
+    x = pack_columns(probes, teachers, ["probe", "tau"], ["seed"], "value", "the probes table")
+    setting, seeds = ["student", "label", "method"], ["teacher_seed", "seed"]
+    y = pack_columns(results, teachers, setting, seeds, "accuracy", "the results table")
+    controls = _controls(x, probes, teachers)
+    families = pd.factorize(teachers.get_level_values("family"))[0].astype(np.int64)
+
+    frames: list[pd.DataFrame] = []
+    for rows, left, right in _blocks(x, y):
+        rows, groups = _compared(rows, families, within_family)
+        block = _Block(x.values[rows][..., left], y.values[rows][..., right], groups, controls[:, rows][..., left])
+        keys = (x.keys.iloc[left], y.keys.iloc[right])
+        frames.extend(_link_rows(block, metric, *keys, n_boot=n_boot, seed=seed) for metric in st.METRICS)
+    return _finish(pd.concat(frames, ignore_index=True), signs, mute)
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """Values (n, R, K, p) of teachers, runs, seeds and columns, NaN where there is none, and the columns' keys."""
+
+    values: NDArray[np.float64]
+    keys: pd.DataFrame
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        return st.nested_mean(self.values)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Columns that share the same teachers: probes x, accuracies y, group of each teacher, controls (3, n, p)."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    groups: NDArray[np.int64]
+    controls: NDArray[np.float64]
+
+    @property
+    def n_effective(self) -> int:
+        return len(self.groups) - max(len(np.unique(self.groups)) - 1, 0)
+
+
+def _chosen_rows(
+    probes: pd.DataFrame, results: pd.DataFrame, probe_split: str, split: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    require_columns(probes, [*_UNIT, "params", "split", "seed", "tau", "probe", "value"], "the probes table")
+    wanted = [*_UNIT, "teacher_seed", "student", "label", "method", "seed", "split", "accuracy"]
+    require_columns(results, wanted, "the results table")
+    rows_of(probes, probe_split, "the probes table")
+    rows = rows_of(results, split, "the results table")
+    taught = rows[rows["teacher"].fillna("").ne("") & rows["accuracy"].notna()]
+    if taught.empty:
+        raise InputError(f"the results table has no row with a teacher and an accuracy on split {split!r}")
+    chosen = probes[probes["split"].eq(probe_split) & np.isfinite(probes["value"])]
+    return chosen, taught
+
+
+def rows_of(frame: pd.DataFrame, split: str, what: str) -> pd.DataFrame:
+    """The rows of one split; an error that lists the splits there are where it has none."""
+    rows = frame[frame["split"].eq(split)]
+    if rows.empty:
+        raise InputError(f"{what} has no rows for the split {split!r}; it has {sorted(frame['split'].unique())}")
+    return rows
+
+
+def _runs_as_units(probes: pd.DataFrame, results: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    runs = probes.assign(teacher=probes["teacher"] + " seed " + probes["seed"].astype(str), seed=0)
+    taught = results.assign(teacher=results["teacher"] + " seed " + results["teacher_seed"].astype(str), teacher_seed=0)
+    return runs, taught
+
+
+def shared_teachers(probes: pd.DataFrame, results: pd.DataFrame) -> pd.MultiIndex:
+    probed, taught = (pd.MultiIndex.from_frame(frame[_UNIT].drop_duplicates()) for frame in (probes, results))
+    shared = probed.intersection(taught).sort_values()
+    if shared.empty:
+        lists = [[f"{family}/{teacher}" for family, teacher in index.sort_values()] for index in (probed, taught)]
+        raise InputError(f"no teacher has both probes and results: probes are of {lists[0]}, results of {lists[1]}")
+    return shared
+
+
+def _registered_signs() -> Mapping[str, float]:
+    from capmismatch.probes import expected_signs  # here, for the registry loads torch
+
+    return expected_signs()
+
+
+def pack_columns(
+    frame: pd.DataFrame, teachers: pd.MultiIndex, columns: list[str], levels: list[str], value: str, what: str
+) -> _Packed:
+    """Lay a tidy table out as an array: teacher, run, seed within the run, column."""
+    unit = teachers.get_indexer(pd.MultiIndex.from_frame(frame[_UNIT]))
+    frame = frame[unit >= 0].assign(unit=unit[unit >= 0])
+    repeated = frame.duplicated(["unit", *columns, *levels])
+    if repeated.any():
+        row = frame[repeated].iloc[0]
+        named = ", ".join(f"{name}={row[name]!r}" for name in [*_UNIT, *columns, *levels])
+        raise InputError(f"{what} holds more than one row for {named}")
+    by_column = frame.groupby(columns, dropna=False, sort=True)
+    frame = frame.assign(column=by_column.ngroup())
+    keys = frame.drop_duplicates("column").sort_values("column")[columns].reset_index(drop=True)
+    place, outer = [], ["unit", "column"]
+    for level in levels:
+        place.append(frame.groupby(outer)[level].rank("dense").astype(int).to_numpy() - 1)
+        outer = [*outer, level]
+    run = place[0]
+    within = place[1] if len(place) > 1 else np.zeros_like(run)
+    values = np.full((len(teachers), run.max() + 1, within.max() + 1, len(keys)), np.nan)
+    values[frame["unit"], run, within, frame["column"]] = frame[value]
+    return _Packed(values, keys)
+
+
+def _controls(x: _Packed, probes: pd.DataFrame, teachers: pd.MultiIndex) -> NDArray[np.float64]:
+    """What each probe column is controlled for: accuracy, log parameters, p_y at its own temperature, as (3, n, p)."""
+    means, name = x.means, x.keys["probe"]
+    controls = np.full((3, *means.shape), np.nan)
+    accuracy = np.flatnonzero(name.eq("accuracy"))
+    if accuracy.size:
+        controls[0] = means[:, accuracy[:1]]
+    params = probes.groupby(_UNIT)["params"].first().reindex(teachers).to_numpy(float)
+    controls[1] = np.log(np.where(params > 0, params, np.nan))[:, None]
+    taus = x.keys["tau"].to_numpy(float)
+    for confidence in np.flatnonzero(name.eq("target_prob")):
+        controls[2][:, taus == taus[confidence]] = means[:, [confidence]]
+    return controls
+
+
+def _blocks(x: _Packed, y: _Packed) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
+    """Teachers, probe columns and result columns such that every column has every teacher of its block."""
+    left, left_of = np.unique(np.isfinite(x.means), axis=1, return_inverse=True)
+    right, right_of = np.unique(np.isfinite(y.means), axis=1, return_inverse=True)
+    for i in range(left.shape[1]):
+        for j in range(right.shape[1]):
+            rows = np.flatnonzero(left[:, i] & right[:, j])
+            yield rows, np.flatnonzero(left_of == i), np.flatnonzero(right_of == j)
+
+
+def _compared(
+    rows: NDArray[np.int64], families: NDArray[np.int64], within_family: bool | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The teachers that can be compared, and the group within which each is."""
+    family = families[rows]
+    size = np.bincount(family, minlength=1)
+    within = (size >= 3).sum() > 1 if within_family is None else within_family
+    if not within:
+        return rows, np.zeros(len(rows), dtype=np.int64)
+    rows = rows[size[family] > 1]
+    return rows, families[rows]
+
+
+def _link_rows(
+    block: _Block, metric: str, left: pd.DataFrame, right: pd.DataFrame, *, n_boot: int, seed: int
+) -> pd.DataFrame:
+    """One row for each pair of columns of the block."""
+    n = len(block.groups)
+    shape = (len(left), len(right))
+    links = {name: np.full(shape, np.nan) for name in ("value", "low", "high", "p", "restates")}
+    partials = np.full((3, *shape), np.nan)
+    if n >= 3:
+        x, y = st.nested_mean(block.x), st.nested_mean(block.y)
+        value = st.correlations(x, y, block.groups, metric)
+        replicates = _bootstrap(block, metric, n_boot, seed)
+        low, high = st.fisher_interval(value, metric, block.n_effective, replicates)
+        partials = _partials(x, y, block.controls, block.groups, metric, value)
+        held_low, held_high = st.fisher_interval(partials[2], metric, block.n_effective - 1)
+        known = np.isfinite(block.controls[2]).all(axis=0)[:, None]
+        restates = known & ~_excludes_zero(held_low, held_high)
+        p = st.permutation_p(x, y, block.groups, metric, seed=seed)
+        links = {"value": value, "low": low, "high": high, "p": p, "restates": restates}
+    index = [axis.ravel() for axis in np.indices(shape)]
+    frame = pd.concat([left.iloc[index[0]].reset_index(drop=True), right.iloc[index[1]].reset_index(drop=True)], axis=1)
+    for name, values in links.items():
+        frame[name] = values.ravel()
+    for name, values in zip(("partial_accuracy", "partial_params", "partial_target_prob"), partials, strict=True):
+        frame[name] = values.ravel()
+    return frame.assign(metric=metric, n=n, restates=frame["restates"].eq(True))
+
+
+def _bootstrap(block: _Block, metric: str, n_boot: int, seed: int) -> NDArray[np.float64]:
+    """Correlations (n_boot, p, q) with teachers, their runs and their students' seeds redrawn."""
+    rng = np.random.default_rng(seed)
+    n, runs, seeds = len(block.groups), max(block.x.shape[1], block.y.shape[1]), block.y.shape[2]
+    parts = []
+    for start in range(0, n_boot, _REPLICATES):
+        size = min(_REPLICATES, n_boot - start)
+        units = st.stratified_resample(block.groups, size, rng)
+        run, within = rng.random((size, n, runs)), rng.random((size, n, runs, seeds))
+        x = st.resample_nested(block.x, units, run, within)
+        y = st.resample_nested(block.y, units, run, within)
+        parts.append(st.correlations(x, y, block.groups, metric))
+    return np.concatenate(parts)
+
+
+def _partials(
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    controls: NDArray[np.float64],
+    groups: NDArray[np.int64],
+    metric: str,
+    value: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """The correlations (3, p, q) with each control held fixed."""
+    left = st.unit_vectors(x, groups, metric)
+    partials = []
+    for control in controls:
+        # Most columns share one control, but p_y goes with the temperature of the column.
+        held = st.unit_vectors(control, groups, metric)
+        with_x = (left * held).sum(axis=0)[:, None]
+        with_y = held.T @ st.unit_vectors(y, groups, metric)
+        partials.append(st.partial_correlation(value, with_x, with_y))
+    return np.stack(partials)
+
+
+def _excludes_zero(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return (low > 0) | (high < 0)
+
+
+def _finish(links: pd.DataFrame, signs: Mapping[str, float], mute: Iterable[str]) -> pd.DataFrame:
+    """Add what needs the whole table: corrected p-values, expectations, findings, order."""
+    links["p_adjusted"] = links.groupby(["student", "label", "metric"])["p"].transform(
+        lambda p: st.benjamini_hochberg(p.to_numpy(float))
+    )
+    links["expected_sign"] = links["probe"].map(signs).astype(float)
+    clear = _excludes_zero(links["low"].to_numpy(), links["high"].to_numpy())
+    flags = {
+        "CM003": links["n"].lt(FEW_TEACHERS),
+        "CM004": links["value"].notna() & ~clear,
+        "CM005": links["probe"].isin(CONFIDENCE_BOUND) & clear & links["restates"],
+        "CM006": (links["value"] * links["expected_sign"]).lt(0),
+    }
+    marked = pd.DataFrame(flags)
+    links["findings"] = [join_codes(marked.columns[row], mute) for row in marked.to_numpy()]
+    pair = ["probe", "tau", "student", "label"]
+    strength = links["value"].abs().where(links["metric"].eq("spearman"))
+    strength = strength.groupby([links[name] for name in pair], dropna=False).transform("max").fillna(-1.0)
+    order = links.assign(strength=-strength, rank=links["metric"].map(st.METRICS.index))
+    order = order.sort_values(["strength", *pair, "rank"], kind="stable")
+    return order[list(LINK_COLUMNS)].reset_index(drop=True)

@@ -1,0 +1,63 @@
+"""The errors that users see, and the few helpers that word them alike.
+
+Every message names the value that was wrong, the place where it stood, and what was expected instead; where there are
+choices, it lists them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class CapmismatchError(Exception):
+    """Base of every error that capmismatch raises on purpose."""
+
+
+class InputError(CapmismatchError, ValueError):
+    """A value that the user gave does not fit; the message says which, where, and what would."""
+
+
+class BankError(CapmismatchError):
+    """What lies on disk is damaged, of another schema, or made from other data."""
+
+
+def must_be_one_of(value: object, choices: Iterable[object], name: str) -> None:
+    """Raise unless `value` is among `choices`, naming the nearest one.
+
+    Examples
+    --------
+    >>> must_be_one_of("oder", ["order", "anchor", "none"], "constraint")
+    Traceback (most recent call last):
+    capmismatch.errors.InputError: constraint must be one of ['order', 'anchor', 'none'], not 'oder'; did you mean 'order'?
+    """
+    options = list(choices)
+    if value in options:
+        return
+    near = difflib.get_close_matches(str(value), [str(option) for option in options], n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    raise InputError(f"{name} must be one of {options}, not {value!r}{hint}")
+
+
+def must_be_positive(value: float, name: str) -> None:
+    """Raise unless `value` is a positive, finite number."""
+    if not (isinstance(value, int | float) and 0 < value < float("inf")):
+        raise InputError(f"{name} must be a positive number, got {value!r}")
+
+
+def require_columns(frame: Any, columns: Iterable[str], what: str) -> None:
+    """Raise unless the data frame has all `columns`; `what` names the frame in the message.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> require_columns(pd.DataFrame({"teacher": []}), ["teacher", "probe"], "the probes table")
+    Traceback (most recent call last):
+    capmismatch.errors.InputError: the probes table lacks the column 'probe'; it has ['teacher']
+    """
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        plural = "s" if len(missing) > 1 else ""
+        names = ", ".join(repr(column) for column in missing)
+        raise InputError(f"{what} lacks the column{plural} {names}; it has {list(frame.columns)}")

@@ -1,0 +1,146 @@
+"""Teachers and families of them, wherever they come from.
+
+``load_family("ckpt:teachers/*.pt", builder="my_models:make")`` hands each kind of source to one small file in
+`capmismatch.sources`; what comes back is a `Family`, a sequence of `Teacher`, smallest first where sizes are known.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from capmismatch.bank import Rows, teacher_key
+from capmismatch.errors import InputError, must_be_one_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from capmismatch.datasets import Dataset
+
+# kind -> module with a function `load(rest, **options) -> list[Teacher]` or `-> (list[Teacher], Dataset)`
+SOURCES = {
+    "ckpt": "capmismatch.sources.checkpoint",
+    "logits": "capmismatch.sources.saved",
+    "letters": "capmismatch.sources.letters",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """One network whose logits can be had: either by running `module` on what `prepare` makes of inputs, or as `saved` ones.
+
+    Attributes
+    ----------
+    family, name, seed : identity; `seed` numbers the training runs of one teacher, None where only one is known
+    params, macs : None where unknown
+    source, weights_hash, preprocessing : recorded in the bank
+    module : makes the network, weights loaded, in eval mode
+    prepare : a batch of raw inputs (n, ...) -> the tensor that the network takes: the teacher's own preprocessing
+    saved : instead of `module`, gives stored logits and the rows that they belong to
+    """
+
+    family: str
+    name: str
+    seed: int | None = None
+    params: int | None = None
+    macs: int | None = None
+    source: str = ""
+    weights_hash: str = ""
+    preprocessing: str = ""
+    module: Callable[[], nn.Module] | None = None
+    prepare: Callable[[NDArray[Any]], Tensor] | None = None
+    saved: Callable[[], tuple[Rows, NDArray[Any]]] | None = None
+
+    @property
+    def key(self) -> str:
+        """The name under which a bank keeps it."""
+        return teacher_key(self.family, self.name, self.seed)
+
+    def logits(self, inputs: NDArray[Any], batch_size: int = 256) -> NDArray[np.float32]:
+        """Run the network on raw inputs (n, ...): logits (n, C) as a float32 array."""
+        import torch
+
+        if self.module is None or self.prepare is None:
+            raise InputError(f"{self.key} has saved logits only: it cannot be run on new inputs")
+        network = self.module()
+        with torch.inference_mode():
+            parts = [
+                network(self.prepare(inputs[start : start + batch_size])).float().numpy()
+                for start in range(0, len(inputs), batch_size)
+            ]
+        return np.concatenate(parts)
+
+
+class Family(Sequence[Teacher]):
+    """Teachers in order, and the data set that came with them where their logits were saved."""
+
+    def __init__(self, teachers: Sequence[Teacher], dataset: Dataset | None = None) -> None:
+        if not teachers:
+            raise InputError("expected at least one teacher, got an empty family")
+        keys = [teacher.key for teacher in teachers]
+        double = next((key for key in keys if keys.count(key) > 1), None)
+        if double:
+            raise InputError(f"expected distinct teachers, got {double!r} twice; give the families other names")
+        self.teachers = tuple(teachers)
+        self.dataset = dataset
+
+    def __getitem__(self, item: Any) -> Any:
+        if isinstance(item, str):
+            named = {teacher.key: teacher for teacher in self} | {teacher.name: teacher for teacher in self}
+            must_be_one_of(item, named, "teacher")
+            return named[item]
+        return self.teachers[item]
+
+    def __len__(self) -> int:
+        return len(self.teachers)
+
+    def __iter__(self) -> Iterator[Teacher]:
+        return iter(self.teachers)
+
+    def __repr__(self) -> str:
+        lines = [f"Family of {len(self)} teachers:"]
+        for teacher in self:
+            size = f"{teacher.params:,} parameters" if teacher.params is not None else "size unknown"
+            lines.append(f"  {teacher.key}: {size}, from {teacher.source}")
+        return "\n".join(lines)
+
+
+def load_family(*specs: str, name: str | None = None, **options: Any) -> Family:
+    """Load teachers from one or several sources as one family.
+
+    Parameters
+    ----------
+    specs : each ``kind:rest``
+
+        * ``ckpt:PATTERN`` checkpoints (.pt, .pth, .safetensors) read with weights only. Options: ``builder`` makes the
+          network of a checkpoint: a function of the file's stem, its name ``"module:function"``, or a registered
+          architecture ``"arch:NAME"`` where ``{stem}`` stands for the file's stem; ``mean``, ``std`` normalise images.
+        * ``logits:FILE.npz`` or ``logits:FOLDER``: logits saved before.
+        * ``letters:mlp``: multi-layer perceptrons trained here on UCI Letter Recognition. Options: ``widths``, ``seeds``, ...
+    name : the family's name in tables; by default the source says
+    options : of the source; with several specs, all get the same
+
+    Examples
+    --------
+    >>> family = load_family("letters:mlp", widths=[8, 16], seeds=1)
+    >>> [teacher.key for teacher in family]
+    ['mlp/mlp8-s0', 'mlp/mlp16-s0']
+    """
+    if not specs:
+        raise InputError(f"expected at least one source like 'ckpt:teachers/*.pt'; the kinds are {sorted(SOURCES)}")
+    teachers: list[Teacher] = []
+    dataset = None
+    for spec in specs:
+        kind, _, rest = spec.partition(":")
+        must_be_one_of(kind, SOURCES, f"the kind of source in {spec!r}")
+        loaded, own = importlib.import_module(SOURCES[kind]).load(rest, **options)
+        if name is not None:
+            loaded = [replace(teacher, family=name) for teacher in loaded]
+        teachers += sorted(loaded, key=lambda t: (t.params is None, t.params or 0))  # stable: else as given
+        dataset = dataset or own
+    return Family(teachers, dataset)

@@ -1,0 +1,156 @@
+"""Findings: what a user should know about a number, each with a code that can be explained and muted.
+
+Tables carry the codes in a column `findings`, comma-separated; `explain` says what a code means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from capmismatch.errors import must_be_one_of
+
+__all__ = ["FINDINGS", "Finding", "explain", "join_codes", "without_muted"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of finding: its code, a title of a few words, and what to do about it."""
+
+    code: str
+    title: str
+    explanation: str
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.title}: {self.explanation}"
+
+
+FINDINGS: dict[str, Finding] = {
+    finding.code: finding
+    for finding in (
+        Finding(
+            "CM001",
+            "class order differs",
+            "The teacher's classes stand in another order than the data set's. The columns were mapped by class name; "
+            "check that the names mean the same in both.",
+        ),
+        Finding(
+            "CM002",
+            "accuracy at load is far from the published figure",
+            "The teacher scores differently here than its source says. Wrong preprocessing, another class order or "
+            "another test set are the usual causes, and every probe inherits the error.",
+        ),
+        Finding(
+            "CM003",
+            "too few teachers",
+            "Fewer than five teachers: a correlation over so few can reach any value by chance, and no permutation "
+            "test of four teachers or fewer can reach p < 0.05. Add teachers or read the value as a description.",
+        ),
+        Finding(
+            "CM004",
+            "interval covers zero",
+            "The 95 % interval of the link covers zero: the data do not tell in which direction the probe and the "
+            "students' accuracy go together.",
+        ),
+        Finding(
+            "CM005",
+            "confounded with confidence",
+            "The probe is built from the wrong classes' probabilities, which shrink as the target's grows. Its link "
+            "is no longer distinguishable from zero once the target probability at the same temperature is held "
+            "fixed, so it may only restate how confident the teachers are.",
+        ),
+        Finding(
+            "CM006",
+            "sign against expectation",
+            "The link points in the other direction than the probe's source expects.",
+        ),
+        Finding(
+            "CM007",
+            "teachers cannot be told apart",
+            "The difference between the best teachers is within its 95 % interval: they are tied, and another "
+            "criterion (such as cost) may decide.",
+        ),
+        Finding(
+            "CM008",
+            "ISATS search sits on its bound",
+            "For many examples the best temperature lies at the end of the search range: the variance has no "
+            "maximum inside it, as happens without an order constraint.",
+        ),
+        Finding(
+            "CM009",
+            "probabilities given instead of logits",
+            "The rows are non-negative and sum to one. Logarithms of probabilities are logits up to a constant per "
+            "row; what saturated to 0 or 1 is lost.",
+        ),
+        Finding(
+            "CM010",
+            "ties from half-precision",
+            "Many classes share the same value because it was stored with few digits. Rank correlations count these "
+            "as ties and lose resolution; store logits, not probabilities.",
+        ),
+        Finding(
+            "CM011",
+            "logits not centred",
+            "The rows' mean logit is far from zero, and asymmetric temperatures are not invariant to a shift of all "
+            'logits: results depend on this drift unless rows are centred (center="mean").',
+        ),
+    )
+}
+"""Every finding by its code."""
+
+
+def explain(code: str) -> Finding:
+    """What a finding's code means.
+
+    Parameters
+    ----------
+    code : str
+        Such as ``"CM003"``.
+
+    Returns
+    -------
+    Finding
+        With `code`, `title` and `explanation`; ``str()`` of it is the whole sentence.
+
+    Raises
+    ------
+    InputError
+        If there is no such code; the message lists those there are.
+
+    Examples
+    --------
+    >>> explain("CM007").title
+    'teachers cannot be told apart'
+    """
+    must_be_one_of(code, FINDINGS, "code")
+    return FINDINGS[code]
+
+
+def without_muted(codes: Iterable[str], mute: Iterable[str] = ()) -> list[str]:
+    """The `codes`, sorted and each once, less those in `mute`.
+
+    Raises
+    ------
+    InputError
+        If a code to mute does not exist.
+
+    Examples
+    --------
+    >>> without_muted(["CM006", "CM003", "CM006"], mute=["CM003"])
+    ['CM006']
+    """
+    muted = {mute} if isinstance(mute, str) else set(mute)
+    for code in sorted(muted):
+        explain(code)
+    return sorted(set(codes) - muted)
+
+
+def join_codes(codes: Iterable[str], mute: Iterable[str] = ()) -> str:
+    """The cell of a table's `findings` column: ``"CM003,CM004"``, or ``""`` where there are none.
+
+    Examples
+    --------
+    >>> join_codes(["CM004", "CM003"])
+    'CM003,CM004'
+    """
+    return ",".join(without_muted(codes, mute))

@@ -1,0 +1,65 @@
+"""Checked inputs, and the pieces that several losses share. All are written to have finite gradients everywhere."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from capmismatch._arrays import as_labels, as_logits
+from capmismatch.errors import InputError
+
+
+def logits_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both logits, checked, in their common precision (float32 at least), the teacher's without gradient."""
+    s = as_logits(student, place="student logits")
+    t = as_logits(teacher.detach(), place="teacher logits")
+    if s.shape != t.shape:
+        raise InputError(f"expected teacher logits of the student's shape {tuple(s.shape)}, got {tuple(t.shape)}")
+    if len(s) == 0:
+        raise InputError("expected at least one example, got student logits of shape (0, C)")
+    dtype = torch.promote_types(s.dtype, t.dtype)
+    return s.to(dtype), t.to(dtype)
+
+
+def checked_labels(labels: Tensor, logits: Tensor) -> Tensor:
+    """Return labels (N,) as int64 on the logits' device, checked to lie in [0, C)."""
+    return as_labels(labels, *logits.shape).to(logits.device)
+
+
+def checked_number(value: float, name: str) -> None:
+    """Raise unless `value` is a finite number >= 0: what weights have to be."""
+    if not (isinstance(value, int | float) and 0 <= value < float("inf")):
+        raise InputError(f"{name} must be a number >= 0, got {value!r}")
+
+
+def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) of each row, from log probabilities (N, C): finite even where probabilities underflow to 0."""
+    return (log_p.exp() * (log_p - log_q)).sum(1)
+
+
+def standardize(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Z-score each row with its unbiased deviation; return the scores (N, C) and the deviations (N, 1).
+
+    A row that is constant up to rounding has deviation 0, and the scores and gradient of a row of deviation 1.
+    """
+    resolution = 8 * torch.finfo(logits.dtype).eps * logits.detach().abs().amax(1, keepdim=True)
+    centered = logits - logits.mean(1, keepdim=True)
+    std = centered.std(1, keepdim=True)
+    constant = std <= resolution
+    return centered / torch.where(constant, 1.0, std), torch.where(constant, 0.0, std)
+
+
+def pearson(a: Tensor, b: Tensor, dim: int) -> Tensor:
+    """Pearson correlation along `dim`; 0, with gradient 0, where one side is constant up to rounding."""
+    return (_direction(a, dim) * _direction(b, dim)).sum(dim)
+
+
+def _direction(x: Tensor, dim: int) -> Tensor:
+    """Centre along `dim` and divide by the norm."""
+    info = torch.finfo(x.dtype)
+    # Scaled to 1 first: probabilities may be so small that their squares underflow.
+    x = x / x.detach().abs().amax(dim, keepdim=True).clamp_min(info.tiny)
+    centered = x - x.mean(dim, keepdim=True)
+    norm = torch.linalg.vector_norm(centered, dim=dim, keepdim=True)
+    constant = norm <= 8 * info.eps * x.shape[dim] ** 0.5
+    return torch.where(constant, 0.0, centered / torch.where(constant, 1.0, norm))

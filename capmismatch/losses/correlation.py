@@ -1,0 +1,131 @@
+"""Losses that match relations between classes: linear correlation, and the order."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from capmismatch.errors import must_be_positive
+from capmismatch.losses._terms import checked_number, logits_pair, pearson, standardize
+
+
+def dist(student: Tensor, teacher: Tensor, tau: float = 4.0, beta: float = 1.0, gamma: float = 1.0) -> Tensor:
+    r"""DIST: match probabilities up to scale and shift, along the classes and along the batch.
+
+    .. math:: \tau^2 \Big(\beta \big(1 - \tfrac1N \sum_i \rho(p^s_{i\cdot}, p^t_{i\cdot})\big)
+              + \gamma \big(1 - \tfrac1C \sum_c \rho(p^s_{\cdot c}, p^t_{\cdot c})\big)\Big)
+
+    with Pearson's correlation :math:`\rho`. The second term needs at least two examples; where one side is constant,
+    :math:`\rho` counts as 0.
+
+    Parameters
+    ----------
+    student, teacher : (N, C) logits
+    tau : temperature of both softmaxes
+    beta, gamma : weights of the relation between classes and within classes, >= 0
+
+    Returns
+    -------
+    Scalar tensor in [0, 2 tau^2 (beta + gamma)].
+
+    References
+    ----------
+    Huang et al., "Knowledge distillation from a stronger teacher", NeurIPS 2022, arXiv 2205.10536.
+
+    Examples
+    --------
+    >>> logits = torch.tensor([[3.0, 0.0, 1.0], [0.0, 2.0, 1.0]])
+    >>> abs(float(dist(logits, logits))) < 1e-5
+    True
+    """
+    must_be_positive(tau, "tau")
+    checked_number(beta, "beta")
+    checked_number(gamma, "gamma")
+    s, t = logits_pair(student, teacher)
+    p_s, p_t = torch.softmax(s / tau, 1), torch.softmax(t / tau, 1)
+    between, within = 1 - pearson(p_s, p_t, 1).mean(), 1 - pearson(p_s, p_t, 0).mean()
+    return tau**2 * (beta * between + gamma * within)
+
+
+def correlation_kd(
+    student: Tensor, teacher: Tensor, tau: float = 4.0, beta: float = 1.0, gamma: float = 1.0, softness: float = 0.1
+) -> Tensor:
+    r"""Correlation matching: Pearson's correlation of probabilities and a soft Spearman correlation of logits.
+
+    .. math:: \frac1N \sum_i \beta \big(1 - \rho(p^s_i, p^t_i)\big) + \gamma \big(1 - \rho(r^s_i, r^t_i)\big),
+              \qquad r_{ic} = \sum_{j} \sigma\big((z_{ic} - z_{ij}) / \mathrm{softness}\big)
+
+    with p at temperature tau, z the z-scored logits and r their soft ranks, which become ranks as `softness` -> 0. The
+    weights are fixed here, where the paper lets them follow each example's difficulty. Memory grows as N C^2.
+
+    Parameters
+    ----------
+    student, teacher : (N, C) logits
+    tau : temperature of both softmaxes
+    beta, gamma : weights of the linear and of the rank correlation, >= 0
+    softness : width of the steps of the soft ranks, in deviations of the logits
+
+    Returns
+    -------
+    Scalar tensor in [0, 2 (beta + gamma)].
+
+    References
+    ----------
+    Niu et al., "Efficient and robust knowledge distillation from a stronger teacher based on correlation matching",
+    arXiv 2410.06561. Soft ranks by pairwise sigmoids: Qin, Liu, Li, "A general approximation framework for direct
+    optimization of information retrieval measures", Information Retrieval 13, 2010.
+
+    Examples
+    --------
+    >>> logits = torch.tensor([[3.0, 0.0, 1.0], [0.0, 2.0, 1.0]])
+    >>> abs(float(correlation_kd(2.0 * logits, logits, beta=0.0))) < 1e-6  # the order is the same
+    True
+    """
+    must_be_positive(tau, "tau")
+    must_be_positive(softness, "softness")
+    checked_number(beta, "beta")
+    checked_number(gamma, "gamma")
+    s, t = logits_pair(student, teacher)
+    linear = 1 - pearson(torch.softmax(s / tau, 1), torch.softmax(t / tau, 1), 1).mean()
+    order = 1 - pearson(_soft_ranks(s, softness), _soft_ranks(t, softness), 1).mean()
+    return beta * linear + gamma * order
+
+
+def rank_kd(student: Tensor, teacher: Tensor, steepness: float = 1.0) -> Tensor:
+    r"""One minus a smooth Kendall tau between the orders of the classes: an auxiliary to other terms.
+
+    .. math:: 1 - \frac{2}{C(C-1)} \sum_{j<c} \tanh\big(k \, (t_c - t_j)(s_c - s_j)\big)
+
+    Every pair of classes counts alike, however improbable, where a KL divergence neglects the improbable ones. As the
+    steepness k grows, the sum becomes Kendall's tau (without ties). Memory grows as N C^2.
+
+    Parameters
+    ----------
+    student, teacher : (N, C) logits
+    steepness : k, per squared logit
+
+    Returns
+    -------
+    Scalar tensor in [0, 2].
+
+    References
+    ----------
+    Guan et al., "Enhancing logits distillation with plug&play Kendall's tau ranking loss", ICML 2025, arXiv 2409.17823.
+    The hyperbolic tangent of the product: Zheng et al., "DiffKendall", NeurIPS 2023, arXiv 2307.15317.
+
+    Examples
+    --------
+    >>> teacher = torch.tensor([[3.0, 0.0, 1.0]])
+    >>> [round(float(rank_kd(student, teacher, steepness=100.0)), 4) for student in (teacher, -teacher)]
+    [0.0, 2.0]
+    """
+    must_be_positive(steepness, "steepness")
+    s, t = logits_pair(student, teacher)
+    first, second = torch.triu_indices(s.shape[1], s.shape[1], offset=1, device=s.device)
+    agreement = (t[:, first] - t[:, second]) * (s[:, first] - s[:, second])
+    return 1 - torch.tanh(steepness * agreement).mean()
+
+
+def _soft_ranks(logits: Tensor, softness: float) -> Tensor:
+    z, _ = standardize(logits)
+    return torch.sigmoid((z[:, :, None] - z[:, None, :]) / softness).sum(2)

@@ -1,0 +1,158 @@
+"""The registry of losses, and the criterion that adds the cross-entropy."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from capmismatch._arrays import as_logits
+from capmismatch.errors import InputError, must_be_one_of
+from capmismatch.losses._terms import checked_labels, checked_number
+from capmismatch.losses.correlation import correlation_kd, dist, rank_kd
+from capmismatch.losses.curriculum import CurriculumKD
+from capmismatch.losses.decoupled import dkd
+from capmismatch.losses.softened import ats, isats, kd, norm_kd, soft_cross_entropy, standardized_kd
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One entry of `LOSSES`.
+
+    Attributes
+    ----------
+    term : the function of (student, teacher[, labels], **options), or a module class with such a `forward`
+    ce_weight, kd_weight : weights of the cross-entropy and of the term in the source
+    needs_labels : whether the term takes the labels
+    warmup_epochs : over how many epochs the term's weight rises in the source; 0 for none
+    """
+
+    term: Callable[..., Tensor] | type[nn.Module]
+    ce_weight: float
+    kd_weight: float
+    needs_labels: bool = False
+    warmup_epochs: int = 0
+
+
+LOSSES: dict[str, Loss] = {
+    "kd": Loss(kd, 0.1, 0.9),
+    "soft_cross_entropy": Loss(soft_cross_entropy, 0.5, 0.5),
+    "ats": Loss(ats, 0.5, 0.5, needs_labels=True),
+    "isats": Loss(isats, 0.5, 0.5, needs_labels=True),
+    "dkd": Loss(dkd, 1.0, 1.0, needs_labels=True, warmup_epochs=20),
+    "norm_kd": Loss(norm_kd, 0.1, 0.9),
+    "standardized_kd": Loss(standardized_kd, 0.1, 9.0),
+    "dist": Loss(dist, 1.0, 1.0),
+    "correlation_kd": Loss(correlation_kd, 1.0, 1.0),
+    "rank_kd": Loss(rank_kd, 1.0, 1.0),
+    "curriculum_kd": Loss(CurriculumKD, 0.1, 0.9),
+}
+
+
+class Criterion(nn.Module):
+    r"""Cross-entropy plus a distillation term, to call in any training loop.
+
+    .. math:: w_{ce} \, H(y, p^s) + w_{kd} \, \min\big(1, \tfrac{e+1}{\mathrm{warmup}}\big) \, L_{term}
+              + w_{rank} \, L_{rank}
+
+    Parameters
+    ----------
+    name : one of `LOSSES`
+    ce_weight, kd_weight, warmup_epochs : by default those of the term's source, see `LOSSES`
+    rank_weight : of `rank_kd`, as an auxiliary to the term; 0 leaves it out
+    options : of the term, such as ``tau=2.0``
+
+    Raises
+    ------
+    InputError : for an unknown name or option (lists the choices), negative weights, and a `rank_weight` where soft
+        labels stand in for the teacher's logits
+
+    Notes
+    -----
+    The warm-up follows `set_epoch`; until that is called, the weight is full. ``Criterion("curriculum_kd")`` has a
+    parameter of its own, for the optimiser.
+
+    Examples
+    --------
+    >>> import torch
+    >>> criterion = Criterion("kd", tau=4.0)
+    >>> student = torch.zeros(2, 3, requires_grad=True)
+    >>> loss = criterion(student, torch.tensor([0, 2]), torch.tensor([[4.0, 0.0, 0.0], [0.0, 0.0, 4.0]]))
+    >>> loss.backward()
+    >>> round(loss.item(), 4)
+    1.8852
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        ce_weight: float | None = None,
+        kd_weight: float | None = None,
+        warmup_epochs: int | None = None,
+        rank_weight: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        must_be_one_of(name, LOSSES, "the loss")
+        entry = LOSSES[name]
+        self.name = name
+        self.needs_labels = entry.needs_labels
+        self.ce_weight = entry.ce_weight if ce_weight is None else ce_weight
+        self.kd_weight = entry.kd_weight if kd_weight is None else kd_weight
+        self.rank_weight = rank_weight
+        self.warmup_epochs = entry.warmup_epochs if warmup_epochs is None else warmup_epochs
+        for key in ("ce_weight", "kd_weight", "rank_weight", "warmup_epochs"):
+            checked_number(getattr(self, key), key)
+        if rank_weight and entry.term is soft_cross_entropy:
+            raise InputError("rank_weight needs the teacher's logits, and soft_cross_entropy gets soft labels")
+        self.options = options
+        self.warmup = 1.0
+        inputs = ("student", "teacher", "soft_labels", "labels")
+        choices = [key for key in inspect.signature(entry.term).parameters if key not in inputs]
+        for option in options:
+            must_be_one_of(option, choices, f"an option of {name}")
+        self.term: Callable[..., Tensor] = (
+            entry.term(**options) if isinstance(entry.term, type) else partial(entry.term, **options)
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the epoch, counted from 0, for the warm-up and the curriculum."""
+        if not (isinstance(epoch, int) and epoch >= 0):
+            raise InputError(f"epoch must be a whole number >= 0, got {epoch!r}")
+        self.warmup = min(1.0, (epoch + 1) / self.warmup_epochs) if self.warmup_epochs else 1.0
+        if isinstance(self.term, CurriculumKD):
+            self.term.set_epoch(epoch)
+
+    def forward(self, student_logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> Tensor:
+        """Return the loss of a batch.
+
+        Parameters
+        ----------
+        student_logits : (N, C), with gradient
+        labels : (N,) integers in [0, C)
+        teacher_logits : (N, C); soft labels (N, C) for "soft_cross_entropy"
+
+        Returns
+        -------
+        Scalar tensor, float32 or wider.
+        """
+        student = as_logits(student_logits, place="student logits")
+        y = checked_labels(labels, student)
+        inputs = (student, teacher_logits, y) if self.needs_labels else (student, teacher_logits)
+        loss = self.kd_weight * self.warmup * self.term(*inputs)
+        if self.ce_weight:
+            loss = loss + self.ce_weight * F.cross_entropy(student, y)
+        if self.rank_weight:
+            loss = loss + self.rank_weight * rank_kd(student, teacher_logits)
+        return loss
+
+    def extra_repr(self) -> str:
+        """What `repr` shows between the brackets."""
+        shown = {"ce_weight": self.ce_weight, "kd_weight": self.kd_weight, **self.options}
+        return ", ".join([repr(self.name), *(f"{key}={value!r}" for key, value in shown.items())])

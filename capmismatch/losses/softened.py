@@ -1,0 +1,243 @@
+"""Losses on softened probabilities: Hinton's, its variants by temperature, and the asymmetric soft labels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from capmismatch import temperature
+from capmismatch._arrays import as_logits
+from capmismatch.errors import InputError, must_be_positive
+from capmismatch.losses._terms import checked_labels, kl, logits_pair, standardize
+
+
+def kd(student: Tensor, teacher: Tensor, tau: float = 4.0) -> Tensor:
+    r"""Hinton's distillation term, :math:`\tau^2 \, \mathrm{KL}(p^t_\tau \| p^s_\tau)`.
+
+    Parameters
+    ----------
+    student, teacher : (N, C) logits
+    tau : temperature of both softmaxes
+
+    Returns
+    -------
+    Scalar tensor >= 0; 0 where the logits are equal up to a constant in each row.
+
+    References
+    ----------
+    Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", arXiv 1503.02531.
+
+    Examples
+    --------
+    >>> round(float(kd(torch.tensor([[0.0, 0.0]]), torch.tensor([[4.0, 0.0]]), tau=4.0)), 4)
+    1.7751
+    """
+    must_be_positive(tau, "tau")
+    s, t = logits_pair(student, teacher)
+    return tau**2 * kl(torch.log_softmax(t / tau, 1), torch.log_softmax(s / tau, 1)).mean()
+
+
+def soft_cross_entropy(student: Tensor, soft_labels: Tensor, tau_student: float = 1.0) -> Tensor:
+    r"""Cross-entropy with given soft labels, :math:`\tau_s^2 \, H(q, p^s_{\tau_s})`, where H(q, p) = - sum q_c log p_c.
+
+    The soft labels may come from any temperature: with the teacher's softmax at tau = 4 and `tau_student` = 1 this is
+    distillation at separate temperatures. It differs from a KL divergence by the entropy of `soft_labels`, which is
+    constant for the student: the gradients are the same.
+
+    Parameters
+    ----------
+    student : (N, C) logits
+    soft_labels : (N, C) probabilities
+    tau_student : temperature of the student's softmax
+
+    Returns
+    -------
+    Scalar tensor >= 0; at its least, the entropy of the soft labels, where student and labels agree.
+
+    Raises
+    ------
+    InputError : where `soft_labels` has negative entries or rows that do not sum to 1 (such as logits)
+
+    References
+    ----------
+    Hinton, Vinyals, Dean, arXiv 1503.02531, section 2.
+
+    Examples
+    --------
+    >>> round(float(soft_cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.8, 0.2]]))), 4)
+    0.6931
+    """
+    must_be_positive(tau_student, "tau_student")
+    s = as_logits(student, place="student logits")
+    q = _probabilities(soft_labels.detach()).to(s.dtype)
+    if s.shape != q.shape or len(s) == 0:
+        raise InputError(f"expected student logits and soft labels of one shape (N, C), got {_shapes(s, q)}")
+    return -(tau_student**2) * (q * torch.log_softmax(s / tau_student, 1)).sum(1).mean()
+
+
+def ats(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    tau_target: float = 4.0,
+    tau_other: float = 2.0,
+    tau_student: float = 1.0,
+    *,
+    center: str = "mean",
+) -> Tensor:
+    r"""Cross-entropy with the teacher's ATS soft labels, :math:`\tau_s^2 \, H(q^{ATS}, p^s_{\tau_s})`.
+
+    Parameters
+    ----------
+    student, teacher : (N, C) logits
+    labels : (N,) integers in [0, C)
+    tau_target, tau_other, center : see `capmismatch.temperature.ats`
+    tau_student : temperature of the student's softmax
+
+    Returns
+    -------
+    Scalar tensor >= 0.
+
+    References
+    ----------
+    Li et al., "Asymmetric temperature scaling makes larger networks teach well again", NeurIPS 2022, arXiv 2210.04427.
+
+    Examples
+    --------
+    >>> logits, labels = torch.tensor([[3.0, 0.0, -3.0]]), torch.tensor([0])
+    >>> round(float(ats(torch.zeros(1, 3), logits, labels)), 4)  # log 3
+    1.0986
+    """
+    _, t = logits_pair(student, teacher)
+    q = temperature.ats(t, checked_labels(labels, t), tau_target, tau_other, center=center)
+    return soft_cross_entropy(student, q, tau_student)
+
+
+def isats(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    tau_target: float = 4.0,
+    tau_student: float = 1.0,
+    *,
+    bounds: tuple[float, float] = (0.5, 8.0),
+    constraint: str = "order",
+    center: str = "mean",
+    margin: float = 0.0,
+) -> Tensor:
+    r"""Cross-entropy with the teacher's ISATS soft labels, :math:`\tau_s^2 \, H(q^{ISATS}, p^s_{\tau_s})`.
+
+    The search for each example's temperature runs in every call: where the teacher sees the same images again and
+    again, compute the soft labels once and use `soft_cross_entropy`.
+
+    Parameters
+    ----------
+    student, teacher : (N, C) logits
+    labels : (N,) integers in [0, C)
+    tau_target, bounds, constraint, center, margin : see `capmismatch.temperature.isats`
+    tau_student : temperature of the student's softmax
+
+    Returns
+    -------
+    Scalar tensor >= 0.
+
+    References
+    ----------
+    Fan, Li, Zhan, Frontiers of Computer Science 2026, 20(6): 2006333, arXiv 2405.13078.
+
+    Examples
+    --------
+    >>> logits, labels = torch.tensor([[9.0, 3.0, -5.0, -7.0]]), torch.tensor([0])
+    >>> round(float(isats(torch.zeros(1, 4), logits, labels)), 4)  # log 4
+    1.3863
+    """
+    _, t = logits_pair(student, teacher)
+    found = temperature.isats(
+        t, checked_labels(labels, t), tau_target, bounds, constraint=constraint, center=center, margin=margin
+    )
+    return soft_cross_entropy(student, found.probs, tau_student)
+
+
+def norm_kd(student: Tensor, teacher: Tensor, n: float = 2.0) -> Tensor:
+    r"""NormKD: each example and each side at its own temperature, in proportion to the deviation of its logits.
+
+    .. math:: \frac1N \sum_i T_{t,i}^2 \, \mathrm{KL}(p^t_{T_{t,i}} \| p^s_{T_{s,i}}),
+              \qquad T_{\cdot,i} = n \, \mathrm{std}(f_i)
+
+    with the unbiased standard deviation; gradients flow through the student's. The student's scale is free: multiplying
+    its logits changes nothing. A row of constant teacher logits has temperature 0 and adds nothing.
+
+    Parameters
+    ----------
+    student, teacher : (N, C) logits
+    n : temperature in deviations
+
+    Returns
+    -------
+    Scalar tensor >= 0.
+
+    References
+    ----------
+    Chi et al., "NormKD: Normalized logits for knowledge distillation", arXiv 2308.00520.
+
+    Examples
+    --------
+    >>> logits = torch.tensor([[3.0, 1.0, -1.0]])
+    >>> float(norm_kd(5.0 * logits, logits))
+    0.0
+    """
+    must_be_positive(n, "n")
+    s, t = logits_pair(student, teacher)
+    z_s, _ = standardize(s)
+    z_t, std_t = standardize(t)
+    rows = kl(torch.log_softmax(z_t / n, 1), torch.log_softmax(z_s / n, 1))
+    return ((n * std_t[:, 0]) ** 2 * rows).mean()
+
+
+def standardized_kd(student: Tensor, teacher: Tensor, tau: float = 2.0) -> Tensor:
+    r"""`kd` of logits that are z-scored row by row.
+
+    .. math:: \tau^2 \, \mathrm{KL}(p(z^t/\tau) \| p(z^s/\tau)), \qquad z = (f - \bar f)/\mathrm{std}(f)
+
+    with the unbiased standard deviation. The student matches the teacher's relations, at whatever scale.
+
+    Parameters
+    ----------
+    student, teacher : (N, C) logits
+    tau : temperature of both softmaxes
+
+    Returns
+    -------
+    Scalar tensor >= 0; 0 where each row of one side is an increasing linear function of the other's.
+
+    References
+    ----------
+    Sun et al., "Logit standardization in knowledge distillation", CVPR 2024, arXiv 2403.01427.
+
+    Examples
+    --------
+    >>> logits = torch.tensor([[3.0, 1.0, -1.0]])
+    >>> float(standardized_kd(5.0 * logits + 1.0, logits))
+    0.0
+    """
+    must_be_positive(tau, "tau")
+    s, t = logits_pair(student, teacher)
+    z_s, z_t = standardize(s)[0], standardize(t)[0]
+    return tau**2 * kl(torch.log_softmax(z_t / tau, 1), torch.log_softmax(z_s / tau, 1)).mean()
+
+
+def _probabilities(soft_labels: Tensor) -> Tensor:
+    q = as_logits(soft_labels, place="soft labels")
+    # Generous enough for labels stored in half precision.
+    bad = ((q < 0).any(1) | ((q.sum(1) - 1).abs() > 1e-2)).nonzero()
+    if len(bad):
+        row = int(bad[0])
+        low, total = float(q[row].min()), float(q[row].sum())
+        raise InputError(
+            f"expected soft labels >= 0 that sum to 1, got least entry {low:.4g} and sum {total:.4g} at row {row}"
+        )
+    return q
+
+
+def _shapes(*tensors: Tensor) -> str:
+    return " and ".join(str(tuple(tensor.shape)) for tensor in tensors)

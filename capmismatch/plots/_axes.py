@@ -1,0 +1,237 @@
+"""Drawing helpers: figures and panels, size axes, plain numbers, legends outside the data, peak marks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from capmismatch.plots._common import literal
+from capmismatch.plots._style import LINESTYLES
+
+SIZE_NAMES = {"params": "teacher parameters", "macs": "teacher multiply-adds"}
+SYMBOLS = {
+    "target_prob": r"$p_y$",
+    "derived_average": r"mean wrong $p$ (DA)",
+    "derived_std": r"std of wrong $p$",
+    "derived_variance": r"variance of wrong $p$ (DV)",
+    "inherent_variance": r"inherent variance (IV)",
+    "flipped": "arg max moved",
+    "overtaken": "target overtaken",
+    "at_bound": "at the bound",
+}
+
+
+def symbol(name: str) -> str:
+    """How a quantity is called on an axis."""
+    return SYMBOLS.get(name) or literal(name.replace("_", " "))
+
+
+def root(ax: Axes) -> Figure:
+    """Return the figure that holds the Axes, past any subfigure."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None  # Axes without a figure do not exist in pyplot
+    return figure
+
+
+def small_points() -> float:
+    """Size of the small text (tick labels, legends) in points."""
+    return float(FontProperties(size=mpl.rcParams["legend.fontsize"]).get_size_in_points())
+
+
+def panels(count: int, *, narrowest: float = 1.5, inches: float | None = None, sharex: bool = True) -> np.ndarray:
+    """Make `count` panels in as few full rows as the width of ``figure.figsize`` allows; return Axes of shape (count,).
+
+    A row holds a divisor of `count`, so no panel stays empty. `inches` is a panel's height.
+    """
+    width = mpl.rcParams["figure.figsize"][0]
+    columns = max(n for n in range(1, count + 1) if count % n == 0 and (n == 1 or width / n >= narrowest))
+    tall = min(max(0.78 * width / columns, 1.3), 2.2) if inches is None else inches
+    if inches is None and columns == 1 and count > 1:
+        tall = 1.4
+    rows = count // columns
+    _, axes = plt.subplots(
+        rows, columns, figsize=(width, tall * rows + 0.1), sharex=sharex, squeeze=False, layout="constrained"
+    )
+    return axes.ravel()
+
+
+def outer_labels_only(axes: np.ndarray) -> None:
+    """Leave the shared x label to the lowest panels."""
+    for ax in axes:
+        if not ax.get_subplotspec().is_last_row():
+            ax.set_xlabel("")
+
+
+def one_axes(ax: Axes | None, *, ratio: float | None = None, inches: float | None = None) -> Axes:
+    """Return the Axes given, or those of a new figure: as tall as the style says, or by ratio, or by inches."""
+    if ax is not None:
+        return ax
+    width, height = mpl.rcParams["figure.figsize"]
+    tall = inches or (height if ratio is None else min(width * ratio, 4.3))
+    return plt.subplots(figsize=(width, tall), layout="constrained")[1]
+
+
+def size_positions(sizes: pd.Series) -> pd.Series:
+    """Where each teacher stands on a size axis: at its size, or at its rank where sizes are unknown."""
+    return sizes if sizes.notna().all() else pd.Series(np.arange(len(sizes), dtype=float), index=sizes.index)
+
+
+def size_axis(ax: Axes, sizes: pd.Series, by: str = "params") -> None:
+    """Make x a log axis of sizes with readable ticks (10k, 1M), or one of teacher names where sizes are unknown."""
+    if not sizes.notna().all():
+        ax.set_xticks(range(len(sizes)), [literal(label) for label in sizes.index], rotation=45, ha="right")
+        for tick in ax.get_xticklabels():
+            tick.set_rotation_mode("anchor")
+        ax.set_xlabel("teacher")
+        return
+    ax.set_xscale("log")
+    low, high = float(sizes.min()), float(sizes.max())
+    pad = (high / low) ** 0.06 if high > low else 2.0
+    ax.set_xlim(low / pad, high * pad)
+    ax.xaxis.set_major_locator(LogLocator(subs=_steps(ax, low / pad, high * pad), numticks=12))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_xlabel(SIZE_NAMES.get(by) or literal(by))
+
+
+def _steps(ax: Axes, low: float, high: float) -> tuple[float, ...]:
+    """Steps within a decade that leave room between tick labels, but give at least two ticks."""
+    decade = root(ax).get_figwidth() * ax.get_position().width / np.log10(high / low)
+    room = 3.2 * small_points() / 72
+    for steps, gap in (((1.0, 2.0, 5.0), 0.301), ((1.0, 3.0), 0.477)):
+        if gap * decade >= room:
+            return steps
+    whole = np.floor(np.log10(high)) - np.ceil(np.log10(low)) + 1
+    return (1.0,) if whole >= 2 else (1.0, 3.0)
+
+
+def tau_axis(ax: Axes, taus: Sequence[float], label: str = r"temperature $\tau$") -> None:
+    """Make x a log axis with a tick at each power of two among the temperatures, or at each one if they are few."""
+    ax.set_xscale("log", base=2)
+    powers = [tau for tau in taus if float(np.log2(tau)).is_integer()]
+    shown = sorted(powers if len(powers) >= 3 and len(taus) > 6 else taus)
+    ax.xaxis.set_major_locator(FixedLocator(shown))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.set_xlabel(label)
+
+
+def value_axis(ax: Axes, label: str, values: Any, *, percent: bool = False, on_top: bool = False) -> None:
+    """Name the y axis; its ticks are plain numbers: percents of fractions, or small values in a unit of the name.
+
+    In small panels the name stands `on_top`, where it has more room.
+    """
+    finite = np.abs(np.asarray(values, dtype=float))
+    largest = finite[np.isfinite(finite)].max(initial=0.0)
+    power = int(np.floor(np.log10(largest))) if 0 < largest < 1e-3 else 0
+    scale, unit = 10.0**-power, f" [$10^{{{power}}}$]" if power else ""
+    if percent and largest <= 1:
+        scale, unit = 100.0, " (%)"
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * scale:.6g}".replace("-", "\N{MINUS SIGN}")))
+    if on_top:
+        ax.set_title(label + unit, loc="left", fontsize=mpl.rcParams["axes.labelsize"])
+    else:
+        ax.set_ylabel(label + unit)
+
+
+def legend_above(ax: Axes, handles: Sequence[Any], labels: Sequence[str], *, own: bool) -> None:
+    """Put the legend above the data, never over it, in as many columns as its width has room for.
+
+    In Axes that the user gave the legend sits on them; a figure of our `own` has it on top of all panels, and grows by
+    its height.
+    """
+    if not handles:
+        return
+    figure = root(ax)
+    width = figure.get_figwidth() * (1.0 if own else ax.get_position().width)
+    texts = [literal(label) for label in labels]
+    columns = _legend_columns(texts, width)
+    options: dict[str, Any] = dict(ncols=columns, handlelength=1.8, columnspacing=1.0, handletextpad=0.5, frameon=False)
+    if own:
+        figure.set_figheight(figure.get_figheight() + 1.5 * small_points() / 72 * -(-len(texts) // columns))
+        figure.legend(handles, texts, loc="outside upper center", borderaxespad=0.2, **options)
+    else:
+        ax.legend(handles, texts, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.3, **options)
+
+
+def _legend_columns(texts: Sequence[str], inches: float) -> int:
+    """Fewest rows, then columns, whose texts, with 3.5 ems for handle and gaps each, fit into a width."""
+    size = small_points()
+    font = FontProperties(size=size)
+    widths = [TextPath((0, 0), text, prop=font).get_extents().width / 72 + 3.5 * size / 72 for text in texts]
+    for rows in range(1, len(texts)):
+        columns = -(-len(texts) // rows)
+        if sum(column.max() for column in np.array_split(widths, columns)) <= inches:
+            return columns
+    return 1
+
+
+def family_handles(families: Sequence[str]) -> tuple[list[Line2D], list[str]]:
+    """Legend handles that tell families by line style; none for a single family."""
+    if len(families) < 2:
+        return [], []
+    return [Line2D([], [], color="0.3", linestyle=style) for style in family_styles(families).values()], list(families)
+
+
+def family_styles(families: Sequence[str]) -> dict[str, Any]:
+    """Line style of each family."""
+    return {family: LINESTYLES[index % len(LINESTYLES)] for index, family in enumerate(families)}
+
+
+def look_handles(looks: Mapping[str, Mapping[str, Any]]) -> list[Line2D]:
+    """Legend handles of looks, for lines that several panels share."""
+    return [Line2D([], [], **look) for look in looks.values()]
+
+
+def run_line(ax: Axes, table: pd.DataFrame, runs: pd.DataFrame | None, **look: Any) -> Line2D:
+    """Draw means (`x, mean`) as a line, intervals (`low, high`) as bars, else `runs` (`x, value`) as faint points."""
+    color = look["color"]
+    (line,) = ax.plot(table["x"], table["mean"], **look)
+    known = table[table["low"].notna()]
+    if len(known):
+        ax.vlines(known["x"], known["low"], known["high"], color=color, linewidth=0.8, alpha=0.6, zorder=1.9)
+    elif runs is not None and len(runs) > len(table):
+        ax.plot(runs["x"], runs["value"], ".", color=color, markersize=2.5, alpha=0.45, zorder=1.8)
+    return line
+
+
+def mark_peak(ax: Axes, table: pd.DataFrame, color: Any) -> float:
+    """Ring the highest mean unless it is the last; return the change from it to the last (0 where that is the peak)."""
+    peak = table.iloc[int(table["mean"].argmax())]
+    change = float(table["mean"].iloc[-1] - peak["mean"])
+    if change < 0:
+        ax.plot(
+            [peak["x"]], [peak["mean"]], "o", markersize=mpl.rcParams["lines.markersize"] + 4.5, markerfacecolor="none",
+            markeredgecolor=color, markeredgewidth=0.8, zorder=3,
+        )  # fmt: skip
+    return change
+
+
+def write_cells(ax: Axes, image: AxesImage, values: np.ndarray, form: Callable[[float], str]) -> None:
+    """Write the finite values of a heatmap into its cells, dark on light and light on dark."""
+    shade = np.asarray(image.norm(values), dtype=float)
+    for row, column in np.argwhere(np.isfinite(values)).tolist():
+        color = "black" if shade[row, column] > 0.55 else "white"
+        text = form(float(values[row, column]))
+        ax.text(column, row, text, ha="center", va="center", color=color, fontsize="xx-small")
+
+
+def square_ticks(ax: Axes, names: Sequence[str]) -> None:
+    """Name the rows and columns of a matrix that was drawn with ``imshow``."""
+    texts = [literal(name) for name in names]
+    ax.set_yticks(range(len(names)), texts)
+    ax.set_xticks(range(len(names)), texts, rotation=45, ha="right", rotation_mode="anchor")
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)

@@ -1,0 +1,186 @@
+"""Selecting rows, and the aggregation over runs that a drawing needs. Nothing here draws."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student_t
+
+from capmismatch.errors import InputError, require_columns
+
+
+def literal(text: object) -> str:
+    r"""Escape a user's text so that matplotlib draws it as it stands, dollar signs and all.
+
+    Examples
+    --------
+    >>> literal("a_$b$")
+    'a_\\$b\\$'
+    """
+    return str(text).replace("$", r"\$")
+
+
+def teacher_labels(frame: pd.DataFrame, among: pd.DataFrame | None = None) -> pd.Series:
+    """Display label of each row's teacher: its name where that is unique, else ``family/teacher``.
+
+    Parameters
+    ----------
+    frame
+        Has columns ``family`` and ``teacher``.
+    among
+        The frame in which names must be unique; `frame` itself if not given.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"family": ["A", "B", "B"], "teacher": ["resnet20", "resnet20", "wrn"]})
+    >>> list(teacher_labels(frame))
+    ['A/resnet20', 'B/resnet20', 'wrn']
+    """
+    everyone = (frame if among is None else among)[["family", "teacher"]].drop_duplicates()
+    shared = frame["teacher"].isin(everyone["teacher"][everyone["teacher"].duplicated()])
+    name = frame["teacher"].astype(str)
+    return name.where(~shared, frame["family"].astype(str) + "/" + name)
+
+
+def labelled_as(frame: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the teachers that `reference` has, under the labels it gives them."""
+    labels = reference[["family", "teacher", "label"]].drop_duplicates()
+    return frame.drop(columns="label", errors="ignore").merge(labels, on=["family", "teacher"])
+
+
+def listed(values: Any) -> list[Any]:
+    """Return the distinct values of a column in order, without NaN, as plain Python objects."""
+    distinct = pd.unique(pd.Series(values).dropna()).tolist()
+    return sorted(distinct) if all(isinstance(value, int | float) for value in distinct) else distinct
+
+
+def rows_where(frame: pd.DataFrame, what: str, **wanted: Any) -> pd.DataFrame:
+    """Rows in which each named column has the wanted value (or one of a list of values).
+
+    Raises
+    ------
+    InputError
+        If a column is missing or no row has a value; the message says which values the rows do have.
+    """
+    require_columns(frame, wanted, what)
+    for column, value in wanted.items():
+        values = value if isinstance(value, list | tuple) else [value]
+        for one in values:
+            if not _equal(frame[column], one).any():
+                raise InputError(f"{what} has no rows with {column} {one!r}; it has {listed(frame[column])}")
+        frame = frame[np.logical_or.reduce([_equal(frame[column], one) for one in values])]
+    return frame
+
+
+def _equal(column: pd.Series, value: Any) -> np.ndarray:
+    if isinstance(value, int | float) and pd.api.types.is_numeric_dtype(column):
+        return np.isclose(column.to_numpy(float), float(value), rtol=1e-9, atol=0, equal_nan=True)
+    return (column == value).to_numpy(bool)
+
+
+def sole(frame: pd.DataFrame, column: str, what: str, value: Any = None, prefer: Any = None) -> pd.DataFrame:
+    """Rows with one value of `column`: the given one, else the only one, else the preferred one.
+
+    Raises
+    ------
+    InputError
+        If several values are there and none was chosen.
+    """
+    require_columns(frame, [column], what)
+    present = listed(frame[column])
+    if value is None and len(present) <= 1:
+        return frame
+    if value is None and prefer in present:
+        value = prefer
+    if value is None:
+        raise InputError(f"{what} has several values of {column}: {present}; choose one with {column}=")
+    return rows_where(frame, what, **{column: value})
+
+
+def probe_rows(
+    probes: pd.DataFrame,
+    probe: str,
+    *,
+    tau: float | None = None,
+    split: str | None = None,
+    what: str = "the probes table",
+) -> pd.DataFrame:
+    """Rows of one probe at one temperature, with the column ``label``, the teacher's display label, added.
+
+    `tau` is ignored for a probe without temperature and may be left out where there is only one; a `split` left out is
+    the only one, or ``"test"`` where there are several.
+    """
+    require_columns(probes, ["family", "teacher", "seed", "split", "tau", "probe", "value"], what)
+    rows = rows_where(sole(probes, "split", what, split, prefer="test"), what, probe=probe)
+    if rows["tau"].notna().any():
+        rows = sole(rows, "tau", f"{what} for {probe!r}", tau)
+    return rows.assign(label=teacher_labels(rows, among=probes))
+
+
+def probe_taus(probes: pd.DataFrame, probe: str, what: str = "the probes table") -> list[float]:
+    """Temperatures at which the table has a probe, in rising order."""
+    require_columns(probes, ["tau"], what)
+    return listed(rows_where(probes, what, probe=probe)["tau"])
+
+
+def groups(frame: pd.DataFrame, keys: str | list[str]) -> Iterator[tuple[Any, pd.DataFrame]]:
+    """Groups of rows in order of first appearance, each with its key (or tuple of keys)."""
+    yield from frame.groupby(keys, sort=False, dropna=False)
+
+
+def over_runs(frame: pd.DataFrame, keys: Sequence[str], value: str = "value") -> pd.DataFrame:
+    """Mean over the runs (seeds) of each group, with the 95 % t interval ``mean ± t * s / sqrt(runs)``.
+
+    Rows count as independent runs. Two runs tell too little for an interval (t is 12.7), so `low` and `high` are NaN
+    below three; the figures draw single runs as faint points.
+
+    Returns
+    -------
+    DataFrame
+        The keys, then ``mean, low, high, runs``, groups in order of first appearance.
+    """
+    groups = frame.groupby(list(keys), sort=False, dropna=False)[value]
+    table = groups.agg(mean="mean", spread="std", runs="count").reset_index()
+    table = table[table["runs"] > 0].reset_index(drop=True)
+    many = table["runs"] >= 3
+    runs = table["runs"].where(many)
+    half = student_t.ppf(0.975, runs - 1) * table["spread"] / np.sqrt(runs)
+    table["low"], table["high"] = table["mean"] - half, table["mean"] + half
+    return table[[*keys, "mean", "low", "high", "runs"]]
+
+
+def lines_over_runs(
+    rows: pd.DataFrame, keys: list[str], value: str = "value"
+) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame, pd.DataFrame]]:
+    """Split rows into the lines of a figure: for each group, its key, its means along ``x``, and its single runs."""
+    means = over_runs(rows, [*keys, "label", "x"], value).sort_values("x", kind="stable")
+    tables = dict(groups(means, keys))
+    for key, runs in groups(rows, keys):
+        if key in tables:  # else no run has a value
+            yield key, tables[key].reset_index(drop=True), runs
+
+
+def spread_out(values: Sequence[Any], most: int) -> list[Any]:
+    """At most `most` of the values, the first and the last among them, evenly spaced by position.
+
+    Examples
+    --------
+    >>> spread_out([1, 2, 3, 4, 5, 6, 7], 4)
+    [1, 3, 5, 7]
+    """
+    if len(values) <= most:
+        return list(values)
+    return [values[round(index)] for index in np.linspace(0, len(values) - 1, most)]
+
+
+def by_size(frame: pd.DataFrame, by: str = "params") -> pd.Series:
+    """Size of each teacher (index: the column ``label``), smallest first.
+
+    Where any size is unknown the teachers keep the frame's order and all sizes are NaN: a teacher without a size has
+    no honest place on a size axis, and leaving it out would hide it.
+    """
+    sizes = frame.groupby("label", sort=False)[by].mean()
+    return sizes.sort_values(kind="stable") if sizes.notna().all() else sizes * np.nan

@@ -1,0 +1,135 @@
+"""What a figure shows as a table, and writing both to disk."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote
+from weakref import WeakKeyDictionary
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from capmismatch.errors import InputError
+
+_DRAWN: WeakKeyDictionary[Axes, list[pd.DataFrame]] = WeakKeyDictionary()
+
+
+def attach(ax: Axes, frame: pd.DataFrame) -> None:
+    """Remember `frame` as what was just drawn into `ax`; a second drawing adds to the first."""
+    _DRAWN.setdefault(ax, []).append(frame.reset_index(drop=True))
+
+
+def drawn_data(target: Figure | Axes | np.ndarray) -> pd.DataFrame:
+    """Return the table of exactly what a figure shows.
+
+    Each plotting function attaches the rows that it drew to the Axes that it drew them into. For a figure, or an array
+    of Axes, the tables of its panels follow each other, with the panel's number in a leading column `panel`.
+
+    Parameters
+    ----------
+    target
+        An Axes, an array of Axes or a Figure that a function of ``capmismatch.plots`` drew into.
+
+    Raises
+    ------
+    InputError
+        If nothing there was drawn by capmismatch.
+    """
+    if isinstance(target, Axes):
+        frames = _DRAWN.get(target, [])
+    else:
+        axes = target.axes if isinstance(target, Figure) else list(np.ravel(target))
+        filled = [ax for ax in axes if ax in _DRAWN]
+        frames = [frame.assign(panel=number) for number, ax in enumerate(filled) for frame in _DRAWN[ax]]
+        frames = [frame[["panel", *frame.columns.drop("panel")]] for frame in frames]
+    if not frames:
+        raise InputError("expected a figure or Axes drawn by capmismatch.plots; this one holds no drawn data")
+    return pd.concat(frames, ignore_index=True)
+
+
+def file_name(text: object) -> str:
+    """Escape a name for use in a file name, reversibly: what is not a letter, digit or one of ``_.-~=+,`` becomes %XX.
+
+    Examples
+    --------
+    >>> file_name("KD tau=4/$best$")
+    'KD%20tau=4%2F%24best%24'
+    """
+    escaped = quote(str(text), safe="=+,")
+    if not escaped.strip("."):
+        raise InputError(f"expected a name that can name a file, got {text!r}")
+    return escaped
+
+
+def save(
+    target: Figure | Axes | np.ndarray, path_stem: str | Path, table: pd.DataFrame | None = None
+) -> tuple[Path, Path, Path]:
+    """Write a figure as PDF and PNG, and the CSV of what it shows.
+
+    The PDF embeds TrueType fonts; the PNG has 300 dots per inch; both hold no date, so that the same figure gives the
+    same bytes. Each file appears whole or not at all. The figure stays open: ``plt.close`` it in long scripts.
+
+    Parameters
+    ----------
+    target
+        A Figure, an Axes, or an array of Axes of one figure.
+    path_stem
+        Path without an ending; the folder is made, and the last part is escaped by `file_name`.
+    table
+        The CSV's rows, if not those of `drawn_data`.
+
+    Returns
+    -------
+    tuple of Path
+        The PDF, the PNG and the CSV.
+    """
+    figure = _figure_of(target)
+    table = drawn_data(figure) if table is None else table
+    stem = Path(path_stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    pdf, png, csv = (stem.parent / f"{file_name(stem.name)}.{ending}" for ending in ("pdf", "png", "csv"))
+    figure.draw_without_rendering()
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        figure.set_layout_engine("none")  # a second pass of the layout would move things by a hair
+    try:
+        with mpl.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "capmismatch", "savefig.bbox": None}):
+            dateless = {"CreationDate": None}
+            _write(pdf, lambda file: figure.savefig(file, format="pdf", metadata=dateless))
+            _write(png, lambda file: figure.savefig(file, format="png", dpi=300, metadata={"Software": "capmismatch"}))
+    finally:
+        if engine is not None:
+            figure.set_layout_engine(engine)
+    _write(csv, lambda file: file.write(table.to_csv(index=False, lineterminator="\n").encode()))
+    return pdf, png, csv
+
+
+def _figure_of(target: Figure | Axes | np.ndarray) -> Figure:
+    if isinstance(target, Figure):
+        return target
+    figures = {ax.get_figure(root=True) for ax in np.ravel(np.asarray(target, dtype=object))}
+    if len(figures) != 1:
+        raise InputError(f"expected Axes of one figure, got Axes of {len(figures)} figures")
+    return figures.pop()
+
+
+def _write(path: Path, fill: Callable[[IO[bytes]], Any]) -> None:
+    """Write to a temporary file beside `path`, then rename it into place."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            fill(file)
+        umask = os.umask(0)  # mkstemp makes private files; give it the mode that open() would
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,233 @@
+"""Widths, fonts and colours of the figures: what a venue asks for, and one fixed look for each method.
+
+All fonts named here ship with matplotlib, so a figure looks alike on every machine.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import cycle
+from types import TracebackType
+from typing import Any, cast
+
+import matplotlib as mpl
+from cycler import cycler
+from matplotlib.colors import to_rgb
+
+from capmismatch.errors import InputError, must_be_one_of
+
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+
+
+@dataclass(frozen=True)
+class Venue:
+    """Widths in inches (one column, the whole text block), font sizes in points, and the font family."""
+
+    column: float
+    text: float
+    size: float
+    small: float
+    family: str
+
+
+VENUES: dict[str, Venue] = {
+    "default": Venue(6.5, 6.5, 9, 8, "sans-serif"),
+    "neurips": Venue(5.5, 5.5, 9, 7, "serif"),
+    "icml": Venue(3.25, 6.75, 8, 6, "serif"),
+    "cvpr": Venue(3.25, 6.875, 8, 6, "serif"),
+    "ieee": Venue(3.5, 7.16, 8, 7, "serif"),
+    "nature": Venue(3.5, 7.2, 7, 6, "sans-serif"),
+    "springer": Venue(3.31, 6.85, 8, 7, "sans-serif"),
+}
+
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+"""The palette of Okabe and Ito (2008), which readers with any common colour blindness can tell apart."""
+GREY = "#7F7F7F"
+
+# Ordered from dark to light (lightness 46, 54, 62, 71), so that the order survives grey print; the related ATS and
+# ISATS have related hues.
+METHOD_LOOKS: dict[str, tuple[str, str]] = {
+    "CE": (GREY, "."),
+    "KD": (BLUE, "o"),
+    "TS": (BLUE, "o"),  # plain temperature scaling is what KD uses
+    "ISATS": (VERMILLION, "D"),
+    "DKD": (PURPLE, "^"),
+    "ATS": (ORANGE, "s"),
+}
+OTHER_LOOKS: tuple[tuple[str, str], ...] = ((GREEN, "v"), (BLACK, "P"), (SKY, "X"), ("#8C564B", "<"), ("#B8A000", ">"))
+LINESTYLES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1.2, 1, 1.2)))
+
+
+class FigureStyle(dict[str, Any]):
+    """The rcParams of a venue: a dict for ``plt.rcParams.update``, and a context manager that applies itself."""
+
+    def __enter__(self) -> FigureStyle:
+        """Apply the parameters until the block ends."""
+        self._context = mpl.rc_context(cast(Any, self))
+        self._context.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Put the former parameters back."""
+        self._context.__exit__(kind, error, trace)
+
+
+def figure_style(venue: str = "default", width: str | float = "column", *, ratio: float = GOLDEN_RATIO) -> FigureStyle:
+    """Sizes and fonts that a venue asks for, as rcParams.
+
+    Every figure of capmismatch takes its width from ``figure.figsize``, so this is all that a paper needs.
+
+    Parameters
+    ----------
+    venue
+        One of ``"default", "neurips", "icml", "cvpr", "ieee", "nature", "springer"``. With the optional package
+        `tueplots` also each of its bundles, by full name (``"aistats2025"``) or by venue, which takes the latest year;
+        its widths and font sizes then win over the built-in ones.
+    width
+        ``"column"``, ``"text"`` (the whole width), or a width in inches.
+    ratio
+        Height over width of a single panel.
+
+    Returns
+    -------
+    FigureStyle
+        The parameters as a dict, usable in a ``with`` statement.
+
+    Raises
+    ------
+    InputError
+        If the venue or the width is none of the choices.
+
+    Examples
+    --------
+    >>> figure_style("icml")["figure.figsize"][0]
+    3.25
+    >>> with figure_style("nature", "text"):
+    ...     mpl.rcParams["figure.figsize"][0], mpl.rcParams["pdf.fonttype"]
+    (7.2, 42)
+    """
+    must_be_one_of(venue, [*VENUES, *_bundles()], "venue")
+    if isinstance(width, str):
+        must_be_one_of(width, ["column", "text"], "width")
+    elif not 0 < width < float("inf"):
+        raise InputError(f"width must be 'column', 'text' or a positive number of inches, got {width!r}")
+    spec = _from_tueplots(venue) or VENUES[venue]
+    inches = {"column": spec.column, "text": spec.text}[width] if isinstance(width, str) else float(width)
+    serif = spec.family == "serif"
+    return FigureStyle(
+        {
+            "figure.figsize": (inches, inches * ratio),
+            "figure.constrained_layout.use": True,
+            "figure.dpi": 150,
+            "font.family": [spec.family],
+            "font.serif": ["STIXGeneral", "DejaVu Serif"],
+            "font.sans-serif": ["DejaVu Sans"],
+            "mathtext.fontset": "stix" if serif else "dejavusans",
+            "font.size": spec.size,
+            "axes.labelsize": spec.size,
+            "axes.titlesize": spec.size,
+            "figure.labelsize": spec.size,
+            "legend.fontsize": spec.small,
+            "legend.title_fontsize": spec.small,
+            "xtick.labelsize": spec.small,
+            "ytick.labelsize": spec.small,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.linewidth": 0.6,
+            "xtick.major.width": 0.6,
+            "ytick.major.width": 0.6,
+            "xtick.major.size": 2.5,
+            "ytick.major.size": 2.5,
+            "xtick.minor.size": 1.5,
+            "ytick.minor.size": 1.5,
+            "lines.linewidth": 1.2,
+            "lines.markersize": 3.5,
+            "hatch.linewidth": 0.4,
+            "legend.frameon": False,
+            "axes.prop_cycle": cycler(color=[BLUE, VERMILLION, PURPLE, ORANGE, GREEN, BLACK, SKY]),
+            "pdf.fonttype": 42,  # TrueType: publishers refuse Type 3
+            "ps.fonttype": 42,
+            "svg.hashsalt": "capmismatch",
+        }
+    )
+
+
+def _bundles() -> dict[str, str]:
+    """Names that tueplots answers to, each with its bundle: full names, and venues for their latest year."""
+    if importlib.util.find_spec("tueplots") is None:
+        return {}
+    from tueplots import bundles
+
+    names = sorted(name for name, _ in inspect.getmembers(bundles, inspect.isfunction) if re.search(r"\d{4}$", name))
+    return {name[:-4]: name for name in names} | {name: name for name in names}
+
+
+def _from_tueplots(venue: str) -> Venue | None:
+    """Widths and font sizes of a tueplots bundle; its fonts are left out, since few machines have them."""
+    name = _bundles().get(venue)
+    if name is None:
+        return None
+    from tueplots import bundles
+
+    bundle = getattr(bundles, name)
+    two_columns = "column" in inspect.signature(bundle).parameters
+    half = bundle(column="half") if two_columns else bundle()
+    full = bundle(column="full") if two_columns else half
+    family = half.get("font.family", "serif")
+    return Venue(
+        half["figure.figsize"][0], full["figure.figsize"][0], half["font.size"], half["legend.fontsize"], family
+    )
+
+
+def setting_looks(methods: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and line style of each setting; those of one method share its colour, in paler and paler tints.
+
+    Parameters
+    ----------
+    methods
+        Setting label to method name, in drawing order.
+
+    Examples
+    --------
+    >>> looks = setting_looks({"KD tau=2": "KD", "KD tau=4": "KD", "ATS": "ATS"})
+    >>> looks["KD tau=2"]["marker"] == looks["KD tau=4"]["marker"], looks["ATS"]["marker"]
+    (True, 's')
+    """
+    others = dict(zip(sorted(set(methods.values()) - set(METHOD_LOOKS)), cycle(OTHER_LOOKS), strict=False))
+    looks: dict[str, dict[str, Any]] = {}
+    seen: dict[str, int] = {}
+    total = {method: list(methods.values()).count(method) for method in methods.values()}
+    for label, method in methods.items():
+        color, marker = METHOD_LOOKS.get(method) or others[method]
+        index = seen[method] = seen.get(method, -1) + 1
+        tint = 0.55 * index / max(total[method] - 1, 1)
+        looks[label] = {
+            "color": tuple(channel + (1 - channel) * tint for channel in to_rgb(color)),
+            "marker": marker,
+            "linestyle": LINESTYLES[index % len(LINESTYLES)],
+        }
+    return looks
+
+
+def ordered_looks(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colours from dark to light for labels that have an order (teachers by size, temperatures), with markers.
+
+    Examples
+    --------
+    >>> [look["marker"] for look in ordered_looks(["small", "large"]).values()]
+    ['o', 's']
+    """
+    names = list(labels)
+    shades = mpl.colormaps["viridis"]
+    return {
+        name: {"color": shades(0.05 + 0.8 * index / max(len(names) - 1, 1)), "marker": "osD^vPX<>"[index % 9]}
+        for index, name in enumerate(names)
+    }

@@ -1,0 +1,158 @@
+"""Student accuracy against teacher size: where a bigger teacher stops teaching better."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from capmismatch.errors import InputError, require_columns
+from capmismatch.plots._axes import (
+    family_handles,
+    family_styles,
+    legend_above,
+    mark_peak,
+    one_axes,
+    run_line,
+    size_axis,
+    size_positions,
+    value_axis,
+)
+from capmismatch.plots._common import (
+    by_size,
+    groups,
+    labelled_as,
+    lines_over_runs,
+    listed,
+    over_runs,
+    probe_rows,
+    rows_where,
+    sole,
+    teacher_labels,
+)
+from capmismatch.plots._save import attach
+from capmismatch.plots._style import METHOD_LOOKS, setting_looks
+
+WHAT = "the results table"
+
+
+def capacity_curve(
+    results: pd.DataFrame,
+    *,
+    student: str | None = None,
+    teachers: pd.DataFrame | None = None,
+    split: str = "test",
+    by: str = "params",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw student accuracy against teacher size, a line for each method setting (``label``).
+
+    Each line is the mean over runs (teacher seeds and student seeds alike), with 95 % t intervals from three runs on,
+    and single runs as faint points below that. A ring marks a line's peak where it comes before the largest teacher;
+    the legend then tells the change from the peak to the largest teacher. Plain cross-entropy (method ``"CE"``) is a
+    horizontal line with its interval, or with the range of fewer than three runs, as a band.
+
+    Parameters
+    ----------
+    results
+        Columns ``family, teacher, params, student, method, label, seed, split, accuracy``.
+    student
+        Needed where the table has several.
+    teachers
+        A probes table; its ``accuracy`` rows are drawn in a slim panel above. Needs a figure of its own.
+    split
+        Which rows to draw.
+    by
+        Column that holds the size. Where it is NaN for any teacher, teachers stand side by side in table order.
+    ax
+        Where to draw; by default a new figure.
+
+    Returns
+    -------
+    Axes
+        The students' Axes.
+
+    Raises
+    ------
+    InputError
+        If a column, the split, or the student is missing, or both `ax` and `teachers` are given.
+    """
+    require_columns(results, ["family", "teacher", by, "student", "method", "label", "split", "accuracy"], WHAT)
+    rows = sole(rows_where(results, WHAT, split=split), "student", WHAT, student)
+    taught, plain = rows[rows["method"] != "CE"], rows[rows["method"] == "CE"]
+    if taught.empty:
+        raise InputError(f"{WHAT} has no distilled students with split {split!r}, only method {listed(rows['method'])}")
+    if teachers is not None and ax is not None:
+        raise InputError("expected either ax or teachers: the teachers' own accuracy needs a panel of its own")
+    taught = taught.rename(columns={"label": "setting"}).assign(label=teacher_labels(taught))
+    sizes = by_size(taught, by)
+    positions = size_positions(sizes)
+    own = ax is None
+    if teachers is not None:
+        accuracy = _teacher_accuracy(teachers, taught, split)
+        width, height = mpl.rcParams["figure.figsize"]
+        _, (above, ax) = plt.subplots(
+            2, 1, figsize=(width, height * 1.35), sharex=True, layout="constrained", height_ratios=[1, 2.6]
+        )
+        _draw_teachers(above, accuracy.assign(x=accuracy["label"].map(positions)))
+    ax = one_axes(ax)
+    handles, labels = _draw_students(ax, taught.assign(x=taught["label"].map(positions)))
+    if len(plain):
+        handles.append(_draw_baseline(ax, plain))
+        labels.append("CE (no teacher)")
+    size_axis(ax, sizes, by)
+    value_axis(ax, "student accuracy", rows["accuracy"], percent=True)
+    legend_above(ax, handles, labels, own=own)
+    return ax
+
+
+def _teacher_accuracy(teachers: pd.DataFrame, taught: pd.DataFrame, split: str) -> pd.DataFrame:
+    splits = list(teachers["split"].unique()) if "split" in teachers else []
+    return labelled_as(probe_rows(teachers, "accuracy", split=split if split in splits else None), taught)
+
+
+def _draw_teachers(ax: Axes, accuracy: pd.DataFrame) -> None:
+    styles = family_styles(listed(accuracy["family"]))
+    for (family,), table, runs in lines_over_runs(accuracy, ["family"]):
+        run_line(ax, table, runs, color="black", marker="o", linestyle=styles[family])
+        attach(ax, table.assign(setting="teacher"))
+    value_axis(ax, "teacher", accuracy["value"], percent=True)
+
+
+def _draw_students(ax: Axes, taught: pd.DataFrame) -> tuple[list, list[str]]:
+    looks = setting_looks(dict(zip(taught["setting"], taught["method"], strict=True)))
+    families = listed(taught["family"])
+    handles, labels, ringed = [], [], False
+    scale = 100 if taught["accuracy"].max() <= 1 else 1  # as on the axis
+    for setting, some in groups(taught, "setting"):
+        changes = []
+        for (_, family), table, runs in lines_over_runs(some, ["setting", "family"], "accuracy"):
+            look = dict(looks[setting])
+            if len(families) > 1:
+                look["linestyle"] = family_styles(families)[family]
+            line = run_line(ax, table, runs.rename(columns={"accuracy": "value"}), **look)
+            change = scale * mark_peak(ax, table, look["color"])
+            if change < 0:
+                changes.append(f"{family} {change:.1f}" if len(families) > 1 else f"{change:.1f}")
+            attach(ax, table)
+        handles.append(Line2D([], [], **looks[setting]) if len(families) > 1 else line)
+        told = ", ".join(changes).replace("-", "\N{MINUS SIGN}")
+        labels.append(f"{setting} ({told})" if told else setting)
+        ringed |= bool(changes)
+    if ringed:
+        ring = Line2D([], [], linestyle="", marker="o", markersize=7, markerfacecolor="none", markeredgecolor="0.4")
+        handles.append(ring)
+        labels.append("peak (change to the largest teacher)")
+    more, names = family_handles(families)
+    return handles + more, labels + names
+
+
+def _draw_baseline(ax: Axes, plain: pd.DataFrame) -> Line2D:
+    table = over_runs(plain.assign(setting="CE"), ["setting"], "accuracy")
+    low, high = plain["accuracy"].min(), plain["accuracy"].max()
+    color = METHOD_LOOKS["CE"][0]
+    ax.axhspan(table["low"].fillna(low).item(), table["high"].fillna(high).item(), color=color, alpha=0.18, linewidth=0)
+    attach(ax, table.fillna({"low": low, "high": high}))
+    return ax.axhline(table["mean"].item(), color=color, linestyle="--", linewidth=0.9)

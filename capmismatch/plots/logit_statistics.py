@@ -1,0 +1,70 @@
+"""How a teacher's logits grow with its size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from capmismatch.errors import require_columns
+from capmismatch.plots._axes import (
+    legend_above,
+    look_handles,
+    outer_labels_only,
+    panels,
+    run_line,
+    size_axis,
+    size_positions,
+    symbol,
+    value_axis,
+)
+from capmismatch.plots._common import by_size, lines_over_runs, probe_rows
+from capmismatch.plots._save import attach
+from capmismatch.plots._style import ordered_looks
+
+STATISTICS = ("target_logit", "max_wrong_logit", "logit_std", "confidence")
+
+
+def logit_statistics(
+    probes: pd.DataFrame, *, statistics: Sequence[str] = STATISTICS, split: str | None = None, by: str = "params"
+) -> np.ndarray:
+    """Draw target logit, largest wrong logit, logit std and confidence against teacher size, a line for each family.
+
+    Parameters
+    ----------
+    probes
+        Columns ``family, teacher, params, split, seed, tau, probe, value``.
+    statistics
+        Probes without temperature, one panel each.
+    split
+        By default the only one, or ``"test"`` where there are several.
+    by
+        Column that holds the size.
+
+    Returns
+    -------
+    ndarray of Axes
+        Shape (number of statistics,).
+
+    Raises
+    ------
+    InputError
+        If a column, a probe or the split is missing.
+    """
+    require_columns(probes, [by], "the probes table")
+    tables = {name: probe_rows(probes, name, split=split) for name in statistics}
+    axes = panels(len(tables))
+    looks = ordered_looks(str(family) for family in next(iter(tables.values()))["family"].unique())
+    for ax, (name, rows) in zip(axes, tables.items(), strict=True):
+        sizes = by_size(rows, by)
+        rows = rows.assign(x=rows["label"].map(size_positions(sizes)))
+        for (_, family), table, runs in lines_over_runs(rows, ["probe", "family"]):
+            run_line(ax, table, runs, **looks[family])
+            attach(ax, table)
+        size_axis(ax, sizes, by)
+        value_axis(ax, symbol(name), rows["value"], on_top=True)
+    outer_labels_only(axes)
+    if len(looks) > 1:
+        legend_above(axes[0], look_handles(looks), list(looks), own=True)
+    return axes

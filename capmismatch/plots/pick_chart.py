@@ -1,0 +1,81 @@
+"""Which teacher to take, and how sure that is."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from capmismatch.errors import require_columns
+from capmismatch.plots._axes import legend_above
+from capmismatch.plots._common import literal, teacher_labels
+from capmismatch.plots._save import attach
+from capmismatch.plots._style import BLUE, GREY
+
+WHAT = "the pick table"
+PANELS = {"p_best": "P(best)", "regret": "regret"}
+
+
+def pick_chart(table: pd.DataFrame, *, ax: Axes | None = None) -> np.ndarray:
+    """Draw each teacher's score with its interval, its probability to be the best, and its expected regret.
+
+    The best teacher stands on top. Teachers too close to call with the best (``tie``) are filled and coloured, the
+    others hollow and grey.
+
+    Parameters
+    ----------
+    table
+        The table of a choice: columns ``family, teacher, score, low, high, tie``, and ``p_best, regret`` where the
+        choice was made with results; panels without any value are left out.
+    ax
+        Draw the scores alone into it.
+
+    Returns
+    -------
+    ndarray of Axes
+        One to three panels.
+
+    Raises
+    ------
+    InputError
+        If a column is missing.
+    """
+    require_columns(table, ["family", "teacher", "score", "low", "high", "tie"], WHAT)
+    rows = table.assign(label=teacher_labels(table)).sort_values("score", ignore_index=True, kind="stable")
+    more = [] if ax is not None else [name for name in PANELS if name in rows and rows[name].notna().any()]
+    if ax is None:
+        width = mpl.rcParams["figure.figsize"][0]
+        axes = plt.subplots(
+            1, 1 + len(more), figsize=(width, 0.19 * len(rows) + 0.6), sharey=True, squeeze=False, layout="constrained",
+            width_ratios=[2, *[1] * len(more)],
+        )[1].ravel()  # fmt: skip
+    else:
+        axes = np.array([ax])
+    places = np.arange(len(rows))
+    tie = rows["tie"].fillna(False).to_numpy(bool)
+    colors = np.where(tie, BLUE, GREY)
+    score = axes[0]
+    score.hlines(places, rows["low"], rows["high"], colors=colors, linewidth=1.2)
+    score.scatter(rows["score"], places, facecolors=np.where(tie, BLUE, "white"), edgecolors=colors, zorder=3, s=16)
+    score.set_yticks(places, [literal(label) for label in rows["label"]])
+    score.set_xlabel("score")
+    score.margins(y=0.06)
+    for panel, name in zip(axes[1:], more, strict=True):
+        panel.barh(places, rows[name].to_numpy(float), 0.65, facecolor="none", edgecolor=colors, linewidth=0.8)
+        panel.barh(places, rows[name].where(tie).to_numpy(float), 0.65, color=BLUE, edgecolor=BLUE, linewidth=0.8)
+        panel.set_xlabel(PANELS[name])
+    for panel in axes:
+        panel.tick_params(axis="y", length=0)
+        panel.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4 if panel is score else 3))
+        panel.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:.6g}"))
+    filled = Line2D([], [], marker="o", color=BLUE)
+    hollow = Line2D([], [], marker="o", color=GREY, markerfacecolor="white")
+    legend_above(score, [filled, hollow], ["best, or too close to call", "worse"], own=ax is None)
+    columns = ["label", "family", "teacher", "score", "low", "high", "tie"]
+    attach(score, rows[columns])
+    for panel, name in zip(axes[1:], more, strict=True):
+        attach(panel, rows[["label", "family", "teacher", name, "tie"]])
+    return axes

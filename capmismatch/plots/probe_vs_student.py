@@ -1,0 +1,124 @@
+"""A probe of the teachers against the accuracy of their students: does the diagnosis predict the outcome?"""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from capmismatch.errors import InputError, require_columns
+from capmismatch.plots._axes import one_axes, symbol, value_axis
+from capmismatch.plots._common import by_size, groups, probe_rows, rows_where, sole, teacher_labels
+from capmismatch.plots._labels import label_points
+from capmismatch.plots._save import attach
+from capmismatch.plots._style import OTHER_LOOKS
+
+WHAT = "the results table"
+COEFFICIENTS = {"pearson": r"$r$", "spearman": r"$\rho$", "kendall": r"$\tau_b$"}
+
+
+def probe_vs_student(
+    probes: pd.DataFrame,
+    results: pd.DataFrame,
+    *,
+    probe: str,
+    tau: float | None = None,
+    student: str | None = None,
+    label: str | None = None,
+    split: str = "test",
+    links: pd.DataFrame | None = None,
+    names: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a point per teacher: a probe's value against the mean accuracy of the students it taught.
+
+    Both are means over runs (seeds); points darken with teacher size, and families have their own markers.
+
+    Parameters
+    ----------
+    probes
+        Columns ``family, teacher, params, split, seed, tau, probe, value``.
+    results
+        Columns ``family, teacher, student, method, label, split, accuracy``.
+    probe
+        Which probe.
+    tau
+        Needed where the table has the probe at several temperatures.
+    student, label
+        Needed where the table has several students, or several method settings.
+    split
+        Of the results; the probes' is the same where they have it, else their only one.
+    links
+        A table of links; its coefficients and intervals for this probe, temperature, student and setting are the title.
+    names
+        Whether to write the teachers' names.
+    ax
+        Where to draw; by default a new figure.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    InputError
+        If a column, probe, temperature, student or setting is missing, or fewer than two teachers are in both tables.
+    """
+    points = teacher_points(probes, results, probe, tau, student, label, split)
+    coefficients = "" if links is None else _title(links, points.iloc[0])
+
+    ax = one_axes(ax, ratio=0.75)
+    order = {name: rank for rank, name in enumerate(by_size(points).index)}
+    shades = mpl.colormaps["viridis_r"]
+    markers = dict(zip(points["family"].unique(), ["o", *(look[1] for look in OTHER_LOOKS)] * 9, strict=False))
+    for family, rows in groups(points, "family"):
+        colors = [shades(0.15 + 0.8 * order[name] / max(len(order) - 1, 1)) for name in rows["label"]]
+        size = (mpl.rcParams["lines.markersize"] + 1) ** 2
+        ax.scatter(rows["x"], rows["accuracy"], c=colors, s=size, marker=markers[family], linewidth=0, zorder=2)
+    value_axis(ax, "student accuracy", points["accuracy"], percent=True)
+    ax.margins(0.12)
+    at = points["tau"].iloc[0]
+    ax.set_xlabel(symbol(probe) + (rf" at $\tau$={at:g}" if np.isfinite(at) else ""))
+    if coefficients:
+        ax.set_title(coefficients, fontsize=mpl.rcParams["legend.fontsize"], loc="left")
+    if names:
+        label_points(ax, points["x"].to_numpy(), points["accuracy"].to_numpy(), list(points["label"]))
+    attach(ax, points)
+    return ax
+
+
+def teacher_points(
+    probes: pd.DataFrame,
+    results: pd.DataFrame,
+    probe: str,
+    tau: float | None,
+    student: str | None,
+    label: str | None,
+    split: str,
+) -> pd.DataFrame:
+    """One row a teacher: its mean probe value ``x`` and the mean ``accuracy`` of its students."""
+    require_columns(results, ["family", "teacher", "student", "method", "label", "split", "accuracy"], WHAT)
+    taught = rows_where(results, WHAT, split=split)
+    taught = sole(sole(taught[taught["method"] != "CE"], "student", WHAT, student), "label", WHAT, label)
+    splits = set(probes["split"]) if "split" in probes else set()
+    rows = probe_rows(probes, probe, tau=tau, split=split if split in splits else None)
+    teacher = ["family", "teacher"]
+    x = rows.groupby(teacher, sort=False).agg(x=("value", "mean"), params=("params", "mean"), tau=("tau", "mean"))
+    y = taught.groupby(teacher, sort=False).agg(accuracy=("accuracy", "mean"))
+    points = x.join(y, how="inner").reset_index().dropna(subset=["x", "accuracy"])
+    if len(points) < 2:
+        raise InputError(f"expected at least 2 teachers with both {probe!r} and students, got {len(points)}")
+    setting = taught["label"].iloc[0]
+    return points.assign(label=teacher_labels(points), probe=probe, student=taught["student"].iloc[0], setting=setting)
+
+
+def _title(links: pd.DataFrame, point: pd.Series) -> str:
+    what = "the links table"
+    require_columns(links, ["probe", "tau", "student", "label", "metric", "value", "low", "high"], what)
+    wanted = {"probe": point["probe"], "tau": point["tau"], "student": point["student"], "label": point["setting"]}
+    parts = [
+        f"{COEFFICIENTS.get(row['metric'], row['metric'])} = {row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+        for row in rows_where(links, what, **wanted).to_dict("records")
+    ]
+    return ",  ".join(parts).replace("-", "\N{MINUS SIGN}")

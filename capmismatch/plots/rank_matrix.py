@@ -1,0 +1,64 @@
+"""How alike teachers order the wrong classes, pair by pair."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from capmismatch.plots._axes import one_axes, square_ticks, write_cells
+from capmismatch.plots._ranks import METRIC_NAMES, pair_rows
+from capmismatch.plots._save import attach
+
+
+def rank_matrix(
+    ranks: pd.DataFrame, *, metric: str = "wrong_tau_b", split: str | None = None, ax: Axes | None = None
+) -> Axes:
+    """Draw the rank agreement between teachers as a triangle, with the seed noise floor on its diagonal.
+
+    A cell is the mean over the seeds of both teachers; on the diagonal stands the mean over pairs of runs of one
+    teacher that differ in seed alone, hatched where a teacher has one run. No two teachers can be expected to agree
+    more than that.
+
+    Parameters
+    ----------
+    ranks
+        Columns ``family_a, teacher_a, seed_a, family_b, teacher_b, seed_b, split, metric, value``, teachers in order of
+        size.
+    metric
+        Which measure of agreement.
+    split
+        By default the only one, or ``"test"`` where there are several.
+    ax
+        Where to draw; by default a new figure.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    InputError
+        If a column, the metric or the split is missing.
+    """
+    pairs, order = pair_rows(ranks, metric, split)
+    cells = pairs.groupby(["a", "b"], sort=False)["value"].mean()
+    grid = cells.unstack().reindex(index=order, columns=order)
+    both = grid.combine_first(grid.T).reindex(index=order, columns=order).to_numpy(float)
+    below = np.tril(np.ones_like(both, dtype=bool))
+
+    ax = one_axes(ax, ratio=0.8)
+    image = ax.imshow(np.where(below, both, np.nan), cmap="viridis")
+    hatched: dict[str, Any] = {"facecolor": "0.93", "hatch": "/////", "edgecolor": "0.7", "linewidth": 0}
+    for row, column in np.argwhere(below & np.isnan(both)).tolist():
+        ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **hatched))
+    if len(order) <= 10:
+        write_cells(ax, image, np.where(below, both, np.nan), lambda value: f"{value:.2f}".replace("0.", ".", 1))
+    ax.figure.colorbar(image, ax=ax, label=METRIC_NAMES.get(metric, metric), shrink=0.8, pad=0.02)
+    square_ticks(ax, order)
+    shown = np.argwhere(below & np.isfinite(both))
+    attach(ax, pd.DataFrame([(order[i], order[j], both[i, j]) for i, j in shown], columns=["a", "b", metric]))
+    return ax

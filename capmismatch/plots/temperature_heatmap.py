@@ -1,0 +1,91 @@
+"""Student accuracy over the two temperatures of asymmetric temperature scaling."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from capmismatch.errors import InputError, require_columns
+from capmismatch.plots._axes import one_axes, write_cells
+from capmismatch.plots._common import listed, rows_where, sole, teacher_labels
+from capmismatch.plots._save import attach
+from capmismatch.plots._style import BLACK
+
+WHAT = "the results table"
+
+
+def temperature_heatmap(
+    results: pd.DataFrame,
+    *,
+    student: str | None = None,
+    teacher: str | None = None,
+    method: str = "ATS",
+    split: str = "test",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw student accuracy over tau (target class) and tau_other (the wrong classes) as a heatmap.
+
+    A cell is the mean over runs. With several teachers it is the mean of their means, and cells that lack any teacher
+    stay blank (hatched), since their mean would not compare. The best cell has a frame.
+
+    Parameters
+    ----------
+    results
+        Columns ``family, teacher, student, method, tau, tau_other, split, accuracy``.
+    student
+        Needed where the table has several.
+    teacher
+        Display label of one teacher; by default all.
+    method
+        A method with two temperatures.
+    split
+        Which rows to draw.
+    ax
+        Where to draw; by default a new figure.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    InputError
+        If a column, student, teacher, method or split is missing, or other settings (weight, margin, ...) vary.
+    """
+    require_columns(results, ["family", "teacher", "student", "method", "tau", "tau_other", "split", "accuracy"], WHAT)
+    rows = sole(rows_where(results, WHAT, method=method, split=split), "student", WHAT, student)
+    rows = rows.assign(label=teacher_labels(rows))
+    if teacher is not None:
+        rows = rows_where(rows, WHAT, label=teacher)
+    for column in ("tau_student", "weight", "constraint", "margin"):
+        if column in rows and len(several := listed(rows[column])) > 1:
+            raise InputError(f"{WHAT} has {method} with several values of {column}: {several}; filter to one")
+    count = rows["label"].nunique()
+    means = rows.groupby(["tau_other", "tau", "label"])["accuracy"].mean().groupby(level=["tau_other", "tau"])
+    grid = means.mean().where(means.count() == count).unstack("tau")
+    if grid.isna().all(axis=None):
+        raise InputError(f"{WHAT} has no {method} setting with which all {count} teachers taught; name a teacher")
+
+    ax = one_axes(ax, ratio=0.75)
+    scale = 100 if np.nanmax(grid) <= 1 else 1
+    values = grid.to_numpy() * scale
+    ax.set_facecolor("0.92")
+    ax.patch.set(hatch="////", edgecolor="0.75")
+    image = ax.imshow(values, origin="lower", aspect="auto", cmap="viridis")
+    of = f", mean over {count} teachers" if count > 1 else ""
+    ax.figure.colorbar(image, ax=ax, label="student accuracy" + (" (%)" if scale == 100 else "") + of)
+    if max(values.shape) <= 8:
+        write_cells(ax, image, values, "{:.1f}".format)
+    best_row, best_column = divmod(int(np.nanargmax(values)), values.shape[1])
+    corner = (best_column - 0.5, best_row - 0.5)
+    ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=BLACK, linewidth=1.5, clip_on=False))
+    ax.set_xticks(range(grid.shape[1]), [f"{tau:g}" for tau in grid.columns])
+    ax.set_yticks(range(grid.shape[0]), [f"{tau:g}" for tau in grid.index])
+    ax.set_xlabel(r"$\tau$ (target class)")
+    ax.set_ylabel(r"$\tau_{other}$ (wrong classes)")
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    attach(ax, grid.reset_index().melt(id_vars="tau_other", value_name="accuracy").dropna(ignore_index=True))
+    return ax

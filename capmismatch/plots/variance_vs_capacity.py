@@ -1,0 +1,112 @@
+"""The variance over the wrong classes against teacher size, with what it may merely restate beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from capmismatch.errors import InputError, must_be_one_of, require_columns
+from capmismatch.plots._axes import (
+    family_handles,
+    family_styles,
+    legend_above,
+    look_handles,
+    mark_peak,
+    outer_labels_only,
+    panels,
+    run_line,
+    size_axis,
+    size_positions,
+    symbol,
+    value_axis,
+)
+from capmismatch.plots._common import by_size, lines_over_runs, probe_rows, probe_taus, spread_out
+from capmismatch.plots._save import attach
+from capmismatch.plots._style import ordered_looks
+
+WHAT = "the probes table"
+QUANTITIES = ["derived_std", "derived_variance", "inherent_variance", "target_prob", "derived_average"]
+
+
+def variance_vs_capacity(
+    probes: pd.DataFrame,
+    *,
+    ax: Axes | None = None,
+    quantity: str | None = None,
+    taus: Sequence[float] | None = None,
+    split: str | None = None,
+    by: str = "params",
+) -> Axes | np.ndarray:
+    """Draw the variance of the wrong-class probabilities against teacher size, a line for each temperature.
+
+    DV = (1 - p_y)^2 IV, so a rise and fall of DV may only restate confidence: without `ax` three panels show `quantity`
+    (the derived std by default), the inherent variance, and p_y. With `ax` one quantity is drawn, and it must be
+    named; the others belong beside it. Rings mark peaks that come before the largest teacher.
+
+    Parameters
+    ----------
+    probes
+        Columns ``family, teacher, params, split, seed, tau, probe, value``.
+    ax
+        Where to draw a single quantity.
+    quantity
+        ``"derived_std", "derived_variance", "inherent_variance", "target_prob"`` or ``"derived_average"``.
+    taus
+        Temperatures to draw; by default all, or four spread over them.
+    split
+        By default the only one, or ``"test"`` where there are several.
+    by
+        Column that holds the size.
+
+    Returns
+    -------
+    Axes or ndarray of Axes
+        The given Axes, or the three panels, shape (3,).
+
+    Raises
+    ------
+    InputError
+        If a column, probe, temperature or split is missing, or `ax` comes without `quantity`.
+    """
+    require_columns(probes, ["family", "teacher", by, "split", "seed", "tau", "probe", "value"], WHAT)
+    if quantity is not None:
+        must_be_one_of(quantity, QUANTITIES, "quantity")
+    if ax is not None and quantity is None:
+        raise InputError(f"expected quantity= (one of {QUANTITIES}) along with ax: one Axes shows one quantity")
+    first = quantity or "derived_std"
+    quantities = [first] if ax is not None else list(dict.fromkeys([first, "inherent_variance", "target_prob"]))
+    chosen = spread_out(probe_taus(probes, first), 4) if taus is None else [float(tau) for tau in taus]
+    tables = {
+        name: pd.concat([probe_rows(probes, name, tau=tau, split=split) for tau in chosen]) for name in quantities
+    }
+
+    axes = np.array([ax]) if ax is not None else panels(len(quantities))
+    looks = ordered_looks([_name(tau) for tau in chosen])
+    families = list(tables[first]["family"].unique())
+    for panel, name in zip(axes, quantities, strict=True):
+        _draw(panel, tables[name], looks, families, by)
+        value_axis(panel, symbol(name), tables[name]["value"], on_top=ax is None)
+    if ax is None:
+        outer_labels_only(axes)
+    more, names = family_handles(families)
+    legend_above(axes[0], look_handles(looks) + more, [*looks, *names], own=ax is None)
+    return axes if ax is None else ax
+
+
+def _name(tau: float) -> str:
+    return f"τ={tau:g}"
+
+
+def _draw(ax: Axes, rows: pd.DataFrame, looks: dict, families: list[str], by: str) -> None:
+    sizes = by_size(rows, by)
+    styles = family_styles(families)
+    rows = rows.assign(x=rows["label"].map(size_positions(sizes)))
+    for (_, tau, family), table, runs in lines_over_runs(rows, ["probe", "tau", "family"]):
+        look = {**looks[_name(tau)], "linestyle": styles[family]}
+        run_line(ax, table, runs, **look)
+        mark_peak(ax, table, look["color"])
+        attach(ax, table)
+    size_axis(ax, sizes, by)

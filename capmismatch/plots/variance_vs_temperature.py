@@ -1,0 +1,128 @@
+"""What the temperature does to the wrong-class probabilities of a small and of a large teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from capmismatch.errors import require_columns
+from capmismatch.plots._axes import (
+    legend_above,
+    look_handles,
+    outer_labels_only,
+    panels,
+    run_line,
+    symbol,
+    tau_axis,
+    value_axis,
+)
+from capmismatch.plots._common import (
+    by_size,
+    groups,
+    labelled_as,
+    lines_over_runs,
+    over_runs,
+    probe_rows,
+    probe_taus,
+    rows_where,
+    sole,
+)
+from capmismatch.plots._save import attach
+from capmismatch.plots._style import ordered_looks
+
+QUANTITIES = ["derived_average", "derived_std", "inherent_variance", "target_prob"]
+RESTORED = "the restored table"
+STYLES = {"TS": "-", "ATS": (0, (4, 1.5)), "ISATS": (0, (1, 1))}
+
+
+def variance_vs_temperature(
+    probes: pd.DataFrame,
+    *,
+    teachers: Sequence[str] | None = None,
+    restored: pd.DataFrame | None = None,
+    split: str | None = None,
+    by: str = "params",
+) -> np.ndarray:
+    """Draw mean and std of the wrong-class probabilities, IV and p_y against temperature.
+
+    Parameters
+    ----------
+    probes
+        Columns ``family, teacher, params, split, seed, tau, probe, value``, at several temperatures.
+    teachers
+        Display labels (``"resnet20"``, or ``"A/resnet20"`` where families share the name); by default the smallest
+        and the largest.
+    restored
+        A table of restored variance. Its ATS rows are drawn dashed against ``tau_other``, and its ISATS rows, whose
+        ``tau_other`` differs from example to example, as dotted levels. Needs one ``tau_target``.
+    split
+        By default the only one, or ``"test"`` where there are several.
+    by
+        Column that tells the smallest and the largest teacher.
+
+    Returns
+    -------
+    ndarray of Axes
+        Four panels, shape (4,): derived average, derived std, inherent variance, p_y.
+
+    Raises
+    ------
+    InputError
+        If a column, probe, split or teacher is missing.
+    """
+    require_columns(probes, [by], "the probes table")
+    tables = {}
+    for name in QUANTITIES:
+        taus = probe_taus(probes, name)
+        tables[name] = pd.concat([probe_rows(probes, name, tau=tau, split=split) for tau in taus])
+    sizes = by_size(tables["derived_std"], by)
+    chosen = list(dict.fromkeys([sizes.index[0], sizes.index[-1]])) if teachers is None else list(teachers)
+    tables = {name: rows_where(table, "the probes table", label=chosen) for name, table in tables.items()}
+    extra = None if restored is None else _restored_rows(restored, tables["derived_std"], chosen, split)
+
+    axes = panels(len(QUANTITIES))
+    looks = ordered_looks(chosen)
+    for ax, name in zip(axes, QUANTITIES, strict=True):
+        rows = tables[name].assign(x=tables[name]["tau"])
+        for _, table, runs in lines_over_runs(rows, ["probe", "family", "teacher"]):
+            run_line(ax, table, runs, **looks[table["label"].iloc[0]])
+            attach(ax, table.assign(method="TS"))
+        if extra is not None:
+            _draw_restored(ax, extra[extra["quantity"] == name], looks)
+        value_axis(ax, symbol(name), rows["value"], on_top=True)
+        name_of_x = r"temperature $\tau$" if extra is None else r"$\tau$ or $\tau_{other}$"
+        tau_axis(ax, sorted(rows["tau"].unique()), name_of_x)
+    outer_labels_only(axes)
+    handles, labels = look_handles(looks), list(looks)
+    if extra is not None:
+        shown = [method for method in STYLES if method in {"TS", *extra["method"]}]
+        handles += look_handles({method: {"color": "0.3", "linestyle": STYLES[method]} for method in shown})
+        labels += shown
+    legend_above(axes[0], handles, labels, own=True)
+    return axes
+
+
+def _restored_rows(
+    restored: pd.DataFrame, reference: pd.DataFrame, chosen: list[str], split: str | None
+) -> pd.DataFrame:
+    columns = ["family", "teacher", "seed", "method", "tau_target", "tau_other", "quantity", "value"]
+    require_columns(restored, columns, RESTORED)
+    rows = sole(sole(restored, "split", RESTORED, split, prefer="test"), "tau_target", RESTORED)
+    return rows_where(labelled_as(rows, reference), RESTORED, label=chosen)
+
+
+def _draw_restored(ax: Axes, rows: pd.DataFrame, looks: dict) -> None:
+    for (label, method), runs in groups(rows[rows["method"] != "TS"], ["label", "method"]):
+        color, style = looks[label]["color"], STYLES[str(method)]
+        keys = ["quantity", "label", "method", "constraint", "margin", "tau_other"]
+        table = over_runs(runs, [key for key in keys if key in runs]).sort_values("tau_other", ignore_index=True)
+        table = table.rename(columns={"quantity": "probe", "tau_other": "x"})
+        if method == "ATS":
+            ax.plot(table["x"], table["mean"], color=color, linestyle=style)
+        else:
+            for level in table["mean"]:
+                ax.axhline(level, color=color, linestyle=style)
+        attach(ax, table)

@@ -1,0 +1,42 @@
+"""Probes: what can be read off a teacher's logits before distilling. Pure functions, one registry.
+
+>>> from capmismatch import probes
+>>> probes.derived_variance([[2.0, 1.0, 0.0]], [0], tau=4.0).shape
+torch.Size([1])
+"""
+
+from capmismatch.probes._registry import REGISTRY, Probe, Softened, expected_signs, per_example
+from capmismatch.probes.calibration import (
+    accuracy,
+    adaptive_error,
+    brier,
+    calibration_bins,
+    classwise_ace,
+    confidence,
+    confidence_gap,
+    ece,
+    ece_over,
+    ece_under,
+    nll,
+)
+from capmismatch.probes.logits import logit_norm, logit_std, max_logit, max_wrong_logit, mean_logit, target_logit
+from capmismatch.probes.size import log_params
+from capmismatch.probes.spread import ClassMeans, class_means, cmi, within_class_spread
+from capmismatch.probes.variance import (
+    derived_average,
+    derived_std,
+    derived_variance,
+    entropy,
+    inherent_variance,
+    non_target_mass,
+    target_prob,
+    wrong_entropy,
+)
+
+__all__ = [
+    "REGISTRY", "ClassMeans", "Probe", "Softened", "accuracy", "adaptive_error", "brier", "calibration_bins",
+    "class_means", "classwise_ace", "cmi", "confidence", "confidence_gap", "derived_average", "derived_std",
+    "derived_variance", "ece", "ece_over", "ece_under", "entropy", "expected_signs", "inherent_variance", "log_params",
+    "logit_norm", "logit_std", "max_logit", "max_wrong_logit", "mean_logit", "nll", "non_target_mass", "per_example",
+    "target_logit", "target_prob", "within_class_spread", "wrong_entropy",
+]

@@ -1,0 +1,232 @@
+r"""Probes of accuracy and calibration, taken at tau = 1, and the calibration errors behind them.
+
+Per-example ones take logits (N, C) and labels (N,) and return a float64 tensor (N,); `ece`, `ece_over`, `ece_under` and
+`classwise_ace` return one number.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from capmismatch._arrays import ArrayLike
+from capmismatch.errors import InputError
+from capmismatch.probes._registry import Softened, per_example, register
+
+BINS = 15  # the field's habit since Guo et al. 2017
+
+
+@per_example("mean of [arg max f = y]", "textbook", expected_sign=1, tempered=False)
+def accuracy(softened: Softened) -> Tensor:
+    """1.0 where the largest logit is the target's (the first of equal ones counts), else 0.0.
+
+    Examples
+    --------
+    >>> accuracy([[2.0, 1.0], [2.0, 1.0]], [0, 1])
+    tensor([1., 0.], dtype=torch.float64)
+    """
+    return softened.correct
+
+
+@per_example("-log p_y", "textbook", expected_sign=-1, tempered=False)
+def nll(softened: Softened) -> Tensor:
+    """Negative log-likelihood of the target, in nats.
+
+    Examples
+    --------
+    >>> nll([[0.0, 0.0]], [0]).round(decimals=4)
+    tensor([0.6931], dtype=torch.float64)
+    """
+    return torch.nn.functional.softplus(-softened.log_odds)
+
+
+@per_example("sum_c (p_c - [c = y])^2", "Brier 1950", expected_sign=-1, tempered=False)
+def brier(softened: Softened) -> Tensor:
+    r"""Brier score :math:`(1 - p_y)^2 + \sum_{c \ne y} p_c^2`, in [0, 2].
+
+    Examples
+    --------
+    >>> brier([[0.0, 0.0]], [0])
+    tensor([0.5000], dtype=torch.float64)
+    """
+    return softened.wrong_mass**2 * (1 + softened.wrong_probs.square().sum(1))
+
+
+@per_example("max_c p_c", "Guo et al. 2017, arXiv 1706.04599", expected_sign=0, tempered=False)
+def confidence(softened: Softened) -> Tensor:
+    """The largest probability, at tau = 1.
+
+    Examples
+    --------
+    >>> confidence([[0.0, 0.0]], [0])
+    tensor([0.5000], dtype=torch.float64)
+    """
+    return softened.confidence
+
+
+@per_example("p_(1) - p_(2)", "margin between the two most probable classes", expected_sign=0, tempered=False)
+def confidence_gap(softened: Softened) -> Tensor:
+    """Largest minus second largest probability, in [0, 1].
+
+    Examples
+    --------
+    >>> confidence_gap([[0.0, 0.0, -100.0]], [0])
+    tensor([0.], dtype=torch.float64)
+    """
+    first, second = softened.probs.topk(2, dim=1).values.unbind(1)
+    return first - second
+
+
+def calibration_bins(confidence: Tensor, correct: Tensor, bins: int = BINS) -> dict[str, Tensor]:
+    r"""Reliability diagram: examples sorted into `bins` equal intervals of confidence, (low, high] as in Guo et al.
+
+    Parameters
+    ----------
+    confidence, correct : (N,) tensors, the largest probability and 1.0 where the arg max is right
+
+    Returns
+    -------
+    Dict of (bins,) tensors: ``bin_low``, ``bin_high``, ``confidence`` and ``accuracy`` (means, NaN in empty bins), ``n``.
+    """
+    index = _bin_index(confidence, bins)
+    n = torch.bincount(index, minlength=bins).to(confidence.dtype)
+    edges = torch.linspace(0, 1, bins + 1, dtype=confidence.dtype, device=confidence.device)
+    return {
+        "bin_low": edges[:-1],
+        "bin_high": edges[1:],
+        "confidence": torch.bincount(index, weights=confidence, minlength=bins) / n,
+        "accuracy": torch.bincount(index, weights=correct, minlength=bins) / n,
+        "n": n,
+    }
+
+
+def _bin_index(confidence: Tensor, bins: int) -> Tensor:
+    return (torch.ceil(confidence * bins) - 1).clamp(0, bins - 1).to(torch.int64)
+
+
+def _signed(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+    """Each example's confidence minus hit, and the sign of that difference's mean in the example's bin, both (N,)."""
+    index = _bin_index(confidence, BINS)
+    gap = confidence - correct
+    return gap, torch.bincount(index, weights=gap, minlength=BINS).sign()[index]
+
+
+def _nonempty(logits: ArrayLike, labels: ArrayLike, tau: float) -> Softened:
+    softened = Softened(logits, labels, tau)
+    if not len(softened.labels):
+        raise InputError("a calibration error needs at least one example, got none")
+    return softened
+
+
+# Each of the following gives a value for each example whose mean is the calibration error: the bins' signs are taken as
+# fixed, so that standard errors come as for any mean.
+
+
+def _ece(confidence: Tensor, correct: Tensor) -> Tensor:
+    gap, sign = _signed(confidence, correct)
+    return gap * sign
+
+
+def _ece_over(confidence: Tensor, correct: Tensor) -> Tensor:
+    gap, sign = _signed(confidence, correct)
+    return gap * (sign > 0)
+
+
+def _ece_under(confidence: Tensor, correct: Tensor) -> Tensor:
+    gap, sign = _signed(confidence, correct)
+    return -gap * (sign < 0)
+
+
+def ece(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> float:
+    r"""Expected calibration error, :math:`\sum_b \frac{n_b}{N} |\mathrm{acc}_b - \mathrm{conf}_b|`, 15 equal bins.
+
+    Guo et al. 2017, arXiv 1706.04599.
+
+    Examples
+    --------
+    >>> round(ece([[0.0, 0.0], [0.0, 0.0]], [0, 1]), 6)
+    0.0
+    """
+    softened = _nonempty(logits, labels, tau)
+    return float(_ece(softened.confidence, softened.correct).mean())
+
+
+def ece_over(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> float:
+    r"""Over-confident part of the ECE, :math:`\sum_b \frac{n_b}{N} \max(\mathrm{conf}_b - \mathrm{acc}_b, 0)`.
+
+    Kim et al. 2025, arXiv 2508.20224.
+
+    Examples
+    --------
+    >>> round(ece_over([[50.0, 0.0]], [1]), 6)
+    1.0
+    """
+    softened = _nonempty(logits, labels, tau)
+    return float(_ece_over(softened.confidence, softened.correct).mean())
+
+
+def ece_under(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> float:
+    r"""Under-confident part of the ECE, :math:`\sum_b \frac{n_b}{N} \max(\mathrm{acc}_b - \mathrm{conf}_b, 0)`.
+
+    Kim et al. 2025, arXiv 2508.20224.
+
+    Examples
+    --------
+    >>> round(ece_under([[0.0, 0.0]], [0]), 6)
+    0.5
+    """
+    softened = _nonempty(logits, labels, tau)
+    return float(_ece_under(softened.confidence, softened.correct).mean())
+
+
+def adaptive_error(class_probs: Tensor, is_class: Tensor, bins: int = BINS) -> Tensor:
+    r"""Adaptive calibration error, summed over classes, as a value for each example whose mean it is.
+
+    The probabilities of each class are sorted into `bins` ranges of equal count; the error of a class is the mean over
+    ranges of \|frequency - mean probability\|. An example's share is its own difference with its range's sign.
+
+    Parameters
+    ----------
+    class_probs : (N, K) probabilities of K classes
+    is_class : (N, K) 1.0 where the example is of that class
+
+    Returns
+    -------
+    (N,) tensor. With fewer than `bins` examples, each example is its own range.
+    """
+    rows = len(class_probs)
+    ranges = min(bins, rows)
+    order = class_probs.argsort(dim=0, stable=True)
+    gap = (class_probs - is_class).gather(0, order)
+    ends = torch.tensor([(r + 1) * rows // ranges for r in range(ranges)], device=gap.device)
+    sums = torch.diff(gap.cumsum(0)[ends - 1], dim=0, prepend=torch.zeros_like(gap[:1]))
+    counts = torch.diff(ends, prepend=torch.zeros_like(ends[:1]))
+    weight = sums.sign() * (rows / (ranges * counts.to(gap.dtype)))[:, None]
+    shares = gap * weight.repeat_interleave(counts, dim=0)
+    return torch.zeros(rows, dtype=gap.dtype, device=gap.device).index_add_(0, order.flatten(), shares.flatten())
+
+
+def classwise_ace(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> float:
+    r"""Adaptive class-wise calibration error, :math:`\frac{1}{CR} \sum_c \sum_r |\mathrm{acc}(r, c) - \mathrm{conf}(r, c)|`.
+
+    For each class its probabilities over all examples are sorted into R = 15 ranges of equal count. Nixon et al. 2019,
+    arXiv 1904.01685; the strongest known rival of the derived variance: Kim et al. 2025, arXiv 2508.20224.
+
+    Examples
+    --------
+    >>> round(classwise_ace([[50.0, 0.0], [0.0, 50.0]], [0, 1]), 6)
+    0.0
+    """
+    softened = _nonempty(logits, labels, tau)
+    one_hot = torch.nn.functional.one_hot(softened.labels, softened.logits.shape[1]).to(softened.logits.dtype)
+    return float(adaptive_error(softened.probs, one_hot).mean() / softened.logits.shape[1])
+
+
+KIM = "Kim et al. 2025, arXiv 2508.20224"
+register("ece", "calibration", _ece, "sum_b n_b/N |acc_b - conf_b|", "Guo et al. 2017, arXiv 1706.04599", -1, False)
+register("ece_over", "calibration", _ece_over, "sum_b n_b/N max(conf_b - acc_b, 0)", KIM, -1, False)
+register("ece_under", "calibration", _ece_under, "sum_b n_b/N max(acc_b - conf_b, 0)", KIM, -1, False)
+register(
+    "classwise_ace", "classes", adaptive_error, "1/(C R) sum_c sum_r |acc(r,c) - conf(r,c)|",
+    "Nixon et al. 2019, arXiv 1904.01685; " + KIM, -1, False,
+)

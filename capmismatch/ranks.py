@@ -1,0 +1,579 @@
+"""How alike teachers order the classes: Kendall's tau-b, Spearman's rho and top-k overlap per example, and per class.
+
+Every row is sorted once per teacher, whatever is asked about it and however many pairs of teachers share it; all
+counting is in integers, so results depend neither on the number of threads nor on how the rows were cut into blocks.
+Memory beyond inputs and results is bounded by a block of rows. Threads: as many as torch uses
+(`torch.set_num_threads`).
+
+Logits may be tensors or arrays of any float type, half precision and bfloat16 included (integers are read as float64),
+on any device; results are float64 tensors on the CPU. **Infinities** are ordinary ordered values, equal ones tie.
+**NaN** anywhere among the classes compared makes that row's result NaN.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import re
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from capmismatch import _rank_kernels as kernels
+from capmismatch._arrays import ArrayLike, as_labels
+from capmismatch.errors import InputError, must_be_positive
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+METRICS = ("wrong_tau_b", "tau_b", "wrong_spearman", "spearman", "top{k}_overlap")
+
+_BLOCK_CELLS = 1 << 18  # logits ranked at a time in a thread: 4 MB of ranks, still in the cache when pairs read them
+_SMALL_CELLS = 1 << 14  # below this a thread costs more than it saves
+_INFINITY = {2: 0x7C00, 4: 0x7F80_0000, 8: 0x7FF0 << 48}  # bit patterns of +inf by bytes per float
+
+_backend: Any = kernels.NumbaBackend if kernels.njit is not None else kernels.NumpyBackend
+
+
+# ------------------------------------------------------------------------------------------------------------ two rows
+
+
+def kendall_tau_b(a: ArrayLike, b: ArrayLike) -> Tensor:
+    r"""Kendall's tau-b over the last axis.
+
+    .. math:: \tau_b = \frac{P - Q}{\sqrt{(n_0 - n_a)(n_0 - n_b)}}
+
+    with P concordant and Q discordant pairs of classes, n0 = C(C-1)/2 all pairs, and n_a, n_b those tied in a and in b.
+    Exact with ties, in O(C log C) for many classes: equal to `scipy.stats.kendalltau` to 1e-12.
+
+    Parameters
+    ----------
+    a, b
+        Shapes (..., C), whose leading axes broadcast.
+
+    Returns
+    -------
+    Tensor
+        Shape (...), in [-1, 1]; NaN where a row is constant or holds a NaN.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit, values that are not real numbers.
+
+    References
+    ----------
+    Kendall, "The treatment of ties in ranking problems", Biometrika 1945. Knight, "A computer method for calculating
+    Kendall's tau with ungrouped data", JASA 1966.
+
+    Examples
+    --------
+    >>> kendall_tau_b([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]], [1.0, 3.0, 2.0])
+    tensor([0.3333,    nan], dtype=torch.float64)
+    """
+    return _of_two(a, b, None, _Metric("tau_b"))
+
+
+def wrong_class_tau_b(logits_a: ArrayLike, logits_b: ArrayLike, labels: ArrayLike) -> Tensor:
+    """Kendall's tau-b of each example over its C-1 wrong classes: the default measure of class-rank stability.
+
+    Parameters
+    ----------
+    logits_a, logits_b
+        Shape (N, C).
+    labels
+        Shape (N,), integers in [0, C).
+
+    Returns
+    -------
+    Tensor
+        Shape (N,), in [-1, 1]; NaN where the wrong classes' logits are constant or hold a NaN.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit, labels out of range.
+
+    References
+    ----------
+    Fan, Li, Zhan, arXiv 2405.13078: teachers of different capacity keep the order of the classes.
+
+    Examples
+    --------
+    >>> wrong_class_tau_b([[9.0, 1.0, 2.0, 3.0]], [[0.0, 1.0, 3.0, 2.0]], [0])
+    tensor([0.3333], dtype=torch.float64)
+    """
+    return _of_two(logits_a, logits_b, labels, _Metric("tau_b", wrong=True))
+
+
+def spearman(a: ArrayLike, b: ArrayLike, labels: ArrayLike | None = None) -> Tensor:
+    """Spearman's rho over the last axis: Pearson's correlation of the ranks, ties given their average rank.
+
+    Parameters
+    ----------
+    a, b
+        Shapes (..., C), whose leading axes broadcast; (N, C) with `labels`.
+    labels
+        Shape (N,): leave each example's target out, so that only the wrong classes are ranked.
+
+    Returns
+    -------
+    Tensor
+        Shape (...), in [-1, 1], equal to `scipy.stats.spearmanr`; NaN where a row is constant or holds a NaN.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit, labels out of range.
+
+    References
+    ----------
+    Spearman, "The proof and measurement of association between two things", Am. J. Psychology 1904.
+
+    Examples
+    --------
+    >>> spearman([1.0, 2.0, 3.0, 4.0], [1.0, 3.0, 2.0, 4.0])
+    tensor(0.8000, dtype=torch.float64)
+    """
+    return _of_two(a, b, labels, _Metric("spearman", wrong=labels is not None))
+
+
+def topk_overlap(a: ArrayLike, b: ArrayLike, k: int, labels: ArrayLike | None = None) -> Tensor:
+    """Share |A ∩ B| / k of the k highest classes that both put on top.
+
+    Ties are broken by class index, the lower one first, so that the result is the same everywhere.
+
+    Parameters
+    ----------
+    a, b
+        Shapes (..., C), whose leading axes broadcast; (N, C) with `labels`.
+    k
+        In [1, C], or in [1, C-1] with `labels`.
+    labels
+        Shape (N,): leave each example's target out of both sets.
+
+    Returns
+    -------
+    Tensor
+        Shape (...), in [0, 1]; NaN where a row holds a NaN.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit, k or labels out of range.
+
+    Examples
+    --------
+    >>> topk_overlap([4.0, 3.0, 2.0, 1.0], [4.0, 1.0, 3.0, 2.0], k=2)
+    tensor(0.5000, dtype=torch.float64)
+    """
+    return _of_two(a, b, labels, _Metric("top_overlap", wrong=labels is not None, k=operator.index(k)))
+
+
+# -------------------------------------------------------------------------------------------------------- many teachers
+
+
+def pairwise_tau_b(logits: ArrayLike | Sequence[ArrayLike], labels: ArrayLike | None = None) -> Tensor:
+    """Kendall's tau-b between all teachers, for each example.
+
+    Parameters
+    ----------
+    logits
+        Shape (T, N, C), or a sequence of T arrays (N, C), which may be memory-mapped and differ in float type.
+    labels
+        Shape (N,): compare over the wrong classes only.
+
+    Returns
+    -------
+    Tensor
+        Shape (T, T, N), symmetric in the teachers; the diagonal is 1, or NaN where a row is constant or holds a NaN.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit, labels out of range.
+
+    Examples
+    --------
+    >>> pairwise_tau_b([[[1.0, 2.0, 3.0]], [[1.0, 3.0, 2.0]]])[:, :, 0]
+    tensor([[1.0000, 0.3333],
+            [0.3333, 1.0000]], dtype=torch.float64)
+    """
+    teachers = _teachers(logits)
+    metric = _Metric("tau_b", wrong=labels is not None)
+    first, second = np.triu_indices(len(teachers))
+    (values,) = _measure(teachers, labels, [metric], np.stack([first, second], axis=1))
+    square = np.empty((len(teachers), len(teachers), values.shape[1]))
+    square[first, second] = square[second, first] = values
+    return torch.from_numpy(square)
+
+
+def rank_metrics(
+    logits: ArrayLike | Sequence[ArrayLike],
+    labels: ArrayLike | None = None,
+    metrics: Iterable[str] = ("wrong_tau_b",),
+    pairs: Iterable[tuple[int, int]] | None = None,
+) -> dict[str, Tensor]:
+    """Several rank metrics between many pairs of teachers, for each example, from one sort of each row.
+
+    Rows are independent: a bank may be fed whole or in chunks of rows, with the same result.
+
+    Parameters
+    ----------
+    logits
+        Shape (T, n, C), or a sequence of T arrays (n, C), which may be memory-mapped and differ in float type.
+    labels
+        Shape (n,); needed by metrics over the wrong classes.
+    metrics
+        "wrong_tau_b", "tau_b", "wrong_spearman", "spearman" and, for any k, "top{k}_overlap", which is over the wrong
+        classes.
+    pairs
+        P pairs of teachers (a, b) by index; by default ``itertools.combinations(range(T), 2)``.
+
+    Returns
+    -------
+    dict[str, Tensor]
+        For each metric (P, n), as `wrong_class_tau_b`, `kendall_tau_b`, `spearman` and `topk_overlap` give it.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit; labels, k or teachers out of range; an unknown metric; labels missing.
+
+    Examples
+    --------
+    >>> logits = [[[5.0, 1.0, 2.0, 3.0]], [[5.0, 1.0, 3.0, 2.0]], [[5.0, 3.0, 2.0, 1.0]]]
+    >>> found = rank_metrics(logits, [0], metrics=["wrong_tau_b", "top1_overlap"])
+    >>> found["wrong_tau_b"][:, 0]
+    tensor([ 0.3333, -1.0000, -0.3333], dtype=torch.float64)
+    >>> found["top1_overlap"][:, 0]
+    tensor([0., 0., 0.], dtype=torch.float64)
+    """
+    teachers = _teachers(logits)
+    names = list(metrics)
+    parsed = [_Metric.parse(name) for name in names]
+    wanted = list(itertools.combinations(range(len(teachers)), 2)) if pairs is None else list(pairs)
+    for place, pair in enumerate(wanted):
+        if len(pair) != 2 or not all(0 <= teacher < len(teachers) for teacher in pair):
+            raise InputError(f"expected pairs of teachers in [0, {len(teachers)}), got {tuple(pair)} at pair {place}")
+    values = _measure(teachers, labels, parsed, np.array(wanted, dtype=np.int64).reshape(-1, 2))
+    return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
+
+
+# ---------------------------------------------------------------------------------------------------- class affinities
+
+
+class AffinitySums:
+    """Class-affinity matrix gathered chunk by chunk; the same bytes whatever the chunks.
+
+    Parameters
+    ----------
+    num_classes
+        C >= 2.
+    tau
+        Temperature of the softmax over the wrong classes.
+
+    Raises
+    ------
+    InputError
+        Fewer than two classes, a temperature that is not positive.
+
+    Examples
+    --------
+    >>> sums = AffinitySums(num_classes=3, tau=1.0)
+    >>> sums.update([[2.0, 0.0, 0.0]], [0])
+    >>> sums.update([[1.0, 3.0, 1.0]], [1])
+    >>> sums.matrix()
+    tensor([[0.0000, 0.5000, 0.5000],
+            [0.5000, 0.0000, 0.5000],
+            [   nan,    nan,    nan]], dtype=torch.float64)
+    """
+
+    def __init__(self, num_classes: int, tau: float) -> None:
+        must_be_positive(tau, "tau")
+        if num_classes < 2:
+            raise InputError(f"expected at least 2 classes, got {num_classes}")
+        self.tau = tau
+        self.sums = torch.zeros(num_classes, num_classes, dtype=torch.float64)
+        self.counts = torch.zeros(num_classes, dtype=torch.int64)
+
+    def update(self, logits: ArrayLike, labels: ArrayLike) -> None:
+        """Add examples: logits (n, C), labels (n,)."""
+        rows = _real(logits, "logits")
+        classes = len(self.counts)
+        if rows.ndim != 2 or rows.shape[1] != classes:
+            raise InputError(f"expected logits of shape (n, {classes}), got {tuple(rows.shape)}")
+        targets = as_labels(labels, rows.shape[0], classes).cpu()
+        for block in _blocks(rows.shape[0], max(1, _BLOCK_CELLS // classes)):
+            wrong = torch.from_numpy(_floats(rows, block).astype(np.float64)) / self.tau
+            wrong.scatter_(1, targets[block, None], -torch.inf)
+            self.sums.index_add_(0, targets[block], torch.softmax(wrong, dim=1))
+        self.counts += torch.bincount(targets, minlength=classes)
+
+    def matrix(self) -> Tensor:
+        """Row y: mean soft labels over the wrong classes of the examples of class y, (C, C); NaN without examples."""
+        return self.sums / self.counts[:, None]
+
+
+def affinity_matrix(logits: ArrayLike, labels: ArrayLike, tau: float, num_classes: int | None = None) -> Tensor:
+    """Which wrong classes a teacher sees in the examples of each class.
+
+    Row y is the mean over the examples of class y of q~, the softmax over the wrong classes alone at `tau`.
+    `AffinitySums` does the same chunk by chunk.
+
+    Parameters
+    ----------
+    logits
+        Shape (N, C). NaN and +inf, which have no softmax, make the row of their class NaN.
+    labels
+        Shape (N,), integers in [0, C).
+    tau
+        Temperature.
+    num_classes
+        The C to insist on; by default the logits'.
+
+    Returns
+    -------
+    Tensor
+        Shape (C, C), rows summing to 1, the diagonal 0; rows of classes without examples are NaN.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit, labels out of range, a temperature that is not positive.
+
+    References
+    ----------
+    q~ as in Li et al., arXiv 2210.04427.
+
+    Examples
+    --------
+    >>> affinity_matrix([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], [0, 1, 2], tau=4.0)
+    tensor([[0.0000, 0.5000, 0.5000],
+            [0.5000, 0.0000, 0.5000],
+            [0.5000, 0.5000, 0.0000]], dtype=torch.float64)
+    """
+    rows = _real(logits, "logits")
+    if rows.ndim != 2:
+        raise InputError(f"expected logits of shape (N, C), got {tuple(rows.shape)}")
+    sums = AffinitySums(rows.shape[1] if num_classes is None else num_classes, tau)
+    sums.update(rows, labels)
+    return sums.matrix()
+
+
+def affinity_tau_b(matrix_a: ArrayLike, matrix_b: ArrayLike) -> Tensor:
+    """Kendall's tau-b of each row of two class-affinity matrices, the diagonal left out.
+
+    Parameters
+    ----------
+    matrix_a, matrix_b
+        Shape (C, C).
+
+    Returns
+    -------
+    Tensor
+        Shape (C,), in [-1, 1]; NaN for classes without examples.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit.
+
+    Examples
+    --------
+    >>> affinity_tau_b([[0.0, 0.2, 0.8], [0.5, 0.0, 0.5], [0.9, 0.1, 0.0]], torch.eye(3) + torch.arange(3.0))
+    tensor([ 1., nan, -1.], dtype=torch.float64)
+    """
+    rows = _real(matrix_a, "matrix_a")
+    if rows.ndim != 2 or rows.shape[0] != rows.shape[1]:
+        raise InputError(f"expected matrices of shape (C, C), got {tuple(rows.shape)}")
+    return wrong_class_tau_b(rows, matrix_b, np.arange(rows.shape[0]))
+
+
+# ------------------------------------------------------------------------------------------------------------ machinery
+
+
+class _Metric(NamedTuple):
+    kind: str
+    wrong: bool = False
+    k: int = 0
+
+    @classmethod
+    def parse(cls, name: str) -> _Metric:
+        if found := re.fullmatch(r"top(\d+)_overlap", name):
+            return cls("top_overlap", wrong=True, k=int(found[1]))
+        if name not in METRICS:
+            raise InputError(f"metrics must be among {list(METRICS)}, not {name!r}")
+        return cls(name.removeprefix("wrong_"), wrong=name.startswith("wrong_"))
+
+
+class _Block:
+    """One block of rows of all teachers, sorted once; each metric gives (P, n)."""
+
+    def __init__(self, bits: list[NDArray[Any]], labels: Ints | None, pairs: Ints) -> None:
+        n, self.classes = bits[0].shape
+        self.labels, self.pairs = labels, pairs
+        shape = (len(bits), n, self.classes)
+        self.order, self.spans = np.empty(shape, np.uint32), np.empty(shape, np.uint64)
+        self.mid = np.empty(shape, np.int32)
+        self.ties, self.nans = np.empty(shape[:2], np.int64), np.empty(shape[:2], np.int64)
+        for t, rows in enumerate(bits):
+            infinity = np.uint64(_INFINITY[rows.itemsize])
+            _backend.rank_rows(rows, infinity, self.order[t], self.spans[t], self.mid[t], self.ties[t], self.nans[t])
+
+    def measure(self, metric: _Metric) -> Floats:
+        """Value of one metric, NaN where a compared class is."""
+        values = getattr(self, metric.kind)(metric)
+        nans = self.nans
+        if metric.wrong:  # NaN sorts last: so does a target that is NaN
+            nans = nans - (self.target_spans[0] >= self.classes - nans)
+        first, second = self.pairs.T
+        return np.where((nans[first] == 0) & (nans[second] == 0), values, np.nan)
+
+    def tau_b(self, metric: _Metric) -> Floats:
+        """Counts over all classes, less what the pairs with the target added."""
+        classes, concordance, ties = self.classes, self.concordance, self.ties
+        if metric.wrong:
+            _, first, last = self.target_spans
+            classes, ties = classes - 1, ties - (last - first - 1)
+            concordance = concordance - _backend.target_concordance(self.mid, self.labels, self.pairs)
+        return self._correlation(concordance, classes * (classes - 1) // 2 - ties)
+
+    def spearman(self, metric: _Metric) -> Floats:
+        """Pearson's correlation of integer ranks."""
+        labels = self._left_out(metric)
+        selves = np.repeat(np.arange(len(self.mid)), 2).reshape(-1, 2)
+        return self._correlation(
+            _backend.rank_products(self.mid, labels, self.pairs), _backend.rank_products(self.mid, labels, selves)
+        )
+
+    def top_overlap(self, metric: _Metric) -> Floats:
+        """Share of the top k in both."""
+        shared = _backend.shared_top(self.order, self.spans, self._left_out(metric), self.pairs, metric.k)
+        return shared / metric.k
+
+    @cached_property
+    def concordance(self) -> Ints:
+        """Concordant less discordant pairs over all classes, which both tau-b's share."""
+        return _backend.concordance(self.order, self.spans, self.ties, self.pairs)
+
+    @cached_property
+    def target_spans(self) -> tuple[Ints, Ints, Ints]:
+        """Where each row's target stands: position, first of its tie group, one past the last; (T, n) each."""
+        assert self.labels is not None
+        return kernels.unpack(self.spans[:, np.arange(len(self.labels)), self.labels])
+
+    def _left_out(self, metric: _Metric) -> Ints:
+        return self.labels if metric.wrong and self.labels is not None else np.full(self.mid.shape[1], -1)
+
+    def _correlation(self, together: Ints, alone: Ints) -> Floats:
+        """together(a, b) / sqrt(alone(a) alone(b)); 0/0 of a constant row is NaN."""
+        size = alone.astype(np.float64)
+        first, second = self.pairs.T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.clip(together / np.sqrt(size[first] * size[second]), -1.0, 1.0)
+
+
+def _measure(teachers: list[Any], labels: ArrayLike | None, metrics: list[_Metric], pairs: Ints) -> Floats:
+    """All metrics, (M, P, N), over blocks of rows in threads."""
+    n, classes = teachers[0].shape
+    targets = None if labels is None else as_labels(labels, n, classes).cpu().numpy()
+    for metric in metrics:
+        if metric.wrong and targets is None:
+            raise InputError(f"expected labels, which {metric.kind} over the wrong classes needs, got None")
+        most = classes - metric.wrong
+        if metric.kind == "top_overlap" and not 1 <= metric.k <= most:
+            raise InputError(f"expected k in [1, {most}], the classes to choose from, got {metric.k}")
+    if not 1 <= classes <= kernels.MAX_CLASSES:
+        raise InputError(f"expected between 1 and {kernels.MAX_CLASSES} classes, got {classes}")
+
+    values = np.empty((len(metrics), len(pairs), n))
+    if not len(pairs):
+        return values
+
+    def run(block: slice) -> None:
+        part = _Block([_bits(rows, block) for rows in teachers], None if targets is None else targets[block], pairs)
+        for m, metric in enumerate(metrics):
+            values[m, :, block] = part.measure(metric)
+
+    threads = torch.get_num_threads()
+    width = len(teachers) * classes  # logits a row
+    rows = max(1, min(_BLOCK_CELLS // width, max(_SMALL_CELLS // width, -(-n // threads))))
+    _each(run, _blocks(n, rows), threads)
+    return values
+
+
+def _each(run: Callable[[slice], None], blocks: list[slice], threads: int) -> None:
+    if threads == 1 or len(blocks) <= 1:
+        for block in blocks:
+            run(block)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(run, blocks))
+
+
+def _blocks(n: int, rows: int) -> list[slice]:
+    return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
+
+
+def _of_two(a: ArrayLike, b: ArrayLike, labels: ArrayLike | None, metric: _Metric) -> Tensor:
+    left, right = _real(a, "the first array"), _real(b, "the second array")
+    shapes = tuple(left.shape), tuple(right.shape)
+    if not all(shapes) or shapes[0][-1] != shapes[1][-1]:
+        raise InputError(f"expected two arrays with the same number of classes on the last axis, got shapes {shapes}")
+    if metric.wrong and (shapes[0] != shapes[1] or left.ndim != 2):
+        raise InputError(f"expected two arrays of the same shape (N, C) beside labels, got shapes {shapes}")
+    try:
+        shape = np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise InputError(f"expected leading axes that broadcast, got shapes {shapes}") from None
+    rows = [_broadcast(side, shape).reshape(int(np.prod(shape[:-1])), shape[-1]) for side in (left, right)]
+    return torch.from_numpy(_measure(rows, labels, [metric], np.array([[0, 1]]))[0, 0].reshape(shape[:-1]))
+
+
+def _teachers(logits: ArrayLike | Sequence[ArrayLike]) -> list[Any]:
+    teachers = [_real(rows, f"teacher {t}") for t, rows in enumerate(logits)]
+    if not teachers:
+        raise InputError("expected logits of at least one teacher, got none")
+    for t, rows in enumerate(teachers):
+        if rows.ndim != 2 or rows.shape != teachers[0].shape:
+            shapes = f"{tuple(rows.shape)} at teacher {t}, {tuple(teachers[0].shape)} at teacher 0"
+            raise InputError(f"expected logits of the same shape (N, C) for every teacher, got {shapes}")
+    return teachers
+
+
+def _real(values: ArrayLike, what: str) -> Any:
+    """Return the tensor or array that it is, checked to hold real numbers, without a copy."""
+    kept: Any = values.detach() if isinstance(values, Tensor) else np.asarray(values)
+    if isinstance(kept, Tensor):
+        real = not kept.is_complex() and kept.dtype != torch.bool
+    else:
+        real = kept.dtype.kind in "iu" or (kept.dtype.kind == "f" and kept.dtype.itemsize <= 8)
+    if not real:
+        raise InputError(f"expected real numbers of at most 64 bits in {what}, got dtype {kept.dtype}")
+    return kept
+
+
+def _floats(rows: Any, block: slice) -> NDArray[np.floating[Any]]:
+    if isinstance(rows, Tensor):  # NumPy has no bfloat16; float32 holds it exactly
+        kept = rows[block]
+        part = (kept.float() if kept.dtype == torch.bfloat16 else kept).cpu().numpy()
+    else:
+        part = rows[block]
+    native = part.dtype.newbyteorder("=") if part.dtype.kind == "f" else np.float64
+    return np.ascontiguousarray(part, dtype=native)
+
+
+def _bits(rows: Any, block: slice) -> NDArray[np.unsignedinteger[Any]]:
+    floats = _floats(rows, block)
+    return floats.view(f"u{floats.itemsize}")
+
+
+def _broadcast(rows: Any, shape: tuple[int, ...]) -> Any:
+    return rows.expand(shape) if isinstance(rows, Tensor) else np.broadcast_to(rows, shape)

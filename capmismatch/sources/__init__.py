@@ -1,0 +1,1 @@
+"""Where teachers come from: one small file for each kind of source, each with a function ``load(rest, **options)``."""

@@ -1,0 +1,159 @@
+"""``ckpt:PATTERN``: one's own checkpoints, each with a builder that makes its network. Read with weights only."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from capmismatch.errors import InputError
+from capmismatch.families import Teacher
+
+WRAPPINGS = ("state_dict", "model_state_dict", "model", "net")
+
+
+def load(
+    pattern: str,
+    *,
+    builder: str | Callable[[str], nn.Module],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    base: str | Path = ".",
+) -> tuple[list[Teacher], None]:
+    """The teachers whose checkpoints match `pattern`; each is built and loaded once here, so that errors come early."""
+    files = [Path(file) for file in sorted(glob.glob(str(Path(base, pattern).expanduser())))]
+    if not files:
+        raise InputError(f"no checkpoint matches {str(Path(base, pattern))!r}")
+    build = _builder(builder, Path(base))
+    prepare = Normalise(mean, std)
+    teachers = []
+    for file in files:
+        network = _network(file, build)
+        teachers.append(
+            Teacher(
+                family=file.resolve().parent.name,
+                name=file.stem,
+                params=sum(p.numel() for p in network.parameters()),
+                source=f"ckpt:{file.name}",
+                weights_hash=hashlib.sha256(file.read_bytes()).hexdigest(),
+                preprocessing=repr(prepare),
+                module=lambda file=file: _network(file, build),
+                prepare=prepare,
+            )
+        )
+    return teachers, None
+
+
+def _network(file: Path, build: Callable[[str], nn.Module]) -> nn.Module:
+    network = build(file.stem)
+    if not isinstance(network, nn.Module):
+        raise InputError(f"the builder gave {type(network).__name__} for {file.stem!r}, not a torch.nn.Module")
+    weights = read_state_dict(file)
+    own = network.state_dict()
+    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    # Counters of batch norms came after many published checkpoints; nothing in eval mode reads them.
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    odd = [f"{k} {tuple(weights[k].shape)}, expected {tuple(own[k].shape)}" for k in own.keys() & weights.keys()
+           if own[k].shape != weights[k].shape]
+    if missing or extra or odd:
+        parts = [f"{title}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+                 for title, names in (("missing", missing), ("unexpected", extra), ("of another shape", odd)) if names]
+        raise InputError(f"{file} does not fit the network that the builder made for {file.stem!r}; {'; '.join(parts)}")
+    network.load_state_dict(weights, strict=False)
+    return network.eval()
+
+
+def read_state_dict(file: Path) -> dict[str, Tensor]:
+    """Weights of a checkpoint, unwrapped from what trainers put around them. Runs no code from the file."""
+    try:
+        if file.suffix == ".safetensors":
+            found: Any = load_file(file)
+        else:
+            found = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"there is no file {file}") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file} is not a readable checkpoint: {error}") from None
+    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError ... on hostile or broken files
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise InputError(
+            f"{file} cannot be read with weights only, and capmismatch never runs code from a checkpoint: {reason} "
+            "Save its state_dict() instead."
+        ) from None
+    for wrapping in WRAPPINGS:
+        if isinstance(found, dict) and isinstance(found.get(wrapping), dict):
+            found = found[wrapping]
+            break
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise InputError(f"{file} holds no state dict: expected a mapping from names to tensors, perhaps under {list(WRAPPINGS)}")
+    return {key.removeprefix("module."): value for key, value in found.items()}
+
+
+def _builder(builder: str | Callable[[str], nn.Module], base: Path) -> Callable[[str], nn.Module]:
+    if callable(builder):
+        return builder
+    place, _, rest = builder.partition(":")
+    if not rest:
+        raise InputError(f"expected builder like 'module:function' or 'arch:NAME', got {builder!r}")
+    if place == "arch":
+        from capmismatch import architectures
+
+        return lambda stem: architectures.build(rest.replace("{stem}", stem))
+    sys.path.insert(0, str(base.resolve()))  # a module beside the study file is found
+    try:
+        module = importlib.import_module(place)
+    except ImportError as error:
+        raise InputError(f"cannot import the builder's module {place!r} (looked in {base.resolve()} too): {error}") from None
+    finally:
+        sys.path.remove(str(base.resolve()))
+    function = getattr(module, rest, None)
+    if not callable(function):
+        names = [name for name in vars(module) if callable(getattr(module, name)) and not name.startswith("_")]
+        raise InputError(f"module {place!r} has no function {rest!r}; it has {names}")
+    return function
+
+
+class Normalise:
+    """Raw inputs as a float32 tensor: uint8 images (n, H, W, C) become (n, C, H, W) in [0, 1], then (x - mean) / std.
+
+    Examples
+    --------
+    >>> Normalise([0.5], [0.25])(np.full((1, 2, 2, 1), 255, np.uint8)).flatten()
+    tensor([2., 2., 2., 2.])
+    """
+
+    def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> None:
+        if (mean is None) != (std is None):
+            raise InputError(f"expected both mean and std, or neither, got mean={mean!r}, std={std!r}")
+        if std is not None and not all(value > 0 for value in std):
+            raise InputError(f"expected positive std, got {list(std)!r}")
+        self.mean = None if mean is None else torch.tensor(list(mean), dtype=torch.float32)
+        self.std = None if std is None else torch.tensor(list(std), dtype=torch.float32)
+
+    def __call__(self, inputs: NDArray[Any]) -> Tensor:
+        x = torch.from_numpy(np.array(inputs, order="C"))
+        if x.dtype == torch.uint8 and x.ndim == 4:
+            x = x.permute(0, 3, 1, 2).contiguous().to(torch.float32) / 255
+        x = x.to(torch.float32)
+        if self.mean is None or self.std is None:
+            return x
+        if x.shape[1] != len(self.mean):
+            raise InputError(f"expected inputs of {len(self.mean)} channels, as mean and std have, got shape {tuple(x.shape)}")
+        shape = (1, -1) + (1,) * (x.ndim - 2)
+        return (x - self.mean.view(shape)) / self.std.view(shape)
+
+    def __repr__(self) -> str:
+        if self.mean is None or self.std is None:
+            return "Normalise()"
+        return f"Normalise(mean={[round(v, 6) for v in self.mean.tolist()]}, std={[round(v, 6) for v in self.std.tolist()]})"

@@ -1,0 +1,112 @@
+"""``letters:mlp``: a family of multi-layer perceptrons trained here on UCI Letter Recognition, in seconds each."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from capmismatch._files import hash_of, replacing
+from capmismatch.datasets import Dataset, load_dataset
+from capmismatch.distill import Recipe, fit
+from capmismatch.errors import InputError
+from capmismatch.families import Teacher
+
+WIDTHS = (12, 24, 48, 96, 192, 384, 768, 1024)
+SPLIT = {"train": 2000, "val": 6000, "test": 12000}
+RECIPE = Recipe(epochs=40, batch_size=100)
+
+
+def prepare(inputs: Any) -> Tensor:
+    """The 16 features, 0 to 15, centred and scaled: (x - 7) / 3."""
+    return (torch.as_tensor(inputs).to(torch.float32) - 7) / 3
+
+
+def build(width: int) -> nn.Module:
+    """Two hidden layers of `width` units, 16 features in, 26 letters out."""
+    from capmismatch import architectures
+
+    return architectures.build(f"mlp{width}x{width}", 26, in_features=16)
+
+
+def load(
+    which: str,
+    *,
+    widths: Sequence[int] = WIDTHS,
+    seeds: int = 2,
+    train: Dataset | None = None,
+    folder: str | Path | None = None,
+    base: str | Path = ".",
+) -> tuple[list[Teacher], None]:
+    """One teacher a width and seed; each is trained when first needed, and its weights are kept in `folder`.
+
+    Parameters
+    ----------
+    which : "mlp"
+    widths : of both hidden layers
+    seeds : training runs a width
+    train : rows to train on; by default the 2,000 of the embedded study
+    folder : where weights are kept, by default ``$CAPMISMATCH_CACHE`` or ``~/.cache/capmismatch``
+    """
+    if which != "mlp":
+        raise InputError(f"the letters source has one architecture, 'letters:mlp', not {'letters:' + which!r}")
+    if seeds < 1 or not widths:
+        raise InputError(f"expected at least one width and one seed, got widths={list(widths)}, seeds={seeds}")
+    rows = train if train is not None else load_dataset("letters", split=SPLIT).part("train")
+    home = Path(base, folder) if folder is not None else cache_folder() / "letters"
+    teachers = []
+    for width in widths:
+        params = sum(p.numel() for p in build(width).parameters())
+        for seed in range(seeds):
+            recipe = {"width": width, "seed": seed, "data": rows.rows.fingerprint, "recipe": repr(RECIPE)}
+            teachers.append(
+                Teacher(
+                    family="mlp", name=f"mlp{width}", seed=seed, params=params, source="letters:mlp",
+                    weights_hash=hash_of(recipe), preprocessing="(x - 7) / 3",
+                    module=_maker(width, seed, rows, home / f"mlp{width}-s{seed}-{hash_of(recipe)}.safetensors"),
+                    prepare=prepare,
+                )
+            )
+    return teachers, None
+
+
+def _maker(width: int, seed: int, rows: Dataset, file: Path) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(file.with_suffix(".lock")):
+            torch.manual_seed(int(hashlib.sha256(f"teacher {width} {seed}".encode()).hexdigest()[:8], 16))
+            network = build(width)
+            if not file.exists():
+                views = torch.from_numpy(rows.inputs)[None]
+                with one_thread():  # these networks are so small that a second thread only costs
+                    fit(network, views, torch.from_numpy(rows.labels), RECIPE, seed=seed, prepare=prepare)
+                with replacing(file) as temporary:
+                    temporary.write_bytes(save(network.state_dict()))
+            network.load_state_dict(load_file(file))
+        return network.eval()
+
+    return make
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def cache_folder() -> Path:
+    """Where capmismatch keeps weights that it trained outside a study."""
+    return Path(os.environ.get("CAPMISMATCH_CACHE", Path.home() / ".cache" / "capmismatch"))

@@ -1,0 +1,407 @@
+"""A study: one folder, one ``study.toml``, and the stages from teachers to a pick.
+
+::
+
+    my-study/  study.toml  teachers/  bank/  runs/  tables/*.parquet  figures/*  report.html
+
+Each stage reads what the stage before left and writes its own files, so each can be run again, resumed and inspected alone.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from capmismatch._config import parse
+from capmismatch._files import hash_of, write_json, write_table
+from capmismatch.errors import InputError
+from capmismatch.methods import Method
+from capmismatch.views import Views
+
+if TYPE_CHECKING:
+    from capmismatch.bank import LogitBank
+    from capmismatch.datasets import Dataset
+    from capmismatch.distill import Recipe
+    from capmismatch.families import Family
+    from capmismatch.pick import Choice
+
+STAGES = ("collect", "probe", "ranks", "isats", "distill", "correlate", "pick", "plot", "report")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where examples come from: ``[data]``.
+
+    Attributes
+    ----------
+    source : as `load_dataset` takes it; its rows are split by `split`
+    split : part -> count or share; "val" and "test" rows go into the bank, "train" rows teach students
+    train : another source for the training rows; then `split` has no "train"
+    train_rows : how many of that source's rows to take, stratified by class; all by default
+    seed : of the splits
+    """
+
+    source: str
+    split: dict[str, int | float] = field(default_factory=lambda: {"val": 0.5, "test": 0.5})
+    train: str | None = None
+    train_rows: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """``[probe]``: temperatures, and which probes (all by default)."""
+
+    taus: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class RanksConfig:
+    """``[ranks]``: the temperature of the affinity matrices."""
+
+    tau: float = 4.0
+
+
+@dataclass(frozen=True)
+class IsatsConfig:
+    """``[isats]``: as `capmismatch.restored_variance` takes them."""
+
+    tau_target: float = 4.0
+    tau_other: float = 3.0
+    constraint: str = "order"
+    margin: float = 0.0
+    center: str = "mean"
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """``[collect]``: batch size, stored precision and device of the teachers' forward passes."""
+
+    batch_size: int = 256
+    dtype: str = "float32"
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """``[distill]``: which students, settings, seeds, and how they are trained.
+
+    Attributes
+    ----------
+    students : names of architectures, see `capmismatch.architectures.names`
+    methods : settings, see `capmismatch.methods.Method`; written as ``[[distill.methods]]``
+    seeds : training runs a setting; run s takes the teacher's run s modulo its number of runs
+    views : stored views of the training inputs, see `capmismatch.views.Views`
+    recipe : see `capmismatch.distill.Recipe`
+    center, scale : raw inputs become (x - center) / scale; images are brought to [0, 1] first, and take one number a channel
+    """
+
+    students: tuple[str, ...]
+    methods: tuple[Method, ...]
+    seeds: int = 2
+    views: Views = field(default_factory=Views)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    center: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = (1.0,)
+
+
+@dataclass(frozen=True)
+class CorrelateConfig:
+    """``[correlate]``: bootstrap replicates and seed."""
+
+    n_boot: int = 2000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """A whole ``study.toml``."""
+
+    name: str
+    data: DataConfig
+    family: tuple[dict[str, Any], ...]
+    distill: DistillConfig | None = None
+    results: str | None = None
+    question: str = ""
+    collect: CollectConfig = field(default_factory=CollectConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    ranks: RanksConfig = field(default_factory=RanksConfig)
+    isats: IsatsConfig = field(default_factory=IsatsConfig)
+    correlate: CorrelateConfig = field(default_factory=CorrelateConfig)
+
+
+class Study:
+    """A study file and the folder beside it where its stages leave their files.
+
+    Parameters
+    ----------
+    file : the ``study.toml``
+    folder : where results go; by default the file's own folder
+    workers : processes that train students side by side
+    progress : whether to show bars
+    """
+
+    def __init__(
+        self, file: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None, *, workers: int = 1,
+        progress: bool = True,
+    ) -> None:
+        self.file = Path(file).resolve()
+        if not self.file.exists():
+            raise InputError(f"there is no study file {file}")
+        try:
+            table = tomllib.loads(self.file.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{file} is not TOML: {error}") from None
+        self.config = parse(StudyConfig, table, f"{self.file.name}")
+        if not self.config.family:
+            raise InputError(f"{file} names no family: expected at least one [[family]] with a source")
+        self.folder = Path(folder).resolve() if folder is not None else self.file.parent
+        self.workers, self.progress = workers, progress
+        if self.config.distill is not None:
+            _check_labels(self.config.distill.methods)
+
+    # --- what the file says, loaded ------------------------------------------------------------------------------------
+
+    @property
+    def base(self) -> Path:
+        """Folder that relative paths in the study file start from."""
+        return self.file.parent
+
+    @cached_property
+    def _whole(self) -> Dataset:
+        from capmismatch.datasets import load_dataset
+
+        data = self.config.data
+        return load_dataset(data.source, split=data.split, seed=data.seed, base=self.base)
+
+    @cached_property
+    def eval_data(self) -> Dataset:
+        """Validation and test rows."""
+        import numpy as np
+
+        rows = np.flatnonzero(self._whole.rows.split != "train")
+        if not len(rows):
+            raise InputError(f"[data] split of {self.file.name} leaves no validation or test rows: {self.config.data.split}")
+        return self._whole.take(rows)
+
+    @cached_property
+    def train_data(self) -> Dataset:
+        """Training rows of the students."""
+        from capmismatch.datasets import load_dataset
+
+        data = self.config.data
+        if data.train is None:
+            if "train" not in data.split:
+                raise InputError(f"{self.file.name} names no training rows: give [data] a 'train' source or split")
+            return self._whole.part("train")
+        if data.train_rows is not None:
+            return load_dataset(data.train, split={"train": data.train_rows}, seed=data.seed, base=self.base)
+        return load_dataset(data.train, split={"train": 1.0}, seed=data.seed, base=self.base)
+
+    @cached_property
+    def family(self) -> Family:
+        """All teachers of all ``[[family]]`` tables."""
+        from capmismatch.families import Family, load_family
+
+        teachers: list[Any] = []
+        for number, table in enumerate(self.config.family):
+            options = dict(table)
+            source = options.pop("source", None)
+            if not isinstance(source, str):
+                raise InputError(f"[[family]] number {number + 1} of {self.file.name} lacks the key 'source'")
+            options["base"] = self.base
+            if source.startswith("letters:"):
+                options["base"] = self.folder
+                options.setdefault("folder", "teachers")
+                options["train"] = self.train_data
+            try:
+                teachers += load_family(source, **options).teachers
+            except TypeError as error:
+                raise InputError(f"[[family]] number {number + 1} of {self.file.name}: {error}") from None
+        return Family(teachers)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """How students are trained."""
+        from capmismatch.distill import Recipe
+
+        return parse(Recipe, self._distill.recipe, "[distill.recipe]")
+
+    @property
+    def _distill(self) -> DistillConfig:
+        if self.config.distill is None:
+            raise InputError(f"{self.file.name} has no [distill]: add students and methods, or name a results file")
+        return self.config.distill
+
+    # --- stages ----------------------------------------------------------------------------------------------------------
+
+    def collect(self) -> LogitBank:
+        """Logits of every teacher on validation and test rows."""
+        from capmismatch.collect import collect
+
+        settings = self.config.collect
+        return collect(
+            self.family, self.eval_data, self.folder / "bank", batch_size=settings.batch_size, dtype=settings.dtype,
+            device=settings.device, progress=self.progress,
+        )
+
+    @property
+    def bank(self) -> LogitBank:
+        """The collected bank."""
+        from capmismatch.bank import LogitBank
+
+        return LogitBank(self.folder / "bank")
+
+    def view_bank(self, number: int) -> LogitBank:
+        """Logits of every teacher on view `number` of the training rows; collected where missing."""
+        from capmismatch.collect import collect
+
+        settings, views = self.config.collect, self._distill.views
+        train = self.train_data
+        seen = train.with_inputs(views.make(train.inputs, number), f"{train.name} {views.name(number)}")
+        return collect(
+            self.family, seen, self.folder / "bank" / "views" / views.name(number), batch_size=settings.batch_size,
+            dtype=settings.dtype, device=settings.device, progress=False,
+        )
+
+    def probe(self) -> pd.DataFrame:
+        """The probes table, on validation and on test rows."""
+        from capmismatch.diagnose import probe
+
+        bank, settings = self.bank, self.config.probe
+        return self._table("probes", bank, settings, lambda: pd.concat(
+            [probe(bank, settings.taus, settings.names, split=split, progress=self.progress) for split in _splits(bank)],
+            ignore_index=True,
+        ))
+
+    def ranks(self) -> pd.DataFrame:
+        """The table of class-rank stability; beside it, the affinity matrices."""
+        from capmismatch.diagnose import affinity, rank_stability
+
+        bank, settings = self.bank, self.config.ranks
+        split = _splits(bank)[0]
+        self._table("affinity", bank, settings, lambda: affinity(bank, settings.tau, split=split))
+        return self._table(
+            "ranks", bank, settings,
+            lambda: rank_stability(bank, tau=settings.tau, split=split, progress=self.progress),
+        )
+
+    def isats(self) -> pd.DataFrame:
+        """The table of restored variance."""
+        from capmismatch.diagnose import restored_variance
+
+        bank, s = self.bank, self.config.isats
+        return self._table("restored", bank, s, lambda: restored_variance(
+            bank, s.tau_target, tau_other=s.tau_other, constraint=s.constraint, margin=s.margin, center=s.center,
+            split=_splits(bank)[0], progress=self.progress,
+        ))
+
+    def distill(self) -> pd.DataFrame:
+        """The results table: every student, setting and seed, each a run that is kept."""
+        from capmismatch.grid import run_grid
+        from capmismatch.results import load_results
+
+        if self.config.results is not None:
+            results = load_results(self.base / self.config.results)
+        else:
+            results = run_grid(self)
+        write_table(self.folder / "tables" / "results.parquet", results)
+        return results
+
+    def correlate(self) -> pd.DataFrame:
+        """The links table: probes against students."""
+        from capmismatch.correlate import correlate
+
+        s = self.config.correlate
+        split = _splits(self.bank)[0]
+        probes = self.load("probes")
+        links = correlate(probes, self.load("results"), probe_split=split, n_boot=s.n_boot, seed=s.seed)
+        write_table(self.folder / "tables" / "links.parquet", links)
+        return links
+
+    def pick(self) -> Choice:
+        """The choice of a teacher; from students' results where there are any."""
+        from capmismatch.pick import pick
+
+        results = self.load("results") if self.has("results") else None
+        choice = pick(self.load("probes"), results, split=_splits(self.bank)[0])
+        write_table(self.folder / "tables" / "pick.parquet", choice.table)
+        return choice
+
+    def plot(self) -> list[Path]:
+        """Draw every figure that the tables allow; PDF, PNG and CSV each."""
+        from capmismatch.gallery import draw_all
+
+        return draw_all(self)
+
+    def report(self) -> Path:
+        """Write report.html."""
+        from capmismatch.report import write_report
+
+        return write_report(self)
+
+    def run(self) -> Choice:
+        """All stages in order."""
+        self.collect()
+        self.probe()
+        self.ranks()
+        self.isats()
+        if self.config.distill is not None or self.config.results is not None:
+            self.distill()
+            self.correlate()
+        choice = self.pick()
+        self.plot()
+        self.report()
+        return choice
+
+    # --- tables ----------------------------------------------------------------------------------------------------------
+
+    def has(self, table: str) -> bool:
+        """Whether a table has been made."""
+        return (self.folder / "tables" / f"{table}.parquet").exists()
+
+    def load(self, table: str) -> pd.DataFrame:
+        """A table that a stage left."""
+        file = self.folder / "tables" / f"{table}.parquet"
+        if not file.exists():
+            made_by = {"probes": "probe", "affinity": "ranks", "restored": "isats", "results": "distill",
+                       "links": "correlate"}.get(table, table)
+            raise InputError(f"there is no table {table!r} in {self.folder}: run `capmismatch {made_by} {self.file.name}` first")
+        return pd.read_parquet(file)
+
+    def _table(self, name: str, bank: LogitBank, settings: Any, make: Any) -> pd.DataFrame:
+        """A table, made anew only if the bank or the settings changed since."""
+        file = self.folder / "tables" / f"{name}.parquet"
+        stamp = hash_of([repr(settings), bank.rows.fingerprint, [[r.key, r.sha256] for r in bank.teachers]])
+        beside = file.with_suffix(".json")
+        if file.exists() and beside.exists() and stamp in beside.read_text():
+            return pd.read_parquet(file)
+        frame = make()
+        write_table(file, frame)
+        write_json(beside, {"made_from": stamp})
+        return frame
+
+
+def _splits(bank: LogitBank) -> list[str]:
+    """Splits of a bank to measure on, the one for choosing first."""
+    return [name for name in ("val", "test") if (bank.rows.split == name).any()]
+
+
+def _check_labels(methods: tuple[Method, ...]) -> None:
+    labels = [method.label for method in methods]
+    double = next((label for label in labels if labels.count(label) > 1), None)
+    if double:
+        raise InputError(f"two [[distill.methods]] are both {double!r}: leave one out")
+
+
+def load_study(file: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None, **options: Any) -> Study:
+    """Open a study; the same as ``Study(file, folder)``."""
+    return Study(file, folder, **options)

@@ -1,0 +1,373 @@
+r"""Soft labels: the softmax at a temperature, ATS, and ISATS.
+
+With logits `f` of shape (N, C) and labels `y`, all three divide the logits by temperatures and take **one** softmax over
+all classes; they differ in which temperature a class gets:
+
+====== ======================== ===========================================================
+name   the target's logit       the wrong classes' logits
+====== ======================== ===========================================================
+TS     f_y / tau                f_c / tau
+ATS    f_y / tau_target         f_c / tau_other
+ISATS  f_y / tau_target         f_c / tau_other(i), per example, to maximise the derived variance
+====== ======================== ===========================================================
+
+Two traps, and what stands against them:
+
+* ATS and ISATS are not shift-invariant: adding a constant to all logits changes the result. ``center="mean"`` (the
+  default) subtracts each row's mean first.
+* The variance often grows without end as tau_other shrinks, until one wrong class takes all the mass. `isats` therefore
+  maximises under a constraint; see there.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from capmismatch._arrays import ArrayLike, as_logits, as_pair, widest_float
+from capmismatch.errors import InputError, must_be_one_of, must_be_positive
+
+CENTERS = ("mean", "none")
+CONSTRAINTS = ("order", "anchor", "none")
+
+
+def soften(logits: ArrayLike, labels: ArrayLike = None, tau: float = 1.0) -> Tensor:
+    r"""Softmax at a temperature, :math:`p_c = e^{f_c/\tau} / \sum_j e^{f_j/\tau}` (Hinton et al. 2015, arXiv 1503.02531).
+
+    Parameters
+    ----------
+    logits : (N, C) tensor or array
+    labels : ignored; it stands here so that `soften`, `ats` and `isats` are called alike
+    tau : positive temperature
+
+    Returns
+    -------
+    (N, C) tensor of probabilities, float32 or wider, differentiable in `logits`.
+
+    Examples
+    --------
+    >>> soften([[2.0, 0.0, 0.0]], tau=2.0).round(decimals=3)
+    tensor([[0.5760, 0.2120, 0.2120]])
+    """
+    must_be_positive(tau, "tau")
+    return torch.softmax(as_logits(logits) / tau, dim=1)
+
+
+def ats(
+    logits: ArrayLike, labels: ArrayLike, tau_target: float = 4.0, tau_other: float = 2.0, *, center: str = "mean"
+) -> Tensor:
+    r"""Asymmetric temperature scaling: the target's logit over `tau_target`, the others' over `tau_other`.
+
+    Parameters
+    ----------
+    logits : (N, C) tensor or array
+    labels : (N,) integers in [0, C)
+    tau_target, tau_other : positive temperatures; equal ones give plain temperature scaling
+    center : "mean" subtracts each row's mean logit first, "none" takes the logits as they are
+
+    Returns
+    -------
+    (N, C) tensor of probabilities, float32 or wider, differentiable in `logits`.
+
+    References
+    ----------
+    Li et al., "Asymmetric temperature scaling makes larger networks teach well again", NeurIPS 2022, arXiv 2210.04427.
+
+    Examples
+    --------
+    >>> ats([[3.0, 0.0, -3.0]], [0], tau_target=3.0, tau_other=1.5).round(decimals=3)
+    tensor([[0.7050, 0.2590, 0.0350]])
+    """
+    must_be_positive(tau_target, "tau_target")
+    must_be_positive(tau_other, "tau_other")
+    f, y = as_pair(logits, labels)
+    return torch.softmax(_asymmetric(_centered(f, center), y, tau_target, tau_other), dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class ISATSResult:
+    """What `isats` found, example by example; every field is a tensor of N rows.
+
+    Attributes
+    ----------
+    probs : (N, C) soft labels, in the logits' own precision (float32 at least)
+    tau_other : (N,) the temperature of the wrong classes
+    at_bound : (N,) bool, whether `tau_other` sits on an end of `bounds`
+    constrained : (N,) bool, whether the constraint, not the maximum or a bound, set `tau_other`
+    target_prob : (N,) p_y under the result
+    variance, variance_before : (N,) derived variance under the result, and under plain ``tau = tau_target``
+    flipped : (N,) bool, whether the arg max of `probs` differs from that of the logits
+    """
+
+    probs: Tensor
+    tau_other: Tensor
+    at_bound: Tensor
+    constrained: Tensor
+    target_prob: Tensor
+    variance: Tensor
+    variance_before: Tensor
+    flipped: Tensor
+
+    def __repr__(self) -> str:
+        rows, classes = self.probs.shape
+        if rows == 0:
+            return f"ISATSResult(0 examples, {classes} classes)"
+        low, middle, high = self.tau_other.double().quantile(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64).to(self.probs.device))
+        return (
+            f"ISATSResult({rows} examples, {classes} classes: tau_other {middle:.2f} [{low:.2f}, {high:.2f}], "
+            f"at_bound {self.at_bound.double().mean():.1%}, p_y {self.target_prob.mean():.3f}, "
+            f"variance x{self.variance.mean() / self.variance_before.mean():.2f}, flipped {self.flipped.double().mean():.1%})"
+        )
+
+
+def isats(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    tau_target: float = 4.0,
+    bounds: tuple[float, float] = (0.5, 8.0),
+    *,
+    constraint: str = "order",
+    center: str = "mean",
+    margin: float = 0.0,
+) -> ISATSResult:
+    r"""Per-example asymmetric temperature scaling that maximises the derived variance.
+
+    For each example, with the target's logit over `tau_target`, `tau_other` in `bounds` is chosen to maximise the variance
+    of the probabilities over the wrong classes, :math:`v(q) = (1 - p_y)^2 \, v(\tilde q)`. The search is exact: a coarse
+    scan finds the best bracket, then the root of the derivative is closed in on to 1e-9 in log tau_other.
+
+    Parameters
+    ----------
+    logits : (N, C) tensor or array of the teacher
+    labels : (N,) integers in [0, C)
+    tau_target : positive temperature of the target's logit
+    bounds : (low, high), 0 < low < high, between which tau_other is searched
+    constraint : what keeps the variance from growing by handing all mass to one wrong class
+
+        * "order": the target stays on top of every example where the teacher has it there,
+          :math:`f_y/\tau_{target} - \max_c f_c/\tau_{other} \ge margin`. Where no tau_other in `bounds` reaches the margin,
+          the one that comes nearest is taken.
+        * "anchor": logits are taken relative to the target's, so p_y never falls below its value at the flattest
+          temperature. `center` and `tau_target` have no effect then.
+        * "none": the literal arg max. It runs into the lower bound on most examples of real networks, and warns.
+    center : "mean" or "none", as in `ats`
+    margin : only with "order": how far, in logits after division, the target has to stay on top; >= 0
+
+    Returns
+    -------
+    ISATSResult
+
+    References
+    ----------
+    Fan, Li, Zhan, "Exploring dark knowledge under various teacher capacities and addressing capacity mismatch",
+    Frontiers of Computer Science 2026, 20(6): 2006333 (arXiv 2405.13078). The constraints are capmismatch's own.
+
+    Examples
+    --------
+    >>> found = isats([[9.0, 3.0, -5.0, -7.0]], [0], tau_target=4.0)
+    >>> round(float(found.tau_other[0]), 3), bool(found.flipped[0])
+    (1.333, False)
+    """
+    must_be_positive(tau_target, "tau_target")
+    must_be_one_of(constraint, CONSTRAINTS, "constraint")
+    must_be_one_of(center, CENTERS, "center")
+    low, high = _checked_bounds(bounds)
+    if not (isinstance(margin, int | float) and 0 <= margin < float("inf")):
+        raise InputError(f"margin must be a number >= 0, got {margin!r}")
+    if margin and constraint != "order":
+        raise InputError(f"margin belongs to constraint 'order', got margin={margin!r} with constraint={constraint!r}")
+
+    given, y = as_pair(logits, labels)
+    wide = given.detach().to(widest_float(given))
+    f = _relative(wide, y) if constraint == "anchor" else _centered(wide, center)
+    on_top = f.argmax(1) == y  # arg max takes the first of equal logits, here and in `flipped` below
+    search = _Search(f, y, tau_target)
+    lower, upper = torch.full_like(search.target, low), torch.full_like(search.target, high)
+    if constraint == "order":
+        lower, upper = _order_interval(search, on_top, margin, lower, upper)
+    tau_other = search.maximise(lower, upper)
+
+    at_bound = (tau_other <= low) | (tau_other >= high)
+    on_edge = (tau_other <= lower) | (tau_other >= upper)
+    log_p, variance = search.evaluate(tau_other)
+    variance_before = _Search(wide, y, tau_target).evaluate(torch.full_like(tau_other, tau_target))[1]
+    if constraint == "none" and len(y) and float((tau_other <= low).double().mean()) > 0.5:
+        warnings.warn(
+            f"ISATS without a constraint sits on its lower bound (tau_other = {low:g}) for "
+            f"{float((tau_other <= low).double().mean()):.0%} of the examples: the variance grew by handing the mass to one "
+            "wrong class. Use constraint='order' or 'anchor'.",
+            stacklevel=2,
+        )
+    flipped = log_p.argmax(1) != f.argmax(1)
+    if constraint == "order":  # on the edge of margin 0 the target and the runner-up tie: that is no flip
+        flipped &= ~(on_top & on_edge)
+    return ISATSResult(
+        probs=log_p.exp().to(given.dtype),
+        tau_other=tau_other,
+        at_bound=at_bound,
+        constrained=on_edge & ~at_bound,
+        target_prob=log_p.gather(1, y[:, None])[:, 0].exp(),
+        variance=variance,
+        variance_before=variance_before,
+        flipped=flipped,
+    )
+
+
+class _Search:
+    """The derived variance of each row as a function of its tau_other, and its maximiser.
+
+    With u = log tau_other, K = C - 1 and sums over wrong classes, the logarithm of the derived variance is
+    g(u) = 2 log(1 - p_y) + log(sum q~^2 / K - 1 / K^2), and with E = sum q~ f the mean wrong logit under q~,
+    g'(u) = -(1 / tau_other) (2 p_y E + 2 (sum q~^2 f - E sum q~^2) / (sum q~^2 - 1 / K)).
+    """
+
+    SCAN = 12  # points of the coarse scan: neighbours differ by at most 29 % in tau_other over the default bounds
+
+    def __init__(self, logits: Tensor, labels: Tensor, tau_target: float) -> None:
+        self.logits, self.labels = logits, labels
+        index = labels[:, None]
+        self.target = logits.gather(1, index)[:, 0] / tau_target
+        wrong = logits.scatter(1, index, -torch.inf)
+        self.top_wrong = wrong.amax(1)
+        # Measured from the largest wrong logit: exponents are <= 0, and the target's slot is masked by exp(-inf) = 0.
+        self.below = wrong - self.top_wrong[:, None]
+        self.below_finite = self.below.scatter(1, index, 0.0)
+
+    def slope_and_height(self, tau_other: Tensor) -> tuple[Tensor, Tensor]:
+        """g'(u), up to a positive factor, and g(u), each of shape (N,)."""
+        wrong_classes = self.logits.shape[1] - 1
+        e = torch.exp(self.below / tau_other[:, None])
+        total = e.sum(1)
+        e2 = e * e
+        squares = e2.sum(1) / total**2
+        weighted = _row_dot(e, self.below_finite) / total
+        weighted_squares = _row_dot(e2, self.below_finite) / total**2
+        spread = (squares - 1.0 / wrong_classes).clamp_min(torch.finfo(e.dtype).tiny)
+        log_odds = self.target - self.top_wrong / tau_other - total.log()
+        expected = weighted + self.top_wrong
+        slope = -(torch.sigmoid(log_odds) * expected + (weighted_squares - weighted * squares) / spread)
+        height = 2 * torch.nn.functional.logsigmoid(-log_odds) + spread.log()
+        return slope, height
+
+    def evaluate(self, tau_other: Tensor) -> tuple[Tensor, Tensor]:
+        """Log probabilities (N, C) and the derived variance (N,) at the given tau_other."""
+        e = torch.exp(self.below / tau_other[:, None])
+        log_total = e.sum(1).log() + self.top_wrong / tau_other
+        log_odds = self.target - log_total
+        log_wrong = torch.nn.functional.logsigmoid(-log_odds)
+        wrong_classes = self.logits.shape[1] - 1
+        q = e / e.sum(1, keepdim=True)
+        deviation = (q - 1.0 / wrong_classes).scatter(1, self.labels[:, None], 0.0)
+        variance = torch.exp(2 * log_wrong) * deviation.square().sum(1) / wrong_classes
+        log_p = self.logits / tau_other[:, None] - log_total[:, None] + log_wrong[:, None]
+        return log_p.scatter(1, self.labels[:, None], torch.nn.functional.logsigmoid(log_odds)[:, None]), variance
+
+    def rows(self, keep: Tensor) -> _Search:
+        """The same search on a subset of the rows."""
+        part = object.__new__(_Search)
+        for name, value in vars(self).items():
+            setattr(part, name, value[keep])
+        return part
+
+    def maximise(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """The maximiser of g over [lower, upper], row by row."""
+        fractions = torch.linspace(0, 1, self.SCAN, dtype=lower.dtype, device=lower.device)
+        start, stretch = lower.log(), upper.log() - lower.log()
+        slopes, heights = [], []
+        for fraction in fractions:
+            slope, height = self.slope_and_height((start + fraction * stretch).exp())
+            slopes.append(slope)
+            heights.append(height)
+        best = torch.stack(heights).argmax(0)
+        rising = torch.stack(slopes).gather(0, best[None])[0] > 0
+        # From the best point of the scan the maximum lies uphill, and before the next point, which is lower.
+        other = best + torch.where(rising, 1, -1)
+        at_end = (other < 0) | (other >= self.SCAN) | (stretch <= 0)
+        here, there = fractions[best], fractions[other.clamp(0, self.SCAN - 1)]
+        tau_other = torch.where(best == 0, lower, torch.where(best == self.SCAN - 1, upper, (start + here * stretch).exp()))
+        inside = (~at_end).nonzero()[:, 0]
+        if len(inside):
+            u = start + torch.stack([here, there]) * stretch
+            tau_other[inside] = _root(self.rows(inside), u[0, inside], u[1, inside]).exp()
+        return tau_other.clamp(lower, upper)
+
+
+def _root(search: _Search, a: Tensor, b: Tensor, tolerance: float = 1e-9) -> Tensor:
+    """The root of g'(u) between a, where g climbs towards b, and b: regula falsi with the Illinois rule, then bisection.
+
+    A row leaves when its bracket is narrower than `tolerance`, so the last rounds work on few rows.
+    """
+    result = torch.empty_like(a)
+    rows = torch.arange(len(a), device=a.device)
+    fa, fb = search.slope_and_height(a.exp())[0], search.slope_and_height(b.exp())[0]
+    side = torch.zeros_like(a)  # which end moved last: +1 a, -1 b
+    uphill = torch.sign(fa)
+    for step in range(200):
+        secant = (a * fb - b * fa) / (fb - fa)
+        middle = 0.5 * (a + b)
+        usable = torch.isfinite(secant) & (torch.minimum(a, b) < secant) & (secant < torch.maximum(a, b))
+        # Every third round bisects: the bracket shrinks even where the secant creeps.
+        c = torch.where(usable & (step % 3 != 2), secant, middle)
+        fc = search.slope_and_height(c.exp())[0]
+        moves_a = torch.sign(fc) == uphill
+        fb = torch.where(moves_a & (side == 1), fb / 2, torch.where(moves_a, fb, fc))
+        fa = torch.where(~moves_a & (side == -1), fa / 2, torch.where(moves_a, fc, fa))
+        a, b = torch.where(moves_a, c, a), torch.where(moves_a, b, c)
+        side = torch.where(moves_a, 1.0, -1.0).to(a.dtype)
+        done = ((b - a).abs() <= tolerance) | (fc == 0)
+        if bool(done.any()):
+            result[rows[done]] = torch.where(fc == 0, c, 0.5 * (a + b))[done]
+            keep = ~done
+            if not bool(keep.any()):
+                return result
+            rows, search = rows[keep], search.rows(keep)
+            a, b, fa, fb, side, uphill = (t[keep] for t in (a, b, fa, fb, side, uphill))
+    result[rows] = 0.5 * (a + b)
+    return result
+
+
+def _order_interval(
+    search: _Search, on_top: Tensor, margin: float, lower: Tensor, upper: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Narrow [lower, upper] to where f_y/tau_target - max_wrong f/tau_other >= margin, for rows with the target on top."""
+    room = search.target - margin  # the constraint reads top_wrong / tau_other <= room
+    limit = search.top_wrong / room
+    positive = search.top_wrong > 0
+    # top_wrong > 0: tau_other >= limit if there is room, else no tau_other will do and the largest comes nearest.
+    narrow_lower = torch.where(positive, torch.where(room > 0, limit, torch.inf), lower)
+    # top_wrong <= 0: always fulfilled with room >= 0, else tau_other <= limit.
+    narrow_upper = torch.where(~positive & (room < 0), limit, upper)
+    narrow_lower = torch.where(on_top, torch.maximum(lower, narrow_lower), lower)
+    narrow_upper = torch.where(on_top, torch.minimum(upper, narrow_upper), upper)
+    return torch.minimum(narrow_lower, upper), torch.maximum(narrow_upper, lower)
+
+
+def _asymmetric(f: Tensor, labels: Tensor, tau_target: float, tau_other: float) -> Tensor:
+    index = labels[:, None]
+    return (f / tau_other).scatter(1, index, f.gather(1, index) / tau_target)
+
+
+def _centered(f: Tensor, center: str) -> Tensor:
+    must_be_one_of(center, CENTERS, "center")
+    return f - f.mean(1, keepdim=True) if center == "mean" else f
+
+
+def _relative(f: Tensor, labels: Tensor) -> Tensor:
+    return f - f.gather(1, labels[:, None])
+
+
+def _row_dot(a: Tensor, b: Tensor) -> Tensor:
+    return torch.einsum("nc,nc->n", a, b)
+
+
+def _checked_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
+    try:
+        low, high = (float(end) for end in bounds)
+    except (TypeError, ValueError):
+        raise InputError(f"bounds must be two numbers (low, high), got {bounds!r}") from None
+    if not 0 < low < high < float("inf"):
+        raise InputError(f"bounds must be two numbers with 0 < low < high, got {bounds!r}")
+    return low, high

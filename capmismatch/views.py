@@ -1,0 +1,70 @@
+"""Stored views: augmented copies of the training inputs whose augmentation is fixed, so that a teacher has to see each once.
+
+A view is made from raw inputs by a seeded rule, kept as its parameters (kind, strength, seed, number) and made again where
+it is needed; the teachers' logits on it are collected into a bank of its own. Students then draw, for every example and
+epoch, one of the views, with the soft label that belongs to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from capmismatch.errors import InputError, must_be_one_of
+
+KINDS = ("none", "noise", "flip")
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which stored views of the training inputs there are.
+
+    Attributes
+    ----------
+    kind : "none" (the inputs themselves), "noise" (plus Gaussian noise), "flip" (view 0 as is, view 1 mirrored)
+    count : how many views
+    sigma : standard deviation of the noise, in units of the raw inputs
+    seed : of the noise
+    """
+
+    kind: str = "none"
+    count: int = 1
+    sigma: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        must_be_one_of(self.kind, KINDS, "kind of views")
+        if self.kind == "flip":
+            object.__setattr__(self, "count", 2)
+        if self.count < 1 or (self.kind == "none" and self.count != 1):
+            raise InputError(f"expected count of views >= 1, and 1 of kind 'none', got {self.count} of kind {self.kind!r}")
+        if (self.sigma > 0) != (self.kind == "noise"):
+            raise InputError(f"sigma > 0 belongs to views of kind 'noise', got sigma={self.sigma!r} with {self.kind!r}")
+
+    def name(self, number: int) -> str:
+        """A name for the view's folder, which tells what it holds."""
+        return {"none": "plain", "flip": f"flip-{number}"}.get(
+            self.kind, f"{self.kind}-{self.sigma:g}-seed{self.seed}-{number:03d}"
+        )
+
+    def make(self, inputs: NDArray[Any], number: int) -> NDArray[Any]:
+        """View `number` of raw inputs (n, ...); the same numbers every time.
+
+        Examples
+        --------
+        >>> Views("noise", count=2, sigma=1.0).make(np.zeros((1, 2)), 1).round(2)
+        array([[ 0.59, -0.83]], dtype=float32)
+        """
+        if not 0 <= number < self.count:
+            raise InputError(f"expected a view in [0, {self.count}), got {number}")
+        if self.kind == "noise":
+            generator = np.random.default_rng([self.seed, number])
+            return inputs.astype(np.float32) + np.float32(self.sigma) * generator.standard_normal(inputs.shape, np.float32)
+        if self.kind == "flip" and number == 1:
+            if inputs.ndim != 4:
+                raise InputError(f"views of kind 'flip' need images (n, H, W, C), got shape {inputs.shape}")
+            return np.ascontiguousarray(inputs[:, :, ::-1])
+        return inputs

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from capmismatch.correlate import LINK_COLUMNS, correlate
+from capmismatch.errors import InputError
+
+SCIPY = {"pearson": stats.pearsonr, "spearman": stats.spearmanr, "kendall": stats.kendalltau}
+SIGNS = {"derived_std": 1, "ece": -1}
+
+
+def tables(rng, sizes, *, runs=1, seeds=2, link=0.8, students=("cnn",), labels=("KD tau=4", "ISATS tau=4")):
+    """A probes and a results table of families with `sizes` teachers, where one latent quality drives most."""
+    probes, results = [], []
+    for f, count in enumerate(sizes):
+        for t in range(count):
+            unit, quality = (f"f{f}", f"t{t}"), rng.standard_normal()
+            for run in range(runs):
+                kinds = {
+                    ("derived_std", 4.0): quality + 0.3 * rng.standard_normal() + 10 * f,
+                    ("derived_std", 1.0): rng.standard_normal(),
+                    ("target_prob", 4.0): rng.standard_normal(),
+                    ("inherent_variance", 4.0): rng.standard_normal(),
+                    ("ece", np.nan): rng.standard_normal(),
+                    ("accuracy", np.nan): rng.standard_normal(),
+                }
+                for (probe, tau), value in kinds.items():
+                    probes.append((*unit, 1e5 * (t + 1), "val", run, tau, probe, value))
+                for student in students:
+                    for label in labels:
+                        for seed in range(seeds):
+                            y = link * quality + 0.6 * rng.standard_normal()
+                            results.append((*unit, run, student, label, "KD", seed, "test", y))
+    for student in students:
+        results.append(("", "", 0, student, "CE", "CE", 0, "test", 0.0))
+    return (
+        pd.DataFrame(probes, columns=["family", "teacher", "params", "split", "seed", "tau", "probe", "value"]),
+        pd.DataFrame(
+            results,
+            columns=["family", "teacher", "teacher_seed", "student", "label", "method", "seed", "split", "accuracy"],
+        ),
+    )
+
+
+@pytest.fixture
+def one_family():
+    return tables(np.random.default_rng(0), [8], runs=2)
+
+
+def means(probes, results, probe, tau, label):
+    at = probes["tau"].isna() if np.isnan(tau) else probes["tau"].eq(tau)
+    x = probes[probes["probe"].eq(probe) & at].groupby("teacher")["value"].mean()
+    y = results[results["label"].eq(label)].groupby(["teacher", "teacher_seed"])["accuracy"].mean()
+    return x, y.groupby("teacher").mean()
+
+
+def test_values_and_p_equal_scipys(one_family):
+    links = correlate(*one_family, expected_signs=SIGNS, n_boot=50)
+    assert list(links.columns) == list(LINK_COLUMNS)
+    assert len(links) == 6 * 2 * 3 and links["n"].eq(8).all()
+    assert "CE" not in set(links["label"])
+    for row in links.itertuples():
+        x, y = means(*one_family, row.probe, row.tau, row.label)
+        assert row.value == pytest.approx(SCIPY[row.metric](x, y)[0], abs=1e-12)
+        if row.metric == "kendall":
+            assert row.p == pytest.approx(stats.kendalltau(x, y, method="exact").pvalue, abs=1e-9)
+        assert row.low <= row.value <= row.high
+
+
+def test_partials_are_correlations_of_residuals(one_family):
+    probes, results = one_family
+    links = correlate(*one_family, expected_signs=SIGNS, n_boot=20).query(
+        "label == 'KD tau=4' and metric == 'spearman'"
+    )
+    row = links.query("probe == 'derived_std' and tau == 4").iloc[0]
+    x, y = means(probes, results, "derived_std", 4.0, "KD tau=4")
+    controls = {
+        "partial_accuracy": means(probes, results, "accuracy", np.nan, "KD tau=4")[0],
+        "partial_params": pd.Series({f"t{t}": t for t in range(8)}),
+        "partial_target_prob": means(probes, results, "target_prob", 4.0, "KD tau=4")[0],
+    }
+    for column, control in controls.items():
+        a, b, c = (stats.rankdata(v) for v in (x, y, control))
+        left, right = (v - np.polyval(np.polyfit(c, v, 1), c) for v in (a, b))
+        assert row[column] == pytest.approx(stats.pearsonr(left, right)[0])
+    assert np.isnan(links.query("probe == 'accuracy'")["partial_accuracy"]).all()
+    assert np.isnan(links.query("probe == 'ece'")["partial_target_prob"]).all()
+
+
+def test_correction_is_over_probes_of_the_same_student_label_and_metric(one_family):
+    links = correlate(*one_family, expected_signs=SIGNS, n_boot=20)
+    for _, part in links.groupby(["student", "label", "metric"]):
+        np.testing.assert_allclose(part["p_adjusted"], multipletests(part["p"], method="fdr_bh")[1])
+
+
+def test_sorted_by_spearman_and_deterministic(one_family):
+    links = correlate(*one_family, expected_signs=SIGNS, n_boot=100, seed=3)
+    strength = links.query("metric == 'spearman'")["value"].abs()
+    assert strength.is_monotonic_decreasing
+    pd.testing.assert_frame_equal(links, correlate(*one_family, expected_signs=SIGNS, n_boot=100, seed=3))
+    shuffled = [frame.sample(frac=1, random_state=1) for frame in one_family]
+    pd.testing.assert_frame_equal(links, correlate(*shuffled, expected_signs=SIGNS, n_boot=100, seed=3))
+
+
+def test_expected_signs_come_from_the_registry(one_family):
+    from capmismatch.probes import expected_signs
+
+    links = correlate(*one_family, n_boot=20)
+    known = links.set_index("probe")["expected_sign"].to_dict()
+    assert known["ece"] == expected_signs()["ece"]
+
+
+def test_families_are_compared_within():
+    probes, results = tables(np.random.default_rng(1), [5, 4, 1])
+    within = correlate(probes, results, expected_signs={}, n_boot=50)
+    assert within["n"].eq(9).all()  # a single teacher has nobody to be compared with
+    row = within.query("probe == 'derived_std' and tau == 4 and metric == 'pearson' and label == 'KD tau=4'").iloc[0]
+    frame = pd.DataFrame(
+        {
+            "x": probes.query("probe == 'derived_std' and tau == 4").groupby(["family", "teacher"])["value"].mean(),
+            "y": results.query("label == 'KD tau=4'").groupby(["family", "teacher"])["accuracy"].mean(),
+        }
+    ).drop("f2")
+    centred = frame - frame.groupby("family").transform("mean")
+    assert row["value"] == pytest.approx(centred.corr().iloc[0, 1])
+    across = correlate(probes, results, expected_signs={}, n_boot=50, within_family=False)
+    assert across["n"].eq(10).all()
+    value = across.query("probe == 'derived_std' and tau == 4 and metric == 'pearson' and label == 'KD tau=4'")["value"]
+    both = pd.DataFrame(
+        {
+            "x": probes.query("probe == 'derived_std' and tau == 4").groupby(["family", "teacher"])["value"].mean(),
+            "y": results.query("label == 'KD tau=4'").groupby(["family", "teacher"])["accuracy"].mean(),
+        }
+    )
+    assert value.iloc[0] == pytest.approx(both["x"].corr(both["y"]))
+
+
+def test_gaps_only_cost_the_links_they_touch(one_family):
+    probes, results = one_family
+    gone = probes["probe"].eq("ece") & probes["teacher"].isin(["t0", "t1"])
+    untaught = results["label"].eq("ISATS tau=4") & results["teacher"].eq("t7")
+    links = correlate(probes[~gone], results[~untaught], expected_signs={}, n_boot=20)
+    counts = links.groupby(["probe", "label"])["n"].first()
+    assert counts["ece", "KD tau=4"] == 6 and counts["ece", "ISATS tau=4"] == 5
+    assert counts["accuracy", "KD tau=4"] == 8 and counts["accuracy", "ISATS tau=4"] == 7
+
+
+def test_findings():
+    rng = np.random.default_rng(2)
+    probes, results = tables(rng, [9], link=3.0)
+    # A second probe that is confidence in disguise.
+    confident = probes["probe"].eq("target_prob")
+    quality = probes.query("probe == 'derived_std' and tau == 4").set_index("teacher")["value"]
+    probes.loc[confident, "value"] = probes.loc[confident, "teacher"].map(-quality)
+    links = correlate(probes, results, expected_signs={"derived_std": -1}, n_boot=200)
+    strong = links.query("probe == 'derived_std' and tau == 4")
+    assert strong["findings"].str.contains("CM005").all() and strong["findings"].str.contains("CM006").all()
+    assert not strong["findings"].str.contains("CM004").any()
+    noise = links.query("low < 0 and high > 0")
+    assert len(noise) and noise["findings"].str.contains("CM004").all()
+    assert not noise["findings"].str.contains("CM005").any()
+    assert not links["findings"].str.contains("CM003").any()
+    muted = correlate(probes, results, expected_signs={}, n_boot=20, mute=["CM004", "CM005"])
+    assert muted["findings"].eq("").all()
+
+
+def test_a_link_of_its_own_is_not_called_confidence():
+    probes, results = tables(np.random.default_rng(3), [9], link=3.0)
+    links = correlate(probes, results, expected_signs={}, n_boot=100)
+    assert not links.query("probe == 'derived_std' and tau == 4")["findings"].str.contains("CM005").any()
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_few_teachers(count):
+    links = correlate(*tables(np.random.default_rng(4), [count]), expected_signs={}, n_boot=20)
+    assert links["findings"].str.contains("CM003").all() and links["n"].eq(count).all()
+    assert links["value"].isna().all() == (count < 3)
+
+
+def test_runs_as_units(one_family):
+    links = correlate(*one_family, expected_signs={}, n_boot=20, unit="run")
+    assert links["n"].eq(16).all()
+
+
+def test_a_constant_probe_has_no_link(one_family):
+    probes, results = one_family
+    probes = probes.assign(value=probes["value"].where(probes["probe"].ne("ece"), 0.3))
+    row = correlate(probes, results, expected_signs={"ece": 1}, n_boot=20).query("probe == 'ece'")
+    assert row[["value", "low", "high", "p", "p_adjusted"]].isna().all(axis=None)
+    assert row["findings"].eq("").all()
+
+
+def test_errors(one_family):
+    probes, results = one_family
+    with pytest.raises(InputError, match="the probes table lacks the column 'tau'"):
+        correlate(probes.drop(columns="tau"), results)
+    with pytest.raises(InputError, match="the results table lacks the column 'label'"):
+        correlate(probes, results.drop(columns="label"))
+    with pytest.raises(InputError, match=r"the probes table has no rows for the split 'train'; it has \['val'\]"):
+        correlate(probes, results, probe_split="train")
+    with pytest.raises(InputError, match=r"the results table has no rows for the split 'val'; it has \['test'\]"):
+        correlate(probes, results, split="val")
+    with pytest.raises(InputError, match="no row with a teacher and an accuracy on split 'test'"):
+        correlate(probes, results[results["method"].eq("CE")])
+    other = results.assign(family=results["family"].replace("f0", "other"))
+    with pytest.raises(InputError, match=r"probes are of \['f0/t0', .*results of \['other/t0'"):
+        correlate(probes, other)
+    with pytest.raises(InputError, match="holds more than one row for family='f0', teacher='t0', probe="):
+        correlate(pd.concat([probes, probes.iloc[:1]]), results)
+    with pytest.raises(InputError, match="unit must be one of"):
+        correlate(probes, results, unit="example")
+
+
+def test_p_values_are_uniform_without_a_link_and_intervals_cover():
+    """A quick look at 200 families in one table: every label is a family's worth of independent students."""
+    rng = np.random.default_rng(5)
+    labels = tuple(f"l{i}" for i in range(200))
+    probes, results = tables(rng, [8], link=0.0, labels=labels)
+    probes = probes.query("probe == 'inherent_variance'")
+    links = correlate(probes, results, expected_signs={}, n_boot=200)
+    for _, part in links.groupby("metric"):
+        assert part["low"].lt(0).mul(part["high"].gt(0)).mean() == pytest.approx(0.95, abs=0.045)
+    assert stats.kstest(links.query("metric == 'pearson'")["p"], "uniform").pvalue > 0.01

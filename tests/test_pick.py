@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from capmismatch._rules import DEFAULT_RULE, RULES, rule_choices, teacher_probes
+from capmismatch.correlate import rows_of
+from capmismatch.errors import InputError
+from capmismatch.pick import Choice, pick
+
+SIZES = np.array([8, 14, 20, 26, 32, 56])
+QUALITY = np.array([-2.0, -1.0, 0.0, 2.0, 0.5, -1.5])  # of the students: the fourth teacher is the best
+
+
+def probe_table(rng, runs=1, taus=(4.0,), family="resnet"):
+    rows = []
+    for size, quality in zip(SIZES, QUALITY, strict=True):
+        for run in range(runs):
+            kinds = [("accuracy", np.nan, 0.8 + size / 1000), ("ece", np.nan, 0.01 + size / 1000)]
+            kinds += [("derived_std", tau, 0.05 + 0.004 * quality) for tau in taus]
+            for probe, tau, value in kinds:
+                noise = 0.0005 * rng.standard_normal() if runs > 1 else 0.0
+                rows.append((family, f"resnet{size}", size * 1e4, "val", run, tau, probe, value + noise, 0.0004, 5000))
+    columns = ["family", "teacher", "params", "split", "seed", "tau", "probe", "value", "se", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def result_table(rng, students=("cnn",), noise=0.001, step=0.006, plain=0.70, seeds=3, family="resnet"):
+    rows = []
+    for student, split in ((s, p) for s in students for p in ("val", "test")):
+        for seed in range(seeds):
+
+            def accuracy(mean):
+                return mean + noise * rng.standard_normal()
+
+            rows.append(("", "", 0, student, "CE", "CE", np.nan, seed, split, accuracy(plain), 10_000))
+            for size, quality in zip(SIZES, QUALITY, strict=True):
+                for label, method, tau, gain in (("KD tau=4", "KD", 4.0, 1.0), ("ATS tau=2", "ATS", 2.0, 0.5)):
+                    mean = 0.72 + gain * step * quality
+                    rows.append(
+                        (family, f"resnet{size}", 0, student, label, method, tau, seed, split, accuracy(mean), 10_000)
+                    )
+    columns = [
+        "family",
+        "teacher",
+        "teacher_seed",
+        "student",
+        "label",
+        "method",
+        "tau",
+        "seed",
+        "split",
+        "accuracy",
+        "n",
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@pytest.fixture
+def probes():
+    return probe_table(np.random.default_rng(0))
+
+
+@pytest.fixture
+def results():
+    return result_table(np.random.default_rng(1))
+
+
+def test_without_results_the_default_probe_decides(probes):
+    choice = pick(probes)
+    assert (choice.teacher, choice.family, choice.rule, choice.tau) == ("resnet26", "resnet", DEFAULT_RULE, 4.0)
+    assert (choice.student, choice.label, choice.method) == (None, None, None)
+    assert choice.table["teacher"].iloc[0] == "resnet26" and choice.table["score"].is_monotonic_decreasing
+    best = choice.table.iloc[0]
+    assert (best["low"], best["high"]) == pytest.approx((0.058 - 1.96 * 0.0004, 0.058 + 1.96 * 0.0004), abs=1e-6)
+    taken = choice.rules.set_index("rule")["teacher"]
+    assert (
+        taken["largest"] == taken["most accurate"] == "resnet56"
+        and taken["smallest"] == taken["lowest ece"] == "resnet8"
+    )
+    assert choice.rules["regret"].isna().all() and choice.students.empty
+    text = " ".join(choice.reasons)
+    assert "resnet/resnet26 has the highest derived_std at tau=4: 0.058" in text
+    assert "resnet/resnet56 would be taken by 'largest' (params 5.6e+05 against 2.6e+05), 'most accurate'" in text
+    assert "left out because the table lacks their probe: lowest nll" in text
+
+
+@pytest.mark.parametrize(("rule", "teacher"), [("largest", "resnet56"), ("lowest ece", "resnet8")])
+def test_another_rule(probes, rule, teacher):
+    choice = pick(probes, rule=rule)
+    assert (choice.teacher, choice.rule, choice.tau) == (teacher, rule, None)
+    assert f"resnet/{teacher} is the" in " ".join(choice.risks)
+
+
+def test_ties_go_to_the_smallest(probes):
+    wide = probes.assign(se=np.where(probes["probe"].eq("derived_std"), 0.004, 0.001))
+    choice = pick(wide)
+    tied = choice.table[choice.table["tie"]]
+    apart = 0.058 - tied["score"]
+    assert (apart <= 1.96 * np.sqrt(2) * 0.004).all() and len(tied) > 1
+    assert choice.teacher == tied.loc[tied["params"].idxmin(), "teacher"] != "resnet26"
+    assert choice.findings == ["CM007"] and pick(wide, mute=["CM007"]).findings == []
+    assert "smallest, so the cheapest" in " ".join(choice.reasons)
+    unknown = pick(wide.assign(params=np.nan))
+    assert unknown.teacher == "resnet26" and "not all their sizes are known" in " ".join(unknown.reasons)
+
+
+def test_the_nearest_temperature_is_taken():
+    choice = pick(probe_table(np.random.default_rng(0), taus=(1.0, 3.0, 8.0)))
+    assert choice.tau == 3.0
+    assert "The probes have no tau=4; tau=3 is the nearest there is." in choice.reasons
+
+
+def test_seed_spread_enters_the_error():
+    table = probe_table(np.random.default_rng(2), runs=3)
+    long = teacher_probes(rows_of(table, "val", "probes")).query("probe == 'derived_std'")
+    runs = table.query("probe == 'derived_std'").groupby("teacher")["value"]
+    expected = np.sqrt(0.0004**2 + runs.var().mean() / 3)
+    np.testing.assert_allclose(long["se"], expected)
+    np.testing.assert_allclose(long.set_index("teacher")["value"].sort_index(), runs.mean().sort_index())
+
+
+def test_rules_by_an_obvious_loop(probes):
+    wide = teacher_probes(probes).pivot(index=["family", "teacher"], columns="probe", values="value")
+    wide["params"] = probes.groupby(["family", "teacher"])["params"].first()
+    choices, missing = rule_choices(wide)
+    for row in choices.itertuples():
+        rule = RULES[row.rule]
+        values = {teacher: value for (_, teacher), value in wide[rule.probe].items()}
+        assert row.teacher == (max if rule.sign > 0 else min)(values, key=values.get)
+    assert set(missing) | set(choices["rule"]) == set(RULES)
+
+
+def test_with_results_the_students_decide(probes, results):
+    choice = pick(probes, results)
+    assert (choice.teacher, choice.rule, choice.student) == ("resnet26", "results", "cnn")
+    assert (choice.label, choice.method, choice.tau) == ("KD tau=4", "KD", 4.0)
+    best = choice.table.iloc[0]
+    assert best["p_best"] > 0.95 and best["regret"] < 0.05 and best["low"] < 0.732 < best["high"]
+    assert choice.table["p_best"].sum() == pytest.approx(1)
+    test = results.query("split == 'test' and label == 'KD tau=4' and teacher == 'resnet26'")["accuracy"].mean()
+    assert best["accuracy"] == pytest.approx(test)
+    regret = choice.rules.set_index("rule")
+    assert regret.loc["largest", "regret"] == pytest.approx(100 * 0.006 * 3.5, abs=0.3)
+    assert regret.loc["largest", "low"] < regret.loc["largest", "regret"] < regret.loc["largest", "high"]
+    assert regret.loc["highest derived_std", "regret"] < 0.05
+    student = choice.students.iloc[0]
+    assert student["gain"] == pytest.approx(100 * (0.732 - 0.70), abs=0.3)
+    assert student["gain_low"] < student["gain"] < student["gain_high"]
+    assert any("Over plain cross-entropy resnet/resnet26 gains" in reason for reason in choice.reasons)
+
+
+def test_choosing_takes_no_notice_of_the_report_split(probes, results):
+    upset = results.copy()
+    test = upset["split"].eq("test")
+    upset.loc[test, "accuracy"] = upset.loc[test, "accuracy"].to_numpy()[::-1]
+    columns = ["teacher", "score", "p_best", "tie"]
+    pd.testing.assert_frame_equal(pick(probes, results).table[columns], pick(probes, upset).table[columns])
+
+
+def test_deterministic_whatever_the_order_of_rows(probes, results):
+    shuffled = (probes.sample(frac=1, random_state=1), results.sample(frac=1, random_state=2))
+    first, second = pick(probes, results, seed=4), pick(*shuffled, seed=4)
+    assert repr(first) == repr(second)
+    pd.testing.assert_frame_equal(first.table, second.table)
+
+
+def test_close_results_are_too_close_to_call(probes):
+    close = result_table(np.random.default_rng(3), noise=0.01, step=0.0005)
+    choice = pick(probes, close)
+    assert choice.table["tie"].sum() > 2 and "CM007" in choice.findings
+    assert any(reason.startswith("Too close to call") for reason in choice.reasons)
+    raw = close.query("split == 'val'").groupby(["label", "teacher"])["accuracy"].mean()[choice.label]
+    assert choice.table["score"].std() < 0.9 * raw.std()  # shrunken toward the peers
+
+
+def test_no_gain_over_plain_training_is_said(probes):
+    choice = pick(probes, result_table(np.random.default_rng(4), noise=0.003, plain=0.74))
+    assert any(reason.startswith("No teacher beats plain cross-entropy") for reason in choice.reasons)
+    lacking = result_table(np.random.default_rng(4)).query("method != 'CE'")
+    assert any("lack plain cross-entropy" in reason for reason in pick(probes, lacking).reasons)
+
+
+def test_teachers_without_students_are_predicted(probes, results):
+    partly = results[~results["teacher"].eq("resnet26")]
+    choice = pick(probes, partly)
+    table = choice.table.set_index("teacher")
+    assert not table.loc["resnet26", "measured"] and table["measured"].sum() == 5
+    width = table["high"] - table["low"]
+    assert width["resnet26"] > 1.5 * width.drop("resnet26").max()
+    assert table.loc["resnet26", "score"] > table.loc["resnet20", "score"]  # its probe says so
+    assert any("only predicted from probes" in risk and "resnet26" in risk for risk in choice.risks)
+
+
+def test_other_families_teach_what_to_expect(results):
+    rng = np.random.default_rng(5)
+    both = pd.concat([probe_table(rng), probe_table(rng, family="wrn")])
+    choice = pick(both, results)
+    wrn = choice.table[choice.table["family"].eq("wrn")]
+    assert not wrn["measured"].any() and wrn.sort_values("score")["teacher"].iloc[-1] == "resnet26"
+
+
+def test_several_students(probes):
+    results = result_table(np.random.default_rng(6), students=("cnn", "mlp"))
+    results.loc[results["student"].eq("mlp") & results["label"].eq("ATS tau=2"), "accuracy"] += 0.05
+    choice = pick(probes, results)
+    assert choice.student is None and choice.label is None and choice.method is None and choice.tau is None
+    assert choice.students["student"].tolist() == ["cnn", "mlp"]
+    assert choice.students["label"].tolist() == ["KD tau=4", "ATS tau=2"]
+    assert choice.teacher == "resnet26"
+    one = pick(probes, results, student="mlp", label="KD tau=4")
+    assert (one.student, one.label) == ("mlp", "KD tau=4")
+
+
+def test_a_rule_with_results_shows_its_price(probes, results):
+    choice = pick(probes, results, rule="largest")
+    assert choice.teacher == "resnet56" and choice.rule == "largest"
+    assert "expected to lose" in choice.reasons[0]
+
+
+def test_single_seeds_fall_back_to_the_examples(probes):
+    single = result_table(np.random.default_rng(7), seeds=1)
+    choice = pick(probes, single)
+    assert any("single seed" in risk for risk in choice.risks)
+    width = (choice.table["high"] - choice.table["low"]).median()
+    assert width == pytest.approx(2 * 1.96 * np.sqrt(0.72 * 0.28 / 10_000), rel=0.3)
+    with pytest.raises(InputError, match=r"no column 'n'"):
+        pick(probes, single.drop(columns="n"))
+
+
+def test_few_teachers(probes):
+    assert "CM003" in pick(probes[probes["teacher"].isin(["resnet8", "resnet14"])]).findings
+
+
+def test_pages_are_readable_and_escaped(probes, results):
+    renamed = results.replace({"student": {"cnn": "<b>cnn|1</b>"}})
+    choice = pick(probes, renamed)
+    assert isinstance(choice, Choice)
+    text, page, markdown = repr(choice), choice._repr_html_(), choice.to_markdown()
+    assert max(len(line) for line in text.split("\n")) <= 100
+    assert text.startswith("Take teacher resnet/resnet26 by results")
+    assert "<b>" not in page and "&lt;b&gt;cnn|1" in page
+    assert "| <b>cnn\\|1</b> |" in markdown
+    for name in ("Why", "Teachers", "Students", "Rules"):
+        assert f"\n{name}\n" in text and f"<h4>{name}</h4>" in page and f"### {name}\n" in markdown
+    assert re.search(r"^\| largest \| resnet56 \|", markdown, flags=re.M)
+
+
+def test_errors(probes, results):
+    with pytest.raises(InputError, match=r"rule must be one of .*'biggest'"):
+        pick(probes, rule="biggest")
+    with pytest.raises(
+        InputError, match=r"needs the probe 'nll'; the probes table has \['accuracy', 'derived_std', 'ece'\]"
+    ):
+        pick(probes, rule="lowest nll")
+    with pytest.raises(InputError, match="needs the probe 'nll'; there are"):
+        pick(probes, results, rule="lowest nll")
+    with pytest.raises(InputError, match="needs the probe 'derived_std'"):
+        pick(probes[probes["probe"].ne("derived_std")])
+    with pytest.raises(InputError, match="the probes table lacks the column 'se'"):
+        pick(probes.drop(columns="se"))
+    with pytest.raises(InputError, match="the results table lacks the column 'label'"):
+        pick(probes, results.drop(columns="label"))
+    with pytest.raises(InputError, match=r"no rows for the split 'train'; it has \['val'\]"):
+        pick(probes, split="train")
+    with pytest.raises(InputError, match=r"the results table has no rows for the split 'test'; it has \['val'\]"):
+        pick(probes, results[results["split"].eq("val")])
+    with pytest.raises(InputError, match=r"student must be one of .*'cnn'.*not 'cn'"):
+        pick(probes, results, student="cn")
+    with pytest.raises(InputError, match=r"label must be one of .*'KD tau=4'"):
+        pick(probes, results, label="KD tau=5")
+    with pytest.raises(InputError, match=r"probes are of \['resnet/resnet14', .*results of \['vgg/resnet14'"):
+        pick(probes, results.replace({"family": {"resnet": "vgg"}}))
+    with pytest.raises(InputError, match="on both 'val' and 'test'"):
+        pick(probes, results[results["split"].eq("val") | results["method"].eq("CE")])

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from capmismatch import _statistics as st
+from capmismatch._peak import peak, peak_of
+from capmismatch._posterior import Noise, _left_out_scores, posterior_draws, seed_noise
+from capmismatch.errors import InputError
+
+SCIPY = {"pearson": stats.pearsonr, "spearman": stats.spearmanr, "kendall": stats.kendalltau}
+
+
+def one_group(n):
+    return np.zeros(n, dtype=np.int64)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    some.integers(3, 12).flatmap(
+        lambda n: some.tuples(*(some.lists(some.integers(0, 6), min_size=n, max_size=n) for _ in range(2)))
+    )
+)
+def test_correlations_equal_scipys_with_ties(columns):
+    x, y = (np.array(column, dtype=float) for column in columns)
+    for metric in st.METRICS:
+        value = st.correlations(x[:, None], y[:, None], one_group(len(x)), metric)[0, 0]
+        if np.ptp(x) == 0 or np.ptp(y) == 0:
+            assert np.isnan(value)
+        else:
+            assert value == pytest.approx(SCIPY[metric](x, y)[0], abs=1e-12)
+
+
+def test_constant_column_with_rounding_noise_is_undefined():
+    x = np.full((7, 1), 0.1) * 3
+    assert np.isnan(st.correlations(x, np.arange(7.0)[:, None], one_group(7), "pearson")).all()
+
+
+def test_within_groups_is_the_pooled_correlation():
+    rng = np.random.default_rng(0)
+    groups = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
+    x, y = rng.standard_normal((2, 10)) + 5 * groups
+    frame = pd.DataFrame({"x": x, "y": y, "g": groups})
+    centred = frame.groupby("g")[["x", "y"]].transform(lambda v: v - v.mean())
+    ranked = frame.groupby("g")[["x", "y"]].rank()
+    ranked = ranked.groupby(frame["g"]).transform(lambda v: v - v.mean())
+    pairs = [(i, j) for i, j in itertools.combinations(range(10), 2) if groups[i] == groups[j]]
+    agreement = np.mean([np.sign(x[i] - x[j]) * np.sign(y[i] - y[j]) for i, j in pairs])
+    expected = {"pearson": centred.corr().iloc[0, 1], "spearman": ranked.corr().iloc[0, 1], "kendall": agreement}
+    for metric, value in expected.items():
+        assert st.correlations(x[:, None], y[:, None], groups, metric)[0, 0] == pytest.approx(value, abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", st.METRICS)
+def test_partial_is_the_correlation_of_residuals(metric):
+    rng = np.random.default_rng(1)
+    x, y, c = rng.standard_normal((3, 12))
+    pairwise = [SCIPY[metric](a, b)[0] for a, b in ((x, y), (x, c), (y, c))]
+    value = st.partial_correlation(*(np.array(v) for v in pairwise))
+    if metric == "kendall":  # residuals of the pairs' signs
+        first, second = np.triu_indices(12, k=1)
+        x, y, c = (np.sign(v[first] - v[second]) for v in (x, y, c))
+        left, right = (v - (v @ c) / (c @ c) * c for v in (x, y))
+        assert value == pytest.approx(left @ right / np.sqrt((left @ left) * (right @ right)))
+        return
+    if metric == "spearman":
+        x, y, c = (stats.rankdata(v) for v in (x, y, c))
+    left, right = (v - np.polyval(np.polyfit(c, v, 1), c) for v in (x, y))
+    assert value == pytest.approx(stats.pearsonr(left, right)[0])
+
+
+def test_partial_is_undefined_where_the_control_decides():
+    assert np.isnan(st.partial_correlation(np.array(0.5), np.array(1.0), np.array(0.5)))
+
+
+@pytest.mark.parametrize("metric", st.METRICS)
+@pytest.mark.parametrize("ties", [False, True])
+def test_exact_p_equals_scipys_permutation_test(metric, ties):
+    rng = np.random.default_rng(2)
+    x, y = rng.standard_normal((2, 6))
+    if ties:
+        x, y = np.round(x), np.round(y)
+    ours = st.permutation_p(x[:, None], y[:, None], one_group(6), metric)[0, 0]
+    # Each permutation's |statistic| against the observed one, counted by SciPy.
+    expected = stats.permutation_test(
+        (x,),
+        lambda v: abs(SCIPY[metric](v, y)[0]),
+        permutation_type="pairings",
+        alternative="greater",
+        n_resamples=np.inf,
+    )
+    assert ours == pytest.approx(expected.pvalue, abs=1e-12)
+
+
+def test_exact_p_of_untied_spearman_and_kendall_at_nine():
+    rng = np.random.default_rng(3)
+    x, y = rng.standard_normal((2, 9))
+    ours = st.permutation_p(x[:, None], y[:, None], one_group(9), "kendall")[0, 0]
+    assert ours == pytest.approx(stats.kendalltau(x, y, method="exact").pvalue, abs=1e-9)
+
+
+def test_permutations_stay_within_groups():
+    groups = np.array([0, 1, 0, 1, 1])
+    orders, exact = st._permutations(tuple(groups.tolist()), 0, 100)
+    assert exact and len(orders) == 12 and len(np.unique(orders, axis=0)) == 12
+    assert (groups[orders] == groups).all()
+    many, exact = st._permutations((0,) * 7 + (1,) * 7, 0, 50)
+    assert not exact and many.shape == (50, 14)
+    assert (np.sort(many, axis=1) == np.arange(14)).all()
+
+
+def test_monte_carlo_p_is_near_the_exact_and_never_zero():
+    x = np.arange(12.0)[:, None]
+    p = st.permutation_p(x, x, one_group(12), "spearman", draws=999)
+    assert p[0, 0] == pytest.approx(1 / 1000)
+
+
+def test_benjamini_hochberg_equals_statsmodels():
+    p = np.random.default_rng(4).random(30) ** 2
+    np.testing.assert_allclose(st.benjamini_hochberg(p), multipletests(p, method="fdr_bh")[1])
+    with_gaps = np.insert(p, [3, 10], np.nan)
+    adjusted = st.benjamini_hochberg(with_gaps)
+    np.testing.assert_allclose(adjusted[np.isfinite(with_gaps)], st.benjamini_hochberg(p))
+    assert np.isnan(adjusted[np.isnan(with_gaps)]).all()
+
+
+def test_fisher_interval_without_replicates_is_scipys():
+    r = stats.pearsonr(np.arange(10.0), np.arange(10.0) ** 2 % 17)
+    expected = r.confidence_interval(0.95)
+    low, high = st.fisher_interval(np.array(r.statistic), "pearson", 10)
+    assert (low, high) == pytest.approx((expected.low, expected.high))
+
+
+def test_fisher_interval_says_nothing_with_few_and_stays_finite_at_one():
+    low, high = st.fisher_interval(np.array([0.5, np.nan]), "kendall", 4)
+    assert (low[0], high[0]) == (-1, 1) and np.isnan(low[1])
+    low, high = st.fisher_interval(np.array(1.0), "spearman", 8)
+    assert 0 < low < high <= 1
+
+
+def test_resample_nested_mean_of_means_by_a_slow_loop():
+    rng = np.random.default_rng(5)
+    values = rng.standard_normal((4, 3, 2, 2))
+    values[1, 2:], values[2, 0, 1] = np.nan, np.nan
+    values[3, :, :, 1] = np.nan
+    units, runs, seeds = rng.integers(0, 4, (6, 4)), rng.random((6, 4, 3)), rng.random((6, 4, 3, 2))
+    drawn = st.resample_nested(values, units, runs, seeds)
+    for b, place, column in itertools.product(range(6), range(4), range(2)):
+        cells = [run[np.isfinite(run)] for run in values[units[b, place], :, :, column]]
+        cells = [cell for cell in cells if cell.size]
+        if not cells:
+            assert np.isnan(drawn[b, place, column])
+            continue
+        means = []
+        for r in range(len(cells)):
+            cell = cells[int(runs[b, place, r] * len(cells))]
+            means.append(np.mean([cell[int(seeds[b, place, r, k] * len(cell))] for k in range(len(cell))]))
+        assert drawn[b, place, column] == pytest.approx(np.mean(means))
+
+
+def test_same_runs_are_drawn_from_both_tables():
+    x = np.arange(12.0).reshape(4, 3, 1, 1)
+    rng = np.random.default_rng(6)
+    units, runs = rng.integers(0, 4, (5, 4)), rng.random((5, 4, 3))
+    first = st.resample_nested(x, units, runs, rng.random((5, 4, 3, 1)))
+    second = st.resample_nested(2 * x, units, runs, rng.random((5, 4, 3, 1)))
+    np.testing.assert_allclose(second, 2 * first)
+
+
+def test_seed_noise_pools_runs_first_then_seeds_then_examples():
+    values = np.array([[[0.1, 0.3], [0.5, 0.7]], [[0.2, 0.2], [np.nan, np.nan]]])
+    noise = seed_noise(values)
+    run_variance = np.var([0.2, 0.6], ddof=1)
+    np.testing.assert_allclose(noise.variances, [run_variance / 2, run_variance])
+    assert noise.free == 1
+    seeds = seed_noise(values[:, :1])
+    np.testing.assert_allclose(seeds.variances, [0.02 / 2 / 2, 0.02 / 2 / 2])
+    single = seed_noise(values[:, :1, :1], np.array([1e-4, 2e-4]))
+    np.testing.assert_allclose(single.variances, [1e-4, 2e-4])
+    assert np.isinf(single.free)
+
+
+def test_left_out_scores_are_scipys_conditional_densities():
+    rng = np.random.default_rng(10)
+    roots = rng.standard_normal((2, 5, 5))
+    priors, v, y = roots @ roots.swapaxes(1, 2), rng.random(5) + 0.1, rng.standard_normal(5)
+    group = np.array([0, 0, 1, 1, 2])
+    expected = []
+    for prior in priors:
+        cov = prior + np.diag(v)
+        joint = stats.multivariate_normal(np.zeros(5), cov).logpdf(y)
+        rest = [np.flatnonzero(group != fold) for fold in range(3)]
+        left = [stats.multivariate_normal(np.zeros(len(i)), cov[np.ix_(i, i)]).logpdf(y[i]) for i in rest]
+        expected.append(3 * joint - sum(left))
+    scores = _left_out_scores(y, v, priors, group)
+    assert scores[1] - scores[0] == pytest.approx(expected[1] - expected[0])
+
+
+def test_posterior_shrinks_to_the_peers_and_predicts_from_the_probes():
+    rng = np.random.default_rng(7)
+    x = np.linspace(-1.5, 1.5, 8)[:, None]
+    means = 2 * x[:, 0] + 0.01 * rng.standard_normal(8)
+    means[3] = np.nan
+    draws = posterior_draws(means, Noise(np.full(8, 0.01**2), np.inf), x, list(range(8)), 4000, rng)
+    assert draws.mean(axis=0)[3] == pytest.approx(2 * x[3, 0], abs=0.1)
+    assert draws[:, 3].std() > 2 * draws[:, 2].std()
+
+    noisy = rng.standard_normal(8)
+    shrunk = posterior_draws(noisy, Noise(np.ones(8), np.inf), np.zeros((8, 0)), list(range(8)), 4000, rng).mean(axis=0)
+    assert shrunk.std() < 0.8 * noisy.std()
+    assert shrunk.mean() == pytest.approx(noisy.mean(), abs=0.05)
+
+
+def test_posterior_intervals_cover_and_p_best_is_calibrated():
+    rng = np.random.default_rng(8)
+    covered, claimed, hit = [], [], []
+    for _ in range(150):
+        true = 0.6 * rng.standard_normal(8)
+        seeds = true[:, None, None] + 0.5 * rng.standard_normal((8, 1, 3))
+        draws = posterior_draws(seeds.mean((1, 2)), seed_noise(seeds), np.zeros((8, 0)), list(range(8)), 400, rng)
+        low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+        covered.append(np.mean((low <= true) & (true <= high)))
+        best = draws.mean(axis=0).argmax()
+        claimed.append(np.mean(draws.argmax(axis=1) == best))
+        hit.append(true.argmax() == best)
+    assert 0.9 < np.mean(covered) < 0.98
+    assert abs(np.mean(claimed) - np.mean(hit)) < 0.12
+
+
+RUNS = [[0.60, 0.61], [0.65, 0.64], [0.70, 0.71], [0.66, 0.67], [0.62, 0.61]]
+
+
+def test_peak_is_found_whatever_the_order():
+    found = peak([1, 2, 4, 8, 16], RUNS, teachers=list("abcde"))
+    assert found.teacher == "c" and found.p_value < 0.01 and found.interior
+    assert sum(found.probability.values()) == pytest.approx(1) and list(found.probability) == list("abcde")
+    order = [3, 0, 4, 1, 2]
+    shuffled = peak(
+        [[1, 2, 4, 8, 16][i] for i in order], [RUNS[i] for i in order], teachers=[list("abcde")[i] for i in order]
+    )
+    assert shuffled == found
+    assert "rises, then falls" in repr(found) and "Peak at c" in repr(found)
+
+
+def test_peak_of_an_upside_down_or_rising_course_is_refused():
+    assert peak([1, 2, 4, 8, 16], [[1 - v for v in run] for run in RUNS]).p_value > 0.5
+    rising = peak(range(6), np.arange(6.0), se=np.full(6, 0.1))
+    assert rising.p_value > 0.5 and not rising.interior and rising.teacher == "5"
+    assert "not established" in repr(rising)
+
+
+@pytest.mark.parametrize("course", ["flat", "saturating"])
+def test_peak_is_honest_where_there_is_none(course):
+    rng = np.random.default_rng(9)
+    x = np.linspace(0, 1, 7)
+    mean = {"flat": 0 * x, "saturating": 4 * (1 - np.exp(-5 * x))}[course]
+    p = [peak(x, mean[:, None] + rng.standard_normal((7, 3)), n_boot=300, seed=i).p_value for i in range(200)]
+    assert np.mean(np.array(p) < 0.05) <= 0.07
+    raised = mean + 14 * x * (1 - x)
+    p = [peak(x, raised[:, None] + rng.standard_normal((7, 3)), n_boot=300, seed=i).p_value for i in range(100)]
+    assert np.mean(np.array(p) < 0.05) > (0.6 if course == "flat" else 0.1)
+
+
+def test_peak_of_tables():
+    frame = pd.DataFrame(
+        [
+            (name, size, 0, seed, v)
+            for name, size, run in zip("abcde", (1, 2, 4, 8, 16), RUNS, strict=True)
+            for seed, v in enumerate(run)
+        ],
+        columns=["teacher", "params", "teacher_seed", "seed", "accuracy"],
+    )
+    assert peak_of(frame, value="accuracy") == peak([1, 2, 4, 8, 16], RUNS, teachers=list("abcde"))
+    runs = frame.rename(columns={"teacher_seed": "seed", "seed": "teacher_seed"})
+    assert peak_of(runs, value="accuracy").teacher == "c"
+    single = frame[frame["seed"].eq(0)].assign(n=1000)
+    assert peak_of(single, value="accuracy").p_value > peak_of(frame, value="accuracy").p_value
+    with pytest.raises(InputError, match=r"mix several taus, \[1.0, 4.0\]; choose one"):
+        peak_of(frame.assign(tau=np.where(frame["seed"].eq(0), 1.0, 4.0)), value="accuracy")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1, 2], [[1, 2], [2, 3]]), "at least 3 teachers, got 2"),
+        (([1, 2, 2], [[1, 2], [2, 3], [3, 4]]), "'1' and '2' have the same size 2"),
+        (([1, 2, np.nan], [[1, 2], [2, 3], [3, 4]]), "teacher '2' is not a finite number"),
+        (([1, 2, 3], [[1, 2], [], [3, 4]]), "teacher '1' has no finite value"),
+        (([1, 2, 3], [[1], [2], [3]]), "give standard errors"),
+        (([1, 2, 3], [[1], [2]]), "got 3, 2 and 3"),
+    ],
+)
+def test_peak_errors(arguments, message):
+    with pytest.raises(InputError, match=message):
+        peak(*arguments)
+
+
+def test_peak_needs_positive_errors():
+    with pytest.raises(InputError, match="expected positive standard errors"):
+        peak([1, 2, 3], [[1], [2], [3]], se=[0.1, 0.0, 0.1])

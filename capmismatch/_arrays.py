@@ -13,15 +13,18 @@ from capmismatch.errors import InputError
 ArrayLike = Any  # a tensor, an array, or nested lists
 
 
-def _as_tensor(values: ArrayLike) -> Tensor:
-    if isinstance(values, np.ndarray) and not values.flags.writeable:
-        values = values.copy()  # memory-mapped rows: torch wants to own what it may write to
-    return torch.as_tensor(values)
+def _as_tensor(values: ArrayLike, place: str) -> Tensor:
+    if isinstance(values, np.ndarray) and (not values.flags.writeable or any(step < 0 for step in values.strides)):
+        values = values.copy()  # memory-mapped or reversed rows: torch takes neither
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"expected numbers as {place}, got {type(values).__name__}: {error}") from None
 
 
 def as_logits(logits: ArrayLike, *, dtype: torch.dtype | None = None, place: str = "logits") -> Tensor:
     """Return finite logits of shape (N, C), C >= 2, in `dtype` (by default their own, float32 at least)."""
-    tensor = _as_tensor(logits)
+    tensor = _as_tensor(logits, place)
     if not tensor.is_floating_point():
         tensor = tensor.to(torch.get_default_dtype())
     tensor = tensor.to(dtype or torch.promote_types(tensor.dtype, torch.float32))
@@ -33,13 +36,14 @@ def as_logits(logits: ArrayLike, *, dtype: torch.dtype | None = None, place: str
         bad = (~torch.isfinite(tensor)).nonzero()
         if len(bad):
             row, column = (int(i) for i in bad[0])
-            raise InputError(f"expected finite logits, got {float(tensor[row, column])} at row {row}, class {column} of {place}")
+            value = float(tensor[row, column])
+            raise InputError(f"expected finite logits, got {value} at row {row}, class {column} of {place}")
     return tensor
 
 
 def as_labels(labels: ArrayLike, rows: int, num_classes: int, *, place: str = "labels") -> Tensor:
     """Return labels of shape (N,) as int64, checked to lie in [0, C)."""
-    tensor = _as_tensor(labels)
+    tensor = _as_tensor(labels, place)
     if tensor.ndim != 1 or len(tensor) != rows:
         raise InputError(f"expected {rows} {place}, one a row of the logits, got shape {tuple(tensor.shape)}")
     whole = tensor.to(torch.int64)

@@ -12,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock
+
+from capmismatch.errors import CapmismatchError
+
+TEMPORARY = ".tmp-"  # how the names of files that are being written begin
 
 
 @contextmanager
@@ -27,9 +32,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     'whole'
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
-    os.close(handle)
+    make_folder(target.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{target.name}.", suffix=target.suffix, dir=target.parent)
+        os.close(handle)
+    except OSError as error:
+        raise CapmismatchError(f"cannot write {target}: {error.strerror}") from error
     temporary = Path(name)
     try:
         yield temporary
@@ -39,8 +47,41 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 is for secrets; these are results to share
         os.replace(temporary, target)
+    except OSError as error:
+        raise CapmismatchError(f"cannot write {target}: {error}; what was there before is as it was") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder and those above it, where they are missing."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CapmismatchError(f"cannot make the folder {folder}: {error.strerror}") from error
+    return folder
+
+
+@contextmanager
+def locked(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold the lock file `path` inside the block; another process waits. A process that dies lets go of it."""
+    make_folder(Path(path).parent)
+    lock = FileLock(path)
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise CapmismatchError(f"cannot write in {Path(path).parent}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a process that was killed while writing left in a folder; only for whoever holds the folder's lock."""
+    for file in folder.glob(f"{TEMPORARY}*"):
+        file.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

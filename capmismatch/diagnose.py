@@ -1,6 +1,6 @@
 """From a bank to tables: probes, class ranks, restored variance. Streams the bank, so memory stays bounded.
 
-The formulas are in `capmismatch.probes`, `capmismatch.ranks` and `capmismatch.temperature`; here they are only averaged.
+The formulas are in `capmismatch.probes`, `capmismatch.ranks` and `capmismatch.temperature`; here they are averaged.
 """
 
 from __future__ import annotations
@@ -65,8 +65,10 @@ class _Mean:
         self.n = total
 
     @property
-    def se(self) -> float:
-        return math.sqrt(self.square / (self.n - 1) / self.n) if self.n > 1 else math.nan
+    def columns(self) -> dict[str, float]:
+        """value, se and n of a table; NaN where there is nothing to tell."""
+        se = math.sqrt(self.square / (self.n - 1) / self.n) if self.n > 1 else math.nan
+        return {"value": self.mean if self.n else math.nan, "se": se, "n": self.n}
 
 
 def probe(
@@ -89,10 +91,10 @@ def probe(
 
     Returns
     -------
-    Tidy DataFrame with columns family, teacher, params, macs, split, seed, tau, probe, value, se, n. `value` is the mean
-    over examples and `se` its standard error (NaN for log_params); `tau` is NaN for probes that do not depend on it.
-    Calibration errors are means of absolute values: their standard errors take the bins' signs as given, and say nothing
-    of the upward bias that few examples bring.
+    Tidy DataFrame with columns family, teacher, params, macs, split, seed, tau, probe, value, se, n. `value` is the
+    mean over examples and `se` its standard error (NaN for log_params); `tau` is NaN for probes that do not depend on
+    it. Calibration errors are means of absolute values: their standard errors take the bins' signs as given, and say
+    nothing of the upward bias that few examples bring.
 
     Examples
     --------
@@ -104,10 +106,10 @@ def probe(
     0       a  1.0  0.870
     1       a  4.0  0.414
     """
-    temperatures = [float(tau) for tau in taus]
+    temperatures = list(dict.fromkeys(float(tau) for tau in taus))
     for tau in temperatures:
         must_be_positive(tau, "tau")
-    wanted = list(REGISTRY) if names is None else list(names)
+    wanted = list(REGISTRY) if names is None else list(dict.fromkeys(names))
     for name in wanted:
         must_be_one_of(name, REGISTRY, "probe")
     rows = []
@@ -116,11 +118,10 @@ def probe(
             bar.set_postfix_str(record.key)
             found = _probe_teacher(bank, record, temperatures, [REGISTRY[name] for name in wanted], split)
             for name in wanted:
-                for tau in temperatures if REGISTRY[name].tempered else [None]:
-                    m = found[name, tau]
+                for at in temperatures if REGISTRY[name].tempered else [None]:
                     rows.append(
                         {**_identity(record), "split": split or "all", "seed": _run(record),
-                         "tau": math.nan if tau is None else tau, "probe": name, "value": m.mean, "se": m.se, "n": m.n}
+                         "tau": math.nan if at is None else at, "probe": name, **found[name, at].columns}
                     )
     return pd.DataFrame(rows)
 
@@ -129,7 +130,9 @@ def _probe_teacher(
     bank: LogitBank, record: TeacherRecord, taus: list[float], chosen: list[Probe], split: str | None
 ) -> dict[tuple[str, float | None], _Mean]:
     """Mean and standard error of each chosen probe at each tau (None for those without)."""
-    kinds = {kind: [p for p in chosen if p.kind == kind] for kind in ("example", "calibration", "classes", "spread", "family")}
+    kinds: dict[str, list[Probe]] = defaultdict(list)
+    for p in chosen:
+        kinds[p.kind].append(p)
     found: dict[tuple[str, float | None], _Mean] = defaultdict(_Mean)
     class_means = {tau: ClassMeans.empty(len(bank.classes)) for tau in taus if kinds["spread"]}
     at_one: dict[str, list[Tensor]] = defaultdict(list)  # per-example quantities that calibration errors need at once
@@ -162,12 +165,12 @@ def _probe_teacher(
     for p in kinds["classes"]:
         found[p.name, None].add(_over_classes(p, bank, record.key, split, torch.cat(at_one["logsumexp"])))
     for p in kinds["family"]:
-        found[p.name, None].add(torch.tensor([p.compute(record.params or math.nan)]))
+        found[p.name, None].add(torch.tensor([p.compute(record.params or math.nan)], dtype=torch.float64))
     return found
 
 
 def _over_classes(p: Probe, bank: LogitBank, key: str, split: str | None, logsumexp: Tensor) -> Tensor:
-    """A probe that sorts each class's probabilities over all examples: some classes at a time, so that memory is bounded."""
+    """A probe that sorts each class's probabilities over all examples: some classes at a time, to bound memory."""
     labels = torch.from_numpy(bank.labels(split))
     total = torch.zeros(len(labels), dtype=torch.float64)
     step = max(1, (64 << 20) // (8 * len(labels)))
@@ -207,7 +210,9 @@ def rank_stability(
     Returns
     -------
     Tidy DataFrame with a row a pair and metric: family_a, teacher_a, seed_a, family_b, teacher_b, seed_b, split, metric,
-    value (mean over examples, or classes), se, n. Two runs of one teacher that differ in the seed make the noise floor.
+    value, se, n. `value` is the mean over the n examples (or classes) whose metric is defined: where a teacher gives all
+    compared classes the same logit, there is no order. Two runs of one teacher that differ in the seed make the noise
+    floor.
 
     Examples
     --------
@@ -218,7 +223,7 @@ def rank_stability(
       teacher_a teacher_b  value
     0         a         b  0.333
     """
-    chosen = list(metrics)
+    chosen = list(dict.fromkeys(metrics))
     for metric in chosen:
         must_be_one_of(metric, METRICS, "metric")
     if len(bank.teachers) < 2:
@@ -233,25 +238,23 @@ def rank_stability(
         rows = len(bank.select(split))
         with tqdm(total=rows, desc="ranks", unit="row", disable=not progress) as bar:
             for parts, labels in bank.aligned_chunks(bank.keys, split, rows=step):
-                values = _ranks.rank_metrics(parts, labels, per_example, pairs)
-                for metric, matrix in values.items():
+                for metric, matrix in _ranks.rank_metrics(parts, labels, per_example, pairs).items():
                     for (a, b), row in zip(pairs, matrix, strict=True):
-                        found[a, b, metric].add(row)
+                        found[a, b, metric].add(row[~row.isnan()])
                 bar.update(len(labels))
     if "affinity_tau_b" in chosen:
         matrices = [_affinity_matrix(bank, key, tau, split) for key in bank.keys]
         for a, b in pairs:
-            values = _ranks.affinity_tau_b(matrices[a], matrices[b])
-            found[a, b, "affinity_tau_b"].add(values[~values.isnan()])
+            row = _ranks.affinity_tau_b(matrices[a], matrices[b])
+            found[a, b, "affinity_tau_b"].add(row[~row.isnan()])
     out = []
     for a, b in pairs:
         first, second = bank.teachers[a], bank.teachers[b]
         for metric in chosen:
-            m = found[a, b, metric]
             out.append(
                 {"family_a": first.family, "teacher_a": first.teacher, "seed_a": _run(first), "family_b": second.family,
                  "teacher_b": second.teacher, "seed_b": _run(second), "split": split or "all", "metric": metric,
-                 "value": m.mean if m.n else math.nan, "se": m.se, "n": m.n}
+                 **found[a, b, metric].columns}
             )
     return pd.DataFrame(out)
 
@@ -268,8 +271,8 @@ def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val") ->
 
     Returns
     -------
-    Tidy DataFrame with columns family, teacher, seed, tau, true_class, other_class, value; the diagonal is left out, and so
-    are classes without examples.
+    Tidy DataFrame with columns family, teacher, seed, tau, true_class, other_class, value; the diagonal is left out, and
+    so are classes without examples.
     """
     must_be_positive(tau, "tau")
     names = np.array(bank.classes)
@@ -329,9 +332,9 @@ def restored_variance(
     Returns
     -------
     Tidy DataFrame with columns family, teacher, params, macs, split, seed, method, constraint, margin, tau_target,
-    tau_other, quantity, value, se, n. `quantity` is one of derived_variance, derived_std, inherent_variance, target_prob,
-    flipped (share of examples whose arg max moved), overtaken (share of those with the target on top that lost it),
-    at_bound, tau_other_mean, tau_other_q10, tau_other_q50, tau_other_q90.
+    tau_other, quantity, value, se, n. `quantity` is one of derived_variance, derived_std, inherent_variance,
+    target_prob, flipped (share of examples whose arg max moved), overtaken (share of those with the target on top that
+    lost it), at_bound, tau_other_mean, tau_other_q10, tau_other_q50, tau_other_q90.
     """
     rows = []
     with tqdm(bank.teachers, desc="isats", unit="teacher", disable=not progress) as bar:
@@ -355,7 +358,7 @@ def restored_variance(
                         found[method, quantity].add(values)
                     found[method, "flipped"].add(flipped.double())
                     found[method, "overtaken"].add(flipped[logits.argmax(1) == labels].double())
-            quantiles = torch.cat(chosen).quantile(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)).tolist()
+            quantiles = np.quantile(torch.cat(chosen).numpy(), (0.1, 0.5, 0.9))  # torch's stops at 2^24 values
             settings = {"TS": tau_target, "ATS": tau_other, "ISATS": math.nan}
             for method, other in settings.items():
                 own = method == "ISATS"
@@ -366,11 +369,11 @@ def restored_variance(
                 }
                 for (name, quantity), m in found.items():
                     if name == method:
-                        rows.append({**head, "quantity": quantity, "value": m.mean, "se": m.se, "n": m.n})
+                        rows.append({**head, "quantity": quantity, **m.columns})
                 for name, value in zip(("q10", "q50", "q90"), quantiles, strict=True):
                     if own:
-                        rows.append({**head, "quantity": f"tau_other_{name}", "value": value, "se": math.nan,
-                                     "n": found[method, "at_bound"].n})
+                        count = found[method, "at_bound"].n
+                        rows.append({**head, "quantity": f"tau_other_{name}", "value": value, "se": math.nan, "n": count})
     return pd.DataFrame(rows)
 
 

@@ -29,8 +29,9 @@ class Recipe:
     epochs, batch_size : the last, smaller batch of an epoch is used too
     optimizer : "adamw" or "sgd" (Nesterov momentum)
     lr : peak learning rate
-    schedule : "onecycle" (PyTorch's, up for 30 % of the steps, then down), "cosine", "step" (times 0.1 at each of
-        `milestones`), "constant"; all but the first rise linearly over `warmup_epochs`
+    schedule : "onecycle" (PyTorch's, up for 30 % of the steps, then down; it moves the momentum, AdamW's first beta,
+        between 0.95 and 0.85 meanwhile), "cosine", "step" (times 0.1 at each of `milestones`), "constant"; all but the
+        first rise linearly over `warmup_epochs`
     milestones : epochs at which "step" drops
     weight_decay, momentum : as the optimiser takes them
     shift : images are moved by up to this many pixels each way, zeros filling in; the teacher does not see it
@@ -86,6 +87,10 @@ def fit(
     Returns
     -------
     The network, in eval mode.
+
+    Raises
+    ------
+    FloatingPointError : where an epoch's loss is not finite
     """
     if (criterion is None) != (soft is None):
         raise InputError("expected a criterion and soft labels together, or neither")
@@ -99,8 +104,9 @@ def fit(
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         order = torch.randperm(rows, generator=generator)
         drawn = torch.randint(count, (rows,), generator=generator)
-        if criterion is not None and hasattr(criterion, "set_epoch"):
-            criterion.set_epoch(epoch)
+        set_epoch = getattr(criterion, "set_epoch", None)
+        if callable(set_epoch):
+            set_epoch(epoch)
         total = 0.0
         for batch in order.split(recipe.batch_size):
             x = prepare(views[drawn[batch], batch])
@@ -117,7 +123,8 @@ def fit(
             scheduler.step()
             total += float(loss.detach()) * len(batch)
         if not math.isfinite(total):
-            raise FloatingPointError(f"the loss became {total / rows} in epoch {epoch}: lower the learning rate ({recipe.lr:g})")
+            loss_was = f"the loss became {total / rows} in epoch {epoch}"
+            raise FloatingPointError(f"{loss_was}: lower the learning rate ({recipe.lr:g})")
         after_epoch(epoch, total / rows)
     return network.eval()
 

@@ -21,6 +21,9 @@ LOGIT_LOSSES = {
     "CTKD": "curriculum_kd",
 }
 METHODS = ("CE", *SOFT, *LOGIT_LOSSES)
+# As in capmismatch.temperature, which needs torch: naming a setting should not have to load it.
+CONSTRAINTS = ("order", "anchor", "none")
+CENTERS = ("mean", "none")
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,18 @@ class Method:
                 must_be_positive(getattr(self, name), f"{name} of method {self.name}")
         if self.weight is not None and not 0 < self.weight <= 1:
             raise InputError(f"expected weight of method {self.name} in (0, 1], got {self.weight!r}")
+        if self.name == "ISATS":
+            must_be_one_of(self.constraint, CONSTRAINTS, "constraint of method ISATS")
+            if self.margin and self.constraint != "order":
+                raise InputError(f"margin belongs to constraint 'order', got {self.margin!r} with {self.constraint!r}")
+            if self.margin is not None and not 0 <= self.margin < float("inf"):
+                raise InputError(f"expected margin of method ISATS >= 0, got {self.margin!r}")
+        if self.center is not None:
+            must_be_one_of(self.center, CENTERS, f"center of method {self.name}")
         if self.options and self.name not in LOGIT_LOSSES:
             raise InputError(f"method {self.name} takes no options, got {self.options!r}")
+        if self.tau is not None and "tau" in self.options:
+            raise InputError(f"method {self.name} got tau twice: {self.tau!r}, and {self.options['tau']!r} in its options")
 
     @property
     def label(self) -> str:
@@ -93,7 +106,7 @@ class Method:
             parts.append(f"tau={taus}")
         if self.tau_student not in (None, 1.0):
             parts.append(f"student tau={self.tau_student:g}")
-        if self.name in SOFT and self.weight != 0.5:
+        if self.weight is not None and not (self.name in SOFT and self.weight == 0.5):
             parts.append(f"w={self.weight:g}")
         if self.center == "none":
             parts.append("uncentred")
@@ -127,6 +140,6 @@ class Method:
                 "soft_cross_entropy", ce_weight=1 - weight, kd_weight=weight, tau_student=self.tau_student or 1.0
             )
         must_be_one_of(self.name, LOGIT_LOSSES, "a method with a teacher")
-        weights = {} if self.weight is None else {"ce_weight": 1 - self.weight, "kd_weight": self.weight}
-        tau = {} if self.tau is None else {"tau": self.tau}
-        return Criterion(LOGIT_LOSSES[self.name], **weights, **tau, **self.options)
+        ce_weight, kd_weight = (None, None) if self.weight is None else (1 - self.weight, self.weight)
+        options = self.options if self.tau is None else {"tau": self.tau, **self.options}
+        return Criterion(LOGIT_LOSSES[self.name], ce_weight=ce_weight, kd_weight=kd_weight, **options)

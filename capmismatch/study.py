@@ -10,6 +10,7 @@ Each stage reads what the stage before left and writes its own files, so each ca
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -160,7 +161,7 @@ class Study:
             table = tomllib.loads(self.file.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{file} is not TOML: {error}") from None
-        self.config = parse(StudyConfig, table, f"{self.file.name}")
+        self.config = parse(StudyConfig, _with_environment(table, self.file.name), self.file.name)
         if not self.config.family:
             raise InputError(f"{file} names no family: expected at least one [[family]] with a source")
         self.folder = Path(folder).resolve() if folder is not None else self.file.parent
@@ -362,6 +363,14 @@ class Study:
         self.report()
         return choice
 
+    def teachers(self) -> pd.DataFrame:
+        """One row a teacher: identity, size, and accuracy on each split, as far as stages have run."""
+        probes = self.load("probes")
+        rows = probes[probes["probe"] == "accuracy"]
+        keys = ["family", "teacher", "seed", "params", "macs"]
+        wide = rows.pivot_table(index=keys, columns="split", values="value", sort=False, dropna=False)
+        return wide.add_prefix("accuracy_").reset_index().rename_axis(columns=None).dropna(subset=["accuracy_val"], how="all")
+
     # --- tables ----------------------------------------------------------------------------------------------------------
 
     def has(self, table: str) -> bool:
@@ -388,6 +397,20 @@ class Study:
         write_table(file, frame)
         write_json(beside, {"made_from": stamp})
         return frame
+
+
+def _with_environment(value: Any, place: str) -> Any:
+    """Replace ``${NAME}`` in every string by the environment variable, so that a study file need not name where data lie."""
+    if isinstance(value, str):
+        unknown = next((name for name in re.findall(r"\$\{(\w+)\}", value) if name not in os.environ), None)
+        if unknown:
+            raise InputError(f"{place} asks for the environment variable {unknown}, which is not set, in {value!r}")
+        return re.sub(r"\$\{(\w+)\}", lambda match: os.environ[match[1]], value)
+    if isinstance(value, Mapping):
+        return {key: _with_environment(item, place) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_environment(item, place) for item in value]
+    return value
 
 
 def _splits(bank: LogitBank) -> list[str]:

@@ -1,7 +1,7 @@
 r"""Soft labels: the softmax at a temperature, ATS, and ISATS.
 
-With logits `f` of shape (N, C) and labels `y`, all three divide the logits by temperatures and take **one** softmax over
-all classes; they differ in which temperature a class gets:
+With logits `f` of shape (N, C) and labels `y`, all three divide the logits by temperatures and take **one** softmax
+over all classes; they differ in which temperature a class gets:
 
 ====== ======================== ===========================================================
 name   the target's logit       the wrong classes' logits
@@ -21,9 +21,11 @@ Two traps, and what stands against them:
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,10 +34,11 @@ from capmismatch.errors import InputError, must_be_one_of, must_be_positive
 
 CENTERS = ("mean", "none")
 CONSTRAINTS = ("order", "anchor", "none")
+SCAN_STEP = 0.26  # of log tau_other in the coarse scan, at most: where there are two maxima, they lie wider apart
 
 
 def soften(logits: ArrayLike, labels: ArrayLike = None, tau: float = 1.0) -> Tensor:
-    r"""Softmax at a temperature, :math:`p_c = e^{f_c/\tau} / \sum_j e^{f_j/\tau}` (Hinton et al. 2015, arXiv 1503.02531).
+    r"""Softmax at a temperature, :math:`p_c = e^{f_c/\tau} / \sum_j e^{f_j/\tau}`.
 
     Parameters
     ----------
@@ -46,6 +49,10 @@ def soften(logits: ArrayLike, labels: ArrayLike = None, tau: float = 1.0) -> Ten
     Returns
     -------
     (N, C) tensor of probabilities, float32 or wider, differentiable in `logits`.
+
+    References
+    ----------
+    Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", arXiv 1503.02531.
 
     Examples
     --------
@@ -115,11 +122,12 @@ class ISATSResult:
         rows, classes = self.probs.shape
         if rows == 0:
             return f"ISATSResult(0 examples, {classes} classes)"
-        low, middle, high = self.tau_other.double().quantile(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64).to(self.probs.device))
+        low, middle, high = np.quantile(self.tau_other.cpu().numpy(), (0.1, 0.5, 0.9))  # torch's stops at 2^24 values
+        share = {name: float(getattr(self, name).double().mean()) for name in ("at_bound", "flipped")}
         return (
             f"ISATSResult({rows} examples, {classes} classes: tau_other {middle:.2f} [{low:.2f}, {high:.2f}], "
-            f"at_bound {self.at_bound.double().mean():.1%}, p_y {self.target_prob.mean():.3f}, "
-            f"variance x{self.variance.mean() / self.variance_before.mean():.2f}, flipped {self.flipped.double().mean():.1%})"
+            f"at_bound {share['at_bound']:.1%}, p_y {self.target_prob.mean():.3f}, "
+            f"variance x{self.variance.mean() / self.variance_before.mean():.2f}, flipped {share['flipped']:.1%})"
         )
 
 
@@ -135,9 +143,9 @@ def isats(
 ) -> ISATSResult:
     r"""Per-example asymmetric temperature scaling that maximises the derived variance.
 
-    For each example, with the target's logit over `tau_target`, `tau_other` in `bounds` is chosen to maximise the variance
-    of the probabilities over the wrong classes, :math:`v(q) = (1 - p_y)^2 \, v(\tilde q)`. The search is exact: a coarse
-    scan finds the best bracket, then the root of the derivative is closed in on to 1e-9 in log tau_other.
+    For each example, with the target's logit over `tau_target`, `tau_other` in `bounds` is chosen to maximise the
+    variance of the probabilities over the wrong classes, :math:`v(q) = (1 - p_y)^2 \, v(\tilde q)`. The search is
+    exact: a coarse scan finds the best bracket, then the root of the derivative is closed in on to 1e-9 in log tau_other.
 
     Parameters
     ----------
@@ -148,10 +156,10 @@ def isats(
     constraint : what keeps the variance from growing by handing all mass to one wrong class
 
         * "order": the target stays on top of every example where the teacher has it there,
-          :math:`f_y/\tau_{target} - \max_c f_c/\tau_{other} \ge margin`. Where no tau_other in `bounds` reaches the margin,
-          the one that comes nearest is taken.
-        * "anchor": logits are taken relative to the target's, so p_y never falls below its value at the flattest
-          temperature. `center` and `tau_target` have no effect then.
+          :math:`f_y/\tau_{target} - \max_c f_c/\tau_{other} \ge margin`. Where no tau_other in `bounds` reaches the
+          margin, the one that comes nearest is taken. Examples that the teacher misclassifies are not constrained.
+        * "anchor": logits are taken relative to the target's, so where the teacher has it on top, p_y never falls below
+          its value at the flattest temperature. `center` and `tau_target` have no effect then.
         * "none": the literal arg max. It runs into the lower bound on most examples of real networks, and warns.
     center : "mean" or "none", as in `ats`
     margin : only with "order": how far, in logits after division, the target has to stay on top; >= 0
@@ -183,27 +191,27 @@ def isats(
     given, y = as_pair(logits, labels)
     wide = given.detach().to(widest_float(given))
     f = _relative(wide, y) if constraint == "anchor" else _centered(wide, center)
-    on_top = f.argmax(1) == y  # arg max takes the first of equal logits, here and in `flipped` below
+    on_top = wide.argmax(1) == y  # arg max takes the first of equal logits, here and in `flipped` below
     search = _Search(f, y, tau_target)
     lower, upper = torch.full_like(search.target, low), torch.full_like(search.target, high)
     if constraint == "order":
         lower, upper = _order_interval(search, on_top, margin, lower, upper)
-    tau_other = search.maximise(lower, upper)
+    tau_other = search.maximise(lower, upper, math.ceil(math.log(high / low) / SCAN_STEP))
 
     at_bound = (tau_other <= low) | (tau_other >= high)
     on_edge = (tau_other <= lower) | (tau_other >= upper)
     log_p, variance = search.evaluate(tau_other)
     variance_before = _Search(wide, y, tau_target).evaluate(torch.full_like(tau_other, tau_target))[1]
-    if constraint == "none" and len(y) and float((tau_other <= low).double().mean()) > 0.5:
+    degenerate = float((tau_other <= low).double().mean()) if len(y) else 0.0
+    if constraint == "none" and degenerate > 0.5:
         warnings.warn(
-            f"ISATS without a constraint sits on its lower bound (tau_other = {low:g}) for "
-            f"{float((tau_other <= low).double().mean()):.0%} of the examples: the variance grew by handing the mass to one "
-            "wrong class. Use constraint='order' or 'anchor'.",
+            f"ISATS without a constraint sits on its lower bound (tau_other = {low:g}) for {degenerate:.0%} of the "
+            "examples: the variance grew by handing the mass to one wrong class. Use constraint='order' or 'anchor'.",
             stacklevel=2,
         )
-    flipped = log_p.argmax(1) != f.argmax(1)
+    flipped = log_p.argmax(1) != wide.argmax(1)
     if constraint == "order":  # on the edge of margin 0 the target and the runner-up tie: that is no flip
-        flipped &= ~(on_top & on_edge)
+        flipped &= ~(on_top & search.on_top(tau_other))
     return ISATSResult(
         probs=log_p.exp().to(given.dtype),
         tau_other=tau_other,
@@ -220,11 +228,9 @@ class _Search:
     """The derived variance of each row as a function of its tau_other, and its maximiser.
 
     With u = log tau_other, K = C - 1 and sums over wrong classes, the logarithm of the derived variance is
-    g(u) = 2 log(1 - p_y) + log(sum q~^2 / K - 1 / K^2), and with E = sum q~ f the mean wrong logit under q~,
-    g'(u) = -(1 / tau_other) (2 p_y E + 2 (sum q~^2 f - E sum q~^2) / (sum q~^2 - 1 / K)).
+    g(u) = 2 log(1 - p_y) + log(sum d^2 / K), d = q~ - 1/K, and with E = sum q~ f the mean wrong logit under q~,
+    g'(u) = -(2 / tau_other) (p_y E + sum d q~ (f - E) / sum d^2).
     """
-
-    SCAN = 12  # points of the coarse scan: neighbours differ by at most 29 % in tau_other over the default bounds
 
     def __init__(self, logits: Tensor, labels: Tensor, tau_target: float) -> None:
         self.logits, self.labels = logits, labels
@@ -232,38 +238,42 @@ class _Search:
         self.target = logits.gather(1, index)[:, 0] / tau_target
         wrong = logits.scatter(1, index, -torch.inf)
         self.top_wrong = wrong.amax(1)
-        # Measured from the largest wrong logit: exponents are <= 0, and the target's slot is masked by exp(-inf) = 0.
-        self.below = wrong - self.top_wrong[:, None]
-        self.below_finite = self.below.scatter(1, index, 0.0)
+        # Measured from the largest wrong logit, so that exponents are <= 0; 0 in the target's place.
+        self.below = (wrong - self.top_wrong[:, None]).scatter(1, index, 0.0)
+
+    def _wrong(self, tau_other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q~ - 1/(C - 1) and q~, (N, C) with 0 in the target's place, and the log of the sum of exp(below / tau)."""
+        index, wrong_classes = self.labels[:, None], self.logits.shape[1] - 1
+        x = self.below / tau_other[:, None]
+        e = torch.exp(x).scatter_(1, index, 0.0)
+        total = e.sum(1, keepdim=True)
+        less_one = torch.expm1(x)  # keeps the digits of differences where all wrong logits are nearly equal
+        deviation = (less_one - less_one.sum(1, keepdim=True) / wrong_classes).div_(total).scatter_(1, index, 0.0)
+        return deviation, e.div_(total), total[:, 0].log()
 
     def slope_and_height(self, tau_other: Tensor) -> tuple[Tensor, Tensor]:
-        """g'(u), up to a positive factor, and g(u), each of shape (N,)."""
-        wrong_classes = self.logits.shape[1] - 1
-        e = torch.exp(self.below / tau_other[:, None])
-        total = e.sum(1)
-        e2 = e * e
-        squares = e2.sum(1) / total**2
-        weighted = _row_dot(e, self.below_finite) / total
-        weighted_squares = _row_dot(e2, self.below_finite) / total**2
-        spread = (squares - 1.0 / wrong_classes).clamp_min(torch.finfo(e.dtype).tiny)
-        log_odds = self.target - self.top_wrong / tau_other - total.log()
-        expected = weighted + self.top_wrong
-        slope = -(torch.sigmoid(log_odds) * expected + (weighted_squares - weighted * squares) / spread)
-        height = 2 * torch.nn.functional.logsigmoid(-log_odds) + spread.log()
-        return slope, height
+        """g'(u), up to a positive factor, and g(u) up to a constant, each of shape (N,)."""
+        deviation, q, log_total = self._wrong(tau_other)
+        mean = _row_dot(q, self.below)
+        spread = _row_dot(deviation, deviation).clamp_min(torch.finfo(q.dtype).tiny)
+        pull = _row_dot(deviation.mul_(q), self.below - mean[:, None]) / spread
+        log_odds = self.target - self.top_wrong / tau_other - log_total
+        slope = -(torch.sigmoid(log_odds) * (mean + self.top_wrong) + pull)
+        return slope, 2 * torch.nn.functional.logsigmoid(-log_odds) + spread.log()
 
     def evaluate(self, tau_other: Tensor) -> tuple[Tensor, Tensor]:
         """Log probabilities (N, C) and the derived variance (N,) at the given tau_other."""
-        e = torch.exp(self.below / tau_other[:, None])
-        log_total = e.sum(1).log() + self.top_wrong / tau_other
-        log_odds = self.target - log_total
-        log_wrong = torch.nn.functional.logsigmoid(-log_odds)
-        wrong_classes = self.logits.shape[1] - 1
-        q = e / e.sum(1, keepdim=True)
-        deviation = (q - 1.0 / wrong_classes).scatter(1, self.labels[:, None], 0.0)
-        variance = torch.exp(2 * log_wrong) * deviation.square().sum(1) / wrong_classes
-        log_p = self.logits / tau_other[:, None] - log_total[:, None] + log_wrong[:, None]
-        return log_p.scatter(1, self.labels[:, None], torch.nn.functional.logsigmoid(log_odds)[:, None]), variance
+        deviation, _, log_total = self._wrong(tau_other)
+        log_odds = self.target - self.top_wrong / tau_other - log_total
+        log_target, log_mass = (torch.nn.functional.logsigmoid(sign * log_odds) for sign in (1, -1))
+        variance = torch.exp(2 * log_mass) * _row_dot(deviation, deviation) / (self.logits.shape[1] - 1)
+        log_p = self.below / tau_other[:, None] + (log_mass - log_total)[:, None]
+        return log_p.scatter_(1, self.labels[:, None], log_target[:, None]), variance
+
+    def on_top(self, tau_other: Tensor) -> Tensor:
+        """Whether the target's logit is at least the largest wrong one after division, up to rounding, (N,)."""
+        top = self.top_wrong / tau_other
+        return self.target - top >= -1e-12 * (self.target.abs() + top.abs())
 
     def rows(self, keep: Tensor) -> _Search:
         """The same search on a subset of the rows."""
@@ -272,22 +282,19 @@ class _Search:
             setattr(part, name, value[keep])
         return part
 
-    def maximise(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """The maximiser of g over [lower, upper], row by row."""
-        fractions = torch.linspace(0, 1, self.SCAN, dtype=lower.dtype, device=lower.device)
+    def maximise(self, lower: Tensor, upper: Tensor, last: int) -> Tensor:
+        """The maximiser of g over [lower, upper], row by row; the coarse scan takes `last` steps."""
         start, stretch = lower.log(), upper.log() - lower.log()
-        slopes, heights = [], []
-        for fraction in fractions:
-            slope, height = self.slope_and_height((start + fraction * stretch).exp())
-            slopes.append(slope)
-            heights.append(height)
-        best = torch.stack(heights).argmax(0)
-        rising = torch.stack(slopes).gather(0, best[None])[0] > 0
+        fractions = torch.linspace(0, 1, last + 1, dtype=lower.dtype, device=lower.device)
+        scanned = [self.slope_and_height((start + fraction * stretch).exp()) for fraction in fractions]
+        slopes, heights = (torch.stack(values) for values in zip(*scanned, strict=True))
+        best = heights.argmax(0)
+        rising = slopes.gather(0, best[None])[0] > 0
         # From the best point of the scan the maximum lies uphill, and before the next point, which is lower.
         other = best + torch.where(rising, 1, -1)
-        at_end = (other < 0) | (other >= self.SCAN) | (stretch <= 0)
-        here, there = fractions[best], fractions[other.clamp(0, self.SCAN - 1)]
-        tau_other = torch.where(best == 0, lower, torch.where(best == self.SCAN - 1, upper, (start + here * stretch).exp()))
+        at_end = (other < 0) | (other > last) | (stretch <= 0)
+        here, there = fractions[best], fractions[other.clamp(0, last)]
+        tau_other = torch.where(best == 0, lower, torch.where(best == last, upper, (start + here * stretch).exp()))
         inside = (~at_end).nonzero()[:, 0]
         if len(inside):
             u = start + torch.stack([here, there]) * stretch
@@ -296,7 +303,7 @@ class _Search:
 
 
 def _root(search: _Search, a: Tensor, b: Tensor, tolerance: float = 1e-9) -> Tensor:
-    """The root of g'(u) between a, where g climbs towards b, and b: regula falsi with the Illinois rule, then bisection.
+    """The root of g'(u) between a, where g climbs towards b, and b: regula falsi with the Illinois rule, and bisection.
 
     A row leaves when its bracket is narrower than `tolerance`, so the last rounds work on few rows.
     """
@@ -332,7 +339,7 @@ def _root(search: _Search, a: Tensor, b: Tensor, tolerance: float = 1e-9) -> Ten
 def _order_interval(
     search: _Search, on_top: Tensor, margin: float, lower: Tensor, upper: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Narrow [lower, upper] to where f_y/tau_target - max_wrong f/tau_other >= margin, for rows with the target on top."""
+    """Narrow [lower, upper], for rows with the target on top, to f_y/tau_target - max_wrong f/tau_other >= margin."""
     room = search.target - margin  # the constraint reads top_wrong / tau_other <= room
     limit = search.top_wrong / room
     positive = search.top_wrong > 0

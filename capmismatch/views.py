@@ -1,7 +1,7 @@
-"""Stored views: augmented copies of the training inputs whose augmentation is fixed, so that a teacher has to see each once.
+"""Stored views: augmented copies of the training inputs, fixed, so that a teacher has to see each only once.
 
-A view is made from raw inputs by a seeded rule, kept as its parameters (kind, strength, seed, number) and made again where
-it is needed; the teachers' logits on it are collected into a bank of its own. Students then draw, for every example and
+A view is made from raw inputs by a seeded rule, kept as its parameters (kind, strength, seed, number) and made again
+where it is needed; the teachers' logits on it are collected into a bank of its own. Students then draw, for every example and
 epoch, one of the views, with the soft label that belongs to it.
 """
 
@@ -25,7 +25,7 @@ class Views:
     Attributes
     ----------
     kind : "none" (the inputs themselves), "noise" (plus Gaussian noise), "flip" (view 0 as is, view 1 mirrored)
-    count : how many views
+    count : how many views; "none" has 1, "flip" 2
     sigma : standard deviation of the noise, in units of the raw inputs
     seed : of the noise
     """
@@ -37,10 +37,13 @@ class Views:
 
     def __post_init__(self) -> None:
         must_be_one_of(self.kind, KINDS, "kind of views")
-        if self.kind == "flip":
+        if self.kind == "flip" and self.count in (1, 2):
             object.__setattr__(self, "count", 2)
-        if self.count < 1 or (self.kind == "none" and self.count != 1):
-            raise InputError(f"expected count of views >= 1, and 1 of kind 'none', got {self.count} of kind {self.kind!r}")
+        most = {"none": 1, "flip": 2}.get(self.kind, self.count)
+        if not 1 <= self.count <= most:
+            raise InputError(
+                f"expected count of views >= 1 (1 of kind 'none', 2 of 'flip'), got {self.count} of kind {self.kind!r}"
+            )
         if (self.sigma > 0) != (self.kind == "noise"):
             raise InputError(f"sigma > 0 belongs to views of kind 'noise', got sigma={self.sigma!r} with {self.kind!r}")
 
@@ -62,7 +65,8 @@ class Views:
             raise InputError(f"expected a view in [0, {self.count}), got {number}")
         if self.kind == "noise":
             generator = np.random.default_rng([self.seed, number])
-            return inputs.astype(np.float32) + np.float32(self.sigma) * generator.standard_normal(inputs.shape, np.float32)
+            noise = generator.standard_normal(inputs.shape, np.float32)
+            return inputs.astype(np.float32) + np.float32(self.sigma) * noise
         if self.kind == "flip" and number == 1:
             if inputs.ndim != 4:
                 raise InputError(f"views of kind 'flip' need images (n, H, W, C), got shape {inputs.shape}")

@@ -74,6 +74,7 @@ def _accept_other_names(module: nn.Module, state_dict: dict[str, Any], prefix: s
 USUAL = ((10, 1), (16, 1), (28, 1), (40, 1), (16, 2), (28, 2), (40, 2), (16, 4), (28, 4), (28, 10))
 
 
+@register("wrn{depth}-{width}")  # as many checkpoint files are named
 @register(
     "wrn-{depth}-{width}",
     listed=tuple(f"wrn-{depth}-{width}" for depth, width in USUAL),

@@ -41,6 +41,13 @@ def drawn_data(target: Figure | Axes | np.ndarray) -> pd.DataFrame:
     ------
     InputError
         If nothing there was drawn by capmismatch.
+
+    Examples
+    --------
+    >>> from capmismatch.plots import study_progress
+    >>> ax = study_progress(pd.DataFrame({"stage": ["collect"], "done": [3], "total": [4], "failed": [0]}))
+    >>> drawn_data(ax).to_dict("records")
+    [{'stage': 'collect', 'done': 3, 'total': 4, 'failed': 0}]
     """
     if isinstance(target, Axes):
         frames = _DRAWN.get(target, [])
@@ -89,6 +96,14 @@ def save(
     -------
     tuple of Path
         The PDF, the PNG and the CSV.
+
+    Examples
+    --------
+    >>> from capmismatch.plots import study_progress
+    >>> ax = study_progress(pd.DataFrame({"stage": ["collect"], "done": [3], "total": [4], "failed": [0]}))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     [path.name for path in save(ax, Path(folder) / "my progress")]
+    ['my%20progress.pdf', 'my%20progress.png', 'my%20progress.csv']
     """
     figure = _figure_of(target)
     table = drawn_data(figure) if table is None else table

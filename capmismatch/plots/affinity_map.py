@@ -50,6 +50,14 @@ def affinity_map(
     ------
     InputError
         If a column, temperature or teacher is missing.
+
+    Examples
+    --------
+    >>> pairs = [("cat", "dog", 0.7), ("cat", "car", 0.3), ("dog", "cat", 0.8), ("car", "cat", 0.5)]
+    >>> affinity = pd.DataFrame(pairs, columns=["true_class", "other_class", "value"])
+    >>> axes = affinity_map(affinity.assign(family="mlp", teacher="mlp12", seed=0, tau=4.0))
+    >>> [label.get_text() for label in axes[0, 0].get_yticklabels()]
+    ['car', 'cat', 'dog']
     """
     require_columns(affinity, ["family", "teacher", "seed", "tau", "true_class", "other_class", "value"], WHAT)
     rows = sole(affinity, "tau", WHAT, tau)

@@ -78,6 +78,14 @@ def capacity_curve(
     ------
     InputError
         If a column, the split, or the student is missing, or both `ax` and `teachers` are given.
+
+    Examples
+    --------
+    >>> rows = {"family": "mlp", "teacher": ["mlp12", "mlp96"], "params": [648.0, 13248.0], "student": "mlp12"}
+    >>> results = pd.DataFrame({**rows, "method": "KD", "label": "KD", "split": "test", "accuracy": [0.81, 0.79]})
+    >>> ax = capacity_curve(results)
+    >>> [text.get_text() for text in ax.figure.legends[0].get_texts()]
+    ['KD (−2.0)', 'peak (change to the largest teacher)']
     """
     require_columns(results, ["family", "teacher", by, "student", "method", "label", "split", "accuracy"], WHAT)
     rows = sole(rows_where(results, WHAT, split=split), "student", WHAT, student)

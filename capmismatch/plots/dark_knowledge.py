@@ -37,6 +37,13 @@ def dark_knowledge(example: pd.DataFrame, *, image: np.ndarray | None = None, to
     ------
     InputError
         If a column is missing, or not every teacher and method has exactly one target.
+
+    Examples
+    --------
+    >>> example = pd.DataFrame({"class": ["cat", "dog", "car"], "probability": [0.7, 0.25, 0.05]})
+    >>> example = example.assign(teacher="mlp12", method="TS", is_target=[True, False, False])
+    >>> [label.get_text() for label in dark_knowledge(example)[0].get_yticklabels()]
+    ['car', 'dog']
     """
     require_columns(example, ["teacher", "method", "class", "probability", "is_target"], WHAT)
     targets = example[example["is_target"].astype(bool)]
@@ -53,7 +60,7 @@ def dark_knowledge(example: pd.DataFrame, *, image: np.ndarray | None = None, to
     looks = setting_looks({str(method): str(method) for method in methods})
 
     extra = 0 if image is None else 1
-    inches = small_points() / 72 * (1.3 * len(classes) + 5)
+    inches = small_points() / 72 * (1.5 * len(classes) + 5)
     axes = panels(len(teachers) + extra, sharex=False, inches=inches)
     if image is not None:
         axes[0].imshow(image, cmap="gray" if np.ndim(image) == 2 else None)

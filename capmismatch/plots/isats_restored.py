@@ -74,6 +74,16 @@ def isats_restored(
     ------
     InputError
         If a column or a quantity is missing.
+
+    Examples
+    --------
+    >>> names = ["derived_std", "inherent_variance", "target_prob", "flipped", "overtaken"]
+    >>> names += ["tau_other_q10", "tau_other_q50", "tau_other_q90"]
+    >>> restored = pd.DataFrame({"quantity": names, "value": 0.1}).assign(family="mlp", teacher="mlp12", params=648.0)
+    >>> restored = restored.assign(split="test", seed=0, method="ISATS", constraint="order", margin=1.0)
+    >>> axes = isats_restored(restored.assign(tau_target=4.0, tau_other=np.nan))
+    >>> axes[0].figure.legends[0].get_texts()[0].get_text()
+    'ISATS order m=1'
     """
     require_columns(restored, ["family", "teacher", by, "seed", "method", "constraint", "margin"], WHAT)
     require_columns(restored, ["tau_target", "tau_other", "quantity", "value"], WHAT)

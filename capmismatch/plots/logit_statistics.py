@@ -51,6 +51,13 @@ def logit_statistics(
     ------
     InputError
         If a column, a probe or the split is missing.
+
+    Examples
+    --------
+    >>> probes = pd.DataFrame({"teacher": ["mlp12", "mlp96"], "params": [648.0, 13248.0], "value": [2.0, 3.0]})
+    >>> probes = probes.assign(family="mlp", split="test", seed=0, tau=np.nan, probe="logit_std")
+    >>> logit_statistics(probes, statistics=["logit_std"])[0].lines[0].get_ydata()
+    array([2., 3.])
     """
     require_columns(probes, [by], "the probes table")
     tables = {name: probe_rows(probes, name, split=split) for name in statistics}

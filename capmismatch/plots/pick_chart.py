@@ -16,11 +16,11 @@ from capmismatch.plots._save import attach
 from capmismatch.plots._style import BLUE, GREY
 
 WHAT = "the pick table"
-PANELS = {"p_best": "P(best)", "regret": "regret"}
+PANELS = {"p_best": "P(best)", "regret": "regret (points)"}
 
 
 def pick_chart(table: pd.DataFrame, *, ax: Axes | None = None) -> np.ndarray:
-    """Draw each teacher's score with its interval, its probability to be the best, and its expected regret.
+    """Draw each teacher's score with its interval, its chance of being the best, and its expected regret.
 
     The best teacher stands on top. Teachers too close to call with the best (``tie``) are filled and coloured, the
     others hollow and grey.
@@ -42,6 +42,13 @@ def pick_chart(table: pd.DataFrame, *, ax: Axes | None = None) -> np.ndarray:
     ------
     InputError
         If a column is missing.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"family": "mlp", "teacher": ["mlp12", "mlp96"], "score": [0.7, 0.8]})
+    >>> table = table.assign(low=table["score"] - 0.01, high=table["score"] + 0.01, tie=[False, True])
+    >>> [label.get_text() for label in pick_chart(table)[0].get_yticklabels()]
+    ['mlp12', 'mlp96']
     """
     require_columns(table, ["family", "teacher", "score", "low", "high", "tie"], WHAT)
     rows = table.assign(label=teacher_labels(table)).sort_values("score", ignore_index=True, kind="stable")

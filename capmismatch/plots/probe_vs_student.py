@@ -64,6 +64,15 @@ def probe_vs_student(
     ------
     InputError
         If a column, probe, temperature, student or setting is missing, or fewer than two teachers are in both tables.
+
+    Examples
+    --------
+    >>> teachers = pd.DataFrame({"family": "mlp", "teacher": ["mlp12", "mlp96"], "params": [648.0, 13248.0]})
+    >>> probes = teachers.assign(split="test", seed=0, tau=np.nan, probe="nll", value=[0.9, 0.5])
+    >>> results = teachers.assign(student="mlp12", method="KD", label="KD", split="test", accuracy=[0.75, 0.77])
+    >>> ax = probe_vs_student(probes, results, probe="nll")
+    >>> [text.get_text() for text in ax.texts]
+    ['mlp12', 'mlp96']
     """
     points = teacher_points(probes, results, probe, tau, student, label, split)
     coefficients = "" if links is None else _title(links, points.iloc[0])

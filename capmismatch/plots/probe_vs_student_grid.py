@@ -38,6 +38,15 @@ def probe_vs_student_grid(
     -------
     ndarray of Axes
         Shape (number of probes,).
+
+    Examples
+    --------
+    >>> teachers = pd.DataFrame({"family": "mlp", "teacher": ["mlp12", "mlp96"], "params": [648.0, 13248.0]})
+    >>> probes = teachers.assign(split="test", seed=0, tau=np.nan)
+    >>> probes = pd.concat([probes.assign(probe="nll", value=[0.9, 0.5]), probes.assign(probe="ece", value=[0.1, 0.2])])
+    >>> results = teachers.assign(student="mlp12", method="KD", label="KD", split="test", accuracy=[0.75, 0.77])
+    >>> [ax.get_xlabel() for ax in probe_vs_student_grid(probes, results, chosen=["nll", "ece"])]
+    ['nll', 'ece']
     """
     if not chosen:
         raise InputError("expected at least one probe in chosen, got none")

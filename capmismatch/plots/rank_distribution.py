@@ -41,6 +41,14 @@ def rank_distribution(
     ------
     InputError
         If a column, the metric or the split is missing.
+
+    Examples
+    --------
+    >>> pair = {"family_a": "mlp", "teacher_a": "mlp12", "seed_a": 0, "family_b": "mlp", "split": "test"}
+    >>> ranks = pd.DataFrame({**pair, "teacher_b": ["mlp12", "mlp96"], "seed_b": [1, 0], "value": [0.8, 0.6]})
+    >>> ax = rank_distribution(ranks.assign(metric="wrong_tau_b"))
+    >>> [label.get_text().split() for label in ax.get_xticklabels()]
+    [['same,', 'other', 'seed'], ['1']]
     """
     pairs, order = pair_rows(ranks, metric, split)
     steps = _steps(pairs, order)

@@ -43,6 +43,14 @@ def rank_matrix(
     ------
     InputError
         If a column, the metric or the split is missing.
+
+    Examples
+    --------
+    >>> pair = {"family_a": "mlp", "teacher_a": "mlp12", "seed_a": 0, "family_b": "mlp", "split": "test"}
+    >>> ranks = pd.DataFrame({**pair, "teacher_b": ["mlp12", "mlp96"], "seed_b": [1, 0], "value": [0.8, 0.6]})
+    >>> ax = rank_matrix(ranks.assign(metric="wrong_tau_b"))
+    >>> [text.get_text() for text in ax.texts]
+    ['.80', '.60']
     """
     pairs, order = pair_rows(ranks, metric, split)
     cells = pairs.groupby(["a", "b"], sort=False)["value"].mean()

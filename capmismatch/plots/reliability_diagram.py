@@ -42,6 +42,13 @@ def reliability_diagram(bins: pd.DataFrame, *, teachers: Sequence[str] | None = 
     ------
     InputError
         If a column or a teacher is missing.
+
+    Examples
+    --------
+    >>> bins = pd.DataFrame({"bin_low": [0.0, 0.5], "bin_high": [0.5, 1.0], "confidence": [0.4, 0.9]})
+    >>> bins = bins.assign(accuracy=[0.4, 0.8], n=[20, 80], family="mlp", teacher="mlp12")
+    >>> reliability_diagram(bins).lines[1].get_ydata()
+    array([0.4, 0.8])
     """
     require_columns(bins, ["family", "teacher", "bin_low", "bin_high", "confidence", "accuracy", "n"], WHAT)
     rows = bins.assign(label=teacher_labels(bins))

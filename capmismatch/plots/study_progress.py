@@ -36,6 +36,12 @@ def study_progress(progress: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ------
     InputError
         If a column is missing or the counts do not add up.
+
+    Examples
+    --------
+    >>> progress = pd.DataFrame({"stage": ["collect"], "done": [3], "total": [4], "failed": [0]})
+    >>> study_progress(progress).texts[0].get_text()
+    '3/4'
     """
     require_columns(progress, ["stage", "done", "total", "failed"], WHAT)
     for stage, done, failed, total in progress[["stage", "done", "failed", "total"]].to_numpy():

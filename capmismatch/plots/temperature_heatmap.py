@@ -53,6 +53,13 @@ def temperature_heatmap(
     ------
     InputError
         If a column, student, teacher, method or split is missing, or other settings (weight, margin, ...) vary.
+
+    Examples
+    --------
+    >>> results = pd.DataFrame({"tau": [4, 4], "tau_other": [2, 4], "accuracy": [0.8, 0.7], "family": "mlp"})
+    >>> results = results.assign(teacher="mlp96", student="mlp12", method="ATS", split="test")
+    >>> temperature_heatmap(results).images[0].get_array().ravel().tolist()
+    [80.0, 70.0]
     """
     require_columns(results, ["family", "teacher", "student", "method", "tau", "tau_other", "split", "accuracy"], WHAT)
     rows = sole(rows_where(results, WHAT, method=method, split=split), "student", WHAT, student)

@@ -70,6 +70,13 @@ def variance_vs_capacity(
     ------
     InputError
         If a column, probe, temperature or split is missing, or `ax` comes without `quantity`.
+
+    Examples
+    --------
+    >>> probes = pd.DataFrame({"probe": ["derived_std", "inherent_variance", "target_prob"], "value": [0.1, 0.02, 0.7]})
+    >>> probes = probes.assign(family="mlp", teacher="mlp12", params=648.0, split="test", seed=0, tau=4.0)
+    >>> [ax.get_title(loc="left") for ax in variance_vs_capacity(probes)]
+    ['std of wrong $p$', 'inherent variance (IV)', '$p_y$']
     """
     require_columns(probes, ["family", "teacher", by, "split", "seed", "tau", "probe", "value"], WHAT)
     if quantity is not None:

@@ -72,6 +72,15 @@ def variance_vs_temperature(
     ------
     InputError
         If a column, probe, split or teacher is missing.
+
+    Examples
+    --------
+    >>> names = ["derived_average", "derived_std", "inherent_variance", "target_prob"]
+    >>> probes = pd.DataFrame([(name, tau, 0.1 / tau) for name in names for tau in (1.0, 4.0)],
+    ...                       columns=["probe", "tau", "value"])
+    >>> probes = probes.assign(family="mlp", teacher="mlp12", params=648.0, split="test", seed=0)
+    >>> variance_vs_temperature(probes)[1].lines[0].get_ydata()
+    array([0.1  , 0.025])
     """
     require_columns(probes, [by], "the probes table")
     tables = {}

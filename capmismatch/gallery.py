@@ -1,0 +1,151 @@
+"""Every figure of a study: which tables each needs, its caption, and drawing them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+from capmismatch import plots
+from capmismatch.errors import InputError
+from capmismatch.examples import dark_knowledge
+
+if TYPE_CHECKING:
+    from capmismatch.study import Study
+
+GRID_PROBES = (
+    "derived_std", "inherent_variance", "target_prob", "accuracy", "classwise_ace", "entropy", "logit_std", "cmi",
+)  # fmt: skip
+
+
+def draw_all(study: Study) -> list[Path]:
+    """Draw each figure whose tables the study has; PDF, PNG and CSV each, into ``figures/``. Returns the PNGs."""
+    import matplotlib.pyplot as plt
+
+    students = study.load("results")["student"].unique().tolist() if study.has("results") else []
+    wanted: list[tuple[str, Callable[[Study], Any]]] = [
+        (name, draw) for name, (needs, _, draw) in FIGURES.items() if all(study.has(table) for table in needs)
+    ]
+    for student in students:
+        wanted.append((f"capacity_curve {student}", lambda s, student=student: plots.capacity_curve(
+            s.load("results"), student=student, teachers=s.load("probes"))))
+    drawn = []
+    with plots.figure_style("default"), tqdm(wanted, desc="plot", unit="figure", disable=not study.progress) as bar:
+        for name, draw in bar:
+            bar.set_postfix_str(name)
+            try:
+                target = draw(study)
+            except InputError as error:  # one figure that a study's tables cannot fill does not cost the others
+                bar.write(f"{name} left out: {error}")
+                continue
+            if target is not None:
+                drawn.append(plots.save(target, study.folder / "figures" / name)[1])
+            plt.close("all")
+    return drawn
+
+
+def _tau(study: Study) -> float:
+    """The temperature at which figures read the probes: that of ISATS where it was measured, else the nearest."""
+    return min(study.config.probe.taus, key=lambda tau: abs(tau - study.config.isats.tau_target))
+
+
+def _spread(study: Study, table: str) -> list[str]:
+    """Up to four teachers of a table, evenly from small to large."""
+    names = study.load(table)["teacher"].unique().tolist()
+    return [names[round(i * (len(names) - 1) / 3)] for i in range(4)] if len(names) > 4 else names
+
+
+def _best_setting(study: Study) -> dict[str, str]:
+    """The first student, and its soft-label method that stands first in the study."""
+    results = study.load("results")
+    taught = results[results["method"] != "CE"]
+    return {"student": taught["student"].iloc[0], "label": taught["label"].iloc[0]}
+
+
+def _dark_knowledge(study: Study) -> Any:
+    settings, bank = study.config.isats, study.bank
+    return plots.dark_knowledge(
+        dark_knowledge(
+            bank, tau=settings.tau_target, tau_other=settings.tau_other, constraint=settings.constraint,
+            margin=settings.margin, split="val" if (bank.rows.split == "val").any() else "test",
+        )
+    )
+
+
+def _grid(study: Study) -> Any:
+    measured = set(study.load("probes")["probe"])
+    return plots.probe_vs_student_grid(
+        study.load("probes"), study.load("results"), chosen=[p for p in GRID_PROBES if p in measured], tau=_tau(study),
+        links=study.load("links"), **_best_setting(study),
+    )
+
+
+# name -> (tables it needs, caption, drawing)
+FIGURES: dict[str, tuple[tuple[str, ...], str, Callable[[Study], Any]]] = {
+    "variance_vs_capacity": (
+        ("probes",),
+        "How the derived standard deviation, the inherent variance and the target's probability change with the teacher's "
+        "size. DV = (1 - p_y)^2 IV: read the three together.",
+        lambda s: plots.variance_vs_capacity(s.load("probes"), split="val"),
+    ),
+    "variance_vs_temperature": (
+        ("probes", "restored"),
+        "Mean and standard deviation of the wrong classes' probabilities against the temperature, for a small and a large "
+        "teacher, and what ATS and ISATS make of the large one.",
+        lambda s: plots.variance_vs_temperature(s.load("probes"), restored=s.load("restored"), split="val"),
+    ),
+    "isats_restored": (
+        ("restored",),
+        "What plain temperature scaling (TS), ATS and ISATS make of each teacher's soft labels: the derived standard "
+        "deviation, and its price in the target's probability and in flipped examples.",
+        lambda s: plots.isats_restored(s.load("restored")),
+    ),
+    "rank_matrix": (
+        ("ranks",),
+        "How far teachers order the wrong classes alike: Kendall tau-b per example, averaged. The diagonal is the noise "
+        "floor: two runs of one teacher that differ in the seed.",
+        lambda s: plots.rank_matrix(s.load("ranks")),
+    ),
+    "rank_distribution": (
+        ("ranks",),
+        "The same agreement by how far two teachers are apart in size, beside the noise floor of seeds.",
+        lambda s: plots.rank_distribution(s.load("ranks")),
+    ),
+    "affinity_map": (
+        ("affinity",),
+        "Which classes a teacher holds for akin: the mean softmax over the wrong classes, by true class; then how larger "
+        "teachers differ from the smallest.",
+        lambda s: plots.affinity_map(s.load("affinity"), teachers=_spread(s, "affinity")),
+    ),
+    "logit_statistics": (
+        ("probes",),
+        "Size of the logits against the teacher's size.",
+        lambda s: plots.logit_statistics(s.load("probes"), split="val"),
+    ),
+    "dark_knowledge": (
+        (),
+        "One example: the probabilities that the smallest and the largest teacher give the wrong classes under TS, ATS "
+        "and ISATS.",
+        _dark_knowledge,
+    ),
+    "probe_vs_student_grid": (
+        ("probes", "results", "links"),
+        "Each probe against the accuracy of the students that its teacher taught, with the rank correlation and its "
+        "interval.",
+        _grid,
+    ),
+    "pick_chart": (
+        ("pick",),
+        "The teachers, best first, with intervals; those too close to call are coloured.",
+        lambda s: plots.pick_chart(s.load("pick")),
+    ),
+}
+
+
+def caption(name: str) -> str:
+    """What a figure of a study shows, by its file's stem."""
+    if name.startswith("capacity_curve"):
+        return "Accuracy of the student against the size of its teacher, a line a method, beside the teachers' own accuracy."
+    return FIGURES[name][1] if name in FIGURES else name

@@ -1,7 +1,7 @@
 """The files of a bank: making the folder, writing shards, joining them, and reading it all back with doubt.
 
-Whatever does not fit what was written (a flipped byte, a cut file, another schema or data set) is a BankError that names
-the file. Nothing is ever repaired or removed on its own but this program's own shards and temporary files.
+Whatever does not fit what was written (a flipped byte, a cut file, another schema or data set) is a BankError that
+names the file. Nothing is ever repaired or removed but shards that are finished with and temporary files.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ def create(path: str | os.PathLike[str], rows: Rows) -> Path:
                 remove_temporaries(folder)
                 frame = pd.DataFrame({"id": rows.ids, "label": rows.labels, "split": rows.split})
                 write_table(folder / "rows.parquet", frame)
-                write_json(  # last: a folder with a bank.json is whole
-                    folder / "bank.json",
-                    {"schema": SCHEMA, "name": rows.name, "fingerprint": rows.fingerprint, "classes": list(rows.classes),
-                     "rows": len(rows.labels), "inputs_hash": rows.inputs_hash},
-                )  # fmt: skip
+                head = {
+                    "schema": SCHEMA, "name": rows.name, "classes": list(rows.classes), "rows": len(rows.labels),
+                    "inputs_hash": rows.inputs_hash, "fingerprint": rows.fingerprint,
+                    "rows_sha256": _file_hash(folder / "rows.parquet"),
+                }  # fmt: skip
+                write_json(folder / "bank.json", head)  # last: a folder with a bank.json is whole
     there = read_rows(folder)
     if there.fingerprint != rows.fingerprint:
         raise BankError(
@@ -64,26 +65,35 @@ def read_rows(folder: Path) -> Rows:
         schema = head["schema"]
         if schema == SCHEMA:
             name, classes, count = str(head["name"]), tuple(map(str, head["classes"])), int(head["rows"])
-            inputs_hash, fingerprint = str(head["inputs_hash"]), str(head["fingerprint"])
+            inputs_hash, fingerprint, digest = (str(head[key]) for key in ("inputs_hash", "fingerprint", "rows_sha256"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BankError(f"{manifest} is damaged: expected the JSON of a bank, got {_reason(error)}") from None
     if schema != SCHEMA:
         raise BankError(f"{manifest} has schema {schema!r}, this version of capmismatch reads schema {SCHEMA}")
     if not file.exists():
         raise BankError(f"{file} is missing: expected the {count} rows of the bank")
+    if _file_hash(file) != digest:  # before it is parsed: a parser may do anything with damaged bytes
+        raise BankError(f"{file} or {manifest.name} is damaged: expected rows of SHA-256 {digest[:12]}")
     try:
         frame = pd.read_parquet(file)
         labels = frame["label"].to_numpy(np.int64)
-        rows = Rows(name, labels, frame["id"].to_numpy().astype(str), frame["split"].to_numpy().astype(str), classes, inputs_hash)
+        ids, split = (frame[column].to_numpy().astype(str) for column in ("id", "split"))
+        rows = Rows(name, labels, ids, split, classes, inputs_hash)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BankError(f"{file} is damaged: {_reason(error)}") from None
     if len(labels) != count:
         raise BankError(f"{file} has {len(labels)} rows, {manifest.name} says {count}")
     if rows.fingerprint != fingerprint:
         raise BankError(
-            f"{file} or {manifest.name} is damaged: expected rows of fingerprint {fingerprint[:12]}, got {rows.fingerprint[:12]}"
+            f"{file} or {manifest.name} is damaged: expected rows of fingerprint {fingerprint[:12]}, "
+            f"got {rows.fingerprint[:12]}"
         )
     return rows
+
+
+def _file_hash(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _reason(error: Exception) -> str:

@@ -37,7 +37,11 @@ def parse(kind: type[T], table: Mapping[str, Any], place: str) -> T:
     ]
     if required:
         raise InputError(f"{place} lacks the key {required[0]!r}")
-    return kind(**{key: _value(hints[key], value, f"{place}, key {key!r}") for key, value in table.items()})
+    values = {key: _value(hints[key], value, f"{place}, key {key!r}") for key, value in table.items()}
+    try:
+        return kind(**values)
+    except InputError as error:  # from its own checks, which don't know the place
+        raise InputError(f"{place}: {error}") from None
 
 
 def _value(hint: Any, value: Any, place: str) -> Any:

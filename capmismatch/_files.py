@@ -79,7 +79,7 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what a process that was killed while writing left in a folder; only for whoever holds the folder's lock."""
+    """Remove what a process left that was killed while it wrote in a folder; only for who holds the folder's lock."""
     for file in folder.glob(f"{TEMPORARY}*"):
         file.unlink(missing_ok=True)
 

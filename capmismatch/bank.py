@@ -9,9 +9,9 @@
         logits.safetensors               (N, C) logits; its header says where they come from
         shard-00000.safetensors ...      while it is being collected
 
-Rows are keyed by example id. Logits are stored, never probabilities: half-precision probabilities tie. A teacher's bytes
-are compared with their hash when they are first read, so a damaged file is an error, never a wrong number. Nothing here
-knows of torch modules; `capmismatch.collect` fills a bank from a family.
+Rows are keyed by example id. Logits are stored, never probabilities: half-precision probabilities tie. A teacher's
+bytes are compared with their hash when they are first read, so a damaged file is an error, never a wrong number.
+Nothing here knows of torch modules; `capmismatch.collect` fills a bank from a family.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from capmismatch._bank_files import SCHEMA, hash_logits, open_logits, read_rows
+from capmismatch._bank_files import hash_logits, open_logits, read_rows
 from capmismatch._records import SPLITS, Rows, TeacherRecord, check_logits, make_rows, teacher_key
 from capmismatch.errors import BankError, InputError, must_be_one_of
 
 __all__ = [
-    "SCHEMA", "SPLITS", "LogitBank", "Rows", "TeacherRecord", "bank_from_arrays", "check_logits", "make_rows", "teacher_key",
+    "SPLITS", "LogitBank", "Rows", "TeacherRecord", "bank_from_arrays", "make_rows", "teacher_key",
 ]  # fmt: skip
 
 CHUNK_BYTES = 32 << 20  # how much of a bank is read at a time: memory stays bounded however many rows there are

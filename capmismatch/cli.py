@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, validators
 
 from capmismatch import __version__
 from capmismatch.errors import CapmismatchError
@@ -22,20 +24,35 @@ app = App(
     name="capmismatch",
     version=__version__,
     help="Why a bigger teacher can teach worse in knowledge distillation, and which teacher to take.",
+    suppress_keyboard_interrupt=False,  # main says what to do next
 )
 
-StudyFile = Annotated[Path, Parameter(help="The study.toml.")]
+StudyFile = Annotated[Path, Parameter(help="The study.toml, or the folder that holds it.")]
 Folder = Annotated[Path | None, Parameter(help="Where results go; by default the study file's folder.")]
-Workers = Annotated[int, Parameter(help="Processes that train students side by side.", env_var="CAPMISMATCH_WORKERS")]
-Quiet = Annotated[bool, Parameter(help="No progress bars.", negative="")]
+Workers = Annotated[
+    int,
+    Parameter(
+        help="Processes that train students side by side; by default one a core.", env_var="CAPMISMATCH_WORKERS",
+        validator=validators.Number(gte=1), show_default=False,
+    ),
+]
+Quiet = Annotated[bool, Parameter(help="No progress bars.", negative="", show_default=False)]
 
 CORES = os.cpu_count() or 1
+
+_order = itertools.count()
+
+
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command; ``--help`` lists them in the order in which they stand in this file."""
+    return app.command(function, sort_key=next(_order))
 
 
 def _open(study: Path, folder: Path | None, quiet: bool, workers: int = 1) -> Study:
     from capmismatch.study import Study
 
-    return Study(study, folder, workers=workers, progress=not quiet)
+    file = study / "study.toml" if study.is_dir() else study
+    return Study(file, folder, workers=workers, progress=not quiet)
 
 
 def _show(frame: Any, rows: int = 24) -> None:
@@ -43,71 +60,13 @@ def _show(frame: Any, rows: int = 24) -> None:
     print(shown if len(frame) <= rows else f"{shown}\n... {len(frame) - rows} more rows")
 
 
-@app.command
-def collect(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
-    """Run every teacher once over the validation and test rows, and keep the logits in a bank."""
-    print(_open(study, folder, quiet).collect())
-
-
-@app.command
-def probe(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
-    """Measure every probe on every teacher: tables/probes.parquet."""
-    _show(_open(study, folder, quiet).probe())
-
-
-@app.command
-def ranks(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
-    """Measure how alike teachers order the classes: tables/ranks.parquet."""
-    _show(_open(study, folder, quiet).ranks())
-
-
-@app.command
-def isats(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
-    """Measure what TS, ATS and ISATS make of each teacher's soft labels: tables/restored.parquet."""
-    _show(_open(study, folder, quiet).isats())
-
-
-@app.command
-def distill(study: StudyFile, *, folder: Folder = None, workers: Workers = CORES, quiet: Quiet = False) -> None:
-    """Train every student of the study that is missing: runs/ and tables/results.parquet."""
-    results = _open(study, folder, quiet, workers).distill()
-    held_out = results[results["split"] == "test"]
-    _show(held_out.groupby(["student", "label", "teacher"], sort=False)["accuracy"].agg(["mean", "std", "count"]).reset_index())
-
-
-@app.command
-def correlate(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
-    """Link every probe to the students' accuracy: tables/links.parquet."""
-    columns = ["probe", "tau", "student", "label", "metric", "value", "low", "high", "p", "p_adjusted", "findings"]
-    _show(_open(study, folder, quiet).correlate()[columns])
-
-
-@app.command
-def pick(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
-    """Choose a teacher, with reasons, risks and the table behind them."""
-    print(_open(study, folder, quiet).pick())
-
-
-@app.command
-def plot(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
-    """Draw every figure that the tables allow: figures/*.pdf, .png, .csv."""
-    for path in _open(study, folder, quiet).plot():
-        print(path)
-
-
-@app.command
-def report(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
-    """Write report.html from what the stages left."""
-    print(_open(study, folder, quiet).report())
-
-
-@app.command
+@_command
 def run(study: StudyFile, *, folder: Folder = None, workers: Workers = CORES, quiet: Quiet = False) -> None:
     """Run all stages in order; what is done already is kept."""
     _run(_open(study, folder, quiet, workers))
 
 
-@app.command
+@_command
 def demo(
     folder: Annotated[Path, Parameter(help="Where the study's files go.")] = Path("demo"),
     *,
@@ -115,12 +74,12 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Run the embedded study: eight perceptrons on UCI letters, two small students, in about two minutes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with resources.as_file(resources.files("capmismatch") / "embedded" / "study.toml") as file:
-        here = folder / "study.toml"
-        if not here.exists():
-            here.write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
-    _run(_open(folder / "study.toml", folder, quiet, workers))
+    from capmismatch._files import write_text
+
+    if not (folder / "study.toml").exists():
+        embedded = resources.files("capmismatch") / "embedded" / "study.toml"
+        write_text(folder / "study.toml", embedded.read_text(encoding="utf-8"))
+    _run(_open(folder, None, quiet, workers))
 
 
 def _run(study: Study) -> None:
@@ -134,6 +93,68 @@ def _run(study: Study) -> None:
     print(f"Figures: {study.folder / 'figures'}")
     print(f"Tables:  {study.folder / 'tables'}")
     print(f"Done in {time.monotonic() - start:.0f} s.")
+
+
+@_command
+def collect(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
+    """Run every teacher once over the validation and test rows, and keep the logits in a bank."""
+    print(_open(study, folder, quiet).collect())
+
+
+@_command
+def probe(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
+    """Measure every probe on every teacher: tables/probes.parquet."""
+    _show(_open(study, folder, quiet).probe())
+
+
+@_command
+def ranks(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
+    """Measure how alike teachers order the classes: tables/ranks.parquet."""
+    _show(_open(study, folder, quiet).ranks())
+
+
+@_command
+def isats(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
+    """Measure what TS, ATS and ISATS make of each teacher's soft labels: tables/restored.parquet."""
+    _show(_open(study, folder, quiet).isats())
+
+
+@_command
+def distill(study: StudyFile, *, folder: Folder = None, workers: Workers = CORES, quiet: Quiet = False) -> None:
+    """Train every student of the study that is missing: runs/ and tables/results.parquet."""
+    results = _open(study, folder, quiet, workers).distill()
+    held_out = results[results["split"] == "test"]
+    _show(
+        held_out.groupby(["student", "label", "teacher"], sort=False)["accuracy"]
+        .agg(["mean", "std", "count"])
+        .reset_index()
+    )
+
+
+@_command
+def correlate(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
+    """Link every probe to the students' accuracy: tables/links.parquet."""
+    columns = ["probe", "tau", "student", "label", "metric", "value", "low", "high", "p", "p_adjusted", "findings"]
+    _show(_open(study, folder, quiet).correlate()[columns])
+
+
+@_command
+def pick(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
+    """Choose a teacher, with reasons, risks and the table behind them."""
+    print(_open(study, folder, quiet).pick())
+
+
+@_command
+def plot(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
+    """Draw every figure that the tables allow: figures/*.pdf, .png, .csv."""
+    for path in _open(study, folder, quiet).plot():
+        print(path)
+
+
+@_command
+def report(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
+    """Write report.html from what the stages left."""
+    print(_open(study, folder, quiet).report())
 
 
 def main() -> None:

@@ -129,8 +129,8 @@ def _logits(
     logits = runner(low, high)
     if logits.ndim != 2 or len(logits) != high - low:
         raise InputError(
-            f"expected logits of shape {(high - low, len(dataset.classes))}, got {logits.shape} from teacher {teacher.key} "
-            f"on rows {low} to {high - 1} of {dataset.name!r}"
+            f"expected logits of shape {(high - low, len(dataset.classes))}, got {logits.shape} from teacher "
+            f"{teacher.key} on rows {low} to {high - 1} of {dataset.name!r}"
         )
     if logits.shape[1] != len(dataset.classes):
         raise InputError(
@@ -144,8 +144,8 @@ def _logits(
     if len(large):
         row, column = large[0]
         raise InputError(
-            f"expected logits that {dtype} can hold (up to {np.finfo(dtype).max:g}), got {logits[row, column]:g} at row "
-            f"{low + row}, class {column} of teacher {teacher.key} on {dataset.name!r}: collect with dtype='float32'"
+            f"expected logits that {dtype} can hold, got {logits[row, column]:g} at row {low + row}, class {column} of "
+            f"teacher {teacher.key} on {dataset.name!r}: collect with dtype='float32'"
         )
     return stored
 
@@ -162,8 +162,8 @@ def _check_same(teacher: Teacher, file: Path, dtype: str, dataset: Dataset) -> N
     ):
         if stored != now:
             raise BankError(
-                f"{file} was collected with {what} {stored!r}, now given {now!r}: give the teacher another name, or remove "
-                "the file to collect anew"
+                f"{file} was collected with {what} {stored!r}, now given {now!r}: give the teacher another name, or "
+                "remove the file to collect anew"
             )
 
 
@@ -193,7 +193,8 @@ class _Runner:
                 batch = self.prepare(self.dataset.inputs[start : min(start + self.batch_size, high)])
                 logits = self.network(batch.to(self.device))
                 if not isinstance(logits, torch.Tensor):
-                    raise InputError(f"expected a tensor of logits from teacher {self.key}, got {type(logits).__name__}")
+                    kind = type(logits).__name__
+                    raise InputError(f"expected a tensor of logits from teacher {self.key}, got {kind}")
                 parts.append(logits.float().cpu().numpy())
         return np.concatenate(parts)
 
@@ -222,8 +223,8 @@ class _Saved:
         if len(differs):
             row = int(differs[0])
             raise InputError(
-                f"expected the labels of {dataset.name!r}, got {dataset.classes[labels[row]]!r} with the saved logits of "
-                f"{teacher.key} and {dataset.classes[dataset.labels[row]]!r} in the data set at example "
+                f"expected the labels of {dataset.name!r}, got {dataset.classes[labels[row]]!r} with the saved logits "
+                f"of {teacher.key} and {dataset.classes[dataset.labels[row]]!r} in the data set at example "
                 f"{str(dataset.rows.ids[row])!r}"
             )
         self.logits = logits[index][:, columns]

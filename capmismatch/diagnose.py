@@ -18,7 +18,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from capmismatch import ranks as _ranks
-from capmismatch._arrays import widest_float
 from capmismatch.bank import LogitBank, TeacherRecord
 from capmismatch.errors import InputError, must_be_one_of, must_be_positive
 from capmismatch.probes import REGISTRY, ClassMeans, Probe, Softened, calibration_bins
@@ -43,8 +42,7 @@ def _run(record: TeacherRecord) -> int:
 def _tensors(bank: LogitBank, key: str, split: str | None) -> Iterator[tuple[Tensor, Tensor]]:
     """Chunks of float64 logits and labels of one teacher."""
     for logits, labels in bank.chunks(key, split, rows=max(1, CHUNK_LOGITS // len(bank.classes))):
-        values = torch.from_numpy(np.ascontiguousarray(logits))
-        yield values.to(widest_float(values)), torch.from_numpy(labels)
+        yield torch.from_numpy(logits.astype(np.float64)), torch.from_numpy(labels)
 
 
 class _Mean:
@@ -209,10 +207,10 @@ def rank_stability(
 
     Returns
     -------
-    Tidy DataFrame with a row a pair and metric: family_a, teacher_a, seed_a, family_b, teacher_b, seed_b, split, metric,
-    value, se, n. `value` is the mean over the n examples (or classes) whose metric is defined: where a teacher gives all
-    compared classes the same logit, there is no order. Two runs of one teacher that differ in the seed make the noise
-    floor.
+    Tidy DataFrame with a row a pair and metric: family_a, teacher_a, seed_a, family_b, teacher_b, seed_b, split,
+    metric, value, se, n. `value` is the mean over the n examples (or classes) whose metric is defined: where a teacher
+    gives all compared classes the same logit, there is no order. Two runs of one teacher that differ in the seed make
+    the noise floor.
 
     Examples
     --------
@@ -271,8 +269,8 @@ def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val") ->
 
     Returns
     -------
-    Tidy DataFrame with columns family, teacher, seed, tau, true_class, other_class, value; the diagonal is left out, and
-    so are classes without examples.
+    Tidy DataFrame with columns family, teacher, seed, tau, true_class, other_class, value; the diagonal is left out,
+    and so are classes without examples.
     """
     must_be_positive(tau, "tau")
     names = np.array(bank.classes)
@@ -372,8 +370,8 @@ def restored_variance(
                         rows.append({**head, "quantity": quantity, **m.columns})
                 for name, value in zip(("q10", "q50", "q90"), quantiles, strict=True):
                     if own:
-                        count = found[method, "at_bound"].n
-                        rows.append({**head, "quantity": f"tau_other_{name}", "value": value, "se": math.nan, "n": count})
+                        n = found[method, "at_bound"].n
+                        rows.append({**head, "quantity": f"tau_other_{name}", "value": value, "se": math.nan, "n": n})
     return pd.DataFrame(rows)
 
 

@@ -51,10 +51,10 @@ class Recipe:
     def __post_init__(self) -> None:
         must_be_one_of(self.optimizer, OPTIMIZERS, "optimizer")
         must_be_one_of(self.schedule, SCHEDULES, "schedule")
-        for name in ("epochs", "batch_size"):
+        for name, least in {"epochs": 1, "batch_size": 1, "warmup_epochs": 0, "shift": 0}.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"expected {name} a whole number >= 1, got {value!r}")
+            if not isinstance(value, int) or value < least:
+                raise InputError(f"expected {name} a whole number >= {least}, got {value!r}")
         must_be_positive(self.lr, "lr")
 
 
@@ -139,8 +139,9 @@ def evaluate(network: nn.Module, inputs: Tensor, prepare: Callable[[Tensor], Ten
 def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    momentum = recipe.momentum
     return torch.optim.SGD(
-        parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.momentum > 0
+        parameters, lr=recipe.lr, momentum=momentum, weight_decay=recipe.weight_decay, nesterov=momentum > 0
     )
 
 
@@ -164,6 +165,8 @@ def _scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch
 
 def _shifted(x: Tensor, most: int, generator: torch.Generator) -> Tensor:
     """Images (n, C, H, W), each moved by up to `most` pixels in both directions, zeros filling in."""
+    if x.ndim != 4:
+        raise InputError(f"a shift needs images (n, C, H, W), got a batch of shape {tuple(x.shape)}")
     n, _, height, width = x.shape
     padded = nn.functional.pad(x, (most, most, most, most))
     top = torch.randint(2 * most + 1, (n, 1), generator=generator) + torch.arange(height)

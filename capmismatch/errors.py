@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 
@@ -42,7 +43,7 @@ def must_be_one_of(value: object, choices: Iterable[object], name: str) -> None:
 
 def must_be_positive(value: float, name: str) -> None:
     """Raise unless `value` is a positive, finite number."""
-    if not (isinstance(value, int | float) and 0 < value < float("inf")):
+    if not (isinstance(value, Real) and 0 < value < float("inf")):
         raise InputError(f"{name} must be a positive number, got {value!r}")
 
 

@@ -73,8 +73,11 @@ def dark_knowledge(
             frames.append(
                 pd.DataFrame(
                     {
-                        "example": str(bank.rows.ids[row]), "teacher": short[key], "method": method,
-                        "class": list(bank.classes), "probability": p[0].numpy(),
+                        "example": str(bank.rows.ids[row]),
+                        "teacher": short[key],
+                        "method": method,
+                        "class": list(bank.classes),
+                        "probability": p[0].numpy(),
                         "is_target": np.arange(len(bank.classes)) == int(label),
                     }
                 )
@@ -85,7 +88,9 @@ def dark_knowledge(
 def _row_of(bank: LogitBank, example: str) -> int:
     found = np.flatnonzero(bank.rows.ids == str(example))
     if not len(found):
-        raise InputError(f"there is no example {example!r} in the bank; ids go from {bank.rows.ids[0]!r} to {bank.rows.ids[-1]!r}")
+        raise InputError(
+            f"there is no example {example!r} in the bank; ids go from {bank.rows.ids[0]!r} to {bank.rows.ids[-1]!r}"
+        )
     return int(found[0])
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from capmismatch.bank import Rows, teacher_key
+from capmismatch._records import Rows, teacher_key
 from capmismatch.errors import InputError, must_be_one_of
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ SOURCES = {
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """One network whose logits can be had: either by running `module` on what `prepare` makes of inputs, or as `saved` ones.
+    """One network whose logits can be had: by running `module` on what `prepare` makes of inputs, or as `saved` ones.
 
     Attributes
     ----------
@@ -67,7 +68,7 @@ class Teacher:
 
         if self.module is None or self.prepare is None:
             raise InputError(f"{self.key} has saved logits only: it cannot be run on new inputs")
-        network = self.module()
+        network = self.module().eval()
         with torch.inference_mode():
             parts = [
                 network(self.prepare(inputs[start : start + batch_size])).float().numpy()
@@ -91,9 +92,12 @@ class Family(Sequence[Teacher]):
 
     def __getitem__(self, item: Any) -> Any:
         if isinstance(item, str):
-            named = {teacher.key: teacher for teacher in self} | {teacher.name: teacher for teacher in self}
-            must_be_one_of(item, named, "teacher")
-            return named[item]
+            found = [t for t in self if t.key == item] or [t for t in self if t.name == item]
+            if len(found) > 1:
+                raise InputError(f"teacher {item!r} could be any of {[t.key for t in found]}: use one of these keys")
+            if not found:
+                must_be_one_of(item, [t.key for t in self], "teacher")
+            return found[0]
         return self.teachers[item]
 
     def __len__(self) -> int:
@@ -121,7 +125,8 @@ def load_family(*specs: str, name: str | None = None, **options: Any) -> Family:
           network of a checkpoint: a function of the file's stem, its name ``"module:function"``, or a registered
           architecture ``"arch:NAME"`` where ``{stem}`` stands for the file's stem; ``mean``, ``std`` normalise images.
         * ``logits:FILE.npz`` or ``logits:FOLDER``: logits saved before.
-        * ``letters:mlp``: multi-layer perceptrons trained here on UCI Letter Recognition. Options: ``widths``, ``seeds``, ...
+        * ``letters:mlp``: multi-layer perceptrons trained here on UCI Letter Recognition. Options: ``widths``,
+          ``seeds``, ...
     name : the family's name in tables; by default the source says
     options : of the source; with several specs, all get the same
 
@@ -138,7 +143,14 @@ def load_family(*specs: str, name: str | None = None, **options: Any) -> Family:
     for spec in specs:
         kind, _, rest = spec.partition(":")
         must_be_one_of(kind, SOURCES, f"the kind of source in {spec!r}")
-        loaded, own = importlib.import_module(SOURCES[kind]).load(rest, **options)
+        load = importlib.import_module(SOURCES[kind]).load
+        takes = list(inspect.signature(load).parameters.values())[1:]
+        for option in options:
+            must_be_one_of(option, [parameter.name for parameter in takes], f"option of {spec!r}")
+        lacks = [p.name for p in takes if p.default is inspect.Parameter.empty and p.name not in options]
+        if lacks:
+            raise InputError(f"{spec!r} lacks the option {lacks[0]!r}")
+        loaded, own = load(rest, **options)
         if name is not None:
             loaded = [replace(teacher, family=name) for teacher in loaded]
         teachers += sorted(loaded, key=lambda t: (t.params is None, t.params or 0))  # stable: else as given

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,7 @@ def draw_all(study: Study) -> list[Path]:
     wanted: list[tuple[str, Callable[[Study], Any]]] = [
         (name, draw) for name, (needs, _, draw) in FIGURES.items() if all(study.has(table) for table in needs)
     ]
-    for student in students:
-        wanted.append((f"capacity_curve {student}", lambda s, student=student: plots.capacity_curve(
-            s.load("results"), student=student, teachers=s.load("probes"))))
+    wanted += [(f"capacity_curve_{student}", partial(_capacity_curve, student=student)) for student in students]
     drawn = []
     with plots.figure_style("default"), tqdm(wanted, desc="plot", unit="figure", disable=not study.progress) as bar:
         for name, draw in bar:
@@ -44,6 +43,10 @@ def draw_all(study: Study) -> list[Path]:
                 drawn.append(plots.save(target, study.folder / "figures" / name)[1])
             plt.close("all")
     return drawn
+
+
+def _capacity_curve(study: Study, student: str) -> Any:
+    return plots.capacity_curve(study.load("results"), student=student, teachers=study.load("probes"))
 
 
 def _tau(study: Study) -> float:
@@ -68,8 +71,12 @@ def _dark_knowledge(study: Study) -> Any:
     settings, bank = study.config.isats, study.bank
     return plots.dark_knowledge(
         dark_knowledge(
-            bank, tau=settings.tau_target, tau_other=settings.tau_other, constraint=settings.constraint,
-            margin=settings.margin, split="val" if (bank.rows.split == "val").any() else "test",
+            bank,
+            tau=settings.tau_target,
+            tau_other=settings.tau_other,
+            constraint=settings.constraint,
+            margin=settings.margin,
+            split="val" if (bank.rows.split == "val").any() else "test",
         )
     )
 
@@ -77,8 +84,12 @@ def _dark_knowledge(study: Study) -> Any:
 def _grid(study: Study) -> Any:
     measured = set(study.load("probes")["probe"])
     return plots.probe_vs_student_grid(
-        study.load("probes"), study.load("results"), chosen=[p for p in GRID_PROBES if p in measured], tau=_tau(study),
-        links=study.load("links"), **_best_setting(study),
+        study.load("probes"),
+        study.load("results"),
+        chosen=[p for p in GRID_PROBES if p in measured],
+        tau=_tau(study),
+        links=study.load("links"),
+        **_best_setting(study),
     )
 
 

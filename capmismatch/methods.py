@@ -91,7 +91,8 @@ class Method:
         if self.options and self.name not in LOGIT_LOSSES:
             raise InputError(f"method {self.name} takes no options, got {self.options!r}")
         if self.tau is not None and "tau" in self.options:
-            raise InputError(f"method {self.name} got tau twice: {self.tau!r}, and {self.options['tau']!r} in its options")
+            twice = f"{self.tau!r}, and {self.options['tau']!r} in its options"
+            raise InputError(f"method {self.name} got tau twice: {twice}")
 
     @property
     def label(self) -> str:

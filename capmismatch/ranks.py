@@ -14,32 +14,18 @@ from __future__ import annotations
 
 import itertools
 import operator
-import re
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from capmismatch import _rank_kernels as kernels
+from capmismatch import _rank_blocks
 from capmismatch._arrays import ArrayLike, as_labels
+from capmismatch._rank_blocks import Metric, floats_of, measure, real_numbers
+from capmismatch._threads import blocks
 from capmismatch.errors import InputError, must_be_positive
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-
-METRICS = ("wrong_tau_b", "tau_b", "wrong_spearman", "spearman", "top{k}_overlap")
-
-_BLOCK_CELLS = 1 << 18  # logits ranked at a time in a thread: 4 MB of ranks, still in the cache when pairs read them
-_SMALL_CELLS = 1 << 14  # below this a thread costs more than it saves
-_INFINITY = {2: 0x7C00, 4: 0x7F80_0000, 8: 0x7FF0 << 48}  # bit patterns of +inf by bytes per float
-
-_backend: Any = kernels.NumbaBackend if kernels.njit is not None else kernels.NumpyBackend
-
 
 # ------------------------------------------------------------------------------------------------------------ two rows
 
@@ -77,7 +63,7 @@ def kendall_tau_b(a: ArrayLike, b: ArrayLike) -> Tensor:
     >>> kendall_tau_b([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]], [1.0, 3.0, 2.0])
     tensor([0.3333,    nan], dtype=torch.float64)
     """
-    return _of_two(a, b, None, _Metric("tau_b"))
+    return _of_two(a, b, None, Metric("tau_b"))
 
 
 def wrong_class_tau_b(logits_a: ArrayLike, logits_b: ArrayLike, labels: ArrayLike) -> Tensor:
@@ -109,7 +95,7 @@ def wrong_class_tau_b(logits_a: ArrayLike, logits_b: ArrayLike, labels: ArrayLik
     >>> wrong_class_tau_b([[9.0, 1.0, 2.0, 3.0]], [[0.0, 1.0, 3.0, 2.0]], [0])
     tensor([0.3333], dtype=torch.float64)
     """
-    return _of_two(logits_a, logits_b, labels, _Metric("tau_b", wrong=True))
+    return _of_two(logits_a, logits_b, labels, Metric("tau_b", wrong=True))
 
 
 def spearman(a: ArrayLike, b: ArrayLike, labels: ArrayLike | None = None) -> Tensor:
@@ -141,7 +127,7 @@ def spearman(a: ArrayLike, b: ArrayLike, labels: ArrayLike | None = None) -> Ten
     >>> spearman([1.0, 2.0, 3.0, 4.0], [1.0, 3.0, 2.0, 4.0])
     tensor(0.8000, dtype=torch.float64)
     """
-    return _of_two(a, b, labels, _Metric("spearman", wrong=labels is not None))
+    return _of_two(a, b, labels, Metric("spearman", wrong=labels is not None))
 
 
 def topk_overlap(a: ArrayLike, b: ArrayLike, k: int, labels: ArrayLike | None = None) -> Tensor:
@@ -173,7 +159,7 @@ def topk_overlap(a: ArrayLike, b: ArrayLike, k: int, labels: ArrayLike | None = 
     >>> topk_overlap([4.0, 3.0, 2.0, 1.0], [4.0, 1.0, 3.0, 2.0], k=2)
     tensor(0.5000, dtype=torch.float64)
     """
-    return _of_two(a, b, labels, _Metric("top_overlap", wrong=labels is not None, k=operator.index(k)))
+    return _of_two(a, b, labels, Metric("top_overlap", wrong=labels is not None, k=operator.index(k)))
 
 
 # -------------------------------------------------------------------------------------------------------- many teachers
@@ -206,9 +192,9 @@ def pairwise_tau_b(logits: ArrayLike | Sequence[ArrayLike], labels: ArrayLike | 
             [0.3333, 1.0000]], dtype=torch.float64)
     """
     teachers = _teachers(logits)
-    metric = _Metric("tau_b", wrong=labels is not None)
+    metric = Metric("tau_b", wrong=labels is not None)
     first, second = np.triu_indices(len(teachers))
-    (values,) = _measure(teachers, labels, [metric], np.stack([first, second], axis=1))
+    (values,) = measure(teachers, labels, [metric], np.stack([first, second], axis=1))
     square = np.empty((len(teachers), len(teachers), values.shape[1]))
     square[first, second] = square[second, first] = values
     return torch.from_numpy(square)
@@ -257,12 +243,12 @@ def rank_metrics(
     """
     teachers = _teachers(logits)
     names = list(metrics)
-    parsed = [_Metric.parse(name) for name in names]
+    parsed = [Metric.parse(name) for name in names]
     wanted = list(itertools.combinations(range(len(teachers)), 2)) if pairs is None else list(pairs)
     for place, pair in enumerate(wanted):
         if len(pair) != 2 or not all(0 <= teacher < len(teachers) for teacher in pair):
             raise InputError(f"expected pairs of teachers in [0, {len(teachers)}), got {tuple(pair)} at pair {place}")
-    values = _measure(teachers, labels, parsed, np.array(wanted, dtype=np.int64).reshape(-1, 2))
+    values = measure(teachers, labels, parsed, np.array(wanted, dtype=np.int64).reshape(-1, 2))
     return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
 
 
@@ -305,13 +291,13 @@ class AffinitySums:
 
     def update(self, logits: ArrayLike, labels: ArrayLike) -> None:
         """Add examples: logits (n, C), labels (n,)."""
-        rows = _real(logits, "logits")
+        rows = real_numbers(logits, "logits")
         classes = len(self.counts)
         if rows.ndim != 2 or rows.shape[1] != classes:
             raise InputError(f"expected logits of shape (n, {classes}), got {tuple(rows.shape)}")
         targets = as_labels(labels, rows.shape[0], classes).cpu()
-        for block in _blocks(rows.shape[0], max(1, _BLOCK_CELLS // classes)):
-            wrong = torch.from_numpy(_floats(rows, block).astype(np.float64)) / self.tau
+        for block in blocks(rows.shape[0], max(1, _rank_blocks.BLOCK_CELLS // classes)):
+            wrong = torch.from_numpy(floats_of(rows, block).astype(np.float64)) / self.tau
             wrong.scatter_(1, targets[block, None], -torch.inf)
             self.sums.index_add_(0, targets[block], torch.softmax(wrong, dim=1))
         self.counts += torch.bincount(targets, minlength=classes)
@@ -359,7 +345,7 @@ def affinity_matrix(logits: ArrayLike, labels: ArrayLike, tau: float, num_classe
             [0.5000, 0.0000, 0.5000],
             [0.5000, 0.5000, 0.0000]], dtype=torch.float64)
     """
-    rows = _real(logits, "logits")
+    rows = real_numbers(logits, "logits")
     if rows.ndim != 2:
         raise InputError(f"expected logits of shape (N, C), got {tuple(rows.shape)}")
     sums = AffinitySums(rows.shape[1] if num_classes is None else num_classes, tau)
@@ -390,140 +376,17 @@ def affinity_tau_b(matrix_a: ArrayLike, matrix_b: ArrayLike) -> Tensor:
     >>> affinity_tau_b([[0.0, 0.2, 0.8], [0.5, 0.0, 0.5], [0.9, 0.1, 0.0]], torch.eye(3) + torch.arange(3.0))
     tensor([ 1., nan, -1.], dtype=torch.float64)
     """
-    rows = _real(matrix_a, "matrix_a")
+    rows = real_numbers(matrix_a, "matrix_a")
     if rows.ndim != 2 or rows.shape[0] != rows.shape[1]:
         raise InputError(f"expected matrices of shape (C, C), got {tuple(rows.shape)}")
     return wrong_class_tau_b(rows, matrix_b, np.arange(rows.shape[0]))
 
 
-# ------------------------------------------------------------------------------------------------------------ machinery
+# ------------------------------------------------------------------------------------------------------------ arguments
 
 
-class _Metric(NamedTuple):
-    kind: str
-    wrong: bool = False
-    k: int = 0
-
-    @classmethod
-    def parse(cls, name: str) -> _Metric:
-        if found := re.fullmatch(r"top(\d+)_overlap", name):
-            return cls("top_overlap", wrong=True, k=int(found[1]))
-        if name not in METRICS:
-            raise InputError(f"metrics must be among {list(METRICS)}, not {name!r}")
-        return cls(name.removeprefix("wrong_"), wrong=name.startswith("wrong_"))
-
-
-class _Block:
-    """One block of rows of all teachers, sorted once; each metric gives (P, n)."""
-
-    def __init__(self, bits: list[NDArray[Any]], labels: Ints | None, pairs: Ints) -> None:
-        n, self.classes = bits[0].shape
-        self.labels, self.pairs = labels, pairs
-        shape = (len(bits), n, self.classes)
-        self.order, self.spans = np.empty(shape, np.uint32), np.empty(shape, np.uint64)
-        self.mid = np.empty(shape, np.int32)
-        self.ties, self.nans = np.empty(shape[:2], np.int64), np.empty(shape[:2], np.int64)
-        for t, rows in enumerate(bits):
-            infinity = np.uint64(_INFINITY[rows.itemsize])
-            _backend.rank_rows(rows, infinity, self.order[t], self.spans[t], self.mid[t], self.ties[t], self.nans[t])
-
-    def measure(self, metric: _Metric) -> Floats:
-        """Value of one metric, NaN where a compared class is."""
-        values = getattr(self, metric.kind)(metric)
-        nans = self.nans
-        if metric.wrong:  # NaN sorts last: so does a target that is NaN
-            nans = nans - (self.target_spans[0] >= self.classes - nans)
-        first, second = self.pairs.T
-        return np.where((nans[first] == 0) & (nans[second] == 0), values, np.nan)
-
-    def tau_b(self, metric: _Metric) -> Floats:
-        """Counts over all classes, less what the pairs with the target added."""
-        classes, concordance, ties = self.classes, self.concordance, self.ties
-        if metric.wrong:
-            _, first, last = self.target_spans
-            classes, ties = classes - 1, ties - (last - first - 1)
-            concordance = concordance - _backend.target_concordance(self.mid, self.labels, self.pairs)
-        return self._correlation(concordance, classes * (classes - 1) // 2 - ties)
-
-    def spearman(self, metric: _Metric) -> Floats:
-        """Pearson's correlation of integer ranks."""
-        labels = self._left_out(metric)
-        selves = np.repeat(np.arange(len(self.mid)), 2).reshape(-1, 2)
-        return self._correlation(
-            _backend.rank_products(self.mid, labels, self.pairs), _backend.rank_products(self.mid, labels, selves)
-        )
-
-    def top_overlap(self, metric: _Metric) -> Floats:
-        """Share of the top k in both."""
-        shared = _backend.shared_top(self.order, self.spans, self._left_out(metric), self.pairs, metric.k)
-        return shared / metric.k
-
-    @cached_property
-    def concordance(self) -> Ints:
-        """Concordant less discordant pairs over all classes, which both tau-b's share."""
-        return _backend.concordance(self.order, self.spans, self.ties, self.pairs)
-
-    @cached_property
-    def target_spans(self) -> tuple[Ints, Ints, Ints]:
-        """Where each row's target stands: position, first of its tie group, one past the last; (T, n) each."""
-        assert self.labels is not None
-        return kernels.unpack(self.spans[:, np.arange(len(self.labels)), self.labels])
-
-    def _left_out(self, metric: _Metric) -> Ints:
-        return self.labels if metric.wrong and self.labels is not None else np.full(self.mid.shape[1], -1)
-
-    def _correlation(self, together: Ints, alone: Ints) -> Floats:
-        """together(a, b) / sqrt(alone(a) alone(b)); 0/0 of a constant row is NaN."""
-        size = alone.astype(np.float64)
-        first, second = self.pairs.T
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.clip(together / np.sqrt(size[first] * size[second]), -1.0, 1.0)
-
-
-def _measure(teachers: list[Any], labels: ArrayLike | None, metrics: list[_Metric], pairs: Ints) -> Floats:
-    """All metrics, (M, P, N), over blocks of rows in threads."""
-    n, classes = teachers[0].shape
-    targets = None if labels is None else as_labels(labels, n, classes).cpu().numpy()
-    for metric in metrics:
-        if metric.wrong and targets is None:
-            raise InputError(f"expected labels, which {metric.kind} over the wrong classes needs, got None")
-        most = classes - metric.wrong
-        if metric.kind == "top_overlap" and not 1 <= metric.k <= most:
-            raise InputError(f"expected k in [1, {most}], the classes to choose from, got {metric.k}")
-    if not 1 <= classes <= kernels.MAX_CLASSES:
-        raise InputError(f"expected between 1 and {kernels.MAX_CLASSES} classes, got {classes}")
-
-    values = np.empty((len(metrics), len(pairs), n))
-    if not len(pairs):
-        return values
-
-    def run(block: slice) -> None:
-        part = _Block([_bits(rows, block) for rows in teachers], None if targets is None else targets[block], pairs)
-        for m, metric in enumerate(metrics):
-            values[m, :, block] = part.measure(metric)
-
-    threads = torch.get_num_threads()
-    width = len(teachers) * classes  # logits a row
-    rows = max(1, min(_BLOCK_CELLS // width, max(_SMALL_CELLS // width, -(-n // threads))))
-    _each(run, _blocks(n, rows), threads)
-    return values
-
-
-def _each(run: Callable[[slice], None], blocks: list[slice], threads: int) -> None:
-    if threads == 1 or len(blocks) <= 1:
-        for block in blocks:
-            run(block)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(run, blocks))
-
-
-def _blocks(n: int, rows: int) -> list[slice]:
-    return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
-
-
-def _of_two(a: ArrayLike, b: ArrayLike, labels: ArrayLike | None, metric: _Metric) -> Tensor:
-    left, right = _real(a, "the first array"), _real(b, "the second array")
+def _of_two(a: ArrayLike, b: ArrayLike, labels: ArrayLike | None, metric: Metric) -> Tensor:
+    left, right = real_numbers(a, "the first array"), real_numbers(b, "the second array")
     shapes = tuple(left.shape), tuple(right.shape)
     if not all(shapes) or shapes[0][-1] != shapes[1][-1]:
         raise InputError(f"expected two arrays with the same number of classes on the last axis, got shapes {shapes}")
@@ -534,11 +397,11 @@ def _of_two(a: ArrayLike, b: ArrayLike, labels: ArrayLike | None, metric: _Metri
     except ValueError:
         raise InputError(f"expected leading axes that broadcast, got shapes {shapes}") from None
     rows = [_broadcast(side, shape).reshape(int(np.prod(shape[:-1])), shape[-1]) for side in (left, right)]
-    return torch.from_numpy(_measure(rows, labels, [metric], np.array([[0, 1]]))[0, 0].reshape(shape[:-1]))
+    return torch.from_numpy(measure(rows, labels, [metric], np.array([[0, 1]]))[0, 0].reshape(shape[:-1]))
 
 
 def _teachers(logits: ArrayLike | Sequence[ArrayLike]) -> list[Any]:
-    teachers = [_real(rows, f"teacher {t}") for t, rows in enumerate(logits)]
+    teachers = [real_numbers(rows, f"teacher {t}") for t, rows in enumerate(logits)]
     if not teachers:
         raise InputError("expected logits of at least one teacher, got none")
     for t, rows in enumerate(teachers):
@@ -546,33 +409,6 @@ def _teachers(logits: ArrayLike | Sequence[ArrayLike]) -> list[Any]:
             shapes = f"{tuple(rows.shape)} at teacher {t}, {tuple(teachers[0].shape)} at teacher 0"
             raise InputError(f"expected logits of the same shape (N, C) for every teacher, got {shapes}")
     return teachers
-
-
-def _real(values: ArrayLike, what: str) -> Any:
-    """Return the tensor or array that it is, checked to hold real numbers, without a copy."""
-    kept: Any = values.detach() if isinstance(values, Tensor) else np.asarray(values)
-    if isinstance(kept, Tensor):
-        real = not kept.is_complex() and kept.dtype != torch.bool
-    else:
-        real = kept.dtype.kind in "iu" or (kept.dtype.kind == "f" and kept.dtype.itemsize <= 8)
-    if not real:
-        raise InputError(f"expected real numbers of at most 64 bits in {what}, got dtype {kept.dtype}")
-    return kept
-
-
-def _floats(rows: Any, block: slice) -> NDArray[np.floating[Any]]:
-    if isinstance(rows, Tensor):  # NumPy has no bfloat16; float32 holds it exactly
-        kept = rows[block]
-        part = (kept.float() if kept.dtype == torch.bfloat16 else kept).cpu().numpy()
-    else:
-        part = rows[block]
-    native = part.dtype.newbyteorder("=") if part.dtype.kind == "f" else np.float64
-    return np.ascontiguousarray(part, dtype=native)
-
-
-def _bits(rows: Any, block: slice) -> NDArray[np.unsignedinteger[Any]]:
-    floats = _floats(rows, block)
-    return floats.view(f"u{floats.itemsize}")
 
 
 def _broadcast(rows: Any, shape: tuple[int, ...]) -> Any:

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from capmismatch.bank import SPLITS
 from capmismatch.errors import InputError, require_columns
 from capmismatch.methods import METHODS, Method
 
 COLUMNS = (
-    "family", "teacher", "params", "teacher_seed", "student", "label", "method", "tau", "tau_other", "tau_student", "weight",
-    "constraint", "margin", "seed", "split", "accuracy", "n",
+    "family", "teacher", "params", "teacher_seed", "student", "label", "method", "tau", "tau_other", "tau_student",
+    "weight", "constraint", "margin", "seed", "split", "accuracy", "n",
 )  # fmt: skip
+NAMES = ("family", "teacher", "student", "label", "method", "constraint", "split")
 NUMBERS = ("params", "tau", "tau_other", "tau_student", "weight", "margin", "n")
+SEEDS = ("teacher_seed", "seed")
+SETTING = ("tau", "tau_other", "tau_student", "weight", "constraint", "margin")
 
 
 def load_results(
     path: str | os.PathLike[str], columns: Mapping[str, str] | None = None, *, percent: bool = False
 ) -> pd.DataFrame:
-    """Read a results table that another trainer made.
+    r"""Read a results table that another trainer made.
 
     Parameters
     ----------
-    path : CSV file (or Parquet, by its ending). It needs the columns teacher, method and accuracy; student, seed, split,
-        family and the rest of the vocabulary are filled in where they are missing ("student", 0, "test", ...).
+    path : CSV file (or Parquet, by its ending). It needs the columns teacher, method and accuracy; student, seed,
+        split, family and the rest of the vocabulary are filled in where they are missing ("student", 0, "test", ...).
+        Rows of plain cross-entropy have the method "CE" and no teacher.
     columns : the file's column names where they differ: {"their name": "our name"}
     percent : whether accuracies are percentages; otherwise they must lie in [0, 1]
 
@@ -35,12 +42,17 @@ def load_results(
     DataFrame of the columns family, teacher, params, teacher_seed, student, label, method, tau, tau_other, tau_student,
     weight, constraint, margin, seed, split, accuracy, n.
 
+    Raises
+    ------
+    InputError : where the file or a column is missing, a number is none, an accuracy lies outside [0, 1], a seed is not
+        whole, a split is unknown, or a distilled student has no teacher
+
     Examples
     --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = Path(folder) / "mine.csv"
-    ...     _ = file.write_text("model,method,tau,top1\\nr20,KD,4,0.71\\nr56,KD,4,0.69\\n")
+    ...     _ = file.write_text("model,method,tau,top1\nr20,KD,4,0.71\nr56,KD,4,0.69\n")
     ...     load_results(file, {"model": "teacher", "top1": "accuracy"})[["teacher", "label", "accuracy"]]
       teacher     label  accuracy
     0     r20  KD tau=4      0.71
@@ -49,53 +61,82 @@ def load_results(
     file = Path(path)
     if not file.exists():
         raise InputError(f"there is no results file {file}")
+    renamed = dict(columns or {})
     try:
-        frame = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, keep_default_na=True)
+        frame = pd.read_parquet(file) if file.suffix == ".parquet" else _read_csv(file, renamed)
     except (ValueError, OSError) as error:
         raise InputError(f"{file} is not a readable table: {error}") from None
-    if columns:
-        require_columns(frame, columns, f"the results in {file}")
-        frame = frame.rename(columns=dict(columns))
-    require_columns(frame, ["teacher", "method", "accuracy"], f"the results in {file}")
+    place = f"the results in {file}"
+    require_columns(frame, renamed, place)
+    frame = frame.rename(columns=renamed)
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise InputError(f"expected each column once, got {twice[0]!r} twice in {place}, after renaming")
+    require_columns(frame, ["teacher", "method", "accuracy"], place)
     if frame.empty:
         raise InputError(f"expected at least one result in {file}, got none")
-    accuracy = pd.to_numeric(frame["accuracy"], errors="coerce")
-    if percent:
-        accuracy = accuracy / 100
-    bad = accuracy.isna() | (accuracy < 0) | (accuracy > 1)
-    if bad.any():
-        row = int(bad.to_numpy().argmax())
-        hint = "; say percent=True if they are percentages" if not percent else ""
-        raise InputError(f"expected accuracies in [0, 1], got {frame['accuracy'].iloc[row]!r} at row {row} of {file}{hint}")
-    return complete(frame.assign(accuracy=accuracy))
+    for column in {"accuracy", *NUMBERS, *SEEDS} & set(frame.columns):
+        frame[column] = _numbers(frame[column], place)
+    for column in set(SEEDS) & set(frame.columns):
+        _reject(frame[column], frame[column] % 1 > 0, "a whole number", place)
+    most, expected = (100, "a percentage in [0, 100]") if percent else (1, "a share in [0, 1] (else say percent=True)")
+    _reject(frame["accuracy"], ~frame["accuracy"].between(0, most), expected, place)
+    frame["accuracy"] /= most
+    if "split" in frame:
+        _reject(frame["split"], frame["split"].notna() & ~frame["split"].isin(SPLITS), f"one of {list(SPLITS)}", place)
+    _reject(frame["method"], frame["method"].isna(), "the name of a method", place)
+    untaught = frame["teacher"].isna() & (frame["method"] != "CE")
+    _reject(frame["teacher"], untaught, "a name (all methods but CE have a teacher)", place)
+    return complete(frame)
+
+
+def _read_csv(file: Path, renamed: Mapping[str, str]) -> pd.DataFrame:
+    """A CSV file whose names stay text: a teacher called 20 is no number, and one called NA is not missing."""
+    frame, text = pd.read_csv(file), pd.read_csv(file, dtype="str", keep_default_na=False, na_values=[""])
+    names = [column for column in frame if renamed.get(str(column), column) in NAMES]
+    return frame.assign(**{str(name): text[name] for name in names})
 
 
 def complete(frame: pd.DataFrame) -> pd.DataFrame:
     """Fill in the columns of the vocabulary that are missing, in their order and types."""
     full = frame.copy()
-    fill: dict[str, object] = {"family": "results", "teacher_seed": 0, "student": "student", "seed": 0, "split": "test"}
+    fill: dict[str, str | int] = {
+        "family": "results", "teacher_seed": 0, "student": "student", "seed": 0, "split": "test",
+    }  # fmt: skip
     for column, value in fill.items():
         full[column] = full[column].fillna(value) if column in full else value
     for column in NUMBERS:
-        full[column] = pd.to_numeric(full[column], errors="coerce") if column in full else float("nan")
+        full[column] = full[column].astype(float) if column in full else float("nan")
     full["teacher"] = full["teacher"].fillna("").astype(str)
     full["constraint"] = full["constraint"].fillna("").astype(str) if "constraint" in full else ""
     plain = full["method"] == "CE"
     full.loc[plain, ["family", "teacher"]] = ""
-    for column in ("teacher_seed", "seed"):
+    full.loc[plain, "params"] = float("nan")
+    for column in SEEDS:
         full[column] = full[column].astype(int)
-    if "label" not in full:
-        full["label"] = [_label(row) for row in full.to_dict("records")]
+    own = pd.Series([_label(row) for row in full.to_dict("records")], index=full.index)
+    full["label"] = full["label"].fillna(own) if "label" in full else own
     return full[[*COLUMNS, *[c for c in full.columns if c not in COLUMNS]]]
 
 
-def _label(row: dict) -> str:  # type: ignore[type-arg]
-    """The label of a setting; methods that capmismatch does not know keep their name."""
-    if row["method"] not in METHODS:
-        return str(row["method"])
-    given = {k: row[k] for k in ("tau", "tau_other", "tau_student", "weight", "constraint", "margin")}
-    kept = {k: v for k, v in given.items() if pd.notna(v) and v != ""}
-    try:
-        return Method(row["method"], **kept).label
-    except InputError:
-        return str(row["method"])
+def _numbers(values: pd.Series, place: str) -> pd.Series:
+    numbers = pd.to_numeric(values, errors="coerce")
+    _reject(values, numbers.isna() & values.notna(), "a number", place)
+    return numbers
+
+
+def _reject(values: pd.Series, bad: pd.Series, expected: str, place: str) -> None:
+    """Raise where any is bad, naming the first."""
+    if bad.any():
+        row = int(bad.to_numpy().argmax())
+        raise InputError(f"expected {expected} as {values.name}, got {values.tolist()[row]!r} at row {row} of {place}")
+
+
+def _label(row: Mapping[Hashable, Any]) -> str:
+    """The label of a setting; a method that capmismatch does not know is told with what was given of it."""
+    given = {k: row[k] for k in SETTING if pd.notna(row[k]) and row[k] != ""}
+    if row["method"] in METHODS:
+        with suppress(InputError):  # a value that the method does not take here, but did where the results come from
+            return Method(row["method"], **given).label
+    shown = (f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in given.items())
+    return " ".join([str(row["method"]), *shown])

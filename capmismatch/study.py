@@ -4,7 +4,8 @@
 
     my-study/  study.toml  teachers/  bank/  runs/  tables/*.parquet  figures/*  report.html
 
-Each stage reads what the stage before left and writes its own files, so each can be run again, resumed and inspected alone.
+Each stage reads what the stage before left and writes its own files, so each can be run again, resumed and inspected
+alone.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from pyarrow import ArrowException
 
+from capmismatch import __version__
 from capmismatch._config import parse
 from capmismatch._files import hash_of, write_json, write_table
-from capmismatch.errors import InputError
+from capmismatch.errors import BankError, InputError
 from capmismatch.methods import Method
 from capmismatch.views import Views
 
@@ -42,15 +45,16 @@ class DataConfig:
 
     Attributes
     ----------
-    source : as `load_dataset` takes it; its rows are split by `split`
-    split : part -> count or share; "val" and "test" rows go into the bank, "train" rows teach students
-    train : another source for the training rows; then `split` has no "train"
+    source : as `load_dataset` takes it
+    split : part -> count or share; "val" and "test" rows go into the bank, "train" rows teach students. By default the
+        split that the source brings, else half "val" and half "test"
+    train : another source for the training rows (its "train" part where it brings a split); then `split` has no "train"
     train_rows : how many of that source's rows to take, stratified by class; all by default
     seed : of the splits
     """
 
     source: str
-    split: dict[str, int | float] = field(default_factory=lambda: {"val": 0.5, "test": 0.5})
+    split: dict[str, int | float] | None = None
     train: str | None = None
     train_rows: int | None = None
     seed: int = 0
@@ -102,7 +106,8 @@ class DistillConfig:
     seeds : training runs a setting; run s takes the teacher's run s modulo its number of runs
     views : stored views of the training inputs, see `capmismatch.views.Views`
     recipe : see `capmismatch.distill.Recipe`
-    center, scale : raw inputs become (x - center) / scale; images are brought to [0, 1] first, and take one number a channel
+    center, scale : raw inputs become (x - center) / scale; images are brought to [0, 1] first, and take one number a
+        channel
     """
 
     students: tuple[str, ...]
@@ -154,8 +159,10 @@ class Study:
         self, file: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None, *, workers: int = 1,
         progress: bool = True,
     ) -> None:
+        if workers < 1:
+            raise InputError(f"expected workers >= 1, got {workers!r}")
         self.file = Path(file).resolve()
-        if not self.file.exists():
+        if not self.file.is_file():
             raise InputError(f"there is no study file {file}")
         try:
             table = tomllib.loads(self.file.read_text(encoding="utf-8"))
@@ -169,7 +176,7 @@ class Study:
         if self.config.distill is not None:
             _check_labels(self.config.distill.methods)
 
-    # --- what the file says, loaded ------------------------------------------------------------------------------------
+    # --- what the file says, loaded ---------------------------------------------------------------------------------
 
     @property
     def base(self) -> Path:
@@ -181,7 +188,10 @@ class Study:
         from capmismatch.datasets import load_dataset
 
         data = self.config.data
-        return load_dataset(data.source, split=data.split, seed=data.seed, base=self.base)
+        found = load_dataset(data.source, split=data.split, seed=data.seed, base=self.base)
+        if data.split is None and (found.rows.split == "val").all():
+            return found.resplit({"val": 0.5, "test": 0.5}, data.seed)
+        return found
 
     @cached_property
     def eval_data(self) -> Dataset:
@@ -190,7 +200,7 @@ class Study:
 
         rows = np.flatnonzero(self._whole.rows.split != "train")
         if not len(rows):
-            raise InputError(f"[data] split of {self.file.name} leaves no validation or test rows: {self.config.data.split}")
+            raise InputError(f"[data] of {self.file.name} leaves no validation or test rows, only 'train'")
         return self._whole.take(rows)
 
     @cached_property
@@ -198,14 +208,23 @@ class Study:
         """Training rows of the students."""
         from capmismatch.datasets import load_dataset
 
-        data = self.config.data
+        data, name = self.config.data, self.file.name
         if data.train is None:
-            if "train" not in data.split:
-                raise InputError(f"{self.file.name} names no training rows: give [data] a 'train' source or split")
+            if not (self._whole.rows.split == "train").any():
+                raise InputError(f"{name} names no training rows: give [data] a 'train' source or split")
+            if data.train_rows is not None:
+                raise InputError(f"[data] of {name} has train_rows without a 'train' source: say it in 'split'")
             return self._whole.part("train")
-        if data.train_rows is not None:
-            return load_dataset(data.train, split={"train": data.train_rows}, seed=data.seed, base=self.base)
-        return load_dataset(data.train, split={"train": 1.0}, seed=data.seed, base=self.base)
+        if data.train == data.source or "train" in (data.split or {}):
+            raise InputError(f"[data] of {name} has the training rows twice: give 'train' another source, or drop it")
+        found = load_dataset(data.train, base=self.base)
+        if (found.rows.split == "train").any():
+            found = found.part("train")
+        found = found.resplit({"train": 1.0 if data.train_rows is None else data.train_rows}, data.seed)
+        own, seen = list(found.classes), list(self.eval_data.classes)
+        if own != seen:  # class 3 here must be class 3 there
+            raise InputError(f"expected training rows of {name} with the classes {seen}, got {own} from {data.train}")
+        return found
 
     @cached_property
     def family(self) -> Family:
@@ -225,8 +244,8 @@ class Study:
                 options["train"] = self.train_data
             try:
                 teachers += load_family(source, **options).teachers
-            except TypeError as error:
-                raise InputError(f"[[family]] number {number + 1} of {self.file.name}: {error}") from None
+            except InputError as error:
+                raise InputError(f"[[family]] number {number + 1} of {self.file.name}: {error}") from error
         return Family(teachers)
 
     @cached_property
@@ -234,15 +253,16 @@ class Study:
         """How students are trained."""
         from capmismatch.distill import Recipe
 
-        return parse(Recipe, self._distill.recipe, "[distill.recipe]")
+        return parse(Recipe, self.distillation.recipe, "[distill.recipe]")
 
     @property
-    def _distill(self) -> DistillConfig:
+    def distillation(self) -> DistillConfig:
+        """The ``[distill]`` table: which students, by which methods."""
         if self.config.distill is None:
             raise InputError(f"{self.file.name} has no [distill]: add students and methods, or name a results file")
         return self.config.distill
 
-    # --- stages ----------------------------------------------------------------------------------------------------------
+    # --- stages -------------------------------------------------------------------------------------------------------
 
     def collect(self) -> LogitBank:
         """Logits of every teacher on validation and test rows."""
@@ -259,13 +279,15 @@ class Study:
         """The collected bank."""
         from capmismatch.bank import LogitBank
 
+        if not (self.folder / "bank" / "bank.json").exists():
+            raise InputError(f"there is no bank in {self.folder}: run `capmismatch collect {self.file.name}` first")
         return LogitBank(self.folder / "bank")
 
     def view_bank(self, number: int) -> LogitBank:
         """Logits of every teacher on view `number` of the training rows; collected where missing."""
         from capmismatch.collect import collect
 
-        settings, views = self.config.collect, self._distill.views
+        settings, views = self.config.collect, self.distillation.views
         train = self.train_data
         seen = train.with_inputs(views.make(train.inputs, number), f"{train.name} {views.name(number)}")
         return collect(
@@ -277,11 +299,11 @@ class Study:
         """The probes table, on validation and on test rows."""
         from capmismatch.diagnose import probe
 
-        bank, settings = self.bank, self.config.probe
-        return self._table("probes", bank, settings, lambda: pd.concat(
-            [probe(bank, settings.taus, settings.names, split=split, progress=self.progress) for split in _splits(bank)],
+        bank, s = self.bank, self.config.probe
+        return self._table("probes", bank, s, lambda: pd.concat(
+            [probe(bank, s.taus, s.names, split=split, progress=self.progress) for split in _splits(bank)],
             ignore_index=True,
-        ))
+        ))  # fmt: skip
 
     def ranks(self) -> pd.DataFrame:
         """The table of class-rank stability; beside it, the affinity matrices."""
@@ -307,13 +329,11 @@ class Study:
 
     def distill(self) -> pd.DataFrame:
         """The results table: every student, setting and seed, each a run that is kept."""
-        from capmismatch.grid import run_grid
+        from capmismatch.grid import distill
         from capmismatch.results import load_results
 
-        if self.config.results is not None:
-            results = load_results(self.base / self.config.results)
-        else:
-            results = run_grid(self)
+        file = self.config.results
+        results = distill(self) if file is None else load_results(self.base / Path(file).expanduser())
         write_table(self.folder / "tables" / "results.parquet", results)
         return results
 
@@ -369,9 +389,10 @@ class Study:
         rows = probes[probes["probe"] == "accuracy"]
         keys = ["family", "teacher", "seed", "params", "macs"]
         wide = rows.pivot_table(index=keys, columns="split", values="value", sort=False, dropna=False)
-        return wide.add_prefix("accuracy_").reset_index().rename_axis(columns=None).dropna(subset=["accuracy_val"], how="all")
+        wide = wide.add_prefix("accuracy_").reset_index().rename_axis(columns=None)
+        return wide.dropna(subset=["accuracy_val"], how="all")
 
-    # --- tables ----------------------------------------------------------------------------------------------------------
+    # --- tables -------------------------------------------------------------------------------------------------------
 
     def has(self, table: str) -> bool:
         """Whether a table has been made."""
@@ -381,26 +402,27 @@ class Study:
         """A table that a stage left."""
         file = self.folder / "tables" / f"{table}.parquet"
         if not file.exists():
-            made_by = {"probes": "probe", "affinity": "ranks", "restored": "isats", "results": "distill",
-                       "links": "correlate"}.get(table, table)
-            raise InputError(f"there is no table {table!r} in {self.folder}: run `capmismatch {made_by} {self.file.name}` first")
-        return pd.read_parquet(file)
+            command = f"capmismatch {_MADE_BY.get(table, table)} {self.file.name}"
+            raise InputError(f"there is no table {table!r} in {self.folder}: run `{command}` first")
+        return _read(file)
 
     def _table(self, name: str, bank: LogitBank, settings: Any, make: Any) -> pd.DataFrame:
         """A table, made anew only if the bank or the settings changed since."""
         file = self.folder / "tables" / f"{name}.parquet"
-        stamp = hash_of([repr(settings), bank.rows.fingerprint, [[r.key, r.sha256] for r in bank.teachers]])
+        teachers = [[record.key, record.params, record.sha256] for record in bank.teachers]
+        stamp = hash_of([__version__, repr(settings), bank.rows.fingerprint, teachers])
         beside = file.with_suffix(".json")
-        if file.exists() and beside.exists() and stamp in beside.read_text():
-            return pd.read_parquet(file)
+        if file.exists() and beside.exists() and stamp in beside.read_text(encoding="utf-8"):
+            return _read(file)
         frame = make()
+        beside.unlink(missing_ok=True)  # first: killed in between, no stamp must vouch for the other table
         write_table(file, frame)
         write_json(beside, {"made_from": stamp})
         return frame
 
 
 def _with_environment(value: Any, place: str) -> Any:
-    """Replace ``${NAME}`` in every string by the environment variable, so that a study file need not name where data lie."""
+    """Replace ``${NAME}`` in every string by the environment variable: a study file need not name where data lie."""
     if isinstance(value, str):
         unknown = next((name for name in re.findall(r"\$\{(\w+)\}", value) if name not in os.environ), None)
         if unknown:
@@ -411,6 +433,16 @@ def _with_environment(value: Any, place: str) -> Any:
     if isinstance(value, list):
         return [_with_environment(item, place) for item in value]
     return value
+
+
+_MADE_BY = {"probes": "probe", "affinity": "ranks", "restored": "isats", "results": "distill", "links": "correlate"}
+
+
+def _read(file: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(file)
+    except (OSError, ValueError, ArrowException) as error:
+        raise BankError(f"{file} is damaged, remove it to have it made anew: {error}") from None
 
 
 def _splits(bank: LogitBank) -> list[str]:

@@ -21,20 +21,20 @@ Two traps, and what stands against them:
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from capmismatch._arrays import ArrayLike, as_logits, as_pair, widest_float
+from capmismatch._isats_search import Search, maximise, order_interval
 from capmismatch.errors import InputError, must_be_one_of, must_be_positive
 
 CENTERS = ("mean", "none")
 CONSTRAINTS = ("order", "anchor", "none")
-SCAN_STEP = 0.26  # of log tau_other in the coarse scan, at most: where there are two maxima, they lie wider apart
 
 
 def soften(logits: ArrayLike, labels: ArrayLike = None, tau: float = 1.0) -> Tensor:
@@ -145,7 +145,9 @@ def isats(
 
     For each example, with the target's logit over `tau_target`, `tau_other` in `bounds` is chosen to maximise the
     variance of the probabilities over the wrong classes, :math:`v(q) = (1 - p_y)^2 \, v(\tilde q)`. The search is
-    exact: a coarse scan finds the best bracket, then the root of the derivative is closed in on to 1e-9 in log tau_other.
+    exact: a coarse scan finds the best bracket, then the root of the derivative is closed in on, to 1e-8 in
+    log tau_other. Where no temperature changes the variance (all wrong logits equal, or two classes), tau_other is
+    tau_target, as nearly as bounds and constraint allow.
 
     Parameters
     ----------
@@ -183,7 +185,7 @@ def isats(
     must_be_one_of(constraint, CONSTRAINTS, "constraint")
     must_be_one_of(center, CENTERS, "center")
     low, high = _checked_bounds(bounds)
-    if not (isinstance(margin, int | float) and 0 <= margin < float("inf")):
+    if not (isinstance(margin, Real) and 0 <= margin < float("inf")):
         raise InputError(f"margin must be a number >= 0, got {margin!r}")
     if margin and constraint != "order":
         raise InputError(f"margin belongs to constraint 'order', got margin={margin!r} with constraint={constraint!r}")
@@ -192,16 +194,16 @@ def isats(
     wide = given.detach().to(widest_float(given))
     f = _relative(wide, y) if constraint == "anchor" else _centered(wide, center)
     on_top = wide.argmax(1) == y  # arg max takes the first of equal logits, here and in `flipped` below
-    search = _Search(f, y, tau_target)
+    search = Search(f, y, tau_target)
     lower, upper = torch.full_like(search.target, low), torch.full_like(search.target, high)
     if constraint == "order":
-        lower, upper = _order_interval(search, on_top, margin, lower, upper)
-    tau_other = search.maximise(lower, upper, math.ceil(math.log(high / low) / SCAN_STEP))
+        lower, upper = order_interval(search, on_top, margin, lower, upper)
+    tau_other = maximise(search, lower, upper)
 
     at_bound = (tau_other <= low) | (tau_other >= high)
     on_edge = (tau_other <= lower) | (tau_other >= upper)
     log_p, variance = search.evaluate(tau_other)
-    variance_before = _Search(wide, y, tau_target).evaluate(torch.full_like(tau_other, tau_target))[1]
+    variance_before = Search(wide, y, tau_target).evaluate(torch.full_like(tau_other, tau_target))[1]
     degenerate = float((tau_other <= low).double().mean()) if len(y) else 0.0
     if constraint == "none" and degenerate > 0.5:
         warnings.warn(
@@ -224,134 +226,6 @@ def isats(
     )
 
 
-class _Search:
-    """The derived variance of each row as a function of its tau_other, and its maximiser.
-
-    With u = log tau_other, K = C - 1 and sums over wrong classes, the logarithm of the derived variance is
-    g(u) = 2 log(1 - p_y) + log(sum d^2 / K), d = q~ - 1/K, and with E = sum q~ f the mean wrong logit under q~,
-    g'(u) = -(2 / tau_other) (p_y E + sum d q~ (f - E) / sum d^2).
-    """
-
-    def __init__(self, logits: Tensor, labels: Tensor, tau_target: float) -> None:
-        self.logits, self.labels = logits, labels
-        index = labels[:, None]
-        self.target = logits.gather(1, index)[:, 0] / tau_target
-        wrong = logits.scatter(1, index, -torch.inf)
-        self.top_wrong = wrong.amax(1)
-        # Measured from the largest wrong logit, so that exponents are <= 0; 0 in the target's place.
-        self.below = (wrong - self.top_wrong[:, None]).scatter(1, index, 0.0)
-
-    def _wrong(self, tau_other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q~ - 1/(C - 1) and q~, (N, C) with 0 in the target's place, and the log of the sum of exp(below / tau)."""
-        index, wrong_classes = self.labels[:, None], self.logits.shape[1] - 1
-        x = self.below / tau_other[:, None]
-        e = torch.exp(x).scatter_(1, index, 0.0)
-        total = e.sum(1, keepdim=True)
-        less_one = torch.expm1(x)  # keeps the digits of differences where all wrong logits are nearly equal
-        deviation = (less_one - less_one.sum(1, keepdim=True) / wrong_classes).div_(total).scatter_(1, index, 0.0)
-        return deviation, e.div_(total), total[:, 0].log()
-
-    def slope_and_height(self, tau_other: Tensor) -> tuple[Tensor, Tensor]:
-        """g'(u), up to a positive factor, and g(u) up to a constant, each of shape (N,)."""
-        deviation, q, log_total = self._wrong(tau_other)
-        mean = _row_dot(q, self.below)
-        spread = _row_dot(deviation, deviation).clamp_min(torch.finfo(q.dtype).tiny)
-        pull = _row_dot(deviation.mul_(q), self.below - mean[:, None]) / spread
-        log_odds = self.target - self.top_wrong / tau_other - log_total
-        slope = -(torch.sigmoid(log_odds) * (mean + self.top_wrong) + pull)
-        return slope, 2 * torch.nn.functional.logsigmoid(-log_odds) + spread.log()
-
-    def evaluate(self, tau_other: Tensor) -> tuple[Tensor, Tensor]:
-        """Log probabilities (N, C) and the derived variance (N,) at the given tau_other."""
-        deviation, _, log_total = self._wrong(tau_other)
-        log_odds = self.target - self.top_wrong / tau_other - log_total
-        log_target, log_mass = (torch.nn.functional.logsigmoid(sign * log_odds) for sign in (1, -1))
-        variance = torch.exp(2 * log_mass) * _row_dot(deviation, deviation) / (self.logits.shape[1] - 1)
-        log_p = self.below / tau_other[:, None] + (log_mass - log_total)[:, None]
-        return log_p.scatter_(1, self.labels[:, None], log_target[:, None]), variance
-
-    def on_top(self, tau_other: Tensor) -> Tensor:
-        """Whether the target's logit is at least the largest wrong one after division, up to rounding, (N,)."""
-        top = self.top_wrong / tau_other
-        return self.target - top >= -1e-12 * (self.target.abs() + top.abs())
-
-    def rows(self, keep: Tensor) -> _Search:
-        """The same search on a subset of the rows."""
-        part = object.__new__(_Search)
-        for name, value in vars(self).items():
-            setattr(part, name, value[keep])
-        return part
-
-    def maximise(self, lower: Tensor, upper: Tensor, last: int) -> Tensor:
-        """The maximiser of g over [lower, upper], row by row; the coarse scan takes `last` steps."""
-        start, stretch = lower.log(), upper.log() - lower.log()
-        fractions = torch.linspace(0, 1, last + 1, dtype=lower.dtype, device=lower.device)
-        scanned = [self.slope_and_height((start + fraction * stretch).exp()) for fraction in fractions]
-        slopes, heights = (torch.stack(values) for values in zip(*scanned, strict=True))
-        best = heights.argmax(0)
-        rising = slopes.gather(0, best[None])[0] > 0
-        # From the best point of the scan the maximum lies uphill, and before the next point, which is lower.
-        other = best + torch.where(rising, 1, -1)
-        at_end = (other < 0) | (other > last) | (stretch <= 0)
-        here, there = fractions[best], fractions[other.clamp(0, last)]
-        tau_other = torch.where(best == 0, lower, torch.where(best == last, upper, (start + here * stretch).exp()))
-        inside = (~at_end).nonzero()[:, 0]
-        if len(inside):
-            u = start + torch.stack([here, there]) * stretch
-            tau_other[inside] = _root(self.rows(inside), u[0, inside], u[1, inside]).exp()
-        return tau_other.clamp(lower, upper)
-
-
-def _root(search: _Search, a: Tensor, b: Tensor, tolerance: float = 1e-9) -> Tensor:
-    """The root of g'(u) between a, where g climbs towards b, and b: regula falsi with the Illinois rule, and bisection.
-
-    A row leaves when its bracket is narrower than `tolerance`, so the last rounds work on few rows.
-    """
-    result = torch.empty_like(a)
-    rows = torch.arange(len(a), device=a.device)
-    fa, fb = search.slope_and_height(a.exp())[0], search.slope_and_height(b.exp())[0]
-    side = torch.zeros_like(a)  # which end moved last: +1 a, -1 b
-    uphill = torch.sign(fa)
-    for step in range(200):
-        secant = (a * fb - b * fa) / (fb - fa)
-        middle = 0.5 * (a + b)
-        usable = torch.isfinite(secant) & (torch.minimum(a, b) < secant) & (secant < torch.maximum(a, b))
-        # Every third round bisects: the bracket shrinks even where the secant creeps.
-        c = torch.where(usable & (step % 3 != 2), secant, middle)
-        fc = search.slope_and_height(c.exp())[0]
-        moves_a = torch.sign(fc) == uphill
-        fb = torch.where(moves_a & (side == 1), fb / 2, torch.where(moves_a, fb, fc))
-        fa = torch.where(~moves_a & (side == -1), fa / 2, torch.where(moves_a, fc, fa))
-        a, b = torch.where(moves_a, c, a), torch.where(moves_a, b, c)
-        side = torch.where(moves_a, 1.0, -1.0).to(a.dtype)
-        done = ((b - a).abs() <= tolerance) | (fc == 0)
-        if bool(done.any()):
-            result[rows[done]] = torch.where(fc == 0, c, 0.5 * (a + b))[done]
-            keep = ~done
-            if not bool(keep.any()):
-                return result
-            rows, search = rows[keep], search.rows(keep)
-            a, b, fa, fb, side, uphill = (t[keep] for t in (a, b, fa, fb, side, uphill))
-    result[rows] = 0.5 * (a + b)
-    return result
-
-
-def _order_interval(
-    search: _Search, on_top: Tensor, margin: float, lower: Tensor, upper: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Narrow [lower, upper], for rows with the target on top, to f_y/tau_target - max_wrong f/tau_other >= margin."""
-    room = search.target - margin  # the constraint reads top_wrong / tau_other <= room
-    limit = search.top_wrong / room
-    positive = search.top_wrong > 0
-    # top_wrong > 0: tau_other >= limit if there is room, else no tau_other will do and the largest comes nearest.
-    narrow_lower = torch.where(positive, torch.where(room > 0, limit, torch.inf), lower)
-    # top_wrong <= 0: always fulfilled with room >= 0, else tau_other <= limit.
-    narrow_upper = torch.where(~positive & (room < 0), limit, upper)
-    narrow_lower = torch.where(on_top, torch.maximum(lower, narrow_lower), lower)
-    narrow_upper = torch.where(on_top, torch.minimum(upper, narrow_upper), upper)
-    return torch.minimum(narrow_lower, upper), torch.maximum(narrow_upper, lower)
-
-
 def _asymmetric(f: Tensor, labels: Tensor, tau_target: float, tau_other: float) -> Tensor:
     index = labels[:, None]
     return (f / tau_other).scatter(1, index, f.gather(1, index) / tau_target)
@@ -364,10 +238,6 @@ def _centered(f: Tensor, center: str) -> Tensor:
 
 def _relative(f: Tensor, labels: Tensor) -> Tensor:
     return f - f.gather(1, labels[:, None])
-
-
-def _row_dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.einsum("nc,nc->n", a, b)
 
 
 def _checked_bounds(bounds: tuple[float, float]) -> tuple[float, float]:

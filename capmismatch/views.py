@@ -1,8 +1,8 @@
 """Stored views: augmented copies of the training inputs, fixed, so that a teacher has to see each only once.
 
 A view is made from raw inputs by a seeded rule, kept as its parameters (kind, strength, seed, number) and made again
-where it is needed; the teachers' logits on it are collected into a bank of its own. Students then draw, for every example and
-epoch, one of the views, with the soft label that belongs to it.
+where it is needed; the teachers' logits on it are collected into a bank of its own. Students then draw, for every
+example and epoch, one of the views, with the soft label that belongs to it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Views:
         Examples
         --------
         >>> Views("noise", count=2, sigma=1.0).make(np.zeros((1, 2)), 1).round(2)
-        array([[ 0.59, -0.83]], dtype=float32)
+        array([[ 0.46, -2.16]], dtype=float32)
         """
         if not 0 <= number < self.count:
             raise InputError(f"expected a view in [0, {self.count}), got {number}")

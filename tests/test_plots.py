@@ -23,7 +23,7 @@ from matplotlib.colors import to_hex, to_rgb
 from scipy import stats
 
 from capmismatch import plots
-from capmismatch.errors import InputError
+from capmismatch.errors import CapmismatchError, InputError
 from capmismatch.plots import _style
 from capmismatch.plots._common import literal, over_runs, spread_out, teacher_labels
 
@@ -648,11 +648,11 @@ def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
     before = plots.save(ax, tmp_path / "figure")[0].read_bytes()
 
     def broken(file, **_):
-        file.write(b"half")
+        file.write_bytes(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(ax.figure, "savefig", broken)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(CapmismatchError, match="disk full"):
         plots.save(ax, tmp_path / "figure")
     assert (tmp_path / "figure.pdf").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 3

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, spearmanr
 
+from capmismatch import _rank_blocks, ranks
 from capmismatch import _rank_kernels as kernels
-from capmismatch import ranks
 from capmismatch.errors import InputError
 
 BACKENDS = [kernels.NumpyBackend] + ([kernels.NumbaBackend] if kernels.njit is not None else [])
@@ -26,7 +26,7 @@ EVERY_METRIC = ["wrong_tau_b", "tau_b", "wrong_spearman", "spearman", "top1_over
 
 @pytest.fixture(params=BACKENDS, ids=lambda backend: backend.__name__)
 def backend(request, monkeypatch):
-    monkeypatch.setattr(ranks, "_backend", request.param)
+    monkeypatch.setattr(_rank_blocks, "backend", request.param)
     return request.param
 
 
@@ -73,7 +73,7 @@ def test_ties_infinities_and_halves_like_scipy(backend, case):
     rows, target, dtype = case
     a, b = rows.astype(dtype)[:, None]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranks, "_backend", backend)
+        patch.setattr(_rank_blocks, "backend", backend)
         close(ranks.kendall_tau_b(a, b), scipy_rows(kendalltau, a, b))
         close(ranks.spearman(a, b), scipy_rows(spearmanr, a, b))
         if a.shape[1] > 2:
@@ -203,9 +203,9 @@ def test_neither_threads_nor_blocks_nor_chunks_nor_backend_matter(monkeypatch, c
     expected = ranks.rank_metrics(logits, labels, EVERY_METRIC)
     threads = torch.get_num_threads()
     for backend, count, cells in itertools.product(BACKENDS, (1, 3), (1, 5000)):
-        monkeypatch.setattr(ranks, "_backend", backend)
-        monkeypatch.setattr(ranks, "_BLOCK_CELLS", cells)
-        monkeypatch.setattr(ranks, "_SMALL_CELLS", 1)
+        monkeypatch.setattr(_rank_blocks, "backend", backend)
+        monkeypatch.setattr(_rank_blocks, "BLOCK_CELLS", cells)
+        monkeypatch.setattr(_rank_blocks, "SMALL_CELLS", 1)
         torch.set_num_threads(count)
         try:
             parts = [ranks.rank_metrics(logits[:, s], labels[s], EVERY_METRIC) for s in (slice(0, 33), slice(33, 70))]
@@ -218,8 +218,8 @@ def test_neither_threads_nor_blocks_nor_chunks_nor_backend_matter(monkeypatch, c
 def test_without_numba_the_numbers_are_the_same():
     code = (
         "import sys; sys.modules['numba'] = None\n"
-        "import numpy as np; from capmismatch import ranks\n"
-        "assert ranks._backend.__name__ == 'NumpyBackend'\n"
+        "import numpy as np; from capmismatch import _rank_blocks, ranks\n"
+        "assert _rank_blocks.backend.__name__ == 'NumpyBackend'\n"
         "logits = np.random.default_rng(0).normal(size=(2, 1, 9)).round(1)\n"
         "print(ranks.wrong_class_tau_b(*logits, [3]).item())"
     )
@@ -275,7 +275,7 @@ def test_affinity_like_a_loop_and_whatever_the_chunks(monkeypatch, dtype):
     close(matrix, affinity_loop(logits, labels, 2.0))
     assert matrix[6].isnan().all() and (matrix.diagonal()[:6] == 0).all()
     sums = ranks.AffinitySums(7, tau=2.0)
-    monkeypatch.setattr(ranks, "_BLOCK_CELLS", 30)
+    monkeypatch.setattr(_rank_blocks, "BLOCK_CELLS", 30)
     for start in range(0, 60, 13):
         sums.update(torch.from_numpy(logits[start : start + 13]), labels[start : start + 13])
     assert torch.equal(sums.matrix()[:6], matrix[:6])

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
 from urllib.parse import quote
 from weakref import WeakKeyDictionary
 
@@ -16,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from capmismatch._files import replacing, write_text
 from capmismatch.errors import InputError
 
 _DRAWN: WeakKeyDictionary[Axes, list[pd.DataFrame]] = WeakKeyDictionary()
@@ -116,13 +113,14 @@ def save(
         figure.set_layout_engine("none")  # a second pass of the layout would move things by a hair
     try:
         with mpl.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "capmismatch", "savefig.bbox": None}):
-            dateless = {"CreationDate": None}
-            _write(pdf, lambda file: figure.savefig(file, format="pdf", metadata=dateless))
-            _write(png, lambda file: figure.savefig(file, format="png", dpi=300, metadata={"Software": "capmismatch"}))
+            with replacing(pdf) as file:
+                figure.savefig(file, format="pdf", metadata={"CreationDate": None})
+            with replacing(png) as file:
+                figure.savefig(file, format="png", dpi=300, metadata={"Software": "capmismatch"})
     finally:
         if engine is not None:
             figure.set_layout_engine(engine)
-    _write(csv, lambda file: file.write(table.to_csv(index=False, lineterminator="\n").encode()))
+    write_text(csv, table.to_csv(index=False, lineterminator="\n"))
     return pdf, png, csv
 
 
@@ -133,18 +131,3 @@ def _figure_of(target: Figure | Axes | np.ndarray) -> Figure:
     if len(figures) != 1:
         raise InputError(f"expected Axes of one figure, got Axes of {len(figures)} figures")
     return figures.pop()
-
-
-def _write(path: Path, fill: Callable[[IO[bytes]], Any]) -> None:
-    """Write to a temporary file beside `path`, then rename it into place."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            fill(file)
-        umask = os.umask(0)  # mkstemp makes private files; give it the mode that open() would
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -1,8 +1,8 @@
 """What a probe is, and the one list of them.
 
 A probe is a function of logits and labels, written once as a function of `Softened`: the pieces of the softmax that all
-probes share. The decorators below turn it into the public form ``probe(logits, labels, tau)`` and enter it into `REGISTRY`,
-from where tables take it. Adding a probe is adding one decorated function to one file of this folder.
+probes share. The decorators below turn it into the public form ``probe(logits, labels, tau)`` and enter it into
+`REGISTRY`, from where tables take it. Adding a probe is adding one decorated function to one file of this folder.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from capmismatch.errors import InputError, must_be_positive
 class Softened:
     r"""Logits over a temperature, and what all probes need of their softmax, each computed once, when first asked for.
 
-    Everything is float64 and goes through log space: ``log_odds`` is :math:`\log p_y - \log(1 - p_y)`, so that both p_y and
-    1 - p_y keep their digits when the other rounds to 1.
+    Everything is float64 and goes through log space: ``log_odds`` is :math:`\log p_y - \log(1 - p_y)`, so that both p_y
+    and 1 - p_y keep their digits when the other rounds to 1.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class Softened:
 
     @classmethod
     def checked(cls, logits: Tensor, labels: Tensor, tau: float) -> Softened:
-        """The same from float64 logits and labels that have been checked before: no second check for each temperature."""
+        """The same from float64 logits and labels that have been checked before: not again for each temperature."""
         new = object.__new__(cls)
         new.logits, new.labels, new.tau = logits, labels, float(tau)
         return new
@@ -120,7 +120,8 @@ class Softened:
     @cached_property
     def probs(self) -> Tensor:
         """(N, C) p."""
-        return (self.wrong_probs * self.wrong_mass[:, None]).scatter_(1, self.labels[:, None], self.target_prob[:, None])
+        wrong = self.wrong_probs * self.wrong_mass[:, None]
+        return wrong.scatter_(1, self.labels[:, None], self.target_prob[:, None])
 
     @cached_property
     def correct(self) -> Tensor:

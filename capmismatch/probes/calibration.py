@@ -86,7 +86,8 @@ def calibration_bins(confidence: Tensor, correct: Tensor, bins: int = BINS) -> d
 
     Returns
     -------
-    Dict of (bins,) tensors: ``bin_low``, ``bin_high``, ``confidence`` and ``accuracy`` (means, NaN in empty bins), ``n``.
+    Dict of (bins,) tensors: ``bin_low``, ``bin_high``, ``confidence`` and ``accuracy`` (means; NaN in empty bins),
+    ``n``.
     """
     index = _bin_index(confidence, bins)
     n = torch.bincount(index, minlength=bins).to(confidence.dtype)
@@ -115,6 +116,7 @@ def _nonempty(logits: ArrayLike, labels: ArrayLike, tau: float) -> Softened:
     softened = Softened(logits, labels, tau)
     if not len(softened.labels):
         raise InputError("a calibration error needs at least one example, got none")
+    softened.logits = softened.logits.detach()  # what is counted in bins has no gradient
     return softened
 
 
@@ -207,7 +209,9 @@ def adaptive_error(class_probs: Tensor, is_class: Tensor, bins: int = BINS) -> T
 
 
 def classwise_ace(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> float:
-    r"""Adaptive class-wise calibration error, :math:`\frac{1}{CR} \sum_c \sum_r |\mathrm{acc}(r, c) - \mathrm{conf}(r, c)|`.
+    r"""Adaptive class-wise calibration error.
+
+    .. math:: \frac{1}{CR} \sum_c \sum_r |\mathrm{acc}(r, c) - \mathrm{conf}(r, c)|
 
     For each class its probabilities over all examples are sorted into R = 15 ranges of equal count. Nixon et al. 2019,
     arXiv 1904.01685; the strongest known rival of the derived variance: Kim et al. 2025, arXiv 2508.20224.

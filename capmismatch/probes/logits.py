@@ -10,7 +10,9 @@ from torch import Tensor
 from capmismatch.probes._registry import Softened, per_example
 
 
-@per_example("std of f over classes, ddof 0", "Chi et al. 2023 (NormKD); Sun et al. 2024, arXiv 2403.01427", 0, tempered=False)
+@per_example(
+    "std of f over classes, ddof 0", "Chi et al. 2023 (NormKD); Sun et al. 2024, arXiv 2403.01427", 0, tempered=False
+)
 def logit_std(softened: Softened) -> Tensor:
     """Population standard deviation of an example's logits over all classes.
 
@@ -19,7 +21,7 @@ def logit_std(softened: Softened) -> Tensor:
     >>> logit_std([[1.0, -1.0]], [0])
     tensor([1.], dtype=torch.float64)
     """
-    return softened.logits.std(1, correction=0)
+    return _around_mean(softened).square().mean(1).sqrt()
 
 
 @per_example("||f - mean f||_2", "logit norm; the mean is taken out because softmax ignores it", 0, tempered=False)
@@ -31,7 +33,7 @@ def logit_norm(softened: Softened) -> Tensor:
     >>> logit_norm([[4.0, 1.0, 1.0]], [0]).round(decimals=3)
     tensor([2.4490], dtype=torch.float64)
     """
-    return (softened.logits - softened.logits.mean(1, keepdim=True)).norm(dim=1)
+    return _around_mean(softened).norm(dim=1)
 
 
 @per_example("mean of f over classes", "drift that makes ATS depend on the centring", 0, tempered=False)
@@ -80,3 +82,7 @@ def max_wrong_logit(softened: Softened) -> Tensor:
     tensor([-1.], dtype=torch.float64)
     """
     return softened.max_wrong_logit - softened.logits.mean(1)
+
+
+def _around_mean(softened: Softened) -> Tensor:
+    return softened.logits - softened.logits.mean(1, keepdim=True)

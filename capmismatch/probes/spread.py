@@ -1,7 +1,8 @@
 r"""Probes that hold each example's soft label against its class: how much the examples of one class differ.
 
-They need the mean soft label of every class first (`class_means`, an (C, C) matrix that can be accumulated over chunks of
-rows); given it, each is a value for each example, so means have standard errors. All take logits (N, C), labels (N,), tau.
+They need the mean soft label of every class first (`class_means`, a (C, C) matrix that can be gathered over chunks of
+rows); given it, each is a value for each example, so means have standard errors. All take logits (N, C), labels (N,),
+tau.
 """
 
 from __future__ import annotations
@@ -86,9 +87,9 @@ def _within_class_spread(softened: Softened, means: Tensor) -> Tensor:
 def cmi(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0, means: ArrayLike | None = None) -> Tensor:
     r"""Conditional mutual information of input and output given the class, example by example, in nats.
 
-    :math:`KL(p_x \,\|\, \bar p_{y})` with :math:`\bar p_y` the mean soft label of class y; the mean over examples is the
-    CMI. Ye et al. 2024, "Bayes conditional distribution estimation for knowledge distillation", arXiv 2401.08732, where a
-    teacher with more of it teaches better.
+    :math:`KL(p_x \,\|\, \bar p_{y})` with :math:`\bar p_y` the mean soft label of class y; the mean over examples is
+    the CMI. Ye et al. 2024, "Bayes conditional distribution estimation for knowledge distillation", arXiv 2401.08732,
+    where a teacher with more of it teaches better.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-r"""The probes of the capacity-mismatch papers: the probability of the target, and how the rest is spread over wrong classes.
+r"""The probes of the capacity-mismatch papers: the target's probability, and how the rest spreads over wrong classes.
 
 All take logits (N, C), labels (N,), a temperature tau > 0 (default 1), and return a float64 tensor (N,). With
 :math:`\tilde q` the softmax over the wrong classes alone, for every example
@@ -36,9 +36,10 @@ def target_prob(softened: Softened) -> Tensor:
 
 @per_example("1 - p_y", "Zhao et al. 2022 (DKD), arXiv 2203.08679", expected_sign=0)
 def non_target_mass(softened: Softened) -> Tensor:
-    r"""Probability of all wrong classes together, :math:`1 - p_y`: the factor by which plain KD damps its non-target term.
+    r"""Probability of all wrong classes together, :math:`1 - p_y`.
 
-    Kept to full relative precision, also where p_y rounds to 1.
+    It is the factor by which plain KD damps its non-target term. Kept to full relative precision, also where p_y rounds
+    to 1.
 
     Examples
     --------
@@ -112,7 +113,9 @@ def entropy(softened: Softened) -> Tensor:
 
 @per_example("H(q~) / log(C - 1)", "normalised non-target entropy", expected_sign=0)
 def wrong_entropy(softened: Softened) -> Tensor:
-    r"""Entropy of :math:`\tilde q` over its largest value, :math:`H(\tilde q) / \log(C - 1)`, in [0, 1]; NaN with 2 classes.
+    r"""Entropy of :math:`\tilde q` over its largest value, :math:`H(\tilde q) / \log(C - 1)`, in [0, 1].
+
+    NaN with 2 classes.
 
     Examples
     --------

@@ -5,9 +5,12 @@ from __future__ import annotations
 import glob
 import hashlib
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,7 @@ from capmismatch.errors import InputError
 from capmismatch.families import Teacher
 
 WRAPPINGS = ("state_dict", "model_state_dict", "model", "net")
+PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
 
 
 def load(
@@ -32,40 +36,56 @@ def load(
     base: str | Path = ".",
 ) -> tuple[list[Teacher], None]:
     """The teachers whose checkpoints match `pattern`; each is built and loaded once here, so that errors come early."""
-    files = [Path(file) for file in sorted(glob.glob(str(Path(base, pattern).expanduser())))]
+    # Only the pattern has wildcards: a study may lie in a folder such as "runs[1]".
+    places = str(Path(glob.escape(str(base)), Path(pattern).expanduser()))
+    files = [Path(file) for file in sorted(glob.glob(places))]
     if not files:
         raise InputError(f"no checkpoint matches {str(Path(base, pattern))!r}")
     build = _builder(builder, Path(base))
     prepare = Normalise(mean, std)
     teachers = []
     for file in files:
-        network = _network(file, build)
+        weights_hash = _hash(file)
+        network = _network(file, build, weights_hash)
         teachers.append(
             Teacher(
                 family=file.resolve().parent.name,
                 name=file.stem,
                 params=sum(p.numel() for p in network.parameters()),
                 source=f"ckpt:{file.name}",
-                weights_hash=hashlib.sha256(file.read_bytes()).hexdigest(),
+                weights_hash=weights_hash,
                 preprocessing=repr(prepare),
-                module=lambda file=file: _network(file, build),
+                module=partial(_network, file, build, weights_hash),
                 prepare=prepare,
             )
         )
     return teachers, None
 
 
-def _network(file: Path, build: Callable[[str], nn.Module]) -> nn.Module:
+def _hash(file: Path) -> str:
+    try:
+        with open(file, "rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{file} is not a readable checkpoint: {error.strerror}") from None
+
+
+def _network(file: Path, build: Callable[[str], nn.Module], weights_hash: str) -> nn.Module:
     network = build(file.stem)
     if not isinstance(network, nn.Module):
         raise InputError(f"the builder gave {type(network).__name__} for {file.stem!r}, not a torch.nn.Module")
     weights = read_state_dict(file)
+    if _hash(file) != weights_hash:  # a bank must not record one hash and hold another's logits
+        raise InputError(f"{file} has changed since the family was loaded: load the family again")
     own = network.state_dict()
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     # Counters of batch norms came after many published checkpoints; nothing in eval mode reads them.
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    odd = [f"{k} {tuple(weights[k].shape)}, expected {tuple(own[k].shape)}" for k in own.keys() & weights.keys()
-           if own[k].shape != weights[k].shape]
+    odd = [
+        f"{key} {tuple(weights[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in sorted(own.keys() & weights.keys())
+        if own[key].shape != weights[key].shape
+    ]
     if missing or extra or odd:
         parts = [f"{title}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
                  for title, names in (("missing", missing), ("unexpected", extra), ("of another shape", odd)) if names]
@@ -95,9 +115,19 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
         if isinstance(found, dict) and isinstance(found.get(wrapping), dict):
             found = found[wrapping]
             break
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise InputError(f"{file} holds no state dict: expected a mapping from names to tensors, perhaps under {list(WRAPPINGS)}")
-    return {key.removeprefix("module."): value for key, value in found.items()}
+    if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+        what = f"keys {list(found)[:8]}" if isinstance(found, dict) else type(found).__name__
+        raise InputError(
+            f"{file} holds no state dict: expected a mapping from names to tensors, perhaps under one of "
+            f"{list(WRAPPINGS)}, got {what}"
+        )
+    return {_bare(str(key)): value for key, value in found.items()}
+
+
+def _bare(key: str) -> str:
+    while key.startswith(PREFIXES):
+        key = key.split(".", 1)[1]
+    return key
 
 
 def _builder(builder: str | Callable[[str], nn.Module], base: Path) -> Callable[[str], nn.Module]:
@@ -110,18 +140,33 @@ def _builder(builder: str | Callable[[str], nn.Module], base: Path) -> Callable[
         from capmismatch import architectures
 
         return lambda stem: architectures.build(rest.replace("{stem}", stem))
-    sys.path.insert(0, str(base.resolve()))  # a module beside the study file is found
-    try:
-        module = importlib.import_module(place)
-    except ImportError as error:
-        raise InputError(f"cannot import the builder's module {place!r} (looked in {base.resolve()} too): {error}") from None
-    finally:
-        sys.path.remove(str(base.resolve()))
+    module = _module(place, base.resolve())
     function = getattr(module, rest, None)
     if not callable(function):
         names = [name for name in vars(module) if callable(getattr(module, name)) and not name.startswith("_")]
         raise InputError(f"module {place!r} has no function {rest!r}; it has {names}")
     return function
+
+
+def _module(place: str, base: Path) -> ModuleType:
+    """A module beside the study file, as it is now, or else an installed one."""
+    beside = base / f"{place}.py"
+    sys.path.insert(0, str(base))  # what that module imports may lie beside it too
+    try:
+        if not beside.exists():
+            return importlib.import_module(place)
+        # Not by `import`: two studies may each have a "models.py", and a cell may be run again after an edit.
+        name = f"capmismatch_builder_{hashlib.sha256(str(beside).encode()).hexdigest()[:16]}"
+        spec = importlib.util.spec_from_file_location(name, beside)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        return module
+    except ImportError as error:
+        raise InputError(f"cannot import the builder's module {place!r} (looked in {base} too): {error}") from None
+    finally:
+        sys.path.remove(str(base))
 
 
 class Normalise:
@@ -136,12 +181,15 @@ class Normalise:
     def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> None:
         if (mean is None) != (std is None):
             raise InputError(f"expected both mean and std, or neither, got mean={mean!r}, std={std!r}")
+        if mean is not None and std is not None and len(mean) != len(std):
+            raise InputError(f"expected as many numbers in mean as in std, got {list(mean)!r} and {list(std)!r}")
         if std is not None and not all(value > 0 for value in std):
             raise InputError(f"expected positive std, got {list(std)!r}")
         self.mean = None if mean is None else torch.tensor(list(mean), dtype=torch.float32)
         self.std = None if std is None else torch.tensor(list(std), dtype=torch.float32)
 
     def __call__(self, inputs: NDArray[Any]) -> Tensor:
+        """Prepare one batch."""
         x = torch.from_numpy(np.array(inputs, order="C"))
         if x.dtype == torch.uint8 and x.ndim == 4:
             x = x.permute(0, 3, 1, 2).contiguous().to(torch.float32) / 255
@@ -149,11 +197,14 @@ class Normalise:
         if self.mean is None or self.std is None:
             return x
         if x.shape[1] != len(self.mean):
-            raise InputError(f"expected inputs of {len(self.mean)} channels, as mean and std have, got shape {tuple(x.shape)}")
+            raise InputError(
+                f"expected inputs of {len(self.mean)} channels, as mean and std have, got shape {tuple(x.shape)}"
+            )
         shape = (1, -1) + (1,) * (x.ndim - 2)
         return (x - self.mean.view(shape)) / self.std.view(shape)
 
     def __repr__(self) -> str:
         if self.mean is None or self.std is None:
             return "Normalise()"
-        return f"Normalise(mean={[round(v, 6) for v in self.mean.tolist()]}, std={[round(v, 6) for v in self.std.tolist()]})"
+        mean, std = ([round(value, 6) for value in numbers.tolist()] for numbers in (self.mean, self.std))
+        return f"Normalise(mean={mean}, std={std})"

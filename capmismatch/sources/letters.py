@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from capmismatch._files import hash_of, replacing
+from capmismatch._files import hash_of, locked, replacing
 from capmismatch.datasets import Dataset, load_dataset
 from capmismatch.distill import Recipe, fit
-from capmismatch.errors import InputError
+from capmismatch.errors import BankError, InputError
 from capmismatch.families import Teacher
 
 WIDTHS = (12, 24, 48, 96, 192, 384, 768, 1024)
 SPLIT = {"train": 2000, "val": 6000, "test": 12000}
-RECIPE = Recipe(epochs=40, batch_size=100)
+RECIPE = Recipe(epochs=40, batch_size=250)
 
 
 def prepare(inputs: Any) -> Tensor:
@@ -61,7 +61,12 @@ def load(
     if seeds < 1 or not widths:
         raise InputError(f"expected at least one width and one seed, got widths={list(widths)}, seeds={seeds}")
     rows = train if train is not None else load_dataset("letters", split=SPLIT).part("train")
-    home = Path(base, folder) if folder is not None else cache_folder() / "letters"
+    if rows.inputs.shape[1:] != (16,) or len(rows.classes) != 26:
+        raise InputError(
+            f"teachers of letters:mlp take the 16 features of 'letters' and tell 26 classes, got inputs of shape "
+            f"{rows.inputs.shape[1:]} and {len(rows.classes)} classes from data set {rows.name!r}"
+        )
+    home = Path(base, Path(folder).expanduser()) if folder is not None else cache_folder() / "letters"
     teachers = []
     for width in widths:
         params = sum(p.numel() for p in build(width).parameters())
@@ -80,8 +85,8 @@ def load(
 
 def _maker(width: int, seed: int, rows: Dataset, file: Path) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(file.with_suffix(".lock")):
+        # The caller's own draws of random numbers go on as if nothing had been drawn here.
+        with locked(file.with_suffix(".lock")), torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(hashlib.sha256(f"teacher {width} {seed}".encode()).hexdigest()[:8], 16))
             network = build(width)
             if not file.exists():
@@ -90,7 +95,10 @@ def _maker(width: int, seed: int, rows: Dataset, file: Path) -> Callable[[], nn.
                     fit(network, views, torch.from_numpy(rows.labels), RECIPE, seed=seed, prepare=prepare)
                 with replacing(file) as temporary:
                     temporary.write_bytes(save(network.state_dict()))
-            network.load_state_dict(load_file(file))
+            try:
+                network.load_state_dict(load_file(file))
+            except (SafetensorError, RuntimeError) as error:
+                raise BankError(f"{file} is damaged, remove it to train that teacher anew: {error}") from None
         return network.eval()
 
     return make

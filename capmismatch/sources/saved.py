@@ -1,8 +1,9 @@
 """``logits:FILE.npz`` or ``logits:FOLDER``: logits that were saved before.
 
-The file holds ``labels`` (N,) and ``logits_<teacher>`` (N, C), optionally ``classes``, ``ids``, ``split``,
-``params_<teacher>`` and ``seed_<teacher>``. A folder holds ``family.json`` and one ``<teacher>.npy`` or
-``<teacher>.safetensors`` a teacher, with the JSON::
+The file holds ``labels`` (N,) and ``logits_<name>`` (N, C), optionally ``classes``, ``ids``, ``split``, and of each
+name ``params_<name>``, ``macs_<name>``, ``seed_<name>`` (which training run it is) and ``teacher_<name>`` (the
+teacher's name, where several runs share one). A folder holds ``family.json`` and one ``<name>.npy`` or
+``<name>.safetensors`` a name, with the JSON::
 
     {"labels": "labels.npy", "classes": ["cat", "dog"], "teachers": {"small": {"params": 1000}, "large": {"seed": 1}}}
 """
@@ -18,11 +19,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
-from capmismatch.bank import check_logits, make_rows
-from capmismatch.datasets import Dataset, open_npz
-from capmismatch.errors import InputError
+from capmismatch._records import Rows, check_logits, make_rows
+from capmismatch.datasets import Dataset, read_npz
+from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.families import Teacher
+
+FIELDS = ("teacher", "seed", "params", "macs")
 
 
 def load(place: str, *, probabilities: str = "refuse", base: str | Path = ".") -> tuple[list[Teacher], Dataset]:
@@ -30,21 +35,21 @@ def load(place: str, *, probabilities: str = "refuse", base: str | Path = ".") -
 
     ``probabilities="convert"`` takes the logarithm where rows are probabilities; "refuse" (default) is an error then.
     """
-    if probabilities not in ("refuse", "convert"):
-        raise InputError(f"probabilities must be 'refuse' or 'convert', not {probabilities!r}")
-    path = Path(base, place).expanduser()
+    must_be_one_of(probabilities, ("refuse", "convert"), "probabilities")
+    path = Path(base, Path(place).expanduser())
     if path.is_dir():
         arrays, head = _read_folder(path)
     else:
         arrays, head = _read_npz(path)
     if not arrays:
         raise InputError(f"no teacher in {path}: expected arrays named 'logits_<teacher>'")
-    first = next(iter(arrays.values()))
+    name, first = next(iter(arrays.items()))
     if first.ndim != 2:
-        raise InputError(f"expected logits of shape (N, C) in {path}, got {first.shape} for teacher {next(iter(arrays))!r}")
+        raise InputError(f"expected logits of shape (N, C) in {path}, got {first.shape} for teacher {name!r}")
+    family = path.name if path.is_dir() else path.stem
     classes = head.get("classes")
     rows = make_rows(
-        path.stem, head["labels"], classes if classes is not None else [str(c) for c in range(first.shape[1])],
+        family, head["labels"], classes if classes is not None else [str(c) for c in range(first.shape[1])],
         ids=head.get("ids"), split=head.get("split"), inputs_hash="saved logits", place=f"labels of {path}",
     )
     teachers = []
@@ -53,16 +58,38 @@ def load(place: str, *, probabilities: str = "refuse", base: str | Path = ".") -
         check_logits(logits, rows, f"teacher {name!r} in {path}")
         if looks_like_probabilities(logits):
             logits = _from_probabilities(logits, probabilities, name, path)
-        info = head["teachers"].get(name, {})
+        info = _checked(head["teachers"].get(name, {}), name, path)
         teachers.append(
             Teacher(
-                family=path.stem, name=str(info.get("teacher", name)), seed=info.get("seed"), params=info.get("params"),
+                family=family, name=str(info.get("teacher", name)), seed=info.get("seed"), params=info.get("params"),
                 macs=info.get("macs"), source=f"logits:{path.name}",
                 weights_hash=hashlib.sha256(np.ascontiguousarray(logits).data).hexdigest(),
-                preprocessing="none: saved logits", saved=lambda logits=logits: (rows, logits),
+                preprocessing="none: saved logits", saved=_Stored(rows, logits),
             )
         )
     return teachers, Dataset(rows, np.empty((len(rows.labels), 0), np.float32))
+
+
+class _Stored:
+    """Gives logits, and the rows that they belong to."""
+
+    def __init__(self, rows: Rows, logits: NDArray[Any]) -> None:
+        self.rows, self.logits = rows, logits
+
+    def __call__(self) -> tuple[Rows, NDArray[Any]]:
+        return self.rows, self.logits
+
+
+def _checked(info: Any, name: str, path: Path) -> Mapping[str, Any]:
+    """What a file says of one teacher: known keys, whole numbers."""
+    if not isinstance(info, Mapping):
+        raise InputError(f"expected a mapping of {list(FIELDS)} for teacher {name!r} in {path}, got {info!r}")
+    for field, value in info.items():
+        must_be_one_of(field, FIELDS, f"key of teacher {name!r} in {path}")
+        number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        if field != "teacher" and not number:
+            raise InputError(f"expected a whole number as {field} of teacher {name!r} in {path}, got {value!r}")
+    return info
 
 
 def looks_like_probabilities(values: NDArray[Any], rows: int = 1000) -> bool:
@@ -80,8 +107,8 @@ def looks_like_probabilities(values: NDArray[Any], rows: int = 1000) -> bool:
 def _from_probabilities(values: NDArray[Any], choice: str, name: str, path: Path) -> NDArray[np.float32]:
     if choice == "refuse":
         raise InputError(
-            f"teacher {name!r} in {path} holds probabilities, not logits: every row lies in [0, 1] and sums to 1. Save the "
-            "logits, or load with probabilities='convert' to take the logarithm."
+            f"teacher {name!r} in {path} holds probabilities, not logits: every row lies in [0, 1] and sums to 1. Save "
+            "the logits, or load with probabilities='convert' to take the logarithm."
         )
     ties = np.mean([len(np.unique(row)) < len(row) for row in values[:1000]])
     warnings.warn(
@@ -94,20 +121,19 @@ def _from_probabilities(values: NDArray[Any], choice: str, name: str, path: Path
 
 
 def _read_npz(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    with open_npz(path) as file:
-        names = list(file)
-        if "labels" not in names:
-            raise InputError(f"expected an array 'labels' in {path}, got {names}")
-        try:
-            content = {name: file[name] for name in names}
-        except ValueError as error:
-            raise InputError(f"{path} holds objects that only pickle could read, which capmismatch does not: {error}") from None
+    whole = ("labels", "classes", "ids", "split")
+    of_each = tuple(f"{field}_" for field in ("logits", *FIELDS))
+    content = read_npz(path, lambda name: name in whole or name.startswith(of_each))
+    if "labels" not in content:
+        raise InputError(f"expected an array 'labels' in {path}, got {sorted(content)}")
     arrays = {name.removeprefix("logits_"): value for name, value in content.items() if name.startswith("logits_")}
-    head: dict[str, Any] = {name: content[name] for name in ("labels", "classes", "ids", "split") if name in content}
-    head["teachers"] = {
-        teacher: {field: int(content[f"{field}_{teacher}"]) for field in ("params", "macs", "seed") if f"{field}_{teacher}" in content}
-        for teacher in arrays
-    }
+    head: dict[str, Any] = {name: content[name] for name in whole if name in content}
+    head["teachers"] = {name: {} for name in arrays}
+    for name in content:
+        field, _, teacher = name.partition("_")
+        if field in FIELDS:
+            must_be_one_of(teacher, arrays, f"the teacher of array {name!r} in {path}")
+            head["teachers"][teacher][field] = content[name].tolist()
     return arrays, head
 
 
@@ -130,7 +156,8 @@ def _read_folder(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         files = [path / f"{teacher}{ending}" for ending in (".npy", ".safetensors")]
         found = next((file for file in files if file.exists()), None)
         if found is None:
-            raise InputError(f"teacher {teacher!r} of {manifest} has no file: expected {files[0].name} or {files[1].name}")
+            names = " or ".join(file.name for file in files)
+            raise InputError(f"teacher {teacher!r} of {manifest} has no file: expected {names}")
         arrays[teacher] = _read_array(found)
     return arrays, full
 
@@ -139,15 +166,11 @@ def _read_array(file: Path) -> NDArray[Any]:
     if not file.exists():
         raise InputError(f"there is no file {file}")
     try:
-        if file.suffix == ".safetensors":
-            from safetensors.numpy import load_file
-
-            content = load_file(file)
-            if len(content) != 1 and "logits" not in content:
-                raise InputError(f"expected one tensor, or one named 'logits', in {file}, got {sorted(content)}")
-            return content["logits"] if "logits" in content else next(iter(content.values()))
-        return np.load(file, allow_pickle=False, mmap_mode="r")
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+        if file.suffix != ".safetensors":
+            return np.load(file, allow_pickle=False, mmap_mode="r")
+        content = load_file(file)
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{file} is not a readable array: {error}") from None
+    if len(content) != 1 and "logits" not in content:
+        raise InputError(f"expected one tensor, or one named 'logits', in {file}, got {sorted(content)}")
+    return content["logits"] if "logits" in content else next(iter(content.values()))

@@ -1,0 +1,169 @@
+"""Rank metrics over blocks of rows: each block is sorted once a teacher, then measured in a thread of its own."""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from capmismatch import _rank_kernels as kernels
+from capmismatch._arrays import ArrayLike, as_labels
+from capmismatch._threads import blocks, each
+from capmismatch.errors import InputError
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+METRICS = ("wrong_tau_b", "tau_b", "wrong_spearman", "spearman", "top{k}_overlap")
+
+BLOCK_CELLS = 1 << 18  # logits ranked at a time in a thread: 4 MB of ranks, still in the cache when pairs read them
+SMALL_CELLS = 1 << 14  # below this a thread costs more than it saves
+_INFINITY = {2: 0x7C00, 4: 0x7F80_0000, 8: 0x7FF0 << 48}  # bit patterns of +inf by bytes per float
+
+backend: Any = kernels.NumbaBackend if kernels.njit is not None else kernels.NumpyBackend
+
+
+class Metric(NamedTuple):
+    """One metric: "tau_b", "spearman" or "top_overlap"; over the wrong classes or all; k of the overlap."""
+
+    kind: str
+    wrong: bool = False
+    k: int = 0
+
+    @classmethod
+    def parse(cls, name: str) -> Metric:
+        """From a name in tables."""
+        if found := re.fullmatch(r"top(\d+)_overlap", name):
+            return cls("top_overlap", wrong=True, k=int(found[1]))
+        if name not in METRICS:
+            raise InputError(f"metrics must be among {list(METRICS)}, not {name!r}")
+        return cls(name.removeprefix("wrong_"), wrong=name.startswith("wrong_"))
+
+
+class Block:
+    """One block of rows of all teachers, sorted once; each metric gives (P, n)."""
+
+    def __init__(self, bits: list[NDArray[Any]], labels: Ints | None, pairs: Ints) -> None:
+        n, self.classes = bits[0].shape
+        self.labels, self.pairs = labels, pairs
+        shape = (len(bits), n, self.classes)
+        self.order, self.spans = np.empty(shape, np.uint32), np.empty(shape, np.uint64)
+        self.mid = np.empty(shape, np.int32)
+        self.ties, self.nans = np.empty(shape[:2], np.int64), np.empty(shape[:2], np.int64)
+        for t, rows in enumerate(bits):
+            infinity = np.uint64(_INFINITY[rows.itemsize])
+            backend.rank_rows(rows, infinity, self.order[t], self.spans[t], self.mid[t], self.ties[t], self.nans[t])
+
+    def measure(self, metric: Metric) -> Floats:
+        """Value of one metric, NaN where a compared class is."""
+        values = getattr(self, metric.kind)(metric)
+        nans = self.nans
+        if metric.wrong:  # NaN sorts last: so does a target that is NaN
+            nans = nans - (self.target_spans[0] >= self.classes - nans)
+        first, second = self.pairs.T
+        return np.where((nans[first] == 0) & (nans[second] == 0), values, np.nan)
+
+    def tau_b(self, metric: Metric) -> Floats:
+        """Counts over all classes, less what the pairs with the target added."""
+        classes, concordance, ties = self.classes, self.concordance, self.ties
+        if metric.wrong:
+            _, first, last = self.target_spans
+            classes, ties = classes - 1, ties - (last - first - 1)
+            concordance = concordance - backend.target_concordance(self.mid, self.labels, self.pairs)
+        return self._correlation(concordance, classes * (classes - 1) // 2 - ties)
+
+    def spearman(self, metric: Metric) -> Floats:
+        """Pearson's correlation of integer ranks."""
+        labels = self._left_out(metric)
+        selves = np.repeat(np.arange(len(self.mid)), 2).reshape(-1, 2)
+        return self._correlation(
+            backend.rank_products(self.mid, labels, self.pairs), backend.rank_products(self.mid, labels, selves)
+        )
+
+    def top_overlap(self, metric: Metric) -> Floats:
+        """Share of the top k in both."""
+        shared = backend.shared_top(self.order, self.spans, self._left_out(metric), self.pairs, metric.k)
+        return shared / metric.k
+
+    @cached_property
+    def concordance(self) -> Ints:
+        """Concordant less discordant pairs over all classes, which both tau-b's share."""
+        return backend.concordance(self.order, self.spans, self.ties, self.pairs)
+
+    @cached_property
+    def target_spans(self) -> tuple[Ints, Ints, Ints]:
+        """Where each row's target stands: position, first of its tie group, one past the last; (T, n) each."""
+        assert self.labels is not None
+        return kernels.unpack(self.spans[:, np.arange(len(self.labels)), self.labels])
+
+    def _left_out(self, metric: Metric) -> Ints:
+        return self.labels if metric.wrong and self.labels is not None else np.full(self.mid.shape[1], -1)
+
+    def _correlation(self, together: Ints, alone: Ints) -> Floats:
+        """together(a, b) / sqrt(alone(a) alone(b)); 0/0 of a constant row is NaN."""
+        size = alone.astype(np.float64)
+        first, second = self.pairs.T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.clip(together / np.sqrt(size[first] * size[second]), -1.0, 1.0)
+
+
+def measure(teachers: list[Any], labels: ArrayLike | None, metrics: list[Metric], pairs: Ints) -> Floats:
+    """All metrics, (M, P, N), over blocks of rows in threads."""
+    n, classes = teachers[0].shape
+    targets = None if labels is None else as_labels(labels, n, classes).cpu().numpy()
+    for metric in metrics:
+        if metric.wrong and targets is None:
+            raise InputError(f"expected labels, which {metric.kind} over the wrong classes needs, got None")
+        most = classes - metric.wrong
+        if metric.kind == "top_overlap" and not 1 <= metric.k <= most:
+            raise InputError(f"expected k in [1, {most}], the classes to choose from, got {metric.k}")
+    if not 1 <= classes <= kernels.MAX_CLASSES:
+        raise InputError(f"expected between 1 and {kernels.MAX_CLASSES} classes, got {classes}")
+
+    values = np.empty((len(metrics), len(pairs), n))
+    if not len(pairs):
+        return values
+
+    def run(block: slice) -> None:
+        part = Block([_bits(rows, block) for rows in teachers], None if targets is None else targets[block], pairs)
+        for m, metric in enumerate(metrics):
+            values[m, :, block] = part.measure(metric)
+
+    threads = torch.get_num_threads()
+    width = len(teachers) * classes  # logits a row
+    rows = max(1, min(BLOCK_CELLS // width, max(SMALL_CELLS // width, -(-n // threads))))
+    each(run, blocks(n, rows), threads)
+    return values
+
+
+def real_numbers(values: ArrayLike, what: str) -> Any:
+    """Return the tensor or array that it is, checked to hold real numbers, without a copy."""
+    kept: Any = values.detach() if isinstance(values, Tensor) else np.asarray(values)
+    if isinstance(kept, Tensor):
+        real = not kept.is_complex() and kept.dtype != torch.bool
+    else:
+        real = kept.dtype.kind in "iu" or (kept.dtype.kind == "f" and kept.dtype.itemsize <= 8)
+    if not real:
+        raise InputError(f"expected real numbers of at most 64 bits in {what}, got dtype {kept.dtype}")
+    return kept
+
+
+def floats_of(rows: Any, block: slice) -> NDArray[np.floating[Any]]:
+    """A block of rows as a contiguous array of native floats."""
+    if isinstance(rows, Tensor):  # NumPy has no bfloat16; float32 holds it exactly
+        kept = rows[block]
+        part = (kept.float() if kept.dtype == torch.bfloat16 else kept).cpu().numpy()
+    else:
+        part = rows[block]
+    native = part.dtype.newbyteorder("=") if part.dtype.kind == "f" else np.float64
+    return np.ascontiguousarray(part, dtype=native)
+
+
+def _bits(rows: Any, block: slice) -> NDArray[np.unsignedinteger[Any]]:
+    floats = floats_of(rows, block)
+    return floats.view(f"u{floats.itemsize}")

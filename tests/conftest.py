@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # the tests' tensors are small: threads would only wait for each other
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of CIFAR-10 images, checkpoints and logits; a test that asks for it is skipped where it is missing."""
+    folder = Path(os.environ.get("CAPMISMATCH_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not (folder / "cifar10").is_dir():
+        pytest.skip(f"no cifar10/ in {folder}: set CAPMISMATCH_REAL_DATA to the folder that holds it")
+    return folder

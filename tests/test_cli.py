@@ -1,0 +1,284 @@
+"""The command line, on a study small enough to run all its stages: five saved teachers and students' results as CSV."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from capmismatch import __version__, cli, gallery
+from capmismatch.errors import InputError
+from capmismatch.study import STAGES, Study
+
+TEACHERS = ("r8", "r14", "r20", "r32", "r56")
+STUDY = """\
+name = "tiny"
+question = "Which of five saved teachers?"
+results = "results.csv"
+
+[data]
+source = "npz:family.npz"
+
+[[family]]
+source = "logits:family.npz"
+
+[probe]
+taus = [1, 4]
+
+[correlate]
+n_boot = 100
+"""
+
+
+def write_study(folder: Path) -> Path:
+    generator = np.random.default_rng(0)
+    labels = np.arange(120) % 6
+    shared = generator.normal(size=(120, 6)) + 3 * np.eye(6)[labels]
+    arrays = {"labels": labels, "X": np.zeros((120, 1)), "classes": np.array(list("abcdef"))}
+    rows = []
+    for size, name in enumerate(TEACHERS, start=1):
+        own = generator.normal(size=shared.shape) / size
+        arrays[f"logits_{name}"] = (size * (shared + own)).astype(np.float32)
+        arrays[f"params_{name}"] = np.array(1000 * 2**size)
+    for split in ("val", "test"):
+        for seed in range(2):
+            rows.append(("", "", "cnn", "CE", np.nan, seed, split, 0.60 + 0.01 * seed, 60))
+            for size, name in enumerate(TEACHERS, start=1):
+                accuracy = 0.70 - 0.02 * abs(size - 3) + 0.002 * seed
+                rows.append(("family", name, "cnn", "KD", 4, seed, split, accuracy, 60))
+    np.savez(folder / "family.npz", **arrays)
+    columns = ["family", "teacher", "student", "method", "tau", "seed", "split", "accuracy", "n"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "results.csv", index=False)
+    (folder / "study.toml").write_text(STUDY)
+    return folder / "study.toml"
+
+
+class Outcome:
+    """What one command gave."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+def command(*words: str | Path) -> Outcome:
+    """Run a command as the entry point does, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", ["capmismatch", *map(str, words)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_figures() -> Iterator[None]:
+    """Figures have tests of their own, and drawing all of them takes most of the time of a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        few = {name: gallery.FIGURES[name] for name in ("variance_vs_capacity", "pick_chart")}
+        patch.setattr(gallery, "FIGURES", few)
+        yield
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study file that no test runs or changes."""
+    return write_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """The folder of a study that `capmismatch run` has run, and what it printed."""
+    folder = tmp_path_factory.mktemp("run")
+    write_study(folder)
+    return folder, command("run", folder / "study.toml", "--quiet")
+
+
+@pytest.fixture
+def studied(first: tuple[Path, Outcome]) -> Path:
+    return first[0]
+
+
+# --- help -------------------------------------------------------------------------------------------------------------
+
+
+def test_help_lists_every_stage_without_loading_torch() -> None:
+    code = (
+        "import sys\nfrom capmismatch import cli\ntry:\n    cli.app(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'pandas', 'numpy', 'matplotlib', 'numba', 'scipy'} & sys.modules.keys()\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert shown.returncode == 0, shown.stderr
+    listed = [line.split()[1] for line in shown.stdout.splitlines() if line.startswith("│ ") and line[2] != " "]
+    assert listed[: 2 + len(STAGES)] == ["run", "demo", *STAGES]
+
+
+def test_every_stage_has_a_method_of_the_same_name() -> None:
+    assert all(callable(getattr(Study, stage)) for stage in STAGES)
+
+
+def test_version() -> None:
+    assert command("--version").out.strip() == __version__
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def assert_one_line(outcome: Outcome, *parts: str) -> None:
+    assert outcome.code == 2
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("error: ")
+    for part in parts:
+        assert part in line
+
+
+def test_missing_study_file(tmp_path: Path) -> None:
+    assert_one_line(command("probe", tmp_path / "nowhere.toml"), "there is no study file", "nowhere.toml")
+
+
+def test_unknown_key_is_told_with_the_nearest(tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    study.write_text(STUDY.replace("taus =", "tau ="))
+    assert_one_line(command("probe", study), "'tau'", "did you mean 'taus'?")
+
+
+def test_what_is_no_toml(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text("name = \n")
+    assert_one_line(command("run", tmp_path), "is not TOML", "line 1")
+
+
+@pytest.mark.parametrize(
+    ("stage", "needs"),
+    [("probe", "collect"), ("ranks", "collect"), ("isats", "collect"), ("correlate", "collect"), ("pick", "probe")],
+)
+def test_stage_before_its_input_names_the_stage_to_run(study: Path, stage: str, needs: str) -> None:
+    assert_one_line(command(stage, study, "--quiet"), f"run `capmismatch {needs} {study.name}` first")
+
+
+def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    assert_one_line(command("demo", tmp_path / "taken"), "cannot make the folder", "taken")
+
+
+@pytest.mark.parametrize("words", [["--fodler", "x"], ["--workers", "0"]])
+def test_wrong_option_is_named(study: Path, words: list[str]) -> None:
+    outcome = command("run", study, *words)
+    assert outcome.code != 0
+    assert words[0].replace("fodler", "folder") in outcome.err
+    assert "Traceback" not in outcome.err
+    assert made(study.parent) == {"study.toml", "family.npz", "results.csv"}
+
+
+def test_interrupt_says_how_to_go_on(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(self: Study) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Study, "probe", interrupt)
+    outcome = command("probe", study)
+    assert outcome.code == 130
+    assert outcome.err == "stopped; run the same command again to go on from here\n"
+
+
+def test_unforeseen_errors_keep_their_traceback(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only errors that are raised on purpose are shortened; a bug must show where it is."""
+    monkeypatch.setattr(Study, "probe", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        command("probe", study)
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------
+
+
+def test_run_prints_teachers_choice_and_where_things_are(first: tuple[Path, Outcome]) -> None:
+    folder, outcome = first
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "tiny: Which of five saved teachers?" in outcome.out
+    table = outcome.out.split("Teachers\n")[1].splitlines()
+    assert table[0].split()[:2] == ["family", "teacher"]
+    assert [line.split()[1] for line in table[1:6]] == list(TEACHERS)
+    assert "Take teacher family/r20 by results (student cnn, KD tau=4)" in outcome.out
+    for name in ("report.html", "figures", "tables"):
+        assert str(folder / name) in outcome.out
+        assert (folder / name).exists()
+
+
+def test_second_run_keeps_what_is_done(first: tuple[Path, Outcome]) -> None:
+    folder, outcome = first
+    names = ("bank/family/r8/logits.safetensors", *(f"tables/{t}.parquet" for t in ("probes", "ranks", "restored")))
+    before = [(folder / name).stat().st_mtime_ns for name in names]
+    again = command("run", folder, "--quiet")
+    assert (again.code, again.err) == (0, "")
+    assert [(folder / name).stat().st_mtime_ns for name in names] == before
+    assert again.out.partition("Done in")[0] == outcome.out.partition("Done in")[0]
+
+
+def test_stages_one_by_one_leave_the_same_as_run(studied: Path, tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    shown = {stage: command(stage, study, "--quiet") for stage in STAGES}
+    codes = {stage: (outcome.code, outcome.err) for stage, outcome in shown.items()}
+    assert codes == dict.fromkeys(STAGES, (0, ""))
+    expected = {
+        "collect": "5 teachers", "probe": "accuracy", "ranks": "wrong_tau_b", "isats": "ISATS",
+        "distill": "KD tau=4", "correlate": "spearman", "pick": "Take teacher family/r20",
+        "plot": str(tmp_path / "figures" / "variance_vs_capacity.png"), "report": str(tmp_path / "report.html"),
+    }  # fmt: skip
+    assert [stage for stage in STAGES if expected[stage] not in shown[stage].out] == []
+    assert made(tmp_path) == made(studied)
+    for file in sorted((tmp_path / "tables").glob("*.parquet")):
+        pd.testing.assert_frame_equal(pd.read_parquet(file), pd.read_parquet(studied / "tables" / file.name))
+
+
+def made(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and ".lock" not in path.name}
+
+
+def test_long_tables_are_cut(studied: Path) -> None:
+    shown = command("ranks", studied, "--quiet").out.splitlines()
+    assert shown[-1].startswith("... ") and shown[-1].endswith(" more rows")
+    rows = len(pd.read_parquet(studied / "tables" / "ranks.parquet"))
+    assert rows == len(shown) - 2 + int(shown[-1].split()[1])
+
+
+def test_progress_is_shown_unless_quiet(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    assert "collect" in command("collect", tmp_path).err
+    assert command("probe", tmp_path, "--quiet").err == ""
+
+
+def test_results_go_to_another_folder(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    before = made(tmp_path)
+    outcome = command("collect", tmp_path, "--folder", tmp_path / "elsewhere", "--quiet")
+    assert outcome.code == 0
+    assert {name for name in made(tmp_path) - before if not name.startswith("elsewhere/bank/")} == set()
+    assert json.loads((tmp_path / "elsewhere" / "bank" / "bank.json").read_text())
+
+
+def test_demo_lays_down_the_embedded_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is laid down and handed on, and an edited one is kept; the study itself is run by the tests of study."""
+    opened = []
+
+    def stop(self: Study) -> None:
+        opened.append(self)
+        raise InputError("far enough")
+
+    monkeypatch.setattr(Study, "run", stop)
+    assert_one_line(command("demo", tmp_path / "new" / "demo", "--workers", "1"), "far enough")
+    file = tmp_path / "new" / "demo" / "study.toml"
+    assert (opened[0].file, opened[0].folder, opened[0].workers) == (file.resolve(), file.parent.resolve(), 1)
+    file.write_text(file.read_text().replace('name = "letters"', 'name = "mine"'))
+    command("demo", file.parent)
+    assert opened[1].config.name == "mine"

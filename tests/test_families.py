@@ -1,0 +1,81 @@
+"""Families: order, names, and what is said of wrong specs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from capmismatch.errors import InputError
+from capmismatch.families import Family, Teacher, load_family
+
+
+def saved(folder: Path, name: str, **arrays: Any) -> str:
+    base: dict[str, Any] = {"labels": [0, 1], "logits_small": 2 * np.eye(2), "logits_large": 3 * np.eye(2)}
+    np.savez(folder / f"{name}.npz", **(base | arrays))
+    return f"logits:{folder / name}.npz"
+
+
+def test_smallest_first_and_unknown_sizes_last_as_given(tmp_path: Path) -> None:
+    sizes = {"params_large": 9, "params_small": 3, "logits_z": 2 * np.eye(2), "logits_b": 4 * np.eye(2)}
+    family = load_family(saved(tmp_path, "a", **sizes))
+    assert [teacher.name for teacher in family] == ["small", "large", "z", "b"]
+    assert len(family) == 4
+    assert family[0] is family["small"] is family["a/small"]
+    assert repr(family).startswith("Family of 4 teachers:\n  a/small: 3 parameters, from logits:a.npz")
+    assert "a/z: size unknown" in repr(family)
+
+
+def test_several_sources_make_one_family(tmp_path: Path) -> None:
+    one, two = saved(tmp_path, "a"), saved(tmp_path, "b")
+    family = load_family(one, two)
+    assert [teacher.key for teacher in family] == ["a/small", "a/large", "b/small", "b/large"]
+    with pytest.raises(InputError, match=r"teacher 'small' could be any of \['a/small', 'b/small'\]: use one of"):
+        family["small"]
+    with pytest.raises(InputError, match="expected distinct teachers, got 'pets/small' twice; give the families other"):
+        load_family(one, two, name="pets")
+    assert load_family(one, name="pets")[0].key == "pets/small"
+
+
+def test_unknown_names_list_the_choices(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"teacher must be one of \['a/small', 'a/large'\], not 'a/smal'; did"):
+        load_family(saved(tmp_path, "a"))["a/smal"]
+
+
+@pytest.mark.parametrize(
+    ("specs", "options", "message"),
+    [
+        ([], {}, r"expected at least one source like .*; the kinds are \['ckpt', 'letters', 'logits'\]"),
+        (["ckpts:x"], {}, "the kind of source in 'ckpts:x' must be one of .*; did you mean 'ckpt'"),
+        (["letters:cnn"], {}, "one architecture, 'letters:mlp', not 'letters:cnn'"),
+        (["letters:mlp"], {"widht": [3]}, "option of 'letters:mlp' must be one of .*; did you mean 'widths'"),
+        (["letters:mlp"], {"widths": []}, r"expected at least one width and one seed, got widths=\[\], seeds=2"),
+        (["ckpt:*.pt"], {}, r"'ckpt:\*\.pt' lacks the option 'builder'"),
+    ],
+)
+def test_wrong_specs(specs: list[str], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_family(*specs, **options)
+
+
+def test_an_empty_family() -> None:
+    with pytest.raises(InputError, match="expected at least one teacher, got an empty family"):
+        Family([])
+
+
+def test_a_teacher_runs_on_new_inputs_in_eval_mode() -> None:
+    network = nn.Sequential(nn.Dropout(0.5), nn.Linear(3, 2))
+    teacher = Teacher("f", "t", module=lambda: network.train(), prepare=torch.as_tensor)
+    x = np.ones((5, 3), np.float32)
+    wanted = network[1](torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(teacher.logits(x, batch_size=2), wanted, rtol=1e-6)
+    assert teacher.logits(x).dtype == np.float32
+
+
+def test_saved_logits_cannot_be_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a/small has saved logits only: it cannot be run on new inputs"):
+        load_family(saved(tmp_path, "a"))[0].logits(np.zeros((1, 1)))

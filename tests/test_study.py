@@ -1,0 +1,371 @@
+"""A study: its stages hand on what they should, keep what is done, and say what is missing."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from capmismatch import grid
+from capmismatch.errors import BankError, CapmismatchError, InputError
+from capmismatch.sources import letters
+from capmismatch.study import Study, load_study
+
+LETTERS = """
+name = "tiny"
+[data]
+source = "letters"
+split = { train = 300, val = 400, test = 300 }
+[[family]]
+source = "letters:mlp"
+widths = [4, 8, 16]
+seeds = 2
+[probe]
+taus = [1, 4]
+[distill]
+students = ["mlp5"]
+seeds = 2
+center = [7]
+scale = [3]
+recipe = { epochs = 1, batch_size = 100 }
+[[distill.methods]]
+name = "CE"
+[[distill.methods]]
+name = "KD"
+[correlate]
+n_boot = 20
+"""
+
+
+def write(folder: Path, text: str, **replaced: str) -> Path:
+    for old, new in replaced.items():
+        assert old in text
+        text = text.replace(old, new)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "study.toml"
+    file.write_text(textwrap.dedent(text))
+    return file
+
+
+def saved_study(folder: Path, extra: str = "", results: bool = True, **arrays: Any) -> Path:
+    """Saved logits of four teachers of 40 examples, and a table of results."""
+    draws = np.random.default_rng(0)
+    labels = np.arange(40) % 4
+    content: dict[str, Any] = {"labels": labels, "classes": list("abcd")}
+    rows = []
+    for number, name in enumerate(["xs", "s", "m", "l"]):
+        content[f"logits_{name}"] = draws.normal(size=(40, 4)) + (1 + number) * np.eye(4)[labels]
+        content[f"params_{name}"] = 10 * 4**number
+        rows += [{"family": "teachers", "teacher": name, "student": "tiny", "method": "KD", "tau": 4, "seed": seed,
+                  "split": split, "accuracy": 0.6 + 0.05 * number + 0.01 * draws.normal(), "n": 100}
+                 for seed in range(2) for split in ("val", "test")]  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "teachers.npz", **(content | arrays))
+    np.savez(folder / "data.npz", X=np.zeros((40, 1)), labels=labels, classes=list("abcd"))
+    pd.DataFrame(rows).to_csv(folder / "results.csv", index=False)
+    return write(folder, f"""
+        name = "saved"
+        {'results = "results.csv"' if results else ""}
+        [data]
+        source = "npz:data.npz"
+        [[family]]
+        source = "logits:teachers.npz"
+        {extra}
+        [correlate]
+        n_boot = 20
+    """)
+
+
+def to_pick(study: Study) -> Any:
+    """Every stage up to the pick."""
+    study.collect()
+    study.probe()
+    study.ranks()
+    study.isats()
+    if study.config.distill is not None or study.config.results is not None:
+        study.distill()
+        study.correlate()
+    return study.pick()
+
+
+def files(folder: Path, pattern: str) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.glob(pattern))}
+
+
+# --- whole studies ---------------------------------------------------------------------------------------------------
+
+
+def test_a_study_of_saved_logits_and_given_results(tmp_path: Path) -> None:
+    study = load_study(saved_study(tmp_path), progress=False)
+    choice = to_pick(study)
+    assert sorted(f.stem for f in (tmp_path / "tables").glob("*.parquet")) == [
+        "affinity", "links", "pick", "probes", "ranks", "restored", "results",
+    ]  # fmt: skip
+    assert study.bank.keys == [f"teachers/{name}" for name in ("xs", "s", "m", "l")]
+    probes = study.load("probes")
+    assert set(probes["split"]) == {"val", "test"}
+    accuracy = probes.query("probe == 'accuracy' and teacher == 'm' and split == 'val'")["value"].item()
+    bank = study.bank
+    assert accuracy == pytest.approx((bank.logits("teachers/m", "val").argmax(1) == bank.labels("val")).mean())
+    assert len(study.load("results")) == 16
+    assert set(study.load("links")["student"]) == {"tiny"}
+    assert choice.table.iloc[0]["teacher"] == "l"
+    pd.testing.assert_frame_equal(study.load("pick"), choice.table)
+
+
+def test_a_study_without_students_still_picks(tmp_path: Path) -> None:
+    study = Study(saved_study(tmp_path, results=False), progress=False)
+    choice = to_pick(study)
+    assert len(choice.table) == 4
+    assert not study.has("results")
+    with pytest.raises(InputError, match=r"study.toml has no \[distill\]: add students and methods, or name a results"):
+        study.distill()
+
+
+def test_a_study_of_letters_and_a_second_time_without_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(letters, "RECIPE", letters.Recipe(epochs=2, batch_size=100))
+    file = write(tmp_path / "in", LETTERS)
+    folder = tmp_path / "out"
+    first = to_pick(Study(file, folder, progress=False))
+    assert sorted(f.name for f in folder.iterdir()) == ["bank", "runs", "tables", "teachers"]
+    assert [f.name for f in (tmp_path / "in").iterdir()] == ["study.toml"]
+    assert len(list((folder / "runs").iterdir())) == 2 + 3 * 2
+    assert len(first.table) == 3
+    patterns = ("bank/**/*.safetensors", "tables/*.parquet", "runs/*/*.json")
+    kept = {pattern: files(folder, pattern) for pattern in patterns}
+    assert len(kept["bank/**/*.safetensors"]) == 6 + 6  # evaluation rows, and the training rows as they are
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("done already")
+
+    for place in ("capmismatch.grid.fit", "capmismatch.sources.letters.fit", "capmismatch.diagnose.probe",
+                  "capmismatch.diagnose.rank_stability", "capmismatch.diagnose.restored_variance",
+                  "capmismatch.diagnose.affinity", "capmismatch.collect._Runner.__call__"):  # fmt: skip
+        monkeypatch.setattr(place, refuse)
+    second = to_pick(Study(file, folder, progress=False))
+    pd.testing.assert_frame_equal(first.table, second.table)
+    assert {pattern: files(folder, pattern) for pattern in kept} == kept
+
+
+def test_changed_settings_remake_the_table_and_only_that(tmp_path: Path) -> None:
+    study = Study(saved_study(tmp_path), progress=False)
+    to_pick(study)
+    before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "tables").iterdir()}
+    changed = Study(saved_study(tmp_path, "[probe]\ntaus = [3]"), progress=False)
+    to_pick(changed)
+    assert set(changed.load("probes")["tau"].dropna()) == {3.0}
+    after = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "tables").iterdir()}
+    same = {name for name in before if before[name] == after[name]}
+    assert {"ranks.parquet", "restored.parquet", "affinity.parquet"} <= same
+    assert "probes.parquet" not in same
+
+
+def test_changed_teachers_remake_every_table(tmp_path: Path) -> None:
+    study = Study(saved_study(tmp_path), progress=False)
+    to_pick(study)
+    draws = np.random.default_rng(9)
+    saved_study(tmp_path, logits_xl=draws.normal(size=(40, 4)), params_xl=10_000)
+    again = Study(tmp_path / "study.toml", progress=False)
+    again.collect()
+    assert "xl" in set(again.probe()["teacher"])
+    assert "xl" in set(again.isats()["teacher"])
+    assert "xl" in set(again.ranks()["teacher_b"])
+
+
+def test_a_kill_between_table_and_stamp_is_no_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = Study(saved_study(tmp_path), progress=False)
+    study.collect()
+    study.probe()
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("capmismatch.study.write_json", die)
+        Study(saved_study(tmp_path, "[probe]\ntaus = [3]"), progress=False).probe()
+    back = Study(saved_study(tmp_path), progress=False).probe()
+    assert set(back["tau"].dropna()) == {1.0, 2.0, 4.0, 8.0}
+
+
+def test_changed_weights_under_an_old_name_are_refused(tmp_path: Path) -> None:
+    study = Study(saved_study(tmp_path), progress=False)
+    study.collect()
+    saved_study(tmp_path, logits_s=np.random.default_rng(5).normal(size=(40, 4)))
+    with pytest.raises(BankError, match=r"s/logits.safetensors was collected with weights"):
+        Study(tmp_path / "study.toml", progress=False).collect()
+
+
+# --- what is missing -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ("probe", "there is no bank in .*: run `capmismatch collect study.toml` first"),
+        ("ranks", "run `capmismatch collect study.toml` first"),
+        ("isats", "run `capmismatch collect study.toml` first"),
+        ("correlate", "run `capmismatch collect study.toml` first"),
+        ("pick", "run `capmismatch (collect|probe) study.toml` first"),
+    ],
+)
+def test_a_stage_before_its_input_names_the_command(tmp_path: Path, stage: str, message: str) -> None:
+    study = Study(saved_study(tmp_path), progress=False)
+    with pytest.raises(InputError, match=message):
+        getattr(study, stage)()
+
+
+def test_a_table_before_it_is_made_names_the_command(tmp_path: Path) -> None:
+    study = Study(saved_study(tmp_path), progress=False)
+    study.collect()
+    with pytest.raises(InputError, match=r"there is no table 'probes' in .*: run `capmismatch probe study.toml` first"):
+        study.correlate()
+    study.probe()
+    commands = {"results": "distill", "links": "correlate", "restored": "isats", "affinity": "ranks"}
+    for table, command in commands.items():
+        with pytest.raises(InputError, match=f"no table '{table}' in .*: run `capmismatch {command} study.toml`"):
+            study.load(table)
+
+
+def test_a_damaged_table_is_named(tmp_path: Path) -> None:
+    study = Study(saved_study(tmp_path), progress=False)
+    study.collect()
+    study.probe()
+    file = tmp_path / "tables" / "probes.parquet"
+    file.write_bytes(file.read_bytes()[:-20])
+    for read in (study.probe, lambda: study.load("probes")):
+        with pytest.raises(BankError, match=r"probes.parquet is damaged, remove it to have it made anew"):
+            read()
+
+
+def test_a_missing_results_file(tmp_path: Path) -> None:
+    study = Study(saved_study(tmp_path), progress=False)
+    (tmp_path / "results.csv").unlink()
+    with pytest.raises(InputError, match=r"there is no results file .*results.csv"):
+        study.distill()
+
+
+# --- what the file says ----------------------------------------------------------------------------------------------
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no study file"):
+        Study(tmp_path / "study.toml")
+    with pytest.raises(InputError, match="there is no study file"):
+        Study(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name = ", "study.toml is not TOML"),
+        ("", "study.toml lacks the key 'name'"),
+        ("name = 'x'\nfamily = []\ndata = { source = 'letters' }", r"names no family: expected at least one"),
+        ("name = 'x'\nfamly = []", "key in study.toml must be one of .*not 'famly'; did you mean 'family'"),
+        (LETTERS.replace("students", "studnets"), "key in study.toml, key 'distill' must be one of .*mean 'students'"),
+        (LETTERS.replace('name = "KD"', 'name = "KDD"'), "key 'methods', item 1: method must be one of .*mean 'KD'"),
+        (LETTERS.replace('name = "KD"', 'name = "CE"'), r"two \[\[distill.methods\]\] are both 'CE': leave one out"),
+        (LETTERS.replace("scale = [3]", "views = { kind = 'flap' }"), "key 'views': kind of views must be one of"),
+        (LETTERS.replace('"letters"', '"${NO_SUCH_PLACE}"'), "asks for the environment variable NO_SUCH_PLACE"),
+    ],
+)
+def test_a_file_that_is_wrong_is_told_at_once(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Study(write(tmp_path, text))
+
+
+def test_workers(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected workers >= 1, got 0"):
+        Study(write(tmp_path, LETTERS), workers=0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "attribute", "message"),
+    [
+        ('source = "letters:mlp"', "", "family", r"\[\[family\]\] number 1 of study.toml lacks the key 'source'"),
+        ("widths", "widhts", "family", r"number 1 of study.toml: option of 'letters:mlp' .*mean 'widths'"),
+        ("train = 300, ", "", "train_data", r"names no training rows: give \[data\] a 'train' source or split"),
+        (", val = 400, test = 300", "", "eval_data", r"\[data\] of study.toml leaves no validation or test rows"),
+        ("epochs = 1", "epoch = 1", "recipe", r"key in \[distill.recipe\] must be one of .*; did you mean 'epochs'"),
+        ("epochs = 1", "epochs = 0", "recipe", r"\[distill.recipe\]: expected epochs a whole number >= 1, got 0"),
+        ("[[family]]", 'train = "letters"\n[[family]]', "train_data", "has the training rows twice"),
+        ("[[family]]", "train_rows = 3\n[[family]]", "train_data", "has train_rows without a 'train' source"),
+    ],
+)
+def test_what_is_told_when_it_is_needed(tmp_path: Path, old: str, new: str, attribute: str, message: str) -> None:
+    study = Study(write(tmp_path, LETTERS, **{old: new}))
+    with pytest.raises(InputError, match=message):
+        getattr(study, attribute)
+
+
+def test_the_environment_is_put_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_PLACE", str(tmp_path))
+    saved_study(tmp_path)
+    file = write(tmp_path / "in", (tmp_path / "study.toml").read_text().replace("npz:", "npz:${SOME_PLACE}/"))
+    assert len(Study(file).eval_data) == 40
+
+
+# --- which rows ------------------------------------------------------------------------------------------------------
+
+
+def data(folder: Path, name: str, rows: int, **arrays: Any) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    base: dict[str, Any] = {"X": np.arange(rows)[:, None], "labels": np.arange(rows) % 2, "classes": ["a", "b"]}
+    np.savez(folder / f"{name}.npz", **(base | arrays))
+
+
+ROWS = """
+name = "rows"
+[data]
+source = "npz:eval.npz"
+[[family]]
+source = "logits:x.npz"
+"""
+
+
+def test_by_default_the_sources_own_split_is_kept(tmp_path: Path) -> None:
+    """To split it anew would put its training rows among the test rows."""
+    data(tmp_path, "eval", 6, split=["train", "train", "val", "test", "test", "val"])
+    study = Study(write(tmp_path, ROWS))
+    assert study.eval_data.rows.ids.tolist() == ["2", "3", "4", "5"]
+    assert study.train_data.rows.ids.tolist() == ["0", "1"]
+
+
+def test_by_default_a_source_without_split_is_halved_even_if_odd(tmp_path: Path) -> None:
+    data(tmp_path, "eval", 7)
+    rows = Study(write(tmp_path, ROWS)).eval_data.rows
+    assert sorted(rows.ids.tolist()) == [str(i) for i in range(7)]
+    assert sorted([(rows.split == "val").sum(), (rows.split == "test").sum()]) == [3, 4]
+
+
+def test_training_rows_of_another_source(tmp_path: Path) -> None:
+    data(tmp_path, "eval", 6)
+    data(tmp_path, "train", 9, split=["train"] * 6 + ["test"] * 3)
+    text = ROWS.replace("[[family]]", 'train = "npz:train.npz"\n[[family]]')
+    assert sorted(Study(write(tmp_path, text)).train_data.rows.ids.tolist()) == list("012345")
+    few = Study(write(tmp_path, text.replace("[[family]]", "train_rows = 4\n[[family]]")))
+    assert np.bincount(few.train_data.labels).tolist() == [2, 2]
+    assert set(few.train_data.rows.ids) < set("012345")
+    data(tmp_path, "train", 9, classes=["b", "a"])
+    with pytest.raises(InputError, match=r"with the classes \['a', 'b'\], got \['b', 'a'\] from npz:train"):
+        _ = Study(write(tmp_path, text)).train_data
+
+
+def test_a_grid_that_fails_altogether_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(letters, "RECIPE", letters.Recipe(epochs=1, batch_size=100))
+    study = Study(write(tmp_path, LETTERS), progress=False)
+    study.collect()
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("no such luck")
+
+    monkeypatch.setattr(grid, "fit", fail)
+    with pytest.raises(CapmismatchError, match=r"8 of 8 runs failed; .* mlp5 by CE, seed 0, with: .*no such luck"):
+        study.distill()
+    assert not study.has("results")

@@ -73,7 +73,7 @@ def demo(
     workers: Workers = CORES,
     quiet: Quiet = False,
 ) -> None:
-    """Run the embedded study: eight perceptrons on UCI letters, two small students, in about two minutes."""
+    """Run the embedded study: eight perceptrons on UCI letters, two small students; a few minutes on two cores."""
     from capmismatch._files import write_text
 
     if not (folder / "study.toml").exists():

@@ -11,10 +11,6 @@ alone.
 from __future__ import annotations
 
 import os
-import re
-import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +21,18 @@ from pyarrow import ArrowException
 from capmismatch import __version__
 from capmismatch._config import parse
 from capmismatch._files import hash_of, write_json, write_table
+from capmismatch._study_config import (
+    CollectConfig,
+    CorrelateConfig,
+    DataConfig,
+    DistillConfig,
+    IsatsConfig,
+    ProbeConfig,
+    RanksConfig,
+    StudyConfig,
+    read_study,
+)
 from capmismatch.errors import BankError, InputError
-from capmismatch.methods import Method
-from capmismatch.views import Views
 
 if TYPE_CHECKING:
     from capmismatch.bank import LogitBank
@@ -36,112 +41,12 @@ if TYPE_CHECKING:
     from capmismatch.families import Family
     from capmismatch.pick import Choice
 
+__all__ = [
+    "STAGES", "CollectConfig", "CorrelateConfig", "DataConfig", "DistillConfig", "IsatsConfig", "ProbeConfig",
+    "RanksConfig", "Study", "StudyConfig", "load_study",
+]  # fmt: skip
+
 STAGES = ("collect", "probe", "ranks", "isats", "distill", "correlate", "pick", "plot", "report")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where examples come from: ``[data]``.
-
-    Attributes
-    ----------
-    source : as `load_dataset` takes it
-    split : part -> count or share; "val" and "test" rows go into the bank, "train" rows teach students. By default the
-        split that the source brings, else half "val" and half "test"
-    train : another source for the training rows (its "train" part where it brings a split); then `split` has no "train"
-    train_rows : how many of that source's rows to take, stratified by class; all by default
-    seed : of the splits
-    """
-
-    source: str
-    split: dict[str, int | float] | None = None
-    train: str | None = None
-    train_rows: int | None = None
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class ProbeConfig:
-    """``[probe]``: temperatures, and which probes (all by default)."""
-
-    taus: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
-    names: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True)
-class RanksConfig:
-    """``[ranks]``: the temperature of the affinity matrices."""
-
-    tau: float = 4.0
-
-
-@dataclass(frozen=True)
-class IsatsConfig:
-    """``[isats]``: as `capmismatch.restored_variance` takes them."""
-
-    tau_target: float = 4.0
-    tau_other: float = 3.0
-    constraint: str = "order"
-    margin: float = 0.0
-    center: str = "mean"
-
-
-@dataclass(frozen=True)
-class CollectConfig:
-    """``[collect]``: batch size, stored precision and device of the teachers' forward passes."""
-
-    batch_size: int = 256
-    dtype: str = "float32"
-    device: str = "cpu"
-
-
-@dataclass(frozen=True)
-class DistillConfig:
-    """``[distill]``: which students, settings, seeds, and how they are trained.
-
-    Attributes
-    ----------
-    students : names of architectures, see `capmismatch.architectures.names`
-    methods : settings, see `capmismatch.methods.Method`; written as ``[[distill.methods]]``
-    seeds : training runs a setting; run s takes the teacher's run s modulo its number of runs
-    views : stored views of the training inputs, see `capmismatch.views.Views`
-    recipe : see `capmismatch.distill.Recipe`
-    center, scale : raw inputs become (x - center) / scale; images are brought to [0, 1] first, and take one number a
-        channel
-    """
-
-    students: tuple[str, ...]
-    methods: tuple[Method, ...]
-    seeds: int = 2
-    views: Views = field(default_factory=Views)
-    recipe: dict[str, Any] = field(default_factory=dict)
-    center: tuple[float, ...] = (0.0,)
-    scale: tuple[float, ...] = (1.0,)
-
-
-@dataclass(frozen=True)
-class CorrelateConfig:
-    """``[correlate]``: bootstrap replicates and seed."""
-
-    n_boot: int = 2000
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class StudyConfig:
-    """A whole ``study.toml``."""
-
-    name: str
-    data: DataConfig
-    family: tuple[dict[str, Any], ...]
-    distill: DistillConfig | None = None
-    results: str | None = None
-    question: str = ""
-    collect: CollectConfig = field(default_factory=CollectConfig)
-    probe: ProbeConfig = field(default_factory=ProbeConfig)
-    ranks: RanksConfig = field(default_factory=RanksConfig)
-    isats: IsatsConfig = field(default_factory=IsatsConfig)
-    correlate: CorrelateConfig = field(default_factory=CorrelateConfig)
 
 
 class Study:
@@ -162,19 +67,9 @@ class Study:
         if workers < 1:
             raise InputError(f"expected workers >= 1, got {workers!r}")
         self.file = Path(file).resolve()
-        if not self.file.is_file():
-            raise InputError(f"there is no study file {file}")
-        try:
-            table = tomllib.loads(self.file.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{file} is not TOML: {error}") from None
-        self.config = parse(StudyConfig, _with_environment(table, self.file.name), self.file.name)
-        if not self.config.family:
-            raise InputError(f"{file} names no family: expected at least one [[family]] with a source")
+        self.config = read_study(self.file)
         self.folder = Path(folder).resolve() if folder is not None else self.file.parent
         self.workers, self.progress = workers, progress
-        if self.config.distill is not None:
-            _check_labels(self.config.distill.methods)
 
     # --- what the file says, loaded ---------------------------------------------------------------------------------
 
@@ -421,20 +316,6 @@ class Study:
         return frame
 
 
-def _with_environment(value: Any, place: str) -> Any:
-    """Replace ``${NAME}`` in every string by the environment variable: a study file need not name where data lie."""
-    if isinstance(value, str):
-        unknown = next((name for name in re.findall(r"\$\{(\w+)\}", value) if name not in os.environ), None)
-        if unknown:
-            raise InputError(f"{place} asks for the environment variable {unknown}, which is not set, in {value!r}")
-        return re.sub(r"\$\{(\w+)\}", lambda match: os.environ[match[1]], value)
-    if isinstance(value, Mapping):
-        return {key: _with_environment(item, place) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_with_environment(item, place) for item in value]
-    return value
-
-
 _MADE_BY = {"probes": "probe", "affinity": "ranks", "restored": "isats", "results": "distill", "links": "correlate"}
 
 
@@ -448,13 +329,6 @@ def _read(file: Path) -> pd.DataFrame:
 def _splits(bank: LogitBank) -> list[str]:
     """Splits of a bank to measure on, the one for choosing first."""
     return [name for name in ("val", "test") if (bank.rows.split == name).any()]
-
-
-def _check_labels(methods: tuple[Method, ...]) -> None:
-    labels = [method.label for method in methods]
-    double = next((label for label in labels if labels.count(label) > 1), None)
-    if double:
-        raise InputError(f"two [[distill.methods]] are both {double!r}: leave one out")
 
 
 def load_study(file: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None, **options: Any) -> Study:

@@ -26,6 +26,8 @@ import capmismatch
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "capmismatch"
 CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib", "seaborn-base": "seaborn"}
+# Packages that speak for another, whose documentation tells to import them, and that it brings along.
+COMES_WITH = {"cycler": "matplotlib", "markupsafe": "jinja2", "packaging": "pytest", "IPython": "jupyterlab"}
 
 
 def read_pyproject() -> dict[str, Any]:
@@ -60,11 +62,12 @@ def test_conda_uses_conda_forge_alone() -> None:
 def test_every_import_is_a_dependency() -> None:
     """And every dependency is imported, but for those that others load."""
     project = read_pyproject()["project"]
-    declared = set(bounds(project["dependencies"])) | set(bounds(project["optional-dependencies"]["venues"]))
+    extras = project["optional-dependencies"]
+    declared = set(bounds([*project["dependencies"], *extras["venues"], *extras["notebook"]]))
     used = {name.partition(".")[0] for found in imports().values() for name, _ in found}
-    third = used - set(sys.stdlib_module_names) - {"capmismatch", "IPython"}
+    third = {COMES_WITH.get(name, name) for name in used - set(sys.stdlib_module_names) - {"capmismatch"}}
     assert third <= declared, f"not in pyproject.toml: {sorted(third - declared)}"
-    unused = declared - third - {"pyarrow", "torchvision"}  # pandas' engine of Parquet; image data sets and networks
+    unused = declared - third - {"pyarrow", *bounds(extras["notebook"])}  # pyarrow: Parquet in pandas
     assert not unused, f"in pyproject.toml, imported nowhere: {sorted(unused)}"
 
 
@@ -80,9 +83,8 @@ def test_the_tests_need_only_the_dev_extra() -> None:
             elif isinstance(node, ast.ImportFrom) and node.module:
                 used.add(node.module.partition(".")[0])
     here = {file.stem for file in (ROOT / "tests").glob("*.py")} | {"tests", "capmismatch"}
-    with_pytest = {"packaging"}  # which pytest itself depends on
-    names = {"yaml": "pyyaml"}
-    third = {names.get(name, name) for name in used - set(sys.stdlib_module_names) - here - with_pytest}
+    names = {**COMES_WITH, "yaml": "pyyaml"}
+    third = {names.get(name, name) for name in used - set(sys.stdlib_module_names) - here}
     assert third <= declared, f"not in the extras of pyproject.toml: {sorted(third - declared)}"
 
 

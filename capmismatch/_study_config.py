@@ -1,0 +1,158 @@
+"""What a ``study.toml`` may say: one dataclass a table, and reading the file into them."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from capmismatch._config import parse
+from capmismatch.errors import InputError
+from capmismatch.methods import Method
+from capmismatch.views import Views
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where examples come from: ``[data]``.
+
+    Attributes
+    ----------
+    source : as `load_dataset` takes it
+    split : part -> count or share; "val" and "test" rows go into the bank, "train" rows teach students. By default the
+        split that the source brings, else half "val" and half "test"
+    train : another source for the training rows (its "train" part where it brings a split); then `split` has no "train"
+    train_rows : how many of that source's rows to take, stratified by class; all by default
+    seed : of the splits
+    """
+
+    source: str
+    split: dict[str, int | float] | None = None
+    train: str | None = None
+    train_rows: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """``[probe]``: temperatures, and which probes (all by default)."""
+
+    taus: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class RanksConfig:
+    """``[ranks]``: the temperature of the affinity matrices."""
+
+    tau: float = 4.0
+
+
+@dataclass(frozen=True)
+class IsatsConfig:
+    """``[isats]``: as `capmismatch.restored_variance` takes them."""
+
+    tau_target: float = 4.0
+    tau_other: float = 3.0
+    constraint: str = "order"
+    margin: float = 0.0
+    center: str = "mean"
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """``[collect]``: batch size, stored precision and device of the teachers' forward passes."""
+
+    batch_size: int = 256
+    dtype: str = "float32"
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """``[distill]``: which students, settings, seeds, and how they are trained.
+
+    Attributes
+    ----------
+    students : names of architectures, see `capmismatch.architectures.names`
+    methods : settings, see `capmismatch.methods.Method`; written as ``[[distill.methods]]``
+    seeds : training runs a setting; run s takes the teacher's run s modulo its number of runs
+    views : stored views of the training inputs, see `capmismatch.views.Views`
+    recipe : see `capmismatch.distill.Recipe`
+    center, scale : raw inputs become (x - center) / scale; images are brought to [0, 1] first, and take one number a
+        channel
+    """
+
+    students: tuple[str, ...]
+    methods: tuple[Method, ...]
+    seeds: int = 2
+    views: Views = field(default_factory=Views)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    center: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = (1.0,)
+
+
+@dataclass(frozen=True)
+class CorrelateConfig:
+    """``[correlate]``: bootstrap replicates and seed."""
+
+    n_boot: int = 2000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """A whole ``study.toml``."""
+
+    name: str
+    data: DataConfig
+    family: tuple[dict[str, Any], ...]
+    distill: DistillConfig | None = None
+    results: str | None = None
+    question: str = ""
+    collect: CollectConfig = field(default_factory=CollectConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    ranks: RanksConfig = field(default_factory=RanksConfig)
+    isats: IsatsConfig = field(default_factory=IsatsConfig)
+    correlate: CorrelateConfig = field(default_factory=CorrelateConfig)
+
+
+def read_study(file: Path) -> StudyConfig:
+    """Read and check a study file."""
+    if not file.is_file():
+        raise InputError(f"there is no study file {file}")
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is not TOML: {error}") from None
+    config = parse(StudyConfig, _with_environment(table, file.name), file.name)
+    if not config.family:
+        raise InputError(f"{file} names no family: expected at least one [[family]] with a source")
+    if config.distill is not None:
+        _check_labels(config.distill.methods)
+    return config
+
+
+def _with_environment(value: Any, place: str) -> Any:
+    """Replace ``${NAME}`` in every string by the environment variable: a study file need not name where data lie."""
+    if isinstance(value, str):
+        unknown = next((name for name in re.findall(r"\$\{(\w+)\}", value) if name not in os.environ), None)
+        if unknown:
+            raise InputError(f"{place} asks for the environment variable {unknown}, which is not set, in {value!r}")
+        return re.sub(r"\$\{(\w+)\}", lambda match: os.environ[match[1]], value)
+    if isinstance(value, Mapping):
+        return {key: _with_environment(item, place) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_environment(item, place) for item in value]
+    return value
+
+
+def _check_labels(methods: tuple[Method, ...]) -> None:
+    labels = [method.label for method in methods]
+    double = next((label for label in labels if labels.count(label) > 1), None)
+    if double:
+        raise InputError(f"two [[distill.methods]] are both {double!r}: leave one out")

@@ -19,7 +19,7 @@ from scipy import stats
 from capmismatch import _statistics as st
 from capmismatch._peak import peak
 from capmismatch._posterior import posterior_draws, seed_noise
-from capmismatch.correlate import _Block, _bootstrap
+from capmismatch.correlating import _Block, _bootstrap
 
 Floats = NDArray[np.float64]
 

@@ -19,39 +19,61 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:  # what editors and type checkers see; at run time each loads when it is first used
     from capmismatch import architectures, losses, plots, probes, ranks, temperature
     from capmismatch.bank import LogitBank, bank_from_arrays
-    from capmismatch.collect import collect
-    from capmismatch.correlate import correlate
+    from capmismatch.collecting import collect
+    from capmismatch.correlating import correlate
     from capmismatch.datasets import Dataset, load_dataset
     from capmismatch.diagnose import affinity, probe, rank_stability, reliability, restored_variance
-    from capmismatch.distill import Recipe
     from capmismatch.errors import BankError, CapmismatchError, InputError
     from capmismatch.examples import dark_knowledge
     from capmismatch.families import Family, Teacher, load_family
     from capmismatch.findings import explain
     from capmismatch.grid import distill
     from capmismatch.methods import Method
-    from capmismatch.pick import Choice, pick
+    from capmismatch.picking import Choice, pick
     from capmismatch.plots import figure_style
     from capmismatch.results import load_results
     from capmismatch.study import Study, load_study
+    from capmismatch.training import Recipe
     from capmismatch.views import Views
 
 _HOMES = {
-    "LogitBank": "bank", "bank_from_arrays": "bank", "collect": "collect", "correlate": "correlate", "Dataset": "datasets",
-    "load_dataset": "datasets", "affinity": "diagnose", "probe": "diagnose", "rank_stability": "diagnose",
-    "reliability": "diagnose", "restored_variance": "diagnose", "Recipe": "distill", "BankError": "errors",
-    "CapmismatchError": "errors", "InputError": "errors", "dark_knowledge": "examples", "Family": "families",
-    "Teacher": "families", "load_family": "families", "explain": "findings", "distill": "grid", "Method": "methods",
-    "Choice": "pick", "pick": "pick", "figure_style": "plots", "load_results": "results", "Study": "study",
-    "load_study": "study", "Views": "views",
-}  # fmt: skip
+    "LogitBank": "bank",
+    "bank_from_arrays": "bank",
+    "collect": "collecting",
+    "correlate": "correlating",
+    "Dataset": "datasets",
+    "load_dataset": "datasets",
+    "affinity": "diagnose",
+    "probe": "diagnose",
+    "rank_stability": "diagnose",
+    "reliability": "diagnose",
+    "restored_variance": "diagnose",
+    "Recipe": "training",
+    "BankError": "errors",
+    "CapmismatchError": "errors",
+    "InputError": "errors",
+    "dark_knowledge": "examples",
+    "Family": "families",
+    "Teacher": "families",
+    "load_family": "families",
+    "explain": "findings",
+    "distill": "grid",
+    "Method": "methods",
+    "Choice": "picking",
+    "pick": "picking",
+    "figure_style": "plots",
+    "load_results": "results",
+    "Study": "study",
+    "load_study": "study",
+    "Views": "views",
+}
 _MODULES = ("architectures", "losses", "plots", "probes", "ranks", "temperature")
 
 __all__ = ["__version__", *_HOMES, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name from its module when it is first used: torch takes seconds, ``import capmismatch`` must not."""
+    """Load a public name from its module when it is first used: torch takes seconds, a bare import must not."""
     if name in _HOMES:
         value = getattr(importlib.import_module(f"capmismatch.{_HOMES[name]}"), name)
     elif name in _MODULES:

@@ -1,7 +1,7 @@
 """The search of ISATS in numba, row after row; `capmismatch.temperature` says what is searched, and why.
 
-With b the wrong logits less their maximum m, beta = 1 / tau_other, K = C - 1 and q~ the softmax of beta b, the logarithm of
-the derived variance is, up to a constant,
+With b the wrong logits less their maximum m, beta = 1 / tau_other, K = C - 1 and q~ the softmax of beta b, the
+logarithm of the derived variance is, up to a constant,
 
     G(beta) = 2 log(1 - p_y) + log D,       D = sum (q~ - 1/K)^2,       logit(p_y) = a - beta m - log sum exp(beta b)
 

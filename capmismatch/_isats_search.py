@@ -1,7 +1,7 @@
-"""The search of ISATS: the derived variance of each row as a function of tau_other, where it may lie, and its maximiser.
+"""The search of ISATS: the derived variance of each row as a function of tau_other, its interval and its maximiser.
 
-`maximise` goes row by row in compiled code (`capmismatch._isats_kernel`) where logits are on the CPU and numba is there, and
-through tensor operations elsewhere; both find the same to 1e-8.
+`maximise` goes row by row in compiled code (`capmismatch._isats_kernel`) where logits are on the CPU and numba is
+there, and through tensor operations elsewhere; both find the same to 1e-8.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class Search:
 def maximise(search: Search, lower: Tensor, upper: Tensor) -> Tensor:
     """The tau_other in [lower, upper] that maximises g, row by row, (N,); all that `lower` holds must be <= `upper`.
 
-    Where the variance is zero whatever tau_other is (all wrong logits equal, or two classes), it is tau_target, as nearly as
-    the interval allows: plain temperature scaling.
+    Where the variance is zero whatever tau_other is (all wrong logits equal, or two classes), it is tau_target, as
+    nearly as the interval allows: plain temperature scaling.
     """
     if kernel is None or lower.dtype != torch.float64 or lower.device.type != "cpu":
         return _maximise_batched(search, lower, upper)

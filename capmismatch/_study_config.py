@@ -82,7 +82,7 @@ class DistillConfig:
     methods : settings, see `capmismatch.methods.Method`; written as ``[[distill.methods]]``
     seeds : training runs a setting; run s takes the teacher's run s modulo its number of runs
     views : stored views of the training inputs, see `capmismatch.views.Views`
-    recipe : see `capmismatch.distill.Recipe`
+    recipe : see `capmismatch.training.Recipe`
     center, scale : raw inputs become (x - center) / scale; images are brought to [0, 1] first, and take one number a
         channel
     """

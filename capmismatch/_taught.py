@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from capmismatch import _statistics as st
 from capmismatch._posterior import posterior_draws, seed_noise
-from capmismatch.correlate import pack_columns, rows_of
+from capmismatch.correlating import pack_columns, rows_of
 from capmismatch.errors import InputError, must_be_one_of, require_columns
 
 FEATURES = ("derived_std", "accuracy", "log_params")

@@ -11,7 +11,7 @@
 
 Rows are keyed by example id. Logits are stored, never probabilities: half-precision probabilities tie. A teacher's
 bytes are compared with their hash when they are first read, so a damaged file is an error, never a wrong number.
-Nothing here knows of torch modules; `capmismatch.collect` fills a bank from a family.
+Nothing here knows of torch modules; `capmismatch.collecting` fills a bank from a family.
 """
 
 from __future__ import annotations

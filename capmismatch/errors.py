@@ -29,9 +29,9 @@ def must_be_one_of(value: object, choices: Iterable[object], name: str) -> None:
 
     Examples
     --------
-    >>> must_be_one_of("oder", ["order", "anchor", "none"], "constraint")
+    >>> must_be_one_of("oder", ["order", "none"], "constraint")
     Traceback (most recent call last):
-    capmismatch.errors.InputError: constraint must be one of ['order', 'anchor', 'none'], not 'oder'; did you mean 'order'?
+    capmismatch.errors.InputError: constraint must be one of ['order', 'none'], not 'oder'; did you mean 'order'?
     """
     options = list(choices)
     if value in options:

@@ -30,8 +30,8 @@ def dark_knowledge(
     Parameters
     ----------
     bank : a LogitBank
-    example : id of the example; by default, among those of `split` that the shown teachers all get right, a typical one:
-        the last teacher's derived std is at their median
+    example : id of the example; by default a typical one: among those of `split` that the shown teachers all get
+        right, the one at the median of the last teacher's derived std
     teachers : keys in the bank; by default the smallest and the largest
     tau, tau_other, constraint, margin : as `capmismatch.restored_variance` takes them
     split : where to look for an example

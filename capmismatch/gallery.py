@@ -97,13 +97,13 @@ def _grid(study: Study) -> Any:
 FIGURES: dict[str, tuple[tuple[str, ...], str, Callable[[Study], Any]]] = {
     "variance_vs_capacity": (
         ("probes",),
-        "How the derived standard deviation, the inherent variance and the target's probability change with the teacher's "
+        "How derived standard deviation, inherent variance and the target's probability change with the teacher's "
         "size. DV = (1 - p_y)^2 IV: read the three together.",
         lambda s: plots.variance_vs_capacity(s.load("probes"), split="val"),
     ),
     "variance_vs_temperature": (
         ("probes", "restored"),
-        "Mean and standard deviation of the wrong classes' probabilities against the temperature, for a small and a large "
+        "Mean and standard deviation of the wrong classes' probabilities against temperature, for a small and a large "
         "teacher, and what ATS and ISATS make of the large one.",
         lambda s: plots.variance_vs_temperature(s.load("probes"), restored=s.load("restored"), split="val"),
     ),
@@ -115,7 +115,7 @@ FIGURES: dict[str, tuple[tuple[str, ...], str, Callable[[Study], Any]]] = {
     ),
     "rank_matrix": (
         ("ranks",),
-        "How far teachers order the wrong classes alike: Kendall tau-b per example, averaged. The diagonal is the noise "
+        "How far teachers order the wrong classes alike: mean Kendall tau-b per example. The diagonal is the noise "
         "floor: two runs of one teacher that differ in the seed.",
         lambda s: plots.rank_matrix(s.load("ranks")),
     ),
@@ -126,7 +126,7 @@ FIGURES: dict[str, tuple[tuple[str, ...], str, Callable[[Study], Any]]] = {
     ),
     "affinity_map": (
         ("affinity",),
-        "Which classes a teacher holds for akin: the mean softmax over the wrong classes, by true class; then how larger "
+        "Which classes a teacher holds for akin: mean softmax over the wrong classes, by true class; then how larger "
         "teachers differ from the smallest.",
         lambda s: plots.affinity_map(s.load("affinity"), teachers=_spread(s, "affinity")),
     ),
@@ -158,5 +158,5 @@ FIGURES: dict[str, tuple[tuple[str, ...], str, Callable[[Study], Any]]] = {
 def caption(name: str) -> str:
     """What a figure of a study shows, by its file's stem."""
     if name.startswith("capacity_curve"):
-        return "Accuracy of the student against the size of its teacher, a line a method, beside the teachers' own accuracy."
+        return "Accuracy of the student against its teacher's size, a line a method; above, the teachers' own accuracy."
     return FIGURES[name][1] if name in FIGURES else name

@@ -31,10 +31,10 @@ from tqdm.auto import tqdm
 
 from capmismatch._files import hash_of, locked, remove_temporaries, write_json, write_text
 from capmismatch.bank import LogitBank, TeacherRecord
-from capmismatch.distill import evaluate, fit
 from capmismatch.errors import BankError, CapmismatchError
 from capmismatch.methods import Method
 from capmismatch.results import SETTING, complete
+from capmismatch.training import evaluate, fit
 
 if TYPE_CHECKING:
     from capmismatch.study import Study

@@ -12,7 +12,7 @@ import pandas as pd
 from capmismatch._estimates import Estimate, against_best, by_seed, course, difference, held_fixed, pair_mean, times
 from capmismatch._peak import Peak, peak_of
 from capmismatch._phrases import count, join, start
-from capmismatch.correlate import FEW_TEACHERS, rows_of
+from capmismatch.correlating import FEW_TEACHERS, rows_of
 from capmismatch.errors import InputError, require_columns
 
 __all__ = ["COMPANIONS", "DERIVED", "NAMES", "TOPICS", "Statement", "statements"]
@@ -92,7 +92,7 @@ def statements(
     Intervals have 95 %. *Means of a teacher* (probes, accuracies, restored quantities): Student's t with the variance
     of runs pooled over the teachers of the family, or the standard error over examples where no teacher has two runs.
     *Rise, fall and peak*: `capmismatch._peak.peak`. *Class ranks*: a jackknife over teachers with Student's t.
-    *Links*: as in `capmismatch.correlate`; with a variable held fixed by normal theory on Fisher's z scale.
+    *Links*: as in `capmismatch.correlating`; with a variable held fixed by normal theory on Fisher's z scale.
     *Differences* between teachers or methods: accuracies of the same student seed are subtracted (and averaged over
     teachers), then Student's t over seeds; the teachers are taken as given.
 

@@ -37,9 +37,9 @@ from capmismatch.errors import BankError, InputError
 if TYPE_CHECKING:
     from capmismatch.bank import LogitBank
     from capmismatch.datasets import Dataset
-    from capmismatch.distill import Recipe
     from capmismatch.families import Family
-    from capmismatch.pick import Choice
+    from capmismatch.picking import Choice
+    from capmismatch.training import Recipe
 
 __all__ = [
     "STAGES", "CollectConfig", "CorrelateConfig", "DataConfig", "DistillConfig", "IsatsConfig", "ProbeConfig",
@@ -146,7 +146,7 @@ class Study:
     @cached_property
     def recipe(self) -> Recipe:
         """How students are trained."""
-        from capmismatch.distill import Recipe
+        from capmismatch.training import Recipe
 
         return parse(Recipe, self.distillation.recipe, "[distill.recipe]")
 
@@ -161,7 +161,7 @@ class Study:
 
     def collect(self) -> LogitBank:
         """Logits of every teacher on validation and test rows."""
-        from capmismatch.collect import collect
+        from capmismatch.collecting import collect
 
         settings = self.config.collect
         return collect(
@@ -180,7 +180,7 @@ class Study:
 
     def view_bank(self, number: int) -> LogitBank:
         """Logits of every teacher on view `number` of the training rows; collected where missing."""
-        from capmismatch.collect import collect
+        from capmismatch.collecting import collect
 
         settings, views = self.config.collect, self.distillation.views
         train = self.train_data
@@ -234,7 +234,7 @@ class Study:
 
     def correlate(self) -> pd.DataFrame:
         """The links table: probes against students."""
-        from capmismatch.correlate import correlate
+        from capmismatch.correlating import correlate
 
         s = self.config.correlate
         split = _splits(self.bank)[0]
@@ -245,7 +245,7 @@ class Study:
 
     def pick(self) -> Choice:
         """The choice of a teacher; from students' results where there are any."""
-        from capmismatch.pick import pick
+        from capmismatch.picking import pick
 
         results = self.load("results") if self.has("results") else None
         choice = pick(self.load("probes"), results, split=_splits(self.bank)[0])

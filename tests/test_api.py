@@ -139,7 +139,7 @@ def test_the_verbs_fit_together(saved: Path) -> None:
     assert set(restored["method"]) == {"TS", "ATS", "ISATS"}
     assert links["n"].eq(6).all()
     assert isinstance(choice, cm.Choice) and (choice.teacher, choice.label) == ("net4", "KD tau=4")
-    assert set(drawn["teacher"]) == set(probes["teacher"])
+    assert set(drawn["label"]) == set(probes["teacher"])
     for table in (probes, ranks, restored, results, links, choice.table, drawn):
         assert isinstance(table, pd.DataFrame) and len(table)
 

@@ -20,11 +20,11 @@ import torch
 
 from capmismatch import architectures, grid
 from capmismatch._files import hash_of
-from capmismatch.distill import evaluate, fit
 from capmismatch.errors import BankError, CapmismatchError
 from capmismatch.grid import Prepare, plan
 from capmismatch.sources import letters
 from capmismatch.study import Study
+from capmismatch.training import evaluate, fit
 
 STUDY = """
 name = "tiny"

@@ -9,7 +9,7 @@ import statsmodels.api as sm
 from scipy import stats
 
 from capmismatch._estimates import Estimate, against_best, course, difference, held_fixed, pair_mean, times
-from capmismatch.correlate import correlate
+from capmismatch.correlating import correlate
 from capmismatch.errors import InputError
 from capmismatch.narrative import TOPICS, statements
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from capmismatch.bank import LogitBank
-from capmismatch.collect import collect
+from capmismatch.collecting import collect
 from capmismatch.datasets import load_dataset
 from capmismatch.diagnose import probe
 from capmismatch.families import load_family

@@ -16,7 +16,7 @@ from capmismatch import report
 from capmismatch._files import write_table
 from capmismatch._report_tables import TOP_LINKS, links, number, probes, results, soft_labels
 from capmismatch.bank import bank_from_arrays
-from capmismatch.correlate import correlate
+from capmismatch.correlating import correlate
 from capmismatch.errors import InputError
 from capmismatch.narrative import TOPICS
 from capmismatch.report import write_report

@@ -20,7 +20,7 @@ from torch import nn
 
 from capmismatch import architectures
 from capmismatch.bank import LogitBank
-from capmismatch.collect import collect
+from capmismatch.collecting import collect
 from capmismatch.datasets import load_dataset
 from capmismatch.errors import BankError, InputError
 from capmismatch.families import load_family

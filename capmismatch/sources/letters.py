@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from capmismatch._files import hash_of, locked, replacing
 from capmismatch.datasets import Dataset, load_dataset
-from capmismatch.distill import Recipe, fit
 from capmismatch.errors import BankError, InputError
 from capmismatch.families import Teacher
+from capmismatch.training import Recipe, fit
 
 WIDTHS = (12, 24, 48, 96, 192, 384, 768, 1024)
 SPLIT = {"train": 2000, "val": 6000, "test": 12000}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import random
 import shutil
@@ -20,14 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+import capmismatch.collecting as SELF
 from capmismatch._records import make_rows
 from capmismatch.bank import LogitBank
-from capmismatch.collect import collect
+from capmismatch.collecting import collect
 from capmismatch.datasets import Dataset
 from capmismatch.errors import BankError, CapmismatchError, InputError
 from capmismatch.families import Family, Teacher
 
-SELF = importlib.import_module("capmismatch.collect")  # the module: the package gives the function under this name
 ROWS, FEATURES, CLASSES = 50, 6, 4
 
 

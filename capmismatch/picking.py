@@ -12,7 +12,7 @@ from capmismatch import _words as words
 from capmismatch._choice import STUDENT_COLUMNS, Choice
 from capmismatch._rules import DEFAULT_RULE, RULES, rule_choices, teacher_probes
 from capmismatch._taught import Taught, draw_students, with_teacher
-from capmismatch.correlate import FEW_TEACHERS, rows_of, shared_teachers
+from capmismatch.correlating import FEW_TEACHERS, rows_of, shared_teachers
 from capmismatch.errors import InputError, must_be_one_of, require_columns
 from capmismatch.findings import without_muted
 
@@ -40,7 +40,7 @@ def pick(
     """Choose a teacher, from its probes alone or with the accuracies of students taught so far.
 
     **Without results** the teachers are ranked by one probe, by default that of
-    `capmismatch.pick.DEFAULT_RULE`. Teachers whose difference from the best has a 95 % interval that covers zero are
+    `capmismatch.picking.DEFAULT_RULE`. Teachers whose difference from the best has a 95 % interval that covers zero are
     tied with it; the standard errors are taken as independent, which is conservative since all teachers saw the same
     examples. Among the tied the smallest is taken, for it is the cheapest.
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from capmismatch._rules import DEFAULT_RULE, RULES, rule_choices, teacher_probes
-from capmismatch.correlate import rows_of
+from capmismatch.correlating import rows_of
 from capmismatch.errors import InputError
-from capmismatch.pick import Choice, pick
+from capmismatch.picking import Choice, pick
 
 SIZES = np.array([8, 14, 20, 26, 32, 56])
 QUALITY = np.array([-2.0, -1.0, 0.0, 2.0, 0.5, -1.5])  # of the students: the fourth teacher is the best

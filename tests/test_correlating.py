@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from capmismatch.correlate import LINK_COLUMNS, correlate
+from capmismatch.correlating import LINK_COLUMNS, correlate
 from capmismatch.errors import InputError
 
 SCIPY = {"pearson": stats.pearsonr, "spearman": stats.spearmanr, "kendall": stats.kendalltau}

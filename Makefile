@@ -35,7 +35,7 @@ figures: $(VENV)/installed
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/bench_ranks.py
 	$(BIN)/python benchmarks/bench_diagnosis.py
-	$(BIN)/python benchmarks/coverage.py
+	$(BIN)/python benchmarks/bench_coverage.py
 
 lab: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[notebook]'

@@ -103,7 +103,7 @@ def peak(
     among those. The p-value is the largest over m of the chance that this noise, with the pooled variance drawn too,
     reaches T: at most 5 % of peakless courses come out below 0.05.
 
-    Simulated with 7 and 12 teachers of three runs each (``benchmarks/coverage.py``), it calls 0-5 % of flat,
+    Simulated with 7 and 12 teachers of three runs each (``benchmarks/bench_coverage.py``), it calls 0-5 % of flat,
     straight, saturating, stepwise and U-shaped courses a peak. A quadratic whose slopes at the ends differ in sign
     (Lind & Mehlum, 2010) calls up to 99 % of saturating courses one; two lines with a break at the quadratic's top
     (Simonsohn, 2018) are as honest and as strong as this test, but have no place for standard errors or single runs.

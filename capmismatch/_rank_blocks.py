@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -167,3 +168,35 @@ def floats_of(rows: Any, block: slice) -> NDArray[np.floating[Any]]:
 def _bits(rows: Any, block: slice) -> NDArray[np.unsignedinteger[Any]]:
     floats = floats_of(rows, block)
     return floats.view(f"u{floats.itemsize}")
+
+
+def of_two(a: ArrayLike, b: ArrayLike, labels: ArrayLike | None, metric: Metric) -> Tensor:
+    """One metric between the rows of two arrays whose leading axes broadcast."""
+    left, right = real_numbers(a, "the first array"), real_numbers(b, "the second array")
+    shapes = tuple(left.shape), tuple(right.shape)
+    if not all(shapes) or shapes[0][-1] != shapes[1][-1]:
+        raise InputError(f"expected two arrays with the same number of classes on the last axis, got shapes {shapes}")
+    if metric.wrong and (shapes[0] != shapes[1] or left.ndim != 2):
+        raise InputError(f"expected two arrays of the same shape (N, C) beside labels, got shapes {shapes}")
+    try:
+        shape = np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise InputError(f"expected leading axes that broadcast, got shapes {shapes}") from None
+    rows = [_broadcast(side, shape).reshape(int(np.prod(shape[:-1])), shape[-1]) for side in (left, right)]
+    return torch.from_numpy(measure(rows, labels, [metric], np.array([[0, 1]]))[0, 0].reshape(shape[:-1]))
+
+
+def as_teachers(logits: ArrayLike | Sequence[ArrayLike]) -> list[Any]:
+    """The logits of each teacher, checked to be of one shape (N, C)."""
+    teachers = [real_numbers(rows, f"teacher {t}") for t, rows in enumerate(logits)]
+    if not teachers:
+        raise InputError("expected logits of at least one teacher, got none")
+    for t, rows in enumerate(teachers):
+        if rows.ndim != 2 or rows.shape != teachers[0].shape:
+            shapes = f"{tuple(rows.shape)} at teacher {t}, {tuple(teachers[0].shape)} at teacher 0"
+            raise InputError(f"expected logits of the same shape (N, C) for every teacher, got {shapes}")
+    return teachers
+
+
+def _broadcast(rows: Any, shape: tuple[int, ...]) -> Any:
+    return rows.expand(shape) if isinstance(rows, Tensor) else np.broadcast_to(rows, shape)

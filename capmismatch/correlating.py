@@ -96,7 +96,7 @@ def correlate(
     variance from a hierarchical bootstrap (teachers, then runs, then student seeds) with that of normal theory
     (`capmismatch._statistics.fisher_interval`). They are about the correlation of the means as measured, which seed
     noise draws toward zero. Chosen by simulation: over 24 kinds of families (8 or 12 teachers, one or two runs of
-    three seeds, no to strong link, normal or heavy-tailed probes; 1000 of each, ``benchmarks/coverage.py``) they
+    three seeds, no to strong link, normal or heavy-tailed probes; 1000 of each, ``benchmarks/bench_coverage.py``) they
     cover the truth in 93.1-97.7 %, percentile intervals in 90.5-99.6 %, BCa in 83.7-95.0 %, the bootstrap's standard
     error alone on the z scale in 91.7-98.6 %, normal theory alone in 90.0-97.8 %.
 

@@ -18,13 +18,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from capmismatch import ranks as _ranks
+from capmismatch._class_means import ClassMeans
 from capmismatch.bank import LogitBank, TeacherRecord
 from capmismatch.errors import InputError, must_be_one_of, must_be_positive
-from capmismatch.probes import REGISTRY, ClassMeans, Probe, Softened, calibration_bins
+from capmismatch.probes import REGISTRY, ClassCentres, Probe, Softened, calibration_bins
 from capmismatch.temperature import ats, isats, soften
 
 TAUS = (1.0, 2.0, 4.0, 8.0)
-CHUNK_LOGITS = 1 << 18  # logits a chunk: their float64 intermediates stay near the cache, and memory stays bounded
+CHUNK_LOGITS = 1 << 20  # logits a chunk: large enough that calls cost little, small enough to bound memory
 
 
 def _identity(record: TeacherRecord) -> dict[str, Any]:
@@ -141,21 +142,22 @@ def _probe_teacher(
                 found[p.name, None].add(p.compute(plain))
         if kinds["calibration"]:
             at_one["confidence"].append(plain.confidence)
-            at_one["correct"].append(plain.correct)
+            at_one["correct"].append(plain.raw.correct)
         if kinds["classes"]:
             at_one["logsumexp"].append(logits.logsumexp(1))
         for tau in taus:
-            softened = plain if tau == 1.0 else Softened.checked(logits, labels, tau)
+            softened = plain if tau == 1.0 else plain.at(tau)
             for p in kinds["example"]:
                 if p.tempered:
                     found[p.name, tau].add(p.compute(softened))
             if kinds["spread"]:
                 class_means[tau].add(softened.probs, labels)
     if kinds["spread"]:
-        centres = {tau: means.means for tau, means in class_means.items()}
+        centres = {tau: ClassCentres(means.means) for tau, means in class_means.items()}
         for logits, labels in _tensors(bank, record.key, split):
+            plain = Softened.checked(logits, labels, 1.0)
             for tau in taus:
-                softened = Softened.checked(logits, labels, tau)
+                softened = plain.at(tau)
                 for p in kinds["spread"]:
                     found[p.name, tau].add(p.compute(softened, centres[tau]))
     for p in kinds["calibration"]:
@@ -273,7 +275,7 @@ def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val") ->
     and so are classes without examples.
     """
     must_be_positive(tau, "tau")
-    names = np.array(bank.classes)
+    names = list(bank.classes)  # as categories: a million rows of text would take longer than all the sums
     true, other = (index.ravel() for index in np.meshgrid(range(len(names)), range(len(names)), indexing="ij"))
     frames = []
     for record in bank.teachers:
@@ -282,7 +284,8 @@ def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val") ->
         frames.append(
             pd.DataFrame(
                 {"family": record.family, "teacher": record.teacher, "seed": _run(record), "tau": tau,
-                 "true_class": names[true[keep]], "other_class": names[other[keep]], "value": values[keep]}
+                 "true_class": pd.Categorical.from_codes(true[keep], names),
+                 "other_class": pd.Categorical.from_codes(other[keep], names), "value": values[keep]}
             )
         )
     return pd.concat(frames, ignore_index=True)
@@ -298,7 +301,7 @@ def reliability(bank: LogitBank, *, split: str | None = "val") -> pd.DataFrame:
     frames = []
     for record in bank.teachers:
         parts = [Softened.checked(logits, labels, 1.0) for logits, labels in _tensors(bank, record.key, split)]
-        bins = calibration_bins(torch.cat([p.confidence for p in parts]), torch.cat([p.correct for p in parts]))
+        bins = calibration_bins(torch.cat([p.confidence for p in parts]), torch.cat([p.raw.correct for p in parts]))
         identity = {"family": record.family, "teacher": record.teacher, "seed": _run(record)}
         frames.append(pd.DataFrame({**identity, **{name: values.numpy() for name, values in bins.items()}}))
     return pd.concat(frames, ignore_index=True)

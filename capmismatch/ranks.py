@@ -15,7 +15,6 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,8 @@ from torch import Tensor
 
 from capmismatch import _rank_blocks
 from capmismatch._arrays import ArrayLike, as_labels
-from capmismatch._rank_blocks import Metric, floats_of, measure, real_numbers
+from capmismatch._class_means import ClassMeans
+from capmismatch._rank_blocks import Metric, as_teachers, floats_of, measure, of_two, real_numbers
 from capmismatch._threads import blocks
 from capmismatch.errors import InputError, must_be_positive
 
@@ -63,7 +63,7 @@ def kendall_tau_b(a: ArrayLike, b: ArrayLike) -> Tensor:
     >>> kendall_tau_b([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]], [1.0, 3.0, 2.0])
     tensor([0.3333,    nan], dtype=torch.float64)
     """
-    return _of_two(a, b, None, Metric("tau_b"))
+    return of_two(a, b, None, Metric("tau_b"))
 
 
 def wrong_class_tau_b(logits_a: ArrayLike, logits_b: ArrayLike, labels: ArrayLike) -> Tensor:
@@ -95,7 +95,7 @@ def wrong_class_tau_b(logits_a: ArrayLike, logits_b: ArrayLike, labels: ArrayLik
     >>> wrong_class_tau_b([[9.0, 1.0, 2.0, 3.0]], [[0.0, 1.0, 3.0, 2.0]], [0])
     tensor([0.3333], dtype=torch.float64)
     """
-    return _of_two(logits_a, logits_b, labels, Metric("tau_b", wrong=True))
+    return of_two(logits_a, logits_b, labels, Metric("tau_b", wrong=True))
 
 
 def spearman(a: ArrayLike, b: ArrayLike, labels: ArrayLike | None = None) -> Tensor:
@@ -127,7 +127,7 @@ def spearman(a: ArrayLike, b: ArrayLike, labels: ArrayLike | None = None) -> Ten
     >>> spearman([1.0, 2.0, 3.0, 4.0], [1.0, 3.0, 2.0, 4.0])
     tensor(0.8000, dtype=torch.float64)
     """
-    return _of_two(a, b, labels, Metric("spearman", wrong=labels is not None))
+    return of_two(a, b, labels, Metric("spearman", wrong=labels is not None))
 
 
 def topk_overlap(a: ArrayLike, b: ArrayLike, k: int, labels: ArrayLike | None = None) -> Tensor:
@@ -159,7 +159,7 @@ def topk_overlap(a: ArrayLike, b: ArrayLike, k: int, labels: ArrayLike | None = 
     >>> topk_overlap([4.0, 3.0, 2.0, 1.0], [4.0, 1.0, 3.0, 2.0], k=2)
     tensor(0.5000, dtype=torch.float64)
     """
-    return _of_two(a, b, labels, Metric("top_overlap", wrong=labels is not None, k=operator.index(k)))
+    return of_two(a, b, labels, Metric("top_overlap", wrong=labels is not None, k=operator.index(k)))
 
 
 # -------------------------------------------------------------------------------------------------------- many teachers
@@ -191,7 +191,7 @@ def pairwise_tau_b(logits: ArrayLike | Sequence[ArrayLike], labels: ArrayLike | 
     tensor([[1.0000, 0.3333],
             [0.3333, 1.0000]], dtype=torch.float64)
     """
-    teachers = _teachers(logits)
+    teachers = as_teachers(logits)
     metric = Metric("tau_b", wrong=labels is not None)
     first, second = np.triu_indices(len(teachers))
     (values,) = measure(teachers, labels, [metric], np.stack([first, second], axis=1))
@@ -241,7 +241,7 @@ def rank_metrics(
     >>> found["top1_overlap"][:, 0]
     tensor([0., 0., 0.], dtype=torch.float64)
     """
-    teachers = _teachers(logits)
+    teachers = as_teachers(logits)
     names = list(metrics)
     parsed = [Metric.parse(name) for name in names]
     wanted = list(itertools.combinations(range(len(teachers)), 2)) if pairs is None else list(pairs)
@@ -286,25 +286,23 @@ class AffinitySums:
         if num_classes < 2:
             raise InputError(f"expected at least 2 classes, got {num_classes}")
         self.tau = tau
-        self.sums = torch.zeros(num_classes, num_classes, dtype=torch.float64)
-        self.counts = torch.zeros(num_classes, dtype=torch.int64)
+        self.found = ClassMeans.empty(num_classes)
 
     def update(self, logits: ArrayLike, labels: ArrayLike) -> None:
         """Add examples: logits (n, C), labels (n,)."""
         rows = real_numbers(logits, "logits")
-        classes = len(self.counts)
+        classes = len(self.found.counts)
         if rows.ndim != 2 or rows.shape[1] != classes:
             raise InputError(f"expected logits of shape (n, {classes}), got {tuple(rows.shape)}")
         targets = as_labels(labels, rows.shape[0], classes).cpu()
         for block in blocks(rows.shape[0], max(1, _rank_blocks.BLOCK_CELLS // classes)):
             wrong = torch.from_numpy(floats_of(rows, block).astype(np.float64)) / self.tau
             wrong.scatter_(1, targets[block, None], -torch.inf)
-            self.sums.index_add_(0, targets[block], torch.softmax(wrong, dim=1))
-        self.counts += torch.bincount(targets, minlength=classes)
+            self.found.add(torch.softmax(wrong, dim=1), targets[block])
 
     def matrix(self) -> Tensor:
         """Row y: mean soft labels over the wrong classes of the examples of class y, (C, C); NaN without examples."""
-        return self.sums / self.counts[:, None]
+        return self.found.means
 
 
 def affinity_matrix(logits: ArrayLike, labels: ArrayLike, tau: float, num_classes: int | None = None) -> Tensor:
@@ -380,36 +378,3 @@ def affinity_tau_b(matrix_a: ArrayLike, matrix_b: ArrayLike) -> Tensor:
     if rows.ndim != 2 or rows.shape[0] != rows.shape[1]:
         raise InputError(f"expected matrices of shape (C, C), got {tuple(rows.shape)}")
     return wrong_class_tau_b(rows, matrix_b, np.arange(rows.shape[0]))
-
-
-# ------------------------------------------------------------------------------------------------------------ arguments
-
-
-def _of_two(a: ArrayLike, b: ArrayLike, labels: ArrayLike | None, metric: Metric) -> Tensor:
-    left, right = real_numbers(a, "the first array"), real_numbers(b, "the second array")
-    shapes = tuple(left.shape), tuple(right.shape)
-    if not all(shapes) or shapes[0][-1] != shapes[1][-1]:
-        raise InputError(f"expected two arrays with the same number of classes on the last axis, got shapes {shapes}")
-    if metric.wrong and (shapes[0] != shapes[1] or left.ndim != 2):
-        raise InputError(f"expected two arrays of the same shape (N, C) beside labels, got shapes {shapes}")
-    try:
-        shape = np.broadcast_shapes(*shapes)
-    except ValueError:
-        raise InputError(f"expected leading axes that broadcast, got shapes {shapes}") from None
-    rows = [_broadcast(side, shape).reshape(int(np.prod(shape[:-1])), shape[-1]) for side in (left, right)]
-    return torch.from_numpy(measure(rows, labels, [metric], np.array([[0, 1]]))[0, 0].reshape(shape[:-1]))
-
-
-def _teachers(logits: ArrayLike | Sequence[ArrayLike]) -> list[Any]:
-    teachers = [real_numbers(rows, f"teacher {t}") for t, rows in enumerate(logits)]
-    if not teachers:
-        raise InputError("expected logits of at least one teacher, got none")
-    for t, rows in enumerate(teachers):
-        if rows.ndim != 2 or rows.shape != teachers[0].shape:
-            shapes = f"{tuple(rows.shape)} at teacher {t}, {tuple(teachers[0].shape)} at teacher 0"
-            raise InputError(f"expected logits of the same shape (N, C) for every teacher, got {shapes}")
-    return teachers
-
-
-def _broadcast(rows: Any, shape: tuple[int, ...]) -> Any:
-    return rows.expand(shape) if isinstance(rows, Tensor) else np.broadcast_to(rows, shape)

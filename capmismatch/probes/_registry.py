@@ -35,40 +35,41 @@ class Softened:
 
     def __init__(self, logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> None:
         must_be_positive(tau, "tau")
-        given, self.labels = as_pair(logits, labels)
-        self.logits = given.to(widest_float(given))
-        self.tau = float(tau)
+        given, y = as_pair(logits, labels)
+        self.raw, self.tau = _Raw(given.to(widest_float(given)), y), float(tau)
 
     @classmethod
     def checked(cls, logits: Tensor, labels: Tensor, tau: float) -> Softened:
-        """The same from float64 logits and labels that have been checked before: not again for each temperature."""
+        """The same from float64 logits and labels that have been checked before."""
         new = object.__new__(cls)
-        new.logits, new.labels, new.tau = logits, labels, float(tau)
+        new.raw, new.tau = _Raw(logits, labels), float(tau)
         return new
+
+    def at(self, tau: float) -> Softened:
+        """The same logits over another temperature; what does not depend on it is shared."""
+        new = object.__new__(Softened)
+        new.raw, new.tau = self.raw, float(tau)
+        return new
+
+    @property
+    def logits(self) -> Tensor:
+        """(N, C), not divided by tau."""
+        return self.raw.logits
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,)."""
+        return self.raw.labels
 
     @property
     def wrong_classes(self) -> int:
         """C - 1."""
-        return self.logits.shape[1] - 1
-
-    @cached_property
-    def target_logit(self) -> Tensor:
-        """f_y of shape (N,), not divided by tau."""
-        return self.logits.gather(1, self.labels[:, None])[:, 0]
-
-    @cached_property
-    def wrong_logits(self) -> Tensor:
-        """(N, C) logits with -inf in the target's place, not divided by tau."""
-        return self.logits.scatter(1, self.labels[:, None], -torch.inf)
-
-    @cached_property
-    def max_wrong_logit(self) -> Tensor:
-        """(N,) largest wrong logit, not divided by tau."""
-        return self.wrong_logits.amax(1)
+        return self.raw.logits.shape[1] - 1
 
     @cached_property
     def _wrong_exp(self) -> Tensor:
-        return torch.exp((self.wrong_logits - self.max_wrong_logit[:, None]) / self.tau)
+        """(N, C) exp((f - largest wrong f) / tau), 0 in the target's place; no exponent of a wrong class exceeds 0."""
+        return torch.mul(self.raw.below, 1.0 / self.tau).exp_().scatter_(1, self.labels[:, None], 0.0)
 
     @cached_property
     def _wrong_total(self) -> Tensor:
@@ -77,7 +78,7 @@ class Softened:
     @cached_property
     def log_odds(self) -> Tensor:
         """(N,) log p_y - log(1 - p_y) = f_y/tau - logsumexp over wrong classes of f/tau."""
-        return (self.target_logit - self.max_wrong_logit) / self.tau - self._wrong_total.log()
+        return (self.raw.target_logit - self.raw.max_wrong_logit) / self.tau - self._wrong_total.log()
 
     @cached_property
     def target_prob(self) -> Tensor:
@@ -102,14 +103,25 @@ class Softened:
     @cached_property
     def inherent_variance(self) -> Tensor:
         """(N,) population variance of q~ over the wrong classes."""
-        deviation = (self.wrong_probs - 1.0 / self.wrong_classes).scatter_(1, self.labels[:, None], 0.0)
-        return _row_dot(deviation, deviation) / self.wrong_classes
+        mean = self._wrong_total / self.wrong_classes
+        deviation = (self._wrong_exp - mean[:, None]).scatter_(1, self.labels[:, None], 0.0)
+        return _row_dot(deviation, deviation) / (self._wrong_total**2 * self.wrong_classes)
+
+    @cached_property
+    def wrong_squares(self) -> Tensor:
+        """(N,) sum of q~^2 over the wrong classes."""
+        return self.inherent_variance * self.wrong_classes + 1.0 / self.wrong_classes
+
+    @cached_property
+    def squares(self) -> Tensor:
+        """(N,) sum of p^2 over all classes."""
+        return self.target_prob**2 + self.wrong_mass**2 * self.wrong_squares
 
     @cached_property
     def wrong_entropy(self) -> Tensor:
         """(N,) entropy of q~ in nats."""
-        below = (self.logits - self.max_wrong_logit[:, None]) / self.tau  # the target's term is multiplied by q~ = 0
-        return (self._wrong_total.log() - _row_dot(self.wrong_probs, below)).clamp_min(0.0)
+        mean_below = _row_dot(self._wrong_exp, self.raw.below) / (self._wrong_total * self.tau)
+        return (self._wrong_total.log() - mean_below).clamp_min(0.0)
 
     @cached_property
     def entropy(self) -> Tensor:
@@ -120,18 +132,59 @@ class Softened:
     @cached_property
     def probs(self) -> Tensor:
         """(N, C) p."""
-        wrong = self.wrong_probs * self.wrong_mass[:, None]
+        wrong = self._wrong_exp * (self.wrong_mass / self._wrong_total)[:, None]
         return wrong.scatter_(1, self.labels[:, None], self.target_prob[:, None])
-
-    @cached_property
-    def correct(self) -> Tensor:
-        """(N,) 1.0 where the arg max is the target (the first of equal logits counts), else 0.0."""
-        return (self.logits.argmax(1) == self.labels).to(self.logits.dtype)
 
     @cached_property
     def confidence(self) -> Tensor:
         """(N,) the largest probability."""
         return torch.maximum(self.target_prob, self.wrong_mass * self.top_wrong_prob)
+
+
+class _Raw:
+    """What does not depend on the temperature."""
+
+    def __init__(self, logits: Tensor, labels: Tensor) -> None:
+        self.logits, self.labels = logits, labels
+
+    @cached_property
+    def target_logit(self) -> Tensor:
+        """(N,) f_y."""
+        return self.logits.gather(1, self.labels[:, None])[:, 0]
+
+    @cached_property
+    def max_wrong_logit(self) -> Tensor:
+        """(N,) largest wrong logit."""
+        return self._wrong.amax(1)
+
+    @cached_property
+    def second_wrong_logit(self) -> Tensor:
+        """(N,) second largest wrong logit; -inf with 2 classes."""
+        return self._wrong.topk(2, dim=1).values[:, 1]
+
+    @property
+    def _wrong(self) -> Tensor:
+        return self.logits.scatter(1, self.labels[:, None], -torch.inf)
+
+    @cached_property
+    def below(self) -> Tensor:
+        """(N, C) logits less the largest wrong one, 0 in the target's place."""
+        return (self.logits - self.max_wrong_logit[:, None]).scatter_(1, self.labels[:, None], 0.0)
+
+    @cached_property
+    def mean_logit(self) -> Tensor:
+        """(N,) mean over all classes."""
+        return self.logits.mean(1)
+
+    @cached_property
+    def logit_std(self) -> Tensor:
+        """(N,) population standard deviation over all classes."""
+        return (self.logits - self.mean_logit[:, None]).norm(dim=1) / self.logits.shape[1] ** 0.5
+
+    @cached_property
+    def correct(self) -> Tensor:
+        """(N,) 1.0 where the arg max is the target (the first of equal logits counts), else 0.0."""
+        return (self.logits.argmax(1) == self.labels).to(self.logits.dtype)
 
 
 def _row_dot(a: Tensor, b: Tensor) -> Tensor:

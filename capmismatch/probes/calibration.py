@@ -6,13 +6,16 @@ Per-example ones take logits (N, C) and labels (N,) and return a float64 tensor 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from capmismatch._arrays import ArrayLike
+from capmismatch._threads import blocks, each
 from capmismatch.errors import InputError
 from capmismatch.probes._registry import Softened, per_example, register
 
+CLASSES_AT_ONCE = 64
 BINS = 15  # the field's habit since Guo et al. 2017
 
 
@@ -25,7 +28,7 @@ def accuracy(softened: Softened) -> Tensor:
     >>> accuracy([[2.0, 1.0], [2.0, 1.0]], [0, 1])
     tensor([1., 0.], dtype=torch.float64)
     """
-    return softened.correct
+    return softened.raw.correct
 
 
 @per_example("-log p_y", "textbook", expected_sign=-1, tempered=False)
@@ -49,7 +52,7 @@ def brier(softened: Softened) -> Tensor:
     >>> brier([[0.0, 0.0]], [0])
     tensor([0.5000], dtype=torch.float64)
     """
-    return softened.wrong_mass**2 * (1 + softened.wrong_probs.square().sum(1))
+    return softened.wrong_mass**2 * (1 + softened.wrong_squares)
 
 
 @per_example("max_c p_c", "Guo et al. 2017, arXiv 1706.04599", expected_sign=0, tempered=False)
@@ -73,8 +76,9 @@ def confidence_gap(softened: Softened) -> Tensor:
     >>> confidence_gap([[0.0, 0.0, -100.0]], [0])
     tensor([0.], dtype=torch.float64)
     """
-    first, second = softened.probs.topk(2, dim=1).values.unbind(1)
-    return first - second
+    target, top = softened.target_prob, softened.wrong_mass * softened.top_wrong_prob
+    below = torch.exp((softened.raw.second_wrong_logit - softened.raw.max_wrong_logit) / softened.tau)
+    return torch.where(target >= top, target - top, top - torch.maximum(target, top * below))
 
 
 def calibration_bins(confidence: Tensor, correct: Tensor, bins: int = BINS) -> dict[str, Tensor]:
@@ -116,8 +120,7 @@ def _nonempty(logits: ArrayLike, labels: ArrayLike, tau: float) -> Softened:
     softened = Softened(logits, labels, tau)
     if not len(softened.labels):
         raise InputError("a calibration error needs at least one example, got none")
-    softened.logits = softened.logits.detach()  # what is counted in bins has no gradient
-    return softened
+    return Softened.checked(softened.logits.detach(), softened.labels, tau)  # what is counted in bins has no gradient
 
 
 # Each of the following gives a value for each example whose mean is the calibration error: the bins' signs are taken as
@@ -150,7 +153,7 @@ def ece(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> float:
     0.0
     """
     softened = _nonempty(logits, labels, tau)
-    return float(_ece(softened.confidence, softened.correct).mean())
+    return float(_ece(softened.confidence, softened.raw.correct).mean())
 
 
 def ece_over(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> float:
@@ -164,7 +167,7 @@ def ece_over(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> float:
     1.0
     """
     softened = _nonempty(logits, labels, tau)
-    return float(_ece_over(softened.confidence, softened.correct).mean())
+    return float(_ece_over(softened.confidence, softened.raw.correct).mean())
 
 
 def ece_under(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> float:
@@ -178,7 +181,7 @@ def ece_under(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> float:
     0.5
     """
     softened = _nonempty(logits, labels, tau)
-    return float(_ece_under(softened.confidence, softened.correct).mean())
+    return float(_ece_under(softened.confidence, softened.raw.correct).mean())
 
 
 def adaptive_error(class_probs: Tensor, is_class: Tensor, bins: int = BINS) -> Tensor:
@@ -196,16 +199,24 @@ def adaptive_error(class_probs: Tensor, is_class: Tensor, bins: int = BINS) -> T
     -------
     (N,) tensor. With fewer than `bins` examples, each example is its own range.
     """
-    rows = len(class_probs)
+    probs, hits = class_probs.detach().T.contiguous().cpu().numpy(), is_class.detach().T.contiguous().cpu().numpy()
+    rows = probs.shape[1]
     ranges = min(bins, rows)
-    order = class_probs.argsort(dim=0, stable=True)
-    gap = (class_probs - is_class).gather(0, order)
-    ends = torch.tensor([(r + 1) * rows // ranges for r in range(ranges)], device=gap.device)
-    sums = torch.diff(gap.cumsum(0)[ends - 1], dim=0, prepend=torch.zeros_like(gap[:1]))
-    counts = torch.diff(ends, prepend=torch.zeros_like(ends[:1]))
-    weight = sums.sign() * (rows / (ranges * counts.to(gap.dtype)))[:, None]
-    shares = gap * weight.repeat_interleave(counts, dim=0)
-    return torch.zeros(rows, dtype=gap.dtype, device=gap.device).index_add_(0, order.flatten(), shares.flatten())
+    edges = np.arange(ranges + 1) * rows // ranges
+    counts = np.diff(edges)
+    parts = blocks(len(probs), CLASSES_AT_ONCE)
+    shares = np.zeros((len(parts), rows))
+
+    def run(block: slice) -> None:
+        mine = shares[block.start // CLASSES_AT_ONCE]
+        for p, hit in zip(probs[block], hits[block], strict=True):
+            order = np.argsort(p)
+            gap = (p - hit)[order]
+            sign = np.sign(np.add.reduceat(gap, edges[:-1]))
+            mine[order] += gap * np.repeat(sign * rows / (ranges * counts), counts)
+
+    each(run, parts, torch.get_num_threads())  # each block sums by itself, so threads do not change the result
+    return torch.from_numpy(shares.sum(0)).to(class_probs)
 
 
 def classwise_ace(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> float:

@@ -5,6 +5,7 @@ All take logits (N, C) and labels (N,) and return a float64 tensor (N,).
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from capmismatch.probes._registry import Softened, per_example
@@ -21,7 +22,7 @@ def logit_std(softened: Softened) -> Tensor:
     >>> logit_std([[1.0, -1.0]], [0])
     tensor([1.], dtype=torch.float64)
     """
-    return _around_mean(softened).square().mean(1).sqrt()
+    return softened.raw.logit_std
 
 
 @per_example("||f - mean f||_2", "logit norm; the mean is taken out because softmax ignores it", 0, tempered=False)
@@ -33,7 +34,7 @@ def logit_norm(softened: Softened) -> Tensor:
     >>> logit_norm([[4.0, 1.0, 1.0]], [0]).round(decimals=3)
     tensor([2.4490], dtype=torch.float64)
     """
-    return _around_mean(softened).norm(dim=1)
+    return softened.raw.logit_std * softened.logits.shape[1] ** 0.5
 
 
 @per_example("mean of f over classes", "drift that makes ATS depend on the centring", 0, tempered=False)
@@ -45,7 +46,7 @@ def mean_logit(softened: Softened) -> Tensor:
     >>> mean_logit([[4.0, 1.0, 1.0]], [0])
     tensor([2.], dtype=torch.float64)
     """
-    return softened.logits.mean(1)
+    return softened.raw.mean_logit
 
 
 @per_example("max f - mean f", "largest logit around the mean", 0, tempered=False)
@@ -57,7 +58,7 @@ def max_logit(softened: Softened) -> Tensor:
     >>> max_logit([[4.0, 1.0, 1.0]], [1])
     tensor([2.], dtype=torch.float64)
     """
-    return softened.logits.amax(1) - softened.logits.mean(1)
+    return torch.maximum(softened.raw.target_logit, softened.raw.max_wrong_logit) - softened.raw.mean_logit
 
 
 @per_example("f_y - mean f", "target logit around the mean", 0, tempered=False)
@@ -69,7 +70,7 @@ def target_logit(softened: Softened) -> Tensor:
     >>> target_logit([[4.0, 1.0, 1.0]], [1])
     tensor([-1.], dtype=torch.float64)
     """
-    return softened.target_logit - softened.logits.mean(1)
+    return softened.raw.target_logit - softened.raw.mean_logit
 
 
 @per_example("max over wrong classes of f - mean f", "largest wrong logit around the mean", 0, tempered=False)
@@ -81,8 +82,4 @@ def max_wrong_logit(softened: Softened) -> Tensor:
     >>> max_wrong_logit([[4.0, 1.0, 1.0]], [0])
     tensor([-1.], dtype=torch.float64)
     """
-    return softened.max_wrong_logit - softened.logits.mean(1)
-
-
-def _around_mean(softened: Softened) -> Tensor:
-    return softened.logits - softened.logits.mean(1, keepdim=True)
+    return softened.raw.max_wrong_logit - softened.raw.mean_logit

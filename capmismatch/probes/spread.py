@@ -7,43 +7,15 @@ tau.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from capmismatch._arrays import ArrayLike
+from capmismatch._class_means import ClassMeans
 from capmismatch.errors import InputError
 from capmismatch.probes._registry import Softened, register
-
-
-@dataclass
-class ClassMeans:
-    """Sums and counts from which the mean of rows of each class follows; feed it chunk by chunk.
-
-    Attributes
-    ----------
-    sums : (C, C) row y holds the sum of the rows given for class y
-    counts : (C,) how many rows each class got
-    """
-
-    sums: Tensor
-    counts: Tensor
-
-    @classmethod
-    def empty(cls, num_classes: int, dtype: torch.dtype = torch.float64) -> ClassMeans:
-        """Nothing seen yet."""
-        return cls(torch.zeros(num_classes, num_classes, dtype=dtype), torch.zeros(num_classes, dtype=dtype))
-
-    def add(self, rows: Tensor, labels: Tensor) -> None:
-        """Add rows (n, C) of the classes `labels` (n,)."""
-        self.sums.index_add_(0, labels, rows.to(self.sums.dtype))
-        self.counts += torch.bincount(labels, minlength=len(self.counts)).to(self.counts.dtype)
-
-    @property
-    def means(self) -> Tensor:
-        """(C, C), NaN in the rows of classes that were never seen."""
-        return self.sums / self.counts[:, None]
 
 
 def class_means(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> Tensor:
@@ -58,30 +30,42 @@ def class_means(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> Tenso
     return _means(Softened(logits, labels, tau))
 
 
+class ClassCentres:
+    """Mean soft labels of the classes, (C, C), and their logarithms, taken once."""
+
+    def __init__(self, means: Tensor) -> None:
+        self.means = means
+
+    @cached_property
+    def log(self) -> Tensor:
+        """(C, C); finite where a mean is 0."""
+        return self.means.clamp_min(torch.finfo(self.means.dtype).tiny).log()
+
+
 def _means(softened: Softened) -> Tensor:
     found = ClassMeans.empty(softened.logits.shape[1], softened.logits.dtype)
     found.add(softened.probs, softened.labels)
     return found.means
 
 
-def _checked(means: ArrayLike | None, softened: Softened) -> Tensor:
+def _centres(means: ArrayLike | None, softened: Softened) -> ClassCentres:
     if means is None:
-        return _means(softened)
+        return ClassCentres(_means(softened))
     matrix = torch.as_tensor(means, dtype=softened.logits.dtype)
     num_classes = softened.logits.shape[1]
     if matrix.shape != (num_classes, num_classes):
         raise InputError(f"expected class means of shape ({num_classes}, {num_classes}), got {tuple(matrix.shape)}")
-    return matrix
+    return ClassCentres(matrix)
 
 
-def _cmi(softened: Softened, means: Tensor) -> Tensor:
-    log_means = means.clamp_min(torch.finfo(means.dtype).tiny).log()
-    cross = torch.einsum("nc,nc->n", softened.probs, log_means[softened.labels])
+def _cmi(softened: Softened, centres: ClassCentres) -> Tensor:
+    cross = torch.einsum("nc,nc->n", softened.probs, centres.log[softened.labels])
     return (-softened.entropy - cross).clamp_min(0.0)
 
 
-def _within_class_spread(softened: Softened, means: Tensor) -> Tensor:
-    return (softened.probs - means[softened.labels]).square().sum(1)
+def _within_class_spread(softened: Softened, centres: ClassCentres) -> Tensor:
+    away = softened.probs - centres.means[softened.labels]
+    return torch.einsum("nc,nc->n", away, away)
 
 
 def cmi(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0, means: ArrayLike | None = None) -> Tensor:
@@ -105,7 +89,7 @@ def cmi(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0, means: ArrayLike
     tensor(True)
     """
     softened = Softened(logits, labels, tau)
-    return _cmi(softened, _checked(means, softened))
+    return _cmi(softened, _centres(means, softened))
 
 
 def within_class_spread(
@@ -129,7 +113,7 @@ def within_class_spread(
     tensor([0.5000, 0.5000], dtype=torch.float64)
     """
     softened = Softened(logits, labels, tau)
-    return _within_class_spread(softened, _checked(means, softened))
+    return _within_class_spread(softened, _centres(means, softened))
 
 
 register("cmi", "spread", _cmi, "mean KL(p_x || mean p of the class)", "Ye et al. 2024, arXiv 2401.08732", 1, True)

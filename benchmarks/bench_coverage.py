@@ -1,6 +1,6 @@
 """Do the statistics keep their promises? Simulated families of teachers with known truth.
 
-    python benchmarks/coverage.py [--families 1000] [--replicates 500]
+    python benchmarks/bench_coverage.py [--families 1000] [--replicates 500]
 
 Prints, for links between a probe and the students' accuracy: how often 95 % intervals of several kinds cover the truth,
 and how often permutation p-values fall below 0.01, 0.05, 0.1, 0.5 where there is no link; for peaks: how often three

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-
-try:
-    from numba import njit
-except ImportError:
-    njit = None
 
 
 @dataclass
@@ -56,15 +52,18 @@ class ClassMeans:
         return self.sums / self.counts[:, None]
 
 
-def _add_rows_plainly(sums: Any, labels: Any, rows: Any) -> None:
-    np.add.at(sums, labels, rows)
-
-
-if njit is None:
-    _add_rows = _add_rows_plainly
-else:
+def _row_adder() -> Callable[[Any, Any, Any], None]:
+    try:
+        from numba import njit
+    except ImportError:
+        return np.add.at
 
     @njit(cache=True, nogil=True)
-    def _add_rows(sums: Any, labels: Any, rows: Any) -> None:
+    def add_rows(sums: Any, labels: Any, rows: Any) -> None:
         for i in range(len(labels)):
             sums[labels[i]] += rows[i]
+
+    return add_rows
+
+
+_add_rows = _row_adder()

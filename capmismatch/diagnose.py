@@ -275,8 +275,8 @@ def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val") ->
     and so are classes without examples.
     """
     must_be_positive(tau, "tau")
-    names = list(bank.classes)  # as categories: a million rows of text would take longer than all the sums
-    true, other = (index.ravel() for index in np.meshgrid(range(len(names)), range(len(names)), indexing="ij"))
+    named = pd.CategoricalDtype(list(bank.classes))  # a million rows of text would take longer than all the sums
+    true, other = (index.ravel() for index in np.indices((len(bank.classes), len(bank.classes))))
     frames = []
     for record in bank.teachers:
         values = _affinity_matrix(bank, record.key, tau, split).numpy().ravel()
@@ -284,8 +284,8 @@ def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val") ->
         frames.append(
             pd.DataFrame(
                 {"family": record.family, "teacher": record.teacher, "seed": _run(record), "tau": tau,
-                 "true_class": pd.Categorical.from_codes(true[keep], names),
-                 "other_class": pd.Categorical.from_codes(other[keep], names), "value": values[keep]}
+                 "true_class": pd.Categorical.from_codes(true[keep], dtype=named),
+                 "other_class": pd.Categorical.from_codes(other[keep], dtype=named), "value": values[keep]}
             )
         )
     return pd.concat(frames, ignore_index=True)

@@ -5,8 +5,8 @@
 >>> table = cm.probe(bank, taus=[4], names=["derived_std"], progress=False)
 >>> table[["teacher", "probe", "value"]].round(4)
   teacher        probe   value
-0   small  derived_std  0.0299
-1   large  derived_std  0.0120
+0   small  derived_std  0.0323
+1   large  derived_std  0.0121
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time each loads 
     from capmismatch.diagnose import affinity, probe, rank_stability, reliability, restored_variance
     from capmismatch.errors import BankError, CapmismatchError, InputError
     from capmismatch.examples import dark_knowledge
-    from capmismatch.families import Family, Teacher, load_family
+    from capmismatch.families import Family, Teacher, list_teachers, load_family
     from capmismatch.findings import explain
     from capmismatch.grid import distill
     from capmismatch.methods import Method
@@ -55,6 +55,7 @@ _HOMES = {
     "dark_knowledge": "examples",
     "Family": "families",
     "Teacher": "families",
+    "list_teachers": "families",
     "load_family": "families",
     "explain": "findings",
     "distill": "grid",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,10 +141,10 @@ def finish(folder: Path, record: TeacherRecord, rows: Rows, shards: int) -> Teac
         digest.update(part.data)
         right += int((part.argmax(1) == rows.labels[start : start + len(part)]).sum())
         start += len(part)
-    record = replace(record, accuracy=right / len(rows.labels), sha256=digest.hexdigest())
+    record = replace(record.scored(right, len(rows.labels)), sha256=digest.hexdigest())
     shape = (len(rows.labels), len(rows.classes))
     size = shape[0] * shape[1] * np.dtype(record.dtype).itemsize
-    teacher = asdict(record) | {"fingerprint": rows.fingerprint}
+    teacher = record.header | {"fingerprint": rows.fingerprint}
     head = json.dumps(
         {
             "__metadata__": {"capmismatch": json.dumps(teacher | {"check": hash_of(teacher)}, sort_keys=True)},

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from capmismatch._phrases import short
+from capmismatch._rules import COMPANIONS
 from capmismatch.findings import explain
 
 _WIDTH = 100
@@ -17,7 +19,7 @@ STUDENT_COLUMNS = (
 )
 """Columns of `Choice.students`."""
 
-_TEACHER_COLUMNS = ["family", "teacher", "params", "score", "low", "high", "p_best", "regret", "tie"]
+_TEACHER_COLUMNS = ["family", "teacher", "params", "score", "low", "high", *COMPANIONS, "p_best", "regret", "tie"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,7 +40,8 @@ class Choice:
         One row a teacher, best first: ``family, teacher, params, score, low, high, p_best, regret, tie, ...``.
         `score` is the probe (without results) or the shrunken validation accuracy, `low` and `high` its 95 %
         interval, `p_best` the chance of being the best teacher and `regret` the accuracy points expected to be lost
-        by taking it (NaN without results).
+        by taking it (NaN without results). Where `score` is a derived probe, ``target_prob`` and
+        ``inherent_variance`` stand beside it, as far as they were measured.
     rules : DataFrame
         ``rule, family, teacher, value, regret, low, high``: whom each rule takes, and the accuracy points lost on
         the test split by following it.
@@ -81,9 +84,9 @@ class Choice:
             ("Why", self.reasons),
             ("Risks", self.risks),
             ("Findings", notes),
-            ("Teachers", self.table[_TEACHER_COLUMNS]),
+            ("Teachers", _known(self.table[[name for name in _TEACHER_COLUMNS if name in self.table]])),
             ("Students", self.students[["student", "label", "teacher", "accuracy", "gain", "gain_low", "gain_high"]]),
-            ("Rules", self.rules.drop(columns="family")),
+            ("Rules", _known(self.rules.drop(columns="family"))),
         ]
         return [(name, content) for name, content in tables if len(content)]
 
@@ -94,7 +97,7 @@ class Choice:
             lines += ["", name]
             if isinstance(content, pd.DataFrame):
                 text = content.to_string(
-                    index=False, float_format=_number, na_rep="-", max_colwidth=26, line_width=_WIDTH
+                    index=False, float_format=short, na_rep="-", max_colwidth=26, line_width=_WIDTH
                 )
                 lines += text.split("\n")
             else:
@@ -107,7 +110,7 @@ class Choice:
         for name, content in self._sections():
             parts.append(f"<h4>{name}</h4>")
             if isinstance(content, pd.DataFrame):
-                parts.append(content.to_html(index=False, float_format=_number, na_rep="-", escape=True, border=0))
+                parts.append(content.to_html(index=False, float_format=short, na_rep="-", escape=True, border=0))
             else:
                 parts.append("<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in content) + "</ul>")
         return "\n".join(parts)
@@ -125,11 +128,12 @@ class Choice:
         return "\n\n".join(parts) + "\n"
 
 
-def _number(value: float) -> str:
-    return f"{value:.4g}"
+def _known(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without the columns that hold nothing, as all that takes results does where there are none."""
+    return frame.dropna(axis="columns", how="all")
 
 
 def _cell(value: object) -> str:
     if isinstance(value, float):
-        return "-" if value != value else _number(value)
+        return short(value)
     return str(value).replace("|", "\\|").replace("\n", " ")

@@ -31,6 +31,8 @@ class Peak:
         Of a rise followed by a fall, against every course without one (flat, monotone, fall then rise).
     rise, fall : float
         Slopes up to and after the best turning point, in standard errors; both positive where there is a peak.
+    paired : bool
+        Whether what a run does to all teachers alike was taken out of the noise.
     """
 
     teacher: str
@@ -38,6 +40,7 @@ class Peak:
     p_value: float
     rise: float
     fall: float
+    paired: bool = False
 
     @property
     def interior(self) -> bool:
@@ -60,6 +63,7 @@ def peak(
     *,
     se: ArrayLike | None = None,
     teachers: Sequence[str] | None = None,
+    paired: bool = False,
     n_boot: int = 10_000,
     seed: int = 0,
 ) -> Peak:
@@ -78,6 +82,10 @@ def peak(
         variance counts.
     teachers : T names, optional
         Default: "0", "1", ... in the order given.
+    paired : bool
+        Whether run s of every teacher shares something, such as the seed of its students, so that a good run is good
+        for all teachers. What the runs have in common (the columns' means) is then no noise: it lifts a course as a
+        whole and bends it nowhere. Needs the same number of runs, two or more, of every teacher.
     n_boot : int
         Draws for the p-value and for the probabilities. The latter redraw the means with the noise of the runs
         (pooled over teachers, for two or three runs of one teacher say little); near-equal teachers make the
@@ -91,7 +99,8 @@ def peak(
     Raises
     ------
     InputError
-        With fewer than three teachers, equal sizes, a teacher without values, or no measure of noise.
+        With fewer than three teachers, equal sizes, a teacher without values, no measure of noise, or `paired` runs of
+        which some teacher lacks one.
 
     Notes
     -----
@@ -108,6 +117,9 @@ def peak(
     (Lind & Mehlum, 2010) calls up to 99 % of saturating courses one; two lines with a break at the quadratic's top
     (Simonsohn, 2018) are as honest and as strong as this test, but have no place for standard errors or single runs.
 
+    The pooled variance has ``sum_t (runs_t - 1)`` degrees of freedom, ``(T - 1)(runs - 1)`` with `paired` runs: that
+    of teachers by runs once both means are taken out.
+
     Examples
     --------
     >>> runs = [[0.60, 0.61], [0.65, 0.64], [0.70, 0.71], [0.66, 0.67], [0.62, 0.61]]
@@ -121,7 +133,9 @@ def peak(
     names = [str(i) for i in range(len(sizes))] if teachers is None else [str(name) for name in teachers]
     order = _checked_order(sizes, runs, names)
     means = np.array([runs[i].mean() for i in order])
-    variances, free = _noise([runs[i] for i in order], None if se is None else np.asarray(se, dtype=float)[order])
+    variances, free = _noise(
+        [runs[i] for i in order], None if se is None else np.asarray(se, dtype=float)[order], paired
+    )
 
     rises, falls = _slopes(variances), _slopes(variances[::-1])[::-1, ::-1]
     rng = np.random.default_rng(seed)
@@ -135,10 +149,12 @@ def peak(
     top = np.bincount(np.argmax(means + noise, axis=1), minlength=len(means)) / n_boot
     probability = {names[i]: float(chance) for i, chance in zip(order, top, strict=True)}
     teacher = names[order[int(np.argmax(means))]]
-    return Peak(teacher, probability, float(p_value), float(rises[turn] @ means), float(falls[turn] @ means))
+    return Peak(teacher, probability, float(p_value), float(rises[turn] @ means), float(falls[turn] @ means), paired)
 
 
-def peak_of(frame: pd.DataFrame, *, value: str = "value", n_boot: int = 10_000, seed: int = 0) -> Peak:
+def peak_of(
+    frame: pd.DataFrame, *, value: str = "value", paired: bool = False, n_boot: int = 10_000, seed: int = 0
+) -> Peak:
     """`peak` of one quantity over the teachers of one family, from rows of a probes or results table.
 
     Parameters
@@ -150,6 +166,9 @@ def peak_of(frame: pd.DataFrame, *, value: str = "value", n_boot: int = 10_000, 
     value : str
         Column to look at: ``"value"`` of probes, ``"accuracy"`` of results. Standard errors come from the column
         ``se`` or, for accuracies, from ``n`` (binomial); they count only where no teacher has two runs.
+    paired : bool
+        See `peak`. Runs are paired by ``teacher_seed`` and ``seed``; where some teacher lacks a run that another has
+        they cannot be, and count as without it.
     n_boot, seed : int
         See `peak`.
 
@@ -174,6 +193,8 @@ def peak_of(frame: pd.DataFrame, *, value: str = "value", n_boot: int = 10_000, 
         if column in frame and frame[column].nunique(dropna=False) > 1:
             raise InputError(f"the rows mix several {column}s, {frame[column].unique().tolist()}; choose one")
     frame = frame[frame[value].notna()]
+    paired = paired and _same_runs(frame)
+    frame = frame.sort_values("seed", kind="stable") if paired else frame
     if "teacher_seed" in frame and frame.groupby("teacher")["teacher_seed"].nunique().gt(1).any():
         runs = frame.groupby(["teacher", "teacher_seed"])[value].mean().groupby("teacher", sort=False)
     else:
@@ -189,7 +210,16 @@ def peak_of(frame: pd.DataFrame, *, value: str = "value", n_boot: int = 10_000, 
     names = list(values)
     params = by_teacher["params"].first()[names].to_numpy(float)
     errors = None if se is None else se[names].to_numpy(float)
-    return peak(params, list(values.values()), se=errors, teachers=names, n_boot=n_boot, seed=seed)
+    return peak(params, list(values.values()), se=errors, teachers=names, paired=paired, n_boot=n_boot, seed=seed)
+
+
+def _same_runs(frame: pd.DataFrame) -> bool:
+    """Whether every teacher has the same runs, each once, and more than one."""
+    keys = [name for name in ("teacher_seed", "seed") if name in frame]
+    if "seed" not in keys or frame.duplicated(["teacher", *keys]).any():
+        return False
+    each = frame.groupby(keys)["teacher"].count()
+    return len(each) > 1 and bool(each.eq(frame["teacher"].nunique()).all())
 
 
 def _slopes(variances: Floats) -> Floats:
@@ -231,10 +261,16 @@ def _checked_order(sizes: Floats, runs: list[Floats], names: list[str]) -> NDArr
     return order
 
 
-def _noise(runs: list[Floats], se: Floats | None) -> tuple[Floats, float]:
+def _noise(runs: list[Floats], se: Floats | None, paired: bool) -> tuple[Floats, float]:
     """Variance of each teacher's mean, and the degrees of freedom behind it."""
     count = np.array([len(run) for run in runs])
     free = int((count - 1).sum())
+    if paired:
+        if (count != count[0]).any() or count[0] < 2:
+            raise InputError(f"paired runs need two or more of every teacher, as many of each, got {count.tolist()}")
+        common = np.mean(runs, axis=0)
+        runs = [run - common for run in runs]
+        free = (len(runs) - 1) * (int(count[0]) - 1)
     if free > 0:
         pooled = sum(((run - run.mean()) ** 2).sum() for run in runs) / free
         if pooled > 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from capmismatch.errors import InputError, must_be_one_of
+from capmismatch.findings import join_codes
 
 SPLITS = ("train", "val", "test")
 
@@ -30,6 +31,9 @@ class TeacherRecord:
     accuracy : over all rows of the bank
     order : place in its family as loaded
     sha256 : of the stored logits' bytes
+    options : how the network was run, where that is not plain float32 on the CPU, and how its columns were mapped
+    published : the accuracy that its source claims for this data set, where that was compared
+    findings : codes, comma-separated; see `capmismatch.explain`
     """
 
     family: str
@@ -44,11 +48,31 @@ class TeacherRecord:
     accuracy: float = float("nan")
     order: int = 0
     sha256: str = ""
+    options: str = ""
+    published: float | None = None
+    findings: str = ""
 
     @property
     def key(self) -> str:
         """Unique in a bank: family/teacher, and -s<seed> where the seed is known."""
         return teacher_key(self.family, self.teacher, self.seed)
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What a file says of the teacher; fields that came later stand there only where they tell something."""
+        return {k: v for k, v in asdict(self).items() if k not in ("options", "published", "findings") or v}
+
+    def scored(self, right: int, count: int) -> TeacherRecord:
+        """With its accuracy over all rows, and finding CM002 where that is far from the published one.
+
+        Far is more than a percentage point, and more than three standard errors of a share of `count` examples.
+        """
+        accuracy, findings = right / count, self.findings
+        if self.published is not None:
+            doubt = max(0.01, 3 * (self.published * (1 - self.published) / count) ** 0.5)
+            if abs(accuracy - self.published) > doubt:
+                findings = join_codes([*filter(None, findings.split(",")), "CM002"])
+        return replace(self, accuracy=accuracy, findings=findings)
 
 
 def teacher_key(family: str, teacher: str, seed: int | None) -> str:
@@ -149,6 +173,16 @@ def _fingerprint(rows: Rows) -> str:
         digest.update(b"\1")
     digest.update(rows.labels.tobytes())
     return digest.hexdigest()
+
+
+def stratified_order(labels: NDArray[Any], seed: int) -> NDArray[Any]:
+    """An order of the rows of which every stretch holds the classes in about the same shares as the whole."""
+    generator = np.random.default_rng(seed)
+    position = np.empty(len(labels))
+    for label in np.unique(labels):
+        rows = generator.permutation(np.flatnonzero(labels == label))
+        position[rows] = (np.arange(len(rows)) + generator.random()) / len(rows)
+    return np.argsort(position, kind="stable")
 
 
 def are_numbers(classes: Sequence[str]) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from capmismatch._choice import Choice
-from capmismatch.narrative import COMPANIONS, DERIVED
+from capmismatch._rules import COMPANIONS, DERIVED
 
 TOP_LINKS = 30
 """How many of the strongest links the page shows; the others are in the file."""
@@ -76,7 +76,8 @@ def teachers(choice: Choice, probes: pd.DataFrame, tau: float) -> Table:
     frame = known.merge(own, on=unit, how="left")
     if (soft := soft_labels(probes, tau)) is not None:
         frame = frame.merge(soft, on=unit, how="left")
-    judged = choice.table.rename(columns={"accuracy": "student_accuracy"})
+    judged = choice.table.drop(columns=list(COMPANIONS), errors="ignore")  # the soft labels hold them, at `tau`
+    judged = judged.rename(columns={"accuracy": "student_accuracy"})
     frame = judged[[*unit, "params"]].merge(frame, on=unit).merge(judged.drop(columns="params"), on=unit)
     caption = (
         f"One row a teacher, best first. Soft labels at tau={tau:g}. score: the shrunken accuracy of its students on "

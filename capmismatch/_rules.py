@@ -19,6 +19,22 @@ DEFAULT_TAU = 4.0
 """Temperature at which tempered probes are compared, where the table has it; else the nearest there is."""
 
 
+COMPANIONS = ("target_prob", "inherent_variance")
+"""What always stands beside a derived probe: DV = (1 - p_y)^2 IV, so that alone it may only restate confidence."""
+
+DERIVED = ("derived_std", "derived_variance")
+"""Probes that are told only together with `COMPANIONS`."""
+
+NAMES = {
+    "target_prob": "p_y", "inherent_variance": "inherent variance", "derived_variance": "derived variance",
+    "derived_std": "derived std", "accuracy": "the teacher's accuracy", "params": "parameters",
+}  # fmt: skip
+"""What sentences call these probes."""
+
+RELEVANT = ("largest", "most accurate", DEFAULT_RULE)
+"""What people do without a diagnosis, and the prior: the rules that reasons speak of; all are in the table."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """Take the teacher with the highest (`sign` +1) or lowest (-1) value of a probe."""

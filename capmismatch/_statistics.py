@@ -110,7 +110,8 @@ def fisher_interval(
     and normal theory's, 1/(n-3) for Pearson (Fisher 1915), (1 + r^2/2)/(n-3) for Spearman (Bonett & Wright,
     Psychometrika 2000), 0.437/(n-4) for Kendall (Fieller, Hartley & Pearson, Biometrika 1957). Theory alone does not
     see heavy tails or the seeds, the bootstrap alone is noisy and off at eight teachers; their mean covers best
-    (``benchmarks/bench_coverage.py``). A perfect rank agreement is taken as half of one discordance short of perfect, for
+    (``benchmarks/bench_coverage.py``). A perfect rank agreement is taken as half of one discordance short of
+    perfect, for
     else no finite interval exists.
 
     Parameters

@@ -45,10 +45,15 @@ class Taught:
     plain_mean: float
 
 
-def with_teacher(results: pd.DataFrame) -> pd.DataFrame:
-    """The rows that have a teacher and an accuracy."""
+def with_columns(results: pd.DataFrame) -> pd.DataFrame:
+    """The results, after a check that they have the columns to choose by."""
     wanted = [*_UNIT, "teacher_seed", "student", "label", "method", "tau", "seed", "split", "accuracy"]
     require_columns(results, wanted, "the results table")
+    return results
+
+
+def with_teacher(results: pd.DataFrame) -> pd.DataFrame:
+    """The rows that have a teacher and an accuracy."""
     return results[results["teacher"].fillna("").ne("") & results["accuracy"].notna()]
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from capmismatch._rules import DEFAULT_TAU, RULES, Rule
+from capmismatch._phrases import count, join, short
+from capmismatch._rules import COMPANIONS, DEFAULT_TAU, DERIVED, NAMES, RELEVANT, Rule
 from capmismatch._taught import Taught
+
+TOLD_STUDENTS = 3
 
 
 def named(row: pd.Series) -> str:
@@ -15,15 +18,17 @@ def named(row: pd.Series) -> str:
 
 
 def ranking(table: pd.DataFrame, rule: Rule, tau: float | None) -> list[str]:
-    """How the best by a probe compares with the next."""
+    """How the best by a probe compares with the next, with p_y and IV beside a derived probe."""
     how = "highest" if rule.sign > 0 else "lowest"
     at = "" if tau is None else f" at tau={tau:g}"
-    sentences = [f"{named(table.iloc[0])} has the {how} {rule.probe}{at}: {_interval(table.iloc[0])}."]
-    if tau is not None and tau != DEFAULT_TAU:
-        sentences.append(f"The probes have no tau={DEFAULT_TAU:g}; tau={tau:g} is the nearest there is.")
+    first = table.iloc[0]
+    sentence = f"{named(first)} has the {how} {rule.probe}{at}: {_interval(first)}{_beside(first)}."
     if len(table) > 1:
-        sentences.append(f"Next comes {named(table.iloc[1])} with {_interval(table.iloc[1])}.")
-    return sentences
+        second = table.iloc[1]
+        sentence += f" Next comes {named(second)} with {_interval(second)}{_beside(second)}."
+    if tau is not None and tau != DEFAULT_TAU:
+        sentence += f" The probes have no tau={DEFAULT_TAU:g}; tau={tau:g} is the nearest there is."
+    return [sentence]
 
 
 def cheapest(tied: pd.DataFrame, chosen: pd.Series) -> list[str]:
@@ -31,30 +36,25 @@ def cheapest(tied: pd.DataFrame, chosen: pd.Series) -> list[str]:
     if len(tied) < 2:
         return []
     names = ", ".join(named(row) for _, row in tied.iterrows())
-    why = f"{named(chosen)} is taken as the smallest, so the cheapest, of them ({chosen['params']:.3g} parameters)."
+    why = f"{named(chosen)} is taken as the smallest, so the cheapest, of them ({chosen['params']:,.0f} parameters)."
     if tied["params"].isna().any():
         why = f"{named(chosen)} is taken for its value, for not all their sizes are known."
     return [f"Too close to call between {names}: the 95 % intervals of their differences cover zero. {why}"]
 
 
-def rivals(rules: pd.DataFrame, wide: pd.DataFrame, chosen: pd.Series, used: Rule) -> list[str]:
-    """What the other rules take, and how both teachers stand on those rules' and on the used probe."""
+def rivals(rules: pd.DataFrame, table: pd.DataFrame, chosen: pd.Series, used: Rule) -> list[str]:
+    """Whom the rules that people go by would take instead, and how those teachers stand on the used probe."""
     sentences = []
-    own = wide.loc[(chosen["family"], chosen["teacher"])]
-    agreeing = [row["rule"] for _, row in rules.iterrows() if named(row) == named(chosen) and row["rule"] != used.name]
-    if agreeing:
-        sentences.append(f"The same teacher is taken by: {', '.join(agreeing)}.")
-    others = rules[[named(row) != named(chosen) and row["rule"] != used.name for _, row in rules.iterrows()]]
-    for _, taking in others.groupby(["family", "teacher"], sort=False):
+    for taking in _relevant(rules[rules["rule"].ne(used.name)]):
         row = taking.iloc[0]
-        other = wide.loc[(row["family"], row["teacher"])]
-        probes = {rule: RULES[rule].probe for rule in taking["rule"]}
-        why = [
-            f"'{rule}' ({probe} {_value(other[probe])} against {_value(own[probe])})" for rule, probe in probes.items()
-        ]
+        if named(row) == named(chosen):
+            sentences.append(f"{_rules(taking)} would take the same teacher.")
+            continue
+        other = table[table["family"].eq(row["family"]) & table["teacher"].eq(row["teacher"])]
+        stands = "unknown" if other.empty else f"{_value(other['score'].iloc[0])}{_beside(other.iloc[0])}"
         sentences.append(
-            f"{named(row)} would be taken by {', '.join(why)}; "
-            f"its {used.probe} is {_value(other[used.probe])} against {_value(own[used.probe])}."
+            f"{_rules(taking)} would take {named(row)}: its {used.probe} is {stands}, against "
+            f"{_value(chosen['score'])}{_beside(chosen)} of {named(chosen)}."
         )
     return sentences
 
@@ -74,12 +74,14 @@ def estimate(chosen: pd.Series) -> str:
 
 
 def settings(students: pd.DataFrame) -> list[str]:
-    """Each student's best setting and teacher."""
-    return [
+    """Best setting and teacher of each of the first students."""
+    told = [
         f"Student {row['student']} does best with '{row['label']}' and {named(row)} (best with a chance of "
         f"{row['p_best']:.0%}; accuracy to report: {_value(row['accuracy'])})."
-        for _, row in students.iterrows()
+        for _, row in students.head(TOLD_STUDENTS).iterrows()
     ]
+    more = len(students) - len(told)
+    return [*told, f"{count(more, 'more student')} in the table."] if more > 0 else told
 
 
 def ties(table: pd.DataFrame, chosen: pd.Series) -> list[str]:
@@ -109,13 +111,13 @@ def gain(table: pd.DataFrame, chosen: pd.Series) -> list[str]:
 
 
 def rule_costs(rules: pd.DataFrame) -> list[str]:
-    """What following each rule would have lost, the dearest first."""
-    sentences = []
-    for _, taking in rules.iloc[::-1].groupby(["family", "teacher"], sort=False):
-        row, names = taking.iloc[0], ", ".join(f"'{rule}'" for rule in taking["rule"])
+    """What following the rules that people go by would have lost."""
+    losses = []
+    for taking in _relevant(rules):
+        row = taking.iloc[0]
         loss = f"{row['regret']:.2f} points [{row['low']:.2f}, {row['high']:.2f}]"
-        sentences.append(f"Following {names} ({named(row)}) would lose {loss}.")
-    return sentences
+        losses.append(f"{_rules(taking)} ({named(row)}) would lose {loss}")
+    return [f"{'; '.join(losses)}."] if losses else []
 
 
 def result_risks(table: pd.DataFrame, chosen: pd.Series, taught: list[Taught]) -> list[str]:
@@ -141,6 +143,34 @@ def edge_risk(table: pd.DataFrame, chosen: pd.Series) -> list[str]:
     return [f"{named(chosen)} is the {end} teacher here: a still {end.replace('est', 'er')} one may be better."]
 
 
+def confidence_risk(table: pd.DataFrame, rule: Rule) -> list[str]:
+    """A derived probe without p_y and IV beside it may restate the teachers' confidence."""
+    if rule.probe not in DERIVED or set(COMPANIONS) <= set(table):
+        return []
+    return [f"{rule.probe} may only restate confidence: p_y and the inherent variance, which would tell, are missing."]
+
+
+def _relevant(rules: pd.DataFrame) -> list[pd.DataFrame]:
+    """The relevant rules, together with the others that take the same teacher; a frame a teacher."""
+    rank = rules["rule"].map({rule: place for place, rule in enumerate(RELEVANT)})
+    ordered = rules.assign(rank=rank).sort_values("rank", kind="stable", na_position="last")
+    return [taking for _, taking in ordered.groupby(["family", "teacher"], sort=False) if taking["rank"].notna().any()]
+
+
+def _rules(taking: pd.DataFrame) -> str:
+    """The relevant rules by name, the others by their number."""
+    known = [f"'{rule}'" for rule in taking["rule"][taking["rank"].notna()]]
+    more = len(taking) - len(known)
+    return join([*known, count(more, "other rule")] if more else known)
+
+
+def _beside(row: pd.Series) -> str:
+    """p_y and IV of a teacher in brackets, where its score is to be read with them."""
+    if not set(COMPANIONS) <= set(row.index):
+        return ""
+    return f" ({', '.join(f'{NAMES[name]} {_value(row[name])}' for name in COMPANIONS)})"
+
+
 def _gain(row: pd.Series) -> str:
     return f"{row['gain']:.2f} points [{row['gain_low']:.2f}, {row['gain_high']:.2f}]"
 
@@ -152,4 +182,4 @@ def _interval(row: pd.Series) -> str:
 
 
 def _value(number: float) -> str:
-    return "unknown" if np.isnan(number) else f"{number:.4g}"
+    return "unknown" if np.isnan(number) else short(number)

@@ -18,18 +18,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from capmismatch._bank_files import hash_logits, open_logits, read_rows
-from capmismatch._records import SPLITS, Rows, TeacherRecord, check_logits, make_rows, teacher_key
+from capmismatch._extras import need
+from capmismatch._records import SPLITS, Rows, TeacherRecord, check_logits, make_rows, stratified_order, teacher_key
 from capmismatch.errors import BankError, InputError, must_be_one_of
+
+if TYPE_CHECKING:
+    import xarray
 
 __all__ = [
     "SPLITS", "LogitBank", "Rows", "TeacherRecord", "bank_from_arrays", "make_rows", "teacher_key",
@@ -131,11 +135,91 @@ class LogitBank:
     def _step(self, teachers: int) -> int:
         return max(1, CHUNK_BYTES // (8 * len(self.classes) * max(1, teachers)))
 
+    def subset(
+        self, *, classes: Sequence[str | int] | None = None, n: int | None = None, seed: int = 0
+    ) -> LogitBank:
+        """A bank in memory with some classes or fewer examples, all teachers in it.
+
+        Parameters
+        ----------
+        classes : names, or numbers of columns: the examples of these classes are kept, and the columns of these classes
+            in the given order, as if the teachers knew no others
+        n : how many examples, drawn by class and split in the shares that they have; all by default
+        seed : of that draw
+
+        Examples
+        --------
+        >>> bank = bank_from_arrays({"net": np.eye(6)[:, :3]}, [0, 1, 2, 0, 1, 2], classes=["cat", "dog", "car"])
+        >>> part = bank.subset(classes=["car", "cat"], n=2)
+        >>> part.classes, part.labels().tolist()
+        (('car', 'cat'), [1, 0])
+        """
+        columns = np.arange(len(self.classes)) if classes is None else self._columns(classes)
+        place = np.full(len(self.classes), -1)
+        place[columns] = np.arange(len(columns))
+        rows = np.flatnonzero(place[self.rows.labels] >= 0)
+        if n is not None:
+            if not 1 <= n <= len(rows):
+                raise InputError(f"expected n in [1, {len(rows)}], the examples of these classes, got {n!r}")
+            groups = self.rows.labels[rows] * len(SPLITS) + np.searchsorted(sorted(SPLITS), self.rows.split[rows])
+            rows = np.sort(rows[stratified_order(groups, seed)[:n]])
+        new = make_rows(
+            self.rows.name, place[self.rows.labels[rows]], [self.classes[column] for column in columns],
+            ids=self.rows.ids[rows], split=self.rows.split[rows], inputs_hash=self.rows.inputs_hash,
+        )  # fmt: skip
+        opened = []
+        for record in self.teachers:
+            whole, step = self._whole(record.key), self._step(1)
+            parts = [whole[rows[start : start + step]][:, columns] for start in range(0, len(rows), step)]
+            logits = np.concatenate(parts)
+            right = float((logits.argmax(1) == new.labels).mean())
+            opened.append((replace(record, accuracy=right, sha256=hash_logits(logits, step)), logits))
+        return _in_memory(new, opened)
+
+    def _columns(self, classes: Sequence[str | int]) -> NDArray[np.int64]:
+        for name in classes:
+            if isinstance(name, str):
+                must_be_one_of(name, self.classes, "class")
+            elif not 0 <= name < len(self.classes):
+                raise InputError(f"expected classes in [0, {len(self.classes)}), got {name!r}")
+        found = [self.classes.index(name) if isinstance(name, str) else int(name) for name in classes]
+        double = next((column for column in found if found.count(column) > 1), None)
+        if double is not None:
+            raise InputError(f"expected distinct classes, got {self.classes[double]!r} twice")
+        return np.array(found, int)
+
+    def to_xarray(self) -> xarray.Dataset:
+        """All logits in one labelled array, dimensions ``(teacher, example, class)``; needs the extra ``xarray``.
+
+        Coordinates say what the bank knows of each teacher (family, seed, params, ...) and of each example (id, label,
+        split). Everything is read into memory.
+
+        Examples
+        --------
+        >>> bank = bank_from_arrays({"small": np.eye(3), "large": 9 * np.eye(3)}, [0, 1, 2], classes=["a", "b", "c"])
+        >>> float(bank.to_xarray().logits.sel({"teacher": "logits/large", "class": "b"}).max())
+        9.0
+        """
+        xr = need("xarray", "xarray", "to_xarray")
+        table = pd.DataFrame([asdict(record) for record in self.teachers])
+        known = {name: ("teacher", table[name].to_numpy()) for name in table.columns if name != "teacher"}
+        return xr.Dataset(
+            {"logits": (("teacher", "example", "class"), np.stack([self.logits(key) for key in self.keys]))},
+            coords={
+                "teacher": self.keys, "example": self.rows.ids, "class": list(self.classes),
+                "label": ("example", self.rows.labels), "split": ("example", self.rows.split),
+                "name": ("teacher", table["teacher"].to_numpy()), **known,
+            },
+            attrs={"data": self.rows.name, "fingerprint": self.rows.fingerprint},
+        )  # fmt: skip
+
     def table(self) -> pd.DataFrame:
-        """One row a teacher: identity, size, accuracy over all rows, where it comes from."""
+        """One row a teacher: identity, size, accuracy over all rows, where it comes from, findings where there are."""
         columns = ["family", "teacher", "seed", "params", "macs", "accuracy", "dtype", "source"]
         known = [field.name for field in fields(TeacherRecord)]
-        return pd.DataFrame([asdict(record) for record in self.teachers], columns=known)[columns]
+        frame = pd.DataFrame([asdict(record) for record in self.teachers], columns=known)
+        extra = ["options", "published", "findings"]
+        return frame[columns + [name for name in extra if frame[name].map(bool, na_action="ignore").any()]]
 
     def verify(self) -> None:
         """Read every byte and compare with the stored hashes; raises BankError at the first difference."""
@@ -150,7 +234,20 @@ class LogitBank:
 
     def _repr_html_(self) -> str:
         head = escape(repr(self).split("\n", 1)[0])
-        return f"<p><b>{head}</b></p>{self.table().to_html(index=False, escape=True, border=0)}"
+        place = "in memory" if self.path is None else f"in {self.path}, {_bytes(self._stored.values())}"
+        table = self.table().to_html(
+            index=False, escape=True, border=0, na_rep="",
+            formatters={"params": _thousands, "macs": _thousands, "accuracy": "{:.4f}".format},
+        )  # fmt: skip
+        return f"<p><b>{head}</b><br>{escape(place)}</p>{table}"
+
+
+def _thousands(value: Any) -> str:
+    return "" if pd.isna(value) else f"{value:,.0f}"
+
+
+def _bytes(arrays: Iterable[NDArray[Any]]) -> str:
+    return f"{sum(array.nbytes for array in arrays) / 1e6:,.1f} MB of logits"
 
 
 def bank_from_arrays(
@@ -191,6 +288,10 @@ def bank_from_arrays(
             accuracy=float((values.argmax(1) == rows.labels).mean()),
         )
         opened.append((record, values))
+    return _in_memory(rows, opened)
+
+
+def _in_memory(rows: Rows, opened: Iterable[tuple[TeacherRecord, NDArray[Any]]]) -> LogitBank:
     bank = object.__new__(LogitBank)
     bank.path = None
     bank._fill(rows, opened)

@@ -20,6 +20,9 @@ from capmismatch.errors import CapmismatchError
 if TYPE_CHECKING:
     from capmismatch.study import Study
 
+# Before torch loads: threads that wait by spinning would stall each other wherever other programs want the cores too.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 app = App(
     name="capmismatch",
     version=__version__,
@@ -56,7 +59,9 @@ def _open(study: Path, folder: Path | None, quiet: bool, workers: int = 1) -> St
 
 
 def _show(frame: Any, rows: int = 24) -> None:
-    shown = frame.head(rows).to_string(index=False, float_format=lambda v: f"{v:.4g}")
+    from capmismatch._phrases import short
+
+    shown = frame.head(rows).to_string(index=False, float_format=short)
     print(shown if len(frame) <= rows else f"{shown}\n... {len(frame) - rows} more rows")
 
 
@@ -155,6 +160,19 @@ def plot(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> No
 def report(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
     """Write report.html from what the stages left."""
     print(_open(study, folder, quiet).report())
+
+
+@_command
+def teachers(
+    source: Annotated[str, Parameter(help="Such as 'timm:resnet*', 'torchvision:vit*' or 'hf:./folders/*'.")],
+) -> None:
+    """List what a source has under some names: parameters, MACs, input size, classes; nothing is downloaded."""
+    from capmismatch.families import list_teachers
+
+    found = list_teachers(source)
+    for column in ("params", "macs", "classes"):
+        found[column] = [f"{value:,.0f}" if value == value and value is not None else "" for value in found[column]]
+    print(found.fillna("").to_string(index=False))
 
 
 def main() -> None:

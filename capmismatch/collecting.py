@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
+import warnings
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 from tqdm.auto import tqdm
 
 from capmismatch._bank_files import (
@@ -23,11 +23,15 @@ from capmismatch._bank_files import (
     write_shard,
 )
 from capmismatch._files import hash_of, locked, remove_temporaries
-from capmismatch._records import TeacherRecord, check_finite, class_columns
+from capmismatch._records import TeacherRecord, check_finite
+from capmismatch._runners import NetworkRunner as _Runner
+from capmismatch._runners import Passes, SavedRunner, columns_of, recorded
+from capmismatch._workers import Workers, workers
 from capmismatch.bank import LogitBank
 from capmismatch.datasets import Dataset
 from capmismatch.errors import BankError, InputError, must_be_one_of
 from capmismatch.families import Family, Teacher
+from capmismatch.findings import FINDINGS
 
 SHARD_ROWS = 8192
 
@@ -40,13 +44,20 @@ def collect(
     batch_size: int = 256,
     dtype: str = "float32",
     device: str = "cpu",
+    autocast: str | None = None,
+    channels_last: bool = False,
+    check_published: bool | None = None,
     progress: bool = True,
 ) -> LogitBank:
     """Fill a bank with the logits of every teacher on every row of a data set.
 
     What is there already is kept: a killed run, started again, goes on at the shard where it stopped and ends with the
     same bytes; teachers can be added to a bank later. Each teacher is locked while it runs, so that several processes
-    can share the work; the second at one teacher waits.
+    can share the work; the second at one teacher waits. Under ``torchrun`` the processes share every teacher's shards
+    instead, none padded and none done twice, and the bank has the bytes that one process would have written.
+
+    A teacher that names its classes in another order than the data set is mapped by name (finding CM001), or refused
+    where names do not tell.
 
     Parameters
     ----------
@@ -56,7 +67,11 @@ def collect(
     path : folder of the bank; made where it is missing
     batch_size : rows a forward pass
     dtype : "float32" or "float16", of the stored logits
-    device : where the networks run
+    device : where the networks run, such as "cuda"; under ``torchrun`` each process takes its own
+    autocast : "bfloat16" or "float16": let torch run in half precision what it deems safe
+    channels_last : whether images lie in memory channel by channel (faster convolutions, other rounding)
+    check_published : whether a teacher's accuracy is compared with the one that its source claims (finding CM002); by
+        default where the data set is the one that it was measured on
     progress : whether to show a bar
 
     Returns
@@ -67,19 +82,28 @@ def collect(
     ------
     InputError : a teacher gives NaN, or another number of classes than the data set has; or overflows float16
     BankError : the folder holds a bank of other data, or a teacher of that name with other weights
+
+    Notes
+    -----
+    Device, autocast, channels_last and mapped columns are recorded where they differ from plain passes on the CPU, and
+    a teacher that is there already must have been collected in the same way.
     """
     must_be_one_of(dtype, ("float32", "float16"), "dtype")
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    passes = Passes(batch_size, device, autocast, channels_last)
     if dataset is None:
         dataset = family.dataset
     if dataset is None:
         raise InputError("expected a data set: only saved logits bring their own")
-    folder = create(path, dataset.rows)
-    with tqdm(total=_shards(dataset) * len(family), desc="collect", unit="shard", disable=not progress) as bar:
-        for order, teacher in enumerate(family):
-            bar.set_postfix_str(teacher.key)
-            _collect_one(teacher, order, dataset, folder, batch_size, dtype, device, bar)
+    data = dataset
+    with workers() as crew:
+        crew.first(lambda: create(path, data.rows))
+        crew.gather(lambda: create(path, data.rows))  # each worker's data set must be this bank's
+        folder, quiet = Path(path), not progress or crew.rank > 0
+        with tqdm(total=_shards(data) * len(family), desc="collect", unit="shard", disable=quiet) as bar:
+            for order, teacher in enumerate(family):
+                bar.set_postfix_str(teacher.key)
+                compare = teacher.published_on == data.name if check_published is None else check_published
+                _Collector(teacher, order, data, folder, passes, dtype, compare, crew, bar).run()
     return LogitBank(folder)
 
 
@@ -87,43 +111,79 @@ def _shards(dataset: Dataset) -> int:
     return -(-len(dataset) // SHARD_ROWS)
 
 
-def _collect_one(
-    teacher: Teacher, order: int, dataset: Dataset, folder: Path, batch_size: int, dtype: str, device: str, bar: Any
-) -> None:
-    home = folder / teacher.key
-    whole = home / "logits.safetensors"
-    if not whole.exists() or leftovers(home):
-        with locked(home / ".lock"):
-            remove_temporaries(home)
-            if whole.exists():  # by another process meanwhile, or one that was killed before it had tidied up
-                remove_leftovers(home)
-            else:
-                runner = _Saved(teacher, dataset) if teacher.saved else _Runner(teacher, dataset, batch_size, device)
-                _fill(home, teacher, order, dataset, runner, dtype, bar)
-                return
-    _check_same(teacher, whole, dtype, dataset)
-    bar.update(_shards(dataset))
+class _Collector:
+    """One teacher of a bank: its shards where they are missing, and the joined file."""
 
+    def __init__(
+        self, teacher: Teacher, order: int, dataset: Dataset, folder: Path, passes: Passes, dtype: str, compare: bool,
+        crew: Workers, bar: Any,
+    ) -> None:
+        self.teacher, self.dataset, self.passes, self.dtype = teacher, dataset, passes, dtype
+        self.crew, self.bar, self.home = crew, bar, folder / teacher.key
+        self.whole = self.home / "logits.safetensors"
+        self.record = TeacherRecord(
+            teacher.family, teacher.name, teacher.seed, teacher.params, teacher.macs, teacher.source,
+            teacher.weights_hash, teacher.preprocessing, dtype, order=order,
+            options=recorded(teacher, dataset, passes), published=teacher.published if compare else None,
+            findings="" if columns_of(teacher, dataset) is None else "CM001",
+        )  # fmt: skip
 
-def _fill(
-    home: Path, teacher: Teacher, order: int, dataset: Dataset, runner: _Saved | _Runner, dtype: str, bar: Any
-) -> None:
-    record = TeacherRecord(
-        teacher.family, teacher.name, teacher.seed, teacher.params, teacher.macs or runner.macs, teacher.source,
-        teacher.weights_hash, teacher.preprocessing, dtype, order=order,
-    )  # fmt: skip
-    made_from = hash_of([teacher.weights_hash, teacher.preprocessing, dtype, dataset.rows.fingerprint])
-    for index in range(_shards(dataset)):
-        low, high = index * SHARD_ROWS, min((index + 1) * SHARD_ROWS, len(dataset))
-        there = read_shard(home, index, made_from)
-        if there is None or there.shape != (high - low, len(dataset.classes)):
-            write_shard(home, index, _logits(runner, low, high, teacher, dataset, dtype), made_from)
-        bar.update()
-    finish(home, record, dataset.rows, _shards(dataset))
+    def run(self) -> None:
+        """Collect what is missing, or check that what is there was collected in the same way."""
+        if self.crew.first(lambda: not self.whole.exists() or bool(leftovers(self.home))):
+            with ExitStack() as held:
+                if self.crew.first(lambda: self._lacks(held)):
+                    self.crew.gather(self._fill)
+                    self._tell(self.crew.first(self._finish))
+                    return
+        _check_same(self.record, self.whole, self.dataset)
+        self.bar.update(_shards(self.dataset))
+
+    def _lacks(self, held: ExitStack) -> bool:
+        """Whether the file is missing, looked at under its lock, which is then held."""
+        held.enter_context(locked(self.home / ".lock"))
+        remove_temporaries(self.home)
+        if not self.whole.exists():
+            return True
+        remove_leftovers(self.home)  # of another process meanwhile, or one that was killed before it had tidied up
+        return False
+
+    def _fill(self) -> None:
+        """Write the shards of this worker that are missing."""
+        runner = (
+            SavedRunner(self.teacher, self.dataset) if self.teacher.saved
+            else _Runner(self.teacher, self.dataset, self.passes)
+        )  # fmt: skip
+        if self.record.macs is None and self.crew.rank == 0:
+            self.record = replace(self.record, macs=runner.macs)
+        made_from = hash_of([
+            self.teacher.weights_hash, self.teacher.preprocessing, self.dtype, self.dataset.rows.fingerprint,
+            *filter(None, [self.record.options]),
+        ])  # fmt: skip
+        for index in self.crew.share(_shards(self.dataset)):
+            low, high = index * SHARD_ROWS, min((index + 1) * SHARD_ROWS, len(self.dataset))
+            there = read_shard(self.home, index, made_from)
+            if there is None or there.shape != (high - low, len(self.dataset.classes)):
+                logits = _logits(runner, low, high, self.teacher, self.dataset, self.dtype)
+                write_shard(self.home, index, logits, made_from)
+            self.bar.update(self.crew.size)
+
+    def _finish(self) -> TeacherRecord:
+        return finish(self.home, self.record, self.dataset.rows, _shards(self.dataset))
+
+    def _tell(self, record: TeacherRecord) -> None:
+        """Warn of what a user should know about this teacher."""
+        said = {
+            "CM001": f"its columns were mapped to those of {self.dataset.name!r} by name",
+            "CM002": f"{record.accuracy:.4f} on {self.dataset.name!r}, published {record.published or 0:.4f}",
+        }
+        for code in filter(None, record.findings.split(",")):
+            if self.crew.rank == 0:
+                warnings.warn(f"{code} {FINDINGS[code].title}: teacher {record.key}: {said[code]}", stacklevel=4)
 
 
 def _logits(
-    runner: _Saved | _Runner, low: int, high: int, teacher: Teacher, dataset: Dataset, dtype: str
+    runner: SavedRunner | _Runner, low: int, high: int, teacher: Teacher, dataset: Dataset, dtype: str
 ) -> NDArray[Any]:
     """Logits of some rows in the precision to be stored, checked."""
     logits = runner(low, high)
@@ -150,84 +210,19 @@ def _logits(
     return stored
 
 
-def _check_same(teacher: Teacher, file: Path, dtype: str, dataset: Dataset) -> None:
+def _check_same(now: TeacherRecord, file: Path, dataset: Dataset) -> None:
     record, fingerprint = read_record(file)
     if fingerprint != dataset.rows.fingerprint:
         raise BankError(f"{file} was collected on other data (fingerprint {fingerprint[:12]}) than {dataset.name!r}")
-    for what, stored, now in (
-        ("name", (record.family, record.teacher, record.seed), (teacher.family, teacher.name, teacher.seed)),
-        ("weights", record.weights_hash[:12], teacher.weights_hash[:12]),
-        ("preprocessing", record.preprocessing, teacher.preprocessing),
-        ("dtype", record.dtype, dtype),
+    for what, stored, given in (
+        ("name", (record.family, record.teacher, record.seed), (now.family, now.teacher, now.seed)),
+        ("weights", record.weights_hash[:12], now.weights_hash[:12]),
+        ("preprocessing", record.preprocessing, now.preprocessing),
+        ("dtype", record.dtype, now.dtype),
+        ("options", record.options, now.options),
     ):
-        if stored != now:
+        if stored != given:
             raise BankError(
-                f"{file} was collected with {what} {stored!r}, now given {now!r}: give the teacher another name, or "
+                f"{file} was collected with {what} {stored!r}, now given {given!r}: give the teacher another name, or "
                 "remove the file to collect anew"
             )
-
-
-class _Runner:
-    """Forward passes of one network over ranges of rows; the network is made when it is first needed."""
-
-    def __init__(self, teacher: Teacher, dataset: Dataset, batch_size: int, device: str) -> None:
-        if teacher.module is None or teacher.prepare is None:
-            raise InputError(f"teacher {teacher.key} has neither a network nor saved logits")
-        self.make, self.prepare = teacher.module, teacher.prepare
-        self.key, self.dataset, self.batch_size, self.device = teacher.key, dataset, batch_size, device
-
-    @cached_property
-    def network(self) -> nn.Module:
-        return self.make().to(self.device).eval()
-
-    @property
-    def macs(self) -> int:
-        from capmismatch.architectures import count_macs
-
-        return count_macs(self.network, tuple(self.prepare(self.dataset.inputs[:1]).shape[1:]))
-
-    def __call__(self, low: int, high: int) -> NDArray[Any]:
-        parts = []
-        with torch.inference_mode():
-            for start in range(low, high, self.batch_size):
-                batch = self.prepare(self.dataset.inputs[start : min(start + self.batch_size, high)])
-                logits = self.network(batch.to(self.device))
-                if not isinstance(logits, torch.Tensor):
-                    kind = type(logits).__name__
-                    raise InputError(f"expected a tensor of logits from teacher {self.key}, got {kind}")
-                parts.append(logits.float().cpu().numpy())
-        return np.concatenate(parts)
-
-
-class _Saved:
-    """Saved logits, put into the data set's order of rows by example id, and of columns by class name."""
-
-    macs = None
-
-    def __init__(self, teacher: Teacher, dataset: Dataset) -> None:
-        assert teacher.saved is not None
-        own, logits = teacher.saved()
-        if own.fingerprint == dataset.rows.fingerprint:
-            self.logits = logits
-            return
-        columns = class_columns(own.classes, dataset.classes, f"the saved logits of teacher {teacher.key}")
-        place = {identity: row for row, identity in enumerate(own.ids)}
-        missing = next((identity for identity in dataset.rows.ids if identity not in place), None)
-        if missing is not None:
-            raise InputError(
-                f"teacher {teacher.key} has no saved logits for example {str(missing)!r} of data set {dataset.name!r}"
-            )
-        index = np.array([place[identity] for identity in dataset.rows.ids])
-        labels = np.argsort(columns)[own.labels[index]]
-        differs = np.flatnonzero(labels != dataset.labels)
-        if len(differs):
-            row = int(differs[0])
-            raise InputError(
-                f"expected the labels of {dataset.name!r}, got {dataset.classes[labels[row]]!r} with the saved logits "
-                f"of {teacher.key} and {dataset.classes[dataset.labels[row]]!r} in the data set at example "
-                f"{str(dataset.rows.ids[row])!r}"
-            )
-        self.logits = logits[index][:, columns]
-
-    def __call__(self, low: int, high: int) -> NDArray[Any]:
-        return np.asarray(self.logits[low:high])

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from capmismatch import _statistics as st
+from capmismatch._matching import with_families
 from capmismatch.errors import InputError, must_be_one_of, require_columns
 from capmismatch.findings import join_codes
 
@@ -179,7 +180,7 @@ def _chosen_rows(
     if taught.empty:
         raise InputError(f"the results table has no row with a teacher and an accuracy on split {split!r}")
     chosen = probes[probes["split"].eq(probe_split) & np.isfinite(probes["value"])]
-    return chosen, taught
+    return chosen, with_families(taught, chosen)
 
 
 def rows_of(frame: pd.DataFrame, split: str, what: str) -> pd.DataFrame:
@@ -200,7 +201,7 @@ def shared_teachers(probes: pd.DataFrame, results: pd.DataFrame) -> pd.MultiInde
     probed, taught = (pd.MultiIndex.from_frame(frame[_UNIT].drop_duplicates()) for frame in (probes, results))
     shared = probed.intersection(taught).sort_values()
     if shared.empty:
-        lists = [[f"{family}/{teacher}" for family, teacher in index.sort_values()] for index in (probed, taught)]
+        lists = [["/".join(filter(None, unit)) for unit in index.sort_values()] for index in (probed, taught)]
         raise InputError(f"no teacher has both probes and results: probes are of {lists[0]}, results of {lists[1]}")
     return shared
 

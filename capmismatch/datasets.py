@@ -1,7 +1,7 @@
 """Data sets by name, with stable example ids, class names, and a fixed split.
 
-`load_dataset` takes ``"letters"`` (UCI Letter Recognition, shipped inside the package), ``"npz:FILE"``, or any
-map-style torch data set handed in.
+`load_dataset` takes ``"letters"`` (UCI Letter Recognition, shipped inside the package), ``"npz:FILE"``, image folders,
+torchvision's and Hugging Face's data sets, or any map-style torch data set handed in.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from capmismatch._records import SPLITS, Rows, make_rows
+from capmismatch._dataset_sources import Found, read_folder, read_huggingface, read_map_style, read_torchvision
+from capmismatch._lazy import LazyInputs, as_array
+from capmismatch._records import SPLITS, Rows, make_rows, stratified_order
 from capmismatch.errors import InputError, must_be_one_of
 
 
@@ -30,7 +32,8 @@ class Dataset:
     Attributes
     ----------
     rows : labels, ids, splits, class names, fingerprint
-    inputs : (N, ...) array, or anything with ``len`` and ``inputs[row_numbers]`` giving such an array
+    inputs : (N, ...) array; or `LazyInputs`, whose ``inputs[rows]`` is such an array, or a list of PIL images where
+        they differ in size
     """
 
     rows: Rows
@@ -64,7 +67,7 @@ class Dataset:
         return self._taken(index, self.rows.split[index] if split is None else np.full(len(index), split), name)
 
     def _taken(self, index: NDArray[Any], split: NDArray[Any], name: str | None = None) -> Dataset:
-        inputs = self.inputs[index]
+        inputs = self.inputs.pick(index) if isinstance(self.inputs, LazyInputs) else self.inputs[index]
         new = make_rows(
             name or self.name, self.labels[index], self.classes, ids=self.rows.ids[index], split=split,
             inputs_hash=_inputs_hash(inputs), place=f"labels of {self.name}",
@@ -116,20 +119,10 @@ class Dataset:
         needed = sum(counts.values())
         if needed > len(self):
             raise InputError(f"the splits {counts} need {needed} rows, data set {self.name!r} has {len(self)}")
-        order = _stratified_order(self.labels, seed)
+        order = stratified_order(self.labels, seed)
         ends = np.cumsum(list(counts.values()))
         index = [np.sort(part) for part in np.split(order[: ends[-1]], ends[:-1])]
         return self._taken(np.concatenate(index), np.repeat(list(counts), list(counts.values())))
-
-
-def _stratified_order(labels: NDArray[Any], seed: int) -> NDArray[Any]:
-    """An order of the rows of which every stretch holds the classes in about the same shares as the whole."""
-    generator = np.random.default_rng(seed)
-    position = np.empty(len(labels))
-    for label in np.unique(labels):
-        rows = generator.permutation(np.flatnonzero(labels == label))
-        position[rows] = (np.arange(len(rows)) + generator.random()) / len(rows)
-    return np.argsort(position, kind="stable")
 
 
 def load_dataset(
@@ -139,18 +132,32 @@ def load_dataset(
     seed: int = 0,
     classes: Sequence[str] | None = None,
     name: str | None = None,
+    root: str | Path | None = None,
+    download: bool = False,
     base: str | Path = ".",
 ) -> Dataset:
     """Load a data set.
 
     Parameters
     ----------
-    source : "letters", "npz:FILE", or a map-style torch data set of (input, label) pairs. The npz holds ``labels``
-        (N,), one of ``inputs``, ``images``, ``X`` (N, ...), and optionally ``classes``, ``ids``, ``split``.
+    source : one of
+
+        * ``"letters"``
+        * ``"npz:FILE"``: holds ``labels`` (N,), one of ``inputs``, ``images``, ``X`` (N, ...), and optionally
+          ``classes``, ``ids``, ``split``
+        * ``"folder:PATH"``: one folder of images a class, such as ImageNet's validation folder, perhaps below
+          ``train``, ``val``, ``test``. Example ids are paths below PATH; images may differ in size.
+        * ``"torchvision:CIFAR10"`` (its train and test part), ``"torchvision:FashionMNIST/test"``, ...
+        * ``"hf:OWNER/NAME"``, ``"hf:FOLDER"``, ``"hf:OWNER/NAME#validation"``: an image classification set of the
+          ``datasets`` library
+        * a map-style torch data set of (input, label) pairs
+
     split : as in `Dataset.resplit`; by default the source's own split, or all rows "val"
     seed : of that split
     classes : class names, where the source has none; numbers by default
     name : to be shown; by default the file's stem
+    root : folder that holds torchvision's data sets; by default `base`
+    download : whether torchvision may download what is missing
     base : folder that relative paths start from
 
     Examples
@@ -159,26 +166,41 @@ def load_dataset(
     Dataset('letters': 20000 examples, 26 classes, 2000 train, 6000 val, 12000 test)
     """
     if isinstance(source, str):
-        kind, _, rest = source.partition(":")
-        if kind == "letters" and not rest:
-            with resources.as_file(resources.files("capmismatch") / "embedded" / "letters.npz") as file:
-                found = _from_npz(file, name or "letters", classes)
-        elif kind == "npz" and rest:
-            path = Path(base, Path(rest).expanduser())
-            found = _from_npz(path, name or path.stem, classes)
-        else:
-            raise InputError(f"expected a data set like 'letters' or 'npz:FILE', got {source!r}")
+        found, own = _read(source, Path(base), root, download)
     elif hasattr(source, "__getitem__") and hasattr(source, "__len__"):
-        found = _from_map_style(source, name or type(source).__name__, classes)
+        own = type(source).__name__
+        found = read_map_style(source, name or own)
     else:
-        raise InputError(f"expected 'letters', 'npz:FILE' or a map-style torch data set, got {type(source).__name__}")
-    return found if split is None else found.resplit(split, seed)
+        raise InputError(f"expected {KINDS} or a map-style torch data set, got {type(source).__name__}")
+    data = _dataset(found, found.classes if classes is None else classes, name or found.name or own, str(source))
+    return data if split is None else data.resplit(split, seed)
+
+
+KINDS = "'letters', 'npz:FILE', 'folder:PATH', 'torchvision:NAME', 'hf:NAME'"
+
+
+def _read(source: str, base: Path, root: str | Path | None, download: bool) -> tuple[Found, str]:
+    """What lies at a source, and its name."""
+    kind, _, rest = source.partition(":")
+    if kind == "letters" and not rest:
+        with resources.as_file(resources.files("capmismatch") / "embedded" / "letters.npz") as file:
+            return _read_npz(file), "letters"
+    path = Path(base, Path(rest).expanduser())
+    if kind == "npz" and rest:
+        return _read_npz(path), path.stem
+    if kind == "folder" and rest:
+        return read_folder(path), path.resolve().name
+    if kind == "torchvision" and rest:
+        return read_torchvision(rest, Path(base, Path(root or ".").expanduser()), download), rest
+    if kind == "hf" and rest:
+        return read_huggingface(rest, base), rest
+    raise InputError(f"expected a data set like {KINDS}, got {source!r}")
 
 
 INPUT_NAMES = ("inputs", "images", "X")
 
 
-def _from_npz(path: Path, name: str, classes: Sequence[str] | None) -> Dataset:
+def _read_npz(path: Path) -> Found:
     found = read_npz(path, lambda key: key in (*INPUT_NAMES, "labels", "classes", "ids", "split"))
     key = next((key for key in INPUT_NAMES if key in found), None)
     if key is None or "labels" not in found:
@@ -186,8 +208,7 @@ def _from_npz(path: Path, name: str, classes: Sequence[str] | None) -> Dataset:
     inputs, labels = found[key], found["labels"]
     if len(inputs) != len(labels):
         raise InputError(f"expected as many inputs as labels in {path}, got {len(inputs)} and {len(labels)}")
-    given = found.get("classes") if classes is None else classes
-    return _dataset(inputs, labels, given, name, found.get("ids"), found.get("split"), str(path))
+    return Found(inputs, labels, found.get("classes"), found.get("ids"), found.get("split"))
 
 
 def read_npz(path: Path, wanted: Callable[[str], bool]) -> dict[str, NDArray[Any]]:
@@ -213,51 +234,36 @@ def read_npz(path: Path, wanted: Callable[[str], bool]) -> dict[str, NDArray[Any
         raise InputError(f"{path} is not a readable .npz: {error}") from None
 
 
-def _from_map_style(source: Any, name: str, classes: Sequence[str] | None) -> Dataset:
-    labels = getattr(source, "targets", None)
-    # `targets` are the labels before `target_transform`: then only the pairs themselves tell what the label is.
-    if labels is None or len(labels) != len(source) or getattr(source, "target_transform", None) is not None:
-        labels = [int(source[i][1]) for i in range(len(source))]
-    given = classes if classes is not None else getattr(source, "classes", None)
-    return _dataset(_MapInputs(source, name), np.asarray(labels), given, name, None, None, name)
-
-
-class _MapInputs:
-    """Inputs of a map-style data set, fetched when asked for."""
-
-    def __init__(self, source: Any, name: str) -> None:
-        self.source, self.name = source, name
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, rows: Any) -> NDArray[Any]:
-        numbers = np.arange(len(self))[rows] if isinstance(rows, slice) else np.atleast_1d(np.asarray(rows))
-        arrays = [np.asarray(self.source[int(row)][0]) for row in numbers]
-        odd = next((i for i, array in enumerate(arrays) if array.shape != arrays[0].shape), None)
-        if odd is not None:
-            raise InputError(
-                f"expected inputs of one shape in {self.name}, got {arrays[0].shape} at row {numbers[0]} and "
-                f"{arrays[odd].shape} at row {numbers[odd]}: resize them in the data set"
-            )
-        return np.stack(arrays)
-
-
-def _dataset(inputs: Any, labels: Any, classes: Any, name: str, ids: Any, split: Any, place: str) -> Dataset:
-    labels = np.asarray(labels)
+def _dataset(found: Found, classes: Any, name: str, place: str) -> Dataset:
+    labels = np.asarray(found.labels)
     if classes is None:
         largest = np.nanmax(labels) if labels.size and labels.dtype.kind in "iuf" else 1
         classes = [str(c) for c in range(int(largest) + 1)]
     rows = make_rows(
-        name, labels, classes, ids=ids, split=split, inputs_hash=_inputs_hash(inputs), place=f"labels of {place}"
-    )
-    return Dataset(rows, inputs)
+        name, labels, classes, ids=found.ids, split=found.split, inputs_hash=_inputs_hash(found.inputs),
+        place=f"labels of {place}",
+    )  # fmt: skip
+    return Dataset(rows, found.inputs)
 
 
 def _inputs_hash(inputs: Any) -> str:
-    """Hash of the inputs: all of an array, or of 64 evenly spaced rows of a data set that has to fetch each."""
+    """Hash of the inputs: all of an array; of lazy ones 64 evenly spaced rows, and what is known of all of them."""
+    if isinstance(inputs, np.ndarray):
+        return _array_hash(inputs, len(inputs)).hexdigest()
     spread = np.unique(np.linspace(0, len(inputs) - 1, 64).astype(int)) if len(inputs) else np.arange(0)
-    array = inputs if isinstance(inputs, np.ndarray) else inputs[spread]
-    digest = hashlib.sha256(f"{len(inputs)} {array.dtype} {array.shape[1:]}".encode())
-    digest.update(np.ascontiguousarray(array).data)
+    part = inputs[spread]
+    if isinstance(part, list):
+        digest = hashlib.sha256(f"{len(inputs)} images".encode())
+        for image in part:
+            digest.update(_array_hash(as_array(image), 1).digest())
+    else:
+        digest = _array_hash(part, len(inputs))
+    if isinstance(inputs, LazyInputs) and inputs.stamp is not None:
+        digest.update("\0".join(inputs.stamp(row) for row in inputs.rows.tolist()).encode())
     return digest.hexdigest()
+
+
+def _array_hash(array: NDArray[Any], count: int) -> Any:
+    digest = hashlib.sha256(f"{count} {array.dtype} {array.shape[1:]}".encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest

@@ -19,12 +19,17 @@ from capmismatch._records import Rows, teacher_key
 from capmismatch.errors import InputError, must_be_one_of
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor, nn
 
     from capmismatch.datasets import Dataset
 
-# kind -> module with a function `load(rest, **options) -> list[Teacher]` or `-> (list[Teacher], Dataset)`
+# kind -> module with a function `load(rest, **options) -> (list[Teacher], Dataset | None)` and, where names can be
+# listed without loading any weights, `describe(rest) -> list[Listed]`
 SOURCES = {
+    "torchvision": "capmismatch.sources.torchvision",
+    "timm": "capmismatch.sources.timm",
+    "hf": "capmismatch.sources.huggingface",
     "ckpt": "capmismatch.sources.checkpoint",
     "logits": "capmismatch.sources.saved",
     "letters": "capmismatch.sources.letters",
@@ -43,6 +48,8 @@ class Teacher:
     module : makes the network, weights loaded, in eval mode
     prepare : a batch of raw inputs (n, ...) -> the tensor that the network takes: the teacher's own preprocessing
     saved : instead of `module`, gives stored logits and the rows that they belong to
+    classes : names of the network's outputs, in order, where its source tells; None takes them as they stand
+    published, published_on : the accuracy that its source claims, and the name of the data set that it was measured on
     """
 
     family: str
@@ -54,16 +61,22 @@ class Teacher:
     weights_hash: str = ""
     preprocessing: str = ""
     module: Callable[[], nn.Module] | None = None
-    prepare: Callable[[NDArray[Any]], Tensor] | None = None
+    prepare: Callable[[Any], Tensor] | None = None
     saved: Callable[[], tuple[Rows, NDArray[Any]]] | None = None
+    classes: tuple[str, ...] | None = None
+    published: float | None = None
+    published_on: str = ""
 
     @property
     def key(self) -> str:
         """The name under which a bank keeps it."""
         return teacher_key(self.family, self.name, self.seed)
 
-    def logits(self, inputs: NDArray[Any], batch_size: int = 256) -> NDArray[np.float32]:
-        """Run the network on raw inputs (n, ...): logits (n, C) as a float32 array."""
+    def logits(self, inputs: Any, batch_size: int = 256) -> NDArray[np.float32]:
+        """Run the network on raw inputs: logits (n, C) as a float32 array, columns in the network's own order.
+
+        Inputs are an array (n, ...), images as uint8 (n, H, W, C), or a list of PIL images.
+        """
         import torch
 
         if self.module is None or self.prepare is None:
@@ -114,13 +127,16 @@ class Family(Sequence[Teacher]):
         return "\n".join(lines)
 
 
-def load_family(*specs: str, name: str | None = None, **options: Any) -> Family:
+def load_family(*specs: str, name: str | None = None, by_position: bool = False, **options: Any) -> Family:
     """Load teachers from one or several sources as one family.
 
     Parameters
     ----------
     specs : each ``kind:rest``
 
+        * ``torchvision:resnet{18,34,50}``, ``timm:resnet*.a1_in1k``, ``hf:OWNER/NAME``, ``hf:./FOLDERS``: image
+          classifiers of these libraries, each with its own preprocessing; brace lists and wildcards name several.
+          Option ``weights`` of the first two takes one's own files, or None for random ones; see `capmismatch.sources`.
         * ``ckpt:PATTERN`` checkpoints (.pt, .pth, .safetensors) read with weights only. Options: ``builder`` makes the
           network of a checkpoint: a function of the file's stem, its name ``"module:function"``, or a registered
           architecture ``"arch:NAME"`` where ``{stem}`` stands for the file's stem; ``mean``, ``std`` normalise images.
@@ -128,6 +144,7 @@ def load_family(*specs: str, name: str | None = None, **options: Any) -> Family:
         * ``letters:mlp``: multi-layer perceptrons trained here on UCI Letter Recognition. Options: ``widths``,
           ``seeds``, ...
     name : the family's name in tables; by default the source says
+    by_position : take every network's outputs as the data set's classes in order, whatever its source calls them
     options : of the source; with several specs, all get the same
 
     Examples
@@ -141,9 +158,8 @@ def load_family(*specs: str, name: str | None = None, **options: Any) -> Family:
     teachers: list[Teacher] = []
     dataset = None
     for spec in specs:
-        kind, _, rest = spec.partition(":")
-        must_be_one_of(kind, SOURCES, f"the kind of source in {spec!r}")
-        load = importlib.import_module(SOURCES[kind]).load
+        source, rest = _source(spec)
+        load = source.load
         takes = list(inspect.signature(load).parameters.values())[1:]
         for option in options:
             must_be_one_of(option, [parameter.name for parameter in takes], f"option of {spec!r}")
@@ -153,6 +169,46 @@ def load_family(*specs: str, name: str | None = None, **options: Any) -> Family:
         loaded, own = load(rest, **options)
         if name is not None:
             loaded = [replace(teacher, family=name) for teacher in loaded]
+        if by_position:
+            loaded = [replace(teacher, classes=None) for teacher in loaded]
         teachers += sorted(loaded, key=lambda t: (t.params is None, t.params or 0))  # stable: else as given
         dataset = dataset or own
     return Family(teachers, dataset)
+
+
+def list_teachers(spec: str) -> pd.DataFrame:
+    """What a source has under some names, smallest first, without loading or downloading weights where it can tell.
+
+    Parameters
+    ----------
+    spec : as `load_family` takes it: ``"timm:resnet*"``, ``"torchvision:*"``, ``"hf:./FOLDERS"``, ...
+
+    Returns
+    -------
+    pandas.DataFrame
+        name, params, macs, input (the shape of one prepared example, such as "3x224x224"), classes; missing where the
+        source cannot say.
+
+    Examples
+    --------
+    >>> list_teachers("torchvision:resnet{18,34}")
+           name    params        macs      input  classes
+    0  resnet18  11689512  1814073344  3x224x224     1000
+    1  resnet34  21797672  3663761408  3x224x224     1000
+    """
+    import pandas as pd
+
+    columns = ["name", "params", "macs", "input", "classes"]
+    source, rest = _source(spec)
+    if hasattr(source, "describe"):
+        rows = [[r.name, r.params, r.macs, "x".join(map(str, r.input)), r.classes] for r in source.describe(rest)]
+    else:
+        rows = [[teacher.key, teacher.params, teacher.macs, None, None] for teacher in load_family(spec)]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _source(spec: str) -> tuple[Any, str]:
+    """The module that knows a kind of source, and what follows the colon."""
+    kind, _, rest = spec.partition(":")
+    must_be_one_of(kind, SOURCES, f"the kind of source in {spec!r}")
+    return importlib.import_module(SOURCES[kind]), rest

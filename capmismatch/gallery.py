@@ -31,7 +31,8 @@ def draw_all(study: Study) -> list[Path]:
     ]
     wanted += [(f"capacity_curve_{student}", partial(_capacity_curve, student=student)) for student in students]
     drawn = []
-    with plots.figure_style("default"), tqdm(wanted, desc="plot", unit="figure", disable=not study.progress) as bar:
+    bar = tqdm(wanted, desc="plot", unit="figure", disable=not study.progress)
+    with plots.figure_style("default", ratio=0.5), bar:
         for name, draw in bar:
             bar.set_postfix_str(name)
             try:

@@ -9,19 +9,15 @@ from math import ceil
 import numpy as np
 import pandas as pd
 
+from capmismatch._bank_checks import tell_checks
 from capmismatch._estimates import Estimate, against_best, by_seed, course, difference, held_fixed, pair_mean, times
 from capmismatch._peak import Peak, peak_of
 from capmismatch._phrases import count, join, start
+from capmismatch._rules import COMPANIONS, DERIVED, NAMES
 from capmismatch.correlating import FEW_TEACHERS, rows_of
 from capmismatch.errors import InputError, require_columns
 
-__all__ = ["COMPANIONS", "DERIVED", "NAMES", "TOPICS", "Statement", "statements"]
-
-COMPANIONS = ("target_prob", "inherent_variance")
-"""What always stands beside a derived probe: DV = (1 - p_y)^2 IV, so that alone it may only restate confidence."""
-
-DERIVED = ("derived_std", "derived_variance")
-"""Probes that are told only together with `COMPANIONS`."""
+__all__ = ["TOPICS", "Statement", "statements"]
 
 TOPICS: dict[str, tuple[str, str]] = {
     "students": ("Do students do better, then worse, as teachers grow?", "results"),
@@ -31,17 +27,12 @@ TOPICS: dict[str, tuple[str, str]] = {
     "links": ("Which probes of a teacher track its students' accuracy?", "links"),
     "gain": ("What does each method gain over plain cross-entropy?", "results"),
     "large": ("Do the largest teachers teach better with ISATS than with plain soft labels?", "results"),
+    "logits": ("Are the teachers' logits fit to be measured?", "checks"),
 }
 """Topic -> the question that its statements answer, and the table they are computed from; in the order of telling."""
 
 MANY_AT_BOUND = 0.25
 """From this share of examples on, a search for a temperature that ends on its bound carries finding CM008."""
-
-NAMES = {
-    "target_prob": "p_y", "inherent_variance": "inherent variance", "derived_variance": "derived variance",
-    "derived_std": "derived std", "accuracy": "the teacher's accuracy",
-}  # fmt: skip
-"""What sentences call these probes."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +62,7 @@ def statements(
     Parameters
     ----------
     tables : mapping from name to DataFrame
-        Any of ``probes, ranks, restored, results, links``.
+        Any of ``probes, ranks, restored, results, links``, and ``checks`` of `capmismatch._bank_checks.check_bank`.
     tau : float
         Temperature of interest; the nearest that there is is taken.
     probe_split, split : str
@@ -91,7 +82,8 @@ def statements(
     -----
     Intervals have 95 %. *Means of a teacher* (probes, accuracies, restored quantities): Student's t with the variance
     of runs pooled over the teachers of the family, or the standard error over examples where no teacher has two runs.
-    *Rise, fall and peak*: `capmismatch._peak.peak`. *Class ranks*: a jackknife over teachers with Student's t.
+    *Rise, fall and peak*: `capmismatch._peak.peak`, of accuracies with what a run does to all teachers alike taken out
+    where they share their runs. *Class ranks*: a jackknife over teachers with Student's t.
     *Links*: as in `capmismatch.correlating`; with a variable held fixed by normal theory on Fisher's z scale.
     *Differences* between teachers or methods: accuracies of the same student seed are subtracted (and averaged over
     teachers), then Student's t over seeds; the teachers are taken as given.
@@ -113,6 +105,7 @@ def statements(
         "links": lambda links: _links(links, tau),
         "gain": lambda results: _gain(results, split),
         "large": lambda results: _large(_taught(results, split)),
+        "logits": _logits,
     }
     there = [(topic, table) for topic, (_, table) in TOPICS.items() if table in tables]
     return [statement for topic, table in there for statement in told[topic](tables[table])]
@@ -126,7 +119,7 @@ def _students(taught: pd.DataFrame) -> Iterator[Statement]:
     for _, rows in taught.groupby(["family", "student", "label"], sort=False):
         name, means, seeds = _setting(taught, rows), course(rows, "accuracy"), by_seed(rows)
         try:
-            found = peak_of(rows, value="accuracy")
+            found = peak_of(rows, value="accuracy", paired=True)
         except InputError as error:
             told.append(Statement("students", f"{name}: a rise and fall cannot be told, {error}.", _few(means)))
             continue
@@ -143,8 +136,8 @@ def _students(taught: pd.DataFrame) -> Iterator[Statement]:
     yield Statement(
         "students",
         f"Of {count(len(told), 'combination')} of student and method, {tested} show a rise followed by a fall (p < "
-        "0.05, not corrected for their number) against the whole scatter of runs. Paired by seed, which takes out what "
-        f"a seed does to all teachers alike, both the smallest and the largest are worse than the best in {paired}.",
+        "0.05, not corrected for their number). Over the students' seeds, the teachers taken as they are, both the "
+        f"smallest and the largest are worse than the best in {paired}.",
     )
     yield from told
 
@@ -325,7 +318,9 @@ def _large(taught: pd.DataFrame) -> Iterator[Statement]:
         large = [str(teacher) for teacher in sizes.index[len(sizes) - ceil(len(sizes) / 3) :]]
         rows = rows[rows["teacher"].isin(large)]
         for label, asymmetric in rows[rows["method"].eq("ISATS")].groupby("label", sort=False):
-            plain = rows[rows["method"].eq("KD") & rows["tau"].isin(asymmetric["tau"])]
+            plain = rows[rows["method"].eq("KD")]
+            for temperature in [name for name in ("tau", "tau_student") if name in rows]:
+                plain = plain[plain[temperature].isin(asymmetric[temperature])]
             for plain_label, symmetric in plain.groupby("label", sort=False):
                 apart = difference(by_seed(asymmetric).mean(axis=1), by_seed(symmetric).mean(axis=1))
                 verdict = apart.verdict("ISATS is better", "plain soft labels are better", "no difference is shown")
@@ -335,8 +330,13 @@ def _large(taught: pd.DataFrame) -> Iterator[Statement]:
                     f"({join(large)}): {label} less {plain_label} is {apart.points()}, mean over "
                     f"{count(apart.n, 'seed')}: {verdict}.",
                 ))  # fmt: skip
-    nothing = Statement("large", "Not told: no student was taught both by KD and by ISATS at one temperature.")
+    nothing = Statement("large", "Not told: no student was taught both by KD and by ISATS at the same temperatures.")
     yield from told or [nothing]
+
+
+def _logits(checks: pd.DataFrame) -> Iterator[Statement]:
+    for text, *codes in tell_checks(checks):
+        yield Statement("logits", text, tuple(codes))
 
 
 # Rows and words -------------------------------------------------------------------------------------------------------

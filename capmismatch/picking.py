@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from capmismatch import _words as words
 from capmismatch._choice import STUDENT_COLUMNS, Choice
-from capmismatch._rules import DEFAULT_RULE, RULES, rule_choices, teacher_probes
-from capmismatch._taught import Taught, draw_students, with_teacher
+from capmismatch._matching import with_families
+from capmismatch._rules import COMPANIONS, DEFAULT_RULE, DERIVED, RULES, rule_choices, teacher_probes
+from capmismatch._taught import Taught, draw_students, with_columns, with_teacher
 from capmismatch.correlating import FEW_TEACHERS, rows_of, shared_teachers
 from capmismatch.errors import InputError, must_be_one_of, require_columns
 from capmismatch.findings import without_muted
@@ -98,6 +99,7 @@ def pick(
     wide["params"] = rows.groupby(_UNIT)["params"].first()
     if results is None:
         return _by_rule(long, wide, DEFAULT_RULE if rule == "auto" else rule, mute)
+    results = with_families(with_columns(results), rows)
     shared_teachers(rows, with_teacher(results))
     taught = draw_students(
         results, wide, student=student, label=label, split=split, report_split=report_split, n_boot=n_boot, seed=seed
@@ -124,9 +126,10 @@ def _by_rule(long: pd.DataFrame, wide: pd.DataFrame, rule: str, mute: Iterable[s
     rules = rules.assign(regret=np.nan, low=np.nan, high=np.nan)
     reasons = [
         *words.ranking(table, used, tau), *words.cheapest(tied, chosen),
-        *words.rivals(rules, wide, chosen, used), *words.left_out(missing),
+        *words.rivals(rules, table, chosen, used), *words.left_out(missing),
     ]  # fmt: skip
     risks = ["No student has been taught yet: the rule is a prior, and what it costs in this setting is unknown."]
+    risks += words.confidence_risk(table, used)
     students = pd.DataFrame(columns=list(STUDENT_COLUMNS))
     return _choice(chosen, rule, students, table, rules, reasons, risks, findings, mute, tau=tau)
 
@@ -147,7 +150,11 @@ def _probe_table(long: pd.DataFrame, wide: pd.DataFrame, probe: str, sign: int) 
     tie = (apart <= _Z95 * np.hypot(table["se"], best["se"]).fillna(0)) | (table.index == 0)
     half = _Z95 * table["se"]
     table = table.assign(low=table["score"] - half, high=table["score"] + half, p_best=np.nan, regret=np.nan, tie=tie)
-    return table[[*_UNIT, "params", "score", "low", "high", "p_best", "regret", "tie"]], tau
+    columns = [*_UNIT, "params", "score", "low", "high", "p_best", "regret", "tie"]
+    if probe in DERIVED and set(COMPANIONS) <= set(wide):
+        table = table.merge(wide[list(COMPANIONS)].reset_index(), on=_UNIT, how="left")
+        columns += COMPANIONS
+    return table[columns], tau
 
 
 # With results: draws of every teacher's accuracy -------------------------------------------------------------------

@@ -20,12 +20,14 @@ from markupsafe import Markup, escape
 
 from capmismatch import _report_tables as shown
 from capmismatch import gallery
+from capmismatch._bank_checks import check_bank
 from capmismatch._choice import Choice
 from capmismatch._files import write_text
 from capmismatch._report_tables import Table
+from capmismatch._rules import COMPANIONS, DERIVED, NAMES
 from capmismatch.errors import CapmismatchError
 from capmismatch.findings import Finding, explain
-from capmismatch.narrative import COMPANIONS, DERIVED, NAMES, TOPICS, Statement, statements
+from capmismatch.narrative import TOPICS, Statement, statements
 
 if TYPE_CHECKING:
     from capmismatch.study import Study
@@ -57,7 +59,7 @@ def write_report(study: Study) -> Path:
     The page needs no network and no other file: pictures are embedded, style and script are inline. It holds, in this
     order, the pick with its reasons, risks and findings; what the study shows (`capmismatch.narrative.statements`);
     the tables; the figures; and what is needed to repeat the study. What lacks its table is left out, and the page
-    says so. Nothing is computed anew but the pick.
+    says so. Nothing is computed anew but the pick, and a look at a thousand of each teacher's logits.
 
     Parameters
     ----------
@@ -77,7 +79,7 @@ def write_report(study: Study) -> Path:
     tables = {name: study.load(name) for name in STAGES if study.has(name)}
     tau = min(study.config.probe.taus, key=lambda tau: abs(tau - study.config.isats.tau_target))
     choice, no_choice = _choice(study)
-    told = _statements(tables, study.config.isats.tau_target)
+    told = _statements({**tables, **_checks(study)}, study.config.isats.tau_target)
     codes = {code for statement in told for code in statement.codes} | set(choice.findings if choice else [])
     page = _environment().get_template("report.html").render(
         study=study.config,
@@ -142,6 +144,14 @@ def _chosen(choice: Choice, probes: pd.DataFrame, tau: float) -> dict[str, str]:
     return facts
 
 
+def _checks(study: Study) -> dict[str, pd.DataFrame]:
+    """What there is to say of the logits; nothing without a bank."""
+    try:
+        return {"checks": check_bank(study.bank)}
+    except CapmismatchError:  # the tables can be told without it
+        return {}
+
+
 def _statements(tables: Mapping[str, pd.DataFrame], tau: float) -> list[Statement]:
     probe_split = shown.one_split(tables["probes"], "val") if "probes" in tables else "val"
     split = shown.one_split(tables["results"], "test") if "results" in tables else "test"
@@ -188,13 +198,14 @@ def _tables(tables: Mapping[str, pd.DataFrame], choice: Choice | None, tau: floa
 
 
 def _figures(folder: Path) -> list[Figure]:
-    """Every PNG of a folder, in the gallery's order."""
+    """Every PNG of a folder: what students do first, then the gallery's order."""
     names = {unquote(file.stem): file for file in sorted(folder.glob("*.png"))}
-    order = list(gallery.FIGURES)
-    ordered = sorted(names, key=lambda name: order.index(name) if name in order else len(order))
+    order = {name: place for place, name in enumerate(gallery.FIGURES)}
+    first = "capacity_curve"
+    ordered = sorted(names, key=lambda name: -1 if name.startswith(first) else order.get(name, len(order)))
     return [
         Figure(
-            name.replace("_", " ").capitalize(), gallery.caption(name), names[name].stem,
+            name.replace("_", " ").capitalize().replace("Isats", "ISATS"), gallery.caption(name), names[name].stem,
             base64.b64encode(names[name].read_bytes()).decode("ascii"),
         )
         for name in ordered

@@ -32,8 +32,9 @@ def load_results(
     Parameters
     ----------
     path : CSV file (or Parquet, by its ending). It needs the columns teacher, method and accuracy; student, seed,
-        split, family and the rest of the vocabulary are filled in where they are missing ("student", 0, "test", ...).
-        Rows of plain cross-entropy have the method "CE" and no teacher.
+        split and the rest of the vocabulary are filled in where they are missing ("student", 0, "test", ...). A family
+        left out stays empty: `correlate`, `pick` and the figures then go by the teacher's name alone, and refuse one
+        that several families of the probes have. Rows of plain cross-entropy have the method "CE" and no teacher.
     columns : the file's column names where they differ: {"their name": "our name"}
     percent : whether accuracies are percentages; otherwise they must lie in [0, 1]
 
@@ -101,7 +102,7 @@ def complete(frame: pd.DataFrame) -> pd.DataFrame:
     """Fill in the columns of the vocabulary that are missing, in their order and types."""
     full = frame.copy()
     fill: dict[str, str | int] = {
-        "family": "results", "teacher_seed": 0, "student": "student", "seed": 0, "split": "test",
+        "family": "", "teacher_seed": 0, "student": "student", "seed": 0, "split": "test",
     }  # fmt: skip
     for column, value in fill.items():
         full[column] = full[column].fillna(value) if column in full else value

@@ -10,7 +10,10 @@ alone.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -237,11 +240,10 @@ class Study:
         from capmismatch.correlating import correlate
 
         s = self.config.correlate
-        split = _splits(self.bank)[0]
-        probes = self.load("probes")
-        links = correlate(probes, self.load("results"), probe_split=split, n_boot=s.n_boot, seed=s.seed)
-        write_table(self.folder / "tables" / "links.parquet", links)
-        return links
+        split, probes, results = _splits(self.bank)[0], self.load("probes"), self.load("results")
+        return self._kept("links", [repr(s), split, self._hashes("probes", "results")], lambda: correlate(
+            probes, results, probe_split=split, n_boot=s.n_boot, seed=s.seed,
+        ))
 
     def pick(self) -> Choice:
         """The choice of a teacher; from students' results where there are any."""
@@ -253,10 +255,19 @@ class Study:
         return choice
 
     def plot(self) -> list[Path]:
-        """Draw every figure that the tables allow; PDF, PNG and CSV each."""
+        """Draw every figure that the tables allow; PDF, PNG and CSV each. Kept while no table changes."""
+        folder, beside = self.folder / "figures", self.folder / "figures" / "made_from.json"
+        stamp = hash_of([__version__, repr(self.config.probe), repr(self.config.isats), self._hashes()])
+        if beside.exists() and stamp in beside.read_text(encoding="utf-8"):
+            kept = [folder / name for name in json.loads(beside.read_text(encoding="utf-8"))["figures"]]
+            if all(file.with_suffix(ending).exists() for file in kept for ending in (".pdf", ".png", ".csv")):
+                return kept
         from capmismatch.gallery import draw_all
 
-        return draw_all(self)
+        beside.unlink(missing_ok=True)
+        drawn = draw_all(self)
+        write_json(beside, {"made_from": stamp, "figures": [file.name for file in drawn]})
+        return drawn
 
     def report(self) -> Path:
         """Write report.html."""
@@ -285,7 +296,7 @@ class Study:
         keys = ["family", "teacher", "seed", "params", "macs"]
         wide = rows.pivot_table(index=keys, columns="split", values="value", sort=False, dropna=False)
         wide = wide.add_prefix("accuracy_").reset_index().rename_axis(columns=None)
-        return wide.dropna(subset=["accuracy_val"], how="all")
+        return wide.dropna(subset=[c for c in wide.columns if c.startswith("accuracy_")], how="all")
 
     # --- tables -------------------------------------------------------------------------------------------------------
 
@@ -301,12 +312,15 @@ class Study:
             raise InputError(f"there is no table {table!r} in {self.folder}: run `{command}` first")
         return _read(file)
 
-    def _table(self, name: str, bank: LogitBank, settings: Any, make: Any) -> pd.DataFrame:
+    def _table(self, name: str, bank: LogitBank, settings: Any, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """A table, made anew only if the bank or the settings changed since."""
-        file = self.folder / "tables" / f"{name}.parquet"
         teachers = [[record.key, record.params, record.sha256] for record in bank.teachers]
-        stamp = hash_of([__version__, repr(settings), bank.rows.fingerprint, teachers])
-        beside = file.with_suffix(".json")
+        return self._kept(name, [repr(settings), bank.rows.fingerprint, teachers], make)
+
+    def _kept(self, name: str, made_from: list[Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """A table, made anew only if what it is made from changed since."""
+        file = self.folder / "tables" / f"{name}.parquet"
+        stamp, beside = hash_of([__version__, made_from]), file.with_suffix(".json")
         if file.exists() and beside.exists() and stamp in beside.read_text(encoding="utf-8"):
             return _read(file)
         frame = make()
@@ -314,6 +328,12 @@ class Study:
         write_table(file, frame)
         write_json(beside, {"made_from": stamp})
         return frame
+
+    def _hashes(self, *tables: str) -> dict[str, str]:
+        """SHA-256 of tables as they lie on disk; by default of all."""
+        files = [self.folder / "tables" / f"{name}.parquet" for name in tables]
+        found = files or sorted((self.folder / "tables").glob("*.parquet"))
+        return {file.stem: hashlib.sha256(file.read_bytes()).hexdigest() for file in found if file.exists()}
 
 
 _MADE_BY = {"probes": "probe", "affinity": "ranks", "restored": "isats", "results": "distill", "links": "correlate"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -400,9 +401,93 @@ def test_representations_show_teachers_and_escape_their_names() -> None:
     assert page.count("&lt;script&gt;") == 3
 
 
+def test_the_page_shows_sizes_and_where_it_lies(tmp_path: Path) -> None:
+    bank = make_bank(tmp_path)
+    page = bank._repr_html_()
+    assert f"in {tmp_path}, 0.0 MB of logits" in page
+    assert f"<td>{bank['pets/large'].accuracy:.4f}</td>" in page
+    big = bank_from_arrays({"net": np.eye(2)}, [0, 1], params={"net": 12_345_678})
+    assert "12,345,678" in big._repr_html_()
+    assert "in memory" in big._repr_html_()
+
+
 def test_an_empty_bank_can_be_shown(tmp_path: Path) -> None:
     create(tmp_path, rows_of())
     bank = LogitBank(tmp_path)
     assert repr(bank) == "LogitBank of 'pets': 0 teachers, 3 classes, 5 val, 6 test"
     assert "0 teachers" in bank._repr_html_()
     bank.verify()
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_subset_of_classes_has_their_rows_and_columns(tmp_path: Path) -> None:
+    bank = make_bank(tmp_path)
+    part = bank.subset(classes=["car", 0])
+    keep = np.flatnonzero(bank.rows.labels != 1)
+    assert part.classes == ("car", "cat")
+    assert part.rows.ids.tolist() == bank.rows.ids[keep].tolist()
+    assert part.rows.split.tolist() == SPLIT[keep].tolist()
+    for seed, key in enumerate(bank.keys):
+        wanted = draw(seed)[keep][:, [2, 0]]
+        np.testing.assert_array_equal(part.logits(key), wanted)
+        assert part[key].accuracy == (wanted.argmax(1) == part.labels()).mean()
+        assert part[key].sha256 == hashlib.sha256(wanted.tobytes()).hexdigest()
+        assert part[key].params == bank[key].params
+    assert part.path is None
+    part.verify()
+
+
+def test_fewer_examples_keep_the_shares_of_classes_and_splits() -> None:
+    draws = np.random.default_rng(0)
+    labels = draws.choice(3, 6000, p=[0.6, 0.3, 0.1])
+    split = draws.choice(["val", "test"], 6000, p=[0.25, 0.75])
+    bank = bank_from_arrays({"net": draws.normal(size=(6000, 3))}, labels, split=split)
+    part = bank.subset(n=600)
+    assert len(part.labels()) == 600
+    for label in range(3):
+        for name in ("val", "test"):
+            share = ((labels == label) & (split == name)).mean()
+            found = ((part.labels() == label) & (part.rows.split == name)).sum()
+            assert abs(found - 600 * share) <= 3
+    rows = part.rows.ids.astype(int)
+    assert (np.diff(rows) > 0).all()
+    np.testing.assert_array_equal(part.logits("logits/net"), bank.logits("logits/net")[rows])
+    assert part.rows.fingerprint == bank.subset(n=600).rows.fingerprint != bank.subset(n=600, seed=1).rows.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": ["cat", "cow"]}, "class must be one of .*not 'cow'"),
+        ({"classes": [0, 3]}, r"expected classes in \[0, 3\), got 3"),
+        ({"classes": [0, 0]}, "expected distinct classes, got 'cat' twice"),
+        ({"classes": ["cat"]}, "expected at least 2 classes"),
+        ({"n": 0}, r"expected n in \[1, 11\], the examples of these classes, got 0"),
+        ({"n": 12}, "got 12"),
+    ],
+)
+def test_subset_errors(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_bank(tmp_path).subset(**options)
+
+
+def test_to_xarray(tmp_path: Path) -> None:
+    pytest.importorskip("xarray", reason="needs the extra 'xarray'")
+    bank = make_bank(tmp_path)
+    cube = bank.to_xarray()
+    assert cube.logits.dims == ("teacher", "example", "class")
+    np.testing.assert_array_equal(cube.logits.sel(teacher="pets/large", example="id3"), draw(1)[3])
+    np.testing.assert_array_equal(cube.logits.where(cube.split == "val", drop=True)[0], draw(0)[SPLIT == "val"])
+    accuracy = (cube.logits.argmax("class") == cube.label).mean("example")
+    np.testing.assert_allclose(accuracy, cube.accuracy)
+    assert cube.params.values.tolist() == [10, 99]
+    assert cube["name"].values.tolist() == ["small", "large"]
+    assert cube.attrs["fingerprint"] == bank.rows.fingerprint
+
+
+def test_to_xarray_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "xarray", None)
+    with pytest.raises(InputError, match=r"to_xarray needs xarray.*: pip install 'capmismatch\[xarray\]'"):
+        make_bank(tmp_path).to_xarray()

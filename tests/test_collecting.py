@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import shutil
 import signal
 import time
+import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from torch import nn
 
 import capmismatch.collecting as SELF
@@ -238,6 +241,8 @@ def test_a_damaged_shard_is_collected_again(tmp_path: Path, damage: str) -> None
     [
         ({"dtype": "float64"}, r"dtype must be one of \['float32', 'float16'\], not 'float64'"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"autocast": "fp8"}, r"autocast must be one of \['bfloat16', 'float16'\], not 'fp8'"),
+        ({"device": "toaster"}, "device 'toaster' cannot be used here: "),
     ],
 )
 def test_option_errors(tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -444,3 +449,129 @@ def test_two_processes_share_a_bank(tmp_path: Path, names: tuple[tuple[str, ...]
     whole = quietly(teacher("small", 0), teacher("large", 1), to=tmp_path / "whole", batch_size=4)
     for key in whole.keys:
         np.testing.assert_array_equal(bank.logits(key), whole.logits(key))
+
+
+# --- how networks are run, and what their classes are called ---------------------------------------------------------
+
+
+class Convolutions(nn.Module):
+    """Takes images, and says in which memory layout and precision it was given them."""
+
+    seen: ClassVar[list[tuple[bool, torch.dtype]]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.first, self.last = nn.Conv2d(3, 8, 3), nn.Linear(8, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(x)
+        Convolutions.seen.append((x.is_contiguous(memory_format=torch.channels_last), hidden.dtype))
+        return self.last(hidden.relu().mean((2, 3)))
+
+
+def pictures() -> Dataset:
+    inputs = np.random.default_rng(0).normal(size=(ROWS, 3, 6, 6)).astype(np.float32)
+    return Dataset(make_rows("pictures", np.arange(ROWS) % CLASSES, list("abcd"), inputs_hash="p"), inputs)
+
+
+@pytest.mark.parametrize(
+    ("options", "recorded", "dtype"),
+    [
+        ({"autocast": "bfloat16"}, "autocast bfloat16", torch.bfloat16),
+        ({"channels_last": True}, "channels_last", torch.float32),
+        ({"autocast": "float16", "channels_last": True}, "autocast float16, channels_last", torch.float16),
+    ],
+)
+def test_options_reach_the_network_and_are_recorded(
+    tmp_path: Path, options: dict[str, Any], recorded: str, dtype: torch.dtype
+) -> None:
+    plain = quietly(teacher(module=Convolutions), to=tmp_path / "plain", data=pictures())
+    assert plain["fake/small"].options == ""
+    Convolutions.seen.clear()
+    bank = quietly(teacher(module=Convolutions), to=tmp_path / "a", data=pictures(), **options)
+    assert Convolutions.seen[-1] == (options.get("channels_last", False), dtype)
+    assert LogitBank(tmp_path / "a")["fake/small"].options == recorded
+    assert recorded in repr(bank)
+    np.testing.assert_allclose(bank.logits("fake/small"), plain.logits("fake/small"), atol=2e-2)
+    before = contents(tmp_path / "plain")
+    with pytest.raises(BankError, match=rf"was collected with options '', now given '{recorded}'"):
+        quietly(teacher(module=Convolutions), to=tmp_path / "plain", data=pictures(), **options)
+    assert contents(tmp_path / "plain") == before
+
+
+def test_shards_of_other_options_are_not_mixed_in(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="row 21"):
+        quietly(gives(spoiled(np.nan), name="small"), to=tmp_path)
+    with pytest.raises(BankError, match=r"shard-00000.safetensors was collected with other weights, preprocessing"):
+        quietly(gives(spoiled(0.0), name="small"), to=tmp_path, channels_last=True)
+
+
+def test_plain_passes_leave_no_trace_in_the_file(tmp_path: Path) -> None:
+    """Banks collected before there were options have the same bytes."""
+    quietly(teacher(), to=tmp_path)
+    with safe_open(tmp_path / "fake" / "small" / "logits.safetensors", "np") as file:
+        said = set(json.loads(file.metadata()["capmismatch"]))
+    assert not said & {"options", "published", "findings"}
+
+
+def named(classes: tuple[str, ...] | None, outputs: int | None = None) -> Teacher:
+    count = outputs or (len(classes) if classes else CLASSES)
+    return teacher(module=partial(linear, 0, count), classes=classes)
+
+
+@pytest.mark.parametrize(
+    ("classes", "columns"),
+    [(("c", "a", "d", "b"), [1, 3, 0, 2]), (("background", "a", "b", "c", "d"), [1, 2, 3, 4]),
+     (("d", "Background", "c", "b", "a"), [4, 3, 2, 0])],
+)  # fmt: skip
+def test_columns_are_mapped_by_class_name(tmp_path: Path, classes: tuple[str, ...], columns: list[int]) -> None:
+    data = dataset()
+    with pytest.warns(UserWarning, match="CM001 class order differs: teacher fake/small: its columns"):
+        bank = quietly(named(classes), to=tmp_path)
+    with torch.no_grad():
+        raw = linear(0, len(classes)).eval()(torch.from_numpy(data.inputs)).numpy()
+    np.testing.assert_allclose(bank.logits("fake/small"), raw[:, columns], atol=1e-6)
+    assert bank["fake/small"].findings == "CM001"
+    assert "CM001" in bank._repr_html_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # said once, when it is collected
+        quietly(named(classes), to=tmp_path)
+    with pytest.raises(BankError, match="was collected with options 'columns "):
+        quietly(named(None, len(classes)), to=tmp_path)
+
+
+def test_the_same_names_are_no_finding(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bank = quietly(named(("a", "B", "c, sea", "d")), to=tmp_path)
+    assert bank["fake/small"].findings == ""
+
+
+def test_names_that_tell_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"classes \['a', 'b', 'c', 'x'\] of teacher .*no 'd'.*by_position"):
+        quietly(named(("a", "b", "c", "x")), to=tmp_path)
+    with pytest.raises(InputError, match="expected 4 classes, as the data set has, got 3 from teacher fake/small"):
+        quietly(named(("a", "b", "c")), to=tmp_path)
+    with pytest.raises(InputError, match="expected 4 logits, as many as teacher fake/small names classes, got 7"):
+        quietly(named(("d", "c", "b", "a"), 7), to=tmp_path)
+
+
+def published(claim: float, on: str = "fake") -> Teacher:
+    return replace(teacher(), published=claim, published_on=on)
+
+
+def test_an_accuracy_far_from_the_published_one_is_a_finding(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"CM002 .*: teacher fake/small: 0\.\d+ on 'fake', published 0.99"):
+        bank = quietly(published(0.99), to=tmp_path / "far")
+    assert LogitBank(tmp_path / "far")["fake/small"].findings == "CM002"
+    assert bank["fake/small"].published == 0.99
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        near = quietly(published(bank["fake/small"].accuracy + 0.01), to=tmp_path / "near")
+        other = quietly(published(0.99, "ImageNet-1K"), to=tmp_path / "other")
+        off = quietly(published(0.99), to=tmp_path / "off", check_published=False)
+    assert [b["fake/small"].findings for b in (near, other, off)] == [""] * 3
+    with pytest.warns(UserWarning, match="CM002"):
+        quietly(published(0.99, "ImageNet-1K"), to=tmp_path / "asked", check_published=True)

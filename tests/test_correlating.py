@@ -139,6 +139,14 @@ def test_families_are_compared_within():
     assert value.iloc[0] == pytest.approx(both["x"].corr(both["y"]))
 
 
+def test_results_without_a_family_go_by_the_teachers_name(one_family):
+    probes, results = one_family
+    links = correlate(probes, results.assign(family=""), n_boot=50)
+    pd.testing.assert_frame_equal(links, correlate(probes, results, n_boot=50))
+    with pytest.raises(InputError, match="do not say which teacher 't0' they mean, that of family f0 or other"):
+        correlate(pd.concat([probes, probes.assign(family="other")]), results.assign(family=""))
+
+
 def test_gaps_only_cost_the_links_they_touch(one_family):
     probes, results = one_family
     gone = probes["probe"].eq("ece") & probes["teacher"].isin(["t0", "t1"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from collections import Counter
 from importlib import resources
 from pathlib import Path
@@ -10,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch.utils.data import Subset, TensorDataset
 
 from capmismatch._records import make_rows
@@ -180,7 +184,7 @@ def test_torch_data_sets_without_targets() -> None:
     tensors = TensorDataset(torch.arange(6.0)[:, None], torch.tensor([0, 1, 2, 0, 1, 2]))
     data = load_dataset(Subset(tensors, [4, 5, 0]), name="part")
     assert data.labels.tolist() == [1, 2, 0]
-    assert data.take(np.array([1])).inputs.tolist() == [[5.0]]
+    assert np.asarray(data.take(np.array([1])).inputs).tolist() == [[5.0]]
     assert data.classes == ("0", "1", "2")
 
 
@@ -248,3 +252,207 @@ def test_split_errors(split: dict[str, Any], message: str) -> None:
 def test_parts_that_are_not_there() -> None:
     with pytest.raises(InputError, match=r"split must be one of \['val'\], not 'test'"):
         simple().part("test")
+
+
+# --- images in folders -----------------------------------------------------------------------------------------------
+
+
+def write_image(file: Path, value: int, size: tuple[int, int] = (4, 5), mode: str = "RGB") -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value if mode == "L" else (value, value, value)).save(file)
+
+
+def pet_folder(folder: Path, sizes: tuple[tuple[int, int], ...] = ((4, 5), (4, 5), (4, 5))) -> str:
+    for number, (name, size) in enumerate(zip(("dog/b.png", "cat/deep/x.PNG", "dog/a.png"), sizes, strict=True)):
+        write_image(folder / name, number, size, "L" if number == 1 else "RGB")
+    (folder / "dog" / "notes.txt").write_text("no image")
+    return f"folder:{folder}"
+
+
+def test_folders_of_images(tmp_path: Path) -> None:
+    data = load_dataset(pet_folder(tmp_path / "pets"))
+    assert (data.name, data.classes) == ("pets", ("cat", "dog"))
+    assert data.rows.ids.tolist() == ["cat/deep/x.PNG", "dog/a.png", "dog/b.png"]
+    assert data.labels.tolist() == [0, 1, 1]
+    assert data.inputs.shape == (3, 5, 4, 3)
+    assert data.inputs[:, 0, 0, 0].tolist() == [1, 2, 0]
+    part = data.take(np.array([2, 0]))
+    assert np.asarray(part.inputs)[:, 0, 0, 0].tolist() == [0, 1]
+    assert part.rows.ids.tolist() == ["dog/b.png", "cat/deep/x.PNG"]
+
+
+def test_images_of_different_sizes_come_as_lists(tmp_path: Path) -> None:
+    data = load_dataset(pet_folder(tmp_path, ((4, 5), (6, 3), (4, 5))))
+    batch = data.inputs[:]
+    assert [image.size for image in batch] == [(6, 3), (4, 5), (4, 5)]
+    assert {image.mode for image in batch} == {"RGB"}
+    assert data.inputs[1:].shape == (2, 5, 4, 3)  # these two are alike
+    with pytest.raises(InputError, match=r"the images of data set '.*' differ in size: they cannot be one array"):
+        np.asarray(data.inputs)
+
+
+def test_a_folder_of_parts_is_a_split(tmp_path: Path) -> None:
+    for number, part in enumerate(("train", "val", "test")):
+        for name in ("cat", "dog"):
+            write_image(tmp_path / part / name / "x.jpg", number)
+    data = load_dataset(f"folder:{tmp_path}")
+    assert data.classes == ("cat", "dog")
+    assert sorted(zip(data.rows.ids, data.rows.split, strict=True))[0] == ("test/cat/x.jpg", "test")
+    assert len(data.part("train")) == 2
+
+
+def test_another_file_in_a_folder_is_another_fingerprint(tmp_path: Path) -> None:
+    one = load_dataset(pet_folder(tmp_path / "a")).rows.fingerprint
+    assert load_dataset(pet_folder(tmp_path / "b")).rows.fingerprint == one
+    write_image(tmp_path / "b" / "dog" / "a.png", 77)
+    assert load_dataset(f"folder:{tmp_path / 'b'}").rows.fingerprint != one
+
+
+def test_files_that_are_not_sampled_count_by_their_sizes(tmp_path: Path) -> None:
+    for number in range(130):
+        write_image(tmp_path / ("cat" if number % 2 else "dog") / f"{number:03d}.png", number)
+    data = load_dataset(f"folder:{tmp_path}")
+    unsampled = tmp_path / data.rows.ids[1]
+    unsampled.write_bytes(unsampled.read_bytes() + b"tail")
+    assert load_dataset(f"folder:{tmp_path}").rows.fingerprint != data.rows.fingerprint
+
+
+def test_nothing_is_read_that_is_not_asked_for(tmp_path: Path) -> None:
+    data = load_dataset(pet_folder(tmp_path), split={"val": 2, "test": 1})
+    for file in tmp_path.rglob("*.[pP]*"):
+        file.write_bytes(b"gone")
+    with pytest.raises(InputError, match=r"\.(png|PNG) is not a readable image"):
+        data.inputs[:1]
+    with pytest.raises(InputError, match="is not a readable image"):
+        load_dataset(f"folder:{tmp_path}")
+
+
+def test_folders_that_hold_no_images(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"there is no folder .*none"):
+        load_dataset(f"folder:{tmp_path / 'none'}")
+    with pytest.raises(InputError, match="expected a folder of images for each class in"):
+        load_dataset(f"folder:{tmp_path}")
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(InputError, match=r"expected images \(.jpg, .*\) in .*cat, got none"):
+        load_dataset(f"folder:{tmp_path}")
+
+
+# --- torchvision -----------------------------------------------------------------------------------------------------
+
+
+def write_idx(file: Path, array: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    head = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+    file.write_bytes(head + array.astype(np.uint8).tobytes())
+
+
+def fashion(root: Path) -> dict[str, Any]:
+    images = {"train": np.arange(20 * 28 * 28).reshape(20, 28, 28) % 251, "t10k": np.full((10, 28, 28), 7)}
+    for part, array in images.items():
+        write_idx(root / "FashionMNIST" / "raw" / f"{part}-images-idx3-ubyte", array)
+        write_idx(root / "FashionMNIST" / "raw" / f"{part}-labels-idx1-ubyte", np.arange(len(array)) % 10)
+    return images
+
+
+def test_fashion_mnist_from_files(tmp_path: Path) -> None:
+    images = fashion(tmp_path)
+    data = load_dataset("torchvision:FashionMNIST/test", root=tmp_path)
+    assert data.classes[0] == "T-shirt/top"
+    assert data.inputs.shape == (10, 28, 28, 1)
+    assert data.labels.tolist() == list(range(10))
+    both = load_dataset("torchvision:FashionMNIST", root=tmp_path)
+    assert repr(both) == "Dataset('FashionMNIST': 30 examples, 10 classes, 20 train, 10 test)"
+    np.testing.assert_array_equal(both.part("train").inputs[..., 0], images["train"])
+    assert both.rows.ids[[0, 20]].tolist() == ["train/0", "test/0"]
+
+
+def test_cifar10_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "cifar-10-batches-py"
+    home.mkdir()
+    draws = np.random.default_rng(0)
+    images = draws.integers(0, 256, (10, 3, 32, 32), dtype=np.uint8)
+    entry = {"data": images.reshape(10, -1), "labels": list(range(10))}
+    (home / "test_batch").write_bytes(pickle.dumps(entry))
+    (home / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+
+    def checksum(name: str) -> str:
+        return hashlib.md5((home / name).read_bytes()).hexdigest()
+
+    kind = torchvision.datasets.CIFAR10  # its own loader, told the checksums of these small files
+    monkeypatch.setattr(kind, "train_list", [])
+    monkeypatch.setattr(kind, "test_list", [["test_batch", checksum("test_batch")]])
+    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": checksum("batches.meta")})
+    data = load_dataset("torchvision:CIFAR10/test", root=tmp_path)
+    np.testing.assert_array_equal(data.inputs, images.transpose(0, 2, 3, 1))
+    assert data.classes == tuple("abcdefghij")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("torchvision:CIFAR11", "torchvision data set must be one of .*did you mean 'CIFAR10'"),
+        ("torchvision:CIFAR10/val", r"part of torchvision:CIFAR10 must be one of \['', 'train', 'test'\], not 'val'"),
+        ("torchvision:SVHN", "expected a part such as 'torchvision:SVHN/test'"),
+        ("torchvision:FakeData", "torchvision's FakeData has no parts to choose from"),
+        ("torchvision:CIFAR100/test", r"cannot read torchvision's CIFAR100 in .*; give root=, the folder"),
+    ],
+)
+def test_torchvision_errors(tmp_path: Path, source: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_dataset(source, root=tmp_path)
+
+
+def test_a_map_style_set_with_a_transform_gives_what_the_transform_gives(tmp_path: Path) -> None:
+    fashion(tmp_path)
+    source = torchvision.datasets.FashionMNIST(tmp_path, train=False, transform=lambda image: np.array(image) + 1)
+    assert load_dataset(source).inputs[:1].max() == 8
+
+
+def test_grey_pil_images_have_a_channel(tmp_path: Path) -> None:
+    pairs = [(Image.new("L", (4, 5), 9), 0), (Image.new("L", (4, 5), 8), 1)]
+    assert load_dataset(pairs, name="grey").inputs[:].shape == (2, 5, 4, 1)
+
+
+# --- Hugging Face ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hf() -> Any:
+    return pytest.importorskip("datasets", reason="needs the extra 'huggingface'")
+
+
+def hf_table(hf: Any, count: int, first: int = 0) -> Any:
+    features = hf.Features({"image": hf.Image(), "label": hf.ClassLabel(names=["cat", "dog"])})
+    images = [Image.new("RGB", (4, 5), (first + row,) * 3) for row in range(count)]
+    return hf.Dataset.from_dict({"image": images, "label": [row % 2 for row in range(count)]}, features=features)
+
+
+def test_hf_sets_from_a_folder(hf: Any, tmp_path: Path) -> None:
+    hf_table(hf, 4).save_to_disk(tmp_path / "pets")
+    data = load_dataset("hf:pets", base=tmp_path)
+    assert data.classes == ("cat", "dog")
+    assert data.labels.tolist() == [0, 1, 0, 1]
+    assert data.inputs[1:3][:, 0, 0, 0].tolist() == [1, 2]
+    hf.DatasetDict(train=hf_table(hf, 4), validation=hf_table(hf, 2, 50)).save_to_disk(tmp_path / "parts")
+    parts = load_dataset("hf:./parts", base=tmp_path)
+    assert parts.rows.ids[[0, 4]].tolist() == ["train/0", "validation/0"]
+    assert np.asarray(parts.part("val").inputs)[:, 0, 0, 0].tolist() == [50, 51]
+    one = load_dataset("hf:./parts#validation", base=tmp_path)
+    assert (len(one), one.inputs[:1].max()) == (2, 50)
+
+
+def test_hf_errors(hf: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hf_table(hf, 2).save_to_disk(tmp_path / "pets")
+    with pytest.raises(InputError, match="'hf:pets' has no splits to choose 'test' from"):
+        load_dataset("hf:pets#test", base=tmp_path)
+    hf_table(hf, 2).remove_columns("image").save_to_disk(tmp_path / "bare")
+    with pytest.raises(InputError, match=r"expected one column of kind Image in 'hf:bare', got \[\] among \['label'\]"):
+        load_dataset("hf:bare", base=tmp_path)
+    hf.DatasetDict(odd=hf_table(hf, 2)).save_to_disk(tmp_path / "odd")
+    with pytest.raises(InputError, match=r"expected a split named as one of .* in 'hf:odd', got \['odd'\]"):
+        load_dataset("hf:odd", base=tmp_path)
+    with pytest.raises(InputError, match="split of 'hf:odd' must be one of"):
+        load_dataset("hf:odd#test", base=tmp_path)
+    monkeypatch.setattr(hf, "load_dataset", lambda *_: (_ for _ in ()).throw(ConnectionError("offline")))
+    with pytest.raises(InputError, match="cannot read the data set 'hf:a/b': ConnectionError: offline"):
+        load_dataset("hf:a/b")

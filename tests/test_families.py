@@ -49,7 +49,7 @@ def test_unknown_names_list_the_choices(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("specs", "options", "message"),
     [
-        ([], {}, r"expected at least one source like .*; the kinds are \['ckpt', 'letters', 'logits'\]"),
+        ([], {}, r"expected at least one source like .*; the kinds are \['ckpt', 'hf', 'letters', 'logits', 't"),
         (["ckpts:x"], {}, "the kind of source in 'ckpts:x' must be one of .*; did you mean 'ckpt'"),
         (["letters:cnn"], {}, "one architecture, 'letters:mlp', not 'letters:cnn'"),
         (["letters:mlp"], {"widht": [3]}, "option of 'letters:mlp' must be one of .*; did you mean 'widths'"),
@@ -79,3 +79,9 @@ def test_a_teacher_runs_on_new_inputs_in_eval_mode() -> None:
 def test_saved_logits_cannot_be_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a/small has saved logits only: it cannot be run on new inputs"):
         load_family(saved(tmp_path, "a"))[0].logits(np.zeros((1, 1)))
+
+
+def test_by_position_forgets_what_the_source_calls_its_classes() -> None:
+    specs = {"weights": None, "preset": "DEFAULT"}
+    assert load_family("torchvision:squeezenet1_1", **specs)[0].classes is not None
+    assert load_family("torchvision:squeezenet1_1", by_position=True, **specs)[0].classes is None

@@ -124,7 +124,10 @@ def test_pairing_by_seed_finds_what_the_scatter_of_seeds_hides():
     table = results_table(0.65 + (HILL - 0.6) / 10, noise=0.0005)
     table["accuracy"] += 0.01 * np.array([-1.0, 1.0, 2.0, -2.0])[table["seed"]]
     summary, _ = told("students", results=table)
-    assert "method, 0 show" in summary.text and "worse than the best in 1." in summary.text
+    assert "method, 1 show" in summary.text and "worse than the best in 1." in summary.text
+    lacking = table.drop(index=table.index[table["split"].eq("test")][0])  # then runs cannot be paired
+    unpaired, _ = told("students", results=lacking)
+    assert "method, 0 show" in unpaired.text
 
 
 def test_two_teachers_cannot_rise_and_fall():
@@ -314,6 +317,16 @@ def test_isats_against_kd_at_the_largest_third():
     assert "largest third of the teachers (t5, t6 and t7): ISATS order m=1 tau=4 less KD tau=4" in only.text
 
 
+def test_isats_is_held_against_kd_at_the_same_temperature_of_the_student():
+    kd = results_table(HILL, seed=1).assign(tau_student=1.0)
+    other = results_table(HILL - 0.3, "KD tau=4 student tau=4", seed=1).assign(tau_student=4.0)
+    isats = results_table(HILL, "ISATS order m=1 tau=4", "ISATS", seed=2).assign(tau_student=1.0)
+    (only,) = told("large", results=pd.concat([kd, other, isats]))
+    assert "less KD tau=4 is" in only.text
+    (only,) = told("large", results=pd.concat([other, isats]))
+    assert only.text.startswith("Not told")
+
+
 def test_isats_no_better_than_kd():
     kd = results_table(HILL, seed=1, noise=0.01)
     isats = results_table(HILL, "ISATS order m=1 tau=4", "ISATS", seed=2, noise=0.01)
@@ -333,6 +346,7 @@ def test_topics_come_in_order_and_derived_probes_never_alone():
     tables = {
         "results": pd.concat([results_table(HILL), plain_table()]), "probes": probes_table(),
         "ranks": ranks_table(0.02), "restored": restored_table(), "links": links_table(HILL),
+        "checks": pd.DataFrame({"teacher": ["a"], "seed": 0, "drift": 0.0, "tied": 0.0, "findings": ""}),
     }  # fmt: skip
     found = statements(tables)
     assert list(dict.fromkeys(statement.topic for statement in found)) == list(TOPICS)

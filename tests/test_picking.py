@@ -84,7 +84,7 @@ def test_without_results_the_default_probe_decides(probes):
     assert choice.rules["regret"].isna().all() and choice.students.empty
     text = " ".join(choice.reasons)
     assert "resnet/resnet26 has the highest derived_std at tau=4: 0.058" in text
-    assert "resnet/resnet56 would be taken by 'largest' (params 5.6e+05 against 2.6e+05), 'most accurate'" in text
+    assert "'largest' and 'most accurate' would take resnet/resnet56: its derived_std is 0.044, against 0.058" in text
     assert "left out because the table lacks their probe: lowest nll" in text
 
 
@@ -111,7 +111,41 @@ def test_ties_go_to_the_smallest(probes):
 def test_the_nearest_temperature_is_taken():
     choice = pick(probe_table(np.random.default_rng(0), taus=(1.0, 3.0, 8.0)))
     assert choice.tau == 3.0
-    assert "The probes have no tau=4; tau=3 is the nearest there is." in choice.reasons
+    assert "The probes have no tau=4; tau=3 is the nearest there is." in choice.reasons[0]
+
+
+def with_companions(probes):
+    derived = probes[probes["probe"].eq("derived_std")]
+    rising = derived["params"] / 1e6
+    beside = {"target_prob": rising, "inherent_variance": rising / 9}
+    return pd.concat([probes, *(derived.assign(probe=name, value=values) for name, values in beside.items())])
+
+
+def test_a_derived_probe_is_told_with_p_y_and_iv_beside_it(probes):
+    choice = pick(with_companions(probes))
+    assert choice.reasons[0].startswith(
+        "resnet/resnet26 has the highest derived_std at tau=4: 0.058 [0.05722, 0.05878] (p_y 0.26, inherent variance "
+        "0.02889). Next comes resnet/resnet32 with 0.052 [0.05122, 0.05278] (p_y 0.32, inherent variance 0.03556)."
+    )
+    assert "0.044 (p_y 0.56, inherent variance 0.06222), against 0.058 (p_y 0.26, " in " ".join(choice.reasons)
+    table = choice.table.set_index("teacher")
+    assert table.loc["resnet26", ["target_prob", "inherent_variance"]].tolist() == pytest.approx([0.26, 0.26 / 9])
+    assert "target_prob" in repr(choice)
+    confidence = "may only restate confidence: p_y and the inherent variance, which would tell, are missing"
+    assert confidence not in " ".join(choice.risks) and confidence in " ".join(pick(probes).risks)
+    accurate = pick(with_companions(probes), rule="most accurate")
+    assert "target_prob" not in accurate.table and confidence not in " ".join(accurate.risks)
+
+
+def test_reasons_are_few_and_the_rules_people_go_by_come_first(probes, results):
+    many = result_table(np.random.default_rng(6), students=("a", "b", "c", "d", "e"))
+    for choice in (pick(with_companions(probes)), pick(with_companions(probes), results)):
+        assert len(choice.reasons) <= 6
+    told = pick(with_companions(probes), many).reasons
+    assert sum(reason.startswith("Student ") for reason in told) == 3 and "2 more students in the table." in told
+    costs = next(reason for reason in pick(with_companions(probes), results).reasons if reason.startswith("'largest'"))
+    assert costs.startswith("'largest', 'most accurate' and 1 other rule (resnet/resnet56) would lose 2.")
+    assert "; 'highest derived_std' (resnet/resnet26) would lose 0." in costs and "smallest" not in costs
 
 
 def test_seed_spread_enters_the_error():
@@ -246,7 +280,19 @@ def test_pages_are_readable_and_escaped(probes, results):
     assert "| <b>cnn\\|1</b> |" in markdown
     for name in ("Why", "Teachers", "Students", "Rules"):
         assert f"\n{name}\n" in text and f"<h4>{name}</h4>" in page and f"### {name}\n" in markdown
-    assert re.search(r"^\| largest \| resnet56 \|", markdown, flags=re.M)
+    assert re.search(r"^\| largest \| resnet56 \| 560,000 \|", markdown, flags=re.M)
+    assert all(" 260,000 " in shown or ">260,000<" in shown for shown in (text, page, markdown))
+    assert not any("e+0" in shown for shown in (text, page, markdown))
+
+
+def test_results_without_a_family_go_by_the_teachers_name(probes, results):
+    nameless = results.assign(family="")
+    expected, got = pick(probes, results), pick(probes, nameless)
+    assert repr(got) == repr(expected) and got.family == "resnet"
+    with pytest.raises(InputError, match="do not say which teacher 'resnet14' they mean, that of family resnet or wrn"):
+        pick(pd.concat([probes, probe_table(np.random.default_rng(5), family="wrn")]), nameless)
+    with pytest.raises(InputError, match=r"results of \['other'\]"):
+        pick(probes, nameless.assign(teacher=np.where(nameless["teacher"].eq(""), "", "other")).drop_duplicates())
 
 
 def test_errors(probes, results):

@@ -166,6 +166,21 @@ def test_capacity_curve_draws_means_over_seeds_and_the_plain_baseline():
     assert ax.get_xscale() == "log"
 
 
+def test_settings_stand_beside_each_other_and_within_the_limits():
+    results = tables.results(MLPS, seeds=4)
+    ax = plots.capacity_curve(results, teachers=tables.probes())
+    ax.figure.draw_without_rendering()
+    lines = [line for line in ax.lines if len(line.get_xdata()) == len(MLPS)]
+    seen = [line.get_transform().transform(line.get_xydata())[0, 0] for line in lines]
+    point = ax.figure.dpi / 72
+    np.testing.assert_allclose(np.diff(sorted(seen)), 1.6 * point, atol=1e-6)
+    for panel in ax.figure.axes:
+        low, high = panel.get_ylim()
+        values = np.concatenate([line.get_ydata() for line in panel.lines])
+        assert low < values.min() and values.max() < high
+        assert high - low < 3 * np.ptp(values), "limits that follow other marks than those drawn"
+
+
 def test_capacity_curve_marks_the_peak_and_tells_the_drop():
     results = tables.results(MLPS)
     results["accuracy"] = results["accuracy"].where(results["method"] == "CE", 0.7)
@@ -261,17 +276,18 @@ def test_heatmap_cells_are_means_and_the_best_is_framed():
     results = tables.temperature_grid()
     ax = plots.temperature_heatmap(results)
     expected = results.groupby(["tau_other", "tau"])["accuracy"].mean().unstack() * 100
-    np.testing.assert_allclose(ax.images[0].get_array(), expected)
+    np.testing.assert_allclose(ax.collections[0].get_array(), expected)
     row, column = np.unravel_index(np.argmax(expected), expected.shape)
     frame = next(patch for patch in ax.patches if isinstance(patch, matplotlib.patches.Rectangle))
-    assert frame.get_xy() == (column - 0.5, row - 0.5)
+    assert frame.get_xy() == (column, row)
+    assert ax.get_ylim() == (0, len(expected)), "small temperatures stand below"
 
 
 def test_heatmap_leaves_incomplete_cells_blank_and_refuses_mixed_settings():
     results = tables.temperature_grid(MLPS[-2:])
     gone = (results["teacher"] == "mlp768") & (results["tau"] == 2) & (results["tau_other"] == 1)
     ax = plots.temperature_heatmap(results[~gone])
-    image = np.ma.filled(ax.images[0].get_array(), np.nan)
+    image = np.ma.filled(ax.collections[0].get_array(), np.nan)
     assert np.isnan(image).sum() == 1 and np.isnan(image[1, 1])
     mixed = pd.concat([results.assign(weight=0.5), results.assign(weight=0.9)])
     with pytest.raises(InputError, match=r"several values of weight: \[0.5, 0.9\]"):
@@ -292,6 +308,37 @@ def test_probe_vs_student_places_each_teacher_at_its_means():
     offsets = np.concatenate([dots.get_offsets() for dots in ax.collections])
     np.testing.assert_allclose(np.sort(offsets[:, 0]), np.sort(drawn["x"]))
     assert "0.81 [0.51, 0.91]" in ax.get_title(loc="left")
+
+
+def test_results_without_a_family_go_by_the_teachers_name():
+    probes, results = tables.probes(), tables.results()
+    kd = {"probe": "derived_std", "tau": 4, "label": "KD tau=4"}
+    nameless = results.assign(family="")
+    got, expected = (plots.probe_vs_student(probes, frame, **kd) for frame in (nameless, results))
+    pd.testing.assert_frame_equal(plots.drawn_data(got), plots.drawn_data(expected))
+    above = plots.capacity_curve(nameless, teachers=probes).figure.axes[0]
+    assert len(above.lines[0].get_xdata()) == len(MLPS)
+
+
+def test_grid_has_short_titles_and_a_key_to_the_teachers():
+    probes, results = tables.probes(), tables.results()
+    chosen = ["derived_std", "inherent_variance", "nll", "accuracy"]
+    links = pd.concat([tables.links(probe, np.nan if probe in ("nll", "accuracy") else 4.0) for probe in chosen])
+    with plots.figure_style("icml"):
+        axes = plots.probe_vs_student_grid(probes, results, chosen=chosen, tau=4, label="KD tau=4", links=links)
+        figure = axes[0].figure
+        figure.draw_without_rendering()
+        titles = [ax.title.get_text() or ax.get_title(loc="left") for ax in axes]
+        assert titles == [r"$\rho$ = 0.76 [0.46, 0.86]"] * 4
+        assert [ax.get_xlabel() for ax in axes] == [r"std of wrong $p$", "IV", "NLL", "accuracy"]
+        boxes = [ax._left_title.get_window_extent() for ax in axes]
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    legend = figure.legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == [teacher for _, teacher, _ in MLPS]
+    dots = axes[0].collections[0]
+    shown = dict(zip([key.get_color() for key in legend.legend_handles], MLPS, strict=True))
+    sizes = plots.drawn_data(axes[0])["teacher"]
+    assert [shown[tuple(color)][1] for color in dots.get_facecolors()] == sizes.tolist()
 
 
 def test_teacher_names_do_not_overlap():
@@ -324,7 +371,7 @@ def test_probe_vs_student_says_what_is_absent():
 def test_rank_matrix_has_the_noise_floor_on_its_diagonal():
     ranks = tables.ranks(MLPS[:4], seeds=3)
     ax = plots.rank_matrix(ranks)
-    image = np.ma.filled(ax.images[0].get_array(), np.nan)
+    image = np.ma.filled(ax.collections[0].get_array(), np.nan)
     names = [teacher for _, teacher, _ in MLPS[:4]]
     for i, a in enumerate(names):
         for j, b in enumerate(names):

@@ -27,7 +27,7 @@ def test_what_is_missing_is_filled_in(write) -> None:
     assert list(found.columns) == list(COLUMNS)
     row = found.iloc[0]
     expected = {
-        "family": "results", "teacher": "r20", "teacher_seed": 0, "student": "student", "label": "KD tau=4",
+        "family": "", "teacher": "r20", "teacher_seed": 0, "student": "student", "label": "KD tau=4",
         "method": "KD", "constraint": "", "seed": 0, "split": "test", "accuracy": 0.7,
     }  # fmt: skip
     assert {name: row[name] for name in expected} == expected

@@ -5,13 +5,14 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.formula.api as smf
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from capmismatch import _statistics as st
-from capmismatch._peak import peak, peak_of
+from capmismatch._peak import _noise, peak, peak_of
 from capmismatch._posterior import Noise, _left_out_scores, posterior_draws, seed_noise
 from capmismatch.errors import InputError
 
@@ -266,6 +267,50 @@ def test_peak_is_honest_where_there_is_none(course):
     raised = mean + 14 * x * (1 - x)
     p = [peak(x, raised[:, None] + rng.standard_normal((7, 3)), n_boot=300, seed=i).p_value for i in range(100)]
     assert np.mean(np.array(p) < 0.05) > (0.6 if course == "flat" else 0.1)
+
+
+def test_what_a_run_does_to_all_teachers_is_no_noise_when_paired():
+    rng = np.random.default_rng(4)
+    own = np.array([0, 2, 4, 3, 1.0])[:, None] + rng.standard_normal((5, 3))
+    lifted = own + np.array([-30.0, 0.0, 30.0])
+    plain, paired = (peak(range(5), lifted, paired=paired) for paired in (False, True))
+    assert not plain.paired and paired.paired and paired.p_value < 0.05 < plain.p_value
+    unlifted = peak(range(5), own, paired=True)
+    assert (paired.rise, paired.fall) == pytest.approx((unlifted.rise, unlifted.fall))
+    # its noise is the residual of the two-way layout
+    layout = pd.DataFrame(own).stack().rename_axis(["teacher", "run"]).rename("y").reset_index()
+    residual = smf.ols("y ~ C(teacher) + C(run)", layout).fit()
+    variances, free = _noise(list(own), None, True)
+    assert free == residual.df_resid
+    np.testing.assert_allclose(variances, residual.mse_resid / 3)
+    for runs in ([*own[:4], own[4, :2]], own[:, :1]):
+        with pytest.raises(InputError, match="paired runs need two or more of every teacher"):
+            peak(range(5), runs, paired=True)
+
+
+def test_paired_courses_without_a_peak_are_not_called_one():
+    rng = np.random.default_rng(5)
+    for mean in (np.zeros(7), 3 * (1 - np.exp(-np.arange(7)))):
+        runs = mean[:, None] + 2 * rng.standard_normal((200, 1, 2)) + rng.standard_normal((200, 7, 2))
+        p = [peak(range(7), run, n_boot=300, seed=i, paired=True).p_value for i, run in enumerate(runs)]
+        assert np.mean(np.array(p) < 0.05) < 0.08
+
+
+def test_tables_are_paired_where_all_teachers_have_the_same_runs():
+    rng = np.random.default_rng(6)
+    rows = [
+        (t, 10**i, run, seed, 0.7 + 0.02 * [0, 2, 4, 3, 1][i] + 0.3 * run + 0.02 * seed + 0.002 * rng.standard_normal())
+        for i, t in enumerate("abcde") for run in (0, 1) for seed in (run, run + 2)
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["teacher", "params", "teacher_seed", "seed", "accuracy"]).assign(n=1000)
+    shuffled = frame.sample(frac=1, random_state=0)
+    means = [own.groupby("teacher_seed")["accuracy"].mean() for _, own in frame.groupby("teacher")]
+    got, expected = (peak_of(shuffled, value="accuracy", paired=True), peak(range(5), means, paired=True))
+    assert got.paired and (got.rise, got.fall) == pytest.approx((expected.rise, expected.fall))
+    one = shuffled[shuffled["teacher_seed"].eq(0)]
+    assert peak_of(one, value="accuracy", paired=True).paired
+    for lacking in (frame[1:], frame.drop(columns="seed"), frame[frame["seed"].eq(0)]):
+        assert not peak_of(lacking, value="accuracy", paired=True).paired
 
 
 def test_peak_of_tables():

@@ -369,3 +369,19 @@ def test_a_grid_that_fails_altogether_is_an_error(tmp_path: Path, monkeypatch: p
     with pytest.raises(CapmismatchError, match=r"8 of 8 runs failed; .* mlp5 by CE, seed 0, with: .*no such luck"):
         study.distill()
     assert not study.has("results")
+
+
+def test_links_and_figures_are_kept_while_no_table_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from capmismatch import correlating, gallery
+
+    study = Study(saved_study(tmp_path), progress=False)
+    study.run()
+    figures = study.plot()
+    assert figures and all(file.exists() for file in figures)
+    monkeypatch.setattr(correlating, "correlate", lambda *_, **__: pytest.fail("links were made anew"))
+    monkeypatch.setattr(gallery, "draw_all", lambda *_: pytest.fail("figures were drawn anew"))
+    study.correlate()
+    assert study.plot() == figures
+    figures[0].unlink()
+    with pytest.raises(pytest.fail.Exception, match="figures were drawn anew"):
+        study.plot()

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from capmismatch.plots._common import literal
 from capmismatch.plots._style import LINESTYLES
@@ -27,6 +28,10 @@ SYMBOLS = {
     "derived_std": r"std of wrong $p$",
     "derived_variance": r"variance of wrong $p$ (DV)",
     "inherent_variance": r"inherent variance (IV)",
+    "nll": "NLL",
+    "ece": "ECE",
+    "classwise_ace": "classwise ACE",
+    "cmi": "CMI",
     "flipped": "arg max moved",
     "overtaken": "target overtaken",
     "at_bound": "at the bound",
@@ -57,7 +62,7 @@ def panels(count: int, *, narrowest: float = 1.5, inches: float | None = None, s
     """
     width = mpl.rcParams["figure.figsize"][0]
     columns = max(n for n in range(1, count + 1) if count % n == 0 and (n == 1 or width / n >= narrowest))
-    tall = min(max(0.78 * width / columns, 1.3), 2.2) if inches is None else inches
+    tall = min(max(0.78 * width / columns, 1.5), 2.2) if inches is None else inches
     if inches is None and columns == 1 and count > 1:
         tall = 1.4
     rows = count // columns
@@ -146,7 +151,9 @@ def value_axis(ax: Axes, label: str, values: Any, *, percent: bool = False, on_t
         ax.set_ylabel(label + unit)
 
 
-def legend_above(ax: Axes, handles: Sequence[Any], labels: Sequence[str], *, own: bool) -> None:
+def legend_above(
+    ax: Axes, handles: Sequence[Any], labels: Sequence[str], *, own: bool, title: str | None = None
+) -> None:
     """Put the legend above the data, never over it, in as many columns as its width has room for.
 
     In Axes that the user gave the legend sits on them; a figure of our `own` has it on top of all panels, and grows by
@@ -158,9 +165,13 @@ def legend_above(ax: Axes, handles: Sequence[Any], labels: Sequence[str], *, own
     width = figure.get_figwidth() * (1.0 if own else ax.get_position().width)
     texts = [literal(label) for label in labels]
     columns = _legend_columns(texts, width)
-    options: dict[str, Any] = dict(ncols=columns, handlelength=1.8, columnspacing=1.0, handletextpad=0.5, frameon=False)
+    options: dict[str, Any] = dict(
+        ncols=columns, handlelength=1.8, columnspacing=1.0, handletextpad=0.5, frameon=False,
+        title=None if title is None else literal(title),
+    )  # fmt: skip
     if own:
-        figure.set_figheight(figure.get_figheight() + 1.5 * small_points() / 72 * -(-len(texts) // columns))
+        lines = -(-len(texts) // columns) + (title is not None)
+        figure.set_figheight(figure.get_figheight() + 1.5 * small_points() / 72 * lines)
         figure.legend(handles, texts, loc="outside upper center", borderaxespad=0.2, **options)
     else:
         ax.legend(handles, texts, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.3, **options)
@@ -195,43 +206,41 @@ def look_handles(looks: Mapping[str, Mapping[str, Any]]) -> list[Line2D]:
     return [Line2D([], [], **look) for look in looks.values()]
 
 
-def run_line(ax: Axes, table: pd.DataFrame, runs: pd.DataFrame | None, **look: Any) -> Line2D:
-    """Draw means (`x, mean`) as a line, intervals (`low, high`) as bars, else `runs` (`x, value`) as faint points."""
+def _move(ax: Axes, points: float, *marks: Artist) -> None:
+    """Move marks to the right by some points, for they would cover others; their data stay as they are.
+
+    Only once they are drawn: the Axes take their limits from marks in data coordinates alone.
+    """
+    for mark in marks if points else ():
+        mark.set_transform(ax.transData + ScaledTranslation(points / 72, 0, root(ax).dpi_scale_trans))
+
+
+def run_line(ax: Axes, table: pd.DataFrame, runs: pd.DataFrame | None, *, shift: float = 0.0, **look: Any) -> Line2D:
+    """Draw means (`x, mean`) as a line, intervals (`low, high`) as bars, else `runs` (`x, value`) as faint points.
+
+    All of it stands `shift` points to the right of its place.
+    """
     color = look["color"]
     (line,) = ax.plot(table["x"], table["mean"], **look)
+    marks: list[Artist] = [line]
     known = table[table["low"].notna()]
     if len(known):
-        ax.vlines(known["x"], known["low"], known["high"], color=color, linewidth=0.8, alpha=0.6, zorder=1.9)
+        bars = {"color": color, "linewidth": 0.6, "alpha": 0.7, "zorder": 1.9}
+        marks.append(ax.vlines(known["x"], known["low"], known["high"], **bars))
     elif runs is not None and len(runs) > len(table):
-        ax.plot(runs["x"], runs["value"], ".", color=color, markersize=2.5, alpha=0.45, zorder=1.8)
+        marks += ax.plot(runs["x"], runs["value"], ".", color=color, markersize=2.5, alpha=0.45, zorder=1.8)
+    _move(ax, shift, *marks)
     return line
 
 
-def mark_peak(ax: Axes, table: pd.DataFrame, color: Any) -> float:
+def mark_peak(ax: Axes, table: pd.DataFrame, color: Any, *, shift: float = 0.0) -> float:
     """Ring the highest mean unless it is the last; return the change from it to the last (0 where that is the peak)."""
     peak = table.iloc[int(table["mean"].argmax())]
     change = float(table["mean"].iloc[-1] - peak["mean"])
     if change < 0:
-        ax.plot(
+        ring = ax.plot(
             [peak["x"]], [peak["mean"]], "o", markersize=mpl.rcParams["lines.markersize"] + 4.5, markerfacecolor="none",
             markeredgecolor=color, markeredgewidth=0.8, zorder=3,
         )  # fmt: skip
+        _move(ax, shift, *ring)
     return change
-
-
-def write_cells(ax: Axes, image: AxesImage, values: np.ndarray, form: Callable[[float], str]) -> None:
-    """Write the finite values of a heatmap into its cells, dark on light and light on dark."""
-    shade = np.asarray(image.norm(values), dtype=float)
-    for row, column in np.argwhere(np.isfinite(values)).tolist():
-        color = "black" if shade[row, column] > 0.55 else "white"
-        text = form(float(values[row, column]))
-        ax.text(column, row, text, ha="center", va="center", color=color, fontsize="xx-small")
-
-
-def square_ticks(ax: Axes, names: Sequence[str]) -> None:
-    """Name the rows and columns of a matrix that was drawn with ``imshow``."""
-    texts = [literal(name) for name in names]
-    ax.set_yticks(range(len(names)), texts)
-    ax.set_xticks(range(len(names)), texts, rotation=45, ha="right", rotation_mode="anchor")
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)

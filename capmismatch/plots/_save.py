@@ -96,6 +96,7 @@ def save(
 
     Examples
     --------
+    >>> import tempfile
     >>> from capmismatch.plots import study_progress
     >>> ax = study_progress(pd.DataFrame({"stage": ["collect"], "done": [3], "total": [4], "failed": [0]}))
     >>> with tempfile.TemporaryDirectory() as folder:

@@ -17,6 +17,7 @@ from typing import Any, cast
 import matplotlib as mpl
 from cycler import cycler
 from matplotlib.colors import to_rgb
+from seaborn import color_palette
 
 from capmismatch.errors import InputError, must_be_one_of
 
@@ -44,14 +45,11 @@ VENUES: dict[str, Venue] = {
     "springer": Venue(3.31, 6.85, 8, 7, "sans-serif"),
 }
 
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
-)  # fmt: skip
-"""The palette of Okabe and Ito (2008), which readers with any common colour blindness can tell apart."""
-GREY = "#7F7F7F"
+BLUE, ORANGE, GREEN, VERMILLION, PURPLE, BROWN, PINK, GREY, YELLOW, SKY = color_palette("colorblind").as_hex()
+"""Colours that readers with any common colour blindness can tell apart (after Okabe and Ito, 2008)."""
 
-# Ordered from dark to light (lightness 46, 54, 62, 71), so that the order survives grey print; the related ATS and
-# ISATS have related hues.
+# KD, ISATS, DKD and ATS go from dark to light, so that the order survives grey print; the related ATS and ISATS have
+# related hues.
 METHOD_LOOKS: dict[str, tuple[str, str]] = {
     "CE": (GREY, "."),
     "KD": (BLUE, "o"),
@@ -60,7 +58,7 @@ METHOD_LOOKS: dict[str, tuple[str, str]] = {
     "DKD": (PURPLE, "^"),
     "ATS": (ORANGE, "s"),
 }
-OTHER_LOOKS: tuple[tuple[str, str], ...] = ((GREEN, "v"), (BLACK, "P"), (SKY, "X"), ("#8C564B", "<"), ("#B8A000", ">"))
+OTHER_LOOKS: tuple[tuple[str, str], ...] = ((GREEN, "v"), ("black", "P"), (SKY, "X"), (BROWN, "<"), (PINK, ">"))
 LINESTYLES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1.2, 1, 1.2)))
 
 
@@ -152,7 +150,7 @@ def figure_style(venue: str = "default", width: str | float = "column", *, ratio
             "lines.markersize": 3.5,
             "hatch.linewidth": 0.4,
             "legend.frameon": False,
-            "axes.prop_cycle": cycler(color=[BLUE, VERMILLION, PURPLE, ORANGE, GREEN, BLACK, SKY]),
+            "axes.prop_cycle": cycler(color=[BLUE, VERMILLION, PURPLE, ORANGE, GREEN, "black", SKY]),
             "pdf.fonttype": 42,  # TrueType: publishers refuse Type 3
             "ps.fonttype": 42,
             "svg.hashsalt": "capmismatch",

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from capmismatch._matching import with_families
 from capmismatch.errors import InputError, require_columns
 from capmismatch.plots._axes import (
     family_handles,
@@ -36,6 +37,7 @@ from capmismatch.plots._save import attach
 from capmismatch.plots._style import METHOD_LOOKS, setting_looks
 
 WHAT = "the results table"
+BESIDE = 1.6  # points between the marks of two settings at one teacher, which would cover each other
 
 
 def capacity_curve(
@@ -88,6 +90,9 @@ def capacity_curve(
     ['KD (−2.0)', 'peak (change to the largest teacher)']
     """
     require_columns(results, ["family", "teacher", by, "student", "method", "label", "split", "accuracy"], WHAT)
+    if teachers is not None:
+        require_columns(teachers, ["family", "teacher"], "the probes table")
+        results = with_families(results, teachers)
     rows = sole(rows_where(results, WHAT, split=split), "student", WHAT, student)
     taught, plain = rows[rows["method"] != "CE"], rows[rows["method"] == "CE"]
     if taught.empty:
@@ -106,10 +111,14 @@ def capacity_curve(
         )
         _draw_teachers(above, accuracy.assign(x=accuracy["label"].map(positions)))
     ax = one_axes(ax)
-    handles, labels = _draw_students(ax, taught.assign(x=taught["label"].map(positions)))
+    handles, labels, ringed = _draw_students(ax, taught.assign(x=taught["label"].map(positions)))
     if len(plain):
         handles.append(_draw_baseline(ax, plain))
         labels.append("CE (no teacher)")
+    if ringed:
+        ring = Line2D([], [], linestyle="", marker="o", markersize=7, markerfacecolor="none", markeredgecolor="0.4")
+        handles.append(ring)
+        labels.append("peak (change to the largest teacher)")
     size_axis(ax, sizes, by)
     value_axis(ax, "student accuracy", rows["accuracy"], percent=True)
     legend_above(ax, handles, labels, own=own)
@@ -129,19 +138,21 @@ def _draw_teachers(ax: Axes, accuracy: pd.DataFrame) -> None:
     value_axis(ax, "teacher", accuracy["value"], percent=True)
 
 
-def _draw_students(ax: Axes, taught: pd.DataFrame) -> tuple[list, list[str]]:
+def _draw_students(ax: Axes, taught: pd.DataFrame) -> tuple[list, list[str], bool]:
+    """Draw a line a setting, each a little beside the others; return legend entries and whether a peak was ringed."""
     looks = setting_looks(dict(zip(taught["setting"], taught["method"], strict=True)))
     families = listed(taught["family"])
     handles, labels, ringed = [], [], False
     scale = 100 if taught["accuracy"].max() <= 1 else 1  # as on the axis
-    for setting, some in groups(taught, "setting"):
+    for number, (setting, some) in enumerate(groups(taught, "setting")):
         changes = []
+        shift = BESIDE * (number - (len(looks) - 1) / 2)
         for (_, family), table, runs in lines_over_runs(some, ["setting", "family"], "accuracy"):
             look = dict(looks[setting])
             if len(families) > 1:
                 look["linestyle"] = family_styles(families)[family]
-            line = run_line(ax, table, runs.rename(columns={"accuracy": "value"}), **look)
-            change = scale * mark_peak(ax, table, look["color"])
+            line = run_line(ax, table, runs.rename(columns={"accuracy": "value"}), shift=shift, **look)
+            change = scale * mark_peak(ax, table, look["color"], shift=shift)
             if change < 0:
                 changes.append(f"{family} {change:.1f}" if len(families) > 1 else f"{change:.1f}")
             attach(ax, table)
@@ -149,12 +160,8 @@ def _draw_students(ax: Axes, taught: pd.DataFrame) -> tuple[list, list[str]]:
         told = ", ".join(changes).replace("-", "\N{MINUS SIGN}")
         labels.append(f"{setting} ({told})" if told else setting)
         ringed |= bool(changes)
-    if ringed:
-        ring = Line2D([], [], linestyle="", marker="o", markersize=7, markerfacecolor="none", markeredgecolor="0.4")
-        handles.append(ring)
-        labels.append("peak (change to the largest teacher)")
     more, names = family_handles(families)
-    return handles + more, labels + names
+    return handles + more, labels + names, ringed
 
 
 def _draw_baseline(ax: Axes, plain: pd.DataFrame) -> Line2D:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from capmismatch._matching import with_families
 from capmismatch.errors import InputError, require_columns
 from capmismatch.plots._axes import one_axes, symbol, value_axis
 from capmismatch.plots._common import by_size, groups, probe_rows, rows_where, sole, teacher_labels
 from capmismatch.plots._labels import label_points
 from capmismatch.plots._save import attach
-from capmismatch.plots._style import OTHER_LOOKS
+from capmismatch.plots._style import OTHER_LOOKS, ordered_looks
 
 WHAT = "the results table"
 COEFFICIENTS = {"pearson": r"$r$", "spearman": r"$\rho$", "kendall": r"$\tau_b$"}
@@ -33,7 +36,8 @@ def probe_vs_student(
 ) -> Axes:
     """Draw a point per teacher: a probe's value against the mean accuracy of the students it taught.
 
-    Both are means over runs (seeds); points darken with teacher size, and families have their own markers.
+    Both are means over runs (seeds); points go from dark to light with teacher size, and families have their own
+    markers.
 
     Parameters
     ----------
@@ -78,13 +82,11 @@ def probe_vs_student(
     coefficients = "" if links is None else _title(links, points.iloc[0])
 
     ax = one_axes(ax, ratio=0.75)
-    order = {name: rank for rank, name in enumerate(by_size(points).index)}
-    shades = mpl.colormaps["viridis_r"]
-    markers = dict(zip(points["family"].unique(), ["o", *(look[1] for look in OTHER_LOOKS)] * 9, strict=False))
-    for family, rows in groups(points, "family"):
-        colors = [shades(0.15 + 0.8 * order[name] / max(len(order) - 1, 1)) for name in rows["label"]]
+    looks = teacher_looks(points)
+    for _, rows in groups(points, "family"):
+        colors, marker = [looks[name]["color"] for name in rows["label"]], looks[rows["label"].iloc[0]]["marker"]
         size = (mpl.rcParams["lines.markersize"] + 1) ** 2
-        ax.scatter(rows["x"], rows["accuracy"], c=colors, s=size, marker=markers[family], linewidth=0, zorder=2)
+        ax.scatter(rows["x"], rows["accuracy"], c=colors, s=size, marker=marker, linewidth=0, zorder=2)
     value_axis(ax, "student accuracy", points["accuracy"], percent=True)
     ax.margins(0.12)
     at = points["tau"].iloc[0]
@@ -95,6 +97,14 @@ def probe_vs_student(
         label_points(ax, points["x"].to_numpy(), points["accuracy"].to_numpy(), list(points["label"]))
     attach(ax, points)
     return ax
+
+
+def teacher_looks(points: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Colour of each teacher, lighter with size, and its family's marker; smallest first."""
+    shapes = dict(zip(points["family"].unique(), ["o", *(look[1] for look in OTHER_LOOKS)] * 9, strict=False))
+    family = points.set_index("label")["family"]
+    looks = ordered_looks(by_size(points).index)
+    return {name: {**look, "marker": shapes[family[name]]} for name, look in looks.items()}
 
 
 def teacher_points(
@@ -108,7 +118,8 @@ def teacher_points(
 ) -> pd.DataFrame:
     """One row a teacher: its mean probe value ``x`` and the mean ``accuracy`` of its students."""
     require_columns(results, ["family", "teacher", "student", "method", "label", "split", "accuracy"], WHAT)
-    taught = rows_where(results, WHAT, split=split)
+    require_columns(probes, ["family", "teacher"], "the probes table")
+    taught = with_families(rows_where(results, WHAT, split=split), probes)
     taught = sole(sole(taught[taught["method"] != "CE"], "student", WHAT, student), "label", WHAT, label)
     splits = set(probes["split"]) if "split" in probes else set()
     rows = probe_rows(probes, probe, tau=tau, split=split if split in splits else None)

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.lines import Line2D
 
-from capmismatch.errors import InputError
-from capmismatch.plots._axes import panels
-from capmismatch.plots.probe_vs_student import probe_vs_student, teacher_points
+from capmismatch.errors import InputError, require_columns
+from capmismatch.plots._axes import legend_above, panels, symbol
+from capmismatch.plots.probe_vs_student import probe_vs_student, teacher_looks, teacher_points
+
+SHORT = {"derived_variance": "DV", "inherent_variance": "IV", "derived_average": "DA"}
 
 
 def probe_vs_student_grid(
@@ -19,9 +23,10 @@ def probe_vs_student_grid(
     *,
     chosen: Sequence[str],
     tau: float | None = None,
+    links: pd.DataFrame | None = None,
     **options: Any,
 ) -> np.ndarray:
-    """Draw `probe_vs_student` for several probes as small multiples with one accuracy axis, without names.
+    """Draw `probe_vs_student` for several probes as small multiples with one accuracy axis and one key to the teachers.
 
     Parameters
     ----------
@@ -31,8 +36,10 @@ def probe_vs_student_grid(
         The probes, one panel each.
     tau
         Temperature of the probes that have one.
+    links
+        A table of links; each panel's title is the Spearman correlation with its interval.
     options
-        Passed on: ``student, label, split, links, names``.
+        Passed on: ``student, label, split, names``.
 
     Returns
     -------
@@ -46,20 +53,33 @@ def probe_vs_student_grid(
     >>> probes = pd.concat([probes.assign(probe="nll", value=[0.9, 0.5]), probes.assign(probe="ece", value=[0.1, 0.2])])
     >>> results = teachers.assign(student="mlp12", method="KD", label="KD", split="test", accuracy=[0.75, 0.77])
     >>> [ax.get_xlabel() for ax in probe_vs_student_grid(probes, results, chosen=["nll", "ece"])]
-    ['nll', 'ece']
+    ['NLL', 'ECE']
     """
     if not chosen:
         raise InputError("expected at least one probe in chosen, got none")
+    if links is not None:
+        require_columns(links, ["metric"], "the links table")
+        links = links[links["metric"] == "spearman"]
     student, label, split = options.get("student"), options.get("label"), options.get("split", "test")
-    for probe in chosen:  # fail before a figure is open
-        teacher_points(probes, results, probe, tau, student, label, split)
-    axes = panels(len(chosen), sharex=False)
+    # all of them first: fail before a figure is open
+    points = pd.concat([teacher_points(probes, results, probe, tau, student, label, split) for probe in chosen])
+    axes = panels(len(chosen), sharex=False, inches=1.45)
     for ax, probe in zip(axes, chosen, strict=True):
-        probe_vs_student(probes, results, probe=probe, tau=tau, ax=ax, **{"names": False, **options})
-        label = ax.get_ylabel()
+        probe_vs_student(probes, results, probe=probe, tau=tau, links=links, ax=ax, **{"names": False, **options})
+        ax.set_xlabel(SHORT.get(probe) or symbol(probe))
+        ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3, steps=[1, 2, 5, 10]))
+        ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:.6g}"))
+        what = ax.get_ylabel()
         ax.set_ylabel("")
         if ax is not axes[0]:
             ax.sharey(axes[0])
         ax.tick_params(labelleft=ax.get_subplotspec().is_first_col())
-    axes[0].figure.supylabel(label)
+    figure = axes[0].figure
+    figure.supylabel(what)
+    taus = points["tau"].dropna().unique()
+    figure.supxlabel("the teacher's probe" + (rf", at $\tau$={taus[0]:g} if it has a temperature" if len(taus) else ""))
+    looks = teacher_looks(points.drop_duplicates(["family", "teacher"]))
+    keys = [Line2D([], [], **{"linestyle": "", **look}) for look in looks.values()]
+    setting = f"{points['student'].iloc[0]} taught with {points['setting'].iloc[0]} by"
+    legend_above(axes[0], keys, list(looks), own=True, title=setting)
     return axes

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from capmismatch.plots._axes import one_axes, square_ticks, write_cells
+from capmismatch.plots._axes import one_axes
+from capmismatch.plots._common import literal
 from capmismatch.plots._ranks import METRIC_NAMES, pair_rows
 from capmismatch.plots._save import attach
 
@@ -59,14 +61,19 @@ def rank_matrix(
     below = np.tril(np.ones_like(both, dtype=bool))
 
     ax = one_axes(ax, ratio=0.8)
-    image = ax.imshow(np.where(below, both, np.nan), cmap="viridis")
+    names = [literal(name) for name in order]
+    texts = np.array([[f"{value:.2f}".replace("0.", ".", 1) for value in row] for row in both])
+    sns.heatmap(
+        both, mask=~below, square=True, cmap="viridis", xticklabels=names, yticklabels=names, ax=ax,
+        annot=texts if len(order) <= 10 else None, fmt="", annot_kws={"fontsize": "x-small"},
+        cbar_kws={"label": METRIC_NAMES.get(metric, metric), "shrink": 0.8, "pad": 0.02},
+    )  # fmt: skip
+    ax.set_xticks(ax.get_xticks(), names, rotation=45, ha="right", rotation_mode="anchor")
+    ax.tick_params(axis="y", labelrotation=0)
+    ax.tick_params(length=0)
     hatched: dict[str, Any] = {"facecolor": "0.93", "hatch": "/////", "edgecolor": "0.7", "linewidth": 0}
     for row, column in np.argwhere(below & np.isnan(both)).tolist():
-        ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **hatched))
-    if len(order) <= 10:
-        write_cells(ax, image, np.where(below, both, np.nan), lambda value: f"{value:.2f}".replace("0.", ".", 1))
-    ax.figure.colorbar(image, ax=ax, label=METRIC_NAMES.get(metric, metric), shrink=0.8, pad=0.02)
-    square_ticks(ax, order)
+        ax.add_patch(Rectangle((column, row), 1, 1, **hatched))
     shown = np.argwhere(below & np.isfinite(both))
     attach(ax, pd.DataFrame([(order[i], order[j], both[i, j]) for i, j in shown], columns=["a", "b", metric]))
     return ax

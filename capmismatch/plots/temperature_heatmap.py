@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from capmismatch.errors import InputError, require_columns
-from capmismatch.plots._axes import one_axes, write_cells
+from capmismatch.plots._axes import one_axes
 from capmismatch.plots._common import listed, rows_where, sole, teacher_labels
 from capmismatch.plots._save import attach
-from capmismatch.plots._style import BLACK
 
 WHAT = "the results table"
 
@@ -58,7 +58,7 @@ def temperature_heatmap(
     --------
     >>> results = pd.DataFrame({"tau": [4, 4], "tau_other": [2, 4], "accuracy": [0.8, 0.7], "family": "mlp"})
     >>> results = results.assign(teacher="mlp96", student="mlp12", method="ATS", split="test")
-    >>> temperature_heatmap(results).images[0].get_array().ravel().tolist()
+    >>> temperature_heatmap(results).collections[0].get_array().ravel().tolist()
     [80.0, 70.0]
     """
     require_columns(results, ["family", "teacher", "student", "method", "tau", "tau_other", "split", "accuracy"], WHAT)
@@ -80,19 +80,17 @@ def temperature_heatmap(
     values = grid.to_numpy() * scale
     ax.set_facecolor("0.92")
     ax.patch.set(hatch="////", edgecolor="0.75")
-    image = ax.imshow(values, origin="lower", aspect="auto", cmap="viridis")
     of = f", mean over {count} teachers" if count > 1 else ""
-    ax.figure.colorbar(image, ax=ax, label="student accuracy" + (" (%)" if scale == 100 else "") + of)
-    if max(values.shape) <= 8:
-        write_cells(ax, image, values, "{:.1f}".format)
+    sns.heatmap(
+        values, cmap="viridis", ax=ax, annot=max(values.shape) <= 8, fmt=".1f", annot_kws={"fontsize": "x-small"},
+        xticklabels=[f"{tau:g}" for tau in grid.columns], yticklabels=[f"{tau:g}" for tau in grid.index],
+        cbar_kws={"label": "student accuracy" + (" (%)" if scale == 100 else "") + of},
+    )  # fmt: skip
+    ax.invert_yaxis()
     best_row, best_column = divmod(int(np.nanargmax(values)), values.shape[1])
-    corner = (best_column - 0.5, best_row - 0.5)
-    ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=BLACK, linewidth=1.5, clip_on=False))
-    ax.set_xticks(range(grid.shape[1]), [f"{tau:g}" for tau in grid.columns])
-    ax.set_yticks(range(grid.shape[0]), [f"{tau:g}" for tau in grid.index])
-    ax.set_xlabel(r"$\tau$ (target class)")
-    ax.set_ylabel(r"$\tau_{other}$ (wrong classes)")
-    ax.spines[:].set_visible(False)
-    ax.tick_params(length=0)
+    frame = Rectangle((best_column, best_row), 1, 1, fill=False, edgecolor="black", linewidth=1.5, clip_on=False)
+    ax.add_patch(frame)
+    ax.set(xlabel=r"$\tau$ (target class)", ylabel=r"$\tau_{other}$ (wrong classes)")
+    ax.tick_params(length=0, labelrotation=0)
     attach(ax, grid.reset_index().melt(id_vars="tau_other", value_name="accuracy").dropna(ignore_index=True))
     return ax

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,12 @@ from capmismatch.plots._style import ordered_looks
 
 QUANTITIES = ["derived_average", "derived_std", "inherent_variance", "target_prob"]
 RESTORED = "the restored table"
-STYLES = {"TS": "-", "ATS": (0, (4, 1.5)), "ISATS": (0, (1, 1))}
+STYLES: dict[str, dict[str, Any]] = {
+    "TS": {"linestyle": "-"},
+    # ATS may have been measured at one temperature alone, where a line would not be seen
+    "ATS": {"linestyle": (0, (4, 1.5)), "marker": "s", "markerfacecolor": "white"},
+    "ISATS": {"linestyle": (0, (1, 1))},
+}
 
 
 def variance_vs_temperature(
@@ -56,8 +62,8 @@ def variance_vs_temperature(
         Display labels (``"resnet20"``, or ``"A/resnet20"`` where families share the name); by default the smallest
         and the largest.
     restored
-        A table of restored variance. Its ATS rows are drawn dashed against ``tau_other``, and its ISATS rows, whose
-        ``tau_other`` differs from example to example, as dotted levels. Needs one ``tau_target``.
+        A table of restored variance. Its ATS rows are drawn dashed, with hollow marks, against ``tau_other``, and its
+        ISATS rows, whose ``tau_other`` differs from example to example, as dotted levels. Needs one ``tau_target``.
     split
         By default the only one, or ``"test"`` where there are several.
     by
@@ -108,7 +114,7 @@ def variance_vs_temperature(
     handles, labels = look_handles(looks), list(looks)
     if extra is not None:
         shown = [method for method in STYLES if method in {"TS", *extra["method"]}]
-        handles += look_handles({method: {"color": "0.3", "linestyle": STYLES[method]} for method in shown})
+        handles += look_handles({method: {"color": "0.3", **STYLES[method]} for method in shown})
         labels += shown
     legend_above(axes[0], handles, labels, own=True)
     return axes
@@ -130,8 +136,8 @@ def _draw_restored(ax: Axes, rows: pd.DataFrame, looks: dict) -> None:
         table = over_runs(runs, [key for key in keys if key in runs]).sort_values("tau_other", ignore_index=True)
         table = table.rename(columns={"quantity": "probe", "tau_other": "x"})
         if method == "ATS":
-            ax.plot(table["x"], table["mean"], color=color, linestyle=style)
+            ax.plot(table["x"], table["mean"], color=color, **style)
         else:
             for level in table["mean"]:
-                ax.axhline(level, color=color, linestyle=style)
+                ax.axhline(level, color=color, **style)
         attach(ax, table)

@@ -45,7 +45,7 @@ def load(
     prepare = Normalise(mean, std)
     teachers = []
     for file in files:
-        weights_hash = _hash(file)
+        weights_hash = hash_file(file)
         network = _network(file, build, weights_hash)
         teachers.append(
             Teacher(
@@ -62,7 +62,8 @@ def load(
     return teachers, None
 
 
-def _hash(file: Path) -> str:
+def hash_file(file: Path) -> str:
+    """SHA-256 of a checkpoint."""
     try:
         with open(file, "rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
@@ -74,8 +75,13 @@ def _network(file: Path, build: Callable[[str], nn.Module], weights_hash: str) -
     network = build(file.stem)
     if not isinstance(network, nn.Module):
         raise InputError(f"the builder gave {type(network).__name__} for {file.stem!r}, not a torch.nn.Module")
+    return fit_weights(network, file, weights_hash, f"the network that the builder made for {file.stem!r}")
+
+
+def fit_weights(network: nn.Module, file: Path, weights_hash: str, what: str) -> nn.Module:
+    """Load a checkpoint, known by its hash, into a network; keys or shapes that do not fit are listed."""
     weights = read_state_dict(file)
-    if _hash(file) != weights_hash:  # a bank must not record one hash and hold another's logits
+    if hash_file(file) != weights_hash:  # a bank must not record one hash and hold another's logits
         raise InputError(f"{file} has changed since the family was loaded: load the family again")
     own = network.state_dict()
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
@@ -89,7 +95,7 @@ def _network(file: Path, build: Callable[[str], nn.Module], weights_hash: str) -
     if missing or extra or odd:
         parts = [f"{title}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
                  for title, names in (("missing", missing), ("unexpected", extra), ("of another shape", odd)) if names]
-        raise InputError(f"{file} does not fit the network that the builder made for {file.stem!r}; {'; '.join(parts)}")
+        raise InputError(f"{file} does not fit {what}; {'; '.join(parts)}")
     network.load_state_dict(weights, strict=False)
     return network.eval()
 
@@ -190,6 +196,12 @@ class Normalise:
 
     def __call__(self, inputs: NDArray[Any]) -> Tensor:
         """Prepare one batch."""
+        if isinstance(inputs, list):
+            sizes = sorted({image.size for image in inputs})
+            raise InputError(
+                f"expected images of one size, got widths and heights {sizes[:4]} in one batch: resize them in the "
+                "data set"
+            )
         x = torch.from_numpy(np.array(inputs, order="C"))
         if x.dtype == torch.uint8 and x.ndim == 4:
             x = x.permute(0, 3, 1, 2).contiguous().to(torch.float32) / 255

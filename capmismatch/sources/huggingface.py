@@ -1,0 +1,123 @@
+"""``hf:OWNER/NAME`` or ``hf:./FOLDERS``: image classifiers of transformers, each with its own image processor."""
+
+from __future__ import annotations
+
+import glob
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from capmismatch._extras import need
+from capmismatch._lazy import to_image
+from capmismatch.errors import InputError
+from capmismatch.families import Teacher
+from capmismatch.sources._networks import Listed, as_rows, count_params, expand, hash_network, listed, on_meta
+
+
+def load(where: str, *, revision: str | None = None, base: str | Path = ".") -> tuple[list[Teacher], None]:
+    """The classifier of a repository (brace lists name several), or those in local folders that match a pattern.
+
+    Parameters
+    ----------
+    where : ``OWNER/NAME``, or a path that begins with ``.``, ``/`` or ``~``, as `save_pretrained` makes them
+    revision : branch, tag or commit of a repository
+    """
+    need("transformers", "huggingface", f"hf:{where}")
+    return [_teacher(place, revision) for place in _places(where, base)], None
+
+
+def describe(where: str) -> list[Listed]:
+    """Names and sizes from the configuration alone, smallest first."""
+    transformers = need("transformers", "huggingface", f"hf:{where}")
+    rows = []
+    for place in _places(where, "."):
+        config = _read(place, transformers.AutoConfig.from_pretrained, None)
+        network = on_meta(partial(_Logits.of, transformers.AutoModelForImageClassification.from_config, config))
+        image = torch.zeros(64, 64, 3, dtype=torch.uint8).numpy()
+        size = tuple(_Processor(_read(place, transformers.AutoImageProcessor.from_pretrained, None))([image]).shape[1:])
+        rows.append(listed(_name(place), network, size, config.num_labels))
+    return as_rows(rows)
+
+
+def _places(where: str, base: str | Path) -> list[str | Path]:
+    if not where.startswith((".", "/", "~")):
+        return list(expand(where))
+    pattern = str(Path(glob.escape(str(base)), Path(where).expanduser()))
+    found = [Path(place) for place in sorted(glob.glob(pattern)) if Path(place, "config.json").is_file()]
+    if not found:
+        raise InputError(f"no folder with a config.json, as save_pretrained makes them, matches {pattern!r}")
+    return list(found)
+
+
+def _name(place: str | Path) -> str:
+    return place.resolve().name if isinstance(place, Path) else place
+
+
+def _read(place: str | Path, read: Any, revision: str | None) -> Any:
+    options = {"local_files_only": True} if isinstance(place, Path) else {"revision": revision or "main"}
+    try:
+        return read(str(place), trust_remote_code=False, **options)
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError, and those of the file formats
+        reason = str(error).splitlines()[0] if str(error) else "no reason given"
+        raise InputError(f"transformers cannot load 'hf:{place}': {type(error).__name__}: {reason}") from None
+
+
+class _Logits(nn.Module):
+    """A classifier of transformers that gives its logits alone."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.inner(pixels).logits
+
+    @classmethod
+    def of(cls, make: Any, *arguments: Any) -> _Logits:
+        return cls(make(*arguments))
+
+
+class _Processor:
+    """The image processor that came with the weights, on RGB images."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+
+    def __call__(self, inputs: Any) -> Tensor:
+        return self.processor(images=[to_image(image) for image in inputs], return_tensors="pt")["pixel_values"]
+
+    def __repr__(self) -> str:
+        said = {name: value for name, value in json.loads(self.processor.to_json_string()).items() if value is not None}
+        return f"{type(self.processor).__name__} {json.dumps(said, sort_keys=True)}"
+
+
+def _network(place: str | Path, revision: str | None, weights_hash: str | None = None) -> nn.Module:
+    from transformers import AutoModelForImageClassification
+
+    # In full precision, whatever the file was saved in: how to run it is for `collect` to say.
+    read = partial(AutoModelForImageClassification.from_pretrained, dtype=torch.float32)
+    network = _Logits(_read(place, read, revision)).eval()
+    if weights_hash is not None and hash_network(network) != weights_hash:
+        raise InputError(f"the weights of 'hf:{place}' have changed since the family was loaded: load the family again")
+    return network
+
+
+def _teacher(place: str | Path, revision: str | None) -> Teacher:
+    from transformers import AutoImageProcessor
+
+    network: Any = _network(place, revision)
+    names = network.inner.config.id2label
+    classes = tuple(str(names[number]) for number in sorted(names))
+    unnamed = all(name == f"LABEL_{number}" for number, name in enumerate(classes))
+    prepare = _Processor(_read(place, AutoImageProcessor.from_pretrained, revision))
+    weights_hash = hash_network(network)
+    return Teacher(
+        family="hf", name=_name(place), params=count_params(network),
+        source=f"hf:{_name(place)}" + (f"@{revision}" if revision else ""), weights_hash=weights_hash,
+        preprocessing=repr(prepare), module=partial(_network, place, revision, weights_hash), prepare=prepare,
+        classes=None if unnamed else classes,
+    )  # fmt: skip

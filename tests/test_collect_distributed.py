@@ -1,0 +1,100 @@
+"""Several processes of torchrun at one bank: nothing padded, nothing twice, the bytes of one process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from capmismatch.bank import LogitBank
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = textwrap.dedent("""
+    import os, sys
+    import numpy as np, torch
+    from torch import nn
+    import capmismatch as cm, capmismatch.collecting as collecting
+    from capmismatch._records import make_rows
+    from capmismatch.families import Family, Teacher
+
+    torch.set_num_threads(1)
+    collecting.SHARD_ROWS = 8
+    rank, bad = int(os.environ.get("RANK", 0)), sys.argv[2]
+    draws = np.random.default_rng(0)
+    inputs = draws.normal(size=(83, 6)).astype(np.float32)  # 11 shards, the last of 3 rows
+    if bad == "other data" and rank == 1:
+        inputs = inputs + 1
+    rows = make_rows("fake", np.arange(83) % 4, list("abcd"), inputs_hash=str(inputs.sum()))
+
+    class Network(nn.Module):
+        def __init__(self, seed):
+            super().__init__()
+            torch.manual_seed(seed)
+            self.inner = nn.Linear(6, 4)
+        def forward(self, x):
+            if len(x) > 1 or rank:
+                with open(f"{sys.argv[1]}.{rank}.log", "a") as file:
+                    file.write(f"{len(x)}\\n")
+            if bad == "rank 1 fails" and rank == 1:
+                raise RuntimeError("out of memory")
+            return self.inner(x)
+
+    family = Family([
+        Teacher(
+            "f", f"t{s}", params=s, module=lambda s=s: Network(s), prepare=torch.as_tensor, classes=tuple("dabc")
+        )
+        for s in (1, 2)
+    ])
+    bank = cm.collect(family, cm.Dataset(rows, inputs), sys.argv[1], batch_size=5, progress=False)
+    bank.verify()
+    print("collected", rank)
+""")
+
+
+def start(script: Path, bank: Path, bad: str, workers: int) -> subprocess.CompletedProcess[str]:
+    script.write_text(SCRIPT)
+    ahead = [] if workers == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, *ahead, str(script), str(bank), bad]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != ".lock")
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def test_two_workers_write_the_bytes_of_one(tmp_path: Path) -> None:
+    ended = start(tmp_path / "script.py", tmp_path / "one", "", 1)
+    assert ended.returncode == 0, ended.stderr
+    ended = start(tmp_path / "script.py", tmp_path / "two", "", 2)
+    assert ended.returncode == 0, ended.stderr
+    assert sorted(line for line in ended.stdout.splitlines() if "collected" in line) == ["collected 0", "collected 1"]
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    assert ended.stderr.count("CM001") == 2  # once a teacher, not once a worker
+    rows = [np.loadtxt(tmp_path / f"two.{rank}.log").sum() for rank in (0, 1)]
+    assert rows == [2 * (5 * 8 + 3), 2 * 5 * 8]  # each shard of each teacher once: 83 rows, none padded
+
+
+def test_what_fails_in_one_worker_stops_all_and_can_be_resumed(tmp_path: Path) -> None:
+    ended = start(tmp_path / "script.py", tmp_path / "two", "rank 1 fails", 2)
+    assert ended.returncode != 0
+    assert "CapmismatchError: worker 1 of 2 failed: RuntimeError: out of memory" in ended.stderr
+    assert LogitBank(tmp_path / "two").keys == []
+    assert len(list((tmp_path / "two").rglob("shard-*"))) == 6  # the other one's share is kept
+    assert start(tmp_path / "script.py", tmp_path / "two", "", 1).returncode == 0
+    start(tmp_path / "script.py", tmp_path / "one", "", 1)
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_workers_with_different_data_are_refused(tmp_path: Path) -> None:
+    ended = start(tmp_path / "script.py", tmp_path / "two", "other data", 2)
+    assert ended.returncode != 0
+    assert "worker 1 of 2 failed: BankError" in ended.stderr
+    assert not list((tmp_path / "two").rglob("*.safetensors"))

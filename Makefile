@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint types check lab figures bench clean
+.PHONY: demo test lint types check figures bench clean
 
 # Remade when the dependencies change; everything below runs in it.
 $(VENV)/installed: pyproject.toml
@@ -12,7 +12,7 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,venues,timm,huggingface]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,venues,timm,huggingface,xarray]'
 	touch $@
 
 demo: $(VENV)/installed
@@ -35,11 +35,8 @@ figures: $(VENV)/installed
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/bench_ranks.py
 	$(BIN)/python benchmarks/bench_diagnosis.py
+	$(BIN)/python benchmarks/bench_collect.py
 	$(BIN)/python benchmarks/bench_coverage.py
-
-lab: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[notebook]'
-	$(BIN)/jupyter lab notebooks
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -28,6 +28,7 @@ class DataConfig:
     train : another source for the training rows (its "train" part where it brings a split); then `split` has no "train"
     train_rows : how many of that source's rows to take, stratified by class; all by default
     seed : of the splits
+    root, download : folder of torchvision's data sets, and whether it may fetch them
     """
 
     source: str
@@ -35,6 +36,8 @@ class DataConfig:
     train: str | None = None
     train_rows: int | None = None
     seed: int = 0
+    root: str | None = None
+    download: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,13 @@ class IsatsConfig:
 
 @dataclass(frozen=True)
 class CollectConfig:
-    """``[collect]``: batch size, stored precision and device of the teachers' forward passes."""
+    """``[collect]``: batch size, stored precision and device of the teachers' forward passes; see `collect`."""
 
     batch_size: int = 256
     dtype: str = "float32"
     device: str = "cpu"
+    autocast: str | None = None
+    channels_last: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,12 +82,16 @@ class Study:
         """Folder that relative paths in the study file start from."""
         return self.file.parent
 
-    @cached_property
-    def _whole(self) -> Dataset:
+    def _load(self, source: str, **options: Any) -> Dataset:
         from capmismatch.datasets import load_dataset
 
         data = self.config.data
-        found = load_dataset(data.source, split=data.split, seed=data.seed, base=self.base)
+        return load_dataset(source, root=data.root, download=data.download, base=self.base, **options)
+
+    @cached_property
+    def _whole(self) -> Dataset:
+        data = self.config.data
+        found = self._load(data.source, split=data.split, seed=data.seed)
         if data.split is None and (found.rows.split == "val").all():
             return found.resplit({"val": 0.5, "test": 0.5}, data.seed)
         return found
@@ -104,8 +109,6 @@ class Study:
     @cached_property
     def train_data(self) -> Dataset:
         """Training rows of the students."""
-        from capmismatch.datasets import load_dataset
-
         data, name = self.config.data, self.file.name
         if data.train is None:
             if not (self._whole.rows.split == "train").any():
@@ -115,7 +118,7 @@ class Study:
             return self._whole.part("train")
         if data.train == data.source or "train" in (data.split or {}):
             raise InputError(f"[data] of {name} has the training rows twice: give 'train' another source, or drop it")
-        found = load_dataset(data.train, base=self.base)
+        found = self._load(data.train)
         if (found.rows.split == "train").any():
             found = found.part("train")
         found = found.resplit({"train": 1.0 if data.train_rows is None else data.train_rows}, data.seed)
@@ -164,13 +167,12 @@ class Study:
 
     def collect(self) -> LogitBank:
         """Logits of every teacher on validation and test rows."""
+        return self._collected(self.eval_data, self.folder / "bank", self.progress)
+
+    def _collected(self, data: Dataset, folder: Path, progress: bool) -> LogitBank:
         from capmismatch.collecting import collect
 
-        settings = self.config.collect
-        return collect(
-            self.family, self.eval_data, self.folder / "bank", batch_size=settings.batch_size, dtype=settings.dtype,
-            device=settings.device, progress=self.progress,
-        )
+        return collect(self.family, data, folder, progress=progress, **asdict(self.config.collect))
 
     @property
     def bank(self) -> LogitBank:
@@ -183,15 +185,9 @@ class Study:
 
     def view_bank(self, number: int) -> LogitBank:
         """Logits of every teacher on view `number` of the training rows; collected where missing."""
-        from capmismatch.collecting import collect
-
-        settings, views = self.config.collect, self.distillation.views
-        train = self.train_data
+        views, train = self.distillation.views, self.train_data
         seen = train.with_inputs(views.make(train.inputs, number), f"{train.name} {views.name(number)}")
-        return collect(
-            self.family, seen, self.folder / "bank" / "views" / views.name(number), batch_size=settings.batch_size,
-            dtype=settings.dtype, device=settings.device, progress=False,
-        )
+        return self._collected(seen, self.folder / "bank" / "views" / views.name(number), progress=False)
 
     def probe(self) -> pd.DataFrame:
         """The probes table, on validation and on test rows."""

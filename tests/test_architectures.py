@@ -21,7 +21,7 @@ CHECKPOINTS = {
     **{f"teachers_b/wrn{depth}_1.pt": f"wrn-{depth}-1" for depth in (10, 16, 28)},
 }
 MEMBERS = (
-    *("mlp48", "mlp48x48", "cifar_resnet8", "cifar_resnet8_stem64", "resnet8x1", "resnet8x4", "wrn-10-1", "wrn-10-4"),
+    *("mlp48", "mlp48x48", "cifar_resnet8", "cifar_resnet8_stem64", "resnet8x1", "resnet8x4", "wrn-10-1", "wrn10-4"),
     *("resnext11_4x16d", "resnext11_8x64d", "vgg8", "vgg13", "mobilenetv2", "shufflenetv1", "shufflenetv2"),
 )
 

@@ -27,7 +27,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "capmismatch"
 CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib", "seaborn-base": "seaborn"}
 # Packages that speak for another, whose documentation tells to import them, and that it brings along.
-COMES_WITH = {"PIL": "pillow", "cycler": "matplotlib", "markupsafe": "jinja2", "packaging": "pytest", "IPython": "jupyterlab"}
+COMES_WITH = {
+    "PIL": "pillow", "cycler": "matplotlib", "markupsafe": "jinja2", "packaging": "pytest", "IPython": "jupyterlab",
+}  # fmt: skip
 
 
 def read_pyproject() -> dict[str, Any]:
@@ -63,7 +65,7 @@ def test_every_import_is_a_dependency() -> None:
     """And every dependency is imported, but for those that others load."""
     project = read_pyproject()["project"]
     extras = project["optional-dependencies"]
-    chosen = [name for extra in ("venues", "notebook", "timm", "huggingface") for name in extras[extra]]
+    chosen = [name for extra in ("venues", "notebook", "timm", "huggingface", "xarray") for name in extras[extra]]
     declared = set(bounds([*project["dependencies"], *chosen]))
     used = {name.partition(".")[0] for found in imports().values() for name, _ in found}
     third = {COMES_WITH.get(name, name) for name in used - set(sys.stdlib_module_names) - {"capmismatch"}}
@@ -75,7 +77,7 @@ def test_every_import_is_a_dependency() -> None:
 def test_the_tests_need_only_the_dev_extra() -> None:
     project = read_pyproject()["project"]
     extras = project["optional-dependencies"]
-    chosen = [name for extra in ("dev", "venues", "timm", "huggingface") for name in extras[extra]]
+    chosen = [name for extra in ("dev", "venues", "timm", "huggingface", "xarray") for name in extras[extra]]
     declared = set(bounds([*project["dependencies"], *chosen]))
     used: set[str] = set()
     for file in (ROOT / "tests").glob("*.py"):

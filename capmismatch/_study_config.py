@@ -22,7 +22,7 @@ class DataConfig:
 
     Attributes
     ----------
-    source : as `load_dataset` takes it
+    source : as `load_dataset` takes it; may be left out where the first saved logits bring their rows
     split : part -> count or share; "val" and "test" rows go into the bank, "train" rows teach students. By default the
         split that the source brings, else half "val" and half "test"
     train : another source for the training rows (its "train" part where it brings a split); then `split` has no "train"
@@ -31,7 +31,7 @@ class DataConfig:
     root, download : folder of torchvision's data sets, and whether it may fetch them
     """
 
-    source: str
+    source: str | None = None
     split: dict[str, int | float] | None = None
     train: str | None = None
     train_rows: int | None = None
@@ -114,8 +114,8 @@ class StudyConfig:
     """A whole ``study.toml``."""
 
     name: str
-    data: DataConfig
     family: tuple[dict[str, Any], ...]
+    data: DataConfig = field(default_factory=DataConfig)
     distill: DistillConfig | None = None
     results: str | None = None
     question: str = ""

@@ -91,10 +91,24 @@ class Study:
     @cached_property
     def _whole(self) -> Dataset:
         data = self.config.data
-        found = self._load(data.source, split=data.split, seed=data.seed)
+        if data.source is not None:
+            found = self._load(data.source, split=data.split, seed=data.seed)
+        elif data.split is None:
+            found = self._brought_along()
+        else:
+            found = self._brought_along().resplit(data.split, data.seed)
         if data.split is None and (found.rows.split == "val").all():
             return found.resplit({"val": 0.5, "test": 0.5}, data.seed)
         return found
+
+    def _brought_along(self) -> Dataset:
+        """The rows of the first saved logits, for a study without a data set of its own."""
+        for number, table in enumerate(self.config.family):
+            if str(table.get("source", "")).startswith("logits:"):
+                dataset = self._load_family(number, table).dataset
+                assert dataset is not None
+                return dataset
+        raise InputError(f"{self.file.name} lacks [data] source: only saved logits bring rows of their own")
 
     @cached_property
     def eval_data(self) -> Dataset:
@@ -130,24 +144,26 @@ class Study:
     @cached_property
     def family(self) -> Family:
         """All teachers of all ``[[family]]`` tables."""
-        from capmismatch.families import Family, load_family
+        from capmismatch.families import Family
 
-        teachers: list[Any] = []
-        for number, table in enumerate(self.config.family):
-            options = dict(table)
-            source = options.pop("source", None)
-            if not isinstance(source, str):
-                raise InputError(f"[[family]] number {number + 1} of {self.file.name} lacks the key 'source'")
-            options["base"] = self.base
-            if source.startswith("letters:"):
-                options["base"] = self.folder
-                options.setdefault("folder", "teachers")
-                options["train"] = self.train_data
-            try:
-                teachers += load_family(source, **options).teachers
-            except InputError as error:
-                raise InputError(f"[[family]] number {number + 1} of {self.file.name}: {error}") from error
-        return Family(teachers)
+        return Family([t for number, table in enumerate(self.config.family) for t in self._load_family(number, table)])
+
+    def _load_family(self, number: int, table: dict[str, Any]) -> Family:
+        from capmismatch.families import load_family
+
+        options = dict(table)
+        source = options.pop("source", None)
+        if not isinstance(source, str):
+            raise InputError(f"[[family]] number {number + 1} of {self.file.name} lacks the key 'source'")
+        options["base"] = self.base
+        if source.startswith("letters:"):
+            options["base"] = self.folder
+            options.setdefault("folder", "teachers")
+            options["train"] = self.train_data
+        try:
+            return load_family(source, **options)
+        except InputError as error:
+            raise InputError(f"[[family]] number {number + 1} of {self.file.name}: {error}") from error
 
     @cached_property
     def recipe(self) -> Recipe:

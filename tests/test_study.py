@@ -385,3 +385,27 @@ def test_links_and_figures_are_kept_while_no_table_changes(tmp_path: Path, monke
     figures[0].unlink()
     with pytest.raises(pytest.fail.Exception, match="figures were drawn anew"):
         study.plot()
+
+
+def test_saved_logits_bring_their_rows(tmp_path: Path) -> None:
+    saved_study(tmp_path)
+    file = write(tmp_path, """
+        name = "saved"
+        [[family]]
+        source = "logits:teachers.npz"
+    """)
+    study = Study(file, progress=False)
+    study.collect()
+    bank = study.bank
+    assert sorted(bank.rows.split.tolist()) == ["test"] * 20 + ["val"] * 20
+    with np.load(tmp_path / "teachers.npz") as saved:
+        rows = bank.rows.ids.astype(int)
+        np.testing.assert_allclose(bank.logits("teachers/xs"), saved["logits_xs"][rows].astype(np.float32))
+    assert to_pick(study).teacher
+    letters = write(tmp_path, """
+        name = "letters"
+        [[family]]
+        source = "letters:mlp"
+    """)
+    with pytest.raises(InputError, match=r"lacks \[data\] source: only saved logits bring rows of their own"):
+        Study(letters, progress=False).collect()

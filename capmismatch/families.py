@@ -145,7 +145,7 @@ def load_family(*specs: str, name: str | None = None, by_position: bool = False,
           ``seeds``, ...
     name : the family's name in tables; by default the source says
     by_position : take every network's outputs as the data set's classes in order, whatever its source calls them
-    options : of the source; with several specs, all get the same
+    options : of the sources; each source gets those that it knows, and one that none knows is an error
 
     Examples
     --------
@@ -157,16 +157,16 @@ def load_family(*specs: str, name: str | None = None, by_position: bool = False,
         raise InputError(f"expected at least one source like 'ckpt:teachers/*.pt'; the kinds are {sorted(SOURCES)}")
     teachers: list[Teacher] = []
     dataset = None
-    for spec in specs:
-        source, rest = _source(spec)
-        load = source.load
-        takes = list(inspect.signature(load).parameters.values())[1:]
-        for option in options:
-            must_be_one_of(option, [parameter.name for parameter in takes], f"option of {spec!r}")
-        lacks = [p.name for p in takes if p.default is inspect.Parameter.empty and p.name not in options]
+    sources = [(spec, *_source(spec)) for spec in specs]
+    takes = [list(inspect.signature(source.load).parameters.values())[1:] for _, source, _ in sources]
+    for option in options:
+        known = dict.fromkeys(parameter.name for own in takes for parameter in own)
+        must_be_one_of(option, known, f"option of {' or '.join(repr(spec) for spec in specs)}")
+    for (spec, source, rest), parameters in zip(sources, takes, strict=True):
+        lacks = [p.name for p in parameters if p.default is inspect.Parameter.empty and p.name not in options]
         if lacks:
             raise InputError(f"{spec!r} lacks the option {lacks[0]!r}")
-        loaded, own = load(rest, **options)
+        loaded, own = source.load(rest, **{p.name: options[p.name] for p in parameters if p.name in options})
         if name is not None:
             loaded = [replace(teacher, family=name) for teacher in loaded]
         if by_position:

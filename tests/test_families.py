@@ -89,7 +89,8 @@ def test_by_position_forgets_what_the_source_calls_its_classes() -> None:
 
 def test_each_source_of_a_mix_gets_the_options_it_knows(tmp_path: Path) -> None:
     labels = np.arange(6) % 3
-    np.savez(tmp_path / "saved.npz", labels=labels, logits_big=9 * np.eye(3, dtype=np.float32)[labels], params_big=10**6)
+    logits = 9 * np.eye(3, dtype=np.float32)[labels]
+    np.savez(tmp_path / "saved.npz", labels=labels, logits_big=logits, params_big=10**6)
     family = load_family("letters:mlp", "logits:saved.npz", widths=[8], seeds=1, base=tmp_path)
     assert [teacher.key for teacher in family] == ["mlp/mlp8-s0", "saved/big"]
     with pytest.raises(InputError, match=r"option of 'letters:mlp' or 'logits:saved.npz' must be one of .*'widths'"):

@@ -24,8 +24,7 @@ from capmismatch._bank_files import (
 )
 from capmismatch._files import hash_of, locked, remove_temporaries
 from capmismatch._records import TeacherRecord, check_finite
-from capmismatch._runners import NetworkRunner as _Runner
-from capmismatch._runners import Passes, SavedRunner, columns_of, recorded
+from capmismatch._runners import NetworkRunner, Passes, SavedRunner, columns_of, recorded
 from capmismatch._workers import Workers, workers
 from capmismatch.bank import LogitBank
 from capmismatch.datasets import Dataset
@@ -152,7 +151,7 @@ class _Collector:
         """Write the shards of this worker that are missing."""
         runner = (
             SavedRunner(self.teacher, self.dataset) if self.teacher.saved
-            else _Runner(self.teacher, self.dataset, self.passes)
+            else NetworkRunner(self.teacher, self.dataset, self.passes)
         )  # fmt: skip
         if self.record.macs is None and self.crew.rank == 0:
             self.record = replace(self.record, macs=runner.macs)
@@ -183,7 +182,7 @@ class _Collector:
 
 
 def _logits(
-    runner: SavedRunner | _Runner, low: int, high: int, teacher: Teacher, dataset: Dataset, dtype: str
+    runner: SavedRunner | NetworkRunner, low: int, high: int, teacher: Teacher, dataset: Dataset, dtype: str
 ) -> NDArray[Any]:
     """Logits of some rows in the precision to be stored, checked."""
     logits = runner(low, high)

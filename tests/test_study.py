@@ -144,7 +144,7 @@ def test_a_study_of_letters_and_a_second_time_without_work(tmp_path: Path, monke
 
     for place in ("capmismatch.grid.fit", "capmismatch.sources.letters.fit", "capmismatch.diagnose.probe",
                   "capmismatch.diagnose.rank_stability", "capmismatch.diagnose.restored_variance",
-                  "capmismatch.diagnose.affinity", "capmismatch.collecting._Runner.__call__"):  # fmt: skip
+                  "capmismatch.diagnose.affinity", "capmismatch.collecting.NetworkRunner.__call__"):  # fmt: skip
         monkeypatch.setattr(place, refuse)
     second = to_pick(Study(file, folder, progress=False))
     pd.testing.assert_frame_equal(first.table, second.table)

@@ -91,11 +91,6 @@ class Softened:
         return torch.sigmoid(-self.log_odds)
 
     @cached_property
-    def wrong_probs(self) -> Tensor:
-        """(N, C) q~: the softmax over the wrong classes alone; 0 in the target's place."""
-        return self._wrong_exp / self._wrong_total[:, None]
-
-    @cached_property
     def top_wrong_prob(self) -> Tensor:
         """(N,) the largest entry of q~."""
         return self._wrong_total.reciprocal()
@@ -111,11 +106,6 @@ class Softened:
     def wrong_squares(self) -> Tensor:
         """(N,) sum of q~^2 over the wrong classes."""
         return self.inherent_variance * self.wrong_classes + 1.0 / self.wrong_classes
-
-    @cached_property
-    def squares(self) -> Tensor:
-        """(N,) sum of p^2 over all classes."""
-        return self.target_prob**2 + self.wrong_mass**2 * self.wrong_squares
 
     @cached_property
     def wrong_entropy(self) -> Tensor:

@@ -12,7 +12,7 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,venues,timm,huggingface,xarray]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,venues,timm,huggingface,xarray,notebook,ray,trackers,docs]'
 	touch $@
 
 demo: $(VENV)/installed

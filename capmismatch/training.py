@@ -171,4 +171,5 @@ def _shifted(x: Tensor, most: int, generator: torch.Generator) -> Tensor:
     padded = nn.functional.pad(x, (most, most, most, most))
     top = torch.randint(2 * most + 1, (n, 1), generator=generator) + torch.arange(height)
     left = torch.randint(2 * most + 1, (n, 1), generator=generator) + torch.arange(width)
-    return padded[torch.arange(n)[:, None, None], :, top[:, :, None], left[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    # Indexing puts the channels last in memory, which is the layout that convolutions are quickest in.
+    return padded[torch.arange(n)[:, None, None], :, top[:, :, None], left[:, None, :]].permute(0, 3, 1, 2)

@@ -4,7 +4,7 @@
 names                      what                                                  source
 ========================== ===================================================== =======================================
 ``mlp48``, ``mlp48x48``    hidden layers of the given widths (`in_features=`)
-``cifar_resnet20``         depth 6n+2, widths 16/32/64, shortcuts without weights He et al., arXiv 1512.03385
+``cifar_resnet20``         depth 6n+2, widths 16/32/64, weightless shortcuts     He et al., arXiv 1512.03385
 ``cifar_resnet20_stem64``  the same with a 64-wide stem and conv shortcuts
 ``resnet8x4``              depth 6n+2, widened, conv shortcuts                   Tian et al., arXiv 1910.10699
 ``wrn-40-2``               WideResNet, depth 6n+4                                Zagoruyko & Komodakis, arXiv 1605.07146
@@ -31,6 +31,6 @@ from capmismatch.architectures import (  # noqa: F401 - each import registers it
     widened_resnet,
 )
 from capmismatch.architectures.counting import count_macs, count_parameters
-from capmismatch.architectures.registry import build, names, register
+from capmismatch.architectures.registry import build, build_for, names, register
 
-__all__ = ["build", "count_macs", "count_parameters", "names", "register"]
+__all__ = ["build", "build_for", "count_macs", "count_parameters", "names", "register"]

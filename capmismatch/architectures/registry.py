@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from capmismatch.architectures.counting import count_parameters
 from capmismatch.errors import InputError, must_be_one_of
@@ -146,15 +146,35 @@ def build(name: str, num_classes: int = 10, in_channels: int = 3, **options: Any
     for key, value in (("num_classes", num_classes), ("in_channels", in_channels)):
         if not (isinstance(value, int) and value >= 1):
             raise InputError(f"{key} must be a whole number >= 1, got {value!r}")
-    found = _find(name)
-    if found is None:
-        listed = [member for kind in _KINDS for member in kind.listed]
-        by_key = {_normalise(member): member for member in listed}
-        near = [by_key[key] for key in difflib.get_close_matches(_normalise(name), by_key, n=5, cutoff=0.4)]
-        hint = f"near it: {near}; " if near else ""
-        raise InputError(f"no architecture is named {name!r}; {hint}the kinds are {_kinds()}")
-    kind, fields = found
+    kind, fields = _known(name)
     return kind.build(name, fields, {"num_classes": num_classes, "in_channels": in_channels, **options})
+
+
+def build_for(name: str, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Build an architecture with as many input channels (or features) and classes as a state dict has.
+
+    Parameters
+    ----------
+    name : as in `build`
+    weights : a state dict; its first and last tensors, by the architecture's own order, tell the sizes. Where it lacks
+        them, the defaults of `build` stand: loading it will then say what does not fit.
+
+    Examples
+    --------
+    >>> weights = build("cifar_resnet20", num_classes=100).state_dict()
+    >>> build_for("cifar_resnet20", weights)(torch.zeros(1, 3, 32, 32)).shape
+    torch.Size([1, 100])
+    """
+    kind, fields = _known(name)
+    sizes: dict[str, Any] = {"num_classes": 10, "in_channels": 3, **kind.example}
+    with torch.device("meta"):
+        keys = list(kind.build(name, fields, sizes).state_dict())
+    first, last = weights.get(keys[0]), weights.get(keys[-1])
+    if first is not None and first.ndim > 1:
+        sizes["in_features" if first.ndim == 2 else "in_channels"] = first.shape[1]
+    if last is not None and last.ndim:
+        sizes["num_classes"] = last.shape[0]
+    return kind.build(name, fields, sizes)
 
 
 def names(pattern: str = "*") -> list[str]:
@@ -210,6 +230,16 @@ def _origin(builder: Callable[..., nn.Module]) -> tuple[str, str]:
 
 def _kinds() -> str:
     return ", ".join(kind.template for kind in _KINDS)
+
+
+def _known(name: str) -> tuple[_Kind, dict[str, Any]]:
+    found = _find(name)
+    if found is not None:
+        return found
+    by_key = {_normalise(member): member for kind in _KINDS for member in kind.listed}
+    near = [by_key[key] for key in difflib.get_close_matches(_normalise(name), by_key, n=5, cutoff=0.4)]
+    hint = f"near it: {near}; " if near else ""
+    raise InputError(f"no architecture is named {name!r}; {hint}the kinds are {_kinds()}")
 
 
 def _find(name: str) -> tuple[_Kind, dict[str, Any]] | None:

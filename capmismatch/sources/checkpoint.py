@@ -6,7 +6,9 @@ import glob
 import hashlib
 import importlib
 import importlib.util
+import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -71,8 +73,8 @@ def hash_file(file: Path) -> str:
         raise InputError(f"{file} is not a readable checkpoint: {error.strerror}") from None
 
 
-def _network(file: Path, build: Callable[[str], nn.Module], weights_hash: str) -> nn.Module:
-    network = build(file.stem)
+def _network(file: Path, build: Callable[[Path], nn.Module], weights_hash: str) -> nn.Module:
+    network = build(file)
     if not isinstance(network, nn.Module):
         raise InputError(f"the builder gave {type(network).__name__} for {file.stem!r}, not a torch.nn.Module")
     return fit_weights(network, file, weights_hash, f"the network that the builder made for {file.stem!r}")
@@ -106,15 +108,19 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             found: Any = load_file(file)
         else:
-            found = torch.load(file, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pickle protocols; what cannot be read is an error below
+                found = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"there is no file {file}") from None
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file} is not a readable checkpoint: {error}") from None
     except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError ... on hostile or broken files
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        # Not torch's own text, which tells the reader how to run the code in the file.
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it asks for {asked[1]}" if asked else "it is damaged, or no checkpoint of torch.save"
         raise InputError(
-            f"{file} cannot be read with weights only, and capmismatch never runs code from a checkpoint: {reason} "
+            f"{file} cannot be read with weights only, and capmismatch never runs code from a checkpoint: {reason}. "
             "Save its state_dict() instead."
         ) from None
     for wrapping in WRAPPINGS:
@@ -136,22 +142,27 @@ def _bare(key: str) -> str:
     return key
 
 
-def _builder(builder: str | Callable[[str], nn.Module], base: Path) -> Callable[[str], nn.Module]:
+def _builder(builder: str | Callable[[str], nn.Module], base: Path) -> Callable[[Path], nn.Module]:
+    """From a checkpoint to a network for it: the user's function of the stem, or an architecture of fitting sizes."""
     if callable(builder):
-        return builder
+        return partial(_by_stem, builder)
     place, _, rest = builder.partition(":")
     if not rest:
         raise InputError(f"expected builder like 'module:function' or 'arch:NAME', got {builder!r}")
     if place == "arch":
         from capmismatch import architectures
 
-        return lambda stem: architectures.build(rest.replace("{stem}", stem))
+        return lambda file: architectures.build_for(rest.replace("{stem}", file.stem), read_state_dict(file))
     module = _module(place, base.resolve())
     function = getattr(module, rest, None)
     if not callable(function):
         names = [name for name in vars(module) if callable(getattr(module, name)) and not name.startswith("_")]
         raise InputError(f"module {place!r} has no function {rest!r}; it has {names}")
-    return function
+    return partial(_by_stem, function)
+
+
+def _by_stem(function: Callable[[str], nn.Module], file: Path) -> nn.Module:
+    return function(file.stem)
 
 
 def _module(place: str, base: Path) -> ModuleType:

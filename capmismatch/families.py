@@ -32,6 +32,7 @@ SOURCES = {
     "hf": "capmismatch.sources.huggingface",
     "ckpt": "capmismatch.sources.checkpoint",
     "logits": "capmismatch.sources.saved",
+    "bank": "capmismatch.sources.bank",
     "letters": "capmismatch.sources.letters",
 }
 
@@ -141,6 +142,7 @@ def load_family(*specs: str, name: str | None = None, by_position: bool = False,
           network of a checkpoint: a function of the file's stem, its name ``"module:function"``, or a registered
           architecture ``"arch:NAME"`` where ``{stem}`` stands for the file's stem; ``mean``, ``std`` normalise images.
         * ``logits:FILE.npz`` or ``logits:FOLDER``: logits saved before.
+        * ``bank:FOLDER``: the teachers of a bank that was collected before.
         * ``letters:mlp``: multi-layer perceptrons trained here on UCI Letter Recognition. Options: ``widths``,
           ``seeds``, ...
     name : the family's name in tables; by default the source says

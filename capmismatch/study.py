@@ -104,7 +104,7 @@ class Study:
     def _brought_along(self) -> Dataset:
         """The rows of the first saved logits, for a study without a data set of its own."""
         for number, table in enumerate(self.config.family):
-            if str(table.get("source", "")).startswith("logits:"):
+            if str(table.get("source", "")).startswith(("logits:", "bank:")):
                 dataset = self._load_family(number, table).dataset
                 assert dataset is not None
                 return dataset

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from capmismatch.errors import InputError
+from capmismatch.collecting import collect
+from capmismatch.errors import BankError, InputError
 from capmismatch.families import Family, Teacher, load_family
 
 
@@ -49,7 +50,7 @@ def test_unknown_names_list_the_choices(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("specs", "options", "message"),
     [
-        ([], {}, r"expected at least one source like .*; the kinds are \['ckpt', 'hf', 'letters', 'logits', 't"),
+        ([], {}, r"expected at least one source like .*; the kinds are \['bank', 'ckpt', 'hf', 'letters'"),
         (["ckpts:x"], {}, "the kind of source in 'ckpts:x' must be one of .*; did you mean 'ckpt'"),
         (["letters:cnn"], {}, "one architecture, 'letters:mlp', not 'letters:cnn'"),
         (["letters:mlp"], {"widht": [3]}, "option of 'letters:mlp' must be one of .*; did you mean 'widths'"),
@@ -74,6 +75,23 @@ def test_a_teacher_runs_on_new_inputs_in_eval_mode() -> None:
     wanted = network[1](torch.from_numpy(x)).detach().numpy()
     np.testing.assert_allclose(teacher.logits(x, batch_size=2), wanted, rtol=1e-6)
     assert teacher.logits(x).dtype == np.float32
+
+
+def test_a_bank_is_a_source(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {"small": rng.normal(size=(6, 3)), "large": rng.normal(size=(6, 3))}
+    np.savez(tmp_path / "a.npz", labels=[0, 1, 2] * 2, split=["val", "test"] * 3, params_small=5, params_large=9,
+             **{f"logits_{name}": logits for name, logits in arrays.items()})  # fmt: skip
+    first = collect(load_family(f"logits:{tmp_path}/a.npz"), None, tmp_path / "bank", dtype="float16", progress=False)
+    family = load_family("bank:bank", base=tmp_path)
+    again = collect(family, None, tmp_path / "again", dtype="float16", progress=False)
+    assert again.keys == first.keys == ["a/small", "a/large"]
+    assert again.rows.fingerprint == first.rows.fingerprint
+    for key in first.keys:
+        np.testing.assert_array_equal(again.logits(key, "test"), first.logits(key, "test"))
+        assert again[key].params == first[key].params and again[key].source == first[key].source
+    with pytest.raises(BankError, match="nowhere"):
+        load_family("bank:nowhere", base=tmp_path)
 
 
 def test_saved_logits_cannot_be_run(tmp_path: Path) -> None:

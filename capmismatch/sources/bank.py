@@ -1,0 +1,33 @@
+"""``bank:FOLDER``: the teachers of a bank that was collected before, as saved logits with their rows and names."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from capmismatch._records import Rows
+from capmismatch.bank import LogitBank
+from capmismatch.datasets import Dataset
+from capmismatch.families import Teacher
+
+
+def load(place: str, *, base: str | Path = ".") -> tuple[list[Teacher], Dataset]:
+    """The teachers of the bank at `place`, and the data set that its rows make."""
+    bank = LogitBank(Path(base, Path(place).expanduser()))
+    teachers = [
+        Teacher(
+            family=record.family, name=record.teacher, seed=record.seed, params=record.params, macs=record.macs,
+            source=record.source, weights_hash=record.weights_hash, preprocessing=record.preprocessing,
+            saved=partial(_saved, bank, record.key),
+        )
+        for record in bank.teachers
+    ]  # fmt: skip
+    return teachers, Dataset(bank.rows, np.empty((len(bank.rows.labels), 0), np.float32))
+
+
+def _saved(bank: LogitBank, key: str) -> tuple[Rows, NDArray[Any]]:
+    return bank.rows, bank.logits(key)

@@ -282,7 +282,7 @@ def test_imports_are_found() -> None:
     assert "capmismatch.errors" in reached("capmismatch.bank", module_level=True)
 
 
-TOP = ("plots", "gallery", "report", "_report_tables", "cli")
+TOP = ("plots", "gallery", "report", "_report_tables", "explorer", "cli")
 
 
 def test_only_the_top_imports_the_top() -> None:

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint types check figures bench clean
+.PHONY: demo lab test lint types check figures bench bench-statistics docs strip clean
 
 # Remade when the dependencies change; everything below runs in it.
 $(VENV)/installed: pyproject.toml
@@ -15,8 +15,16 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,venues,timm,huggingface,xarray,notebook,ray,trackers,docs]'
 	touch $@
 
+$(VENV)/installed-notebook: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[notebook]'
+	touch $@
+
 demo: $(VENV)/installed
 	$(BIN)/capmismatch demo
+
+# JupyterLab on the notebooks; ARGS="--no-browser --port 9999" and the like go to it.
+lab: $(VENV)/installed-notebook
+	$(BIN)/jupyter-lab $(ARGS) notebooks
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
@@ -32,11 +40,28 @@ check: lint types test
 figures: $(VENV)/installed
 	$(BIN)/python figures/make.py
 
+# Speed and memory, about ten minutes on two free cores: benchmarks/README.md.
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/bench_ranks.py
+	$(BIN)/python benchmarks/bench_bootstrap.py
+	$(BIN)/python benchmarks/bench_isats.py
 	$(BIN)/python benchmarks/bench_diagnosis.py
 	$(BIN)/python benchmarks/bench_collect.py
+	$(BIN)/python benchmarks/bench_grid.py --steps 100  # needs $$CAPMISMATCH_REAL_DATA
+	$(BIN)/python benchmarks/summary.py
+
+# Simulations of what the statistics promise; longer.
+bench-statistics: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/bench_coverage.py
+	$(BIN)/python benchmarks/bench_pick.py
+
+# A warning is an error. DOCS_EXECUTE=1 runs the notebooks, so that their outputs show.
+docs: $(VENV)/installed-dev
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going docs docs/_build/html
+
+# Notebooks go into git without their outputs.
+strip:
+	$(PYTHON) notebooks/strip.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build docs/_build docs/notebooks *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -240,7 +240,7 @@ def mark_peak(ax: Axes, table: pd.DataFrame, color: Any, *, shift: float = 0.0) 
     if change < 0:
         ring = ax.plot(
             [peak["x"]], [peak["mean"]], "o", markersize=mpl.rcParams["lines.markersize"] + 4.5, markerfacecolor="none",
-            markeredgecolor=color, markeredgewidth=0.8, zorder=3,
+            markeredgecolor=color, markeredgewidth=0.8, zorder=3, clip_on=False,
         )  # fmt: skip
         _move(ax, shift, *ring)
     return change

@@ -67,15 +67,17 @@ class FigureStyle(dict[str, Any]):
 
     def __enter__(self) -> FigureStyle:
         """Apply the parameters until the block ends."""
-        self._context = mpl.rc_context(cast(Any, self))
-        self._context.__enter__()
+        # Not rc_context: it also puts back "interactive", which a notebook's backend sets as the first figure is made;
+        # were that one made in this block, all later figures would stay hidden.
+        self._before = {name: mpl.rcParams[name] for name in self}
+        mpl.rcParams.update(cast(Any, self))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Put the former parameters back."""
-        self._context.__exit__(kind, error, trace)
+        mpl.rcParams.update(cast(Any, self._before))
 
 
 def figure_style(venue: str = "default", width: str | float = "column", *, ratio: float = GOLDEN_RATIO) -> FigureStyle:
@@ -125,9 +127,8 @@ def figure_style(venue: str = "default", width: str | float = "column", *, ratio
             "figure.figsize": (inches, inches * ratio),
             "figure.constrained_layout.use": True,
             "figure.dpi": 150,
-            "font.family": [spec.family],
-            "font.serif": ["STIXGeneral", "DejaVu Serif"],
-            "font.sans-serif": ["DejaVu Sans"],
+            # Named, not generic: a text keeps its font when it is drawn after the block, as notebooks do.
+            "font.family": ["STIXGeneral", "DejaVu Serif"] if serif else ["DejaVu Sans"],
             "mathtext.fontset": "stix" if serif else "dejavusans",
             "font.size": spec.size,
             "axes.labelsize": spec.size,

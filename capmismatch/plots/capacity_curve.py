@@ -154,7 +154,8 @@ def _draw_students(ax: Axes, taught: pd.DataFrame) -> tuple[list, list[str], boo
             line = run_line(ax, table, runs.rename(columns={"accuracy": "value"}), shift=shift, **look)
             change = scale * mark_peak(ax, table, look["color"], shift=shift)
             if change < 0:
-                changes.append(f"{family} {change:.1f}" if len(families) > 1 else f"{change:.1f}")
+                drop = f"{round(change, 1) + 0.0:.1f}"  # + 0.0: no minus sign before 0.0
+                changes.append(f"{family} {drop}" if len(families) > 1 else drop)
             attach(ax, table)
         handles.append(Line2D([], [], **looks[setting]) if len(families) > 1 else line)
         told = ", ".join(changes).replace("-", "\N{MINUS SIGN}")

@@ -60,7 +60,7 @@ def dark_knowledge(example: pd.DataFrame, *, image: np.ndarray | None = None, to
     looks = setting_looks({str(method): str(method) for method in methods})
 
     extra = 0 if image is None else 1
-    inches = small_points() / 72 * (1.8 * len(classes) + 5)
+    inches = max(small_points() / 72 * (1.8 * len(classes) + 5), 1.7 * extra)  # an image needs some height to be seen
     axes = panels(len(teachers) + extra, sharex=False, inches=inches)
     if image is not None:
         axes[0].imshow(image, cmap="gray" if np.ndim(image) == 2 else None)

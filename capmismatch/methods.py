@@ -6,6 +6,7 @@ student and seed; the other methods compare logits with logits in every step.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ LOGIT_LOSSES = {
     "CTKD": "curriculum_kd",
 }
 METHODS = ("CE", *SOFT, *LOGIT_LOSSES)
+# Options of every method with a teacher; the loss of a method takes its own besides.
+REMEDIES = ("rank_weight", "gate", "stop_after", "assistants")
 # As in capmismatch.temperature, which needs torch: naming a setting should not have to load it.
 CONSTRAINTS = ("order", "anchor", "none")
 CENTERS = ("mean", "none")
@@ -39,12 +42,22 @@ class Method:
     weight : of the soft term; the cross-entropy gets 1 - weight. None takes the weights of the method's source
     constraint, margin : of `capmismatch.temperature.isats`; ISATS only
     center : "mean" or "none"; ATS and ISATS
-    options : of the loss in `capmismatch.losses`, for the methods that are neither CE, KD, ATS nor ISATS
+    options : of every method with a teacher, and of the loss in `capmismatch.losses` for those that compare logits
+
+        * "rank_weight": of `capmismatch.losses.rank_kd`, added to the method's own term
+        * "gate": keep the teacher's part while its gradient's cosine with the labels' is at least this, in [-1, 1];
+          see `capmismatch.schedules.GradientGate`
+        * "stop_after": the share of the epochs, in (0, 1), after which the cross-entropy goes on alone; see
+          `capmismatch.schedules.EarlyStopped`
+        * "assistants": names of architectures that the teacher's knowledge passes through on its way to the student;
+          see `capmismatch.schedules.teach_through`
 
     Examples
     --------
     >>> Method("KD").label, Method("ISATS", margin=1.0).label
     ('KD tau=4', 'ISATS order m=1 tau=4')
+    >>> Method("DKD", options={"beta": 2.0, "stop_after": 0.5, "assistants": ["mlp96", "mlp48"]}).label
+    'DKD via mlp96>mlp48 beta=2.0 stop_after=0.5'
     """
 
     name: str
@@ -88,11 +101,36 @@ class Method:
                 raise InputError(f"expected margin of method ISATS >= 0, got {self.margin!r}")
         if self.center is not None:
             must_be_one_of(self.center, CENTERS, f"center of method {self.name}")
-        if self.options and self.name not in LOGIT_LOSSES:
-            raise InputError(f"method {self.name} takes no options, got {self.options!r}")
+        self._check_options()
         if self.tau is not None and "tau" in self.options:
             twice = f"{self.tau!r}, and {self.options['tau']!r} in its options"
             raise InputError(f"method {self.name} got tau twice: {twice}")
+
+    def _check_options(self) -> None:
+        if self.options and self.name == "CE":
+            raise InputError(f"method CE takes no options, got {self.options!r}")
+        if self.name in SOFT:
+            for option in self.options:
+                must_be_one_of(option, REMEDIES, f"option of method {self.name}")
+        for option, (low, high), inside in (
+            ("rank_weight", (0, math.inf), "> 0"), ("stop_after", (0, 1), "in (0, 1)"),
+        ):  # fmt: skip
+            value = self.options.get(option)
+            if value is not None and not (_is_number(value) and low < value < high):
+                raise InputError(f"expected {option} of method {self.name} {inside}, got {value!r}")
+        gate = self.options.get("gate")
+        if gate is not None and not (_is_number(gate) and -1 <= gate <= 1):
+            raise InputError(f"expected gate of method {self.name}, a cosine, in [-1, 1], got {gate!r}")
+        if gate is not None and self.weight == 1:
+            raise InputError(f"a gate compares with the cross-entropy: method {self.name} with weight=1 has none")
+        names = self.options.get("assistants", ["some"])
+        if not (isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names)):
+            raise InputError(f"expected assistants of method {self.name} a list of architectures, got {names!r}")
+
+    @property
+    def assistants(self) -> tuple[str, ...]:
+        """Architectures between the teacher and the student; none by default."""
+        return tuple(self.options.get("assistants", ()))
 
     @property
     def label(self) -> str:
@@ -111,36 +149,69 @@ class Method:
             parts.append(f"w={self.weight:g}")
         if self.center == "none":
             parts.append("uncentred")
-        parts += [f"{key}={value}" for key, value in sorted(self.options.items())]
+        if self.assistants:
+            parts.append(f"via {'>'.join(self.assistants)}")
+        parts += [f"{key}={value}" for key, value in sorted(self.options.items()) if key != "assistants"]
         return " ".join(parts)
 
     def soft_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """What the student is given of the teacher: soft labels for KD, ATS and ISATS, else the logits themselves."""
+        """What the student is given of the teacher's logits (N, C).
+
+        Soft labels (N, C) for KD, ATS and ISATS, and (N, 2, C), soft labels and logits, where they have a
+        ``rank_weight``; for the other methods the logits themselves.
+        """
+        import torch
+
+        if self.name not in SOFT:
+            return logits.float()
+        probs = self._probabilities(logits, labels)
+        return torch.stack([probs.float(), logits.float()], 1) if "rank_weight" in self.options else probs
+
+    def _probabilities(self, logits: Tensor, labels: Tensor) -> Tensor:
         from capmismatch import temperature
 
         if self.name == "KD":
             return temperature.soften(logits, labels, self.tau or 4.0)
         if self.name == "ATS":
-            return temperature.ats(
-                logits, labels, self.tau or 4.0, self.tau_other or 3.0, center=self.center or "mean"
-            )
-        if self.name == "ISATS":
-            return temperature.isats(
-                logits, labels, self.tau or 4.0, constraint=self.constraint or "order", center=self.center or "mean",
-                margin=self.margin or 0.0,
-            ).probs
-        return logits.float()
+            return temperature.ats(logits, labels, self.tau or 4.0, self.tau_other or 3.0, center=self.center or "mean")
+        return temperature.isats(
+            logits, labels, self.tau or 4.0, constraint=self.constraint or "order", center=self.center or "mean",
+            margin=self.margin or 0.0,
+        ).probs
 
-    def criterion(self) -> nn.Module:
-        """The loss: a module called with student logits, labels, and what `soft_labels` gave."""
+    def criterion(self, network: nn.Module | None = None, epochs: int | None = None) -> nn.Module:
+        """The loss: a module called with student logits, labels, and what `soft_labels` gave.
+
+        Parameters
+        ----------
+        network : the student, which the option "gate" needs
+        epochs : of its training, which the option "stop_after" needs
+        """
         from capmismatch.losses import Criterion
+        from capmismatch.schedules import EarlyStopped, GradientGate
 
+        must_be_one_of(self.name, (*SOFT, *LOGIT_LOSSES), "a method with a teacher")
+        own = {key: value for key, value in self.options.items() if key not in REMEDIES or key == "rank_weight"}
         if self.name in SOFT:
             weight = float(self.weight or 0.5)
-            return Criterion(
-                "soft_cross_entropy", ce_weight=1 - weight, kd_weight=weight, tau_student=self.tau_student or 1.0
+            plain = Criterion(
+                "soft_cross_entropy", ce_weight=1 - weight, kd_weight=weight, tau_student=self.tau_student or 1.0, **own
             )
-        must_be_one_of(self.name, LOGIT_LOSSES, "a method with a teacher")
-        ce_weight, kd_weight = (None, None) if self.weight is None else (1 - self.weight, self.weight)
-        options = self.options if self.tau is None else {"tau": self.tau, **self.options}
-        return Criterion(LOGIT_LOSSES[self.name], ce_weight=ce_weight, kd_weight=kd_weight, **options)
+        else:
+            ce_weight, kd_weight = (None, None) if self.weight is None else (1 - self.weight, self.weight)
+            own = own if self.tau is None else {"tau": self.tau, **own}
+            plain = Criterion(LOGIT_LOSSES[self.name], ce_weight=ce_weight, kd_weight=kd_weight, **own)
+        found: Criterion | GradientGate = plain
+        if "gate" in self.options:
+            if network is None:
+                raise InputError(f"the gate of method {self.name} needs the student: criterion(network, epochs)")
+            found = GradientGate(plain, network, self.options["gate"])
+        if "stop_after" not in self.options:
+            return found
+        if epochs is None:
+            raise InputError(f"stop_after of method {self.name} needs the epochs: criterion(network, epochs)")
+        return EarlyStopped(found, max(1, round(self.options["stop_after"] * epochs)))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -444,6 +444,85 @@ def test_criterion_adds_the_rank_term_to_any_other() -> None:
     torch.testing.assert_close(Criterion("dist", rank_weight=0.3)(s, y, t), expected)
 
 
+def test_soft_labels_come_with_logits_for_the_rank_term() -> None:
+    s, t, y = batch()
+    q = torch.softmax(t / 4, 1)
+    expected = Criterion("soft_cross_entropy")(s, y, q) + 0.3 * losses.rank_kd(s, t)
+    found = Criterion("soft_cross_entropy", rank_weight=0.3)(s, y, torch.stack([q, t], 1))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_loss_is_the_sum_of_its_parts(name: str) -> None:
+    s, t, y = batch()
+    third = torch.softmax(t, 1) if name == "soft_cross_entropy" else t
+    hard, soft = Criterion(name, ce_weight=0.7)(s, y, third), Criterion(name, ce_weight=0.0)(s, y, third)
+    parts = Criterion(name, ce_weight=0.7).parts(s, y, third)
+    torch.testing.assert_close(parts[0], 0.7 * F.cross_entropy(s, y))
+    torch.testing.assert_close(parts[1], soft)
+    torch.testing.assert_close(sum(parts), hard)
+
+
+def test_diagnostics_tell_the_temperature() -> None:
+    assert Criterion("kd").diagnostics() == {}
+    assert Criterion("curriculum_kd").diagnostics()["tau"] == pytest.approx(1 + 20 / (1 + math.exp(-1)))
+
+
+# Looking at values
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_later_batches_have_the_same_value_and_the_same_errors(name: str) -> None:
+    """After the first batch only failures are looked into; what comes of it must not tell the difference."""
+    s, t, y = batch()
+    third = torch.softmax(t, 1) if name == "soft_cross_entropy" else t
+    criterion = Criterion(name)
+    first = criterion(s, y, third)
+    assert not criterion._unseen
+    torch.testing.assert_close(criterion(s, y, third), first, rtol=0, atol=0)
+    bad, broken = s.clone(), third.clone()
+    bad[3, 1] = broken[2, 0] = float("nan")
+    label = y.clone()
+    label[4] = 5
+    for inputs, message in (
+        ((bad, y, third), "expected finite logits, got nan at row 3, class 1 of student logits"),
+        ((s, y, broken), "expected finite logits, got nan at row 2, class 0"),
+        ((s, label, third), r"expected labels in \[0, 5\), got 5 at row 4"),
+        ((s, label - 6, third), r"expected labels in \[0, 5\), got -"),
+        ((s, torch.full_like(y, -100), third), r"expected labels in \[0, 5\), got -100 at row 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            criterion(*inputs)
+    with pytest.raises(InputError, match="shape"):
+        criterion(s, y, third[:, :3])
+
+
+def test_every_epoch_begins_with_a_look() -> None:
+    s, t, y = batch()
+    criterion = Criterion("soft_cross_entropy")
+    criterion(s, y, torch.softmax(t, 1))
+    criterion(s, y, t)  # logits for soft labels: finite, and nobody looks
+    criterion.set_epoch(1)
+    with pytest.raises(InputError, match="soft labels >= 0 that sum to 1"):
+        criterion(s, y, t)
+
+
+def test_values_are_waited_for_in_the_first_batch_alone() -> None:
+    """On the meta device there are no values: whoever looks at one fails."""
+    s, y = torch.zeros(6, 5, device="meta"), torch.zeros(6, dtype=torch.int64, device="meta")
+    for name in set(LOSSES) - {"ats", "isats"}:  # they search in every batch
+        criterion = Criterion(name).to("meta")
+        criterion._unseen = False
+        assert criterion(s, y, s).shape == ()
+
+
+def test_compiled_graphs_are_whole() -> None:
+    s, t, y = (x.float() if x.is_floating_point() else x for x in batch())
+    for name in ("kd", "dkd", "dist", "curriculum_kd"):
+        compiled = torch.compile(Criterion(name), backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(s, y, t), Criterion(name)(s, y, t))
+
+
 def test_warm_up() -> None:
     s, t, y = batch()
     criterion = Criterion("dkd", ce_weight=0)
@@ -512,7 +591,10 @@ LOGITS, LABELS = torch.zeros(2, 3), torch.tensor([0, 2])
         (lambda: Criterion("kd", taus=2), r"an option of kd must be one of \['tau'\], not 'taus'; did you mean 'tau'"),
         (lambda: Criterion("kd", labels=LABELS), r"an option of kd must be one of"),
         (lambda: Criterion("kd", ce_weight=-0.1), r"ce_weight must be a number >= 0, got -0.1"),
-        (lambda: Criterion("soft_cross_entropy", rank_weight=1.0), r"rank_weight needs the teacher's logits"),
+        (
+            lambda: Criterion("soft_cross_entropy", rank_weight=1.0)(LOGITS, LABELS, LOGITS),
+            r"soft labels and logits of shape \(2, 2, 3\), as rank_weight needs both, got \(2, 3\)",
+        ),
         (lambda: Criterion("kd").set_epoch(-1), r"epoch must be a whole number >= 0, got -1"),
         (lambda: Criterion("kd")(LOGITS, LABELS - 1, LOGITS), r"expected labels in \[0, 3\), got -1 at row 0"),
     ],

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from capmismatch._arrays import as_labels, as_logits
 from capmismatch.errors import InputError
 
 
-def logits_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both logits, checked, in their common precision (float32 at least), the teacher's without gradient."""
-    s = as_logits(student, place="student logits")
-    t = as_logits(teacher.detach(), place="teacher logits")
+def logits_pair(student: Tensor, teacher: Tensor, check: bool = True) -> tuple[Tensor, Tensor]:
+    """Return both logits in their common precision (float32 at least), the teacher's without gradient.
+
+    Shapes are looked at always, values where `check` is set.
+    """
+    s = as_logits(student, place="student logits") if check else single(student)
+    t = as_logits(teacher.detach(), place="teacher logits") if check else single(teacher.detach())
     if s.shape != t.shape:
         raise InputError(f"expected teacher logits of the student's shape {tuple(s.shape)}, got {tuple(t.shape)}")
     if len(s) == 0:
@@ -21,9 +25,21 @@ def logits_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return s.to(dtype), t.to(dtype)
 
 
-def checked_labels(labels: Tensor, logits: Tensor) -> Tensor:
-    """Return labels (N,) as int64 on the logits' device, checked to lie in [0, C)."""
+def single(tensor: Tensor) -> Tensor:
+    """The tensor in float32 at least: half precision is for storing."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def checked_labels(labels: Tensor, logits: Tensor, check: bool = True) -> Tensor:
+    """Return labels (N,) as int64 on the logits' device; that they lie in [0, C) is looked at where `check` is set."""
+    if not check:
+        return labels.to(logits.device, torch.int64)
     return as_labels(labels, *logits.shape).to(logits.device)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy with labels, none of which means "ignore": PyTorch drops the label -100 by default."""
+    return F.cross_entropy(logits, labels, ignore_index=torch.iinfo(torch.int64).min)
 
 
 def checked_number(value: float, name: str) -> None:

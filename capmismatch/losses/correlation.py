@@ -9,7 +9,9 @@ from capmismatch.errors import must_be_positive
 from capmismatch.losses._terms import checked_number, logits_pair, pearson, standardize
 
 
-def dist(student: Tensor, teacher: Tensor, tau: float = 4.0, beta: float = 1.0, gamma: float = 1.0) -> Tensor:
+def dist(
+    student: Tensor, teacher: Tensor, tau: float = 4.0, beta: float = 1.0, gamma: float = 1.0, *, check: bool = True
+) -> Tensor:
     r"""DIST: match probabilities up to scale and shift, along the classes and along the batch.
 
     .. math:: \tau^2 \Big(\beta \big(1 - \tfrac1N \sum_i \rho(p^s_{i\cdot}, p^t_{i\cdot})\big)
@@ -23,6 +25,7 @@ def dist(student: Tensor, teacher: Tensor, tau: float = 4.0, beta: float = 1.0, 
     student, teacher : (N, C) logits
     tau : temperature of both softmaxes
     beta, gamma : weights of the relation between classes and within classes, >= 0
+    check : whether values are looked at too: one pass over the inputs, and a wait for their device
 
     Returns
     -------
@@ -30,7 +33,9 @@ def dist(student: Tensor, teacher: Tensor, tau: float = 4.0, beta: float = 1.0, 
 
     References
     ----------
-    Huang et al., "Knowledge distillation from a stronger teacher", NeurIPS 2022, arXiv 2205.10536.
+    Huang et al., "Knowledge distillation from a stronger teacher", NeurIPS 2022, arXiv 2205.10536. Its code adds 1e-8
+    to the product of the norms, which weakens columns of small variance: at 1,000 classes and tau = 4 the gradient
+    differs from this one in the third digit.
 
     Examples
     --------
@@ -41,14 +46,21 @@ def dist(student: Tensor, teacher: Tensor, tau: float = 4.0, beta: float = 1.0, 
     must_be_positive(tau, "tau")
     checked_number(beta, "beta")
     checked_number(gamma, "gamma")
-    s, t = logits_pair(student, teacher)
+    s, t = logits_pair(student, teacher, check)
     p_s, p_t = torch.softmax(s / tau, 1), torch.softmax(t / tau, 1)
     between, within = 1 - pearson(p_s, p_t, 1).mean(), 1 - pearson(p_s, p_t, 0).mean()
     return tau**2 * (beta * between + gamma * within)
 
 
 def correlation_kd(
-    student: Tensor, teacher: Tensor, tau: float = 4.0, beta: float = 1.0, gamma: float = 1.0, softness: float = 0.1
+    student: Tensor,
+    teacher: Tensor,
+    tau: float = 4.0,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    softness: float = 0.1,
+    *,
+    check: bool = True,
 ) -> Tensor:
     r"""Correlation matching: Pearson's correlation of probabilities and a soft Spearman correlation of logits.
 
@@ -64,6 +76,7 @@ def correlation_kd(
     tau : temperature of both softmaxes
     beta, gamma : weights of the linear and of the rank correlation, >= 0
     softness : width of the steps of the soft ranks, in deviations of the logits
+    check : whether values are looked at too: one pass over the inputs, and a wait for their device
 
     Returns
     -------
@@ -85,13 +98,13 @@ def correlation_kd(
     must_be_positive(softness, "softness")
     checked_number(beta, "beta")
     checked_number(gamma, "gamma")
-    s, t = logits_pair(student, teacher)
+    s, t = logits_pair(student, teacher, check)
     linear = 1 - pearson(torch.softmax(s / tau, 1), torch.softmax(t / tau, 1), 1).mean()
     order = 1 - pearson(_soft_ranks(s, softness), _soft_ranks(t, softness), 1).mean()
     return beta * linear + gamma * order
 
 
-def rank_kd(student: Tensor, teacher: Tensor, steepness: float = 1.0) -> Tensor:
+def rank_kd(student: Tensor, teacher: Tensor, steepness: float = 1.0, *, check: bool = True) -> Tensor:
     r"""One minus a smooth Kendall tau between the orders of the classes: an auxiliary to other terms.
 
     .. math:: 1 - \frac{2}{C(C-1)} \sum_{j<c} \tanh\big(k \, (t_c - t_j)(s_c - s_j)\big)
@@ -103,6 +116,7 @@ def rank_kd(student: Tensor, teacher: Tensor, steepness: float = 1.0) -> Tensor:
     ----------
     student, teacher : (N, C) logits
     steepness : k, per squared logit
+    check : whether values are looked at too: one pass over the inputs, and a wait for their device
 
     Returns
     -------
@@ -120,10 +134,11 @@ def rank_kd(student: Tensor, teacher: Tensor, steepness: float = 1.0) -> Tensor:
     [0.0, 2.0]
     """
     must_be_positive(steepness, "steepness")
-    s, t = logits_pair(student, teacher)
-    first, second = torch.triu_indices(s.shape[1], s.shape[1], offset=1, device=s.device)
-    agreement = (t[:, first] - t[:, second]) * (s[:, first] - s[:, second])
-    return 1 - torch.tanh(steepness * agreement).mean()
+    s, t = logits_pair(student, teacher, check)
+    # Every pair twice: the gradient of differences is a sum, that of picking out half of them is far slower.
+    agreement = (t[:, :, None] - t[:, None, :]) * (s[:, :, None] - s[:, None, :])
+    rows, classes = s.shape
+    return 1 - torch.tanh(steepness * agreement).sum() / (rows * classes * (classes - 1))
 
 
 def _soft_ranks(logits: Tensor, softness: float) -> Tensor:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from capmismatch._arrays import as_logits
 from capmismatch.errors import InputError, must_be_one_of
-from capmismatch.losses._terms import checked_labels, checked_number
+from capmismatch.losses._terms import checked_labels, checked_number, cross_entropy, single
 from capmismatch.losses.correlation import correlation_kd, dist, rank_kd
 from capmismatch.losses.curriculum import CurriculumKD
 from capmismatch.losses.decoupled import dkd
@@ -26,7 +27,7 @@ class Loss:
 
     Attributes
     ----------
-    term : the function of (student, teacher[, labels], **options), or a module class with such a `forward`
+    term : the function of ``(student, teacher[, labels], **options)``, or a module class with such a `forward`
     ce_weight, kd_weight : weights of the cross-entropy and of the term in the source
     needs_labels : whether the term takes the labels
     warmup_epochs : over how many epochs the term's weight rises in the source; 0 for none
@@ -69,13 +70,16 @@ class Criterion(nn.Module):
 
     Raises
     ------
-    InputError : for an unknown name or option (lists the choices), negative weights, and a `rank_weight` where soft
-        labels stand in for the teacher's logits
+    InputError : for an unknown name or option (lists the choices) and negative weights; when called, for logits that
+        are not finite, labels outside [0, C), soft labels that do not sum to 1, and shapes that do not fit
 
     Notes
     -----
     The warm-up follows `set_epoch`; until that is called, the weight is full. ``Criterion("curriculum_kd")`` has a
     parameter of its own, for the optimiser.
+
+    Values are looked at in the first batch, and in the first after each `set_epoch`. In all others only where the loss
+    fails or is not finite, which is noticed on the CPU alone: on other devices it would take a wait in every step.
 
     Examples
     --------
@@ -109,11 +113,10 @@ class Criterion(nn.Module):
         self.warmup_epochs = entry.warmup_epochs if warmup_epochs is None else warmup_epochs
         for key in ("ce_weight", "kd_weight", "rank_weight", "warmup_epochs"):
             checked_number(getattr(self, key), key)
-        if rank_weight and entry.term is soft_cross_entropy:
-            raise InputError("rank_weight needs the teacher's logits, and soft_cross_entropy gets soft labels")
         self.options = options
         self.warmup = 1.0
-        inputs = ("student", "teacher", "soft_labels", "labels")
+        self._unseen = True  # whether nothing has been looked at in this epoch
+        inputs = ("student", "teacher", "soft_labels", "labels", "check")
         choices = [key for key in inspect.signature(entry.term).parameters if key not in inputs]
         for option in options:
             must_be_one_of(option, choices, f"an option of {name}")
@@ -125,6 +128,7 @@ class Criterion(nn.Module):
         """Tell the epoch, counted from 0, for the warm-up and the curriculum."""
         if not (isinstance(epoch, int) and epoch >= 0):
             raise InputError(f"epoch must be a whole number >= 0, got {epoch!r}")
+        self._unseen = True
         self.warmup = min(1.0, (epoch + 1) / self.warmup_epochs) if self.warmup_epochs else 1.0
         if isinstance(self.term, CurriculumKD):
             self.term.set_epoch(epoch)
@@ -136,21 +140,61 @@ class Criterion(nn.Module):
         ----------
         student_logits : (N, C), with gradient
         labels : (N,) integers in [0, C)
-        teacher_logits : (N, C); soft labels (N, C) for "soft_cross_entropy"
+        teacher_logits : (N, C); for "soft_cross_entropy" soft labels (N, C), and where there is a `rank_weight` soft
+            labels and logits, (N, 2, C): ``torch.stack([soft_labels, teacher_logits], 1)``
 
         Returns
         -------
         Scalar tensor, float32 or wider.
         """
-        student = as_logits(student_logits, place="student logits")
-        y = checked_labels(labels, student)
-        inputs = (student, teacher_logits, y) if self.needs_labels else (student, teacher_logits)
-        loss = self.kd_weight * self.warmup * self.term(*inputs)
-        if self.ce_weight:
-            loss = loss + self.ce_weight * F.cross_entropy(student, y)
+        hard, soft = self.parts(student_logits, labels, teacher_logits)
+        return soft + hard
+
+    def parts(self, student_logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the two summands of the loss: what the labels ask for, and what the teacher asks for."""
+        inputs = student_logits, labels, teacher_logits
+        if torch.compiler.is_compiling():  # looking at a value would break the graph
+            return self._parts(*inputs, check=False)
+        check, self._unseen = self._unseen, False
+        if check:
+            return self._parts(*inputs, check=True)
+        try:
+            found = self._parts(*inputs, check=False)
+        except (IndexError, RuntimeError):  # such as a label that no class has
+            self._parts(*inputs, check=True)
+            raise
+        if found[0].device.type == "cpu" and not math.isfinite(found[0].item() + found[1].item()):
+            return self._parts(*inputs, check=True)
+        return found
+
+    def _parts(
+        self, student_logits: Tensor, labels: Tensor, teacher_logits: Tensor, *, check: bool
+    ) -> tuple[Tensor, Tensor]:
+        student = as_logits(student_logits, place="student logits") if check else single(student_logits)
+        y = checked_labels(labels, student, check)
+        given, logits = self._given(student, teacher_logits)
+        inputs = (student, given, y) if self.needs_labels else (student, given)
+        soft = self.kd_weight * self.warmup * self.term(*inputs, check=check)
+        hard = self.ce_weight * cross_entropy(student, y) if self.ce_weight else soft.new_zeros(())
         if self.rank_weight:
-            loss = loss + self.rank_weight * rank_kd(student, teacher_logits)
-        return loss
+            soft = soft + self.rank_weight * rank_kd(student, logits, check=check)
+        return hard, soft
+
+    def _given(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """What the term takes of the teacher, and the teacher's logits for the rank term."""
+        if not (self.rank_weight and self.name == "soft_cross_entropy"):
+            return teacher, teacher
+        rows, classes = student.shape
+        if teacher.shape != (rows, 2, classes):
+            raise InputError(
+                f"expected soft labels and logits of shape {(rows, 2, classes)}, as rank_weight needs both, got "
+                f"{tuple(teacher.shape)}"
+            )
+        return teacher[:, 0], teacher[:, 1]
+
+    def diagnostics(self) -> dict[str, float]:
+        """What there is to log beside the loss: the temperature of "curriculum_kd"."""
+        return {"tau": float(self.term.tau)} if isinstance(self.term, CurriculumKD) else {}
 
     def extra_repr(self) -> str:
         """What `repr` shows between the brackets."""

@@ -13,7 +13,14 @@ from capmismatch.losses._terms import checked_number, kl, logits_pair
 
 
 def curriculum_kd(
-    student: Tensor, teacher: Tensor, theta: Tensor, strength: float = 1.0, low: float = 1.0, span: float = 20.0
+    student: Tensor,
+    teacher: Tensor,
+    theta: Tensor,
+    strength: float = 1.0,
+    low: float = 1.0,
+    span: float = 20.0,
+    *,
+    check: bool = True,
 ) -> Tensor:
     r"""`kd` at a learnable temperature that is trained to make it larger, while the student makes it smaller.
 
@@ -26,6 +33,7 @@ def curriculum_kd(
     theta : scalar tensor, the raw temperature
     strength : how strongly the temperature opposes the student, >= 0
     low, span : the temperature lies in (low, low + span)
+    check : whether values are looked at too: one pass over the inputs, and a wait for their device
 
     Returns
     -------
@@ -47,7 +55,7 @@ def curriculum_kd(
     must_be_positive(span, "span")
     if theta.numel() != 1:
         raise InputError(f"expected theta to be a scalar tensor, got shape {tuple(theta.shape)}")
-    s, t = logits_pair(student, teacher)
+    s, t = logits_pair(student, teacher, check)
     tau = low + span * torch.sigmoid(_ReverseGradient.apply(theta.reshape(()).to(s.dtype), strength))
     return (tau**2 * kl(torch.log_softmax(t / tau, 1), torch.log_softmax(s / tau, 1))).mean()
 
@@ -102,9 +110,9 @@ class CurriculumKD(nn.Module):
         """Tell the epoch, counted from 0."""
         self.strength = curriculum_strength(epoch, self.ramp_epochs)
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor, *, check: bool = True) -> Tensor:
         """Return the term; see `curriculum_kd`."""
-        return curriculum_kd(student, teacher, self.theta, self.strength, self.low, self.span)
+        return curriculum_kd(student, teacher, self.theta, self.strength, self.low, self.span, check=check)
 
 
 class _ReverseGradient(torch.autograd.Function):

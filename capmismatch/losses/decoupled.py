@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from capmismatch.errors import must_be_positive
 from capmismatch.losses._terms import checked_labels, checked_number, kl, logits_pair
 
 
 def dkd(
-    student: Tensor, teacher: Tensor, labels: Tensor, tau: float = 4.0, alpha: float = 1.0, beta: float = 8.0
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    tau: float = 4.0,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    *,
+    check: bool = True,
 ) -> Tensor:
     r"""DKD: the target and the non-target part of `kd`, weighted apart, :math:`\tau^2 (\alpha\,TCKD + \beta\,NCKD)`.
 
@@ -28,6 +34,7 @@ def dkd(
     labels : (N,) integers in [0, C)
     tau : temperature of all softmaxes
     alpha, beta : weights of the two parts, >= 0; the paper's `beta` goes with the teacher (2 to 8 on CIFAR-100)
+    check : whether values are looked at too: one pass over the inputs, and a wait for their device
 
     Returns
     -------
@@ -46,8 +53,8 @@ def dkd(
     must_be_positive(tau, "tau")
     checked_number(alpha, "alpha")
     checked_number(beta, "beta")
-    s, t = logits_pair(student, teacher)
-    y = checked_labels(labels, s)
+    s, t = logits_pair(student, teacher, check)
+    y = checked_labels(labels, s, check)
     binary_s, wrong_s = _decouple(s / tau, y)
     binary_t, wrong_t = _decouple(t / tau, y)
     return tau**2 * (alpha * kl(binary_t, binary_s) + beta * kl(wrong_t, wrong_s)).mean()
@@ -55,8 +62,9 @@ def dkd(
 
 def _decouple(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Log probabilities of (target, the rest), shape (N, 2), and of the wrong classes among themselves, (N, C - 1)."""
-    is_target = F.one_hot(labels, logits.shape[1]).bool()
-    target = logits[is_target][:, None]
-    wrong = logits[~is_target].view(len(logits), -1)
+    # Gathered, not masked: how many entries a mask selects is known only after a wait for the device.
+    columns = torch.arange(logits.shape[1] - 1, device=logits.device).expand(len(logits), -1)
+    target = logits.gather(1, labels[:, None])
+    wrong = logits.gather(1, columns + (columns >= labels[:, None]))
     binary = torch.cat([target, torch.logsumexp(wrong, 1, keepdim=True)], 1)
     return torch.log_softmax(binary, 1), torch.log_softmax(wrong, 1)

@@ -8,16 +8,17 @@ from torch import Tensor
 from capmismatch import temperature
 from capmismatch._arrays import as_logits
 from capmismatch.errors import InputError, must_be_positive
-from capmismatch.losses._terms import checked_labels, kl, logits_pair, standardize
+from capmismatch.losses._terms import checked_labels, kl, logits_pair, single, standardize
 
 
-def kd(student: Tensor, teacher: Tensor, tau: float = 4.0) -> Tensor:
+def kd(student: Tensor, teacher: Tensor, tau: float = 4.0, *, check: bool = True) -> Tensor:
     r"""Hinton's distillation term, :math:`\tau^2 \, \mathrm{KL}(p^t_\tau \| p^s_\tau)`.
 
     Parameters
     ----------
     student, teacher : (N, C) logits
     tau : temperature of both softmaxes
+    check : whether values are looked at too: one pass over the inputs, and a wait for their device
 
     Returns
     -------
@@ -33,11 +34,13 @@ def kd(student: Tensor, teacher: Tensor, tau: float = 4.0) -> Tensor:
     1.7751
     """
     must_be_positive(tau, "tau")
-    s, t = logits_pair(student, teacher)
+    s, t = logits_pair(student, teacher, check)
     return tau**2 * kl(torch.log_softmax(t / tau, 1), torch.log_softmax(s / tau, 1)).mean()
 
 
-def soft_cross_entropy(student: Tensor, soft_labels: Tensor, tau_student: float = 1.0) -> Tensor:
+def soft_cross_entropy(
+    student: Tensor, soft_labels: Tensor, tau_student: float = 1.0, *, check: bool = True
+) -> Tensor:
     r"""Cross-entropy with given soft labels, :math:`\tau_s^2 \, H(q, p^s_{\tau_s})`, where H(q, p) = - sum q_c log p_c.
 
     The soft labels may come from any temperature: with the teacher's softmax at tau = 4 and `tau_student` = 1 this is
@@ -49,6 +52,7 @@ def soft_cross_entropy(student: Tensor, soft_labels: Tensor, tau_student: float 
     student : (N, C) logits
     soft_labels : (N, C) probabilities
     tau_student : temperature of the student's softmax
+    check : whether values are looked at too: one pass over the inputs, and a wait for their device
 
     Returns
     -------
@@ -68,8 +72,8 @@ def soft_cross_entropy(student: Tensor, soft_labels: Tensor, tau_student: float 
     0.6931
     """
     must_be_positive(tau_student, "tau_student")
-    s = as_logits(student, place="student logits")
-    q = _probabilities(soft_labels.detach()).to(s.dtype)
+    s = as_logits(student, place="student logits") if check else single(student)
+    q = (_probabilities(soft_labels.detach()) if check else soft_labels.detach()).to(s.dtype)
     if s.shape != q.shape or len(s) == 0:
         raise InputError(f"expected student logits and soft labels of one shape (N, C), got {_shapes(s, q)}")
     return -(tau_student**2) * (q * torch.log_softmax(s / tau_student, 1)).sum(1).mean()
@@ -84,6 +88,7 @@ def ats(
     tau_student: float = 1.0,
     *,
     center: str = "mean",
+    check: bool = True,
 ) -> Tensor:
     r"""Cross-entropy with the teacher's ATS soft labels, :math:`\tau_s^2 \, H(q^{ATS}, p^s_{\tau_s})`.
 
@@ -93,6 +98,7 @@ def ats(
     labels : (N,) integers in [0, C)
     tau_target, tau_other, center : see `capmismatch.temperature.ats`
     tau_student : temperature of the student's softmax
+    check : whether the student's values are looked at too; the teacher's always are
 
     Returns
     -------
@@ -108,9 +114,9 @@ def ats(
     >>> round(float(ats(torch.zeros(1, 3), logits, labels)), 4)  # log 3
     1.0986
     """
-    _, t = logits_pair(student, teacher)
-    q = temperature.ats(t, checked_labels(labels, t), tau_target, tau_other, center=center)
-    return soft_cross_entropy(student, q, tau_student)
+    _, t = logits_pair(student, teacher, check)
+    q = temperature.ats(t, checked_labels(labels, t, check), tau_target, tau_other, center=center)
+    return soft_cross_entropy(student, q, tau_student, check=check)
 
 
 def isats(
@@ -124,6 +130,7 @@ def isats(
     constraint: str = "order",
     center: str = "mean",
     margin: float = 0.0,
+    check: bool = True,
 ) -> Tensor:
     r"""Cross-entropy with the teacher's ISATS soft labels, :math:`\tau_s^2 \, H(q^{ISATS}, p^s_{\tau_s})`.
 
@@ -136,6 +143,7 @@ def isats(
     labels : (N,) integers in [0, C)
     tau_target, bounds, constraint, center, margin : see `capmismatch.temperature.isats`
     tau_student : temperature of the student's softmax
+    check : whether the student's values are looked at too; the teacher's always are
 
     Returns
     -------
@@ -151,14 +159,14 @@ def isats(
     >>> round(float(isats(torch.zeros(1, 4), logits, labels)), 4)  # log 4
     1.3863
     """
-    _, t = logits_pair(student, teacher)
+    _, t = logits_pair(student, teacher, check)
     found = temperature.isats(
-        t, checked_labels(labels, t), tau_target, bounds, constraint=constraint, center=center, margin=margin
+        t, checked_labels(labels, t, check), tau_target, bounds, constraint=constraint, center=center, margin=margin
     )
-    return soft_cross_entropy(student, found.probs, tau_student)
+    return soft_cross_entropy(student, found.probs, tau_student, check=check)
 
 
-def norm_kd(student: Tensor, teacher: Tensor, n: float = 2.0) -> Tensor:
+def norm_kd(student: Tensor, teacher: Tensor, n: float = 2.0, *, check: bool = True) -> Tensor:
     r"""NormKD: each example and each side at its own temperature, in proportion to the deviation of its logits.
 
     .. math:: \frac1N \sum_i T_{t,i}^2 \, \mathrm{KL}(p^t_{T_{t,i}} \| p^s_{T_{s,i}}),
@@ -171,6 +179,7 @@ def norm_kd(student: Tensor, teacher: Tensor, n: float = 2.0) -> Tensor:
     ----------
     student, teacher : (N, C) logits
     n : temperature in deviations
+    check : whether values are looked at too: one pass over the inputs, and a wait for their device
 
     Returns
     -------
@@ -187,14 +196,14 @@ def norm_kd(student: Tensor, teacher: Tensor, n: float = 2.0) -> Tensor:
     0.0
     """
     must_be_positive(n, "n")
-    s, t = logits_pair(student, teacher)
+    s, t = logits_pair(student, teacher, check)
     z_s, _ = standardize(s)
     z_t, std_t = standardize(t)
     rows = kl(torch.log_softmax(z_t / n, 1), torch.log_softmax(z_s / n, 1))
     return ((n * std_t[:, 0]) ** 2 * rows).mean()
 
 
-def standardized_kd(student: Tensor, teacher: Tensor, tau: float = 2.0) -> Tensor:
+def standardized_kd(student: Tensor, teacher: Tensor, tau: float = 2.0, *, check: bool = True) -> Tensor:
     r"""`kd` of logits that are z-scored row by row.
 
     .. math:: \tau^2 \, \mathrm{KL}(p(z^t/\tau) \| p(z^s/\tau)), \qquad z = (f - \bar f)/\mathrm{std}(f)
@@ -205,6 +214,7 @@ def standardized_kd(student: Tensor, teacher: Tensor, tau: float = 2.0) -> Tenso
     ----------
     student, teacher : (N, C) logits
     tau : temperature of both softmaxes
+    check : whether values are looked at too: one pass over the inputs, and a wait for their device
 
     Returns
     -------
@@ -212,7 +222,8 @@ def standardized_kd(student: Tensor, teacher: Tensor, tau: float = 2.0) -> Tenso
 
     References
     ----------
-    Sun et al., "Logit standardization in knowledge distillation", CVPR 2024, arXiv 2403.01427.
+    Sun et al., "Logit standardization in knowledge distillation", CVPR 2024, arXiv 2403.01427. Its code adds 1e-7 to
+    the deviation; here a constant row has scores 0 instead.
 
     Examples
     --------
@@ -221,7 +232,7 @@ def standardized_kd(student: Tensor, teacher: Tensor, tau: float = 2.0) -> Tenso
     0.0
     """
     must_be_positive(tau, "tau")
-    s, t = logits_pair(student, teacher)
+    s, t = logits_pair(student, teacher, check)
     z_s, z_t = standardize(s)[0], standardize(t)[0]
     return tau**2 * kl(torch.log_softmax(z_t / tau, 1), torch.log_softmax(z_s / tau, 1)).mean()
 

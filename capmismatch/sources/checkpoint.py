@@ -40,7 +40,7 @@ def load(
     """The teachers whose checkpoints match `pattern`; each is built and loaded once here, so that errors come early."""
     # Only the pattern has wildcards: a study may lie in a folder such as "runs[1]".
     places = str(Path(glob.escape(str(base)), Path(pattern).expanduser()))
-    files = [Path(file) for file in sorted(glob.glob(places))]
+    files = [Path(file) for file in sorted(glob.glob(places), key=_by_number)]
     if not files:
         raise InputError(f"no checkpoint matches {str(Path(base, pattern))!r}")
     build = _builder(builder, Path(base))
@@ -62,6 +62,11 @@ def load(
             )
         )
     return teachers, None
+
+
+def _by_number(name: str) -> list[str | int]:
+    """A key that sorts epoch9 before epoch10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def hash_file(file: Path) -> str:

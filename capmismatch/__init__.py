@@ -18,25 +18,33 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # what editors and type checkers see; at run time each loads when it is first used
     from capmismatch import architectures, losses, plots, probes, ranks, temperature
+    from capmismatch._peak import Peak, peak_of
     from capmismatch.bank import LogitBank, bank_from_arrays
     from capmismatch.collecting import collect
     from capmismatch.correlating import correlate
     from capmismatch.datasets import Dataset, load_dataset
-    from capmismatch.diagnose import affinity, probe, rank_stability, reliability, restored_variance
+    from capmismatch.diagnose import affinity, example_values, probe, rank_stability, reliability, restored_variance
     from capmismatch.errors import BankError, CapmismatchError, InputError
     from capmismatch.examples import dark_knowledge
+    from capmismatch.explorer import explore
     from capmismatch.families import Family, Teacher, list_teachers, load_family
     from capmismatch.findings import explain
     from capmismatch.grid import distill
     from capmismatch.methods import Method
     from capmismatch.picking import Choice, pick
+    from capmismatch.piloting import pilot
     from capmismatch.plots import figure_style
+    from capmismatch.resampling import Bootstrap, bootstrap
     from capmismatch.results import load_results
+    from capmismatch.softening import SoftLabels, load_soft_labels, soft_labels
     from capmismatch.study import Study, load_study
+    from capmismatch.trackers import track
     from capmismatch.training import Recipe
     from capmismatch.views import Views
 
 _HOMES = {
+    "Peak": "_peak",
+    "peak_of": "_peak",
     "LogitBank": "bank",
     "bank_from_arrays": "bank",
     "collect": "collecting",
@@ -44,6 +52,7 @@ _HOMES = {
     "Dataset": "datasets",
     "load_dataset": "datasets",
     "affinity": "diagnose",
+    "example_values": "diagnose",
     "probe": "diagnose",
     "rank_stability": "diagnose",
     "reliability": "diagnose",
@@ -53,6 +62,7 @@ _HOMES = {
     "CapmismatchError": "errors",
     "InputError": "errors",
     "dark_knowledge": "examples",
+    "explore": "explorer",
     "Family": "families",
     "Teacher": "families",
     "list_teachers": "families",
@@ -62,8 +72,15 @@ _HOMES = {
     "Method": "methods",
     "Choice": "picking",
     "pick": "picking",
+    "pilot": "piloting",
     "figure_style": "plots",
     "load_results": "results",
+    "SoftLabels": "softening",
+    "load_soft_labels": "softening",
+    "soft_labels": "softening",
+    "track": "trackers",
+    "Bootstrap": "resampling",
+    "bootstrap": "resampling",
     "Study": "study",
     "load_study": "study",
     "Views": "views",

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from capmismatch import _rank_kernels as kernels
 from capmismatch._arrays import ArrayLike, as_labels
+from capmismatch._rank_arrays import MAX_CLASSES, NumpyBackend, unpack
 from capmismatch._threads import blocks, each
 from capmismatch.errors import InputError
 
@@ -24,9 +24,14 @@ METRICS = ("wrong_tau_b", "tau_b", "wrong_spearman", "spearman", "top{k}_overlap
 
 BLOCK_CELLS = 1 << 18  # logits ranked at a time in a thread: 4 MB of ranks, still in the cache when pairs read them
 SMALL_CELLS = 1 << 14  # below this a thread costs more than it saves
-_INFINITY = {2: 0x7C00, 4: 0x7F80_0000, 8: 0x7FF0 << 48}  # bit patterns of +inf by bytes per float
 
-backend: Any = kernels.NumbaBackend if kernels.njit is not None else kernels.NumpyBackend
+backend: Any = NumpyBackend
+try:
+    from capmismatch._rank_kernels import NumbaBackend
+except ImportError:  # without numba the same numbers, more slowly
+    pass
+else:
+    backend = NumbaBackend
 
 
 class Metric(NamedTuple):
@@ -49,16 +54,15 @@ class Metric(NamedTuple):
 class Block:
     """One block of rows of all teachers, sorted once; each metric gives (P, n)."""
 
-    def __init__(self, bits: list[NDArray[Any]], labels: Ints | None, pairs: Ints) -> None:
-        n, self.classes = bits[0].shape
+    def __init__(self, floats: list[NDArray[Any]], labels: Ints | None, pairs: Ints) -> None:
+        n, self.classes = floats[0].shape
         self.labels, self.pairs = labels, pairs
-        shape = (len(bits), n, self.classes)
+        shape = (len(floats), n, self.classes)
         self.order, self.spans = np.empty(shape, np.uint32), np.empty(shape, np.uint64)
         self.mid = np.empty(shape, np.int32)
         self.ties, self.nans = np.empty(shape[:2], np.int64), np.empty(shape[:2], np.int64)
-        for t, rows in enumerate(bits):
-            infinity = np.uint64(_INFINITY[rows.itemsize])
-            backend.rank_rows(rows, infinity, self.order[t], self.spans[t], self.mid[t], self.ties[t], self.nans[t])
+        for t, rows in enumerate(floats):
+            backend.rank_rows(rows, self.order[t], self.spans[t], self.mid[t], self.ties[t], self.nans[t])
 
     def measure(self, metric: Metric) -> Floats:
         """Value of one metric, NaN where a compared class is."""
@@ -100,7 +104,7 @@ class Block:
     def target_spans(self) -> tuple[Ints, Ints, Ints]:
         """Where each row's target stands: position, first of its tie group, one past the last; (T, n) each."""
         assert self.labels is not None
-        return kernels.unpack(self.spans[:, np.arange(len(self.labels)), self.labels])
+        return unpack(self.spans[:, np.arange(len(self.labels)), self.labels])
 
     def _left_out(self, metric: Metric) -> Ints:
         return self.labels if metric.wrong and self.labels is not None else np.full(self.mid.shape[1], -1)
@@ -123,15 +127,15 @@ def measure(teachers: list[Any], labels: ArrayLike | None, metrics: list[Metric]
         most = classes - metric.wrong
         if metric.kind == "top_overlap" and not 1 <= metric.k <= most:
             raise InputError(f"expected k in [1, {most}], the classes to choose from, got {metric.k}")
-    if not 1 <= classes <= kernels.MAX_CLASSES:
-        raise InputError(f"expected between 1 and {kernels.MAX_CLASSES} classes, got {classes}")
+    if not 1 <= classes <= MAX_CLASSES:
+        raise InputError(f"expected between 1 and {MAX_CLASSES} classes, got {classes}")
 
     values = np.empty((len(metrics), len(pairs), n))
     if not len(pairs):
         return values
 
     def run(block: slice) -> None:
-        part = Block([_bits(rows, block) for rows in teachers], None if targets is None else targets[block], pairs)
+        part = Block([floats_of(rows, block) for rows in teachers], None if targets is None else targets[block], pairs)
         for m, metric in enumerate(metrics):
             values[m, :, block] = part.measure(metric)
 
@@ -163,11 +167,6 @@ def floats_of(rows: Any, block: slice) -> NDArray[np.floating[Any]]:
         part = rows[block]
     native = part.dtype.newbyteorder("=") if part.dtype.kind == "f" else np.float64
     return np.ascontiguousarray(part, dtype=native)
-
-
-def _bits(rows: Any, block: slice) -> NDArray[np.unsignedinteger[Any]]:
-    floats = floats_of(rows, block)
-    return floats.view(f"u{floats.itemsize}")
 
 
 def of_two(a: ArrayLike, b: ArrayLike, labels: ArrayLike | None, metric: Metric) -> Tensor:

@@ -1,15 +1,16 @@
-"""Exact integer counts behind the class ranks, twice: compiled by numba, and in plain NumPy where numba is missing.
+"""Exact integer counts behind the class ranks, compiled by numba.
 
-Both give the same integers, so that every number built on them is the same whichever ran. The compiled functions are
-serial and release the GIL; `capmismatch.ranks` runs them on blocks of rows in threads.
+`capmismatch._rank_arrays` holds the same functions in plain NumPy, and says what `order`, `spans` and `mid` are. The
+functions here are serial and release the interpreter's lock; they are compiled on first use and kept on disk.
 
-A row of C classes is sorted once, and everything else reads what that left:
+**Sorting.** A row's values, brought linearly to [0, 65535], are sorted by two counting passes; an insertion sort by
+the exact keys then moves the few classes that were too close. Rows that are not so tame (infinities, a few values far
+from the others) are sorted by all bytes of their keys.
 
-* `order[i]`: the class at ascending position i, NaN last; tied classes stand in descending class index, so that reading
-  from the end breaks ties by ascending class index.
-* `spans[c]`: position of class c, first position of its tie group, and the position after the group's last, packed
-  in 21 bits each. One gather instead of three is what the pair loop's speed hangs on.
-* `mid[c]`: twice the average rank of class c, minus its mean: an integer, 0 in the middle.
+**Discordant pairs.** Teacher A's order is walked, and bits are set at teacher B's ranks: how many of those inserted so
+far lie below a rank is a popcount in its word of 64 bits, plus a running count of the words below. Up to 1023 classes
+the counts of 16 words are 16-bit lanes of four integers; above, they are the nodes of a tree, four children each: a
+node holds, in three 21-bit lanes, how many lie below its second, third and fourth child.
 """
 
 from __future__ import annotations
@@ -17,24 +18,25 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import njit, types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-try:
-    from numba import njit, types
-    from numba.extending import intrinsic
-except ImportError:  # the NumPy functions stand in
-    njit = None  # type: ignore[assignment]
+from capmismatch._rank_arrays import FIELD, HIGH, LOW, ONE, Ints, bits_of
 
-Ints = NDArray[Any]
+_compiled = njit(cache=True, nogil=True)
+# What only other kernels call goes without the wrappers for calls from elsewhere: a fifth of the time to compile.
+_bare: Any = {"nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_part = njit(**_bare)
+_inlined = njit(forceinline=True, **_bare)  # around calls that are not, numba counts references to their arrays
 
-FIELD_BITS = 21
-MAX_CLASSES = (1 << FIELD_BITS) - 1
-_FIELD = np.uint64(MAX_CLASSES)
-_LOW, _HIGH = np.uint64(FIELD_BITS), np.uint64(2 * FIELD_BITS)
-
-_ONE, _SIX, _WORD, _BYTE = np.uint64(1), np.uint64(6), np.uint64(63), np.uint64(255)
-_INSERTION_MAX = 24  # below this many classes insertion sort beats the 256 buckets of a radix pass
-_FLAT_MAX = 1023  # places 0..C lie in 16 words of 64 bits, whose running counts are 16-bit lanes of four integers
+_SIX, _WORD, _BYTE = np.uint64(6), np.uint64(63), np.uint64(255)
+_STEP = np.uint32(1)
+_FIELDS = ONE | ONE << LOW | ONE << HIGH  # one in each field of a span, and in each lane of a node
+_INSERTION_MAX = 24  # up to so many classes insertion sort beats the 256 buckets of a counting pass
+_MOVES = 8  # of the insertion sort a class, before the row is sorted by its exact keys
+_FLAT_MAX = 1023  # places 0..C lie in 16 words of 64 bits
+_FEW_TIES = 8  # tied pairs a class up to which looking at each beats ordering them by both teachers
 
 
 def _lane_steps() -> NDArray[np.uint64]:
@@ -46,349 +48,319 @@ def _lane_steps() -> NDArray[np.uint64]:
 _LANES = _lane_steps()
 
 
-def unpack(spans: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Position, first of the tie group, one past its last."""
-    fields = (spans & _FIELD, (spans >> _LOW) & _FIELD, spans >> _HIGH)
-    return tuple(field.astype(np.int64) for field in fields)  # type: ignore[return-value]
+def _count_bits(typing_context: Any, word: Any) -> Any:
+    """Set bits of a 64-bit word, as the processor's own instruction."""
+    return types.uint64(types.uint64), lambda context, builder, signature, args: builder.ctpop(args[0])
 
 
-# --------------------------------------------------------------------------------------------------------------- NumPy
+_popcount: Any = intrinsic(_count_bits)
 
 
-class NumpyBackend:
-    """Vectorised over rows; `pairs` is (P, 2) int64, `labels` (n,) int64, -1 throughout for leaving no class out."""
+@_part
+def _sort_by_bytes(order: Any, keys: Any, spare: Any, counts: Any) -> None:
+    """Sort the classes by `keys[class]`, byte after byte, the lowest first; ties in descending class index.
+
+    One pass a row of `counts`, an even number: the last one writes to `order`.
+    """
+    counts[:] = 0
+    for d in range(counts.shape[0]):
+        shift = np.uint64(8 * d)
+        for key in keys:
+            counts[d, (key >> shift) & _BYTE] += _STEP
+        start = np.uint32(0)
+        for b in range(256):
+            start, counts[d, b] = start + counts[d, b], start
+    for i in range(order.size):
+        order[i] = order.size - 1 - i
+    source, drain = order, spare
+    for d in range(counts.shape[0]):
+        shift = np.uint64(8 * d)
+        for c in source:
+            bucket = (keys[c] >> shift) & _BYTE
+            place = counts[d, bucket]
+            drain[place] = c
+            counts[d, bucket] = place + _STEP
+        source, drain = drain, source
+
+
+@_part
+def _settle(order: Any, keys: Any, ranked: Any, moves: Any) -> Any:
+    """Insertion sort of nearly sorted classes, their keys left in `ranked`; False if `moves` did not suffice."""
+    highest = keys[order[0]]
+    ranked[0] = highest
+    for i in range(1, order.size):
+        c = order[i]
+        key = keys[c]
+        if key >= highest:
+            highest = key
+            ranked[i] = key
+            continue
+        j = i
+        while j > 0 and ranked[j - 1] > key:
+            ranked[j], order[j] = ranked[j - 1], order[j - 1]
+            j -= 1
+        ranked[j], order[j] = key, c
+        moves -= i - j
+        if moves < 0:
+            return False
+    return True
+
+
+@_part
+def _place(order: Any, ranked: Any, spans: Any, mid: Any) -> Any:
+    """Fill where each class stands, from the order and its keys; return the number of tied pairs."""
+    classes = order.size
+    span = ONE << HIGH
+    for i in range(classes):
+        c = order[i]
+        spans[c] = span
+        mid[c] = 2 * i + 1 - classes
+        span += _FIELDS
+    tied, last = 0, 0
+    for i in range(1, classes):
+        if ranked[i] == ranked[i - 1] and i >= last:
+            first, last = i - 1, i + 1
+            while last < classes and ranked[last] == ranked[i]:
+                last += 1
+            for j in range(first, last):
+                c = order[j]
+                spans[c] = np.uint64(j) | (np.uint64(first) << LOW) | (np.uint64(last) << HIGH)
+                mid[c] = first + last - classes
+            tied += (last - first) * (last - first - 1) // 2
+    return tied
+
+
+@_compiled
+def _rank_rows(
+    bits: Any, infinity: Any, values: Any, low: Any, scale: Any, order: Any, spans: Any, mid: Any, ties: Any, nans: Any
+) -> None:
+    n, classes = bits.shape
+    sign_bit = np.uint64(8 * bits.itemsize - 1)
+    sign = ONE << sign_bit
+    keys = np.empty(classes, bits.dtype)
+    rough = keys if bits.itemsize == 2 else np.empty(classes, bits.dtype)
+    ranked = np.empty(classes, bits.dtype)
+    spare = np.empty(classes, np.uint32)
+    counts = np.empty((bits.itemsize, 256), np.uint32)
+    for r in range(n):
+        missing = 0
+        for c in range(classes):
+            word = np.uint64(bits[r, c])
+            size = word & (sign - ONE)
+            negative = word >> sign_bit
+            # sign + size, or sign - size for negatives, without a branch: ascending as the floats, both zeros alike
+            key = sign + ((size ^ (np.uint64(0) - negative)) + negative)
+            keys[c] = sign + (sign - ONE) if size > infinity else key
+            missing += size > infinity
+        nans[r] = missing
+
+        done = False
+        if classes <= _INSERTION_MAX:
+            for i in range(classes):
+                order[r, i] = classes - 1 - i
+            done = _settle(order[r], keys, ranked, classes * classes)
+        elif scale[r] > 0:
+            if bits.itemsize > 2:
+                for c in range(classes):
+                    rough[c] = np.int32((values[r, c] - low[r]) * scale[r])
+            _sort_by_bytes(order[r], rough, spare, counts[:2])
+            done = _settle(order[r], keys, ranked, _MOVES * classes)
+        if not done:
+            _sort_by_bytes(order[r], keys, spare, counts)
+            for i in range(classes):
+                ranked[i] = keys[order[r, i]]
+        ties[r] = _place(order[r], ranked, spans[r], mid[r])
+
+
+@_inlined
+def _below(bits: Any, counts: Any, place: Any, lanes: Any) -> Any:
+    """How many of the inserted places are less than `place`."""
+    word = place >> _SIX
+    inside: Any = _popcount(bits[word] & ((ONE << (place & _WORD)) - ONE))
+    if lanes is not None:
+        shift = (word & np.uint64(3)) << np.uint64(4)
+        return inside + ((counts[0, word >> np.uint64(2)] >> shift) & np.uint64(65535))
+    for level in range(counts.shape[0]):
+        shift = np.uint64(63) - LOW * (word & np.uint64(3))
+        word >>= np.uint64(2)
+        inside += (counts[level, word] >> shift) & FIELD
+    return inside
+
+
+@_inlined
+def _insert(bits: Any, counts: Any, place: Any, lanes: Any) -> None:
+    word = place >> _SIX
+    bits[word] |= ONE << (place & _WORD)
+    if lanes is not None:
+        counts[0, 0] += lanes[word, 0]
+        counts[0, 1] += lanes[word, 1]
+        counts[0, 2] += lanes[word, 2]
+        counts[0, 3] += lanes[word, 3]
+    else:
+        for level in range(counts.shape[0]):
+            shift = LOW * (word & np.uint64(3))
+            word >>= np.uint64(2)
+            counts[level, word] += _FIELDS >> shift
+
+
+@_part
+def _discordant(walk: Any, bits: Any, counts: Any, lanes: Any) -> Any:
+    """Discordant pairs, as if the walked teacher had no ties (the other may)."""
+    found: Any = 0
+    for i in range(walk.size):
+        found += i - np.int64(_below(bits, counts, walk[i] >> HIGH, lanes))
+        _insert(bits, counts, walk[i] & FIELD, lanes)
+    return found
+
+
+@_part
+def _within_ties(order: Any, walked: Any, walk: Any) -> Any:
+    """Of the pairs tied with the walked teacher: those that `_discordant` counts, and those tied with both."""
+    counted: Any = 0
+    joint: Any = 0
+    for i in range(order.size):
+        first = np.int64((walked[order[i]] >> LOW) & FIELD)
+        for j in range(first, i):
+            counted += walk[j] & FIELD >= walk[i] >> HIGH
+            joint += walk[j] >> LOW == walk[i] >> LOW
+    return counted, joint
+
+
+@_part
+def _walk_by_both(order: Any, walked: Any, spans: Any, walk: Any, ends: Any, runs: Any) -> Any:
+    """Fill `walk` in the walked teacher's order, its ties in the other's: `_discordant` then counts none of those.
+
+    Goes through the other's `order` and puts each class behind what its tie group holds so far. Returns the pairs that
+    are tied with both: there they come in runs.
+    """
+    for i in range(order.size):
+        ends[i] = i
+    joint: Any = 0
+    for c in order:
+        first = (walked[c] >> LOW) & FIELD
+        end = ends[first]
+        walk[end] = spans[c]
+        runs[first] = runs[first] + 1 if end > first and walk[end - 1] >> LOW == walk[end] >> LOW else 0
+        joint += runs[first]
+        ends[first] = end + 1
+    return joint
+
+
+@_compiled
+def _concordance(order: Any, spans: Any, ties: Any, pairs: Any, counts: Any, lanes: Any) -> Any:
+    _, n, classes = order.shape
+    bits = np.empty(classes // 64 + 1, np.uint64)
+    walk = np.empty(classes, np.uint64)
+    ends, runs = np.empty(classes, np.int64), np.empty(classes, np.int64)
+    total = classes * (classes - 1) // 2
+    out = np.empty((pairs.shape[0], n), np.int64)
+    for r in range(n):
+        for p in range(pairs.shape[0]):
+            a, b = pairs[p, 0], pairs[p, 1]
+            if a == b:
+                out[p, r] = total - ties[a, r]
+                continue
+            if ties[a, r] > ties[b, r]:
+                a, b = b, a
+            counted = joint = 0
+            if ties[a, r] > _FEW_TIES * classes:
+                joint = _walk_by_both(order[b, r], spans[a, r], spans[b, r], walk, ends, runs)
+            else:
+                for i in range(classes):
+                    walk[i] = spans[b, r, order[a, r, i]]
+                if ties[a, r]:
+                    counted, joint = _within_ties(order[a, r], spans[a, r], walk)
+            bits[:] = 0
+            counts[:] = 0
+            discordant = _discordant(walk, bits, counts, lanes) - counted
+            out[p, r] = total - ties[a, r] - ties[b, r] + joint - 2 * discordant
+    return out
+
+
+@_compiled
+def _target_concordance(mid: Any, labels: Any, pairs: Any) -> Any:
+    _, n, classes = mid.shape
+    out = np.empty((pairs.shape[0], n), np.int64)
+    for r in range(n):
+        for p in range(pairs.shape[0]):
+            left, right = mid[pairs[p, 0], r], mid[pairs[p, 1], r]
+            x, y = left[labels[r]], right[labels[r]]
+            found: Any = 0
+            for c in range(classes):
+                found += ((left[c] < x) - (left[c] > x)) * ((right[c] < y) - (right[c] > y))
+            out[p, r] = found
+    return out
+
+
+@_compiled
+def _rank_products(mid: Any, labels: Any, pairs: Any) -> Any:
+    _, n, classes = mid.shape
+    out = np.empty((pairs.shape[0], n), np.int64)
+    for r in range(n):
+        for p in range(pairs.shape[0]):
+            left, right = mid[pairs[p, 0], r], mid[pairs[p, 1], r]
+            found: Any = 0
+            if labels[r] < 0:
+                for c in range(classes):
+                    found += np.int64(left[c]) * np.int64(right[c])
+            else:
+                x, y = left[labels[r]], right[labels[r]]
+                # leaving the target out moves a doubled, centred rank by one towards the target's
+                for c in range(classes):
+                    moved = left[c] + (left[c] < x) - (left[c] > x)
+                    found += moved * (right[c] + (right[c] < y) - (right[c] > y))
+                found -= np.int64(x) * np.int64(y)
+            out[p, r] = found
+    return out
+
+
+@_compiled
+def _shared_top(order: Any, spans: Any, labels: Any, pairs: Any, k: Any) -> Any:
+    _, n, classes = order.shape
+    out = np.empty((pairs.shape[0], n), np.int64)
+    for r in range(n):
+        target = labels[r]
+        for p in range(pairs.shape[0]):
+            left, right = order[pairs[p, 0], r], spans[pairs[p, 1], r]
+            lowest = classes - k
+            if target >= 0 and np.int64(right[target] & FIELD) >= lowest:
+                lowest -= 1
+            found, taken, i = 0, 0, classes - 1
+            while taken < k:
+                c = left[i]
+                if c != target:
+                    taken += 1
+                    found += np.int64(right[c] & FIELD) >= lowest
+                i -= 1
+            out[p, r] = found
+    return out
+
+
+class NumbaBackend:
+    """Compiled on first use, kept on disk by numba."""
+
+    target_concordance = staticmethod(_target_concordance)
+    rank_products = staticmethod(_rank_products)
+    shared_top = staticmethod(_shared_top)
 
     @staticmethod
-    def rank_rows(bits: Ints, infinity: np.uint64, order: Ints, spans: Ints, mid: Ints, ties: Ints, nans: Ints) -> None:
-        """Fill one teacher's (n, C) ranks from the bit patterns of its logits; `infinity` is +inf's."""
-        n, classes = bits.shape
-        sign = _ONE << np.uint64(8 * bits.itemsize - 1)
-        wide = bits.astype(np.uint64)
-        size = wide & (sign - _ONE)
-        keys = np.where(wide & sign, sign - size, sign + size)
-        is_nan = size > infinity
-        keys[is_nan] = np.iinfo(np.uint64).max
-        nans[:] = is_nan.sum(axis=1)
-
-        order[:] = classes - 1 - np.argsort(keys[:, ::-1], axis=1, kind="stable")
-        keys = np.take_along_axis(keys, order, axis=1)
-        edges = np.ones((n, classes + 1), dtype=bool)
-        edges[:, 1:-1] = keys[:, 1:] != keys[:, :-1]
-        places = np.arange(classes + 1)
-        first = np.maximum.accumulate(np.where(edges[:, :-1], places[:-1], 0), axis=1)
-        last = np.minimum.accumulate(np.where(edges[:, 1:], places[1:], classes)[:, ::-1], axis=1)[:, ::-1]
-        packed = (places[:-1] | first << FIELD_BITS | last << 2 * FIELD_BITS).astype(np.uint64)
-        np.put_along_axis(spans, order, packed, axis=1)
-        np.put_along_axis(mid, order, (first + last - classes).astype(np.int32), axis=1)
-        ties[:] = (last - first - 1).sum(axis=1) // 2
+    def rank_rows(floats: Any, order: Ints, spans: Ints, mid: Ints, ties: Ints, nans: Ints) -> None:
+        """Bring each row's values to [0, 65535], which sorts all but the close ones."""
+        bits, infinity = bits_of(floats)
+        low = scale = np.ones(len(floats), np.float32 if floats.itemsize == 2 else floats.dtype)
+        if floats.itemsize > 2 and floats.shape[1] > _INSERTION_MAX:
+            with np.errstate(all="ignore"):
+                low = floats.min(axis=1)
+                scale = 65535 / (floats.max(axis=1) - low)
+            scale[~np.isfinite(scale)] = 0  # constant rows, infinities, NaN
+        values = floats if floats.itemsize > 2 else bits
+        _rank_rows(bits, infinity, values, low, scale, order, spans, mid, ties, nans)
 
     @staticmethod
     def concordance(order: Ints, spans: Ints, ties: Ints, pairs: Ints) -> NDArray[np.int64]:
-        """Concordant minus discordant pairs of classes, (P, n).
-
-        Knight's algorithm (JASA 1966): sort by a, then b; count b's inversions while merging.
-        """
-        classes = order.shape[2]
-        firsts = [unpack(teacher)[1] for teacher in spans]
-        out = np.empty((len(pairs), order.shape[1]), np.int64)
-        for p, (a, b) in enumerate(pairs):
-            both = np.sort(firsts[a] * classes + firsts[b], axis=1)
-            starts = np.ones((both.shape[0], classes), dtype=bool)
-            starts[:, 1:] = both[:, 1:] != both[:, :-1]
-            places = np.arange(classes)
-            joint = (places - np.maximum.accumulate(np.where(starts, places, 0), axis=1)).sum(axis=1)
-            total = classes * (classes - 1) // 2
-            out[p] = total - ties[a] - ties[b] + joint - 2 * _inversions(both % classes)
-        return out
-
-    @staticmethod
-    def target_concordance(mid: Ints, labels: Ints, pairs: Ints) -> NDArray[np.int64]:
-        """Return the part of `concordance` that the pairs (target, other class) make, (P, n)."""
-        signs = _signs_against_target(mid, labels)
-        return np.stack([(signs[a] * signs[b]).sum(axis=1) for a, b in pairs])
-
-    @staticmethod
-    def rank_products(mid: Ints, labels: Ints, pairs: Ints) -> NDArray[np.int64]:
-        """Sum over the classes but the target of products of the doubled, centred average ranks, (P, n)."""
-        values = mid.astype(np.int64)
-        if (labels >= 0).all():
-            values += _signs_against_target(mid, labels)
-            values[:, np.arange(len(labels)), labels] = 0
-        return np.stack([(values[a] * values[b]).sum(axis=1) for a, b in pairs])
-
-    @staticmethod
-    def shared_top(order: Ints, spans: Ints, labels: Ints, pairs: Ints, k: int) -> NDArray[np.int64]:
-        """How many of their k top classes, the target left out, two teachers share, (P, n)."""
-        top = order[:, :, ::-1][:, :, : k + 1]
-        kept = np.where(labels[:, None] == top, 0, 1)
-        kept *= np.cumsum(kept, axis=2) <= k
-        members = np.zeros(order.shape, dtype=bool)
-        np.put_along_axis(members, top, kept.astype(bool), axis=2)
-        return np.stack([(members[a] & members[b]).sum(axis=1) for a, b in pairs])
-
-
-def _signs_against_target(mid: Ints, labels: Ints) -> NDArray[np.int64]:
-    """Sign of (target's rank - class's rank), (T, n, C)."""
-    target = mid[:, np.arange(len(labels)), labels].astype(np.int64)
-    return np.sign(target[:, :, None] - mid)
-
-
-def _inversions(values: Ints) -> NDArray[np.int64]:
-    """Pairs i < j with values[i] > values[j] in each row, by merging blocks bottom up."""
-    n, classes = values.shape
-    length = 1 << max(0, classes - 1).bit_length()
-    runs = np.full((n, length), classes, np.int64)
-    runs[:, :classes] = values
-    count = np.zeros(n, np.int64)
-    width = 1
-    while width < length:
-        runs = runs.reshape(n, length // (2 * width), 2 * width)
-        merged = np.argsort(runs, axis=2, kind="stable")
-        # where the right half's elements land tells how many of the left half's are not greater
-        landed = np.where(merged >= width, np.arange(2 * width), 0).sum(axis=(1, 2))
-        not_greater = landed - (length // (2 * width)) * (width * (width - 1) // 2)
-        count += (length // (2 * width)) * width * width - not_greater
-        runs = np.take_along_axis(runs, merged, axis=2)
-        width *= 2
-    return count
-
-
-# --------------------------------------------------------------------------------------------------------------- numba
-
-if njit is not None:
-
-    def _count_bits(typing_context: Any, word: Any) -> Any:
-        """Set bits of a 64-bit word, as the processor's own instruction."""
-        return types.uint64(types.uint64), lambda context, builder, signature, args: builder.ctpop(args[0])
-
-    _popcount: Any = intrinsic(_count_bits)
-
-    @njit(cache=True, nogil=True)
-    def _sort_classes(order: Any, keys: Any, spare: Any, counts: Any) -> None:
-        """Stable sort of the classes in `order` by `keys[class]`: by bytes, lowest first."""
-        if order.size <= _INSERTION_MAX:
-            for i in range(1, order.size):
-                moved = order[i]
-                j = i
-                while j > 0 and keys[order[j - 1]] > keys[moved]:
-                    order[j] = order[j - 1]
-                    j -= 1
-                order[j] = moved
-            return
-        counts[:] = 0
-        for key in keys:
-            for d in range(counts.size // 256):
-                counts[np.uint64(256 * d) + ((key >> np.uint64(8 * d)) & _BYTE)] += _ONE
-        source, drain = order, spare
-        for d in range(counts.size // 256):  # an even number of passes: the last one writes to `order`
-            start = np.uint64(0)
-            for b in range(256 * d, 256 * d + 256):
-                start, counts[b] = start + counts[b], start
-            for i in range(order.size):
-                c = source[i]
-                bucket = np.uint64(256 * d) + ((keys[c] >> np.uint64(8 * d)) & _BYTE)
-                place = counts[bucket]
-                drain[place] = c
-                counts[bucket] = place + _ONE
-            source, drain = drain, source
-
-    @njit(cache=True, nogil=True)
-    def _rank_rows(bits: Any, infinity: Any, order: Any, spans: Any, mid: Any, ties: Any, nans: Any) -> None:
-        n, classes = bits.shape
-        sign_bit = np.uint64(8 * bits.itemsize - 1)
-        sign = _ONE << sign_bit
-        keys = np.empty(classes, np.uint64)
-        spare = np.empty(classes, np.uint32)
-        counts = np.empty(256 * bits.itemsize, np.uint64)
-        for r in range(n):
-            ranked = order[r]
-            missing = 0
-            for c in range(classes):
-                word = np.uint64(bits[r, c])
-                size = word & (sign - _ONE)
-                negative = word >> sign_bit
-                # sign + size, or sign - size for negatives, without a branch: ascending as the floats, both zeros alike
-                key = sign + ((size ^ (np.uint64(0) - negative)) + negative)
-                keys[c] = sign + (sign - _ONE) if size > infinity else key
-                missing += size > infinity
-                ranked[classes - 1 - c] = c
-            nans[r] = missing
-            _sort_classes(ranked, keys, spare, counts)
-
-            last, above = classes, keys[ranked[classes - 1]]
-            for i in range(classes - 1, -1, -1):
-                key = keys[ranked[i]]
-                last = i + 1 if key != above else last
-                above = key
-                spare[i] = last
-            first, below, tied = 0, keys[ranked[0]], 0
-            for i in range(classes):
-                c = ranked[i]
-                key = keys[c]
-                first = i if key != below else first
-                below = key
-                last = np.int64(spare[i])
-                spans[r, c] = np.uint64(i) | (np.uint64(first) << _LOW) | (np.uint64(last) << _HIGH)
-                mid[r, c] = first + last - classes
-                tied += i - first
-            ties[r] = tied
-
-    @njit(cache=True, nogil=True)
-    def _below(bits: Any, counts: Any, place: Any, lanes: Any) -> Any:
-        """How many of the inserted places are less than `place`."""
-        word = place >> _SIX
-        inside: Any = _popcount(bits[word] & ((_ONE << (place & _WORD)) - _ONE))
-        if lanes is not None:
-            shift = (word & np.uint64(3)) << np.uint64(4)
-            return inside + ((counts[word >> np.uint64(2)] >> shift) & np.uint64(65535))
-        while word:
-            inside += counts[word]
-            word &= word - _ONE
-        return inside
-
-    @njit(cache=True, nogil=True)
-    def _insert(bits: Any, counts: Any, place: Any, lanes: Any) -> None:
-        word = place >> _SIX
-        bits[word] |= _ONE << (place & _WORD)
-        if lanes is not None:
-            counts[0] += lanes[word, 0]
-            counts[1] += lanes[word, 1]
-            counts[2] += lanes[word, 2]
-            counts[3] += lanes[word, 3]
-        else:  # a Fenwick tree over the words
-            word += _ONE
-            while word < counts.size:
-                counts[word] += _ONE
-                word += word & (~word + _ONE)
-
-    @njit(cache=True, nogil=True)
-    def _discordant_without_ties(order: Any, spans: Any, bits: Any, counts: Any, lanes: Any) -> Any:
-        """Discordant pairs where the walked teacher has no ties (the other may)."""
-        found: Any = 0
-        for i in range(order.size):
-            span = spans[order[i]]
-            found += i - np.int64(_below(bits, counts, span >> _HIGH, lanes))
-            _insert(bits, counts, span & _FIELD, lanes)
-        return found
-
-    @njit(cache=True, nogil=True)
-    def _discordant_and_joint(
-        order: Any, walked: Any, spans: Any, bits: Any, counts: Any, lanes: Any, seen: Any
-    ) -> Any:
-        """Discordant pairs, and pairs tied with both teachers: a tie group is queried before it is inserted."""
-        found: Any = 0
-        joint: Any = 0
-        first: Any = 0
-        while first < order.size:
-            last = np.int64(walked[order[first]] >> _HIGH)
-            for i in range(first, last):
-                found += first - np.int64(_below(bits, counts, spans[order[i]] >> _HIGH, lanes))
-            for i in range(first, last):
-                _insert(bits, counts, spans[order[i]] & _FIELD, lanes)
-            if last > first + 1:
-                for i in range(first, last):
-                    group = (spans[order[i]] >> _LOW) & _FIELD
-                    joint += seen[group]
-                    seen[group] += 1
-                for i in range(first, last):
-                    seen[(spans[order[i]] >> _LOW) & _FIELD] = 0
-            first = last
-        return found, joint
-
-    @njit(cache=True, nogil=True)
-    def _concordance(order: Any, spans: Any, ties: Any, pairs: Any, lanes: Any) -> Any:
-        _, n, classes = order.shape
-        words = classes // 64 + 1
-        bits = np.empty(words, np.uint64)
-        counts = np.empty(4 if lanes is not None else words + 1, np.uint64)
-        seen = np.zeros(classes, np.int32)
-        total = classes * (classes - 1) // 2
-        out = np.empty((pairs.shape[0], n), np.int64)
-        for r in range(n):
-            for p in range(pairs.shape[0]):
-                a, b = pairs[p, 0], pairs[p, 1]
-                if a == b:
-                    out[p, r] = total - ties[a, r]
-                    continue
-                if ties[a, r] and not ties[b, r]:
-                    a, b = b, a
-                bits[:] = 0
-                counts[:] = 0
-                joint = 0
-                if ties[a, r]:
-                    found, joint = _discordant_and_joint(
-                        order[a, r], spans[a, r], spans[b, r], bits, counts, lanes, seen
-                    )
-                else:
-                    found = _discordant_without_ties(order[a, r], spans[b, r], bits, counts, lanes)
-                out[p, r] = total - ties[a, r] - ties[b, r] + joint - 2 * found
-        return out
-
-    @njit(cache=True, nogil=True)
-    def _target_concordance(mid: Any, labels: Any, pairs: Any) -> Any:
-        _, n, classes = mid.shape
-        out = np.empty((pairs.shape[0], n), np.int64)
-        for r in range(n):
-            for p in range(pairs.shape[0]):
-                left, right = mid[pairs[p, 0], r], mid[pairs[p, 1], r]
-                x, y = left[labels[r]], right[labels[r]]
-                found: Any = 0
-                for c in range(classes):
-                    found += ((left[c] < x) - (left[c] > x)) * ((right[c] < y) - (right[c] > y))
-                out[p, r] = found
-        return out
-
-    @njit(cache=True, nogil=True)
-    def _rank_products(mid: Any, labels: Any, pairs: Any) -> Any:
-        _, n, classes = mid.shape
-        out = np.empty((pairs.shape[0], n), np.int64)
-        for r in range(n):
-            for p in range(pairs.shape[0]):
-                left, right = mid[pairs[p, 0], r], mid[pairs[p, 1], r]
-                found: Any = 0
-                if labels[r] < 0:
-                    for c in range(classes):
-                        found += np.int64(left[c]) * np.int64(right[c])
-                else:
-                    x, y = left[labels[r]], right[labels[r]]
-                    # leaving the target out moves a doubled, centred rank by one towards the target's
-                    for c in range(classes):
-                        moved = left[c] + (left[c] < x) - (left[c] > x)
-                        found += moved * (right[c] + (right[c] < y) - (right[c] > y))
-                    found -= np.int64(x) * np.int64(y)
-                out[p, r] = found
-        return out
-
-    @njit(cache=True, nogil=True)
-    def _shared_top(order: Any, spans: Any, labels: Any, pairs: Any, k: Any) -> Any:
-        _, n, classes = order.shape
-        out = np.empty((pairs.shape[0], n), np.int64)
-        for r in range(n):
-            target = labels[r]
-            for p in range(pairs.shape[0]):
-                left, right = order[pairs[p, 0], r], spans[pairs[p, 1], r]
-                lowest = classes - k
-                if target >= 0 and np.int64(right[target] & _FIELD) >= lowest:
-                    lowest -= 1
-                found, taken, i = 0, 0, classes - 1
-                while taken < k:
-                    c = left[i]
-                    if c != target:
-                        taken += 1
-                        found += np.int64(right[c] & _FIELD) >= lowest
-                    i -= 1
-                out[p, r] = found
-        return out
-
-    class NumbaBackend:
-        """Compiled on first use, kept on disk by numba."""
-
-        rank_rows = staticmethod(_rank_rows)
-        target_concordance = staticmethod(_target_concordance)
-        rank_products = staticmethod(_rank_products)
-        shared_top = staticmethod(_shared_top)
-
-        @staticmethod
-        def concordance(order: Ints, spans: Ints, ties: Ints, pairs: Ints) -> NDArray[np.int64]:
-            """Choose the running counts by the number of classes."""
-            return _concordance(order, spans, ties, pairs, _LANES if order.shape[2] <= _FLAT_MAX else None)
+        """Choose the running counts by the number of classes."""
+        words = order.shape[2] // 64 + 1
+        if order.shape[2] <= _FLAT_MAX:
+            return _concordance(order, spans, ties, pairs, np.empty((1, 4), np.uint64), _LANES)
+        levels = -(-(words - 1).bit_length() // 2)
+        return _concordance(order, spans, ties, pairs, np.empty((levels, words // 4 + 1), np.uint64), None)

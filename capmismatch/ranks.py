@@ -131,7 +131,7 @@ def spearman(a: ArrayLike, b: ArrayLike, labels: ArrayLike | None = None) -> Ten
 
 
 def topk_overlap(a: ArrayLike, b: ArrayLike, k: int, labels: ArrayLike | None = None) -> Tensor:
-    """Share |A ∩ B| / k of the k highest classes that both put on top.
+    """Share ``|A ∩ B| / k`` of the k highest classes that both put on top.
 
     Ties are broken by class index, the lower one first, so that the result is the same everywhere.
 

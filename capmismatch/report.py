@@ -107,12 +107,18 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     made.filters["quiet_intervals"] = _quiet_intervals
+    made.filters["breakable"] = _breakable
     return made
 
 
 def _quiet_intervals(text: str) -> Markup:
     """Escaped text whose intervals are marked, so that the style can let the values stand out."""
     return Markup(re.sub(r"\[[-+.,e\d ]+\]", r'<span class="interval">\g<0></span>', str(escape(text))))
+
+
+def _breakable(text: str) -> Markup:
+    """Escaped text that may break after each underscore, where a style lets it break at all."""
+    return Markup(str(escape(text)).replace("_", "_<wbr>"))
 
 
 def _choice(study: Study) -> tuple[Choice | None, str]:

@@ -17,10 +17,15 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau, spearmanr
 
 from capmismatch import _rank_blocks, ranks
-from capmismatch import _rank_kernels as kernels
+from capmismatch._rank_arrays import NumpyBackend
 from capmismatch.errors import InputError
 
-BACKENDS = [kernels.NumpyBackend] + ([kernels.NumbaBackend] if kernels.njit is not None else [])
+try:
+    from capmismatch._rank_kernels import NumbaBackend
+
+    BACKENDS = [NumpyBackend, NumbaBackend]
+except ImportError:
+    BACKENDS = [NumpyBackend]
 EVERY_METRIC = ["wrong_tau_b", "tau_b", "wrong_spearman", "spearman", "top1_overlap", "top3_overlap"]
 
 
@@ -83,8 +88,8 @@ def test_ties_infinities_and_halves_like_scipy(backend, case):
             close(ranks.spearman(a, b, labels), scipy_rows(spearmanr, left, right))
 
 
-# both sides of the switches: insertion or radix sort (24), one word or several (64), flat or tree counts (1024)
-@pytest.mark.parametrize("classes", [2, 3, 10, 24, 25, 63, 64, 65, 128, 1000, 1023, 1024, 1025, 3000])
+# both sides of the switches: insertion or counting sort (24), one word or several (64), lanes or a tree (1024, 4096)
+@pytest.mark.parametrize("classes", [2, 3, 10, 24, 25, 63, 64, 65, 128, 1000, 1023, 1024, 1025, 5000])
 @pytest.mark.parametrize("levels", [None, 3, 0.1], ids=["few ties", "ties", "nearly all tied"])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_sizes_and_ties_like_scipy(backend, classes, levels, dtype):
@@ -96,6 +101,45 @@ def test_sizes_and_ties_like_scipy(backend, classes, levels, dtype):
     close(ranks.wrong_class_tau_b(a, b, labels), scipy_rows(kendalltau, drop(a, labels), drop(b, labels)))
     if classes > 2:  # of one class SciPy's spearmanr makes an error
         close(ranks.spearman(a, b, labels), scipy_rows(spearmanr, drop(a, labels), drop(b, labels)))
+
+
+WILD = {
+    "an outlier": lambda row: np.where(np.arange(len(row)) == 7, 3e38, row),
+    "masked classes": lambda row: np.where(np.arange(len(row)) % 3 == 0, -np.inf, row),
+    "both infinities": lambda row: np.where(row > 2, np.inf, np.where(row < -2, -np.inf, row)),
+    "a range that overflows": lambda row: row * 1.2e38,
+    "two clusters": lambda row: np.sign(row) * 1e4 + row,
+    "neighbouring floats": lambda row: np.float32(1) + np.argsort(row).astype("f4") * np.finfo("f4").eps,
+    "subnormal": lambda row: row * 1e-42,
+    "zeros of both signs": lambda row: np.where(np.abs(row) < 1, np.copysign(0.0, row), row),
+    "saturated": lambda row: np.clip(row, -1, 1),
+    "all but one tied": lambda row: (np.arange(len(row)) == 7).astype("f4"),
+}
+
+
+@pytest.mark.parametrize("classes", [30, 300, 1500])
+@pytest.mark.parametrize("shape", WILD)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_rows_that_are_not_tame_like_scipy(backend, classes, shape, dtype):
+    a, b, c = teachers(classes + 1, (3, 2, classes))
+    with np.errstate(over="ignore"):
+        wild = [np.apply_along_axis(WILD[shape], 1, rows).astype(dtype) for rows in (a, b)]
+    for left, right in ((wild[0], wild[1]), (wild[0], c), (c, wild[1])):
+        close(ranks.kendall_tau_b(left, right), scipy_rows(kendalltau, left, right))
+        top = ranks.topk_overlap(left, right, 5)
+        best = [np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :5] for rows in (left, right)]
+        close(top, [len(set(x) & set(y)) / 5 for x, y in zip(*best, strict=True)])
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 10**6), classes=st.integers(25, 1200), levels=st.sampled_from([0.02, 0.5, 8, 512]))
+def test_any_load_of_ties_like_scipy(seed, classes, levels):
+    """From almost constant rows, whose ties are ordered by both teachers, to a few tied pairs, looked at one by one."""
+    a, b = teachers(seed, (2, 2, classes), levels=levels)
+    for backend in BACKENDS:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_rank_blocks, "backend", backend)
+            close(ranks.kendall_tau_b(a, b), scipy_rows(kendalltau, a, b))
 
 
 def test_ties_in_one_teacher_only(backend):
@@ -216,6 +260,7 @@ def test_neither_threads_nor_blocks_nor_chunks_nor_backend_matter(monkeypatch, c
 
 
 def test_without_numba_the_numbers_are_the_same():
+    """In a process that cannot import it; the tests above run both backends beside each other."""
     code = (
         "import sys; sys.modules['numba'] = None\n"
         "import numpy as np; from capmismatch import _rank_blocks, ranks\n"

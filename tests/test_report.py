@@ -37,7 +37,7 @@ students = ["mlp12"]
 [[distill.methods]]
 name = "KD"
 """
-VOID = {"meta", "img", "br", "link"}
+VOID = {"meta", "img", "br", "link", "wbr"}
 
 
 class Page(HTMLParser):

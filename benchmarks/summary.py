@@ -1,0 +1,61 @@
+"""Put the numbers of benchmarks/*.csv into benchmarks/README.md, each table between its two marks.
+
+    python benchmarks/summary.py
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from pathlib import Path
+
+import pandas as pd
+
+HERE = Path(__file__).parent
+SHOWN = {  # columns that a reader needs; the CSV has all
+    "ranks.csv": ["benchmark", "size", "ours_s", "ours_cpu_s", "peer_s", "ratio", "cpu_ratio", "target"],
+    "bootstrap.csv": ["size", "ours_s", "ours_cpu_s", "peer_s", "ratio", "cpu_ratio", "apart"],
+    "isats.csv": ["constraint", "size", "search_us", "dense_us", "ratio", "error", "dense_error", "target"],
+    "diagnosis.csv": ["stage", "size", "wall_s", "cpu_s", "peak_mib", "target"],
+    "collect.csv": ["benchmark", "size", "collect_s", "bare_s", "value", "unit", "target"],
+}
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table; numbers to three digits, what is missing left empty."""
+
+    def cell(value: object) -> str:
+        return "" if pd.isna(value) else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    rows = [table.columns, ["---"] * table.shape[1], *table.itertuples(index=False)]
+    return "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in rows)
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    file = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*:\s*(.+)", file.read_text()) if file.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def between(text: str, mark: str, new: str) -> str:
+    """Replace what stands between ``<!-- mark -->`` and ``<!-- end -->``."""
+    pattern = rf"(<!-- {re.escape(mark)} -->\n).*?(<!-- end -->)"
+    if not re.search(pattern, text, flags=re.DOTALL):
+        raise SystemExit(f"benchmarks/README.md has no <!-- {mark} --> ... <!-- end -->")
+    return re.sub(pattern, lambda found: f"{found[1]}{new}\n{found[2]}", text, flags=re.DOTALL)
+
+
+def main() -> None:
+    page = HERE / "README.md"
+    text = page.read_text(encoding="utf-8")
+    text = between(text, "machine", f"{os.cpu_count()} cores of: {processor()}; Python {platform.python_version()}.")
+    for name, columns in SHOWN.items():
+        if (HERE / name).exists():
+            text = between(text, name, markdown(pd.read_csv(HERE / name)[columns]))
+    page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

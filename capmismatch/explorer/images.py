@@ -1,0 +1,66 @@
+"""Pictures of a bank's examples, from whatever the user has them in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from capmismatch._lazy import as_array
+from capmismatch._records import Rows
+from capmismatch.datasets import Dataset
+from capmismatch.errors import InputError
+
+
+class Images:
+    """The image of each row of a bank, where there is one.
+
+    Parameters
+    ----------
+    images : a `Dataset`, whose rows are found by their ids; or an array (N, H, W), (N, H, W, 1), (N, H, W, 3) or
+        (N, H, W, 4), or a sequence of N arrays or PIL images, one for each row of the bank
+    rows : the bank's
+
+    Raises
+    ------
+    InputError
+        If the data set shares no example with the bank, there is not one image for each row, or they are no images.
+
+    Examples
+    --------
+    >>> from capmismatch.bank import make_rows
+    >>> Images(np.zeros((2, 8, 8, 1)), make_rows("two", [0, 1], ["cat", "dog"]))[1].shape
+    (8, 8)
+    """
+
+    def __init__(self, images: Any, rows: Rows) -> None:
+        count = len(rows.ids)
+        if isinstance(images, Dataset):
+            found = {str(name): place for place, name in enumerate(images.rows.ids)}
+            self.inputs, self.places = images.inputs, [found.get(str(name)) for name in rows.ids]
+            if not any(place is not None for place in self.places):
+                raise InputError(
+                    f"expected images of the bank's examples ('{rows.ids[0]}' ...), got data set {images.name!r} "
+                    f"('{images.rows.ids[0]}' ...), which has none of them"
+                )
+        else:
+            self.inputs, self.places = images, list(range(count))
+            if len(images) != count:
+                raise InputError(f"expected an image for each of the bank's {count} rows, got {len(images)}")
+        self[next(row for row, place in enumerate(self.places) if place is not None)]  # are they images at all?
+
+    def __getitem__(self, row: int) -> NDArray[Any] | None:
+        """The image of a row, (H, W) or (H, W, 3 or 4), as matplotlib draws it; None where there is none."""
+        place = self.places[row]
+        if place is None:
+            return None
+        image = as_array(self.inputs[place : place + 1][0])
+        if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3, 4))):
+            raise InputError(
+                f"expected images of shape (H, W) or (H, W, 1, 3 or 4), got shape {image.shape} at row {row}"
+            )
+        if image.dtype != np.uint8:  # matplotlib draws floats in [0, 1]; normalised inputs are not
+            low, high = float(image.min()), float(image.max())
+            image = image if low >= 0 and high <= 1 else (image - low) / max(high - low, 1e-12)
+        return image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image

@@ -18,7 +18,7 @@ from scipy import stats
 
 from capmismatch import _statistics as st
 from capmismatch._peak import peak
-from capmismatch._posterior import posterior_draws, seed_noise
+from capmismatch._posterior import Group, posterior_draws, seed_noise
 from capmismatch.correlating import _Block, _bootstrap
 
 Floats = NDArray[np.float64]
@@ -178,7 +178,8 @@ def picks(families: int) -> None:
                     seeds = true[:, None, None] + 0.5 * rng.standard_normal((n, 1, 3))
                     seeds[:absent] = np.nan
                     means = np.where(np.arange(n) < absent, np.nan, seeds.mean((1, 2)))
-                    draws = posterior_draws(means, seed_noise(seeds), probes, list(range(n)), 1000, rng)
+                    group = Group(means, seed_noise(seeds), probes, range(n), ["one"] * n)
+                    draws = posterior_draws(group, 1000, rng).means
                     low, high = np.quantile(draws, [0.025, 0.975], axis=0)
                     covered, best = (low <= true) & (true <= high), int(draws.mean(axis=0).argmax())
                     expected = (draws.max(axis=1) - draws[:, best]).mean()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -31,20 +31,23 @@ class Choice:
     teacher, family : str
         The choice.
     rule : str
-        What it was made by: ``"results"`` or the name of a rule.
+        What it was made by: ``"results"``, ``"evidence"``, or the name of a rule.
     student, label, method : str or None
-        The student and its setting; None where there are no results, or where several students differ.
+        The student and its setting; None where there are no results, or where several students differ. By evidence, the
+        setting that did best most often there.
     tau : float or None
         The teacher's temperature in that setting, or that at which the probe of the rule was taken.
     table : DataFrame
         One row a teacher, best first: ``family, teacher, params, score, low, high, p_best, regret, tie, ...``.
-        `score` is the probe (without results) or the shrunken validation accuracy, `low` and `high` its 95 %
+        `score` is the probe, the shrunken validation accuracy (with results), or the points of accuracy by which
+        students are predicted to stand above their mean over the teachers (by evidence); `low` and `high` are its 95 %
         interval, `p_best` the chance of being the best teacher and `regret` the accuracy points expected to be lost
-        by taking it (NaN without results). Where `score` is a derived probe, ``target_prob`` and
+        by taking it (NaN by a probe alone). Where `score` is a derived probe, ``target_prob`` and
         ``inherent_variance`` stand beside it, as far as they were measured.
     rules : DataFrame
         ``rule, family, teacher, value, regret, low, high``: whom each rule takes, and the accuracy points lost on
-        the test split by following it.
+        the test split by following it. By a probe alone, what that probe says of the teacher (``score``, ``tie`` and
+        the probes beside it) instead; by evidence also ``elsewhere``, the points that the rule lost there.
     students : DataFrame
         One row a student, empty without results: ``student, label, method, tau, family, teacher, p_best, accuracy,
         ce, gain, gain_low, gain_high``: its own best teacher, that teacher's test accuracy, and the gain over
@@ -53,6 +56,11 @@ class Choice:
         In words, with numbers.
     findings : list of str
         Codes; see `capmismatch.findings.explain`.
+    trust : DataFrame
+        ``probe, points, low, high``, by evidence: the accuracy points that a standard deviation of the probe within the
+        family is worth.
+    rungs : DataFrame
+        What a pilot did; see `capmismatch.pilot`.
     """
 
     teacher: str
@@ -68,6 +76,8 @@ class Choice:
     reasons: list[str]
     risks: list[str]
     findings: list[str]
+    trust: pd.DataFrame = field(default_factory=pd.DataFrame)
+    rungs: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def title(self) -> str:
@@ -87,6 +97,8 @@ class Choice:
             ("Teachers", _known(self.table[[name for name in _TEACHER_COLUMNS if name in self.table]])),
             ("Students", self.students[["student", "label", "teacher", "accuracy", "gain", "gain_low", "gain_high"]]),
             ("Rules", _known(self.rules.drop(columns="family"))),
+            ("Trust", self.trust),
+            ("Rungs", _rungs(self.rungs)),
         ]
         return [(name, content) for name, content in tables if len(content)]
 
@@ -126,6 +138,16 @@ class Choice:
                 body = "\n".join(f"- {item}" for item in content)
             parts.append(f"### {name}\n\n{body}")
         return "\n\n".join(parts) + "\n"
+
+
+def _rungs(arms: pd.DataFrame) -> pd.DataFrame:
+    """One row a rung of a pilot: its arms, and which of them was likeliest the best."""
+    if arms.empty:
+        return arms
+    by = ["stage", "rung", "epochs", "seeds"]
+    best = arms.loc[arms.groupby(by, sort=False)["p_best"].idxmax()]
+    counts = arms.groupby(by, sort=False)["kept"].agg(arms="size", kept="sum").reset_index()
+    return counts.merge(best[[*by, "teacher", "label", "p_best"]], on=by)
 
 
 def _known(frame: pd.DataFrame) -> pd.DataFrame:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from capmismatch._softened import Softened, compare_with_classes
 
 
 @dataclass
@@ -50,6 +53,50 @@ class ClassMeans:
     def means(self) -> Tensor:
         """(C, C), NaN in the rows of classes that were never seen."""
         return self.sums / self.counts[:, None]
+
+
+class AroundClass:
+    """How the soft labels of examples lie around the mean soft labels of their classes.
+
+    Parameters
+    ----------
+    softened : of N examples
+    means : (G, C) mean soft labels of G classes
+    group : (N,) which of them is each example's
+    """
+
+    def __init__(self, softened: Softened, means: Tensor, group: Tensor) -> None:
+        self.softened, self.means, self.group = softened, means, group
+
+    @classmethod
+    def of_each(cls, softened: Sequence[Softened], means: Tensor, group: Tensor) -> list[AroundClass]:
+        """The same at T temperatures, means (T, G, C), for which the rows are read once."""
+        found = [cls(part, mean, group) for part, mean in zip(softened, means, strict=True)]
+        if softened and softened[0].raw.compiled:
+            cross, distance = compare_with_classes(softened, means, _log(means), group)
+            for part, *values in zip(found, cross, distance, strict=True):
+                part.cross_entropy, part.squared_distance = values
+        return found
+
+    @property
+    def mean(self) -> Tensor:
+        """(N, C) mean soft label m of each example's class."""
+        return self.means[self.group]
+
+    @cached_property
+    def cross_entropy(self) -> Tensor:
+        """(N,) -sum p log m."""
+        return -torch.einsum("nc,nc->n", self.softened.probs, _log(self.means)[self.group])
+
+    @cached_property
+    def squared_distance(self) -> Tensor:
+        """(N,) sum (p - m)^2."""
+        return (self.softened.probs - self.mean).square().sum(1)
+
+
+def _log(means: Tensor) -> Tensor:
+    """Finite where a mean is 0."""
+    return means.clamp_min(torch.finfo(means.dtype).tiny).log()
 
 
 def _row_adder() -> Callable[[Any, Any, Any], None]:

@@ -10,7 +10,8 @@ and with E = sum q~ (b + m), V = sum q~ (b - mean)^2, Q1 = sum q~ (q~ - 1/K) (b 
     G'  = 2 p_y E + 2 Q1 / D
     G'' = 2 p_y (V - (1 - p_y) E^2) + (4 Q2 - 2 (D + 1/K) V) / D - (2 Q1 / D)^2.
 
-Exponentials are kept as x = exp(beta b) - 1: differences between nearly equal wrong classes then keep their digits.
+All follow from sums of e = exp(beta b) and x = e - 1 times powers of b, taken in one go; as x and b are 0 at the
+largest wrong class, the differences of sums lose no more digits than K has.
 """
 
 from __future__ import annotations
@@ -18,98 +19,123 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-from numba import njit
+from capmismatch._kernels import compiled, exponentials, inside, scratch, vectorised
 
-CONVERGED = 1e-10  # relative width of the bracket in beta at which the search stops
+CLOSE = 3e-6  # relative length of Newton's step after which the next would be shorter than 1e-10
 MOST_STEPS = 60
 CHAINS = 3  # of the scan: neighbours are a factor 2^(1/3) apart; where there are two maxima, they lie wider apart
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
-def _slope(b: Any, x: Any, beta: float, a: float, m: float) -> tuple[float, float, float]:
-    """G', G'' and G at beta; fills the scratch `x`, of b's length."""
-    for i in range(len(b)):
-        x[i] = math.expm1(beta * b[i])
-    return _moments(b, x, beta, a, m)
-
-
-@njit(cache=True, error_model="numpy", nogil=True)
-def _moments(b: Any, x: Any, beta: float, a: float, m: float) -> tuple[float, float, float]:
-    k = len(b)
-    excess = 0.0
-    first = 0.0
-    for i in range(k):
-        excess += x[i]
-        first += (1.0 + x[i]) * b[i]
-    total = k + excess
-    average = excess / k
-    uniform = 1.0 / k
-    mean = first / total
-    d = 0.0
-    v = 0.0
-    q1 = 0.0
-    q2 = 0.0
-    scale = 1.0 / total
-    for i in range(k):
-        q = (1.0 + x[i]) * scale
-        away = (x[i] - average) * scale
-        c = b[i] - mean
-        qc = q * c
-        d += away * away
-        v += qc * c
-        q1 += away * qc
-        q2 += qc * qc
-    odds = a - beta * m - math.log(total)
-    # 1 - p_y and its logarithm, without overflow at either end
+@inside
+def _log_odds_terms(odds: float) -> tuple[float, float, float]:
+    """p_y, 1 - p_y and log(1 - p_y), without overflow at either end."""
     if odds > 0.0:
         small = math.exp(-odds)
-        p = 1.0 / (1.0 + small)
-        wrong = small / (1.0 + small)
-        log_wrong = -odds - math.log1p(small)
-    else:
-        large = math.exp(odds)
-        p = large / (1.0 + large)
-        wrong = 1.0 / (1.0 + large)
-        log_wrong = -math.log1p(large)
+        return 1.0 / (1.0 + small), small / (1.0 + small), -odds - math.log1p(small)
+    large = math.exp(odds)
+    return large / (1.0 + large), 1.0 / (1.0 + large), -math.log1p(large)
+
+
+@vectorised
+def _height_sums(e: Any, x: Any) -> tuple[float, float, float]:
+    total, excess, squares = 0.0, 0.0, 0.0
+    for i in range(len(e)):
+        total += e[i]
+        excess += x[i]
+        squares += x[i] * x[i]
+    return total, excess, squares
+
+
+@vectorised
+def _doubled(e: Any, x: Any) -> tuple[float, float, float]:
+    """Double beta: squaring replaces the exponential."""
+    total, excess, squares = 0.0, 0.0, 0.0
+    for i in range(len(e)):
+        e[i] *= e[i]
+        x[i] *= 2.0 + x[i]  # (1 + x)^2 - 1
+        total += e[i]
+        excess += x[i]
+        squares += x[i] * x[i]
+    return total, excess, squares
+
+
+@inside
+def _height(sums: Any, k: int, beta: float, a: float, m: float) -> float:
+    total, excess, squares = sums
+    spread = (squares - excess * excess / k) / (total * total)
+    if spread <= 0.0:
+        return -math.inf
+    return 2.0 * _log_odds_terms(a - beta * m - math.log(total))[2] + math.log(spread)
+
+
+@vectorised
+def _slope_sums(b: Any, e: Any, x: Any) -> tuple[float, float, float, float, float, float, float, float]:
+    total, excess, squares, both, e1, e2, x1, x2 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for i in range(len(b)):
+        eb = e[i] * b[i]
+        ebb = eb * b[i]
+        total += e[i]
+        excess += x[i]
+        squares += x[i] * x[i]
+        both += e[i] * x[i]
+        e1 += eb
+        e2 += ebb
+        x1 += x[i] * eb
+        x2 += x[i] * ebb
+    return total, excess, squares, both, e1, e2, x1, x2
+
+
+@inside
+def _slope(b: Any, e: Any, bits: Any, x: Any, beta: float, a: float, m: float) -> tuple[float, float]:
+    """G' and G'' at beta; 0 where the variance is 0."""
+    exponentials(b, beta, e, bits, x)
+    total, excess, squares, both, e1, e2, x1, x2 = _slope_sums(b, e, x)
+    k = len(b)
+    spread = squares - excess * excess / k  # D times total^2, as are q1 and q2
+    if spread <= 0.0:
+        return 0.0, 0.0
+    p, rest, _ = _log_odds_terms(a - beta * m - math.log(total))
+    mean = e1 / total
+    variance = e2 / total - mean * mean
+    q1 = x1 - mean * both
+    q2 = (e2 + x2) - 2.0 * mean * (e1 + x1) + mean * mean * (total + both)
     expected = mean + m
-    if d <= 0.0:
-        return 0.0, 0.0, -math.inf
-    ratio = 2.0 * q1 / d
+    ratio = 2.0 * q1 / spread
     slope = 2.0 * p * expected + ratio
-    curve = 2.0 * p * (v - wrong * expected * expected) + (4.0 * q2 - 2.0 * (d + uniform) * v) / d - ratio * ratio
-    return slope, curve, 2.0 * log_wrong + math.log(d)
+    bend = 4.0 * q2 / spread - 2.0 * variance * (1.0 + total * total / (k * spread))
+    return slope, 2.0 * p * (variance - rest * expected * expected) + bend - ratio * ratio
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
-def _search_row(b: Any, x: Any, a: float, m: float, low: float, high: float, otherwise: float) -> float:
+@inside
+def _search_row(
+    b: Any, e: Any, bits: Any, x: Any, a: float, m: float, low: float, high: float, otherwise: float
+) -> float:
     """The beta in [low, high] that maximises G; `otherwise` where the variance is zero at every beta."""
     if not low < high:
         return low
-    # Scan: interleaved chains of doublings, so that squaring replaces exp, and the upper end.
-    best, best_height, best_slope = low, -math.inf, 0.0
+    k = len(b)
+    # Scan: interleaved chains of doublings, and the upper end.
+    best, best_height = low, -math.inf
     ratio = 2.0 ** (1.0 / CHAINS)
-    for chain in range(CHAINS):
-        beta = low * ratio**chain
-        fresh = True
-        while beta < high:
-            if fresh:
-                slope, _, height = _slope(b, x, beta, a, m)
-                fresh = False
-            else:
-                for i in range(len(b)):
-                    x[i] *= 2.0 + x[i]  # (1 + x)^2 - 1
-                slope, _, height = _moments(b, x, beta, a, m)
-            if height > best_height:
-                best, best_height, best_slope = beta, height, slope
+    for chain in range(CHAINS + 1):
+        beta = low * ratio**chain if chain < CHAINS else high
+        if beta >= high and chain < CHAINS:
+            continue
+        exponentials(b, beta, e, bits, x)
+        height = _height(_height_sums(e, x), k, beta, a, m)
+        while True:
+            if height > best_height or (height == best_height and beta > best):  # of equal ones, the least tau_other
+                best, best_height = beta, height
             beta *= 2.0
-    slope, _, height = _slope(b, x, high, a, m)
-    if height >= best_height:
-        best, best_height, best_slope = high, height, slope
+            if beta >= high:
+                break
+            height = _height(_doubled(e, x), k, beta, a, m)
     if best_height == -math.inf:
         return min(max(otherwise, low), high)
     # Bracket: from the best point uphill to the next one, which is not higher.
-    if best_slope > 0.0:
+    beta = best
+    slope, curve = _slope(b, e, bits, x, beta, a, m)
+    if slope > 0.0:
         if best == high:
             return high
         left, right = best, min(best * ratio, high)
@@ -118,8 +144,6 @@ def _search_row(b: Any, x: Any, a: float, m: float, low: float, high: float, oth
             return low
         left, right = max(best / ratio, low), best
     # Newton's steps on G' inside the bracket, bisection where one leaves it.
-    beta = best
-    slope, curve, _ = _slope(b, x, beta, a, m)
     for _ in range(MOST_STEPS):
         if slope > 0.0:
             left = beta
@@ -129,30 +153,21 @@ def _search_row(b: Any, x: Any, a: float, m: float, low: float, high: float, oth
         new = beta + step
         if not left < new < right:
             new = 0.5 * (left + right)
-        if abs(new - beta) <= CONVERGED * beta or right - left <= CONVERGED * beta:
+            step = right - left
+        if abs(step) <= CLOSE * beta:
             return new
         beta = new
-        slope, curve, _ = _slope(b, x, beta, a, m)
+        slope, curve = _slope(b, e, bits, x, beta, a, m)
     return beta
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
-def search_rows(logits: Any, labels: Any, tau_target: float, lower: Any, upper: Any, found: Any) -> None:
-    """Fill `found` with tau_other of every row: logits (n, C) float64, labels (n,), and each row's [lower, upper]."""
-    n, classes = logits.shape
-    b = np.empty(classes - 1)
-    x = np.empty(classes - 1)
+@compiled
+def search_rows(tau_target: float, below: Any, a: Any, m: Any, lower: Any, upper: Any, found: Any) -> None:
+    """Fill `found` with tau_other of each row: below (n, K), a = f_y / tau_target, m, and each row's [lower, upper]."""
+    n, k = below.shape
+    e, bits, x = scratch(k)
     for row in range(n):
-        y = labels[row]
-        m = -math.inf
-        j = 0
-        for c in range(classes):
-            if c != y:
-                b[j] = logits[row, c]
-                m = max(m, b[j])
-                j += 1
-        for i in range(classes - 1):
-            b[i] -= m
-        a = logits[row, y] / tau_target
-        beta = _search_row(b, x, a, m, 1.0 / upper[row], 1.0 / lower[row], 1.0 / tau_target)
-        found[row] = min(max(1.0 / beta, lower[row]), upper[row])
+        low, high = 1.0 / upper[row], 1.0 / lower[row]
+        beta = _search_row(below[row], e, bits, x, a[row], m[row], low, high, 1.0 / tau_target)
+        # The ends themselves, not their inverse's inverse: whether tau_other sits on one is told by equality.
+        found[row] = upper[row] if beta <= low else lower[row] if beta >= high else 1.0 / beta

@@ -7,6 +7,7 @@ there, and through tensor operations elsewhere; both find the same to 1e-8.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,70 +20,47 @@ except ImportError:  # no numba
     kernel = None  # type: ignore[assignment]
 
 SCAN_STEP = 0.26  # of log tau_other in the coarse scan, at most: where there are two maxima, they lie wider apart
-BLOCK_ROWS = 256  # rows a thread searches at a time
+BLOCK_LOGITS = 1 << 16  # what a thread searches at a time
 
 
-class Search:
-    """The derived variance of each row as a function of its tau_other, and its maximiser.
+class Search(NamedTuple):
+    """The derived variance of each row as a function of its tau_other.
 
     With u = log tau_other, K = C - 1 and sums over wrong classes, the logarithm of the derived variance is
     g(u) = 2 log(1 - p_y) + log(sum d^2 / K), d = q~ - 1/K, and with E = sum q~ f the mean wrong logit under q~,
     g'(u) = -(2 / tau_other) (p_y E + sum d q~ (f - E) / sum d^2).
     """
 
-    def __init__(self, logits: Tensor, labels: Tensor, tau_target: float) -> None:
-        self.logits, self.labels, self.tau_target = logits, labels, float(tau_target)
-        index = labels[:, None]
-        self.target = logits.gather(1, index)[:, 0] / tau_target
-        wrong = logits.scatter(1, index, -torch.inf)
-        self.top_wrong = wrong.amax(1)
-        # Measured from the largest wrong logit, so that exponents are <= 0; 0 in the target's place.
-        self.below = (wrong - self.top_wrong[:, None]).scatter(1, index, 0.0)
+    target: Tensor  # (N,) f_y / tau_target
+    top_wrong: Tensor  # (N,) largest wrong f, not divided
+    below: Tensor  # (N, K) wrong f less their largest
+    tau_target: float
 
-    def _wrong(self, tau_other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q~ - 1/(C - 1) and q~, (N, C) with 0 in the target's place, and the log of the sum of exp(below / tau)."""
-        index, wrong_classes = self.labels[:, None], self.logits.shape[1] - 1
-        x = self.below / tau_other[:, None]
-        e = torch.exp(x).scatter_(1, index, 0.0)
-        total = e.sum(1, keepdim=True)
-        less_one = torch.expm1(x)  # keeps the digits of differences where all wrong logits are nearly equal
-        deviation = (less_one - less_one.sum(1, keepdim=True) / wrong_classes).div_(total).scatter_(1, index, 0.0)
-        return deviation, e.div_(total), total[:, 0].log()
+    def rows(self, index: Tensor) -> Search:
+        """The same for some rows."""
+        return Search(self.target[index], self.top_wrong[index], self.below[index], self.tau_target)
 
     def slope_and_height(self, tau_other: Tensor) -> tuple[Tensor, Tensor]:
         """g'(u), up to a positive factor, and g(u) up to a constant, each of shape (N,)."""
-        deviation, q, log_total = self._wrong(tau_other)
+        x = self.below / tau_other[:, None]
+        less_one = torch.expm1(x)  # keeps the digits of differences where all wrong logits are nearly equal
+        total = x.exp_().sum(1, keepdim=True)
+        q, deviation = x.div_(total), (less_one - less_one.mean(1, keepdim=True)).div_(total)
         mean = row_dot(q, self.below)
         spread = row_dot(deviation, deviation).clamp_min(torch.finfo(q.dtype).tiny)
         pull = row_dot(deviation.mul_(q), self.below - mean[:, None]) / spread
-        log_odds = self.target - self.top_wrong / tau_other - log_total
+        log_odds = self.target - self.top_wrong / tau_other - total[:, 0].log()
         slope = -(torch.sigmoid(log_odds) * (mean + self.top_wrong) + pull)
         return slope, 2 * torch.nn.functional.logsigmoid(-log_odds) + spread.log()
-
-    def evaluate(self, tau_other: Tensor) -> tuple[Tensor, Tensor]:
-        """Log probabilities (N, C) and the derived variance (N,) at the given tau_other."""
-        deviation, _, log_total = self._wrong(tau_other)
-        log_odds = self.target - self.top_wrong / tau_other - log_total
-        log_target, log_mass = (torch.nn.functional.logsigmoid(sign * log_odds) for sign in (1, -1))
-        variance = torch.exp(2 * log_mass) * row_dot(deviation, deviation) / (self.logits.shape[1] - 1)
-        log_p = self.below / tau_other[:, None] + (log_mass - log_total)[:, None]
-        return log_p.scatter_(1, self.labels[:, None], log_target[:, None]), variance
 
     def on_top(self, tau_other: Tensor) -> Tensor:
         """Whether the target's logit is at least the largest wrong one after division, up to rounding, (N,)."""
         top = self.top_wrong / tau_other
         return self.target - top >= -1e-12 * (self.target.abs() + top.abs())
 
-    def rows(self, keep: Tensor) -> Search:
-        """The same search on a subset of the rows."""
-        part = object.__new__(Search)
-        for name, value in vars(self).items():
-            setattr(part, name, value[keep] if isinstance(value, Tensor) else value)
-        return part
-
 
 def maximise(search: Search, lower: Tensor, upper: Tensor) -> Tensor:
-    """The tau_other in [lower, upper] that maximises g, row by row, (N,); all that `lower` holds must be <= `upper`.
+    """The tau_other in [lower, upper] that maximises the derived variance of each row, (N,); lower must be <= upper.
 
     Where the variance is zero whatever tau_other is (all wrong logits equal, or two classes), it is tau_target, as
     nearly as the interval allows: plain temperature scaling.
@@ -90,13 +68,13 @@ def maximise(search: Search, lower: Tensor, upper: Tensor) -> Tensor:
     if kernel is None or lower.dtype != torch.float64 or lower.device.type != "cpu":
         return _maximise_batched(search, lower, upper)
     found = torch.empty_like(lower)
-    arrays = [t.numpy() for t in (search.logits.contiguous(), search.labels, lower, upper, found)]
+    tensors = (search.below, search.target, search.top_wrong, lower, upper, found)
+    arrays = [tensor.contiguous().numpy() for tensor in tensors]
 
     def run(rows: slice) -> None:
-        logits, labels, low, high, out = (array[rows] for array in arrays)
-        kernel.search_rows(logits, labels, search.tau_target, low, high, out)
+        kernel.search_rows(search.tau_target, *(array[rows] for array in arrays))
 
-    each(run, blocks(len(found), BLOCK_ROWS), torch.get_num_threads())
+    each(run, blocks(len(found), max(1, BLOCK_LOGITS // search.below.shape[1])), torch.get_num_threads())
     return found
 
 

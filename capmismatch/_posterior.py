@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-# The grid of sqrt(A) and s, in standard deviations of the observed means.
-_BETWEEN = np.array([0.05, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0])
-_SLOPE = np.array([0.0, 0.25, 0.5, 1.0, 2.0])
+# The grids of sqrt(A) and s, in standard deviations of a group's observed means, and of the shares rho and kappa.
+_BETWEEN = (0.05, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+_SLOPE = (0.0, 0.25, 0.5, 1.0, 2.0)
+_SHARED = (0.0, 0.5, 0.9)
+_ALIKE = (0.0, 0.5, 0.95)
+_LEVEL = 30.0  # of a group's common level: so vague that it is flat
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,43 @@ class Noise:
     free: float
 
 
-def seed_noise(values: Floats, binomial: Floats | None = None) -> Noise:
+@dataclass(frozen=True)
+class Group:
+    """Teachers that are compared with each other: those of one family, say, by the students of one kind.
+
+    Attributes
+    ----------
+    means : (T,) mean accuracies of their students; NaN for teachers without
+    noise : of these means
+    features : (T, p) standardised probes; p may be 0
+    teachers : T names; the same name in two groups is the same teacher
+    families : T names; slopes on the probes may differ between families
+    """
+
+    means: Floats
+    noise: Noise
+    features: Floats
+    teachers: Sequence[Hashable]
+    families: Sequence[Hashable]
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the means, at least that of their noise."""
+        seen = self.means[np.isfinite(self.means)]
+        noise = self.noise.variances[np.isfinite(self.means)]
+        between = float(seen.std(ddof=1)) if len(seen) > 1 else 0.0
+        return max(between, float(np.sqrt(noise.mean())), 1e-12) if len(seen) else float("nan")
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws of the true means (n_boot, T), and of the slopes on the probes (n_boot, p), in the units of the means."""
+
+    means: Floats
+    slopes: Floats
+
+
+def seed_noise(values: Floats, binomial: Floats | None = None, *, paired: bool = False) -> Noise:
     """Noise of the means over runs of the means over seeds, pooled over units.
 
     Where some unit has two runs, the variance of run means (which holds the seeds' as well) over the number of runs;
@@ -35,6 +75,8 @@ def seed_noise(values: Floats, binomial: Floats | None = None) -> Noise:
         Unit, run, seed; packed, NaN where there is none.
     binomial : array of shape (n,), optional
         Sampling variance of each unit's accuracy over the examples: a lower bound, used where seeds say nothing.
+    paired : bool
+        Whether what a seed does to all units alike was taken out of the values, at the cost of its degrees of freedom.
 
     Returns
     -------
@@ -55,7 +97,8 @@ def seed_noise(values: Floats, binomial: Floats | None = None) -> Noise:
     for groups, count in ((run_means, runs), (values.reshape(-1, values.shape[2]), seeds.sum(axis=1))):
         here = np.isfinite(groups)
         free = int(np.maximum(here.sum(axis=1) - 1, 0).sum())
-        if free:
+        free -= int(here.sum(axis=1).max() - 1) if paired else 0
+        if free > 0:
             centre = np.where(here, groups, 0).sum(axis=1, keepdims=True) / np.maximum(
                 here.sum(axis=1, keepdims=True), 1
             )
@@ -65,78 +108,148 @@ def seed_noise(values: Floats, binomial: Floats | None = None) -> Noise:
     return Noise(np.where(runs > 0, variances, np.nan), np.inf)
 
 
-def posterior_draws(
-    means: Floats, noise: Noise, features: Floats, folds: Sequence[object], n_boot: int, rng: np.random.Generator
-) -> Floats:
+def posterior_draws(group: Group, n_boot: int, rng: np.random.Generator, evidence: Sequence[Group] = ()) -> Draws:
     r"""Draws of the teachers' true means: empirical Bayes over a shrunken regression on probes.
 
-    .. math::
-        \bar y_t \sim N(\mu_t, v_t), \quad \mu_t \sim N(c + x_t^\top \beta, A), \quad \beta \sim N(0, s^2 I / p),
-        \quad c \text{ flat}
+    For teacher t of family f in group g, all in units of the spread of the group's means,
 
-    so that, given A and s, a teacher's mean is pulled toward the ridge prediction of its probes by v_t / (A + v_t),
-    and a teacher without students gets that prediction with its whole uncertainty. Without features the pull is
-    toward the mean of its peers. A (between teachers, beyond the probes) and s (the ridge's strength) run over a
-    grid; each pair is weighted by how well it predicts every fold (a family, or a teacher) from the others, and
-    draws are taken from the mixture: with few teachers no single value deserves trust.
+    .. math::
+        \bar y_{gt} \sim N(\mu_{gt}, v_{gt}), \quad \mu_{gt} = c_g + x_t^\top (\beta + \delta_f) + u_t + w_{gt}, \quad
+        c_g \text{ flat}
+
+    .. math::
+        \beta \sim N(0, \rho s^2 I / p), \; \delta_f \sim N(0, (1 - \rho) s^2 I / p), \;
+        u_t \sim N(0, \kappa A), \; w_{gt} \sim N(0, (1 - \kappa) A)
+
+    so that, given A, s, rho and kappa, a teacher's mean is pulled toward the ridge prediction of its probes by v / (A +
+    v), and a teacher without students gets that prediction with its whole uncertainty. Without features the pull is
+    toward the mean of its peers. Groups of evidence teach how far the probes are to be trusted (s), how far that
+    carries over from family to family (rho), and, where they share teachers, from student to student (kappa). The four
+    run over a grid; each point is weighted by how well it predicts every fold from the others (a family where three
+    have students, else a teacher), and draws are taken from the mixture: with few teachers no single value deserves
+    trust.
 
     Parameters
     ----------
-    means : array of shape (T,)
-        Means over seeds; NaN for teachers without students.
-    noise : Noise
-        With `v_t`; draws are widened to Student's t for its degrees of freedom.
-    features : array of shape (T, p)
-        Standardised probes; p may be 0.
-    folds : T labels
-        What is left out together.
+    group : Group
+        Whose true means are asked for. With fewer than three teachers measured it has the mean spread of the evidence.
+        With none its spread is one of the evidence's, drawn at random, and the draws are relative to its mean.
     n_boot : int
     rng : Generator
+    evidence : sequence of Group
+        Others, all with teachers measured, and the same features.
 
     Returns
     -------
-    array of shape (n_boot, T)
+    Draws
+        Widened to Student's t for the degrees of freedom of the group's noise. Slopes are those of the family of the
+        group's first teacher.
 
     Examples
     --------
     >>> means = np.array([0.70, 0.72, np.nan])
     >>> noise = Noise(np.array([1e-6, 1e-6, np.nan]), np.inf)
-    >>> draws = posterior_draws(means, noise, np.zeros((3, 0)), [0, 1, 2], 4000, np.random.default_rng(0))
-    >>> draws.mean(axis=0).round(2).tolist()
+    >>> group = Group(means, noise, np.zeros((3, 0)), teachers="abc", families="fff")
+    >>> posterior_draws(group, 4000, np.random.default_rng(0)).means.mean(axis=0).round(2).tolist()
     [0.7, 0.72, 0.71]
     """
-    seen = np.flatnonzero(np.isfinite(means))
-    y, v = means[seen], noise.variances[seen]
-    centre, spread = y.mean(), max(float(y.std(ddof=1)) if len(y) > 1 else 0.0, float(np.sqrt(v.mean())), 1e-12)
-    group = np.unique(np.array([str(fold) for fold in folds])[seen], return_inverse=True)[1]
-    slopes = _SLOPE if features.shape[1] else _SLOPE[:1]
-    priors = np.array([_prior(features, a * spread, b * spread, spread) for a in _BETWEEN for b in slopes])
-    scores = _left_out_scores(y - centre, v, priors[:, seen[:, None], seen], group)
+    units = _Units.of(group, evidence)
+    priors = units.priors()
+    scores = _left_out_scores(units.y, units.v, priors[:, units.seen[:, None], units.seen], units.folds)
     weights = np.exp(scores - scores.max())
     counts = rng.multinomial(n_boot, weights / weights.sum())
-    fits = [_condition(y - centre, v, prior, seen) for prior in priors]
-    jitter = 1e-10 * spread**2 * np.eye(len(means))
-    parts = [
-        mean + rng.standard_normal((count, len(means))) @ np.linalg.cholesky(cov + jitter).T
-        for (mean, cov), count in zip(fits, counts, strict=True)
-    ]
-    typical = np.repeat([mean for mean, _ in fits], counts, axis=0)
-    draws = np.concatenate(parts)
-    if np.isfinite(noise.free):
-        draws = typical + (draws - typical) * np.sqrt(noise.free / rng.chisquare(noise.free, (n_boot, 1)))
-    return centre + rng.permutation(draws)
+    size = len(group.means)
+    wanted = np.r_[:size, priors.shape[1] - group.features.shape[1] : priors.shape[1]]
+    typical, parts = [], []
+    for prior, count in zip(priors[counts > 0], counts[counts > 0], strict=True):
+        mean, cov = _condition(units.y, units.v, prior, units.seen)
+        root = np.linalg.cholesky(cov[np.ix_(wanted, wanted)] + 1e-10 * np.eye(len(wanted)))
+        typical.append(np.tile(mean[wanted], (count, 1)))
+        parts.append(rng.standard_normal((count, len(wanted))) @ root.T)
+    middle, apart = np.concatenate(typical), np.concatenate(parts)
+    measured = np.isfinite(group.means)
+    if measured.any() and np.isfinite(group.noise.free):
+        apart *= np.sqrt(group.noise.free / rng.chisquare(group.noise.free, (n_boot, 1)))
+    draws = units.scale * rng.permutation(middle + apart)
+    means, slopes = draws[:, :size], draws[:, size:]
+    if measured.any():
+        return Draws(float(group.means[measured].mean()) + means, slopes)
+    spreads = np.array([other.spread for other in evidence])
+    draws *= rng.choice(spreads / units.scale, (n_boot, 1))
+    return Draws(means - means.mean(axis=1, keepdims=True), slopes)
 
 
-def _prior(features: Floats, between: float, slope: float, spread: float) -> Floats:
-    """Covariance (T, T) of the true means: peers, probes, a common level so vague that it is flat."""
-    count, width = features.shape
-    common = (30 * spread) ** 2 * np.ones((count, count))
-    shared = slope**2 * features @ features.T / width if width else 0.0
-    return between**2 * np.eye(count) + shared + common
+@dataclass(frozen=True)
+class _Units:
+    """The teachers of all groups, one under the other, in units of their group's spread; `y` and `v` of those seen."""
+
+    features: Floats
+    groups: NDArray[np.int64]
+    teachers: NDArray[np.int64]
+    families: NDArray[np.int64]
+    seen: NDArray[np.int64]
+    y: Floats
+    v: Floats
+    scale: float
+
+    @classmethod
+    def of(cls, group: Group, evidence: Sequence[Group]) -> _Units:
+        spreads = [other.spread for other in evidence]
+        own = np.isfinite(group.means).sum() >= 3 or not evidence
+        scale = group.spread if own else float(np.mean(spreads))
+        everyone = [group, *evidence]
+        y = [_centred(one.means) / unit for one, unit in zip(everyone, [scale, *spreads], strict=True)]
+        v = [one.noise.variances / unit**2 for one, unit in zip(everyone, [scale, *spreads], strict=True)]
+        stacked, seen = np.concatenate(y), np.flatnonzero(np.isfinite(np.concatenate(y)))
+        return cls(
+            features=np.concatenate([one.features for one in everyone]),
+            groups=np.repeat(np.arange(len(everyone)), [len(one.means) for one in everyone]),
+            teachers=_codes([name for one in everyone for name in one.teachers]),
+            families=_codes([name for one in everyone for name in one.families]),
+            seen=seen, y=stacked[seen], v=np.concatenate(v)[seen], scale=scale,
+        )  # fmt: skip
+
+    @property
+    def folds(self) -> NDArray[np.int64]:
+        families = self.families[self.seen]
+        return families if len(np.unique(families)) >= 3 else self.teachers[self.seen]
+
+    def priors(self) -> Floats:
+        """Covariances (G, N + p, N + p) of the true means and of the slopes in the first teacher's family."""
+        count, width = self.features.shape
+        alike = _same(self.teachers)
+        kinds = (
+            _BETWEEN, _SLOPE if width else (0.0,), _SHARED if width and len(np.unique(self.families)) > 1 else (0.0,),
+            _ALIKE if alike.sum() > count else (0.0,),
+        )  # fmt: skip
+        level = _LEVEL**2 * _same(self.groups)
+        kin = np.append(self.families, np.full(width, self.families[0]))
+        probes = np.concatenate([self.features, np.eye(width)]) / np.sqrt(max(width, 1))
+        priors = []
+        for between, slope, shared, kappa in product(*kinds):
+            prior = slope**2 * (probes @ probes.T) * (shared + (1 - shared) * _same(kin))
+            prior[:count, :count] += level + between**2 * (kappa * alike + (1 - kappa) * np.eye(count))
+            priors.append(prior)
+        return np.array(priors)
+
+
+def _centred(values: Floats) -> Floats:
+    known = np.isfinite(values)
+    return values - (values[known].mean() if known.any() else 0.0)
+
+
+def _codes(names: Sequence[Hashable]) -> NDArray[np.int64]:
+    """A number for each name, by first appearance."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
+
+
+def _same(codes: NDArray[np.int64]) -> Floats:
+    return (codes[:, None] == codes[None, :]).astype(float)
 
 
 def _condition(y: Floats, v: Floats, prior: Floats, seen: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Mean and covariance of all true means given the observed ones."""
+    """Mean and covariance of all that the prior speaks of, given the observed."""
     gain = np.linalg.solve(prior[np.ix_(seen, seen)] + np.diag(v), prior[seen]).T
     return gain @ y, prior - gain @ prior[seen]
 

@@ -23,6 +23,7 @@ class DataConfig:
     Attributes
     ----------
     source : as `load_dataset` takes it; may be left out where the first saved logits bring their rows
+    name : what the data are called in the bank and the report; by default the source says
     split : part -> count or share; "val" and "test" rows go into the bank, "train" rows teach students. By default the
         split that the source brings, else half "val" and half "test"
     train : another source for the training rows (its "train" part where it brings a split); then `split` has no "train"
@@ -32,6 +33,7 @@ class DataConfig:
     """
 
     source: str | None = None
+    name: str | None = None
     split: dict[str, int | float] | None = None
     train: str | None = None
     train_rows: int | None = None
@@ -42,7 +44,13 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """``[probe]``: temperatures, and which probes (all by default)."""
+    """What is measured on every teacher: ``[probe]``.
+
+    Attributes
+    ----------
+    taus : temperatures of the probes that depend on one
+    names : which probes, of `capmismatch.probes.REGISTRY`; all by default
+    """
 
     taus: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
     names: tuple[str, ...] | None = None
@@ -50,14 +58,28 @@ class ProbeConfig:
 
 @dataclass(frozen=True)
 class RanksConfig:
-    """``[ranks]``: the temperature of the affinity matrices."""
+    """How class ranks are compared: ``[ranks]``.
+
+    Attributes
+    ----------
+    tau : temperature of the affinity matrices
+    """
 
     tau: float = 4.0
 
 
 @dataclass(frozen=True)
 class IsatsConfig:
-    """``[isats]``: as `capmismatch.restored_variance` takes them."""
+    """How the variance is restored: ``[isats]``, as `capmismatch.restored_variance` takes it.
+
+    Attributes
+    ----------
+    tau_target : of the target's logit, and of plain temperature scaling
+    tau_other : of the wrong classes' logits under ATS
+    constraint : of ISATS: "order", "anchor" or "none"
+    margin : of the constraint "order", in logits
+    center : "mean" takes each row's mean logit out first, "none" does not
+    """
 
     tau_target: float = 4.0
     tau_other: float = 3.0
@@ -68,7 +90,16 @@ class IsatsConfig:
 
 @dataclass(frozen=True)
 class CollectConfig:
-    """``[collect]``: batch size, stored precision and device of the teachers' forward passes; see `collect`."""
+    """How the teachers are run: ``[collect]``, as `capmismatch.collect` takes it.
+
+    Attributes
+    ----------
+    batch_size : rows a forward pass
+    dtype : "float32" or "float16", of the stored logits
+    device : where the networks run, such as "cuda"
+    autocast : "bfloat16" or "float16": half precision where torch deems it safe
+    channels_last : whether images lie in memory channel by channel
+    """
 
     batch_size: int = 256
     dtype: str = "float32"
@@ -87,7 +118,8 @@ class DistillConfig:
     methods : settings, see `capmismatch.methods.Method`; written as ``[[distill.methods]]``
     seeds : training runs a setting; run s takes the teacher's run s modulo its number of runs
     views : stored views of the training inputs, see `capmismatch.views.Views`
-    recipe : see `capmismatch.training.Recipe`
+    recipe : see `capmismatch.training.Recipe`; with a `name`, that of `Recipe.named` and what stands beside it
+    device : where students are trained, "cpu" or "cuda"
     center, scale : raw inputs become (x - center) / scale; images are brought to [0, 1] first, and take one number a
         channel
     """
@@ -97,21 +129,58 @@ class DistillConfig:
     seeds: int = 2
     views: Views = field(default_factory=Views)
     recipe: dict[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
     center: tuple[float, ...] = (0.0,)
     scale: tuple[float, ...] = (1.0,)
 
 
 @dataclass(frozen=True)
 class CorrelateConfig:
-    """``[correlate]``: bootstrap replicates and seed."""
+    """How links are estimated: ``[correlate]``.
+
+    Attributes
+    ----------
+    n_boot : bootstrap replicates
+    seed : of the bootstrap and of random permutations
+    """
 
     n_boot: int = 2000
     seed: int = 0
 
 
 @dataclass(frozen=True)
+class PickConfig:
+    """How a teacher is chosen: ``[pick]``, as `capmismatch.pick` takes it.
+
+    Attributes
+    ----------
+    evidence : folders of other studies, whose probes and results tell how far to trust the probes
+    family : choose among its teachers; those of other families are evidence where they have students
+    student, label : go by this kind of student, or this setting, alone
+    rule : "auto", or a rule's name such as "largest"
+    """
+
+    evidence: tuple[str, ...] = ()
+    family: str | None = None
+    student: str | None = None
+    label: str | None = None
+    rule: str = "auto"
+
+
+@dataclass(frozen=True)
 class StudyConfig:
-    """A whole ``study.toml``."""
+    """A whole ``study.toml``.
+
+    Attributes
+    ----------
+    name : of the study
+    family : ``[[family]]``, one table for each source of teachers
+    data : ``[data]``, the examples
+    distill : ``[distill]``, the students; left out where nothing is trained
+    results : a CSV or Parquet file of students trained elsewhere, instead of ``[distill]``
+    question : what the study asks; stands on top of the report
+    collect, probe, ranks, isats, correlate, pick : a table for each of these stages
+    """
 
     name: str
     family: tuple[dict[str, Any], ...]
@@ -124,6 +193,7 @@ class StudyConfig:
     ranks: RanksConfig = field(default_factory=RanksConfig)
     isats: IsatsConfig = field(default_factory=IsatsConfig)
     correlate: CorrelateConfig = field(default_factory=CorrelateConfig)
+    pick: PickConfig = field(default_factory=PickConfig)
 
 
 def read_study(file: Path) -> StudyConfig:
@@ -137,6 +207,8 @@ def read_study(file: Path) -> StudyConfig:
     config = parse(StudyConfig, _with_environment(table, file.name), file.name)
     if not config.family:
         raise InputError(f"{file} names no family: expected at least one [[family]] with a source")
+    if config.distill is not None and config.results is not None:
+        raise InputError(f"{file} has both results and [distill]: students are given or trained here, leave one out")
     if config.distill is not None:
         _check_labels(config.distill.methods)
     return config

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from capmismatch import _statistics as st
-from capmismatch._posterior import posterior_draws, seed_noise
-from capmismatch.correlating import pack_columns, rows_of
+from capmismatch._candidates import UNIT, Candidates, Floats, measured
+from capmismatch._posterior import Group, posterior_draws
+from capmismatch.correlating import rows_of
 from capmismatch.errors import InputError, must_be_one_of, require_columns
-
-FEATURES = ("derived_std", "accuracy", "log_params")
-"""Probes from which students are predicted for teachers that have none: few, for teachers are few."""
-
-_UNIT = ["family", "teacher"]
-_SETTING = ["student", "label", "method", "tau"]
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -29,6 +21,13 @@ class Split:
     draws: Floats
     means: Floats
     has_seeds: bool
+
+    @classmethod
+    def of(cls, group: Group, evidence: Sequence[Group], n_boot: int, rng: np.random.Generator) -> Split:
+        """Draws for a group, with what the evidence teaches."""
+        return cls(
+            posterior_draws(group, n_boot, rng, evidence).means, group.means, bool(np.isfinite(group.noise.free))
+        )
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Taught:
 
 def with_columns(results: pd.DataFrame) -> pd.DataFrame:
     """The results, after a check that they have the columns to choose by."""
-    wanted = [*_UNIT, "teacher_seed", "student", "label", "method", "tau", "seed", "split", "accuracy"]
+    wanted = [*UNIT, "teacher_seed", "student", "label", "method", "tau", "seed", "split", "accuracy"]
     require_columns(results, wanted, "the results table")
     return results
 
@@ -57,9 +56,33 @@ def with_teacher(results: pd.DataFrame) -> pd.DataFrame:
     return results[results["teacher"].fillna("").ne("") & results["accuracy"].notna()]
 
 
+def usable(
+    results: pd.DataFrame, wide: pd.DataFrame, split: str, report_split: str, student: str | None = None
+) -> pd.DataFrame:
+    """Rows of these teachers, in settings that can be both chosen and reported.
+
+    Raises
+    ------
+    InputError
+        If a split or student is not there, or nothing is left.
+    """
+    for name in (split, report_split):
+        rows_of(results, name, "the results table")
+    rows = with_teacher(results)
+    if student is not None:
+        must_be_one_of(student, sorted(rows["student"].unique()), "student")
+        rows = rows[rows["student"].eq(student)]
+    rows = rows[pd.MultiIndex.from_frame(rows[UNIT]).isin(wide.index) & rows["split"].isin([split, report_split])]
+    rows = rows[rows.groupby(["student", "label"])["split"].transform("nunique").eq(len({split, report_split}))]
+    if rows.empty:
+        raise InputError(f"no student and label has results with these teachers on both {split!r} and {report_split!r}")
+    return rows
+
+
 def draw_students(
     results: pd.DataFrame,
-    wide: pd.DataFrame,
+    candidates: Candidates,
+    evidence: tuple[Sequence[Group], Sequence[Group]],
     *,
     student: str | None,
     label: str | None,
@@ -73,8 +96,9 @@ def draw_students(
     Parameters
     ----------
     results : DataFrame
-    wide : DataFrame
-        Candidates (index of family and teacher) by probe, with ``params``.
+    candidates : Candidates
+    evidence : pair of sequences of Group
+        What other families and students teach, on the split to choose on and on that to report.
     student, label : str, optional
     split, report_split : str
         The setting is chosen on the first.
@@ -87,95 +111,36 @@ def draw_students(
     Raises
     ------
     InputError
-        If a split, student or label is not there.
+        As `usable`, and if the label is not there or the noise of the seeds is unknown.
     """
-    for name in (split, report_split):
-        rows_of(results, name, "the results table")
-    rows = with_teacher(results)
-    if student is not None:
-        must_be_one_of(student, sorted(rows["student"].unique()), "student")
-        rows = rows[rows["student"].eq(student)]
+    rows = usable(results, candidates.wide, split, report_split, student)
     if label is not None:
         must_be_one_of(label, sorted(rows["label"].unique()), "label")
-        rows = rows[rows["label"].eq(label)]
-    rows = rows[pd.MultiIndex.from_frame(rows[_UNIT]).isin(wide.index) & rows["split"].isin([split, report_split])]
-    # Only settings that can be both chosen and reported take part.
-    rows = rows[rows.groupby(["student", "label"])["split"].transform("nunique").eq(len({split, report_split}))]
-    if rows.empty:
-        raise InputError(f"no student and label has results with these teachers on both {split!r} and {report_split!r}")
+        rows = rows[rows.groupby("student")["label"].transform(lambda labels: label in set(labels))]
     rng = np.random.default_rng(seed)
-    features, folds = _features(wide), _folds(wide, rows)
-    teachers = pd.MultiIndex.from_tuples(wide.index, names=_UNIT)
     taught = []
     for own_name, own in rows.groupby("student", sort=True):
+        choosing = candidates.groups(own[own["split"].eq(split)])
         settings = {
-            key: _draw(part[part["split"].eq(split)], teachers, features, folds, n_boot, rng)
-            for key, part in own.groupby("label", sort=True)
+            key: Split.of(group, evidence[0], n_boot, rng) for key, group in choosing.items() if label in (None, key)
         }
         best = max(settings, key=lambda key: settings[key].draws.mean(axis=0)[np.isfinite(settings[key].means)].max())
-        part = own[own["label"].eq(best)]
-        reporting = _draw(part[part["split"].eq(report_split)], teachers, features, folds, n_boot, rng)
+        own = own[own["split"].eq(report_split)]
         plain = results[results["teacher"].fillna("").eq("") & results["student"].eq(own_name)]
-        plain = plain[plain["split"].eq(report_split) & plain["accuracy"].notna()]
-        draws, mean = _plain(plain, part[part["split"].eq(report_split)], n_boot, rng)
-        method, tau = part[["method", "tau"]].iloc[0]
+        plain = plain[plain["split"].eq(report_split) & plain["accuracy"].notna()].assign(family="", teacher="")
+        beside = pd.concat([own, plain]) if len(plain) else own
+        reporting = Split.of(candidates.groups(beside)[best], evidence[1], n_boot, rng)
+        draws, mean = _plain(beside, n_boot, rng), float(plain["accuracy"].mean())
+        method, tau = own.loc[own["label"].eq(best), ["method", "tau"]].iloc[0]
         taught.append(Taught(str(own_name), str(best), str(method), float(tau), settings[best], reporting, draws, mean))
     return taught
 
 
-def _draw(
-    rows: pd.DataFrame,
-    teachers: pd.MultiIndex,
-    features: Floats,
-    folds: list[str],
-    n_boot: int,
-    rng: np.random.Generator,
-) -> Split:
-    values = pack_columns(rows, teachers, ["student"], ["teacher_seed", "seed"], "accuracy", "the results table").values
-    means = st.nested_mean(values)[:, 0]
-    examples = (
-        rows.groupby(_UNIT)["n"].first().reindex(teachers).to_numpy(float)
-        if "n" in rows
-        else np.full(len(means), np.nan)
-    )
-    noise = seed_noise(values[..., 0], means * (1 - means) / examples)
-    if np.isnan(noise.variances[np.isfinite(means)]).any():
-        raise InputError(
-            "every teacher has a single student seed and the results table has no column 'n' (examples): "
-            "the noise is unknown"
-        )
-    draws = posterior_draws(means, noise, features, folds, n_boot, rng)
-    return Split(draws, means, bool(np.isfinite(noise.free)))
-
-
-def _plain(
-    plain: pd.DataFrame, taught: pd.DataFrame, n_boot: int, rng: np.random.Generator
-) -> tuple[Floats | None, float]:
-    """Draws of plain cross-entropy's mean; the variance of seeds is pooled with that of the taught students."""
-    if plain.empty:
-        return None, float("nan")
-    groups = [plain["accuracy"], *(run for _, run in taught.groupby([*_UNIT, "teacher_seed"])["accuracy"])]
-    free = sum(len(group) - 1 for group in groups)
-    mean, count = float(plain["accuracy"].mean()), len(plain)
-    if free:
-        pooled = sum(float(((group - group.mean()) ** 2).sum()) for group in groups) / free
-        return mean + np.sqrt(pooled / count) * rng.standard_t(free, n_boot), mean
-    examples = float(plain["n"].iloc[0]) if "n" in plain else np.nan
-    if not np.isfinite(examples):
-        return None, mean
-    return mean + np.sqrt(mean * (1 - mean) / examples) * rng.standard_normal(n_boot), mean
-
-
-def _features(wide: pd.DataFrame) -> Floats:
-    """Standardised probes (T, p); what is unknown stands at the mean, what is constant drops out."""
-    frame = wide.assign(log_params=np.log(wide["params"].where(wide["params"] > 0)))
-    columns = [frame[name].to_numpy(float) for name in FEATURES if name in frame and frame[name].nunique() > 1]
-    scaled = [np.nan_to_num((column - np.nanmean(column)) / np.nanstd(column)) for column in columns]
-    return np.stack(scaled, axis=1) if scaled else np.zeros((len(wide), 0))
-
-
-def _folds(wide: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
-    """What is left out to judge the regression's strength: families where three have students, else teachers."""
-    if rows["family"].nunique() >= 3:
-        return [str(family) for family, _ in wide.index]
-    return [f"{family}/{teacher}" for family, teacher in wide.index]
+def _plain(beside: pd.DataFrame, n_boot: int, rng: np.random.Generator) -> Floats | None:
+    """Draws of plain cross-entropy's mean, from rows in which taught students of the same seeds stand beside it."""
+    units, means, noise = measured(beside)
+    place = np.flatnonzero(units.get_level_values("teacher") == "")
+    if not len(place):
+        return None
+    spread = rng.standard_t(noise.free, n_boot) if np.isfinite(noise.free) else rng.standard_normal(n_boot)
+    return means[place[0]] + np.sqrt(noise.variances[place[0]]) * spread

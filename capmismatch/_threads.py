@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Part = TypeVar("Part")
+_here = threading.local()
 
 
 def blocks(n: int, rows: int) -> list[slice]:
@@ -17,11 +22,12 @@ def blocks(n: int, rows: int) -> list[slice]:
     return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
 
 
-def each(run: Callable[[slice], None], parts: list[slice], threads: int) -> None:
-    """Call `run` for every block, in up to `threads` threads."""
-    if threads == 1 or len(parts) <= 1:
-        for block in parts:
-            run(block)
+def each(run: Callable[[Part], None], parts: Iterable[Part], threads: int) -> None:
+    """Call `run` for every part, in up to `threads` threads; a call from within such a thread starts no more."""
+    waiting: Sequence[Part] = list(parts)
+    if threads == 1 or len(waiting) <= 1 or getattr(_here, "is_worker", False):
+        for part in waiting:
+            run(part)
     else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(run, parts))
+        with ThreadPoolExecutor(threads, initializer=lambda: setattr(_here, "is_worker", True)) as pool:
+            list(pool.map(run, waiting))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
+from capmismatch._evidence import Lesson
 from capmismatch._phrases import count, join, short
 from capmismatch._rules import COMPANIONS, DEFAULT_TAU, DERIVED, NAMES, RELEVANT, Rule
 from capmismatch._taught import Taught
 
 TOLD_STUDENTS = 3
+FEW_FAMILIES = 3
+"""With fewer families elsewhere than this, leaving one out tells little."""
 
 
 def named(row: pd.Series) -> str:
@@ -42,7 +47,7 @@ def cheapest(tied: pd.DataFrame, chosen: pd.Series) -> list[str]:
     return [f"Too close to call between {names}: the 95 % intervals of their differences cover zero. {why}"]
 
 
-def rivals(rules: pd.DataFrame, table: pd.DataFrame, chosen: pd.Series, used: Rule) -> list[str]:
+def rivals(rules: pd.DataFrame, chosen: pd.Series, used: Rule) -> list[str]:
     """Whom the rules that people go by would take instead, and how those teachers stand on the used probe."""
     sentences = []
     for taking in _relevant(rules[rules["rule"].ne(used.name)]):
@@ -50,11 +55,9 @@ def rivals(rules: pd.DataFrame, table: pd.DataFrame, chosen: pd.Series, used: Ru
         if named(row) == named(chosen):
             sentences.append(f"{_rules(taking)} would take the same teacher.")
             continue
-        other = table[table["family"].eq(row["family"]) & table["teacher"].eq(row["teacher"])]
-        stands = "unknown" if other.empty else f"{_value(other['score'].iloc[0])}{_beside(other.iloc[0])}"
         sentences.append(
-            f"{_rules(taking)} would take {named(row)}: its {used.probe} is {stands}, against "
-            f"{_value(chosen['score'])}{_beside(chosen)} of {named(chosen)}."
+            f"{_rules(taking)} would take {named(row)}: its {used.probe} is {_value(row['score'])}{_beside(row)}, "
+            f"against {_value(chosen['score'])}{_beside(chosen)} of {named(chosen)}."
         )
     return sentences
 
@@ -66,11 +69,65 @@ def left_out(missing: list[str]) -> list[str]:
 
 def estimate(chosen: pd.Series) -> str:
     """The chosen teacher's estimate, chance and expected loss."""
-    kind = "estimated from its students" if chosen["measured"] else "predicted from its probes, for it has no student"
+    kind = "estimated from its students" if chosen["measured"] else "predicted, for it has no student in this setting"
     return (
         f"{named(chosen)}: accuracy {_interval(chosen)} on the choosing split, {kind}; it is the best teacher with a "
         f"chance of {chosen['p_best']:.0%}, and taking it is expected to lose {chosen['regret']:.2f} accuracy points."
     )
+
+
+def predicted(chosen: pd.Series) -> str:
+    """What the evidence predicts of the chosen teacher."""
+    return (
+        f"{named(chosen)}: its students are predicted to stand {_interval(chosen)} points of accuracy above the mean "
+        f"over these teachers; it is the best with a chance of {chosen['p_best']:.0%}, and taking it is expected to "
+        f"lose {chosen['regret']:.2f} points."
+    )
+
+
+def trusted(trust: pd.DataFrame, lessons: Sequence[Lesson]) -> list[str]:
+    """How far each probe is trusted."""
+    if trust.empty:
+        return []
+    worth = [f"{r['points']:+.2f} [{r['low']:+.2f}, {r['high']:+.2f}] for {r['probe']}" for _, r in trust.iterrows()]
+    return [f"Learnt from {_lessons(lessons)}: a standard deviation of a probe is worth {join(worth)} points."]
+
+
+def cost_elsewhere(there: pd.Series, new_family: bool) -> list[str]:
+    """What choosing in this way, and the rules that people go by, lost in the evidence."""
+    known = [rule for rule in RELEVANT if rule in there]
+    costs = [f"'{rule}' {there[rule]:.2f}" for rule in known]
+    if "evidence" not in there:
+        return [f"There the rules lost on average (points): {join(costs)}."] if costs else []
+    unit = "family" if new_family else "kind of student"
+    others = f", against {join(costs)}" if costs else ""
+    return [f"Chosen so for each {unit} there from the others, teachers lost {there['evidence']:.2f} points{others}."]
+
+
+def setting_elsewhere(best: Lesson, count_best: int, lessons: Sequence[Lesson]) -> list[str]:
+    """The method and temperature that did best in the evidence."""
+    return [f"Setting: '{best.label}' did best for {count_best} of {count(len(lessons), 'kind')} of student there."]
+
+
+def from_elsewhere(lessons: Sequence[Lesson]) -> list[str]:
+    """That an estimate leans on evidence as well."""
+    return [f"Estimates lean on other students too: {_lessons(lessons)}."] if lessons else []
+
+
+def evidence_risks(
+    table: pd.DataFrame, chosen: pd.Series, lessons: Sequence[Lesson], new_family: bool
+) -> list[str]:
+    """What could make a choice by evidence wrong."""
+    risks = ["No student of this kind has been taught by these teachers yet: all is predicted."]
+    families = len({lesson.kin for lesson in lessons})
+    if new_family:
+        risks[0] = "No student of this family has been taught yet: all is predicted from its probes."
+        if families < FEW_FAMILIES:
+            risks.append(f"With {count_families(families)} to learn from, how far probes carry over is hardly known.")
+    risks.append("Points are on the scale of the evidence's students; other data may spread them more or less.")
+    if named(chosen) == named(table.iloc[0]) and chosen["p_best"] < 0.5:
+        risks.append(f"Another teacher is the best with a chance of {1 - chosen['p_best']:.0%}; a pilot would tell.")
+    return risks
 
 
 def settings(students: pd.DataFrame) -> list[str]:
@@ -126,7 +183,7 @@ def result_risks(table: pd.DataFrame, chosen: pd.Series, taught: list[Taught]) -
     absent = table[~table["measured"]]
     if len(absent):
         names = ", ".join(named(row) for _, row in absent.iterrows())
-        risks.append(f"Without students, and only predicted from probes with wide intervals: {names}.")
+        risks.append(f"Without students in this setting, and only predicted, with wide intervals: {names}.")
     if not all(part.choosing.has_seeds for part in taught):
         risks.append("Some students have a single seed: their noise is that of the examples alone, which is too small.")
     if named(chosen) == named(table.iloc[0]) and chosen["p_best"] < 0.5:
@@ -148,6 +205,17 @@ def confidence_risk(table: pd.DataFrame, rule: Rule) -> list[str]:
     if rule.probe not in DERIVED or set(COMPANIONS) <= set(table):
         return []
     return [f"{rule.probe} may only restate confidence: p_y and the inherent variance, which would tell, are missing."]
+
+
+def count_families(number: int) -> str:
+    """``1 family``, ``2 families``."""
+    return f"{number} {'family' if number == 1 else 'families'}"
+
+
+def _lessons(lessons: Sequence[Lesson]) -> str:
+    families = count_families(len({lesson.kin for lesson in lessons}))
+    taught = sum(len(lesson.choosing.means) for lesson in lessons)
+    return f"{taught} pairs of teacher and kind of student in {families}"
 
 
 def _relevant(rules: pd.DataFrame) -> list[pd.DataFrame]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from capmismatch.errors import CapmismatchError
 
 # A worker may wait for another's whole shard of a large network; one that has died is torchrun's to notice.
 PATIENCE = timedelta(days=7)
+_times = itertools.count()
 
 
 class Workers:
@@ -66,7 +68,10 @@ def workers() -> Iterator[Workers]:
         return
     mine = not dist.is_initialized()
     if mine:
-        dist.init_process_group("gloo", timeout=PATIENCE)
+        store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
+        # Names of its own for each time: those of a group that is gone would lead to its closed connections.
+        own = dist.PrefixStore(f"capmismatch-{next(_times)}", store)
+        dist.init_process_group("gloo", store=own, rank=rank, world_size=size, timeout=PATIENCE)
     # A group of its own: the caller's may be NCCL's, which has no place for Python objects on the CPU.
     group = None if mine else dist.new_group(backend="gloo", timeout=PATIENCE)
     try:

@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from capmismatch._bank_files import hash_logits, open_logits, read_rows
+from capmismatch._bank_files import hash_logits, open_logits, read_rows, release
 from capmismatch._extras import need
 from capmismatch._records import SPLITS, Rows, TeacherRecord, check_logits, make_rows, stratified_order, teacher_key
 from capmismatch.errors import BankError, InputError, must_be_one_of
@@ -103,6 +103,13 @@ class LogitBank:
         """(C,) logits of one example, by its row in the bank."""
         return np.array(self._whole(key)[row])
 
+    def take(self, key: str, rows: NDArray[np.int64], columns: slice = slice(None)) -> NDArray[Any]:
+        """(n, K) logits of one teacher: chosen rows of the bank in the order given, all classes or a range of them."""
+        whole = self._whole(key)
+        found = np.asarray(whole[rows, columns])
+        release(whole)
+        return found
+
     def chunks(
         self, key: str, split: str | None = None, rows: int | None = None
     ) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
@@ -118,7 +125,7 @@ class LogitBank:
         chosen = self.select(split)
         for start in range(0, len(chosen), step):
             here = chosen[start : start + step]
-            yield [np.asarray(self._whole(key)[here]) for key in keys], self.rows.labels[here]
+            yield [self.take(key, here) for key in keys], self.rows.labels[here]
 
     def _whole(self, key: str) -> NDArray[Any]:
         """The (N, C) logits of a teacher as stored; their bytes are checked when they are first asked for."""

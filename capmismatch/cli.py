@@ -10,14 +10,15 @@ import warnings
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter, validators
 
 from capmismatch import __version__
-from capmismatch.errors import CapmismatchError
+from capmismatch.errors import CapmismatchError, InputError
 
 if TYPE_CHECKING:
+    from capmismatch.bank import LogitBank
     from capmismatch.study import Study
 
 # Before torch loads: threads that wait by spinning would stall each other wherever other programs want the cores too.
@@ -39,6 +40,11 @@ Workers = Annotated[
         validator=validators.Number(gte=1), show_default=False,
     ),
 ]
+Engine = Annotated[
+    Literal["processes", "ray"],
+    Parameter(help="Where students are trained: processes of this machine, or a Ray cluster that sees the same files."),
+]
+Address = Annotated[str | None, Parameter(help="Of a running Ray cluster, or 'auto'; by default one is started here.")]
 Quiet = Annotated[bool, Parameter(help="No progress bars.", negative="", show_default=False)]
 
 CORES = os.cpu_count() or 1
@@ -51,11 +57,11 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
     return app.command(function, sort_key=next(_order))
 
 
-def _open(study: Path, folder: Path | None, quiet: bool, workers: int = 1) -> Study:
+def _open(study: Path, folder: Path | None, quiet: bool, workers: int = 1, **engine: Any) -> Study:
     from capmismatch.study import Study
 
     file = study / "study.toml" if study.is_dir() else study
-    return Study(file, folder, workers=workers, progress=not quiet)
+    return Study(file, folder, workers=workers, progress=not quiet, **engine)
 
 
 def _show(frame: Any, rows: int = 24) -> None:
@@ -66,9 +72,12 @@ def _show(frame: Any, rows: int = 24) -> None:
 
 
 @_command
-def run(study: StudyFile, *, folder: Folder = None, workers: Workers = CORES, quiet: Quiet = False) -> None:
+def run(
+    study: StudyFile, *, folder: Folder = None, workers: Workers = CORES, engine: Engine = "processes",
+    address: Address = None, quiet: Quiet = False,
+) -> None:
     """Run all stages in order; what is done already is kept."""
-    _run(_open(study, folder, quiet, workers))
+    _run(_open(study, folder, quiet, workers, engine=engine, address=address))
 
 
 @_command
@@ -125,9 +134,12 @@ def isats(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> N
 
 
 @_command
-def distill(study: StudyFile, *, folder: Folder = None, workers: Workers = CORES, quiet: Quiet = False) -> None:
+def distill(
+    study: StudyFile, *, folder: Folder = None, workers: Workers = CORES, engine: Engine = "processes",
+    address: Address = None, quiet: Quiet = False,
+) -> None:
     """Train every student of the study that is missing: runs/ and tables/results.parquet."""
-    results = _open(study, folder, quiet, workers).distill()
+    results = _open(study, folder, quiet, workers, engine=engine, address=address).distill()
     held_out = results[results["split"] == "test"]
     _show(
         held_out.groupby(["student", "label", "teacher"], sort=False)["accuracy"]
@@ -144,9 +156,45 @@ def correlate(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) 
 
 
 @_command
-def pick(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
+def pick(
+    study: StudyFile,
+    *,
+    folder: Folder = None,
+    evidence: Annotated[
+        tuple[Path, ...], Parameter(help="Folder of another study, to learn from how far to trust the probes.")
+    ] = (),
+    family: Annotated[str | None, Parameter(help="Choose among its teachers; the other families are evidence.")] = None,
+    student: Annotated[str | None, Parameter(help="Go by this kind of student alone.")] = None,
+    label: Annotated[str | None, Parameter(help="Go by this setting alone, such as 'KD tau=4'.")] = None,
+    rule: Annotated[str | None, Parameter(help="Choose by this rule, such as 'largest'.")] = None,
+    pilot: Annotated[
+        str | None,
+        Parameter(help="Distil a little first: '20%' of the study's grid of students, or a number of whole runs."),
+    ] = None,
+    tau: Annotated[
+        tuple[float, ...], Parameter(help="With --pilot: a further temperature to try of each setting.")
+    ] = (),
+    quiet: Quiet = False,
+) -> None:
     """Choose a teacher, with reasons, risks and the table behind them."""
-    print(_open(study, folder, quiet).pick())
+    from capmismatch._evidence import read_pair
+
+    opened = _open(study, folder, quiet)
+    given = {"family": family, "student": student, "label": label, "rule": rule}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if evidence:
+        options["evidence"] = [read_pair(place) for place in evidence]
+    if pilot is None:
+        if tau:
+            raise InputError("--tau belongs to --pilot")
+        print(opened.pick(**options))
+        return
+    alone = sorted({"label", "rule"} & options.keys())
+    if alone:
+        raise InputError(f"--{alone[0]} does not go with --pilot, which compares the settings of the study")
+    from capmismatch.piloting import pilot as run_pilot
+
+    print(f"\n{run_pilot(opened, pilot, taus=tau, **options)}")
 
 
 @_command
@@ -160,6 +208,106 @@ def plot(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> No
 def report(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
     """Write report.html from what the stages left."""
     print(_open(study, folder, quiet).report())
+
+
+@_command
+def status(
+    study: StudyFile,
+    *,
+    folder: Folder = None,
+    by: Annotated[Literal["teacher", "method"], Parameter(help="What to count the students by.")] = "teacher",
+) -> None:
+    """How many students are done, running, failed and waiting, and how long the rest will take."""
+    table, keys = _open(study, folder, quiet=True).status(), ["family", "teacher"] if by == "teacher" else ["label"]
+    numbers = ["runs", "done", "running", "failed", "waiting", "seconds_left"]
+    # A sum with a part that is not known is not known.
+    counts = table.groupby(keys, sort=False)[numbers].apply(lambda rows: rows.sum(skipna=False))
+    counts[numbers[:-1]] = counts[numbers[:-1]].astype(int)
+    left = [_duration(seconds) for seconds in counts.pop("seconds_left")]
+    _show(counts.assign(left=left).reset_index(), len(counts))
+    done, runs, running, seconds = (table[n].sum(skipna=False) for n in ("done", "runs", "running", "seconds_left"))
+    at_once = max(1, int(running))
+    print(f"\n{done} of {runs} done; time left, {at_once} at a time: {_duration(seconds / at_once)}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds != seconds:
+        return "not known yet"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+@_command
+def soften(
+    source: Annotated[Path, Parameter(help="A study.toml, its folder, or the folder of a bank.")],
+    *,
+    out: Annotated[Path, Parameter(help="A .safetensors or .npz file; {teacher} in its name writes one a teacher.")],
+    method: Annotated[
+        Literal["kd", "ats", "isats", "logits"], Parameter(help="Whose soft labels; or the logits as they are.")
+    ] = "kd",
+    teacher: Annotated[str | None, Parameter(help="Key of the teacher, where there are several.")] = None,
+    split: Annotated[
+        Literal["train", "val", "test"] | None,
+        Parameter(help="By default a study's training rows, in all its stored views, or all rows of a bank."),
+    ] = None,
+    tau: Annotated[float | None, Parameter(help="Of the target's logit, 4 by default; of all logits for kd.")] = None,
+    tau_other: Annotated[float | None, Parameter(help="Of the wrong classes' logits, 3 by default; ats.")] = None,
+    constraint: Annotated[
+        Literal["order", "anchor", "none"] | None, Parameter(help="'order' by default; isats.")
+    ] = None,
+    margin: Annotated[float | None, Parameter(help="Of the order, 0 by default; isats.")] = None,
+    center: Annotated[Literal["mean", "none"] | None, Parameter(help="'mean' by default; ats and isats.")] = None,
+    dtype: Annotated[
+        Literal["float32", "float16"], Parameter(help="float16 keeps logarithms of soft labels, at half the size.")
+    ] = "float32",
+    folder: Folder = None,
+) -> None:
+    """Write a teacher's soft labels as a file that any trainer can read, keyed by example id."""
+    from capmismatch.methods import Method
+    from capmismatch.softening import soft_labels
+
+    settings = {"tau": tau, "tau_other": tau_other, "constraint": constraint, "margin": margin, "center": center}
+    given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+    if method == "logits" and given:
+        raise InputError(f"--method logits takes no {next(iter(given))}: it writes the logits as they are")
+    made = None if method == "logits" else Method(method.upper(), **given)
+    banks, part = _banks(source, folder, split)
+    for key in banks[0].keys if teacher is None and "{teacher}" in str(out) else [teacher]:
+        soft = soft_labels(banks, key, made, split=part)
+        print(soft)
+        print(soft.write(str(out).replace("{teacher}", soft.teacher), dtype))
+
+
+@_command
+def track(
+    study: StudyFile,
+    *,
+    to: Annotated[Literal["tensorboard", "mlflow", "wandb"], Parameter(help="The tracker; needs the extra trackers.")],
+    out: Annotated[str, Parameter(help="Folder to write to; for mlflow also the address of a server.")],
+    project: Annotated[str | None, Parameter(help="By default the study's name.")] = None,
+    folder: Folder = None,
+) -> None:
+    """Copy what the students' runs have logged so far to where a tracker shows it; again and again, if you like."""
+    from capmismatch.trackers import track
+
+    opened = _open(study, folder, quiet=True)
+    runs = track(opened.folder, to, out, project=project or opened.config.name)
+    states = ", ".join(f"{count} {state}" for state, count in runs["state"].value_counts(sort=False).items())
+    print(f"{len(runs)} runs ({states}), {runs['written'].sum()} of them written to {out}, the others unchanged")
+
+
+def _banks(source: Path, folder: Path | None, split: str | None) -> tuple[list[LogitBank], str | None]:
+    """A bank, or a bank a view of a study's training rows; and the split to take of them."""
+    from capmismatch.bank import LogitBank
+
+    if (source / "bank.json").exists():
+        return [LogitBank(source)], split
+    study = _open(source, folder, quiet=True)
+    if split in ("val", "test"):
+        return [study.bank], split
+    return [study.view_bank(number) for number in range(study.distillation.views.count)], None
 
 
 @_command

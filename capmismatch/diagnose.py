@@ -6,26 +6,25 @@ The formulas are in `capmismatch.probes`, `capmismatch.ranks` and `capmismatch.t
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from capmismatch import ranks as _ranks
-from capmismatch._class_means import ClassMeans
+from capmismatch._example_values import affinity_matrix, restored_values, values_of
 from capmismatch.bank import LogitBank, TeacherRecord
 from capmismatch.errors import InputError, must_be_one_of, must_be_positive
-from capmismatch.probes import REGISTRY, ClassCentres, Probe, Softened, calibration_bins
-from capmismatch.temperature import ats, isats, soften
+from capmismatch.probes import REGISTRY, calibration_bins
+from capmismatch.temperature import ISATSSetting
 
 TAUS = (1.0, 2.0, 4.0, 8.0)
-CHUNK_LOGITS = 1 << 20  # logits a chunk: large enough that calls cost little, small enough to bound memory
+RANK_LOGITS = 1 << 21  # of all teachers together, ranked at a time
 
 
 def _identity(record: TeacherRecord) -> dict[str, Any]:
@@ -40,34 +39,35 @@ def _run(record: TeacherRecord) -> int:
     return 0 if record.seed is None else record.seed
 
 
-def _tensors(bank: LogitBank, key: str, split: str | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Chunks of float64 logits and labels of one teacher."""
-    for logits, labels in bank.chunks(key, split, rows=max(1, CHUNK_LOGITS // len(bank.classes))):
-        yield torch.from_numpy(logits.astype(np.float64)), torch.from_numpy(labels)
+def _mean(values: NDArray[np.float64]) -> dict[str, float]:
+    """value, se and n of a table; NaN where there is nothing to tell."""
+    n = len(values)
+    se = float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+    return {"value": float(values.mean()) if n else math.nan, "se": se, "n": n}
 
 
-class _Mean:
-    """Mean and standard error of values that come in chunks (Chan's update, so no digits are lost)."""
+class _Means:
+    """Mean and standard error of each row of (P, n) values that come in chunks, NaN left out (Chan's update)."""
 
-    def __init__(self) -> None:
-        self.n, self.mean, self.square = 0, 0.0, 0.0
+    def __init__(self, rows: int) -> None:
+        self.n, self.mean, self.square = np.zeros((3, rows))
 
-    def add(self, values: Tensor) -> None:
-        n = len(values)
-        if not n:
-            return
-        mean = float(values.double().mean())
-        square = float((values.double() - mean).square().sum())
+    def add(self, values: NDArray[np.float64]) -> None:
+        known = ~np.isnan(values)
+        n = known.sum(1)
+        mean = np.where(known, values, 0.0).sum(1) / np.maximum(n, 1)
+        square = np.where(known, values - mean[:, None], 0.0)
         delta, total = mean - self.mean, self.n + n
-        self.square += square + delta * delta * self.n * n / total
-        self.mean += delta * n / total
+        share = n / np.maximum(total, 1)
+        self.square += np.einsum("pn,pn->p", square, square) + delta * delta * self.n * share
+        self.mean += delta * share
         self.n = total
 
-    @property
-    def columns(self) -> dict[str, float]:
+    def columns(self, row: int) -> dict[str, float]:
         """value, se and n of a table; NaN where there is nothing to tell."""
-        se = math.sqrt(self.square / (self.n - 1) / self.n) if self.n > 1 else math.nan
-        return {"value": self.mean if self.n else math.nan, "se": se, "n": self.n}
+        n = int(self.n[row])
+        se = math.sqrt(self.square[row] / (n - 1) / n) if n > 1 else math.nan
+        return {"value": float(self.mean[row]) if n else math.nan, "se": se, "n": n}
 
 
 def probe(
@@ -105,81 +105,102 @@ def probe(
     0       a  1.0  0.870
     1       a  4.0  0.414
     """
-    temperatures = list(dict.fromkeys(float(tau) for tau in taus))
-    for tau in temperatures:
-        must_be_positive(tau, "tau")
-    wanted = list(REGISTRY) if names is None else list(dict.fromkeys(names))
-    for name in wanted:
-        must_be_one_of(name, REGISTRY, "probe")
+    temperatures, wanted = _temperatures(taus), _names(names)
     rows = []
     with tqdm(bank.teachers, desc="probe", unit="teacher", disable=not progress) as bar:
         for record in bar:
             bar.set_postfix_str(record.key)
-            found = _probe_teacher(bank, record, temperatures, [REGISTRY[name] for name in wanted], split)
+            found = values_of(bank, record.key, temperatures, [REGISTRY[name] for name in wanted], split)
             for name in wanted:
-                for at in temperatures if REGISTRY[name].tempered else [None]:
+                for tau in temperatures if REGISTRY[name].tempered else [None]:
                     rows.append(
                         {**_identity(record), "split": split or "all", "seed": _run(record),
-                         "tau": math.nan if at is None else at, "probe": name, **found[name, at].columns}
+                         "tau": math.nan if tau is None else tau, "probe": name, **_mean(found[name, tau])}
                     )
     return pd.DataFrame(rows)
 
 
-def _probe_teacher(
-    bank: LogitBank, record: TeacherRecord, taus: list[float], chosen: list[Probe], split: str | None
-) -> dict[tuple[str, float | None], _Mean]:
-    """Mean and standard error of each chosen probe at each tau (None for those without)."""
-    kinds: dict[str, list[Probe]] = defaultdict(list)
-    for p in chosen:
-        kinds[p.kind].append(p)
-    found: dict[tuple[str, float | None], _Mean] = defaultdict(_Mean)
-    class_means = {tau: ClassMeans.empty(len(bank.classes)) for tau in taus if kinds["spread"]}
-    at_one: dict[str, list[Tensor]] = defaultdict(list)  # per-example quantities that calibration errors need at once
-    for logits, labels in _tensors(bank, record.key, split):
-        plain = Softened.checked(logits, labels, 1.0)
-        for p in kinds["example"]:
-            if not p.tempered:
-                found[p.name, None].add(p.compute(plain))
-        if kinds["calibration"]:
-            at_one["confidence"].append(plain.confidence)
-            at_one["correct"].append(plain.raw.correct)
-        if kinds["classes"]:
-            at_one["logsumexp"].append(logits.logsumexp(1))
-        for tau in taus:
-            softened = plain if tau == 1.0 else plain.at(tau)
-            for p in kinds["example"]:
-                if p.tempered:
-                    found[p.name, tau].add(p.compute(softened))
-            if kinds["spread"]:
-                class_means[tau].add(softened.probs, labels)
-    if kinds["spread"]:
-        centres = {tau: ClassCentres(means.means) for tau, means in class_means.items()}
-        for logits, labels in _tensors(bank, record.key, split):
-            plain = Softened.checked(logits, labels, 1.0)
-            for tau in taus:
-                softened = plain.at(tau)
-                for p in kinds["spread"]:
-                    found[p.name, tau].add(p.compute(softened, centres[tau]))
-    for p in kinds["calibration"]:
-        found[p.name, None].add(p.compute(torch.cat(at_one["confidence"]), torch.cat(at_one["correct"])))
-    for p in kinds["classes"]:
-        found[p.name, None].add(_over_classes(p, bank, record.key, split, torch.cat(at_one["logsumexp"])))
-    for p in kinds["family"]:
-        found[p.name, None].add(torch.tensor([p.compute(record.params or math.nan)], dtype=torch.float64))
+def example_values(
+    bank: LogitBank,
+    probes: Iterable[str] | None = None,
+    taus: Iterable[float] = TAUS,
+    *,
+    teachers: Iterable[str] | None = None,
+    split: str | None = "val",
+) -> pd.DataFrame:
+    """Values of probes for every example: what the means of `probe` are taken over.
+
+    Parameters
+    ----------
+    bank : a LogitBank
+    probes : names of the registry in `capmismatch.probes.REGISTRY` but log_params, which no example has; all by default
+    taus : temperatures of the tempered probes
+    teachers : keys as in ``bank.keys``; all by default
+    split : rows to measure on; None for all of the bank
+
+    Returns
+    -------
+    Tidy DataFrame with columns family, teacher, seed, split, tau, probe, id, label, value: a row for each teacher,
+    probe, temperature (NaN for probes that do not depend on it) and example, which its id in the bank and the name of
+    its class tell. A calibration error's values are each example's share: its confidence less hit, with the sign of its
+    bin. Names are categories; ``DataFrame.pivot`` makes the table wide.
+
+    Raises
+    ------
+    InputError
+        An unknown probe, teacher or split, a temperature that is not positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from capmismatch.bank import bank_from_arrays
+    >>> bank = bank_from_arrays({"a": [[3.0, 1, 0]], "b": [[9.0, 1, 0]]}, [0])
+    >>> table = example_values(bank, ["target_prob", "nll"], taus=[4])
+    >>> table[["teacher", "tau", "probe", "id", "label", "value"]].round(3)
+      teacher  tau        probe id label  value
+    0       a  4.0  target_prob  0     0  0.481
+    1       a  NaN          nll  0     0  0.170
+    2       b  4.0  target_prob  0     0  0.806
+    3       b  NaN          nll  0     0  0.000
+    """
+    temperatures = _temperatures(taus)
+    known = [name for name, p in REGISTRY.items() if p.kind != "family"]
+    wanted = known if probes is None else list(dict.fromkeys(probes))
+    for name in wanted:
+        must_be_one_of(name, known, "probe")
+    chosen = [bank[key] for key in (bank.keys if teachers is None else dict.fromkeys(teachers))]
+    rows = bank.select(split)
+    heads, values = [], []
+    for record in chosen:
+        found = values_of(bank, record.key, temperatures, [REGISTRY[name] for name in wanted], split)
+        for name in wanted:
+            for tau in temperatures if REGISTRY[name].tempered else [None]:
+                at = math.nan if tau is None else tau
+                heads.append((record.family, record.teacher, _run(record), split or "all", at, name))
+                values.append(found[name, tau])
+    table = pd.DataFrame(heads, columns=["family", "teacher", "seed", "split", "tau", "probe"])
+    table = table.astype(dict.fromkeys(["family", "teacher", "split", "probe"], "category"))
+    table = table.loc[table.index.repeat(len(rows))].reset_index(drop=True)
+    labels = np.tile(bank.rows.labels[rows], len(heads))
+    return table.assign(
+        id=np.tile(bank.rows.ids[rows], len(heads)),
+        label=pd.Categorical.from_codes(labels, dtype=pd.CategoricalDtype(list(bank.classes))),
+        value=np.concatenate([np.empty(0), *values]),
+    )
+
+
+def _temperatures(taus: Iterable[float]) -> list[float]:
+    found = list(dict.fromkeys(float(tau) for tau in taus))
+    for tau in found:
+        must_be_positive(tau, "tau")
     return found
 
 
-def _over_classes(p: Probe, bank: LogitBank, key: str, split: str | None, logsumexp: Tensor) -> Tensor:
-    """A probe that sorts each class's probabilities over all examples: some classes at a time, to bound memory."""
-    labels = torch.from_numpy(bank.labels(split))
-    total = torch.zeros(len(labels), dtype=torch.float64)
-    step = max(1, (64 << 20) // (8 * len(labels)))
-    for first in range(0, len(bank.classes), step):
-        block = range(first, min(first + step, len(bank.classes)))
-        columns = torch.cat([logits[:, block.start : block.stop] for logits, _ in _tensors(bank, key, split)])
-        is_class = (labels[:, None] == torch.arange(block.start, block.stop)).to(columns.dtype)
-        total += p.compute((columns - logsumexp[:, None]).exp(), is_class)
-    return total / len(bank.classes)
+def _names(names: Iterable[str] | None) -> list[str]:
+    found = list(REGISTRY) if names is None else list(dict.fromkeys(names))
+    for name in found:
+        must_be_one_of(name, REGISTRY, "probe")
+    return found
 
 
 PAIR_METRICS = ("wrong_tau_b", "tau_b", "wrong_spearman", "spearman", "top1_overlap", "top3_overlap", "top5_overlap")
@@ -231,39 +252,29 @@ def rank_stability(
     wrong = len(bank.classes) - 1
     chosen = [m for m in chosen if not m.startswith("top") or int(m[3]) <= wrong]
     pairs = list(combinations(range(len(bank.teachers)), 2))
-    found: dict[tuple[int, int, str], _Mean] = defaultdict(_Mean)
+    found = {metric: _Means(len(pairs)) for metric in chosen}
     per_example = [metric for metric in chosen if metric in PAIR_METRICS]
     if per_example:
-        step = max(1, CHUNK_LOGITS // (len(bank.classes) * len(bank.teachers)))
-        rows = len(bank.select(split))
-        with tqdm(total=rows, desc="ranks", unit="row", disable=not progress) as bar:
+        step = max(1, RANK_LOGITS // (len(bank.classes) * len(bank.teachers)))
+        with tqdm(total=len(bank.select(split)), desc="ranks", unit="row", disable=not progress) as bar:
             for parts, labels in bank.aligned_chunks(bank.keys, split, rows=step):
-                for metric, matrix in _ranks.rank_metrics(parts, labels, per_example, pairs).items():
-                    for (a, b), row in zip(pairs, matrix, strict=True):
-                        found[a, b, metric].add(row[~row.isnan()])
+                for metric, values in _ranks.rank_metrics(parts, labels, per_example, pairs).items():
+                    found[metric].add(values.numpy())
                 bar.update(len(labels))
     if "affinity_tau_b" in chosen:
-        matrices = [_affinity_matrix(bank, key, tau, split) for key in bank.keys]
-        for a, b in pairs:
-            row = _ranks.affinity_tau_b(matrices[a], matrices[b])
-            found[a, b, "affinity_tau_b"].add(row[~row.isnan()])
+        matrices = [affinity_matrix(bank, key, tau, split) for key in bank.keys]
+        compared = [_ranks.affinity_tau_b(matrices[a], matrices[b]).numpy() for a, b in pairs]
+        found["affinity_tau_b"].add(np.stack(compared))
     out = []
-    for a, b in pairs:
+    for pair, (a, b) in enumerate(pairs):
         first, second = bank.teachers[a], bank.teachers[b]
         for metric in chosen:
             out.append(
                 {"family_a": first.family, "teacher_a": first.teacher, "seed_a": _run(first), "family_b": second.family,
                  "teacher_b": second.teacher, "seed_b": _run(second), "split": split or "all", "metric": metric,
-                 **found[a, b, metric].columns}
+                 **found[metric].columns(pair)}
             )
     return pd.DataFrame(out)
-
-
-def _affinity_matrix(bank: LogitBank, key: str, tau: float, split: str | None) -> Tensor:
-    sums = _ranks.AffinitySums(len(bank.classes), tau)
-    for logits, labels in bank.chunks(key, split):
-        sums.update(logits, labels)
-    return sums.matrix()
 
 
 def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val") -> pd.DataFrame:
@@ -275,20 +286,21 @@ def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val") ->
     and so are classes without examples.
     """
     must_be_positive(tau, "tau")
-    named = pd.CategoricalDtype(list(bank.classes))  # a million rows of text would take longer than all the sums
-    true, other = (index.ravel() for index in np.indices((len(bank.classes), len(bank.classes))))
-    frames = []
-    for record in bank.teachers:
-        values = _affinity_matrix(bank, record.key, tau, split).numpy().ravel()
-        keep = (true != other) & ~np.isnan(values)
-        frames.append(
-            pd.DataFrame(
-                {"family": record.family, "teacher": record.teacher, "seed": _run(record), "tau": tau,
-                 "true_class": pd.Categorical.from_codes(true[keep], dtype=named),
-                 "other_class": pd.Categorical.from_codes(other[keep], dtype=named), "value": values[keep]}
-            )
-        )
-    return pd.concat(frames, ignore_index=True)
+    present = np.isin(np.arange(len(bank.classes)), bank.labels(split))
+    true, other = np.nonzero(present[:, None] & ~np.eye(len(bank.classes), dtype=bool))
+    values = np.empty((len(bank.keys), len(true)))
+    for row, key in zip(values, bank.keys, strict=True):
+        row[:] = affinity_matrix(bank, key, tau, split).numpy()[true, other]
+    families, teachers = (pd.Categorical([getattr(r, name) for r in bank.teachers]) for name in ("family", "teacher"))
+    named = pd.CategoricalDtype(list(bank.classes))  # millions of rows of text would take longer than all the sums
+    codes = (np.tile(index.astype(np.int32), len(values)) for index in (true, other))
+    true_class, other_class = (pd.Categorical.from_codes(each_row, dtype=named) for each_row in codes)
+    return pd.DataFrame(
+        {"family": families.repeat(len(true)), "teacher": teachers.repeat(len(true)),
+         "seed": np.repeat([_run(record) for record in bank.teachers], len(true)), "tau": float(tau),
+         "true_class": true_class, "other_class": other_class, "value": values.ravel()},
+        copy=False,
+    )  # fmt: skip
 
 
 def reliability(bank: LogitBank, *, split: str | None = "val") -> pd.DataFrame:
@@ -300,8 +312,9 @@ def reliability(bank: LogitBank, *, split: str | None = "val") -> pd.DataFrame:
     """
     frames = []
     for record in bank.teachers:
-        parts = [Softened.checked(logits, labels, 1.0) for logits, labels in _tensors(bank, record.key, split)]
-        bins = calibration_bins(torch.cat([p.confidence for p in parts]), torch.cat([p.raw.correct for p in parts]))
+        found = values_of(bank, record.key, [], [REGISTRY["confidence"], REGISTRY["accuracy"]], split)
+        confidence, correct = (torch.from_numpy(found[name, None]) for name in ("confidence", "accuracy"))
+        bins = calibration_bins(confidence, correct)
         identity = {"family": record.family, "teacher": record.teacher, "seed": _run(record)}
         frames.append(pd.DataFrame({**identity, **{name: values.numpy() for name, values in bins.items()}}))
     return pd.concat(frames, ignore_index=True)
@@ -337,29 +350,14 @@ def restored_variance(
     target_prob, flipped (share of examples whose arg max moved), overtaken (share of those with the target on top that
     lost it), at_bound, tau_other_mean, tau_other_q10, tau_other_q50, tau_other_q90.
     """
+    must_be_positive(tau_other, "tau_other")
+    setting = ISATSSetting(tau_target, bounds, constraint, center, margin)
     rows = []
     with tqdm(bank.teachers, desc="isats", unit="teacher", disable=not progress) as bar:
         for record in bar:
             bar.set_postfix_str(record.key)
-            found: dict[tuple[str, str], _Mean] = defaultdict(_Mean)
-            chosen: list[Tensor] = []
-            for logits, labels in _tensors(bank, record.key, split):
-                search = isats(logits, labels, tau_target, bounds, constraint=constraint, margin=margin, center=center)
-                chosen.append(search.tau_other)
-                found["ISATS", "at_bound"].add(search.at_bound.double())
-                found["ISATS", "tau_other_mean"].add(search.tau_other)
-                probs = {
-                    "TS": soften(logits, labels, tau_target),
-                    "ATS": ats(logits, labels, tau_target, tau_other, center=center),
-                    "ISATS": search.probs,
-                }
-                for method, p in probs.items():
-                    flipped = search.flipped if method == "ISATS" else p.argmax(1) != logits.argmax(1)
-                    for quantity, values in _shape_of(p, labels).items():
-                        found[method, quantity].add(values)
-                    found[method, "flipped"].add(flipped.double())
-                    found[method, "overtaken"].add(flipped[logits.argmax(1) == labels].double())
-            quantiles = np.quantile(torch.cat(chosen).numpy(), (0.1, 0.5, 0.9))  # torch's stops at 2^24 values
+            found = restored_values(bank, record.key, setting, tau_other, split)
+            right = found.pop(("", "right")) > 0
             settings = {"TS": tau_target, "ATS": tau_other, "ISATS": math.nan}
             for method, other in settings.items():
                 own = method == "ISATS"
@@ -368,18 +366,13 @@ def restored_variance(
                     "constraint": constraint if own else "", "margin": margin if own else math.nan,
                     "tau_target": float(tau_target), "tau_other": other,
                 }
-                for (name, quantity), m in found.items():
+                for (name, quantity), values in found.items():
                     if name == method:
-                        rows.append({**head, "quantity": quantity, **m.columns})
-                for name, value in zip(("q10", "q50", "q90"), quantiles, strict=True):
-                    if own:
-                        n = found[method, "at_bound"].n
-                        rows.append({**head, "quantity": f"tau_other_{name}", "value": value, "se": math.nan, "n": n})
+                        rows.append({**head, "quantity": quantity, **_mean(values)})
+                rows.append({**head, "quantity": "overtaken", **_mean(found[method, "flipped"][right])})
+                if own:
+                    chosen = found[method, "tau_other_mean"]
+                    for name, value in zip(("q10", "q50", "q90"), np.quantile(chosen, (0.1, 0.5, 0.9)), strict=True):
+                        told = {"quantity": f"tau_other_{name}", "value": value, "se": math.nan, "n": len(chosen)}
+                        rows.append(head | told)
     return pd.DataFrame(rows)
-
-
-def _shape_of(p: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """p_y, DV, its root and IV of soft labels: those of their logarithms at tau = 1, which no softmax changes."""
-    softened = Softened.checked(p.clamp_min(torch.finfo(p.dtype).tiny).log(), labels, 1.0)
-    names = ("target_prob", "derived_variance", "derived_std", "inherent_variance")
-    return {name: REGISTRY[name].compute(softened) for name in names}

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from capmismatch import plots
 from capmismatch.errors import InputError
 from capmismatch.examples import dark_knowledge
+from capmismatch.plots._common import teacher_labels
 
 if TYPE_CHECKING:
     from capmismatch.study import Study
@@ -56,8 +57,11 @@ def _tau(study: Study) -> float:
 
 
 def _spread(study: Study, table: str) -> list[str]:
-    """Up to four teachers of a table, evenly from small to large."""
-    names = study.load(table)["teacher"].unique().tolist()
+    """Display labels of up to four teachers of a table, evenly from small to large."""
+    size = {(r.family, r.teacher): r.params or float("inf") for r in study.bank.teachers}
+    frame = study.load(table)[["family", "teacher"]].drop_duplicates()
+    frame = frame.assign(label=teacher_labels(frame), size=[size[key] for key in frame.itertuples(index=False)])
+    names = frame.sort_values("size", kind="stable")["label"].tolist()
     return [names[round(i * (len(names) - 1) / 3)] for i in range(4)] if len(names) > 4 else names
 
 

@@ -1,43 +1,44 @@
 """Teachers x students x settings x seeds: which runs a study needs, and running those that are missing.
 
-Every run is a folder ``runs/<hash of its configuration>/`` with ``config.json`` and, once it is done, ``log.jsonl``
-(one line an epoch) and ``result.json``. Killed anywhere and started again, only the runs that were under way are lost,
-and nothing is run twice, not even by two commands at once. Runs of one teacher are done by one process, which reads
-that teacher's logits once.
+Every run is a folder ``runs/<hash of its configuration>/`` with ``config.json``, ``log.jsonl`` (one line an epoch, as
+it ends), every now and then a checkpoint, and, once it is done, ``result.json`` instead. Killed anywhere and started
+again, it goes on from the checkpoints to the same results, and nothing is run twice, not even by two commands at once.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import threading
 import traceback
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from capmismatch._epoch_log import EpochLog
 from capmismatch._files import hash_of, locked, remove_temporaries, write_json, write_text
+from capmismatch._workers import Workers, workers
 from capmismatch.bank import LogitBank, TeacherRecord
-from capmismatch.errors import BankError, CapmismatchError
+from capmismatch.engines import ENGINES, Slots
+from capmismatch.errors import BankError, CapmismatchError, InputError
 from capmismatch.methods import Method
 from capmismatch.results import SETTING, complete
-from capmismatch.training import evaluate, fit
+from capmismatch.training import Checkpoint, evaluate, fit
 
 if TYPE_CHECKING:
     from capmismatch.study import Study
+
+Notice = tuple[str, type[Warning]]  # a warning's text and kind
 
 FORMAT = 1  # of a run's configuration; a change that alters results must raise it
 
@@ -73,41 +74,37 @@ def config_of(study: Study, run: Run) -> dict[str, Any]:
     taught, by = None, run.teacher
     if by is not None:
         taught = {"key": by.key, "weights": by.weights_hash, "preprocessing": by.preprocessing}
+    device = {} if settings.device == "cpu" else {"device": settings.device}
     return {
         "format": FORMAT, "student": run.student, "method": asdict(run.method), "seed": run.seed, "teacher": taught,
         "train": study.train_data.rows.fingerprint, "eval": study.eval_data.rows.fingerprint,
-        "views": asdict(settings.views), "recipe": asdict(study.recipe), "center": list(settings.center),
-        "scale": list(settings.scale),
+        "views": asdict(settings.views), "recipe": study.recipe.told(), "center": list(settings.center),
+        "scale": list(settings.scale), **device,
     }
 
 
 def distill(study: Study) -> pd.DataFrame:
     """Train every student of a study that has not been trained yet, and return the results table.
 
-    A run that fails is written down and told of in a warning at the end; the others go on.
+    Where they are trained is the study's `engine` to say: "processes" of this machine, or "ray", a cluster whose
+    machines all see the study's folder. Under ``torchrun`` its processes train each student together instead, one
+    student after another. A run that fails is written down and told of in a warning at the end; the others go on.
 
     Raises
     ------
+    InputError : the study has no bank yet, or asks for a GPU where there is none
     CapmismatchError : every run failed, or a worker process was killed
     """
     bank = study.bank
     runs = plan(study, bank)
-    folders = [_folder(study, run) for run in runs]
+    folders = [run_folder(study, run) for run in runs]
     missing = [run for run, folder in zip(runs, folders, strict=True) if not (folder / "result.json").exists()]
     if any(run.teacher for run in missing):
         count = study.distillation.views.count
         for number in tqdm(range(count), desc="views", unit="view", disable=not study.progress):
             study.view_bank(number)
-    groups: dict[str, list[Run]] = defaultdict(list)
-    for run in missing:
-        groups[run.teacher.key if run.teacher else ""].append(run)
-    there = len(runs) - len(missing)
-    with tqdm(total=len(runs), initial=there, desc="distill", unit="run", disable=not study.progress) as bar:
-        if study.workers == 1:
-            for group in groups.values():
-                _run_group(study, group, lambda: bar.update())
-        else:
-            _in_processes(study, list(groups.values()), [_folder(study, run) / "result.json" for run in missing], bar)
+    if missing:
+        _train_all(study, missing, already=len(runs) - len(missing))
     done = [(run, folder) for run, folder in zip(runs, folders, strict=True) if (folder / "result.json").exists()]
     failed = [(run, folder) for run, folder in zip(runs, folders, strict=True) if not (folder / "result.json").exists()]
     if failed:
@@ -121,7 +118,8 @@ def distill(study: Study) -> pd.DataFrame:
     return _table(done)
 
 
-def _folder(study: Study, run: Run) -> Path:
+def run_folder(study: Study, run: Run) -> Path:
+    """Where a run leaves its files."""
     return study.folder / "runs" / hash_of(config_of(study, run))
 
 
@@ -158,45 +156,156 @@ def _result(folder: Path) -> dict[str, Any]:
 # --- running ---------------------------------------------------------------------------------------------------------
 
 
-def _run_group(study: Study, runs: list[Run], after: Callable[[], Any]) -> None:
-    data = _StudentData(study)
-    for run in runs:
-        folder = _folder(study, run)
-        try:
-            with locked(folder / ".lock"):
-                if not (folder / "result.json").exists():  # another command may have done it meanwhile
-                    remove_temporaries(folder)
-                    _run_one(study, data, run, folder)
-        except Exception:  # a failed run is reported at the end; the others go on
-            write_text(folder / "error.txt", traceback.format_exc())
-        after()
+def _train_all(study: Study, missing: list[Run], already: int) -> None:
+    """Hand the missing runs to the study's engine, and show each warning of theirs once."""
+    gpus = 0
+    if study.distillation.device.startswith("cuda"):
+        gpus = torch.cuda.device_count() or int(study.engine == "ray")  # a cluster may have what is not here
+        if not gpus:
+            raise InputError(f"[distill] asks for device {study.distillation.device!r}, and there is no GPU here")
+    crew, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    slots = Slots(study.workers if crew == 1 else 1, gpus, study.address)
+    told: set[Notice] = set()
+    hidden = not study.progress or rank > 0
+    with (
+        tqdm(total=already + len(missing), initial=already, desc="distill", unit="run", disable=hidden) as bar,
+        closing(ENGINES[study.engine](Trainer(study), missing, slots)) as answers,  # type: ignore[type-var]
+    ):
+        for answer in answers:
+            bar.update()
+            for text, kind in answer or []:
+                if (text, kind) not in told:
+                    told.add((text, kind))
+                    with bar.external_write_mode():
+                        warnings.warn(text, kind, stacklevel=3)
 
 
-class _StudentData:
-    """Tensors that the runs of one process share; the soft labels of the current teacher and method are kept."""
+class Trainer:
+    """Trains students of one study, run by run, and keeps what the runs share: inputs, and the latest soft labels.
+
+    Sent to another process, it opens the study there anew.
+    """
 
     def __init__(self, study: Study) -> None:
-        settings = study.distillation
-        self.study, self.views = study, settings.views
-        train, held_out = study.train_data, study.eval_data
-        self.inputs = torch.from_numpy(np.stack([self.views.make(train.inputs, v) for v in range(self.views.count)]))
-        self.labels = torch.from_numpy(train.labels)
-        self.eval_inputs = torch.from_numpy(np.ascontiguousarray(held_out.inputs))
-        self.eval_labels, self.eval_split = torch.from_numpy(held_out.labels), held_out.rows.split
-        self.prepare = Prepare(settings.center, settings.scale)
-        self.soft = lru_cache(maxsize=2)(self._soft)
+        self.study, self.settings = study, study.distillation
+        self.prepare = Prepare(self.settings.center, self.settings.scale)
+        self._logits = lru_cache(maxsize=1)(self._read_logits)
+        self._soft = lru_cache(maxsize=2)(self._make_soft)
 
-    @lru_cache(maxsize=1)  # noqa: B019 - lives as long as the process
-    def _logits(self, key: str) -> Tensor:
-        folder = self.study.folder / "bank" / "views"
-        banks = (LogitBank(folder / self.views.name(v)) for v in range(self.views.count))
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _trainer, (self.study.file, self.study.folder)
+
+    def __call__(self, run: Run) -> list[Notice]:
+        """Train one student if nobody has, and give the warnings on the way; a failure is written down."""
+        folder = run_folder(self.study, run)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            try:
+                with workers() as crew, ExitStack() as held:
+                    if crew.first(lambda: _lacks(folder, held)):
+                        crew.gather(lambda: self._train(run, folder, crew))
+            except Exception:  # a failed run is reported at the end; the others go on
+                write_text(folder / "error.txt", traceback.format_exc())
+        return [(str(warning.message), warning.category) for warning in told]
+
+    def _train(self, run: Run, folder: Path, crew: Workers) -> None:
+        if crew.rank == 0:
+            write_json(folder / "config.json", config_of(self.study, run))
+            (folder / "error.txt").unlink(missing_ok=True)
+        recipe, taught = self.study.recipe, dict[str, Any]()
+        if run.teacher is not None:
+            taught["soft"] = self.soft_labels(run)
+        network = self._build(run.student, run.seed)
+        if run.teacher is not None:
+            taught["criterion"] = run.method.criterion(network, recipe.epochs)
+        log, checkpoint = EpochLog(folder / "log.jsonl"), Checkpoint(folder / "checkpoint.safetensors")
+        scores: dict[str, float] = {}
+        held_out = self.study.eval_data.rows.split
+        if recipe.keep_best and not (held_out == "val").any():
+            raise InputError("keep_best of [distill.recipe] needs 'val' rows to choose on, and there are none")
+
+        def validate(network: nn.Module) -> float:
+            scores["val_accuracy"] = self._accuracies(network, np.flatnonzero(held_out == "val"))["val"]["accuracy"]
+            return scores["val_accuracy"]
+
+        def after_epoch(epoch: int, loss: float) -> None:
+            log.write(epoch, loss=loss, **scores, **(taught["criterion"].diagnostics() if taught else {}))
+
+        fit(
+            network, self.inputs, self.labels, recipe, seed=run.seed, prepare=self.prepare,
+            device=self.settings.device, validate=validate if recipe.keep_best else None, checkpoint=checkpoint,
+            after_epoch=after_epoch, **taught,
+        )  # fmt: skip
+        if crew.rank == 0:
+            splits = self._accuracies(network, np.arange(len(held_out)))
+            result = {"splits": splits, "label": run.method.label, "seconds": log.seconds}
+            write_json(folder / "result.json", result)
+            checkpoint.remove()
+
+    def _build(self, architecture: str, seed: int) -> nn.Module:
+        """A network whose initial weights are the same for every method and teacher: settings are paired by seed."""
+        from capmismatch import architectures
+
+        torch.manual_seed(int(hash_of([architecture, seed]), 16) % 2**63)
+        shape = self.inputs.shape[2:]
+        sizes = {"in_channels": shape[-1]} if len(shape) == 3 else {"in_features": int(np.prod(shape))}
+        return architectures.build(architecture, num_classes=len(self.study.train_data.classes), **sizes)
+
+    def _accuracies(self, network: nn.Module, rows: NDArray[Any]) -> dict[str, dict[str, Any]]:
+        """Accuracy and number of rows of each split, over some held-out rows."""
+        held_out = self.study.eval_data.take(rows)
+        logits = evaluate(network, torch.from_numpy(held_out.inputs), self.prepare)
+        right, split = logits.argmax(1).numpy() == held_out.labels, held_out.rows.split
+        return {str(s): {"accuracy": float(right[split == s].mean()), "n": int((split == s).sum())} for s in set(split)}
+
+    def soft_labels(self, run: Run) -> Tensor:
+        """(V, N, C) what the run's teacher, or the last of its assistants, says of every view; see `Method`."""
+        if run.teacher is None:
+            raise InputError(f"there is no teacher in {_name(run)}")
+        seed = run.seed if run.method.assistants else 0  # teachers are the same for every seed
+        return self._soft(run.teacher.key, json.dumps(asdict(run.method), sort_keys=True), seed)
+
+    @cached_property
+    def inputs(self) -> Tensor:
+        """(V, N, ...) raw inputs, the stored views."""
+        views, train = self.settings.views, self.study.train_data
+        return torch.from_numpy(np.stack([views.make(train.inputs, number) for number in range(views.count)]))
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """(N,) their labels."""
+        return torch.from_numpy(self.study.train_data.labels)
+
+    def _read_logits(self, key: str) -> Tensor:
+        folder, views = self.study.folder / "bank" / "views", self.settings.views
+        banks = (LogitBank(folder / views.name(number)) for number in range(views.count))
         return torch.from_numpy(np.stack([bank.logits(key).astype(np.float32) for bank in banks]))
 
-    def _soft(self, key: str, method_fields: str) -> Tensor:
+    def _make_soft(self, key: str, method_fields: str, seed: int) -> Tensor:
+        from capmismatch.schedules import teach_through
+
         method = Method(**json.loads(method_fields))
-        logits = self._logits(key)
+        logits = teach_through(
+            [self._build(assistant, seed) for assistant in method.assistants], self._logits(key), method,
+            self.inputs, self.labels, replace(self.study.recipe, keep_best=False, patience=0), seed=seed,
+            prepare=self.prepare,
+        )  # fmt: skip
         flat = method.soft_labels(logits.flatten(0, 1), self.labels.repeat(len(logits)))
         return flat.float().unflatten(0, logits.shape[:2])
+
+
+@lru_cache(maxsize=1)
+def _trainer(file: Path, folder: Path) -> Trainer:
+    from capmismatch.study import Study
+
+    return Trainer(Study(file, folder, progress=False))
+
+
+def _lacks(folder: Path, held: ExitStack) -> bool:
+    """Whether a run is still to be done, looked at under its lock, which is then held."""
+    held.enter_context(locked(folder / ".lock"))
+    remove_temporaries(folder)
+    return not (folder / "result.json").exists()  # another command may have done it meanwhile
 
 
 class Prepare:
@@ -210,93 +319,5 @@ class Prepare:
         if x.ndim == 4:
             top = 255 if x.dtype == torch.uint8 else 1
             x = x.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last) / top
-            return (x - self.center.view(1, -1, 1, 1)) / self.scale.view(1, -1, 1, 1)
-        return (x.to(torch.float32) - self.center) / self.scale
-
-
-def _run_one(study: Study, data: _StudentData, run: Run, folder: Path) -> None:
-    from capmismatch import architectures
-
-    config = config_of(study, run)
-    write_json(folder / "config.json", config)
-    (folder / "error.txt").unlink(missing_ok=True)
-    # The same initial weights for every method and teacher: differences between settings are paired by seed.
-    torch.manual_seed(int(hash_of([run.student, run.seed]), 16) % 2**63)
-    shape = data.inputs.shape[2:]
-    sizes = {"in_channels": shape[-1]} if len(shape) == 3 else {"in_features": int(np.prod(shape))}
-    network = architectures.build(run.student, num_classes=len(study.train_data.classes), **sizes)
-    if len(shape) == 3:
-        network = network.to(memory_format=torch.channels_last)
-    taught: dict[str, Any] = {}
-    if run.teacher is not None:
-        taught = {
-            "criterion": run.method.criterion(),
-            "soft": data.soft(run.teacher.key, json.dumps(asdict(run.method), sort_keys=True)),
-        }
-    lines: list[str] = []
-
-    def log(epoch: int, loss: float) -> None:
-        lines.append(json.dumps({"epoch": epoch, "loss": loss}))
-
-    fit(network, data.inputs, data.labels, study.recipe, seed=run.seed, prepare=data.prepare, after_epoch=log, **taught)
-    right = (evaluate(network, data.eval_inputs, data.prepare).argmax(1) == data.eval_labels).numpy()
-    splits = {}
-    for split in np.unique(data.eval_split):
-        own = right[data.eval_split == split]
-        splits[str(split)] = {"accuracy": float(own.mean()), "n": len(own)}
-    write_text(folder / "log.jsonl", "\n".join(lines) + "\n")
-    write_json(folder / "result.json", {"splits": splits, "label": run.method.label})
-
-
-def _in_processes(study: Study, groups: list[list[Run]], expected: list[Path], bar: Any) -> None:
-    threads = max(1, (os.cpu_count() or 1) // study.workers)
-    context = multiprocessing.get_context("spawn")  # forking a process that has run torch or numba threads can hang
-    others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(
-        study.workers, mp_context=context, initializer=_start_worker, initargs=(study.file, study.folder, threads)
-    ) as pool:
-        pending: set[Future[None]] = {pool.submit(_work, group) for group in groups}
-        waiting = expected
-        try:
-            while pending:
-                done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-                left = [file for file in waiting if not file.exists()]
-                bar.update(len(waiting) - len(left))
-                waiting = left
-                for future in done:
-                    future.result()
-        except BaseException as error:  # Ctrl-C too: don't wait for hours of runs under way
-            pool.shutdown(cancel_futures=True, wait=False)
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
-            if isinstance(error, BrokenProcessPool):
-                raise CapmismatchError(
-                    "a worker process was killed, perhaps for want of memory: what is done is kept, "
-                    f"{len(waiting)} runs are left; start again, with fewer than {study.workers} workers"
-                ) from error
-            raise
-
-
-_worker_study: Study | None = None
-
-
-def _start_worker(file: Path, folder: Path, threads: int) -> None:
-    global _worker_study
-    from capmismatch.study import Study
-
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
-    _worker_study = Study(file, folder, progress=False)
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would train on, unseen, and then wait for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _work(group: list[Run]) -> None:
-    assert _worker_study is not None
-    _run_group(_worker_study, group, lambda: None)
+            return (x - self.center.to(x.device).view(1, -1, 1, 1)) / self.scale.to(x.device).view(1, -1, 1, 1)
+        return (x.to(torch.float32) - self.center.to(x.device)) / self.scale.to(x.device)

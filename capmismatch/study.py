@@ -36,7 +36,7 @@ from capmismatch._study_config import (
     StudyConfig,
     read_study,
 )
-from capmismatch.errors import BankError, InputError
+from capmismatch.errors import BankError, InputError, must_be_one_of
 
 if TYPE_CHECKING:
     from capmismatch.bank import LogitBank
@@ -62,18 +62,24 @@ class Study:
     folder : where results go; by default the file's own folder
     workers : processes that train students side by side
     progress : whether to show bars
+    engine, address : where students are trained: "processes" of this machine, or "ray", by default a cluster started
+        here, else the one at the address
     """
 
     def __init__(
         self, file: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None, *, workers: int = 1,
-        progress: bool = True,
+        progress: bool = True, engine: str = "processes", address: str | None = None,
     ) -> None:
         if workers < 1:
             raise InputError(f"expected workers >= 1, got {workers!r}")
+        must_be_one_of(engine, ("processes", "ray"), "engine")
+        if address is not None and engine != "ray":
+            raise InputError(f"an address belongs to the engine 'ray', got {address!r} with {engine!r}")
         self.file = Path(file).resolve()
         self.config = read_study(self.file)
         self.folder = Path(folder).resolve() if folder is not None else self.file.parent
         self.workers, self.progress = workers, progress
+        self.engine, self.address = engine, address
 
     # --- what the file says, loaded ---------------------------------------------------------------------------------
 
@@ -118,7 +124,7 @@ class Study:
         rows = np.flatnonzero(self._whole.rows.split != "train")
         if not len(rows):
             raise InputError(f"[data] of {self.file.name} leaves no validation or test rows, only 'train'")
-        return self._whole.take(rows)
+        return self._whole.take(rows, name=self.config.data.name)
 
     @cached_property
     def train_data(self) -> Dataset:
@@ -170,7 +176,11 @@ class Study:
         """How students are trained."""
         from capmismatch.training import Recipe
 
-        return parse(Recipe, self.distillation.recipe, "[distill.recipe]")
+        table, defaults = dict(self.distillation.recipe), {}
+        if "name" in table:
+            scaled = {key: table[key] for key in {"epochs"} & table.keys()}
+            defaults = Recipe.named(table.pop("name"), **scaled).told()
+        return parse(Recipe, {**defaults, **table}, "[distill.recipe]")
 
     @property
     def distillation(self) -> DistillConfig:
@@ -247,6 +257,12 @@ class Study:
         write_table(self.folder / "tables" / "results.parquet", results)
         return results
 
+    def status(self) -> pd.DataFrame:
+        """How many students of each teacher and setting are done, under way, failed or to come, and the time left."""
+        from capmismatch.status import status
+
+        return status(self)
+
     def correlate(self) -> pd.DataFrame:
         """The links table: probes against students."""
         from capmismatch.correlating import correlate
@@ -257,14 +273,21 @@ class Study:
             probes, results, probe_split=split, n_boot=s.n_boot, seed=s.seed,
         ))
 
-    def pick(self) -> Choice:
-        """The choice of a teacher; from students' results where there are any."""
+    def pick(self, **options: Any) -> Choice:
+        """The choice of a teacher; from students' results where there are any. Options go before those of [pick]."""
         from capmismatch.picking import pick
 
         results = self.load("results") if self.has("results") else None
-        choice = pick(self.load("probes"), results, split=_splits(self.bank)[0])
+        choice = pick(self.load("probes"), results, split=_splits(self.bank)[0], **(self.pick_options() | options))
         write_table(self.folder / "tables" / "pick.parquet", choice.table)
         return choice
+
+    def pick_options(self) -> dict[str, Any]:
+        """What [pick] says, its evidence read."""
+        from capmismatch._evidence import read_pair
+
+        folders = [self.base / Path(folder).expanduser() for folder in self.config.pick.evidence]
+        return asdict(self.config.pick) | {"evidence": [read_pair(folder) for folder in folders]}
 
     def plot(self) -> list[Path]:
         """Draw every figure that the tables allow; PDF, PNG and CSV each. Kept while no table changes."""

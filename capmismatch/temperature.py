@@ -24,13 +24,15 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from numbers import Real
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from capmismatch._arrays import ArrayLike, as_logits, as_pair, widest_float
+from capmismatch._arrays import ArrayLike, as_logits, as_pair
 from capmismatch._isats_search import Search, maximise, order_interval
+from capmismatch._softened import Asymmetric, LogitParts, Softened, take_apart
 from capmismatch.errors import InputError, must_be_one_of, must_be_positive
 
 CENTERS = ("mean", "none")
@@ -158,7 +160,7 @@ def isats(
     constraint : what keeps the variance from growing by handing all mass to one wrong class
 
         * "order": the target stays on top of every example where the teacher has it there,
-          :math:`f_y/\tau_{target} - \max_c f_c/\tau_{other} \ge margin`. Where no tau_other in `bounds` reaches the
+          :math:`f_y/\tau_{target} - \max_c f_c/\tau_{other} \ge` `margin`. Where no tau_other in `bounds` reaches the
           margin, the one that comes nearest is taken. Examples that the teacher misclassifies are not constrained.
         * "anchor": logits are taken relative to the target's, so where the teacher has it on top, p_y never falls below
           its value at the flattest temperature. `center` and `tau_target` have no effect then.
@@ -184,49 +186,90 @@ def isats(
     >>> round(float(found.tau_other[0]), 3), bool(found.flipped[0])
     (1.333, False)
     """
-    must_be_positive(tau_target, "tau_target")
-    must_be_one_of(constraint, CONSTRAINTS, "constraint")
-    must_be_one_of(center, CENTERS, "center")
-    low, high = _checked_bounds(bounds)
-    if not (isinstance(margin, Real) and 0 <= margin < float("inf")):
-        raise InputError(f"margin must be a number >= 0, got {margin!r}")
-    if margin and constraint != "order":
-        raise InputError(f"margin belongs to constraint 'order', got margin={margin!r} with constraint={constraint!r}")
-
+    setting = ISATSSetting(tau_target, bounds, constraint, center, margin)
     given, y = as_pair(logits, labels)
-    wide = given.detach().to(widest_float(given))
-    f = _relative(wide, y) if constraint == "anchor" else _centered(wide, center)
-    on_top = wide.argmax(1) == y  # arg max takes the first of equal logits, here and in `flipped` below
-    search = Search(f, y, tau_target)
-    lower, upper = torch.full_like(search.target, low), torch.full_like(search.target, high)
-    if constraint == "order":
-        lower, upper = order_interval(search, on_top, margin, lower, upper)
-    tau_other = maximise(search, lower, upper)
-
-    at_bound = (tau_other <= low) | (tau_other >= high)
-    on_edge = (tau_other <= lower) | (tau_other >= upper)
-    log_p, variance = search.evaluate(tau_other)
-    variance_before = Search(wide, y, tau_target).evaluate(torch.full_like(tau_other, tau_target))[1]
-    degenerate = float((tau_other <= low).double().mean()) if len(y) else 0.0
+    raw = take_apart(given.detach(), y)
+    found = setting.search(raw)
+    low = setting.bounds[0]
+    degenerate = float((found.tau_other <= low).double().mean()) if len(y) else 0.0
     if constraint == "none" and degenerate > 0.5:
         warnings.warn(
             f"ISATS without a constraint sits on its lower bound (tau_other = {low:g}) for {degenerate:.0%} of the "
             "examples: the variance grew by handing the mass to one wrong class. Use constraint='order' or 'anchor'.",
             stacklevel=2,
         )
-    flipped = log_p.argmax(1) != wide.argmax(1)
-    if constraint == "order":  # on the edge of margin 0 the target and the runner-up tie: that is no flip
-        flipped &= ~(on_top & search.on_top(tau_other))
     return ISATSResult(
-        probs=log_p.exp().to(given.dtype),
-        tau_other=tau_other,
-        at_bound=at_bound,
-        constrained=on_edge & ~at_bound,
-        target_prob=log_p.gather(1, y[:, None])[:, 0].exp(),
-        variance=variance,
-        variance_before=variance_before,
-        flipped=flipped,
+        probs=found.softened.probs.to(given.dtype),
+        tau_other=found.tau_other,
+        at_bound=found.at_bound,
+        constrained=found.constrained,
+        target_prob=found.softened.target_prob,
+        variance=_variance(found.softened),
+        variance_before=_variance(Softened.of(raw, setting.tau_target)),
+        flipped=found.flipped,
     )
+
+
+def _variance(softened: Softened) -> Tensor:
+    return softened.wrong_mass**2 * softened.inherent_variance
+
+
+class ISATSFound(NamedTuple):
+    """What the search found, (N,) each, and the soft labels, which are computed when they are asked for."""
+
+    tau_other: Tensor
+    at_bound: Tensor
+    constrained: Tensor
+    flipped: Tensor
+    softened: Asymmetric
+
+
+@dataclass(frozen=True)
+class ISATSSetting:
+    """The options of `isats`, checked, and its search without the soft labels."""
+
+    tau_target: float
+    bounds: tuple[float, float]
+    constraint: str
+    center: str
+    margin: float
+
+    def __post_init__(self) -> None:
+        must_be_positive(self.tau_target, "tau_target")
+        must_be_one_of(self.constraint, CONSTRAINTS, "constraint")
+        must_be_one_of(self.center, CENTERS, "center")
+        object.__setattr__(self, "bounds", _checked_bounds(self.bounds))
+        if not (isinstance(self.margin, Real) and 0 <= self.margin < float("inf")):
+            raise InputError(f"margin must be a number >= 0, got {self.margin!r}")
+        if self.margin and self.constraint != "order":
+            raise InputError(
+                f"margin belongs to constraint 'order', got margin={self.margin!r} with constraint={self.constraint!r}"
+            )
+
+    def search(self, raw: LogitParts) -> ISATSFound:
+        """The best tau_other of each row."""
+        origin = raw.target_logit if self.constraint == "anchor" else origin_of(raw, self.center)
+        target, top = (raw.target_logit - origin) / self.tau_target, raw.max_wrong_logit - origin
+        search = Search(target, top, raw.below, float(self.tau_target))
+        low, high = self.bounds
+        lower, upper = torch.full_like(target, low), torch.full_like(target, high)
+        on_top = raw.correct > 0
+        if self.constraint == "order":
+            lower, upper = order_interval(search, on_top, self.margin, lower, upper)
+        tau_other = maximise(search, lower, upper)
+        softened = Asymmetric.of_two(raw, self.tau_target, tau_other, origin)
+        flipped = softened.flipped
+        if self.constraint == "order":  # on the edge of margin 0 the target and the runner-up tie: that is no flip
+            flipped &= ~(on_top & search.on_top(tau_other))
+        at_bound = (tau_other <= low) | (tau_other >= high)
+        on_edge = (tau_other <= lower) | (tau_other >= upper)
+        return ISATSFound(tau_other, at_bound, on_edge & ~at_bound, flipped, softened)
+
+
+def origin_of(raw: LogitParts, center: str) -> Tensor:
+    """(N,) what `center` takes off all logits of a row."""
+    must_be_one_of(center, CENTERS, "center")
+    return raw.mean_logit if center == "mean" else torch.zeros_like(raw.mean_logit)
 
 
 def _asymmetric(f: Tensor, labels: Tensor, tau_target: float, tau_other: float) -> Tensor:
@@ -237,10 +280,6 @@ def _asymmetric(f: Tensor, labels: Tensor, tau_target: float, tau_other: float) 
 def _centered(f: Tensor, center: str) -> Tensor:
     must_be_one_of(center, CENTERS, "center")
     return f - f.mean(1, keepdim=True) if center == "mean" else f
-
-
-def _relative(f: Tensor, labels: Tensor) -> Tensor:
-    return f - f.gather(1, labels[:, None])
 
 
 def _checked_bounds(bounds: tuple[float, float]) -> tuple[float, float]:

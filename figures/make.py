@@ -1,4 +1,4 @@
-"""Remake ``figures/letters/`` from the embedded study: ``make figures``, or ``python figures/make.py --study DIR``."""
+"""Remake the figures: ``letters/`` from the embedded study, ``cifar10/`` from the shipped tables. ``make figures``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from capmismatch.cli import demo
+from capmismatch.study import Study
 
-LETTERS = Path(__file__).parent / "letters"
+HERE = Path(__file__).parent
+CIFAR10 = HERE.parent / "data" / "cifar10" / "analysis.toml"
 
 
-def copy_figures(study: Path, target: Path = LETTERS) -> None:
+def copy_figures(study: Path, target: Path) -> None:
     """Replace the target's figures by those of a study's folder: the PDF, PNG and CSV of each."""
     target.mkdir(exist_ok=True)
     for old in target.iterdir():
@@ -24,15 +26,19 @@ def copy_figures(study: Path, target: Path = LETTERS) -> None:
 
 
 def main() -> None:
-    """Run the embedded study, as far as it is not done, and copy its figures."""
+    """Run both studies, as far as they are not done, and copy their figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--study", type=Path, help="folder of the study; what is there is kept (default: a new one)")
+    parser.add_argument("--letters", type=Path, help="folder of the embedded study; what is there is kept")
+    parser.add_argument("--cifar10", type=Path, help="folder of the CIFAR-10 study; what is there is kept")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that train students")
     options = parser.parse_args()
     with TemporaryDirectory() as fresh:
-        folder = options.study or Path(fresh)
-        demo(folder, workers=options.workers)
-        copy_figures(folder)
+        letters = options.letters or Path(fresh, "letters")
+        demo(letters, workers=options.workers)
+        copy_figures(letters, HERE / "letters")
+        cifar10 = options.cifar10 or Path(fresh, "cifar10")
+        Study(CIFAR10, cifar10).run()
+        copy_figures(cifar10, HERE / "cifar10")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import json
 import math
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from capmismatch import diagnose, probes, ranks
+from capmismatch import _example_values, diagnose, probes, ranks
 from capmismatch.bank import LogitBank, bank_from_arrays
-from capmismatch.diagnose import affinity, probe, rank_stability, reliability, restored_variance
+from capmismatch.collecting import collect
+from capmismatch.diagnose import affinity, example_values, probe, rank_stability, reliability, restored_variance
 from capmismatch.errors import InputError
+from capmismatch.families import load_family
 from capmismatch.probes import REGISTRY
 from capmismatch.temperature import ats, isats, soften
 
@@ -94,7 +98,7 @@ def test_probe_is_the_mean_of_the_pure_functions(split: str | None, dtype: type)
 
 
 @pytest.mark.parametrize("chunk", [1, 7 * CLASSES, 10**9])
-def test_results_do_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+def test_results_depend_neither_on_the_chunks_nor_on_the_threads(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     bank = make_bank()
     calls = {
         "probe": lambda: probe(bank, TAUS, progress=False),
@@ -103,9 +107,64 @@ def test_results_do_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch, ch
         "restored": lambda: restored_variance(bank, progress=False),
     }
     whole = {name: call() for name, call in calls.items()}
-    monkeypatch.setattr(diagnose, "CHUNK_LOGITS", chunk)
+    for place in ("diagnose.RANK_LOGITS", "_example_values.GROUP_LOGITS", "_example_values.COLUMN_BYTES",
+                  "_softened.BLOCK_LOGITS", "_isats_search.BLOCK_LOGITS"):  # fmt: skip
+        monkeypatch.setattr(f"capmismatch.{place}", chunk)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     for name, call in calls.items():
-        pd.testing.assert_frame_equal(call(), whole[name], rtol=1e-9, atol=1e-14, obj=name)
+        exactly = {"check_exact": True} if name != "ranks" else {"rtol": 1e-12, "atol": 1e-14}
+        pd.testing.assert_frame_equal(call(), whole[name], obj=name, **exactly)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_numbers_are_the_same_without_compiled_loops(monkeypatch: pytest.MonkeyPatch, dtype: type) -> None:
+    bank = make_bank(dtype)
+    calls = {
+        "probe": lambda: probe(bank, (1, 2, 3, 4, 8), progress=False),
+        "affinity": lambda: affinity(bank),
+        "reliability": lambda: reliability(bank),
+        "restored": lambda: restored_variance(bank, progress=False),
+    }
+    compiled = {name: call() for name, call in calls.items()}
+    for place in ("_softened.kernels", "probes.calibration.kernels", "_example_values.kernels", "_isats_search.kernel"):
+        monkeypatch.setattr(f"capmismatch.{place}", None)
+    for name, call in calls.items():
+        pd.testing.assert_frame_equal(call(), compiled[name], rtol=1e-7, atol=1e-14, obj=name)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_memory_mapped_bank_gives_the_same_to_the_last_bit(tmp_path: Path, dtype: str) -> None:
+    logits, labels = example(np.dtype(dtype).type)
+    given = tmp_path / "logits"
+    given.mkdir()
+    np.save(given / "labels.npy", labels)
+    for name, rows in logits.items():
+        np.save(given / f"{name}.npy", rows)
+    teachers = {name: {"params": 10**i} for i, name in enumerate(logits)}
+    (given / "family.json").write_text(json.dumps({"labels": "labels.npy", "teachers": teachers}))
+    mapped = collect(load_family(f"logits:{given}"), None, tmp_path / "bank", dtype=dtype, progress=False)
+    held = bank_from_arrays(logits, labels, family="logits", split=mapped.rows.split)
+    for measure in (
+        lambda bank: probe(bank, progress=False), lambda bank: rank_stability(bank, progress=False),
+        lambda bank: restored_variance(bank, progress=False), affinity, reliability,
+    ):  # fmt: skip
+        a, b = (measure(bank).drop(columns="params", errors="ignore") for bank in (mapped, held))
+        known = a["probe"] != "log_params" if "probe" in a else slice(None)
+        pd.testing.assert_frame_equal(a[known], b[known], check_exact=True)
+    some = np.array([7, 3, 3])
+    np.testing.assert_array_equal(mapped.take("logits/large", some, slice(1, 4)), logits["large"][some, 1:4])
+
+
+def test_class_groups_hold_whole_classes() -> None:
+    labels = np.random.default_rng(0).integers(0, 9, 100)
+    for size in (1, 20, 1000):
+        groups = _example_values.groups_of_classes(labels, size)
+        assert sorted(np.concatenate(groups)) == list(range(100))
+        classes = [set(labels[group]) for group in groups]
+        assert sum(len(found) for found in classes) == len(set(labels))
+        assert all(len(group) <= size or len(found) == 1 for group, found in zip(groups, classes, strict=True))
+        for group in groups:
+            assert (np.diff(labels[group]) >= 0).all()
 
 
 def test_names_and_temperatures_are_measured_once_however_often_they_are_asked_for() -> None:
@@ -127,6 +186,44 @@ def test_teachers_come_by_size_with_the_unknown_last() -> None:
 def test_a_single_example_has_no_standard_error() -> None:
     table = probe(bank_from_arrays({"a": [[1.0, 0.0, 2.0]]}, [2]), [1.0], progress=False)
     assert table["se"].isna().all() and (table["n"] == 1).all()
+
+
+# ------------------------------------------------------------------------------------------------------- example values
+
+
+@pytest.mark.parametrize("split", ["val", None])
+def test_example_values_have_the_means_of_the_probe_table(split: str | None) -> None:
+    bank = make_bank()
+    table = example_values(bank, taus=TAUS, split=split)
+    names = ["teacher", "tau", "probe"]
+    grouped = table.astype({"teacher": str, "probe": str}).groupby(names, dropna=False)["value"]
+    summed = grouped.agg(["mean", "sem", "count"])
+    means = probe(bank, TAUS, split=split, progress=False)
+    means = means[means["probe"] != "log_params"].sort_values(names)
+    assert len(table) == len(means) * len(rows_of(split))
+    found = summed.reset_index().sort_values(names)
+    np.testing.assert_array_equal(found[["teacher", "probe"]], means[["teacher", "probe"]])
+    expected = means[["tau", "value", "se", "n"]].astype(float)
+    np.testing.assert_allclose(found[["tau", "mean", "sem", "count"]].astype(float), expected, rtol=1e-9, atol=1e-15)
+
+
+def test_example_values_are_those_of_the_examples_by_their_ids() -> None:
+    logits, labels = example()
+    bank = make_bank()
+    table = example_values(bank, ["entropy", "cmi", "nll"], [2.0], teachers=["mlp/large", "mlp/small"], split="test")
+    rows = rows_of("test")
+    assert list(table.columns) == ["family", "teacher", "seed", "split", "tau", "probe", "id", "label", "value"]
+    wide = table.pivot(index="id", columns=["teacher", "probe"], values="value").loc[bank.rows.ids[rows]]
+    for teacher in ("large", "small"):
+        f, y = logits[teacher][rows], labels[rows]
+        for name, tau in (("entropy", 2.0), ("cmi", 2.0), ("nll", 1.0)):
+            np.testing.assert_allclose(wide[teacher, name], getattr(probes, name)(f, y, tau), rtol=1e-9, atol=1e-14)
+    assert table["label"].tolist() == ["abcdef"[label] for label in labels[rows]] * 6
+
+
+def test_example_values_of_nothing() -> None:
+    assert example_values(make_bank(), []).empty and example_values(make_bank(), teachers=[]).empty
+    assert example_values(make_bank(), ["entropy"], []).empty
 
 
 # --------------------------------------------------------------------------------------------------------------- ranks
@@ -287,6 +384,8 @@ def test_progress_bars_are_on_demand(capsys: pytest.CaptureFixture[str]) -> None
     ("call", "message"),
     [
         (lambda bank: probe(bank, names=["entrpy"], progress=False), "probe must be one of .* did you mean 'entropy'"),
+        (lambda bank: example_values(bank, ["log_params"]), "probe must be one of .* not 'log_params'"),
+        (lambda bank: example_values(bank, teachers=["small"]), "teacher key must be one of .* not 'small'"),
         (lambda bank: probe(bank, [0.0], progress=False), "tau must be a positive number, got 0.0"),
         (lambda bank: probe(bank, split="dev", progress=False), "split must be one of .* not 'dev'"),
         (lambda bank: rank_stability(bank, ["tau_c"], progress=False), "metric must be one of .* not 'tau_c'"),

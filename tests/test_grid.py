@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,12 @@ import torch
 
 from capmismatch import architectures, grid
 from capmismatch._files import hash_of
-from capmismatch.errors import BankError, CapmismatchError
+from capmismatch.errors import BankError, CapmismatchError, InputError
 from capmismatch.grid import Prepare, plan
+from capmismatch.schedules import teach_through
 from capmismatch.sources import letters
 from capmismatch.study import Study
-from capmismatch.training import evaluate, fit
+from capmismatch.training import Recipe, evaluate, fit
 
 STUDY = """
 name = "tiny"
@@ -201,6 +205,109 @@ def test_a_full_disk_ends_the_grid_at_once(tmp_path: Path, weights: Path, monkey
     assert len(trained) == 3
 
 
+def test_hashes_of_runs_do_not_change(tmp_path: Path, weights: Path) -> None:
+    """What is not used is not told: a study that was begun without an option goes on with its runs."""
+    study = study_in(tmp_path, weights)
+    config = grid.config_of(study, plan(study, study.bank)[-1])
+    assert sorted(config) == [
+        "center", "eval", "format", "method", "recipe", "scale", "seed", "student", "teacher", "train", "views",
+    ]  # fmt: skip
+    assert sorted(config["recipe"]) == [
+        "batch_size", "epochs", "lr", "milestones", "momentum", "optimizer", "schedule", "shift", "warmup_epochs",
+        "weight_decay",
+    ]  # fmt: skip
+    used = study_in(tmp_path, weights, STUDY.replace("recipe = {", 'device = "cuda"\nrecipe = { keep_best = true,'))
+    config = grid.config_of(used, plan(used, used.bank)[-1])
+    assert config["device"] == "cuda" and config["recipe"]["keep_best"] is True
+
+
+def test_a_recipe_by_name(tmp_path: Path, weights: Path) -> None:
+    plain, named = "recipe = { epochs = 2, batch_size = 50 }", 'recipe = { name = "cifar240", epochs = 24, lr = 1 }'
+    recipe = study_in(tmp_path, weights, STUDY.replace(plain, named)).recipe
+    assert recipe == Recipe.named("cifar240", epochs=24, lr=1.0)
+    for wrong, message in {
+        '{ name = "cifar" }': r"recipe must be one of \['cifar240', 'cifar5'\], not 'cifar'",
+        '{ name = "cifar5", epoch = 3 }': r"key in \[distill.recipe\] must be one of .* did you mean 'epochs'",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            _ = study_in(tmp_path, weights, STUDY.replace(plain, f"recipe = {wrong}")).recipe
+
+
+def test_the_best_epoch_by_validation_is_what_is_tested(tmp_path: Path, weights: Path) -> None:
+    text = STUDY.replace("epochs = 2, batch_size = 50", "epochs = 6, batch_size = 50, lr = 0.1, keep_best = true")
+    table = study_in(tmp_path, weights, text).distill()
+    lasts = 0
+    for folder in (tmp_path / "runs").iterdir():
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        result = json.loads((folder / "result.json").read_text())["splits"]
+        assert result["val"]["accuracy"] == max(line["val_accuracy"] for line in lines)
+        lasts += lines[-1]["val_accuracy"] == result["val"]["accuracy"]
+    assert len(table) == 60 and lasts < 30
+
+
+def test_a_best_epoch_needs_rows_to_choose_on(tmp_path: Path) -> None:
+    text = STUDY.replace("val = 300, test = 200", "test = 500").replace("epochs = 2", "epochs = 2, keep_best = true")
+    (tmp_path / "study.toml").write_text(text.replace("VIEWS", ""))
+    study = Study(tmp_path / "study.toml", progress=False)
+    study.collect()
+    with pytest.raises(CapmismatchError, match=r"keep_best of \[distill.recipe\] needs 'val' rows to choose on"):
+        study.distill()
+
+
+def test_assistants_stand_between_teacher_and_student(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = STUDY.replace('name = "DKD"', 'name = "KD"\ntau = 2\noptions = { assistants = ["mlp7"] }')
+    study, given = study_in(tmp_path, weights, text), {}
+    real = grid.fit
+
+    def look(network: torch.nn.Module, *arguments: Any, **options: Any) -> torch.nn.Module:
+        given.setdefault(len(next(network.parameters())), []).append(options.get("soft"))
+        return real(network, *arguments, **options)
+
+    monkeypatch.setattr(grid, "fit", look)
+    study.distill()
+    trainer = grid.Trainer(study)
+    for run in plan(study, study.bank):
+        if run.method.assistants and run.teacher and (run.seed, run.student) == (2, "mlp5"):
+            handed = teach_through(
+                [trainer._build("mlp7", 2)], trainer._logits(run.teacher.key), run.method, trainer.inputs,
+                trainer.labels, study.recipe, seed=2, prepare=trainer.prepare,
+            )  # fmt: skip
+            expected = torch.softmax(handed.double() / 2, -1).float()
+            assert sum(soft is not None and torch.allclose(soft, expected) for soft in given[5]) == 1
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_each_warning_is_shown_once(tmp_path: Path, weights: Path, workers: int) -> None:
+    text = STUDY.replace('name = "DKD"', 'name = "ISATS"\nconstraint = "none"')
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        study_in(tmp_path, weights, text, workers=workers).distill()
+    texts = [str(warning.message) for warning in shown if "lower bound" in str(warning.message)]
+    assert texts and len(texts) == len(set(texts))
+    assert all(issubclass(warning.category, UserWarning) for warning in shown)
+
+
+def test_no_gpu_no_grid(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    study = study_in(tmp_path, weights, STUDY.replace("center = [7]", 'center = [7]\ndevice = "cuda"'))
+    with pytest.raises(InputError, match=r"\[distill\] asks for device 'cuda', and there is no GPU here"):
+        study.distill()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "rai"}, "engine must be one of .* not 'rai'; did you mean 'ray'"),
+        ({"address": "auto"}, "an address belongs to the engine 'ray', got 'auto' with 'processes'"),
+    ],
+)
+def test_engines_are_named(tmp_path: Path, weights: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        study_in(tmp_path, weights, **options)
+
+
 def test_a_damaged_result_is_named(tmp_path: Path, weights: Path) -> None:
     study_in(tmp_path, weights).distill()
     file = next((tmp_path / "runs").glob("*/result.json"))
@@ -302,18 +409,112 @@ def test_killed_it_goes_on_without_running_anything_twice(tmp_path: Path, weight
     assert not list(folder.rglob("*/.tmp-*"))
 
 
+def test_killed_in_the_middle_of_a_run_it_goes_on_from_its_checkpoint(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = STUDY.replace("epochs = 2", "epochs = 60").replace("seeds = 3", "seeds = 1")
+    wanted = study_in(tmp_path / "whole", weights, long).distill()
+    folder = tmp_path / "a"
+    study_in(folder, weights, long)
+    with monkeypatch.context() as patch:
+        patch.setattr(grid, "Checkpoint", functools.partial(grid.Checkpoint, seconds=0))
+        child = start(folder)
+    wait_for(lambda: [log for log in folder.glob("runs/*/log.jsonl") if len(log.read_text().splitlines()) > 20])
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    (checkpoint,) = folder.glob("runs/*/checkpoint.safetensors")
+    assert not (checkpoint.parent / "result.json").exists()
+    first: list[int] = []
+    real = grid.EpochLog.write
+
+    def write(self: Any, epoch: int, **values: Any) -> None:
+        if self.file.parent == checkpoint.parent:
+            first.append(epoch)
+        real(self, epoch, **values)
+
+    monkeypatch.setattr(grid.EpochLog, "write", write)
+    table = study_in(folder, weights, long).distill()
+    assert first[0] >= 20 and first == list(range(first[0], 60))
+    pd.testing.assert_frame_equal(results(table), results(wanted))
+    assert not list(folder.glob("runs/*/checkpoint.safetensors"))
+
+    def losses(study: Path) -> list[float]:
+        log = study / "runs" / checkpoint.parent.name / "log.jsonl"
+        return [json.loads(line)["loss"] for line in log.read_text().splitlines()]
+
+    assert losses(folder) == losses(tmp_path / "whole")
+
+
 def test_workers_end_with_the_process_that_started_them(tmp_path: Path, weights: Path) -> None:
     folder = tmp_path / "a"
     study_in(folder, weights)
     (folder / "run.py").write_text(SCRIPT)
     process = subprocess.Popen([sys.executable, str(folder / "run.py"), str(folder)])
-    wait_for(lambda: len(finished(folder)) > 0 or process.poll() is not None)
+    wait_for(lambda: len(finished(folder)) > 0 or process.poll() is not None, 200)
     workers = children(process.pid)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert len(workers) >= 2
     wait_for(lambda: not any(alive(worker) for worker in workers), 10)
     assert len(finished(folder)) < 30
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_results_though_a_worker_is_killed(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers of a Ray of two CPUs, one of which dies in the middle of a run: another does that run."""
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    long = STUDY.replace("epochs = 2", "epochs = 60").replace("seeds = 3", "seeds = 1")
+    wanted = study_in(tmp_path / "processes", weights, long).distill()
+    folder = tmp_path / "ray"
+    study = study_in(folder, weights, long, workers=2, engine="ray")
+    killed: list[Path] = []
+
+    def begun() -> list[Path]:
+        logs = [log for log in folder.glob("runs/*/log.jsonl") if len(log.read_text().splitlines()) > 2]
+        return [log.parent for log in logs if not (log.parent / "result.json").exists()]
+
+    def kill_one() -> None:
+        while not killed and not all_done.is_set():
+            for run in begun():
+                holders = [pid for pid in workers_of_ray() if str(run / ".lock") in open_files(pid)]
+                if holders and not (run / "result.json").exists():
+                    os.kill(holders[0], signal.SIGKILL)
+                    killed.append(run)
+                    return
+            time.sleep(0.005)
+
+    all_done = threading.Event()
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    try:
+        table = study.distill()
+    finally:
+        all_done.set()
+        killer.join()
+    assert len(killed) == 1 and (killed[0] / "result.json").exists()
+    pd.testing.assert_frame_equal(results(table), results(wanted))
+    assert not ray.is_initialized()
+
+
+def workers_of_ray() -> list[int]:
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if file.read_bytes().startswith(b"ray::_run_with_threads"):
+                found.append(int(file.parent.name))
+    return found
+
+
+def open_files(process: int) -> set[str]:
+    found = set()
+    with contextlib.suppress(OSError):
+        for link in Path(f"/proc/{process}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(link))
+    return found
 
 
 def test_two_commands_at_once_run_nothing_twice(tmp_path: Path, weights: Path) -> None:

@@ -5,7 +5,10 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.formula.api as smf
 
+from capmismatch._candidates import measured
+from capmismatch._evidence import read_pair
 from capmismatch._rules import DEFAULT_RULE, RULES, rule_choices, teacher_probes
 from capmismatch.correlating import rows_of
 from capmismatch.errors import InputError
@@ -226,7 +229,7 @@ def test_teachers_without_students_are_predicted(probes, results):
     width = table["high"] - table["low"]
     assert width["resnet26"] > 1.5 * width.drop("resnet26").max()
     assert table.loc["resnet26", "score"] > table.loc["resnet20", "score"]  # its probe says so
-    assert any("only predicted from probes" in risk and "resnet26" in risk for risk in choice.risks)
+    assert any("only predicted, with wide intervals" in risk and "resnet26" in risk for risk in choice.risks)
 
 
 def test_other_families_teach_what_to_expect(results):
@@ -322,3 +325,178 @@ def test_errors(probes, results):
         pick(probes, results.replace({"family": {"resnet": "vgg"}}))
     with pytest.raises(InputError, match="on both 'val' and 'test'"):
         pick(probes, results[results["split"].eq("val") | results["method"].eq("CE")])
+
+
+# --- evidence: other families, other students ------------------------------------------------------------------------
+
+
+def world(rng, families, slope=0.02, spread=0.002, teachers=8, students=("cnn",), base=0.6):
+    """Probes and results of families in which `derived_std` is worth `slope` and the teacher's size nothing."""
+    probes, results = [], []
+    for number, family in enumerate(families):
+        quality = rng.permutation(np.linspace(-1.5, 1.5, teachers))
+        for t, own in enumerate(quality):
+            unit = (family, f"t{t}")
+            kinds = {("derived_std", 4.0): 0.05 + 0.01 * own, ("accuracy", np.nan): 0.8 + 0.01 * rng.standard_normal()}
+            for (probe, tau), value in kinds.items():
+                probes.append((*unit, 1e4 * (t + 1), "val", 0, tau, probe, value, 1e-4, 5000))
+            true = base + 0.1 * number + slope * own + spread * rng.standard_normal()
+            for student in students:
+                for seed, split in ((seed, split) for seed in range(3) for split in ("val", "test")):
+                    accuracy = true + 0.002 * rng.standard_normal()
+                    results.append((*unit, 0, student, "KD tau=4", "KD", 4.0, seed, split, accuracy, 10_000))
+    columns = ["family", "teacher", "params", "split", "seed", "tau", "probe", "value", "se", "n"]
+    taught = ["family", "teacher", "teacher_seed", "student", "label", "method", "tau", "seed", "split", "accuracy"]
+    taught.append("n")
+    return pd.DataFrame(probes, columns=columns), pd.DataFrame(results, columns=taught)
+
+
+def test_a_new_family_is_predicted_from_its_probes():
+    rng = np.random.default_rng(0)
+    new, truth = world(rng, ["new"])
+    choice = pick(new, evidence=[world(rng, ["a", "b"]), world(rng, ["c", "d"])])
+    best = truth.query("split == 'test'").groupby("teacher")["accuracy"].mean().idxmax()
+    assert (choice.teacher, choice.rule, choice.label, choice.method, choice.tau) == (
+        best, "evidence", "KD tau=4", "KD", 4.0,
+    )  # fmt: skip
+    table = choice.table
+    assert table["p_best"].sum() == pytest.approx(1) and table["p_best"].iloc[0] > 0.6
+    assert table["score"].mean() == pytest.approx(0, abs=1e-9) and table["regret"].iloc[0] < 0.5
+    lead = 100 * (truth.query("split == 'test'").groupby("teacher")["accuracy"].mean())
+    lead = (lead - lead.mean())[table["teacher"]].to_numpy()
+    assert ((table["low"] <= lead) & (lead <= table["high"])).mean() > 0.8
+    trust = choice.trust.set_index("probe")
+    assert trust.index.tolist() == ["derived_std", "accuracy", "log_params"]
+    assert trust.loc["derived_std", "low"] > 1 and abs(trust.loc["log_params", "points"]) < 0.5
+    rules = choice.rules.set_index("rule")
+    assert rules.loc["highest derived_std", "elsewhere"] < 0.5 < rules.loc["largest", "elsewhere"]
+    assert any("each family there from the others, teachers lost 0." in reason for reason in choice.reasons)
+    assert any(reason.startswith("Setting: 'KD tau=4' did best for 4 of 4 kinds") for reason in choice.reasons)
+    assert any("No student of this family has been taught yet" in risk for risk in choice.risks)
+    for page in (repr(choice), choice._repr_html_(), choice.to_markdown()):
+        assert "Trust" in page and "elsewhere" in page
+    largest = pick(new, evidence=[world(rng, ["a", "b"])], rule="largest")
+    assert largest.teacher == "t7" and largest.rule == "largest"
+
+
+def test_probes_that_mislead_elsewhere_are_not_trusted():
+    rng = np.random.default_rng(1)
+    new, _ = world(rng, ["new"])
+    useless = [world(rng, ["a", "b", "c"], slope=0.0, spread=0.02)]
+    choice = pick(new, evidence=useless)
+    assert choice.table["p_best"].max() < 0.4 and choice.table["tie"].all() and "CM007" in choice.findings
+    assert (choice.trust["low"] < 0).all() and (choice.trust["high"] > 0).all()
+    against = pick(new, evidence=[world(rng, ["a", "b", "c"], slope=-0.02)])
+    assert against.teacher == new.query("probe == 'derived_std'").set_index("teacher")["value"].idxmin()
+    one = pick(new, evidence=[world(rng, ["a"])])
+    assert any("With 1 family to learn from" in risk for risk in one.risks)
+    assert one.table["p_best"].iloc[0] < pick(new, evidence=[world(rng, ["a", "b", "c", "d"])]).table["p_best"].iloc[0]
+
+
+def test_a_family_of_the_same_tables_is_chosen_from_with_the_others_as_evidence():
+    probes, results = world(np.random.default_rng(2), ["a", "b", "c"])
+    others = probes["family"].ne("c")
+    taught = results[results["family"].ne("c")]
+    one = pick(probes, taught, family="c")
+    two = pick(probes[~others], evidence=[(probes[others], taught)])
+    assert repr(one) == repr(two) and one.rule == "evidence"
+    own = pick(probes, results, family="c")
+    assert own.rule == "results" and set(own.table["family"]) == {"c"} and own.table["measured"].all()
+    assert any(reason.startswith("Estimates lean on other students too: 16 pairs") for reason in own.reasons)
+    alone = pick(probes, results[results["family"].eq("c")], family="c")
+    assert alone.rule == "results" and not any("lean on" in reason for reason in alone.reasons)
+    assert pick(probes, family="c").rule == DEFAULT_RULE
+    with pytest.raises(InputError, match="family must be one of"):
+        pick(probes, results, family="d")
+
+
+def test_evidence_helps_where_students_are_few():
+    rng = np.random.default_rng(3)
+    probes, results = world(rng, ["a", "b", "c", "new"])
+    new, few = probes[probes["family"].eq("new")], results.query("family == 'new' and teacher in ['t0', 't1', 't2']")
+    rest = (probes[probes["family"].ne("new")], results[results["family"].ne("new")])
+    alone, helped = pick(new, few), pick(new, few, evidence=[rest])
+    width = [(c.table.query("~measured")["high"] - c.table.query("~measured")["low"]).mean() for c in (alone, helped)]
+    assert width[1] < 0.6 * width[0]
+
+
+def test_other_students_of_the_same_teachers_say_more_than_other_teachers_do():
+    rng = np.random.default_rng(4)
+    probes, results = world(rng, ["a"], slope=0.0, spread=0.02, students=("x", "y", "z"))
+    order = results.query("split == 'val'").groupby("teacher")["accuracy"].mean()
+    same = pick(probes, evidence=[(probes, results)])
+    assert same.teacher == order.idxmax() and same.table["p_best"].iloc[0] > 0.6
+    assert any("each kind of student there from the others" in reason for reason in same.reasons)
+    renamed = probes.assign(teacher=probes["teacher"] + "'")  # the same probes under other names: other networks
+    other = pick(renamed, evidence=[(probes, results)])
+    assert other.table["p_best"].iloc[0] < 0.6 * same.table["p_best"].iloc[0]
+    # The same name with other probes is another network too.
+    moved = probes.assign(value=probes["value"] * 1.1)
+    assert pick(moved, evidence=[(probes, results)]).table["p_best"].iloc[0] < 0.6 * same.table["p_best"].iloc[0]
+
+
+def test_evidence_errors(probes, results):
+    good = world(np.random.default_rng(5), ["a"])
+    with pytest.raises(InputError, match="evidence number 2: the results table lacks the column 'label'"):
+        pick(probes, evidence=[good, (good[0], good[1].drop(columns="label"))])
+    with pytest.raises(InputError, match=r"evidence number 1: no teacher has both probes and results"):
+        pick(probes, evidence=[(probes, good[1])])
+    two = good[1][good[1]["teacher"].isin(["t0", "t1"])]
+    with pytest.raises(InputError, match="no family has 3 teachers with students in one setting"):
+        pick(probes, evidence=[(good[0], two)])
+
+
+def test_evidence_is_read_from_the_folder_of_a_study(tmp_path):
+    with pytest.raises(InputError, match=r"evidence needs .*probes.parquet: run `capmismatch probe`"):
+        read_pair(tmp_path)
+    (tmp_path / "tables").mkdir()
+    frames = world(np.random.default_rng(6), ["a"])
+    for name, frame in zip(("probes", "results"), frames, strict=True):
+        frame.to_parquet(tmp_path / "tables" / f"{name}.parquet")
+    for read, frame in zip(read_pair(tmp_path), frames, strict=True):
+        pd.testing.assert_frame_equal(read, frame)
+    (tmp_path / "tables" / "results.parquet").write_bytes(b"no table")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_pair(tmp_path)
+
+
+# --- seeds that teachers share ---------------------------------------------------------------------------------------
+
+
+def test_what_a_seed_does_to_all_teachers_is_no_noise_between_them(probes):
+    results = result_table(np.random.default_rng(8), noise=0.001)
+    shifted = results.assign(accuracy=results["accuracy"] + 0.01 * results["seed"])
+    before, after = pick(probes, results), pick(probes, shifted)
+    assert after.teacher == before.teacher
+    width = [(choice.table["high"] - choice.table["low"]).mean() for choice in (before, after)]
+    assert width[1] == pytest.approx(width[0], rel=0.05)
+    np.testing.assert_allclose(after.table["score"] - 0.01, before.table["score"], atol=2e-4)
+    assert after.table["gain"].iloc[0] == pytest.approx(before.table["gain"].iloc[0], abs=0.02)
+
+
+def test_seed_effects_equal_a_regression_on_teacher_and_seed():
+    rng = np.random.default_rng(9)
+    rows = result_table(rng, noise=0.01).query("split == 'val' and method == 'KD'")
+    rows = rows[~(rows["teacher"].eq("resnet8") & rows["seed"].eq(2))]  # unbalanced
+    fit = smf.ols("accuracy ~ C(teacher) + C(seed)", rows).fit()
+    units, means, noise = measured(rows)
+    teachers = [unit[1] for unit in units]
+    effect = [fit.params.get(f"C(teacher)[T.{teacher}]", 0.0) for teacher in teachers]
+    np.testing.assert_allclose(means - means[0], np.array(effect) - effect[0], atol=1e-12)
+    assert noise.free == fit.df_resid
+    counts = rows.groupby("teacher")["seed"].nunique()[teachers]
+    np.testing.assert_allclose(noise.variances, fit.mse_resid / counts, rtol=1e-9)
+
+
+def test_seeds_of_their_own_are_left_as_they_are(probes):
+    rows = result_table(np.random.default_rng(10), noise=0.01).query("split == 'val' and method == 'KD'")
+    own = rows.assign(seed=rows["seed"] + 10 * rows.groupby("teacher").ngroup())
+    units, means, noise = measured(own)
+    np.testing.assert_allclose(means, own.groupby("teacher")["accuracy"].mean()[[unit[1] for unit in units]])
+    assert noise.free == len(own) - len(units)
+
+
+def test_rules_say_what_the_used_probe_thinks_of_their_teachers(probes):
+    rules = pick(with_companions(probes)).rules.set_index("rule")
+    assert rules.loc["largest", ["score", "target_prob"]].tolist() == pytest.approx([0.044, 0.56])
+    assert not rules.loc["largest", "tie"] and rules.loc["highest derived_std", "tie"]

@@ -13,7 +13,7 @@ from statsmodels.stats.multitest import multipletests
 
 from capmismatch import _statistics as st
 from capmismatch._peak import _noise, peak, peak_of
-from capmismatch._posterior import Noise, _left_out_scores, posterior_draws, seed_noise
+from capmismatch._posterior import Group, Noise, _left_out_scores, posterior_draws, seed_noise
 from capmismatch.errors import InputError
 
 SCIPY = {"pearson": stats.pearsonr, "spearman": stats.spearmanr, "kendall": stats.kendalltau}
@@ -209,12 +209,14 @@ def test_posterior_shrinks_to_the_peers_and_predicts_from_the_probes():
     x = np.linspace(-1.5, 1.5, 8)[:, None]
     means = 2 * x[:, 0] + 0.01 * rng.standard_normal(8)
     means[3] = np.nan
-    draws = posterior_draws(means, Noise(np.full(8, 0.01**2), np.inf), x, list(range(8)), 4000, rng)
+    group = Group(means, Noise(np.full(8, 0.01**2), np.inf), x, range(8), ["f"] * 8)
+    draws = posterior_draws(group, 4000, rng).means
     assert draws.mean(axis=0)[3] == pytest.approx(2 * x[3, 0], abs=0.1)
     assert draws[:, 3].std() > 2 * draws[:, 2].std()
 
     noisy = rng.standard_normal(8)
-    shrunk = posterior_draws(noisy, Noise(np.ones(8), np.inf), np.zeros((8, 0)), list(range(8)), 4000, rng).mean(axis=0)
+    group = Group(noisy, Noise(np.ones(8), np.inf), np.zeros((8, 0)), range(8), ["f"] * 8)
+    shrunk = posterior_draws(group, 4000, rng).means.mean(axis=0)
     assert shrunk.std() < 0.8 * noisy.std()
     assert shrunk.mean() == pytest.approx(noisy.mean(), abs=0.05)
 
@@ -225,7 +227,8 @@ def test_posterior_intervals_cover_and_p_best_is_calibrated():
     for _ in range(150):
         true = 0.6 * rng.standard_normal(8)
         seeds = true[:, None, None] + 0.5 * rng.standard_normal((8, 1, 3))
-        draws = posterior_draws(seeds.mean((1, 2)), seed_noise(seeds), np.zeros((8, 0)), list(range(8)), 400, rng)
+        group = Group(seeds.mean((1, 2)), seed_noise(seeds), np.zeros((8, 0)), range(8), ["f"] * 8)
+        draws = posterior_draws(group, 400, rng).means
         low, high = np.quantile(draws, [0.025, 0.975], axis=0)
         covered.append(np.mean((low <= true) & (true <= high)))
         best = draws.mean(axis=0).argmax()
@@ -233,6 +236,58 @@ def test_posterior_intervals_cover_and_p_best_is_calibrated():
         hit.append(true.argmax() == best)
     assert 0.9 < np.mean(covered) < 0.98
     assert abs(np.mean(claimed) - np.mean(hit)) < 0.12
+
+
+def new_family(rng, slopes, name, measured=True):
+    """True accuracies of eight teachers whose three probes are worth `slopes`, and the group that is known of them."""
+    x = rng.standard_normal((8, 3))
+    x = (x - x.mean(axis=0)) / x.std(axis=0)
+    true = x @ slopes + 0.5 * rng.standard_normal(8)
+    seeds = true[:, None, None] + 0.3 * rng.standard_normal((8, 1, 3))
+    nothing = np.full(8, np.nan)
+    known = (seeds.mean((1, 2)), seed_noise(seeds)) if measured else (nothing, Noise(nothing, np.inf))
+    return true, Group(*known, x, [(name, t) for t in range(8)], [name] * 8)
+
+
+@pytest.mark.parametrize("differ", [0.0, 0.4])
+def test_p_best_and_intervals_of_a_family_that_has_only_probes_come_true(differ):
+    rng, rows = np.random.default_rng(11), []
+    for _ in range(60):
+        common = 0.6 * rng.standard_normal(3)
+        slopes = common + differ * rng.standard_normal((5, 3))
+        evidence = [new_family(rng, own, f"f{i}")[1] for i, own in enumerate(slopes[:4])]
+        true, group = new_family(rng, slopes[4], "new", measured=False)
+        draws = posterior_draws(group, 400, rng, evidence).means
+        low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+        lead, best = true - true.mean(), int(draws.mean(axis=0).argmax())
+        regret = (draws.max(axis=1) - draws[:, best]).mean()
+        claimed = (draws.argmax(axis=1) == best).mean()
+        rows.append((((low <= lead) & (lead <= high)).mean(), claimed, lead.argmax() == best, regret,
+                     lead.max() - lead[best], lead.max() - lead[0]))  # fmt: skip
+    covered, claimed, hit, expected, real, by_chance = np.mean(np.array(rows, dtype=float), axis=0)
+    assert 0.87 < covered < 0.99
+    assert claimed == pytest.approx(hit, abs=0.15) and expected == pytest.approx(real, abs=0.25)
+    assert real < 0.6 * by_chance
+
+
+def test_slopes_and_teachers_in_common_are_learnt():
+    rng = np.random.default_rng(12)
+    evidence = [new_family(rng, np.array([1.0, 0.0, 0.0]), f"f{i}")[1] for i in range(4)]
+    _, group = new_family(rng, np.array([1.0, 0.0, 0.0]), "new", measured=False)
+    low, high = np.quantile(posterior_draws(group, 2000, rng, evidence).slopes, [0.025, 0.975], axis=0)
+    assert (low <= [1, 0, 0]).all() and (high >= [1, 0, 0]).all() and low[0] > 0.3
+
+    true = np.arange(6.0)
+    nothing = np.full(6, np.nan)
+    unseen = Group(nothing, Noise(nothing, np.inf), np.zeros((6, 0)), list("abcdef"), ["f"] * 6)
+    exact = Noise(np.full(6, 1e-4), np.inf)
+    students = [Group(true + level, exact, np.zeros((6, 0)), list("abcdef"), ["f"] * 6) for level in (0.0, 10.0)]
+    draws = posterior_draws(unseen, 2000, rng, students).means
+    assert draws.mean(axis=1) == pytest.approx(np.zeros(2000)) and draws.mean(axis=0).argmax() == 5
+    assert np.corrcoef(draws.mean(axis=0), true)[0, 1] > 0.99
+    others = [Group(g.means, g.noise, g.features, list("uvwxyz"), ["g"] * 6) for g in students]
+    strange = posterior_draws(unseen, 2000, rng, others).means.mean(axis=0)
+    assert np.ptp(strange) < 0.2 * np.ptp(draws.mean(axis=0))
 
 
 RUNS = [[0.60, 0.61], [0.65, 0.64], [0.70, 0.71], [0.66, 0.67], [0.62, 0.61]]

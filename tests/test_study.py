@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,34 @@ def test_a_damaged_table_is_named(tmp_path: Path) -> None:
     for read in (study.probe, lambda: study.load("probes")):
         with pytest.raises(BankError, match=r"probes.parquet is damaged, remove it to have it made anew"):
             read()
+
+
+def test_families_that_share_a_teachers_name_have_all_their_figures(tmp_path: Path) -> None:
+    saved_study(tmp_path)
+    (tmp_path / "other").mkdir()
+    shutil.copy(tmp_path / "teachers.npz", tmp_path / "other" / "rivals.npz")
+    study = Study(write(tmp_path, """
+        name = "two"
+        [[family]]
+        source = "logits:teachers.npz"
+        [[family]]
+        source = "logits:other/rivals.npz"
+        [data]
+        source = "npz:data.npz"
+        [probe]
+        taus = [4]
+    """), progress=False)  # fmt: skip
+    study.run()
+    drawn = {file.stem for file in (study.folder / "figures").glob("*.png")}
+    assert "affinity_map" in drawn
+    shown = pd.read_csv(study.folder / "figures" / "affinity_map.csv")
+    assert "teachers/xs" in shown.to_string()  # the smallest; its name alone would be either family's
+
+
+def test_results_and_distillation_exclude_each_other(tmp_path: Path) -> None:
+    extra = '[distill]\nstudents = ["mlp4"]\n[[distill.methods]]\nname = "KD"'
+    with pytest.raises(InputError, match=r"study.toml has both results and \[distill\]"):
+        Study(saved_study(tmp_path, extra))
 
 
 def test_a_missing_results_file(tmp_path: Path) -> None:

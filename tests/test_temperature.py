@@ -37,29 +37,32 @@ def two_temperatures(f: Array, y: int, tau_target: float, tau_other: float) -> A
     return softmax([value / (tau_target if c == y else tau_other) for c, value in enumerate(f)])
 
 
-def log_variance(target: float, wrong: Array, tau_other: Array) -> Array:
-    """log v(q) at every tau_other, `target` being the target's logit over its temperature; -inf where v(q) = 0."""
+def log_variance(target: float, wrong: Array, origin: float, tau_other: Array) -> Array:
+    """log v(q) at every tau_other, `target` being the target's logit over its temperature; -inf where v(q) = 0.
+
+    The wrong logits are those less `origin`, which is kept apart: taking it off first would round their differences.
+    """
     x = (wrong - wrong.max())[None, :] / tau_other[:, None]
     log_sum = special.logsumexp(x, axis=1)
     # Differences through expm1, so that nearly equal wrong logits keep their digits.
     less_one = np.expm1(x)
     deviation = (less_one - less_one.mean(1, keepdims=True)) / np.exp(log_sum)[:, None]
-    log_odds = target - wrong.max() / tau_other - log_sum
+    log_odds = target - (wrong.max() - origin) / tau_other - log_sum
     with np.errstate(divide="ignore"):
         return -2 * np.logaddexp(0, log_odds) + np.log((deviation**2).mean(1))
 
 
-def prepared(f: Array, y: int, tau_target: float, constraint: str, center: str) -> tuple[float, Array]:
-    """The target's logit over its temperature, and the wrong logits, as the constraint sees them."""
-    f = f - f[y] if constraint == "anchor" else centered(f, center)
-    return f[y] / tau_target, np.delete(f, y)
+def prepared(f: Array, y: int, tau_target: float, constraint: str, center: str) -> tuple[float, Array, float]:
+    """The target's logit over its temperature, the wrong logits, and what is taken off them."""
+    origin = f[y] if constraint == "anchor" else f.mean() if center == "mean" else 0.0
+    return (f[y] - origin) / tau_target, np.delete(f, y), origin
 
 
-def dense_best(target: float, wrong: Array, low: float, high: float) -> tuple[float, float]:
+def dense_best(target: float, wrong: Array, origin: float, low: float, high: float) -> tuple[float, float]:
     """The arg max and maximum of log v(q) over a dense grid, refined twice around its best point."""
     for _ in range(3):
         grid = np.exp(np.linspace(math.log(low), math.log(high), GRID if high / low > 1.01 else 200))
-        values = log_variance(target, wrong, grid)
+        values = log_variance(target, wrong, origin, grid)
         best = int(values.argmax())
         low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
     return float(grid[best]), float(values[best])
@@ -79,36 +82,36 @@ def feasible(target: float, top: float, margin: float, low: float, high: float) 
 
 def check_row(found: ISATSResult, row: int, f: Array, y: int, case: dict) -> None:
     tau_target, (low, high), constraint, margin = case["tau_target"], case["bounds"], case["constraint"], case["margin"]
-    target, wrong = prepared(f, y, tau_target, constraint, case["center"])
+    target, wrong, origin = prepared(f, y, tau_target, constraint, case["center"])
     inner = (low, high)
     had_it_on_top = int(np.argmax(f)) == y
     if constraint == "order" and had_it_on_top:
-        inner = feasible(target, wrong.max(), margin, low, high)
+        inner = feasible(target, wrong.max() - origin, margin, low, high)
     tau_other = float(found.tau_other[row])
     assert inner[0] * (1 - 1e-12) <= tau_other <= inner[1] * (1 + 1e-12)
     assert bool(found.at_bound[row]) == (tau_other in (low, high))
     if found.constrained[row]:
         assert not found.at_bound[row] and tau_other == pytest.approx(inner[0] if inner[0] > low else inner[1])
 
-    best, height = dense_best(target, wrong, *inner)
-    own = log_variance(target, wrong, np.array([tau_other]))[0]
+    best, height = dense_best(target, wrong, origin, *inner)
+    own = log_variance(target, wrong, origin, np.array([tau_other]))[0]
     if height > -math.inf:
         assert own >= height - 1e-9
-        nearby = log_variance(target, wrong, best * np.array([1 - 1e-3, 1 + 1e-3]))
+        nearby = log_variance(target, wrong, origin, best * np.array([1 - 1e-3, 1 + 1e-3]))
         sharp = all(inner[0] < best * (1 + side * 1e-3) < inner[1] for side in (-1, 1)) and max(nearby) < height - 1e-10
         if sharp:
             # A dense grid finds a maximum of curvature k only to sqrt(eps / k); the derivative tells it better.
-            assert log_variance_slope(target, wrong, tau_other * (1 - 1e-6)) > 0
-            assert log_variance_slope(target, wrong, tau_other * (1 + 1e-6)) < 0
+            assert log_variance_slope(target, wrong, origin, tau_other * (1 - 1e-6)) > 0
+            assert log_variance_slope(target, wrong, origin, tau_other * (1 + 1e-6)) < 0
     assert float(found.variance[row]) == pytest.approx(math.exp(own), rel=1e-8, abs=1e-300)
 
 
-def log_variance_slope(target: float, wrong: Array, tau: float) -> float:
+def log_variance_slope(target: float, wrong: Array, origin: float, tau: float) -> float:
     """d log v(q) / d tau in extended precision: v(q) is summed over p itself, differentiated with mpmath."""
     import mpmath
 
     with mpmath.workdps(60):
-        w, t = [mpmath.mpf(float(x)) for x in wrong], mpmath.mpf(float(target))
+        w, t = [mpmath.mpf(float(x)) - mpmath.mpf(float(origin)) for x in wrong], mpmath.mpf(float(target))
 
         def log_v(tau_other: mpmath.mpf) -> mpmath.mpf:
             e = [mpmath.exp(x / tau_other) for x in w]
@@ -462,6 +465,6 @@ def test_search_does_not_depend_on_threads_or_blocks(monkeypatch):
     generator = np.random.default_rng(0)
     logits, labels = generator.normal(size=(700, 12)) * 4, generator.integers(0, 12, 700)
     whole = isats(logits, labels).tau_other
-    monkeypatch.setattr(_isats_search, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(_isats_search, "BLOCK_LOGITS", 77)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert torch.equal(isats(logits, labels).tau_other, whole)

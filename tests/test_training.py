@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from capmismatch.errors import InputError
 from capmismatch.losses import Criterion, CurriculumKD
 from capmismatch.methods import Method
-from capmismatch.training import OPTIMIZERS, SCHEDULES, Recipe, _scheduler, _shifted, evaluate, fit
+from capmismatch.training import OPTIMIZERS, SCHEDULES, Recipe, _moves, _scheduler, _shifted, evaluate, fit
 
 
 def network(inputs: int = 4, classes: int = 3) -> nn.Module:
@@ -170,6 +171,103 @@ def test_evaluate_gives_the_logits_of_all_rows_in_eval_mode() -> None:
     torch.testing.assert_close(found, model[0](2 * views[0]).detach())
 
 
+# ---------------------------------------------------------------------------------------------------------- best epoch
+
+
+def scored(recipe: Recipe, scores: list[float]) -> tuple[list[Tensor], list[list[Tensor]], int]:
+    """Weights at the end and after each epoch of a training whose epochs get given scores, and how often it asked."""
+    views, labels = separable()
+    seen: list[list[Tensor]] = []
+
+    def validate(model: nn.Module) -> float:
+        assert not model.training
+        seen.append(weights(model))
+        return scores[len(seen) - 1]
+
+    return weights(fit(network(), views, labels, recipe, seed=0, validate=validate)), seen, len(seen)
+
+
+@pytest.mark.parametrize(
+    ("scores", "patience", "best", "asked"),
+    [
+        ([0.1, 0.5, 0.4, 0.3, 0.2], 0, 1, 5),
+        ([0.1, 0.2, 0.3, 0.4, 0.5], 2, 4, 5),
+        ([0.1, 0.5, 0.4, 0.3, 0.9], 2, 1, 4),  # the last epoch is never trained
+        ([0.1, 0.5, 0.4, 0.6, 0.2], 2, 3, 5),
+        ([0.5, 0.5, 0.5, 0.5, 0.5], 3, 0, 4),  # the first of equals
+    ],
+)
+def test_the_best_epoch_is_kept_and_patience_ends(scores: list[float], patience: int, best: int, asked: int) -> None:
+    recipe = Recipe(epochs=5, batch_size=16, lr=0.05, keep_best=True, patience=patience)
+    found, seen, count = scored(recipe, scores)
+    assert count == asked
+    assert [same(found, epoch) for epoch in seen] == [index == best for index in range(asked)]
+
+
+def test_looking_at_validation_rows_changes_no_epoch() -> None:
+    recipe = Recipe(epochs=3, batch_size=16, lr=0.05)
+    views, labels = separable()
+    plain = weights(fit(network(), views, labels, recipe, seed=0))
+    found, _, _ = scored(dataclasses.replace(recipe, keep_best=True), [1.0, 2.0, 3.0])
+    assert same(found, plain)
+
+
+# ------------------------------------------------------------------------------------------------- precision and layout
+
+
+def image_network() -> nn.Module:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+    return nn.Sequential(*convolution, nn.Flatten(), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize("autocast", ["bfloat16", "float16"])
+def test_autocast_comes_near_full_precision_and_leaves_the_weights_in_it(autocast: str) -> None:
+    images, labels = torch.randn(1, 40, 3, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
+    recipe, seen = Recipe(epochs=3, batch_size=20, lr=1e-3, schedule="constant"), set()
+
+    def losses(recipe: Recipe) -> list[float]:
+        model, found = image_network(), list[float]()
+        model[0].register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+        fit(model, images, labels, recipe, seed=0, after_epoch=lambda epoch, loss: found.append(loss))
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        return found
+
+    full, half = losses(recipe), losses(dataclasses.replace(recipe, autocast=autocast))
+    assert seen == {torch.float32, getattr(torch, autocast)}
+    np.testing.assert_allclose(half, full, rtol=0.02)
+    assert half != full
+
+
+def test_the_layout_is_the_recipes() -> None:
+    images, labels = torch.randn(1, 40, 3, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
+    found = {}
+    for channels_last in (True, False):
+        model, laid_out = image_network(), set()
+        model[0].register_forward_pre_hook(
+            lambda module, inputs, to=laid_out: to.add(inputs[0].is_contiguous(memory_format=torch.channels_last))
+        )
+        recipe = Recipe(epochs=2, batch_size=20, optimizer="sgd", lr=0.02, shift=1, channels_last=channels_last)
+        found[channels_last] = weights(fit(model, images, labels, recipe, seed=0))
+        assert laid_out == {channels_last}
+        assert found[channels_last][0].is_contiguous(memory_format=torch.channels_last) is channels_last
+    for one, other in zip(*found.values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_what_the_cpu_does_and_the_same_twice() -> None:
+    images, labels = torch.randn(2, 40, 3, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
+    recipe = Recipe(epochs=2, batch_size=20, optimizer="sgd", lr=0.02, shift=1)
+    found = []
+    for device in ("cpu", "cuda", "cuda"):
+        taught = {"criterion": Criterion("curriculum_kd"), "soft": images[:, :, :, 0, 0]}
+        found.append(fit(image_network(), images, labels, recipe, seed=0, device=device, **taught).cpu())
+    for one, other in zip(*(weights(model) for model in found[:2]), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)
+    assert same(weights(found[1]), weights(found[2]))
+
+
 # ------------------------------------------------------------------------------------------------------------ schedules
 
 
@@ -218,7 +316,7 @@ def test_onecycle_peaks_after_three_tenths() -> None:
 def test_shift_moves_whole_images_and_pads_with_zeros() -> None:
     generator = torch.Generator().manual_seed(0)
     x = 1 + torch.rand(400, 2, 5, 4, generator=generator)  # no zeros of its own
-    moved = _shifted(x, 2, generator)
+    moved = _shifted(x, _moves(400, 2, generator), 2)
     assert moved.shape == x.shape
     seen = set()
     for before, after in zip(x, moved, strict=True):
@@ -271,6 +369,14 @@ def test_shift_reaches_the_network_and_its_absence_leaves_the_images() -> None:
         (
             lambda: fit(network(), *separable(), RECIPE, seed=0, soft=torch.zeros(1, 60, 3)),
             "expected a criterion and soft labels together, or neither",
+        ),
+        (
+            lambda: fit(network(), *separable(), RECIPE, seed=0, validate=lambda network: 0.0),
+            "validate and keep_best belong together, got .* with keep_best=False",
+        ),
+        (
+            lambda: fit(network(), *separable(), dataclasses.replace(RECIPE, keep_best=True), seed=0),
+            "validate and keep_best belong together, got None with keep_best=True",
         ),
         (
             lambda: fit(network(), *separable(), Recipe(shift=1), seed=0),

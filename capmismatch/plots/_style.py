@@ -69,7 +69,7 @@ class FigureStyle(dict[str, Any]):
         """Apply the parameters until the block ends."""
         # Not rc_context: it also puts back "interactive", which a notebook's backend sets as the first figure is made;
         # were that one made in this block, all later figures would stay hidden.
-        self._before = {name: mpl.rcParams[name] for name in self}
+        self._before = {name: value for name, value in mpl.rcParams.items() if name in self}
         mpl.rcParams.update(cast(Any, self))
         return self
 

@@ -5,7 +5,9 @@
 torch.Size([1])
 """
 
-from capmismatch.probes._registry import REGISTRY, Probe, Softened, expected_signs, per_example
+from capmismatch._class_means import AroundClass
+from capmismatch._softened import Softened
+from capmismatch.probes._registry import REGISTRY, Probe, expected_signs, per_example
 from capmismatch.probes.calibration import (
     accuracy,
     adaptive_error,
@@ -21,7 +23,7 @@ from capmismatch.probes.calibration import (
 )
 from capmismatch.probes.logits import logit_norm, logit_std, max_logit, max_wrong_logit, mean_logit, target_logit
 from capmismatch.probes.size import log_params
-from capmismatch.probes.spread import ClassCentres, class_means, cmi, within_class_spread
+from capmismatch.probes.spread import class_means, cmi, within_class_spread
 from capmismatch.probes.variance import (
     derived_average,
     derived_std,
@@ -34,7 +36,7 @@ from capmismatch.probes.variance import (
 )
 
 __all__ = [
-    "REGISTRY", "ClassCentres", "Probe", "Softened", "accuracy", "adaptive_error", "brier", "calibration_bins",
+    "REGISTRY", "AroundClass", "Probe", "Softened", "accuracy", "adaptive_error", "brier", "calibration_bins",
     "class_means", "classwise_ace", "cmi", "confidence", "confidence_gap", "derived_average", "derived_std",
     "derived_variance", "ece", "ece_over", "ece_under", "entropy", "expected_signs", "inherent_variance", "log_params",
     "logit_norm", "logit_std", "max_logit", "max_wrong_logit", "mean_logit", "nll", "non_target_mass", "per_example",

@@ -6,14 +6,18 @@ Per-example ones take logits (N, C) and labels (N,) and return a float64 tensor 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from capmismatch._arrays import ArrayLike
+from capmismatch._softened import Softened, kernels
 from capmismatch._threads import blocks, each
 from capmismatch.errors import InputError
-from capmismatch.probes._registry import Softened, per_example, register
+from capmismatch.probes._registry import per_example, register
 
 CLASSES_AT_ONCE = 64
 BINS = 15  # the field's habit since Guo et al. 2017
@@ -120,7 +124,12 @@ def _nonempty(logits: ArrayLike, labels: ArrayLike, tau: float) -> Softened:
     softened = Softened(logits, labels, tau)
     if not len(softened.labels):
         raise InputError("a calibration error needs at least one example, got none")
-    return Softened.checked(softened.logits.detach(), softened.labels, tau)  # what is counted in bins has no gradient
+    return softened
+
+
+def _hits(logits: ArrayLike, labels: ArrayLike, tau: float) -> tuple[Tensor, Tensor]:
+    softened = _nonempty(logits, labels, tau)
+    return softened.confidence.detach(), softened.raw.correct  # what is counted in bins has no gradient
 
 
 # Each of the following gives a value for each example whose mean is the calibration error: the bins' signs are taken as
@@ -152,8 +161,7 @@ def ece(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> float:
     >>> round(ece([[0.0, 0.0], [0.0, 0.0]], [0, 1]), 6)
     0.0
     """
-    softened = _nonempty(logits, labels, tau)
-    return float(_ece(softened.confidence, softened.raw.correct).mean())
+    return float(_ece(*_hits(logits, labels, tau)).mean())
 
 
 def ece_over(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> float:
@@ -166,8 +174,7 @@ def ece_over(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> float:
     >>> round(ece_over([[50.0, 0.0]], [1]), 6)
     1.0
     """
-    softened = _nonempty(logits, labels, tau)
-    return float(_ece_over(softened.confidence, softened.raw.correct).mean())
+    return float(_ece_over(*_hits(logits, labels, tau)).mean())
 
 
 def ece_under(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> float:
@@ -180,8 +187,7 @@ def ece_under(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> float:
     >>> round(ece_under([[0.0, 0.0]], [0]), 6)
     0.5
     """
-    softened = _nonempty(logits, labels, tau)
-    return float(_ece_under(softened.confidence, softened.raw.correct).mean())
+    return float(_ece_under(*_hits(logits, labels, tau)).mean())
 
 
 def adaptive_error(class_probs: Tensor, is_class: Tensor, bins: int = BINS) -> Tensor:
@@ -193,30 +199,40 @@ def adaptive_error(class_probs: Tensor, is_class: Tensor, bins: int = BINS) -> T
     Parameters
     ----------
     class_probs : (N, K) probabilities of K classes
-    is_class : (N, K) 1.0 where the example is of that class
+    is_class : (N, K) whether the example is of that class
 
     Returns
     -------
-    (N,) tensor. With fewer than `bins` examples, each example is its own range.
+    (N,) tensor. Of equal probabilities the earlier example comes first. With fewer than `bins` examples, each example
+    is its own range.
     """
     probs, hits = class_probs.detach().T.contiguous().cpu().numpy(), is_class.detach().T.contiguous().cpu().numpy()
     rows = probs.shape[1]
     ranges = min(bins, rows)
-    edges = np.arange(ranges + 1) * rows // ranges
-    counts = np.diff(edges)
     parts = blocks(len(probs), CLASSES_AT_ONCE)
     shares = np.zeros((len(parts), rows))
 
     def run(block: slice) -> None:
         mine = shares[block.start // CLASSES_AT_ONCE]
         for p, hit in zip(probs[block], hits[block], strict=True):
-            order = np.argsort(p)
-            gap = (p - hit)[order]
-            sign = np.sign(np.add.reduceat(gap, edges[:-1]))
-            mine[order] += gap * np.repeat(sign * rows / (ranges * counts), counts)
+            if kernels is not None and p.dtype == np.float64:
+                kernels.adaptive_class(p, hit.nonzero()[0], ranges, mine)
+            else:
+                _adaptive_class(p, hit, ranges, mine)
 
     each(run, parts, torch.get_num_threads())  # each block sums by itself, so threads do not change the result
     return torch.from_numpy(shares.sum(0)).to(class_probs)
+
+
+def _adaptive_class(p: NDArray[Any], hit: NDArray[Any], ranges: int, share: NDArray[np.float64]) -> None:
+    """Add to `share` what each example has in the error of one class."""
+    rows = len(p)
+    edges = np.arange(ranges + 1) * rows // ranges
+    counts = np.diff(edges)
+    order = np.argsort(p, kind="stable")
+    gap = (p - hit)[order]
+    sign = np.sign(np.add.reduceat(gap, edges[:-1]))
+    share[order] += gap * np.repeat(sign * rows / (ranges * counts), counts)
 
 
 def classwise_ace(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> float:
@@ -233,8 +249,9 @@ def classwise_ace(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> flo
     0.0
     """
     softened = _nonempty(logits, labels, tau)
-    one_hot = torch.nn.functional.one_hot(softened.labels, softened.logits.shape[1]).to(softened.logits.dtype)
-    return float(adaptive_error(softened.probs, one_hot).mean() / softened.logits.shape[1])
+    classes = softened.wrong_classes + 1
+    one_hot = torch.nn.functional.one_hot(softened.labels, classes) > 0
+    return float(adaptive_error(softened.probs, one_hot).mean() / classes)
 
 
 KIM = "Kim et al. 2025, arXiv 2508.20224"

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from capmismatch.probes._registry import Softened, per_example
+from capmismatch._softened import Softened
+from capmismatch.probes._registry import per_example
 
 
 @per_example(
@@ -34,7 +35,7 @@ def logit_norm(softened: Softened) -> Tensor:
     >>> logit_norm([[4.0, 1.0, 1.0]], [0]).round(decimals=3)
     tensor([2.4490], dtype=torch.float64)
     """
-    return softened.raw.logit_std * softened.logits.shape[1] ** 0.5
+    return softened.raw.logit_std * (softened.wrong_classes + 1) ** 0.5
 
 
 @per_example("mean of f over classes", "drift that makes ATS depend on the centring", 0, tempered=False)

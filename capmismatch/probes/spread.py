@@ -1,21 +1,19 @@
 r"""Probes that hold each example's soft label against its class: how much the examples of one class differ.
 
-They need the mean soft label of every class first (`class_means`, a (C, C) matrix that can be gathered over chunks of
-rows); given it, each is a value for each example, so means have standard errors. All take logits (N, C), labels (N,),
-tau.
+They need the mean soft label of every class first (`class_means`); given it, each is a value for each example, so means
+have standard errors. All take logits (N, C), labels (N,), tau.
 """
 
 from __future__ import annotations
-
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from capmismatch._arrays import ArrayLike
-from capmismatch._class_means import ClassMeans
+from capmismatch._class_means import AroundClass, ClassMeans
+from capmismatch._softened import Softened
 from capmismatch.errors import InputError
-from capmismatch.probes._registry import Softened, register
+from capmismatch.probes._registry import register
 
 
 def class_means(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> Tensor:
@@ -30,42 +28,27 @@ def class_means(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> Tenso
     return _means(Softened(logits, labels, tau))
 
 
-class ClassCentres:
-    """Mean soft labels of the classes, (C, C), and their logarithms, taken once."""
-
-    def __init__(self, means: Tensor) -> None:
-        self.means = means
-
-    @cached_property
-    def log(self) -> Tensor:
-        """(C, C); finite where a mean is 0."""
-        return self.means.clamp_min(torch.finfo(self.means.dtype).tiny).log()
-
-
 def _means(softened: Softened) -> Tensor:
-    found = ClassMeans.empty(softened.logits.shape[1], softened.logits.dtype)
+    found = ClassMeans.empty(softened.wrong_classes + 1, softened.probs.dtype)
     found.add(softened.probs, softened.labels)
     return found.means
 
 
-def _centres(means: ArrayLike | None, softened: Softened) -> ClassCentres:
-    if means is None:
-        return ClassCentres(_means(softened))
-    matrix = torch.as_tensor(means, dtype=softened.logits.dtype)
-    num_classes = softened.logits.shape[1]
+def _around(logits: ArrayLike, labels: ArrayLike, tau: float, means: ArrayLike | None) -> tuple[Softened, AroundClass]:
+    softened = Softened(logits, labels, tau)
+    num_classes = softened.wrong_classes + 1
+    matrix = _means(softened) if means is None else torch.as_tensor(means, dtype=softened.probs.dtype)
     if matrix.shape != (num_classes, num_classes):
         raise InputError(f"expected class means of shape ({num_classes}, {num_classes}), got {tuple(matrix.shape)}")
-    return ClassCentres(matrix)
+    return softened, AroundClass(softened, matrix, softened.labels)
 
 
-def _cmi(softened: Softened, centres: ClassCentres) -> Tensor:
-    cross = torch.einsum("nc,nc->n", softened.probs, centres.log[softened.labels])
-    return (-softened.entropy - cross).clamp_min(0.0)
+def _cmi(softened: Softened, around: AroundClass) -> Tensor:
+    return (around.cross_entropy - softened.entropy).clamp_min(0.0)
 
 
-def _within_class_spread(softened: Softened, centres: ClassCentres) -> Tensor:
-    away = softened.probs - centres.means[softened.labels]
-    return torch.einsum("nc,nc->n", away, away)
+def _within_class_spread(softened: Softened, around: AroundClass) -> Tensor:
+    return around.squared_distance
 
 
 def cmi(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0, means: ArrayLike | None = None) -> Tensor:
@@ -88,8 +71,7 @@ def cmi(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0, means: ArrayLike
     >>> cmi([[1.0, 0.0], [1.0, 0.0]], [0, 0]).abs().max() < 1e-12
     tensor(True)
     """
-    softened = Softened(logits, labels, tau)
-    return _cmi(softened, _centres(means, softened))
+    return _cmi(*_around(logits, labels, tau, means))
 
 
 def within_class_spread(
@@ -112,8 +94,7 @@ def within_class_spread(
     >>> within_class_spread([[50.0, 0.0], [0.0, 50.0]], [0, 0])
     tensor([0.5000, 0.5000], dtype=torch.float64)
     """
-    softened = Softened(logits, labels, tau)
-    return _within_class_spread(softened, _centres(means, softened))
+    return _within_class_spread(*_around(logits, labels, tau, means))
 
 
 register("cmi", "spread", _cmi, "mean KL(p_x || mean p of the class)", "Ye et al. 2024, arXiv 2401.08732", 1, True)

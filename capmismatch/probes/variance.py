@@ -17,7 +17,8 @@ import math
 
 from torch import Tensor
 
-from capmismatch.probes._registry import Softened, per_example
+from capmismatch._softened import Softened
+from capmismatch.probes._registry import per_example
 
 ATS_PAPER = "Li et al. 2022, arXiv 2210.04427"
 

@@ -1,0 +1,161 @@
+"""Successive halving: a budget spent on many arms first, on fewer and longer from rung to rung.
+
+An arm is whatever is compared: a teacher, or a teacher with a setting. Nothing here knows of students or studies; the
+caller trains, and says how likely each arm is to be the best.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from capmismatch.errors import InputError
+
+THINNING = (2, 3, 4)
+"""One arm in so many goes on from rung to rung: the fewest cuts for which the budget pays without shorter runs."""
+
+SHORTEST = 0.5
+"""Share of the recipe's epochs below which nothing is trained."""
+
+SURE = 0.95
+"""A chance of being the best from which on nothing more is tried."""
+
+HOPELESS = 0.01
+"""A chance of being the best below which an arm is dropped although there is room for it."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """At most so many arms are trained for so many epochs with so many seeds each."""
+
+    arms: int
+    epochs: int
+    seeds: int
+
+
+def ladder(arms: int, epochs: int, budget: float, *, finalists: int = 2) -> list[Rung]:
+    """Rungs that halve the arms down to the finalists, and give each arm that is left as much again as it had.
+
+    Runs of the whole recipe come first: where the budget is too small for it, arms are thinned out to a third, a
+    quarter, or the finalists at once, and only then is the first rung shorter, half of the epochs at least. On the
+    embedded study the order of teachers after a quarter of the epochs says nothing of that after all of them (Spearman
+    -0.26 and 0.17 for two settings), after half of them it begins to (0.45 and 0.50), while one seed that all teachers
+    share, at full length, finds a teacher within 0.1-0.3 points of the best of eight. The last rung is of full length,
+    with two seeds or more.
+
+    Parameters
+    ----------
+    arms : int
+        In the first rung.
+    epochs : int
+        Of the whole recipe.
+    budget : float
+        In epochs of training, over all arms, seeds and rungs.
+    finalists : int
+        Arms in the last rung.
+
+    Returns
+    -------
+    list of Rung
+        Seeds of a rung contain those of the one before, which are not run again where the epochs are the same.
+
+    Raises
+    ------
+    InputError
+        If the budget is too small.
+
+    Examples
+    --------
+    >>> ladder(8, 30, budget=500)
+    [Rung(arms=8, epochs=30, seeds=1), Rung(arms=4, epochs=30, seeds=2), Rung(arms=2, epochs=30, seeds=4)]
+    >>> cost(ladder(8, 30, budget=500))
+    480
+    >>> ladder(8, 30, budget=300)
+    [Rung(arms=8, epochs=30, seeds=1), Rung(arms=2, epochs=30, seeds=2)]
+    >>> ladder(8, 30, budget=260)
+    [Rung(arms=8, epochs=17, seeds=1), Rung(arms=2, epochs=30, seeds=2)]
+    """
+
+    def rungs(start: int) -> list[Rung]:
+        return _rungs(arms, epochs, finalists, thinning, start)
+
+    whole = (number for number in (*THINNING, arms) if cost(_rungs(arms, epochs, finalists, number, epochs)) <= budget)
+    thinning = next(whole, arms)
+    low = math.ceil(SHORTEST * epochs)
+    high = low + math.ceil(budget)
+    if cost(rungs(low)) > budget:
+        raise InputError(f"expected a budget of at least {cost(rungs(low))} epochs to compare {arms}, got {budget:g}")
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if cost(rungs(middle)) <= budget else (low, middle)
+    return rungs(low)
+
+
+def least_budget(arms: int, epochs: int, *, finalists: int = 2) -> int:
+    """The smallest budget that `ladder` can do with."""
+    return cost(_rungs(arms, epochs, finalists, arms, math.ceil(SHORTEST * epochs)))
+
+
+def _rungs(arms: int, epochs: int, finalists: int, thinning: int, start: int) -> list[Rung]:
+    """Rungs in which an arm gets `start` epochs over its seeds, twice that, three times, ..., 2 `epochs` at last."""
+    sizes = [arms]
+    while sizes[-1] > finalists:
+        sizes.append(max(finalists, math.ceil(sizes[-1] / thinning)))
+    each = [start * step for step in range(1, len(sizes) + 1)]
+    each[-1] = max(each[-1], 2 * epochs)
+    rungs = [Rung(size, min(epochs, own), max(1, own // epochs)) for size, own in zip(sizes, each, strict=True)]
+    # Where the next rung would train nothing more, there is no need to wait for it.
+    return [
+        rung for rung, following in zip(rungs, [*rungs[1:], None], strict=True)
+        if following is None or (rung.epochs, rung.seeds) != (following.epochs, following.seeds)
+    ]  # fmt: skip
+
+
+def cost(rungs: Sequence[Rung]) -> int:
+    """Epochs of training of a ladder at most: fewer where arms are dropped early."""
+    total, before = 0, Rung(0, 0, 0)
+    for rung in rungs:
+        there = before.seeds if before.epochs == rung.epochs else 0
+        total += rung.arms * rung.epochs * (rung.seeds - there)
+        before = rung
+    return total
+
+
+def halve(
+    rungs: Sequence[Rung], judge: Callable[[Rung, list[int]], NDArray[np.float64]], alive: Sequence[int]
+) -> list[int]:
+    """Climb a ladder.
+
+    Parameters
+    ----------
+    rungs : sequence of Rung
+    judge : callable
+        Trains the arms alive as the rung says, and gives every arm's chance (dropped ones' too) of being the best.
+    alive : sequence of int
+        Arms of the first rung.
+
+    Returns
+    -------
+    list of int
+        The arms that were left after the last rung, likeliest first. Between rungs the likeliest go on, as many as
+        there is room for, but for hopeless ones; where one arm is all but surely the best, nothing more is trained.
+
+    Examples
+    --------
+    >>> chances = np.array([0.1, 0.2, 0.3, 0.4])
+    >>> halve(ladder(4, 10, budget=100), lambda rung, alive: chances, range(4))
+    [3, 2]
+    """
+    left = list(alive)
+    for rung, room in zip(rungs, [*(rung.arms for rung in rungs[1:]), rungs[-1].arms], strict=True):
+        chances = judge(rung, left)
+        left = sorted(left, key=lambda arm: -chances[arm])
+        known = rung.seeds > 1  # by single seeds the noise, and so any certainty, is a guess
+        left = [left[0], *(arm for arm in left[1:room] if chances[arm] >= HOPELESS or not known)]
+        if known and (len(left) == 1 or chances[left[0]] >= SURE):
+            break
+    return left

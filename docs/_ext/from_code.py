@@ -1,0 +1,161 @@
+"""Pages that are written by the code itself, so that they cannot fall behind it.
+
+======================= ===================================================================================
+directive               what it shows
+======================= ===================================================================================
+``probe-table``         every registered probe: formula, source, expected sign
+``finding`` CODE        what a finding means
+``settings`` MOD:CLASS  the fields of a dataclass that a study file is read into: key, default, meaning
+``commands``            every command of the command line with its options
+======================= ===================================================================================
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+from typing import Any
+
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util.docutils import SphinxDirective
+
+SIGNS = {1: "+", -1: "−", 0: "open"}
+
+
+def markdown(text: str) -> str:
+    """A docstring's reStructuredText as Markdown: literals stay, names in single backticks become links."""
+    text = re.sub(r"``([^`]+)``", "\0\\1\0", " ".join(text.split()))
+    text = re.sub(r"(?<![`\w])`([^`]+)`", r"{py:obj}`\1`", text)
+    return text.replace("\0", "`").replace("|", r"\|")
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+class ProbeTable(SphinxDirective):
+    """Every probe of the registry."""
+
+    def run(self) -> list[nodes.Node]:
+        """Make the table."""
+        from capmismatch.probes import REGISTRY
+
+        rows = [
+            [f"{{py:func}}`{p.name} <capmismatch.probes.{p.name}>`", f"`{p.formula}`".replace("|", r"\|"),
+             markdown(p.source), SIGNS[p.expected_sign], "yes" if p.tempered else "no"]
+            for p in REGISTRY.values()
+        ]
+        made = self.parse_text_to_nodes(table(["probe", "formula", "source", "sign", "τ"], rows))
+        made[0]["classes"].append("wrapped")
+        return made
+
+
+class Finding(SphinxDirective):
+    """One finding, by its code."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Quote what `capmismatch.explain` says."""
+        from capmismatch import explain
+
+        return self.parse_text_to_nodes(f"> {explain(self.arguments[0]).explanation}")
+
+
+class Settings(SphinxDirective):
+    """The keys of one table of a study file."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Make the table."""
+        module, _, name = self.arguments[0].partition(":")
+        kind = getattr(importlib.import_module(module), name)
+        meanings = attributes(kind.__doc__ or "")
+        rows = []
+        for field in dataclasses.fields(kind):
+            if field.name not in meanings:
+                raise self.error(f"the docstring of {module}.{name} does not say what {field.name!r} is")
+            rows.append([f"`{field.name}`", default_of(field), markdown(meanings[field.name])])
+        return self.parse_text_to_nodes(table(["key", "default", "meaning"], rows))
+
+
+def attributes(docstring: str) -> dict[str, str]:
+    """Name -> meaning, of the section "Attributes" of a numpydoc docstring."""
+    lines = docstring.expandtabs().splitlines()
+    start = next((i for i, line in enumerate(lines) if line.strip() == "Attributes"), len(lines))
+    found: dict[str, list[str]] = {}
+    names: list[str] = []
+    for line in lines[start + 2 :]:
+        if re.fullmatch(r"\s*-{4,}", line):  # the next section's underline: its title was no attribute
+            for name in names:
+                found.pop(name)
+            break
+        entry = re.match(r"    (\w+(?:, \w+)*)(?: : (.*))?$", line)
+        if entry:
+            names = entry[1].split(", ")
+            found |= {name: [entry[2] or ""] for name in names}
+        elif line.strip():
+            for name in names:
+                found[name].append(line.strip())
+    return {name: " ".join(parts) for name, parts in found.items()}
+
+
+def default_of(field: dataclasses.Field[Any]) -> str:
+    """How a study file would write a field's default."""
+    if field.default is not dataclasses.MISSING:
+        value = field.default
+    elif field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+        if value and not isinstance(value, str | int | float | tuple | list | dict):
+            return "see below"
+    else:
+        return "*needed*"
+    if value is None or value == {} or dataclasses.is_dataclass(value):
+        return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        value = list(value)
+    return f"`{value!r}`".replace("'", '"')
+
+
+class Commands(SphinxDirective):
+    """The command line, as cyclopts describes it."""
+
+    def run(self) -> list[nodes.Node]:
+        """Make a section for each command."""
+        from capmismatch.cli import app
+
+        text = app.generate_docs(output_format="markdown", heading_level=2, usage_name="capmismatch")
+        parts = re.split(r"^### ", text, flags=re.MULTILINE)[1:]
+        return self.parse_text_to_nodes("\n".join(f"## {part}" for part in parts), allow_section_headings=True)
+
+
+def resolve_home(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nodes.TextElement
+) -> nodes.reference | None:
+    """Find a public name by the module that it lives in: `capmismatch.bank.LogitBank` is `capmismatch.LogitBank`."""
+    from capmismatch import _HOMES
+
+    module, _, name = node.get("reftarget", "").rpartition(".")
+    if node.get("refdomain") != "py" or module != f"capmismatch.{_HOMES.get(name)}":
+        return None
+    domain = env.get_domain("py")
+    return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", f"capmismatch.{name}", node, text)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the directives."""
+    app.add_directive("probe-table", ProbeTable)
+    app.add_directive("finding", Finding)
+    app.add_directive("settings", Settings)
+    app.add_directive("commands", Commands)
+    app.connect("missing-reference", resolve_home)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

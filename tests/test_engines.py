@@ -1,0 +1,116 @@
+"""Engines run every task once and hand on what ends them; what a grid does with them is told in test_grid.py."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from capmismatch.engines import ENGINES, Slots, processes
+from capmismatch.errors import CapmismatchError, InputError
+
+
+def square(task: int) -> tuple[int, int, int]:
+    time.sleep(0.05)  # so that one worker cannot be through before the other has started
+    return task**2, os.getpid(), torch.get_num_threads()
+
+
+def fail(task: int) -> int:
+    if task == 2:
+        raise OSError("disk full")
+    return task
+
+
+def die(task: int) -> int:
+    if task == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.2)
+    return task
+
+
+def write(task: Path) -> None:
+    time.sleep(0.3)
+    task.write_text("done")
+
+
+def test_one_worker_is_this_process() -> None:
+    answers = list(processes(square, range(5), Slots(workers=1)))
+    assert [answer for answer, _, _ in answers] == [0, 1, 4, 9, 16]
+    assert {process for _, process, _ in answers} == {os.getpid()}
+
+
+@pytest.mark.slow
+def test_workers_share_the_tasks_and_the_cores() -> None:
+    slots = Slots(workers=2)
+    answers = list(processes(square, range(40), slots))
+    assert sorted(answer for answer, _, _ in answers) == [task**2 for task in range(40)]
+    workers = {process for _, process, _ in answers}
+    assert len(workers) == 2 and os.getpid() not in workers
+    assert {threads for _, _, threads in answers} == {slots.threads}
+
+
+@pytest.mark.parametrize(("cores", "workers", "threads"), [(8, 2, 4), (8, 3, 2), (2, 8, 1), (None, 1, 1)])
+def test_threads(monkeypatch: pytest.MonkeyPatch, cores: int | None, workers: int, threads: int) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert Slots(workers).threads == threads
+
+
+@pytest.mark.slow
+def test_what_a_task_raises_ends_the_engine() -> None:
+    with pytest.raises(OSError, match="disk full"):
+        list(processes(fail, range(20), Slots(workers=2)))
+
+
+@pytest.mark.slow
+def test_a_dead_worker_is_told() -> None:
+    with pytest.raises(CapmismatchError, match=r"worker process was killed.* runs are left; start again, with fewer"):
+        list(processes(die, range(6), Slots(workers=2)))
+
+
+@pytest.mark.slow
+def test_whoever_stops_listening_stops_the_work(tmp_path: Path) -> None:
+    files = [tmp_path / str(number) for number in range(20)]
+    answers = processes(write, files, Slots(workers=2))
+    next(answers)
+    answers.close()  # type: ignore[attr-defined]
+    time.sleep(0.7)
+    assert 1 <= len(list(tmp_path.iterdir())) <= 4
+
+
+def test_gpus_are_dealt_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There need be no GPU here: what a worker does as it starts is called in this process."""
+    from capmismatch import engines
+
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+
+    class Numbers:
+        left = [0, 1, 2, 3]  # noqa: RUF012
+
+        def get(self) -> int:
+            return self.left.pop(0)
+
+    numbers = Numbers()
+    for _ in range(4):
+        engines._start_worker(numbers, Slots(workers=4, gpus=2))
+    assert chosen == [0, 1, 0, 1]
+
+
+def test_ray_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without_ray(name: str, *rest: Any) -> Any:
+        if name == "ray":
+            raise ModuleNotFoundError("no ray", name="ray")
+        return real(name, *rest)
+
+    monkeypatch.setattr("capmismatch._extras.importlib.import_module", lambda name: without_ray(name))
+    with pytest.raises(InputError, match=r"the engine 'ray' needs ray: pip install 'capmismatch\[ray\]'"):
+        list(ENGINES["ray"](square, [1], Slots()))

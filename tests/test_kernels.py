@@ -1,0 +1,163 @@
+"""The compiled loops against the same in NumPy, SciPy and tensor operations."""
+
+from __future__ import annotations
+
+import threading
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from capmismatch import _softened
+from capmismatch._class_means import AroundClass
+from capmismatch._softened import Asymmetric, Softened, WrongAlone, add_to_classes, in_octaves, take_apart
+from capmismatch._threads import blocks, each
+from capmismatch.probes import adaptive_error, calibration
+
+kernels = pytest.importorskip("capmismatch._kernels")
+
+Array = np.ndarray
+STATISTICS = (
+    "target_prob", "wrong_mass", "inherent_variance", "wrong_entropy", "entropy", "confidence", "logsumexp", "log_odds",
+)  # fmt: skip
+
+
+def example(rows: int, classes: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = np.random.default_rng(classes)
+    labels = rng.integers(0, classes, rows)
+    logits = 3 * rng.standard_normal((rows, classes))
+    logits[np.arange(rows), labels] += 12 * rng.random(rows)
+    logits[: rows // 4] = logits[: rows // 4].round()  # ties
+    return torch.from_numpy(logits).to(dtype), torch.from_numpy(labels)
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """What follows runs without compiled loops."""
+    monkeypatch.setattr(_softened, "kernels", None)
+    return monkeypatch
+
+
+def exponentials(b: Array, rate: float = 1.0) -> tuple[Array, Array]:
+    e, bits, x = kernels.scratch(len(b))
+    kernels.exponentials(b, rate, e, bits, x)
+    return e, x
+
+
+@settings(max_examples=100, deadline=None)
+@given(hnp.arrays(np.float64, st.integers(1, 30), elements=st.floats(-600, 0)), st.sampled_from([0.125, 0.3, 1.0]))
+def test_exponentials_and_those_less_one(b: Array, rate: float) -> None:
+    e, x = exponentials(b, rate)
+    np.testing.assert_allclose(e, np.exp(rate * b), rtol=1e-15 * (4 + np.abs(rate * b).max()))
+    np.testing.assert_allclose(x, np.expm1(rate * b), rtol=2e-15, atol=1e-300)
+
+
+def test_exponentials_far_below_are_no_more_than_nothing() -> None:
+    e, x = exponentials(np.array([-1e308, -1e5, -700.0, 0.0]))
+    assert (e >= 0).all() and (e[:3] < 1e-280).all() and e[3] == 1
+    assert x.tolist() == [-1, -1, -1, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("classes", [2, 3, 10, 37, 1000])
+def test_rows_taken_apart(plain: pytest.MonkeyPatch, classes: int, dtype: torch.dtype) -> None:
+    logits, labels = example(60, classes, dtype)
+    slow = take_apart(logits, labels)
+    plain.undo()
+    quick = take_apart(logits, labels)
+    assert quick.compiled and quick.below.dtype == torch.float64
+    for name in vars(slow):
+        torch.testing.assert_close(getattr(quick, name), getattr(slow, name), rtol=1e-12, atol=1e-13, msg=name)
+    for name in ("target_logit", "max_wrong_logit", "second_wrong_logit", "top_wrong_class", "correct", "below"):
+        assert torch.equal(getattr(quick, name), getattr(slow, name)), name
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 37, 1000])
+def test_sums_at_many_temperatures(plain: pytest.MonkeyPatch, classes: int) -> None:
+    """Also where squares replace exponentials, and where each row has a temperature of its own."""
+    logits, labels = example(60, classes)
+    taus = in_octaves([0.25, 0.5, 1, 2, 3, 4, 6, 8, 64])
+    own = torch.linspace(0.5, 8, 60, dtype=torch.float64)
+    raw = take_apart(logits, labels)
+    slow = [Softened.of(raw, tau) for tau in [*taus, own]]
+    slow += [Asymmetric.of_two(raw, 4.0, own, raw.mean_logit), WrongAlone.of(raw, 2.0)]
+    for softened in slow:
+        softened.sums, softened.probs  # noqa: B018  computed here, without compiled loops
+    plain.undo()
+    quick = [*Softened.at_each(raw, taus), Softened.of(raw, own)]
+    quick += [Asymmetric.of_two(raw, 4.0, own, raw.mean_logit), WrongAlone.of(raw, 2.0)]
+    for a, b in zip(quick, slow, strict=True):
+        for name in STATISTICS:
+            torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=1e-11, atol=1e-14, msg=name)
+        torch.testing.assert_close(a.probs, b.probs, rtol=1e-12, atol=0)
+
+
+def test_class_means_and_distances_from_them(plain: pytest.MonkeyPatch) -> None:
+    logits, labels = example(60, 10)
+    raw, taus = take_apart(logits, labels), [4.0, 2.0, 1.0, 3.0]
+    found = []
+    for compiled in (False, True):
+        if compiled:
+            plain.undo()
+        softened = Softened.at_each(raw, taus)
+        means = torch.zeros((4, 10, 10), dtype=torch.float64)
+        add_to_classes(softened, labels, means)
+        means /= labels.bincount(minlength=10)[:, None]
+        around = AroundClass.of_each(softened, means, labels)
+        found.append([means, *(values for part in around for values in (part.cross_entropy, part.squared_distance))])
+    for slow, quick in zip(*found, strict=True):
+        torch.testing.assert_close(quick, slow, rtol=1e-11, atol=1e-14)
+
+
+PROBABILITIES = st.one_of(
+    st.floats(0, 1, exclude_min=True), st.sampled_from([1e-300, 1e-30, 0.1, 0.1 + 1e-17, 0.5, 1.0]),
+    st.integers(1, 5).map(lambda k: k / 5),
+)  # fmt: skip
+
+
+@settings(max_examples=100, deadline=None)
+@given(hnp.arrays(np.float64, st.integers(1, 120), elements=PROBABILITIES), st.integers(1, 20), st.randoms())
+def test_ranges_of_equal_count_are_those_of_a_stable_sort(p: Array, bins: int, random) -> None:
+    ranges = min(bins, len(p))
+    hit = np.array([random.random() < 0.3 for _ in p])
+    found, expected = np.zeros((2, len(p)))
+    kernels.adaptive_class(p, hit.nonzero()[0], ranges, found)
+    calibration._adaptive_class(p, hit, ranges, expected)
+    edges = [r * len(p) // ranges for r in range(ranges + 1)]
+    order = np.argsort(p, kind="stable")
+    gaps = [np.sum((p - hit)[order[a:b]]) for a, b in pairwise(edges)]
+    if min(np.abs(gaps)) > 1e-12:  # else the sign of a sum is that of its rounding
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    assert found.sum() == pytest.approx(expected.sum(), abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["spread", "constant", "two values"])
+def test_adaptive_error_of_many_examples(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    p = {
+        "spread": np.exp(-rng.gamma(2.0, 4.0, (5000, 3))), "constant": np.full((5000, 3), 0.3),
+        "two values": rng.choice([0.1, 0.7], (5000, 3)),
+    }[kind]  # fmt: skip
+    hits = torch.from_numpy(rng.random((5000, 3)) < p * 0.8)
+    quick = adaptive_error(torch.from_numpy(p), hits)
+    monkeypatch.setattr(calibration, "kernels", None)
+    torch.testing.assert_close(quick, adaptive_error(torch.from_numpy(p), hits), rtol=1e-11, atol=1e-12)
+
+
+def test_octaves() -> None:
+    assert in_octaves([8, 1, 6, 2, 3, 1.0, 5, 4]) == [8, 4, 2, 1, 5, 6, 3]
+
+
+def test_a_thread_starts_no_more_threads() -> None:
+    seen: list[tuple[str, str]] = []
+
+    def outer(part: slice) -> None:
+        me = threading.current_thread().name
+        each(lambda _: seen.append((me, threading.current_thread().name)), blocks(4, 1), 2)
+
+    each(outer, blocks(3, 1), 2)
+    assert len(seen) == 12 and all(a == b for a, b in seen)

@@ -105,6 +105,7 @@ class NetworkRunner:
 
     def __call__(self, low: int, high: int) -> NDArray[Any]:
         step = self.passes.batch_size
+        _ = self.network  # first: a network that is trained as it is made needs gradients
         with torch.inference_mode(), self.passes.precision():
             parts = [
                 self._batch(self.dataset.inputs[start : min(start + step, high)]) for start in range(low, high, step)

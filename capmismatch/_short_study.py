@@ -37,7 +37,6 @@ class ShortStudy(Study):
         self.config = replace(whole.config, distill=replace(
             whole.distillation, methods=(method,), seeds=seeds, students=students, recipe=recipe,
         ))  # fmt: skip
-        self.workers = 1  # another process would open the study file, which says nothing of the cuts
 
     @property
     def bank(self) -> LogitBank:

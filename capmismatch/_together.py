@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -71,9 +71,9 @@ class Team:
 
 
 @contextmanager
-def together(device: str) -> Iterator[Team]:
-    """The processes of this run, see `workers`, and a way for their gradients that suits the device."""
-    with workers() as crew:
+def together(device: str, alone: bool = False) -> Iterator[Team]:
+    """The processes of this run, see `workers`, and a way for their gradients that suits the device; or this one."""
+    with nullcontext(Workers()) if alone else workers() as crew:
         place = torch.device(local_device(device))
         if crew.size == 1:
             yield Team(crew, place)

@@ -174,12 +174,13 @@ def pick(
     tau: Annotated[
         tuple[float, ...], Parameter(help="With --pilot: a further temperature to try of each setting.")
     ] = (),
+    workers: Workers = CORES,
     quiet: Quiet = False,
 ) -> None:
     """Choose a teacher, with reasons, risks and the table behind them."""
     from capmismatch._evidence import read_pair
 
-    opened = _open(study, folder, quiet)
+    opened = _open(study, folder, quiet, workers)
     given = {"family": family, "student": student, "label": label, "rule": rule}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if evidence:

@@ -59,6 +59,8 @@ def plan(study: Study, bank: LogitBank) -> list[Run]:
     by_teacher: dict[tuple[str, str], list[TeacherRecord]] = defaultdict(list)
     for record in bank.teachers:
         by_teacher[record.family, record.teacher].append(record)
+    if not by_teacher and any(method.name != "CE" for method in settings.methods):
+        raise InputError(f"there is no teacher in {bank.path}: run `capmismatch collect {study.file.name}` to the end")
     runs = []
     for method in settings.methods:
         taught = list(by_teacher.values()) if method.name != "CE" else [[None]]
@@ -193,7 +195,8 @@ class Trainer:
         self._soft = lru_cache(maxsize=2)(self._make_soft)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _trainer, (self.study.file, self.study.folder)
+        # The recipe too: that of a pilot's rung is shorter than the file's.
+        return _trainer, (self.study.file, self.study.folder, json.dumps(self.study.recipe.told()))
 
     def __call__(self, run: Run) -> list[Notice]:
         """Train one student if nobody has, and give the warnings on the way; a failure is written down."""
@@ -295,10 +298,12 @@ class Trainer:
 
 
 @lru_cache(maxsize=1)
-def _trainer(file: Path, folder: Path) -> Trainer:
+def _trainer(file: Path, folder: Path, recipe: str) -> Trainer:
     from capmismatch.study import Study
 
-    return Trainer(Study(file, folder, progress=False))
+    study = Study(file, folder, progress=False)
+    study.config = replace(study.config, distill=replace(study.distillation, recipe=json.loads(recipe)))
+    return Trainer(study)
 
 
 def _lacks(folder: Path, held: ExitStack) -> bool:

@@ -35,6 +35,7 @@ def fit(
     device: str = "cpu",
     validate: Callable[[nn.Module], float] | None = None,
     checkpoint: Checkpoint | None = None,
+    alone: bool = False,
     after_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
 ) -> nn.Module:
     """Train a network in place.
@@ -57,6 +58,7 @@ def fit(
     validate : network in eval mode -> what to keep the best of; where the recipe says `keep_best`, and only there
     checkpoint : where to leave the state of the training every so often, and to go on from if there is one; remove it
         once what is trained is kept
+    alone : train in this process, whatever others there are
     after_epoch : called with the epoch's number and mean loss, in the first process
 
     Returns
@@ -76,7 +78,7 @@ def fit(
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     half = getattr(torch, recipe.autocast or "bfloat16")
     made_from = hash_of([recipe.told(), seed, list(views.shape)])
-    with together(device) as team, torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+    with together(device, alone) as team, torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         if rows % recipe.batch_size and rows % recipe.batch_size < team.crew.size:
             raise InputError(f"expected a row of the last batch for each of {team.crew.size} processes: {rows} rows")
         model = team.wrap(network.to(team.device).to(memory_format=layout))

@@ -57,8 +57,25 @@ SCRIPT = textwrap.dedent("""
 """)
 
 
-def start(script: Path, bank: Path, bad: str, workers: int) -> subprocess.CompletedProcess[str]:
-    script.write_text(SCRIPT)
+UNTRAINED = textwrap.dedent("""
+    import sys
+    import capmismatch as cm, capmismatch.collecting as collecting
+    from capmismatch.sources import letters
+
+    collecting.SHARD_ROWS = 8
+    letters.RECIPE = letters.Recipe(epochs=1, batch_size=100)
+    data = cm.load_dataset("letters", split={"train": 200, "val": 40, "test": 40})
+    family = cm.load_family(
+        "letters:mlp", widths=[4, 6], seeds=1, train=data.part("train"), folder=f"{sys.argv[1]}-teachers"
+    )
+    cm.collect(family, data.part("val"), sys.argv[1], progress=False)
+""")
+
+
+def start(
+    script: Path, bank: Path, bad: str, workers: int, text: str = SCRIPT
+) -> subprocess.CompletedProcess[str]:
+    script.write_text(text)
     ahead = [] if workers == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, *ahead, str(script), str(bank), bad]
@@ -98,3 +115,12 @@ def test_workers_with_different_data_are_refused(tmp_path: Path) -> None:
     assert ended.returncode != 0
     assert "worker 1 of 2 failed: BankError" in ended.stderr
     assert not list((tmp_path / "two").rglob("*.safetensors"))
+
+
+def test_teachers_that_are_trained_on_the_way(tmp_path: Path) -> None:
+    """Each process comes to a teacher in its own time; one trains it, alone, and the other waits for the file."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for bank, workers in ((one, 1), (two, 2)):
+        done = start(tmp_path / "run.py", bank, "", workers, UNTRAINED)
+        assert done.returncode == 0, done.stderr
+    assert contents(one) == contents(two)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import runpy
 import signal
@@ -257,6 +258,16 @@ def test_whole_length_runs_are_those_of_the_grid(whole: tuple[Path, Any, list[st
     assert grid.config_of(short, run) == grid.config_of(study, run)
     assert (grid.run_folder(study, run) / "result.json").exists() == choice.rungs["epochs"].eq(4).any()
     assert study.recipe.epochs == 4 and len(study.bank.teachers) == 4
+
+
+def test_other_processes_train_by_the_recipe_of_the_rung(tmp_path: Path, taught: Path) -> None:
+    study = study_in(tmp_path, taught)
+    record = study.bank.teachers[0]
+    short = ShortStudy(study, [(record.family, record.teacher)], Method("KD"), seeds=1, epochs=2, students=("mlp5",))
+    there = pickle.loads(pickle.dumps(grid.Trainer(short))).study
+    run = grid.plan(short, short.bank)[0]
+    assert there.recipe == short.recipe != study.recipe
+    assert grid.run_folder(there, run) == grid.run_folder(short, run)
 
 
 def test_only_validation_rows_choose(whole: tuple[Path, Any, list[str]], taught: Path, tmp_path: Path) -> None:

@@ -91,8 +91,9 @@ def _maker(width: int, seed: int, rows: Dataset, file: Path) -> Callable[[], nn.
             network = build(width)
             if not file.exists():
                 views = torch.from_numpy(rows.inputs)[None]
-                with one_thread():  # these networks are so small that a second thread only costs
-                    fit(network, views, torch.from_numpy(rows.labels), RECIPE, seed=seed, prepare=prepare)
+                # So small that a second thread only costs; and under torchrun each process comes here in its own time.
+                with one_thread():
+                    fit(network, views, torch.from_numpy(rows.labels), RECIPE, seed=seed, prepare=prepare, alone=True)
                 with replacing(file) as temporary:
                     temporary.write_bytes(save(network.state_dict()))
             try:

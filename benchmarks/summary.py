@@ -18,6 +18,8 @@ SHOWN = {  # columns that a reader needs; the CSV has all
     "bootstrap.csv": ["size", "ours_s", "ours_cpu_s", "peer_s", "ratio", "cpu_ratio", "apart"],
     "isats.csv": ["constraint", "size", "search_us", "dense_us", "ratio", "error", "dense_error", "target"],
     "diagnosis.csv": ["stage", "size", "wall_s", "cpu_s", "peak_mib", "target"],
+    "diagnosis_large.csv": ["stage", "size", "wall_s", "cpu_s", "peak_mib"],
+    "grid.csv": ["benchmark", "size", "ours", "other", "value", "unit", "target"],
     "collect.csv": ["benchmark", "size", "collect_s", "bare_s", "value", "unit", "target"],
 }
 

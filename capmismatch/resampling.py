@@ -34,7 +34,7 @@ class Bootstrap:
     ----------
     value : array
         The statistic of the examples as they are; a scalar statistic has shape ().
-    replicates : array of shape (n_boot, *value.shape)
+    replicates : array of shape (n_boot, ...)
         The statistic of each resample. All columns saw the same resamples.
     n : int
         Examples.

@@ -26,6 +26,7 @@ from capmismatch.errors import InputError
 from capmismatch.families import Teacher
 
 WRAPPINGS = ("state_dict", "model_state_dict", "model", "net")
+_Build = Callable[[str, dict[str, Tensor]], nn.Module]  # of a checkpoint's stem and its weights
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
 
 
@@ -78,18 +79,20 @@ def hash_file(file: Path) -> str:
         raise InputError(f"{file} is not a readable checkpoint: {error.strerror}") from None
 
 
-def _network(file: Path, build: Callable[[Path], nn.Module], weights_hash: str) -> nn.Module:
-    network = build(file)
-    if not isinstance(network, nn.Module):
-        raise InputError(f"the builder gave {type(network).__name__} for {file.stem!r}, not a torch.nn.Module")
-    return fit_weights(network, file, weights_hash, f"the network that the builder made for {file.stem!r}")
+def _network(file: Path, build: _Build, weights_hash: str) -> nn.Module:
+    what = f"the network that the builder made for {file.stem!r}"
+    return fit_weights(partial(build, file.stem), file, weights_hash, what)
 
 
-def fit_weights(network: nn.Module, file: Path, weights_hash: str, what: str) -> nn.Module:
-    """Load a checkpoint, known by its hash, into a network; keys or shapes that do not fit are listed."""
+def fit_weights(build: Callable[[dict[str, Tensor]], nn.Module], file: Path, weights_hash: str, what: str) -> nn.Module:
+    """Load a checkpoint, known by its hash, into the network that `build` makes for it.
+
+    `build` gets the state dict, for the sizes that it tells; keys or shapes that do not fit are listed.
+    """
     weights = read_state_dict(file)
     if hash_file(file) != weights_hash:  # a bank must not record one hash and hold another's logits
         raise InputError(f"{file} has changed since the family was loaded: load the family again")
+    network = build(weights)
     own = network.state_dict()
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     # Counters of batch norms came after many published checkpoints; nothing in eval mode reads them.
@@ -147,8 +150,8 @@ def _bare(key: str) -> str:
     return key
 
 
-def _builder(builder: str | Callable[[str], nn.Module], base: Path) -> Callable[[Path], nn.Module]:
-    """From a checkpoint to a network for it: the user's function of the stem, or an architecture of fitting sizes."""
+def _builder(builder: str | Callable[[str], nn.Module], base: Path) -> _Build:
+    """From a checkpoint's stem and weights to a network: the user's function of the stem, or an architecture."""
     if callable(builder):
         return partial(_by_stem, builder)
     place, _, rest = builder.partition(":")
@@ -157,7 +160,7 @@ def _builder(builder: str | Callable[[str], nn.Module], base: Path) -> Callable[
     if place == "arch":
         from capmismatch import architectures
 
-        return lambda file: architectures.build_for(rest.replace("{stem}", file.stem), read_state_dict(file))
+        return lambda stem, weights: architectures.build_for(rest.replace("{stem}", stem), weights)
     module = _module(place, base.resolve())
     function = getattr(module, rest, None)
     if not callable(function):
@@ -166,8 +169,11 @@ def _builder(builder: str | Callable[[str], nn.Module], base: Path) -> Callable[
     return partial(_by_stem, function)
 
 
-def _by_stem(function: Callable[[str], nn.Module], file: Path) -> nn.Module:
-    return function(file.stem)
+def _by_stem(function: Callable[[str], nn.Module], stem: str, weights: dict[str, Tensor]) -> nn.Module:
+    network = function(stem)
+    if not isinstance(network, nn.Module):
+        raise InputError(f"the builder gave {type(network).__name__} for {stem!r}, not a torch.nn.Module")
+    return network
 
 
 def _module(place: str, base: Path) -> ModuleType:

@@ -144,7 +144,7 @@ def _teacher(name: str, weights: str | Path | None, seed: int, base: str | Path)
 
 
 def _from_file(name: str, classes: int, file: Path, weights_hash: str) -> nn.Module:
-    return fit_weights(_create(name, classes=classes), file, weights_hash, f"timm's {name}")
+    return fit_weights(lambda _: _create(name, classes=classes), file, weights_hash, f"timm's {name}")
 
 
 def _from_folder(folder: Path) -> Teacher:

@@ -129,4 +129,4 @@ def _download(name: str, entry: Any) -> nn.Module:
 
 
 def _from_file(name: str, classes: int, file: Path, weights_hash: str) -> nn.Module:
-    return fit_weights(_build(name, classes), file, weights_hash, f"torchvision's {name}")
+    return fit_weights(lambda _: _build(name, classes), file, weights_hash, f"torchvision's {name}")

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import scipy
+from _table import show
 from scipy import stats
 
 from capmismatch import resampling
@@ -67,9 +68,7 @@ def main() -> None:
     options = parser.parse_args()
     n_boot, turns = (200, 1) if options.quick else (N_BOOT, 2)
     table = pd.DataFrame([compare(n, columns, n_boot, turns) for n, columns in SIZES])
-    table.to_csv(options.out, index=False, float_format="%.4g")
-    with pd.option_context("display.width", 250, "display.max_columns", None, "display.max_colwidth", None):
-        print(table.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+    show(table, options.out)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from _table import show
 
 from capmismatch import architectures
 from capmismatch._records import make_rows
@@ -127,9 +128,7 @@ def main() -> None:
     found = against_bare("cifar_resnet20", rows, turns)
     found += memory([0, 25_000, 200_000] if options.quick else [0, 25_000, 50_000, 100_000, 200_000], options.folder)
     table = pd.DataFrame(found)
-    table.to_csv(options.out, index=False, float_format="%.4g")
-    with pd.option_context("display.width", 250, "display.max_columns", None, "display.max_colwidth", None):
-        print(table.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+    show(table, options.out)
 
 
 if __name__ == "__main__":

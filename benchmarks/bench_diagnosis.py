@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _table import show
 
 import capmismatch as cm
 
@@ -105,10 +106,7 @@ def main() -> None:
     if options.measure:
         table = measure(*options.measure)
         table.loc[table.index[-1], "target"] = f"<={TARGET_S} s, <={TARGET_MIB} MiB at 10 x 50000 x 1000"
-        if options.out:
-            table.to_csv(options.out, index=False, float_format="%.4g")
-        with pd.option_context("display.width", 250, "display.max_columns", None, "display.max_colwidth", None):
-            print(table.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+        show(table, options.out)
         return
     examples = options.examples // 10 if options.quick else options.examples
     out = options.out or (None if options.quick else Path(__file__).with_name("diagnosis.csv"))

@@ -32,6 +32,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
 import numpy as np
 import pandas as pd
 import torch
+from _table import show
 from torch import Tensor, nn
 
 from capmismatch.grid import Run, Trainer, plan
@@ -307,9 +308,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 found += part(Path(folder))
     table = pd.DataFrame(found)
-    table.to_csv(options.out, index=False, float_format="%.4g")
-    with pd.option_context("display.width", 250, "display.max_columns", None, "display.max_colwidth", None):
-        print(table.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+    show(table, options.out)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from _table import show
 from scipy.optimize import minimize_scalar
 from scipy.special import log_expit, logsumexp
 
@@ -131,10 +132,7 @@ def main() -> None:
     turns, part = (1, 10) if options.quick else (5, 1)
     found = [compare(c, rows // part, constraint, turns) for c, rows in SIZES.items() for constraint in CONSTRAINTS]
     table = pd.DataFrame(found)
-    if not options.quick:
-        table.to_csv(options.out, index=False, float_format="%.4g")
-    with pd.option_context("display.width", 250, "display.max_columns", None, "display.max_colwidth", None):
-        print(table.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+    show(table, None if options.quick else options.out)
 
 
 if __name__ == "__main__":

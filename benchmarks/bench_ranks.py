@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 import scipy
 import torch
+from _table import show
 from scipy.stats import kendalltau
 
 from capmismatch import ranks
@@ -182,9 +183,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     found = [row for bench in (against_scipy, growth, diagnosis) for row in bench(rng, options.quick)]
     table = pd.DataFrame(found + first_call()).assign(threads=THREADS)
-    table.to_csv(options.out, index=False, float_format="%.4g")
-    with pd.option_context("display.width", 250, "display.max_columns", None, "display.max_colwidth", None):
-        print(table.drop(columns="peer").to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+    show(table, options.out, hidden=["peer"])
 
 
 if __name__ == "__main__":

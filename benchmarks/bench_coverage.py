@@ -11,17 +11,28 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
 from capmismatch import _statistics as st
 from capmismatch._peak import peak
 from capmismatch._posterior import Group, posterior_draws, seed_noise
-from capmismatch.correlating import _Block, _bootstrap
+from capmismatch.correlating import _Block, resampled
+
+SIZES = ([5], [6], [8], [12], [4, 4], [6, 6], [4, 8])
+"""Teachers of each family whose links are looked at."""
+
+SEEDS = ((1, 1), (1, 2), (1, 4), (2, 3))
+"""Runs of a teacher, and student seeds of a run."""
+
+_COLUMNS = 100  # of a matrix at a time
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 
 def simulate(
@@ -49,62 +60,77 @@ def truth(rng: np.random.Generator, tail: str, rho: float, runs: int, seeds: int
     }
 
 
-def intervals(block: _Block, metric: str, replicates: int, seed: int) -> dict[str, tuple[float, float]]:
-    """95 % intervals of one link, of several kinds; "ours" is the one `correlate` gives."""
-    x, y = st.nested_mean(block.x), st.nested_mean(block.y)
-    value = st.correlations(x, y, block.groups, metric)
-    drawn = _bootstrap(block, metric, replicates, seed)
-    n, free = len(x), drawn[np.isfinite(drawn)]
-    left = np.array(
-        [st.correlations(np.delete(x, i, 0), np.delete(y, i, 0), block.groups[1:], metric)[0, 0] for i in range(n)]
-    )
-    below = np.mean(free < value[0, 0]) + 0.5 * np.mean(free == value[0, 0])
+def paired(x: Floats, y: Floats, groups: Integers, metric: str) -> Floats:
+    """Correlation of each column of x (..., n, p) with the same column of y, `_COLUMNS` of them at a time."""
+    parts = []
+    for start in range(0, x.shape[-1], _COLUMNS):
+        here = slice(start, start + _COLUMNS)
+        left, right = (st.unit_vectors(values[..., here], groups, metric) for values in (x, y))
+        parts.append(np.clip((left * right).sum(axis=-2), -1, 1))
+    return np.concatenate(parts, axis=-1)
+
+
+def intervals(value: Floats, drawn: Floats, left: Floats, metric: str, n: float) -> dict[str, tuple[Floats, Floats]]:
+    """95 % intervals of links (p,) of several kinds; "ours" is the one `correlate` gives.
+
+    From bootstrap replicates (B, p), and the values with one teacher left out each (n, p).
+    """
+    below = np.nanmean((drawn < value) + 0.5 * (drawn == value), axis=0)
     bias = stats.norm.ppf(np.clip(below, 1e-3, 1 - 1e-3))
-    apart = left.mean() - left
-    skew = (apart**3).sum() / (6 * max((apart**2).sum(), 1e-12) ** 1.5)
-    ends = np.array([-1.96, 1.96])
+    apart = left.mean(axis=0) - left
+    skew = (apart**3).sum(axis=0) / (6 * np.maximum((apart**2).sum(axis=0), 1e-12) ** 1.5)
+    ends = np.array([[-1.96], [1.96]])
     corrected = stats.norm.cdf(bias + (bias + ends) / (1 - skew * (bias + ends)))
-    z = np.arctanh(np.clip([value[0, 0], *free], -0.9999, 0.9999))
+    z, spread = (np.arctanh(np.clip(values, -0.9999, 0.9999)) for values in (value, drawn))
+    bca = [[np.nanquantile(drawn[:, i], q) for i, q in enumerate(row)] for row in corrected]
     kinds = {
-        "ours": st.fisher_interval(value, metric, block.n_effective, drawn),
-        "normal theory": st.fisher_interval(value, metric, block.n_effective),
-        "bootstrap error on z": np.tanh(z[0] + ends * z[1:].std()),
-        "percentile": np.quantile(free, [0.025, 0.975]),
-        "BCa": np.quantile(free, corrected),
+        "ours": st.fisher_interval(value, metric, n, drawn),
+        "normal theory": st.fisher_interval(value, metric, n),
+        "bootstrap error on z": np.tanh(z + ends * np.nanstd(spread, axis=0)),
+        "percentile": np.nanquantile(drawn, [0.025, 0.975], axis=0),
+        "BCa": np.array(bca),
     }
-    return {kind: (float(np.squeeze(low)), float(np.squeeze(high))) for kind, (low, high) in kinds.items()}
+    return {kind: (low, high) for kind, (low, high) in kinds.items()}
 
 
 def links(families: int, replicates: int) -> None:
     """Coverage of intervals, and the level of p-values."""
     print(
-        "Links: coverage of 95 % intervals in per cent (teachers x runs x seeds, truth before seed noise, probe's tail)"
+        "Links: coverage of 95 % intervals in per cent (teachers of each family x runs x seeds, truth before seed "
+        "noise, probe's tail)"
     )
-    for runs, seeds in ((1, 3), (2, 3)):
-        for n in (8, 12):
-            for tail in ("normal", "lognormal"):
-                for rho in (0.0, 0.5, 0.8):
-                    rng = np.random.default_rng(0)
-                    true = truth(rng, tail, rho, runs, seeds)
-                    x, y = simulate(rng, tail, rho, (families, n), runs, seeds)
-                    covered: dict[str, dict[str, list[bool]]] = {metric: {} for metric in st.METRICS}
-                    p: dict[str, list[float]] = {metric: [] for metric in st.METRICS}
-                    groups = np.zeros(n, dtype=np.int64)
-                    for family in range(families):
-                        block = _Block(x[family, ..., None], y[family, ..., None], groups, np.zeros((3, n, 1)))
-                        for metric in st.METRICS:
-                            for kind, (low, high) in intervals(block, metric, replicates, family).items():
-                                covered[metric].setdefault(kind, []).append(low <= true[metric] <= high)
-                            if rho == 0:
-                                means = st.nested_mean(block.x), st.nested_mean(block.y)
-                                p[metric].append(float(st.permutation_p(*means, groups, metric, draws=2000)[0, 0]))
-                    print(f"  {n}x{runs}x{seeds} {rho} {tail}")
-                    for metric in st.METRICS:
-                        rates = ", ".join(f"{kind} {100 * np.mean(hit):.1f}" for kind, hit in covered[metric].items())
-                        print(f"    {metric:9s}{rates}")
-                        if p[metric]:
-                            levels = [f"{np.mean(np.array(p[metric]) <= a):.3f} <= {a}" for a in (0.01, 0.05, 0.1, 0.5)]
-                            print(f"    {'':9s}no link: p {', '.join(levels)}", flush=True)
+    rows = []
+    for sizes, (runs, seeds), tail, rho in product(SIZES, SEEDS, ("normal", "lognormal"), (0.0, 0.5, 0.8)):
+        rng = np.random.default_rng(0)
+        true = truth(rng, tail, rho, runs, seeds)
+        groups = np.repeat(np.arange(len(sizes)), sizes)
+        n = len(groups)
+        x, y = (np.moveaxis(part, 0, -1) for part in simulate(rng, tail, rho, (families, n), runs, seeds))
+        block = _Block(x, y, groups, np.zeros((3, n, families)))
+        means = st.nested_mean(x), st.nested_mean(y)
+        redrawn = list(resampled(block, replicates, 0))
+        print(f"  {'+'.join(map(str, sizes))} x {runs} x {seeds} {rho} {tail}")
+        for metric in st.METRICS:
+            value = paired(*means, groups, metric)
+            drawn = np.concatenate([paired(*both, groups, metric) for both in redrawn])
+            left = [[np.delete(part, i, 0) for part in (*means, groups)] for i in range(n)]
+            without = np.array([paired(*part, metric) for part in left])
+            kinds = intervals(value, drawn, without, metric, st.effective_size(groups, metric))
+            rates = {kind: 100 * float(np.mean((low <= true[metric]) & (true[metric] <= high)))
+                     for kind, (low, high) in kinds.items()}  # fmt: skip
+            rows.append({"teachers": n, "families": len(sizes), "metric": metric, **rates})
+            print(f"    {metric:9s}{', '.join(f'{kind} {rate:.1f}' for kind, rate in rates.items())}", flush=True)
+            if rho == 0:
+                p = np.array([
+                    st.permutation_p(means[0][:, [i]], means[1][:, [i]], groups, metric, draws=2000)[0, 0]
+                    for i in range(families)
+                ])
+                levels = [f"{np.mean(p <= level):.3f} <= {level}" for level in (0.01, 0.05, 0.1, 0.5)]
+                print(f"    {'':9s}no link: p {', '.join(levels)}", flush=True)
+    table = pd.DataFrame(rows)
+    print("Links: lowest and highest of these rates, and those of our own by coefficient")
+    print(table.groupby(["teachers", "families"])[list(kinds)].agg(["min", "max"]).round(1).to_string())
+    print(table.groupby(["metric", "teachers", "families"])["ours"].agg(["min", "max"]).round(1).to_string())
 
 
 def slope_p(design: Floats, y: Floats, contrast: Floats) -> float:

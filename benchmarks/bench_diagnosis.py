@@ -2,9 +2,10 @@
 
     python benchmarks/bench_diagnosis.py                                    # 10 teachers x 50,000 x 1,000, float16
     python benchmarks/bench_diagnosis.py --teachers 20 --examples 100000    # memory should stay
+    python benchmarks/bench_diagnosis.py --device cuda                      # where there is one
 
 The bank is synthetic and the same each time: class scores of each example that all teachers share, and noise of their
-own. It is written to a temporary folder, and read, in a process of its own, from its memory map. Times are of one run
+own. It is written to a temporary folder, and read from there in a process of its own. Times are of one run
 after a warm-up on a small bank. Peak memory is the most that the process ever held in a stage, imports and mapped pages
 included (read from /proc, so on Linux).
 """
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +32,12 @@ TAUS = [1, 2, 4, 6, 8]
 CLASSES = 1000
 TARGET_S, TARGET_MIB = 45, 2048
 PER_EXAMPLE = ["wrong_tau_b", "tau_b", "wrong_spearman", "spearman", "top1_overlap", "top3_overlap", "top5_overlap"]
-STAGES: dict[str, Callable[[cm.LogitBank], object]] = {
-    f"all probes at {len(TAUS)} temperatures": lambda bank: cm.probe(bank, TAUS, progress=False),
-    "class ranks of all pairs, 7 metrics": lambda bank: cm.rank_stability(bank, PER_EXAMPLE, progress=False),
-    "class affinities of all pairs": lambda bank: cm.rank_stability(bank, ["affinity_tau_b"], progress=False),
+STAGES: dict[str, Callable[..., object]] = {
+    f"all probes at {len(TAUS)} temperatures": partial(cm.probe, taus=TAUS, progress=False),
+    "class ranks of all pairs, 7 metrics": partial(cm.rank_stability, metrics=PER_EXAMPLE, progress=False),
+    "class affinities of all pairs": partial(cm.rank_stability, metrics=["affinity_tau_b"], progress=False),
     "affinity matrices": cm.affinity,
-    "TS, ATS, ISATS restored variance": lambda bank: cm.restored_variance(bank, progress=False),
+    "TS, ATS, ISATS restored variance": partial(cm.restored_variance, progress=False),
 }
 
 
@@ -71,18 +73,18 @@ def peak_mib() -> float:
     return int(status["VmHWM"].split()[0]) / 1024
 
 
-def measure(small: Path, large: Path) -> pd.DataFrame:
+def measure(small: Path, large: Path, device: str) -> pd.DataFrame:
     """One row a stage, and their total."""
     warm, bank = cm.LogitBank(small), cm.LogitBank(large)
     start = time.perf_counter()
     for stage in STAGES.values():
-        stage(warm)
+        stage(warm, device=device)
     print(f"warm-up: {time.perf_counter() - start:.1f} s", flush=True)
     found = []
     for name, stage in STAGES.items():
         peak_mib()
         wall, processor = time.perf_counter(), time.process_time()
-        stage(bank)
+        stage(bank, device=device)
         wall, processor = time.perf_counter() - wall, time.process_time() - processor
         found.append({"stage": name, "wall_s": wall, "cpu_s": processor, "peak_mib": peak_mib()})
         print(found[-1], flush=True)
@@ -91,31 +93,34 @@ def measure(small: Path, large: Path) -> pd.DataFrame:
     table = pd.concat([table, pd.DataFrame([whole])], ignore_index=True)
     table.insert(3, "share", table["wall_s"] / whole["wall_s"])
     size = f"{len(bank.teachers)} teachers x {len(bank.rows.labels)} x {len(bank.classes)}"
-    return table.assign(size=size, threads=os.cpu_count(), target="")
+    return table.assign(size=size, device=device, threads=os.cpu_count(), target="")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teachers", type=int, default=10)
     parser.add_argument("--examples", type=int, default=50_000)
+    parser.add_argument("--device", default="cpu", help="where to compute; the CSV is named after others than the CPU")
     parser.add_argument("--quick", action="store_true", help="a tenth of the examples")
     parser.add_argument("--folder", type=Path, help="where the banks are written, and kept; by default for a while")
     parser.add_argument("--out", type=Path, help="by default diagnosis.csv beside this file, unless --quick")
     parser.add_argument("--measure", nargs=2, type=Path, help=argparse.SUPPRESS)  # the process that is measured
     options = parser.parse_args()
     if options.measure:
-        table = measure(*options.measure)
+        table = measure(*options.measure, options.device)
         table.loc[table.index[-1], "target"] = f"<={TARGET_S} s, <={TARGET_MIB} MiB at 10 x 50000 x 1000"
         show(table, options.out)
         return
     examples = options.examples // 10 if options.quick else options.examples
-    out = options.out or (None if options.quick else Path(__file__).with_name("diagnosis.csv"))
+    name = "diagnosis.csv" if options.device == "cpu" else f"diagnosis_{options.device}.csv"
+    out = options.out or (None if options.quick else Path(__file__).with_name(name))
     with tempfile.TemporaryDirectory() as temporary:
         places = []
         for count in (200, examples):
             place = (options.folder or Path(temporary)) / f"{options.teachers}x{count}"
             places.append(place / "bank" if place.exists() else make_bank(place, options.teachers, count))
-        command = [sys.executable, __file__, "--measure", *map(str, places), *(["--out", str(out)] if out else [])]
+        command = [sys.executable, __file__, "--device", options.device, "--measure", *map(str, places)]
+        command += ["--out", str(out)] if out else []
         subprocess.run(command, check=True)
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import os
+import weakref
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -195,8 +196,39 @@ def read_record(file: Path) -> tuple[TeacherRecord, str]:
     return record, fingerprint
 
 
-def open_logits(file: Path, rows: Rows) -> tuple[TeacherRecord, NDArray[Any]]:
-    """The teacher's record and its memory-mapped logits (N, C); their bytes are not yet compared with their hash."""
+class LogitFile:
+    """(N, C) logits in a file that is kept open, of which rows are read.
+
+    Not a memory map: where one row of a map is touched, the system may count megabytes around it to this process.
+    """
+
+    def __init__(self, file: Path, dtype: str, start: int, shape: tuple[int, int]) -> None:
+        self.file, self.start, self.shape = open(file, "rb", buffering=0), start, shape  # noqa: SIM115
+        weakref.finalize(self, self.file.close)
+        self.dtype = np.dtype(dtype)
+        self.nbytes = shape[0] * shape[1] * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
+        """(n, C) in an array of its own, which may be written to."""
+        index = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows
+        found = np.empty((len(index), self.shape[1]), self.dtype)
+        if not len(index):
+            return found
+        if index.min() < 0 or index.max() >= len(self):
+            raise IndexError(f"expected rows in [0, {len(self)}), got {index.min()} to {index.max()}")
+        width = self.shape[1] * self.dtype.itemsize
+        for first, last in pairwise([0, *(np.flatnonzero(np.diff(index) != 1) + 1).tolist(), len(index)]):
+            place = self.start + int(index[first]) * width
+            if os.preadv(self.file.fileno(), [found[first:last].data], place) != (last - first) * width:
+                raise BankError(f"{self.file.name} was cut while it was open")
+        return found
+
+
+def open_logits(file: Path, rows: Rows) -> tuple[TeacherRecord, Any]:
+    """The teacher's record and its logits (N, C), to be read by rows; not yet compared with their hash."""
     record, fingerprint = read_record(file)
     if fingerprint != rows.fingerprint:
         raise BankError(f"{file} was collected on another data set (fingerprint {fingerprint[:12]}) than this bank's")
@@ -210,20 +242,14 @@ def open_logits(file: Path, rows: Rows) -> tuple[TeacherRecord, NDArray[Any]]:
         raise BankError(f"{file} has logits of shape {shape}, the bank's rows need {expected}")
     size = shape[0] * shape[1] * np.dtype(record.dtype).itemsize
     start = file.stat().st_size - size  # safetensors has checked that the data end with the file
-    return record, np.memmap(file, record.dtype, "r", start, shape)
+    if not hasattr(os, "preadv"):  # Windows
+        return record, np.memmap(file, record.dtype, "r", start, shape)
+    return record, LogitFile(file, record.dtype, start, shape)
 
 
-def release(logits: NDArray[Any]) -> None:
-    """Hand the pages of a memory map back: what has been read stays in the system's cache, not in this process."""
-    file = getattr(logits, "_mmap", None)
-    if file is not None and hasattr(mmap, "MADV_DONTNEED"):  # POSIX
-        file.madvise(mmap.MADV_DONTNEED)
-
-
-def hash_logits(logits: NDArray[Any], rows: int) -> str:
+def hash_logits(logits: Any, rows: int) -> str:
     """SHA-256 of the bytes of logits (N, C), read some rows at a time."""
     digest = hashlib.sha256()
     for start in range(0, len(logits), rows):
         digest.update(np.ascontiguousarray(logits[start : start + rows]).data)
-        release(logits)
     return digest.hexdigest()

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from capmismatch import _statistics as st
+from capmismatch._matching import seed_effects, share_seeds
 from capmismatch._posterior import Group, Noise, seed_noise
 from capmismatch._rules import teacher_probes
 from capmismatch.correlating import pack_columns, rows_of
@@ -113,9 +114,9 @@ def measured(rows: pd.DataFrame) -> tuple[pd.MultiIndex, Floats, Noise]:
         If none has two seeds and the rows do not say the number of examples either.
     """
     by = [*UNIT, "label"]
-    paired = _shared_seeds(rows, by)
+    paired = share_seeds(rows, by)
     if paired:
-        rows = rows.assign(accuracy=rows["accuracy"] - _seed_effects(rows, by))
+        rows = rows.assign(accuracy=rows["accuracy"] - seed_effects(rows, by))
     units = pd.MultiIndex.from_frame(rows[by].drop_duplicates().sort_values(by))
     numbered = rows.assign(family="", teacher=units.get_indexer(pd.MultiIndex.from_frame(rows[by])), label="")
     index = pd.MultiIndex.from_product([[""], range(len(units))], names=UNIT)
@@ -134,21 +135,6 @@ def measured(rows: pd.DataFrame) -> tuple[pd.MultiIndex, Floats, Noise]:
             "unknown"
         )
     return units, means, noise
-
-
-def _shared_seeds(rows: pd.DataFrame, by: list[str]) -> bool:
-    """Whether three or more units have a seed in common, and there is more than one seed."""
-    sharing = rows.groupby("seed")[by].apply(lambda units: len(units.drop_duplicates()))
-    return len(sharing) > 1 and bool(sharing.max() == len(rows[by].drop_duplicates()) >= 3)
-
-
-def _seed_effects(rows: pd.DataFrame, by: list[str]) -> pd.Series:
-    """What each row's seed does to all units alike; their mean over the rows is zero."""
-    codes = [rows.groupby(by).ngroup().to_numpy(), pd.factorize(rows["seed"])[0]]
-    unit, seed = (np.eye(code.max() + 1)[code] for code in codes)
-    fitted = np.linalg.lstsq(np.hstack([unit, seed]), rows["accuracy"].to_numpy(float), rcond=None)[0]
-    effects = seed @ fitted[unit.shape[1] :]
-    return pd.Series(effects - effects.mean(), index=rows.index)
 
 
 def of_family(wide: pd.DataFrame, family: str) -> pd.DataFrame:

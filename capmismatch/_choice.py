@@ -19,6 +19,9 @@ STUDENT_COLUMNS = (
 )
 """Columns of `Choice.students`."""
 
+_GROUNDS = {
+    "results": "its students' results", "evidence": "the evidence of other students", "pilot": "a pilot",
+}  # fmt: skip
 _TEACHER_COLUMNS = ["family", "teacher", "params", "score", "low", "high", *COMPANIONS, "p_best", "regret", "tie"]
 
 
@@ -31,7 +34,8 @@ class Choice:
     teacher, family : str
         The choice.
     rule : str
-        What it was made by: ``"results"``, ``"evidence"``, or the name of a rule.
+        What it was made by: ``"results"``, ``"evidence"``, ``"pilot"``, or the name of a rule; `grounds` says it in
+        words.
     student, label, method : str or None
         The student and its setting; None where there are no results, or where several students differ. By evidence, the
         setting that did best most often there.
@@ -80,11 +84,16 @@ class Choice:
     rungs: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
+    def grounds(self) -> str:
+        """What the choice was made by, in words."""
+        return _GROUNDS.get(self.rule, f"the rule '{self.rule}'")
+
+    @property
     def title(self) -> str:
         """The choice in one line."""
         setting = [] if self.student is None else [f"student {self.student}"]
         setting += [] if self.label is None else [self.label]
-        return f"Take teacher {self.family}/{self.teacher} by {self.rule}" + (
+        return f"Take teacher {self.family}/{self.teacher} by {self.grounds}" + (
             f" ({', '.join(setting)})" if setting else ""
         )
 

@@ -1,58 +1,36 @@
-"""Sums of rows by class: what class means, class affinities and within-class probes are made of."""
+"""Mean soft labels of classes: what class means, class affinities and within-class probes are made of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from capmismatch._softened import Softened, compare_with_classes
+from capmismatch._softened import Softened, add_to_classes, compare_with_classes
 
 
-@dataclass
-class ClassMeans:
-    """Sums and counts from which the mean of the rows of each class follows; feed it chunk by chunk.
+def mean_by_class(parts: Iterable[tuple[Sequence[Softened], Tensor]], sums: Tensor) -> Tensor:
+    """Mean soft labels p of each class, (T, G, C), whatever the parts that its rows come in.
 
-    Attributes
+    Parameters
     ----------
-    sums : (C, C) row y holds the sum of the rows given for class y
-    counts : (C,) how many rows each class got
+    parts : T Softened of the same rows, and which of G classes each of the rows belongs to, (n,)
+    sums : zeros (T, G, C), filled and returned; NaN for classes without rows
 
     Examples
     --------
-    >>> found = ClassMeans.empty(2)
-    >>> found.add(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0]))
-    >>> found.means
-    tensor([[0.5000, 0.5000],
-            [   nan,    nan]], dtype=torch.float64)
+    >>> softened = Softened([[0.0, 0.0], [0.0, 0.0]], [0, 1])
+    >>> mean_by_class([([softened], torch.tensor([1, 1]))], torch.zeros((1, 2, 2), dtype=torch.float64))
+    tensor([[[   nan,    nan],
+             [0.5000, 0.5000]]], dtype=torch.float64)
     """
-
-    sums: Tensor
-    counts: Tensor
-
-    @classmethod
-    def empty(cls, num_classes: int, dtype: torch.dtype = torch.float64) -> ClassMeans:
-        """Nothing seen yet."""
-        return cls(torch.zeros(num_classes, num_classes, dtype=dtype), torch.zeros(num_classes, dtype=dtype))
-
-    def add(self, rows: Tensor, labels: Tensor) -> None:
-        """Add rows (n, C) of the classes `labels` (n,), one after the other: the same sums whatever the chunks."""
-        kept = rows.detach().to(self.sums)
-        if kept.device.type == "cpu":  # torch's index_add_ takes 80 ns a number on the CPU, this takes 2
-            _add_rows(self.sums.numpy(), labels.numpy(), kept.numpy())
-        else:
-            self.sums.index_add_(0, labels, kept)
-        self.counts += torch.bincount(labels, minlength=len(self.counts)).to(self.counts)
-
-    @property
-    def means(self) -> Tensor:
-        """(C, C), NaN in the rows of classes that were never seen."""
-        return self.sums / self.counts[:, None]
+    counts = sums.new_zeros(sums.shape[1])
+    for softened, group in parts:
+        add_to_classes(softened, group, sums)
+        counts += torch.bincount(group, minlength=len(counts))
+    return sums.div_(counts[:, None])
 
 
 class AroundClass:
@@ -97,20 +75,3 @@ class AroundClass:
 def _log(means: Tensor) -> Tensor:
     """Finite where a mean is 0."""
     return means.clamp_min(torch.finfo(means.dtype).tiny).log()
-
-
-def _row_adder() -> Callable[[Any, Any, Any], None]:
-    try:
-        from numba import njit
-    except ImportError:
-        return np.add.at
-
-    @njit(cache=True, nogil=True)
-    def add_rows(sums: Any, labels: Any, rows: Any) -> None:
-        for i in range(len(labels)):
-            sums[labels[i]] += rows[i]
-
-    return add_rows
-
-
-_add_rows = _row_adder()

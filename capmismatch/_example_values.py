@@ -19,19 +19,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from capmismatch._class_means import AroundClass
+from capmismatch._class_means import AroundClass, mean_by_class
 from capmismatch._softened import (
     Asymmetric,
     LogitParts,
     Softened,
     WrongAlone,
-    add_to_classes,
     class_probabilities,
     in_octaves,
-    kernels,
     take_apart,
 )  # fmt: skip
 from capmismatch._threads import blocks, each
+from capmismatch._where import at_once, workers
 from capmismatch.bank import LogitBank
 from capmismatch.probes import REGISTRY, Probe
 from capmismatch.temperature import ISATSSetting, origin_of
@@ -45,33 +44,33 @@ Floats = NDArray[np.float64]
 Values = dict[tuple[str, float | None], Floats]
 
 
-def threads() -> int:
-    """As many as torch uses. Without compiled loops one: tensor operations use more by themselves."""
-    return torch.get_num_threads() if kernels is not None else 1
-
-
-def read(bank: LogitBank, key: str, rows: Ints) -> LogitParts:
+def read(bank: LogitBank, key: str, rows: Ints, device: torch.device) -> LogitParts:
     """Logits of one teacher, taken apart; that they are finite has been checked when they entered the bank."""
-    return take_apart(_widened(bank.take(key, rows)), torch.from_numpy(bank.rows.labels[rows]))
+    return take_apart(_widened(bank.take(key, rows), device), torch.from_numpy(bank.rows.labels[rows]).to(device))
 
 
-def _widened(logits: NDArray[Any]) -> Tensor:
+def _widened(logits: NDArray[Any], device: torch.device) -> Tensor:
     """Half precision becomes single: compiled loops, like the processor, know no halves."""
-    return torch.from_numpy(logits).to(torch.promote_types(torch.from_numpy(logits).dtype, torch.float32))
+    stored = torch.from_numpy(logits).to(device)
+    return stored.to(torch.promote_types(stored.dtype, torch.float32))
 
 
-def row_blocks(bank: LogitBank, rows: Ints) -> list[slice]:
-    """Slices of `rows` that a thread works on at a time."""
-    return blocks(len(rows), max(1, GROUP_LOGITS // len(bank.classes)))
+def _host(values: Tensor) -> NDArray[Any]:
+    return values.detach().cpu().numpy()
 
 
-def class_groups(bank: LogitBank, rows: Ints) -> list[Ints]:
-    """Places in `rows` that a thread works on at a time: all examples of some classes."""
-    return groups_of_classes(bank.rows.labels[rows], GROUP_LOGITS // len(bank.classes))
+def row_blocks(bank: LogitBank, rows: Ints, device: torch.device) -> list[slice]:
+    """Slices of `rows` that are worked on at a time."""
+    return blocks(len(rows), max(1, at_once(GROUP_LOGITS, device) // len(bank.classes)))
+
+
+def class_groups(bank: LogitBank, rows: Ints, device: torch.device) -> list[Ints]:
+    """Places in `rows` that are worked on at a time: all examples of some classes."""
+    return groups_of_classes(bank.rows.labels[rows], at_once(GROUP_LOGITS, device) // len(bank.classes))
 
 
 def values_of(
-    bank: LogitBank, key: str, taus: Sequence[float], probes: Sequence[Probe], split: str | None
+    bank: LogitBank, key: str, taus: Sequence[float], probes: Sequence[Probe], split: str | None, device: torch.device
 ) -> Values:
     """(probe, tau) -> (n,) values in the order of the bank's rows; tau is None for probes that do not depend on it."""
     kinds: dict[str, list[Probe]] = defaultdict(list)
@@ -82,45 +81,46 @@ def values_of(
     of_examples = [(p, tau) for p in kinds["example"] for tau in (temperatures if p.tempered else [None])]
     of_spread = [(p, tau) for p in kinds["spread"] for tau in temperatures]
     found: Values = {(p.name, tau): np.empty(len(rows)) for p, tau in [*of_examples, *of_spread]}
-    confidence, correct, logsumexp = np.empty((3, len(rows)))
+    confidence, correct, logsumexp = of_all = np.empty((3, len(rows)))
     bank.take(key, rows[:0])  # the bytes are checked here, not in every thread
 
     def run(places: Ints) -> None:
         """Fill the values of the examples at `places`, which are all of their classes."""
         classes, group = np.unique(bank.rows.labels[rows[places]], return_inverse=True)
-        parts = row_blocks(bank, places)
+        parts = row_blocks(bank, places, device)
 
         @lru_cache(maxsize=1)  # nearly always there is one part, read once
         def softened(part: int) -> dict[float | None, Softened]:
-            raw = read(bank, key, rows[places[parts[part]]])
+            raw = read(bank, key, rows[places[parts[part]]], device)
             at_each = in_octaves({1.0, *temperatures})
             own: dict[float | None, Softened] = dict(zip(at_each, Softened.at_each(raw, at_each), strict=True))
             return own | {None: own[1.0]}
 
-        means = torch.zeros((len(temperatures), len(classes), len(bank.classes)), dtype=torch.float64)
+        def at_temperatures(part: int) -> tuple[list[Softened], Tensor]:
+            return [softened(part)[tau] for tau in temperatures], torch.from_numpy(group[parts[part]]).to(device)
+
         for part, here in enumerate(parts):
             at, own = places[here], softened(part)
-            confidence[at], correct[at], logsumexp[at] = own[1].confidence, own[1].raw.correct, own[1].logsumexp
+            for values, known in zip(of_all, (own[1].confidence, own[1].raw.correct, own[1].logsumexp), strict=True):
+                values[at] = _host(known)
             for p, tau in of_examples:
-                found[p.name, tau][at] = p.compute(own[tau])
-            if of_spread:
-                add_to_classes([own[tau] for tau in temperatures], torch.from_numpy(group[here]), means)
+                found[p.name, tau][at] = _host(p.compute(own[tau]))
         if not of_spread:
             return
-        means /= torch.from_numpy(np.bincount(group))[:, None]
+        sums = torch.zeros((len(temperatures), len(classes), len(bank.classes)), dtype=torch.float64, device=device)
+        means = mean_by_class(map(at_temperatures, range(len(parts))), sums)
         for part, here in enumerate(parts):
-            at, own = places[here], softened(part)
-            around = AroundClass.of_each([own[tau] for tau in temperatures], means, torch.from_numpy(group[here]))
-            its_class = dict(zip(temperatures, around, strict=True))
+            each_tau, its_class = at_temperatures(part)
+            around = dict(zip(temperatures, AroundClass.of_each(each_tau, means, its_class), strict=True))
             for p, tau in of_spread:
-                found[p.name, tau][at] = p.compute(own[tau], its_class[tau])
+                found[p.name, tau][places[here]] = _host(p.compute(around[tau].softened, around[tau]))
 
     if any(kinds[kind] for kind in ("example", "spread", "calibration", "classes")):
-        each(run, class_groups(bank, rows), threads())
+        each(run, class_groups(bank, rows, device), workers(device))
     for p in kinds["calibration"]:
         found[p.name, None] = p.compute(torch.from_numpy(confidence), torch.from_numpy(correct)).numpy()
     for p in kinds["classes"]:
-        found[p.name, None] = _over_classes(p, bank, key, rows, logsumexp)
+        found[p.name, None] = _over_classes(p, bank, key, rows, logsumexp, device)
     for p in kinds["family"]:
         found[p.name, None] = np.array([p.compute(bank[key].params or np.nan)])
     return found
@@ -143,57 +143,72 @@ def groups_of_classes(labels: Ints, size: int) -> list[Ints]:
     return [order[start:end] for start, end in pairwise(cuts)]
 
 
-def _over_classes(p: Probe, bank: LogitBank, key: str, rows: Ints, logsumexp: Floats) -> Floats:
+def _over_classes(
+    p: Probe, bank: LogitBank, key: str, rows: Ints, logsumexp: Floats, device: torch.device
+) -> Floats:
     """A probe that looks at each class's probabilities over all examples: some classes at a time, to bound memory."""
-    at_once = max(1, min(64, SORTED // max(1, len(rows))))
-    width = at_once * bank.take(key, rows[:0]).itemsize * max(1, len(rows))
+    side_by_side = max(1, min(64, SORTED // max(1, len(rows))))
+    width = side_by_side * bank.take(key, rows[:0]).itemsize * max(1, len(rows))
     total = np.zeros(len(rows))
-    for classes in blocks(len(bank.classes), at_once * max(1, COLUMN_BYTES // width)):
-        for share in _shares(p, bank, key, rows, logsumexp, classes, at_once):
+    for classes in blocks(len(bank.classes), side_by_side * max(1, COLUMN_BYTES // width)):
+        for share in _shares(p, bank, key, rows, logsumexp, classes, side_by_side, device):
             total += share
     return total / len(bank.classes)
 
 
 def _shares(
-    p: Probe, bank: LogitBank, key: str, rows: Ints, logsumexp: Floats, classes: slice, at_once: int
-) -> Iterator[Floats]:
-    """What the probe gives for `at_once` of some classes after the other, always in the same order."""
-    labels = torch.from_numpy(bank.rows.labels[rows])
+    p: Probe, bank: LogitBank, key: str, rows: Ints, logsumexp: Floats, classes: slice, side_by_side: int,
+    device: torch.device,
+) -> Iterator[Floats]:  # fmt: skip
+    """What the probe gives for `side_by_side` of some classes after the other, always in the same order."""
+    labels, normaliser = (torch.from_numpy(values).to(device) for values in (bank.rows.labels[rows], logsumexp))
     columns = np.empty((classes.stop - classes.start, len(rows)), bank.take(key, rows[:0]).dtype)
-    parts = blocks(len(columns), at_once)
+    parts = blocks(len(columns), side_by_side)
     found: dict[int, Floats] = {}
 
     def fill(part: slice) -> None:
         columns[:, part] = bank.take(key, rows[part], classes).T
 
     def compute(part: slice) -> None:
-        probs = class_probabilities(_widened(columns[part]), torch.from_numpy(logsumexp))
-        is_class = torch.arange(classes.start + part.start, classes.start + part.stop)[:, None] == labels
-        found[part.start] = p.compute(probs.T, is_class.T).numpy()
+        probs = class_probabilities(_widened(columns[part], device), normaliser)
+        is_class = torch.arange(classes.start + part.start, classes.start + part.stop, device=device)[:, None] == labels
+        found[part.start] = _host(p.compute(probs.T, is_class.T))
 
-    each(fill, row_blocks(bank, rows), threads())
-    each(compute, parts, threads())
+    each(fill, row_blocks(bank, rows, device), workers(device))
+    each(compute, parts, workers(device))
     return (found[part.start] for part in parts)
 
 
-def affinity_matrix(bank: LogitBank, key: str, tau: float, split: str | None) -> Tensor:
-    """(C, C), row y the mean of q~ over the examples of class y; NaN in the rows of classes without examples."""
-    rows, classes = bank.select(split), len(bank.classes)
-    labels = bank.rows.labels[rows]
-    sums = torch.zeros((1, classes, classes), dtype=torch.float64)
-    bank.take(key, rows[:0])  # the bytes are checked here, not in every thread
+def affinities(
+    bank: LogitBank, tau: float, split: str | None, device: torch.device
+) -> Iterator[tuple[Ints, Tensor]]:
+    """Some classes (G,) after the other, those with examples, and their rows of all teachers' affinity matrices.
 
-    def run(places: Ints) -> None:
-        for part in row_blocks(bank, places):
-            raw = read(bank, key, rows[places[part]])
-            add_to_classes([WrongAlone.of(raw, tau)], raw.labels, sums)
+    A row is the mean over the examples of its class of q~, the softmax over the wrong classes alone; (T, G, C).
+    """
+    rows = bank.select(split)
+    for key in bank.keys:
+        bank.take(key, rows[:0])  # the bytes are checked here, not in every thread
+    for places in class_groups(bank, rows, device):
+        classes, group = np.unique(bank.rows.labels[rows[places]], return_inverse=True)
+        yield classes, _affinities(bank, tau, rows[places], torch.from_numpy(group).to(device), len(classes))
 
-    each(run, class_groups(bank, rows), threads())
-    return sums[0] / torch.from_numpy(np.bincount(labels, minlength=classes))[:, None]
+
+def _affinities(bank: LogitBank, tau: float, rows: Ints, group: Tensor, groups: int) -> Tensor:
+    means = torch.zeros((len(bank.keys), groups, len(bank.classes)), dtype=torch.float64, device=group.device)
+    parts = row_blocks(bank, rows, group.device)
+
+    def run(teacher: int) -> None:
+        raws = (read(bank, bank.keys[teacher], rows[part], group.device) for part in parts)
+        wrong = (([WrongAlone.of(raw, tau)], group[part]) for raw, part in zip(raws, parts, strict=True))
+        mean_by_class(wrong, means[teacher : teacher + 1])
+
+    each(run, range(len(means)), workers(group.device))
+    return means
 
 
 def restored_values(
-    bank: LogitBank, key: str, setting: ISATSSetting, tau_other: float, split: str | None
+    bank: LogitBank, key: str, setting: ISATSSetting, tau_other: float, split: str | None, device: torch.device
 ) -> dict[tuple[str, str], Floats]:
     """(method, quantity) -> (n,) values, and ("", "right") where the arg max is the target."""
     rows = bank.select(split)
@@ -204,16 +219,17 @@ def restored_values(
     bank.take(key, rows[:0])  # the bytes are checked here, not in every thread
 
     def run(part: slice) -> None:
-        raw = read(bank, key, rows[part])
+        raw = read(bank, key, rows[part], device)
         search = setting.search(raw)
-        found["", "right"][part] = raw.correct
-        found["ISATS", "at_bound"][part], found["ISATS", "tau_other_mean"][part] = search.at_bound, search.tau_other
         ts = Asymmetric.of_two(raw, setting.tau_target, setting.tau_target, torch.zeros_like(raw.mean_logit))
         ats = Asymmetric.of_two(raw, setting.tau_target, tau_other, origin_of(raw, setting.center))
+        values = {("", "right"): raw.correct}
+        values |= {("ISATS", "at_bound"): search.at_bound, ("ISATS", "tau_other_mean"): search.tau_other}
         for method, softened in (("TS", ts), ("ATS", ats), ("ISATS", search.softened)):
-            found[method, "flipped"][part] = search.flipped if method == "ISATS" else softened.flipped
-            for name in shape:
-                found[method, name][part] = REGISTRY[name].compute(softened)
+            values[method, "flipped"] = search.flipped if method == "ISATS" else softened.flipped
+            values |= {(method, name): REGISTRY[name].compute(softened) for name in shape}
+        for name, value in values.items():
+            found[name][part] = _host(value)
 
-    each(run, row_blocks(bank, rows), threads())
+    each(run, row_blocks(bank, rows, device), workers(device))
     return found

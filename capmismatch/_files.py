@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from capmismatch.errors import CapmismatchError
 
@@ -64,18 +64,32 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def locked(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold the lock file `path` inside the block; another process waits. A process that dies lets go of it."""
+def locked(path: str | os.PathLike[str], wait: bool = True) -> Iterator[bool]:
+    """Hold the lock file `path` inside the block; another process waits, or, without `wait`, is given False.
+
+    A process that dies lets go of it. It is `flock`'s lock, which on NFS is one of the server's: machines that share
+    a file system exclude each other as well.
+    """
     make_folder(Path(path).parent)
     lock = FileLock(path)
     try:
-        lock.acquire()
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        pass
     except OSError as error:
         raise CapmismatchError(f"cannot write in {Path(path).parent}: {error.strerror}") from error
     try:
-        yield
+        yield lock.is_locked
     finally:
         lock.release()
+
+
+def is_locked(path: str | os.PathLike[str]) -> bool:
+    """Whether anybody holds a lock file."""
+    if not Path(path).exists():
+        return False
+    with locked(path, wait=False) as held:
+        return not held
 
 
 def remove_temporaries(folder: Path) -> None:

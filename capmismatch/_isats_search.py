@@ -1,7 +1,7 @@
 """The search of ISATS: the derived variance of each row as a function of tau_other, its interval and its maximiser.
 
-`maximise` goes row by row in compiled code (`capmismatch._isats_kernel`) where logits are on the CPU and numba is
-there, and through tensor operations elsewhere; both find the same to 1e-8.
+`maximise` goes row by row in compiled code (`capmismatch._isats_kernel`) where that works, and through tensor
+operations elsewhere (`capmismatch._where`); both find the same to 1e-8.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from capmismatch import _where
 from capmismatch._threads import blocks, each
 
-try:
+if _where.LOOPS:
     from capmismatch import _isats_kernel as kernel
-except ImportError:  # no numba
-    kernel = None  # type: ignore[assignment]
 
 SCAN_STEP = 0.26  # of log tau_other in the coarse scan, at most: where there are two maxima, they lie wider apart
 BLOCK_LOGITS = 1 << 16  # what a thread searches at a time
@@ -65,7 +64,7 @@ def maximise(search: Search, lower: Tensor, upper: Tensor) -> Tensor:
     Where the variance is zero whatever tau_other is (all wrong logits equal, or two classes), it is tau_target, as
     nearly as the interval allows: plain temperature scaling.
     """
-    if kernel is None or lower.dtype != torch.float64 or lower.device.type != "cpu":
+    if not _where.by_loops(lower.device):
         return _maximise_batched(search, lower, upper)
     found = torch.empty_like(lower)
     tensors = (search.below, search.target, search.top_wrong, lower, upper, found)

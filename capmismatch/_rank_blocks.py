@@ -12,26 +12,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from capmismatch._arrays import ArrayLike, as_labels
-from capmismatch._rank_arrays import MAX_CLASSES, NumpyBackend, unpack
+from capmismatch import _where
+from capmismatch._arrays import ArrayLike, as_labels, widest_float
+from capmismatch._rank_tensors import MAX_CLASSES, Ints, TensorRanks
 from capmismatch._threads import blocks, each
 from capmismatch.errors import InputError
 
-Ints = NDArray[np.int64]
+if _where.LOOPS:
+    from capmismatch._rank_kernels import LoopRanks
+
 Floats = NDArray[np.float64]
 
 METRICS = ("wrong_tau_b", "tau_b", "wrong_spearman", "spearman", "top{k}_overlap")
 
 BLOCK_CELLS = 1 << 18  # logits ranked at a time in a thread: 4 MB of ranks, still in the cache when pairs read them
 SMALL_CELLS = 1 << 14  # below this a thread costs more than it saves
-
-backend: Any = NumpyBackend
-try:
-    from capmismatch._rank_kernels import NumbaBackend
-except ImportError:  # without numba the same numbers, more slowly
-    pass
-else:
-    backend = NumbaBackend
+DEVICE_CELLS = 1 << 24  # classes in the sequences of all pairs on an accelerator, at some 50 bytes each
 
 
 class Metric(NamedTuple):
@@ -54,20 +50,15 @@ class Metric(NamedTuple):
 class Block:
     """One block of rows of all teachers, sorted once; each metric gives (P, n)."""
 
-    def __init__(self, floats: list[NDArray[Any]], labels: Ints | None, pairs: Ints) -> None:
-        n, self.classes = floats[0].shape
+    def __init__(self, logits: list[Tensor], labels: Ints | None, pairs: Ints) -> None:
+        self.n, self.classes = logits[0].shape
         self.labels, self.pairs = labels, pairs
-        shape = (len(floats), n, self.classes)
-        self.order, self.spans = np.empty(shape, np.uint32), np.empty(shape, np.uint64)
-        self.mid = np.empty(shape, np.int32)
-        self.ties, self.nans = np.empty(shape[:2], np.int64), np.empty(shape[:2], np.int64)
-        for t, rows in enumerate(floats):
-            backend.rank_rows(rows, self.order[t], self.spans[t], self.mid[t], self.ties[t], self.nans[t])
+        self.ranks = LoopRanks(logits) if _where.by_loops(logits[0].device) else TensorRanks(logits)
 
     def measure(self, metric: Metric) -> Floats:
         """Value of one metric, NaN where a compared class is."""
         values = getattr(self, metric.kind)(metric)
-        nans = self.nans
+        nans = self.ranks.nans
         if metric.wrong:  # NaN sorts last: so does a target that is NaN
             nans = nans - (self.target_spans[0] >= self.classes - nans)
         first, second = self.pairs.T
@@ -75,39 +66,36 @@ class Block:
 
     def tau_b(self, metric: Metric) -> Floats:
         """Counts over all classes, less what the pairs with the target added."""
-        classes, concordance, ties = self.classes, self.concordance, self.ties
+        classes, concordance, ties = self.classes, self.concordance, self.ranks.ties
         if metric.wrong:
             _, first, last = self.target_spans
             classes, ties = classes - 1, ties - (last - first - 1)
-            concordance = concordance - backend.target_concordance(self.mid, self.labels, self.pairs)
+            concordance = concordance - self.ranks.target_concordance(self._left_out(metric), self.pairs)
         return self._correlation(concordance, classes * (classes - 1) // 2 - ties)
 
     def spearman(self, metric: Metric) -> Floats:
         """Pearson's correlation of integer ranks."""
-        labels = self._left_out(metric)
-        selves = np.repeat(np.arange(len(self.mid)), 2).reshape(-1, 2)
-        return self._correlation(
-            backend.rank_products(self.mid, labels, self.pairs), backend.rank_products(self.mid, labels, selves)
-        )
+        labels, selves = self._left_out(metric), np.repeat(np.arange(len(self.ranks.ties)), 2).reshape(-1, 2)
+        together, alone = (self.ranks.rank_products(labels, pairs) for pairs in (self.pairs, selves))
+        return self._correlation(together, alone)
 
     def top_overlap(self, metric: Metric) -> Floats:
         """Share of the top k in both."""
-        shared = backend.shared_top(self.order, self.spans, self._left_out(metric), self.pairs, metric.k)
-        return shared / metric.k
+        return self.ranks.shared_top(self._left_out(metric), self.pairs, metric.k) / metric.k
 
     @cached_property
     def concordance(self) -> Ints:
         """Concordant less discordant pairs over all classes, which both tau-b's share."""
-        return backend.concordance(self.order, self.spans, self.ties, self.pairs)
+        return self.ranks.concordance(self.pairs)
 
     @cached_property
     def target_spans(self) -> tuple[Ints, Ints, Ints]:
         """Where each row's target stands: position, first of its tie group, one past the last; (T, n) each."""
         assert self.labels is not None
-        return unpack(self.spans[:, np.arange(len(self.labels)), self.labels])
+        return self.ranks.target(self.labels)
 
     def _left_out(self, metric: Metric) -> Ints:
-        return self.labels if metric.wrong and self.labels is not None else np.full(self.mid.shape[1], -1)
+        return self.labels if metric.wrong and self.labels is not None else np.full(self.n, -1)
 
     def _correlation(self, together: Ints, alone: Ints) -> Floats:
         """together(a, b) / sqrt(alone(a) alone(b)); 0/0 of a constant row is NaN."""
@@ -130,20 +118,28 @@ def measure(teachers: list[Any], labels: ArrayLike | None, metrics: list[Metric]
     if not 1 <= classes <= MAX_CLASSES:
         raise InputError(f"expected between 1 and {MAX_CLASSES} classes, got {classes}")
 
-    values = np.empty((len(metrics), len(pairs), n))
+    values, device = np.empty((len(metrics), len(pairs), n)), home(teachers)
     if not len(pairs):
         return values
 
     def run(block: slice) -> None:
-        part = Block([floats_of(rows, block) for rows in teachers], None if targets is None else targets[block], pairs)
+        logits = [as_floats(rows[block]).to(device).contiguous() for rows in teachers]
+        part = Block(logits, None if targets is None else targets[block], pairs)
         for m, metric in enumerate(metrics):
             values[m, :, block] = part.measure(metric)
 
-    threads = torch.get_num_threads()
-    width = len(teachers) * classes  # logits a row
-    rows = max(1, min(BLOCK_CELLS // width, max(SMALL_CELLS // width, -(-n // threads))))
+    loops, threads = _where.by_loops(device), _where.workers(device)
+    width = classes * (len(teachers) if loops else max(len(teachers), len(pairs)))  # numbers a row
+    most = (BLOCK_CELLS if device.type == "cpu" else DEVICE_CELLS) // width
+    rows = max(1, min(most, max(SMALL_CELLS // width, -(-n // threads))))
     each(run, blocks(n, rows), threads)
     return values
+
+
+def home(teachers: list[Any]) -> torch.device:
+    """Where the logits of a teacher are, if it isn't the CPU and knows float64; else the CPU."""
+    tensors = [rows for rows in teachers if isinstance(rows, Tensor) and widest_float(rows) == torch.float64]
+    return next((rows.device for rows in tensors if rows.device.type != "cpu"), torch.device("cpu"))
 
 
 def real_numbers(values: ArrayLike, what: str) -> Any:
@@ -158,15 +154,14 @@ def real_numbers(values: ArrayLike, what: str) -> Any:
     return kept
 
 
-def floats_of(rows: Any, block: slice) -> NDArray[np.floating[Any]]:
-    """A block of rows as a contiguous array of native floats."""
-    if isinstance(rows, Tensor):  # NumPy has no bfloat16; float32 holds it exactly
-        kept = rows[block]
-        part = (kept.float() if kept.dtype == torch.bfloat16 else kept).cpu().numpy()
-    else:
-        part = rows[block]
-    native = part.dtype.newbyteorder("=") if part.dtype.kind == "f" else np.float64
-    return np.ascontiguousarray(part, dtype=native)
+def as_floats(rows: Any) -> Tensor:
+    """As floats of 16, 32 or 64 bits."""
+    if not isinstance(rows, Tensor):  # copied: torch takes neither read-only arrays nor another byte order
+        native = rows.dtype.newbyteorder("=") if rows.dtype.kind == "f" else np.float64
+        rows = torch.from_numpy(np.array(rows, native))
+    if not rows.is_floating_point():
+        return rows.double()
+    return rows if rows.dtype in (torch.float16, torch.float32, torch.float64) else rows.float()  # such as bfloat16
 
 
 def of_two(a: ArrayLike, b: ArrayLike, labels: ArrayLike | None, metric: Metric) -> Tensor:

@@ -1,7 +1,10 @@
 """Exact integer counts behind the class ranks, compiled by numba.
 
-`capmismatch._rank_arrays` holds the same functions in plain NumPy, and says what `order`, `spans` and `mid` are. The
-functions here are serial and release the interpreter's lock; they are compiled on first use and kept on disk.
+`capmismatch._rank_tensors` has the same as tensor operations, and says what `order`, `first`, `last` and `mid` are. The
+loops are serial and release the interpreter's lock; they are compiled on first use and kept on disk.
+
+**Spans.** A class's position, and the first of its tie group and one past its last, are packed in 21 bits each: one
+gather instead of three is what the pair loop's speed hangs on.
 
 **Sorting.** A row's values, brought linearly to [0, 65535], are sorted by two counting passes; an insertion sort by
 the exact keys then moves the few classes that were too close. Rows that are not so tame (infinities, a few values far
@@ -21,8 +24,13 @@ import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+from torch import Tensor
 
-from capmismatch._rank_arrays import FIELD, HIGH, LOW, ONE, Ints, bits_of
+from capmismatch._rank_tensors import MAX_CLASSES, Ints
+
+FIELD = np.uint64(MAX_CLASSES)
+LOW, HIGH, ONE = np.uint64(21), np.uint64(42), np.uint64(1)
+_INFINITY = {2: 0x7C00, 4: 0x7F80_0000, 8: 0x7FF0 << 48}  # bit patterns of +inf by bytes a float
 
 _compiled = njit(cache=True, nogil=True)
 # What only other kernels call goes without the wrappers for calls from elsewhere: a fifth of the time to compile.
@@ -336,17 +344,21 @@ def _shared_top(order: Any, spans: Any, labels: Any, pairs: Any, k: Any) -> Any:
     return out
 
 
-class NumbaBackend:
-    """Compiled on first use, kept on disk by numba."""
+class LoopRanks:
+    """Ranks of T teachers' (n, C) logits, as `capmismatch._rank_tensors.TensorRanks`."""
 
-    target_concordance = staticmethod(_target_concordance)
-    rank_products = staticmethod(_rank_products)
-    shared_top = staticmethod(_shared_top)
+    def __init__(self, logits: list[Tensor]) -> None:
+        shape = (len(logits), *logits[0].shape)
+        self.order, self.spans = np.empty(shape, np.uint32), np.empty(shape, np.uint64)
+        self.mid = np.empty(shape, np.int32)
+        self.ties, self.nans = np.empty(shape[:2], np.int64), np.empty(shape[:2], np.int64)
+        for t, rows in enumerate(logits):
+            self._rank(rows.numpy(), self.order[t], self.spans[t], self.mid[t], self.ties[t], self.nans[t])
 
     @staticmethod
-    def rank_rows(floats: Any, order: Ints, spans: Ints, mid: Ints, ties: Ints, nans: Ints) -> None:
+    def _rank(floats: NDArray[Any], *ranks: NDArray[Any]) -> None:
         """Bring each row's values to [0, 65535], which sorts all but the close ones."""
-        bits, infinity = bits_of(floats)
+        bits = floats.view(f"u{floats.itemsize}")
         low = scale = np.ones(len(floats), np.float32 if floats.itemsize == 2 else floats.dtype)
         if floats.itemsize > 2 and floats.shape[1] > _INSERTION_MAX:
             with np.errstate(all="ignore"):
@@ -354,13 +366,30 @@ class NumbaBackend:
                 scale = 65535 / (floats.max(axis=1) - low)
             scale[~np.isfinite(scale)] = 0  # constant rows, infinities, NaN
         values = floats if floats.itemsize > 2 else bits
-        _rank_rows(bits, infinity, values, low, scale, order, spans, mid, ties, nans)
+        _rank_rows(bits, np.uint64(_INFINITY[floats.itemsize]), values, low, scale, *ranks)
 
-    @staticmethod
-    def concordance(order: Ints, spans: Ints, ties: Ints, pairs: Ints) -> NDArray[np.int64]:
+    def target(self, labels: Ints) -> tuple[Ints, Ints, Ints]:
+        """Position, first of the tie group, one past its last."""
+        spans = self.spans[:, np.arange(len(labels)), labels]
+        parts = (spans & FIELD, (spans >> LOW) & FIELD, spans >> HIGH)
+        return tuple(part.astype(np.int64) for part in parts)  # type: ignore[return-value]
+
+    def concordance(self, pairs: Ints) -> Ints:
         """Choose the running counts by the number of classes."""
-        words = order.shape[2] // 64 + 1
-        if order.shape[2] <= _FLAT_MAX:
-            return _concordance(order, spans, ties, pairs, np.empty((1, 4), np.uint64), _LANES)
-        levels = -(-(words - 1).bit_length() // 2)
-        return _concordance(order, spans, ties, pairs, np.empty((levels, words // 4 + 1), np.uint64), None)
+        words, lanes = self.order.shape[2] // 64 + 1, None
+        counts = np.empty((-(-(words - 1).bit_length() // 2), words // 4 + 1), np.uint64)
+        if self.order.shape[2] <= _FLAT_MAX:
+            counts, lanes = np.empty((1, 4), np.uint64), _LANES
+        return _concordance(self.order, self.spans, self.ties, pairs, counts, lanes)
+
+    def target_concordance(self, labels: Ints, pairs: Ints) -> Ints:
+        """Of the pairs (target, other class) alone."""
+        return _target_concordance(self.mid, labels, pairs)
+
+    def rank_products(self, labels: Ints, pairs: Ints) -> Ints:
+        """Over the classes but the target."""
+        return _rank_products(self.mid, labels, pairs)
+
+    def shared_top(self, labels: Ints, pairs: Ints, k: int) -> Ints:
+        """Of the k top classes, the target left out."""
+        return _shared_top(self.order, self.spans, labels, pairs, k)

@@ -79,13 +79,29 @@ def teachers(choice: Choice, probes: pd.DataFrame, tau: float) -> Table:
     judged = choice.table.drop(columns=list(COMPANIONS), errors="ignore")  # the soft labels hold them, at `tau`
     judged = judged.rename(columns={"accuracy": "student_accuracy"})
     frame = judged[[*unit, "params"]].merge(frame, on=unit).merge(judged.drop(columns="params"), on=unit)
-    caption = (
-        f"One row a teacher, best first. Soft labels at tau={tau:g}. score: the shrunken accuracy of its students on "
-        "the choosing split or, without students, the probe of the rule, with its 95 % interval; p_best: chance of "
-        "being the best teacher; regret: accuracy points expected to be lost by taking it; tie: too close to the best "
-        "to call; gain: points over plain cross-entropy."
-    )
-    return _table("teachers", "Teachers", caption, frame.dropna(axis="columns", how="all"))
+    frame = frame.dropna(axis="columns", how="all")
+    return _table("teachers", "Teachers", f"One row a teacher, best first. {_meanings(frame, choice, tau)}.", frame)
+
+
+def _meanings(frame: pd.DataFrame, choice: Choice, tau: float) -> str:
+    """What the columns that the table of teachers has mean."""
+    score = f"what the rule '{choice.rule}' goes by"
+    if "measured" in frame:
+        score = "points of accuracy by which its students are predicted to stand above their mean over the teachers"
+    if "student_accuracy" in frame:
+        score = "accuracy of its students on the choosing split, shrunken toward what is expected of it"
+    meanings = {
+        "runs": "runs of the teacher itself",
+        "derived_std": f"this and the columns beside it: soft labels at tau={tau:g}",
+        "score": f"{score}; low, high: its 95 % interval",
+        "p_best": "chance of being the best teacher",
+        "regret": "accuracy points expected to be lost by taking it",
+        "tie": "too close to the best to call",
+        "measured": "whether it has students; others are predicted",
+        "student_accuracy": "on the reporting split",
+        "gain": "points over plain cross-entropy on the reporting split, with its 95 % interval",
+    }
+    return "; ".join(f"{name}: {meaning}" for name, meaning in meanings.items() if name in frame)
 
 
 def students(choice: Choice) -> list[Table]:
@@ -101,24 +117,23 @@ def students(choice: Choice) -> list[Table]:
 
 def rules(choice: Choice) -> Table:
     """Whom simple rules take, and what following them loses."""
-    caption = (
-        "Whom each rule would take from the probes alone, and the accuracy points that its choice is expected to lose "
-        "(unknown without results)."
-    )
     frame = choice.rules.drop(columns="value").dropna(axis="columns", how="all")
+    loss = "; regret: the accuracy points that it is expected to lose by that, with its 95 % interval"
+    caption = f"Whom each rule would take from the probes alone{loss if 'regret' in frame else ''}."
     return _table("rules", "Rules", caption, frame)
 
 
 def probes(frame: pd.DataFrame, taus: Iterable[float]) -> list[Table]:
     """The probes without temperature, and those at each temperature; a row a teacher, the mean over its runs."""
-    frame = frame[frame["split"].eq(one_split(frame, "val"))]
+    split = one_split(frame, "val")
+    frame = frame[frame["split"].eq(split)]
     kinds = [("probes", "Probes without temperature", frame["tau"].isna())]
     kinds += [(f"probes-tau-{tau:g}", f"Probes at tau={tau:g}", frame["tau"].eq(tau)) for tau in taus]
     made = []
     for name, title, chosen in kinds:
         wide = _wide(frame[chosen], ["family", "teacher"], "probe")
         if len(wide):
-            made.append(_table(name, title, "A row a teacher in the order of the table, the mean over its runs.", wide))
+            made.append(_table(name, title, f"One row a teacher, the mean over its runs, on split {split}.", wide))
     return made
 
 
@@ -140,7 +155,8 @@ def links(frame: pd.DataFrame) -> Table:
     caption = (
         f"The {TOP_LINKS} strongest of {len(spearman)} Spearman correlations of a probe with the students' accuracy "
         "over teachers, with 95 % intervals; derived probes are followed by p_y and the inherent variance at the same "
-        "temperature. p_adjusted: corrected for the number of probes; partial_*: with that variable held fixed."
+        "temperature. n: teachers; p_adjusted: corrected for the number of probes; partial_*: with that variable held "
+        "fixed; expected_sign: the direction that the probe's source expects, 0 for none."
     )
     return _table("links", "Links", caption, spearman.iloc[list(kept)][[name for name in columns if name in spearman]])
 
@@ -190,6 +206,8 @@ def _wide(frame: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:
 
 
 def _table(name: str, title: str, caption: str, frame: pd.DataFrame) -> Table:
+    if "family" in frame and frame["family"].replace("", np.nan).nunique() <= 1:
+        frame = frame.drop(columns="family")  # the same in each row
     columns = [_cells(frame.iloc[:, place]) for place in range(frame.shape[1])]
     rows = [list(row) for row in zip(*columns, strict=True)]
     return Table(name, title, caption, [str(column) for column in frame], rows)

@@ -16,14 +16,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from capmismatch import _where
 from capmismatch._arrays import ArrayLike, as_pair, widest_float
 from capmismatch._threads import blocks, each
 from capmismatch.errors import must_be_positive
 
-try:
+if _where.LOOPS:
     from capmismatch import _kernels as kernels
-except ImportError:  # no numba
-    kernels = None  # type: ignore[assignment]
 
 BLOCK_LOGITS = 1 << 16  # what a thread works on at a time
 
@@ -61,7 +60,7 @@ class LogitParts:
 
 
 def _compiled(rows: Tensor) -> bool:
-    return kernels is not None and rows.device.type == "cpu" and not rows.requires_grad
+    return _where.by_loops(rows.device) and not rows.requires_grad
 
 
 def take_apart(logits: Tensor, labels: Tensor) -> LogitParts:

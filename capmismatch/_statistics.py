@@ -101,26 +101,60 @@ def partial_correlation(xy: Floats, xc: Floats, yc: Floats) -> Floats:
     return np.where(defined, np.clip(value, -1.0, 1.0), np.nan)
 
 
+def effective_size(groups: NDArray[np.int64], metric: str) -> float:
+    """How many units of a single group would give as noisy a correlation as these groups do.
+
+    That whose variance without a link is the same: of Pearson's r ``1 / (n - 1)``, of Spearman's rho the same, of
+    Kendall's tau ``2 (2n + 5) / (9n (n - 1))`` (Kendall, Biometrika 1938), pooled over groups by the squares of their
+    shares of the sum of squared ranks or of the pairs.
+
+    Examples
+    --------
+    >>> two = np.repeat([0, 1], [4, 8])
+    >>> [round(effective_size(two, metric), 1) for metric in METRICS]
+    [9.5, 11.0, 9.7]
+    """
+    sizes = np.unique(groups, return_counts=True)[1].astype(float)
+    sizes = sizes[sizes > 1]
+    if not len(sizes):
+        return 1.0
+    if metric == "pearson":
+        return float((sizes - 1).sum()) + 1
+    shares = sizes * (sizes**2 - 1) if metric == "spearman" else sizes * (sizes - 1)
+    own = 1 / (sizes - 1) if metric == "spearman" else _kendall_variance(sizes)
+    variance = float((shares**2 * own).sum() / shares.sum() ** 2)
+    if metric == "spearman":
+        return 1 + 1 / variance
+    linear = 9 * variance + 4  # of the quadratic equation that variance = 2 (2n + 5) / (9n (n - 1)) is for n
+    return (linear + math.sqrt(linear**2 + 360 * variance)) / (18 * variance)
+
+
+def _kendall_variance(n: Floats) -> Floats:
+    """Of tau over `n` units without a link and without ties."""
+    return 2 * (2 * n + 5) / (9 * n * (n - 1))
+
+
 def fisher_interval(
-    value: Floats, metric: str, n: int, replicates: Floats | None = None, level: float = 0.95
+    value: Floats, metric: str, n: float, replicates: Floats | None = None, level: float = 0.95
 ) -> tuple[Floats, Floats]:
     """Confidence interval of a correlation on Fisher's z scale, ``tanh(atanh(r) +- q s)``.
 
-    ``s^2`` is the mean of two estimates of the variance of ``atanh(r)``: the variance of the bootstrap `replicates`,
-    and normal theory's, 1/(n-3) for Pearson (Fisher 1915), (1 + r^2/2)/(n-3) for Spearman (Bonett & Wright,
-    Psychometrika 2000), 0.437/(n-4) for Kendall (Fieller, Hartley & Pearson, Biometrika 1957). Theory alone does not
-    see heavy tails or the seeds, the bootstrap alone is noisy and off at eight teachers; their mean covers best
-    (``benchmarks/bench_coverage.py``). A perfect rank agreement is taken as half of one discordance short of
-    perfect, for
-    else no finite interval exists.
+    ``s^2`` is a weighted mean of two estimates of the variance of ``atanh(r)``: the variance of the bootstrap
+    `replicates`, and normal theory's, 1/(n-3) for Pearson (Fisher 1915), (1 + r^2/2)/(n-3) for Spearman (Bonett &
+    Wright, Psychometrika 2000), v/(1-v)^2 (1 + r^2/2) for Kendall, with v the variance of tau without a link (Kendall
+    1938; the usual 0.437/(n-4) of Fieller, Hartley & Pearson, Biometrika 1957, is twice too large at five units).
+    Theory alone does not see heavy tails or the seeds; the bootstrap alone is noisy and off, the more so the fewer
+    units there are: a resample of five holds 3.4 of them on average. It has a quarter of the weight from eight units
+    on, less below, none at five, which covers best (``benchmarks/bench_coverage.py``). A perfect rank agreement is
+    taken as half of one discordance short of perfect, for else no finite interval exists.
 
     Parameters
     ----------
     value : array
         Correlations.
     metric : {"pearson", "spearman", "kendall"}
-    n : int
-        Effective number of units: units, less one for each group beyond the first and for each variable held fixed.
+    n : float
+        Number of units: `effective_size` of their groups, less one for each variable held fixed.
     replicates : array of shape (B, *value.shape), optional
         Bootstrap replicates of `value`, NaN where undefined. Without them normal theory stands alone.
     level : float in (0, 1)
@@ -138,18 +172,19 @@ def fisher_interval(
     """
     limit = _largest(metric, n)
     z = np.arctanh(np.clip(value, -limit, limit))
-    free = n - 4 if metric == "kendall" else n - 3
-    if free <= 0:
+    if n <= 3:
         return np.where(np.isnan(value), np.nan, -1.0), np.where(np.isnan(value), np.nan, 1.0)
-    theory = {"pearson": np.ones_like(value), "spearman": 1 + value**2 / 2, "kendall": np.full_like(value, 0.437)}
-    variance = theory[metric] / free
+    null = _kendall_variance(np.asarray(n, dtype=float))
+    scale = null / (1 - null) ** 2 if metric == "kendall" else 1 / (n - 3)
+    variance = scale * (np.ones_like(value) if metric == "pearson" else 1 + value**2 / 2)
     if replicates is not None:
         known = np.isfinite(replicates)
         count = known.sum(axis=0)
         replicate_z = np.where(known, np.arctanh(np.clip(replicates, -limit, limit)), 0.0)
         mean = replicate_z.sum(axis=0) / np.maximum(count, 1)
         spread = (np.where(known, replicate_z - mean, 0.0) ** 2).sum(axis=0) / np.maximum(count, 1)
-        variance = np.where(count > 1, (variance + spread) / 2, variance)
+        share = float(np.clip((n - 5) / 12, 0, 1 / 4))
+        variance = np.where(count > 1, (1 - share) * variance + share * spread, variance)
     half = stats.norm.ppf((1 + level) / 2) * np.sqrt(variance)
     return np.tanh(z - half), np.tanh(z + half)
 
@@ -199,6 +234,17 @@ def permutation_p(
             hits[:, column] += reached.view(np.uint8).sum(axis=0, dtype=np.uint16)
     p = hits / len(orders) if exact else (1 + hits) / (1 + len(orders))
     return np.where(np.isnan(observed), np.nan, p)
+
+
+def least_p(groups: NDArray[np.int64]) -> float:
+    """The smallest two-sided permutation p-value that ranks without ties can have: of perfect (dis)agreement.
+
+    Examples
+    --------
+    >>> [round(least_p(np.array(groups)), 3) for groups in ([0] * 4, [0] * 5, [0, 0, 0, 1, 1, 1])]
+    [0.083, 0.017, 0.056]
+    """
+    return min(1.0, 2 / _count(groups))
 
 
 def benjamini_hochberg(p: Floats) -> Floats:
@@ -280,7 +326,7 @@ def _centred_ranks(values: Floats, same: Floats) -> Floats:
     return np.einsum("...ijp,ij->...ip", above.astype(np.float32) - below.astype(np.float32), same) / 2
 
 
-def _largest(metric: str, n: int) -> float:
+def _largest(metric: str, n: float) -> float:
     """The largest magnitude that a correlation is given on the z scale."""
     if n < 2 or metric == "pearson":
         return 1 - 1e-4
@@ -303,13 +349,17 @@ def _sign_table(pairs: NDArray[np.float32], groups: NDArray[np.int64]) -> NDArra
     return table
 
 
+def _count(groups: NDArray[np.int64]) -> int:
+    """How many permutations of the units within groups there are."""
+    return math.prod(math.factorial(int(size)) for size in np.unique(groups, return_counts=True)[1])
+
+
 @lru_cache(maxsize=8)
 def _permutations(groups: tuple[int, ...], seed: int, draws: int) -> tuple[NDArray[np.int8], bool]:
     """Permutations of the units within groups (P, n), and whether these are all there are."""
     label = np.array(groups)
     members = [np.flatnonzero(label == group) for group in np.unique(label)]
-    count = math.prod(math.factorial(len(group)) for group in members)
-    if count > EXACT_PERMUTATIONS:
+    if _count(label) > EXACT_PERMUTATIONS:
         rng = np.random.default_rng(seed)
         orders = np.empty((draws, len(label)), dtype=np.int8)
         for group in members:

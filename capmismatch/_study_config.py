@@ -50,10 +50,12 @@ class ProbeConfig:
     ----------
     taus : temperatures of the probes that depend on one
     names : which probes, of `capmismatch.probes.REGISTRY`; all by default
+    device : where they, class ranks and restored variance are computed, such as "cuda"
     """
 
     taus: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
     names: tuple[str, ...] | None = None
+    device: str = field(default="cpu", repr=False)  # the table is the same wherever it is computed
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,14 @@ class IsatsConfig:
     tau_target : of the target's logit, and of plain temperature scaling
     tau_other : of the wrong classes' logits under ATS
     constraint : of ISATS: "order", "anchor" or "none"
-    margin : of the constraint "order", in logits
+    margin : of the constraint "order", in logits; 1 by default
     center : "mean" takes each row's mean logit out first, "none" does not
     """
 
     tau_target: float = 4.0
     tau_other: float = 3.0
     constraint: str = "order"
-    margin: float = 0.0
+    margin: float | None = None
     center: str = "mean"
 
 

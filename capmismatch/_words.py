@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from capmismatch._estimates import Estimate
 from capmismatch._evidence import Lesson
 from capmismatch._phrases import count, join, short
 from capmismatch._rules import COMPANIONS, DEFAULT_TAU, DERIVED, NAMES, RELEVANT, Rule
@@ -15,6 +16,11 @@ from capmismatch._taught import Taught
 TOLD_STUDENTS = 3
 FEW_FAMILIES = 3
 """With fewer families elsewhere than this, leaving one out tells little."""
+
+
+def percent(share: float) -> str:
+    """A chance as a whole percentage."""
+    return f"{100 * share:.0f} %"
 
 
 def named(row: pd.Series) -> str:
@@ -40,7 +46,7 @@ def cheapest(tied: pd.DataFrame, chosen: pd.Series) -> list[str]:
     """Who is tied, and why the chosen one is taken among them."""
     if len(tied) < 2:
         return []
-    names = ", ".join(named(row) for _, row in tied.iterrows())
+    names = join([named(row) for _, row in tied.iterrows()])
     why = f"{named(chosen)} is taken as the smallest, so the cheapest, of them ({chosen['params']:,.0f} parameters)."
     if tied["params"].isna().any():
         why = f"{named(chosen)} is taken for its value, for not all their sizes are known."
@@ -71,17 +77,18 @@ def estimate(chosen: pd.Series) -> str:
     """The chosen teacher's estimate, chance and expected loss."""
     kind = "estimated from its students" if chosen["measured"] else "predicted, for it has no student in this setting"
     return (
-        f"{named(chosen)}: accuracy {_interval(chosen)} on the choosing split, {kind}; it is the best teacher with a "
-        f"chance of {chosen['p_best']:.0%}, and taking it is expected to lose {chosen['regret']:.2f} accuracy points."
+        f"{named(chosen)}: accuracy {_accuracy(chosen)} on the choosing split, {kind}; it is the best teacher with a "
+        f"chance of {percent(chosen['p_best'])}, and taking it is expected to lose {chosen['regret']:.2f} accuracy "
+        "points."
     )
 
 
 def predicted(chosen: pd.Series) -> str:
     """What the evidence predicts of the chosen teacher."""
     return (
-        f"{named(chosen)}: its students are predicted to stand {_interval(chosen)} points of accuracy above the mean "
-        f"over these teachers; it is the best with a chance of {chosen['p_best']:.0%}, and taking it is expected to "
-        f"lose {chosen['regret']:.2f} points."
+        f"{named(chosen)}: the accuracy of its students is predicted to differ from the mean over these teachers by "
+        f"{chosen['score']:+.2f} points [{chosen['low']:+.2f}, {chosen['high']:+.2f}]; it is the best with a chance of "
+        f"{percent(chosen['p_best'])}, and taking it is expected to lose {chosen['regret']:.2f} points."
     )
 
 
@@ -89,8 +96,11 @@ def trusted(trust: pd.DataFrame, lessons: Sequence[Lesson]) -> list[str]:
     """How far each probe is trusted."""
     if trust.empty:
         return []
-    worth = [f"{r['points']:+.2f} [{r['low']:+.2f}, {r['high']:+.2f}] for {r['probe']}" for _, r in trust.iterrows()]
-    return [f"Learnt from {_lessons(lessons)}: a standard deviation of a probe is worth {join(worth)} points."]
+    worth = [f"{r['probe']} {r['points']:+.2f} [{r['low']:+.2f}, {r['high']:+.2f}]" for _, r in trust.iterrows()]
+    sentence = f"Learnt from {_lessons(lessons)}, in points for a standard deviation more of a probe: {join(worth)}."
+    if not ((trust["low"] > 0) | (trust["high"] < 0)).any():
+        sentence += " All these intervals cover zero: no probe is shown to matter."
+    return [sentence]
 
 
 def cost_elsewhere(there: pd.Series, new_family: bool) -> list[str]:
@@ -106,7 +116,7 @@ def cost_elsewhere(there: pd.Series, new_family: bool) -> list[str]:
 
 def setting_elsewhere(best: Lesson, count_best: int, lessons: Sequence[Lesson]) -> list[str]:
     """The method and temperature that did best in the evidence."""
-    return [f"Setting: '{best.label}' did best for {count_best} of {count(len(lessons), 'kind')} of student there."]
+    return [f"Setting: '{best.label}' did best there for {count_best} of {count(len(lessons), 'kind')} of student."]
 
 
 def from_elsewhere(lessons: Sequence[Lesson]) -> list[str]:
@@ -126,7 +136,8 @@ def evidence_risks(
             risks.append(f"With {count_families(families)} to learn from, how far probes carry over is hardly known.")
     risks.append("Points are on the scale of the evidence's students; other data may spread them more or less.")
     if named(chosen) == named(table.iloc[0]) and chosen["p_best"] < 0.5:
-        risks.append(f"Another teacher is the best with a chance of {1 - chosen['p_best']:.0%}; a pilot would tell.")
+        another = percent(1 - chosen["p_best"])
+        risks.append(f"Another teacher is the best with a chance of {another}; a pilot (--pilot) would tell.")
     return risks
 
 
@@ -134,7 +145,7 @@ def settings(students: pd.DataFrame) -> list[str]:
     """Best setting and teacher of each of the first students."""
     told = [
         f"Student {row['student']} does best with '{row['label']}' and {named(row)} (best with a chance of "
-        f"{row['p_best']:.0%}; accuracy to report: {_value(row['accuracy'])})."
+        f"{percent(row['p_best'])}; accuracy to report: {Estimate(row['accuracy']).percent()})."
         for _, row in students.head(TOLD_STUDENTS).iterrows()
     ]
     more = len(students) - len(told)
@@ -146,8 +157,14 @@ def ties(table: pd.DataFrame, chosen: pd.Series) -> list[str]:
     tied = table[table["tie"]]
     if len(tied) < 2:
         return [f"{named(table.iloc[0])} is better than every other teacher beyond the 95 % intervals."]
-    names = ", ".join(named(row) for _, row in tied.iterrows())
-    sentence = f"Too close to call between {names}."
+    names = join([named(row) for _, row in tied.iterrows()])
+    sentence = f"Too close to call between {names}." if len(tied) < len(table) else (
+        f"Too close to call: none of the {count(len(table), 'teacher')} is shown to be worse than the best."
+    )  # fmt: skip
+    untested = tied[(tied["score"] > chosen["score"]) & ~tied["measured"]]
+    if len(untested):
+        better = join([named(row) for _, row in untested.iterrows()])
+        sentence += f" Predicted to do as well or better, but without a student in this setting: {better}."
     if tied["params"].notna().all():
         small = tied.iloc[int(tied["params"].argmin())]
         if named(small) != named(chosen):
@@ -186,8 +203,9 @@ def result_risks(table: pd.DataFrame, chosen: pd.Series, taught: list[Taught]) -
         risks.append(f"Without students in this setting, and only predicted, with wide intervals: {names}.")
     if not all(part.choosing.has_seeds for part in taught):
         risks.append("Some students have a single seed: their noise is that of the examples alone, which is too small.")
-    if named(chosen) == named(table.iloc[0]) and chosen["p_best"] < 0.5:
-        risks.append(f"Another teacher is the best with a chance of {1 - chosen['p_best']:.0%}; more seeds would tell.")
+    if chosen["tie"] and chosen["p_best"] < 0.5:
+        another = percent(1 - chosen["p_best"])
+        risks.append(f"Another teacher is the best with a chance of {another}; more seeds would tell.")
     return risks
 
 
@@ -247,6 +265,10 @@ def _interval(row: pd.Series) -> str:
     if np.isnan(row["low"]):
         return _value(row["score"])
     return f"{_value(row['score'])} [{_value(row['low'])}, {_value(row['high'])}]"
+
+
+def _accuracy(row: pd.Series) -> str:
+    return Estimate(row["score"], row["low"], row["high"]).percent()
 
 
 def _value(number: float) -> str:

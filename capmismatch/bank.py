@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from capmismatch._bank_files import hash_logits, open_logits, read_rows, release
+from capmismatch._bank_files import hash_logits, open_logits, read_rows
 from capmismatch._extras import need
 from capmismatch._records import SPLITS, Rows, TeacherRecord, check_logits, make_rows, stratified_order, teacher_key
 from capmismatch.errors import BankError, InputError, must_be_one_of
@@ -59,10 +59,10 @@ class LogitBank:
         rows = read_rows(self.path)
         self._fill(rows, [open_logits(file, rows) for file in found])
 
-    def _fill(self, rows: Rows, opened: Iterable[tuple[TeacherRecord, NDArray[Any]]]) -> None:
+    def _fill(self, rows: Rows, opened: Iterable[tuple[TeacherRecord, Any]]) -> None:
         self.rows = rows
         self.teachers: list[TeacherRecord] = []
-        self._stored: dict[str, NDArray[Any]] = {}
+        self._stored: dict[str, Any] = {}
         self._verified: set[str] = set()
         for record, logits in opened:
             self.teachers.append(record)
@@ -101,14 +101,11 @@ class LogitBank:
 
     def row(self, key: str, row: int) -> NDArray[Any]:
         """(C,) logits of one example, by its row in the bank."""
-        return np.array(self._whole(key)[row])
+        return self.take(key, np.array([row]))[0]
 
     def take(self, key: str, rows: NDArray[np.int64], columns: slice = slice(None)) -> NDArray[Any]:
         """(n, K) logits of one teacher: chosen rows of the bank in the order given, all classes or a range of them."""
-        whole = self._whole(key)
-        found = np.asarray(whole[rows, columns])
-        release(whole)
-        return found
+        return np.asarray(self._whole(key)[rows][:, columns])
 
     def chunks(
         self, key: str, split: str | None = None, rows: int | None = None
@@ -127,8 +124,8 @@ class LogitBank:
             here = chosen[start : start + step]
             yield [self.take(key, here) for key in keys], self.rows.labels[here]
 
-    def _whole(self, key: str) -> NDArray[Any]:
-        """The (N, C) logits of a teacher as stored; their bytes are checked when they are first asked for."""
+    def _whole(self, key: str) -> Any:
+        """The (N, C) logits of a teacher as stored, an array or a `LogitFile`; checked when first asked for."""
         if key not in self._verified:
             self._verify(self[key])
         return self._stored[key]
@@ -253,7 +250,7 @@ def _thousands(value: Any) -> str:
     return "" if pd.isna(value) else f"{value:,.0f}"
 
 
-def _bytes(arrays: Iterable[NDArray[Any]]) -> str:
+def _bytes(arrays: Iterable[Any]) -> str:
     return f"{sum(array.nbytes for array in arrays) / 1e6:,.1f} MB of logits"
 
 
@@ -298,7 +295,7 @@ def bank_from_arrays(
     return _in_memory(rows, opened)
 
 
-def _in_memory(rows: Rows, opened: Iterable[tuple[TeacherRecord, NDArray[Any]]]) -> LogitBank:
+def _in_memory(rows: Rows, opened: Iterable[tuple[TeacherRecord, Any]]) -> LogitBank:
     bank = object.__new__(LogitBank)
     bank.path = None
     bank._fill(rows, opened)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter, validators
 
 from capmismatch import __version__
+from capmismatch._cores import usable_cores
+from capmismatch._heap import keep_freed_memory
 from capmismatch.errors import CapmismatchError, InputError
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ Engine = Annotated[
 Address = Annotated[str | None, Parameter(help="Of a running Ray cluster, or 'auto'; by default one is started here.")]
 Quiet = Annotated[bool, Parameter(help="No progress bars.", negative="", show_default=False)]
 
-CORES = os.cpu_count() or 1
+CORES = usable_cores()
 
 _order = itertools.count()
 
@@ -258,7 +260,7 @@ def soften(
     constraint: Annotated[
         Literal["order", "anchor", "none"] | None, Parameter(help="'order' by default; isats.")
     ] = None,
-    margin: Annotated[float | None, Parameter(help="Of the order, 0 by default; isats.")] = None,
+    margin: Annotated[float | None, Parameter(help="Of the order, 1 by default; isats.")] = None,
     center: Annotated[Literal["mean", "none"] | None, Parameter(help="'mean' by default; ats and isats.")] = None,
     dtype: Annotated[
         Literal["float32", "float16"], Parameter(help="float16 keeps logarithms of soft labels, at half the size.")
@@ -326,6 +328,7 @@ def teachers(
 
 def main() -> None:
     """Entry point: errors that capmismatch raises on purpose are shown without a traceback."""
+    keep_freed_memory()
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         app()

@@ -1,6 +1,8 @@
 """From a bank to tables: probes, class ranks, restored variance. Streams the bank, so memory stays bounded.
 
 The formulas are in `capmismatch.probes`, `capmismatch.ranks` and `capmismatch.temperature`; here they are averaged.
+Everything takes a `device`: on "cpu" compiled loops work in as many threads as torch uses; on an accelerator such as
+"cuda", which has to know float64, tensor operations give the same numbers to 1e-10.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from capmismatch import ranks as _ranks
-from capmismatch._example_values import affinity_matrix, restored_values, values_of
+from capmismatch._averages import Means, mean
+from capmismatch._example_values import affinities, restored_values, values_of
+from capmismatch._isats_options import margin_of
+from capmismatch._where import as_device, at_once
 from capmismatch.bank import LogitBank, TeacherRecord
 from capmismatch.errors import InputError, must_be_one_of, must_be_positive
 from capmismatch.probes import REGISTRY, calibration_bins
@@ -39,43 +43,13 @@ def _run(record: TeacherRecord) -> int:
     return 0 if record.seed is None else record.seed
 
 
-def _mean(values: NDArray[np.float64]) -> dict[str, float]:
-    """value, se and n of a table; NaN where there is nothing to tell."""
-    n = len(values)
-    se = float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
-    return {"value": float(values.mean()) if n else math.nan, "se": se, "n": n}
-
-
-class _Means:
-    """Mean and standard error of each row of (P, n) values that come in chunks, NaN left out (Chan's update)."""
-
-    def __init__(self, rows: int) -> None:
-        self.n, self.mean, self.square = np.zeros((3, rows))
-
-    def add(self, values: NDArray[np.float64]) -> None:
-        known = ~np.isnan(values)
-        n = known.sum(1)
-        mean = np.where(known, values, 0.0).sum(1) / np.maximum(n, 1)
-        square = np.where(known, values - mean[:, None], 0.0)
-        delta, total = mean - self.mean, self.n + n
-        share = n / np.maximum(total, 1)
-        self.square += np.einsum("pn,pn->p", square, square) + delta * delta * self.n * share
-        self.mean += delta * share
-        self.n = total
-
-    def columns(self, row: int) -> dict[str, float]:
-        """value, se and n of a table; NaN where there is nothing to tell."""
-        n = int(self.n[row])
-        se = math.sqrt(self.square[row] / (n - 1) / n) if n > 1 else math.nan
-        return {"value": float(self.mean[row]) if n else math.nan, "se": se, "n": n}
-
-
 def probe(
     bank: LogitBank,
     taus: Iterable[float] = TAUS,
     names: Iterable[str] | None = None,
     *,
     split: str | None = "val",
+    device: str = "cpu",
     progress: bool = True,
 ) -> pd.DataFrame:
     """Measure every probe on every teacher.
@@ -86,6 +60,7 @@ def probe(
     taus : temperatures of the tempered probes
     names : of the registry in `capmismatch.probes.REGISTRY`; all by default
     split : rows to measure on; None for all of the bank
+    device : where to compute, such as "cuda"
     progress : whether to show a bar
 
     Returns
@@ -105,17 +80,17 @@ def probe(
     0       a  1.0  0.870
     1       a  4.0  0.414
     """
-    temperatures, wanted = _temperatures(taus), _names(names)
+    temperatures, wanted, place = _temperatures(taus), _names(names), as_device(device)
     rows = []
     with tqdm(bank.teachers, desc="probe", unit="teacher", disable=not progress) as bar:
         for record in bar:
             bar.set_postfix_str(record.key)
-            found = values_of(bank, record.key, temperatures, [REGISTRY[name] for name in wanted], split)
+            found = values_of(bank, record.key, temperatures, [REGISTRY[name] for name in wanted], split, place)
             for name in wanted:
                 for tau in temperatures if REGISTRY[name].tempered else [None]:
                     rows.append(
                         {**_identity(record), "split": split or "all", "seed": _run(record),
-                         "tau": math.nan if tau is None else tau, "probe": name, **_mean(found[name, tau])}
+                         "tau": math.nan if tau is None else tau, "probe": name, **mean(found[name, tau])}
                     )
     return pd.DataFrame(rows)
 
@@ -127,6 +102,7 @@ def example_values(
     *,
     teachers: Iterable[str] | None = None,
     split: str | None = "val",
+    device: str = "cpu",
 ) -> pd.DataFrame:
     """Values of probes for every example: what the means of `probe` are taken over.
 
@@ -137,6 +113,7 @@ def example_values(
     taus : temperatures of the tempered probes
     teachers : keys as in ``bank.keys``; all by default
     split : rows to measure on; None for all of the bank
+    device : where to compute, such as "cuda"
 
     Returns
     -------
@@ -148,7 +125,7 @@ def example_values(
     Raises
     ------
     InputError
-        An unknown probe, teacher or split, a temperature that is not positive.
+        An unknown probe, teacher or split, a temperature that is not positive, a device that is not there.
 
     Examples
     --------
@@ -169,10 +146,10 @@ def example_values(
     for name in wanted:
         must_be_one_of(name, known, "probe")
     chosen = [bank[key] for key in (bank.keys if teachers is None else dict.fromkeys(teachers))]
-    rows = bank.select(split)
+    rows, place = bank.select(split), as_device(device)
     heads, values = [], []
     for record in chosen:
-        found = values_of(bank, record.key, temperatures, [REGISTRY[name] for name in wanted], split)
+        found = values_of(bank, record.key, temperatures, [REGISTRY[name] for name in wanted], split, place)
         for name in wanted:
             for tau in temperatures if REGISTRY[name].tempered else [None]:
                 at = math.nan if tau is None else tau
@@ -213,6 +190,7 @@ def rank_stability(
     *,
     tau: float = 4.0,
     split: str | None = "val",
+    device: str = "cpu",
     progress: bool = True,
 ) -> pd.DataFrame:
     """Measure how far each two teachers order the classes alike.
@@ -226,6 +204,7 @@ def rank_stability(
         wrong ones are left out.
     tau : of the affinity matrices
     split : rows to measure on; None for all of the bank
+    device : where to compute, such as "cuda"
     progress : whether to show a bar
 
     Returns
@@ -247,24 +226,26 @@ def rank_stability(
     chosen = list(dict.fromkeys(metrics))
     for metric in chosen:
         must_be_one_of(metric, METRICS, "metric")
+    must_be_positive(tau, "tau")
     if len(bank.teachers) < 2:
         raise InputError(f"class ranks compare teachers: expected at least 2 in the bank, got {len(bank.teachers)}")
     wrong = len(bank.classes) - 1
     chosen = [m for m in chosen if not m.startswith("top") or int(m[3]) <= wrong]
-    pairs = list(combinations(range(len(bank.teachers)), 2))
-    found = {metric: _Means(len(pairs)) for metric in chosen}
+    pairs, place = list(combinations(range(len(bank.teachers)), 2)), as_device(device)
+    found = {metric: Means(len(pairs)) for metric in chosen}
     per_example = [metric for metric in chosen if metric in PAIR_METRICS]
     if per_example:
-        step = max(1, RANK_LOGITS // (len(bank.classes) * len(bank.teachers)))
+        step = max(1, at_once(RANK_LOGITS, place) // (len(bank.classes) * len(bank.teachers)))
         with tqdm(total=len(bank.select(split)), desc="ranks", unit="row", disable=not progress) as bar:
             for parts, labels in bank.aligned_chunks(bank.keys, split, rows=step):
-                for metric, values in _ranks.rank_metrics(parts, labels, per_example, pairs).items():
+                logits = [torch.from_numpy(part).to(place) for part in parts]
+                for metric, values in _ranks.rank_metrics(logits, labels, per_example, pairs).items():
                     found[metric].add(values.numpy())
                 bar.update(len(labels))
     if "affinity_tau_b" in chosen:
-        matrices = [affinity_matrix(bank, key, tau, split) for key in bank.keys]
-        compared = [_ranks.affinity_tau_b(matrices[a], matrices[b]).numpy() for a, b in pairs]
-        found["affinity_tau_b"].add(np.stack(compared))
+        for classes, matrices in affinities(bank, tau, split, place):
+            compared = _ranks.rank_metrics(matrices, classes, ["wrong_tau_b"], pairs)
+            found["affinity_tau_b"].add(compared["wrong_tau_b"].numpy())
     out = []
     for pair, (a, b) in enumerate(pairs):
         first, second = bank.teachers[a], bank.teachers[b]
@@ -277,8 +258,15 @@ def rank_stability(
     return pd.DataFrame(out)
 
 
-def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val") -> pd.DataFrame:
+def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val", device: str = "cpu") -> pd.DataFrame:
     """Class-affinity matrices: the mean over the examples of each class of q~, the softmax over wrong classes alone.
+
+    Parameters
+    ----------
+    bank : a LogitBank
+    tau : temperature of q~
+    split : rows to measure on; None for all of the bank
+    device : where to compute, such as "cuda"
 
     Returns
     -------
@@ -286,14 +274,15 @@ def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val") ->
     and so are classes without examples.
     """
     must_be_positive(tau, "tau")
-    present = np.isin(np.arange(len(bank.classes)), bank.labels(split))
-    true, other = np.nonzero(present[:, None] & ~np.eye(len(bank.classes), dtype=bool))
-    values = np.empty((len(bank.keys), len(true)))
-    for row, key in zip(values, bank.keys, strict=True):
-        row[:] = affinity_matrix(bank, key, tau, split).numpy()[true, other]
+    present, classes = np.unique(bank.labels(split)), np.arange(len(bank.classes))
+    true, other = (present[:, None] != classes).nonzero()
+    values = np.empty((len(bank.keys), len(present), len(classes) - 1))
+    for own, matrices in affinities(bank, float(tau), split, as_device(device)):
+        rows = matrices.cpu().numpy()[:, own[:, None] != classes]
+        values[:, np.searchsorted(present, own)] = rows.reshape(len(values), len(own), -1)
     families, teachers = (pd.Categorical([getattr(r, name) for r in bank.teachers]) for name in ("family", "teacher"))
     named = pd.CategoricalDtype(list(bank.classes))  # millions of rows of text would take longer than all the sums
-    codes = (np.tile(index.astype(np.int32), len(values)) for index in (true, other))
+    codes = (np.tile(index.astype(np.int32), len(values)) for index in (present[true], other))
     true_class, other_class = (pd.Categorical.from_codes(each_row, dtype=named) for each_row in codes)
     return pd.DataFrame(
         {"family": families.repeat(len(true)), "teacher": teachers.repeat(len(true)),
@@ -303,16 +292,23 @@ def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val") ->
     )  # fmt: skip
 
 
-def reliability(bank: LogitBank, *, split: str | None = "val") -> pd.DataFrame:
+def reliability(bank: LogitBank, *, split: str | None = "val", device: str = "cpu") -> pd.DataFrame:
     """Reliability diagrams: confidence and accuracy by bins of confidence, for every teacher, at tau = 1.
+
+    Parameters
+    ----------
+    bank : a LogitBank
+    split : rows to measure on; None for all of the bank
+    device : where to compute, such as "cuda"
 
     Returns
     -------
     Tidy DataFrame with columns family, teacher, seed, bin_low, bin_high, confidence, accuracy, n.
     """
+    wanted, place = [REGISTRY["confidence"], REGISTRY["accuracy"]], as_device(device)
     frames = []
     for record in bank.teachers:
-        found = values_of(bank, record.key, [], [REGISTRY["confidence"], REGISTRY["accuracy"]], split)
+        found = values_of(bank, record.key, [], wanted, split, place)
         confidence, correct = (torch.from_numpy(found[name, None]) for name in ("confidence", "accuracy"))
         bins = calibration_bins(confidence, correct)
         identity = {"family": record.family, "teacher": record.teacher, "seed": _run(record)}
@@ -326,10 +322,11 @@ def restored_variance(
     *,
     tau_other: float = 3.0,
     constraint: str = "order",
-    margin: float = 0.0,
+    margin: float | None = None,
     center: str = "mean",
     bounds: tuple[float, float] = (0.5, 8.0),
     split: str | None = "val",
+    device: str = "cpu",
     progress: bool = True,
 ) -> pd.DataFrame:
     """Measure what plain temperature scaling (TS), ATS and ISATS make of each teacher's soft labels.
@@ -341,6 +338,7 @@ def restored_variance(
     tau_other : of the wrong classes under ATS
     constraint, margin, center, bounds : of `capmismatch.temperature.isats`
     split : rows to measure on; None for all of the bank
+    device : where to compute, such as "cuda"
     progress : whether to show a bar
 
     Returns
@@ -351,25 +349,26 @@ def restored_variance(
     lost it), at_bound, tau_other_mean, tau_other_q10, tau_other_q50, tau_other_q90.
     """
     must_be_positive(tau_other, "tau_other")
-    setting = ISATSSetting(tau_target, bounds, constraint, center, margin)
+    setting = ISATSSetting(tau_target, bounds, constraint, center, margin_of(constraint, margin))
+    place = as_device(device)
     rows = []
     with tqdm(bank.teachers, desc="isats", unit="teacher", disable=not progress) as bar:
         for record in bar:
             bar.set_postfix_str(record.key)
-            found = restored_values(bank, record.key, setting, tau_other, split)
+            found = restored_values(bank, record.key, setting, tau_other, split, place)
             right = found.pop(("", "right")) > 0
             settings = {"TS": tau_target, "ATS": tau_other, "ISATS": math.nan}
             for method, other in settings.items():
                 own = method == "ISATS"
                 head = {
                     **_identity(record), "split": split or "all", "seed": _run(record), "method": method,
-                    "constraint": constraint if own else "", "margin": margin if own else math.nan,
+                    "constraint": constraint if own else "", "margin": setting.margin if own else math.nan,
                     "tau_target": float(tau_target), "tau_other": other,
                 }
                 for (name, quantity), values in found.items():
                     if name == method:
-                        rows.append({**head, "quantity": quantity, **_mean(values)})
-                rows.append({**head, "quantity": "overtaken", **_mean(found[method, "flipped"][right])})
+                        rows.append({**head, "quantity": quantity, **mean(values)})
+                rows.append({**head, "quantity": "overtaken", **mean(found[method, "flipped"][right])})
                 if own:
                     chosen = found[method, "tau_other_mean"]
                     for name, value in zip(("q10", "q50", "q90"), np.quantile(chosen, (0.1, 0.5, 0.9)), strict=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -17,7 +17,9 @@ from typing import Any
 
 import torch
 
+from capmismatch._cores import usable_cores
 from capmismatch._extras import need
+from capmismatch._heap import keep_freed_memory
 from capmismatch.errors import CapmismatchError
 
 Work = Callable[[Any], Any]
@@ -41,7 +43,7 @@ class Slots:
     @property
     def threads(self) -> int:
         """Threads of a task."""
-        return max(1, (os.cpu_count() or 1) // self.workers)
+        return max(1, usable_cores() // self.workers)
 
 
 def processes(work: Work, tasks: Sequence[Any], slots: Slots) -> Iterator[Any]:
@@ -76,6 +78,7 @@ def processes(work: Work, tasks: Sequence[Any], slots: Slots) -> Iterator[Any]:
 
 def _start_worker(numbers: Any, slots: Slots) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_freed_memory()
     torch.set_num_threads(slots.threads)
     number = numbers.get()
     if slots.gpus:
@@ -93,7 +96,7 @@ def _end_with_parent() -> None:
 def ray(work: Work, tasks: Sequence[Any], slots: Slots) -> Iterator[Any]:
     """Run tasks on a Ray cluster; a task whose worker dies is started again elsewhere, up to three times.
 
-    A task takes as many CPUs as a worker of `processes` has threads, so each machine of a cluster runs as many side by
+    A task takes its share of the cluster's smallest machine, so that each machine runs `slots.workers` or more side by
     side. All of them must see the files that `work` reads and writes under the same paths. A cluster that the caller
     has joined already is used, and left running.
     """
@@ -108,9 +111,9 @@ def ray(work: Work, tasks: Sequence[Any], slots: Slots) -> Iterator[Any]:
             cluster.shutdown()
             hint = "" if slots.address else " (it gives its parts 15 s, too short where all cores are busy)"
             raise CapmismatchError(f"Ray does not start{hint}: {error}") from error
-    share = slots.gpus / slots.workers
-    run = cluster.remote(num_cpus=slots.threads, num_gpus=share if share < 1 else int(share))(_run_with_threads)
-    pending = [run.remote(work, task, slots.threads) for task in tasks]
+    cpus, gpus = _share([node["Resources"] for node in cluster.nodes() if node["Alive"]], slots)
+    run = cluster.remote(num_cpus=cpus, num_gpus=gpus)(_run_with_threads)
+    pending = [run.remote(work, task, cpus) for task in tasks]
     try:
         while pending:
             (done,), pending = cluster.wait(pending, num_returns=1)
@@ -125,7 +128,17 @@ def ray(work: Work, tasks: Sequence[Any], slots: Slots) -> Iterator[Any]:
             cluster.shutdown()
 
 
+def _share(machines: Sequence[Mapping[str, float]], slots: Slots) -> tuple[int, float]:
+    """CPUs and GPUs of a task, from what the machines of a cluster have; from this one's where none has joined yet."""
+    fit = [machine for machine in machines if machine.get("GPU" if slots.gpus else "CPU")]
+    cpus = min((int(machine.get("CPU", 0)) for machine in fit), default=slots.threads * slots.workers)
+    gpus = min((machine["GPU"] for machine in fit), default=slots.gpus) if slots.gpus else 0
+    share = gpus / slots.workers
+    return max(1, cpus // slots.workers), share if share < 1 else int(share)
+
+
 def _run_with_threads(work: Work, task: Any, threads: int) -> Any:
+    keep_freed_memory()
     torch.set_num_threads(threads)
     return work(task)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,7 +23,7 @@ def dark_knowledge(
     tau: float = 4.0,
     tau_other: float = 3.0,
     constraint: str = "order",
-    margin: float = 0.0,
+    margin: float | None = None,
     split: str | None = "val",
 ) -> pd.DataFrame:
     """Soft labels of one example by several teachers under TS, ATS and ISATS.
@@ -38,7 +39,7 @@ def dark_knowledge(
 
     Returns
     -------
-    Tidy DataFrame with columns example, teacher, method, class, probability, is_target.
+    Tidy DataFrame with columns example, family, teacher, method, class, probability, is_target.
 
     Examples
     --------
@@ -53,16 +54,16 @@ def dark_knowledge(
     dog      0.26  0.10
     """
     if teachers is None:
-        teachers = list(dict.fromkeys([bank.keys[0], bank.keys[-1]]))
+        by_size = sorted(bank.teachers, key=lambda record: record.params or math.inf)
+        teachers = list(dict.fromkeys([by_size[0].key, by_size[-1].key]))
     for key in teachers:
         must_be_one_of(key, bank.keys, "teacher key")
     row = _typical(bank, teachers, tau, split) if example is None else _row_of(bank, example)
     label = torch.tensor([int(bank.rows.labels[row])])
-    short = {key: bank[key].teacher for key in teachers}
-    if len(set(short.values())) < len(short):
-        short = {key: key for key in teachers}
+    runs = [bank[key] for key in teachers]
+    alone = len({(run.family, run.teacher) for run in runs}) == len(runs)  # else several runs of one teacher are shown
     frames = []
-    for key in teachers:
+    for key, run in zip(teachers, runs, strict=True):
         logits = torch.from_numpy(np.array(bank.row(key, row))[None]).double()
         soft = {
             "TS": soften(logits, label, tau),
@@ -74,7 +75,8 @@ def dark_knowledge(
                 pd.DataFrame(
                     {
                         "example": str(bank.rows.ids[row]),
-                        "teacher": short[key],
+                        "family": run.family,
+                        "teacher": run.teacher if alone else key,
                         "method": method,
                         "class": list(bank.classes),
                         "probability": p[0].numpy(),

@@ -43,8 +43,9 @@ FINDINGS: dict[str, Finding] = {
         Finding(
             "CM003",
             "too few teachers",
-            "Fewer than five teachers: a correlation over so few can reach any value by chance, and no permutation "
-            "test of four teachers or fewer can reach p < 0.05. Add teachers or read the value as a description.",
+            "Fewer than five teachers, or so few in each of several families: a correlation over them can reach any "
+            "value by chance, and no permutation test of their ranks can reach p < 0.05. Add teachers or read the "
+            "value as a description.",
         ),
         Finding(
             "CM004",
@@ -55,9 +56,9 @@ FINDINGS: dict[str, Finding] = {
         Finding(
             "CM005",
             "confounded with confidence",
-            "The probe is built from the wrong classes' probabilities, which shrink as the target's grows. Its link "
-            "is no longer distinguishable from zero once the target probability at the same temperature is held "
-            "fixed, so it may only restate how confident the teachers are.",
+            "The probe is built from the wrong classes' probabilities, which shrink as the target's grows. The target "
+            "probability at the same temperature has a link too, and the probe's is no longer distinguishable from "
+            "zero once that is held fixed, so it may only restate how confident the teachers are.",
         ),
         Finding(
             "CM006",

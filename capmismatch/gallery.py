@@ -7,12 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from tqdm.auto import tqdm
 
 from capmismatch import plots
+from capmismatch._rules import DEFAULT_RULE, RULES, nearest_tau
 from capmismatch.errors import InputError
 from capmismatch.examples import dark_knowledge
-from capmismatch.plots._common import teacher_labels
 
 if TYPE_CHECKING:
     from capmismatch.study import Study
@@ -56,13 +57,16 @@ def _tau(study: Study) -> float:
     return min(study.config.probe.taus, key=lambda tau: abs(tau - study.config.isats.tau_target))
 
 
-def _spread(study: Study, table: str) -> list[str]:
-    """Display labels of up to four teachers of a table, evenly from small to large."""
-    size = {(r.family, r.teacher): r.params or float("inf") for r in study.bank.teachers}
-    frame = study.load(table)[["family", "teacher"]].drop_duplicates()
-    frame = frame.assign(label=teacher_labels(frame), size=[size[key] for key in frame.itertuples(index=False)])
-    names = frame.sort_values("size", kind="stable")["label"].tolist()
-    return [names[round(i * (len(names) - 1) / 3)] for i in range(4)] if len(names) > 4 else names
+def _smallest_first(study: Study) -> pd.DataFrame:
+    """The bank's teachers by size, ``family, teacher`` and the ``key`` of a run; those of unknown size last."""
+    runs = sorted(study.bank.teachers, key=lambda run: run.params or float("inf"))
+    frame = pd.DataFrame([(run.family, run.teacher, run.key) for run in runs], columns=["family", "teacher", "key"])
+    return frame.drop_duplicates(["family", "teacher"])
+
+
+def _affinity_map(study: Study) -> Any:
+    teachers = _smallest_first(study)[["family", "teacher"]]
+    return plots.affinity_map(teachers.merge(study.load("affinity"), on=["family", "teacher"]))
 
 
 def _best_setting(study: Study) -> dict[str, str]:
@@ -73,17 +77,28 @@ def _best_setting(study: Study) -> dict[str, str]:
 
 
 def _dark_knowledge(study: Study) -> Any:
-    settings, bank = study.config.isats, study.bank
-    return plots.dark_knowledge(
-        dark_knowledge(
-            bank,
-            tau=settings.tau_target,
-            tau_other=settings.tau_other,
-            constraint=settings.constraint,
-            margin=settings.margin,
-            split="val" if (bank.rows.split == "val").any() else "test",
-        )
+    settings, bank, everyone = study.config.isats, study.bank, _smallest_first(study)
+    ends = everyone.iloc[[0, -1]].drop_duplicates()
+    example = dark_knowledge(
+        bank,
+        teachers=list(ends["key"]),
+        tau=settings.tau_target,
+        tau_other=settings.tau_other,
+        constraint=settings.constraint,
+        margin=settings.margin,
+        split="val" if (bank.rows.split == "val").any() else "test",
     )
+    return plots.dark_knowledge(example, among=everyone)
+
+
+def _pick_chart(study: Study) -> Any:
+    """With the probe that a choice without students went by, which its table does not tell."""
+    table, rule = study.load("pick"), study.config.pick.rule
+    if "measured" in table:
+        return plots.pick_chart(table)
+    probe = RULES[DEFAULT_RULE if rule == "auto" else rule].probe
+    probes = study.load("probes")
+    return plots.pick_chart(table, probe=probe, tau=nearest_tau(probes[probes["probe"] == probe]["tau"]))
 
 
 def _grid(study: Study) -> Any:
@@ -103,37 +118,41 @@ FIGURES: dict[str, tuple[tuple[str, ...], str, Callable[[Study], Any]]] = {
     "variance_vs_capacity": (
         ("probes",),
         "How derived standard deviation, inherent variance and the target's probability change with the teacher's "
-        "size. DV = (1 - p_y)^2 IV: read the three together.",
+        "size, by temperature. DV = (1 - p_y)^2 IV: read the three together. Rings mark peaks that come before the "
+        "largest teacher.",
         lambda s: plots.variance_vs_capacity(s.load("probes"), split="val"),
     ),
     "variance_vs_temperature": (
         ("probes", "restored"),
         "Mean and standard deviation of the wrong classes' probabilities against temperature, for a small and a large "
-        "teacher, and what ATS and ISATS make of the large one.",
+        "teacher. Hollow marks: ATS, at its temperature of the wrong classes; dotted: the level that ISATS reaches.",
         lambda s: plots.variance_vs_temperature(s.load("probes"), restored=s.load("restored"), split="val"),
     ),
     "isats_restored": (
         ("restored",),
         "What plain temperature scaling (TS), ATS and ISATS make of each teacher's soft labels: the derived standard "
-        "deviation, and its price in the target's probability and in flipped examples.",
+        "deviation, and its price in the target's probability, in examples whose arg max moves and in targets that a "
+        "wrong class overtakes. The temperature that ISATS chooses for the wrong classes: median over the examples, "
+        "with a band from the 10 % to the 90 % quantile.",
         lambda s: plots.isats_restored(s.load("restored")),
     ),
     "rank_matrix": (
         ("ranks",),
         "How far teachers order the wrong classes alike: mean Kendall tau-b per example. The diagonal is the noise "
-        "floor: two runs of one teacher that differ in the seed.",
+        "floor: two runs of one teacher that differ in the seed; hatched where there is one run.",
         lambda s: plots.rank_matrix(s.load("ranks")),
     ),
     "rank_distribution": (
         ("ranks",),
-        "The same agreement by how far two teachers are apart in size, beside the noise floor of seeds.",
+        "The same agreement by how many sizes apart two teachers are, a point a pair of runs, beside the noise floor "
+        "of seeds.",
         lambda s: plots.rank_distribution(s.load("ranks")),
     ),
     "affinity_map": (
         ("affinity",),
-        "Which classes a teacher holds for akin: mean softmax over the wrong classes, by true class; then how larger "
-        "teachers differ from the smallest.",
-        lambda s: plots.affinity_map(s.load("affinity"), teachers=_spread(s, "affinity")),
+        "Which classes a teacher holds for akin: mean softmax over the wrong classes, by true class; below, how larger "
+        "teachers differ from the smallest. Classes stand beside those that the smallest holds for akin.",
+        _affinity_map,
     ),
     "logit_statistics": (
         ("probes",),
@@ -149,13 +168,14 @@ FIGURES: dict[str, tuple[tuple[str, ...], str, Callable[[Study], Any]]] = {
     "probe_vs_student_grid": (
         ("probes", "results", "links"),
         "Each probe against the accuracy of the students that its teacher taught, with the rank correlation and its "
-        "interval.",
+        "interval. Bars: 95 % intervals over the students' runs, from three on.",
         _grid,
     ),
     "pick_chart": (
         ("pick",),
-        "The teachers, best first, with intervals; those too close to call are coloured.",
-        lambda s: plots.pick_chart(s.load("pick")),
+        "The teachers, best first: what they were chosen by, with its 95 % interval, and with students the chance of "
+        "being the best and the accuracy points expected to be lost. Those too close to call are coloured.",
+        _pick_chart,
     ),
 }
 
@@ -163,5 +183,8 @@ FIGURES: dict[str, tuple[tuple[str, ...], str, Callable[[Study], Any]]] = {
 def caption(name: str) -> str:
     """What a figure of a study shows, by its file's stem."""
     if name.startswith("capacity_curve"):
-        return "Accuracy of the student against its teacher's size, a line a method; above, the teachers' own accuracy."
+        return (
+            "Accuracy of the student against its teacher's size, a line a method; above, the teachers' own accuracy. "
+            "Bars: 95 % intervals from three runs on, else single runs as points; band: plain training."
+        )
     return FIGURES[name][1] if name in FIGURES else name

@@ -2,19 +2,24 @@
 
 Every run is a folder ``runs/<hash of its configuration>/`` with ``config.json``, ``log.jsonl`` (one line an epoch, as
 it ends), every now and then a checkpoint, and, once it is done, ``result.json`` instead. Killed anywhere and started
-again, it goes on from the checkpoints to the same results, and nothing is run twice, not even by two commands at once.
+again, it goes on from the checkpoints to the same results.
+
+Several commands on one folder, on one machine or on several that see it, share the runs: a run is done under its lock,
+one that another command holds is left to it and looked at again at the end. So nothing is run twice, and what a killed
+command leaves, another goes on with.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 import traceback
 import warnings
 from collections import defaultdict
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +31,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from capmismatch._epoch_log import EpochLog
-from capmismatch._files import hash_of, locked, remove_temporaries, write_json, write_text
+from capmismatch._files import hash_of, is_locked, locked, remove_temporaries, write_json, write_text
+from capmismatch._prepare import Prepare
 from capmismatch._workers import Workers, workers
 from capmismatch.bank import LogitBank, TeacherRecord
 from capmismatch.engines import ENGINES, Slots
@@ -41,6 +47,7 @@ if TYPE_CHECKING:
 Notice = tuple[str, type[Warning]]  # a warning's text and kind
 
 FORMAT = 1  # of a run's configuration; a change that alters results must raise it
+PAUSE = 1.0  # seconds between two looks at what other commands are at
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,15 @@ class Run:
     method: Method
     seed: int
     teacher: TeacherRecord | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a run: the warnings on its way, and whether another command is at it."""
+
+    run: Run
+    notices: list[Notice]
+    elsewhere: bool
 
 
 def plan(study: Study, bank: LogitBank) -> list[Run]:
@@ -85,27 +101,53 @@ def config_of(study: Study, run: Run) -> dict[str, Any]:
     }
 
 
+def check_students(study: Study) -> None:
+    """Refuse students and assistants that cannot be built, before hours go into what comes before them.
+
+    Raises
+    ------
+    InputError : for a name that no architecture has, or inputs that it does not take
+    """
+    settings, trainer = study.distillation, Trainer(study)
+    assistants = (name for method in settings.methods for name in method.assistants)
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # shapes only, and no random numbers used up
+        for name in dict.fromkeys([*settings.students, *assistants]):
+            try:
+                trainer._build(name, seed=0)
+            except InputError as error:
+                raise InputError(f"{study.file.name} asks for the student {name!r}: {error}") from None
+            except RuntimeError:  # a builder that reads its tensors' values
+                continue
+
+
 def distill(study: Study) -> pd.DataFrame:
     """Train every student of a study that has not been trained yet, and return the results table.
 
     Where they are trained is the study's `engine` to say: "processes" of this machine, or "ray", a cluster whose
     machines all see the study's folder. Under ``torchrun`` its processes train each student together instead, one
-    student after another. A run that fails is written down and told of in a warning at the end; the others go on.
+    student after another. A run that fails is written down and told of in a warning at the end; the others go on. Runs
+    that other commands are at are waited for at the end, and done here should their command die.
 
     Raises
     ------
-    InputError : the study has no bank yet, or asks for a GPU where there is none
+    InputError : the study has no bank yet, names students that cannot be built, or asks for a GPU where there is none
     CapmismatchError : every run failed, or a worker process was killed
     """
     bank = study.bank
+    check_students(study)
     runs = plan(study, bank)
     folders = [run_folder(study, run) for run in runs]
-    missing = [run for run, folder in zip(runs, folders, strict=True) if not (folder / "result.json").exists()]
+    with workers() as crew:  # the same for all processes of torchrun, whatever other commands do meanwhile
+        missing = crew.first(lambda: [
+            run for run, folder in zip(runs, folders, strict=True) if not (folder / "result.json").exists()
+        ])  # fmt: skip
     if any(run.teacher for run in missing):
         count = study.distillation.views.count
         for number in tqdm(range(count), desc="views", unit="view", disable=not study.progress):
             study.view_bank(number)
     if missing:
+        for run in missing:  # what failed is tried again; an error that comes from now on counts, whoever makes it
+            (run_folder(study, run) / "error.txt").unlink(missing_ok=True)
         _train_all(study, missing, already=len(runs) - len(missing))
     done = [(run, folder) for run, folder in zip(runs, folders, strict=True) if (folder / "result.json").exists()]
     failed = [(run, folder) for run, folder in zip(runs, folders, strict=True) if not (folder / "result.json").exists()]
@@ -159,27 +201,65 @@ def _result(folder: Path) -> dict[str, Any]:
 
 
 def _train_all(study: Study, missing: list[Run], already: int) -> None:
-    """Hand the missing runs to the study's engine, and show each warning of theirs once."""
+    """Hand the missing runs to the study's engine, and again those that other commands were at and let go of."""
     gpus = 0
     if study.distillation.device.startswith("cuda"):
         gpus = torch.cuda.device_count() or int(study.engine == "ray")  # a cluster may have what is not here
         if not gpus:
             raise InputError(f"[distill] asks for device {study.distillation.device!r}, and there is no GPU here")
-    crew, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    slots = Slots(study.workers if crew == 1 else 1, gpus, study.address)
+    together, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    slots = Slots(study.workers if together == 1 else 1, gpus, study.address)
     told: set[Notice] = set()
     hidden = not study.progress or rank > 0
-    with (
-        tqdm(total=already + len(missing), initial=already, desc="distill", unit="run", disable=hidden) as bar,
-        closing(ENGINES[study.engine](Trainer(study), missing, slots)) as answers,  # type: ignore[type-var]
-    ):
+    with tqdm(total=already + len(missing), initial=already, desc="distill", unit="run", disable=hidden) as bar:
+        while missing:
+            elsewhere = _one_pass(study, missing, slots, bar, told)
+            with workers() as crew:
+                missing = crew.first(partial(_left_by_others, study, elsewhere, bar))
+
+
+def _one_pass(study: Study, runs: list[Run], slots: Slots, bar: Any, told: set[Notice]) -> list[Run]:
+    """Train runs, and show each warning of theirs once: those that other commands are at, which are left alone."""
+    elsewhere: list[Run] = []
+    with closing(ENGINES[study.engine](Trainer(study), runs, slots)) as answers:  # type: ignore[type-var]
         for answer in answers:
-            bar.update()
-            for text, kind in answer or []:
+            if answer is not None and answer.elsewhere:
+                elsewhere.append(answer.run)
+            else:
+                bar.update()
+            elsewhere = _still_elsewhere(study, elsewhere, bar)
+            for text, kind in answer.notices if answer is not None else ():
                 if (text, kind) not in told:
                     told.add((text, kind))
                     with bar.external_write_mode():
-                        warnings.warn(text, kind, stacklevel=3)
+                        warnings.warn(text, kind, stacklevel=4)
+    return elsewhere
+
+
+def _left_by_others(study: Study, elsewhere: list[Run], bar: Any) -> list[Run]:
+    """Wait until other commands have settled these runs, or let go of one: those that are still to be done then."""
+    while elsewhere:
+        let_go = [run for run in elsewhere if not is_locked(run_folder(study, run) / ".lock")]
+        elsewhere = _still_elsewhere(study, elsewhere, bar)
+        if any(run in let_go for run in elsewhere):
+            break
+        if elsewhere:
+            time.sleep(PAUSE)
+    return elsewhere
+
+
+def _still_elsewhere(study: Study, runs: list[Run], bar: Any) -> list[Run]:
+    """Those of other commands' runs that are not settled yet; the bar counts the others."""
+    left = [run for run in runs if not _settled(run_folder(study, run))]
+    bar.update(len(runs) - len(left))
+    bar.set_postfix_str(f"{len(left)} running elsewhere" if left else "")
+    return left
+
+
+def _settled(folder: Path) -> bool:
+    """Whether a run is done, or has failed since the latest command began."""
+    # Listed, not asked for by name: a client of NFS may go on believing for a minute that there is no such file.
+    return folder.exists() and not {"result.json", "error.txt"}.isdisjoint(os.listdir(folder))
 
 
 class Trainer:
@@ -198,23 +278,23 @@ class Trainer:
         # The recipe too: that of a pilot's rung is shorter than the file's.
         return _trainer, (self.study.file, self.study.folder, json.dumps(self.study.recipe.told()))
 
-    def __call__(self, run: Run) -> list[Notice]:
-        """Train one student if nobody has, and give the warnings on the way; a failure is written down."""
-        folder = run_folder(self.study, run)
+    def __call__(self, run: Run) -> Answer:
+        """Train one student, unless somebody has or is at it; a failure is written down."""
+        folder, state = run_folder(self.study, run), ""
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            try:
-                with workers() as crew, ExitStack() as held:
-                    if crew.first(lambda: _lacks(folder, held)):
+            with workers() as crew, ExitStack() as held:
+                try:
+                    state = crew.first(lambda: _claim(folder, held))
+                    if state == "ours":
                         crew.gather(lambda: self._train(run, folder, crew))
-            except Exception:  # a failed run is reported at the end; the others go on
-                write_text(folder / "error.txt", traceback.format_exc())
-        return [(str(warning.message), warning.category) for warning in told]
+                except Exception:  # a failed run is reported at the end; the others go on
+                    write_text(folder / "error.txt", traceback.format_exc())
+        return Answer(run, [(str(w.message), w.category) for w in told], elsewhere=state == "elsewhere")
 
     def _train(self, run: Run, folder: Path, crew: Workers) -> None:
         if crew.rank == 0:
             write_json(folder / "config.json", config_of(self.study, run))
-            (folder / "error.txt").unlink(missing_ok=True)
         recipe, taught = self.study.recipe, dict[str, Any]()
         if run.teacher is not None:
             taught["soft"] = self.soft_labels(run)
@@ -250,7 +330,7 @@ class Trainer:
         from capmismatch import architectures
 
         torch.manual_seed(int(hash_of([architecture, seed]), 16) % 2**63)
-        shape = self.inputs.shape[2:]
+        shape = self.study.train_data.inputs.shape[1:]
         sizes = {"in_channels": shape[-1]} if len(shape) == 3 else {"in_features": int(np.prod(shape))}
         return architectures.build(architecture, num_classes=len(self.study.train_data.classes), **sizes)
 
@@ -265,8 +345,10 @@ class Trainer:
         """(V, N, C) what the run's teacher, or the last of its assistants, says of every view; see `Method`."""
         if run.teacher is None:
             raise InputError(f"there is no teacher in {_name(run)}")
-        seed = run.seed if run.method.assistants else 0  # teachers are the same for every seed
-        return self._soft(run.teacher.key, json.dumps(asdict(run.method), sort_keys=True), seed)
+        # Teachers are the same for every seed and student, and so are the assistants of a seed for every student.
+        shared = replace(run, student="", seed=run.seed if run.method.assistants else 0)
+        method = json.dumps(asdict(run.method), sort_keys=True)
+        return self._soft(run.teacher.key, method, shared.seed, hash_of(config_of(self.study, shared)))
 
     @cached_property
     def inputs(self) -> Tensor:
@@ -284,14 +366,14 @@ class Trainer:
         banks = (LogitBank(folder / views.name(number)) for number in range(views.count))
         return torch.from_numpy(np.stack([bank.logits(key).astype(np.float32) for bank in banks]))
 
-    def _make_soft(self, key: str, method_fields: str, seed: int) -> Tensor:
+    def _make_soft(self, key: str, method_fields: str, seed: int, chain: str) -> Tensor:
         from capmismatch.schedules import teach_through
 
         method = Method(**json.loads(method_fields))
         logits = teach_through(
             [self._build(assistant, seed) for assistant in method.assistants], self._logits(key), method,
             self.inputs, self.labels, replace(self.study.recipe, keep_best=False, patience=0), seed=seed,
-            prepare=self.prepare,
+            prepare=self.prepare, device=self.settings.device, folder=self.study.folder / "assistants" / chain,
         )  # fmt: skip
         flat = method.soft_labels(logits.flatten(0, 1), self.labels.repeat(len(logits)))
         return flat.float().unflatten(0, logits.shape[:2])
@@ -306,23 +388,9 @@ def _trainer(file: Path, folder: Path, recipe: str) -> Trainer:
     return Trainer(study)
 
 
-def _lacks(folder: Path, held: ExitStack) -> bool:
-    """Whether a run is still to be done, looked at under its lock, which is then held."""
-    held.enter_context(locked(folder / ".lock"))
+def _claim(folder: Path, held: ExitStack) -> str:
+    """Whose a run is: "elsewhere" while another command holds it, "settled", or "ours", its lock then held."""
+    if not held.enter_context(locked(folder / ".lock", wait=False)):
+        return "elsewhere"
     remove_temporaries(folder)
-    return not (folder / "result.json").exists()  # another command may have done it meanwhile
-
-
-class Prepare:
-    """Raw inputs as students take them: images (n, H, W, C) as (n, C, H, W), uint8 in [0, 1]; (x - center) / scale."""
-
-    def __init__(self, center: tuple[float, ...], scale: tuple[float, ...]) -> None:
-        self.center, self.scale = torch.tensor(center), torch.tensor(scale)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Prepare one batch."""
-        if x.ndim == 4:
-            top = 255 if x.dtype == torch.uint8 else 1
-            x = x.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last) / top
-            return (x - self.center.to(x.device).view(1, -1, 1, 1)) / self.scale.to(x.device).view(1, -1, 1, 1)
-        return (x.to(torch.float32) - self.center.to(x.device)) / self.scale.to(x.device)
+    return "settled" if _settled(folder) else "ours"

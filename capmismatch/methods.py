@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from capmismatch._isats_options import CENTERS, CONSTRAINTS, margin_of
 from capmismatch.errors import InputError, must_be_one_of, must_be_positive
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ METHODS = ("CE", *SOFT, *LOGIT_LOSSES)
 # Options of every method with a teacher; the loss of a method takes its own besides.
 REMEDIES = ("rank_weight", "gate", "stop_after", "assistants")
 # As in capmismatch.temperature, which needs torch: naming a setting should not have to load it.
-CONSTRAINTS = ("order", "anchor", "none")
-CENTERS = ("mean", "none")
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Method:
         if self.name == "ATS":
             defaults |= {"tau_other": 3.0, "center": "mean"}
         if self.name == "ISATS":
-            defaults |= {"constraint": "order", "margin": 0.0, "center": "mean"}
+            defaults |= {"constraint": "order", "margin": margin_of(self.constraint or "order", None), "center": "mean"}
         fits = set(defaults)
         if self.name in LOGIT_LOSSES:
             fits = {"tau", "weight"}
@@ -139,7 +138,7 @@ class Method:
             return "CE"
         parts = [self.name]
         if self.name == "ISATS":
-            parts += [str(self.constraint)] if not self.margin else [str(self.constraint), f"m={self.margin:g}"]
+            parts += [str(self.constraint), *([f"m={self.margin:g}"] if self.constraint == "order" else [])]
         if self.tau is not None:
             taus = f"{self.tau:g}" if self.tau_other is None else f"{self.tau:g}/{self.tau_other:g}"
             parts.append(f"tau={taus}")
@@ -176,7 +175,7 @@ class Method:
             return temperature.ats(logits, labels, self.tau or 4.0, self.tau_other or 3.0, center=self.center or "mean")
         return temperature.isats(
             logits, labels, self.tau or 4.0, constraint=self.constraint or "order", center=self.center or "mean",
-            margin=self.margin or 0.0,
+            margin=self.margin,
         ).probs
 
     def criterion(self, network: nn.Module | None = None, epochs: int | None = None) -> nn.Module:

@@ -115,7 +115,7 @@ def statements(
 
 
 def _students(taught: pd.DataFrame) -> Iterator[Statement]:
-    told, tested, paired = [], 0, 0
+    told, tested, paired = list[Statement](), 0, list[bool]()
     for _, rows in taught.groupby(["family", "student", "label"], sort=False):
         name, means, seeds = _setting(taught, rows), course(rows, "accuracy"), by_seed(rows)
         try:
@@ -128,17 +128,17 @@ def _students(taught: pd.DataFrame) -> Iterator[Statement]:
         text = f"{name}: accuracy {_shape(found)}. It is {heights}."
         if len(seeds) > 1 and {(small := next(iter(means))), (large := next(reversed(means)))} <= set(seeds):
             apart = {end: against_best(seeds, end) for end in (small, large)}
-            paired += all(gap.high < 0 for gap in apart.values())
+            paired.append(all(gap.high < 0 for gap in apart.values()))
             verdicts = [f"{gap.points()} with {end} ({gap.verdict('better', 'worse', 'no difference is shown')})"
                         for end, gap in apart.items()]  # fmt: skip
             text += f" Paired by seed, against the teacher that is best on the other seeds: {join(verdicts)}."
         told.append(Statement("students", text, _few(means)))
-    yield Statement(
-        "students",
-        f"Of {count(len(told), 'combination')} of student and method, {tested} show a rise followed by a fall (p < "
-        "0.05, not corrected for their number). Over the students' seeds, the teachers taken as they are, both the "
-        f"smallest and the largest are worse than the best in {paired}.",
-    )
+    of = count(len(told), "combination")
+    summary = f"A rise followed by a fall is shown in {tested} of {of} of student and method (p < 0.05, uncorrected)."
+    if paired:
+        summary += (" Compared seed by seed, both the smallest and the largest teacher are worse than the best in "
+                    f"{sum(paired)} of {len(paired)}.")  # fmt: skip
+    yield Statement("students", summary)
     yield from told
 
 

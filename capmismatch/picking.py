@@ -58,7 +58,8 @@ def pick(
 
     **With results** each teacher's true accuracy is estimated from its students' seeds on `split`, shrunken toward
     what its probes, its peers and the evidence predict; the teacher with the highest estimate is taken. A teacher
-    without students is predicted, with a wide interval. P(best), expected regret, ties and the gain over plain
+    without students is predicted, with a wide interval, and gives way to one with students that is tied with it.
+    P(best), expected regret, ties and the gain over plain
     cross-entropy come from the same draws; accuracies, gains and the regret of rules are reported on `report_split`,
     which takes no part in choosing.
 
@@ -171,7 +172,10 @@ def _by_rule(long: pd.DataFrame, wide: pd.DataFrame, rule: str, mute: Iterable[s
         *words.ranking(table, used, tau), *words.cheapest(tied, chosen),
         *words.rivals(rules, chosen, used), *words.left_out(missing),
     ]  # fmt: skip
-    risks = ["No student has been taught yet: the rule is a prior, and what it costs in this setting is unknown."]
+    risks = [
+        "No student has been taught yet: the rule is a prior, and what it costs here is unknown. A pilot (--pilot) "
+        "would tell."
+    ]
     risks += words.confidence_risk(table, used)
     students = pd.DataFrame(columns=list(STUDENT_COLUMNS))
     return _choice(chosen, rule, students, table, rules, reasons, risks, findings, mute, tau=tau)
@@ -250,7 +254,7 @@ def _by_results(
         plain = np.mean([part.plain for part in taught if part.plain is not None], axis=0)
     table = _result_table(taught, wide, choosing, reporting, plain)
     rules, missing = _rules_with_loss(wide, reporting, rule)
-    chosen = table.iloc[0] if rule == "auto" else _taken(rules, table, rule)
+    chosen = table.iloc[_tested_first(table)] if rule == "auto" else _taken(rules, table, rule)
     students = _student_table(taught, wide)
     reasons = [
         words.estimate(chosen), *words.settings(students), *words.ties(table, chosen), *words.gain(table, chosen),
@@ -316,14 +320,20 @@ def _taken(rules: pd.DataFrame, table: pd.DataFrame, rule: str) -> pd.Series:
     return table[table["teacher"].eq(row["teacher"]) & table["family"].eq(row["family"])].iloc[0]
 
 
+def _tested_first(table: pd.DataFrame) -> int:
+    """Place of the best teacher; of those tied with it one that has students goes before one that is only predicted."""
+    tested = table["tie"] & table["measured"]
+    return int(table["score"].where(tested if tested.any() else table["tie"]).argmax())
+
+
 def _student_table(taught: list[Taught], wide: pd.DataFrame) -> pd.DataFrame:
     """Every student's own best teacher."""
     rows = []
     for part in taught:
-        draws = part.choosing.draws
-        best = int(np.argmax(draws.mean(axis=0)))
+        own = pd.DataFrame(_columns(part.choosing.draws)).assign(measured=np.isfinite(part.choosing.means))
+        best = _tested_first(own)
         family, teacher = wide.index[best]
-        p_best = float((draws.argmax(axis=1) == best).mean())
+        p_best = float(own["p_best"].iloc[best])
         gain = [np.nan] * 3
         if part.plain is not None:
             gained = 100 * (part.reporting.draws[:, best] - part.plain)

@@ -5,9 +5,9 @@ counting is in integers, so results depend neither on the number of threads nor 
 Memory beyond inputs and results is bounded by a block of rows. Threads: as many as torch uses
 (`torch.set_num_threads`).
 
-Logits may be tensors or arrays of any float type, half precision and bfloat16 included (integers are read as float64),
-on any device; results are float64 tensors on the CPU. **Infinities** are ordinary ordered values, equal ones tie.
-**NaN** anywhere among the classes compared makes that row's result NaN.
+Logits may be tensors or arrays of any float type, half precision and bfloat16 included (integers are read as float64).
+Tensors on an accelerator are ranked there, to the same integers; results are float64 tensors on the CPU. **Infinities**
+are ordinary ordered values, equal ones tie. **NaN** anywhere among the classes compared makes that row's result NaN.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from capmismatch import _rank_blocks
-from capmismatch._arrays import ArrayLike, as_labels
-from capmismatch._class_means import ClassMeans
-from capmismatch._rank_blocks import Metric, as_teachers, floats_of, measure, of_two, real_numbers
+from capmismatch._arrays import ArrayLike, as_labels, as_logits
+from capmismatch._class_means import mean_by_class
+from capmismatch._rank_blocks import Metric, as_floats, as_teachers, home, measure, of_two, real_numbers
+from capmismatch._softened import Softened, WrongAlone, take_apart
 from capmismatch._threads import blocks
 from capmismatch.errors import InputError, must_be_positive
+
+AFFINITY_CELLS = 1 << 18  # logits of class affinities worked on at a time
 
 # ------------------------------------------------------------------------------------------------------------ two rows
 
@@ -255,66 +257,16 @@ def rank_metrics(
 # ---------------------------------------------------------------------------------------------------- class affinities
 
 
-class AffinitySums:
-    """Class-affinity matrix gathered chunk by chunk; the same bytes whatever the chunks.
-
-    Parameters
-    ----------
-    num_classes
-        C >= 2.
-    tau
-        Temperature of the softmax over the wrong classes.
-
-    Raises
-    ------
-    InputError
-        Fewer than two classes, a temperature that is not positive.
-
-    Examples
-    --------
-    >>> sums = AffinitySums(num_classes=3, tau=1.0)
-    >>> sums.update([[2.0, 0.0, 0.0]], [0])
-    >>> sums.update([[1.0, 3.0, 1.0]], [1])
-    >>> sums.matrix()
-    tensor([[0.0000, 0.5000, 0.5000],
-            [0.5000, 0.0000, 0.5000],
-            [   nan,    nan,    nan]], dtype=torch.float64)
-    """
-
-    def __init__(self, num_classes: int, tau: float) -> None:
-        must_be_positive(tau, "tau")
-        if num_classes < 2:
-            raise InputError(f"expected at least 2 classes, got {num_classes}")
-        self.tau = tau
-        self.found = ClassMeans.empty(num_classes)
-
-    def update(self, logits: ArrayLike, labels: ArrayLike) -> None:
-        """Add examples: logits (n, C), labels (n,)."""
-        rows = real_numbers(logits, "logits")
-        classes = len(self.found.counts)
-        if rows.ndim != 2 or rows.shape[1] != classes:
-            raise InputError(f"expected logits of shape (n, {classes}), got {tuple(rows.shape)}")
-        targets = as_labels(labels, rows.shape[0], classes).cpu()
-        for block in blocks(rows.shape[0], max(1, _rank_blocks.BLOCK_CELLS // classes)):
-            wrong = torch.from_numpy(floats_of(rows, block).astype(np.float64)) / self.tau
-            wrong.scatter_(1, targets[block, None], -torch.inf)
-            self.found.add(torch.softmax(wrong, dim=1), targets[block])
-
-    def matrix(self) -> Tensor:
-        """Row y: mean soft labels over the wrong classes of the examples of class y, (C, C); NaN without examples."""
-        return self.found.means
-
-
 def affinity_matrix(logits: ArrayLike, labels: ArrayLike, tau: float, num_classes: int | None = None) -> Tensor:
     """Which wrong classes a teacher sees in the examples of each class.
 
     Row y is the mean over the examples of class y of q~, the softmax over the wrong classes alone at `tau`.
-    `AffinitySums` does the same chunk by chunk.
+    `capmismatch.affinity` gives those of all teachers of a bank as a table.
 
     Parameters
     ----------
     logits
-        Shape (N, C). NaN and +inf, which have no softmax, make the row of their class NaN.
+        Shape (N, C), C >= 2. -inf masks a class.
     labels
         Shape (N,), integers in [0, C).
     tau
@@ -330,7 +282,8 @@ def affinity_matrix(logits: ArrayLike, labels: ArrayLike, tau: float, num_classe
     Raises
     ------
     InputError
-        Shapes that do not fit, labels out of range, a temperature that is not positive.
+        Shapes that do not fit, labels out of range, NaN and +inf, which have no softmax, a temperature that is not
+        positive.
 
     References
     ----------
@@ -343,12 +296,23 @@ def affinity_matrix(logits: ArrayLike, labels: ArrayLike, tau: float, num_classe
             [0.5000, 0.0000, 0.5000],
             [0.5000, 0.5000, 0.0000]], dtype=torch.float64)
     """
+    must_be_positive(tau, "tau")
     rows = real_numbers(logits, "logits")
-    if rows.ndim != 2:
-        raise InputError(f"expected logits of shape (N, C), got {tuple(rows.shape)}")
-    sums = AffinitySums(rows.shape[1] if num_classes is None else num_classes, tau)
-    sums.update(rows, labels)
-    return sums.matrix()
+    if rows.ndim != 2 or num_classes not in (None, rows.shape[1]):
+        wanted = "C" if num_classes is None else num_classes
+        raise InputError(f"expected logits of shape (N, {wanted}), got {tuple(rows.shape)}")
+    n, classes = rows.shape
+    device = home([rows])
+    targets = as_labels(labels, n, classes).to(device)
+
+    def wrong_alone(part: slice) -> tuple[list[Softened], Tensor]:
+        kept = as_floats(rows[part]).to(device)
+        kept = kept.to(torch.promote_types(kept.dtype, torch.float32))
+        finite = as_logits(kept.clamp_min(torch.finfo(kept.dtype).min), place=f"logits[{part.start}:{part.stop}]")
+        return [WrongAlone.of(take_apart(finite, targets[part]), float(tau))], targets[part]
+
+    sums = torch.zeros((1, classes, classes), dtype=torch.float64, device=device)
+    return mean_by_class(map(wrong_alone, blocks(n, max(1, AFFINITY_CELLS // classes))), sums)[0].cpu()
 
 
 def affinity_tau_b(matrix_a: ArrayLike, matrix_b: ArrayLike) -> Tensor:

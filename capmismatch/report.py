@@ -7,6 +7,7 @@ import platform
 import re
 import shlex
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -17,6 +18,7 @@ from urllib.parse import unquote
 import jinja2
 import pandas as pd
 from markupsafe import Markup, escape
+from PIL import Image
 
 from capmismatch import _report_tables as shown
 from capmismatch import gallery
@@ -25,9 +27,11 @@ from capmismatch._choice import Choice
 from capmismatch._files import write_text
 from capmismatch._report_tables import Table
 from capmismatch._rules import COMPANIONS, DERIVED, NAMES
+from capmismatch._words import percent
 from capmismatch.errors import CapmismatchError
 from capmismatch.findings import Finding, explain
 from capmismatch.narrative import TOPICS, Statement, statements
+from capmismatch.plots._common import teacher_labels
 
 if TYPE_CHECKING:
     from capmismatch.study import Study
@@ -86,12 +90,14 @@ def write_report(study: Study) -> Path:
         choice=choice,
         no_choice=no_choice,
         chosen=_chosen(choice, tables["probes"], tau) if choice else {},
+        grounds=_grounds(choice) if choice else [],
         findings=[explain(code) for code in choice.findings] if choice else [],
         topics=_by_topic(told),
         glossary=[explain(code) for code in sorted(codes)],
         missing=_missing(study, tables),
         tables=_tables(tables, choice, tau),
         figures=_figures(study.folder / "figures"),
+        names=_full_names(study.folder / "figures"),
         settings=study.file.read_text(encoding="utf-8"),
         commands=_commands(study),
         facts=_facts(study, tables),
@@ -107,6 +113,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     made.filters["quiet_intervals"] = _quiet_intervals
+    made.filters["with_lead"] = _with_lead
     made.filters["breakable"] = _breakable
     return made
 
@@ -114,6 +121,14 @@ def _environment() -> jinja2.Environment:
 def _quiet_intervals(text: str) -> Markup:
     """Escaped text whose intervals are marked, so that the style can let the values stand out."""
     return Markup(re.sub(r"\[[-+.,e\d ]+\]", r'<span class="interval">\g<0></span>', str(escape(text))))
+
+
+def _with_lead(text: str) -> Markup:
+    """As `_quiet_intervals`, what a statement is about (up to a colon) marked, so that the eye finds it in a list."""
+    about, colon, rest = text.partition(": ")
+    if not colon or "[" in about or ". " in about:
+        return _quiet_intervals(text)
+    return Markup("<strong>{}:</strong> {}").format(about, _quiet_intervals(rest))
 
 
 def _breakable(text: str) -> Markup:
@@ -134,20 +149,31 @@ def _choice(study: Study) -> tuple[Choice | None, str]:
 def _chosen(choice: Choice, probes: pd.DataFrame, tau: float) -> dict[str, str]:
     """The pick in short: name -> value."""
     row = choice.table[choice.table["teacher"].eq(choice.teacher) & choice.table["family"].eq(choice.family)].iloc[0]
-    by = "its students' results" if choice.rule == "results" else f"the rule '{choice.rule}'"
-    facts = {"Chosen by": by}
+    facts = {"Chosen by": choice.grounds}
     if len(choice.students):
         facts |= {"Student": choice.student or "all of the study", "Method": choice.label or "differs by student"}
     if choice.tau is not None or len(choice.students):
         facts["Temperature"] = "differs by student" if choice.tau is None else shown.number(choice.tau)
     if pd.notna(row["p_best"]):
-        facts["P(best)"] = f"{row['p_best']:.0%}"
+        facts["P(best)"] = percent(row["p_best"])
         facts["Expected regret"] = f"{row['regret']:.2f} accuracy points"
     own = probes[probes["teacher"].eq(choice.teacher) & probes["family"].eq(choice.family)]
     if (soft := shown.soft_labels(own, tau)) is not None:
         values = [f"{NAMES[name]} {shown.number(soft[name].iloc[0])}" for name in (*COMPANIONS, *DERIVED)]
         facts[f"Soft labels at tau={tau:g}"] = ", ".join(values)
     return facts
+
+
+def _grounds(choice: Choice) -> list[tuple[str, list[str]]]:
+    """Reasons and risks, teachers called as in the figures: without the family where the name is unique."""
+    table = choice.table
+    labels = dict(zip(table["family"] + "/" + table["teacher"], teacher_labels(table), strict=True))
+    longest_first = "|".join(re.escape(name) for name in sorted(labels, key=len, reverse=True))
+    sections = {"Reasons": choice.reasons, "Risks": choice.risks}
+    return [
+        (title, [re.sub(longest_first, lambda found: labels[found[0]], sentence) for sentence in sentences])
+        for title, sentences in sections.items() if sentences
+    ]  # fmt: skip
 
 
 def _checks(study: Study) -> dict[str, pd.DataFrame]:
@@ -216,6 +242,16 @@ def _figures(folder: Path) -> list[Figure]:
         )
         for name in ordered
     ]  # fmt: skip
+
+
+def _full_names(folder: Path) -> dict[str, str]:
+    """Full names of teachers that the figures show in short, as `capmismatch.plots.save` wrote them into each PNG."""
+    found: dict[str, str] = {}
+    for file in sorted(folder.glob("*.png")):
+        with suppress(OSError), Image.open(file) as picture:  # a broken picture has no names to tell
+            lines = str(picture.info.get("Description", "")).splitlines()
+            found |= dict(line.split(" = ", 1) for line in lines if " = " in line)
+    return dict(sorted(found.items()))
 
 
 def _commands(study: Study) -> list[tuple[str, str]]:

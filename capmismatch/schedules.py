@@ -15,19 +15,23 @@ The criteria wrap a `capmismatch.losses.Criterion` and are called like one, in a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from capmismatch._files import replacing
-from capmismatch.errors import InputError
+from capmismatch._files import locked, remove_temporaries, replacing
+from capmismatch._workers import local_device, workers
+from capmismatch.errors import BankError, InputError
 from capmismatch.losses import Criterion
 from capmismatch.losses._terms import checked_labels, cross_entropy, single
 from capmismatch.methods import Method
-from capmismatch.training import Recipe, evaluate, fit
+from capmismatch.training import Checkpoint, Recipe, evaluate, fit
 
 
 def train_with_checkpoints(
@@ -82,9 +86,7 @@ def train_with_checkpoints(
 
     def keep(epoch: int, loss: float) -> None:
         if epoch + 1 in files:
-            weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-            with replacing(files[epoch + 1]) as temporary:
-                temporary.write_bytes(save(weights))
+            _write_weights(network, files[epoch + 1])
 
     fit(network, views, labels, recipe, seed=seed, prepare=prepare, after_epoch=keep, **options)
     return list(files.values())
@@ -100,6 +102,8 @@ def teach_through(
     *,
     seed: int,
     prepare: Callable[[Tensor], Tensor] = lambda x: x,
+    device: str = "cpu",
+    folder: str | Path | None = None,
     **options: Any,
 ) -> Tensor:
     """Teacher assistants: hand a teacher's knowledge down a chain of networks, each taught by the one before.
@@ -114,8 +118,11 @@ def teach_through(
     method : of every link; the `networks` stand for its own ``assistants``
     views : (V, N, ...) raw inputs
     labels : (N,) integers in [0, C)
-    recipe, seed, prepare : as `capmismatch.training.fit` takes them
-    options : `device` and the like of `fit`
+    recipe, seed, prepare, device : as `capmismatch.training.fit` takes them
+    folder : of this chain alone. Each network's weights are kept there, ``link1.safetensors``, ..., and while it is
+        trained a checkpoint. Called again, also after a kill, what is there is taken and not trained again; another
+        process that wants the same waits for it
+    options : others of `fit`
 
     Returns
     -------
@@ -135,12 +142,49 @@ def teach_through(
     if logits.ndim != 3 or logits.shape[:2] != views.shape[:2]:
         expected = (*views.shape[:2], "C")
         raise InputError(f"expected logits of the teacher on every view, {expected}, got {tuple(logits.shape)}")
-    for network in networks:
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    for number, network in enumerate(networks, start=1):
+        network.to(local_device(device)).to(memory_format=layout)  # as `fit` leaves it: rounding goes by the layout
         flat = method.soft_labels(logits.flatten(0, 1), labels.repeat(len(logits)))
-        soft, criterion = flat.float().unflatten(0, views.shape[:2]), method.criterion(network, recipe.epochs)
-        fit(network, views, labels, recipe, seed=seed, prepare=prepare, criterion=criterion, soft=soft, **options)
+        train = partial(
+            fit, network, views, labels, recipe, seed=seed, prepare=prepare, device=device,
+            criterion=method.criterion(network, recipe.epochs), soft=flat.float().unflatten(0, views.shape[:2]),
+            **options,
+        )  # fmt: skip
+        if folder is None:
+            train()
+        else:
+            _once(network, train, Path(folder) / f"link{number}.safetensors")
         logits = torch.stack([evaluate(network, view, prepare) for view in views])
     return logits
+
+
+def _once(network: nn.Module, train: Callable[..., Any], file: Path) -> None:
+    """Train a network and keep its weights, from its checkpoint if there is one; or take what was kept before."""
+
+    def lacks() -> bool:
+        held.enter_context(locked(file.parent / ".lock"))
+        remove_temporaries(file.parent)
+        return not file.exists()
+
+    with workers() as crew, ExitStack() as held:
+        if crew.first(lacks):
+            checkpoint = Checkpoint(file.with_suffix(".checkpoint"))
+            train(checkpoint=checkpoint)
+            crew.first(lambda: _write_weights(network, file))
+            crew.first(checkpoint.remove)
+            return
+    try:
+        network.load_state_dict(load_file(file))
+    except (SafetensorError, RuntimeError) as error:
+        raise BankError(f"{file} is damaged, remove it to train that network anew: {error}") from None
+    network.eval()
+
+
+def _write_weights(network: nn.Module, file: Path) -> None:
+    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    with replacing(file) as temporary:
+        temporary.write_bytes(save(weights))
 
 
 class EarlyStopped(nn.Module):

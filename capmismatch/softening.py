@@ -165,7 +165,7 @@ def soft_labels(
     >>> from capmismatch import bank_from_arrays
     >>> bank = bank_from_arrays({"small": np.eye(3), "large": 9 * np.eye(3)}, [0, 1, 2])
     >>> soft_labels(bank, "logits/large", Method("ISATS", tau=2.0))
-    soft labels (ISATS order tau=2) of logits/large: 3 examples, 3 classes, one view
+    soft labels (ISATS order m=1 tau=2) of logits/large: 3 examples, 3 classes, one view
     """
     banks = [bank] if isinstance(bank, LogitBank) else list(bank)
     if not banks:

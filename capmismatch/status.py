@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from capmismatch._epoch_log import read_log
+from capmismatch._files import is_locked
 from capmismatch.grid import plan, run_folder
 
 if TYPE_CHECKING:
@@ -45,10 +45,9 @@ def status(study: Study) -> pd.DataFrame:
             "label": run.method.label, "student": run.student, "state": state, "seconds": seconds, "share": share,
         })  # fmt: skip
     runs = pd.DataFrame(rows)
-    whole = (runs["seconds"] / runs["share"]).where(runs["share"] > 0)
-    expected = whole.copy()
+    known, expected = runs["seconds"], runs["seconds"]
     for keys in (["student", "label"], ["student"], []):
-        means = whole.groupby([runs[key] for key in keys]).transform("mean") if keys else whole.mean()
+        means = known.groupby([runs[key] for key in keys]).transform("mean") if keys else known.mean()
         expected = expected.fillna(means)
     open_runs = runs["state"].isin(["running", "waiting"])
     runs["seconds_left"] = (expected * (1 - runs["share"])).where(open_runs, 0.0)
@@ -60,24 +59,15 @@ def status(study: Study) -> pd.DataFrame:
 
 
 def _look(folder: Path, epochs: int) -> tuple[str, float, float]:
-    """A run's state, its seconds so far, and which share of its epochs they were."""
+    """A run's state, the seconds that it takes as a whole (NaN where nobody knows), and how much of it is done."""
     result: dict[str, Any] = {}
     if (folder / "result.json").exists():
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         return "done", float(result.get("seconds", np.nan)), 1.0
     lines = read_log(folder / "log.jsonl")
-    seconds, share = sum(float(line.get("seconds", np.nan)) for line in lines), min(1.0, len(lines) / epochs)
-    if _held(folder / ".lock"):
+    # The median: the first epoch of a process, which loads what it needs, says little of the others.
+    seconds = epochs * float(np.median([line["seconds"] for line in lines])) if lines else np.nan
+    share = min(1.0, len(lines) / epochs)
+    if is_locked(folder / ".lock"):
         return "running", seconds, share
     return "failed" if (folder / "error.txt").exists() else "waiting", seconds, share
-
-
-def _held(lock: Path) -> bool:
-    """Whether another process holds a lock."""
-    if not lock.exists():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True

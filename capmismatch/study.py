@@ -220,21 +220,20 @@ class Study:
         from capmismatch.diagnose import probe
 
         bank, s = self.bank, self.config.probe
-        return self._table("probes", bank, s, lambda: pd.concat(
-            [probe(bank, s.taus, s.names, split=split, progress=self.progress) for split in _splits(bank)],
-            ignore_index=True,
-        ))  # fmt: skip
+        return self._table("probes", bank, s, lambda: pd.concat([
+            probe(bank, s.taus, s.names, split=split, device=s.device, progress=self.progress)
+            for split in _splits(bank)
+        ], ignore_index=True))  # fmt: skip
 
     def ranks(self) -> pd.DataFrame:
         """The table of class-rank stability; beside it, the affinity matrices."""
         from capmismatch.diagnose import affinity, rank_stability
 
         bank, settings = self.bank, self.config.ranks
-        split = _splits(bank)[0]
-        self._table("affinity", bank, settings, lambda: affinity(bank, settings.tau, split=split))
+        where: dict[str, Any] = {"split": _splits(bank)[0], "device": self.config.probe.device}
+        self._table("affinity", bank, settings, lambda: affinity(bank, settings.tau, **where))
         return self._table(
-            "ranks", bank, settings,
-            lambda: rank_stability(bank, tau=settings.tau, split=split, progress=self.progress),
+            "ranks", bank, settings, lambda: rank_stability(bank, tau=settings.tau, **where, progress=self.progress)
         )
 
     def isats(self) -> pd.DataFrame:
@@ -244,7 +243,7 @@ class Study:
         bank, s = self.bank, self.config.isats
         return self._table("restored", bank, s, lambda: restored_variance(
             bank, s.tau_target, tau_other=s.tau_other, constraint=s.constraint, margin=s.margin, center=s.center,
-            split=_splits(bank)[0], progress=self.progress,
+            split=_splits(bank)[0], device=self.config.probe.device, progress=self.progress,
         ))
 
     def distill(self) -> pd.DataFrame:
@@ -312,6 +311,10 @@ class Study:
 
     def run(self) -> Choice:
         """All stages in order."""
+        if self.config.distill is not None:
+            from capmismatch.grid import check_students
+
+            check_students(self)
         self.collect()
         self.probe()
         self.ranks()

@@ -213,8 +213,9 @@ def choice(teachers=MLPS, with_results=True):
     table["tie"] = table["score"] > table["score"].max() - 0.005
     if with_results:
         weight = np.exp((table["score"] - table["score"].max()) * 600)
-        table["p_best"], table["regret"] = weight / weight.sum(), table["score"].max() - table["score"]
-    return table
+        table["p_best"], table["regret"] = weight / weight.sum(), 100 * (table["score"].max() - table["score"])
+        table["measured"], table["accuracy"] = True, table["score"]
+    return table.sort_values("score", ascending=False, ignore_index=True)
 
 
 def links(probe="derived_std", tau=4.0, student="mlp12", label="KD tau=4"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -118,6 +119,25 @@ def test_what_is_read_can_be_written_to_without_touching_the_bank(tmp_path: Path
     bank.row("pets/small", 0)[:] = 0
     np.testing.assert_array_equal(bank.logits("pets/small"), draw(0))
     assert contents(tmp_path) == before
+
+
+def test_rows_are_read_in_any_order(tmp_path: Path) -> None:
+    bank, whole = make_bank(tmp_path), draw(0)
+    for rows in ([3, 4, 5, 0, 0, 2], [], list(range(len(whole)))):
+        index = np.array(rows, int)
+        np.testing.assert_array_equal(bank.take("pets/small", index), whole[index])
+        np.testing.assert_array_equal(bank.take("pets/small", index, slice(1, 3)), whole[index, 1:3])
+    with pytest.raises(IndexError, match=rf"expected rows in \[0, {len(whole)}\), got 0 to {len(whole)}"):
+        bank.take("pets/small", np.array([0, len(whole)]))
+
+
+def test_a_file_that_is_cut_while_it_is_open_is_noticed(tmp_path: Path) -> None:
+    bank = make_bank(tmp_path)
+    bank.verify()
+    file = tmp_path / "pets" / "small" / "logits.safetensors"
+    os.truncate(file, file.stat().st_size - 1)
+    with pytest.raises(BankError, match=r"logits\.safetensors was cut while it was open"):
+        bank.logits("pets/small")
 
 
 def test_teachers_are_ordered_by_family_size_order_and_seed(tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_run_prints_teachers_choice_and_where_things_are(first: tuple[Path, Outc
     table = outcome.out.split("Teachers\n")[1].splitlines()
     assert table[0].split()[:2] == ["family", "teacher"]
     assert [line.split()[1] for line in table[1:6]] == list(TEACHERS)
-    assert "Take teacher family/r20 by results (student cnn, KD tau=4)" in outcome.out
+    assert "Take teacher family/r20 by its students' results (student cnn, KD tau=4)" in outcome.out
     for name in ("report.html", "figures", "tables"):
         assert str(folder / name) in outcome.out
         assert (folder / name).exists()

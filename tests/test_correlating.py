@@ -87,8 +87,22 @@ def test_partials_are_correlations_of_residuals(one_family):
         a, b, c = (stats.rankdata(v) for v in (x, y, control))
         left, right = (v - np.polyval(np.polyfit(c, v, 1), c) for v in (a, b))
         assert row[column] == pytest.approx(stats.pearsonr(left, right)[0])
-    assert np.isnan(links.query("probe == 'accuracy'")["partial_accuracy"]).all()
+    ranks = [stats.rankdata(controls[column]) for column in ("partial_accuracy", "partial_params")]
+    design = np.column_stack([np.ones(8), *ranks])
+    left, right = (a - design @ np.linalg.lstsq(design, a, rcond=None)[0] for a in map(stats.rankdata, (x, y)))
+    assert row["partial_accuracy_params"] == pytest.approx(stats.pearsonr(left, right)[0])
+    assert np.isnan(links.query("probe == 'accuracy'")[["partial_accuracy", "partial_accuracy_params"]]).all(axis=None)
     assert np.isnan(links.query("probe == 'ece'")["partial_target_prob"]).all()
+
+
+def test_a_control_that_another_determines_changes_nothing(one_family):
+    probes, results = one_family
+    order = probes["teacher"].str[1:].astype(float)
+    ordered = probes.assign(value=probes["value"].where(probes["probe"].ne("accuracy"), order))  # as the parameters
+    links = correlate(ordered, results, expected_signs={}, n_boot=20).query("metric != 'pearson'")
+    known = links[links["probe"].ne("accuracy")]
+    assert known["partial_accuracy_params"].notna().all()
+    np.testing.assert_allclose(known["partial_accuracy_params"], known["partial_accuracy"])
 
 
 def test_correction_is_over_probes_of_the_same_student_label_and_metric(one_family):
@@ -176,10 +190,33 @@ def test_findings():
     assert muted["findings"].eq("").all()
 
 
-def test_a_link_of_its_own_is_not_called_confidence():
-    probes, results = tables(np.random.default_rng(3), [9], link=3.0)
-    links = correlate(probes, results, expected_signs={}, n_boot=100)
-    assert not links.query("probe == 'derived_std' and tau == 4")["findings"].str.contains("CM005").any()
+def share_called_confidence(rng, truth, families=60, teachers=7):
+    """Of simulated probes whose Spearman correlation excludes zero; and their number. Each has a temperature."""
+    names, accuracy = [f"t{t}" for t in range(teachers)], rng.standard_normal(teachers)
+    kept = {"family": "f", "teacher": names, "params": 1e5, "split": "val", "seed": 0}
+    probes = []
+    for tau in range(families):
+        kinds = zip(("derived_std", "target_prob"), truth(accuracy, rng.standard_normal((2, teachers))), strict=True)
+        probes += [pd.DataFrame(kept | {"tau": float(tau), "probe": name, "value": value}) for name, value in kinds]
+    taught = {"family": "f", "teacher": names, "teacher_seed": 0, "student": "cnn", "label": "KD", "method": "KD"}
+    results = pd.DataFrame(taught | {"seed": 0, "split": "test", "accuracy": accuracy})
+    links = correlate(pd.concat(probes), results, expected_signs={}, n_boot=50)
+    found = links.query("probe == 'derived_std' and metric == 'spearman'")["findings"]
+    clear = found[~found.str.contains("CM004")]
+    return clear.str.contains("CM005").mean(), len(clear)
+
+
+def test_confidence_is_called_where_it_explains_the_link_and_hardly_elsewhere():
+    rng = np.random.default_rng(3)
+    share, clear = share_called_confidence(rng, lambda y, noise: (y + 0.3 * noise[0], noise[1]))
+    assert clear > 40 and share < 0.1
+
+    def restated(y, noise):
+        confidence = -y + 0.3 * noise[0]
+        return -confidence + 0.3 * noise[1], confidence
+
+    share, clear = share_called_confidence(rng, restated)
+    assert clear > 30 and share > 0.7
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
@@ -187,6 +224,34 @@ def test_few_teachers(count):
     links = correlate(*tables(np.random.default_rng(4), [count]), expected_signs={}, n_boot=20)
     assert links["findings"].str.contains("CM003").all() and links["n"].eq(count).all()
     assert links["value"].isna().all() == (count < 3)
+
+
+def test_few_teachers_within_each_family():
+    links = correlate(*tables(np.random.default_rng(4), [3, 3]), expected_signs={}, n_boot=20)
+    assert links["n"].eq(6).all() and links["findings"].str.contains("CM003").all()
+    assert links.query("metric == 'spearman'")["p"].min() > 0.05
+    enough = correlate(*tables(np.random.default_rng(4), [4, 3]), expected_signs={}, n_boot=20)
+    assert not enough["findings"].str.contains("CM003").any()
+
+
+def test_a_partial_that_can_only_be_one_is_not_given():
+    for count, given in ((3, []), (4, ["partial_params"]), (5, ["partial_params", "partial_accuracy_params"])):
+        links = correlate(*tables(np.random.default_rng(4), [count]), expected_signs={}, n_boot=20)
+        pearson = links.query("metric == 'pearson' and probe == 'ece'")
+        known = [name for name in ("partial_params", "partial_accuracy_params") if pearson[name].notna().all()]
+        assert known == given
+        assert pearson[given].abs().max(axis=None) < 1 - 1e-6 if given else True
+
+
+def test_a_seed_that_some_teachers_lack_does_not_count_for_those_that_have_it():
+    probes, results = tables(np.random.default_rng(7), [8], seeds=3, labels=("KD tau=4",))
+    lucky = results.assign(accuracy=results["accuracy"] + 5 * results["seed"].eq(2))
+    pd.testing.assert_frame_equal(
+        correlate(probes, results, n_boot=20)[["value", "p"]], correlate(probes, lucky, n_boot=20)[["value", "p"]]
+    )
+    lacking = results["teacher"].isin(["t0", "t1", "t2"]) & results["seed"].eq(2)
+    before, after = (correlate(probes, frame[~lacking], n_boot=20) for frame in (results, lucky))
+    np.testing.assert_allclose(before["value"], after["value"], atol=1e-9)
 
 
 def test_runs_as_units(one_family):

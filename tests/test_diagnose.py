@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from capmismatch import _example_values, diagnose, probes, ranks
+from capmismatch import _example_values, _where, diagnose, probes, ranks
 from capmismatch.bank import LogitBank, bank_from_arrays
 from capmismatch.collecting import collect
 from capmismatch.diagnose import affinity, example_values, probe, rank_stability, reliability, restored_variance
@@ -126,14 +126,13 @@ def test_numbers_are_the_same_without_compiled_loops(monkeypatch: pytest.MonkeyP
         "restored": lambda: restored_variance(bank, progress=False),
     }
     compiled = {name: call() for name, call in calls.items()}
-    for place in ("_softened.kernels", "probes.calibration.kernels", "_example_values.kernels", "_isats_search.kernel"):
-        monkeypatch.setattr(f"capmismatch.{place}", None)
+    monkeypatch.setattr(_where, "LOOPS", False)
     for name, call in calls.items():
         pd.testing.assert_frame_equal(call(), compiled[name], rtol=1e-7, atol=1e-14, obj=name)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_a_memory_mapped_bank_gives_the_same_to_the_last_bit(tmp_path: Path, dtype: str) -> None:
+def test_a_bank_on_disk_gives_the_same_to_the_last_bit(tmp_path: Path, dtype: str) -> None:
     logits, labels = example(np.dtype(dtype).type)
     given = tmp_path / "logits"
     given.mkdir()
@@ -142,17 +141,17 @@ def test_a_memory_mapped_bank_gives_the_same_to_the_last_bit(tmp_path: Path, dty
         np.save(given / f"{name}.npy", rows)
     teachers = {name: {"params": 10**i} for i, name in enumerate(logits)}
     (given / "family.json").write_text(json.dumps({"labels": "labels.npy", "teachers": teachers}))
-    mapped = collect(load_family(f"logits:{given}"), None, tmp_path / "bank", dtype=dtype, progress=False)
-    held = bank_from_arrays(logits, labels, family="logits", split=mapped.rows.split)
+    stored = collect(load_family(f"logits:{given}"), None, tmp_path / "bank", dtype=dtype, progress=False)
+    held = bank_from_arrays(logits, labels, family="logits", split=stored.rows.split)
     for measure in (
         lambda bank: probe(bank, progress=False), lambda bank: rank_stability(bank, progress=False),
         lambda bank: restored_variance(bank, progress=False), affinity, reliability,
     ):  # fmt: skip
-        a, b = (measure(bank).drop(columns="params", errors="ignore") for bank in (mapped, held))
+        a, b = (measure(bank).drop(columns="params", errors="ignore") for bank in (stored, held))
         known = a["probe"] != "log_params" if "probe" in a else slice(None)
         pd.testing.assert_frame_equal(a[known], b[known], check_exact=True)
     some = np.array([7, 3, 3])
-    np.testing.assert_array_equal(mapped.take("logits/large", some, slice(1, 4)), logits["large"][some, 1:4])
+    np.testing.assert_array_equal(stored.take("logits/large", some, slice(1, 4)), logits["large"][some, 1:4])
 
 
 def test_class_groups_hold_whole_classes() -> None:

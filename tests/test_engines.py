@@ -5,6 +5,8 @@ from __future__ import annotations
 import builtins
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from capmismatch import _cores, engines
 from capmismatch.engines import ENGINES, Slots, processes
 from capmismatch.errors import CapmismatchError, InputError
 
@@ -55,10 +58,64 @@ def test_workers_share_the_tasks_and_the_cores() -> None:
     assert {threads for _, _, threads in answers} == {slots.threads}
 
 
-@pytest.mark.parametrize(("cores", "workers", "threads"), [(8, 2, 4), (8, 3, 2), (2, 8, 1), (None, 1, 1)])
-def test_threads(monkeypatch: pytest.MonkeyPatch, cores: int | None, workers: int, threads: int) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+@pytest.mark.parametrize(("cores", "workers", "threads"), [(8, 2, 4), (8, 3, 2), (2, 8, 1), (1, 1, 1)])
+def test_threads(monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, threads: int) -> None:
+    monkeypatch.setattr(engines, "usable_cores", lambda: cores)
     assert Slots(workers).threads == threads
+
+
+LARGE, SMALL, NO_CPUS, WITH_GPUS = {"CPU": 64.0}, {"CPU": 16.0}, {"CPU": 0.0}, {"CPU": 32.0, "GPU": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("machines", "workers", "gpus", "share"),
+    [
+        ([LARGE, SMALL, NO_CPUS], 8, 0, (2, 0)),  # a head without CPUs runs no task
+        ([LARGE, SMALL], 32, 0, (1, 0)),
+        ([NO_CPUS], 2, 0, (6, 0)),  # nobody has joined yet: as this machine
+        ([LARGE, WITH_GPUS], 8, 1, (4, 0.5)),  # the head, without a GPU, has asked for what others have
+        ([WITH_GPUS], 2, 4, (16, 2)),
+        ([LARGE], 2, 1, (6, 0.5)),
+    ],
+)
+def test_a_task_of_ray_takes_its_share_of_the_clusters_smallest_machine(
+    monkeypatch: pytest.MonkeyPatch, machines: list[dict[str, float]], workers: int, gpus: int, share: tuple[int, float]
+) -> None:
+    monkeypatch.setattr(engines, "usable_cores", lambda: 12)
+    assert engines._share(machines, Slots(workers, gpus)) == share
+
+
+AFFINE = "import os\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+COUNT = "from capmismatch._cores import usable_cores\nprint(usable_cores())"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinities")
+def test_cores_are_those_of_the_affinity() -> None:
+    shown = subprocess.run([sys.executable, "-c", AFFINE + COUNT], capture_output=True, text=True, check=True).stdout
+    assert int(shown) == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "max 100000\n"}, 6),
+        ({"cpu.max": "9900000 100000\n"}, 6),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 6),
+        ({}, 6),
+    ],
+)
+def test_cores_keep_to_a_containers_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cores: int
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(_cores, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    assert _cores.usable_cores() == cores
 
 
 @pytest.mark.slow
@@ -85,8 +142,6 @@ def test_whoever_stops_listening_stops_the_work(tmp_path: Path) -> None:
 
 def test_gpus_are_dealt_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """There need be no GPU here: what a worker does as it starts is called in this process."""
-    from capmismatch import engines
-
     chosen: list[int] = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)

@@ -108,10 +108,23 @@ def test_a_killed_writer_leaves_the_old_file_frees_the_lock_and_can_be_tidied(tm
     assert (tmp_path / "a.txt").read_text() == "old"
     assert len(names(tmp_path)) == 3
     start = time.monotonic()
-    with _files.locked(tmp_path / ".lock"):
-        assert time.monotonic() - start < 5
+    with _files.locked(tmp_path / ".lock") as held:
+        assert held and time.monotonic() - start < 5
         _files.remove_temporaries(tmp_path)
     assert names(tmp_path) == [".lock", "a.txt"]
+
+
+def test_without_waiting_one_is_told_that_another_holds_the_lock(tmp_path: Path) -> None:
+    lock = tmp_path / "new" / ".lock"
+    assert not _files.is_locked(lock) and not lock.parent.exists()  # looking makes nothing
+    with _files.locked(lock) as held:
+        assert held and _files.is_locked(lock)
+        with _files.locked(lock, wait=False) as again:
+            assert not again
+        assert _files.is_locked(lock)  # nor does who did not get it let go of it
+    assert not _files.is_locked(lock)
+    with _files.locked(lock, wait=False) as held:
+        assert held
 
 
 def test_a_lock_that_cannot_be_made(tmp_path: Path) -> None:

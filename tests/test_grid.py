@@ -21,7 +21,8 @@ import pandas as pd
 import pytest
 import torch
 
-from capmismatch import architectures, grid
+from capmismatch import architectures, engines, grid
+from capmismatch._epoch_log import read_log
 from capmismatch._files import hash_of
 from capmismatch.errors import BankError, CapmismatchError, InputError
 from capmismatch.grid import Prepare, plan
@@ -163,18 +164,49 @@ def test_another_setting_runs_only_what_is_new(tmp_path: Path, weights: Path) ->
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_failing_run_is_reported_and_the_others_go_on(tmp_path: Path, weights: Path) -> None:
-    broken = STUDY.replace('"mlp6"', '"mpl6"')
-    study = study_in(tmp_path, weights, broken)
-    with pytest.warns(UserWarning, match=r"15 of 30 runs failed; the first, mpl6 by CE, seed 0, with: .*mpl6.*err"):
+def test_a_failing_run_is_reported_and_the_others_go_on(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = grid.fit
+
+    def fail_for_mlp6(network: torch.nn.Module, *arguments: Any, **options: Any) -> torch.nn.Module:
+        if len(next(network.parameters())) == 6:
+            raise FloatingPointError("the loss became nan in epoch 1")
+        return real(network, *arguments, **options)
+
+    monkeypatch.setattr(grid, "fit", fail_for_mlp6)
+    study = study_in(tmp_path, weights)
+    with pytest.warns(UserWarning, match=r"15 of 30 runs failed; the first, mlp6 by CE, seed 0, with: .* nan .*err"):
         table = study.distill()
     assert set(table["student"]) == {"mlp5"}
     assert len(table) == 15 * 2
     errors = list((tmp_path / "runs").glob("*/error.txt"))
     assert len(errors) == 15
     assert "Traceback" in errors[0].read_text()
-    with pytest.raises(CapmismatchError, match=r"15 of 15 runs failed; the first, mpl6 by CE"):
-        study_in(tmp_path, weights, broken.replace('"mlp5", ', "")).distill()
+    with pytest.raises(CapmismatchError, match=r"15 of 15 runs failed; the first, mlp6 by CE"):
+        study_in(tmp_path, weights, STUDY.replace('"mlp5", ', "")).distill()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (('"mlp6"', '"mpl6"'), r"study.toml asks for the student 'mpl6': no architecture is named .* near it: .*mlp"),
+        (('"mlp6"', '"cifar_resnet8"'), r"the student 'cifar_resnet8': an option .* not 'in_features'"),
+        (("tau = 2", 'options = { assistants = ["mpl9"] }'), r"the student 'mpl9': no architecture is named"),
+    ],
+)
+def test_students_that_cannot_be_built_are_refused_before_anything_is_done(
+    tmp_path: Path, weights: Path, wrong: tuple[str, str], message: str
+) -> None:
+    before = torch.get_rng_state()
+    with pytest.raises(InputError, match=message):
+        study_in(tmp_path / "a", weights, STUDY.replace(*wrong)).distill()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not (tmp_path / "a" / "runs").exists()
+    (tmp_path / "study.toml").write_text(STUDY.replace("VIEWS", NOISE).replace(*wrong))
+    with pytest.raises(InputError, match=message):
+        Study(tmp_path / "study.toml", progress=False).run()
+    assert not (tmp_path / "bank").exists()
 
 
 def test_a_run_that_failed_is_tried_again(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,8 +297,17 @@ def test_assistants_stand_between_teacher_and_student(
         given.setdefault(len(next(network.parameters())), []).append(options.get("soft"))
         return real(network, *arguments, **options)
 
+    chains: list[str] = []
+
+    def taught(*arguments: Any, **options: Any) -> torch.nn.Module:
+        chains.append(options["device"])
+        return fit(*arguments, **options)
+
     monkeypatch.setattr(grid, "fit", look)
+    monkeypatch.setattr("capmismatch.schedules.fit", taught)
     study.distill()
+    assert chains == [study.distillation.device] * 2 * 3  # once a teacher and seed, for both students
+    assert len(list((tmp_path / "assistants").glob("*/link1.safetensors"))) == 6
     trainer = grid.Trainer(study)
     for run in plan(study, study.bank):
         if run.method.assistants and run.teacher and (run.seed, run.student) == (2, "mlp5"):
@@ -351,7 +392,7 @@ def start(folder: Path) -> int:
 
     def fit(*arguments: Any, **options: Any) -> Any:
         with open(folder / "log", "a") as file:
-            file.write("run\n")
+            file.write(f"{os.getpid()} {options['checkpoint'].file.parent.name}\n")
         time.sleep(0.02)
         return real(*arguments, **options)
 
@@ -387,6 +428,10 @@ def wait_for(condition: Any, seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)
+
+
+def losses_of(folder: Path, run: str) -> list[float]:
+    return [line["loss"] for line in read_log(folder / "runs" / run / "log.jsonl")]
 
 
 def finished(folder: Path) -> list[Path]:
@@ -438,11 +483,7 @@ def test_killed_in_the_middle_of_a_run_it_goes_on_from_its_checkpoint(
     pd.testing.assert_frame_equal(results(table), results(wanted))
     assert not list(folder.glob("runs/*/checkpoint.safetensors"))
 
-    def losses(study: Path) -> list[float]:
-        log = study / "runs" / checkpoint.parent.name / "log.jsonl"
-        return [json.loads(line)["loss"] for line in log.read_text().splitlines()]
-
-    assert losses(folder) == losses(tmp_path / "whole")
+    assert losses_of(folder, checkpoint.parent.name) == losses_of(tmp_path / "whole", checkpoint.parent.name)
 
 
 def test_workers_end_with_the_process_that_started_them(tmp_path: Path, weights: Path) -> None:
@@ -465,7 +506,7 @@ def test_ray_gives_the_same_results_though_a_worker_is_killed(
 ) -> None:
     """Two workers of a Ray of two CPUs, one of which dies in the middle of a run: another does that run."""
     ray = pytest.importorskip("ray")
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(engines, "usable_cores", lambda: 2)
     long = STUDY.replace("epochs = 2", "epochs = 60").replace("seeds = 3", "seeds = 1")
     wanted = study_in(tmp_path / "processes", weights, long).distill()
     folder = tmp_path / "ray"
@@ -517,10 +558,95 @@ def open_files(process: int) -> set[str]:
     return found
 
 
-def test_two_commands_at_once_run_nothing_twice(tmp_path: Path, weights: Path) -> None:
+def begun(folder: Path) -> list[tuple[int, str]]:
+    """Which process has begun which run, in order."""
+    if not (folder / "log").exists():
+        return []
+    return [(int(line.split()[0]), line.split()[1]) for line in (folder / "log").read_text().splitlines()]
+
+
+def test_two_commands_at_once_share_the_runs(tmp_path: Path, weights: Path) -> None:
+    wanted = study_in(tmp_path / "whole", weights).distill()
     folder = tmp_path / "a"
-    study_in(folder, weights)
+    study = study_in(folder, weights)
     children = [start(folder) for _ in range(2)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
-    assert len((folder / "log").read_text().split()) == 30
+    runs = begun(folder)
+    assert len(runs) == len({name for _, name in runs}) == 30
+    assert min(sum(who == child for who, _ in runs) for child in children) >= 5  # neither waits for the other
     assert len(finished(folder)) == 30
+    pd.testing.assert_frame_equal(results(study.distill()), results(wanted))
+
+
+def test_one_command_goes_on_with_what_another_leaves_that_is_killed(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = STUDY.replace("epochs = 2", "epochs = 120").replace("seeds = 3", "seeds = 1")
+    wanted = study_in(tmp_path / "whole", weights, long).distill()
+    folder = tmp_path / "a"
+    study = study_in(folder, weights, long)
+    with monkeypatch.context() as patch:
+        patch.setattr(grid, "Checkpoint", functools.partial(grid.Checkpoint, seconds=0))
+        killed = start(folder)
+    wait_for(lambda: any(len(read_log(log)) > 3 for log in folder.glob("runs/*/log.jsonl")))
+    other = start(folder)
+    wait_for(lambda: other in {who for who, _ in begun(folder)})
+    os.kill(killed, signal.SIGKILL)
+    os.waitpid(killed, 0)
+    assert os.waitpid(other, 0)[1] == 0
+    runs = begun(folder)
+    left = [name for who, name in runs if who == killed][-1]  # where it was killed
+    assert runs[-1] == (other, left) and len(runs) == 11  # at the end, and nothing else twice
+    assert losses_of(folder, left) == losses_of(tmp_path / "whole", left)
+    pd.testing.assert_frame_equal(results(study.distill()), results(wanted))
+
+
+HOLD = """
+import sys
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("held", flush=True)
+    input()
+"""
+
+
+def test_what_runs_elsewhere_is_told_and_waited_for(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = study_in(tmp_path, weights)
+    study.progress = True
+    folder = grid.run_folder(study, plan(study, study.bank)[4])
+    folder.mkdir(parents=True)
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(folder / ".lock")], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, text=True)  # fmt: skip
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    end = threading.Timer(1.5 * grid.PAUSE, lambda: (wait_for(lambda: len(finished(tmp_path)) == 29), holder.kill()))
+    end.start()
+    try:
+        table = study.distill()
+    finally:
+        end.join()
+        holder.communicate()
+    assert len(table) == 60
+    shown = capsys.readouterr().err
+    assert "29/30" in shown and "1 running elsewhere" in shown and "30/30" in shown
+
+
+def test_what_fails_elsewhere_is_not_tried_again(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once this command has begun: it was its turn too."""
+    study = study_in(tmp_path, weights)
+    runs = plan(study, study.bank)
+    trained: list[int] = []
+
+    def fail_elsewhere(*_: Any, seed: int, **__: Any) -> None:
+        trained.append(seed)
+        other = grid.run_folder(study, runs[-1])
+        other.mkdir(parents=True, exist_ok=True)
+        (other / "error.txt").write_text("FloatingPointError: the loss became nan")
+
+    monkeypatch.setattr(grid, "fit", fail_elsewhere)
+    with pytest.warns(UserWarning, match=r"1 of 30 runs failed; .* with: FloatingPointError: the loss became nan"):
+        study.distill()
+    assert len(trained) == 29

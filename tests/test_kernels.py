@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from capmismatch import _softened
+from capmismatch import _where
 from capmismatch._class_means import AroundClass
 from capmismatch._softened import Asymmetric, Softened, WrongAlone, add_to_classes, in_octaves, take_apart
 from capmismatch._threads import blocks, each
@@ -38,7 +38,7 @@ def example(rows: int, classes: int, dtype: torch.dtype = torch.float64) -> tupl
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """What follows runs without compiled loops."""
-    monkeypatch.setattr(_softened, "kernels", None)
+    monkeypatch.setattr(_where, "LOOPS", False)
     return monkeypatch
 
 
@@ -124,15 +124,16 @@ PROBABILITIES = st.one_of(
 def test_ranges_of_equal_count_are_those_of_a_stable_sort(p: Array, bins: int, random) -> None:
     ranges = min(bins, len(p))
     hit = np.array([random.random() < 0.3 for _ in p])
-    found, expected = np.zeros((2, len(p)))
-    kernels.adaptive_class(p, hit.nonzero()[0], ranges, found)
-    calibration._adaptive_class(p, hit, ranges, expected)
+    found, expected = torch.zeros((2, len(p)), dtype=torch.float64)
+    columns = torch.from_numpy(p)[:, None], torch.from_numpy(hit)[:, None]
+    calibration._by_loops(*columns, ranges, found)
+    calibration._by_tensors(*columns, ranges, expected)
     edges = [r * len(p) // ranges for r in range(ranges + 1)]
     order = np.argsort(p, kind="stable")
     gaps = [np.sum((p - hit)[order[a:b]]) for a, b in pairwise(edges)]
     if min(np.abs(gaps)) > 1e-12:  # else the sign of a sum is that of its rounding
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
-    assert found.sum() == pytest.approx(expected.sum(), abs=1e-9)
+    assert float(found.sum()) == pytest.approx(np.abs(gaps) @ (1 / np.diff(edges)) * len(p) / ranges, abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["spread", "constant", "two values"])
@@ -144,7 +145,7 @@ def test_adaptive_error_of_many_examples(monkeypatch: pytest.MonkeyPatch, kind: 
     }[kind]  # fmt: skip
     hits = torch.from_numpy(rng.random((5000, 3)) < p * 0.8)
     quick = adaptive_error(torch.from_numpy(p), hits)
-    monkeypatch.setattr(calibration, "kernels", None)
+    monkeypatch.setattr(_where, "LOOPS", False)
     torch.testing.assert_close(quick, adaptive_error(torch.from_numpy(p), hits), rtol=1e-11, atol=1e-12)
 
 

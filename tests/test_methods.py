@@ -34,7 +34,7 @@ def test_the_choices_are_those_of_the_functions_behind_them() -> None:
         (Method("ATS"), {"tau": 4.0, "tau_student": 1.0, "weight": 0.5, "tau_other": 3.0, "center": "mean"}),
         (
             Method("ISATS"),
-            {"tau": 4.0, "tau_student": 1.0, "weight": 0.5, "constraint": "order", "margin": 0.0, "center": "mean"},
+            {"tau": 4.0, "tau_student": 1.0, "weight": 0.5, "constraint": "order", "margin": 1.0, "center": "mean"},
         ),
         *((Method(name), {}) for name in LOGIT_LOSSES),
     ],

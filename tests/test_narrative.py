@@ -98,8 +98,8 @@ def told(topic, **tables):
 
 def test_a_peak_is_told_with_its_place_and_both_falls():
     summary, only = told("students", results=results_table(HILL))
-    assert "Of 1 combination of student and method, 1 show" in summary.text
-    assert "worse than the best in 1." in summary.text
+    assert "shown in 1 of 1 combination of student and method" in summary.text
+    assert "worse than the best in 1 of 1." in summary.text
     assert only.text.startswith("Student cnn, KD tau=4: accuracy rises, then falls, as teachers grow (p = 0.0")
     assert "the peak is t4 (95 % interval)" in only.text
     assert re.search(r"69\.\d % \[6\d\.\d, 69\.\d\] with t4", only.text)
@@ -108,14 +108,14 @@ def test_a_peak_is_told_with_its_place_and_both_falls():
 
 def test_a_flat_course_is_told_as_no_peak():
     summary, only = told("students", results=results_table(np.full(7, 0.65), noise=0.01))
-    assert "method, 0 show" in summary.text and "worse than the best in 0." in summary.text
+    assert "shown in 0 of 1 " in summary.text and "worse than the best in 0 of 1." in summary.text
     assert "shows no established rise followed by a fall" in only.text
     assert only.text.count("no difference is shown") == 2
 
 
 def test_a_monotone_course_falls_at_one_end_only():
     summary, only = told("students", results=results_table(np.linspace(0.6, 0.7, 7)))
-    assert "method, 0 show" in summary.text
+    assert "shown in 0 of 1 " in summary.text
     assert "the peak is t7" in only.text
     assert only.text.count("(worse)") == 1
 
@@ -124,10 +124,10 @@ def test_pairing_by_seed_finds_what_the_scatter_of_seeds_hides():
     table = results_table(0.65 + (HILL - 0.6) / 10, noise=0.0005)
     table["accuracy"] += 0.01 * np.array([-1.0, 1.0, 2.0, -2.0])[table["seed"]]
     summary, _ = told("students", results=table)
-    assert "method, 1 show" in summary.text and "worse than the best in 1." in summary.text
+    assert "shown in 1 of 1 " in summary.text and "worse than the best in 1 of 1." in summary.text
     lacking = table.drop(index=table.index[table["split"].eq("test")][0])  # then runs cannot be paired
     unpaired, _ = told("students", results=lacking)
-    assert "method, 0 show" in unpaired.text
+    assert "shown in 0 of 1 " in unpaired.text
 
 
 def test_two_teachers_cannot_rise_and_fall():

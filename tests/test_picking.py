@@ -232,6 +232,22 @@ def test_teachers_without_students_are_predicted(probes, results):
     assert any("only predicted, with wide intervals" in risk and "resnet26" in risk for risk in choice.risks)
 
 
+def test_of_tied_teachers_one_with_students_is_taken_before_one_that_is_predicted(probes):
+    close = result_table(np.random.default_rng(3), noise=0.01, step=0.0005)
+    best = pick(probes, close, label="KD tau=4")
+    own = close["teacher"].eq(best.teacher) & close["label"].eq("KD tau=4")
+    promising = probes.assign(value=probes["value"] + 0.1 * (probes["teacher"].eq(best.teacher)))
+    choice = pick(promising, close[~own], label="KD tau=4")
+    table = choice.table.set_index("teacher")
+    assert table.loc[best.teacher, "tie"] and not table.loc[best.teacher, "measured"]
+    assert table.loc[choice.teacher, "measured"] and table.loc[choice.teacher, "tie"]
+    taken = choice.students.iloc[0]
+    assert taken["teacher"] == choice.teacher and np.isfinite(taken["accuracy"])
+    higher = choice.table["score"] > table.loc[choice.teacher, "score"]
+    told = "Predicted to do as well or better, but without a student in this setting" in " ".join(choice.reasons)
+    assert told == bool(higher.any())
+
+
 def test_other_families_teach_what_to_expect(results):
     rng = np.random.default_rng(5)
     both = pd.concat([probe_table(rng), probe_table(rng, family="wrn")])
@@ -278,7 +294,7 @@ def test_pages_are_readable_and_escaped(probes, results):
     assert isinstance(choice, Choice)
     text, page, markdown = repr(choice), choice._repr_html_(), choice.to_markdown()
     assert max(len(line) for line in text.split("\n")) <= 100
-    assert text.startswith("Take teacher resnet/resnet26 by results")
+    assert text.startswith("Take teacher resnet/resnet26 by its students' results")
     assert "<b>" not in page and "&lt;b&gt;cnn|1" in page
     assert "| <b>cnn\\|1</b> |" in markdown
     for name in ("Why", "Teachers", "Students", "Rules"):
@@ -371,7 +387,7 @@ def test_a_new_family_is_predicted_from_its_probes():
     rules = choice.rules.set_index("rule")
     assert rules.loc["highest derived_std", "elsewhere"] < 0.5 < rules.loc["largest", "elsewhere"]
     assert any("each family there from the others, teachers lost 0." in reason for reason in choice.reasons)
-    assert any(reason.startswith("Setting: 'KD tau=4' did best for 4 of 4 kinds") for reason in choice.reasons)
+    assert any(reason.startswith("Setting: 'KD tau=4' did best there for 4 of 4 kinds") for reason in choice.reasons)
     assert any("No student of this family has been taught yet" in risk for risk in choice.risks)
     for page in (repr(choice), choice._repr_html_(), choice.to_markdown()):
         assert "Trust" in page and "elsewhere" in page

@@ -227,7 +227,7 @@ def test_a_pilot_from_end_to_end(whole: tuple[Path, Any, list[str]], taught: Pat
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "tables" / "pick.parquet"), choice.table)
     for page in (repr(choice), choice._repr_html_(), choice.to_markdown()):
         assert "Rungs" in page and "p_best" in page
-    assert "by pilot" in repr(choice)
+    assert "by a pilot" in repr(choice)
 
 
 def test_it_costs_what_it_says(whole: tuple[Path, Any, list[str]]) -> None:

@@ -19,8 +19,10 @@ import numpy as np
 import pandas as pd
 import plot_tables as tables
 import pytest
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_hex, to_rgb
 from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 
 from capmismatch import plots
 from capmismatch.errors import CapmismatchError, InputError
@@ -305,7 +307,7 @@ def test_probe_vs_student_places_each_teacher_at_its_means():
     for key, point in drawn.iterrows():
         assert point["x"] == pytest.approx(rows.set_index(["family", "teacher"]).loc[[key], "value"].mean())
         assert point["accuracy"] == pytest.approx(taught.set_index(["family", "teacher"]).loc[[key], "accuracy"].mean())
-    offsets = np.concatenate([dots.get_offsets() for dots in ax.collections])
+    offsets = np.concatenate([dots.get_offsets() for dots in ax.collections if isinstance(dots, PathCollection)])
     np.testing.assert_allclose(np.sort(offsets[:, 0]), np.sort(drawn["x"]))
     assert "0.81 [0.51, 0.91]" in ax.get_title(loc="left")
 
@@ -335,7 +337,7 @@ def test_grid_has_short_titles_and_a_key_to_the_teachers():
         assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
     legend = figure.legends[0]
     assert [text.get_text() for text in legend.get_texts()] == [teacher for _, teacher, _ in MLPS]
-    dots = axes[0].collections[0]
+    (dots,) = [dots for dots in axes[0].collections if isinstance(dots, PathCollection)]
     shown = dict(zip([key.get_color() for key in legend.legend_handles], MLPS, strict=True))
     sizes = plots.drawn_data(axes[0])["teacher"]
     assert [shown[tuple(color)][1] for color in dots.get_facecolors()] == sizes.tolist()
@@ -473,12 +475,13 @@ def test_dark_knowledge_shows_the_wrong_classes_and_tells_the_target():
         plots.dark_knowledge(example.assign(is_target=False))
 
 
-def test_pick_chart_orders_by_score_and_marks_ties():
-    table = tables.choice()
-    axes = plots.pick_chart(table.sample(frac=1, random_state=0))
+@pytest.mark.parametrize("sign", [1, -1])
+def test_pick_chart_has_the_first_row_on_top_and_marks_ties(sign):
+    table = tables.choice()[::sign]  # a rule such as "lowest nll" has the lowest score first
+    axes = plots.pick_chart(table)
     assert len(axes) == 3
     names = [label.get_text() for label in axes[0].get_yticklabels()]
-    assert names == list(table.sort_values("score")["teacher"])
+    assert names[::-1] == list(table["teacher"])
     drawn = plots.drawn_data(axes[0])
     fills = next(c for c in axes[0].collections if len(c.get_offsets()) == len(table)).get_facecolors()[:, :3]
     assert [tuple(fill) == to_rgb(_style.BLUE) for fill in fills] == list(drawn["tie"])
@@ -492,6 +495,61 @@ def test_pick_chart_without_results_has_scores_alone(how):
     assert len(plots.pick_chart(table)) == 1
     _, ax = plt.subplots()
     assert plots.pick_chart(tables.choice(), ax=ax)[0] is ax
+
+
+def test_reliability_bars_are_wilson_intervals_over_the_examples():
+    bins = tables.reliability(MLPS[:2]).query("teacher == 'mlp24'")
+    drawn = plots.drawn_data(plots.reliability_diagram(bins))
+    for row in drawn.itertuples():
+        low, high = proportion_confint(row.accuracy * row.n, row.n, method="wilson")
+        assert (row.low, row.high) == pytest.approx((low, high))
+
+
+def test_bins_of_few_examples_are_faint_and_not_joined():
+    bins = tables.reliability(MLPS[:2]).query("teacher == 'mlp24'")
+    bins.loc[bins["bin_low"].between(0.35, 0.45), "n"] = 3
+    ax = plots.reliability_diagram(bins)
+    line, few = (line for line in ax.lines[1:])
+    assert np.isnan(line.get_ydata()).sum() == 1, "the line is broken there"
+    assert len(few.get_xdata()) == 1 and few.get_alpha() == 0.5 and few.get_linestyle() == "None"
+    (bars,) = [bars for bars in ax.collections if isinstance(bars, LineCollection)]
+    assert sum(len(segment) > 0 and np.isfinite(segment).all() for segment in bars.get_segments()) == 8
+
+
+def test_reliability_counts_stand_below_and_runs_are_averaged():
+    bins = pd.concat([tables.reliability(MLPS[:2]).assign(seed=seed) for seed in (0, 1)])
+    second = bins["seed"] == 1
+    bins.loc[second, "n"] *= 3
+    bins.loc[second, "accuracy"] -= 0.08
+    ax = plots.reliability_diagram(bins)
+    below = ax.figure.axes[1]
+    assert below.get_ylabel() == "examples" and below.get_xlabel() == "confidence" and below.get_yscale() == "log"
+    first = bins[(bins["teacher"] == "mlp12") & (bins["n"] > 0)].groupby("bin_low")
+    weighted = first.apply(lambda rows: np.average(rows["accuracy"], weights=rows["n"]), include_groups=False)
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), weighted)
+    steps = below.patches[0].get_data()
+    np.testing.assert_allclose(steps.values, first["n"].mean())
+    _, alone = plt.subplots()
+    assert plots.reliability_diagram(bins, ax=alone) is alone and len(alone.figure.axes) == 1
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "name", "scale"),
+    [
+        ([], {}, "students' accuracy (%)", 100),
+        (["accuracy"], {}, "predicted students' accuracy\n(points above their mean)", 1),
+        (["accuracy", "measured"], {}, "score of the rule", 1),
+        (["accuracy", "measured"], {"probe": "params", "tau": np.nan}, "teacher parameters", 1),
+        (["accuracy", "measured"], {"probe": "derived_std", "tau": 4.0}, r"std of wrong $p$ at $\tau$=4", 1),
+    ],
+)
+def test_pick_chart_says_what_the_score_is(columns, options, name, scale):
+    table = tables.choice().drop(columns=columns)
+    axes = plots.pick_chart(table, **options)
+    assert axes[0].get_xlabel() == name
+    points = next(c for c in axes[0].collections if len(c.get_offsets()) == len(table)).get_offsets()
+    np.testing.assert_allclose(points[::-1, 0], scale * table["score"])
+    assert [ax.get_xlabel() for ax in axes[1:]] == ["P(best)", "expected regret\n(points)"]
 
 
 def test_study_progress_bars_are_shares():

@@ -16,22 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, spearmanr
 
-from capmismatch import _rank_blocks, ranks
-from capmismatch._rank_arrays import NumpyBackend
+from capmismatch import _rank_blocks, _where, ranks
 from capmismatch.errors import InputError
 
-try:
-    from capmismatch._rank_kernels import NumbaBackend
-
-    BACKENDS = [NumpyBackend, NumbaBackend]
-except ImportError:
-    BACKENDS = [NumpyBackend]
+BACKENDS = [False, True] if _where.LOOPS else [False]  # tensor operations, and compiled loops
+NAMES = {False: "tensors", True: "loops"}
 EVERY_METRIC = ["wrong_tau_b", "tau_b", "wrong_spearman", "spearman", "top1_overlap", "top3_overlap"]
 
 
-@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.__name__)
+@pytest.fixture(params=BACKENDS, ids=NAMES.get)
 def backend(request, monkeypatch):
-    monkeypatch.setattr(_rank_blocks, "backend", request.param)
+    monkeypatch.setattr(_where, "LOOPS", request.param)
     return request.param
 
 
@@ -71,14 +66,14 @@ def two_rows(draw):
     return np.array(rows), draw(st.integers(0, classes - 1)), draw(st.sampled_from(["f2", "f4", "f8"]))
 
 
-@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.__name__)
+@pytest.mark.parametrize("backend", BACKENDS, ids=NAMES.get)
 @settings(deadline=None, max_examples=40)
 @given(case=two_rows())
 def test_ties_infinities_and_halves_like_scipy(backend, case):
     rows, target, dtype = case
     a, b = rows.astype(dtype)[:, None]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_rank_blocks, "backend", backend)
+        patch.setattr(_where, "LOOPS", backend)
         close(ranks.kendall_tau_b(a, b), scipy_rows(kendalltau, a, b))
         close(ranks.spearman(a, b), scipy_rows(spearmanr, a, b))
         if a.shape[1] > 2:
@@ -138,7 +133,7 @@ def test_any_load_of_ties_like_scipy(seed, classes, levels):
     a, b = teachers(seed, (2, 2, classes), levels=levels)
     for backend in BACKENDS:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_rank_blocks, "backend", backend)
+            patch.setattr(_where, "LOOPS", backend)
             close(ranks.kendall_tau_b(a, b), scipy_rows(kendalltau, a, b))
 
 
@@ -247,7 +242,7 @@ def test_neither_threads_nor_blocks_nor_chunks_nor_backend_matter(monkeypatch, c
     expected = ranks.rank_metrics(logits, labels, EVERY_METRIC)
     threads = torch.get_num_threads()
     for backend, count, cells in itertools.product(BACKENDS, (1, 3), (1, 5000)):
-        monkeypatch.setattr(_rank_blocks, "backend", backend)
+        monkeypatch.setattr(_where, "LOOPS", backend)
         monkeypatch.setattr(_rank_blocks, "BLOCK_CELLS", cells)
         monkeypatch.setattr(_rank_blocks, "SMALL_CELLS", 1)
         torch.set_num_threads(count)
@@ -263,8 +258,8 @@ def test_without_numba_the_numbers_are_the_same():
     """In a process that cannot import it; the tests above run both backends beside each other."""
     code = (
         "import sys; sys.modules['numba'] = None\n"
-        "import numpy as np; from capmismatch import _rank_blocks, ranks\n"
-        "assert _rank_blocks.backend.__name__ == 'NumpyBackend'\n"
+        "import numpy as np; from capmismatch import _where, ranks\n"
+        "assert not _where.LOOPS\n"
         "logits = np.random.default_rng(0).normal(size=(2, 1, 9)).round(1)\n"
         "print(ranks.wrong_class_tau_b(*logits, [3]).item())"
     )
@@ -312,23 +307,21 @@ def affinity_loop(logits, labels, tau):
     return matrix
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_affinity_like_a_loop_and_whatever_the_chunks(monkeypatch, dtype):
+@pytest.mark.parametrize("cells", [30, 1 << 18])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int64])
+def test_affinity_like_a_loop_and_whatever_the_chunks(backend, monkeypatch, dtype, cells):
     (logits,) = teachers(10, (1, 60, 7), dtype)
     labels = np.random.default_rng(2).integers(6, size=60)  # class 6 has no examples
+    monkeypatch.setattr(ranks, "AFFINITY_CELLS", cells)
     matrix = ranks.affinity_matrix(logits, labels, tau=2.0, num_classes=7)
     close(matrix, affinity_loop(logits, labels, 2.0))
     assert matrix[6].isnan().all() and (matrix.diagonal()[:6] == 0).all()
-    sums = ranks.AffinitySums(7, tau=2.0)
-    monkeypatch.setattr(_rank_blocks, "BLOCK_CELLS", 30)
-    for start in range(0, 60, 13):
-        sums.update(torch.from_numpy(logits[start : start + 13]), labels[start : start + 13])
-    assert torch.equal(sums.matrix()[:6], matrix[:6])
 
 
-def test_affinity_survives_large_logits_and_masks():
+def test_affinity_survives_large_logits_and_masks(backend):
     matrix = ranks.affinity_matrix([[5e4, 3e4, 3e4, -np.inf]], [0], tau=0.5)
-    assert matrix[0].tolist() == [0.0, 0.5, 0.5, 0.0]
+    close(matrix[0], [0.0, 0.5, 0.5, 0.0])
+    assert ranks.affinity_matrix(np.zeros((0, 3)), [], tau=1.0).isnan().all()
 
 
 def test_affinity_tau_leaves_the_diagonal_out():
@@ -366,10 +359,12 @@ three = np.zeros((3, 4))
         (lambda: ranks.rank_metrics([three, three]), "expected labels, which tau_b over the wrong classes needs"),
         (lambda: ranks.rank_metrics([three], [0] * 3, ["tau"]), r"\['wrong_tau_b', .*'top\{k\}_overlap'\], not 'tau'"),
         (lambda: ranks.rank_metrics([three], [0] * 3, pairs=[(0, 0), (0, 1)]), r"in \[0, 1\), got \(0, 1\) at pair 1"),
-        (lambda: ranks.affinity_matrix(three, [0] * 3, tau=1.0, num_classes=5), r"shape \(n, 5\), got \(3, 4\)"),
+        (lambda: ranks.affinity_matrix(three, [0] * 3, tau=1.0, num_classes=5), r"shape \(N, 5\), got \(3, 4\)"),
+        (lambda: ranks.affinity_matrix([[0.0, np.nan]], [0], tau=1.0), r"got nan at row 0, class 1 of logits\[0:1\]"),
+        (lambda: ranks.affinity_matrix([[0.0, np.inf]], [0], tau=1.0), r"got inf at row 0, class 1 of logits\[0:1\]"),
         (lambda: ranks.affinity_matrix(three, [0] * 3, tau=0.0), "tau must be a positive number, got 0"),
         (lambda: ranks.affinity_matrix(three[0], [0], tau=1.0), r"shape \(N, C\), got \(4,\)"),
-        (lambda: ranks.AffinitySums(1, tau=1.0), "at least 2 classes, got 1"),
+        (lambda: ranks.affinity_matrix([[0.0]], [0], tau=1.0), "at least 2 classes, got 1"),
         (lambda: ranks.affinity_tau_b(three, three), r"shape \(C, C\), got \(3, 4\)"),
     ],
 )

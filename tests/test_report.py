@@ -7,15 +7,19 @@ import struct
 import zlib
 from html.parser import HTMLParser
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import plot_tables
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from capmismatch import report
+from capmismatch import gallery, report
 from capmismatch._files import write_table
+from capmismatch._records import TeacherRecord
 from capmismatch._report_tables import TOP_LINKS, links, number, probes, results, soft_labels
-from capmismatch.bank import bank_from_arrays
+from capmismatch.bank import _in_memory, bank_from_arrays, make_rows
 from capmismatch.correlating import correlate
 from capmismatch.errors import InputError
 from capmismatch.narrative import TOPICS
@@ -163,12 +167,14 @@ def test_the_answer_is_up_front(whole):
     page, _ = whole
     facts = dict(zip(page.text_of("dt"), page.text_of("dd"), strict=True))
     assert facts["Chosen by"] == "its students' results"
-    assert re.fullmatch(r"\d+%", facts["P(best)"])
+    assert re.fullmatch(r"\d+ %", facts["P(best)"])
     assert re.fullmatch(r"\d+\.\d\d accuracy points", facts["Expected regret"])
     for name in ("p_y 0.", "inherent variance 0.", "derived std 0.", "derived variance 0."):
         assert name in facts["Soft labels at tau=4"]
     assert next(text for text in page.text_of("p") if text.startswith("Take teacher "))
     assert {"Reasons", "Findings"} <= set(page.text_of("h3"))
+    reason = next(text for text in page.text_of("li") if "on the choosing split" in text)
+    assert re.match(r"[^/]+: accuracy \d\d\.\d % \[", reason), "in percent, without the family: the name is unique"
     assert any(text.startswith("CM007 teachers cannot be told apart. The difference") for text in page.text_of("li"))
 
 
@@ -227,7 +233,7 @@ def test_what_users_wrote_is_escaped(whole):
     assert page.text_of("title") == [f"{EVIL}: capmismatch report"]
     assert '"Which" teacher & why <b>so</b>?' in page.text_of("p")
     assert not page.all("b") and "onerror" not in {name for _, attributes in page.elements for name in attributes}
-    assert '"><img src=x onerror=alert(1)>' in {row[1] for row in page.cells("teachers")[1]}
+    assert '"><img src=x onerror=alert(1)>' in {row[0] for row in page.cells("teachers")[1]}
     assert EVIL not in source
     assert page.text_of("pre") == [STUDY + TAUGHT]
 
@@ -240,6 +246,47 @@ def test_figures_come_in_the_gallerys_order_with_captions(whole):
     assert "read the three together" in captions[1]
     assert base64.b64decode(page.all("img")[0]["src"].split(",")[1]) == png()
     assert "figures/capacity_curve%20mlp12.csv" in page.all("img")[0]["alt"]
+
+
+def test_short_names_of_figures_are_told_in_full(make):
+    study = make([], figures=("rank_matrix", "broken"))
+    about = PngInfo()
+    about.add_text("Description", "large…336 = vit_large_patch14_clip_336\n<b> = <b>old</b> = new")
+    Image.new("RGB", (4, 3)).save(study.folder / "figures" / "rank_matrix.png", pnginfo=about)
+    (study.folder / "figures" / "broken.png").write_bytes(b"half a picture")
+    page = Page(write_report(study).read_text(encoding="utf-8"))
+    facts = dict(zip(page.text_of("dt"), page.text_of("dd"), strict=True))
+    assert facts["large…336"] == "vit_large_patch14_clip_336" and facts["<b>"] == "<b>old</b> = new"
+
+
+def test_a_figure_drawn_by_the_gallery_calls_teachers_as_all_others_do(make, monkeypatch):
+    """A name that two families share carries its family, though the other family's teacher is not in the figure."""
+    rng, labels = np.random.default_rng(0), np.arange(20) % 5
+    teachers = [("A", "resnet20", 2e5), ("A", "resnet56", 8e5), ("B", "resnet20", 1e5)]
+    bank = _in_memory(
+        make_rows("pets", labels, list("abcde"), split=["val"] * 10 + ["test"] * 10),
+        [(TeacherRecord(*who, params=int(size)), 6 * np.eye(5)[labels] + rng.normal(size=(20, 5)))
+         for *who, size in teachers],
+    )  # fmt: skip
+    monkeypatch.setattr(Study, "bank", property(lambda self: bank))
+    axes = gallery._dark_knowledge(make([], figures=()))
+    assert [ax.get_title().split("\n")[0] for ax in axes] == ["B/resnet20", "resnet56"], "the smallest, the largest"
+    plt.close("all")
+
+
+def test_printed_heads_stand_on_each_page(whole):
+    """A browser repeats a table's head only where it can be laid out anew, which a button cannot."""
+    rules = whole[1].partition("@media print")[2]
+    assert re.search(r"thead button \{ display: contents; \}", rules) and "table-header-group" in rules
+    assert re.search(r"figure, thead, tr[^{]*\{ break-inside: avoid; \}", rules)
+
+
+def test_what_a_statement_is_about_stands_out():
+    told = report._with_lead("Student <cnn>, KD: accuracy is 0.7 [0.6, 0.8]: more.")
+    assert told == ("<strong>Student &lt;cnn&gt;, KD:</strong> accuracy is 0.7 "
+                    '<span class="interval">[0.6, 0.8]</span>: more.')  # fmt: skip
+    for text in ("It is 0.7 [0.6, 0.8]: more.", "One. Two: three.", "nothing to mark"):
+        assert "<strong>" not in report._with_lead(text)
 
 
 def test_codes_are_explained_where_they_link(whole):
@@ -293,11 +340,11 @@ def test_results_table_holds_means_and_deviations(whole, tables):
     frame = tables["results"]
     chosen = frame[frame["label"].eq("KD tau=4") & frame["student"].eq("mlp24") & frame["split"].eq("test")
                    & frame["teacher"].eq("mlp384")]["accuracy"]  # fmt: skip
-    row = next(row for row in rows if row[:4] == ["mlp24", "KD tau=4", "mlp", "mlp384"])
+    row = next(row for row in rows if row[:3] == ["mlp24", "KD tau=4", "mlp384"])
     found = dict(zip(header, row, strict=True))
     assert found["accuracy_test"] == number(chosen.mean()) and found["sd_test"] == number(chosen.std(ddof=1))
     assert found["runs_test"] == "3"
-    assert ["mlp12", "CE", "", ""] in [row[:4] for row in rows]
+    assert ["mlp12", "CE", ""] in [row[:3] for row in rows]
 
 
 def test_links_of_derived_probes_bring_their_companions(tables):

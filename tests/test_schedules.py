@@ -3,9 +3,11 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,12 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import capmismatch as cm
+from capmismatch import schedules
 from capmismatch._files import hash_of
-from capmismatch.errors import InputError
+from capmismatch.errors import BankError, InputError
 from capmismatch.losses import Criterion
 from capmismatch.methods import REMEDIES, Method
 from capmismatch.schedules import EarlyStopped, GradientGate, teach_through, train_with_checkpoints
-from capmismatch.training import Recipe, evaluate, fit
+from capmismatch.training import Checkpoint, Recipe, evaluate, fit
 
 
 def batch(rows: int = 12, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -308,6 +311,65 @@ def test_a_chain_is_one_distillation_after_the_other(method: Method) -> None:
             torch.testing.assert_close(ours, wanted, rtol=0, atol=0)
     torch.testing.assert_close(found, given, rtol=0, atol=0)
     assert teach_through([], logits, method, views, y, recipe, seed=7) is logits
+
+
+@pytest.mark.parametrize("killed_in", [(1, 2), (2, 1)])
+def test_a_chain_that_was_killed_goes_on_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: tuple[int, int]
+) -> None:
+    """By SIGKILL, in an epoch of one of its links: what was trained before is not trained again."""
+    x, y, teacher = batch(rows=15)
+    began: list[int] = []
+
+    def teach(folder: Path | None, after_epoch=lambda epoch, loss: None) -> Tensor:
+        return teach_through(
+            [student(1), student(2)], teacher[None], Method("KD"), x[None], y, Recipe(epochs=4, batch_size=4),
+            seed=7, folder=folder, after_epoch=after_epoch,
+        )  # fmt: skip
+
+    def kill(epoch: int, loss: float) -> None:
+        began.append(epoch)
+        if (began.count(0), epoch) == killed_in:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(schedules, "Checkpoint", partial(Checkpoint, seconds=0))
+    child = os.fork()
+    if not child:
+        try:
+            teach(tmp_path / "chain", kill)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    found = teach(tmp_path / "chain", lambda epoch, loss: began.append(epoch))
+    link, epoch = killed_in
+    assert began == [*range(epoch, 4), *(range(4) if link == 1 else [])]
+    torch.testing.assert_close(found, teach(None), rtol=0, atol=0)
+    assert sorted(file.name for file in (tmp_path / "chain").iterdir()) == [
+        ".lock", "link1.safetensors", "link2.safetensors",
+    ]  # fmt: skip
+    began.clear()
+    again = teach(tmp_path / "chain", lambda epoch, loss: began.append(epoch))
+    torch.testing.assert_close(again, found, rtol=0, atol=0)
+    assert began == []
+    (tmp_path / "chain" / "link1.safetensors").write_bytes(b"half")
+    with pytest.raises(BankError, match=r"link1.safetensors is damaged, remove it to train that network anew"):
+        teach(tmp_path / "chain")
+
+
+def test_links_that_were_kept_lie_in_memory_as_trained_ones(tmp_path: Path) -> None:
+    """Convolutions round by the layout: students of a trained assistant and of a kept one must see the same bits."""
+    images, y = torch.randn(1, 12, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 4
+    teacher = 3 * torch.randn(1, 12, 4, generator=torch.Generator().manual_seed(1))
+    handed = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten(), nn.Linear(1152, 4))
+        recipe = Recipe(epochs=1, batch_size=6)
+        handed.append(
+            teach_through([network], teacher, Method("KD"), images, y, recipe, seed=0, folder=tmp_path / "chain")
+        )
+        assert network[0].weight.is_contiguous(memory_format=torch.channels_last) and not network.training
+    torch.testing.assert_close(handed[0], handed[1], rtol=0, atol=0)
 
 
 # Methods of a study

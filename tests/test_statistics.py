@@ -139,8 +139,22 @@ def test_fisher_interval_without_replicates_is_scipys():
     assert (low, high) == pytest.approx((expected.low, expected.high))
 
 
+@pytest.mark.parametrize("sizes", [[7], [4, 4], [6, 6], [4, 8], [3, 3, 5, 1]])
+@pytest.mark.parametrize("metric", ["spearman", "kendall"])
+def test_effective_size_gives_the_variance_over_all_orders(sizes, metric):
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((len(groups), 1))
+    orders = st._permutations(tuple(groups.tolist()), 0, 40_000)[0][:, :, None]
+    null = st.correlations(x, x[orders[..., 0]], groups, metric)
+    n = st.effective_size(groups, metric)
+    expected = 1 / (n - 1) if metric == "spearman" else 2 * (2 * n + 5) / (9 * n * (n - 1))
+    assert null.var() == pytest.approx(expected, rel=0.02)
+    assert st.effective_size(groups, "pearson") == len(groups) - len(sizes) + 1
+
+
 def test_fisher_interval_says_nothing_with_few_and_stays_finite_at_one():
-    low, high = st.fisher_interval(np.array([0.5, np.nan]), "kendall", 4)
+    low, high = st.fisher_interval(np.array([0.5, np.nan]), "kendall", 3)
     assert (low[0], high[0]) == (-1, 1) and np.isnan(low[1])
     low, high = st.fisher_interval(np.array(1.0), "spearman", 8)
     assert 0 < low < high <= 1

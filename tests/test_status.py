@@ -100,6 +100,12 @@ def test_every_state_is_told_and_counted_once(study: Study) -> None:
     assert study.status().set_index("label").loc["CE", states].tolist() == [1, 0, 1, 2]  # the process has let go
 
 
+def test_a_slow_first_epoch_is_not_taken_for_the_pace(study: Study) -> None:
+    start(folders(study, method="KD")[0], 60.0, 2.0, 2.0)  # of four epochs
+    table = study.status().set_index("label")
+    assert table.loc["KD tau=4", "seconds_left"] == pytest.approx(2.0 + 3 * 4 * 2.0)
+
+
 def test_a_finished_study_needs_no_more_time(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     rows = study.train_data.rows  # of which the teacher's logits are wanted now
     with np.load(study.folder / "family.npz") as file:

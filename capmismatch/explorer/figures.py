@@ -16,6 +16,7 @@ from capmismatch.explorer.tables import QUANTITIES
 from capmismatch.plots import FigureStyle, figure_style, rank_matrix
 from capmismatch.plots._axes import symbol
 from capmismatch.plots._common import listed, literal
+from capmismatch.plots._labels import short_names
 from capmismatch.plots._style import setting_looks
 
 WIDE, LEFT, RIGHT = 10.0, 4.0, 6.0  # inches: a whole row of the page, and the two pictures that share one
@@ -184,22 +185,9 @@ def _names(sheet: Sheet, names: list[str], left: float, y: NDArray[Any]) -> floa
 
 
 def _short(names: list[str], most: int = MOST) -> list[str]:
-    """Names of at most so many characters: long ones without their middle, cut where all stay different if possible.
-
-    Examples
-    --------
-    >>> _short(["resnet18", "vit_large_patch14", "vit_large_patch16"], 10)
-    ['resnet18', 'vit_l…ch14', 'vit_l…ch16']
-    >>> _short(["the cat as one class", "the dog as one class"], 10)
-    ['the c…lass', 'the d…lass']
-    """
-    heads = sorted(range(most), key=lambda head: abs(head - most // 2))  # first in the middle
-    for head in heads:
-        tail = most - 1 - head
-        cut = [name if len(name) <= most else f"{name[:head]}…{name[len(name) - tail :]}" for name in names]
-        if len(set(cut)) == len(set(names)):
-            return cut
-    return [name if len(name) <= most else f"{name[: most - 1]}…" for name in names]
+    """The names with long ones in short; see `capmismatch.plots._labels.short_names`."""
+    shown = short_names(names, most)
+    return [shown[name] for name in names]
 
 
 def _width(names: list[str]) -> float:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from capmismatch import probes
+from capmismatch._isats_options import margin_of
 from capmismatch._records import stratified_order
 from capmismatch.bank import LogitBank
 from capmismatch.errors import InputError, must_be_one_of
@@ -35,17 +36,18 @@ class Softening:
     Examples
     --------
     >>> Softening("ATS", tau=4.0, tau_other=2.0).plain
-    Softening(method='TS', tau=4.0, tau_other=3.0, constraint='order', margin=0.0)
+    Softening(method='TS', tau=4.0, tau_other=3.0, constraint='order', margin=1.0)
     """
 
     method: str = "ISATS"
     tau: float = 4.0
     tau_other: float = 3.0
     constraint: str = "order"
-    margin: float = 0.0
+    margin: float | None = None
 
     def __post_init__(self) -> None:
         must_be_one_of(self.method, METHODS, "method")
+        object.__setattr__(self, "margin", margin_of(self.constraint, self.margin))
 
     @property
     def plain(self) -> Softening:

@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 
 from capmismatch._extras import need
+from capmismatch._isats_options import CONSTRAINTS
 from capmismatch.bank import LogitBank
 from capmismatch.errors import CapmismatchError
 from capmismatch.explorer import figures
 from capmismatch.explorer.images import Images
 from capmismatch.explorer.tables import METHODS, Reader, Softening, View, first_view
-from capmismatch.temperature import CONSTRAINTS
 
 
 def explore(
@@ -99,7 +99,7 @@ class Explorer:
         self.tau = slider(own.tau, "Temperature τ", 0.5, 16, 0.5)
         self.tau_other = slider(own.tau_other, "τ of the others", 0.5, 16, 0.25)
         self.constraint = w.Dropdown(options=CONSTRAINTS, value=own.constraint, **look(description="Constraint"))
-        self.margin = slider(own.margin, "Margin", 0, 5, 0.25)
+        self.margin = slider(own.margin or 0.0, "Margin", 0, 5, 0.25)
         self.label = w.Dropdown(options=reader.classes, value=view.label, **look(description="Class"))
         examples = reader.examples(view.label)
         self.example = w.Dropdown(options=examples, value=view.example, **look(description="Example"))

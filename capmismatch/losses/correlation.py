@@ -67,8 +67,12 @@ def correlation_kd(
     .. math:: \frac1N \sum_i \beta \big(1 - \rho(p^s_i, p^t_i)\big) + \gamma \big(1 - \rho(r^s_i, r^t_i)\big),
               \qquad r_{ic} = \sum_{j} \sigma\big((z_{ic} - z_{ij}) / \mathrm{softness}\big)
 
-    with p at temperature tau, z the z-scored logits and r their soft ranks, which become ranks as `softness` -> 0. The
-    weights are fixed here, where the paper lets them follow each example's difficulty. Memory grows as N C^2.
+    with p at temperature tau, z the z-scored logits and r their soft ranks, which become ranks as `softness` -> 0.
+    Memory grows as N C^2.
+
+    It follows the paper's idea, not its numbers: the weights are fixed here, where the paper lets them follow each
+    example's difficulty, and the paper takes a differentiable sorting for the ranks. Its code was not at hand to
+    compare with.
 
     Parameters
     ----------
@@ -124,8 +128,10 @@ def rank_kd(student: Tensor, teacher: Tensor, steepness: float = 1.0, *, check: 
 
     References
     ----------
-    Guan et al., "Enhancing logits distillation with plug&play Kendall's tau ranking loss", ICML 2025, arXiv 2409.17823.
-    The hyperbolic tangent of the product: Zheng et al., "DiffKendall", NeurIPS 2023, arXiv 2307.15317.
+    Guan et al., "Enhancing logits distillation with plug&play Kendall's tau ranking loss", ICML 2025, arXiv 2409.17823,
+    by the paper alone: its code was not at hand to compare with. The hyperbolic tangent of the product: Zheng et al.,
+    "DiffKendall", NeurIPS 2023, arXiv 2307.15317, whose code has 2 sigmoid(beta x) - 1, the same at beta = 2k: values
+    and gradients agree with it to rounding.
 
     Examples
     --------

@@ -129,7 +129,7 @@ def isats(
     bounds: tuple[float, float] = (0.5, 8.0),
     constraint: str = "order",
     center: str = "mean",
-    margin: float = 0.0,
+    margin: float | None = None,
     check: bool = True,
 ) -> Tensor:
     r"""Cross-entropy with the teacher's ISATS soft labels, :math:`\tau_s^2 \, H(q^{ISATS}, p^s_{\tau_s})`.

@@ -19,6 +19,7 @@ from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLoca
 from matplotlib.transforms import ScaledTranslation
 
 from capmismatch.plots._common import literal
+from capmismatch.plots._labels import names_on
 from capmismatch.plots._style import LINESTYLES
 
 SIZE_NAMES = {"params": "teacher parameters", "macs": "teacher multiply-adds"}
@@ -96,7 +97,8 @@ def size_positions(sizes: pd.Series) -> pd.Series:
 def size_axis(ax: Axes, sizes: pd.Series, by: str = "params") -> None:
     """Make x a log axis of sizes with readable ticks (10k, 1M), or one of teacher names where sizes are unknown."""
     if not sizes.notna().all():
-        ax.set_xticks(range(len(sizes)), [literal(label) for label in sizes.index], rotation=45, ha="right")
+        names = names_on(ax, sizes.index)
+        ax.set_xticks(range(len(sizes)), [literal(names[label]) for label in sizes.index], rotation=45, ha="right")
         for tick in ax.get_xticklabels():
             tick.set_rotation_mode("anchor")
         ax.set_xlabel("teacher")
@@ -189,11 +191,12 @@ def _legend_columns(texts: Sequence[str], inches: float) -> int:
     return 1
 
 
-def family_handles(families: Sequence[str]) -> tuple[list[Line2D], list[str]]:
-    """Legend handles that tell families by line style; none for a single family."""
+def family_handles(ax: Axes, families: Sequence[str]) -> tuple[list[Line2D], list[str]]:
+    """Legend handles that tell families by line style, and their names on `ax`; none for a single family."""
     if len(families) < 2:
         return [], []
-    return [Line2D([], [], color="0.3", linestyle=style) for style in family_styles(families).values()], list(families)
+    handles = [Line2D([], [], color="0.3", linestyle=style) for style in family_styles(families).values()]
+    return handles, list(names_on(ax, families).values())
 
 
 def family_styles(families: Sequence[str]) -> dict[str, Any]:

@@ -176,6 +176,13 @@ def spread_out(values: Sequence[Any], most: int) -> list[Any]:
     return [values[round(index)] for index in np.linspace(0, len(values) - 1, most)]
 
 
+def families_by_size(frame: pd.DataFrame, by: str = "params") -> dict[str, str]:
+    """Family of each teacher (column ``label``), smallest teacher first; in the frame's order without the sizes."""
+    family = frame.drop_duplicates("label").set_index("label")["family"]
+    order = by_size(frame, by).index if by in frame else family.index
+    return {str(label): str(family[label]) for label in order}
+
+
 def by_size(frame: pd.DataFrame, by: str = "params") -> pd.Series:
     """Size of each teacher (index: the column ``label``), smallest first.
 

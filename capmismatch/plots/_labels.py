@@ -1,15 +1,104 @@
-"""Names beside points without overlap: small, deterministic, greedy."""
+"""Names on figures: long ones in short, and names beside points without overlap. Deterministic and greedy."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Iterable
+from itertools import pairwise
+
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties
 from matplotlib.transforms import Bbox
 
-from capmismatch.plots._axes import root
 from capmismatch.plots._common import literal
+from capmismatch.plots._save import note_names
 
+MOST = 20  # characters of a name on a figure: twelve such names fit a paper's column
+SMALLEST = 6.0  # points; journals refuse smaller text
 GAPS = (3.0, 9.0, 16.0, 24.0)  # points between a dot and its name; the nearest free place wins
+
+
+def tiny_points() -> float:
+    """Size of the smallest text (names beside points, numbers in cells) in points."""
+    size = FontProperties(size="x-small").get_size_in_points()  # of the current font.size
+    return max(SMALLEST, float(size))
+
+
+def short_names(names: Iterable[str], most: int = MOST) -> dict[str, str]:
+    """Name on a figure of each name: itself, or, where it is longer than `most` characters, what tells it from others.
+
+    A long name loses its words one by one: first those that half of the names have, then the last before the first; a
+    word stays if the words left would fit another name too. An ellipsis stands for what is gone between two words. A
+    single long word loses its middle. Only where names would look alike otherwise does one stay longer than `most`. The
+    order of the names plays no part.
+
+    Examples
+    --------
+    >>> names = ["vit_base_patch16_224.augreg_in21k_ft_in1k", "vit_large_patch16_224.augreg_in21k_ft_in1k", "resnet18"]
+    >>> list(short_names(names).values())
+    ['vit_base_patch16_224', 'vit_large_patch16', 'resnet18']
+    >>> short_names(["0123456789abcdef"], 9)
+    {'0123456789abcdef': '0123…cdef'}
+    """
+    shown = {name: name for name in names}
+    parts = {name: re.split(r"([/_.:\s-]+)", name) for name in shown}  # words at even places, separators at odd ones
+    counts = Counter(word for words in parts.values() for word in set(words[::2]))
+    common = {word for word, count in counts.items() if 2 * count >= len(shown)}
+    for name in sorted(name for name in shown if len(name) > most):
+        taken = set(shown.values()) - {name}
+        others = [words[::2] for other, words in parts.items() if other != name]
+        label = _fewer_words(parts[name], most, common, others, taken)
+        shown[name] = _without_middle(label, most, taken)
+    return shown
+
+
+def _fewer_words(parts: list[str], most: int, common: set[str], others: list[list[str]], taken: set[str]) -> str:
+    kept = list(range(0, len(parts), 2))
+    others = [words for words in others if not _in_order(parts[::2], words)]
+    for place in sorted(kept, key=lambda place: (parts[place] not in common, -place)):
+        if len(_joined(parts, kept)) <= most:
+            break
+        fewer = [other for other in kept if other != place]
+        left = [parts[other] for other in fewer]
+        if left and _joined(parts, fewer) not in taken and not any(_in_order(left, words) for words in others):
+            kept = fewer
+    return _joined(parts, kept)
+
+
+def _in_order(words: list[str], among: list[str]) -> bool:
+    """Whether all words are among others, in their order."""
+    rest = iter(among)
+    return all(word in rest for word in words)
+
+
+def _joined(parts: list[str], kept: list[int]) -> str:
+    """Kept words, neighbours with what separates them, others with an ellipsis."""
+    label = parts[kept[0]]
+    for before, place in pairwise(kept):
+        label += (parts[place - 1] if place == before + 2 else "…") + parts[place]
+    return label
+
+
+def _without_middle(label: str, most: int, taken: set[str]) -> str:
+    """The label cut to `most` characters, or to the fewest above that with which it is not taken."""
+    for length in range(most, len(label)):
+        for head in sorted(range(length), key=lambda head: abs(head - length // 2)):  # first in the middle
+            cut = f"{label[:head]}…{label[len(label) - (length - 1 - head) :]}"
+            if cut not in taken:
+                return cut
+    return label
+
+
+def names_on(ax: Axes, names: Iterable[str]) -> dict[str, str]:
+    """Short names for Axes, which remember those that differ from the full ones: `save` writes them into the files.
+
+    `names` are all that the table has, shown or not, so that a teacher has one name in all figures of a study.
+    """
+    shown = short_names(names)
+    note_names(ax, {short: name for name, short in shown.items() if short != name})
+    return shown
 
 
 def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None:
@@ -19,7 +108,8 @@ def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> No
     four distances); a name that is not close gets a thin leader. If nothing is free, the place with the least overlap
     is taken, so that every point has a name.
     """
-    figure = root(ax)
+    figure = ax.get_figure(root=True)
+    assert figure is not None  # Axes without a figure do not exist in pyplot
     figure.draw_without_rendering()  # settles the layout, on which pixels depend
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     unit = figure.dpi / 72
@@ -29,8 +119,8 @@ def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> No
     distances = np.hypot(*(dots[:, None] - dots[None]).transpose(2, 0, 1))
     for index in np.argsort(np.sort(distances, axis=1)[:, : min(4, len(dots))].sum(axis=1), kind="stable"):
         text = ax.annotate(
-            literal(names[index]), (x[index], y[index]), xytext=(0, 0), textcoords="offset points", fontsize="x-small",
-            ha="left", va="bottom", zorder=3,
+            literal(names[index]), (x[index], y[index]), xytext=(0, 0), textcoords="offset points",
+            fontsize=tiny_points(), ha="left", va="bottom", zorder=3,
         )  # fmt: skip
         size = text.get_window_extent(renderer)
         offset, box = min(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 from weakref import WeakKeyDictionary
@@ -16,6 +17,7 @@ from capmismatch._files import replacing, write_text
 from capmismatch.errors import InputError
 
 _DRAWN: WeakKeyDictionary[Axes, list[pd.DataFrame]] = WeakKeyDictionary()
+_NAMES: WeakKeyDictionary[Axes, dict[str, str]] = WeakKeyDictionary()
 
 
 def attach(ax: Axes, frame: pd.DataFrame) -> None:
@@ -23,11 +25,19 @@ def attach(ax: Axes, frame: pd.DataFrame) -> None:
     _DRAWN.setdefault(ax, []).append(frame.reset_index(drop=True))
 
 
+def note_names(ax: Axes, names: Mapping[str, str]) -> None:
+    """Remember which names `ax` shows in short: short name -> full name."""
+    _NAMES.setdefault(ax, {}).update(names)
+
+
 def drawn_data(target: Figure | Axes | np.ndarray) -> pd.DataFrame:
     """Return the table of exactly what a figure shows.
 
     Each plotting function attaches the rows that it drew to the Axes that it drew them into. For a figure, or an array
     of Axes, the tables of its panels follow each other, with the panel's number in a leading column `panel`.
+
+    Names are whole here. Where a figure shows long ones in short, the table's ``attrs["names"]`` holds the full name of
+    each short one, for a caption.
 
     Parameters
     ----------
@@ -47,7 +57,7 @@ def drawn_data(target: Figure | Axes | np.ndarray) -> pd.DataFrame:
     [{'stage': 'collect', 'done': 3, 'total': 4, 'failed': 0}]
     """
     if isinstance(target, Axes):
-        frames = _DRAWN.get(target, [])
+        axes, frames = [target], _DRAWN.get(target, [])
     else:
         axes = target.axes if isinstance(target, Figure) else list(np.ravel(target))
         filled = [ax for ax in axes if ax in _DRAWN]
@@ -55,7 +65,14 @@ def drawn_data(target: Figure | Axes | np.ndarray) -> pd.DataFrame:
         frames = [frame[["panel", *frame.columns.drop("panel")]] for frame in frames]
     if not frames:
         raise InputError("expected a figure or Axes drawn by capmismatch.plots; this one holds no drawn data")
-    return pd.concat(frames, ignore_index=True)
+    table = pd.concat(frames, ignore_index=True)
+    if names := _names_of(axes):
+        table.attrs["names"] = names
+    return table
+
+
+def _names_of(axes: Sequence[Axes]) -> dict[str, str]:
+    return {short: name for ax in axes for short, name in _NAMES.get(ax, {}).items()}
 
 
 def file_name(text: object) -> str:
@@ -78,7 +95,9 @@ def save(
     """Write a figure as PDF and PNG, and the CSV of what it shows.
 
     The PDF embeds TrueType fonts; the PNG has 300 dots per inch; both hold no date, so that the same figure gives the
-    same bytes. Each file appears whole or not at all. The figure stays open: ``plt.close`` it in long scripts.
+    same bytes. Where names are shown in short, the PNG's "Description" and the PDF's "Subject" tell the full ones,
+    a line each: ``short = full``. Each file appears whole or not at all. The figure stays open: ``plt.close`` it in
+    long scripts.
 
     Parameters
     ----------
@@ -105,6 +124,7 @@ def save(
     """
     figure = _figure_of(target)
     table = drawn_data(figure) if table is None else table
+    names = "\n".join(f"{short} = {name}" for short, name in _names_of(figure.axes).items())
     stem = Path(path_stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     pdf, png, csv = (stem.parent / f"{file_name(stem.name)}.{ending}" for ending in ("pdf", "png", "csv"))
@@ -115,9 +135,11 @@ def save(
     try:
         with mpl.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "capmismatch", "savefig.bbox": None}):
             with replacing(pdf) as file:
-                figure.savefig(file, format="pdf", metadata={"CreationDate": None})
+                about = {"Subject": names} if names else {}
+                figure.savefig(file, format="pdf", metadata={"CreationDate": None, **about})
             with replacing(png) as file:
-                figure.savefig(file, format="png", dpi=300, metadata={"Software": "capmismatch"})
+                about = {"Description": names} if names else {}
+                figure.savefig(file, format="png", dpi=300, metadata={"Software": "capmismatch", **about})
     finally:
         if engine is not None:
             figure.set_layout_engine(engine)

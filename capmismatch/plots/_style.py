@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, cast
 
 import matplotlib as mpl
+import numpy as np
 from cycler import cycler
 from matplotlib.colors import to_rgb
 from seaborn import color_palette
@@ -216,17 +217,41 @@ def setting_looks(methods: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     return looks
 
 
-def ordered_looks(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Colours from dark to light for labels that have an order (teachers by size, temperatures), with markers.
+def tau_looks(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colours from dark to light for temperatures in rising order, other ones than those of teachers, with markers.
 
     Examples
     --------
-    >>> [look["marker"] for look in ordered_looks(["small", "large"]).values()]
+    >>> [look["marker"] for look in tau_looks(["cold", "hot"]).values()]
     ['o', 's']
     """
     names = list(labels)
-    shades = mpl.colormaps["viridis"]
+    return {name: {"color": color, "marker": "osD^vPX<>"[index % 9]}
+            for index, (name, color) in enumerate(zip(names, _shades("plasma", len(names)), strict=True))}  # fmt: skip
+
+
+def teacher_looks(families: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Colours from dark to light for teachers, and a marker for each family.
+
+    Parameters
+    ----------
+    families
+        Teacher label to family, smallest teacher first. All that the table has, shown or not: a teacher then has one
+        colour in all figures of a study.
+
+    Examples
+    --------
+    >>> looks = teacher_looks({"small": "A", "middle": "B", "large": "A"})
+    >>> [look["marker"] for look in looks.values()]
+    ['o', 'v', 'o']
+    """
+    markers = dict(zip(sorted(set(families.values())), cycle(["o", *(marker for _, marker in OTHER_LOOKS)])))
     return {
-        name: {"color": shades(0.05 + 0.8 * index / max(len(names) - 1, 1)), "marker": "osD^vPX<>"[index % 9]}
-        for index, name in enumerate(names)
+        label: {"color": color, "marker": markers[family]}
+        for (label, family), color in zip(families.items(), _shades("viridis", len(families)), strict=True)
     }
+
+
+def _shades(name: str, count: int) -> list[Any]:
+    """Colours evenly from dark to light, without the lightest, which white paper swallows."""
+    return [mpl.colormaps[name](place) for place in np.linspace(0.05, 0.85, count)]

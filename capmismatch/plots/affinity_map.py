@@ -17,10 +17,11 @@ from scipy.spatial.distance import pdist
 from capmismatch.errors import require_columns
 from capmismatch.plots._axes import small_points
 from capmismatch.plots._common import listed, literal, rows_where, sole, spread_out, teacher_labels
+from capmismatch.plots._labels import SMALLEST, names_on
 from capmismatch.plots._save import attach
 
 WHAT = "the affinity table"
-POINTS_PER_NAME = 5.0  # closer class names cannot be read
+PANELS = 4  # teachers at most by default: more than that need no figure but a table
 
 
 def affinity_map(
@@ -31,6 +32,7 @@ def affinity_map(
     A cell is the mean of q~ (softmax over the wrong classes alone) of a column's class over the examples of a row's
     class, averaged over seeds. Classes stand in one order in all panels, that of an average-linkage clustering of the
     smallest teacher's rows, so that kindred classes are neighbours; names are drawn where there is room to read them.
+    By default as many teachers are drawn, evenly from the first to the last and at most four, as leave that room.
 
     Parameters
     ----------
@@ -39,7 +41,7 @@ def affinity_map(
     tau
         Needed where the table has several temperatures.
     teachers
-        Display labels, the one to compare with first; by default the first, the middle and the last in the table.
+        Display labels, the one to compare with first.
 
     Returns
     -------
@@ -62,27 +64,29 @@ def affinity_map(
     require_columns(affinity, ["family", "teacher", "seed", "tau", "true_class", "other_class", "value"], WHAT)
     rows = sole(affinity, "tau", WHAT, tau)
     rows = rows.assign(label=teacher_labels(rows))
-    chosen = spread_out(listed(rows["label"]), 3) if teachers is None else list(teachers)
+    everyone, classes = listed(rows["label"]), listed(rows["true_class"])
+    width = mpl.rcParams["figure.figsize"][0]
+    chosen = spread_out(everyone, _most(width, len(classes))) if teachers is None else list(teachers)
     rows = rows_where(rows, WHAT, label=chosen)
-    classes = listed(rows["true_class"])
     maps = {label: _matrix(rows[rows["label"] == label], classes) for label in chosen}
     order = _kin_order(maps[chosen[0]])
     names = [str(classes[index]) for index in order]
     maps = {label: matrix[np.ix_(order, order)] for label, matrix in maps.items()}
     changes = {label: maps[label] - maps[chosen[0]] for label in chosen[1:]}
 
-    width = mpl.rcParams["figure.figsize"][0]
     height = width / len(chosen) * (2.15 if len(chosen) > 1 else 0.85)
     tiers = 2 if changes else 1
     axes = plt.subplots(tiers, len(chosen), figsize=(width, height), squeeze=False, layout="constrained")[1]
-    room = 72 * 0.75 * width / len(chosen) / len(names)
+    room = _room(width, len(chosen), len(names))
+    shown = {label: literal(name) for label, name in names_on(axes[0, 0], everyone).items()}
     top = max(np.nanmax(matrix) for matrix in maps.values())
     for column, label in enumerate(chosen):
         sides = "left" * (column == 0) + "bottom" * (tiers == 1)
         image = _draw(axes[0, column], maps[label], names, sides=sides, room=room, cmap="viridis", vmin=0, vmax=top)
-        axes[0, column].set_title(literal(label))
+        axes[0, column].set_title(shown[label], fontsize=small_points())
         attach(axes[0, column], _long(maps[label], names).assign(teacher=label, shown="affinity"))
     if not changes:
+        axes[0, 0].set(xlabel="wrong class", ylabel="true class")
         axes[0, 0].figure.colorbar(image, ax=axes[0, 0], label=r"mean $\tilde{q}$")
         return axes
     largest = max(np.nanmax(np.abs(change)) for change in changes.values()) or 1.0
@@ -90,9 +94,23 @@ def affinity_map(
         span = {"cmap": "RdBu_r", "vmin": -largest, "vmax": largest}
         difference = _draw(axes[1, column], change, names, sides="bottom", room=room, **span)
         attach(axes[1, column], _long(change, names).assign(teacher=label, shown="difference"))
-    axes[1, 1].set_ylabel(literal(f"minus {chosen[0]}"))
+    axes[0, 0].set_ylabel("true class")
+    axes[1, 1].set_ylabel(f"minus {shown[chosen[0]]}", fontsize=small_points())
+    for ax in axes[1, 1:]:
+        ax.set_xlabel("wrong class")
     _colour_bars(axes[1, 0], image, difference)
     return axes
+
+
+def _room(width: float, teachers: int, classes: int) -> float:
+    """Points that a class has in a panel."""
+    return 72 * 0.75 * width / teachers / classes
+
+
+def _most(width: float, classes: int) -> int:
+    """How many teachers fit with readable names; three where no two do."""
+    fitting = [count for count in range(PANELS, 1, -1) if _room(width, count, classes) >= SMALLEST]
+    return fitting[0] if fitting else 3
 
 
 def _matrix(rows: pd.DataFrame, classes: list) -> np.ndarray:
@@ -118,8 +136,8 @@ def _draw(ax: Axes, matrix: np.ndarray, names: list[str], *, sides: str, room: f
     image = ax.imshow(matrix, interpolation="nearest", **options)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    shown = [literal(name) for name in names] if room >= POINTS_PER_NAME else []
-    size = min(room * 0.95, small_points())
+    shown = [literal(name) for name in names_on(ax, names).values()] if room >= SMALLEST else []
+    size = min(max(room * 0.95, SMALLEST), small_points())
     left, bottom = shown if "left" in sides else [], shown if "bottom" in sides else []
     ax.set_yticks(range(len(left)), left, fontsize=size)
     ax.set_xticks(range(len(bottom)), bottom, fontsize=size, rotation=90)

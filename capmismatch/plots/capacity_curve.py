@@ -99,7 +99,8 @@ def capacity_curve(
         raise InputError(f"{WHAT} has no distilled students with split {split!r}, only method {listed(rows['method'])}")
     if teachers is not None and ax is not None:
         raise InputError("expected either ax or teachers: the teachers' own accuracy needs a panel of its own")
-    taught = taught.rename(columns={"label": "setting"}).assign(label=teacher_labels(taught))
+    everyone = results if teachers is None else teachers
+    taught = taught.rename(columns={"label": "setting"}).assign(label=teacher_labels(taught, among=everyone))
     sizes = by_size(taught, by)
     positions = size_positions(sizes)
     own = ax is None
@@ -161,7 +162,7 @@ def _draw_students(ax: Axes, taught: pd.DataFrame) -> tuple[list, list[str], boo
         told = ", ".join(changes).replace("-", "\N{MINUS SIGN}")
         labels.append(f"{setting} ({told})" if told else setting)
         ringed |= bool(changes)
-    more, names = family_handles(families)
+    more, names = family_handles(ax, families)
     return handles + more, labels + names, ringed
 
 

@@ -8,24 +8,32 @@ import pandas as pd
 
 from capmismatch.errors import InputError, require_columns
 from capmismatch.plots._axes import legend_above, panels, small_points
-from capmismatch.plots._common import listed, literal
+from capmismatch.plots._common import listed, literal, teacher_labels
+from capmismatch.plots._labels import names_on
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import setting_looks
 
 WHAT = "the example table"
+HATCHES = ("", "/////", "\\\\\\\\\\")  # tell methods without colour
 
 
-def dark_knowledge(example: pd.DataFrame, *, image: np.ndarray | None = None, top: int = 9) -> np.ndarray:
+def dark_knowledge(
+    example: pd.DataFrame, *, image: np.ndarray | None = None, top: int = 9, among: pd.DataFrame | None = None
+) -> np.ndarray:
     """Draw the probabilities that teachers give the wrong classes of one example, a bar for each method.
 
     Parameters
     ----------
     example
-        Columns ``teacher, method, class, probability, is_target``; one row for each teacher, method and class.
+        Columns ``teacher, method, class, probability, is_target``, and ``family`` where teachers of several families
+        share names; one row for each teacher, method and class.
     image
         The example, shape (H, W) or (H, W, 3), drawn in a panel of its own before the teachers'.
     top
         How many wrong classes to draw: those with the largest probability anywhere.
+    among
+        A table of all the study's teachers (columns ``family, teacher``), so that these here are called as they are in
+        its other figures; needs the column ``family``.
 
     Returns
     -------
@@ -46,6 +54,10 @@ def dark_knowledge(example: pd.DataFrame, *, image: np.ndarray | None = None, to
     ['car', 'dog']
     """
     require_columns(example, ["teacher", "method", "class", "probability", "is_target"], WHAT)
+    everyone = example["teacher"]
+    if "family" in example:
+        everyone = teacher_labels(example if among is None else among)
+        example = example.assign(teacher=teacher_labels(example, among))
     targets = example[example["is_target"].astype(bool)]
     counts = targets.groupby(["teacher", "method"]).size().reindex(
         pd.MultiIndex.from_frame(example[["teacher", "method"]].drop_duplicates()), fill_value=0
@@ -67,20 +79,21 @@ def dark_knowledge(example: pd.DataFrame, *, image: np.ndarray | None = None, to
         axes[0].set_axis_off()
         axes[0].set_title(literal(targets["class"].iloc[0]))
     bars = {}
+    shown, kinds = names_on(axes[extra], everyone), names_on(axes[extra], map(str, classes))
     thick = 0.8 / len(methods)
     for ax, teacher in zip(axes[extra:], teachers, strict=True):
         rows = wrong[(wrong["teacher"] == teacher) & wrong["class"].isin(classes)]
         for index, method in enumerate(methods):
             some = rows[rows["method"] == method].set_index("class").reindex(classes)
             places = np.arange(len(classes)) + ((len(methods) - 1) / 2 - index) * thick
-            look = {"color": looks[str(method)]["color"], "hatch": "" if index == 0 else "/////"}
+            look = {"color": looks[str(method)]["color"], "hatch": HATCHES[index % len(HATCHES)]}
             bars[method] = ax.barh(places, some["probability"], thick, **look, edgecolor="white", linewidth=0)
             attach(ax, some.dropna(subset=["probability"]).reset_index())
-        ax.set_yticks(range(len(classes)), [literal(name) for name in classes])
+        ax.set_yticks(range(len(classes)), [literal(kinds[str(name)]) for name in classes])
         ax.tick_params(axis="y", length=0)
         own = targets[targets["teacher"] == teacher].set_index("method")["probability"].reindex(methods)
         told = " → ".join(f"{value:.2f}" for value in own)
-        ax.set_title(f"{literal(teacher)}\n$p_y$ = {told}", fontsize=mpl.rcParams["legend.fontsize"])
+        ax.set_title(f"{literal(shown[teacher])}\n$p_y$ = {told}", fontsize=mpl.rcParams["legend.fontsize"])
         ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))
         ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     most = wrong["probability"].max() * 1.05

@@ -118,7 +118,7 @@ def isats_restored(
             value_axis(ax, symbol(name), some["value"], percent=name in {"flipped", "overtaken"}, on_top=True)
         size_axis(ax, sizes, by)
     outer_labels_only(axes)
-    more, names = family_handles(families)
+    more, names = family_handles(axes[0], families)
     legend_above(axes[0], look_handles(looks) + more, [*looks, *names], own=True)
     return axes
 

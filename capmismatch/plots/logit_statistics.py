@@ -9,8 +9,9 @@ import pandas as pd
 
 from capmismatch.errors import require_columns
 from capmismatch.plots._axes import (
+    family_handles,
+    family_styles,
     legend_above,
-    look_handles,
     outer_labels_only,
     panels,
     run_line,
@@ -19,9 +20,8 @@ from capmismatch.plots._axes import (
     symbol,
     value_axis,
 )
-from capmismatch.plots._common import by_size, lines_over_runs, probe_rows
+from capmismatch.plots._common import by_size, lines_over_runs, listed, probe_rows
 from capmismatch.plots._save import attach
-from capmismatch.plots._style import ordered_looks
 
 STATISTICS = ("target_logit", "max_wrong_logit", "logit_std", "confidence")
 
@@ -62,16 +62,16 @@ def logit_statistics(
     require_columns(probes, [by], "the probes table")
     tables = {name: probe_rows(probes, name, split=split) for name in statistics}
     axes = panels(len(tables))
-    looks = ordered_looks(str(family) for family in next(iter(tables.values()))["family"].unique())
+    families = listed(next(iter(tables.values()))["family"])
+    styles = family_styles(families)
     for ax, (name, rows) in zip(axes, tables.items(), strict=True):
         sizes = by_size(rows, by)
         rows = rows.assign(x=rows["label"].map(size_positions(sizes)))
         for (_, family), table, runs in lines_over_runs(rows, ["probe", "family"]):
-            run_line(ax, table, runs, **looks[family])
+            run_line(ax, table, runs, color="black", marker="o", linestyle=styles[family])
             attach(ax, table)
         size_axis(ax, sizes, by)
         value_axis(ax, symbol(name), rows["value"], on_top=True)
     outer_labels_only(axes)
-    if len(looks) > 1:
-        legend_above(axes[0], look_handles(looks), list(looks), own=True)
+    legend_above(axes[0], *family_handles(axes[0], families), own=True)
     return axes

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -12,10 +10,10 @@ from matplotlib.axes import Axes
 from capmismatch._matching import with_families
 from capmismatch.errors import InputError, require_columns
 from capmismatch.plots._axes import one_axes, symbol, value_axis
-from capmismatch.plots._common import by_size, groups, probe_rows, rows_where, sole, teacher_labels
-from capmismatch.plots._labels import label_points
+from capmismatch.plots._common import families_by_size, groups, over_runs, probe_rows, rows_where, sole, teacher_labels
+from capmismatch.plots._labels import label_points, names_on
 from capmismatch.plots._save import attach
-from capmismatch.plots._style import OTHER_LOOKS, ordered_looks
+from capmismatch.plots._style import teacher_looks
 
 WHAT = "the results table"
 COEFFICIENTS = {"pearson": r"$r$", "spearman": r"$\rho$", "kendall": r"$\tau_b$"}
@@ -36,8 +34,8 @@ def probe_vs_student(
 ) -> Axes:
     """Draw a point per teacher: a probe's value against the mean accuracy of the students it taught.
 
-    Both are means over runs (seeds); points go from dark to light with teacher size, and families have their own
-    markers.
+    Both are means over runs (seeds), the accuracy with its 95 % t interval from three runs on; points go from dark to
+    light with teacher size, and families have their own markers.
 
     Parameters
     ----------
@@ -78,14 +76,15 @@ def probe_vs_student(
     >>> [text.get_text() for text in ax.texts]
     ['mlp12', 'mlp96']
     """
-    points = teacher_points(probes, results, probe, tau, student, label, split)
+    points, everyone = teacher_points(probes, results, probe, tau, student, label, split)
     coefficients = "" if links is None else _title(links, points.iloc[0])
 
     ax = one_axes(ax, ratio=0.75)
-    looks = teacher_looks(points)
+    looks = teacher_looks(everyone)
     for _, rows in groups(points, "family"):
         colors, marker = [looks[name]["color"] for name in rows["label"]], looks[rows["label"].iloc[0]]["marker"]
         size = (mpl.rcParams["lines.markersize"] + 1) ** 2
+        ax.vlines(rows["x"], rows["low"], rows["high"], colors=colors, linewidth=0.6, alpha=0.7, zorder=1)
         ax.scatter(rows["x"], rows["accuracy"], c=colors, s=size, marker=marker, linewidth=0, zorder=2)
     value_axis(ax, "student accuracy", points["accuracy"], percent=True)
     ax.margins(0.12)
@@ -94,17 +93,10 @@ def probe_vs_student(
     if coefficients:
         ax.set_title(coefficients, fontsize=mpl.rcParams["legend.fontsize"], loc="left")
     if names:
-        label_points(ax, points["x"].to_numpy(), points["accuracy"].to_numpy(), list(points["label"]))
+        shown = names_on(ax, everyone)
+        label_points(ax, points["x"].to_numpy(), points["accuracy"].to_numpy(), list(points["label"].map(shown)))
     attach(ax, points)
     return ax
-
-
-def teacher_looks(points: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Colour of each teacher, lighter with size, and its family's marker; smallest first."""
-    shapes = dict(zip(points["family"].unique(), ["o", *(look[1] for look in OTHER_LOOKS)] * 9, strict=False))
-    family = points.set_index("label")["family"]
-    looks = ordered_looks(by_size(points).index)
-    return {name: {**look, "marker": shapes[family[name]]} for name, look in looks.items()}
 
 
 def teacher_points(
@@ -115,22 +107,26 @@ def teacher_points(
     student: str | None,
     label: str | None,
     split: str,
-) -> pd.DataFrame:
-    """One row a teacher: its mean probe value ``x`` and the mean ``accuracy`` of its students."""
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """One row a teacher: its mean probe value ``x`` and the mean ``accuracy`` of its students, with its interval.
+
+    Beside it the family of each teacher that has the probe, smallest first.
+    """
     require_columns(results, ["family", "teacher", "student", "method", "label", "split", "accuracy"], WHAT)
-    require_columns(probes, ["family", "teacher"], "the probes table")
+    require_columns(probes, ["family", "teacher", "params"], "the probes table")
     taught = with_families(rows_where(results, WHAT, split=split), probes)
     taught = sole(sole(taught[taught["method"] != "CE"], "student", WHAT, student), "label", WHAT, label)
     splits = set(probes["split"]) if "split" in probes else set()
     rows = probe_rows(probes, probe, tau=tau, split=split if split in splits else None)
     teacher = ["family", "teacher"]
     x = rows.groupby(teacher, sort=False).agg(x=("value", "mean"), params=("params", "mean"), tau=("tau", "mean"))
-    y = taught.groupby(teacher, sort=False).agg(accuracy=("accuracy", "mean"))
+    y = over_runs(taught, teacher, "accuracy").rename(columns={"mean": "accuracy"}).set_index(teacher)
     points = x.join(y, how="inner").reset_index().dropna(subset=["x", "accuracy"])
     if len(points) < 2:
         raise InputError(f"expected at least 2 teachers with both {probe!r} and students, got {len(points)}")
     setting = taught["label"].iloc[0]
-    return points.assign(label=teacher_labels(points), probe=probe, student=taught["student"].iloc[0], setting=setting)
+    points = points.assign(label=teacher_labels(points, among=probes), probe=probe, setting=setting)
+    return points.assign(student=taught["student"].iloc[0]), families_by_size(rows)
 
 
 def _title(links: pd.DataFrame, point: pd.Series) -> str:

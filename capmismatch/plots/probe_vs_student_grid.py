@@ -12,7 +12,9 @@ from matplotlib.lines import Line2D
 
 from capmismatch.errors import InputError, require_columns
 from capmismatch.plots._axes import legend_above, panels, symbol
-from capmismatch.plots.probe_vs_student import probe_vs_student, teacher_looks, teacher_points
+from capmismatch.plots._labels import names_on
+from capmismatch.plots._style import teacher_looks
+from capmismatch.plots.probe_vs_student import probe_vs_student, teacher_points
 
 SHORT = {"derived_variance": "DV", "inherent_variance": "IV", "derived_average": "DA"}
 
@@ -62,7 +64,8 @@ def probe_vs_student_grid(
         links = links[links["metric"] == "spearman"]
     student, label, split = options.get("student"), options.get("label"), options.get("split", "test")
     # all of them first: fail before a figure is open
-    points = pd.concat([teacher_points(probes, results, probe, tau, student, label, split) for probe in chosen])
+    found = [teacher_points(probes, results, probe, tau, student, label, split) for probe in chosen]
+    points = pd.concat([one for one, _ in found])
     axes = panels(len(chosen), sharex=False, inches=1.45)
     for ax, probe in zip(axes, chosen, strict=True):
         probe_vs_student(probes, results, probe=probe, tau=tau, links=links, ax=ax, **{"names": False, **options})
@@ -78,8 +81,10 @@ def probe_vs_student_grid(
     figure.supylabel(what)
     taus = points["tau"].dropna().unique()
     figure.supxlabel("the teacher's probe" + (rf", at $\tau$={taus[0]:g} if it has a temperature" if len(taus) else ""))
-    looks = teacher_looks(points.drop_duplicates(["family", "teacher"]))
+    everyone = found[0][1]
+    looks = {name: look for name, look in teacher_looks(everyone).items() if name in set(points["label"])}
     keys = [Line2D([], [], **{"linestyle": "", **look}) for look in looks.values()]
+    shown = names_on(axes[0], everyone)
     setting = f"{points['student'].iloc[0]} taught with {points['setting'].iloc[0]} by"
-    legend_above(axes[0], keys, list(looks), own=True, title=setting)
+    legend_above(axes[0], keys, [shown[name] for name in looks], own=True, title=setting)
     return axes

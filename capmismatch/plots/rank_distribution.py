@@ -75,7 +75,7 @@ def rank_distribution(
     if table["steps"].isna().any():
         ticks, names = [*ticks, across], [*names, "other\nfamily"]
     ax.set_xticks(ticks, names)
-    ax.set_xlabel("steps of capacity between the teachers")
+    ax.set_xlabel("steps in size between the teachers")
     value_axis(ax, METRIC_NAMES.get(metric, metric), table["value"])
     legend_above(ax, [*handles, mean], [*labels, "mean"], own=own)
     attach(ax, table[["a", "seed_a", "b", "seed_b", "steps", "x", "value"]])

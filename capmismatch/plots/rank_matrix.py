@@ -10,8 +10,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from capmismatch.plots._axes import one_axes
+from capmismatch.plots._axes import one_axes, root
 from capmismatch.plots._common import literal
+from capmismatch.plots._labels import names_on, tiny_points
 from capmismatch.plots._ranks import METRIC_NAMES, pair_rows
 from capmismatch.plots._save import attach
 
@@ -60,12 +61,16 @@ def rank_matrix(
     both = grid.combine_first(grid.T).reindex(index=order, columns=order).to_numpy(float)
     below = np.tril(np.ones_like(both, dtype=bool))
 
+    own = ax is None
     ax = one_axes(ax, ratio=0.8)
-    names = [literal(name) for name in order]
+    if own:
+        root(ax).set_layout_engine("compressed")  # keeps a square in the middle of its figure
+    room = 72 * 0.7 * root(ax).get_figwidth() * ax.get_position().width / len(order)  # points a cell, names left out
+    names = [literal(name) for name in names_on(ax, order).values()]
     texts = np.array([[f"{value:.2f}".replace("0.", ".", 1) for value in row] for row in both])
     sns.heatmap(
         both, mask=~below, square=True, cmap="viridis", xticklabels=names, yticklabels=names, ax=ax,
-        annot=texts if len(order) <= 10 else None, fmt="", annot_kws={"fontsize": "x-small"},
+        annot=texts if room >= 1.9 * tiny_points() else None, fmt="", annot_kws={"fontsize": tiny_points()},
         cbar_kws={"label": METRIC_NAMES.get(metric, metric), "shrink": 0.8, "pad": 0.02},
     )  # fmt: skip
     ax.set_xticks(ax.get_xticks(), names, rotation=45, ha="right", rotation_mode="anchor")

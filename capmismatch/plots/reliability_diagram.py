@@ -5,25 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MultipleLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullLocator
+from scipy.stats import norm
 
 from capmismatch.errors import require_columns
-from capmismatch.plots._axes import legend_above, one_axes
-from capmismatch.plots._common import listed, rows_where, teacher_labels
+from capmismatch.plots._axes import legend_above
+from capmismatch.plots._common import families_by_size, groups, rows_where, teacher_labels
+from capmismatch.plots._labels import names_on
 from capmismatch.plots._save import attach
-from capmismatch.plots._style import ordered_looks
+from capmismatch.plots._style import teacher_looks
 
 WHAT = "the reliability table"
+FEW = 20  # examples; the interval of a bin of fewer is wider than 0.4 at worst
 
 
 def reliability_diagram(bins: pd.DataFrame, *, teachers: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
     """Draw accuracy against mean confidence, bin by bin, for each teacher; the diagonal is perfect calibration.
 
-    A marker's area follows the share of the teacher's examples in its bin; empty bins are left out. Below the diagonal
-    a teacher is overconfident.
+    Bars are 95 % Wilson intervals of a bin's accuracy. A bin of fewer than 20 examples is a faint, hollow point without
+    bar or line, and an empty one is left out. A slim panel below tells how many examples each bin has. Bins of several
+    runs of a teacher are averaged, each run weighted with its examples; `n` is then that of a run. Below the diagonal a
+    teacher is overconfident.
 
     Parameters
     ----------
@@ -32,11 +39,12 @@ def reliability_diagram(bins: pd.DataFrame, *, teachers: Sequence[str] | None = 
     teachers
         Display labels; by default all.
     ax
-        Where to draw; by default a new figure.
+        Draw the accuracies alone into it.
 
     Returns
     -------
     Axes
+        That of the accuracies.
 
     Raises
     ------
@@ -52,26 +60,71 @@ def reliability_diagram(bins: pd.DataFrame, *, teachers: Sequence[str] | None = 
     """
     require_columns(bins, ["family", "teacher", "bin_low", "bin_high", "confidence", "accuracy", "n"], WHAT)
     rows = bins.assign(label=teacher_labels(bins))
+    looks = teacher_looks(families_by_size(rows))
     if teachers is not None:
         rows = rows_where(rows, WHAT, label=list(teachers))
-    rows = rows[rows["n"] > 0]
+    table = _over_runs(rows)
 
-    own = ax is None
-    ax = one_axes(ax, ratio=0.85)
+    own, counts = ax is None, None
+    if ax is None:
+        width = mpl.rcParams["figure.figsize"][0]
+        _, (ax, counts) = plt.subplots(
+            2, 1, figsize=(width, min(width * 1.05, 4.6)), sharex=True, layout="constrained", height_ratios=[4, 1]
+        )
+        _draw_counts(counts, table, looks)
     ax.axline((0, 0), slope=1, color="0.6", linewidth=0.8, linestyle=":", zorder=1)
-    handles = []
-    looks = ordered_looks(listed(rows["label"]))
-    for label, look in looks.items():
-        table = rows[rows["label"] == label].sort_values("bin_low", ignore_index=True)
-        ax.plot(table["confidence"], table["accuracy"], linewidth=0.9, **{**look, "marker": ""})
-        share = table["n"] / table["n"].sum()
-        area = (mpl.rcParams["lines.markersize"] * 1.8) ** 2 * share
-        ax.scatter(table["confidence"], table["accuracy"], s=area + 2, linewidth=0, **look)
-        handles.append(Line2D([], [], **look))
-        attach(ax, table)
-    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
+    for label, some in groups(table, "label"):
+        _draw(ax, some, looks[label])
+        attach(ax, some)
+    ax.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    (ax if counts is None else counts).set_xlabel("confidence")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MultipleLocator(0.25))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    legend_above(ax, handles, list(looks), own=own)
+    shown, labels = names_on(ax, looks), list(dict.fromkeys(table["label"]))
+    legend_above(ax, [Line2D([], [], **looks[label]) for label in labels], [shown[name] for name in labels], own=own)
     return ax
+
+
+def _over_runs(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a teacher and bin that holds examples, with the interval ``low, high`` of its accuracy."""
+    rows = rows[rows["n"] > 0]
+    sums = rows.assign(confidence=rows["confidence"] * rows["n"], accuracy=rows["accuracy"] * rows["n"], runs=1)
+    keys = ["family", "teacher", "label", "bin_low", "bin_high"]
+    table = sums.groupby(keys, sort=False)[["confidence", "accuracy", "n", "runs"]].sum().reset_index()
+    table[["confidence", "accuracy"]] = table[["confidence", "accuracy"]].div(table["n"], axis=0)
+    table["n"] /= table.pop("runs")
+    table["low"], table["high"] = _wilson(table["accuracy"].to_numpy(float), table["n"].to_numpy(float))
+    order = table["label"].map({label: place for place, label in enumerate(dict.fromkeys(table["label"]))})
+    return table.assign(order=order).sort_values(["order", "bin_low"], ignore_index=True).drop(columns="order")
+
+
+def _wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % interval of a share of n examples (Wilson, 1927)."""
+    square = norm.ppf(0.975) ** 2 / n
+    middle = (share + square / 2) / (1 + square)
+    half = np.sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)
+    return middle - half, middle + half
+
+
+def _draw(ax: Axes, table: pd.DataFrame, look: dict) -> None:
+    many = table["n"] >= FEW
+    sure, few = table.where(many), table[~many]  # NaN breaks the line
+    ax.plot(sure["confidence"], sure["accuracy"], linewidth=0.9, clip_on=False, **look)
+    ax.vlines(sure["confidence"], sure["low"], sure["high"], color=look["color"], linewidth=0.6, alpha=0.7, zorder=1.9)
+    ax.plot(
+        few["confidence"], few["accuracy"], linestyle="", **look, markersize=2.5, markerfacecolor="none",
+        markeredgewidth=0.5, alpha=0.5, zorder=1.8,
+    )  # fmt: skip
+
+
+def _draw_counts(ax: Axes, table: pd.DataFrame, looks: dict) -> None:
+    """Examples by bin, on a log axis: nearly all of a good teacher's lie in the last bin."""
+    edges = np.unique(table[["bin_low", "bin_high"]])
+    for label, some in groups(table, "label"):
+        counts = some.groupby("bin_low")["n"].sum().reindex(edges[:-1]).fillna(0)
+        ax.stairs(counts, edges, color=looks[label]["color"], linewidth=0.9)
+    ax.set(yscale="log", ylim=(0.8, 2 * table["n"].max()), ylabel="examples")
+    ax.yaxis.set_major_locator(LogLocator(numticks=3))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 from capmismatch.errors import InputError, require_columns
 from capmismatch.plots._axes import one_axes
 from capmismatch.plots._common import listed, rows_where, sole, teacher_labels
+from capmismatch.plots._labels import tiny_points
 from capmismatch.plots._save import attach
 
 WHAT = "the results table"
@@ -82,7 +83,7 @@ def temperature_heatmap(
     ax.patch.set(hatch="////", edgecolor="0.75")
     of = f", mean over {count} teachers" if count > 1 else ""
     sns.heatmap(
-        values, cmap="viridis", ax=ax, annot=max(values.shape) <= 8, fmt=".1f", annot_kws={"fontsize": "x-small"},
+        values, cmap="viridis", ax=ax, annot=max(values.shape) <= 8, fmt=".1f", annot_kws={"fontsize": tiny_points()},
         xticklabels=[f"{tau:g}" for tau in grid.columns], yticklabels=[f"{tau:g}" for tau in grid.index],
         cbar_kws={"label": "student accuracy" + (" (%)" if scale == 100 else "") + of},
     )  # fmt: skip

@@ -25,7 +25,7 @@ from capmismatch.plots._axes import (
 )
 from capmismatch.plots._common import by_size, lines_over_runs, probe_rows, probe_taus, spread_out
 from capmismatch.plots._save import attach
-from capmismatch.plots._style import ordered_looks
+from capmismatch.plots._style import tau_looks
 
 WHAT = "the probes table"
 QUANTITIES = ["derived_std", "derived_variance", "inherent_variance", "target_prob", "derived_average"]
@@ -91,14 +91,14 @@ def variance_vs_capacity(
     }
 
     axes = np.array([ax]) if ax is not None else panels(len(quantities))
-    looks = ordered_looks([_name(tau) for tau in chosen])
+    looks = tau_looks([_name(tau) for tau in chosen])
     families = list(tables[first]["family"].unique())
     for panel, name in zip(axes, quantities, strict=True):
         _draw(panel, tables[name], looks, families, by)
         value_axis(panel, symbol(name), tables[name]["value"], on_top=ax is None)
     if ax is None:
         outer_labels_only(axes)
-    more, names = family_handles(families)
+    more, names = family_handles(axes[0], families)
     legend_above(axes[0], look_handles(looks) + more, [*looks, *names], own=ax is None)
     return axes if ax is None else ax
 

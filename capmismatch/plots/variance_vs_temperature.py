@@ -21,7 +21,7 @@ from capmismatch.plots._axes import (
     value_axis,
 )
 from capmismatch.plots._common import (
-    by_size,
+    families_by_size,
     groups,
     labelled_as,
     lines_over_runs,
@@ -31,8 +31,9 @@ from capmismatch.plots._common import (
     rows_where,
     sole,
 )
+from capmismatch.plots._labels import names_on
 from capmismatch.plots._save import attach
-from capmismatch.plots._style import ordered_looks
+from capmismatch.plots._style import teacher_looks
 
 QUANTITIES = ["derived_average", "derived_std", "inherent_variance", "target_prob"]
 RESTORED = "the restored table"
@@ -93,13 +94,14 @@ def variance_vs_temperature(
     for name in QUANTITIES:
         taus = probe_taus(probes, name)
         tables[name] = pd.concat([probe_rows(probes, name, tau=tau, split=split) for tau in taus])
-    sizes = by_size(tables["derived_std"], by)
-    chosen = list(dict.fromkeys([sizes.index[0], sizes.index[-1]])) if teachers is None else list(teachers)
+    everyone = families_by_size(tables["derived_std"], by)
+    chosen = list(teachers or dict.fromkeys([next(iter(everyone)), next(reversed(everyone))]))
     tables = {name: rows_where(table, "the probes table", label=chosen) for name, table in tables.items()}
     extra = None if restored is None else _restored_rows(restored, tables["derived_std"], chosen, split)
 
     axes = panels(len(QUANTITIES))
-    looks = ordered_looks(chosen)
+    looks = {label: look for label, look in teacher_looks(everyone).items() if label in chosen}
+    shown = names_on(axes[0], everyone)
     for ax, name in zip(axes, QUANTITIES, strict=True):
         rows = tables[name].assign(x=tables[name]["tau"])
         for _, table, runs in lines_over_runs(rows, ["probe", "family", "teacher"]):
@@ -111,11 +113,11 @@ def variance_vs_temperature(
         name_of_x = r"temperature $\tau$" if extra is None else r"$\tau$ or $\tau_{other}$"
         tau_axis(ax, sorted(rows["tau"].unique()), name_of_x)
     outer_labels_only(axes)
-    handles, labels = look_handles(looks), list(looks)
+    handles, labels = look_handles(looks), [shown[label] for label in looks]
     if extra is not None:
-        shown = [method for method in STYLES if method in {"TS", *extra["method"]}]
-        handles += look_handles({method: {"color": "0.3", **STYLES[method]} for method in shown})
-        labels += shown
+        methods = [method for method in STYLES if method in {"TS", *extra["method"]}]
+        handles += look_handles({method: {"color": "0.3", **STYLES[method]} for method in methods})
+        labels += methods
     legend_above(axes[0], handles, labels, own=True)
     return axes
 

@@ -6,18 +6,18 @@ Per-example ones take logits (N, C) and labels (N,) and return a float64 tensor 
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from capmismatch._arrays import ArrayLike
-from capmismatch._softened import Softened, kernels
+from capmismatch import _where
+from capmismatch._arrays import ArrayLike, widest_float
+from capmismatch._softened import Softened
 from capmismatch._threads import blocks, each
 from capmismatch.errors import InputError
 from capmismatch.probes._registry import per_example, register
+
+if _where.LOOPS:
+    from capmismatch import _kernels as kernels
 
 CLASSES_AT_ONCE = 64
 BINS = 15  # the field's habit since Guo et al. 2017
@@ -206,33 +206,31 @@ def adaptive_error(class_probs: Tensor, is_class: Tensor, bins: int = BINS) -> T
     (N,) tensor. Of equal probabilities the earlier example comes first. With fewer than `bins` examples, each example
     is its own range.
     """
-    probs, hits = class_probs.detach().T.contiguous().cpu().numpy(), is_class.detach().T.contiguous().cpu().numpy()
-    rows = probs.shape[1]
-    ranges = min(bins, rows)
-    parts = blocks(len(probs), CLASSES_AT_ONCE)
-    shares = np.zeros((len(parts), rows))
+    probs = class_probs.detach().to(widest_float(class_probs))
+    ranges, parts = min(bins, len(probs)), blocks(probs.shape[1], CLASSES_AT_ONCE)
+    shares = probs.new_zeros((len(parts), len(probs)))
+    measure = _by_loops if _where.by_loops(probs.device) else _by_tensors
 
-    def run(block: slice) -> None:
-        mine = shares[block.start // CLASSES_AT_ONCE]
-        for p, hit in zip(probs[block], hits[block], strict=True):
-            if kernels is not None and p.dtype == np.float64:
-                kernels.adaptive_class(p, hit.nonzero()[0], ranges, mine)
-            else:
-                _adaptive_class(p, hit, ranges, mine)
+    def run(part: slice) -> None:
+        measure(probs[:, part], is_class[:, part], ranges, shares[part.start // CLASSES_AT_ONCE])
 
-    each(run, parts, torch.get_num_threads())  # each block sums by itself, so threads do not change the result
-    return torch.from_numpy(shares.sum(0)).to(class_probs)
+    each(run, parts, _where.workers(probs.device))  # each part sums by itself, so threads do not change the result
+    return shares.sum(0).to(class_probs)
 
 
-def _adaptive_class(p: NDArray[Any], hit: NDArray[Any], ranges: int, share: NDArray[np.float64]) -> None:
-    """Add to `share` what each example has in the error of one class."""
-    rows = len(p)
-    edges = np.arange(ranges + 1) * rows // ranges
-    counts = np.diff(edges)
-    order = np.argsort(p, kind="stable")
-    gap = (p - hit)[order]
-    sign = np.sign(np.add.reduceat(gap, edges[:-1]))
-    share[order] += gap * np.repeat(sign * rows / (ranges * counts), counts)
+def _by_loops(probs: Tensor, is_class: Tensor, ranges: int, share: Tensor) -> None:
+    """Add to `share` (N,) what each example has in the errors of some classes, (N, K)."""
+    for p, hit in zip(probs.T.contiguous().numpy(), is_class.T.contiguous().numpy(), strict=True):
+        kernels.adaptive_class(p, hit.nonzero()[0], ranges, share.numpy())
+
+
+def _by_tensors(probs: Tensor, is_class: Tensor, ranges: int, share: Tensor) -> None:
+    rows = len(probs)
+    counts = [(r + 1) * rows // ranges - r * rows // ranges for r in range(ranges)]
+    order = probs.argsort(dim=0, stable=True)
+    gaps = (probs - is_class.to(probs)).gather(0, order).split(counts)
+    weighted = [gap * gap.sum(0).sign() * (rows / (ranges * len(gap))) for gap in gaps]
+    share += torch.zeros_like(probs).scatter_(0, order, torch.cat(weighted)).sum(1)
 
 
 def classwise_ace(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> float:

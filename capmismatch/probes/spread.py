@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from capmismatch._arrays import ArrayLike
-from capmismatch._class_means import AroundClass, ClassMeans
+from capmismatch._class_means import AroundClass, mean_by_class
 from capmismatch._softened import Softened
 from capmismatch.errors import InputError
 from capmismatch.probes._registry import register
@@ -29,15 +29,14 @@ def class_means(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> Tenso
 
 
 def _means(softened: Softened) -> Tensor:
-    found = ClassMeans.empty(softened.wrong_classes + 1, softened.probs.dtype)
-    found.add(softened.probs, softened.labels)
-    return found.means
+    sums = softened.raw.below.new_zeros((1, softened.wrong_classes + 1, softened.wrong_classes + 1))
+    return mean_by_class([([softened], softened.labels)], sums)[0]
 
 
 def _around(logits: ArrayLike, labels: ArrayLike, tau: float, means: ArrayLike | None) -> tuple[Softened, AroundClass]:
     softened = Softened(logits, labels, tau)
     num_classes = softened.wrong_classes + 1
-    matrix = _means(softened) if means is None else torch.as_tensor(means, dtype=softened.probs.dtype)
+    matrix = _means(softened) if means is None else torch.as_tensor(means).to(softened.raw.below)
     if matrix.shape != (num_classes, num_classes):
         raise InputError(f"expected class means of shape ({num_classes}, {num_classes}), got {tuple(matrix.shape)}")
     return softened, AroundClass(softened, matrix, softened.labels)

@@ -1,0 +1,52 @@
+"""Where numbers are computed: by compiled loops in threads on the CPU, by tensor operations on any other device.
+
+Both give the same: the same integers where ranks are counted, the same to 1e-10 elsewhere. Tensor operations also stand
+in on the CPU, where numba is missing or logits carry a gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from capmismatch.errors import InputError
+
+try:
+    import numba  # noqa: F401
+except ImportError:
+    LOOPS = False
+else:
+    LOOPS = True
+
+ON_DEVICE = 8  # times the logits that suit a thread's cache: an accelerator is slow at small things
+
+
+def as_device(name: str) -> torch.device:
+    """The device of that name, checked to be there and to know float64.
+
+    Examples
+    --------
+    >>> as_device("cpu")
+    device(type='cpu')
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, dtype=torch.float64, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise InputError(f"expected a device with float64, such as 'cpu' or 'cuda', got {name!r}: {reason}") from None
+    return device
+
+
+def by_loops(device: torch.device) -> bool:
+    """Whether compiled loops work there."""
+    return LOOPS and device.type == "cpu"
+
+
+def workers(device: torch.device) -> int:
+    """Threads that work side by side: as many as torch uses. Tensor operations use more by themselves, so one."""
+    return torch.get_num_threads() if by_loops(device) else 1
+
+
+def at_once(logits: int, device: torch.device) -> int:
+    """How many logits to work on at a time, given how many of them suit a thread of the CPU."""
+    return logits if device.type == "cpu" else ON_DEVICE * logits

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pyarrow import ArrowException
 
 from capmismatch._candidates import Candidates, kinships, long_and_wide, of_family, predictors
 from capmismatch._matching import with_families
@@ -46,26 +44,6 @@ class Lesson:
     def kin(self) -> object:
         """What tells families apart across tables."""
         return self.candidates.families[0]
-
-
-def read_pair(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The probes and the results table of a study's folder.
-
-    Raises
-    ------
-    InputError
-        If one is missing or cannot be read.
-    """
-    tables = []
-    for name, stage in (("probes", "probe"), ("results", "distill")):
-        file = folder / "tables" / f"{name}.parquet"
-        if not file.exists():
-            raise InputError(f"evidence needs {file}: run `capmismatch {stage}` in that study first")
-        try:
-            tables.append(pd.read_parquet(file))
-        except (OSError, ValueError, ArrowException) as error:
-            raise InputError(f"evidence in {file} cannot be read: {error}") from None
-    return tables[0], tables[1]
 
 
 def learn(

@@ -137,6 +137,22 @@ class DistillConfig:
 
 
 @dataclass(frozen=True)
+class ResultsConfig:
+    """Students of another trainer: ``results = { file = ... }``, as `capmismatch.load_results` takes it.
+
+    Attributes
+    ----------
+    file : CSV or Parquet
+    columns : the file's column names where they differ, ``{ top1 = "accuracy" }``
+    percent : whether accuracies are percentages
+    """
+
+    file: str
+    columns: dict[str, str] = field(default_factory=dict)
+    percent: bool = False
+
+
+@dataclass(frozen=True)
 class CorrelateConfig:
     """How links are estimated: ``[correlate]``.
 
@@ -179,7 +195,8 @@ class StudyConfig:
     family : ``[[family]]``, one table for each source of teachers
     data : ``[data]``, the examples
     distill : ``[distill]``, the students; left out where nothing is trained
-    results : a CSV or Parquet file of students trained elsewhere, instead of ``[distill]``
+    results : a CSV or Parquet file of students trained elsewhere, instead of ``[distill]``; where its columns have
+        other names ``{ file = "mine.csv", columns = { top1 = "accuracy" }, percent = true }``
     question : what the study asks; stands on top of the report
     collect, probe, ranks, isats, correlate, pick : a table for each of these stages
     """
@@ -188,7 +205,7 @@ class StudyConfig:
     family: tuple[dict[str, Any], ...]
     data: DataConfig = field(default_factory=DataConfig)
     distill: DistillConfig | None = None
-    results: str | None = None
+    results: str | ResultsConfig | None = None
     question: str = ""
     collect: CollectConfig = field(default_factory=CollectConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)

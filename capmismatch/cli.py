@@ -180,13 +180,13 @@ def pick(
     quiet: Quiet = False,
 ) -> None:
     """Choose a teacher, with reasons, risks and the table behind them."""
-    from capmismatch._evidence import read_pair
+    from capmismatch._tables import load_table
 
     opened = _open(study, folder, quiet, workers)
     given = {"family": family, "student": student, "label": label, "rule": rule}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if evidence:
-        options["evidence"] = [read_pair(place) for place in evidence]
+        options["evidence"] = [(load_table(at, "probes"), load_table(at, "results")) for at in evidence]
     if pilot is None:
         if tau:
             raise InputError("--tau belongs to --pilot")

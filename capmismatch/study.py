@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from pyarrow import ArrowException
 
 from capmismatch import __version__
 from capmismatch._config import parse
@@ -33,10 +33,12 @@ from capmismatch._study_config import (
     IsatsConfig,
     ProbeConfig,
     RanksConfig,
+    ResultsConfig,
     StudyConfig,
     read_study,
 )
-from capmismatch.errors import BankError, InputError, must_be_one_of
+from capmismatch._tables import load_table, table_file
+from capmismatch.errors import InputError, must_be_one_of
 
 if TYPE_CHECKING:
     from capmismatch.bank import LogitBank
@@ -193,7 +195,15 @@ class Study:
 
     def collect(self) -> LogitBank:
         """Logits of every teacher on validation and test rows."""
-        return self._collected(self.eval_data, self.folder / "bank", self.progress)
+        bank = self._collected(self.eval_data, self.folder / "bank", self.progress)
+        left = [record for record in bank.teachers if record.key not in {teacher.key for teacher in self.family}]
+        if left:
+            warnings.warn(
+                f"{bank.path} holds teachers that {self.file.name} no longer names, and all stages go on with them: "
+                f"{', '.join(record.key for record in left)}. Remove their folders there to leave them out",
+                stacklevel=2,
+            )
+        return bank
 
     def _collected(self, data: Dataset, folder: Path, progress: bool) -> LogitBank:
         from capmismatch.collecting import collect
@@ -251,9 +261,13 @@ class Study:
         from capmismatch.grid import distill
         from capmismatch.results import load_results
 
-        file = self.config.results
-        results = distill(self) if file is None else load_results(self.base / Path(file).expanduser())
-        write_table(self.folder / "tables" / "results.parquet", results)
+        given = self.config.results
+        if given is None:
+            results = distill(self)
+        else:
+            given = ResultsConfig(given) if isinstance(given, str) else given
+            results = load_results(self.base / Path(given.file).expanduser(), given.columns, percent=given.percent)
+        write_table(table_file(self.folder, "results"), results)
         return results
 
     def status(self) -> pd.DataFrame:
@@ -283,10 +297,10 @@ class Study:
 
     def pick_options(self) -> dict[str, Any]:
         """What [pick] says, its evidence read."""
-        from capmismatch._evidence import read_pair
-
         folders = [self.base / Path(folder).expanduser() for folder in self.config.pick.evidence]
-        return asdict(self.config.pick) | {"evidence": [read_pair(folder) for folder in folders]}
+        return asdict(self.config.pick) | {
+            "evidence": [(load_table(folder, "probes"), load_table(folder, "results")) for folder in folders]
+        }
 
     def plot(self) -> list[Path]:
         """Draw every figure that the tables allow; PDF, PNG and CSV each. Kept while no table changes."""
@@ -340,15 +354,11 @@ class Study:
 
     def has(self, table: str) -> bool:
         """Whether a table has been made."""
-        return (self.folder / "tables" / f"{table}.parquet").exists()
+        return table_file(self.folder, table).exists()
 
     def load(self, table: str) -> pd.DataFrame:
         """A table that a stage left."""
-        file = self.folder / "tables" / f"{table}.parquet"
-        if not file.exists():
-            command = f"capmismatch {_MADE_BY.get(table, table)} {self.file.name}"
-            raise InputError(f"there is no table {table!r} in {self.folder}: run `{command}` first")
-        return _read(file)
+        return load_table(self.folder, table, self.file.name)
 
     def _table(self, name: str, bank: LogitBank, settings: Any, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """A table, made anew only if the bank or the settings changed since."""
@@ -357,10 +367,10 @@ class Study:
 
     def _kept(self, name: str, made_from: list[Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """A table, made anew only if what it is made from changed since."""
-        file = self.folder / "tables" / f"{name}.parquet"
+        file = table_file(self.folder, name)
         stamp, beside = hash_of([__version__, made_from]), file.with_suffix(".json")
         if file.exists() and beside.exists() and stamp in beside.read_text(encoding="utf-8"):
-            return _read(file)
+            return self.load(name)
         frame = make()
         beside.unlink(missing_ok=True)  # first: killed in between, no stamp must vouch for the other table
         write_table(file, frame)
@@ -369,19 +379,9 @@ class Study:
 
     def _hashes(self, *tables: str) -> dict[str, str]:
         """SHA-256 of tables as they lie on disk; by default of all."""
-        files = [self.folder / "tables" / f"{name}.parquet" for name in tables]
+        files = [table_file(self.folder, name) for name in tables]
         found = files or sorted((self.folder / "tables").glob("*.parquet"))
         return {file.stem: hashlib.sha256(file.read_bytes()).hexdigest() for file in found if file.exists()}
-
-
-_MADE_BY = {"probes": "probe", "affinity": "ranks", "restored": "isats", "results": "distill", "links": "correlate"}
-
-
-def _read(file: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(file)
-    except (OSError, ValueError, ArrowException) as error:
-        raise BankError(f"{file} is damaged, remove it to have it made anew: {error}") from None
 
 
 def _splits(bank: LogitBank) -> list[str]:

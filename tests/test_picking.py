@@ -8,7 +8,6 @@ import pytest
 import statsmodels.formula.api as smf
 
 from capmismatch._candidates import measured
-from capmismatch._evidence import read_pair
 from capmismatch._rules import DEFAULT_RULE, RULES, rule_choices, teacher_probes
 from capmismatch.correlating import rows_of
 from capmismatch.errors import InputError
@@ -460,20 +459,6 @@ def test_evidence_errors(probes, results):
     two = good[1][good[1]["teacher"].isin(["t0", "t1"])]
     with pytest.raises(InputError, match="no family has 3 teachers with students in one setting"):
         pick(probes, evidence=[(good[0], two)])
-
-
-def test_evidence_is_read_from_the_folder_of_a_study(tmp_path):
-    with pytest.raises(InputError, match=r"evidence needs .*probes.parquet: run `capmismatch probe`"):
-        read_pair(tmp_path)
-    (tmp_path / "tables").mkdir()
-    frames = world(np.random.default_rng(6), ["a"])
-    for name, frame in zip(("probes", "results"), frames, strict=True):
-        frame.to_parquet(tmp_path / "tables" / f"{name}.parquet")
-    for read, frame in zip(read_pair(tmp_path), frames, strict=True):
-        pd.testing.assert_frame_equal(read, frame)
-    (tmp_path / "tables" / "results.parquet").write_bytes(b"no table")
-    with pytest.raises(InputError, match="cannot be read"):
-        read_pair(tmp_path)
 
 
 # --- seeds that teachers share ---------------------------------------------------------------------------------------

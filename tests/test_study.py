@@ -273,6 +273,32 @@ def test_results_and_distillation_exclude_each_other(tmp_path: Path) -> None:
         Study(saved_study(tmp_path, extra))
 
 
+def test_given_results_with_other_column_names(tmp_path: Path) -> None:
+    file = saved_study(tmp_path)
+    frame = pd.read_csv(tmp_path / "results.csv")
+    frame.assign(accuracy=100 * frame["accuracy"]).rename(columns={"accuracy": "top1", "teacher": "net"}).to_csv(
+        tmp_path / "mine.csv", index=False
+    )
+    expected = Study(file, progress=False).distill()
+    mapped = '{ file = "mine.csv", columns = { net = "teacher", top1 = "accuracy" }, percent = true }'
+    file.write_text(file.read_text().replace('"results.csv"', mapped))
+    pd.testing.assert_frame_equal(Study(file, progress=False).distill(), expected)
+    file.write_text(file.read_text().replace("percent", "percents"))
+    with pytest.raises(InputError, match="did you mean 'percent'"):
+        Study(file, progress=False)
+
+
+def test_a_teacher_that_is_no_longer_named_is_told_of(tmp_path: Path) -> None:
+    file = saved_study(tmp_path, results=False)
+    Study(file, progress=False).collect()
+    with np.load(tmp_path / "teachers.npz") as there:
+        np.savez(tmp_path / "teachers.npz", **{key: there[key] for key in there.files if not key.endswith("_xs")})
+    with pytest.warns(UserWarning, match=r"no longer names, and all stages go on with them: teachers/xs\. Remove"):
+        Study(file, progress=False).collect()
+    shutil.rmtree(tmp_path / "bank" / "teachers" / "xs")
+    assert len(Study(file, progress=False).collect().teachers) == 3
+
+
 def test_a_missing_results_file(tmp_path: Path) -> None:
     study = Study(saved_study(tmp_path), progress=False)
     (tmp_path / "results.csv").unlink()

@@ -221,10 +221,15 @@ class LogitFile:
             raise IndexError(f"expected rows in [0, {len(self)}), got {index.min()} to {index.max()}")
         width = self.shape[1] * self.dtype.itemsize
         for first, last in pairwise([0, *(np.flatnonzero(np.diff(index) != 1) + 1).tolist(), len(index)]):
-            place = self.start + int(index[first]) * width
-            if os.preadv(self.file.fileno(), [found[first:last].data], place) != (last - first) * width:
-                raise BankError(f"{self.file.name} was cut while it was open")
+            self._fill(found[first:last].data.cast("B"), self.start + int(index[first]) * width)
         return found
+
+    def _fill(self, rest: memoryview, place: int) -> None:
+        while rest:  # the system gives 2 GiB at a time, at most
+            read = os.preadv(self.file.fileno(), [rest], place)
+            if not read:
+                raise BankError(f"{self.file.name} was cut while it was open")
+            rest, place = rest[read:], place + read
 
 
 def open_logits(file: Path, rows: Rows) -> tuple[TeacherRecord, Any]:

@@ -140,6 +140,16 @@ def test_a_file_that_is_cut_while_it_is_open_is_noticed(tmp_path: Path) -> None:
         bank.logits("pets/small")
 
 
+@pytest.mark.skipif(not hasattr(os, "preadv"), reason="read through a memory map on Windows")
+def test_rows_are_whole_though_the_system_reads_a_part_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank, read = make_bank(tmp_path), os.preadv
+    # As for what is larger than 2 GiB.
+    monkeypatch.setattr(os, "preadv", lambda file, into, place: read(file, [into[0][:7]], place))
+    np.testing.assert_array_equal(bank.logits("pets/small"), draw(0))
+
+
 def test_teachers_are_ordered_by_family_size_order_and_seed(tmp_path: Path) -> None:
     rows = rows_of()
     wanted = [

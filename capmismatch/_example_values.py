@@ -30,7 +30,7 @@ from capmismatch._softened import (
     take_apart,
 )  # fmt: skip
 from capmismatch._threads import blocks, each
-from capmismatch._where import at_once, workers
+from capmismatch._where import at_once, on_host, workers
 from capmismatch.bank import LogitBank
 from capmismatch.probes import REGISTRY, Probe
 from capmismatch.temperature import ISATSSetting, origin_of
@@ -53,10 +53,6 @@ def _widened(logits: NDArray[Any], device: torch.device) -> Tensor:
     """Half precision becomes single: compiled loops, like the processor, know no halves."""
     stored = torch.from_numpy(logits).to(device)
     return stored.to(torch.promote_types(stored.dtype, torch.float32))
-
-
-def _host(values: Tensor) -> NDArray[Any]:
-    return values.detach().cpu().numpy()
 
 
 def row_blocks(bank: LogitBank, rows: Ints, device: torch.device) -> list[slice]:
@@ -102,9 +98,9 @@ def values_of(
         for part, here in enumerate(parts):
             at, own = places[here], softened(part)
             for values, known in zip(of_all, (own[1].confidence, own[1].raw.correct, own[1].logsumexp), strict=True):
-                values[at] = _host(known)
+                values[at] = on_host(known)
             for p, tau in of_examples:
-                found[p.name, tau][at] = _host(p.compute(own[tau]))
+                found[p.name, tau][at] = on_host(p.compute(own[tau]))
         if not of_spread:
             return
         sums = torch.zeros((len(temperatures), len(classes), len(bank.classes)), dtype=torch.float64, device=device)
@@ -113,7 +109,7 @@ def values_of(
             each_tau, its_class = at_temperatures(part)
             around = dict(zip(temperatures, AroundClass.of_each(each_tau, means, its_class), strict=True))
             for p, tau in of_spread:
-                found[p.name, tau][places[here]] = _host(p.compute(around[tau].softened, around[tau]))
+                found[p.name, tau][places[here]] = on_host(p.compute(around[tau].softened, around[tau]))
 
     if any(kinds[kind] for kind in ("example", "spread", "calibration", "classes")):
         each(run, class_groups(bank, rows, device), workers(device))
@@ -172,7 +168,7 @@ def _shares(
     def compute(part: slice) -> None:
         probs = class_probabilities(_widened(columns[part], device), normaliser)
         is_class = torch.arange(classes.start + part.start, classes.start + part.stop, device=device)[:, None] == labels
-        found[part.start] = _host(p.compute(probs.T, is_class.T))
+        found[part.start] = on_host(p.compute(probs.T, is_class.T))
 
     each(fill, row_blocks(bank, rows, device), workers(device))
     each(compute, parts, workers(device))
@@ -229,7 +225,7 @@ def restored_values(
             values[method, "flipped"] = search.flipped if method == "ISATS" else softened.flipped
             values |= {(method, name): REGISTRY[name].compute(softened) for name in shape}
         for name, value in values.items():
-            found[name][part] = _host(value)
+            found[name][part] = on_host(value)
 
     each(run, row_blocks(bank, rows, device), workers(device))
     return found

@@ -22,12 +22,12 @@ over for the ties, in 10 rounds of about 100 bytes each: 9 TB, 3 to 5 seconds of
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from capmismatch._where import on_host
 
 Ints = NDArray[np.int64]
 
@@ -46,13 +46,14 @@ class TensorRanks:
             torch.stack(part) for part in zip(*map(_ranked, logits), strict=True)
         )
         self.mid = self.first + self.last - self.order.shape[2]
-        self.ties = _host((self.last - self.first - 1).sum(2) // 2)
-        self.nans = _host(torch.stack([rows.isnan().sum(1) for rows in logits]))
+        self.ties = on_host((self.last - self.first - 1).sum(2) // 2)
+        self.nans = on_host(torch.stack([rows.isnan().sum(1) for rows in logits]))
 
     def target(self, labels: Ints) -> tuple[Ints, Ints, Ints]:
         """Where each row's target stands: position, first of its tie group, one past the last; (T, n) each."""
         parts = (self._of_target(part, labels)[:, :, 0] for part in (self.position, self.first, self.last))
-        return tuple(map(_host, parts))
+        position, first, last = map(on_host, parts)
+        return position, first, last
 
     def concordance(self, pairs: Ints) -> Ints:
         """Concordant minus discordant pairs of classes, (P, n).
@@ -64,7 +65,7 @@ class TensorRanks:
         ways = self.position, self.first + self.last - 1 - self.position
         orders = [torch.empty_like(way).scatter_(2, way, self._classes.expand_as(way)) for way in ways]
         discordant = torch.stack([_inversions(way[b].gather(2, order[a])) for order in orders for way in ways])
-        return _host(classes * (classes - 1) // 2 - discordant.sum(0) // 2)
+        return on_host(classes * (classes - 1) // 2 - discordant.sum(0) // 2)
 
     def target_concordance(self, labels: Ints, pairs: Ints) -> Ints:
         """Return the part of `concordance` that the pairs (target, other class) make, (P, n)."""
@@ -103,11 +104,7 @@ class TensorRanks:
 
     def _products(self, values: Tensor, pairs: Ints) -> Ints:
         a, b = self._here(pairs.T)
-        return _host((values[a] * values[b]).sum(2))
-
-
-def _host(counts: Tensor) -> Any:
-    return counts.cpu().numpy()
+        return on_host((values[a] * values[b]).sum(2))
 
 
 def _ranked(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -6,7 +6,11 @@ in on the CPU, where numba is missing or logits carry a gradient.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from capmismatch.errors import InputError
 
@@ -35,6 +39,11 @@ def as_device(name: str) -> torch.device:
         reason = str(error).split("\n", 1)[0]
         raise InputError(f"expected a device with float64, such as 'cpu' or 'cuda', got {name!r}: {reason}") from None
     return device
+
+
+def on_host(values: Tensor) -> NDArray[Any]:
+    """Values as an array, wherever they were computed."""
+    return values.detach().cpu().numpy()
 
 
 def by_loops(device: torch.device) -> bool:

@@ -33,7 +33,7 @@ def dark_knowledge(
     bank : a LogitBank
     example : id of the example; by default a typical one: among those of `split` that the shown teachers all get
         right, the one at the median of the last teacher's derived std
-    teachers : keys in the bank; by default the smallest and the largest
+    teachers : keys in the bank; by default the first run of the smallest and of the largest, unknown sizes last
     tau, tau_other, constraint, margin : as `capmismatch.restored_variance` takes them
     split : where to look for an example
 
@@ -54,7 +54,8 @@ def dark_knowledge(
     dog      0.26  0.10
     """
     if teachers is None:
-        by_size = sorted(bank.teachers, key=lambda record: record.params or math.inf)
+        first_runs = list({(run.family, run.teacher): run for run in reversed(bank.teachers)}.values())[::-1]
+        by_size = sorted(first_runs, key=lambda run: run.params or math.inf)
         teachers = list(dict.fromkeys([by_size[0].key, by_size[-1].key]))
     for key in teachers:
         must_be_one_of(key, bank.keys, "teacher key")

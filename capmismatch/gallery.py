@@ -58,15 +58,13 @@ def _tau(study: Study) -> float:
 
 
 def _smallest_first(study: Study) -> pd.DataFrame:
-    """The bank's teachers by size, ``family, teacher`` and the ``key`` of a run; those of unknown size last."""
+    """The bank's teachers by size, ``family, teacher``; those of unknown size last."""
     runs = sorted(study.bank.teachers, key=lambda run: run.params or float("inf"))
-    frame = pd.DataFrame([(run.family, run.teacher, run.key) for run in runs], columns=["family", "teacher", "key"])
-    return frame.drop_duplicates(["family", "teacher"])
+    return pd.DataFrame([(run.family, run.teacher) for run in runs], columns=["family", "teacher"]).drop_duplicates()
 
 
 def _affinity_map(study: Study) -> Any:
-    teachers = _smallest_first(study)[["family", "teacher"]]
-    return plots.affinity_map(teachers.merge(study.load("affinity"), on=["family", "teacher"]))
+    return plots.affinity_map(_smallest_first(study).merge(study.load("affinity"), on=["family", "teacher"]))
 
 
 def _best_setting(study: Study) -> dict[str, str]:
@@ -77,18 +75,16 @@ def _best_setting(study: Study) -> dict[str, str]:
 
 
 def _dark_knowledge(study: Study) -> Any:
-    settings, bank, everyone = study.config.isats, study.bank, _smallest_first(study)
-    ends = everyone.iloc[[0, -1]].drop_duplicates()
+    settings, bank = study.config.isats, study.bank
     example = dark_knowledge(
         bank,
-        teachers=list(ends["key"]),
         tau=settings.tau_target,
         tau_other=settings.tau_other,
         constraint=settings.constraint,
         margin=settings.margin,
         split="val" if (bank.rows.split == "val").any() else "test",
     )
-    return plots.dark_knowledge(example, among=everyone)
+    return plots.dark_knowledge(example, among=_smallest_first(study))
 
 
 def _pick_chart(study: Study) -> Any:

@@ -383,7 +383,7 @@ if __name__ == "__main__":
 """
 
 
-def start(folder: Path) -> int:
+def start(folder: Path, *, saving_often: bool = False) -> int:
     """Run the grid in a process of its own, with a log of the runs; returns its number. (A fork imports nothing.)"""
     child = os.fork()
     if child:
@@ -399,10 +399,17 @@ def start(folder: Path) -> int:
     try:
         signal.alarm(100)  # should it ever hang, it does not outlive the test
         grid.fit = fit
+        if saving_often:
+            grid.Checkpoint = functools.partial(grid.Checkpoint, seconds=0)
         Study(folder / "study.toml", progress=False).distill()
         status = 0
     finally:
         os._exit(status)
+
+
+def kill(child: int) -> None:
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 
 
 def alive(number: int) -> bool:
@@ -444,8 +451,7 @@ def test_killed_it_goes_on_without_running_anything_twice(tmp_path: Path, weight
     study_in(folder, weights)
     child = start(folder)
     wait_for(lambda: len(finished(folder)) >= 4)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    kill(child)
     done = {file: file.stat().st_mtime_ns for file in finished(folder)}
     assert 4 <= len(done) < 30
     table = study_in(folder, weights).distill()
@@ -461,12 +467,9 @@ def test_killed_in_the_middle_of_a_run_it_goes_on_from_its_checkpoint(
     wanted = study_in(tmp_path / "whole", weights, long).distill()
     folder = tmp_path / "a"
     study_in(folder, weights, long)
-    with monkeypatch.context() as patch:
-        patch.setattr(grid, "Checkpoint", functools.partial(grid.Checkpoint, seconds=0))
-        child = start(folder)
+    child = start(folder, saving_often=True)
     wait_for(lambda: [log for log in folder.glob("runs/*/log.jsonl") if len(log.read_text().splitlines()) > 20])
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    kill(child)
     (checkpoint,) = folder.glob("runs/*/checkpoint.safetensors")
     assert not (checkpoint.parent / "result.json").exists()
     first: list[int] = []
@@ -578,21 +581,16 @@ def test_two_commands_at_once_share_the_runs(tmp_path: Path, weights: Path) -> N
     pd.testing.assert_frame_equal(results(study.distill()), results(wanted))
 
 
-def test_one_command_goes_on_with_what_another_leaves_that_is_killed(
-    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_command_goes_on_with_what_another_leaves_that_is_killed(tmp_path: Path, weights: Path) -> None:
     long = STUDY.replace("epochs = 2", "epochs = 120").replace("seeds = 3", "seeds = 1")
     wanted = study_in(tmp_path / "whole", weights, long).distill()
     folder = tmp_path / "a"
     study = study_in(folder, weights, long)
-    with monkeypatch.context() as patch:
-        patch.setattr(grid, "Checkpoint", functools.partial(grid.Checkpoint, seconds=0))
-        killed = start(folder)
+    killed = start(folder, saving_often=True)
     wait_for(lambda: any(len(read_log(log)) > 3 for log in folder.glob("runs/*/log.jsonl")))
     other = start(folder)
     wait_for(lambda: other in {who for who, _ in begun(folder)})
-    os.kill(killed, signal.SIGKILL)
-    os.waitpid(killed, 0)
+    kill(killed)
     assert os.waitpid(other, 0)[1] == 0
     runs = begun(folder)
     left = [name for who, name in runs if who == killed][-1]  # where it was killed

@@ -11,7 +11,6 @@ import json
 import os
 import weakref
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -220,11 +219,18 @@ class LogitFile:
         if index.min() < 0 or index.max() >= len(self):
             raise IndexError(f"expected rows in [0, {len(self)}), got {index.min()} to {index.max()}")
         width = self.shape[1] * self.dtype.itemsize
-        for first, last in pairwise([0, *(np.flatnonzero(np.diff(index) != 1) + 1).tolist(), len(index)]):
-            self._fill(found[first:last].data.cast("B"), self.start + int(index[first]) * width)
+        ends = [*(np.flatnonzero(np.diff(index) != 1) + 1).tolist(), len(index)]
+        places = (self.start + width * index[[0, *ends[:-1]]]).tolist()
+        raw, filled, number = found.reshape(-1).view(np.uint8).data, 0, self.file.fileno()
+        for end, place in zip(ends, places, strict=True):  # a row at a time where classes are read: little else in here
+            rest = raw[filled : end * width]
+            read = os.preadv(number, [rest], place)
+            if read < len(rest):
+                self._go_on(rest[read:], place + read)
+            filled = end * width
         return found
 
-    def _fill(self, rest: memoryview, place: int) -> None:
+    def _go_on(self, rest: memoryview, place: int) -> None:
         while rest:  # the system gives 2 GiB at a time, at most
             read = os.preadv(self.file.fileno(), [rest], place)
             if not read:

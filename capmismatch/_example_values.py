@@ -1,8 +1,8 @@
 """What probes, class affinities and restored variances are of each example of one teacher, read from a bank in parts.
 
 Rows are read class by class, so that the mean soft labels that some probes need are complete after a few rows, and no
-(C, C) matrix is held. A row's numbers come from that row and its class alone: neither the size of the groups nor the
-number of threads changes a bit of them.
+(C, C) matrix is held. A row's numbers come from that row and its class alone: the number of threads changes no bit of
+them, and the size of the groups none but the last (vectors of a processor round logarithms in their own way).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from capmismatch._averages import Means, mean
 from capmismatch._class_means import AroundClass, mean_by_class
 from capmismatch._softened import (
     Asymmetric,
@@ -29,7 +30,7 @@ from capmismatch._softened import (
     in_octaves,
     take_apart,
 )  # fmt: skip
-from capmismatch._threads import blocks, each
+from capmismatch._threads import blocks, each, in_order
 from capmismatch._where import at_once, on_host, workers
 from capmismatch.bank import LogitBank
 from capmismatch.probes import REGISTRY, Probe
@@ -37,7 +38,7 @@ from capmismatch.temperature import ISATSSetting, origin_of
 
 GROUP_LOGITS = 1 << 20  # a thread works on at a time: large enough that calls cost little, small enough for memory
 COLUMN_BYTES = 64 << 20  # of the classes whose probabilities over all examples are held at a time
-SORTED = 1 << 22  # probabilities of some classes over all examples that a thread sorts at a time
+SORTED = 1 << 20  # probabilities of some classes over all examples that a thread sorts at a time
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -69,6 +70,30 @@ def values_of(
     bank: LogitBank, key: str, taus: Sequence[float], probes: Sequence[Probe], split: str | None, device: torch.device
 ) -> Values:
     """(probe, tau) -> (n,) values in the order of the bank's rows; tau is None for probes that do not depend on it."""
+    rows = len(bank.select(split))
+    found = {(p.name, tau): np.empty(rows) for p in probes for tau in (taus if p.tempered else [None])}
+    for places, values in _measured(bank, key, taus, probes, split, device):
+        for name, of_group in values.items():
+            found[name][places] = of_group
+    return found
+
+
+def means_of(
+    bank: LogitBank, key: str, taus: Sequence[float], probes: Sequence[Probe], split: str | None, device: torch.device
+) -> dict[tuple[str, float | None], dict[str, float]]:
+    """(probe, tau) -> value, se and n of the mean over examples, of which only some are held at a time."""
+    found: dict[tuple[tuple[str, float | None], ...], Means] = {}
+    for _, values in _measured(bank, key, taus, probes, split, device):
+        found.setdefault(tuple(values), Means(len(values))).add(np.stack([*values.values()]))
+    of_family = [p for p in probes if p.kind == "family"]
+    columns = {(p.name, None): mean(np.array([p.compute(bank[key].params or np.nan)])) for p in of_family}
+    return columns | {name: means.columns(i) for names, means in found.items() for i, name in enumerate(names)}
+
+
+def _measured(
+    bank: LogitBank, key: str, taus: Sequence[float], probes: Sequence[Probe], split: str | None, device: torch.device
+) -> Iterator[tuple[Ints, Values]]:
+    """Places of some examples and their values, group after group in the order of classes; then what needs all."""
     kinds: dict[str, list[Probe]] = defaultdict(list)
     for p in probes:
         kinds[p.kind].append(p)
@@ -76,12 +101,12 @@ def values_of(
     temperatures = in_octaves(taus if any(p.tempered for p in probes) else [])
     of_examples = [(p, tau) for p in kinds["example"] for tau in (temperatures if p.tempered else [None])]
     of_spread = [(p, tau) for p in kinds["spread"] for tau in temperatures]
-    found: Values = {(p.name, tau): np.empty(len(rows)) for p, tau in [*of_examples, *of_spread]}
     confidence, correct, logsumexp = of_all = np.empty((3, len(rows)))
     bank.take(key, rows[:0])  # the bytes are checked here, not in every thread
 
-    def run(places: Ints) -> None:
-        """Fill the values of the examples at `places`, which are all of their classes."""
+    def run(places: Ints) -> tuple[Ints, Values]:
+        """Measure the examples at `places`, which are all of their classes."""
+        found: Values = {(p.name, tau): np.empty(len(places)) for p, tau in [*of_examples, *of_spread]}
         classes, group = np.unique(bank.rows.labels[rows[places]], return_inverse=True)
         parts = row_blocks(bank, places, device)
 
@@ -96,30 +121,29 @@ def values_of(
             return [softened(part)[tau] for tau in temperatures], torch.from_numpy(group[parts[part]]).to(device)
 
         for part, here in enumerate(parts):
-            at, own = places[here], softened(part)
+            own = softened(part)
             for values, known in zip(of_all, (own[1].confidence, own[1].raw.correct, own[1].logsumexp), strict=True):
-                values[at] = on_host(known)
+                values[places[here]] = on_host(known)
             for p, tau in of_examples:
-                found[p.name, tau][at] = on_host(p.compute(own[tau]))
-        if not of_spread:
-            return
-        sums = torch.zeros((len(temperatures), len(classes), len(bank.classes)), dtype=torch.float64, device=device)
-        means = mean_by_class(map(at_temperatures, range(len(parts))), sums)
-        for part, here in enumerate(parts):
-            each_tau, its_class = at_temperatures(part)
-            around = dict(zip(temperatures, AroundClass.of_each(each_tau, means, its_class), strict=True))
-            for p, tau in of_spread:
-                found[p.name, tau][places[here]] = on_host(p.compute(around[tau].softened, around[tau]))
+                found[p.name, tau][here] = on_host(p.compute(own[tau]))
+        if of_spread:
+            sums = torch.zeros((len(temperatures), len(classes), len(bank.classes)), dtype=torch.float64, device=device)
+            means = mean_by_class(map(at_temperatures, range(len(parts))), sums)
+            for part, here in enumerate(parts):
+                each_tau, its_class = at_temperatures(part)
+                around = dict(zip(temperatures, AroundClass.of_each(each_tau, means, its_class), strict=True))
+                for p, tau in of_spread:
+                    found[p.name, tau][here] = on_host(p.compute(around[tau].softened, around[tau]))
+        return places, found
 
     if any(kinds[kind] for kind in ("example", "spread", "calibration", "classes")):
-        each(run, class_groups(bank, rows, device), workers(device))
+        yield from in_order(run, class_groups(bank, rows, device), workers(device))
+    everywhere = np.arange(len(rows))
     for p in kinds["calibration"]:
-        found[p.name, None] = p.compute(torch.from_numpy(confidence), torch.from_numpy(correct)).numpy()
+        shares = p.compute(torch.from_numpy(confidence), torch.from_numpy(correct))
+        yield everywhere, {(p.name, None): shares.numpy()}
     for p in kinds["classes"]:
-        found[p.name, None] = _over_classes(p, bank, key, rows, logsumexp, device)
-    for p in kinds["family"]:
-        found[p.name, None] = np.array([p.compute(bank[key].params or np.nan)])
-    return found
+        yield everywhere, {(p.name, None): _over_classes(p, bank, key, rows, logsumexp, device)}
 
 
 def groups_of_classes(labels: Ints, size: int) -> list[Ints]:
@@ -159,20 +183,17 @@ def _shares(
     """What the probe gives for `side_by_side` of some classes after the other, always in the same order."""
     labels, normaliser = (torch.from_numpy(values).to(device) for values in (bank.rows.labels[rows], logsumexp))
     columns = np.empty((classes.stop - classes.start, len(rows)), bank.take(key, rows[:0]).dtype)
-    parts = blocks(len(columns), side_by_side)
-    found: dict[int, Floats] = {}
 
     def fill(part: slice) -> None:
         columns[:, part] = bank.take(key, rows[part], classes).T
 
-    def compute(part: slice) -> None:
+    def compute(part: slice) -> Floats:
         probs = class_probabilities(_widened(columns[part], device), normaliser)
         is_class = torch.arange(classes.start + part.start, classes.start + part.stop, device=device)[:, None] == labels
-        found[part.start] = on_host(p.compute(probs.T, is_class.T))
+        return on_host(p.compute(probs.T, is_class.T))
 
     each(fill, row_blocks(bank, rows, device), workers(device))
-    each(compute, parts, workers(device))
-    return (found[part.start] for part in parts)
+    return in_order(compute, blocks(len(columns), side_by_side), workers(device))
 
 
 def affinities(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 Part = TypeVar("Part")
+Result = TypeVar("Result")
 _here = threading.local()
 
 
@@ -22,12 +23,23 @@ def blocks(n: int, rows: int) -> list[slice]:
     return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
 
 
-def each(run: Callable[[Part], None], parts: Iterable[Part], threads: int) -> None:
+def each(run: Callable[[Part], object], parts: Iterable[Part], threads: int) -> None:
     """Call `run` for every part, in up to `threads` threads; a call from within such a thread starts no more."""
+    for _ in in_order(run, parts, threads):
+        pass
+
+
+def in_order(run: Callable[[Part], Result], parts: Iterable[Part], threads: int) -> Iterator[Result]:
+    """The same, and what it returns for one part after the other; each is let go of when the next is asked for.
+
+    Examples
+    --------
+    >>> list(in_order(abs, [-3, 2, -1], threads=2))
+    [3, 2, 1]
+    """
     waiting: Sequence[Part] = list(parts)
     if threads == 1 or len(waiting) <= 1 or getattr(_here, "is_worker", False):
-        for part in waiting:
-            run(part)
+        yield from map(run, waiting)
     else:
         with ThreadPoolExecutor(threads, initializer=lambda: setattr(_here, "is_worker", True)) as pool:
-            list(pool.map(run, waiting))
+            yield from pool.map(run, waiting)

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from capmismatch import ranks as _ranks
 from capmismatch._averages import Means, mean
-from capmismatch._example_values import affinities, restored_values, values_of
+from capmismatch._example_values import affinities, means_of, restored_values, values_of
 from capmismatch._isats_options import margin_of
 from capmismatch._where import as_device, at_once
 from capmismatch.bank import LogitBank, TeacherRecord
@@ -85,12 +85,12 @@ def probe(
     with tqdm(bank.teachers, desc="probe", unit="teacher", disable=not progress) as bar:
         for record in bar:
             bar.set_postfix_str(record.key)
-            found = values_of(bank, record.key, temperatures, [REGISTRY[name] for name in wanted], split, place)
+            found = means_of(bank, record.key, temperatures, [REGISTRY[name] for name in wanted], split, place)
             for name in wanted:
                 for tau in temperatures if REGISTRY[name].tempered else [None]:
                     rows.append(
                         {**_identity(record), "split": split or "all", "seed": _run(record),
-                         "tau": math.nan if tau is None else tau, "probe": name, **mean(found[name, tau])}
+                         "tau": math.nan if tau is None else tau, "probe": name, **found[name, tau]}
                     )
     return pd.DataFrame(rows)
 

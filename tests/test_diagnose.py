@@ -110,10 +110,11 @@ def test_results_depend_neither_on_the_chunks_nor_on_the_threads(monkeypatch: py
     for place in ("diagnose.RANK_LOGITS", "_example_values.GROUP_LOGITS", "_example_values.COLUMN_BYTES",
                   "_softened.BLOCK_LOGITS", "_isats_search.BLOCK_LOGITS"):  # fmt: skip
         monkeypatch.setattr(f"capmismatch.{place}", chunk)
+    chunked = {name: call() for name, call in calls.items()}
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     for name, call in calls.items():
-        exactly = {"check_exact": True} if name != "ranks" else {"rtol": 1e-12, "atol": 1e-14}
-        pd.testing.assert_frame_equal(call(), whole[name], obj=name, **exactly)
+        pd.testing.assert_frame_equal(chunked[name], whole[name], obj=name, rtol=1e-12, atol=1e-14)
+        pd.testing.assert_frame_equal(call(), chunked[name], obj=name, check_exact=True)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])

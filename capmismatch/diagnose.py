@@ -374,4 +374,5 @@ def restored_variance(
                     for name, value in zip(("q10", "q50", "q90"), np.quantile(chosen, (0.1, 0.5, 0.9)), strict=True):
                         told = {"quantity": f"tau_other_{name}", "value": value, "se": math.nan, "n": len(chosen)}
                         rows.append(head | told)
+            del found  # before the next teacher's are made
     return pd.DataFrame(rows)

@@ -84,7 +84,8 @@ def means_of(
     """(probe, tau) -> value, se and n of the mean over examples, of which only some are held at a time."""
     found: dict[tuple[tuple[str, float | None], ...], Means] = {}
     for _, values in _measured(bank, key, taus, probes, split, device):
-        found.setdefault(tuple(values), Means(len(values))).add(np.stack([*values.values()]))
+        if values:
+            found.setdefault(tuple(values), Means(len(values))).add(np.stack([*values.values()]))
     of_family = [p for p in probes if p.kind == "family"]
     columns = {(p.name, None): mean(np.array([p.compute(bank[key].params or np.nan)])) for p in of_family}
     return columns | {name: means.columns(i) for names, means in found.items() for i, name in enumerate(names)}

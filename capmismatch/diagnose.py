@@ -28,7 +28,7 @@ from capmismatch.probes import REGISTRY, calibration_bins
 from capmismatch.temperature import ISATSSetting
 
 TAUS = (1.0, 2.0, 4.0, 8.0)
-RANK_LOGITS = 1 << 21  # of all teachers together, ranked at a time
+RANK_LOGITS = 1 << 23  # of all teachers together, ranked at a time
 
 
 def _identity(record: TeacherRecord) -> dict[str, Any]:

@@ -175,6 +175,15 @@ def test_names_and_temperatures_are_measured_once_however_often_they_are_asked_f
     assert set(table["n"]) == {90}
 
 
+@pytest.mark.parametrize("name", REGISTRY)
+def test_a_probe_alone_gives_what_it_gives_beside_others(name: str) -> None:
+    bank = make_bank()
+    together = probe(bank, TAUS, progress=False)
+    expected = together[together["probe"] == name].reset_index(drop=True)
+    alone = probe(bank, TAUS, [name], progress=False)
+    pd.testing.assert_frame_equal(alone, expected, check_exact=True)
+
+
 def test_teachers_come_by_size_with_the_unknown_last() -> None:
     table = probe(make_bank(), names=["nll"], progress=False)
     assert table["teacher"].tolist() == ["small", "middle", "large"]

@@ -226,11 +226,14 @@ def pack_columns(
     """Lay a tidy table out as an array: teacher, run, seed within the run, column."""
     unit = teachers.get_indexer(pd.MultiIndex.from_frame(frame[_UNIT]))
     frame = frame[unit >= 0].assign(unit=unit[unit >= 0])
-    repeated = frame.duplicated(["unit", *columns, *levels])
-    if repeated.any():
-        row = frame[repeated].iloc[0]
-        named = ", ".join(f"{name}={row[name]!r}" for name in [*_UNIT, *columns, *levels])
-        raise InputError(f"{what} holds more than one row for {named}")
+    for wrong, problem in (
+        (frame[levels].isna().any(axis=1), "has no number for a seed in the row of"),
+        (frame.duplicated(["unit", *columns, *levels]), "holds more than one row for"),
+    ):
+        if wrong.any():
+            row = frame[wrong].iloc[0]
+            named = ", ".join(f"{name}={row[name]!r}" for name in [*_UNIT, *columns, *levels])
+            raise InputError(f"{what} {problem} {named}")
     by_column = frame.groupby(columns, dropna=False, sort=True)
     frame = frame.assign(column=by_column.ngroup())
     keys = frame.drop_duplicates("column").sort_values("column")[columns].reset_index(drop=True)

@@ -284,6 +284,8 @@ def test_errors(one_family):
         correlate(probes, other)
     with pytest.raises(InputError, match="holds more than one row for family='f0', teacher='t0', probe="):
         correlate(pd.concat([probes, probes.iloc[:1]]), results)
+    with pytest.raises(InputError, match="the results table has no number for a seed in the row of family='f0', teach"):
+        correlate(probes, results.assign(teacher_seed=results["teacher_seed"].where(results.index > 0)))
     with pytest.raises(InputError, match="unit must be one of"):
         correlate(probes, results, unit="example")
 

@@ -18,6 +18,7 @@ from capmismatch.examples import dark_knowledge
 if TYPE_CHECKING:
     from capmismatch.study import Study
 
+MANY = 7  # settings, plain training among them, that one panel can hold
 GRID_PROBES = (
     "derived_std", "inherent_variance", "target_prob", "accuracy", "classwise_ace", "entropy", "logit_std", "cmi",
 )  # fmt: skip
@@ -49,7 +50,9 @@ def draw_all(study: Study) -> list[Path]:
 
 
 def _capacity_curve(study: Study, student: str) -> Any:
-    return plots.capacity_curve(study.load("results"), student=student, teachers=study.load("probes"))
+    results = study.load("results")
+    draw = plots.capacity_curve if results["label"].nunique() <= MANY else plots.capacity_grid
+    return draw(results, student=student, teachers=study.load("probes"))
 
 
 def _tau(study: Study) -> float:
@@ -180,7 +183,7 @@ def caption(name: str) -> str:
     """What a figure of a study shows, by its file's stem."""
     if name.startswith("capacity_curve"):
         return (
-            "Accuracy of the student against its teacher's size, a line a method; above, the teachers' own accuracy. "
+            "Accuracy of the student against its teacher's size by method, beside the teachers' own accuracy. "
             "Bars: 95 % intervals from three runs on, else single runs as points; band: plain training."
         )
     return FIGURES[name][1] if name in FIGURES else name

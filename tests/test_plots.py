@@ -45,6 +45,7 @@ def draw(name, teachers):
     return {
         "capacity_curve": lambda: plots.capacity_curve(results, teachers=probes),
         "capacity_curve alone": lambda: plots.capacity_curve(results),
+        "capacity_grid": lambda: plots.capacity_grid(results, teachers=probes),
         "variance_vs_capacity": lambda: plots.variance_vs_capacity(probes),
         "variance_vs_temperature": lambda: plots.variance_vs_temperature(probes, restored=tables.restored(teachers)),
         "temperature_heatmap": lambda: plots.temperature_heatmap(tables.temperature_grid(teachers)),
@@ -67,9 +68,10 @@ def draw(name, teachers):
 
 
 FIGURES = [
-    "capacity_curve", "capacity_curve alone", "variance_vs_capacity", "variance_vs_temperature", "temperature_heatmap",
-    "probe_vs_student", "probe_vs_student_grid", "rank_matrix", "rank_distribution", "affinity_map", "logit_statistics",
-    "reliability_diagram", "isats_restored", "dark_knowledge", "pick_chart", "study_progress",
+    "capacity_curve", "capacity_curve alone", "capacity_grid", "variance_vs_capacity", "variance_vs_temperature",
+    "temperature_heatmap", "probe_vs_student", "probe_vs_student_grid", "rank_matrix", "rank_distribution",
+    "affinity_map", "logit_statistics", "reliability_diagram", "isats_restored", "dark_knowledge", "pick_chart",
+    "study_progress",
 ]  # fmt: skip
 
 
@@ -212,6 +214,30 @@ def test_capacity_curve_shows_the_teachers_in_a_panel_above():
     np.testing.assert_allclose(line.get_ydata(), seed_means(own), err_msg="B/resnet20 must not mix into A's resnet20")
     with pytest.raises(InputError, match="either ax or teachers"):
         plots.capacity_curve(tables.results(MLPS), teachers=probes, ax=ax)
+
+
+def test_capacity_grid_has_a_panel_a_setting_with_the_numbers_of_the_curve():
+    results, probes = tables.results(MLPS), tables.probes(MLPS)
+    axes = plots.capacity_grid(results, teachers=probes)
+    taught = results[(results["method"] != "CE") & (results["split"] == "test")]
+    settings = list(dict.fromkeys(taught["label"]))
+    titles = [ax.get_title(loc="left").split("\n") for ax in axes]
+    assert [title[0] for title in titles] == [*settings, "the teachers themselves"]
+    columns = ["setting", "mean", "low", "high"]
+    curve = plots.drawn_data(plots.capacity_curve(results, teachers=probes))
+    for setting, ax in zip(settings, axes, strict=False):
+        own = plots.drawn_data(ax)
+        for name in (setting, "CE"):
+            drawn, expected = (table.loc[table["setting"] == name, columns] for table in (own, curve))
+            pd.testing.assert_frame_equal(drawn.reset_index(drop=True), expected.reset_index(drop=True))
+    rows = {ax.get_subplotspec().rowspan.start for ax in axes[:-1]}
+    for row in rows:
+        assert len({ax.get_ylim() for ax in axes[:-1] if ax.get_subplotspec().rowspan.start == row}) == 1
+    for setting, ax in zip(settings, axes, strict=False):
+        low, high = ax.get_ylim()
+        assert taught[taught["label"] == setting]["accuracy"].between(low, high).all()
+    with pytest.raises(InputError, match="no distilled students"):
+        plots.capacity_grid(results[results["method"] == "CE"])
 
 
 def test_capacity_curve_wants_one_student():

@@ -13,6 +13,7 @@ from capmismatch.plots._save import drawn_data, file_name, save
 from capmismatch.plots._style import FigureStyle, figure_style
 from capmismatch.plots.affinity_map import affinity_map
 from capmismatch.plots.capacity_curve import capacity_curve
+from capmismatch.plots.capacity_grid import capacity_grid
 from capmismatch.plots.dark_knowledge import dark_knowledge
 from capmismatch.plots.isats_restored import isats_restored
 from capmismatch.plots.logit_statistics import logit_statistics
@@ -31,6 +32,7 @@ __all__ = [
     "FigureStyle",
     "affinity_map",
     "capacity_curve",
+    "capacity_grid",
     "dark_knowledge",
     "drawn_data",
     "figure_style",

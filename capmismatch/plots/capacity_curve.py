@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -37,6 +39,9 @@ from capmismatch.plots._save import attach
 from capmismatch.plots._style import METHOD_LOOKS, setting_looks
 
 WHAT = "the results table"
+RING: dict[str, Any] = {
+    "linestyle": "", "marker": "o", "markersize": 7, "markerfacecolor": "none", "markeredgecolor": "0.4",
+}  # fmt: skip
 BESIDE = 1.6  # points between the marks of two settings at one teacher, which would cover each other
 
 
@@ -89,6 +94,37 @@ def capacity_curve(
     >>> [text.get_text() for text in ax.figure.legends[0].get_texts()]
     ['KD (−2.0)', 'peak (change to the largest teacher)']
     """
+    taught, plain = distilled(results, student=student, teachers=teachers, split=split, by=by)
+    if teachers is not None and ax is not None:
+        raise InputError("expected either ax or teachers: the teachers' own accuracy needs a panel of its own")
+    sizes = by_size(taught, by)
+    positions = size_positions(sizes)
+    own = ax is None
+    if teachers is not None:
+        accuracy = teacher_accuracy(teachers, taught, split)
+        width, height = mpl.rcParams["figure.figsize"]
+        _, (above, ax) = plt.subplots(
+            2, 1, figsize=(width, height * 1.35), sharex=True, layout="constrained", height_ratios=[1, 2.6]
+        )
+        draw_teachers(above, accuracy.assign(x=accuracy["label"].map(positions)))
+    ax = one_axes(ax)
+    handles, labels, ringed = draw_students(ax, taught.assign(x=taught["label"].map(positions)))
+    if len(plain):
+        handles.append(draw_baseline(ax, plain))
+        labels.append("CE (no teacher)")
+    if ringed:
+        handles.append(Line2D([], [], **RING))
+        labels.append("peak (change to the largest teacher)")
+    size_axis(ax, sizes, by)
+    value_axis(ax, "student accuracy", pd.concat([taught["accuracy"], plain["accuracy"]]), percent=True)
+    legend_above(ax, handles, labels, own=own)
+    return ax
+
+
+def distilled(
+    results: pd.DataFrame, *, student: str | None, teachers: pd.DataFrame | None, split: str, by: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of one student: the taught ones, with `setting` and the teachers' names as `label`, and the plain ones."""
     require_columns(results, ["family", "teacher", by, "student", "method", "label", "split", "accuracy"], WHAT)
     if teachers is not None:
         require_columns(teachers, ["family", "teacher"], "the probes table")
@@ -97,41 +133,18 @@ def capacity_curve(
     taught, plain = rows[rows["method"] != "CE"], rows[rows["method"] == "CE"]
     if taught.empty:
         raise InputError(f"{WHAT} has no distilled students with split {split!r}, only method {listed(rows['method'])}")
-    if teachers is not None and ax is not None:
-        raise InputError("expected either ax or teachers: the teachers' own accuracy needs a panel of its own")
     everyone = results if teachers is None else teachers
-    taught = taught.rename(columns={"label": "setting"}).assign(label=teacher_labels(taught, among=everyone))
-    sizes = by_size(taught, by)
-    positions = size_positions(sizes)
-    own = ax is None
-    if teachers is not None:
-        accuracy = _teacher_accuracy(teachers, taught, split)
-        width, height = mpl.rcParams["figure.figsize"]
-        _, (above, ax) = plt.subplots(
-            2, 1, figsize=(width, height * 1.35), sharex=True, layout="constrained", height_ratios=[1, 2.6]
-        )
-        _draw_teachers(above, accuracy.assign(x=accuracy["label"].map(positions)))
-    ax = one_axes(ax)
-    handles, labels, ringed = _draw_students(ax, taught.assign(x=taught["label"].map(positions)))
-    if len(plain):
-        handles.append(_draw_baseline(ax, plain))
-        labels.append("CE (no teacher)")
-    if ringed:
-        ring = Line2D([], [], linestyle="", marker="o", markersize=7, markerfacecolor="none", markeredgecolor="0.4")
-        handles.append(ring)
-        labels.append("peak (change to the largest teacher)")
-    size_axis(ax, sizes, by)
-    value_axis(ax, "student accuracy", rows["accuracy"], percent=True)
-    legend_above(ax, handles, labels, own=own)
-    return ax
+    return taught.rename(columns={"label": "setting"}).assign(label=teacher_labels(taught, among=everyone)), plain
 
 
-def _teacher_accuracy(teachers: pd.DataFrame, taught: pd.DataFrame, split: str) -> pd.DataFrame:
+def teacher_accuracy(teachers: pd.DataFrame, taught: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Accuracy of the teachers, of the split where their table has it."""
     splits = list(teachers["split"].unique()) if "split" in teachers else []
     return labelled_as(probe_rows(teachers, "accuracy", split=split if split in splits else None), taught)
 
 
-def _draw_teachers(ax: Axes, accuracy: pd.DataFrame) -> None:
+def draw_teachers(ax: Axes, accuracy: pd.DataFrame) -> None:
+    """Draw a black line a family."""
     styles = family_styles(listed(accuracy["family"]))
     for (family,), table, runs in lines_over_runs(accuracy, ["family"]):
         run_line(ax, table, runs, color="black", marker="o", linestyle=styles[family])
@@ -139,8 +152,11 @@ def _draw_teachers(ax: Axes, accuracy: pd.DataFrame) -> None:
     value_axis(ax, "teacher", accuracy["value"], percent=True)
 
 
-def _draw_students(ax: Axes, taught: pd.DataFrame) -> tuple[list, list[str], bool]:
-    """Draw a line a setting, each a little beside the others; return legend entries and whether a peak was ringed."""
+def draw_students(ax: Axes, taught: pd.DataFrame) -> tuple[list, list[str], bool]:
+    """Draw a line a setting, each a little beside the others.
+
+    Returns handles for a legend, settings and families with the changes from peaks, and whether any is ringed.
+    """
     looks = setting_looks(dict(zip(taught["setting"], taught["method"], strict=True)))
     families = listed(taught["family"])
     handles, labels, ringed = [], [], False
@@ -166,7 +182,8 @@ def _draw_students(ax: Axes, taught: pd.DataFrame) -> tuple[list, list[str], boo
     return handles + more, labels + names, ringed
 
 
-def _draw_baseline(ax: Axes, plain: pd.DataFrame) -> Line2D:
+def draw_baseline(ax: Axes, plain: pd.DataFrame) -> Line2D:
+    """Draw plain training as a line and a band."""
     table = over_runs(plain.assign(setting="CE"), ["setting"], "accuracy")
     low, high = plain["accuracy"].min(), plain["accuracy"].max()
     color = METHOD_LOOKS["CE"][0]

@@ -12,7 +12,7 @@ from capmismatch._candidates import Candidates, kinships, long_and_wide, of_fami
 from capmismatch._matching import with_families
 from capmismatch._posterior import Group, posterior_draws
 from capmismatch._rules import rule_choices
-from capmismatch._taught import usable, with_columns, with_teacher
+from capmismatch._taught import on_both_splits, usable, with_columns, with_teacher
 from capmismatch.correlating import shared_teachers
 from capmismatch.errors import InputError
 
@@ -128,7 +128,8 @@ def _families(
 ) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
     """Each family and student of a pair of tables: its teachers by probe, and its rows in settings that teach."""
     wide = long_and_wide(probes, split)[1]
-    results = with_families(with_columns(results), probes)
+    results, _ = on_both_splits(with_columns(results), split, report_split)
+    results = with_families(results, probes)
     shared_teachers(probes, with_teacher(results))
     rows = usable(results, wide, split, report_split)
     found = []

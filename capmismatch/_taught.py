@@ -51,6 +51,19 @@ def with_columns(results: pd.DataFrame) -> pd.DataFrame:
     return results
 
 
+def on_both_splits(results: pd.DataFrame, split: str, report_split: str) -> tuple[pd.DataFrame, str]:
+    """Results of one of the splits alone count for both, and that split is named; else as they are, and "".
+
+    Other trainers keep one accuracy a student. To choose by it is better than not to choose, and is told.
+    """
+    there = {split, report_split} & set(results["split"])
+    if len(there) != 1 or split == report_split:
+        return results, ""
+    (only,) = there
+    missing = report_split if only == split else split
+    return pd.concat([results, results[results["split"].eq(only)].assign(split=missing)], ignore_index=True), only
+
+
 def with_teacher(results: pd.DataFrame) -> pd.DataFrame:
     """The rows that have a teacher and an accuracy."""
     return results[results["teacher"].fillna("").ne("") & results["accuracy"].notna()]

@@ -209,6 +209,16 @@ def result_risks(table: pd.DataFrame, chosen: pd.Series, taught: list[Taught]) -
     return risks
 
 
+def one_split_risk(only: str) -> list[str]:
+    """What it means that results are of one split alone."""
+    if not only:
+        return []
+    return [
+        f"There are results on {only!r} alone: what is reported was also chosen by, and looks better than it is. "
+        "Measure the student that you take on other examples."
+    ]
+
+
 def edge_risk(table: pd.DataFrame, chosen: pd.Series) -> list[str]:
     """A choice at the end of the range of sizes may not be the best size."""
     sizes = table["params"]

@@ -16,7 +16,7 @@ from capmismatch._evidence import Lesson, best_setting, elsewhere, learn
 from capmismatch._matching import with_families
 from capmismatch._posterior import posterior_draws
 from capmismatch._rules import COMPANIONS, DEFAULT_RULE, DERIVED, RULES, rule_choices
-from capmismatch._taught import Taught, draw_students, with_columns, with_teacher
+from capmismatch._taught import Taught, draw_students, on_both_splits, with_columns, with_teacher
 from capmismatch.correlating import FEW_TEACHERS, shared_teachers
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.findings import without_muted
@@ -80,7 +80,8 @@ def pick(
     rule : str
         ``"auto"`` (results or evidence where given, else the default rule), or a rule's name such as ``"largest"``.
     split, report_split : str
-        Choose on the first, report on the second. Probes are read on `split`.
+        Choose on the first, report on the second. Probes are read on `split`. Results (and evidence) that have only
+        one of the two, as other trainers leave them, serve for both; a risk then says that the report is too good.
     n_boot : int
         Draws.
     seed : int
@@ -114,7 +115,9 @@ def pick(
     """
     must_be_one_of(rule, ["auto", *RULES], "rule")
     long, wide = long_and_wide(probes, split)
-    pairs = list(evidence)
+    pairs, only = list(evidence), ""
+    if results is not None:
+        results, only = on_both_splits(with_columns(results), split, report_split)
     if family is not None:
         long, wide = long[long["family"].eq(family)], of_family(wide, family)
         results, others = _apart(probes, results, family)
@@ -124,14 +127,14 @@ def pick(
     candidates, lessons = learn(wide, pairs, split=split, report_split=report_split, label=label)
     if results is None:
         return _by_evidence(candidates, lessons, rule, n_boot, seed, mute)
-    results = with_families(with_columns(results), long)
+    results = with_families(results, long)
     shared_teachers(long, with_teacher(results))
     groups = [lesson.choosing for lesson in lessons], [lesson.reporting for lesson in lessons]
     taught = draw_students(
         results, candidates, groups, student=student, label=label, split=split, report_split=report_split,
         n_boot=n_boot, seed=seed,
     )  # fmt: skip
-    return _by_results(taught, wide, rule, mute, words.from_elsewhere(lessons))
+    return _by_results(taught, wide, rule, mute, words.from_elsewhere(lessons), words.one_split_risk(only))
 
 
 def _apart(
@@ -140,7 +143,7 @@ def _apart(
     """Results of a family (None where it has none), and those of the other families as evidence."""
     if results is None:
         return None, []
-    results = with_families(with_columns(results), probes)
+    results = with_families(results, probes)
     taught = with_teacher(results)
     own, others = taught["family"].eq(family), results["family"].ne(family) & results["family"].isin(probes["family"])
     pairs = [(probes[probes["family"].ne(family)], results[others])] if others.any() else []
@@ -245,8 +248,9 @@ def _by_evidence(
 
 
 def _by_results(
-    taught: list[Taught], wide: pd.DataFrame, rule: str, mute: Iterable[str], from_elsewhere: list[str]
-) -> Choice:
+    taught: list[Taught], wide: pd.DataFrame, rule: str, mute: Iterable[str], from_elsewhere: list[str],
+    of_splits: list[str],
+) -> Choice:  # fmt: skip
     choosing = np.mean([part.choosing.draws for part in taught], axis=0)
     reporting = np.mean([part.reporting.draws for part in taught], axis=0)
     plain = None
@@ -260,7 +264,7 @@ def _by_results(
         words.estimate(chosen), *words.settings(students), *words.ties(table, chosen), *words.gain(table, chosen),
         *words.rule_costs(rules), *from_elsewhere, *words.left_out(missing),
     ]  # fmt: skip
-    risks = words.result_risks(table, chosen, taught)
+    risks = [*words.result_risks(table, chosen, taught), *of_splits]
     findings = ["CM007"] if table["tie"].sum() > 1 else []
     return _choice(
         chosen, "results" if rule == "auto" else rule, students, table, rules, reasons, risks, findings, mute

@@ -197,6 +197,19 @@ def test_choosing_takes_no_notice_of_the_report_split(probes, results):
     pd.testing.assert_frame_equal(pick(probes, results).table[columns], pick(probes, upset).table[columns])
 
 
+@pytest.mark.parametrize("only", ["val", "test"])
+def test_results_of_one_split_serve_for_choosing_and_reporting(probes, results, only):
+    some = results[results["split"].eq(only)]
+    choice, twice = pick(probes, some), pick(probes, pd.concat([some.assign(split=s) for s in ("val", "test")]))
+    assert choice.teacher == twice.teacher
+    pd.testing.assert_frame_equal(choice.table, twice.table)
+    told = [risk for risk in choice.risks if risk.startswith(f"There are results on {only!r} alone")]
+    assert len(told) == 1 and [risk for risk in choice.risks if risk not in told] == twice.risks
+    assert pick(probes, results).risks == twice.risks
+    learnt = pick(probes, evidence=[(probes, some)])
+    assert learnt.trust is not None and learnt.teacher == pick(probes, evidence=[(probes, results)]).teacher
+
+
 def test_deterministic_whatever_the_order_of_rows(probes, results):
     shuffled = (probes.sample(frac=1, random_state=1), results.sample(frac=1, random_state=2))
     first, second = pick(probes, results, seed=4), pick(*shuffled, seed=4)

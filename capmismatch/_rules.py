@@ -98,7 +98,8 @@ def teacher_probes(probes: pd.DataFrame) -> pd.DataFrame:
     spread = (squares / free.where(free > 0)).fillna(0) / runs["count"]
     variance = runs["examples"].fillna(0) + spread
     runs["se"] = np.sqrt(variance.where(runs["examples"].notna() | (spread > 0)))
-    return runs.rename(columns={"mean": "value"}).reset_index()[[*key, "tau", "value", "se"]]
+    runs["run_se"] = np.sqrt(spread)
+    return runs.rename(columns={"mean": "value"}).reset_index()[[*key, "tau", "value", "se", "run_se"]]
 
 
 def rule_choices(values: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

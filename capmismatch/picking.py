@@ -32,6 +32,7 @@ def pick(
     probes: pd.DataFrame,
     results: pd.DataFrame | None = None,
     *,
+    values: pd.DataFrame | None = None,
     evidence: Iterable[tuple[pd.DataFrame, pd.DataFrame]] = (),
     family: str | None = None,
     student: str | None = None,
@@ -47,8 +48,9 @@ def pick(
 
     **With probes alone** the teachers are ranked by one of them, by default that of
     `capmismatch.picking.DEFAULT_RULE`. Teachers whose difference from the best has a 95 % interval that covers zero are
-    tied with it; the standard errors are taken as independent, which is conservative since all teachers saw the same
-    examples. Among the tied the smallest is taken, for it is the cheapest.
+    tied with it. With `values`, intervals and ties come from a bootstrap over the examples, which all teachers share,
+    and over runs where a teacher has several; else standard errors are taken as independent, which is conservative.
+    Among the tied the smallest is taken, for it is the cheapest.
 
     **With evidence**, students of other families or other students of these teachers, how far to trust each probe is
     learnt from it (`capmismatch._posterior.posterior_draws`: a ridge regression within families, its strength and how
@@ -69,6 +71,8 @@ def pick(
         The probes table. Its teachers are the candidates.
     results : DataFrame, optional
         The results table.
+    values : DataFrame, optional
+        The table of `capmismatch.example_values` with the rule's probe at its temperature, on `split`.
     evidence : pairs of DataFrame
         ``(probes, results)`` of other studies. A family teaches something with three or more teachers taught.
     family : str, optional
@@ -123,7 +127,7 @@ def pick(
         results, others = _apart(probes, results, family)
         pairs += others
     if results is None and not pairs:
-        return _by_rule(long, wide, DEFAULT_RULE if rule == "auto" else rule, mute)
+        return _by_rule(long, wide, DEFAULT_RULE if rule == "auto" else rule, mute, values, n_boot, seed)
     candidates, lessons = learn(wide, pairs, split=split, report_split=report_split, label=label)
     if results is None:
         return _by_evidence(candidates, lessons, rule, n_boot, seed, mute)
@@ -155,14 +159,22 @@ def _apart(
 # Without results: one probe ---------------------------------------------------------------------------------------
 
 
-def _by_rule(long: pd.DataFrame, wide: pd.DataFrame, rule: str, mute: Iterable[str]) -> Choice:
+def _by_rule(
+    long: pd.DataFrame, wide: pd.DataFrame, rule: str, mute: Iterable[str], values: pd.DataFrame | None, n_boot: int,
+    seed: int,
+) -> Choice:  # fmt: skip
     used = RULES[rule]
     if used.probe not in wide or wide[used.probe].isna().all():
         there = sorted(set(long["probe"]))
         raise InputError(
             f"the rule {rule!r} needs the probe {used.probe!r}; the probes table has {there} on this split"
         )
-    table, tau = _probe_table(long, wide, used.probe, used.sign)
+    draws = None
+    if values is not None and used.probe != "params":
+        from capmismatch._rule_draws import rule_draws  # here, for it loads torch
+
+        draws = rule_draws(values, long, used.probe, n_boot, seed)
+    table, tau = _probe_table(long, wide, used.probe, used.sign, draws)
     chosen, tied = table.iloc[0], table[table["tie"]]
     findings = ["CM007"] if len(tied) > 1 else []
     if len(tied) > 1 and tied["params"].notna().all():
@@ -184,7 +196,9 @@ def _by_rule(long: pd.DataFrame, wide: pd.DataFrame, rule: str, mute: Iterable[s
     return _choice(chosen, rule, students, table, rules, reasons, risks, findings, mute, tau=tau)
 
 
-def _probe_table(long: pd.DataFrame, wide: pd.DataFrame, probe: str, sign: int) -> tuple[pd.DataFrame, float | None]:
+def _probe_table(
+    long: pd.DataFrame, wide: pd.DataFrame, probe: str, sign: int, draws: pd.DataFrame | None
+) -> tuple[pd.DataFrame, float | None]:
     """The teachers, best first by one probe, and the temperature it was taken at."""
     if probe == "params":
         table, tau = wide["params"].dropna().rename("score").reset_index().assign(se=0.0), None
@@ -194,12 +208,16 @@ def _probe_table(long: pd.DataFrame, wide: pd.DataFrame, probe: str, sign: int) 
         table = rows.rename(columns={"value": "score"})[[*UNIT, "score", "se"]]
     table = table.merge(wide["params"].reset_index(), on=UNIT)
     table = table.sort_values("score", ascending=sign < 0, kind="stable").reset_index(drop=True)
-    best = table.iloc[0]
-    apart = sign * (best["score"] - table["score"])
-    # An unknown standard error gives no grounds to call two values equal.
-    tie = (apart <= _Z95 * np.hypot(table["se"], best["se"]).fillna(0)) | (table.index == 0)
-    half = _Z95 * table["se"]
-    table = table.assign(low=table["score"] - half, high=table["score"] + half, p_best=np.nan, regret=np.nan, tie=tie)
+    if draws is None:
+        best, half = table.iloc[0], _Z95 * table["se"]
+        low, high = table["score"] - half, table["score"] + half
+        # An unknown standard error gives no grounds to call two values equal.
+        tie = sign * (best["score"] - table["score"]) <= _Z95 * np.hypot(table["se"], best["se"]).fillna(0)
+    else:
+        drawn = draws[pd.MultiIndex.from_frame(table[UNIT])].to_numpy()
+        low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+        tie = np.quantile(sign * (drawn[:, [0]] - drawn), 0.025, axis=0) <= 0
+    table = table.assign(low=low, high=high, p_best=np.nan, regret=np.nan, tie=tie | (table.index == 0))
     columns = [*UNIT, "params", "score", "low", "high", "p_best", "regret", "tie"]
     if probe in DERIVED and set(COMPANIONS) <= set(wide):
         table = table.merge(wide[list(COMPANIONS)].reset_index(), on=UNIT, how="left")
@@ -248,9 +266,8 @@ def _by_evidence(
 
 
 def _by_results(
-    taught: list[Taught], wide: pd.DataFrame, rule: str, mute: Iterable[str], from_elsewhere: list[str],
-    of_splits: list[str],
-) -> Choice:  # fmt: skip
+    taught: list[Taught], wide: pd.DataFrame, rule: str, mute: Iterable[str], reasons: list[str], risks: list[str]
+) -> Choice:
     choosing = np.mean([part.choosing.draws for part in taught], axis=0)
     reporting = np.mean([part.reporting.draws for part in taught], axis=0)
     plain = None
@@ -262,9 +279,9 @@ def _by_results(
     students = _student_table(taught, wide)
     reasons = [
         words.estimate(chosen), *words.settings(students), *words.ties(table, chosen), *words.gain(table, chosen),
-        *words.rule_costs(rules), *from_elsewhere, *words.left_out(missing),
+        *words.rule_costs(rules), *reasons, *words.left_out(missing),
     ]  # fmt: skip
-    risks = [*words.result_risks(table, chosen, taught), *of_splits]
+    risks = [*words.result_risks(table, chosen, taught), *risks]
     findings = ["CM007"] if table["tie"].sum() > 1 else []
     return _choice(
         chosen, "results" if rule == "auto" else rule, students, table, rules, reasons, risks, findings, mute

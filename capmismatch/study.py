@@ -288,10 +288,15 @@ class Study:
 
     def pick(self, **options: Any) -> Choice:
         """The choice of a teacher; from students' results where there are any. Options go before those of [pick]."""
+        from capmismatch._rule_draws import rule_values
         from capmismatch.picking import pick
 
+        split, given, probes = _splits(self.bank)[0], self.pick_options() | options, self.load("probes")
         results = self.load("results") if self.has("results") else None
-        choice = pick(self.load("probes"), results, split=_splits(self.bank)[0], **(self.pick_options() | options))
+        if results is None and not given["evidence"]:
+            rule, device = given.get("rule", "auto"), self.config.probe.device
+            given.setdefault("values", rule_values(self.bank, probes, rule, split, device))
+        choice = pick(probes, results, split=split, **given)
         write_table(self.folder / "tables" / "pick.parquet", choice.table)
         return choice
 

@@ -7,9 +7,12 @@ import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
 
+from capmismatch import diagnose
 from capmismatch._candidates import measured
 from capmismatch._rules import DEFAULT_RULE, RULES, rule_choices, teacher_probes
+from capmismatch.bank import LogitBank, bank_from_arrays
 from capmismatch.correlating import rows_of
+from capmismatch.diagnose import example_values
 from capmismatch.errors import InputError
 from capmismatch.picking import Choice, pick
 
@@ -195,6 +198,56 @@ def test_choosing_takes_no_notice_of_the_report_split(probes, results):
     upset.loc[test, "accuracy"] = upset.loc[test, "accuracy"].to_numpy()[::-1]
     columns = ["teacher", "score", "p_best", "tie"]
     pd.testing.assert_frame_equal(pick(probes, results).table[columns], pick(probes, upset).table[columns])
+
+
+def banked() -> tuple[LogitBank, pd.DataFrame]:
+    """Three teachers whose values go up and down together from example to example, the small one a little ahead."""
+    rng = np.random.default_rng(0)
+    logits = 3 * rng.standard_normal((300, 6))
+    scales = {"small": 1.02, "middle": 1.0, "large": 0.5}
+    arrays = {name: (logits + 0.01 * rng.standard_normal(logits.shape)) * scale for name, scale in scales.items()}
+    params = {"small": 1000, "middle": 2000, "large": 4000}
+    bank = bank_from_arrays(arrays, rng.integers(0, 6, 300), params=params)
+    return bank, diagnose.probe(bank, [1, 4], progress=False)
+
+
+def test_intervals_over_examples_are_those_of_a_paired_bootstrap():
+    bank, probes = banked()
+    values = example_values(bank, ["derived_std"], [4])
+    choice, independent = pick(probes, values=values, n_boot=10_000), pick(probes)
+    columns = ["teacher", "score"]
+    pd.testing.assert_frame_equal(choice.table[columns], independent.table[columns])
+    wide = values.astype({"teacher": str}).pivot(index="id", columns="teacher", values="value")[choice.table["teacher"]]
+    drawn = wide.to_numpy()[np.random.default_rng(9).integers(0, 300, (10_000, 300))].mean(axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    se = drawn.std(axis=0)
+    assert (abs(choice.table["low"] - low) < 0.2 * se).all() and (abs(choice.table["high"] - high) < 0.2 * se).all()
+    # together they go up and down: what independent errors cannot tell apart, pairs can
+    assert independent.table["tie"].sum() == 2 and choice.table["tie"].sum() == 1
+    assert repr(pick(probes, values=values, n_boot=10_000)) == repr(choice)
+
+
+def test_a_bootstrap_over_examples_keeps_what_runs_differ_by():
+    bank, probes = banked()
+    upset = probes.assign(seed=1, value=probes["value"] * 1.3)
+    both = pd.concat([probes, upset])
+    values = pd.concat([example_values(bank, ["derived_std"], [4]).assign(seed=seed) for seed in (0, 1)])
+    table, independent = pick(both, values=values).table, pick(both).table
+    width, expected = table["high"] - table["low"], independent["high"] - independent["low"]
+    np.testing.assert_allclose(width, expected, rtol=0.1)
+
+
+def test_values_of_other_examples_or_temperatures_are_refused():
+    bank, probes = banked()
+    for values in (example_values(bank, ["derived_std"], [1]), example_values(bank, ["entropy"], [4])):
+        with pytest.raises(InputError, match="lacks 'derived_std' at tau 4 on some examples of logits/"):
+            pick(probes, values=values)
+    values = example_values(bank, ["derived_std"], [4], teachers=["logits/small", "logits/large"])
+    with pytest.raises(InputError, match="on some examples of logits/middle"):
+        pick(probes, values=values)
+    assert pick(probes, values=values, rule="smallest").teacher == "small"
+    nll = pick(probes, values=example_values(bank, ["nll"]), rule="lowest nll")
+    assert nll.table["low"].lt(nll.table["score"]).all()
 
 
 @pytest.mark.parametrize("only", ["val", "test"])

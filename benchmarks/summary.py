@@ -28,7 +28,8 @@ def markdown(table: pd.DataFrame) -> str:
     """A table; numbers to three digits, what is missing left empty."""
 
     def cell(value: object) -> str:
-        return "" if pd.isna(value) else f"{value:.{3 if abs(value) < 1000 else 4}g}" if isinstance(value, float) else str(value)
+        digits = 4 if isinstance(value, float) and abs(value) >= 1000 else 3
+        return "" if pd.isna(value) else f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
     rows = [table.columns, ["---"] * table.shape[1], *table.itertuples(index=False)]
     return "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in rows)

@@ -291,7 +291,8 @@ class Study:
         from capmismatch._rule_draws import rule_values
         from capmismatch.picking import pick
 
-        split, given, probes = _splits(self.bank)[0], self.pick_options() | options, self.load("probes")
+        probes, given = self.load("probes"), self.pick_options() | options
+        split = _splits(self.bank)[0]
         results = self.load("results") if self.has("results") else None
         if results is None and not given["evidence"]:
             rule, device = given.get("rule", "auto"), self.config.probe.device

@@ -396,8 +396,8 @@ def test_errors(probes, results):
         pick(probes, results.drop(columns="label"))
     with pytest.raises(InputError, match=r"no rows for the split 'train'; it has \['val'\]"):
         pick(probes, split="train")
-        with pytest.raises(InputError, match=r"the results table has no rows for the split 'val'; it has \['train'\]"):
-            pick(probes, results.assign(split="train").drop_duplicates(["teacher", "label", "seed"]))
+    with pytest.raises(InputError, match=r"the results table has no rows for the split 'val'; it has \['train'\]"):
+        pick(probes, results.assign(split="train").drop_duplicates(["teacher", "label", "seed"]))
     with pytest.raises(InputError, match=r"student must be one of .*'cnn'.*not 'cn'"):
         pick(probes, results, student="cn")
     with pytest.raises(InputError, match=r"label must be one of .*'KD tau=4'"):

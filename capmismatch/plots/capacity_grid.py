@@ -12,7 +12,6 @@ from matplotlib.lines import Line2D
 
 from capmismatch.plots._axes import family_handles, legend_above, panels, size_axis, size_positions, value_axis
 from capmismatch.plots._common import by_size, groups, listed, literal
-from capmismatch.plots._style import METHOD_LOOKS
 from capmismatch.plots.capacity_curve import (
     RING,
     distilled,
@@ -71,8 +70,7 @@ def capacity_grid(
         _, (told, *_), peaks = draw_students(ax, some)
         ringed |= peaks
         _title(ax, setting, told)
-        if len(plain):
-            draw_baseline(ax, plain)
+        baseline = [draw_baseline(ax, plain)] if len(plain) else []
         value_axis(ax, "", shown, percent=True)
         ax.set_ylabel("")
     _rows_share(of_students)
@@ -87,8 +85,8 @@ def capacity_grid(
     axes[0].figure.supxlabel(what)
     axes[0].figure.supylabel("accuracy (%)" if shown.max() <= 1 else "accuracy")
     handles, labels = family_handles(axes[0], listed(taught["family"]))
-    if len(plain):
-        handles.append(Line2D([], [], color=METHOD_LOOKS["CE"][0], linestyle="--", linewidth=0.9))
+    if baseline:
+        handles += baseline
         labels.append("CE (no teacher)")
     if ringed:
         handles.append(Line2D([], [], **RING))

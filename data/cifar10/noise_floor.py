@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import capmismatch as cm
+from capmismatch._files import replacing
 from capmismatch.architectures import build
 from capmismatch.training import Checkpoint, fit
 
@@ -52,7 +53,8 @@ def train(name: str, seed: int, file: Path, images: Path) -> None:
         build(name), both, torch.from_numpy(data.labels), RECIPE, seed=seed, prepare=prepare, checkpoint=checkpoint,
         after_epoch=told,
     )  # fmt: skip
-    save_file({key: value.contiguous() for key, value in network.state_dict().items()}, file)
+    with replacing(file) as temporary:  # a file that is there is whole
+        save_file({key: value.contiguous() for key, value in network.state_dict().items()}, temporary)
 
 
 def trained(name: str, file: Path) -> torch.nn.Module:

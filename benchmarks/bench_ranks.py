@@ -32,6 +32,7 @@ from capmismatch import ranks
 
 THREADS = 2
 TEACHERS = 6
+LOGITS = 1_000_000  # of each; fewer, and what is timed is how soon the second thread wakes
 PEER = f"scipy {scipy.__version__} kendalltau(axis=-1)"
 TARGETS = {10: 2000.0, 100: 200.0, 1000: 40.0}
 MANY_CLASSES = (8_000, 16_000, 32_000, 64_000)
@@ -123,8 +124,8 @@ def compare(logits: np.ndarray, peer_rows: int, turns: int) -> tuple[Seconds, Se
 def against_scipy(rng: np.random.Generator, quick: bool) -> list[Row]:
     found = []
     for (classes, target), dtype in itertools.product(TARGETS.items(), ("float32", "float16")):
-        logits = family(rng, 30_000 // classes, classes, dtype)  # short turns fit between those of other processes
-        ours, peer = compare(logits, peer_rows=15, turns=20 if quick else 400)
+        logits = family(rng, LOGITS // classes, classes, dtype)
+        ours, peer = compare(logits, peer_rows=15, turns=5 if quick else 60)
         size = f"C={classes} {dtype}, a pair of rows of {TEACHERS} teachers, with sorting"
         found.append(result("tau-b", size, ours, peer, f">={target:g}x"))
     return found

@@ -50,10 +50,11 @@ class Metric(NamedTuple):
 class Block:
     """One block of rows of all teachers, sorted once; each metric gives (P, n)."""
 
-    def __init__(self, logits: list[Tensor], labels: Ints | None, pairs: Ints) -> None:
-        self.n, self.classes = logits[0].shape
-        self.labels, self.pairs = labels, pairs
-        self.ranks = LoopRanks(logits) if _where.by_loops(logits[0].device) else TensorRanks(logits)
+    def __init__(self, ranks: TensorRanks | LoopRanks, labels: Ints | None, pairs: Ints) -> None:
+        self.n: int
+        self.classes: int
+        self.n, self.classes = ranks.shape
+        self.ranks, self.labels, self.pairs = ranks, labels, pairs
 
     def measure(self, metric: Metric) -> Floats:
         """Value of one metric, NaN where a compared class is."""
@@ -122,12 +123,25 @@ def measure(teachers: list[Any], labels: ArrayLike | None, metrics: list[Metric]
     if not len(pairs):
         return values
 
+    def ranked(block: slice) -> Any:
+        if not loops:
+            return TensorRanks([as_floats(logits[block]).to(device).contiguous() for logits in teachers])
+        try:
+            ranks = idle.pop()
+        except IndexError:
+            ranks = LoopRanks((rows, len(teachers), classes), dtype)
+        ranks.fill([_array(logits[block]) for logits in teachers])
+        return ranks
+
     def run(block: slice) -> None:
-        logits = [as_floats(rows[block]).to(device).contiguous() for rows in teachers]
-        part = Block(logits, None if targets is None else targets[block], pairs)
+        ranks = ranked(block)
+        part = Block(ranks, None if targets is None else targets[block], pairs)
         for m, metric in enumerate(metrics):
             values[m, :, block] = part.measure(metric)
+        idle.append(ranks)
 
+    idle: list[Any] = []  # memory that no thread works in
+    dtype = np.result_type(*(as_floats(logits[:0]).cpu().numpy() for logits in teachers))  # loses nothing of any
     loops, threads = _where.by_loops(device), _where.workers(device)
     width = classes * (len(teachers) if loops else max(len(teachers), len(pairs)))  # numbers a row
     most = (BLOCK_CELLS if device.type == "cpu" else DEVICE_CELLS) // width
@@ -162,6 +176,10 @@ def as_floats(rows: Any) -> Tensor:
     if not rows.is_floating_point():
         return rows.double()
     return rows if rows.dtype in (torch.float16, torch.float32, torch.float64) else rows.float()  # such as bfloat16
+
+
+def _array(rows: Any) -> Any:
+    return as_floats(rows).cpu().numpy() if isinstance(rows, Tensor) else rows
 
 
 def of_two(a: ArrayLike, b: ArrayLike, labels: ArrayLike | None, metric: Metric) -> Tensor:

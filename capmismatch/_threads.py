@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 from typing import TypeVar
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 _here = threading.local()
+
+
+def _be_worker(yes: bool = True) -> None:
+    _here.is_worker = yes
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that stay: a new one shares its maker's core for milliseconds, one that waited wakes on a free core."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="capmismatch", initializer=_be_worker)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has none of the threads
 
 
 def blocks(n: int, rows: int) -> list[slice]:
@@ -24,13 +41,39 @@ def blocks(n: int, rows: int) -> list[slice]:
 
 
 def each(run: Callable[[Part], object], parts: Iterable[Part], threads: int) -> None:
-    """Call `run` for every part, in up to `threads` threads; a call from within such a thread starts no more."""
-    for _ in in_order(run, parts, threads):
-        pass
+    """Call `run` for every part, in up to `threads` threads; a call from within such a thread starts no more.
+
+    The calling thread is one of them: parts that take a millisecond are not kept waiting by a thread that starts.
+    """
+    waiting = deque(parts)
+
+    def work() -> None:
+        try:
+            while True:
+                try:
+                    part = waiting.popleft()
+                except IndexError:
+                    return
+                run(part)
+        finally:
+            waiting.clear()  # after an error, nobody starts another
+
+    helpers = min(threads, len(waiting)) - 1
+    if helpers < 1 or getattr(_here, "is_worker", False):
+        return work()
+    others = [_pool(threads).submit(work) for _ in range(helpers)]
+    _be_worker()
+    try:
+        work()
+    finally:
+        _be_worker(False)
+        wait(others)
+    for other in others:
+        other.result()
 
 
 def in_order(run: Callable[[Part], Result], parts: Iterable[Part], threads: int) -> Iterator[Result]:
-    """The same, and what it returns for one part after the other; each is let go of when the next is asked for.
+    """Yield what `run` returns for one part after the other, made in threads; none is kept after it was yielded.
 
     Examples
     --------
@@ -41,5 +84,4 @@ def in_order(run: Callable[[Part], Result], parts: Iterable[Part], threads: int)
     if threads == 1 or len(waiting) <= 1 or getattr(_here, "is_worker", False):
         yield from map(run, waiting)
     else:
-        with ThreadPoolExecutor(threads, initializer=lambda: setattr(_here, "is_worker", True)) as pool:
-            yield from pool.map(run, waiting)
+        yield from _pool(threads).map(run, waiting)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -162,3 +164,36 @@ def test_a_thread_starts_no_more_threads() -> None:
 
     each(outer, blocks(3, 1), 2)
     assert len(seen) == 12 and all(a == b for a, b in seen)
+
+
+@pytest.mark.parametrize("faulty", ["MainThread", "capmismatch"])
+def test_an_error_in_a_thread_is_raised_and_ends_the_work(faulty: str) -> None:
+    both, begun = threading.Barrier(2), []
+
+    def work(part: slice) -> None:
+        begun.append(part)
+        if len(begun) <= 2:
+            both.wait(60)  # each thread has a part
+        if threading.current_thread().name.startswith(faulty):
+            raise KeyError("spoilt")
+        time.sleep(0.01)
+
+    with pytest.raises(KeyError, match="spoilt"):
+        each(work, blocks(1000, 1), 2)
+    assert len(begun) < 100
+    done: list[slice] = []
+    each(done.append, blocks(3, 1), 2)
+    assert len(done) == 3
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    def work(_: slice) -> None:
+        time.sleep(0.01)
+
+    each(work, blocks(4, 1), 2)
+    child = multiprocessing.get_context("fork").Process(target=each, args=(work, blocks(4, 1), 2), daemon=True)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0

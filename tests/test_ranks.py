@@ -105,6 +105,8 @@ WILD = {
     "a range that overflows": lambda row: row * 1.2e38,
     "two clusters": lambda row: np.sign(row) * 1e4 + row,
     "neighbouring floats": lambda row: np.float32(1) + np.argsort(row).astype("f4") * np.finfo("f4").eps,
+    "neighbouring doubles": lambda row: np.sign(row) * (1 + np.round(40 * np.abs(row)) * np.finfo("f8").eps),
+    "subnormal doubles": lambda row: np.round(40 * row) * 5e-324,
     "subnormal": lambda row: row * 1e-42,
     "zeros of both signs": lambda row: np.where(np.abs(row) < 1, np.copysign(0.0, row), row),
     "saturated": lambda row: np.clip(row, -1, 1),
@@ -135,6 +137,11 @@ def test_any_load_of_ties_like_scipy(seed, classes, levels):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(_where, "LOOPS", backend)
             close(ranks.kendall_tau_b(a, b), scipy_rows(kendalltau, a, b))
+
+
+def test_more_classes_than_halves_have_bits():
+    a, b = teachers(2, (2, 1, 70_000), np.float16)
+    close(ranks.kendall_tau_b(a, b), scipy_rows(kendalltau, a, b))
 
 
 def test_ties_in_one_teacher_only(backend):

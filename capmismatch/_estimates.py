@@ -24,7 +24,7 @@ class Estimate:
     Examples
     --------
     >>> Estimate(0.7123, 0.70, 0.72).text(), Estimate(0.7123, 0.70, 0.72).percent()
-    ('0.712 [0.7, 0.72]', '71.2 % [70.0, 72.0]')
+    ('0.712 [0.700, 0.720]', '71.2 % [70.0, 72.0]')
     """
 
     value: float
@@ -43,11 +43,11 @@ class Estimate:
             return "too few runs to give an interval, so nothing is established"
         return above if self.low > 0 else below if self.high < 0 else neither
 
-    def text(self, form: str = ".3g", scale: float = 1.0, unit: str = "") -> str:
+    def text(self, form: str = "#.3g", scale: float = 1.0, unit: str = "") -> str:
         """``value unit [low, high]``."""
         if np.isnan(self.value):
             return "unknown"
-        value, low, high = (format(scale * number, form) for number in (self.value, self.low, self.high))
+        value, low, high = (format(scale * number, form).rstrip(".") for number in (self.value, self.low, self.high))
         return value + unit + ("" if np.isnan(self.low) else f" [{low}, {high}]")
 
     def percent(self) -> str:

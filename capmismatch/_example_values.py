@@ -31,7 +31,7 @@ from capmismatch._softened import (
     take_apart,
 )  # fmt: skip
 from capmismatch._threads import blocks, each, in_order
-from capmismatch._where import at_once, on_host, workers
+from capmismatch._where import at_once, on_host, threads
 from capmismatch.bank import LogitBank
 from capmismatch.probes import REGISTRY, Probe
 from capmismatch.temperature import ISATSSetting, origin_of
@@ -138,7 +138,7 @@ def _measured(
         return places, found
 
     if any(kinds[kind] for kind in ("example", "spread", "calibration", "classes")):
-        yield from in_order(run, class_groups(bank, rows, device), workers(device))
+        yield from in_order(run, class_groups(bank, rows, device), threads(device))
     everywhere = np.arange(len(rows))
     for p in kinds["calibration"]:
         shares = p.compute(torch.from_numpy(confidence), torch.from_numpy(correct))
@@ -193,8 +193,8 @@ def _shares(
         is_class = torch.arange(classes.start + part.start, classes.start + part.stop, device=device)[:, None] == labels
         return on_host(p.compute(probs.T, is_class.T))
 
-    each(fill, row_blocks(bank, rows, device), workers(device))
-    return in_order(compute, blocks(len(columns), side_by_side), workers(device))
+    each(fill, row_blocks(bank, rows, device), threads(device))
+    return in_order(compute, blocks(len(columns), side_by_side), threads(device))
 
 
 def affinities(
@@ -221,7 +221,7 @@ def _affinities(bank: LogitBank, tau: float, rows: Ints, group: Tensor, groups: 
         wrong = (([WrongAlone.of(raw, tau)], group[part]) for raw, part in zip(raws, parts, strict=True))
         mean_by_class(wrong, means[teacher : teacher + 1])
 
-    each(run, range(len(means)), workers(group.device))
+    each(run, range(len(means)), threads(group.device))
     return means
 
 
@@ -249,5 +249,5 @@ def restored_values(
         for name, value in values.items():
             found[name][part] = on_host(value)
 
-    each(run, row_blocks(bank, rows, device), workers(device))
+    each(run, row_blocks(bank, rows, device), threads(device))
     return found

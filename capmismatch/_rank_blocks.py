@@ -142,7 +142,7 @@ def measure(teachers: list[Any], labels: ArrayLike | None, metrics: list[Metric]
 
     idle: list[Any] = []  # memory that no thread works in
     dtype = np.result_type(*(as_floats(logits[:0]).cpu().numpy() for logits in teachers))  # loses nothing of any
-    loops, threads = _where.by_loops(device), _where.workers(device)
+    loops, threads = _where.by_loops(device), _where.threads(device)
     width = classes * (len(teachers) if loops else max(len(teachers), len(pairs)))  # numbers a row
     most = (BLOCK_CELLS if device.type == "cpu" else DEVICE_CELLS) // width
     rows = max(1, min(most, max(SMALL_CELLS // width, -(-n // threads))))

@@ -51,7 +51,7 @@ def by_loops(device: torch.device) -> bool:
     return LOOPS and device.type == "cpu"
 
 
-def workers(device: torch.device) -> int:
+def threads(device: torch.device) -> int:
     """Threads that work side by side: as many as torch uses. Tensor operations use more by themselves, so one."""
     return torch.get_num_threads() if by_loops(device) else 1
 

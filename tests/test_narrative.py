@@ -205,7 +205,7 @@ def test_ranks_need_two_teachers():
 
 def test_restored_tells_both_ends_and_the_ratio():
     large, small, against = told("restored", restored=restored_table())
-    assert large.text.startswith("Largest teacher, t7: derived variance is 0.0004 [")
+    assert large.text.startswith("Largest teacher, t7: derived variance is 0.000400 [")
     assert small.text.startswith("Smallest teacher, t1: derived variance is 0.0064 [")
     assert "the arg max moves for 0.0 % [0.0, 0.0] under TS, 25.0 % [" in large.text
     assert "ends on its bound for 10.0 % [" in large.text
@@ -401,7 +401,7 @@ def test_course_of_single_runs_takes_errors_over_examples():
     binomial = course(table[table["split"] == "test"], "accuracy")["t1"]
     assert binomial.low == pytest.approx(0.6 - stats.norm.ppf(0.975) * np.sqrt(0.6 * 0.4 / 2000))
     bare = course(pd.DataFrame({"teacher": ["a"], "params": [1.0], "value": [2.0]}), "value")["a"]
-    assert bare.text() == "2" and bare.verdict("", "", "").startswith("too few")
+    assert bare.text() == "2.00" and bare.verdict("", "", "").startswith("too few")
 
 
 def test_against_best_equals_a_slow_loop():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,18 +14,19 @@ from torch import Tensor
 
 from capmismatch import _where
 from capmismatch._arrays import ArrayLike, as_labels, widest_float
+from capmismatch._kept import cached_property
 from capmismatch._rank_tensors import MAX_CLASSES, Ints, TensorRanks
 from capmismatch._threads import blocks, each
 from capmismatch.errors import InputError
 
 if _where.LOOPS:
-    from capmismatch._rank_kernels import LoopRanks
+    from capmismatch._rank_kernels import LoopRanks, Space
 
 Floats = NDArray[np.float64]
 
 METRICS = ("wrong_tau_b", "tau_b", "wrong_spearman", "spearman", "top{k}_overlap")
 
-BLOCK_CELLS = 1 << 18  # logits ranked at a time in a thread: 4 MB of ranks, still in the cache when pairs read them
+BLOCK_CELLS = 1 << 18  # logits ranked at a time in a thread: up to 8 MB, still in the cache when pairs read the ranks
 SMALL_CELLS = 1 << 14  # below this a thread costs more than it saves
 DEVICE_CELLS = 1 << 24  # classes in the sequences of all pairs on an accelerator, at some 50 bytes each
 
@@ -123,29 +124,27 @@ def measure(teachers: list[Any], labels: ArrayLike | None, metrics: list[Metric]
     if not len(pairs):
         return values
 
-    def ranked(block: slice) -> Any:
-        if not loops:
-            return TensorRanks([as_floats(logits[block]).to(device).contiguous() for logits in teachers])
-        try:
-            ranks = idle.pop()
-        except IndexError:
-            ranks = LoopRanks((rows, len(teachers), classes), dtype)
-        ranks.fill([_array(logits[block]) for logits in teachers])
-        return ranks
-
-    def run(block: slice) -> None:
-        ranks = ranked(block)
-        part = Block(ranks, None if targets is None else targets[block], pairs)
-        for m, metric in enumerate(metrics):
-            values[m, :, block] = part.measure(metric)
-        idle.append(ranks)
-
-    idle: list[Any] = []  # memory that no thread works in
-    dtype = np.result_type(*(as_floats(logits[:0]).cpu().numpy() for logits in teachers))  # loses nothing of any
     loops, threads = _where.by_loops(device), _where.threads(device)
     width = classes * (len(teachers) if loops else max(len(teachers), len(pairs)))  # numbers a row
     most = (BLOCK_CELLS if device.type == "cpu" else DEVICE_CELLS) // width
     rows = max(1, min(most, max(SMALL_CELLS // width, -(-n // threads))))
+    dtype = np.result_type(*(as_floats(logits[:0]).cpu().numpy() for logits in teachers))  # has room for each
+    mine = threading.local()
+
+    def ranked(block: slice) -> TensorRanks | LoopRanks:
+        parts = [logits[block] for logits in teachers]
+        if not loops:
+            return TensorRanks([as_floats(part).to(device).contiguous() for part in parts])
+        if not hasattr(mine, "space"):
+            mine.space = Space((rows, len(teachers), classes), dtype)
+        arrays = [as_floats(part).cpu().numpy() if isinstance(part, Tensor) else part for part in parts]
+        return LoopRanks(arrays, mine.space)
+
+    def run(block: slice) -> None:
+        part = Block(ranked(block), None if targets is None else targets[block], pairs)
+        for m, metric in enumerate(metrics):
+            values[m, :, block] = part.measure(metric)
+
     each(run, blocks(n, rows), threads)
     return values
 
@@ -158,7 +157,7 @@ def home(teachers: list[Any]) -> torch.device:
 
 def real_numbers(values: ArrayLike, what: str) -> Any:
     """Return the tensor or array that it is, checked to hold real numbers, without a copy."""
-    kept: Any = values.detach() if isinstance(values, Tensor) else np.asarray(values)
+    kept: Any = values.detach().resolve_neg() if isinstance(values, Tensor) else np.asarray(values)
     if isinstance(kept, Tensor):
         real = not kept.is_complex() and kept.dtype != torch.bool
     else:
@@ -176,10 +175,6 @@ def as_floats(rows: Any) -> Tensor:
     if not rows.is_floating_point():
         return rows.double()
     return rows if rows.dtype in (torch.float16, torch.float32, torch.float64) else rows.float()  # such as bfloat16
-
-
-def _array(rows: Any) -> Any:
-    return as_floats(rows).cpu().numpy() if isinstance(rows, Tensor) else rows
 
 
 def of_two(a: ArrayLike, b: ArrayLike, labels: ArrayLike | None, metric: Metric) -> Tensor:

@@ -6,10 +6,14 @@ loops are serial and release the interpreter's lock; they are compiled on first 
 **Spans.** A class's position, and the first of its tie group and one past its last, are packed in 21 bits each: one
 gather instead of three is what the pair loop's speed hangs on.
 
-**Sorting.** A class's key and the class itself are packed into one integer, and NumPy sorts those: it does so with the
-processor's vector instructions, several times as fast as any `argsort`. In 64 bits there is no room for the key of a
-double beside the class, so doubles are sorted twice: by their lower bits, and then by their upper ones, where the rank
-of the lower ones takes their place.
+**Sorting.** A class and its key, an integer that ascends as the float, are packed into one word, and NumPy sorts the
+words: it does so with the processor's vector instructions, several times as fast as any `argsort`. The lower bits count
+classes from the last, so that ties come in descending class index::
+
+    16 bits a float, up to 65,536 classes   key 16 | class 16
+    16 and 32 bits                          key 32 | class 21
+    64 bits, first                          lower part of the key 43 | class 21
+    64 bits, then                           upper part of the key 21 | rank of the lower part 21 | class 21
 
 **Discordant pairs.** Teacher A's order is walked, and bits are set at teacher B's ranks: how many of those inserted so
 far lie below a rank is a popcount in its word of 64 bits, plus a running count of the words below. Up to 1023 classes
@@ -51,7 +55,7 @@ def _lane_steps() -> NDArray[np.uint64]:
     return above.astype("<u2").view("<u8").astype(np.uint64)
 
 
-_LANES = _lane_steps()
+_LANES = _lane_steps()  # given to the kernels for few classes, None for many: numba compiles each case by itself
 
 
 def _count_bits(typing_context: Any, word: Any) -> Any:
@@ -64,7 +68,7 @@ _popcount: Any = intrinsic(_count_bits)
 
 @_inlined
 def _key(word: Any, infinity: Any, sign_bit: Any) -> Any:
-    """Integer that ascends as the float of these bits, both zeros alike, every NaN the same and above infinity."""
+    """Integer that ascends as the float of these bits, both zeros alike, every NaN the same and above infinity's."""
     sign = ONE << sign_bit
     size = word & (sign - ONE)
     negative = word >> sign_bit
@@ -74,7 +78,7 @@ def _key(word: Any, infinity: Any, sign_bit: Any) -> Any:
 
 @_compiled
 def _pack(bits: Any, infinity: Any, low: Any, shift: Any, words: Any, nans: Any) -> None:
-    """Of each class the bits `low` of its key above its place from the end, in so many bits: ties sort by that."""
+    """Fill words with the bits `low` of each key above `shift` bits for the class, and count NaNs."""
     n, teachers, classes = bits.shape
     sign_bit = np.uint64(8 * bits.itemsize - 1)
     for r in range(n):
@@ -89,7 +93,7 @@ def _pack(bits: Any, infinity: Any, low: Any, shift: Any, words: Any, nans: Any)
 
 @_compiled
 def _pack_again(bits: Any, infinity: Any, low: Any, words: Any) -> None:
-    """Of words sorted by the lower bits of their keys: the rank of those below the upper bits."""
+    """Turn words sorted by the lower part of their keys into those that sort by the whole."""
     n, teachers, classes = bits.shape
     sign_bit = np.uint64(8 * bits.itemsize - 1)
     for r in range(n):
@@ -155,6 +159,7 @@ def _below(bits: Any, counts: Any, place: Any, lanes: Any) -> Any:
 
 @_inlined
 def _insert(bits: Any, counts: Any, place: Any, lanes: Any) -> None:
+    """Set the bit of a place and raise the running counts of the words above."""
     word = place >> _SIX
     bits[word] |= ONE << (place & _WORD)
     if lanes is not None:
@@ -225,6 +230,7 @@ def _walk_by_both(order: Any, walked: Any, spans: Any, walk: Any, ends: Any, run
 
 @_compiled
 def _concordance(order: Any, spans: Any, ties: Any, pairs: Any, counts: Any, lanes: Any) -> Any:
+    """Concordant less discordant pairs of classes of each pair of teachers: walk the one with fewer ties."""
     n, _, classes = order.shape
     bits = np.empty(classes // 64 + 1, np.uint64)
     walk = np.empty(classes, np.uint64)
@@ -256,6 +262,7 @@ def _concordance(order: Any, spans: Any, ties: Any, pairs: Any, counts: Any, lan
 
 @_compiled
 def _target_concordance(mid: Any, labels: Any, pairs: Any) -> Any:
+    """The part of it that pairs with the target make."""
     n, _, classes = mid.shape
     out = np.empty((pairs.shape[0], n), np.int64)
     for r in range(n):
@@ -271,6 +278,7 @@ def _target_concordance(mid: Any, labels: Any, pairs: Any) -> Any:
 
 @_compiled
 def _rank_products(mid: Any, labels: Any, pairs: Any) -> Any:
+    """Sum of the products of doubled, centred ranks over all classes but the target."""
     n, _, classes = mid.shape
     out = np.empty((pairs.shape[0], n), np.int64)
     for r in range(n):
@@ -293,6 +301,7 @@ def _rank_products(mid: Any, labels: Any, pairs: Any) -> Any:
 
 @_compiled
 def _shared_top(order: Any, spans: Any, labels: Any, pairs: Any, k: Any) -> Any:
+    """How many of one teacher's top k, the target left out, are among the other's."""
     n, _, classes = order.shape
     out = np.empty((pairs.shape[0], n), np.int64)
     for r in range(n):
@@ -313,38 +322,36 @@ def _shared_top(order: Any, spans: Any, labels: Any, pairs: Any, k: Any) -> Any:
     return out
 
 
-class LoopRanks:
-    """Ranks of T teachers' (n, C) logits, as `capmismatch._rank_tensors.TensorRanks`, of one block after the other.
-
-    The arrays, (rows, T, C), are used again for every block of up to `rows` rows: new ones would cost as much time as
-    sorting.
-    """
+class Space:
+    """Memory for blocks of up to `rows` rows of T teachers, (rows, T, C): new pages cost as much time as sorting."""
 
     def __init__(self, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> None:
-        short = dtype.itemsize == 2 and shape[2] <= 1 << 16
-        self._values, self._words = np.empty(shape, dtype), np.empty(shape, np.uint32 if short else np.uint64)
-        self._order, self._spans = np.empty(shape, np.uint32), np.empty(shape, np.uint64)
-        self._mid = np.empty(shape, np.int32)
-        self._ties, self._nans = np.empty(shape[:2], np.int64), np.empty(shape[:2], np.int64)
+        self.short = dtype.itemsize == 2 and shape[2] <= 1 << 16  # then 32 bits have room for a key and a class
+        self.values, self.words = np.empty(shape, dtype), np.empty(shape, np.uint32 if self.short else np.uint64)
+        self.order, self.spans = np.empty(shape, np.uint32), np.empty(shape, np.uint64)
+        self.mid = np.empty(shape, np.int32)
+        self.ties, self.nans = np.empty(shape[:2], np.int64), np.empty(shape[:2], np.int64)
 
-    def fill(self, logits: list[NDArray[Any]]) -> None:
-        """Rank the rows of the next block, of each teacher."""
-        n = len(logits[0])
-        values, words, nans = self._values[:n], self._words[:n], self._nans[:n]
+
+class LoopRanks:
+    """Ranks of T teachers' (n, C) logits, as `capmismatch._rank_tensors.TensorRanks`, until `space` is used again."""
+
+    def __init__(self, logits: list[NDArray[Any]], space: Space) -> None:
+        self.shape = n, _ = logits[0].shape
+        self.order, self.spans, self.mid = space.order[:n], space.spans[:n], space.mid[:n]
+        self.ties, self.nans = space.ties[:n].T, space.nans[:n].T
+        values, words = space.values[:n], space.words[:n]
         for t, rows in enumerate(logits):
             values[:, t] = rows
         bits, infinity = values.view(f"u{values.itemsize}"), np.uint64(_INFINITY[values.itemsize])
-        shift = np.uint64(16) if words.itemsize == 4 else LOW
-        low = ~np.uint64(0) if values.itemsize < 8 else _LOWER
-        _pack(bits, infinity, low, shift, words, nans)
+        shift = np.uint64(16) if space.short else LOW
+        low = _LOWER if values.itemsize == 8 else ~np.uint64(0)
+        _pack(bits, infinity, low, shift, words, space.nans[:n])
         words.sort(axis=2)
         if values.itemsize == 8:
             _pack_again(bits, infinity, low, words)
             words.sort(axis=2)
-        self.shape = n, values.shape[2]
-        self.order, self.spans, self.mid = self._order[:n], self._spans[:n], self._mid[:n]
-        _place(words, shift, self.order, self.spans, self.mid, self._ties[:n])
-        self.ties, self.nans = self._ties[:n].T, nans.T
+        _place(words, shift, self.order, self.spans, self.mid, space.ties[:n])
 
     def target(self, labels: Ints) -> tuple[Ints, Ints, Ints]:
         """Position, first of the tie group, one past its last."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
 
@@ -15,14 +16,24 @@ Result = TypeVar("Result")
 _here = threading.local()
 
 
-def _be_worker(yes: bool = True) -> None:
-    _here.is_worker = yes
+@contextmanager
+def _working() -> Iterator[None]:
+    """What is called from here starts no threads."""
+    _here.working = True
+    try:
+        yield
+    finally:
+        _here.working = False
+
+
+def _is_working() -> bool:
+    return getattr(_here, "working", False)
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
+def _pool() -> ThreadPoolExecutor:
     """Threads that stay: a new one shares its maker's core for milliseconds, one that waited wakes on a free core."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="capmismatch", initializer=_be_worker)
+    return ThreadPoolExecutor(max(64, os.cpu_count() or 1), thread_name_prefix="capmismatch")
 
 
 if hasattr(os, "register_at_fork"):
@@ -43,45 +54,74 @@ def blocks(n: int, rows: int) -> list[slice]:
 def each(run: Callable[[Part], object], parts: Iterable[Part], threads: int) -> None:
     """Call `run` for every part, in up to `threads` threads; a call from within such a thread starts no more.
 
-    The calling thread is one of them: parts that take a millisecond are not kept waiting by a thread that starts.
+    The calling thread is one of them: parts that take a millisecond are not kept waiting by a thread that wakes.
     """
     waiting = deque(parts)
 
     def work() -> None:
         try:
-            while True:
-                try:
-                    part = waiting.popleft()
-                except IndexError:
-                    return
-                run(part)
+            with _working():
+                while waiting:
+                    try:
+                        part = waiting.popleft()
+                    except IndexError:  # another thread was faster
+                        return
+                    run(part)
         finally:
             waiting.clear()  # after an error, nobody starts another
 
-    helpers = min(threads, len(waiting)) - 1
-    if helpers < 1 or getattr(_here, "is_worker", False):
-        return work()
-    others = [_pool(threads).submit(work) for _ in range(helpers)]
-    _be_worker()
+    if _is_working():
+        for part in waiting:
+            run(part)
+        return
+    helpers = [_submit(_pool(), work) for _ in range(min(threads, len(waiting)) - 1)]
     try:
         work()
     finally:
-        _be_worker(False)
-        wait(others)
-    for other in others:
-        other.result()
+        wait([helper for helper in helpers if not helper.cancel()])  # one still in the queue has nothing left to do
+    for helper in helpers:
+        if not helper.cancelled():
+            helper.result()
 
 
 def in_order(run: Callable[[Part], Result], parts: Iterable[Part], threads: int) -> Iterator[Result]:
-    """Yield what `run` returns for one part after the other, made in threads; none is kept after it was yielded.
+    """Yield what `run` returns for one part after the other, made in threads, at most two parts a thread ahead.
 
     Examples
     --------
     >>> list(in_order(abs, [-3, 2, -1], threads=2))
     [3, 2, 1]
     """
-    waiting: Sequence[Part] = list(parts)
-    if threads == 1 or len(waiting) <= 1 or getattr(_here, "is_worker", False):
-        yield from map(run, waiting)
-    else:
-        yield from _pool(threads).map(run, waiting)
+    if threads == 1 or _is_working():
+        yield from map(run, parts)
+        return
+
+    def work(part: Part) -> Result:
+        with _working():
+            return run(part)
+
+    ahead: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for part in parts:
+                ahead.append(_submit(pool, work, part))
+                if len(ahead) > 2 * threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def _submit(pool: ThreadPoolExecutor, work: Callable[..., Result], *parts: object) -> Future[Result]:
+    """Have it called by a thread, or by this one when the interpreter is on its way out and starts no more."""
+    try:
+        return pool.submit(work, *parts)
+    except RuntimeError:
+        done: Future[Result] = Future()
+        try:
+            done.set_result(work(*parts))
+        except BaseException as error:
+            done.set_exception(error)
+        return done

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 import threading
 import time
 from itertools import pairwise
@@ -16,8 +18,9 @@ from hypothesis.extra import numpy as hnp
 
 from capmismatch import _where
 from capmismatch._class_means import AroundClass
+from capmismatch._kept import cached_property
 from capmismatch._softened import Asymmetric, Softened, WrongAlone, add_to_classes, in_octaves, take_apart
-from capmismatch._threads import blocks, each
+from capmismatch._threads import blocks, each, in_order
 from capmismatch.probes import adaptive_error, calibration
 
 kernels = pytest.importorskip("capmismatch._kernels")
@@ -184,6 +187,64 @@ def test_an_error_in_a_thread_is_raised_and_ends_the_work(faulty: str) -> None:
     done: list[slice] = []
     each(done.append, blocks(3, 1), 2)
     assert len(done) == 3
+
+
+def test_nobody_waits_for_the_work_of_others() -> None:
+    """Helpers of one call may stand in the queue behind those of others."""
+    go, slow = threading.Event(), []
+    for _ in range(70):  # more than there are threads
+        slow.append(threading.Thread(target=each, args=(lambda _: go.wait(60), blocks(2, 1), 2)))
+        slow[-1].start()
+    done: list[slice] = []
+    each(done.append, blocks(4, 1), 2)
+    assert len(done) == 4 and all(thread.is_alive() for thread in slow)
+    go.set()
+    for thread in slow:
+        thread.join()
+
+
+def test_parts_are_made_few_ahead_and_in_order() -> None:
+    made: list[int] = []
+
+    def work(part: int) -> int:
+        made.append(part)
+        return -part
+
+    found = in_order(work, range(100), 2)
+    assert [next(found) for _ in range(3)] == [0, -1, -2]
+    time.sleep(0.05)
+    assert 3 <= len(made) <= 3 + 2 * 2
+    found.close()
+    assert list(in_order(work, range(50), 3)) == [-part for part in range(50)]
+
+
+def test_work_goes_on_when_the_interpreter_starts_no_more_threads() -> None:
+    code = """
+import atexit, threading
+from capmismatch._threads import each, in_order
+def late():
+    each(lambda part: done.append(part), range(4), 2)
+    print(len(done), list(in_order(abs, [-1, 2], 2)))
+done = []
+each(done.append, range(4), 2)
+atexit.register(late)
+"""
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert printed.stdout == "8 [1, 2]\n" and not printed.stderr
+
+
+def test_threads_compute_kept_values_side_by_side() -> None:
+    both = threading.Barrier(2)
+
+    class Slow:
+        @cached_property
+        def value(self) -> int:
+            both.wait(60)  # never, if one waited for the other
+            return 3
+
+    found: list[int] = []
+    each(lambda _: found.append(Slow().value), blocks(2, 1), 2)
+    assert found == [3, 3]
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")

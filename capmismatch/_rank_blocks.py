@@ -14,7 +14,7 @@ from torch import Tensor
 
 from capmismatch import _where
 from capmismatch._arrays import ArrayLike, as_labels, widest_float
-from capmismatch._kept import cached_property
+from capmismatch._cached import cached_property
 from capmismatch._rank_tensors import MAX_CLASSES, Ints, TensorRanks
 from capmismatch._threads import blocks, each
 from capmismatch.errors import InputError

@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 
 from capmismatch import _where
 from capmismatch._class_means import AroundClass
-from capmismatch._kept import cached_property
+from capmismatch._cached import cached_property
 from capmismatch._softened import Asymmetric, Softened, WrongAlone, add_to_classes, in_octaves, take_apart
 from capmismatch._threads import blocks, each, in_order
 from capmismatch.probes import adaptive_error, calibration

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -36,9 +36,9 @@ def long_and_wide(probes: pd.DataFrame, split: str) -> tuple[pd.DataFrame, pd.Da
     """
     require_columns(probes, [*UNIT, "params", "split", "tau", "probe", "value", "se"], "the probes table")
     rows = rows_of(probes, split, "the probes table")
-    rows = rows[np.isfinite(rows["value"])]
-    long = teacher_probes(rows)
+    long = teacher_probes(rows[np.isfinite(rows["value"])])
     wide = long.pivot(index=UNIT, columns="probe", values="value")
+    wide = wide.reindex(pd.MultiIndex.from_frame(rows[UNIT].drop_duplicates().sort_values(UNIT)))
     wide["params"] = rows.groupby(UNIT)["params"].first()
     return long, wide
 
@@ -63,6 +63,12 @@ class Candidates:
         """What names each teacher in whatever table: the same name with the same probes is the same network."""
         return _identities(self.wide)
 
+    @property
+    def lacking(self) -> dict[str, list[tuple[str, str]]]:
+        """Probes that predict, with the teachers of which they are not known."""
+        unknown = _with_size(self.wide)[list(self.names)].isna()
+        return {name.removeprefix("log_"): list(unknown.index[unknown[name]]) for name in self.names}
+
     def unmeasured(self) -> Group:
         """As they are before they have any student."""
         nothing = np.full(len(self.wide), np.nan)
@@ -81,7 +87,8 @@ class Candidates:
             if (place < 0).all():
                 continue
             own = np.where(place < 0, np.nan, means[place])
-            found[label] = self._group(own, Noise(np.where(place < 0, np.nan, noise.variances[place]), noise.free))
+            variances = np.where(place < 0, np.nan, noise.variances[place])
+            found[label] = self._group(own, replace(noise, variances=variances))
         return found
 
     def _group(self, means: Floats, noise: Noise) -> Group:
@@ -93,7 +100,9 @@ def measured(rows: pd.DataFrame) -> tuple[pd.MultiIndex, Floats, Noise]:
 
     The noise is pooled over teachers and settings. Where seeds are shared, what a seed does to all students alike
     (initial weights, order of batches) is no noise between them: it is taken out by least squares. On the embedded
-    study, seeds that differ by 0.3-1.1 points differ by 0.3-0.5 points once this is done.
+    study, seeds that differ by 0.3-1.1 points differ by 0.3-0.5 points once this is done. So the noise is that of
+    comparisons, and of a mean over these very seeds; with two or three of them, intervals for a new seed would be wide
+    enough for any accuracy.
 
     Parameters
     ----------
@@ -115,8 +124,11 @@ def measured(rows: pd.DataFrame) -> tuple[pd.MultiIndex, Floats, Noise]:
     """
     by = [*UNIT, "label"]
     paired = share_seeds(rows, by)
+    shared = np.nan
     if paired:
-        rows = rows.assign(accuracy=rows["accuracy"] - seed_effects(rows, by))
+        effects = seed_effects(rows, by)
+        shared = float(effects.groupby(rows["seed"]).first().std())
+        rows = rows.assign(accuracy=rows["accuracy"] - effects)
     units = pd.MultiIndex.from_frame(rows[by].drop_duplicates().sort_values(by))
     numbered = rows.assign(family="", teacher=units.get_indexer(pd.MultiIndex.from_frame(rows[by])), label="")
     index = pd.MultiIndex.from_product([[""], range(len(units))], names=UNIT)
@@ -128,13 +140,14 @@ def measured(rows: pd.DataFrame) -> tuple[pd.MultiIndex, Floats, Noise]:
         raise
     means = st.nested_mean(packed.values)[:, 0]
     examples = numbered.groupby(UNIT)["n"].first().to_numpy(float) if "n" in rows else np.full(len(units), np.nan)
-    noise = seed_noise(packed.values[..., 0], means * (1 - means) / examples, paired=paired)
+    one = 1 / examples  # right or wrong moves the accuracy by this; an accuracy of 0 or 1 is not certain either
+    share = means.clip(one, 1 - one)
+    least = 1e-9 if np.isnan(one).all() else float(np.nanmin(one))
+    noise = seed_noise(packed.values[..., 0], share * (1 - share) * one, paired=paired, least=least)
     if np.isnan(noise.variances).any():
-        raise InputError(
-            "every teacher has a single student seed and the results table has no column 'n' (examples): the noise is "
-            "unknown"
-        )
-    return units, means, noise
+        seeds = "the student seeds of every teacher agree" if noise.alike else "every teacher has a single student seed"
+        raise InputError(f"{seeds} and the results table has no column 'n' (examples): the noise is unknown")
+    return units, means, replace(noise, shared=shared)
 
 
 def of_family(wide: pd.DataFrame, family: str) -> pd.DataFrame:

@@ -19,6 +19,12 @@ STUDENT_COLUMNS = (
 )
 """Columns of `Choice.students`."""
 
+SETTING_COLUMNS = (
+    *("student", "label", "method", "tau", "family", "teacher"),
+    *("score", "behind", "low", "high", "p_best", "tie"),
+)
+"""Columns of `Choice.settings`."""
+
 _GROUNDS = {
     "results": "its students' results", "evidence": "the evidence of other students", "pilot": "a pilot",
 }  # fmt: skip
@@ -38,7 +44,7 @@ class Choice:
         words.
     student, label, method : str or None
         The student and its setting; None where there are no results, or where several students differ. By evidence, the
-        setting that did best most often there.
+        setting that did best there on average. How sure it is: see `settings`.
     tau : float or None
         The teacher's temperature in that setting, or that at which the probe of the rule was taken.
     table : DataFrame
@@ -46,7 +52,9 @@ class Choice:
         `score` is the probe, the shrunken validation accuracy (with results), or the points of accuracy by which
         students are predicted to stand above their mean over the teachers (by evidence); `low` and `high` are its 95 %
         interval, `p_best` the chance of being the best teacher and `regret` the accuracy points expected to be lost
-        by taking it (NaN by a probe alone). Where `score` is a derived probe, ``target_prob`` and
+        by taking it (NaN by a probe alone). Intervals of accuracies serve to compare teachers: they are for the mean
+        over these seeds, and leave out what a seed does to all students alike, so that those of new seeds may lie
+        outside. Where `score` is a derived probe, ``target_prob`` and
         ``inherent_variance`` stand beside it, as far as they were measured.
     rules : DataFrame
         ``rule, family, teacher, value, regret, low, high``: whom each rule takes, and the accuracy points lost on
@@ -56,6 +64,12 @@ class Choice:
         One row a student, empty without results: ``student, label, method, tau, family, teacher, p_best, accuracy,
         ce, gain, gain_low, gain_high``: its own best teacher, that teacher's test accuracy, and the gain over
         cross-entropy in points.
+    settings : DataFrame
+        One row a student and setting, best first: ``student, label, method, tau, family, teacher, score, behind, low,
+        high, p_best, tie``: the setting's best teacher and its estimated accuracy, the points that it lies behind the
+        best setting with their 95 % interval (within seeds), the chance of being the best setting, and whether that
+        interval covers zero. Empty where a single setting was looked at. By evidence, the mean over the students there,
+        without `student`, `family` and `teacher`.
     reasons, risks : list of str
         In words, with numbers.
     findings : list of str
@@ -82,6 +96,7 @@ class Choice:
     findings: list[str]
     trust: pd.DataFrame = field(default_factory=pd.DataFrame)
     rungs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    settings: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def grounds(self) -> str:
@@ -105,6 +120,7 @@ class Choice:
             ("Findings", notes),
             ("Teachers", _known(self.table[[name for name in _TEACHER_COLUMNS if name in self.table]])),
             ("Students", self.students[["student", "label", "teacher", "accuracy", "gain", "gain_low", "gain_high"]]),
+            ("Settings", _compared(self.settings)),
             ("Rules", _known(self.rules.drop(columns="family"))),
             ("Trust", self.trust),
             ("Rungs", _rungs(self.rungs)),
@@ -144,7 +160,7 @@ class Choice:
                 rows = [list(content.columns), ["---"] * content.shape[1], *content.to_numpy(dtype=object).tolist()]
                 body = "\n".join("| " + " | ".join(_cell(value) for value in row) + " |" for row in rows)
             else:
-                body = "\n".join(f"- {item}" for item in content)
+                body = "\n".join(f"- {_plain(item)}" for item in content)
             parts.append(f"### {name}\n\n{body}")
         return "\n\n".join(parts) + "\n"
 
@@ -159,6 +175,14 @@ def _rungs(arms: pd.DataFrame) -> pd.DataFrame:
     return counts.merge(best[[*by, "teacher", "label", "p_best"]], on=by)
 
 
+def _compared(settings: pd.DataFrame) -> pd.DataFrame:
+    """Settings for the page: all of a single student, those that are tied of several."""
+    if "student" in settings:
+        one = settings["student"].nunique() <= 1
+        settings = settings.drop(columns="student") if one else settings[settings["tie"]]
+    return settings.drop(columns=["method", "tau", "family"], errors="ignore")
+
+
 def _known(frame: pd.DataFrame) -> pd.DataFrame:
     """Without the columns that hold nothing, as all that takes results does where there are none."""
     return frame.dropna(axis="columns", how="all")
@@ -167,4 +191,9 @@ def _known(frame: pd.DataFrame) -> pd.DataFrame:
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return short(value)
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    return _plain(str(value)).replace("|", "\\|").replace("\n", " ")
+
+
+def _plain(text: str) -> str:
+    """Names that look like tags are shown, not obeyed."""
+    return html.escape(text, quote=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,8 @@ from capmismatch._candidates import Candidates, kinships, long_and_wide, of_fami
 from capmismatch._matching import with_families
 from capmismatch._posterior import Group, posterior_draws
 from capmismatch._rules import rule_choices
-from capmismatch._taught import on_both_splits, usable, with_columns, with_teacher
+from capmismatch._settings import Settings, Split, on_average
+from capmismatch._taught import named, on_both_splits, usable, with_columns, with_teacher
 from capmismatch.correlating import shared_teachers
 from capmismatch.errors import InputError
 
@@ -26,7 +27,8 @@ class Lesson:
 
     Attributes
     ----------
-    family, student, label, method, tau : whose, and the setting
+    family, student, label : whose, and the setting
+    settings, named : how all its settings did on the split to choose on, and method and temperature of each
     candidates : the family's teachers
     choosing, reporting : their students, on the split to choose on and on that to report
     """
@@ -34,8 +36,8 @@ class Lesson:
     family: str
     student: str
     label: str
-    method: str
-    tau: float
+    settings: Settings
+    named: Mapping[str, tuple[str, float]]
     candidates: Candidates
     choosing: Group
     reporting: Group
@@ -53,6 +55,8 @@ def learn(
     split: str,
     report_split: str,
     label: str | None,
+    n_boot: int = 2000,
+    seed: int = 0,
 ) -> tuple[Candidates, list[Lesson]]:
     """The teachers to choose among, and a lesson of each family and student in the evidence.
 
@@ -65,6 +69,8 @@ def learn(
         Of the evidence, too.
     label : str, optional
         Take this setting where a student has it; else, and by default, that whose best teacher did best on `split`.
+    n_boot, seed : int
+        Of the draws that settings are compared by.
 
     Raises
     ------
@@ -80,16 +86,37 @@ def learn(
     names = predictors(wide)
     labels = kinships([wide, *(frame for frame, _ in known)])
     candidates = Candidates(wide, names, tuple(labels[0]))
-    lessons = []
+    lessons, rng = [], np.random.default_rng(seed)
     for (frame, rows), kin in zip(known, labels[1:], strict=True):
         own = Candidates(frame, names, tuple(kin))
-        best = _best_label(rows[rows["split"].eq(split)])
-        chosen = label if label is not None and label in set(rows["label"]) else best
-        groups = [own.groups(rows[rows["split"].eq(name)])[chosen] for name in (split, report_split)]
-        first = rows[rows["label"].eq(chosen)].iloc[0]
-        setting = (str(first["student"]), str(first["label"]), str(first["method"]), float(first["tau"]))
-        lessons.append(Lesson(str(first["family"]), *setting, own, *groups))
+        choosing, reporting = (own.groups(rows[rows["split"].eq(name)]) for name in (split, report_split))
+        wanted = [label] if label is not None and label in choosing else list(choosing)
+        settings = Settings.of({name: Split.of(choosing[name], (), n_boot, rng) for name in wanted})
+        best, first = settings.best, rows.iloc[0]
+        whose = (str(first["family"]), str(first["student"]))
+        lessons.append(Lesson(*whose, best, settings, named(rows), own, choosing[best], reporting[best]))
     return candidates, lessons
+
+
+def as_pairs(evidence: Iterable[object]) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The evidence as a list of pairs of tables.
+
+    Raises
+    ------
+    InputError
+        If it is anything else, such as a single pair.
+    """
+    pairs = []
+    for number, pair in enumerate(evidence):
+        match pair:
+            case (pd.DataFrame() as probes, pd.DataFrame() as results):
+                pairs.append((probes, results))
+            case _:
+                raise InputError(
+                    "expected evidence to be a list of pairs of tables, such as [(probes, results)], got "
+                    f"{type(pair).__name__} as its item {number + 1}"
+                )
+    return pairs
 
 
 def elsewhere(lessons: Sequence[Lesson], new_family: bool, n_boot: int, rng: np.random.Generator) -> pd.Series:
@@ -115,12 +142,19 @@ def elsewhere(lessons: Sequence[Lesson], new_family: bool, n_boot: int, rng: np.
     return pd.DataFrame(lost).mean().sort_values(kind="stable")
 
 
-def best_setting(lessons: Sequence[Lesson]) -> tuple[Lesson, int]:
-    """A lesson with the setting that was best most often, and how often it was."""
-    labels = pd.Series([lesson.label for lesson in lessons])
-    counts = labels.value_counts(sort=False)
-    best = str(counts.idxmax())
-    return next(lesson for lesson in lessons if lesson.label == best), int(counts.max())
+def best_setting(lessons: Sequence[Lesson]) -> tuple[str, pd.DataFrame]:
+    """The setting that did best on average, and how the others compare with it (see `Settings.table`).
+
+    Where the lessons do not have the same settings it is the one that was best most often, and the table is empty.
+    """
+    together = on_average([lesson.settings for lesson in lessons])
+    if together is not None:
+        table = together.table().drop(columns="place")
+        methods, taus = zip(*lessons[0].named.values(), strict=True)
+        ways = pd.DataFrame({"label": list(lessons[0].named), "method": methods, "tau": taus})
+        return together.best, ways.merge(table, on="label", how="right")
+    counts = pd.Series([lesson.label for lesson in lessons]).value_counts(sort=False)
+    return str(counts.idxmax()), pd.DataFrame()
 
 
 def _families(
@@ -140,9 +174,3 @@ def _families(
     if not found:
         raise InputError(f"no family has {FEW} teachers with students in one setting: there is nothing to learn from")
     return found
-
-
-def _best_label(rows: pd.DataFrame) -> str:
-    """The setting whose best teacher did best."""
-    means = rows.groupby(["label", "teacher"])["accuracy"].mean()
-    return str(means.groupby("label").max().idxmax())

@@ -191,7 +191,7 @@ def peak_of(
     require_columns(frame, ["teacher", "params", value], "the table")
     for column in ("family", "split", "probe", "tau", "student", "label"):
         if column in frame and frame[column].nunique(dropna=False) > 1:
-            raise InputError(f"the rows mix several {column}s, {frame[column].unique().tolist()}; choose one")
+            raise InputError(f"expected rows of one {column}, got {frame[column].unique().tolist()}; choose one")
     frame = frame[frame[value].notna()]
     paired = paired and _same_runs(frame)
     frame = frame.sort_values("seed", kind="stable") if paired else frame

@@ -21,10 +21,20 @@ _LEVEL = 30.0  # of a group's common level: so vague that it is flat
 
 @dataclass(frozen=True)
 class Noise:
-    """Variance of each unit's mean (NaN where it has none), and the degrees of freedom behind the pooled estimate."""
+    """How noisy the means of units are.
+
+    Attributes
+    ----------
+    variances : of each unit's mean; NaN where it has none
+    free : degrees of freedom behind the pooled estimate; infinite where the examples give it
+    alike : whether all seeds of a unit agree, so that they say nothing of the noise
+    shared : standard deviation of what seeds do to all units alike, which was taken out; NaN where it was not
+    """
 
     variances: Floats
     free: float
+    alike: bool = False
+    shared: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -63,11 +73,12 @@ class Draws:
     slopes: Floats
 
 
-def seed_noise(values: Floats, binomial: Floats | None = None, *, paired: bool = False) -> Noise:
+def seed_noise(values: Floats, binomial: Floats | None = None, *, paired: bool = False, least: float = 1e-9) -> Noise:
     """Noise of the means over runs of the means over seeds, pooled over units.
 
     Where some unit has two runs, the variance of run means (which holds the seeds' as well) over the number of runs;
-    else the variance of seeds over the number of seeds; else, with single seeds only, that of the examples.
+    else the variance of seeds over the number of seeds; else, with single seeds only, that of the examples. So too
+    where seeds all agree: copies of one run, or too coarse an accuracy, do not make a mean certain.
 
     Parameters
     ----------
@@ -77,6 +88,8 @@ def seed_noise(values: Floats, binomial: Floats | None = None, *, paired: bool =
         Sampling variance of each unit's accuracy over the examples: a lower bound, used where seeds say nothing.
     paired : bool
         Whether what a seed does to all units alike was taken out of the values, at the cost of its degrees of freedom.
+    least : float
+        Seeds with a smaller standard deviation agree.
 
     Returns
     -------
@@ -94,6 +107,7 @@ def seed_noise(values: Floats, binomial: Floats | None = None, *, paired: bool =
         np.where(known, values, 0).sum(axis=2), seeds, out=np.full(seeds.shape, np.nan), where=seeds > 0
     )
     runs = (seeds > 0).sum(axis=1)
+    alike = False
     for groups, count in ((run_means, runs), (values.reshape(-1, values.shape[2]), seeds.sum(axis=1))):
         here = np.isfinite(groups)
         free = int(np.maximum(here.sum(axis=1) - 1, 0).sum())
@@ -103,9 +117,12 @@ def seed_noise(values: Floats, binomial: Floats | None = None, *, paired: bool =
                 here.sum(axis=1, keepdims=True), 1
             )
             pooled = (np.where(here, groups - centre, 0) ** 2).sum() / free
+            if pooled < least**2:
+                alike = True
+                continue
             return Noise(np.divide(pooled, count, out=np.full(len(count), np.nan), where=count > 0), float(free))
     variances = np.full(len(values), np.nan) if binomial is None else binomial
-    return Noise(np.where(runs > 0, variances, np.nan), np.inf)
+    return Noise(np.where(runs > 0, variances, np.nan), np.inf, alike)
 
 
 def posterior_draws(group: Group, n_boot: int, rng: np.random.Generator, evidence: Sequence[Group] = ()) -> Draws:

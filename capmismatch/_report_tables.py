@@ -105,14 +105,21 @@ def _meanings(frame: pd.DataFrame, choice: Choice, tau: float) -> str:
 
 
 def students(choice: Choice) -> list[Table]:
-    """Each student's own best teacher and setting; nothing without results."""
+    """Each student's own best teacher and setting, and how far settings can be told apart; nothing without results."""
     if choice.students.empty:
         return []
     caption = (
         "The setting and teacher that each student does best with on the choosing split; accuracy, ce (plain "
         "cross-entropy) and gain (points, with its 95 % interval) on the reporting split."
     )
-    return [_table("students", "Students", caption, choice.students)]
+    found = [_table("students", "Students", caption, choice.students)]
+    if not choice.settings.empty:
+        caption = (
+            "Each setting with its best teacher, on the choosing split; behind: accuracy points below the first, with "
+            "their 95 % interval; p_best: chance of being the best setting; tie: too close to the first to call."
+        )
+        found.append(_table("settings", "Settings", caption, choice.settings.dropna(axis="columns", how="all")))
+    return found
 
 
 def rules(choice: Choice) -> Table:

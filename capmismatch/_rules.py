@@ -11,8 +11,19 @@ DEFAULT_RULE = "highest derived_std"
 """What `pick` goes by when it has no student results.
 
 The variance of a teacher's probabilities over the wrong classes rises and falls with capacity and goes together with
-its students' accuracy in the journal paper (arXiv 2405.13078, which plots the square root). A prior taken from one
-paper, not a law: where there are results, `pick` goes by them and shows what this rule would have cost.
+its students' accuracy in the journal paper (arXiv 2405.13078, which plots the square root). Measured with twelve
+CIFAR-10 teachers (``data/cifar10``), it is a cheap rule for plain KD. Accuracy points lost, with 95 % intervals:
+
+============= ============== ============== ============== ====================
+rule          KD, tau 2      KD, tau 4      ATS            ISATS, unconstrained
+============= ============== ============== ============== ====================
+this one      0.0 [0.0, 0.4] 0.2 [0.0, 1.1] 0.5 [0.0, 1.5] 5.0 [3.7, 6.4]
+most accurate 1.7 [0.5, 3.0] 0.8 [0.0, 1.9] 0.4 [0.0, 1.4] 2.2 [1.0, 3.4]
+largest       2.0 [0.7, 3.4] 0.7 [0.0, 1.8] 0.3 [0.0, 1.1] 1.5 [0.1, 3.0]
+============= ============== ============== ============== ====================
+
+"Take the smallest" takes the same teacher there, so that study cannot tell the two apart. Where the method shapes the
+variance itself, the rule is no guide. Where there are results, `pick` goes by them and shows what it would have cost.
 """
 
 DEFAULT_TAU = 4.0

@@ -146,7 +146,8 @@ def fisher_interval(
     Theory alone does not see heavy tails or the seeds; the bootstrap alone is noisy and off, the more so the fewer
     units there are: a resample of five holds 3.4 of them on average. It has a quarter of the weight from eight units
     on, less below, none at five, which covers best (``benchmarks/bench_coverage.py``). A perfect rank agreement is
-    taken as half of one discordance short of perfect, for else no finite interval exists.
+    taken as half of one discordance short of perfect, for else no finite interval exists; the interval always holds
+    the value itself.
 
     Parameters
     ----------
@@ -186,7 +187,7 @@ def fisher_interval(
         share = float(np.clip((n - 5) / 12, 0, 1 / 4))
         variance = np.where(count > 1, (1 - share) * variance + share * spread, variance)
     half = stats.norm.ppf((1 + level) / 2) * np.sqrt(variance)
-    return np.tanh(z - half), np.tanh(z + half)
+    return np.minimum(np.tanh(z - half), value), np.maximum(np.tanh(z + half), value)
 
 
 def permutation_p(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from capmismatch._config import parse
-from capmismatch.errors import InputError
+from capmismatch.errors import InputError, must_count
 from capmismatch.methods import Method
 from capmismatch.views import Views
 
@@ -145,11 +145,13 @@ class ResultsConfig:
     file : CSV or Parquet
     columns : the file's column names where they differ, ``{ top1 = "accuracy" }``
     percent : whether accuracies are percentages
+    splits : the file's names of splits where they differ, ``{ "held out" = "test" }``
     """
 
     file: str
     columns: dict[str, str] = field(default_factory=dict)
     percent: bool = False
+    splits: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,12 +160,15 @@ class CorrelateConfig:
 
     Attributes
     ----------
-    n_boot : bootstrap replicates
+    n_boot : bootstrap replicates, 1 or more
     seed : of the bootstrap and of random permutations
     """
 
     n_boot: int = 2000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        must_count(self.n_boot, "n_boot")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 from pyarrow import ArrowException
 
+from capmismatch._commands import command
 from capmismatch.errors import BankError, InputError
 
 _MADE_BY = {"probes": "probe", "affinity": "ranks", "restored": "isats", "results": "distill", "links": "correlate"}
@@ -17,8 +18,8 @@ def table_file(folder: Path, name: str) -> Path:
     return folder / "tables" / f"{name}.parquet"
 
 
-def load_table(folder: Path, name: str, study: str = "study.toml") -> pd.DataFrame:
-    """A table of the study in `folder`, whose file is called `study`.
+def load_table(folder: Path, name: str, study: Path | None = None) -> pd.DataFrame:
+    """A table of the study in `folder`, whose file is `study`, by default the one there.
 
     Raises
     ------
@@ -29,8 +30,10 @@ def load_table(folder: Path, name: str, study: str = "study.toml") -> pd.DataFra
     """
     file = table_file(folder, name)
     if not file.exists():
-        command = f"capmismatch {_MADE_BY.get(name, name)} {study}"
-        raise InputError(f"there is no table {name!r} in {folder}: run `{command}` first")
+        study = study or folder / "study.toml"
+        made_by = command(_MADE_BY.get(name, name), study, folder)
+        hint = f"run `{made_by}` first" if study.exists() else "expected the folder of a study that has run"
+        raise InputError(f"there is no table {name!r} in {folder}: {hint}")
     try:
         return pd.read_parquet(file)
     except (OSError, ValueError, ArrowException) as error:

@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from capmismatch._candidates import UNIT, Candidates, Floats, measured
-from capmismatch._posterior import Group, posterior_draws
+from capmismatch._posterior import Group
+from capmismatch._settings import Settings, Split
 from capmismatch.correlating import rows_of
 from capmismatch.errors import InputError, must_be_one_of, require_columns
 
 
 @dataclass(frozen=True)
-class Split:
-    """One split: draws (n_boot, T) of the candidates' accuracies, measured means (T,), whether seeds give the noise."""
-
-    draws: Floats
-    means: Floats
-    has_seeds: bool
-
-    @classmethod
-    def of(cls, group: Group, evidence: Sequence[Group], n_boot: int, rng: np.random.Generator) -> Split:
-        """Draws for a group, with what the evidence teaches."""
-        return cls(
-            posterior_draws(group, n_boot, rng, evidence).means, group.means, bool(np.isfinite(group.noise.free))
-        )
-
-
-@dataclass(frozen=True)
 class Taught:
-    """One student in one setting: the splits to choose on and to report, draws (n_boot,) of plain cross-entropy."""
+    """One student in its best setting: the splits to choose on and to report, draws (n_boot,) of plain cross-entropy.
+
+    `named` are the method and temperature of each of its `settings`.
+    """
 
     student: str
     label: str
-    method: str
-    tau: float
+    settings: Settings
+    named: Mapping[str, tuple[str, float]]
     choosing: Split
     reporting: Split
     plain: Floats | None
@@ -45,9 +33,23 @@ class Taught:
 
 
 def with_columns(results: pd.DataFrame) -> pd.DataFrame:
-    """The results, after a check that they have the columns to choose by."""
+    """The results, after a check that they have the columns to choose by, and shares as accuracies.
+
+    Raises
+    ------
+    InputError
+        If a column is missing, or an accuracy is no share.
+    """
     wanted = [*UNIT, "teacher_seed", "student", "label", "method", "tau", "seed", "split", "accuracy"]
     require_columns(results, wanted, "the results table")
+    accuracy = results["accuracy"]
+    wrong = results[accuracy.notna() & ~accuracy.between(0, 1)]
+    if len(wrong):
+        row = wrong.iloc[0]
+        raise InputError(
+            f"expected shares in [0, 1] as accuracies, got {row['accuracy']} for student {row['student']!r} and "
+            f"teacher {row['teacher']!r} in the results table; divide percentages by 100"
+        )
     return results
 
 
@@ -134,19 +136,28 @@ def draw_students(
     taught = []
     for own_name, own in rows.groupby("student", sort=True):
         choosing = candidates.groups(own[own["split"].eq(split)])
-        settings = {
+        splits = {
             key: Split.of(group, evidence[0], n_boot, rng) for key, group in choosing.items() if label in (None, key)
         }
-        best = max(settings, key=lambda key: settings[key].draws.mean(axis=0)[np.isfinite(settings[key].means)].max())
+        settings = Settings.of(splits)
+        best = settings.best
         own = own[own["split"].eq(report_split)]
         plain = results[results["teacher"].fillna("").eq("") & results["student"].eq(own_name)]
         plain = plain[plain["split"].eq(report_split) & plain["accuracy"].notna()].assign(family="", teacher="")
         beside = pd.concat([own, plain]) if len(plain) else own
         reporting = Split.of(candidates.groups(beside)[best], evidence[1], n_boot, rng)
         draws, mean = _plain(beside, n_boot, rng), float(plain["accuracy"].mean())
-        method, tau = own.loc[own["label"].eq(best), ["method", "tau"]].iloc[0]
-        taught.append(Taught(str(own_name), str(best), str(method), float(tau), settings[best], reporting, draws, mean))
+        taught.append(Taught(str(own_name), best, settings, named(own), splits[best], reporting, draws, mean))
     return taught
+
+
+def named(rows: pd.DataFrame) -> dict[str, tuple[str, float]]:
+    """Method and temperature of each label."""
+    first = rows.drop_duplicates("label")
+    return {
+        str(label): (str(method), float(tau))
+        for label, method, tau in zip(first["label"], first["method"], first["tau"], strict=True)
+    }
 
 
 def _plain(beside: pd.DataFrame, n_boot: int, rng: np.random.Generator) -> Floats | None:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
+from capmismatch._candidates import UNIT, Candidates
 from capmismatch._estimates import Estimate
-from capmismatch._evidence import Lesson
 from capmismatch._phrases import count, join, short
-from capmismatch._rules import COMPANIONS, DEFAULT_TAU, DERIVED, NAMES, RELEVANT, Rule
+from capmismatch._rules import COMPANIONS, DEFAULT_RULE, DEFAULT_TAU, DERIVED, NAMES, RELEVANT, Rule
 from capmismatch._taught import Taught
 
 TOLD_STUDENTS = 3
-FEW_FAMILIES = 3
-"""With fewer families elsewhere than this, leaving one out tells little."""
+TOLD_SETTINGS = 3
+SHARED = 0.05
+"""Points by which seeds move all students alike, below which it is not worth a sentence."""
+
+ALIKE = (
+    "The seeds of each teacher agree to less than one example: were they different runs? They say nothing of the "
+    "noise, so that of the examples is taken."
+)
+"""What it means that `capmismatch._posterior.Noise.alike`."""
 
 
 def percent(share: float) -> str:
-    """A chance as a whole percentage."""
-    return f"{100 * share:.0f} %"
+    """A chance as a whole percentage; draws do not make one certain."""
+    return "over 99 %" if share > 0.99 else f"{100 * share:.0f} %"
 
 
 def named(row: pd.Series) -> str:
@@ -42,6 +49,14 @@ def ranking(table: pd.DataFrame, rule: Rule, tau: float | None) -> list[str]:
     return [sentence]
 
 
+def without_probe(wide: pd.DataFrame, table: pd.DataFrame, rule: Rule, tau: float | None) -> list[str]:
+    """Teachers that cannot be ranked, for they lack the probe."""
+    ranked = pd.MultiIndex.from_frame(table[UNIT])
+    names = ["/".join(unit) for unit in wide.index if unit not in ranked]
+    at = "" if tau is None else f" at tau={tau:g}"
+    return [f"Left out, for their {rule.probe}{at} is missing or no number: {join(names)}."] if names else []
+
+
 def cheapest(tied: pd.DataFrame, chosen: pd.Series) -> list[str]:
     """Who is tied, and why the chosen one is taken among them."""
     if len(tied) < 2:
@@ -55,8 +70,11 @@ def cheapest(tied: pd.DataFrame, chosen: pd.Series) -> list[str]:
 
 def rivals(rules: pd.DataFrame, chosen: pd.Series, used: Rule) -> list[str]:
     """Whom the rules that people go by would take instead, and how those teachers stand on the used probe."""
-    sentences = []
-    for taking in _relevant(rules[rules["rule"].ne(used.name)]):
+    sentences: list[str] = []
+    if rules.groupby(UNIT).ngroups < 2 and named(rules.iloc[0]) == named(chosen):
+        return ["All rules would take it."]
+    relevant, others = _by_teacher(rules[rules["rule"].ne(used.name)])
+    for taking in relevant:
         row = taking.iloc[0]
         if named(row) == named(chosen):
             sentences.append(f"{_rules(taking)} would take the same teacher.")
@@ -65,6 +83,10 @@ def rivals(rules: pd.DataFrame, chosen: pd.Series, used: Rule) -> list[str]:
             f"{_rules(taking)} would take {named(row)}: its {used.probe} is {_value(row['score'])}{_beside(row)}, "
             f"against {_value(chosen['score'])}{_beside(chosen)} of {named(chosen)}."
         )
+    if others:
+        first, *more = [(_rules(taking), named(taking.iloc[0])) for taking in others]
+        told = [f"Of the other rules {first[0]} would take {first[1]}", *(f"{who} {whom}" for who, whom in more)]
+        sentences.append("; ".join(told) + ".")
     return sentences
 
 
@@ -73,81 +95,23 @@ def left_out(missing: list[str]) -> list[str]:
     return [f"Rules left out because the table lacks their probe: {', '.join(missing)}."] if missing else []
 
 
-def estimate(chosen: pd.Series) -> str:
+def estimate(table: pd.DataFrame, chosen: pd.Series) -> str:
     """The chosen teacher's estimate, chance and expected loss."""
     kind = "estimated from its students" if chosen["measured"] else "predicted, for it has no student in this setting"
-    return (
-        f"{named(chosen)}: accuracy {_accuracy(chosen)} on the choosing split, {kind}; it is the best teacher with a "
-        f"chance of {percent(chosen['p_best'])}, and taking it is expected to lose {chosen['regret']:.2f} accuracy "
-        "points."
-    )
+    return f"{named(chosen)}: accuracy {_accuracy(chosen)} on the choosing split, {kind}{chance(table, chosen)}."
 
 
-def predicted(chosen: pd.Series) -> str:
-    """What the evidence predicts of the chosen teacher."""
-    return (
-        f"{named(chosen)}: the accuracy of its students is predicted to differ from the mean over these teachers by "
-        f"{chosen['score']:+.2f} points [{chosen['low']:+.2f}, {chosen['high']:+.2f}]; it is the best with a chance of "
-        f"{percent(chosen['p_best'])}, and taking it is expected to lose {chosen['regret']:.2f} points."
-    )
-
-
-def trusted(trust: pd.DataFrame, lessons: Sequence[Lesson]) -> list[str]:
-    """How far each probe is trusted."""
-    if trust.empty:
-        return []
-    worth = [f"{r['probe']} {r['points']:+.2f} [{r['low']:+.2f}, {r['high']:+.2f}]" for _, r in trust.iterrows()]
-    sentence = f"Learnt from {_lessons(lessons)}, in points for a standard deviation more of a probe: {join(worth)}."
-    if not ((trust["low"] > 0) | (trust["high"] < 0)).any():
-        sentence += " All these intervals cover zero: no probe is shown to matter."
-    return [sentence]
-
-
-def cost_elsewhere(there: pd.Series, new_family: bool) -> list[str]:
-    """What choosing in this way, and the rules that people go by, lost in the evidence."""
-    known = [rule for rule in RELEVANT if rule in there]
-    costs = [f"'{rule}' {there[rule]:.2f}" for rule in known]
-    if "evidence" not in there:
-        return [f"There the rules lost on average (points): {join(costs)}."] if costs else []
-    unit = "family" if new_family else "kind of student"
-    others = f", against {join(costs)}" if costs else ""
-    return [f"Chosen so for each {unit} there from the others, teachers lost {there['evidence']:.2f} points{others}."]
-
-
-def setting_elsewhere(best: Lesson, count_best: int, lessons: Sequence[Lesson]) -> list[str]:
-    """The method and temperature that did best in the evidence."""
-    return [f"Setting: '{best.label}' did best there for {count_best} of {count(len(lessons), 'kind')} of student."]
-
-
-def from_elsewhere(lessons: Sequence[Lesson]) -> list[str]:
-    """That an estimate leans on evidence as well."""
-    return [f"Estimates lean on other students too: {_lessons(lessons)}."] if lessons else []
-
-
-def evidence_risks(
-    table: pd.DataFrame, chosen: pd.Series, lessons: Sequence[Lesson], new_family: bool
-) -> list[str]:
-    """What could make a choice by evidence wrong."""
-    risks = ["No student of this kind has been taught by these teachers yet: all is predicted."]
-    families = len({lesson.kin for lesson in lessons})
-    if new_family:
-        risks[0] = "No student of this family has been taught yet: all is predicted from its probes."
-        if families < FEW_FAMILIES:
-            risks.append(f"With {count_families(families)} to learn from, how far probes carry over is hardly known.")
-    risks.append("Points are on the scale of the evidence's students; other data may spread them more or less.")
-    if named(chosen) == named(table.iloc[0]) and chosen["p_best"] < 0.5:
-        another = percent(1 - chosen["p_best"])
-        risks.append(f"Another teacher is the best with a chance of {another}; a pilot (--pilot) would tell.")
-    return risks
-
-
-def settings(students: pd.DataFrame) -> list[str]:
-    """Best setting and teacher of each of the first students."""
-    told = [
-        f"Student {row['student']} does best with '{row['label']}' and {named(row)} (best with a chance of "
-        f"{percent(row['p_best'])}; accuracy to report: {Estimate(row['accuracy']).percent()})."
-        for _, row in students.head(TOLD_STUDENTS).iterrows()
-    ]
+def settings(students: pd.DataFrame, compared: pd.DataFrame) -> list[str]:
+    """Best setting and teacher of each of the first students, and how sure the setting is."""
+    told = []
+    for _, row in students.head(TOLD_STUDENTS).iterrows():
+        report = f"accuracy to report: {Estimate(row['accuracy']).percent()}"
+        ahead = lead(compared[compared["student"].eq(row["student"])])
+        if len(students) == 1:
+            told.append(f"Setting: '{row['label']}' with {named(row)} ({report}){ahead}.")
+            continue
+        likely = f"the best teacher with a chance of {percent(row['p_best'])}"
+        told.append(f"Setting of '{row['student']}': '{row['label']}' with {named(row)} ({likely}; {report}){ahead}.")
     more = len(students) - len(told)
     return [*told, f"{count(more, 'more student')} in the table."] if more > 0 else told
 
@@ -155,6 +119,8 @@ def settings(students: pd.DataFrame) -> list[str]:
 def ties(table: pd.DataFrame, chosen: pd.Series) -> list[str]:
     """Who cannot be told apart from the best, and what the cheapest of them would cost."""
     tied = table[table["tie"]]
+    if len(table) < 2:
+        return []
     if len(tied) < 2:
         return [f"{named(table.iloc[0])} is better than every other teacher beyond the 95 % intervals."]
     names = join([named(row) for _, row in tied.iterrows()])
@@ -165,11 +131,7 @@ def ties(table: pd.DataFrame, chosen: pd.Series) -> list[str]:
     if len(untested):
         better = join([named(row) for _, row in untested.iterrows()])
         sentence += f" Predicted to do as well or better, but without a student in this setting: {better}."
-    if tied["params"].notna().all():
-        small = tied.iloc[int(tied["params"].argmin())]
-        if named(small) != named(chosen):
-            sentence += f" The cheapest is {named(small)}, expected to lose {small['regret']:.2f} points."
-    return [sentence]
+    return [f"{sentence}{_smaller(tied, chosen)}"]
 
 
 def gain(table: pd.DataFrame, chosen: pd.Series) -> list[str]:
@@ -186,27 +148,72 @@ def gain(table: pd.DataFrame, chosen: pd.Series) -> list[str]:
 
 def rule_costs(rules: pd.DataFrame) -> list[str]:
     """What following the rules that people go by would have lost."""
+    if not rules["regret"].any():  # a single teacher
+        return []
     losses = []
-    for taking in _relevant(rules):
+    relevant, others = _by_teacher(rules)
+    for taking in relevant:
         row = taking.iloc[0]
         loss = f"{row['regret']:.2f} points [{row['low']:.2f}, {row['high']:.2f}]"
         losses.append(f"{_rules(taking)} ({named(row)}) would lose {loss}")
+    for taking in others:
+        losses.append(f"{_rules(taking)} ({named(taking.iloc[0])}) {taking.iloc[0]['regret']:.2f}")
     return [f"{'; '.join(losses)}."] if losses else []
 
 
-def result_risks(table: pd.DataFrame, chosen: pd.Series, taught: list[Taught]) -> list[str]:
+def result_risks(table: pd.DataFrame, chosen: pd.Series, taught: Sequence[Taught]) -> list[str]:
     """What could make the choice wrong although the numbers are right."""
     risks = []
     absent = table[~table["measured"]]
     if len(absent):
         names = ", ".join(named(row) for _, row in absent.iterrows())
         risks.append(f"Without students in this setting, and only predicted, with wide intervals: {names}.")
-    if not all(part.choosing.has_seeds for part in taught):
+    noises = [part.choosing.noise for part in taught]
+    if any(noise.alike for noise in noises):
+        risks.append(ALIKE)
+    elif any(np.isinf(noise.free) for noise in noises):
         risks.append("Some students have a single seed: their noise is that of the examples alone, which is too small.")
+    shared = max((100 * noise.shared for noise in noises if np.isfinite(noise.shared)), default=0.0)
+    if shared >= SHARED:
+        risks.append(
+            "Intervals of accuracies are for these seeds, to compare teachers: new seeds may lift or lower all "
+            f"students together (from seed to seed by {shared:.1f} points here, one standard deviation)."
+        )
     if chosen["tie"] and chosen["p_best"] < 0.5:
         another = percent(1 - chosen["p_best"])
         risks.append(f"Another teacher is the best with a chance of {another}; more seeds would tell.")
     return risks
+
+
+def setting_risks(compared: pd.DataFrame) -> list[str]:
+    """That the best setting is not established."""
+    if compared.empty:
+        return []
+    unsettled = {
+        str(student): own[own["tie"]]["label"].tolist()
+        for student, own in compared.groupby(compared["student"] if "student" in compared else np.zeros(len(compared)))
+        if own["tie"].sum() > 1
+    }
+    if not unsettled:
+        return []
+    if len(unsettled) > 1 or ("student" in compared and compared["student"].nunique() > 1):
+        whose = join([f"'{student}'" for student in unsettled])
+        return [f"The setting is not settled for {whose}: see the ties among settings. More seeds would tell."]
+    best, *others = next(iter(unsettled.values()))
+    names = [f"'{label}'" for label in others[:TOLD_SETTINGS]]
+    names += [f"{len(others) - len(names)} more"] if len(others) > len(names) else []
+    return [f"The setting is not settled: {join(names)} cannot be told from '{best}'; more seeds would tell."]
+
+
+def unknown_probes(candidates: Candidates, only: Iterable[tuple[str, str]]) -> list[str]:
+    """Probes that predict, and that some of these teachers lack."""
+    wanted = set(only)
+    lacking = [
+        f"{probe} of {join(names)}"
+        for probe, units in candidates.lacking.items()
+        if (names := ["/".join(unit) for unit in units if unit in wanted])
+    ]
+    return [f"Probes that are missing count as average: {'; '.join(lacking)}."] if lacking else []
 
 
 def one_split_risk(only: str) -> list[str]:
@@ -228,6 +235,12 @@ def edge_risk(table: pd.DataFrame, chosen: pd.Series) -> list[str]:
     return [f"{named(chosen)} is the {end} teacher here: a still {end.replace('est', 'er')} one may be better."]
 
 
+def measured_for(rule: str) -> str:
+    """Where the default rule was found to be cheap."""
+    known = " (where measured, cheap under plain KD, no better than others under ATS and ISATS)"
+    return known if rule == DEFAULT_RULE else ""
+
+
 def confidence_risk(table: pd.DataFrame, rule: Rule) -> list[str]:
     """A derived probe without p_y and IV beside it may restate the teachers' confidence."""
     if rule.probe not in DERIVED or set(COMPANIONS) <= set(table):
@@ -235,29 +248,56 @@ def confidence_risk(table: pd.DataFrame, rule: Rule) -> list[str]:
     return [f"{rule.probe} may only restate confidence: p_y and the inherent variance, which would tell, are missing."]
 
 
-def count_families(number: int) -> str:
-    """``1 family``, ``2 families``."""
-    return f"{number} {'family' if number == 1 else 'families'}"
+def few(number: int) -> str:
+    """That few teachers were compared."""
+    return "There is one teacher: nothing was compared." if number == 1 else f"Only {number} teachers were compared."
 
 
-def _lessons(lessons: Sequence[Lesson]) -> str:
-    families = count_families(len({lesson.kin for lesson in lessons}))
-    taught = sum(len(lesson.choosing.means) for lesson in lessons)
-    return f"{taught} pairs of teacher and kind of student in {families}"
+def chance(table: pd.DataFrame, chosen: pd.Series) -> str:
+    """Half a sentence: how likely the chosen teacher is the best, and what is lost where it is not."""
+    if len(table) < 2:
+        return ""
+    return (
+        f"; it is the best teacher with a chance of {percent(chosen['p_best'])}, and taking it is expected to lose "
+        f"{chosen['regret']:.2f} accuracy points"
+    )
 
 
-def _relevant(rules: pd.DataFrame) -> list[pd.DataFrame]:
-    """The relevant rules, together with the others that take the same teacher; a frame a teacher."""
+def lead(compared: pd.DataFrame) -> str:
+    """How sure the best of several settings is."""
+    if compared.empty:
+        return ""
+    best, following = compared.iloc[0], compared.iloc[1]
+    ahead = f"{following['behind']:.2f} points [{following['low']:.2f}, {following['high']:.2f}]"
+    return (
+        f", the best of {len(compared)} settings with a chance of {percent(best['p_best'])}; it leads "
+        f"'{following['label']}' by {ahead}"
+    )
+
+
+def _smaller(tied: pd.DataFrame, chosen: pd.Series) -> str:
+    """The smallest teacher that is tied with the best, and what it costs to take it instead."""
+    if tied["params"].isna().all():
+        return ""
+    small = tied[tied["params"].eq(tied["params"].min())].iloc[0]
+    if named(small) == named(chosen) or small["params"] >= chosen["params"]:
+        return ""
+    cost = small["regret"] - chosen["regret"]
+    loss = f"lose {cost:.2f}" if cost >= 0 else f"gain {-cost:.2f}"
+    sizes = f"{small['params']:,.0f} parameters against {chosen['params']:,.0f}"
+    return f" The smallest of them is {named(small)} ({sizes}): to take it instead is expected to {loss} points."
+
+
+def _by_teacher(rules: pd.DataFrame) -> tuple[list[pd.DataFrame], list[pd.DataFrame]]:
+    """A frame a teacher, of the rules that take it: those with a relevant rule, and the others."""
     rank = rules["rule"].map({rule: place for place, rule in enumerate(RELEVANT)})
     ordered = rules.assign(rank=rank).sort_values("rank", kind="stable", na_position="last")
-    return [taking for _, taking in ordered.groupby(["family", "teacher"], sort=False) if taking["rank"].notna().any()]
+    frames = [taking for _, taking in ordered.groupby(UNIT, sort=False)]
+    return [own for own in frames if own["rank"].notna().any()], [own for own in frames if own["rank"].isna().all()]
 
 
 def _rules(taking: pd.DataFrame) -> str:
-    """The relevant rules by name, the others by their number."""
-    known = [f"'{rule}'" for rule in taking["rule"][taking["rank"].notna()]]
-    more = len(taking) - len(known)
-    return join([*known, count(more, "other rule")] if more else known)
+    return join([f"'{rule}'" for rule in taking["rule"]])
 
 
 def _beside(row: pd.Series) -> str:

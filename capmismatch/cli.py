@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter, validators
 
 from capmismatch import __version__
+from capmismatch._commands import command
 from capmismatch._cores import usable_cores
 from capmismatch._heap import keep_freed_memory
 from capmismatch.errors import CapmismatchError, InputError
@@ -141,8 +142,10 @@ def distill(
     address: Address = None, quiet: Quiet = False,
 ) -> None:
     """Train every student of the study that is missing: runs/ and tables/results.parquet."""
+    from capmismatch._matching import only_split
+
     results = _open(study, folder, quiet, workers, engine=engine, address=address).distill()
-    held_out = results[results["split"] == "test"]
+    held_out = results[results["split"] == only_split(results)]
     _show(
         held_out.groupby(["student", "label", "teacher"], sort=False)["accuracy"]
         .agg(["mean", "std", "count"])
@@ -176,12 +179,16 @@ def pick(
     tau: Annotated[
         tuple[float, ...], Parameter(help="With --pilot: a further temperature to try of each setting.")
     ] = (),
+    out: Annotated[Path | None, Parameter(help="Write it to this file too: .html or .md.")] = None,
     workers: Workers = CORES,
     quiet: Quiet = False,
 ) -> None:
     """Choose a teacher, with reasons, risks and the table behind them."""
+    from capmismatch._choice_page import check_page, write_page
     from capmismatch._tables import load_table
 
+    if out is not None:
+        check_page(out)  # before a pilot takes its hours
     opened = _open(study, folder, quiet, workers)
     given = {"family": family, "student": student, "label": label, "rule": rule}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -190,14 +197,18 @@ def pick(
     if pilot is None:
         if tau:
             raise InputError("--tau belongs to --pilot")
-        print(opened.pick(**options))
-        return
-    alone = sorted({"label", "rule"} & options.keys())
-    if alone:
-        raise InputError(f"--{alone[0]} does not go with --pilot, which compares the settings of the study")
-    from capmismatch.piloting import pilot as run_pilot
+        choice = opened.pick(**options)
+        print(choice)
+    else:
+        alone = sorted({"label", "rule"} & options.keys())
+        if alone:
+            raise InputError(f"--{alone[0]} does not go with --pilot, which compares the settings of the study")
+        from capmismatch.piloting import pilot as run_pilot
 
-    print(f"\n{run_pilot(opened, pilot, taus=tau, **options)}")
+        choice = run_pilot(opened, pilot, taus=tau, **options)
+        print(f"\n{choice}")
+    if out is not None:
+        print(f"\n{write_page(choice, out)}")
 
 
 @_command
@@ -296,6 +307,9 @@ def track(
     from capmismatch.trackers import track
 
     opened = _open(study, folder, quiet=True)
+    if not (opened.folder / "runs").is_dir():
+        first = command("distill", opened.file, opened.folder)
+        raise InputError(f"there are no runs in {opened.folder}: run `{first}` first")
     runs = track(opened.folder, to, out, project=project or opened.config.name)
     states = ", ".join(f"{count} {state}" for state, count in runs["state"].value_counts(sort=False).items())
     print(f"{len(runs)} runs ({states}), {runs['written'].sum()} of them written to {out}, the others unchanged")
@@ -331,13 +345,33 @@ def main() -> None:
     keep_freed_memory()
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # what is left for the end of the process could only fail with a traceback
+    except BrokenPipeError:
+        if not _reader_has_left():
+            raise
+        sys.exit(141)  # as a shell tells it of other tools
     except CapmismatchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on from here", file=sys.stderr)
         sys.exit(130)
+
+
+def _reader_has_left() -> bool:
+    """Whether standard output is a pipe that nobody reads, as after ``| head``; what is still to be written is dropped.
+
+    Pipes to processes of ours break as well, and that must be seen.
+    """
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 if __name__ == "__main__":

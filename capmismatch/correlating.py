@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from capmismatch import _statistics as st
-from capmismatch._matching import level_seeds, with_families
-from capmismatch.errors import InputError, must_be_one_of, require_columns
+from capmismatch._matching import compared, level_seeds, only_split, runs_as_units, warn_unmatched, with_families
+from capmismatch.errors import InputError, must_be_one_of, must_count, require_columns
 from capmismatch.findings import join_codes
 
 __all__ = ["correlate"]
@@ -51,7 +51,8 @@ def correlate(
 
     The sampling unit is the teacher: its probe is the mean over its training runs, its students' accuracy the mean
     over runs of the mean over student seeds. What a seed does to all students alike is taken out first where some
-    teacher lacks some of the seeds. With several families only teachers of the same family are compared.
+    teacher lacks some of the seeds. With several families only teachers of the same family are compared, unless most of
+    them would have nobody to be compared with. Teachers that have results but no probes are left out, with a warning.
 
     Parameters
     ----------
@@ -61,17 +62,19 @@ def correlate(
         The results table: ``family, teacher, teacher_seed, student, label, method, seed, split, accuracy``. Rows
         without a teacher (plain cross-entropy) are left out.
     split : str
-        Split of the students' accuracy.
+        Split of the students' accuracy. Results that have only the other one of "val" and "test", as other trainers
+        leave them, are taken as they are, with finding CM013.
     probe_split : str
         Split on which the probes were measured.
     within_family : bool, optional
         Compare teachers within families only: values and ranks are centred within the family, tau-b counts pairs
         within families, permutations and the bootstrap stay within families, and a family with a single teacher
-        drops out. Default: where more than one family has at least three teachers.
+        drops out. Default: where at least half of the teachers of a link are in families of three or more of them;
+        else all are compared with all, with finding CM012 where they are of several families.
     expected_signs : mapping from probe name to +1, -1 or NaN, optional
         The direction in which each probe is expected to help. Default: what the registry of probes says.
     n_boot : int
-        Bootstrap replicates.
+        Bootstrap replicates, 1 or more.
     seed : int
         Of the bootstrap and of Monte Carlo permutations; equal seeds give equal tables.
     unit : {"teacher", "run"}
@@ -93,23 +96,25 @@ def correlate(
     Raises
     ------
     InputError
-        If a column is missing, a split has no rows, rows are repeated, or no teacher has both probes and results.
+        If a column is missing, a split has no rows, rows are repeated, no teacher has both probes and results, or
+        `n_boot` is below 1.
 
     Notes
     -----
     **Intervals** (95 %) are taken on Fisher's z scale, ``tanh(atanh(r) +- 1.96 s)``, where ``s^2`` weighs the variance
     from a hierarchical bootstrap (teachers, then runs, then student seeds) with that of normal theory
     (`capmismatch._statistics.fisher_interval`). They are about the correlation of the means as measured, which seed
-    noise draws toward zero. Simulated (``benchmarks/bench_coverage.py``) with 1000 families of each of 56 kinds (one or
-    four student seeds, no or a strong link, normal or heavy-tailed probes) they cover the truth in
+    noise draws toward zero. Simulated (``benchmarks/bench_coverage.py``) with 1000 families of each of 168 kinds (one
+    or two runs, one to four student seeds, no to a strong link, normal or heavy-tailed probes) they cover the truth in
 
-    * 93.4-97.5 % for Pearson, whatever the number of teachers;
-    * 93.3-98.4 % for Spearman and Kendall with 8 or 12 teachers of one family, or 4 and 8 or 6 and 6 of two, and
-      94.5-99.0 % with 6; those above 97 % are mostly of single seeds;
-    * 94.3-99.4 % for both with 5: their ranks have only 120 orders, and no interval covers in just 95 %;
-    * 90.3-97.3 % for both in two families of 4: ranks are coarse there, and Spearman's is drawn toward zero.
+    * 93.1-97.8 % for Pearson, whatever the number of teachers;
+    * 92.8-99.1 % for Spearman and Kendall with 8 or 12 teachers of one family, or 4 and 8 or 6 and 6 of two, and
+      93.0-99.0 % with 6, 96.4 % on average; those above 97 % are mostly of single seeds;
+    * 94.3-99.7 % for both with 5: their ranks have only 120 orders, and no interval covers in just 95 %;
+    * 88.6-98.5 % for both in two families of 4, lowest for strong links measured well: ranks are coarse there, and
+      Spearman's is drawn toward zero.
 
-    On 300 families of 42 such kinds percentile intervals cover in 88.7-99.3 %, BCa in 86.0-96.7 %.
+    Percentile intervals cover in 86.6-99.8 % of the same families, BCa in 79.0-98.2 %.
 
     **p-values** permute the students' accuracies over teachers: all permutations up to 9!, 10,000 random ones above
     (with one added to both counts). `p_adjusted` is Benjamini-Hochberg's over all probes and temperatures of the same
@@ -118,7 +123,9 @@ def correlate(
     **Findings**: CM003 so few teachers that no order of their ranks has p < 0.05 (fewer than five of one family); CM004
     the interval covers zero; CM005 a probe that contains (1 - p_y) whose interval excludes zero, but no longer with p_y
     at the same temperature held fixed, where p_y has a link of its own (normal-theory intervals of the partial
-    correlation and of p_y's); CM006 a sign against expectation. See `capmismatch.findings.explain`.
+    correlation and of p_y's); CM006 a sign against expectation; CM012 teachers of several families compared with one
+    another; CM013 accuracies of another split than `split`; CM014 an undefined coefficient, for the probe or the
+    accuracy is the same for all teachers. See `capmismatch.findings.explain`.
 
     Examples
     --------
@@ -133,9 +140,12 @@ def correlate(
     [['spearman', 1.0, 0.003, 6], ['pearson', 0.994, 0.003, 6], ['kendall', 1.0, 0.003, 6]]
     """
     must_be_one_of(unit, ["teacher", "run"], "unit")
+    must_count(n_boot, "n_boot")
     probes, results = _chosen_rows(probes, results, probe_split, split)
+    moved = bool(results["split"].ne(split).all())
+    warn_unmatched(probes, results)
     if unit == "run":
-        probes, results = _runs_as_units(probes, results)
+        probes, results = runs_as_units(probes, results)
     teachers = shared_teachers(probes, results)
     signs = _registered_signs() if expected_signs is None else expected_signs
     x = pack_columns(probes, teachers, ["probe", "tau"], ["seed"], "value", "the probes table")
@@ -147,11 +157,14 @@ def correlate(
 
     frames: list[pd.DataFrame] = []
     for rows, left, right in _blocks(x, y):
-        rows, groups = _compared(rows, families, within_family)
+        rows, groups = compared(rows, families, within_family)
+        across = len(np.unique(families[rows])) > len(np.unique(groups))
         block = _Block(x.values[rows][..., left], y.values[rows][..., right], groups, controls[:, rows][..., left])
         keys = (x.keys.iloc[left], y.keys.iloc[right])
-        frames.extend(_link_rows(block, metric, *keys, n_boot=n_boot, seed=seed) for metric in st.METRICS)
-    return _finish(pd.concat(frames, ignore_index=True), signs, mute)
+        for metric in st.METRICS:
+            frames.append(_link_rows(block, metric, *keys, n_boot=n_boot, seed=seed).assign(across=across))
+    links = pd.concat(frames, ignore_index=True).assign(moved=moved)
+    return _finish(links, signs, mute)
 
 
 @dataclass(frozen=True)
@@ -182,6 +195,7 @@ def _chosen_rows(
     require_columns(probes, [*_UNIT, "params", "split", "seed", "tau", "probe", "value"], "the probes table")
     wanted = [*_UNIT, "teacher_seed", "student", "label", "method", "seed", "split", "accuracy"]
     require_columns(results, wanted, "the results table")
+    split = only_split(results, split)
     rows_of(probes, probe_split, "the probes table")
     rows = rows_of(results, split, "the results table")
     taught = rows[rows["teacher"].fillna("").ne("") & rows["accuracy"].notna()]
@@ -197,12 +211,6 @@ def rows_of(frame: pd.DataFrame, split: str, what: str) -> pd.DataFrame:
     if rows.empty:
         raise InputError(f"{what} has no rows for the split {split!r}; it has {sorted(frame['split'].unique())}")
     return rows
-
-
-def _runs_as_units(probes: pd.DataFrame, results: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    runs = probes.assign(teacher=probes["teacher"] + " seed " + probes["seed"].astype(str), seed=0)
-    taught = results.assign(teacher=results["teacher"] + " seed " + results["teacher_seed"].astype(str), teacher_seed=0)
-    return runs, taught
 
 
 def shared_teachers(probes: pd.DataFrame, results: pd.DataFrame) -> pd.MultiIndex:
@@ -226,14 +234,15 @@ def pack_columns(
     """Lay a tidy table out as an array: teacher, run, seed within the run, column."""
     unit = teachers.get_indexer(pd.MultiIndex.from_frame(frame[_UNIT]))
     frame = frame[unit >= 0].assign(unit=unit[unit >= 0])
-    for wrong, problem in (
-        (frame[levels].isna().any(axis=1), "has no number for a seed in the row of"),
-        (frame.duplicated(["unit", *columns, *levels]), "holds more than one row for"),
-    ):
+    for wrong, problem, advice in (
+        (frame[levels].isna().any(axis=1), "has no number for a seed in the row of", ""),
+        (frame.duplicated(["unit", *columns, *levels]), "holds more than one row for",
+         f"; give each run a number of its own in the column {levels[-1]!r}"),
+    ):  # fmt: skip
         if wrong.any():
-            row = frame[wrong].iloc[0]
+            (row,) = frame[wrong].iloc[:1].to_dict("records")  # with Python's numbers rather than NumPy's
             named = ", ".join(f"{name}={row[name]!r}" for name in [*_UNIT, *columns, *levels])
-            raise InputError(f"{what} {problem} {named}")
+            raise InputError(f"{what} {problem} {named}{advice}")
     by_column = frame.groupby(columns, dropna=False, sort=True)
     frame = frame.assign(column=by_column.ngroup())
     keys = frame.drop_duplicates("column").sort_values("column")[columns].reset_index(drop=True)
@@ -271,19 +280,6 @@ def _blocks(x: _Packed, y: _Packed) -> Iterator[tuple[NDArray[np.int64], NDArray
         for j in range(right.shape[1]):
             rows = np.flatnonzero(left[:, i] & right[:, j])
             yield rows, np.flatnonzero(left_of == i), np.flatnonzero(right_of == j)
-
-
-def _compared(
-    rows: NDArray[np.int64], families: NDArray[np.int64], within_family: bool | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The teachers that can be compared, and the group within which each is."""
-    family = families[rows]
-    size = np.bincount(family, minlength=1)
-    within = (size >= 3).sum() > 1 if within_family is None else within_family
-    if not within:
-        return rows, np.zeros(len(rows), dtype=np.int64)
-    rows = rows[size[family] > 1]
-    return rows, families[rows]
 
 
 def _link_rows(
@@ -376,6 +372,9 @@ def _finish(links: pd.DataFrame, signs: Mapping[str, float], mute: Iterable[str]
         "CM004": links["value"].notna() & ~clear,
         "CM005": links["probe"].isin(CONFIDENCE_BOUND) & clear & links["restates"],
         "CM006": (links["value"] * links["expected_sign"]).lt(0),
+        "CM012": links["across"] & links["value"].notna(),
+        "CM013": links["moved"],
+        "CM014": links["value"].isna() & links["n"].ge(3),
     }
     marked = pd.DataFrame(flags)
     links["findings"] = [join_codes(marked.columns[row], mute) for row in marked.to_numpy()]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -45,6 +45,12 @@ def must_be_positive(value: float, name: str) -> None:
     """Raise unless `value` is a positive, finite number."""
     if not (isinstance(value, Real) and 0 < value < float("inf")):
         raise InputError(f"{name} must be a positive number, got {value!r}")
+
+
+def must_count(value: object, name: str) -> None:
+    """Raise unless `value` is a whole number, 1 or more."""
+    if not (isinstance(value, Integral) and int(value) >= 1):
+        raise InputError(f"expected {name} a whole number >= 1, got {value!r}")
 
 
 def require_columns(frame: Any, columns: Iterable[str], what: str) -> None:

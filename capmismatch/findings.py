@@ -95,6 +95,25 @@ FINDINGS: dict[str, Finding] = {
             "The rows' mean logit is far from zero, and asymmetric temperatures are not invariant to a shift of all "
             'logits: results depend on this drift unless rows are centred (center="mean").',
         ),
+        Finding(
+            "CM012",
+            "families are compared with one another",
+            "Most teachers stand in families of one or two, so teachers of different families are compared: what sets "
+            "the families apart (architecture, recipe, data) counts as if it were the probe's doing, and can turn the "
+            "sign of what holds within each.",
+        ),
+        Finding(
+            "CM013",
+            "accuracy of another split",
+            "The results lack the split that was asked for and have only one, so that one was taken. Where it also "
+            "chose the teacher, the setting or the students' epochs, it looks better than it is.",
+        ),
+        Finding(
+            "CM014",
+            "nothing varies",
+            "The probe, or the students' accuracy, is the same for all teachers that are compared, so that the "
+            "coefficient is undefined.",
+        ),
     )
 }
 """Every finding by its code."""

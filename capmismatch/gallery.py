@@ -11,6 +11,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from capmismatch import plots
+from capmismatch._matching import only_split
 from capmismatch._rules import DEFAULT_RULE, RULES, nearest_tau
 from capmismatch.errors import InputError
 from capmismatch.examples import dark_knowledge
@@ -52,7 +53,7 @@ def draw_all(study: Study) -> list[Path]:
 def _capacity_curve(study: Study, student: str) -> Any:
     results = study.load("results")
     draw = plots.capacity_curve if results["label"].nunique() <= MANY else plots.capacity_grid
-    return draw(results, student=student, teachers=study.load("probes"))
+    return draw(results, student=student, teachers=study.load("probes"), split=only_split(results))
 
 
 def _tau(study: Study) -> float:
@@ -71,10 +72,12 @@ def _affinity_map(study: Study) -> Any:
 
 
 def _best_setting(study: Study) -> dict[str, str]:
-    """The first student, and its soft-label method that stands first in the study."""
+    """The first student, its soft-label method that stands first in the study, and the split to report on."""
     results = study.load("results")
     taught = results[results["method"] != "CE"]
-    return {"student": taught["student"].iloc[0], "label": taught["label"].iloc[0]}
+    return {
+        "student": taught["student"].iloc[0], "label": taught["label"].iloc[0], "split": only_split(results),
+    }  # fmt: skip
 
 
 def _dark_knowledge(study: Study) -> Any:

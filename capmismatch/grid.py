@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from capmismatch._commands import command
 from capmismatch._epoch_log import EpochLog
 from capmismatch._files import hash_of, is_locked, locked, remove_temporaries, write_json, write_text
 from capmismatch._prepare import Prepare
@@ -76,7 +77,8 @@ def plan(study: Study, bank: LogitBank) -> list[Run]:
     for record in bank.teachers:
         by_teacher[record.family, record.teacher].append(record)
     if not by_teacher and any(method.name != "CE" for method in settings.methods):
-        raise InputError(f"there is no teacher in {bank.path}: run `capmismatch collect {study.file.name}` to the end")
+        collect = command("collect", study.file, study.folder)
+        raise InputError(f"there is no teacher in {bank.path}: run `{collect}` to the end")
     runs = []
     for method in settings.methods:
         taught = list(by_teacher.values()) if method.name != "CE" else [[None]]

@@ -127,11 +127,12 @@ def _students(taught: pd.DataFrame) -> Iterator[Statement]:
         heights = join([f"{means[teacher].percent()} with {teacher}" for teacher in _ends(means, found)])
         text = f"{name}: accuracy {_shape(found)}. It is {heights}."
         if len(seeds) > 1 and {(small := next(iter(means))), (large := next(reversed(means)))} <= set(seeds):
-            apart = {end: against_best(seeds, end) for end in (small, large)}
+            apart, best = {end: against_best(seeds, end) for end in (small, large)}, seeds.mean().idxmax()
             paired.append(all(gap.high < 0 for gap in apart.values()))
             verdicts = [f"{gap.points()} with {end} ({gap.verdict('better', 'worse', 'no difference is shown')})"
-                        for end, gap in apart.items()]  # fmt: skip
+                        for end, gap in apart.items() if end != best]  # fmt: skip
             text += f" Paired by seed, against the teacher that is best on the other seeds: {join(verdicts)}."
+            text += f" {best} is itself the best on average." if best in apart else ""
         told.append(Statement("students", text, _few(means)))
     of = count(len(told), "combination")
     summary = f"A rise followed by a fall is shown in {tested} of {of} of student and method (p < 0.05, uncorrected)."
@@ -151,8 +152,7 @@ def _variance(probes: pd.DataFrame, tau: float, split: str) -> Iterator[Statemen
         lacking = join([name for name in COMPANIONS if name not in there] or list(DERIVED))
         yield Statement("variance", f"Not told: the probes lack {lacking}, and these are only told together.")
         return
-    taus = measured["tau"].unique()
-    measured = measured[measured["tau"].eq(taus[np.argmin(np.abs(taus - tau))])]
+    measured = measured[measured["tau"].eq(min(measured["tau"].unique(), key=lambda there: abs(there - tau)))]
     for _, family in measured.groupby("family", sort=False):
         means = {str(probe): course(rows, "value") for probe, rows in family.groupby("probe")}
         for probe in [name for name in DERIVED if name in means and all(c in means for c in COMPANIONS)]:

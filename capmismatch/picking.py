@@ -7,25 +7,31 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from capmismatch import _evidence_words as learnt
 from capmismatch import _words as words
 from capmismatch._candidates import UNIT, Candidates, long_and_wide, of_family
 from capmismatch._choice import STUDENT_COLUMNS, Choice
-from capmismatch._evidence import Lesson, best_setting, elsewhere, learn
+from capmismatch._choice_tables import (
+    best_tested,
+    probe_table,
+    result_table,
+    rules_with_loss,
+    setting_table,
+    student_table,
+    summary,
+    taken,
+)
+from capmismatch._evidence import Lesson, as_pairs, best_setting, elsewhere, learn
 from capmismatch._matching import with_families
 from capmismatch._posterior import posterior_draws
-from capmismatch._rules import COMPANIONS, DEFAULT_RULE, DERIVED, RULES, rule_choices
+from capmismatch._rules import COMPANIONS, DEFAULT_RULE, RULES, rule_choices
 from capmismatch._taught import Taught, draw_students, on_both_splits, with_columns, with_teacher
 from capmismatch.correlating import FEW_TEACHERS, shared_teachers
-from capmismatch.errors import InputError, must_be_one_of
+from capmismatch.errors import InputError, must_be_one_of, must_count
 from capmismatch.findings import without_muted
 
 __all__ = ["Choice", "pick"]
-
-_Z95 = 1.959964
-
-Floats = NDArray[np.float64]
 
 
 def pick(
@@ -61,16 +67,18 @@ def pick(
     **With results** each teacher's true accuracy is estimated from its students' seeds on `split`, shrunken toward
     what its probes, its peers and the evidence predict; the teacher with the highest estimate is taken. A teacher
     without students is predicted, with a wide interval, and gives way to one with students that is tied with it.
-    P(best), expected regret, ties and the gain over plain
-    cross-entropy come from the same draws; accuracies, gains and the regret of rules are reported on `report_split`,
-    which takes no part in choosing.
+    P(best), expected regret, ties and the gain over plain cross-entropy come from the same draws; accuracies, gains and
+    the regret of rules are reported on `report_split`, which takes no part in choosing. Settings are compared by their
+    best teachers in these draws, too: `Choice.settings` tells which cannot be told from the best one. Where teachers
+    share seeds all comparisons are within seeds, and intervals of accuracies are for these seeds. Noise comes from the
+    seeds; where there is one, or where all agree, from the number of examples (column ``n``).
 
     Parameters
     ----------
     probes : DataFrame
         The probes table. Its teachers are the candidates.
     results : DataFrame, optional
-        The results table.
+        The results table; accuracies are shares in [0, 1].
     values : DataFrame, optional
         The table of `capmismatch.example_values` with the rule's probe at its temperature, on `split`.
     evidence : pairs of DataFrame
@@ -101,7 +109,8 @@ def pick(
     ------
     InputError
         If columns, the rule's probe, or rows for a split, family, student or label are missing (with a list of those
-        there are), if no teacher has both probes and results, or if the evidence has nothing to learn from.
+        there are), if an accuracy is no share, if no teacher has both probes and results, or if the evidence is no list
+        of pairs or has nothing to learn from.
 
     Notes
     -----
@@ -119,7 +128,8 @@ def pick(
     """
     must_be_one_of(rule, ["auto", *RULES], "rule")
     long, wide = long_and_wide(probes, split)
-    pairs, only = list(evidence), ""
+    must_count(n_boot, "n_boot")
+    pairs, only = as_pairs(evidence), ""
     if results is not None:
         results, only = on_both_splits(with_columns(results), split, report_split)
     if family is not None:
@@ -138,7 +148,7 @@ def pick(
         results, candidates, groups, student=student, label=label, split=split, report_split=report_split,
         n_boot=n_boot, seed=seed,
     )  # fmt: skip
-    return _by_results(taught, wide, rule, mute, words.from_elsewhere(lessons), words.one_split_risk(only))
+    return _by_results(taught, candidates, rule, mute, learnt.from_elsewhere(lessons), words.one_split_risk(only))
 
 
 def _apart(
@@ -174,55 +184,27 @@ def _by_rule(
         from capmismatch._rule_draws import rule_draws  # here, for it loads torch
 
         draws = rule_draws(values, long, used.probe, n_boot, seed)
-    table, tau = _probe_table(long, wide, used.probe, used.sign, draws)
+    table, tau = probe_table(long, wide, used.probe, used.sign, draws)
     chosen, tied = table.iloc[0], table[table["tie"]]
     findings = ["CM007"] if len(tied) > 1 else []
     if len(tied) > 1 and tied["params"].notna().all():
         chosen = tied.iloc[int(tied["params"].argmin())]
     rules, missing = rule_choices(wide)
     rules = rules.assign(regret=np.nan, low=np.nan, high=np.nan)
-    beside = table[[*UNIT, "score", *(name for name in COMPANIONS if name in table), "tie"]]
-    rules = rules.merge(beside, on=UNIT, how="left")
+    beside = [name for name in COMPANIONS if name in table]
+    rules = rules.merge(table[[*UNIT, "score", "tie"]], on=UNIT, how="left")
+    rules = rules.merge(wide[beside].reset_index(), on=UNIT, how="left")
     reasons = [
         *words.ranking(table, used, tau), *words.cheapest(tied, chosen),
         *words.rivals(rules, chosen, used), *words.left_out(missing),
     ]  # fmt: skip
     risks = [
-        "No student has been taught yet: the rule is a prior, and what it costs here is unknown. A pilot (--pilot) "
-        "would tell."
+        f"No student has been taught yet: the rule is a prior{words.measured_for(rule)}, and what it costs here is "
+        "unknown. A pilot (--pilot) would tell."
     ]
-    risks += words.confidence_risk(table, used)
+    risks += [*words.without_probe(wide, table, used, tau), *words.confidence_risk(table, used)]
     students = pd.DataFrame(columns=list(STUDENT_COLUMNS))
     return _choice(chosen, rule, students, table, rules, reasons, risks, findings, mute, tau=tau)
-
-
-def _probe_table(
-    long: pd.DataFrame, wide: pd.DataFrame, probe: str, sign: int, draws: pd.DataFrame | None
-) -> tuple[pd.DataFrame, float | None]:
-    """The teachers, best first by one probe, and the temperature it was taken at."""
-    if probe == "params":
-        table, tau = wide["params"].dropna().rename("score").reset_index().assign(se=0.0), None
-    else:
-        rows = long[long["probe"].eq(probe)]
-        tau = float(rows["tau"].iloc[0]) if rows["tau"].notna().all() else None
-        table = rows.rename(columns={"value": "score"})[[*UNIT, "score", "se"]]
-    table = table.merge(wide["params"].reset_index(), on=UNIT)
-    table = table.sort_values("score", ascending=sign < 0, kind="stable").reset_index(drop=True)
-    if draws is None:
-        best, half = table.iloc[0], _Z95 * table["se"]
-        low, high = table["score"] - half, table["score"] + half
-        # An unknown standard error gives no grounds to call two values equal.
-        tie = sign * (best["score"] - table["score"]) <= _Z95 * np.hypot(table["se"], best["se"]).fillna(0)
-    else:
-        drawn = draws[pd.MultiIndex.from_frame(table[UNIT])].to_numpy()
-        low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-        tie = np.quantile(sign * (drawn[:, [0]] - drawn), 0.025, axis=0) <= 0
-    table = table.assign(low=low, high=high, p_best=np.nan, regret=np.nan, tie=tie | (table.index == 0))
-    columns = [*UNIT, "params", "score", "low", "high", "p_best", "regret", "tie"]
-    if probe in DERIVED and set(COMPANIONS) <= set(wide):
-        table = table.merge(wide[list(COMPANIONS)].reset_index(), on=UNIT, how="left")
-        columns += COMPANIONS
-    return table[columns], tau
 
 
 # With evidence: what other families and students teach -----------------------------------------------------------
@@ -234,134 +216,68 @@ def _by_evidence(
     rng = np.random.default_rng(seed)
     wide = candidates.wide
     drawn = posterior_draws(candidates.unmeasured(), n_boot, rng, [lesson.choosing for lesson in lessons])
-    table = wide["params"].reset_index().assign(**_columns(drawn.means), measured=False)
+    table = wide["params"].reset_index().assign(**summary(drawn.means), measured=False)
     table[["score", "low", "high"]] *= 100
     table = table.sort_values("score", ascending=False, kind="stable").reset_index(drop=True)
     new_family = not set(candidates.families) & {lesson.kin for lesson in lessons}
     there = elsewhere(lessons, new_family, n_boot, rng)
-    rules, missing = _rules_with_loss(wide, drawn.means, rule)
+    rules, missing = rules_with_loss(wide, drawn.means, rule)
     rules = rules.assign(elsewhere=rules["rule"].map(there))
-    chosen = table.iloc[0] if rule == "auto" else _taken(rules, table, rule)
+    chosen = table.iloc[0] if rule == "auto" else taken(rules, table, rule)
     low, high = np.quantile(100 * drawn.slopes, [0.025, 0.975], axis=0)
     trust = pd.DataFrame(
         {"probe": candidates.names, "points": 100 * drawn.slopes.mean(axis=0), "low": low, "high": high}
     )
-    setting, count = best_setting(lessons)
+    label, compared = best_setting(lessons)
+    method, tau = next(lesson.named[label] for lesson in lessons if label in lesson.named)
     reasons = [
-        words.predicted(chosen), *words.ties(table, chosen), *words.trusted(trust, lessons),
-        *words.cost_elsewhere(there, new_family), *words.setting_elsewhere(setting, count, lessons),
+        learnt.predicted(table, chosen), *words.ties(table, chosen), *learnt.trusted(trust, lessons),
+        *learnt.cost_elsewhere(there, new_family), *learnt.setting_elsewhere(label, compared, lessons),
         *words.left_out(missing),
     ]  # fmt: skip
-    risks = words.evidence_risks(table, chosen, lessons, new_family)
+    risks = [
+        *learnt.evidence_risks(table, chosen, lessons, new_family), *words.unknown_probes(candidates, wide.index),
+        *words.setting_risks(compared),
+    ]  # fmt: skip
     findings = ["CM007"] if table["tie"].sum() > 1 else []
     students = pd.DataFrame(columns=list(STUDENT_COLUMNS))
     choice = _choice(
         chosen, "evidence" if rule == "auto" else rule, students, table, rules, reasons, risks, findings, mute,
-        tau=setting.tau,
+        tau=tau,
     )  # fmt: skip
-    return replace(choice, label=setting.label, method=setting.method, trust=trust)
+    return replace(choice, label=label, method=method, trust=trust, settings=compared)
 
 
 # With results: draws of every teacher's accuracy -------------------------------------------------------------------
 
 
 def _by_results(
-    taught: list[Taught], wide: pd.DataFrame, rule: str, mute: Iterable[str], reasons: list[str], risks: list[str]
+    taught: list[Taught], candidates: Candidates, rule: str, mute: Iterable[str], reasons: list[str], risks: list[str]
 ) -> Choice:
+    wide = candidates.wide
     choosing = np.mean([part.choosing.draws for part in taught], axis=0)
     reporting = np.mean([part.reporting.draws for part in taught], axis=0)
     plain = None
     if all(part.plain is not None for part in taught):
         plain = np.mean([part.plain for part in taught if part.plain is not None], axis=0)
-    table = _result_table(taught, wide, choosing, reporting, plain)
-    rules, missing = _rules_with_loss(wide, reporting, rule)
-    chosen = table.iloc[_tested_first(table)] if rule == "auto" else _taken(rules, table, rule)
-    students = _student_table(taught, wide)
+    table = result_table(taught, wide, choosing, reporting, plain)
+    rules, missing = rules_with_loss(wide, reporting, rule)
+    chosen = table.iloc[best_tested(table)] if rule == "auto" else taken(rules, table, rule)
+    students, compared = student_table(taught, wide), setting_table(taught, wide)
     reasons = [
-        words.estimate(chosen), *words.settings(students), *words.ties(table, chosen), *words.gain(table, chosen),
-        *words.rule_costs(rules), *reasons, *words.left_out(missing),
+        words.estimate(table, chosen), *words.settings(students, compared), *words.ties(table, chosen),
+        *words.gain(table, chosen), *words.rule_costs(rules), *reasons, *words.left_out(missing),
     ]  # fmt: skip
-    risks = [*words.result_risks(table, chosen, taught), *risks]
+    predicted = table.loc[~table["measured"], UNIT].itertuples(index=False, name=None)
+    risks = [
+        *words.result_risks(table, chosen, taught), *words.setting_risks(compared),
+        *words.unknown_probes(candidates, predicted), *risks,
+    ]  # fmt: skip
     findings = ["CM007"] if table["tie"].sum() > 1 else []
-    return _choice(
+    choice = _choice(
         chosen, "results" if rule == "auto" else rule, students, table, rules, reasons, risks, findings, mute
     )
-
-
-def _result_table(
-    taught: list[Taught], wide: pd.DataFrame, choosing: Floats, reporting: Floats, plain: Floats | None
-) -> pd.DataFrame:
-    table = (
-        wide["params"]
-        .reset_index()
-        .assign(
-            **_columns(choosing),
-            measured=np.all([np.isfinite(part.choosing.means) for part in taught], axis=0),
-            accuracy=np.mean([part.reporting.means for part in taught], axis=0),
-            gain=np.nan,
-            gain_low=np.nan,
-            gain_high=np.nan,
-        )
-    )
-    if plain is not None:
-        gain = 100 * (reporting - plain[:, None])
-        table["gain"] = gain.mean(axis=0)
-        table["gain_low"], table["gain_high"] = np.quantile(gain, [0.025, 0.975], axis=0)
-    return table.sort_values("score", ascending=False, kind="stable").reset_index(drop=True)
-
-
-def _columns(draws: Floats) -> dict[str, Floats]:
-    """What draws (n_boot, T) of accuracies say of each teacher."""
-    score = draws.mean(axis=0)
-    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
-    best = int(np.argmax(score))
-    return {
-        "score": score, "low": low, "high": high,
-        "p_best": np.bincount(draws.argmax(axis=1), minlength=len(score)) / len(draws),
-        "regret": 100 * (draws.max(axis=1, keepdims=True) - draws).mean(axis=0),
-        "tie": np.quantile(draws[:, [best]] - draws, 0.025, axis=0) <= 0,
-    }  # fmt: skip
-
-
-def _rules_with_loss(wide: pd.DataFrame, draws: Floats, rule: str) -> tuple[pd.DataFrame, list[str]]:
-    """Whom every rule takes and what is lost by it, the least first; and the rules that lack their probe."""
-    rules, missing = rule_choices(wide)
-    if rule in missing:
-        raise InputError(f"the rule {rule!r} needs the probe {RULES[rule].probe!r}; there are {sorted(wide.columns)}")
-    lost = 100 * (draws.max(axis=1, keepdims=True) - draws)
-    place = wide.index.get_indexer(pd.MultiIndex.from_frame(rules[UNIT]))
-    low, high = np.quantile(lost[:, place], [0.025, 0.975], axis=0)
-    rules = rules.assign(regret=lost[:, place].mean(axis=0), low=low, high=high)
-    return rules.sort_values("regret", kind="stable").reset_index(drop=True), missing
-
-
-def _taken(rules: pd.DataFrame, table: pd.DataFrame, rule: str) -> pd.Series:
-    """The row of the teacher that a rule takes."""
-    row = rules[rules["rule"].eq(rule)].iloc[0]
-    return table[table["teacher"].eq(row["teacher"]) & table["family"].eq(row["family"])].iloc[0]
-
-
-def _tested_first(table: pd.DataFrame) -> int:
-    """Place of the best teacher; of those tied with it one that has students goes before one that is only predicted."""
-    tested = table["tie"] & table["measured"]
-    return int(table["score"].where(tested if tested.any() else table["tie"]).argmax())
-
-
-def _student_table(taught: list[Taught], wide: pd.DataFrame) -> pd.DataFrame:
-    """Every student's own best teacher."""
-    rows = []
-    for part in taught:
-        own = pd.DataFrame(_columns(part.choosing.draws)).assign(measured=np.isfinite(part.choosing.means))
-        best = _tested_first(own)
-        family, teacher = wide.index[best]
-        p_best = float(own["p_best"].iloc[best])
-        gain = [np.nan] * 3
-        if part.plain is not None:
-            gained = 100 * (part.reporting.draws[:, best] - part.plain)
-            gain = [gained.mean(), *np.quantile(gained, [0.025, 0.975])]
-        setting = (part.student, part.label, part.method, part.tau)
-        rows.append((*setting, family, teacher, p_best, part.reporting.means[best], part.plain_mean, *gain))
-    return pd.DataFrame(rows, columns=list(STUDENT_COLUMNS))
+    return replace(choice, settings=compared)
 
 
 def _choice(
@@ -379,7 +295,7 @@ def _choice(
     """Join the parts; a setting is named where all students share it."""
     if len(table) < FEW_TEACHERS:
         findings = [*findings, "CM003"]
-        risks = [*risks, f"Only {len(table)} teachers were compared."]
+        risks = [*risks, words.few(len(table))]
     shared = {
         name: students[name].iloc[0] for name in ("student", "label", "method", "tau") if students[name].nunique() == 1
     }

@@ -205,7 +205,7 @@ def _missing(study: Study, tables: Mapping[str, pd.DataFrame]) -> list[str]:
         if table in tables:
             continue
         questions = [f"“{question}”" for question, needs in TOPICS.values() if needs == table]
-        why = f"run `capmismatch {shlex.join([stage, study.file.name])}` to make it"
+        why = f"run `{_command(study, stage)}` to make it"
         if table in ("results", "links") and study.config.distill is None and study.config.results is None:
             why = "the study names neither students to teach nor a file of results"
         sentences.append(f"The table of {table} is absent: {why}. Left out with it: {', '.join(questions)}.")
@@ -256,9 +256,14 @@ def _full_names(folder: Path) -> dict[str, str]:
 
 def _commands(study: Study) -> list[tuple[str, str]]:
     """What to type to repeat the study, and to write only this page anew."""
-    where = [] if study.folder == study.file.parent else ["--folder", study.folder.name]
     commands = {"run": "repeat the study; what is there already is kept", "report": "write only this page anew"}
-    return [(shlex.join(["capmismatch", verb, study.file.name, *where]), does) for verb, does in commands.items()]
+    return [(_command(study, verb), does) for verb, does in commands.items()]
+
+
+def _command(study: Study, verb: str) -> str:
+    """From the study file's folder, wherever that lies: the page may be read on another machine."""
+    where = [] if study.folder == study.file.parent else ["--folder", study.folder.name]
+    return shlex.join(["capmismatch", verb, study.file.name, *where])
 
 
 def _facts(study: Study, tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str]]:

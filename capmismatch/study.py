@@ -4,8 +4,7 @@
 
     my-study/  study.toml  teachers/  bank/  runs/  tables/*.parquet  figures/*  report.html
 
-Each stage reads what the stage before left and writes its own files, so each can be run again, resumed and inspected
-alone.
+Each stage reads what the one before left and writes its own files, so each can be run again, resumed, inspected alone.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from capmismatch import __version__
+from capmismatch._commands import command
 from capmismatch._config import parse
 from capmismatch._files import hash_of, write_json, write_table
 from capmismatch._study_config import (
@@ -216,7 +216,8 @@ class Study:
         from capmismatch.bank import LogitBank
 
         if not (self.folder / "bank" / "bank.json").exists():
-            raise InputError(f"there is no bank in {self.folder}: run `capmismatch collect {self.file.name}` first")
+            collect = command("collect", self.file, self.folder)
+            raise InputError(f"there is no bank in {self.folder}: run `{collect}` first")
         return LogitBank(self.folder / "bank")
 
     def view_bank(self, number: int) -> LogitBank:
@@ -266,7 +267,8 @@ class Study:
             results = distill(self)
         else:
             given = ResultsConfig(given) if isinstance(given, str) else given
-            results = load_results(self.base / Path(given.file).expanduser(), given.columns, percent=given.percent)
+            options = asdict(given)
+            results = load_results(self.base / Path(options.pop("file")).expanduser(), **options)
         write_table(table_file(self.folder, "results"), results)
         return results
 
@@ -282,17 +284,15 @@ class Study:
 
         s = self.config.correlate
         split, probes, results = _splits(self.bank)[0], self.load("probes"), self.load("results")
-        return self._kept("links", [repr(s), split, self._hashes("probes", "results")], lambda: correlate(
-            probes, results, probe_split=split, n_boot=s.n_boot, seed=s.seed,
-        ))
+        made_from = [repr(s), split, self._hashes("probes", "results")]
+        return self._kept("links", made_from, lambda: correlate(probes, results, probe_split=split, **asdict(s)))
 
     def pick(self, **options: Any) -> Choice:
         """The choice of a teacher; from students' results where there are any. Options go before those of [pick]."""
         from capmismatch._rule_draws import rule_values
         from capmismatch.picking import pick
 
-        probes, given = self.load("probes"), self.pick_options() | options
-        split = _splits(self.bank)[0]
+        split, probes, given = _splits(self.bank)[0], self.load("probes"), self.pick_options() | options
         results = self.load("results") if self.has("results") else None
         if results is None and not given["evidence"]:
             rule, device = given.get("rule", "auto"), self.config.probe.device
@@ -364,7 +364,7 @@ class Study:
 
     def load(self, table: str) -> pd.DataFrame:
         """A table that a stage left."""
-        return load_table(self.folder, table, self.file.name)
+        return load_table(self.folder, table, self.file)
 
     def _table(self, name: str, bank: LogitBank, settings: Any, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """A table, made anew only if the bank or the settings changed since."""

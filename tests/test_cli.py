@@ -6,6 +6,8 @@ import contextlib
 import io
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -162,10 +164,38 @@ def test_what_is_no_toml(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("stage", "needs"),
-    [("probe", "collect"), ("ranks", "collect"), ("isats", "collect"), ("correlate", "collect"), ("pick", "probe")],
+    [("probe", "collect"), ("ranks", "collect"), ("isats", "collect"), ("correlate", "collect"), ("pick", "collect")],
 )
-def test_stage_before_its_input_names_the_stage_to_run(study: Path, stage: str, needs: str) -> None:
+def test_stage_before_its_input_names_the_stage_to_run(
+    study: Path, stage: str, needs: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(study.parent)
     assert_one_line(command(stage, study, "--quiet"), f"run `capmismatch {needs} {study.name}` first")
+    elsewhere = ("--folder", tmp_path / "else where")
+    hint = f"run `capmismatch {needs} study.toml --folder '{tmp_path / 'else where'}'` first"
+    assert_one_line(command(stage, "study.toml", *elsewhere, "--quiet"), hint)
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(command(stage, study, "--quiet"), f"run `capmismatch {needs} {study}` first")
+
+
+def test_commands_that_errors_name_work_as_they_stand(tmp_path: Path) -> None:
+    """One after the other they lead to a pick."""
+    words, stages = ["pick", str(write_study(tmp_path)), "--folder", str(tmp_path / "else where")], []
+    while (outcome := command(*words)).code:
+        hint = re.search("run `capmismatch (.*)` first", outcome.err)
+        assert hint, outcome.err
+        stages.append(shlex.split(hint[1])[0])
+        assert command(*shlex.split(hint[1]), "--quiet").code == 0
+    assert stages == ["collect", "probe"] and "Take teacher" in outcome.out
+
+
+def test_evidence_that_is_no_study_and_runs_that_are_not_there(study: Path, studied: Path, tmp_path: Path) -> None:
+    outcome = command("pick", studied, "--evidence", tmp_path)
+    assert_one_line(outcome, "no table 'probes'", "expected the folder of a study that has run")
+    outcome = command("pick", studied, "--evidence", study.parent)
+    assert_one_line(outcome, f"run `capmismatch probe {study}` first")
+    outcome = command("track", study, "--to", "tensorboard", "--out", tmp_path)
+    assert_one_line(outcome, f"run `capmismatch distill {study}` first")
 
 
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
@@ -190,6 +220,28 @@ def test_interrupt_says_how_to_go_on(study: Path, monkeypatch: pytest.MonkeyPatc
     outcome = command("probe", study)
     assert outcome.code == 130
     assert outcome.err == "stopped; run the same command again to go on from here\n"
+
+
+@pytest.mark.parametrize("words", [["correlate"], ["collect", "--quiet"], ["pick"]])
+def test_a_reader_that_has_seen_enough_is_no_error(studied: Path, words: list[str]) -> None:
+    """As after ``| head``: before anything is written, and with output that the pipe still held."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    line = [sys.executable, "-m", "capmismatch.cli", words[0], str(studied), *words[1:]]
+    try:
+        ended = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+def test_other_broken_pipes_keep_their_traceback(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Study) -> None:
+        raise BrokenPipeError("a worker is gone")
+
+    monkeypatch.setattr(Study, "probe", broken)
+    with pytest.raises(BrokenPipeError, match="a worker is gone"):
+        command("probe", study)
 
 
 def test_unforeseen_errors_keep_their_traceback(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,6 +295,23 @@ def test_stages_one_by_one_leave_the_same_as_run(studied: Path, tmp_path: Path) 
 
 def made(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and ".lock" not in path.name}
+
+
+def test_a_pick_is_written_as_a_page(studied: Path, tmp_path: Path) -> None:
+    plain = command("pick", studied)
+    for name, start in {"pick.html": "<!doctype html>", "pick.md": "## Take teacher family/r20"}.items():
+        outcome = command("pick", studied, "--out", tmp_path / "new" / name)
+        assert outcome.out == f"{plain.out}\n{tmp_path / 'new' / name}\n"
+        page = (tmp_path / "new" / name).read_text(encoding="utf-8")
+        assert page.startswith(start) and "Take teacher family/r20" in page and "p_best" in page
+    assert_one_line(command("pick", studied, "--out", tmp_path / "pick.pdf"), "ends in .html or .md", "pick.pdf")
+
+
+def test_results_of_one_split_are_shown(tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    pd.read_csv(tmp_path / "results.csv").query("split == 'val'").to_csv(tmp_path / "results.csv", index=False)
+    outcome = command("distill", study, "--quiet")
+    assert outcome.code == 0 and "r56" in outcome.out
 
 
 def test_long_tables_are_cut(studied: Path) -> None:

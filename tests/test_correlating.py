@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -153,6 +155,55 @@ def test_families_are_compared_within():
     assert value.iloc[0] == pytest.approx(both["x"].corr(both["y"]))
 
 
+def pooled_against_within(sizes):
+    """Accuracy falls with the probe within every family, and rises from family to family; the links of each rule."""
+    units = [(f, t) for f, count in enumerate(sizes) for t in range(count)]
+    teachers = pd.DataFrame({"family": [f"f{f}" for f, _ in units], "teacher": [f"t{t}" for _, t in units]})
+    value = np.array([100.0 * f + t for f, t in units])
+    probes = teachers.assign(params=1e5, split="val", seed=0, tau=np.nan, probe="ece", value=value)
+    accuracy = np.array([0.1 * f - 0.01 * t for f, t in units])
+    results = teachers.assign(
+        teacher_seed=0, student="cnn", label="KD", method="KD", seed=0, split="test", accuracy=accuracy
+    )
+    return correlate(probes, results, expected_signs={}, n_boot=20).query("metric == 'pearson'").iloc[0]
+
+
+@pytest.mark.parametrize("sizes", [[6, 2], [5, 4, 1], [3, 3], [4, 2, 2]])
+def test_families_are_compared_within_where_that_keeps_most_teachers(sizes):
+    link = pooled_against_within(sizes)
+    assert link["value"] == pytest.approx(-1) and "CM012" not in link["findings"]
+    assert link["n"] == sum(size for size in sizes if size > 1)
+
+
+@pytest.mark.parametrize("sizes", [[2, 2, 2], [3, 2, 2], [1] * 6])
+def test_families_that_are_compared_with_one_another_are_told(sizes):
+    link = pooled_against_within(sizes)
+    assert link["value"] > 0.9 and "CM012" in link["findings"] and link["n"] == sum(sizes)
+
+
+def test_results_of_the_other_split_alone_are_taken_and_told(one_family):
+    probes, results = one_family
+    expected = correlate(probes, results, n_boot=50)
+    found = correlate(probes, results.assign(split="val"), n_boot=50)
+    assert found["findings"].str.contains("CM013").all() and not expected["findings"].str.contains("CM013").any()
+    pd.testing.assert_frame_equal(found.drop(columns="findings"), expected.drop(columns="findings"))
+    asked = correlate(probes, results.assign(split="val"), split="val", n_boot=50)
+    pd.testing.assert_frame_equal(asked, expected)
+
+
+def test_teachers_with_students_but_no_probes_are_named(one_family):
+    probes, results = one_family
+    mistyped = results.assign(teacher=results["teacher"].replace({"t3": "t03"}))
+    told = "students of f0/t03 but the probes lack that teacher; 1 teacher with probes but without students: f0/t3"
+    for unit in ("teacher", "run"):
+        with pytest.warns(UserWarning, match=told) as caught:
+            correlate(probes, mistyped, n_boot=20, unit=unit)
+        assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # some teachers without students are usual
+        assert correlate(probes, results[results["teacher"].ne("t3")], n_boot=20)["n"].eq(7).all()
+
+
 def test_results_without_a_family_go_by_the_teachers_name(one_family):
     probes, results = one_family
     links = correlate(probes, results.assign(family=""), n_boot=50)
@@ -264,7 +315,9 @@ def test_a_constant_probe_has_no_link(one_family):
     probes = probes.assign(value=probes["value"].where(probes["probe"].ne("ece"), 0.3))
     row = correlate(probes, results, expected_signs={"ece": 1}, n_boot=20).query("probe == 'ece'")
     assert row[["value", "low", "high", "p", "p_adjusted"]].isna().all(axis=None)
-    assert row["findings"].eq("").all()
+    assert row["findings"].eq("CM014").all()
+    same = correlate(probes, results.assign(accuracy=0.7), expected_signs={}, n_boot=20)
+    assert same["value"].isna().all() and same["findings"].eq("CM014").all()
 
 
 def test_errors(one_family):
@@ -275,8 +328,11 @@ def test_errors(one_family):
         correlate(probes, results.drop(columns="label"))
     with pytest.raises(InputError, match=r"the probes table has no rows for the split 'train'; it has \['val'\]"):
         correlate(probes, results, probe_split="train")
-    with pytest.raises(InputError, match=r"the results table has no rows for the split 'val'; it has \['test'\]"):
-        correlate(probes, results, split="val")
+    with pytest.raises(InputError, match=r"the results table has no rows for the split 'tset'; it has \['test'\]"):
+        correlate(probes, results, split="tset")
+    for n_boot in (0, -1, 2.5):
+        with pytest.raises(InputError, match=f"expected n_boot a whole number >= 1, got {n_boot}"):
+            correlate(probes, results, n_boot=n_boot)
     with pytest.raises(InputError, match="no row with a teacher and an accuracy on split 'test'"):
         correlate(probes, results[results["method"].eq("CE")])
     other = results.assign(family=results["family"].replace("f0", "other"))
@@ -286,6 +342,9 @@ def test_errors(one_family):
         correlate(pd.concat([probes, probes.iloc[:1]]), results)
     with pytest.raises(InputError, match="the results table has no number for a seed in the row of family='f0', teach"):
         correlate(probes, results.assign(teacher_seed=results["teacher_seed"].where(results.index > 0)))
+    message = r"family='f0', teacher='t0', .*teacher_seed=0, seed=0; give each run a number .* in the column 'seed'$"
+    with pytest.raises(InputError, match=message):
+        correlate(probes, results.assign(seed=0))
     with pytest.raises(InputError, match="unit must be one of"):
         correlate(probes, results, unit="example")
 

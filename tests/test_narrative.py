@@ -106,6 +106,11 @@ def test_a_peak_is_told_with_its_place_and_both_falls():
     assert only.text.count("(worse)") == 2
 
 
+def test_an_end_that_is_the_best_is_not_held_against_itself():
+    only = told("students", results=results_table(np.linspace(0.6, 0.7, 7)))[1]
+    assert only.text.count(" points ") == 1 and "with t1 (worse). t7 is itself the best on average." in only.text
+
+
 def test_a_flat_course_is_told_as_no_peak():
     summary, only = told("students", results=results_table(np.full(7, 0.65), noise=0.01))
     assert "shown in 0 of 1 " in summary.text and "worse than the best in 0 of 1." in summary.text
@@ -206,12 +211,12 @@ def test_ranks_need_two_teachers():
 def test_restored_tells_both_ends_and_the_ratio():
     large, small, against = told("restored", restored=restored_table())
     assert large.text.startswith("Largest teacher, t7: derived variance is 0.000400 [")
-    assert small.text.startswith("Smallest teacher, t1: derived variance is 0.0064 [")
+    assert small.text.startswith("Smallest teacher, t1: derived variance is 0.00640 [")
     assert "the arg max moves for 0.0 % [0.0, 0.0] under TS, 25.0 % [" in large.text
     assert "ends on its bound for 10.0 % [" in large.text
     assert "highest derived variance under TS, t1: derived variance is 0.0625 [" in against.text
     assert re.search(r"under TS, 0\.125 \[\S+ \S+ times under ATS and 0\.18[78] \[", against.text)
-    assert "inherent variance is 1 times under TS, 2 [" in against.text
+    assert "inherent variance is 1.00 times under TS, 2.00 [" in against.text
     assert large.codes == small.codes == ()
 
 

@@ -147,10 +147,13 @@ def test_reasons_are_few_and_the_rules_people_go_by_come_first(probes, results):
     for choice in (pick(with_companions(probes)), pick(with_companions(probes), results)):
         assert len(choice.reasons) <= 6
     told = pick(with_companions(probes), many).reasons
-    assert sum(reason.startswith("Student ") for reason in told) == 3 and "2 more students in the table." in told
+    assert sum(reason.startswith("Setting of ") for reason in told) == 3 and "2 more students in the table." in told
     costs = next(reason for reason in pick(with_companions(probes), results).reasons if reason.startswith("'largest'"))
-    assert costs.startswith("'largest', 'most accurate' and 1 other rule (resnet/resnet56) would lose 2.")
-    assert "; 'highest derived_std' (resnet/resnet26) would lose 0." in costs and "smallest" not in costs
+    assert costs.startswith("'largest', 'most accurate' and 'highest inherent_variance' (resnet/resnet56) would lose")
+    assert "; 'highest derived_std' (resnet/resnet26) would lose 0." in costs
+    assert "; 'smallest', 'lowest ece' and 'lowest target_prob' (resnet/resnet8) " in costs  # every rule is told
+    prior = pick(with_companions(probes)).reasons
+    assert "Of the other rules 'smallest', 'lowest ece' and 'lowest target_prob' would take resnet/resnet8." in prior
 
 
 def test_seed_spread_enters_the_error():
@@ -361,7 +364,7 @@ def test_pages_are_readable_and_escaped(probes, results):
     assert max(len(line) for line in text.split("\n")) <= 100
     assert text.startswith("Take teacher resnet/resnet26 by its students' results")
     assert "<b>" not in page and "&lt;b&gt;cnn|1" in page
-    assert "| <b>cnn\\|1</b> |" in markdown
+    assert "| &lt;b&gt;cnn\\|1&lt;/b&gt; |" in markdown and "<b>" not in markdown
     for name in ("Why", "Teachers", "Students", "Rules"):
         assert f"\n{name}\n" in text and f"<h4>{name}</h4>" in page and f"### {name}\n" in markdown
     assert re.search(r"^\| largest \| resnet56 \| 560,000 \|", markdown, flags=re.M)
@@ -452,7 +455,7 @@ def test_a_new_family_is_predicted_from_its_probes():
     rules = choice.rules.set_index("rule")
     assert rules.loc["highest derived_std", "elsewhere"] < 0.5 < rules.loc["largest", "elsewhere"]
     assert any("each family there from the others, teachers lost 0." in reason for reason in choice.reasons)
-    assert any(reason.startswith("Setting: 'KD tau=4' did best there for 4 of 4 kinds") for reason in choice.reasons)
+    assert "Setting: 'KD tau=4' did best there (for 4 of 4 families)." in choice.reasons and choice.settings.empty
     assert any("No student of this family has been taught yet" in risk for risk in choice.risks)
     for page in (repr(choice), choice._repr_html_(), choice.to_markdown()):
         assert "Trust" in page and "elsewhere" in page
@@ -483,7 +486,9 @@ def test_a_family_of_the_same_tables_is_chosen_from_with_the_others_as_evidence(
     assert repr(one) == repr(two) and one.rule == "evidence"
     own = pick(probes, results, family="c")
     assert own.rule == "results" and set(own.table["family"]) == {"c"} and own.table["measured"].all()
-    assert any(reason.startswith("Estimates lean on other students too: 16 pairs") for reason in own.reasons)
+    assert any(
+        reason.startswith("Estimates lean on other students too: those of 16 teachers in 2") for reason in own.reasons
+    )
     alone = pick(probes, results[results["family"].eq("c")], family="c")
     assert alone.rule == "results" and not any("lean on" in reason for reason in alone.reasons)
     assert pick(probes, family="c").rule == DEFAULT_RULE
@@ -567,3 +572,202 @@ def test_rules_say_what_the_used_probe_thinks_of_their_teachers(probes):
     rules = pick(with_companions(probes)).rules.set_index("rule")
     assert rules.loc["largest", ["score", "target_prob"]].tolist() == pytest.approx([0.044, 0.56])
     assert not rules.loc["largest", "tie"] and rules.loc["highest derived_std", "tie"]
+
+
+def test_a_teacher_without_the_probe_is_named(probes):
+    full = with_companions(probes)
+    lost = full["teacher"].eq("resnet56") & full["probe"].eq("derived_std")
+    for broken in (full.assign(value=full["value"].mask(lost)), full[~lost]):
+        choice = pick(broken)
+        assert "resnet56" not in set(choice.table["teacher"])
+        assert "Left out, for their derived_std at tau=4 is missing or no number: resnet/resnet56." in choice.risks
+        text = " ".join(choice.reasons)
+        assert "its derived_std is unknown (p_y 0.56, inherent variance 0.06222), against" in text
+        learnt = pick(broken, evidence=[world(np.random.default_rng(0), ["a", "b"])])
+        assert "Probes that are missing count as average: derived_std of resnet/resnet56." in learnt.risks
+    assert not any("missing or no number" in risk for risk in pick(full).risks)
+    nothing = full.assign(value=full["value"].mask(full["teacher"].eq("resnet56")))
+    assert any("no number: resnet/resnet56" in risk for risk in pick(nothing).risks)
+
+
+# --- which setting ---------------------------------------------------------------------------------------------------
+
+
+def test_settings_that_cannot_be_told_apart_are_a_tie_and_a_risk(probes):
+    rng = np.random.default_rng(11)
+    rows = result_table(rng, noise=0.004)
+    twin = rows[rows["label"].eq("KD tau=4")].assign(label="DKD", method="DKD", tau=np.nan)
+    twin["accuracy"] += 0.004 * rng.standard_normal(len(twin))
+    choice = pick(probes, pd.concat([rows, twin]))
+    table = choice.settings.set_index("label")
+    assert choice.label == choice.settings["label"].iloc[0] and table["p_best"].sum() == pytest.approx(1)
+    assert (
+        table.loc[["KD tau=4", "DKD"], "tie"].all() and table.loc[["KD tau=4", "DKD"], "p_best"].between(0.1, 0.9).all()
+    )
+    assert table.loc["DKD", "method"] == "DKD" and table.loc["KD tau=4", "tau"] == 4
+    other = next(label for label in ("KD tau=4", "DKD") if label != choice.label)
+    row = table.loc[other]
+    assert row["low"] < 0 < row["high"] and abs(row["behind"]) < 0.5
+    said = next(reason for reason in choice.reasons if reason.startswith("Setting: "))
+    assert (
+        f"the best of 3 settings with a chance of {100 * table['p_best'].iloc[0]:.0f} %; it leads '{other}' by" in said
+    )
+    assert any(risk.startswith(f"The setting is not settled: '{other}'") for risk in choice.risks)
+    assert "\nSettings\n" in repr(choice) and "### Settings" in choice.to_markdown()
+
+
+def test_a_setting_that_leads_is_settled_and_by_how_much_is_told(probes, results):
+    choice = pick(probes, results)
+    ahead = choice.settings.set_index("label").loc["ATS tau=2"]
+    val = results[results["split"].eq("val") & results["teacher"].eq("resnet26")]
+    lead = 100 * val.groupby("label")["accuracy"].mean().loc[["KD tau=4", "ATS tau=2"]].diff().iloc[-1]
+    assert ahead["behind"] == pytest.approx(-lead, abs=0.1) and ahead["low"] < 100 * 0.5 * 0.006 * 2 < ahead["high"]
+    assert not ahead["tie"] and not any("not settled" in risk for risk in choice.risks)
+    given = pick(probes, results, label="KD tau=4")
+    assert given.settings.empty and not any("leads" in reason for reason in given.reasons)
+
+
+def test_what_a_seed_does_to_all_students_does_not_blur_the_settings(probes, results):
+    shifted = results.assign(accuracy=results["accuracy"] + 0.02 * results["seed"])
+    before, after = pick(probes, results).settings, pick(probes, shifted).settings
+    columns = ["label", "behind", "low", "high", "p_best"]
+    pd.testing.assert_frame_equal(before[columns], after[columns], atol=0.02, rtol=0)
+
+
+@pytest.mark.slow
+def test_chances_of_settings_come_true():
+    claimed, true, covered = [], [], []
+    for number in range(60):
+        rng = np.random.default_rng(number)
+        apart = 0.004 * rng.standard_normal(3) + 0.003 * rng.standard_normal((6, 3))
+        means = 0.6 + 0.007 * rng.standard_normal((6, 1)) + apart
+        blank = result_table(rng, seeds=2).query("label == 'KD tau=4'")
+        rows = pd.concat([blank.assign(label=f"L{place}") for place in range(3)])
+        place = [np.searchsorted(SIZES, rows["teacher"].str[6:].astype(int)), rows["label"].str[1:].astype(int)]
+        luck = 0.007 * rng.standard_normal((2, 2))[rows["split"].eq("val").astype(int), rows["seed"]]
+        rows["accuracy"] = means[tuple(place)] + luck + 0.005 * rng.standard_normal(len(rows))
+        found = pick(probe_table(rng), rows, n_boot=500).settings
+        own = means[np.searchsorted(SIZES, found["teacher"].str[6:].astype(int)), found["label"].str[1:].astype(int)]
+        claimed.append(found["p_best"].iloc[0])
+        true.append(own.argmax() == 0)
+        behind = 100 * (own[0] - own[1:])
+        covered.append(((found["low"][1:] <= behind) & (behind <= found["high"][1:])).mean())
+    assert np.mean(claimed) == pytest.approx(np.mean(true), abs=0.15)
+    assert np.mean(covered) > 0.85
+
+
+def test_the_setting_of_the_evidence_is_as_sure_as_its_lead():
+    rng = np.random.default_rng(12)
+    probes, results = world(rng, ["a", "b", "c"])
+    near = results.assign(label="DKD", method="DKD", tau=np.nan)
+    near["accuracy"] += 0.002 * rng.standard_normal(len(near))
+    far = results.assign(label="ATS", method="ATS", tau=2.0, accuracy=results["accuracy"] - 0.05)
+    both = pd.concat([results, near, far])
+    choice = pick(world(rng, ["new"])[0], evidence=[(probes, both)])
+    table = choice.settings.set_index("label")
+    assert choice.label == choice.settings["label"].iloc[0] and table["p_best"].sum() == pytest.approx(1)
+    assert table.loc[["KD tau=4", "DKD"], "tie"].all() and not table.loc["ATS", "tie"]
+    best = both.query("split == 'val'").groupby(["family", "label", "teacher"])["accuracy"].mean()
+    mean = 100 * best.groupby(["family", "label"]).max().groupby("label").mean()
+    assert table.loc["ATS", "behind"] == pytest.approx(mean.max() - mean["ATS"], abs=0.3)
+    said = next(reason for reason in choice.reasons if reason.startswith("Setting: "))
+    assert "did best there on average (for " in said and "the best of 3 settings with a chance of" in said
+    assert any("The setting is not settled" in risk and "'ATS'" not in risk for risk in choice.risks)
+    one = pick(world(rng, ["new"])[0], evidence=[(probes, both[both["family"].eq("a")])])
+    assert any(reason.startswith(f"Setting: '{one.label}' did best there, the best of 3") for reason in one.reasons)
+
+
+def test_settings_of_which_some_were_not_tried_everywhere_go_by_how_often_they_were_best():
+    probes, results = world(np.random.default_rng(13), ["a", "b", "c"])
+    alone = results["family"].eq("a")
+    results = results.assign(label=results["label"].mask(alone, "DKD"), method=results["method"].mask(alone, "DKD"))
+    choice = pick(world(np.random.default_rng(14), ["new"])[0], evidence=[(probes, results)])
+    assert choice.label == "KD tau=4" and choice.settings.empty
+    assert "Setting: 'KD tau=4' did best there (for 2 of 3 families)." in choice.reasons
+
+
+# --- noise -----------------------------------------------------------------------------------------------------------
+
+
+def test_intervals_of_accuracies_are_said_to_be_for_these_seeds(probes):
+    results = result_table(np.random.default_rng(15))
+    luck = np.array([-0.01, 0.0, 0.01])  # standard deviation 1 point
+    choice = pick(probes, results.assign(accuracy=results["accuracy"] + luck[results["seed"]]))
+    said = [risk for risk in choice.risks if risk.startswith("Intervals of accuracies are for these seeds")]
+    assert len(said) == 1 and re.search(r"by (0\.9|1\.0|1\.1) points here", said[0])
+    own = results.assign(seed=results["seed"] + 10 * results.groupby(["label", "teacher"]).ngroup())
+    assert not any("for these seeds" in risk for risk in pick(probes, own).risks)
+
+
+def test_equal_accuracies_are_a_tie(probes, results):
+    choice = pick(probes, results.assign(accuracy=0.5))
+    assert choice.table["tie"].all() and choice.table["p_best"].max() < 0.6 and choice.settings["tie"].all()
+    assert any("were they different runs" in risk for risk in choice.risks)
+    half = (choice.table["high"] - choice.table["low"]).mean() / 2
+    assert half == pytest.approx(1.96 * np.sqrt(0.25 / 10_000), rel=0.4)  # that of a share of 10,000 examples
+    assert pick(probes, results.assign(accuracy=0.0)).table["tie"].all()
+
+
+def test_copies_of_one_run_do_not_make_a_teacher_certain(probes, results):
+    copies = results.assign(accuracy=results.groupby(["label", "teacher", "split"])["accuracy"].transform("first"))
+    choice, single = pick(probes, copies), pick(probes, results[results["seed"].eq(0)])
+    pd.testing.assert_frame_equal(choice.table, single.table)
+    assert sum("were they different runs" in risk for risk in choice.risks) == 1
+    assert not any("single seed" in risk for risk in choice.risks)
+    with pytest.raises(
+        InputError, match="the student seeds of every teacher agree and the results table has no column"
+    ):
+        pick(probes, copies.drop(columns="n"))
+    learnt = pick(probes, evidence=[(probes, copies)])
+    assert any("were they different runs" in risk for risk in learnt.risks)
+
+
+# --- what is refused, and how it is said -----------------------------------------------------------------------------
+
+
+def test_wrong_numbers_and_shapes_are_refused(probes, results):
+    with pytest.raises(InputError, match=r"n_boot.* whole number.* got 0"):
+        pick(probes, results, n_boot=0)
+    for evidence in ((probes, results), probes, [(probes,)]):
+        with pytest.raises(InputError, match=r"a list of pairs of tables, such as \[\(probes, results\)\]"):
+            pick(probes, evidence=evidence)
+    percent = results.assign(accuracy=100 * results["accuracy"])
+    shares = r"expected shares in \[0, 1\] as accuracies, got \d\d\.\d+ for student 'cnn'"
+    with pytest.raises(InputError, match=shares):
+        pick(probes, percent)
+    with pytest.raises(InputError, match=f"evidence number 1: {shares}"):
+        pick(probes, evidence=[(probes, percent)])
+
+
+def test_a_single_teacher_is_compared_with_nothing(probes, results):
+    one = probes[probes["teacher"].eq("resnet26")]
+    kinds = {"evidence": [world(np.random.default_rng(0), ["a", "b"])]}
+    for choice in (pick(one), pick(one, results), pick(one, **kinds)):
+        text = " ".join([*choice.reasons, *choice.risks])
+        assert choice.teacher == "resnet26" and "There is one teacher: nothing was compared." in choice.risks
+        assert not any(word in text for word in ("every other teacher", "100 %", "Only 1", "would lose"))
+    two = pick(probes[probes["teacher"].isin(["resnet8", "resnet14"])])
+    assert "Only 2 teachers were compared." in two.risks
+
+
+def test_sentences_agree_with_their_numbers(probes):
+    named = result_table(np.random.default_rng(1), students=("student",))
+    assert "Student student" not in " ".join(pick(probes, named).reasons)
+    rng = np.random.default_rng(2)
+    few = world(rng, ["a"], teachers=4)
+    said = " ".join(pick(world(rng, ["new"])[0], evidence=[few]).reasons)
+    assert "Learnt from the students of 4 teachers in 1 family, in points" in said
+    kinds = world(rng, ["a"], teachers=4, students=("x", "y"))
+    assert "4 teachers in 1 family (2 kinds of student)" in " ".join(pick(probes, evidence=[kinds]).reasons)
+
+
+def test_the_smallest_teacher_among_the_tied_is_told_with_its_cost():
+    rng = np.random.default_rng(1)
+    choice = pick(world(rng, ["new"])[0], evidence=[world(rng, ["a", "b", "c"], slope=0.0, spread=0.02)])
+    table = choice.table
+    assert choice.teacher == table["teacher"].iloc[0] and table["tie"].all()  # the highest prediction is kept
+    small = table[table["params"].eq(table["params"].min())].iloc[0]
+    cost = table["score"].iloc[0] - small["score"]
+    tied = next(reason for reason in choice.reasons if reason.startswith("Too close to call"))
+    assert f"The smallest of them is new/{small['teacher']} (10,000 parameters against" in tied
+    assert f"to take it instead is expected to lose {cost:.2f} points." in tied

@@ -330,8 +330,8 @@ def test_cells_sort_by_their_numbers(whole, tables):
     header, rows = page.cells("teachers")
     assert {row[header.index("params")] for row in rows} >= {"648", "1,091,584"}
     assert 'data-key="1091584.0">1,091,584<' in source
-    names = ["teachers", "students", "rules", "probes", "probes-tau-1", "probes-tau-4", "links", "ranks", "restored",
-             "results"]  # fmt: skip
+    names = ["teachers", "students", "settings", "rules", "probes", "probes-tau-1", "probes-tau-4", "links", "ranks",
+             "restored", "results"]  # fmt: skip
     assert len(page.all("button")) == sum(len(page.cells(name)[0]) for name in names)
 
 

@@ -119,7 +119,7 @@ def test_complete_takes_none_for_what_is_unknown() -> None:
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("teacher,accuracy\na,0.5\n", {}, "lacks the column 'method'; it has"),
+        ("teacher,accuracy\na,0.5\n", {}, "the results file .*mine.csv lacks the column 'method'; it has"),
         ("teacher,method,accuracy\na,KD,0.5\n", {"columns": {"model": "teacher"}}, "lacks the column 'model'"),
         ("model,teacher,method,accuracy\na,b,KD,1\n", {"columns": {"model": "teacher"}}, "'teacher' twice .* renaming"),
         ("teacher,method,accuracy\n", {}, "expected at least one result"),
@@ -127,18 +127,46 @@ def test_complete_takes_none_for_what_is_unknown() -> None:
         ("teacher,method,accuracy\na,KD,71\n", {}, r"\[0, 1\] \(else say percent=True\) as accuracy, got 71"),
         ("teacher,method,accuracy\na,KD,1\na,KD,101\n", {"percent": True}, r"\[0, 100\] as accuracy, got 101 at row 1"),
         ("teacher,method,accuracy\na,KD,good\n", {}, "expected a number as accuracy, got 'good' at row 0"),
-        ("teacher,method,accuracy\na,KD,\na,KD,1\n", {}, "accuracy, got nan at row 0"),
+        ("teacher,method,accuracy\na,KD,\na,KD,1\n", {}, r"\(leave out .*\) as accuracy, got nothing at row 0 \("),
         ("teacher,method,tau,accuracy\na,KD,four,1\n", {}, "expected a number as tau, got 'four' at row 0"),
         ("teacher,method,seed,accuracy\na,KD,1.5,1\n", {}, "expected a whole number as seed, got 1.5 at row 0"),
         ("teacher,method,seed,accuracy\na,KD,x,1\n", {}, "expected a number as seed, got 'x' at row 0"),
-        ("teacher,method,split,accuracy\na,KD,valid,1\n", {}, r"'val', 'test'\] as split, got 'valid' at row 0"),
-        ("teacher,method,accuracy\na,,1\n", {}, "expected the name of a method as method, got nan at row 0"),
-        ("teacher,method,accuracy\na,KD,1\n,KD,1\n", {}, r"but CE have a teacher\) as teacher, got nan at row 1"),
+        ("teacher,method,split,accuracy\na,KD,Mine,1\n", {}, r"\(map .*`splits`\) as split, got 'Mine' at row 0"),
+        ("teacher,method,accuracy\na,,1\n", {}, "expected the name of a method as method, got nothing at row 0"),
+        ("teacher,method,accuracy\na,KD,1\n,KD,1\n", {}, r"but CE have a teacher\) as teacher, got nothing at row 1"),
     ],
 )
 def test_errors_say_what_and_where(write, text: str, options: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_results(write(text), **options)
+
+
+def test_spaces_around_names_and_the_case_of_methods_do_not_count(write) -> None:
+    file = write(
+        "teacher , method, split,seed, accuracy\n r20 , kd , Test ,0, 0.7\nr20,KD,test,1,0.7\n , ce,TEST,0,0.6\n"
+        "r20,ctkd,test,0,0.7\nr20,ReviewKD,test,0,0.7\n"
+    )
+    found = load_results(file)
+    assert found["teacher"].tolist() == ["r20", "r20", "", "r20", "r20"]
+    assert found["method"].tolist() == ["KD", "KD", "CE", "CTKD", "ReviewKD"]
+    assert found["label"].tolist() == ["KD tau=4", "KD tau=4", "CE", "CTKD", "ReviewKD"]
+    assert set(found["split"]) == {"test"} and found["seed"].tolist() == [0, 1, 0, 0, 0]
+
+
+def test_splits_by_other_names(write) -> None:
+    names = ["valid", "validation", "Dev", "VAL", "testing", "training", "held out"]
+    file = write("teacher,method,split,accuracy\n" + "".join(f"a,KD,{name},0.5\n" for name in names))
+    found = load_results(file, splits={"held out": "test"})
+    assert found["split"].tolist() == ["val"] * 4 + ["test", "train", "test"]
+    with pytest.raises(InputError, match=r"what splits gives for 'held out' must be one of .* not 'tests'"):
+        load_results(file, splits={"held out": "tests"})
+
+
+def test_an_error_names_the_student(write) -> None:
+    text = "teacher,student,method,seed,split,accuracy\nr20,cnn,KD,0,val,0.5\nr56,cnn,KD,3,val,\n"
+    whose = r"at row 1 \(teacher 'r56', student 'cnn', method 'KD', seed 3, split 'val'\) of the results file"
+    with pytest.raises(InputError, match=whose):
+        load_results(write(text))
 
 
 def test_a_file_that_is_missing_or_no_table(tmp_path: Path) -> None:

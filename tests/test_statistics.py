@@ -160,6 +160,15 @@ def test_fisher_interval_says_nothing_with_few_and_stays_finite_at_one():
     assert 0 < low < high <= 1
 
 
+@pytest.mark.parametrize("metric", st.METRICS)
+@pytest.mark.parametrize("n", [4, 8, 40])
+def test_fisher_interval_holds_its_value(metric, n):
+    value = np.array([-1.0, -0.3, 0.0, 0.99, 1.0])
+    for replicates in (None, np.broadcast_to(value, (50, 5))):
+        low, high = st.fisher_interval(value, metric, n, replicates)
+        assert (low <= value).all() and (value <= high).all()
+
+
 def test_resample_nested_mean_of_means_by_a_slow_loop():
     rng = np.random.default_rng(5)
     values = rng.standard_normal((4, 3, 2, 2))
@@ -396,7 +405,7 @@ def test_peak_of_tables():
     assert peak_of(runs, value="accuracy").teacher == "c"
     single = frame[frame["seed"].eq(0)].assign(n=1000)
     assert peak_of(single, value="accuracy").p_value > peak_of(frame, value="accuracy").p_value
-    with pytest.raises(InputError, match=r"mix several taus, \[1.0, 4.0\]; choose one"):
+    with pytest.raises(InputError, match=r"expected rows of one tau, got \[1.0, 4.0\]; choose one"):
         peak_of(frame.assign(tau=np.where(frame["seed"].eq(0), 1.0, 4.0)), value="accuracy")
 
 

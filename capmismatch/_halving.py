@@ -37,7 +37,9 @@ class Rung:
     seeds: int
 
 
-def ladder(arms: int, epochs: int, budget: float, *, finalists: int = 2) -> list[Rung]:
+def ladder(
+    arms: int, epochs: int, budget: float, *, finalists: int = 2, there: Sequence[int] = (), whole: bool = False
+) -> list[Rung]:
     """Rungs that halve the arms down to the finalists, and give each arm that is left as much again as it had.
 
     Runs of the whole recipe come first: where the budget is too small for it, arms are thinned out to a third, a
@@ -57,6 +59,11 @@ def ladder(arms: int, epochs: int, budget: float, *, finalists: int = 2) -> list
         In epochs of training, over all arms, seeds and rungs.
     finalists : int
         Arms in the last rung.
+    there : sequence of int
+        Seeds of whole length that arms have already; arms beyond these have none. They cost nothing, and as whole runs
+        compare with whole ones only, no rung is shorter where there are any.
+    whole : bool
+        Whether shorter rungs are out of the question anyway.
 
     Returns
     -------
@@ -78,26 +85,35 @@ def ladder(arms: int, epochs: int, budget: float, *, finalists: int = 2) -> list
     [Rung(arms=8, epochs=30, seeds=1), Rung(arms=2, epochs=30, seeds=2)]
     >>> ladder(8, 30, budget=260)
     [Rung(arms=8, epochs=17, seeds=1), Rung(arms=2, epochs=30, seeds=2)]
+    >>> ladder(8, 30, budget=260, there=[2, 2])
+    [Rung(arms=8, epochs=30, seeds=1), Rung(arms=2, epochs=30, seeds=2)]
     """
 
-    def rungs(start: int) -> list[Rung]:
+    def rungs(start: int, thinning: int) -> list[Rung]:
         return _rungs(arms, epochs, finalists, thinning, start)
 
-    whole = (number for number in (*THINNING, arms) if cost(_rungs(arms, epochs, finalists, number, epochs)) <= budget)
-    thinning = next(whole, arms)
-    low = math.ceil(SHORTEST * epochs)
-    high = low + math.ceil(budget)
-    if cost(rungs(low)) > budget:
-        raise InputError(f"expected a budget of at least {cost(rungs(low))} epochs to compare {arms}, got {budget:g}")
+    affordable = (number for number in THINNING if cost(rungs(epochs, number), there) <= budget)
+    thinning = next(affordable, arms)
+    low = _shortest(epochs, there, whole)
+    high = low + math.ceil(budget) + epochs * max(there, default=0)
+    least = cost(rungs(low, thinning), there)
+    if least > budget:
+        raise InputError(f"expected a budget of at least {least} epochs to compare {arms}, got {budget:g}")
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if cost(rungs(middle)) <= budget else (low, middle)
-    return rungs(low)
+        low, high = (middle, high) if cost(rungs(middle, thinning), there) <= budget else (low, middle)
+    return rungs(low, thinning)
 
 
-def least_budget(arms: int, epochs: int, *, finalists: int = 2) -> int:
+def least_budget(
+    arms: int, epochs: int, *, finalists: int = 2, there: Sequence[int] = (), whole: bool = False
+) -> int:
     """The smallest budget that `ladder` can do with."""
-    return cost(_rungs(arms, epochs, finalists, arms, math.ceil(SHORTEST * epochs)))
+    return cost(_rungs(arms, epochs, finalists, arms, _shortest(epochs, there, whole)), there)
+
+
+def _shortest(epochs: int, there: Sequence[int], whole: bool) -> int:
+    return epochs if whole or any(there) else math.ceil(SHORTEST * epochs)
 
 
 def _rungs(arms: int, epochs: int, finalists: int, thinning: int, start: int) -> list[Rung]:
@@ -115,14 +131,27 @@ def _rungs(arms: int, epochs: int, finalists: int, thinning: int, start: int) ->
     ]  # fmt: skip
 
 
-def cost(rungs: Sequence[Rung]) -> int:
-    """Epochs of training of a ladder at most: fewer where arms are dropped early."""
-    total, before = 0, Rung(0, 0, 0)
+def new_runs(rungs: Sequence[Rung], there: Sequence[int] = ()) -> list[int]:
+    """Runs that each rung adds at most, where arms have so many seeds of whole length already.
+
+    Examples
+    --------
+    >>> new_runs([Rung(4, 30, 1), Rung(2, 30, 2)], there=[2])  # three lack the first seed; two of them may go on
+    [3, 2]
+    """
+    seeds = sorted([*there, *[0] * (rungs[0].arms - len(there))]) if rungs else []
+    found, before = [], Rung(0, 0, 0)
     for rung in rungs:
-        there = before.seeds if before.epochs == rung.epochs else 0
-        total += rung.arms * rung.epochs * (rung.seeds - there)
+        known = before.seeds if before.epochs == rung.epochs else 0
+        own = seeds[: rung.arms]  # at worst, those that have least go on
+        found.append(sum(max(0, rung.seeds - max(known, number)) for number in own))
         before = rung
-    return total
+    return found
+
+
+def cost(rungs: Sequence[Rung], there: Sequence[int] = ()) -> int:
+    """Epochs of training of a ladder at most: fewer where arms are dropped early."""
+    return sum(number * rung.epochs for number, rung in zip(new_runs(rungs, there), rungs, strict=True))
 
 
 def halve(

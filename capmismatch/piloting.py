@@ -15,9 +15,12 @@ from capmismatch._evidence import FEW, Lesson, learn
 from capmismatch._files import write_table
 from capmismatch._halving import HOPELESS, SURE, Rung, halve
 from capmismatch._phrases import count
-from capmismatch._pilot_plan import FINALISTS, PLAIN_SEEDS, PilotPlan, make_plan
+from capmismatch._pilot_plan import FINALISTS, PilotPlan, make_plan, settings_of
+from capmismatch._pilot_runs import PLAIN, Found, find
 from capmismatch._posterior import Group, Noise, posterior_draws
+from capmismatch._rules import DEFAULT_RULE, RULES
 from capmismatch._short_study import ShortStudy
+from capmismatch._words import percent
 from capmismatch.errors import must_be_one_of
 from capmismatch.grid import distill
 from capmismatch.methods import Method
@@ -33,6 +36,9 @@ RUNG_COLUMNS = (
     *("accuracy", "low", "high", "p_best", "kept"),
 )
 """Columns of `Choice.rungs`."""
+
+Chances = dict[tuple[str, str, str], float]
+"""Of pairs of a teacher (family and name) and a setting, to be the best of them."""
 
 _RUN = [*UNIT, "student", "label", "seed", "split", "epochs"]
 
@@ -59,16 +65,20 @@ def pilot(
     teachers out before anything is trained (a chance below 1 %) they are left out, and a round ends early once an arm
     is the best with a chance of 95 %.
 
+    A budget that is too small for all of that compares less, and the plan and the risks say what was left out: settings
+    but the first, then plain cross-entropy, then second seeds, then teachers, those first that the probes (or the
+    evidence) put last. Two teachers with one whole run each are the least.
+
     Every student is an ordinary run of the study, in ``runs/``: one stopped and started again goes on, nothing is
-    trained twice, and runs of whole length are those of the full grid. Choices are made on validation rows; test
-    accuracies are told at the end.
+    trained twice, and runs of whole length are those of the full grid. Those that were finished before take part with
+    all their seeds, and cost nothing. Choices are made on validation rows; test accuracies are told at the end.
 
     Parameters
     ----------
     study : Study
         With a bank, a probes table, and ``[distill]``, whose methods are the settings to choose from.
     budget : float or str
-        What may be spent on students: ``"20%"`` of the study's whole grid, or a number of whole runs.
+        What may be spent on new students: ``"20%"`` of the study's whole grid, or a number of whole runs.
     evidence, family, n_boot, seed, mute
         As for `capmismatch.pick`; the first two are by default what ``[pick]`` of the study says.
     student : str, optional
@@ -83,8 +93,9 @@ def pilot(
     Choice
         As `capmismatch.pick` with results, and in `Choice.rungs` a row for each arm of each rung: ``stage, rung,
         family, teacher, label, epochs, seeds, accuracy, low, high, p_best, kept``: mean validation accuracy, the
-        interval of the true one, and the chance of being the best arm. The teachers' table speaks of the students of
-        the setting chosen, and predicts teachers that were dropped before it came on. It is left as
+        interval of the true one, and the chance of being the best arm; `seeds` is what every arm of the rung has at
+        least. The teachers' table speaks of the students of the setting chosen, and predicts teachers that were dropped
+        before it came on; the reasons tell how sure the setting is, and the pair. It is left as
         ``tables/pick.parquet``, the rungs as ``tables/pilot.parquet``.
 
     Raises
@@ -115,11 +126,20 @@ def pilot(
         students = (student,)
     candidates, lessons = learn(wide, pairs, split=splits[0], report_split=splits[-1], label=None)
     rng = np.random.default_rng(seed)
-    alive = _possible(candidates, lessons, n_boot, rng)
-    plan = make_plan(study, budget, [wide.index[arm] for arm in alive], students, taus)
+    alive: list[tuple[str, str]] = [wide.index[arm] for arm in _possible(candidates, lessons, n_boot, rng)]
+    settings = settings_of(study, taus)
+    plain = [method for method in study.distillation.methods if method.name == "CE"]
+    found = find(study, budget, alive, students, [*settings, *plain])
+
+    def finished(method: Method) -> int:
+        return sum(found.of(teacher, method.label, students) for teacher in alive)
+
+    alive.sort(key=lambda teacher: not found.of(teacher, settings[0].label, students))
+    settings = (settings[0], *sorted(settings[1:], key=finished, reverse=True))
+    plan = make_plan(study, budget, alive, students, settings, found)
     tell(str(plan))
-    rungs = _Rungs(study, plan, candidates, lessons, splits[0], n_boot, rng)
-    finalists = rungs.teachers(alive)
+    rungs = _Rungs(study, plan, found, candidates, lessons, splits[0], n_boot, rng)
+    finalists = rungs.teachers([list(wide.index).index(teacher) for teacher in plan.teachers])
     label = rungs.settings(finalists)
     results, others = rungs.results(label)
     choice = pick(
@@ -130,16 +150,18 @@ def pilot(
     table = pd.DataFrame(rungs.rows, columns=list(RUNG_COLUMNS))
     for name, frame in (("pilot", table), ("pick", choice.table)):
         write_table(study.folder / "tables" / f"{name}.parquet", frame)
-    reasons = [_spent(plan, table, rungs.runs), *choice.reasons]
+    reasons = [_spent(plan, table, rungs.runs), *_sure(choice, rungs.pairs), *choice.reasons]
     return replace(choice, rule="pilot", rungs=table, reasons=reasons, risks=[*_hasty(plan), *choice.risks])
 
 
 def _possible(
     candidates: Candidates, lessons: Sequence[Lesson], n_boot: int, rng: np.random.Generator
 ) -> list[int]:
-    """The teachers that the evidence does not rule out, likeliest first; without evidence all of them."""
+    """The teachers that the evidence does not rule out, likeliest first; without evidence all, by the default rule."""
     if not lessons:
-        return list(range(len(candidates.wide)))
+        wide, rule = candidates.wide, RULES[DEFAULT_RULE]
+        scores = wide.get(rule.probe, pd.Series(np.nan, wide.index)).fillna(-np.inf * rule.sign)
+        return [int(arm) for arm in np.argsort(-rule.sign * scores.to_numpy(), kind="stable")]
     draws = posterior_draws(candidates.unmeasured(), n_boot, rng, [lesson.choosing for lesson in lessons]).means
     chances = _chances(draws)
     order = [int(arm) for arm in np.argsort(-chances, kind="stable")]
@@ -150,13 +172,18 @@ class _Rungs:
     """Trains rung after rung, judges its arms, and keeps what came out."""
 
     def __init__(
-        self, study: Study, plan: PilotPlan, candidates: Candidates, lessons: Sequence[Lesson], split: str, n_boot: int,
-        rng: np.random.Generator,
-    ) -> None:
+        self, study: Study, plan: PilotPlan, found: Found, candidates: Candidates, lessons: Sequence[Lesson],
+        split: str, n_boot: int, rng: np.random.Generator,
+    ) -> None:  # fmt: skip
         self.study, self.plan, self.candidates, self.lessons = study, plan, candidates, lessons
         self.split, self.n_boot, self.rng = split, n_boot, rng
-        self.runs = pd.DataFrame(columns=[*_RUN, "accuracy"])
+        self.runs = pd.DataFrame(columns=[*_RUN, "accuracy", "found"])
         self.rows: list[dict[str, Any]] = []
+        self.pairs: Chances = {}  # as they were last
+        methods = {method.label: method for method in [*study.distillation.methods, *plan.settings]}
+        for (label, student, seeds), teachers in found.alike().items():
+            if label in methods:
+                self._add(methods[label], teachers, Rung(0, plan.epochs, seeds), (student,), found=True)
 
     def teachers(self, alive: list[int]) -> list[tuple[str, str]]:
         """Halve the teachers by the first setting."""
@@ -180,6 +207,7 @@ class _Rungs:
         def judge(rung: Rung, arms: list[int]) -> Floats:
             self._train(rung, [pairs[arm] for arm in arms])
             draws = np.mean([self._pair_draws(name, units, rung) for name in self.plan.students], axis=0)
+            self.pairs = {pair: float(chance) for pair, chance in zip(units, _chances(draws), strict=True)}
             return self._record("settings", rung, [names[arm] for arm in arms], arms, draws)
 
         left = halve(self.plan.by_setting, judge, range(len(pairs))) if self.plan.by_setting else [0]
@@ -192,31 +220,36 @@ class _Rungs:
         Each part is of one setting and length.
         """
         epochs = int(self.runs.loc[self.runs["label"].eq(label), "epochs"].max())
-        if self.plan.plain:
+        if self.plan.plain_seeds:
             plain = next(method for method in self.study.distillation.methods if method.name == "CE")
-            self._train(Rung(1, epochs, PLAIN_SEEDS), [(("", ""), plain)])
+            self._train(Rung(1, epochs, self.plan.plain_seeds), [(PLAIN, plain)])
         now, taught = self.runs["epochs"].eq(epochs), self.runs["teacher"].ne("")
         others = self.runs[taught & ~(now & self.runs["label"].eq(label))]
         parts = [part for _, part in others.groupby(["label", "epochs"], sort=True)]
         return self.runs[now], [part for part in parts if len(part[UNIT].drop_duplicates()) >= FEW]
 
     def _train(self, rung: Rung, arms: Sequence[tuple[tuple[str, str], Method]]) -> None:
-        for method in dict.fromkeys(method.label for _, method in arms):
-            own = [(teacher, m) for teacher, m in arms if m.label == method]
-            short = ShortStudy(
-                self.study, [teacher for teacher, _ in own], own[0][1], seeds=rung.seeds, epochs=rung.epochs,
-                students=self.plan.students,
-            )  # fmt: skip
-            done = distill(short).assign(epochs=rung.epochs)
-            self.runs = pd.concat([self.runs, done]) if len(self.runs) else done
-        self.runs = self.runs.drop_duplicates(_RUN, ignore_index=True)
+        for label in dict.fromkeys(method.label for _, method in arms):
+            own = [(teacher, method) for teacher, method in arms if method.label == label]
+            self._add(own[0][1], [teacher for teacher, _ in own], rung, self.plan.students)
+
+    def _add(
+        self, method: Method, teachers: Sequence[tuple[str, str]], rung: Rung, students: tuple[str, ...],
+        found: bool = False,
+    ) -> None:  # fmt: skip
+        """Train students, or read those that are there."""
+        short = ShortStudy(self.study, teachers, method, seeds=rung.seeds, epochs=rung.epochs, students=students)
+        done = distill(short).assign(epochs=rung.epochs, found=found)
+        both = pd.concat([self.runs, done]) if len(self.runs) else done
+        self.runs = both.drop_duplicates(_RUN, ignore_index=True)
 
     def _of(self, student: str) -> pd.DataFrame:
         return self.runs[self.runs["student"].eq(student) & self.runs["split"].eq(self.split)]
 
     def _teacher_draws(self, student: str, label: str, rung: Rung) -> Floats:
         rows = self._of(student)
-        groups = {epochs: self.candidates.groups(own)[label] for epochs, own in rows.groupby("epochs")}
+        taught = rows.groupby("epochs").filter(lambda own: own["label"].eq(label).any())
+        groups = {epochs: self.candidates.groups(own)[label] for epochs, own in taught.groupby("epochs")}
         now = groups.pop(rung.epochs)
         evidence = [*(lesson.choosing for lesson in self.lessons), *groups.values()]
         return posterior_draws(now, self.n_boot, self.rng, evidence).means
@@ -262,23 +295,42 @@ def _chances(draws: Floats) -> Floats:
 
 
 def _hasty(plan: PilotPlan) -> list[str]:
-    """That arms were dropped by runs that were cut short."""
+    """What the budget was too small for."""
+    risks = [plan.left_out] if plan.left_out else []
     shortest = min(rung.epochs for rung in [*plan.by_teacher, *plan.by_setting])
-    if shortest == plan.epochs:
-        return []
-    return [
-        f"The budget was too small for whole runs: what was dropped first was dropped after {shortest} of "
-        f"{plan.epochs} epochs, and may do better after all of them."
-    ]
+    if shortest < plan.epochs:
+        risks.append(
+            f"The budget was too small for whole runs: what was dropped first was dropped after {shortest} of "
+            f"{plan.epochs} epochs, and may do better after all of them."
+        )
+    return risks
+
+
+def _sure(choice: Choice, pairs: Chances) -> list[str]:
+    """How likely the setting, and the pair of teacher and setting, are the best of those compared."""
+    teacher, label = f"{choice.family}/{choice.teacher}", str(choice.label)
+    if not pairs:
+        return [f"Only '{label}' was tried: chances are those of the teachers in that setting."]
+    pair, best = (choice.family, choice.teacher, label), max(pairs, key=lambda pair: pairs[pair])
+    told = f"Of {len(pairs)} pairs of teacher and setting, "
+    told += f"{teacher} with '{label}' is the best with a chance of {percent(pairs[pair])}" if (
+        pair in pairs
+    ) else f"{teacher} was in none, as it was dropped before"  # fmt: skip
+    if pair != best:
+        told += f"; the likeliest is {best[0]}/{best[1]} with '{best[2]}', with {percent(pairs[best])}"
+    setting = sum(chance for (_, _, other), chance in pairs.items() if other == label)
+    return [f"{told}. That '{label}' is the best setting, with whichever teacher, has a chance of {percent(setting)}."]
 
 
 def _spent(plan: PilotPlan, table: pd.DataFrame, runs: pd.DataFrame) -> str:
     """What was done."""
     students = runs.drop_duplicates([*UNIT, "student", "label", "seed", "epochs"])
-    passes = int(students["epochs"].sum()) * plan.rows
+    new = students[~students["found"].astype(bool)]
+    passes, before = int(new["epochs"].sum()) * plan.rows, len(students) - len(new)
     stages = table.groupby("stage", sort=False)["rung"].max()
     rungs = " and ".join(f"{count(int(number), 'rung')} of {stage}" for stage, number in stages.items())
-    return (
-        f"A pilot of {rungs}: {count(len(students), 'student')}, {passes:,} forward and backward passes "
-        f"({passes / plan.whole_grid:.0%} of the whole grid)."
+    told = (
+        f"A pilot of {rungs}: {count(len(new), 'student')}, {passes:,} forward and backward passes "
+        f"({passes / plan.whole_grid:.0%} of the whole grid)"
     )
+    return told + (f", and {count(before, 'student')} finished before." if before else ".")

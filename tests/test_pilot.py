@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pickle
 import re
 import runpy
+import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,14 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from capmismatch import grid
-from capmismatch._halving import Rung, cost, halve, ladder, least_budget
-from capmismatch._pilot_plan import make_plan
+from capmismatch._halving import Rung, cost, halve, ladder, least_budget, new_runs
+from capmismatch._pilot_plan import PilotPlan, make_plan, settings_of
+from capmismatch._pilot_runs import Found
 from capmismatch._short_study import ShortStudy, shortened
 from capmismatch.cli import app
 from capmismatch.errors import InputError
 from capmismatch.methods import Method
-from capmismatch.piloting import RUNG_COLUMNS, pilot
+from capmismatch.piloting import RUNG_COLUMNS, _sure, pilot
 from capmismatch.recipes import Recipe
 from capmismatch.sources import letters
 from capmismatch.study import Study
@@ -92,6 +96,14 @@ def silent(_: str) -> None:
     pass
 
 
+TEACHERS = [("mlp", f"mlp{width}") for width in (4, 8, 12, 16)]
+
+
+def planned(study: Study, budget: Any, taus: tuple[float, ...] = (), found: Found | None = None) -> PilotPlan:
+    """A plan for all four teachers."""
+    return make_plan(study, budget, TEACHERS, study.distillation.students, settings_of(study, taus), found)
+
+
 # --- ladders ---------------------------------------------------------------------------------------------------------
 
 
@@ -109,6 +121,24 @@ def test_a_ladder_halves_grows_and_keeps_to_its_budget(arms: int, epochs: int, m
     assert spent == cost(rungs) <= budget
     assert rungs[0].arms == arms
     assert rungs[-1].arms <= 2 and rungs[-1].epochs == epochs and rungs[-1].seeds >= 2
+
+
+@given(some.lists(some.integers(0, 4), min_size=1, max_size=6), some.integers(1, 9), some.data())
+def test_runs_that_are_there_cost_nothing(there: list[int], epochs: int, data: some.DataObject) -> None:
+    """The most that any choice of arms can cost, and rungs of whole length as soon as an arm has a whole run."""
+    arms = len(there)
+    least = least_budget(arms, epochs, there=there)
+    rungs = ladder(arms, epochs, data.draw(some.floats(1.0, 4.0)) * least, there=there)
+    if any(there):
+        assert {rung.epochs for rung in rungs} == {epochs}
+    most = 0
+    for order in itertools.permutations(range(arms)):
+        spent, have = 0, {(arm, epochs, seed) for arm in range(arms) for seed in range(there[arm])}
+        for rung in rungs:
+            wanted = {(arm, rung.epochs, seed) for arm in order[: rung.arms] for seed in range(rung.seeds)}
+            spent, have = spent + rung.epochs * len(wanted - have), have | wanted
+        most = max(most, spent)
+    assert cost(rungs, there) == most <= max(least, cost(rungs))
 
 
 def test_a_small_budget_is_refused_with_the_least() -> None:
@@ -155,22 +185,71 @@ def test_a_shortened_recipe_keeps_its_shape() -> None:
 
 def test_the_plan_tells_what_it_costs(tmp_path: Path, taught: Path) -> None:
     study = study_in(tmp_path, taught)
-    teachers = [("mlp", f"mlp{width}") for width in (4, 8, 12, 16)]
-    plan = make_plan(study, "50%", teachers, ("mlp5", "mlp6"), ())
+    plan = planned(study, "50%")
     runs = 2 * 4 * (1 + 2 * 4)  # students, seeds, and one of CE and of two settings by four teachers
     assert plan.whole_grid == runs * 4 * 260
-    assert plan == make_plan(study, runs / 2, teachers, ("mlp5", "mlp6"), ())
-    ceiling = cost(plan.by_teacher) + cost(plan.by_setting) + 2 * 4
+    assert plan == planned(study, runs / 2)
+    there = [plan.by_teacher[-1].seeds] * 2  # the teachers that are left have been taught by the first setting
+    ceiling = cost(plan.by_teacher) + cost(plan.by_setting, there) + 2 * 4
     assert plan.passes == 2 * 260 * ceiling <= plan.whole_grid / 2
-    assert plan.teacher_passes == 0
+    assert plan.measured == 2 * 600 * (sum(new_runs(plan.by_teacher)) + sum(new_runs(plan.by_setting, there)) + 2)
+    assert plan.teacher_passes == plan.finished == 0 and not plan.left_out
     text = str(plan)
     assert text.startswith("Pilot: 4 teachers, students mlp5 and mlp6.\nTeachers, by 'KD tau=4': 4 for 4 epochs with ")
     assert f"Cost at most: {plan.passes:,} forward and backward passes of students (" in text
-    more = make_plan(study, "90%", teachers, ("mlp5",), (2, 4))
-    assert [method.label for method in more.settings] == ["KD tau=4", "ATS tau=4/3", "KD tau=2", "ATS tau=2/3"]
+    labels = [method.label for method in planned(study, "90%", (2, 4)).settings]
+    assert labels == ["KD tau=4", "ATS tau=4/3", "KD tau=2", "ATS tau=2/3"]
     views = STUDY.replace("seeds = 4", "seeds = 4\nviews = { kind = 'noise', count = 3, sigma = 1.0 }")
-    noisy = make_plan(study_in(tmp_path / "views", taught, views), "50%", teachers[:3], ("mlp5",), ())
-    assert noisy.teacher_passes == 3 * 3 * 260
+    assert planned(study_in(tmp_path / "views", taught, views), "50%").teacher_passes == 3 * 4 * 260
+
+
+def test_a_small_budget_compares_less_and_says_what_it_leaves_out(tmp_path: Path, taught: Path) -> None:
+    study = study_in(tmp_path, taught, STUDY.replace('["mlp5", "mlp6"]', '["mlp5"]').replace("seeds = 4", "seeds = 2"))
+    said, spent = [], 0
+    for runs in np.arange(2, 19, 0.5):  # up to the whole grid
+        plan = planned(study, runs)
+        assert spent <= plan.passes <= runs * 4 * 260  # more for more, and never more than was said
+        spent = plan.passes
+        said += [plan.left_out] if plan.left_out not in said else []
+        assert len(plan.teachers) == 4 or plan.by_teacher == (Rung(len(plan.teachers), 4, 1),)
+    second, rest = "second seeds, without which chances are rough", " Nothing is left out from 66.7% on."
+    setting, plain = "Left out to keep to the budget: the setting 'ATS tau=4/3'", "plain cross-entropy"
+    assert said == [
+        f"{setting}; {plain}; {second}; mlp/mlp12 and mlp/mlp16, put last by the probes.{rest}",
+        f"{setting}; {plain}; {second}; mlp/mlp16, put last by the probes.{rest}",
+        f"{setting}; {plain}; {second}.{rest}",
+        f"{setting}; a second seed of {plain}; {second}.{rest}",
+        f"{setting}; {plain}.{rest}",
+        f"{setting}.{rest}",
+        "",
+    ]
+    assert planned(study, "66.7%").left_out == "" != planned(study, "66.6%").left_out
+
+
+def test_whole_runs_come_before_more_seeds(tmp_path: Path, taught: Path) -> None:
+    """A stage has no shorter rungs while the other has more than it needs."""
+    study = study_in(tmp_path, taught)
+    for budget in np.arange(6, 150, 2.5):
+        plan = planned(study, f"{budget}%", (2, 8))
+        if min(rung.epochs for rung in [*plan.by_teacher, *plan.by_setting]) < 4:
+            least = least_budget(4, 4, whole=True) + least_budget(12, 4, there=[2, 2]) + 2 * 4
+            assert 2 * least > budget / 100 * 72 * 4
+
+
+def test_finished_runs_cost_nothing(tmp_path: Path, taught: Path) -> None:
+    study = study_in(tmp_path, taught)
+    both = {(teacher, "KD tau=4", student): 2 for teacher in TEACHERS[2:] for student in ("mlp5", "mlp6")}
+    plan = planned(study, "20%", found=Found(both))
+    assert plan.finished == 8 and "8 finished students of the study are used, at no cost." in str(plan)
+    assert {rung.epochs for rung in plan.by_teacher} == {4}  # whole runs compare with whole ones only
+    assert plan.passes == 2 * 260 * (cost(plan.by_teacher, [2, 2]) + 2 * 4) <= 0.2 * plan.whole_grid
+    assert len(plan.teachers) == 4 > len(planned(study, "10%").teachers)
+    everything = {
+        (teacher, method.label, student): 4 for student in ("mlp5", "mlp6") for method in study.distillation.methods
+        for teacher in (TEACHERS if method.name != "CE" else [("", "")])
+    }  # fmt: skip
+    assert planned(study, 0.1, found=Found(everything)).passes == 0
+    assert not planned(study, 0.1, found=Found(everything)).left_out
 
 
 @pytest.mark.parametrize("budget", ["much", "0%", -3, "nan"])
@@ -181,9 +260,10 @@ def test_no_budget(tmp_path: Path, taught: Path, budget: Any) -> None:
 
 def test_pilot_errors(tmp_path: Path, taught: Path) -> None:
     study = study_in(tmp_path, taught)
-    least = r"at least 28 whole runs \(38.9% of the grid's 72\) for 4 teachers, 2 students and 2 settings, got '10%'"
+    least = r"budget of at least '5.6%' or 4 \(whole runs\) for 2 teachers and 2 students, got '5%'"
     with pytest.raises(InputError, match=least):
-        pilot(study, "10%", tell=silent)
+        pilot(study, "5%", tell=silent)
+    assert planned(study, "5.6%") == planned(study, 4)  # what it says will do
     with pytest.raises(InputError, match="family must be one of"):
         pilot(study, "50%", family="vgg", tell=silent)
     with pytest.raises(InputError, match="student must be one of"):
@@ -272,6 +352,8 @@ def test_other_processes_train_by_the_recipe_of_the_rung(tmp_path: Path, taught:
 
 def test_only_validation_rows_choose(whole: tuple[Path, Any, list[str]], taught: Path, tmp_path: Path) -> None:
     folder, choice, _ = whole
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "pilot.json").write_text((folder / "tables" / "pilot.json").read_text())
     for file in finished(folder):
         result = json.loads(file.read_text())
         result["splits"]["test"]["accuracy"] = 1 - result["splits"]["test"]["accuracy"]
@@ -306,6 +388,86 @@ def test_killed_it_goes_on(whole: tuple[Path, Any, list[str]], taught: Path, tmp
     assert {file: file.stat().st_mtime_ns for file in done} == done
 
 
+def told_passes(plan: str) -> int:
+    return int(re.search(r"at most: ([\d,]+) forward and backward", plan)[1].replace(",", ""))  # type: ignore[index]
+
+
+def spent_passes(folders: set[Path]) -> int:
+    configs = [json.loads((file.parent / "config.json").read_text()) for file in folders]
+    return 260 * sum(config["recipe"]["epochs"] for config in configs)
+
+
+def test_a_fifth_of_a_small_study_is_enough(tmp_path: Path, taught: Path) -> None:
+    small = STUDY.replace('["mlp5", "mlp6"]', '["mlp5"]').replace("seeds = 4", "seeds = 2")
+    told: list[str] = []
+    study = study_in(tmp_path, taught, small)
+    choice = pilot(study, "20%", n_boot=200, tell=told.append)
+    wide = study.load("probes")
+    at = wide[wide["probe"].eq("derived_std") & wide["tau"].eq(4) & wide["split"].eq("val")]
+    last = at.sort_values("value")["teacher"].iloc[0]
+    assert spent_passes({*finished(tmp_path)}) == told_passes(told[0]) <= 0.2 * 18 * 4 * 260
+    left_out = re.search("Left out .*", told[0])[0]  # type: ignore[index]
+    assert f"; mlp/{last}, put last by the probes." in left_out and choice.risks[0] == left_out
+    assert last not in set(choice.rungs["teacher"]) and len(choice.table) == 4
+    assert choice.reasons[1] == "Only 'KD tau=4' was tried: chances are those of the teachers in that setting."
+    assert choice.teacher in set(choice.rungs["teacher"])
+
+
+def test_finished_students_are_used_and_not_trained_shorter(tmp_path: Path, taught: Path) -> None:
+    study = study_in(tmp_path, taught)
+    half = [("mlp", "mlp12"), ("mlp", "mlp16")]
+    grid.distill(ShortStudy(study, half, Method("KD"), seeds=2, epochs=4, students=("mlp5", "mlp6")))
+    before, told = {*finished(tmp_path)}, list[str]()
+    choice = pilot(study, "30%", taus=(2, 8), n_boot=200, tell=told.append)
+    new = {*finished(tmp_path)} - before
+    assert len(before) == 8 and "8 finished students of the study are used, at no cost." in told[0]
+    assert spent_passes(new) <= told_passes(told[0])
+    assert f": {len(new)} students, {spent_passes(new):,} " in choice.reasons[0]
+    assert choice.reasons[0].endswith(", and 8 students finished before.")
+    assert choice.rungs["epochs"].eq(4).all() and not any("whole runs" in risk for risk in choice.risks)
+    # All seeds that are there take part, also where the rung asks for one.
+    first = choice.rungs[choice.rungs["rung"].eq(1) & choice.rungs["teacher"].eq("mlp16")].iloc[0]
+    rows = [json.loads(file.read_text())["splits"]["val"]["accuracy"] for file in before]
+    keys = [json.loads((file.parent / "config.json").read_text())["teacher"]["key"] for file in before]
+    mean = np.mean([row for row, key in zip(rows, keys, strict=True) if "mlp16" in key])
+    assert first["seeds"] == 1 and first["accuracy"] == pytest.approx(mean)
+    again = pilot(study_in(tmp_path, taught), "30%", taus=(2, 8), n_boot=200, tell=told.append)
+    assert told[1] == told[0] and repr(again) == repr(choice)  # its own runs are no gifts
+    more = list[str]()
+    pilot(study_in(tmp_path, taught), "31%", taus=(2, 8), n_boot=200, tell=more.append)  # to another pilot they are
+    assert int(re.search(r"(\d+) finished", more[0])[1]) > 8  # type: ignore[index]
+
+
+def test_settings_do_not_train_again_what_teachers_were_compared_by(tmp_path: Path, taught: Path) -> None:
+    study = study_in(tmp_path, taught)
+    choice = pilot(study, "60%", taus=(2, 8), n_boot=200, tell=silent)
+    pairs = choice.rungs[choice.rungs["stage"].eq("settings")]
+    configs = [json.loads((file.parent / "config.json").read_text()) for file in finished(tmp_path)]
+    assert pairs["label"].nunique() == 6 and pairs["epochs"].eq(4).all()
+    short = {config["method"]["tau"] for config in configs if config["recipe"]["epochs"] < 4}
+    assert short <= {4.0}  # at most those of the first rung of teachers
+
+
+def test_the_chances_of_the_pair_and_of_the_setting_are_told(whole: tuple[Path, Any, list[str]]) -> None:
+    _, choice, _ = whole
+    pairs = choice.rungs[choice.rungs["stage"].eq("settings")]
+    assert choice.reasons[1].startswith(f"Of {pairs['rung'].eq(1).sum()} pairs of teacher and setting, mlp/")
+    taken = replace(choice, teacher="mlp8", label="KD tau=4")
+    chances = {("mlp", "mlp8", "KD tau=4"): 0.17, ("mlp", "mlp4", "KD tau=4"): 0.1, ("mlp", "mlp8", "ATS"): 0.73}
+    of = "Of 3 pairs of teacher and setting, mlp/"
+    likeliest = "the likeliest is mlp/mlp8 with 'ATS', with 73 %. That "
+    setting = "is the best setting, with whichever teacher, has a chance of"
+    assert _sure(taken, chances) == [
+        f"{of}mlp8 with 'KD tau=4' is the best with a chance of 17 %; {likeliest}'KD tau=4' {setting} 27 %."
+    ]
+    assert _sure(replace(taken, label="ATS"), chances) == [
+        f"{of}mlp8 with 'ATS' is the best with a chance of 73 %. That 'ATS' {setting} 73 %."
+    ]
+    assert _sure(replace(taken, teacher="mlp16"), chances) == [
+        f"{of}mlp16 was in none, as it was dropped before; {likeliest}'KD tau=4' {setting} 27 %."
+    ]
+
+
 def test_one_setting_and_one_family_member_less(tmp_path: Path, taught: Path) -> None:
     one = STUDY[: STUDY.index('[[distill.methods]]\nname = "ATS"')].replace('students = ["mlp5", "mlp6"]',
                                                                           'students = ["mlp5"]')  # fmt: skip
@@ -331,12 +493,12 @@ def test_evidence_spares_teachers(tmp_path: Path, taught: Path) -> None:
 
 
 def test_the_command_tells_first(
-    whole: tuple[Path, Any, list[str]], taught: Path, capsys: pytest.CaptureFixture[str]
+    whole: tuple[Path, Any, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, choice, told = whole
-    study_in(folder, taught)
+    told, folder = whole[2], tmp_path / "copy"
+    shutil.copytree(whole[0], folder, symlinks=True)  # by more draws it may go another way, and train
     app(["pick", str(folder), "--pilot", "45%", "--quiet"], result_action="return_value")
-    assert capsys.readouterr().out.startswith(f"{told[0]}\n\n{choice.title}\n")
+    assert capsys.readouterr().out.startswith(f"{told[0]}\n\nTake teacher mlp/mlp")
     with pytest.raises(InputError, match="--label does not go with --pilot"):
         app(["pick", str(folder), "--pilot", "45%", "--label", "KD tau=4"], result_action="return_value")
     with pytest.raises(InputError, match="--tau belongs to --pilot"):

@@ -1,8 +1,9 @@
 """What probes, class affinities and restored variances are of each example of one teacher, read from a bank in parts.
 
 Rows are read class by class, so that the mean soft labels that some probes need are complete after a few rows, and no
-(C, C) matrix is held. A row's numbers come from that row and its class alone: the number of threads changes no bit of
-them, and the size of the groups none but the last (vectors of a processor round logarithms in their own way).
+(C, C) matrix is held. A row's numbers come from that row and its class alone. Whatever the number of threads and the
+size of the groups, what is counted is the same to the last bit; other numbers are the same to some 1e-15 of themselves,
+because a processor rounds logarithms in vectors and one by one in different ways, and both decide which it does.
 """
 
 from __future__ import annotations

@@ -29,10 +29,14 @@ vectorised = njit(**INSIDE, fastmath={"contract", "reassoc", "nsz"})
 of_finite = njit(**INSIDE, fastmath={"contract", "reassoc", "nsz", "nnan"})
 
 LOG2_E = 1 / math.log(2)
-SMALLEST = -960.0  # of exponents of two: what is smaller changes no sum
+SMALLEST = -1023.0  # of exponents of two: a float whose exponent has no bit set is 0
 ROUNDER = 1.5 * 2.0**52  # adding it rounds to a whole number, which then stands in the lowest bits
 # 2^f - 1 = f (P1 + P2 f + ...): Taylor's series, cut where its rest is below the last digit for |f| <= 1/2
 P1, P2, P3, P4, P5, P6, P7, P8, P9, P10, P11, P12 = (math.log(2) ** k / math.factorial(k) for k in range(1, 13))
+NEAR = 1 / 16  # of log ratios: nearer to 0, p log(p / m) - p + m comes from its series
+# exp(-d) - 1 + d = d^2 (R2 + R3 d + ...): Taylor's series, cut where its rest is below 1e-13 for |d| < NEAR
+R2, R3, R4, R5, R6, R7, R8 = ((-1) ** k / math.factorial(k) for k in range(2, 9))
+LEAST, EPSILON = 2.0**-1022, 2.0**-52  # the least normal number, and the distance of 1 from the next
 
 
 # --------------------------------------------------------------------------------------------------------- exponentials
@@ -40,7 +44,7 @@ P1, P2, P3, P4, P5, P6, P7, P8, P9, P10, P11, P12 = (math.log(2) ** k / math.fac
 
 @compiled
 def exponentials(b: Any, rate: float, e: Any, bits: Any, x: Any) -> None:
-    """Fill e = exp(rate b) and x = e - 1, for rate b <= 0; `bits` is e seen as int64."""
+    """Fill e = exp(rate b) and x = e - 1, for rate b <= 0; `bits` is e seen as int64. Below 1e-308, e is 0."""
     for i in range(len(b)):
         power = max(b[i] * (rate * LOG2_E), SMALLEST)
         e[i] = power + ROUNDER
@@ -140,30 +144,34 @@ def take_apart(logits: Any, labels: Any, below: Any, target: Any, top: Any, seco
 
 @vectorised
 def _sums(b: Any, e: Any, x: Any) -> tuple[float, float, float, float]:
-    total, excess, squares, first = 0.0, 0.0, 0.0, 0.0
+    rest, excess, squares, first = 0.0, 0.0, 0.0, 0.0
     for i in range(len(b)):
-        total += e[i]
+        rest += e[i]
         excess += x[i]
         squares += x[i] * x[i]
         first += e[i] * b[i]
-    return total, excess, squares, first
+    return rest, excess, squares, first
 
 
 @compiled
-def row_sums(below: Any, rates: Any, total: Any, variance: Any, mean_below: Any) -> None:
-    """Sum of e = exp(rate b), population variance of q~ = e / sum e, and mean of b under q~, each (T, n).
+def row_sums(below: Any, rates: Any, rest: Any, variance: Any, mean_below: Any) -> None:
+    """Sum of e = exp(rate b) without the largest, population variance of q~ = e / sum e, mean of b under q~: (T, n).
 
-    The squares are taken about the largest class, so x = e - 1 is 0 there: sum x^2 <= (K + 1) sum (x - mean)^2, and
-    their difference loses no more than the digits of K.
+    The largest e is 1, and would take the digits of a small rest. The squares are taken about the largest class, so
+    x = e - 1 is 0 there: sum x^2 <= (K + 1) sum (x - mean)^2, and their difference loses no more than the digits of K.
     """
     n, k = below.shape
     e, bits, x = scratch(k)
     for row in range(n):
         b = below[row]
+        top = 0
+        while top < k - 1 and b[top] != 0.0:
+            top += 1
         for t in range(len(rates)):
             exponentials_at(b, rates, t, row, e, bits, x)
-            everything, excess, squares, first = _sums(b, e, x)
-            total[t, row] = everything
+            e[top] = 0.0
+            rest[t, row], excess, squares, first = _sums(b, e, x)
+            everything = 1.0 + rest[t, row]
             variance[t, row] = max(squares - excess * excess / k, 0.0) / (k * everything * everything)
             mean_below[t, row] = first / everything
 
@@ -192,31 +200,56 @@ def add_to_classes(below: Any, labels: Any, rates: Any, scale: Any, target: Any,
             _add_scaled(e[y:], scale[t, row], into[y + 1 :])
 
 
+@inside
+def _gap(p: float, less: float, d: float) -> float:
+    """One class's p log(p / m) - p + m >= 0, given p, less = p - m and d = log(p / m)."""
+    series = R2 + d * (R3 + d * (R4 + d * (R5 + d * (R6 + d * (R7 + d * R8)))))
+    return p * d * d * series if abs(d) < NEAR else p * d - less
+
+
 @vectorised
-def _against(e: Any, scale: float, mean: Any, log_mean: Any) -> tuple[float, float]:
-    cross, distance = 0.0, 0.0
+def _against(b: Any, e: Any, rate: float, scale: float, log_scale: float, mean: Any, log_mean: Any) -> Any:
+    divergence, distance, excess = 0.0, 0.0, 0.0
     for i in range(len(e)):
         p = scale * e[i]
-        cross -= p * log_mean[i]
-        distance += (p - mean[i]) ** 2
-    return cross, distance
+        less = p - mean[i]
+        divergence += _gap(p, less, rate * b[i] + log_scale - log_mean[i])
+        distance += less * less
+        excess += less
+    return divergence, distance, excess
 
 
 @compiled
-def against_classes(below: Any, labels: Any, rates: Any, scale: Any, target: Any, group: Any, means: Any, logs: Any,
-                    cross: Any, distance: Any) -> None:  # fmt: skip
-    """With p as above and m its class's mean: -sum p log m and sum (p - m)^2, each (T, n)."""
+def against_classes(below: Any, labels: Any, rates: Any, scale: Any, target: Any, log_scale: Any, group: Any,
+                    means: Any, logs: Any, pivots: Any, divergence: Any, distance: Any) -> None:  # fmt: skip
+    """With p as above and m its class's mean: sum p log(p / m) and sum (p - m)^2, each (T, n).
+
+    Each class adds p log(p / m) - p + m, so that no digits cancel between classes. Where p and m round to 1 their
+    difference has none left; it is that of all others, as both add up to 1. Pivots are the classes of the largest m.
+    """
     n, k = below.shape
     e, bits, x = scratch(k)
     for row in range(n):
-        y, g = labels[row], group[row]
+        y, g, b = labels[row], group[row], below[row]
         for t in range(len(rates)):
-            exponentials_at(below[row], rates, t, row, e, bits, x)
-            mean, log_mean, p = means[t, g], logs[t, g], target[t, row]
-            left = _against(e[:y], scale[t, row], mean[:y], log_mean[:y])
-            right = _against(e[y:], scale[t, row], mean[y + 1 :], log_mean[y + 1 :])
-            cross[t, row] = left[0] + right[0] - p * log_mean[y]
-            distance[t, row] = left[1] + right[1] + (p - mean[y]) ** 2
+            exponentials_at(b, rates, t, row, e, bits, x)
+            mean, log_mean, pivot, p = means[t, g], logs[t, g], pivots[t, g], target[t, row]
+            about = rates[t, row], scale[t, row], log_scale[t, row]
+            low, high = min(y, pivot), max(y, pivot)
+            # Classes before both, between them, and after both; those after the target stand one place lower
+            i, j = (low + 1, high) if pivot < y else (y, max(pivot - 1, y))
+            one = _against(b[:low], e[:low], *about, mean[:low], log_mean[:low])
+            two = _against(b[i:j], e[i:j], *about, mean[low + 1 : high], log_mean[low + 1 : high])
+            three = _against(b[high:], e[high:], *about, mean[high + 1 :], log_mean[high + 1 :])
+            apart, squares, less = one[0] + two[0] + three[0], one[1] + two[1] + three[1], one[2] + two[2] + three[2]
+            if pivot != y:
+                own = p - mean[y]
+                apart += _gap(p, own, math.log(max(p, LEAST)) - log_mean[y])
+                squares, less = squares + own * own, less + own
+            ratio = max(-less / mean[pivot], EPSILON - 1.0)
+            apart += _gap(mean[pivot] * (1.0 + ratio), -less, math.log1p(ratio))
+            divergence[t, row] = apart
+            distance[t, row] = squares + less * less
 
 
 # ------------------------------------------------------------------------------------------------- adaptive calibration

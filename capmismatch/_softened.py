@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from capmismatch import _where
 from capmismatch._arrays import ArrayLike, as_pair, widest_float
+from capmismatch._cached import cached_property
 from capmismatch._threads import blocks, each
 from capmismatch.errors import must_be_positive
 
@@ -98,9 +98,19 @@ def _wrong_classes(labels: Tensor, classes: int) -> Tensor:
 class Sums(NamedTuple):
     """With e = exp((f - largest wrong f) / tau), sums over wrong classes of each row, (N,)."""
 
-    total: Tensor  # sum e
+    rest: Tensor  # sum e without the largest, which is 1 and would take the digits of a small rest
     variance: Tensor  # population variance of q~ = e / sum e
     mean_below: Tensor  # mean of f - largest wrong f under q~
+
+    @property
+    def total(self) -> Tensor:
+        """Sum e."""
+        return 1.0 + self.rest
+
+    @property
+    def log_total(self) -> Tensor:
+        """The logarithm of sum e, to its last digits also where one class takes nearly all."""
+        return self.rest.log1p()
 
 
 def sums_at(below: Tensor, taus: Sequence[float | Tensor]) -> list[Sums]:
@@ -118,9 +128,11 @@ def sums_at(below: Tensor, taus: Sequence[float | Tensor]) -> list[Sums]:
 def _sums(below: Tensor, tau: float | Tensor) -> Sums:
     x = below / (tau[:, None] if isinstance(tau, Tensor) else tau)
     e, less_one = x.exp(), x.expm1()  # less_one keeps the digits of differences between nearly equal classes
-    total = e.sum(1)
+    top = below.argmax(1, keepdim=True)
+    rest = e.scatter(1, top, less_one.gather(1, top)).sum(1)  # e - 1 is 0 there, and has the gradient of e
+    total = 1.0 + rest
     deviation = less_one - less_one.mean(1, keepdim=True)
-    return Sums(total, deviation.square().mean(1) / total**2, torch.einsum("nc,nc->n", e, below) / total)
+    return Sums(rest, deviation.square().mean(1) / total**2, torch.einsum("nc,nc->n", e, below) / total)
 
 
 def in_octaves(taus: Iterable[float]) -> list[float]:
@@ -148,7 +160,8 @@ class Softened:
     r"""Logits over a temperature, and what all probes need of their softmax, each computed once, when first asked for.
 
     Everything is float64 and goes through log space: ``log_odds`` is :math:`\log p_y - \log(1 - p_y)`, so that both p_y
-    and 1 - p_y keep their digits when the other rounds to 1.
+    and 1 - p_y keep their digits when the other rounds to 1. Where a wrong logit is more than 708 tau below the largest
+    wrong one, exp(-708) = 3e-308, it counts as if its probability were 0.
 
     Parameters
     ----------
@@ -202,7 +215,7 @@ class Softened:
     @cached_property
     def log_odds(self) -> Tensor:
         """(N,) log p_y - log(1 - p_y) = f_y/tau - logsumexp over wrong classes of f/tau."""
-        return (self.raw.target_logit - self.raw.max_wrong_logit) / self.tau - self.sums.total.log()
+        return (self.raw.target_logit - self.raw.max_wrong_logit) / self.tau - self.sums.log_total
 
     @cached_property
     def target_prob(self) -> Tensor:
@@ -225,6 +238,11 @@ class Softened:
         return self.wrong_mass / self.sums.total
 
     @property
+    def log_wrong_scale(self) -> Tensor:
+        """(N,) the logarithm of `wrong_scale`, also where that is 0."""
+        return torch.nn.functional.logsigmoid(-self.log_odds) - self.sums.log_total
+
+    @property
     def top_wrong_prob(self) -> Tensor:
         """(N,) the largest entry of q~."""
         return self.sums.total.reciprocal()
@@ -242,7 +260,7 @@ class Softened:
     @cached_property
     def wrong_entropy(self) -> Tensor:
         """(N,) entropy of q~ in nats."""
-        return (self.sums.total.log() - self.sums.mean_below / self.tau).clamp_min(0.0)
+        return self.sums.log_total - self.sums.mean_below / self.tau
 
     @cached_property
     def entropy(self) -> Tensor:
@@ -257,15 +275,28 @@ class Softened:
             out = torch.zeros(self.raw.logits.shape, dtype=torch.float64)
             add_to_classes([self], torch.arange(len(out)), out[None])
             return out
-        index = _wrong_classes(self.labels, self.wrong_classes + 1)
-        out = self.wrong.new_zeros(self.raw.logits.shape).scatter(1, index, self.wrong)
-        return out.scatter(1, self.labels[:, None], self.target_prob[:, None])
+        return self._in_order(self.target_prob, self.wrong)
+
+    @property
+    def log_probs(self) -> Tensor:
+        """(N, C) log p."""
+        log_wrong = self._below_over_tau + self.log_wrong_scale[:, None]
+        return self._in_order(torch.nn.functional.logsigmoid(self.log_odds), log_wrong)
 
     @property
     def wrong(self) -> Tensor:
         """(N, C-1) p over the wrong classes."""
-        tau = self.tau[:, None] if isinstance(self.tau, Tensor) else self.tau
-        return (self.raw.below / tau).exp() * self.wrong_scale[:, None]
+        return self._below_over_tau.exp() * self.wrong_scale[:, None]
+
+    @property
+    def _below_over_tau(self) -> Tensor:
+        return self.raw.below / (self.tau[:, None] if isinstance(self.tau, Tensor) else self.tau)
+
+    def _in_order(self, of_target: Tensor, of_wrong: Tensor) -> Tensor:
+        """(N, C) values in the order of classes."""
+        index = _wrong_classes(self.labels, self.wrong_classes + 1)
+        out = of_wrong.new_zeros(self.raw.logits.shape).scatter(1, index, of_wrong)
+        return out.scatter(1, self.labels[:, None], of_target[:, None])
 
     @cached_property
     def confidence(self) -> Tensor:
@@ -294,14 +325,14 @@ def add_to_classes(softened: Sequence[Softened], group: Tensor, sums: Tensor) ->
 
 
 def compare_with_classes(
-    softened: Sequence[Softened], means: Tensor, logs: Tensor, group: Tensor
+    softened: Sequence[Softened], means: Tensor, logs: Tensor, pivots: Tensor, group: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """-sum p log m and sum (p - m)^2, (T, N) each, with m = means[t, group], in compiled code."""
-    raw = softened[0].raw
-    cross, distance = torch.empty((2, len(softened), len(group)), dtype=torch.float64)
-    tensors = (raw.below, raw.labels, *_weights(softened), group, means, logs, cross, distance)
-    kernels.against_classes(*(tensor.numpy() for tensor in tensors))
-    return cross, distance
+    """Sum p log(p / m) and sum (p - m)^2, (T, N) each, with m = means[t, group], in compiled code."""
+    raw, log_scale = softened[0].raw, torch.stack([part.log_wrong_scale for part in softened])
+    divergence, distance = torch.empty((2, len(softened), len(group)), dtype=torch.float64)
+    rows = (raw.below, raw.labels, *_weights(softened), log_scale, group)
+    kernels.against_classes(*(tensor.numpy() for tensor in (*rows, means, logs, pivots, divergence, distance)))
+    return divergence, distance
 
 
 def _weights(softened: Sequence[Softened]) -> tuple[Tensor, Tensor, Tensor]:
@@ -341,7 +372,7 @@ class Asymmetric(Softened):
     @cached_property
     def log_odds(self) -> Tensor:
         """(N,) log p_y - log(1 - p_y) = f_y/tau_target - logsumexp over wrong classes of f/tau_other."""
-        return self._target - self._top_wrong - self.sums.total.log()
+        return self._target - self._top_wrong - self.sums.log_total
 
     @property
     def flipped(self) -> Tensor:

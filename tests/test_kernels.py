@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from capmismatch import _where
-from capmismatch._class_means import AroundClass
+from capmismatch import _where, probes
 from capmismatch._cached import cached_property
+from capmismatch._class_means import AroundClass
 from capmismatch._softened import Asymmetric, Softened, WrongAlone, add_to_classes, in_octaves, take_apart
 from capmismatch._threads import blocks, each, in_order
 from capmismatch.probes import adaptive_error, calibration
@@ -113,7 +113,7 @@ def test_class_means_and_distances_from_them(plain: pytest.MonkeyPatch) -> None:
         add_to_classes(softened, labels, means)
         means /= labels.bincount(minlength=10)[:, None]
         around = AroundClass.of_each(softened, means, labels)
-        found.append([means, *(values for part in around for values in (part.cross_entropy, part.squared_distance))])
+        found.append([means, *(values for part in around for values in (part.divergence, part.squared_distance))])
     for slow, quick in zip(*found, strict=True):
         torch.testing.assert_close(quick, slow, rtol=1e-11, atol=1e-14)
 
@@ -258,3 +258,43 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
     child.start()
     child.join(60)
     assert child.exitcode == 0
+
+
+def test_exponentials_keep_their_digits_down_to_the_least_normal_number() -> None:
+    b = np.linspace(-708, -650, 1001)
+    np.testing.assert_allclose(exponentials(b)[0], np.exp(b), rtol=1e-12)
+    assert (exponentials(np.linspace(-1e4, -710, 1001))[0] < 1e-308).all()
+
+
+@pytest.mark.parametrize("gap", [1.0, 28.0, 69.0, 300.0, 640.0])
+@pytest.mark.parametrize("winner", ["target", "wrong", "either"])
+def test_confident_rows_against_tensor_operations(monkeypatch: pytest.MonkeyPatch, gap: float, winner: str) -> None:
+    """Relative to each number, however small: what is left of certainty is all that these tell."""
+    logits, labels = example(80, 7)
+    labels %= 4
+    other = torch.full_like(labels, 5)
+    chosen = {"target": labels, "wrong": other, "either": torch.where(torch.arange(80) % 3 > 0, labels, other)}[winner]
+    logits = 0.2 * logits + gap * torch.nn.functional.one_hot(chosen, 7)
+    found = {}
+    for loops in (True, False):
+        monkeypatch.setattr(_where, "LOOPS", loops)
+        names = ("entropy", "wrong_entropy", "cmi", "within_class_spread")
+        found[loops] = {(name, tau): getattr(probes, name)(logits, labels, tau) for name in names for tau in (1.0, 3.0)}
+    for name, quick in found[True].items():
+        torch.testing.assert_close(quick, found[False][name], rtol=1e-11, atol=1e-300, msg=str(name))
+
+
+def test_threads_change_no_count_and_only_last_digits() -> None:
+    """Enough rows for torch to split operations between its threads, at places that are in the middle of vectors."""
+    before, found = torch.get_num_threads(), []
+    logits, labels = example(70_001, 3)
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            softened = Softened(logits, labels)
+            found.append([softened.raw.correct, *(getattr(softened, name) for name in STATISTICS)])
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0][0], found[1][0])
+    for one, three, name in zip(*found, ("correct", *STATISTICS), strict=True):
+        torch.testing.assert_close(three, one, rtol=1e-14, atol=0, msg=name)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from decimal import Context, Decimal, localcontext
 from pathlib import Path
 
 import mpmath
@@ -83,6 +84,29 @@ def loop_spread(logits: Array, labels: Array, t: float) -> list[float]:
     return [((softmax(f, t) - means[y]) ** 2).sum() for f, y in zip(logits, labels.tolist(), strict=True)]
 
 
+def decimal_softmax(f: Array) -> list[Decimal]:
+    """Exponentials to as many digits as the context has."""
+    weights = [Decimal(float(x)).exp() for x in f]
+    return [w / sum(weights) for w in weights]
+
+
+def decimal_values(logits: Array, labels: Array) -> dict[str, list[float]]:
+    """What spreads within rows and within classes, at tau = 1."""
+    with localcontext(Context(prec=50 + int(np.ptp(logits)))):  # squares of 1 - p have 40 digits left
+        p = [decimal_softmax(f) for f in logits]
+        mean = {y: [sum(c) / len(c) for c in zip(*(p[i] for i in np.flatnonzero(labels == y)), strict=True)]
+                for y in set(labels.tolist())}  # fmt: skip
+        pairs = [[*zip(row, mean[y], strict=True)] for row, y in zip(p, labels.tolist(), strict=True)]
+        q = [decimal_softmax(wrong(f, y)) for f, y in zip(logits, labels, strict=True)]
+        found = {
+            "cmi": [sum(a * (a / m).ln() for a, m in pair) for pair in pairs],
+            "within_class_spread": [sum((a - m) ** 2 for a, m in pair) for pair in pairs],
+            "entropy": [-sum(a * a.ln() for a in row) for row in p],
+            "wrong_entropy": [-sum(a * a.ln() for a in row) / Decimal(len(row)).ln() for row in q],
+        }
+        return {name: [float(value) for value in values] for name, values in found.items()}
+
+
 def loop_ece(logits: Array, labels: Array, bins: int = 15) -> tuple[float, float]:
     """The over- and the underconfident part: bin by bin, (low, high] in confidence."""
     confidence = np.array([softmax(f).max() for f in logits])
@@ -154,7 +178,7 @@ def test_plain_probes_against_their_formulas(name: str, classes: int) -> None:
 def test_cmi_and_spread_against_loops(tau: float) -> None:
     logits, labels = example(60, 5)
     labels[labels == 3] = 2  # a class without examples
-    np.testing.assert_allclose(probes.cmi(logits, labels, tau), loop_cmi(logits, labels, tau), rtol=1e-9, atol=1e-14)
+    np.testing.assert_allclose(probes.cmi(logits, labels, tau), loop_cmi(logits, labels, tau), rtol=1e-9)
     found = probes.within_class_spread(logits, labels, tau)
     np.testing.assert_allclose(found, loop_spread(logits, labels, tau), rtol=1e-9)
     means = probes.class_means(logits, labels, tau)
@@ -237,6 +261,44 @@ def test_digits_are_kept_where_a_wrong_class_takes_all_the_mass(gap: float) -> N
     logits = np.array([[1.0, gap, 0.0]])
     assert float(probes.target_prob(logits, [0])[0]) == pytest.approx(expected[0], rel=1e-9)
     assert float(probes.nll(logits, [0])[0]) == pytest.approx(expected[1], rel=1e-9)
+
+
+@pytest.mark.parametrize("gap", [2.3, 12.0, 28.0, 40.0, 69.0, 300.0, 690.0])
+@pytest.mark.parametrize("winner", ["target", "wrong", "either"])
+def test_digits_are_kept_where_all_of_a_class_are_confident(gap: float, winner: str) -> None:
+    """1 - p is down to 1e-300, and differences between examples are in that alone; with a gradient as without."""
+    logits, labels = np.random.default_rng(1).normal(size=(8, 5)), np.repeat([0, 1], 4)
+    top = {"target": labels, "wrong": np.full(8, 3), "either": np.where(np.arange(8) % 4, labels, 3)}[winner]
+    logits[np.arange(8), top] += gap
+    for name, expected in decimal_values(logits, labels).items():
+        for gradient in (False, True):
+            found = public(name)(torch.from_numpy(logits).requires_grad_(gradient), labels).detach()
+            np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-300, err_msg=name)
+
+
+@pytest.mark.parametrize("distance", [1e-1, 1e-4, 1e-7])
+def test_digits_are_kept_where_examples_of_a_class_are_nearly_equal(distance: float) -> None:
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(2, 6)).repeat(4, 0) + distance * rng.normal(size=(8, 6))
+    for name, expected in decimal_values(logits, np.repeat([0, 1], 4)).items():
+        found = public(name)(logits, np.repeat([0, 1], 4))
+        np.testing.assert_allclose(found, expected, rtol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize("row", [[0.5, -1.0, 2.0, 0.1], [0.5, 2.0, 2.0, 0.1], [9.0, 0.0, 0.0, 0.0]])
+def test_gradients_are_those_of_softmax_also_where_logits_are_tied(row: list[float]) -> None:
+    logits, labels = torch.tensor([row, row[:1] + row[:0:-1]], dtype=torch.float64, requires_grad=True), [0, 0]
+    means = torch.softmax(torch.tensor([[1.0, 0.5, 0.0, -1.0]] * 4, dtype=torch.float64), 1)
+    p = torch.softmax(logits, 1)
+    expected = {
+        "nll": -p[:, 0].log(), "entropy": -(p * p.log()).sum(1), "cmi": (p * (p / means[0]).log()).sum(1),
+        "within_class_spread": (p - means[0]).square().sum(1),
+    }  # fmt: skip
+    for name, values in expected.items():
+        found = public(name)(logits, labels, **({"means": means} if name in ("cmi", "within_class_spread") else {}))
+        torch.testing.assert_close(found, values, rtol=1e-12, atol=0)
+        gradients = (torch.autograd.grad(value.sum(), logits, retain_graph=True)[0] for value in (found, values))
+        torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-14)
 
 
 def inputs(classes: st.SearchStrategy[int], spread: float = 30.0) -> st.SearchStrategy[tuple[Array, Array]]:

@@ -214,7 +214,7 @@ def adaptive_error(class_probs: Tensor, is_class: Tensor, bins: int = BINS) -> T
     def run(part: slice) -> None:
         measure(probs[:, part], is_class[:, part], ranges, shares[part.start // CLASSES_AT_ONCE])
 
-    each(run, parts, _where.threads(probs.device))  # each part sums by itself, so threads do not change the result
+    each(run, parts, _where.threads(probs.device))  # each part sums by itself, in whatever thread it is
     return shares.sum(0).to(class_probs)
 
 

@@ -39,11 +39,11 @@ def _around(logits: ArrayLike, labels: ArrayLike, tau: float, means: ArrayLike |
     matrix = _means(softened) if means is None else torch.as_tensor(means).to(softened.raw.below)
     if matrix.shape != (num_classes, num_classes):
         raise InputError(f"expected class means of shape ({num_classes}, {num_classes}), got {tuple(matrix.shape)}")
-    return softened, AroundClass(softened, matrix, softened.labels)
+    return softened, AroundClass.of_each([softened], matrix[None], softened.labels)[0]
 
 
 def _cmi(softened: Softened, around: AroundClass) -> Tensor:
-    return (around.cross_entropy - softened.entropy).clamp_min(0.0)
+    return around.divergence.clamp_min(0.0)  # rounding of numbers below 1e-308 has either sign
 
 
 def _within_class_spread(softened: Softened, around: AroundClass) -> Tensor:
@@ -55,7 +55,8 @@ def cmi(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0, means: ArrayLike
 
     :math:`KL(p_x \,\|\, \bar p_{y})` with :math:`\bar p_y` the mean soft label of class y; the mean over examples is
     the CMI. Ye et al. 2024, "Bayes conditional distribution estimation for knowledge distillation", arXiv 2401.08732,
-    where a teacher with more of it teaches better.
+    where a teacher with more of it teaches better. Computed as the sum of :math:`p \log(p / \bar p) - p + \bar p \ge 0`
+    over classes, which keeps its digits where all examples of a class are confident.
 
     Parameters
     ----------
@@ -78,7 +79,8 @@ def within_class_spread(
 ) -> Tensor:
     r"""Squared distance of each soft label from its class's mean, :math:`\|p_x - \bar p_y\|^2`.
 
-    The mean over examples is the trace of the within-class covariance of the soft labels.
+    The mean over examples is the trace of the within-class covariance of the soft labels. Keeps its digits where all
+    examples of a class are confident, down to 1e-308.
 
     Parameters
     ----------

@@ -103,7 +103,7 @@ def times(over: Estimate, under: Estimate) -> Estimate:
     Examples
     --------
     >>> times(Estimate(2.0, 1.8, 2.2), Estimate(1.0, 1.0, 1.0)).text()
-    '2 [1.81, 2.21]'
+    '2.00 [1.81, 2.21]'
     """
     if not (over.value > 0 and under.value > 0):
         return Estimate(np.nan)

@@ -110,7 +110,8 @@ def saved(tmp_path: Path) -> Path:
         arrays[f"logits_net{size}"] = (size * shared + own).astype(np.float32)
         arrays[f"params_net{size}"] = np.array(100 * size)
         for split in ("val", "test"):
-            lines += [f"saved,net{size},KD,4,{seed},{split},{70 - abs(size - 4) + 0.1 * seed * size}" for seed in range(2)]
+            top1 = [70 - abs(size - 4) + 0.1 * seed * size for seed in range(2)]
+            lines += [f"saved,net{size},KD,4,{seed},{split},{value}" for seed, value in enumerate(top1)]
     lines += [f",,CE,,{seed},{split},{60 + seed}" for split in ("val", "test") for seed in range(2)]
     np.savez(tmp_path / "saved.npz", **arrays)
     (tmp_path / "students.csv").write_text("\n".join(lines))

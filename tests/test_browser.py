@@ -100,7 +100,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         arrays[f"logits_{LONG}{size}"] = (size * shared + generator.normal(size=shared.shape)).astype(np.float32)
         arrays[f"params_{LONG}{size}"] = np.array(10**size)
         for split in ("val", "test"):
-            lines += [f"saved,{LONG}{size},KD,4,{seed},{split},{0.7 - 0.01 * abs(size - 4) + 0.0002 * seed * size}" for seed in range(2)]
+            accuracy = [0.7 - 0.01 * abs(size - 4) + 0.0002 * seed * size for seed in range(2)]
+            lines += [f"saved,{LONG}{size},KD,4,{seed},{split},{value}" for seed, value in enumerate(accuracy)]
     np.savez(folder / "saved.npz", **arrays)
     (folder / "students.csv").write_text("\n".join(lines), encoding="utf-8")
     (folder / "study.toml").write_text(STUDY, encoding="utf-8")

@@ -190,14 +190,16 @@ def _scan(points: Any, after: Any, b: Any, e: Any, bits: Any, x: Any, a: float, 
     """Fill points a factor 4 apart, and the upper end; `after` links each to the next. Returns which is the last."""
     last, beta = 0, low
     exponentials(b, beta, e, bits, x)
-    while beta < high:
+    while beta < high * (1.0 - 1e-12):
         _fill(points, last, b, e, x, beta, a, m)
-        _double(e, x)
-        _double(e, x)
         after[last] = last + 1
         last += 1
         beta *= 4.0
-    exponentials(b, high, e, bits, x)
+        if beta > high * (1.0 + 1e-12):
+            exponentials(b, high, e, bits, x)
+            break
+        _double(e, x)
+        _double(e, x)
     _fill(points, last, b, e, x, high, a, m)
     return last
 

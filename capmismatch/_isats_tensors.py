@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from capmismatch._threads import blocks
+
 if TYPE_CHECKING:
     from capmismatch._isats_search import Search
 
@@ -18,6 +20,7 @@ ODD = 0.1  # of what G falls by: what its slopes may leave unexplained for it to
 LEVEL = 1e-12  # in log variance: what rounding may make of equal heights
 MOST_SPLITS = 1000  # an example; few need ten, those whose variance hardly changes over a wide range hundreds
 SCAN_STEP = math.log(4)  # of log beta, at most
+CELLS = 1 << 22  # logits at a time where rows are split many times over
 
 
 class Points(NamedTuple):
@@ -147,7 +150,9 @@ class Spans(NamedTuple):
         u = 0.5 * (cut.left.beta.log() + cut.right.beta.log())
         if bool(fresh.any()):
             u[fresh] = _root(search.rows(cut.rows[fresh]), cut.left.at(fresh), cut.right.at(fresh))
-        new = points(search.rows(cut.rows), u.exp())._replace(peak=fresh.to(u.dtype))
+        parts = blocks(len(u), max(1, CELLS // search.below.shape[1]))
+        new = _joined([points(search.rows(cut.rows[part]), u[part].exp()) for part in parts])
+        new = new._replace(peak=fresh.to(u.dtype))
         best.add(cut.rows[fresh], new.at(fresh))
         left, right = _joined([kept.left, cut.left, new]), _joined([kept.right, new, cut.right])
         return Spans(torch.cat([kept.rows, cut.rows, cut.rows]), left, right)

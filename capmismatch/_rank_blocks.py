@@ -52,8 +52,6 @@ class Block:
     """One block of rows of all teachers, sorted once; each metric gives (P, n)."""
 
     def __init__(self, ranks: TensorRanks | LoopRanks, labels: Ints | None, pairs: Ints) -> None:
-        self.n: int
-        self.classes: int
         self.n, self.classes = ranks.shape
         self.ranks, self.labels, self.pairs = ranks, labels, pairs
 
@@ -128,7 +126,6 @@ def measure(teachers: list[Any], labels: ArrayLike | None, metrics: list[Metric]
     width = classes * (len(teachers) if loops else max(len(teachers), len(pairs)))  # numbers a row
     most = (BLOCK_CELLS if device.type == "cpu" else DEVICE_CELLS) // width
     rows = max(1, min(most, max(SMALL_CELLS // width, -(-n // threads))))
-    dtype = np.result_type(*(as_floats(logits[:0]).cpu().numpy() for logits in teachers))  # has room for each
     mine = threading.local()
 
     def ranked(block: slice) -> TensorRanks | LoopRanks:
@@ -136,6 +133,7 @@ def measure(teachers: list[Any], labels: ArrayLike | None, metrics: list[Metric]
         if not loops:
             return TensorRanks([as_floats(part).to(device).contiguous() for part in parts])
         if not hasattr(mine, "space"):
+            dtype = np.result_type(*(as_floats(part[:0]).cpu().numpy() for part in parts))  # has room for each
             mine.space = Space((rows, len(teachers), classes), dtype)
         arrays = [as_floats(part).cpu().numpy() if isinstance(part, Tensor) else part for part in parts]
         return LoopRanks(arrays, mine.space)

@@ -45,7 +45,7 @@ class TensorRanks:
         self.order, self.position, self.first, self.last = (
             torch.stack(part) for part in zip(*map(_ranked, logits), strict=True)
         )
-        self.shape = tuple(logits[0].shape)
+        self.shape = len(logits[0]), logits[0].shape[1]
         self.mid = self.first + self.last - self.order.shape[2]
         self.ties = on_host((self.last - self.first - 1).sum(2) // 2)
         self.nans = on_host(torch.stack([rows.isnan().sum(1) for rows in logits]))

@@ -17,8 +17,9 @@ from capmismatch._halving import HOPELESS, SURE, Rung, halve
 from capmismatch._phrases import count
 from capmismatch._pilot_plan import FINALISTS, PilotPlan, make_plan, settings_of
 from capmismatch._pilot_runs import PLAIN, Found, find
-from capmismatch._posterior import Group, Noise, posterior_draws
+from capmismatch._posterior import Group, posterior_draws
 from capmismatch._rules import DEFAULT_RULE, RULES
+from capmismatch._settings import chances
 from capmismatch._short_study import ShortStudy
 from capmismatch._words import percent
 from capmismatch.errors import must_be_one_of
@@ -139,7 +140,7 @@ def pilot(
     plan = make_plan(study, budget, alive, students, settings, found)
     tell(str(plan))
     rungs = _Rungs(study, plan, found, candidates, lessons, splits[0], n_boot, rng)
-    finalists = rungs.teachers([list(wide.index).index(teacher) for teacher in plan.teachers])
+    finalists = rungs.teachers(wide.index.get_indexer(pd.MultiIndex.from_tuples(plan.teachers)).tolist())
     label = rungs.settings(finalists)
     results, others = rungs.results(label)
     choice = pick(
@@ -163,9 +164,9 @@ def _possible(
         scores = wide.get(rule.probe, pd.Series(np.nan, wide.index)).fillna(-np.inf * rule.sign)
         return [int(arm) for arm in np.argsort(-rule.sign * scores.to_numpy(), kind="stable")]
     draws = posterior_draws(candidates.unmeasured(), n_boot, rng, [lesson.choosing for lesson in lessons]).means
-    chances = _chances(draws)
-    order = [int(arm) for arm in np.argsort(-chances, kind="stable")]
-    return order[:1] if chances[order[0]] >= SURE else [arm for arm in order if chances[arm] >= HOPELESS]
+    likely = chances(draws)
+    order = [int(arm) for arm in np.argsort(-likely, kind="stable")]
+    return order[:1] if likely[order[0]] >= SURE else [arm for arm in order if likely[arm] >= HOPELESS]
 
 
 class _Rungs:
@@ -207,7 +208,7 @@ class _Rungs:
         def judge(rung: Rung, arms: list[int]) -> Floats:
             self._train(rung, [pairs[arm] for arm in arms])
             draws = np.mean([self._pair_draws(name, units, rung) for name in self.plan.students], axis=0)
-            self.pairs = {pair: float(chance) for pair, chance in zip(units, _chances(draws), strict=True)}
+            self.pairs = {pair: float(chance) for pair, chance in zip(units, chances(draws), strict=True)}
             return self._record("settings", rung, [names[arm] for arm in arms], arms, draws)
 
         left = halve(self.plan.by_setting, judge, range(len(pairs))) if self.plan.by_setting else [0]
@@ -259,14 +260,15 @@ class _Rungs:
         rows = self._of(student)
         units, means, noise = measured(rows[rows["epochs"].eq(rung.epochs)])
         place = units.get_indexer(pairs)
-        own = [np.where(place < 0, np.nan, values[place]) for values in (means, noise.variances)]
-        group = Group(own[0], Noise(own[1], noise.free), np.zeros((len(pairs), 0)), list(pairs), ["pairs"] * len(pairs))
+        own, variances = (np.where(place < 0, np.nan, values[place]) for values in (means, noise.variances))
+        noise = replace(noise, variances=variances)
+        group = Group(own, noise, np.zeros((len(pairs), 0)), list(pairs), ["pairs"] * len(pairs))
         return posterior_draws(group, self.n_boot, self.rng).means
 
     def _record(
         self, stage: str, rung: Rung, names: Sequence[tuple[tuple[str, str], str]], arms: Sequence[int], draws: Floats
     ) -> Floats:
-        chances = _chances(draws)
+        likely = chances(draws)
         low, high = np.quantile(draws, [0.025, 0.975], axis=0)
         number = len({row["rung"] for row in self.rows if row["stage"] == stage}) + 1
         now = self.runs[self.runs["split"].eq(self.split) & self.runs["epochs"].eq(rung.epochs)]
@@ -275,9 +277,9 @@ class _Rungs:
             self.rows.append({
                 "stage": stage, "rung": number, "family": teacher[0], "teacher": teacher[1], "label": label,
                 "epochs": rung.epochs, "seeds": rung.seeds, "accuracy": float(means[(*teacher, label)]),
-                "low": low[arm], "high": high[arm], "p_best": chances[arm], "kept": False,
+                "low": low[arm], "high": high[arm], "p_best": likely[arm], "kept": False,
             })  # fmt: skip
-        return chances
+        return likely
 
     def _mark(self, left: Sequence[tuple[tuple[str, str], str]], stage: str) -> None:
         """Say of each arm of a stage whether it went on."""
@@ -288,10 +290,6 @@ class _Rungs:
             arm = (row["family"], row["teacher"], row["label"])
             goes_on = (row["rung"] + 1, *arm) in names
             row["kept"] = goes_on if row["rung"] != last else (arm[:2], arm[2]) in left
-
-
-def _chances(draws: Floats) -> Floats:
-    return np.bincount(draws.argmax(axis=1), minlength=draws.shape[1]) / len(draws)
 
 
 def _hasty(plan: PilotPlan) -> list[str]:

@@ -118,7 +118,8 @@ def students(choice: Choice) -> list[Table]:
             "Each setting with its best teacher, on the choosing split; behind: accuracy points below the first, with "
             "their 95 % interval; p_best: chance of being the best setting; tie: too close to the first to call."
         )
-        found.append(_table("settings", "Settings", caption, choice.settings.dropna(axis="columns", how="all")))
+        told = ["method", "tau", *(["student"] if len(choice.students) == 1 else [])]  # by the label, and above
+        found.append(_table("settings", "Settings", caption, choice.settings.drop(columns=told, errors="ignore")))
     return found
 
 

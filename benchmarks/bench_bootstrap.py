@@ -20,7 +20,7 @@ import scipy
 from _table import show
 from scipy import stats
 
-from capmismatch import resampling
+from capmismatch.stats import bootstrap
 
 N_BOOT = 1000
 SIZES = ((1000, 1), (50_000, 1), (50_000, 10))
@@ -36,10 +36,10 @@ def turn(run: Callable[[], object]) -> tuple[float, float]:
 
 def compare(n: int, columns: int, n_boot: int, turns: int) -> Row:
     values = np.random.default_rng(0).exponential(size=(n, columns))
-    batch = max(1, resampling._CELLS // (n * columns))
+    batch = max(1, bootstrap._CELLS // (n * columns))
 
-    def ours() -> resampling.Bootstrap:
-        return resampling.bootstrap(values, n_boot=n_boot, seed=1)
+    def ours() -> bootstrap.Bootstrap:
+        return bootstrap.bootstrap(values, n_boot=n_boot, seed=1)
 
     def theirs() -> object:
         return stats.bootstrap((values,), np.mean, n_resamples=n_boot, batch=batch, axis=0, method="percentile", rng=2)

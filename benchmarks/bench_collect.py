@@ -24,11 +24,11 @@ import torch
 from _table import show
 
 from capmismatch import architectures
-from capmismatch._records import make_rows
-from capmismatch.collecting import collect
-from capmismatch.datasets import Dataset
-from capmismatch.families import Family, Teacher
+from capmismatch.data.datasets import Dataset
+from capmismatch.data.records import make_rows
 from capmismatch.sources.checkpoint import Normalise
+from capmismatch.sources.collecting import collect
+from capmismatch.sources.families import Family, Teacher
 
 THREADS = 1
 BATCH = 256
@@ -38,10 +38,10 @@ MEMORY = """
 import sys, tempfile
 import numpy as np, torch
 from torch import nn
-from capmismatch._records import make_rows
-from capmismatch.collecting import collect
-from capmismatch.datasets import Dataset
-from capmismatch.families import Family, Teacher
+from capmismatch.data.records import make_rows
+from capmismatch.sources.collecting import collect
+from capmismatch.data.datasets import Dataset
+from capmismatch.sources.families import Family, Teacher
 torch.set_num_threads(1)
 rows = int(sys.argv[1])
 if rows:

@@ -18,10 +18,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from capmismatch import _statistics as st
-from capmismatch._peak import peak
-from capmismatch._posterior import Group, posterior_draws, seed_noise
-from capmismatch.correlating import _Block, resampled
+from capmismatch.selection.links import _Block, resampled
+from capmismatch.stats import correlations as st
+from capmismatch.stats.peak import peak
+from capmismatch.stats.posterior import Group, posterior_draws, seed_noise
 
 SIZES = ([5], [6], [8], [12], [4, 4], [6, 6], [4, 8])
 """Teachers of each family whose links are looked at."""

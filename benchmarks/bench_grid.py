@@ -37,9 +37,9 @@ import torch
 from _table import show
 from torch import Tensor, nn
 
-from capmismatch.grid import Run, Trainer, plan
-from capmismatch.study import Study
-from capmismatch.training import evaluate, fit
+from capmismatch.distillation.grid import Run, Trainer, plan
+from capmismatch.study.study import Study
+from capmismatch.training.loop import evaluate, fit
 
 THREADS = 2
 BATCH = 128

@@ -26,8 +26,8 @@ from _table import show
 from scipy.optimize import minimize_scalar
 from scipy.special import log_expit, logsumexp
 
-from capmismatch._isats_options import margin_of
-from capmismatch._softened import take_apart
+from capmismatch._numerics.isats_options import margin_of
+from capmismatch._numerics.softmax import take_apart
 from capmismatch.temperature import CONSTRAINTS, ISATSSetting, isats
 
 TAU_TARGET, LOW, HIGH = 4.0, 0.5, 8.0

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from capmismatch._candidates import measured
-from capmismatch._halving import Rung, halve, ladder
-from capmismatch._posterior import Group, Noise, posterior_draws, seed_noise
+from capmismatch.selection.candidates import measured
+from capmismatch.stats.posterior import Group, Noise, posterior_draws, seed_noise
+from capmismatch.study.halving import Rung, halve, ladder
 
 Floats = NDArray[np.float64]
 

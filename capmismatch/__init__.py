@@ -18,72 +18,79 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # what editors and type checkers see; at run time each loads when it is first used
     from capmismatch import architectures, losses, plots, probes, ranks, temperature
-    from capmismatch._peak import Peak, peak_of
-    from capmismatch.bank import LogitBank, bank_from_arrays
-    from capmismatch.collecting import collect
-    from capmismatch.correlating import correlate
-    from capmismatch.datasets import Dataset, load_dataset
-    from capmismatch.diagnose import affinity, example_values, probe, rank_stability, reliability, restored_variance
+    from capmismatch.data.bank import LogitBank, bank_from_arrays
+    from capmismatch.data.datasets import Dataset, load_dataset
+    from capmismatch.data.views import Views
+    from capmismatch.diagnostics.dark_knowledge import dark_knowledge
+    from capmismatch.diagnostics.tables import (
+        affinity,
+        example_values,
+        probe,
+        rank_stability,
+        reliability,
+        restored_variance,
+    )
+    from capmismatch.distillation.grid import distill
+    from capmismatch.distillation.methods import Method
+    from capmismatch.distillation.results import load_results
+    from capmismatch.distillation.soft_label_files import SoftLabels, load_soft_labels, soft_labels
+    from capmismatch.distillation.trackers import track
     from capmismatch.errors import BankError, CapmismatchError, InputError
-    from capmismatch.examples import dark_knowledge
     from capmismatch.explorer import explore
-    from capmismatch.families import Family, Teacher, list_teachers, load_family
     from capmismatch.findings import explain
-    from capmismatch.grid import distill
-    from capmismatch.methods import Method
-    from capmismatch.picking import Choice, pick
-    from capmismatch.piloting import pilot
     from capmismatch.plots import figure_style
-    from capmismatch.resampling import Bootstrap, bootstrap
-    from capmismatch.results import load_results
-    from capmismatch.softening import SoftLabels, load_soft_labels, soft_labels
-    from capmismatch.study import Study, load_study
-    from capmismatch.trackers import track
-    from capmismatch.training import Recipe
-    from capmismatch.views import Views
+    from capmismatch.selection.links import correlate
+    from capmismatch.selection.picking import Choice, pick
+    from capmismatch.sources.collecting import collect
+    from capmismatch.sources.families import Family, Teacher, list_teachers, load_family
+    from capmismatch.stats.bootstrap import Bootstrap, bootstrap
+    from capmismatch.stats.peak import Peak, peak_of
+    from capmismatch.study.pilot import pilot
+    from capmismatch.study.study import Study, load_study
+    from capmismatch.training.loop import Recipe
 
 _HOMES = {
-    "Peak": "_peak",
-    "peak_of": "_peak",
-    "LogitBank": "bank",
-    "bank_from_arrays": "bank",
-    "collect": "collecting",
-    "correlate": "correlating",
-    "Dataset": "datasets",
-    "load_dataset": "datasets",
-    "affinity": "diagnose",
-    "example_values": "diagnose",
-    "probe": "diagnose",
-    "rank_stability": "diagnose",
-    "reliability": "diagnose",
-    "restored_variance": "diagnose",
-    "Recipe": "training",
+    "Peak": "stats.peak",
+    "peak_of": "stats.peak",
+    "LogitBank": "data.bank",
+    "bank_from_arrays": "data.bank",
+    "collect": "sources.collecting",
+    "correlate": "selection.links",
+    "Dataset": "data.datasets",
+    "load_dataset": "data.datasets",
+    "affinity": "diagnostics.tables",
+    "example_values": "diagnostics.tables",
+    "probe": "diagnostics.tables",
+    "rank_stability": "diagnostics.tables",
+    "reliability": "diagnostics.tables",
+    "restored_variance": "diagnostics.tables",
+    "Recipe": "training.loop",
     "BankError": "errors",
     "CapmismatchError": "errors",
     "InputError": "errors",
-    "dark_knowledge": "examples",
+    "dark_knowledge": "diagnostics.dark_knowledge",
     "explore": "explorer",
-    "Family": "families",
-    "Teacher": "families",
-    "list_teachers": "families",
-    "load_family": "families",
+    "Family": "sources.families",
+    "Teacher": "sources.families",
+    "list_teachers": "sources.families",
+    "load_family": "sources.families",
     "explain": "findings",
-    "distill": "grid",
-    "Method": "methods",
-    "Choice": "picking",
-    "pick": "picking",
-    "pilot": "piloting",
+    "distill": "distillation.grid",
+    "Method": "distillation.methods",
+    "Choice": "selection.picking",
+    "pick": "selection.picking",
+    "pilot": "study.pilot",
     "figure_style": "plots",
-    "load_results": "results",
-    "SoftLabels": "softening",
-    "load_soft_labels": "softening",
-    "soft_labels": "softening",
-    "track": "trackers",
-    "Bootstrap": "resampling",
-    "bootstrap": "resampling",
-    "Study": "study",
-    "load_study": "study",
-    "Views": "views",
+    "load_results": "distillation.results",
+    "SoftLabels": "distillation.soft_label_files",
+    "load_soft_labels": "distillation.soft_label_files",
+    "soft_labels": "distillation.soft_label_files",
+    "track": "distillation.trackers",
+    "Bootstrap": "stats.bootstrap",
+    "bootstrap": "stats.bootstrap",
+    "Study": "study.study",
+    "load_study": "study.study",
+    "Views": "data.views",
 }
 _MODULES = ("architectures", "losses", "plots", "probes", "ranks", "temperature")
 

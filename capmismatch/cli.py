@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter, validators
 
 from capmismatch import __version__
-from capmismatch._commands import command
-from capmismatch._cores import usable_cores
-from capmismatch._heap import keep_freed_memory
+from capmismatch._utils.commands import command
+from capmismatch._utils.heap import keep_freed_memory
+from capmismatch._utils.machine import usable_cores
 from capmismatch.errors import CapmismatchError, InputError
 
 if TYPE_CHECKING:
-    from capmismatch.bank import LogitBank
-    from capmismatch.study import Study
+    from capmismatch.data.bank import LogitBank
+    from capmismatch.study.study import Study
 
 # Before torch loads: threads that wait by spinning would stall each other wherever other programs want the cores too.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -61,14 +61,14 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _open(study: Path, folder: Path | None, quiet: bool, workers: int = 1, **engine: Any) -> Study:
-    from capmismatch.study import Study
+    from capmismatch.study.study import Study
 
     file = study / "study.toml" if study.is_dir() else study
     return Study(file, folder, workers=workers, progress=not quiet, **engine)
 
 
 def _show(frame: Any, rows: int = 24) -> None:
-    from capmismatch._phrases import short
+    from capmismatch._utils.text import short
 
     shown = frame.head(rows).to_string(index=False, float_format=short)
     print(shown if len(frame) <= rows else f"{shown}\n... {len(frame) - rows} more rows")
@@ -91,7 +91,7 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Run the embedded study: eight perceptrons on UCI letters, two small students; a few minutes on two cores."""
-    from capmismatch._files import write_text
+    from capmismatch._utils.files import write_text
 
     if not (folder / "study.toml").exists():
         embedded = resources.files("capmismatch") / "embedded" / "study.toml"
@@ -142,7 +142,7 @@ def distill(
     address: Address = None, quiet: Quiet = False,
 ) -> None:
     """Train every student of the study that is missing: runs/ and tables/results.parquet."""
-    from capmismatch._matching import only_split
+    from capmismatch.stats.matching import only_split
 
     results = _open(study, folder, quiet, workers, engine=engine, address=address).distill()
     held_out = results[results["split"] == only_split(results)]
@@ -184,8 +184,8 @@ def pick(
     quiet: Quiet = False,
 ) -> None:
     """Choose a teacher, with reasons, risks and the table behind them."""
-    from capmismatch._choice_page import check_page, write_page
-    from capmismatch._tables import load_table
+    from capmismatch.selection.choice_page import check_page, write_page
+    from capmismatch.study.tables import load_table
 
     if out is not None:
         check_page(out)  # before a pilot takes its hours
@@ -203,7 +203,7 @@ def pick(
         alone = sorted({"label", "rule"} & options.keys())
         if alone:
             raise InputError(f"--{alone[0]} does not go with --pilot, which compares the settings of the study")
-        from capmismatch.piloting import pilot as run_pilot
+        from capmismatch.study.pilot import pilot as run_pilot
 
         choice = run_pilot(opened, pilot, taus=tau, **options)
         print(f"\n{choice}")
@@ -279,8 +279,8 @@ def soften(
     folder: Folder = None,
 ) -> None:
     """Write a teacher's soft labels as a file that any trainer can read, keyed by example id."""
-    from capmismatch.methods import Method
-    from capmismatch.softening import soft_labels
+    from capmismatch.distillation.methods import Method
+    from capmismatch.distillation.soft_label_files import soft_labels
 
     settings = {"tau": tau, "tau_other": tau_other, "constraint": constraint, "margin": margin, "center": center}
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
@@ -304,7 +304,7 @@ def track(
     folder: Folder = None,
 ) -> None:
     """Copy what the students' runs have logged so far to where a tracker shows it; again and again, if you like."""
-    from capmismatch.trackers import track
+    from capmismatch.distillation.trackers import track
 
     opened = _open(study, folder, quiet=True)
     if not (opened.folder / "runs").is_dir():
@@ -317,7 +317,7 @@ def track(
 
 def _banks(source: Path, folder: Path | None, split: str | None) -> tuple[list[LogitBank], str | None]:
     """A bank, or a bank a view of a study's training rows; and the split to take of them."""
-    from capmismatch.bank import LogitBank
+    from capmismatch.data.bank import LogitBank
 
     if (source / "bank.json").exists():
         return [LogitBank(source)], split
@@ -332,7 +332,7 @@ def teachers(
     source: Annotated[str, Parameter(help="Such as 'timm:resnet*', 'torchvision:vit*' or 'hf:./folders/*'.")],
 ) -> None:
     """List what a source has under some names: parameters, MACs, input size, classes; nothing is downloaded."""
-    from capmismatch.families import list_teachers
+    from capmismatch.sources.families import list_teachers
 
     found = list_teachers(source)
     for column in ("params", "macs", "classes"):

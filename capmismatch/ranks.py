@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from capmismatch._arrays import ArrayLike, as_labels, as_logits
-from capmismatch._class_means import mean_by_class
-from capmismatch._rank_blocks import Metric, as_floats, as_teachers, home, measure, of_two, real_numbers
-from capmismatch._softened import Softened, WrongAlone, take_apart
-from capmismatch._threads import blocks
+from capmismatch._numerics.arrays import ArrayLike, as_labels, as_logits
+from capmismatch._numerics.class_means import mean_by_class
+from capmismatch._numerics.rank_blocks import Metric, as_floats, as_teachers, home, measure, of_two, real_numbers
+from capmismatch._numerics.softmax import Softened, WrongAlone, take_apart
+from capmismatch._numerics.threads import blocks
 from capmismatch.errors import InputError, must_be_positive
 
 AFFINITY_CELLS = 1 << 18  # logits of class affinities worked on at a time

@@ -30,10 +30,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from capmismatch._arrays import ArrayLike, as_logits, as_pair
-from capmismatch._isats_options import CENTERS, CONSTRAINTS, margin_of
-from capmismatch._isats_search import Search, maximise, order_interval
-from capmismatch._softened import Asymmetric, LogitParts, Softened, take_apart
+from capmismatch._numerics.arrays import ArrayLike, as_logits, as_pair
+from capmismatch._numerics.isats_options import CENTERS, CONSTRAINTS, margin_of
+from capmismatch._numerics.isats_search import Search, maximise, order_interval
+from capmismatch._numerics.softmax import Asymmetric, LogitParts, Softened, take_apart
 from capmismatch.errors import InputError, must_be_one_of, must_be_positive
 
 
@@ -146,7 +146,7 @@ def isats(
     For each example, with the target's logit over `tau_target`, `tau_other` in `bounds` is chosen to maximise the
     variance of the probabilities over the wrong classes, :math:`v(q) = (1 - p_y)^2 \, v(\tilde q)`. It can have
     several maxima. Between the points where the search computes it, the variance is bounded by its convex parts, and
-    the search goes on until the bounds leave no room for a higher maximum (`capmismatch._isats_search`): none by 1e-8
+    the search goes on until the bounds leave no room for a higher maximum (`_numerics.isats_search`): none by 1e-8
     of the variance, but 5 % next to a maximum that was found, where the slopes at both ends show no other. So much is
     proved, as long as 1000 points suffice. Tried, with the compiled loops: in 5.4 million examples made of clusters of
     up to 1000 classes, most of them small steps from one another towards close maxima and ties, grids of 400 or 600

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from capmismatch.cli import demo
-from capmismatch.study import Study
+from capmismatch.study.study import Study
 
 HERE = Path(__file__).parent
 CIFAR10 = HERE.parent / "data" / "cifar10" / "analysis.toml"

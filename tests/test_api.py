@@ -19,7 +19,9 @@ import pandas as pd
 import pytest
 
 import capmismatch as cm
-from capmismatch import cli, findings, methods, study
+from capmismatch import cli, findings
+from capmismatch.distillation import methods
+from capmismatch.study import study
 
 ROOT = Path(__file__).parents[1]
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md", "data/README.md")}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from capmismatch._arrays import as_labels, as_logits, as_pair, widest_float
+from capmismatch._numerics.arrays import as_labels, as_logits, as_pair, widest_float
 from capmismatch.errors import InputError
 
 ROWS = np.array([[1.5, -2.0, 0.25], [3.0, 0.0, -1.0]])

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from capmismatch._bank_files import create, finish, write_shard
-from capmismatch._records import Rows, TeacherRecord, class_columns, make_rows, teacher_key
-from capmismatch.bank import LogitBank, bank_from_arrays
+from capmismatch.data.bank import LogitBank, bank_from_arrays
+from capmismatch.data.bank_files import create, finish, write_shard
+from capmismatch.data.records import Rows, TeacherRecord, class_columns, make_rows, teacher_key
 from capmismatch.errors import BankError, InputError
 
 SPLIT = np.array(["val", "test", "val", "test", "test", "val", "val", "test", "test", "test", "val"])

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from capmismatch._bank_checks import check_bank, tell_checks
-from capmismatch.bank import bank_from_arrays
+from capmismatch.data.bank import bank_from_arrays
+from capmismatch.data.bank_checks import check_bank, tell_checks
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from capmismatch.errors import BankError
 from capmismatch.losses import Criterion
-from capmismatch.training import Checkpoint, Recipe, evaluate, fit
+from capmismatch.training.loop import Checkpoint, Recipe, evaluate, fit
 
 ROWS, CLASSES = 50, 3
 
@@ -128,7 +128,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path: Path) -> None
 
 def test_savings_wait_for_their_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("capmismatch._checkpoint.time.monotonic", lambda: now)
+    monkeypatch.setattr("capmismatch.training.checkpoint.time.monotonic", lambda: now)
     checkpoint = Checkpoint(tmp_path / "state.safetensors", seconds=10)
     part = {"network": nn.Linear(1, 1)}
     now = 9.0

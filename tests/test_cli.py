@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from capmismatch import __version__, cli, gallery
+from capmismatch import __version__, cli
 from capmismatch.errors import InputError
-from capmismatch.study import STAGES, Study
+from capmismatch.report import gallery
+from capmismatch.study.study import STAGES, Study
 
 TEACHERS = ("r8", "r14", "r20", "r32", "r56")
 STUDY = """\

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from capmismatch.bank import LogitBank
+from capmismatch.data.bank import LogitBank
 
 pytestmark = pytest.mark.slow
 
@@ -19,9 +19,9 @@ SCRIPT = textwrap.dedent("""
     import os, sys
     import numpy as np, torch
     from torch import nn
-    import capmismatch as cm, capmismatch.collecting as collecting
-    from capmismatch._records import make_rows
-    from capmismatch.families import Family, Teacher
+    import capmismatch as cm, capmismatch.sources.collecting as collecting
+    from capmismatch.data.records import make_rows
+    from capmismatch.sources.families import Family, Teacher
 
     torch.set_num_threads(1)
     collecting.SHARD_ROWS = 8
@@ -59,7 +59,7 @@ SCRIPT = textwrap.dedent("""
 
 UNTRAINED = textwrap.dedent("""
     import sys
-    import capmismatch as cm, capmismatch.collecting as collecting
+    import capmismatch as cm, capmismatch.sources.collecting as collecting
     from capmismatch.sources import letters
 
     collecting.SHARD_ROWS = 8

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import nn
 
-import capmismatch.collecting as SELF
-from capmismatch._records import make_rows
-from capmismatch.bank import LogitBank
-from capmismatch.collecting import collect
-from capmismatch.datasets import Dataset
+import capmismatch.sources.collecting as SELF
+from capmismatch.data.bank import LogitBank
+from capmismatch.data.datasets import Dataset
+from capmismatch.data.records import make_rows
 from capmismatch.errors import BankError, CapmismatchError, InputError
-from capmismatch.families import Family, Teacher
+from capmismatch.sources.collecting import collect
+from capmismatch.sources.families import Family, Teacher
 
 ROWS, FEATURES, CLASSES = 50, 6, 4
 
@@ -335,7 +335,7 @@ def test_a_finished_bank_needs_no_writing(tmp_path: Path, monkeypatch: pytest.Mo
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    monkeypatch.setattr("capmismatch._files.FileLock.acquire", refuse)
+    monkeypatch.setattr("capmismatch._utils.files.FileLock.acquire", refuse)
     assert quietly(teacher(), to=tmp_path).keys == ["fake/small"]
     with pytest.raises(CapmismatchError, match=r"cannot make the folder .*: Permission denied"):
         quietly(teacher("large", 1), to=tmp_path)
@@ -410,9 +410,10 @@ def test_killed_around_the_end(tmp_path: Path, moment: str, monkeypatch: pytest.
     if moment == "last shard written":
         monkeypatch.setattr(SELF, "finish", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     elif moment == "joined":
-        monkeypatch.setattr("capmismatch._bank_files.remove_leftovers", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+        place = "capmismatch.data.bank_files.remove_leftovers"
+        monkeypatch.setattr(place, lambda _: os.kill(os.getpid(), signal.SIGKILL))
     else:
-        monkeypatch.setattr("capmismatch._files.os.fsync", fsync_that_kills_at("logits"))
+        monkeypatch.setattr("capmismatch._utils.files.os.fsync", fsync_that_kills_at("logits"))
     child = os.fork()
     if child == 0:
         try:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from capmismatch._config import parse
+from capmismatch._utils.toml import parse
 from capmismatch.errors import InputError
 
 

@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from capmismatch.correlating import LINK_COLUMNS, correlate
 from capmismatch.errors import InputError
+from capmismatch.selection.links import LINK_COLUMNS, correlate
 
 SCIPY = {"pearson": stats.pearsonr, "spearman": stats.spearmanr, "kendall": stats.kendalltau}
 SIGNS = {"derived_std": 1, "ece": -1}

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import Subset, TensorDataset
 
-from capmismatch._records import make_rows
-from capmismatch.datasets import Dataset, load_dataset
+from capmismatch.data.datasets import Dataset, load_dataset
+from capmismatch.data.records import make_rows
 from capmismatch.errors import InputError
 
 

@@ -10,13 +10,23 @@ import pandas as pd
 import pytest
 import torch
 
-from capmismatch import _example_values, _where, diagnose, probes, ranks
-from capmismatch.bank import LogitBank, bank_from_arrays
-from capmismatch.collecting import collect
-from capmismatch.diagnose import affinity, example_values, probe, rank_stability, reliability, restored_variance
+from capmismatch import probes, ranks
+from capmismatch._numerics import devices
+from capmismatch.data.bank import LogitBank, bank_from_arrays
+from capmismatch.diagnostics import example_values as values_module
+from capmismatch.diagnostics import tables
+from capmismatch.diagnostics.tables import (
+    affinity,
+    example_values,
+    probe,
+    rank_stability,
+    reliability,
+    restored_variance,
+)
 from capmismatch.errors import InputError
-from capmismatch.families import load_family
 from capmismatch.probes import REGISTRY
+from capmismatch.sources.collecting import collect
+from capmismatch.sources.families import load_family
 from capmismatch.temperature import ats, isats, soften
 
 Array = np.ndarray
@@ -107,8 +117,9 @@ def test_results_depend_neither_on_the_chunks_nor_on_the_threads(monkeypatch: py
         "restored": lambda: restored_variance(bank, progress=False),
     }
     whole = {name: call() for name, call in calls.items()}
-    for place in ("diagnose.RANK_LOGITS", "_example_values.GROUP_LOGITS", "_example_values.COLUMN_BYTES",
-                  "_softened.BLOCK_LOGITS", "_isats_search.BLOCK_LOGITS"):  # fmt: skip
+    for place in ("diagnostics.tables.RANK_LOGITS", "diagnostics.example_values.GROUP_LOGITS",
+                  "diagnostics.example_values.COLUMN_BYTES",
+                  "_numerics.softmax.BLOCK_LOGITS", "_numerics.isats_search.BLOCK_LOGITS"):  # fmt: skip
         monkeypatch.setattr(f"capmismatch.{place}", chunk)
     chunked = {name: call() for name, call in calls.items()}
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
@@ -128,7 +139,7 @@ def test_numbers_are_the_same_without_compiled_loops(monkeypatch: pytest.MonkeyP
         "restored": lambda: restored_variance(bank, progress=False),
     }
     compiled = {name: call() for name, call in calls.items()}
-    monkeypatch.setattr(_where, "LOOPS", False)
+    monkeypatch.setattr(devices, "LOOPS", False)
     for name, call in calls.items():
         pd.testing.assert_frame_equal(call(), compiled[name], rtol=1e-7, atol=1e-14, obj=name)
 
@@ -159,7 +170,7 @@ def test_a_bank_on_disk_gives_the_same_to_the_last_bit(tmp_path: Path, dtype: st
 def test_class_groups_hold_whole_classes() -> None:
     labels = np.random.default_rng(0).integers(0, 9, 100)
     for size in (1, 20, 1000):
-        groups = _example_values.groups_of_classes(labels, size)
+        groups = values_module.groups_of_classes(labels, size)
         assert sorted(np.concatenate(groups)) == list(range(100))
         classes = [set(labels[group]) for group in groups]
         assert sum(len(found) for found in classes) == len(set(labels))
@@ -246,7 +257,7 @@ def test_rank_stability_is_the_mean_of_the_pure_functions(split: str | None) -> 
     table = rank_stability(make_bank(), split=split, progress=False)
     pairs = list(dict.fromkeys(zip(table["teacher_a"], table["teacher_b"], strict=True)))
     assert pairs == [("small", "middle"), ("small", "large"), ("middle", "large")]
-    assert len(table) == 3 * len(diagnose.METRICS)
+    assert len(table) == 3 * len(tables.METRICS)
     y = labels[rows]
     direct = {
         "wrong_tau_b": lambda a, b: ranks.wrong_class_tau_b(a, b, y),

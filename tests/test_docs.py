@@ -27,13 +27,14 @@ import pytest
 import yaml
 
 import capmismatch as cm
-from capmismatch import _study_config, gallery
 from capmismatch.cli import app
-from capmismatch.families import SOURCES
+from capmismatch.distillation.methods import METHODS
 from capmismatch.findings import FINDINGS
-from capmismatch.methods import METHODS
 from capmismatch.plots._style import VENUES
 from capmismatch.probes import REGISTRY
+from capmismatch.report import gallery
+from capmismatch.sources.families import SOURCES
+from capmismatch.study import config
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -127,7 +128,7 @@ def tables() -> dict[str, pd.DataFrame]:
 
 
 def _results(teachers: list[str], rng: np.random.Generator) -> pd.DataFrame:
-    from capmismatch.results import complete
+    from capmismatch.distillation.results import complete
 
     rows = [
         {"family": "logits", "teacher": teacher, "method": "KD" if teacher else "CE", "tau": 4.0 if teacher else np.nan,
@@ -149,7 +150,7 @@ def test_every_column_of_every_table_is_explained(tables: dict[str, pd.DataFrame
 
 
 def test_other_tables_are_explained() -> None:
-    from capmismatch.piloting import RUNG_COLUMNS
+    from capmismatch.study.pilot import RUNG_COLUMNS
 
     page = text_of("reference/tables.md")
     wanted = {"pilot": RUNG_COLUMNS, "progress": ("stage", "done", "failed", "total")}
@@ -176,7 +177,7 @@ def test_every_option_of_every_source_is_told() -> None:
 
 def test_every_table_of_a_study_file_has_a_section() -> None:
     page = text_of("reference/study-toml.md")
-    for field in dataclasses.fields(_study_config.StudyConfig):
+    for field in dataclasses.fields(config.StudyConfig):
         if field.name not in ("name", "family", "results", "question"):
             assert f"_study_config:{field.name.capitalize()}Config" in section(page, f"[{field.name}]")
 
@@ -376,7 +377,7 @@ def test_pages_written_by_the_code_hold_all_of_it(built: Path) -> None:
     for finding in FINDINGS.values():
         assert re.sub(r"\W+", " ", finding.explanation) in re.sub(r"\W+", " ", codes), finding.code
     keys = plain("reference/study-toml.html")
-    for kind in (*vars(_study_config).values(), cm.Method, cm.Recipe, cm.Views):
+    for kind in (*vars(config).values(), cm.Method, cm.Recipe, cm.Views):
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
             for field in dataclasses.fields(kind):
                 assert re.search(rf"\b{field.name}\b", keys), f"{kind.__name__}.{field.name}"

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from capmismatch import _cores, engines
-from capmismatch.engines import ENGINES, Slots, processes
+from capmismatch._utils import machine
+from capmismatch.distillation import engines
+from capmismatch.distillation.engines import ENGINES, Slots, processes
 from capmismatch.errors import CapmismatchError, InputError
 
 
@@ -86,7 +87,7 @@ def test_a_task_of_ray_takes_its_share_of_the_clusters_smallest_machine(
 
 
 AFFINE = "import os\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-COUNT = "from capmismatch._cores import usable_cores\nprint(usable_cores())"
+COUNT = "from capmismatch._utils.machine import usable_cores\nprint(usable_cores())"
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinities")
@@ -113,9 +114,9 @@ def test_cores_keep_to_a_containers_quota(
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(_cores, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
-    assert _cores.usable_cores() == cores
+    assert machine.usable_cores() == cores
 
 
 @pytest.mark.slow
@@ -166,6 +167,6 @@ def test_ray_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
             raise ModuleNotFoundError("no ray", name="ray")
         return real(name, *rest)
 
-    monkeypatch.setattr("capmismatch._extras.importlib.import_module", lambda name: without_ray(name))
+    monkeypatch.setattr("capmismatch._utils.optional.importlib.import_module", lambda name: without_ray(name))
     with pytest.raises(InputError, match=r"the engine 'ray' needs ray: pip install 'capmismatch\[ray\]'"):
         list(ENGINES["ray"](square, [1], Slots()))

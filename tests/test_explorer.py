@@ -17,7 +17,7 @@ from PIL import Image
 from scipy.stats import kendalltau
 
 import capmismatch as cm
-from capmismatch.bank import bank_from_arrays, make_rows
+from capmismatch.data.bank import bank_from_arrays, make_rows
 from capmismatch.errors import BankError, InputError
 from capmismatch.explorer import figures
 from capmismatch.explorer.images import Images

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from capmismatch.collecting import collect
 from capmismatch.errors import BankError, InputError
-from capmismatch.families import Family, Teacher, load_family
+from capmismatch.sources.collecting import collect
+from capmismatch.sources.families import Family, Teacher, load_family
 
 
 def saved(folder: Path, name: str, **arrays: Any) -> str:

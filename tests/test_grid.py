@@ -21,15 +21,16 @@ import pandas as pd
 import pytest
 import torch
 
-from capmismatch import architectures, engines, grid
-from capmismatch._epoch_log import read_log
-from capmismatch._files import hash_of
+from capmismatch import architectures
+from capmismatch._utils.files import hash_of
+from capmismatch.distillation import engines, grid
+from capmismatch.distillation.grid import Prepare, plan
+from capmismatch.distillation.remedies import teach_through
 from capmismatch.errors import BankError, CapmismatchError, InputError
-from capmismatch.grid import Prepare, plan
-from capmismatch.schedules import teach_through
 from capmismatch.sources import letters
-from capmismatch.study import Study
-from capmismatch.training import Recipe, evaluate, fit
+from capmismatch.study.study import Study
+from capmismatch.training.epoch_log import read_log
+from capmismatch.training.loop import Recipe, evaluate, fit
 
 STUDY = """
 name = "tiny"
@@ -231,7 +232,7 @@ def test_a_full_disk_ends_the_grid_at_once(tmp_path: Path, weights: Path, monkey
         if len(trained) == 3:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("capmismatch._files.os.fsync", full)
+    monkeypatch.setattr("capmismatch._utils.files.os.fsync", full)
     with pytest.raises(CapmismatchError, match="No space left on device"):
         study_in(tmp_path, weights).distill()
     assert len(trained) == 3
@@ -304,7 +305,7 @@ def test_assistants_stand_between_teacher_and_student(
         return fit(*arguments, **options)
 
     monkeypatch.setattr(grid, "fit", look)
-    monkeypatch.setattr("capmismatch.schedules.fit", taught)
+    monkeypatch.setattr("capmismatch.distillation.remedies.fit", taught)
     study.distill()
     assert chains == [study.distillation.device] * 2 * 3  # once a teacher and seed, for both students
     assert len(list((tmp_path / "assistants").glob("*/link1.safetensors"))) == 6
@@ -376,7 +377,7 @@ def test_what_a_run_leaves(tmp_path: Path, weights: Path) -> None:
 SCRIPT = """
 import sys
 from capmismatch.sources import letters
-from capmismatch.study import Study
+from capmismatch.study.study import Study
 letters.RECIPE = letters.Recipe(epochs=2, batch_size=100)
 if __name__ == "__main__":
     Study(sys.argv[1] + "/study.toml", workers=2, progress=False).distill()

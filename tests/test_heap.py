@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from capmismatch import _heap
+from capmismatch._utils import heap
 
 FAULTS = """
 import resource, sys
 import torch
-from capmismatch._heap import keep_freed_memory
+from capmismatch._utils.heap import keep_freed_memory
 if "kept" in sys.argv:
     keep_freed_memory()
 def batch():
@@ -45,5 +45,5 @@ def test_other_systems_have_no_such_setting(system: str, monkeypatch: pytest.Mon
         raise AssertionError("not asked")
 
     monkeypatch.setattr(sys, "platform", system)
-    monkeypatch.setattr(_heap.ctypes, "CDLL", refuse)
-    _heap.keep_freed_memory()
+    monkeypatch.setattr(heap.ctypes, "CDLL", refuse)
+    heap.keep_freed_memory()

@@ -16,14 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from capmismatch import _where, probes
-from capmismatch._cached import cached_property
-from capmismatch._class_means import AroundClass
-from capmismatch._softened import Asymmetric, Softened, WrongAlone, add_to_classes, in_octaves, take_apart
-from capmismatch._threads import blocks, each, in_order
+from capmismatch import probes
+from capmismatch._numerics import devices
+from capmismatch._numerics.cached import cached_property
+from capmismatch._numerics.class_means import AroundClass
+from capmismatch._numerics.softmax import Asymmetric, Softened, WrongAlone, add_to_classes, in_octaves, take_apart
+from capmismatch._numerics.threads import blocks, each, in_order
 from capmismatch.probes import adaptive_error, calibration
 
-kernels = pytest.importorskip("capmismatch._kernels")
+kernels = pytest.importorskip("capmismatch._numerics.softmax_loops")
 
 Array = np.ndarray
 STATISTICS = (
@@ -43,7 +44,7 @@ def example(rows: int, classes: int, dtype: torch.dtype = torch.float64) -> tupl
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """What follows runs without compiled loops."""
-    monkeypatch.setattr(_where, "LOOPS", False)
+    monkeypatch.setattr(devices, "LOOPS", False)
     return monkeypatch
 
 
@@ -150,7 +151,7 @@ def test_adaptive_error_of_many_examples(monkeypatch: pytest.MonkeyPatch, kind: 
     }[kind]  # fmt: skip
     hits = torch.from_numpy(rng.random((5000, 3)) < p * 0.8)
     quick = adaptive_error(torch.from_numpy(p), hits)
-    monkeypatch.setattr(_where, "LOOPS", False)
+    monkeypatch.setattr(devices, "LOOPS", False)
     torch.testing.assert_close(quick, adaptive_error(torch.from_numpy(p), hits), rtol=1e-11, atol=1e-12)
 
 
@@ -221,7 +222,7 @@ def test_parts_are_made_few_ahead_and_in_order() -> None:
 def test_work_goes_on_when_the_interpreter_starts_no_more_threads() -> None:
     code = """
 import atexit, threading
-from capmismatch._threads import each, in_order
+from capmismatch._numerics.threads import each, in_order
 def late():
     each(lambda part: done.append(part), range(4), 2)
     print(len(done), list(in_order(abs, [-1, 2], 2)))
@@ -277,7 +278,7 @@ def test_confident_rows_against_tensor_operations(monkeypatch: pytest.MonkeyPatc
     logits = 0.2 * logits + gap * torch.nn.functional.one_hot(chosen, 7)
     found = {}
     for loops in (True, False):
-        monkeypatch.setattr(_where, "LOOPS", loops)
+        monkeypatch.setattr(devices, "LOOPS", loops)
         names = ("entropy", "wrong_entropy", "cmi", "within_class_spread")
         found[loops] = {(name, tau): getattr(probes, name)(logits, labels, tau) for name in names for tau in (1.0, 3.0)}
     for name, quick in found[True].items():

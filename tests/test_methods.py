@@ -6,10 +6,11 @@ import pytest
 import torch
 from scipy import special
 
-from capmismatch import methods, temperature
+from capmismatch import temperature
+from capmismatch.distillation import methods
+from capmismatch.distillation.methods import LOGIT_LOSSES, METHODS, Method
 from capmismatch.errors import InputError
 from capmismatch.losses import LOSSES, Criterion
-from capmismatch.methods import LOGIT_LOSSES, METHODS, Method
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from capmismatch._estimates import Estimate, against_best, course, difference, held_fixed, pair_mean, times
-from capmismatch.correlating import correlate
 from capmismatch.errors import InputError
-from capmismatch.narrative import TOPICS, statements
+from capmismatch.report.narrative import TOPICS, statements
+from capmismatch.selection.links import correlate
+from capmismatch.stats.estimates import Estimate, against_best, course, difference, held_fixed, pair_mean, times
 
 TEACHERS = ["t1", "t2", "t3", "t4", "t5", "t6", "t7"]
 PARAMS = dict(zip(TEACHERS, [1e3, 3e3, 9e3, 3e4, 9e4, 3e5, 9e5], strict=True))

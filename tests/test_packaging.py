@@ -189,7 +189,7 @@ def test_wheel_holds_every_file_of_the_package(wheel: Path, source: Path) -> Non
     there = {str(path.relative_to(source)) for path in (source / "capmismatch").rglob("*") if path.is_file()}
     assert there <= names, f"not in the wheel: {sorted(there - names)}"
     assert {f"capmismatch/{name}" for name in ("embedded/letters.npz", "embedded/study.toml", "py.typed")} <= names
-    assert any(name.startswith("capmismatch/templates/") for name in names)
+    assert any(name.startswith("capmismatch/report/templates/") for name in names)
     assert not {name for name in names if name.startswith(("tests/", "notebooks/", "benchmarks/", "data/"))}
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert "License-Expression: Apache-2.0" in described
@@ -278,16 +278,17 @@ def within(name: str, *areas: str) -> bool:
 def test_imports_are_found() -> None:
     """The reader of imports itself: lazy, plain and of a submodule."""
     assert ("torch", True) in imports()["capmismatch.temperature"]
-    assert ("capmismatch.report", False) in imports()["capmismatch.study"]
-    assert "capmismatch.errors" in reached("capmismatch.bank", module_level=True)
+    assert ("capmismatch.report.page", False) in imports()["capmismatch.study.study"]
+    assert "capmismatch.errors" in reached("capmismatch.data.bank", module_level=True)
 
 
-TOP = ("plots", "gallery", "report", "_report_tables", "explorer", "cli")
+TOP = ("plots", "report", "explorer", "cli")
 
 
 def test_only_the_top_imports_the_top() -> None:
     """Figures, report and command line sit on top; a study starts its last two stages from inside their methods."""
-    stages = {("capmismatch.study", "capmismatch.gallery"), ("capmismatch.study", "capmismatch.report")}
+    study = "capmismatch.study.study"
+    stages = {(study, "capmismatch.report.gallery"), (study, "capmismatch.report.page")}
     upward = {
         (name, other)
         for name, found in imports().items() if not within(name, *TOP)
@@ -306,18 +307,18 @@ def test_formulas_know_no_files_families_or_studies(layer: str) -> None:
     own = [name for name in FILES if within(name, layer)]
     assert own
     known = {other for name in own for other in reached(name)}
-    files = ("families", "sources", "datasets", "views", "bank", "_bank_files", "_files")
-    assert not {other for other in known if within(other, *files, "study", "grid", "diagnose")}
+    files = ("sources", "data", "_utils.files")
+    assert not {other for other in known if within(other, *files, "study", "distillation", "diagnostics")}
 
 
 def test_bank_knows_no_torch() -> None:
-    assert not {name for name in reached("capmismatch.bank") if name.partition(".")[0] in ("torch", "torchvision")}
+    assert not {name for name in reached("capmismatch.data.bank") if name.partition(".")[0] in ("torch", "torchvision")}
 
 
 def test_plots_compute_nothing_from_logits() -> None:
     """A figure draws a table: no figure reads a bank, a family or a study."""
     known = {other for name in FILES if within(name, "plots") for other in reached(name)}
-    assert not {other for other in known if within(other, "bank", "families", "datasets", "study", "diagnose")}
+    assert not {other for other in known if within(other, "data", "sources", "study", "diagnostics")}
 
 
 def test_modules_import_each_other_in_no_circle() -> None:

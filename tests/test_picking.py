@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
 
-from capmismatch import diagnose
-from capmismatch._candidates import measured
-from capmismatch._rules import DEFAULT_RULE, RULES, rule_choices, teacher_probes
-from capmismatch.bank import LogitBank, bank_from_arrays
-from capmismatch.correlating import rows_of
-from capmismatch.diagnose import example_values
+from capmismatch.data.bank import LogitBank, bank_from_arrays
+from capmismatch.diagnostics import tables
+from capmismatch.diagnostics.tables import example_values
 from capmismatch.errors import InputError
-from capmismatch.picking import Choice, pick
+from capmismatch.selection.candidates import measured
+from capmismatch.selection.links import rows_of
+from capmismatch.selection.picking import Choice, pick
+from capmismatch.selection.rules import DEFAULT_RULE, RULES, rule_choices, teacher_probes
 
 SIZES = np.array([8, 14, 20, 26, 32, 56])
 QUALITY = np.array([-2.0, -1.0, 0.0, 2.0, 0.5, -1.5])  # of the students: the fourth teacher is the best
@@ -211,7 +211,7 @@ def banked() -> tuple[LogitBank, pd.DataFrame]:
     arrays = {name: (logits + 0.01 * rng.standard_normal(logits.shape)) * scale for name, scale in scales.items()}
     params = {"small": 1000, "middle": 2000, "large": 4000}
     bank = bank_from_arrays(arrays, rng.integers(0, 6, 300), params=params)
-    return bank, diagnose.probe(bank, [1, 4], progress=False)
+    return bank, tables.probe(bank, [1, 4], progress=False)
 
 
 def test_intervals_over_examples_are_those_of_a_paired_bootstrap():

@@ -21,18 +21,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from capmismatch import grid
-from capmismatch._halving import Rung, cost, halve, ladder, least_budget, new_runs
-from capmismatch._pilot_plan import PilotPlan, make_plan, settings_of
-from capmismatch._pilot_runs import Found
-from capmismatch._short_study import ShortStudy, shortened
 from capmismatch.cli import app
+from capmismatch.distillation import grid
+from capmismatch.distillation.methods import Method
 from capmismatch.errors import InputError
-from capmismatch.methods import Method
-from capmismatch.piloting import RUNG_COLUMNS, _sure, pilot
-from capmismatch.recipes import Recipe
 from capmismatch.sources import letters
-from capmismatch.study import Study
+from capmismatch.study.halving import Rung, cost, halve, ladder, least_budget, new_runs
+from capmismatch.study.pilot import RUNG_COLUMNS, _sure, pilot
+from capmismatch.study.pilot_plan import PilotPlan, make_plan, settings_of
+from capmismatch.study.pilot_runs import Found
+from capmismatch.study.short_study import ShortStudy, shortened
+from capmismatch.study.study import Study
+from capmismatch.training.recipes import Recipe
 
 STUDY = """
 name = "tiny"

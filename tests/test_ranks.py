@@ -16,17 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, spearmanr
 
-from capmismatch import _rank_blocks, _where, ranks
+from capmismatch import ranks
+from capmismatch._numerics import devices, rank_blocks
 from capmismatch.errors import InputError
 
-BACKENDS = [False, True] if _where.LOOPS else [False]  # tensor operations, and compiled loops
+BACKENDS = [False, True] if devices.LOOPS else [False]  # tensor operations, and compiled loops
 NAMES = {False: "tensors", True: "loops"}
 EVERY_METRIC = ["wrong_tau_b", "tau_b", "wrong_spearman", "spearman", "top1_overlap", "top3_overlap"]
 
 
 @pytest.fixture(params=BACKENDS, ids=NAMES.get)
 def backend(request, monkeypatch):
-    monkeypatch.setattr(_where, "LOOPS", request.param)
+    monkeypatch.setattr(devices, "LOOPS", request.param)
     return request.param
 
 
@@ -73,7 +74,7 @@ def test_ties_infinities_and_halves_like_scipy(backend, case):
     rows, target, dtype = case
     a, b = rows.astype(dtype)[:, None]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_where, "LOOPS", backend)
+        patch.setattr(devices, "LOOPS", backend)
         close(ranks.kendall_tau_b(a, b), scipy_rows(kendalltau, a, b))
         close(ranks.spearman(a, b), scipy_rows(spearmanr, a, b))
         if a.shape[1] > 2:
@@ -135,7 +136,7 @@ def test_any_load_of_ties_like_scipy(seed, classes, levels):
     a, b = teachers(seed, (2, 2, classes), levels=levels)
     for backend in BACKENDS:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_where, "LOOPS", backend)
+            patch.setattr(devices, "LOOPS", backend)
             close(ranks.kendall_tau_b(a, b), scipy_rows(kendalltau, a, b))
 
 
@@ -249,9 +250,9 @@ def test_neither_threads_nor_blocks_nor_chunks_nor_backend_matter(monkeypatch, c
     expected = ranks.rank_metrics(logits, labels, EVERY_METRIC)
     threads = torch.get_num_threads()
     for backend, count, cells in itertools.product(BACKENDS, (1, 3), (1, 5000)):
-        monkeypatch.setattr(_where, "LOOPS", backend)
-        monkeypatch.setattr(_rank_blocks, "BLOCK_CELLS", cells)
-        monkeypatch.setattr(_rank_blocks, "SMALL_CELLS", 1)
+        monkeypatch.setattr(devices, "LOOPS", backend)
+        monkeypatch.setattr(rank_blocks, "BLOCK_CELLS", cells)
+        monkeypatch.setattr(rank_blocks, "SMALL_CELLS", 1)
         torch.set_num_threads(count)
         try:
             parts = [ranks.rank_metrics(logits[:, s], labels[s], EVERY_METRIC) for s in (slice(0, 33), slice(33, 70))]

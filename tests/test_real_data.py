@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from capmismatch.bank import LogitBank
-from capmismatch.collecting import collect
-from capmismatch.datasets import load_dataset
-from capmismatch.diagnose import probe
-from capmismatch.families import load_family
+from capmismatch.data.bank import LogitBank
+from capmismatch.data.datasets import load_dataset
+from capmismatch.diagnostics.tables import probe
+from capmismatch.sources.collecting import collect
+from capmismatch.sources.families import load_family
 
 pytestmark = pytest.mark.real_data
 

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from capmismatch._files import hash_of
+from capmismatch._utils.files import hash_of
 from capmismatch.errors import InputError
-from capmismatch.recipes import NAMED, Recipe
+from capmismatch.training.recipes import NAMED, Recipe
 
 
 def test_the_recipe_of_the_papers() -> None:

@@ -15,16 +15,17 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from capmismatch import gallery, report
-from capmismatch._files import write_table
-from capmismatch._records import TeacherRecord
-from capmismatch._report_tables import TOP_LINKS, links, number, probes, results, soft_labels
-from capmismatch.bank import _in_memory, bank_from_arrays, make_rows
-from capmismatch.correlating import correlate
+from capmismatch._utils.files import write_table
+from capmismatch.data.bank import _in_memory, bank_from_arrays, make_rows
+from capmismatch.data.records import TeacherRecord
 from capmismatch.errors import InputError
-from capmismatch.narrative import TOPICS
-from capmismatch.report import write_report
-from capmismatch.study import Study
+from capmismatch.report import gallery
+from capmismatch.report import page as report_page
+from capmismatch.report.narrative import TOPICS
+from capmismatch.report.page import write_report
+from capmismatch.report.page_tables import TOP_LINKS, links, number, probes, results, soft_labels
+from capmismatch.selection.links import correlate
+from capmismatch.study.study import Study
 
 EVIL = '<script>alert("x")</script>'
 STUDY = f"""
@@ -282,11 +283,11 @@ def test_printed_heads_stand_on_each_page(whole):
 
 
 def test_what_a_statement_is_about_stands_out():
-    told = report._with_lead("Student <cnn>, KD: accuracy is 0.7 [0.6, 0.8]: more.")
+    told = report_page._with_lead("Student <cnn>, KD: accuracy is 0.7 [0.6, 0.8]: more.")
     assert told == ("<strong>Student &lt;cnn&gt;, KD:</strong> accuracy is 0.7 "
                     '<span class="interval">[0.6, 0.8]</span>: more.')  # fmt: skip
     for text in ("It is 0.7 [0.6, 0.8]: more.", "One. Two: three.", "nothing to mark"):
-        assert "<strong>" not in report._with_lead(text)
+        assert "<strong>" not in report_page._with_lead(text)
 
 
 def test_codes_are_explained_where_they_link(whole):
@@ -309,7 +310,7 @@ def test_what_is_needed_to_repeat_it(whole):
 
 def test_another_folder_is_part_of_the_command(make, tmp_path):
     study = Study(make().file, tmp_path / "else where")
-    assert report._commands(study)[0][0] == "capmismatch run study.toml --folder 'else where'"
+    assert report_page._commands(study)[0][0] == "capmismatch run study.toml --folder 'else where'"
 
 
 # Tables --------------------------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from capmismatch import resampling
 from capmismatch.errors import InputError
-from capmismatch.resampling import bootstrap
+from capmismatch.stats import bootstrap as resampling
+from capmismatch.stats.bootstrap import bootstrap
 
 
 def sample(n=200, columns=3, seed=0):

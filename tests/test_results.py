@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from capmismatch.distillation.methods import Method
+from capmismatch.distillation.results import COLUMNS, complete, load_results
 from capmismatch.errors import InputError
-from capmismatch.methods import Method
-from capmismatch.results import COLUMNS, complete, load_results
 
 
 @pytest.fixture

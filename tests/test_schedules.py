@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import capmismatch as cm
-from capmismatch import schedules
-from capmismatch._files import hash_of
+from capmismatch._utils.files import hash_of
+from capmismatch.distillation import remedies
+from capmismatch.distillation.methods import REMEDIES, Method
+from capmismatch.distillation.remedies import EarlyStopped, GradientGate, teach_through, train_with_checkpoints
 from capmismatch.errors import BankError, InputError
 from capmismatch.losses import Criterion
-from capmismatch.methods import REMEDIES, Method
-from capmismatch.schedules import EarlyStopped, GradientGate, teach_through, train_with_checkpoints
-from capmismatch.training import Checkpoint, Recipe, evaluate, fit
+from capmismatch.training.loop import Checkpoint, Recipe, evaluate, fit
 
 
 def batch(rows: int = 12, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -248,8 +248,8 @@ GATED = """
 import os, sys, torch
 from pathlib import Path
 from torch import nn
-from capmismatch.methods import Method
-from capmismatch.training import Recipe, fit
+from capmismatch.distillation.methods import Method
+from capmismatch.training.loop import Recipe, fit
 
 torch.set_num_threads(1)
 generator = torch.Generator().manual_seed(0)
@@ -332,7 +332,7 @@ def test_a_chain_that_was_killed_goes_on_to_the_same_bits(
         if (began.count(0), epoch) == killed_in:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(schedules, "Checkpoint", partial(Checkpoint, seconds=0))
+    monkeypatch.setattr(remedies, "Checkpoint", partial(Checkpoint, seconds=0))
     child = os.fork()
     if not child:
         try:

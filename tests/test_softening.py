@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 import capmismatch as cm
 from capmismatch import cli, temperature
+from capmismatch.distillation.methods import Method
+from capmismatch.distillation.soft_label_files import SoftLabels, load_soft_labels, soft_labels
 from capmismatch.errors import BankError, InputError
-from capmismatch.methods import Method
-from capmismatch.softening import SoftLabels, load_soft_labels, soft_labels
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("ant", "bee", "cat", "dog")
@@ -52,7 +52,7 @@ def test_soft_labels_are_made_of_the_banks_logits(method: Method | None, functio
 
 def test_large_banks_are_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = soft_labels(make_bank(), "logits/small", "ISATS")
-    monkeypatch.setattr("capmismatch.bank.CHUNK_BYTES", 8 * 4 * 7)
+    monkeypatch.setattr("capmismatch.data.bank.CHUNK_BYTES", 8 * 4 * 7)
     torch.testing.assert_close(soft_labels(make_bank(), "logits/small", "ISATS").values, whole.values, rtol=0, atol=0)
 
 

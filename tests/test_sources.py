@@ -19,13 +19,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from capmismatch import architectures
-from capmismatch.bank import LogitBank
-from capmismatch.collecting import collect
-from capmismatch.datasets import load_dataset
+from capmismatch.data.bank import LogitBank
+from capmismatch.data.datasets import load_dataset
 from capmismatch.errors import BankError, InputError
-from capmismatch.families import load_family
 from capmismatch.sources import letters
 from capmismatch.sources.checkpoint import Normalise
+from capmismatch.sources.collecting import collect
+from capmismatch.sources.families import load_family
 from capmismatch.sources.saved import looks_like_probabilities
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------

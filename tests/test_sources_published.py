@@ -17,13 +17,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from capmismatch.bank import LogitBank
-from capmismatch.collecting import collect
-from capmismatch.datasets import load_dataset
+from capmismatch.data.bank import LogitBank
+from capmismatch.data.datasets import load_dataset
 from capmismatch.errors import InputError
-from capmismatch.families import list_teachers, load_family
 from capmismatch.sources._networks import PerImage, expand, find_file, hash_network, matching
 from capmismatch.sources.checkpoint import Normalise
+from capmismatch.sources.collecting import collect
+from capmismatch.sources.families import list_teachers, load_family
 
 CLASSES = ("cat", "dog", "car")
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)

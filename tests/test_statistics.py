@@ -11,10 +11,10 @@ from hypothesis import strategies as some
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from capmismatch import _statistics as st
-from capmismatch._peak import _noise, peak, peak_of
-from capmismatch._posterior import Group, Noise, _left_out_scores, posterior_draws, seed_noise
 from capmismatch.errors import InputError
+from capmismatch.stats import correlations as st
+from capmismatch.stats.peak import _noise, peak, peak_of
+from capmismatch.stats.posterior import Group, Noise, _left_out_scores, posterior_draws, seed_noise
 
 SCIPY = {"pearson": stats.pearsonr, "spearman": stats.spearmanr, "kendall": stats.kendalltau}
 

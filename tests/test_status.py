@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from capmismatch import cli
-from capmismatch._epoch_log import EpochLog, read_log
-from capmismatch._files import locked
-from capmismatch.grid import plan, run_folder
-from capmismatch.study import Study
+from capmismatch._utils.files import locked
+from capmismatch.distillation.grid import plan, run_folder
+from capmismatch.study.study import Study
+from capmismatch.training.epoch_log import EpochLog, read_log
 
 STUDY = """
 name = "tiny"

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from capmismatch import grid
+from capmismatch.distillation import grid
 from capmismatch.errors import BankError, CapmismatchError, InputError
 from capmismatch.sources import letters
-from capmismatch.study import Study, load_study
+from capmismatch.study.study import Study, load_study
 
 LETTERS = """
 name = "tiny"
@@ -157,10 +157,10 @@ def test_a_study_of_letters_and_a_second_time_without_work(tmp_path: Path, monke
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("done already")
 
-    for place in ("capmismatch.grid.fit", "capmismatch.sources.letters.fit", "capmismatch.diagnose.probe",
-                  "capmismatch.diagnose.rank_stability", "capmismatch.diagnose.restored_variance",
-                  "capmismatch.diagnose.affinity", "capmismatch.collecting.NetworkRunner.__call__"):  # fmt: skip
-        monkeypatch.setattr(place, refuse)
+    tables = ("probe", "rank_stability", "restored_variance", "affinity")
+    places = ("distillation.grid.fit", "sources.letters.fit", "sources.collecting.NetworkRunner.__call__")
+    for place in (*places, *(f"diagnostics.tables.{table}" for table in tables)):
+        monkeypatch.setattr(f"capmismatch.{place}", refuse)
     second = to_pick(Study(file, folder, progress=False))
     pd.testing.assert_frame_equal(first.table, second.table)
     assert {pattern: files(folder, pattern) for pattern in kept} == kept
@@ -203,7 +203,7 @@ def test_a_kill_between_table_and_stamp_is_no_lie(tmp_path: Path, monkeypatch: p
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("capmismatch.study.write_json", die)
+        patch.setattr("capmismatch.study.study.write_json", die)
         Study(saved_study(tmp_path, "[probe]\ntaus = [3]"), progress=False).probe()
     back = Study(saved_study(tmp_path), progress=False).probe()
     assert set(back["tau"].dropna()) == {1.0, 2.0, 4.0, 8.0}
@@ -446,13 +446,14 @@ def test_a_grid_that_fails_altogether_is_an_error(tmp_path: Path, monkeypatch: p
 
 
 def test_links_and_figures_are_kept_while_no_table_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from capmismatch import correlating, gallery
+    from capmismatch.report import gallery
+    from capmismatch.selection import links
 
     study = Study(saved_study(tmp_path), progress=False)
     study.run()
     figures = study.plot()
     assert figures and all(file.exists() for file in figures)
-    monkeypatch.setattr(correlating, "correlate", lambda *_, **__: pytest.fail("links were made anew"))
+    monkeypatch.setattr(links, "correlate", lambda *_, **__: pytest.fail("links were made anew"))
     monkeypatch.setattr(gallery, "draw_all", lambda *_: pytest.fail("figures were drawn anew"))
     study.correlate()
     assert study.plot() == figures

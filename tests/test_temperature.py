@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import optimize, special
 
-from capmismatch import _isats_search, _where
+from capmismatch._numerics import devices, isats_search
 from capmismatch.errors import InputError
 from capmismatch.temperature import CENTERS, CONSTRAINTS, ISATSResult, ats, isats, soften
 
@@ -456,7 +456,7 @@ def test_compiled_and_batched_search_agree(monkeypatch, constraint, classes):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         compiled = isats(logits, labels, constraint=constraint)
-        monkeypatch.setattr(_where, "LOOPS", False)
+        monkeypatch.setattr(devices, "LOOPS", False)
         batched = isats(logits, labels, constraint=constraint)
     torch.testing.assert_close(compiled.variance, batched.variance, rtol=1e-12, atol=0)
     torch.testing.assert_close(compiled.tau_other, batched.tau_other, rtol=1e-8, atol=0)
@@ -472,7 +472,7 @@ NEAR_TIES = [
 @pytest.fixture(params=["loops", "tensors"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "tensors":
-        monkeypatch.setattr(_where, "LOOPS", False)
+        monkeypatch.setattr(devices, "LOOPS", False)
     return request.param
 
 
@@ -558,7 +558,7 @@ def test_both_searches_take_the_same_end_of_a_level_stretch(monkeypatch: pytest.
     logits = generator.normal(size=(20_000, 5)) * np.exp(generator.normal(size=(20_000, 1)) * 2)
     labels = generator.integers(0, 5, 20_000)
     compiled = isats(logits, labels, bounds=(0.05, 100.0), constraint="none")
-    monkeypatch.setattr(_where, "LOOPS", False)
+    monkeypatch.setattr(devices, "LOOPS", False)
     batched = isats(logits, labels, bounds=(0.05, 100.0), constraint="none")
     torch.testing.assert_close(compiled.tau_other, batched.tau_other, rtol=1e-8, atol=0)
     assert torch.equal(compiled.at_bound, batched.at_bound)
@@ -568,6 +568,6 @@ def test_search_does_not_depend_on_threads_or_blocks(monkeypatch):
     generator = np.random.default_rng(0)
     logits, labels = generator.normal(size=(700, 12)) * 4, generator.integers(0, 12, 700)
     whole = isats(logits, labels).tau_other
-    monkeypatch.setattr(_isats_search, "BLOCK_LOGITS", 77)
+    monkeypatch.setattr(isats_search, "BLOCK_LOGITS", 77)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert torch.equal(isats(logits, labels).tau_other, whole)

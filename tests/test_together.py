@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from capmismatch.study import load_study
+from capmismatch.study.study import load_study
 
 pytestmark = pytest.mark.slow
 
@@ -23,9 +23,9 @@ SCRIPT = textwrap.dedent("""
     from torch import nn
     from capmismatch import architectures
     from capmismatch.errors import InputError
-    from capmismatch.methods import Method
-    from capmismatch.study import load_study
-    from capmismatch.training import Checkpoint, Recipe, evaluate, fit
+    from capmismatch.distillation.methods import Method
+    from capmismatch.study.study import load_study
+    from capmismatch.training.loop import Checkpoint, Recipe, evaluate, fit
 
     torch.set_num_threads(1)
     folder, rank = sys.argv[1], int(os.environ.get("RANK", 0))
@@ -90,7 +90,7 @@ name = "CE"
 def start(folder: Path, processes: int) -> subprocess.CompletedProcess[str]:
     import numpy as np
 
-    from capmismatch.datasets import load_dataset
+    from capmismatch.data.datasets import load_dataset
 
     folder.mkdir()
     (folder / "study.toml").write_text(STUDY)

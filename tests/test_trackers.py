@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from capmismatch import cli
+from capmismatch.distillation.methods import Method
+from capmismatch.distillation.trackers import TRACKERS, read_runs, track
 from capmismatch.errors import BankError, InputError
-from capmismatch.methods import Method
-from capmismatch.trackers import TRACKERS, read_runs, track
 
 METHOD = Method("DKD", options={"beta": 2.0})
 LOSSES = [3.0, 2.5, 2.25]
@@ -25,7 +25,7 @@ LOSSES = [3.0, 2.5, 2.25]
 
 def leave_run(folder: Path, key: str, losses: list[float], *, seed: int = 0, method: Method = METHOD,
               done: bool = False, failed: bool = False, resumed: bool = False) -> None:  # fmt: skip
-    """What a run leaves: see `capmismatch.grid`."""
+    """What a run leaves: see `capmismatch.distillation.grid`."""
     home = folder / "runs" / key
     home.mkdir(parents=True, exist_ok=True)
     config = {
@@ -167,7 +167,7 @@ def test_a_copy_that_was_killed_is_made_again(to: str, tmp_path: Path, monkeypat
             client = importlib.import_module("mlflow.tracking").MlflowClient
             patch.setattr(client, "set_tag", killed)
         else:
-            patch.setattr("capmismatch.trackers.write_json", killed)
+            patch.setattr("capmismatch.distillation.trackers.write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             track(study, to, out)
     assert track(study, to, out)["written"].tolist() == [True]

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from capmismatch.distillation.methods import Method
 from capmismatch.errors import InputError
 from capmismatch.losses import Criterion, CurriculumKD
-from capmismatch.methods import Method
-from capmismatch.training import OPTIMIZERS, SCHEDULES, Recipe, _moves, _scheduler, _shifted, evaluate, fit
+from capmismatch.training.loop import OPTIMIZERS, SCHEDULES, Recipe, _moves, _scheduler, _shifted, evaluate, fit
 
 
 def network(inputs: int = 4, classes: int = 3) -> nn.Module:

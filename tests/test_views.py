@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from capmismatch.data.views import KINDS, Views
 from capmismatch.errors import InputError
-from capmismatch.views import KINDS, Views
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 2), dtype=np.uint8)
 ROWS = np.random.default_rng(1).integers(0, 16, (2000, 16)).astype(np.uint8)

@@ -17,11 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretended import AWAY, Pretended
 
-from capmismatch import _where, diagnose, probes, ranks, temperature
-from capmismatch._rank_tensors import TensorRanks
-from capmismatch.bank import LogitBank, bank_from_arrays
+from capmismatch import probes, ranks, temperature
+from capmismatch._numerics import devices
+from capmismatch._numerics.rank_tensors import TensorRanks
+from capmismatch.data.bank import LogitBank, bank_from_arrays
+from capmismatch.diagnostics import tables
 from capmismatch.errors import InputError
-from capmismatch.study import Study
+from capmismatch.study.study import Study
 
 Array = np.ndarray
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -30,13 +32,13 @@ METRICS = ["wrong_tau_b", "tau_b", "wrong_spearman", "spearman", "top1_overlap",
 SHIPPED = Path(__file__).parents[1] / "data" / "cifar10" / "bank"
 
 TABLES: dict[str, Callable[..., pd.DataFrame]] = {
-    "probe": lambda bank, **where: diagnose.probe(bank, (1, 2, 3, 4, 8), progress=False, **where),
-    "examples": lambda bank, **where: diagnose.example_values(bank, taus=(2, 4), **where),
-    "ranks": lambda bank, **where: diagnose.rank_stability(bank, progress=False, **where),
-    "affinity": diagnose.affinity,
-    "reliability": diagnose.reliability,
-    "restored": lambda bank, **where: diagnose.restored_variance(bank, progress=False, **where),
-    "anchored": lambda bank, **where: diagnose.restored_variance(bank, constraint="anchor", progress=False, **where),
+    "probe": lambda bank, **where: tables.probe(bank, (1, 2, 3, 4, 8), progress=False, **where),
+    "examples": lambda bank, **where: tables.example_values(bank, taus=(2, 4), **where),
+    "ranks": lambda bank, **where: tables.rank_stability(bank, progress=False, **where),
+    "affinity": tables.affinity,
+    "reliability": tables.reliability,
+    "restored": lambda bank, **where: tables.restored_variance(bank, progress=False, **where),
+    "anchored": lambda bank, **where: tables.restored_variance(bank, constraint="anchor", progress=False, **where),
 }
 
 
@@ -94,8 +96,9 @@ def test_tables_of_real_logits_are_those_of_the_cpu(device: str, table: str) -> 
 def test_how_much_goes_to_the_device_at_a_time_does_not_matter(
     device: str, monkeypatch: pytest.MonkeyPatch, table: str
 ) -> None:
-    for place in ("diagnose.RANK_LOGITS", "_example_values.GROUP_LOGITS", "_example_values.COLUMN_BYTES",
-                  "_rank_blocks.DEVICE_CELLS"):  # fmt: skip
+    for place in ("diagnostics.tables.RANK_LOGITS", "diagnostics.example_values.GROUP_LOGITS",
+                  "diagnostics.example_values.COLUMN_BYTES",
+                  "_numerics.rank_blocks.DEVICE_CELLS"):  # fmt: skip
         monkeypatch.setattr(f"capmismatch.{place}", 10)
     bank = make_bank(7, np.float32, rows=20)
     if table == "ranks":  # means of values that come in chunks
@@ -191,9 +194,9 @@ def test_isats_computes_where_the_logits_are(device: str, constraint: str) -> No
 
 def test_devices_that_are_not_there() -> None:
     with pytest.raises(InputError, match="expected a device with float64, such as 'cpu' or 'cuda', got 'tpu9'"):
-        diagnose.affinity(make_bank(2, np.float32), device="tpu9")
+        tables.affinity(make_bank(2, np.float32), device="tpu9")
     with pytest.raises(InputError, match="got 'cuda:99'"):
-        _where.as_device("cuda:99")
+        devices.as_device("cuda:99")
 
 
 def test_the_pretended_device_keeps_its_tensors_apart() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from capmismatch._lazy import as_array
-from capmismatch._records import Rows
-from capmismatch.datasets import Dataset
+from capmismatch.data.datasets import Dataset
+from capmismatch.data.lazy_inputs import as_array
+from capmismatch.data.records import Rows
 from capmismatch.errors import InputError
 
 
@@ -29,7 +29,7 @@ class Images:
 
     Examples
     --------
-    >>> from capmismatch.bank import make_rows
+    >>> from capmismatch.data.bank import make_rows
     >>> Images(np.zeros((2, 8, 8, 1)), make_rows("two", [0, 1], ["cat", "dog"]))[1].shape
     (8, 8)
     """

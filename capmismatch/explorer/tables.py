@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from capmismatch import probes
-from capmismatch._isats_options import margin_of
-from capmismatch._records import stratified_order
-from capmismatch.bank import LogitBank
+from capmismatch._numerics.isats_options import margin_of
+from capmismatch.data.bank import LogitBank
+from capmismatch.data.records import stratified_order
+from capmismatch.diagnostics.dark_knowledge import dark_knowledge
 from capmismatch.errors import InputError, must_be_one_of
-from capmismatch.examples import dark_knowledge
 from capmismatch.ranks import rank_metrics
 from capmismatch.temperature import ats, isats, soften
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from capmismatch._extras import need
-from capmismatch._isats_options import CONSTRAINTS
-from capmismatch.bank import LogitBank
+from capmismatch._numerics.isats_options import CONSTRAINTS
+from capmismatch._utils.optional import need
+from capmismatch.data.bank import LogitBank
 from capmismatch.errors import CapmismatchError
 from capmismatch.explorer import figures
 from capmismatch.explorer.images import Images
@@ -53,7 +53,7 @@ def explore(
     Examples
     --------
     >>> import numpy as np
-    >>> from capmismatch.bank import bank_from_arrays
+    >>> from capmismatch.data.bank import bank_from_arrays
     >>> bank = bank_from_arrays({"small": np.eye(4), "large": 9 * np.eye(4)}, [0, 1, 2, 3], classes=list("abcd"))
     >>> explorer = explore(bank)
     >>> explorer.method.value = "TS"

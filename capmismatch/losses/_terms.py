@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from capmismatch._arrays import as_labels, as_logits
+from capmismatch._numerics.arrays import as_labels, as_logits
 from capmismatch.errors import InputError
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from capmismatch._arrays import as_logits
+from capmismatch._numerics.arrays import as_logits
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.losses._terms import checked_labels, checked_number, cross_entropy, single
 from capmismatch.losses.correlation import correlation_kd, dist, rank_kd

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from capmismatch import temperature
-from capmismatch._arrays import as_logits
+from capmismatch._numerics.arrays import as_logits
 from capmismatch.errors import InputError, must_be_positive
 from capmismatch.losses._terms import checked_labels, kl, logits_pair, single, standardize
 

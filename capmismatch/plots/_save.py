@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from capmismatch._files import replacing, write_text
+from capmismatch._utils.files import replacing, write_text
 from capmismatch.errors import InputError
 
 _DRAWN: WeakKeyDictionary[Axes, list[pd.DataFrame]] = WeakKeyDictionary()

@@ -10,7 +10,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from capmismatch._matching import with_families
 from capmismatch.errors import InputError, require_columns
 from capmismatch.plots._axes import (
     family_handles,
@@ -37,6 +36,7 @@ from capmismatch.plots._common import (
 )
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import METHOD_LOOKS, setting_looks
+from capmismatch.stats.matching import with_families
 
 WHAT = "the results table"
 RING: dict[str, Any] = {

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from capmismatch._matching import with_families
 from capmismatch.errors import InputError, require_columns
 from capmismatch.plots._axes import one_axes, symbol, value_axis
 from capmismatch.plots._common import families_by_size, groups, over_runs, probe_rows, rows_where, sole, teacher_labels
 from capmismatch.plots._labels import label_points, names_on
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import teacher_looks
+from capmismatch.stats.matching import with_families
 
 WHAT = "the results table"
 COEFFICIENTS = {"pearson": r"$r$", "spearman": r"$\rho$", "kendall": r"$\tau_b$"}

@@ -5,8 +5,8 @@
 torch.Size([1])
 """
 
-from capmismatch._class_means import AroundClass
-from capmismatch._softened import Softened
+from capmismatch._numerics.class_means import AroundClass
+from capmismatch._numerics.softmax import Softened
 from capmismatch.probes._registry import REGISTRY, Probe, expected_signs, per_example
 from capmismatch.probes.calibration import (
     accuracy,

@@ -1,9 +1,9 @@
 """What a probe is, and the one list of them.
 
 A probe is a function of logits and labels, written once as a function of `Softened`: the pieces of the softmax that all
-probes share (`capmismatch._softened`). The decorators below turn it into the public form ``probe(logits, labels, tau)``
-and enter it into `REGISTRY`, from where tables take it. Adding a probe is adding one decorated function to one file of
-this folder.
+probes share (`capmismatch._numerics.softmax`). The decorators below turn it into the public form ``probe(logits,
+labels, tau)`` and enter it into `REGISTRY`, from where tables take it. Adding a probe is adding one decorated function
+to one file of this folder.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from capmismatch._arrays import ArrayLike
-from capmismatch._softened import Softened
+from capmismatch._numerics.arrays import ArrayLike
+from capmismatch._numerics.softmax import Softened
 from capmismatch.errors import InputError
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from capmismatch._softened import Softened
+from capmismatch._numerics.softmax import Softened
 from capmismatch.probes._registry import per_example
 
 

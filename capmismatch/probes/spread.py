@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from capmismatch._arrays import ArrayLike
-from capmismatch._class_means import AroundClass, mean_by_class
-from capmismatch._softened import Softened
+from capmismatch._numerics.arrays import ArrayLike
+from capmismatch._numerics.class_means import AroundClass, mean_by_class
+from capmismatch._numerics.softmax import Softened
 from capmismatch.errors import InputError
 from capmismatch.probes._registry import register
 

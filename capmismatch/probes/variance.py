@@ -17,7 +17,7 @@ import math
 
 from torch import Tensor
 
-from capmismatch._softened import Softened
+from capmismatch._numerics.softmax import Softened
 from capmismatch.probes._registry import per_example
 
 ATS_PAPER = "Li et al. 2022, arXiv 2210.04427"

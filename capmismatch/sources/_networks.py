@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from capmismatch._lazy import to_image
 from capmismatch.architectures import count_macs
+from capmismatch.data.lazy_inputs import to_image
 from capmismatch.errors import InputError
 
 ENDINGS = (".pth", ".pt", ".safetensors", ".bin")

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from capmismatch._records import Rows
-from capmismatch.bank import LogitBank
-from capmismatch.datasets import Dataset
-from capmismatch.families import Teacher
+from capmismatch.data.bank import LogitBank
+from capmismatch.data.datasets import Dataset
+from capmismatch.data.records import Rows
+from capmismatch.sources.families import Teacher
 
 
 def load(place: str, *, base: str | Path = ".") -> tuple[list[Teacher], Dataset]:

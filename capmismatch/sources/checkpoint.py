@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from capmismatch.errors import InputError
-from capmismatch.families import Teacher
+from capmismatch.sources.families import Teacher
 
 WRAPPINGS = ("state_dict", "model_state_dict", "model", "net")
 _Build = Callable[[str, dict[str, Tensor]], nn.Module]  # of a checkpoint's stem and its weights

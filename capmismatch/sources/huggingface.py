@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from capmismatch._extras import need
-from capmismatch._lazy import to_image
+from capmismatch._utils.optional import need
+from capmismatch.data.lazy_inputs import to_image
 from capmismatch.errors import InputError
-from capmismatch.families import Teacher
 from capmismatch.sources._networks import Listed, as_rows, count_params, expand, hash_network, listed, on_meta
+from capmismatch.sources.families import Teacher
 
 
 def load(where: str, *, revision: str | None = None, base: str | Path = ".") -> tuple[list[Teacher], None]:

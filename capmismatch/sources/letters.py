@@ -14,11 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from capmismatch._files import hash_of, locked, replacing
-from capmismatch.datasets import Dataset, load_dataset
+from capmismatch._utils.files import hash_of, locked, replacing
+from capmismatch.data.datasets import Dataset, load_dataset
 from capmismatch.errors import BankError, InputError
-from capmismatch.families import Teacher
-from capmismatch.training import Recipe, fit
+from capmismatch.sources.families import Teacher
+from capmismatch.training.loop import Recipe, fit
 
 WIDTHS = (12, 24, 48, 96, 192, 384, 768, 1024)
 SPLIT = {"train": 2000, "val": 6000, "test": 12000}

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from capmismatch._records import Rows, check_logits, make_rows
-from capmismatch.datasets import Dataset, read_npz
+from capmismatch.data.datasets import Dataset, read_npz
+from capmismatch.data.records import Rows, check_logits, make_rows
 from capmismatch.errors import InputError, must_be_one_of
-from capmismatch.families import Teacher
+from capmismatch.sources.families import Teacher
 
 FIELDS = ("teacher", "seed", "params", "macs")
 

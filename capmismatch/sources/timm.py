@@ -9,9 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from capmismatch._extras import need
+from capmismatch._utils.optional import need
 from capmismatch.errors import InputError
-from capmismatch.families import Teacher
 from capmismatch.sources._networks import (
     Listed,
     PerImage,
@@ -27,6 +26,7 @@ from capmismatch.sources._networks import (
     seeded,
 )
 from capmismatch.sources.checkpoint import fit_weights, hash_file, read_state_dict
+from capmismatch.sources.families import Teacher
 
 LOCAL = "local-dir:"
 

@@ -9,9 +9,8 @@ from typing import Any
 from torch import nn
 from torchvision import models
 
-from capmismatch._dataset_sources import IMAGENET
+from capmismatch.data.dataset_readers import IMAGENET
 from capmismatch.errors import InputError, must_be_one_of
-from capmismatch.families import Teacher
 from capmismatch.sources._networks import (
     Listed,
     PerImage,
@@ -27,6 +26,7 @@ from capmismatch.sources._networks import (
     seeded,
 )
 from capmismatch.sources.checkpoint import fit_weights, hash_file, read_state_dict
+from capmismatch.sources.families import Teacher
 
 
 def load(

@@ -21,9 +21,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import capmismatch as cm
-from capmismatch._files import replacing
+from capmismatch._utils.files import replacing
 from capmismatch.architectures import build
-from capmismatch.training import Checkpoint, fit
+from capmismatch.training.loop import Checkpoint, fit
 
 NETWORKS, SEEDS = ("resnet8x1", "wrn-10-1"), (0, 1)
 MEAN, STD = (torch.tensor(values).view(1, 3, 1, 1) for values in ((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)))

@@ -141,7 +141,7 @@ class Commands(SphinxDirective):
 def resolve_home(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nodes.TextElement
 ) -> nodes.reference | None:
-    """Find a public name by the module that it lives in: `capmismatch.bank.LogitBank` is `capmismatch.LogitBank`."""
+    """Find a public name by the module that it lives in: `data.bank.LogitBank` is `capmismatch.LogitBank`."""
     from capmismatch import _HOMES
 
     module, _, name = node.get("reftarget", "").rpartition(".")

@@ -1,0 +1,100 @@
+"""Mean soft labels of classes: what class means, class affinities and within-class probes are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from capmismatch._numerics.cached import cached_property
+from capmismatch._numerics.softmax import Softened, add_to_classes, compare_with_classes
+
+NEAR = 1 / 16  # of log ratios: nearer to 0, p log(p / m) - p + m comes from its series
+
+
+def mean_by_class(parts: Iterable[tuple[Sequence[Softened], Tensor]], sums: Tensor) -> Tensor:
+    """Mean soft labels p of each class, (T, G, C), whatever the parts that its rows come in.
+
+    Parameters
+    ----------
+    parts : T Softened of the same rows, and which of G classes each of the rows belongs to, (n,)
+    sums : zeros (T, G, C), filled and returned; NaN for classes without rows
+
+    Examples
+    --------
+    >>> softened = Softened([[0.0, 0.0], [0.0, 0.0]], [0, 1])
+    >>> mean_by_class([([softened], torch.tensor([1, 1]))], torch.zeros((1, 2, 2), dtype=torch.float64))
+    tensor([[[   nan,    nan],
+             [0.5000, 0.5000]]], dtype=torch.float64)
+    """
+    counts = sums.new_zeros(sums.shape[1])
+    for softened, group in parts:
+        add_to_classes(softened, group, sums)
+        counts += torch.bincount(group, minlength=len(counts))
+    return sums.div_(counts[:, None])
+
+
+class AroundClass:
+    """How the soft labels of examples lie around the mean soft labels of their classes.
+
+    Parameters
+    ----------
+    softened : of N examples
+    means : (G, C) mean soft labels of G classes
+    group : (N,) which of them is each example's
+    """
+
+    def __init__(self, softened: Softened, means: Tensor, group: Tensor) -> None:
+        self.softened, self.means, self.group = softened, means, group
+
+    @classmethod
+    def of_each(cls, softened: Sequence[Softened], means: Tensor, group: Tensor) -> list[AroundClass]:
+        """The same at T temperatures, means (T, G, C), for which the rows are read once."""
+        found = [cls(part, mean, group) for part, mean in zip(softened, means, strict=True)]
+        if softened and softened[0].raw.compiled and not means.requires_grad:
+            divergence, distance = compare_with_classes(softened, means, _log(means), means.argmax(2), group)
+            for part, *values in zip(found, divergence, distance, strict=True):
+                part.divergence, part.squared_distance = values
+        return found
+
+    @property
+    def mean(self) -> Tensor:
+        """(N, C) mean soft label m of each example's class."""
+        return self.means[self.group]
+
+    @cached_property
+    def difference(self) -> Tensor:
+        """(N, C) p - m.
+
+        Where p and m round to 1 their difference has no digits left. It is that of all others, as both add up to 1; so
+        the difference of the class of the largest m always comes from those of the others.
+        """
+        less = (self.softened.probs - self.mean).scatter(1, self._pivot, 0.0)
+        return less.scatter(1, self._pivot, -less.sum(1, keepdim=True))
+
+    @cached_property
+    def divergence(self) -> Tensor:
+        """(N,) KL(p || m), the sum of p log(p / m) - p + m >= 0, so that no digits cancel between classes."""
+        p, m, less = self.softened.probs, self.mean, self.difference
+        ratio = (less / m).gather(1, self._pivot).clamp_min(torch.finfo(m.dtype).eps - 1.0)
+        d = (self.softened.log_probs - _log(self.means)[self.group]).scatter(1, self._pivot, ratio.log1p())
+        near, nested = d.clamp(-NEAR, NEAR), torch.ones_like(d)
+        for k in range(8, 2, -1):  # exp(-d) - 1 + d = d^2 / 2 (1 - d / 3 (1 - d / 4 (...)))
+            nested = 1 - near / k * nested
+        return torch.where(d.abs() < NEAR, p * near.square() / 2 * nested, p * d - less).sum(1)
+
+    @cached_property
+    def squared_distance(self) -> Tensor:
+        """(N,) sum (p - m)^2."""
+        return self.difference.square().sum(1)
+
+    @property
+    def _pivot(self) -> Tensor:
+        """(N, 1) the class of the largest m."""
+        return self.means.argmax(1)[self.group, None]
+
+
+def _log(means: Tensor) -> Tensor:
+    """Finite where a mean is 0."""
+    return means.clamp_min(torch.finfo(means.dtype).tiny).log()

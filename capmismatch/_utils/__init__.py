@@ -1,0 +1,1 @@
+"""What every room needs: files and locks, optional packages, words, TOML, the machine, torchrun."""

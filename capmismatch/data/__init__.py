@@ -1,0 +1,1 @@
+"""Examples, and what teachers said of them: data sets, views, the logit bank."""

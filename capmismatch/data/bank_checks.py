@@ -1,0 +1,95 @@
+"""Are a bank's logits fit to be measured? What is found carries a code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy.special import logsumexp
+
+from capmismatch._utils.text import count, start
+from capmismatch.findings import explain, join_codes
+
+if TYPE_CHECKING:
+    from capmismatch.data.bank import LogitBank
+
+ROWS = 1000
+"""How many examples of each teacher are looked at, evenly spaced over the bank."""
+
+DRIFT = 0.1
+"""From this mean logit on, in standard deviations of an example's logits, CM011 is given."""
+
+TIED = 0.05
+"""From this share of examples on that have two equal wrong classes, CM010 is given."""
+
+SUMS_TO_ONE = 0.02
+"""How far the log-sum-exp of rows may be from zero for them to be logarithms of (rounded) probabilities, CM009."""
+
+
+def check_bank(bank: LogitBank) -> pd.DataFrame:
+    """Look for drift, ties and probabilities among every teacher's logits.
+
+    Parameters
+    ----------
+    bank : a LogitBank
+
+    Returns
+    -------
+    DataFrame
+        One row a run: ``family, teacher, seed, drift, tied, findings``. `drift` is the mean logit over the mean
+        standard deviation of an example's logits, `tied` the share of examples of which two wrong classes are equal;
+        the codes in `findings` are those of collecting (CM001, CM002) and CM009, CM010, CM011.
+
+    Examples
+    --------
+    >>> from capmismatch.data.bank import bank_from_arrays
+    >>> bank = bank_from_arrays({"a": [[7.0, 2, 0], [2, 6, 1]], "b": [[2.0, -1, -1], [-1.5, 2, -0.5]]}, [0, 1])
+    >>> check_bank(bank).round(2)[["teacher", "drift", "tied", "findings"]].values.tolist()
+    [['a', 1.18, 0.0, 'CM011'], ['b', 0.0, 0.5, 'CM010']]
+    """
+    total = len(bank.rows.labels)
+    picked = np.unique(np.linspace(0, total - 1, min(total, ROWS)).round().astype(int)).tolist()
+    target = bank.rows.labels[picked][:, None] == np.arange(len(bank.classes))
+    found = []
+    for record in bank.teachers:
+        logits = np.stack([bank.row(record.key, row) for row in picked]).astype(np.float64)
+        spread, mean = logits.std(axis=1).mean(), logits.mean()
+        drift = float(mean / spread) if spread else 0.0
+        wrong = np.sort(np.where(target, np.nan, logits), axis=1)
+        tied = float((np.diff(wrong, axis=1) == 0).any(axis=1).mean())
+        given = {
+            "CM009": bool((np.abs(logsumexp(logits, axis=1)) <= SUMS_TO_ONE).all()),
+            "CM010": tied >= TIED,
+            "CM011": abs(drift) >= DRIFT,
+        }
+        codes = join_codes([*filter(None, record.findings.split(",")), *(code for code in given if given[code])])
+        found.append((record.family, record.teacher, record.seed or 0, drift, tied, codes))
+    return pd.DataFrame(found, columns=["family", "teacher", "seed", "drift", "tied", "findings"])
+
+
+def tell_checks(checks: pd.DataFrame) -> Iterator[tuple[str, ...]]:
+    """What `check_bank` found, in sentences, each followed by its code if it has one.
+
+    Examples
+    --------
+    >>> checks = pd.DataFrame({"teacher": ["a", "b"], "seed": 0, "drift": [-0.4, 0.0], "tied": 0.0})
+    >>> for sentence, code in tell_checks(checks.assign(findings=["CM011", ""])):
+    ...     print(code, sentence)
+    CM011 Logits not centred in 1 of 2 runs: the mean logit lies up to 0.40 standard deviations of an example's logits
+    from zero (a seed 0).
+    """
+    total, codes = count(len(checks), "run"), checks["findings"].str.split(",")
+    names = checks["teacher"] + " seed " + checks["seed"].astype(str)
+    drift, tied = checks["drift"].abs(), checks["tied"]
+    details = {
+        "CM010": f": two wrong classes are equal in up to {tied.max():.0%} of examples ({names.iloc[tied.argmax()]})",
+        "CM011": f": the mean logit lies up to {drift.max():.2f} standard deviations of an example's logits from zero "
+        f"({names.iloc[drift.argmax()]})",
+    }
+    for code in sorted(set(codes.explode()) - {""}):
+        found = sum(code in own for own in codes)
+        yield f"{start(explain(code).title)} in {found} of {total}{details.get(code, '')}.", code
+    if checks["findings"].eq("").all():
+        yield (f"Nothing is amiss with {total}: no drift of the mean logit, no ties, no probabilities.",)

@@ -1,0 +1,266 @@
+"""The files of a bank: making the folder, writing shards, joining them, and reading it all back with doubt.
+
+Whatever does not fit what was written (a flipped byte, a cut file, another schema or data set) is a BankError that
+names the file. Nothing is ever repaired or removed but shards that are finished with and temporary files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import weakref
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save
+
+from capmismatch._utils.files import hash_of, locked, remove_temporaries, replacing, write_json, write_table
+from capmismatch.data.records import Rows, TeacherRecord
+from capmismatch.errors import BankError
+
+SCHEMA = 1
+_SAFE_NAMES = {"float32": "F32", "float16": "F16"}
+
+
+# --- the folder and its rows ---------------------------------------------------------------------------------------
+
+
+def create(path: str | os.PathLike[str], rows: Rows) -> Path:
+    """Make the folder of a bank, or check that the one there was made from the same data set."""
+    folder = Path(path)
+    if not (folder / "bank.json").exists():
+        with locked(folder / ".lock"):  # two at once with other data must not mix their rows
+            if not (folder / "bank.json").exists():
+                remove_temporaries(folder)
+                frame = pd.DataFrame({"id": rows.ids, "label": rows.labels, "split": rows.split})
+                write_table(folder / "rows.parquet", frame)
+                head = {
+                    "schema": SCHEMA, "name": rows.name, "classes": list(rows.classes), "rows": len(rows.labels),
+                    "inputs_hash": rows.inputs_hash, "fingerprint": rows.fingerprint,
+                    "rows_sha256": _file_hash(folder / "rows.parquet"),
+                }  # fmt: skip
+                write_json(folder / "bank.json", head)  # last: a folder with a bank.json is whole
+    there = read_rows(folder)
+    if there.fingerprint != rows.fingerprint:
+        raise BankError(
+            f"{folder} holds a bank of data set {there.name!r} with fingerprint {there.fingerprint[:12]}, not of "
+            f"{rows.name!r} with fingerprint {rows.fingerprint[:12]}: other rows, labels, classes or splits. "
+            "Give another folder, or remove that one."
+        )
+    return folder
+
+
+def read_rows(folder: Path) -> Rows:
+    """The rows of the bank in a folder, checked against the fingerprint in bank.json."""
+    manifest, file = folder / "bank.json", folder / "rows.parquet"
+    if not manifest.exists():
+        raise BankError(f"{folder} holds no bank: there is no bank.json in it")
+    try:
+        head = json.loads(manifest.read_text(encoding="utf-8"))
+        schema = head["schema"]
+        if schema == SCHEMA:
+            name, classes, count = str(head["name"]), tuple(map(str, head["classes"])), int(head["rows"])
+            inputs_hash, fingerprint, digest = (str(head[key]) for key in ("inputs_hash", "fingerprint", "rows_sha256"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BankError(f"{manifest} is damaged: expected the JSON of a bank, got {_reason(error)}") from None
+    if schema != SCHEMA:
+        raise BankError(f"{manifest} has schema {schema!r}, this version of capmismatch reads schema {SCHEMA}")
+    if not file.exists():
+        raise BankError(f"{file} is missing: expected the {count} rows of the bank")
+    if _file_hash(file) != digest:  # before it is parsed: a parser may do anything with damaged bytes
+        raise BankError(f"{file} or {manifest.name} is damaged: expected rows of SHA-256 {digest[:12]}")
+    try:
+        frame = pd.read_parquet(file)
+        labels = frame["label"].to_numpy(np.int64)
+        ids, split = (frame[column].to_numpy().astype(str) for column in ("id", "split"))
+        rows = Rows(name, labels, ids, split, classes, inputs_hash)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BankError(f"{file} is damaged: {_reason(error)}") from None
+    if len(labels) != count:
+        raise BankError(f"{file} has {len(labels)} rows, {manifest.name} says {count}")
+    if rows.fingerprint != fingerprint:
+        raise BankError(
+            f"{file} or {manifest.name} is damaged: expected rows of fingerprint {fingerprint[:12]}, "
+            f"got {rows.fingerprint[:12]}"
+        )
+    return rows
+
+
+def _file_hash(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
+
+
+# --- shards ----------------------------------------------------------------------------------------------------------
+
+
+def write_shard(folder: Path, index: int, logits: NDArray[Any], made_from: str) -> None:
+    """Write one shard of rows atomically; `made_from` stands for the weights, preprocessing and data behind it."""
+    part = np.ascontiguousarray(logits)
+    head = {"made_from": made_from, "sha256": hashlib.sha256(part.data).hexdigest()}
+    with replacing(_shard(folder, index)) as temporary:
+        temporary.write_bytes(save({"logits": part}, head))
+
+
+def read_shard(folder: Path, index: int, made_from: str) -> NDArray[Any] | None:
+    """The logits of a shard; None where it is missing or damaged, so that it is to be collected again."""
+    file = _shard(folder, index)
+    try:
+        with safe_open(file, "np") as opened:
+            head, part = opened.metadata() or {}, opened.get_tensor("logits")
+    except (FileNotFoundError, SafetensorError):
+        return None
+    if hashlib.sha256(part.data).hexdigest() != head.get("sha256"):
+        return None
+    if head.get("made_from") != made_from:
+        raise BankError(
+            f"{file} was collected with other weights, preprocessing, dtype or rows than those given now: remove "
+            f"{folder} to collect anew, or give the teacher another name"
+        )
+    return part
+
+
+def finish(folder: Path, record: TeacherRecord, rows: Rows, shards: int) -> TeacherRecord:
+    """Join the shards into logits.safetensors, with accuracy and hash in its header, and remove them.
+
+    safetensors cannot append, and joining in memory would need the whole array: the header is written by hand (8 bytes
+    of length, JSON, then the raw rows), and read back through the library.
+    """
+    digest, right, start = hashlib.sha256(), 0, 0
+    for index in range(shards):
+        part = load_file(_shard(folder, index))["logits"]
+        digest.update(part.data)
+        right += int((part.argmax(1) == rows.labels[start : start + len(part)]).sum())
+        start += len(part)
+    record = replace(record.scored(right, len(rows.labels)), sha256=digest.hexdigest())
+    shape = (len(rows.labels), len(rows.classes))
+    size = shape[0] * shape[1] * np.dtype(record.dtype).itemsize
+    teacher = record.header | {"fingerprint": rows.fingerprint}
+    head = json.dumps(
+        {
+            "__metadata__": {"capmismatch": json.dumps(teacher | {"check": hash_of(teacher)}, sort_keys=True)},
+            "logits": {"dtype": _SAFE_NAMES[record.dtype], "shape": shape, "data_offsets": [0, size]},
+        }
+    ).encode()
+    head += b" " * (-len(head) % 8)  # the format aligns the data to 8 bytes
+    with replacing(folder / "logits.safetensors") as temporary, open(temporary, "wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for index in range(shards):
+            file.write(load_file(_shard(folder, index))["logits"].data)
+    remove_leftovers(folder)
+    return record
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Shards of a teacher: what a process that was killed leaves beside a finished file."""
+    return sorted(folder.glob("shard-*.safetensors"))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove a teacher's shards."""
+    for shard in leftovers(folder):
+        shard.unlink(missing_ok=True)
+
+
+def _shard(folder: Path, index: int) -> Path:
+    return folder / f"shard-{index:05d}.safetensors"
+
+
+# --- finished logits -------------------------------------------------------------------------------------------------
+
+
+def read_record(file: Path) -> tuple[TeacherRecord, str]:
+    """The teacher's record in a logits.safetensors, and the fingerprint of the data set it was collected on."""
+    try:
+        with safe_open(file, "np") as opened:
+            head = json.loads(opened.metadata()["capmismatch"])
+            stored = opened.get_slice("logits").get_dtype()
+        check, teacher = head.pop("check"), dict(head)
+        fingerprint = head.pop("fingerprint")
+        record = TeacherRecord(**head)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BankError(f"{file} is damaged or not a bank's: expected whole logits, got {_reason(error)}") from None
+    if hash_of(teacher) != check or _SAFE_NAMES.get(record.dtype) != stored:
+        raise BankError(f"{file} is damaged: its header does not match the hash stored with it")
+    return record, fingerprint
+
+
+class LogitFile:
+    """(N, C) logits in a file that is kept open, of which rows are read.
+
+    Not a memory map: where one row of a map is touched, the system may count megabytes around it to this process.
+    """
+
+    def __init__(self, file: Path, dtype: str, start: int, shape: tuple[int, int]) -> None:
+        self.file, self.start, self.shape = open(file, "rb", buffering=0), start, shape  # noqa: SIM115
+        weakref.finalize(self, self.file.close)
+        self.dtype = np.dtype(dtype)
+        self.nbytes = shape[0] * shape[1] * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
+        """(n, C) in an array of its own, which may be written to."""
+        index = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows
+        found = np.empty((len(index), self.shape[1]), self.dtype)
+        if not len(index):
+            return found
+        if index.min() < 0 or index.max() >= len(self):
+            raise IndexError(f"expected rows in [0, {len(self)}), got {index.min()} to {index.max()}")
+        width = self.shape[1] * self.dtype.itemsize
+        ends = [*(np.flatnonzero(np.diff(index) != 1) + 1).tolist(), len(index)]
+        places = (self.start + width * index[[0, *ends[:-1]]]).tolist()
+        raw, filled, number = found.reshape(-1).view(np.uint8).data, 0, self.file.fileno()
+        for end, place in zip(ends, places, strict=True):  # a row at a time where classes are read: little else in here
+            rest = raw[filled : end * width]
+            read = os.preadv(number, [rest], place)
+            if read < len(rest):
+                self._go_on(rest[read:], place + read)
+            filled = end * width
+        return found
+
+    def _go_on(self, rest: memoryview, place: int) -> None:
+        while rest:  # the system gives 2 GiB at a time, at most
+            read = os.preadv(self.file.fileno(), [rest], place)
+            if not read:
+                raise BankError(f"{self.file.name} was cut while it was open")
+            rest, place = rest[read:], place + read
+
+
+def open_logits(file: Path, rows: Rows) -> tuple[TeacherRecord, Any]:
+    """The teacher's record and its logits (N, C), to be read by rows; not yet compared with their hash."""
+    record, fingerprint = read_record(file)
+    if fingerprint != rows.fingerprint:
+        raise BankError(f"{file} was collected on another data set (fingerprint {fingerprint[:12]}) than this bank's")
+    key = "/".join(file.parts[-3:-1])
+    if key != record.key:
+        raise BankError(f"{file} lies in {key!r}, but its header says that it belongs in {record.key!r}")
+    with safe_open(file, "np") as opened:
+        shape = tuple(opened.get_slice("logits").get_shape())
+    expected = (len(rows.labels), len(rows.classes))
+    if shape != expected:
+        raise BankError(f"{file} has logits of shape {shape}, the bank's rows need {expected}")
+    size = shape[0] * shape[1] * np.dtype(record.dtype).itemsize
+    start = file.stat().st_size - size  # safetensors has checked that the data end with the file
+    if not hasattr(os, "preadv"):  # Windows
+        return record, np.memmap(file, record.dtype, "r", start, shape)
+    return record, LogitFile(file, record.dtype, start, shape)
+
+
+def hash_logits(logits: Any, rows: int) -> str:
+    """SHA-256 of the bytes of logits (N, C), read some rows at a time."""
+    digest = hashlib.sha256()
+    for start in range(0, len(logits), rows):
+        digest.update(np.ascontiguousarray(logits[start : start + rows]).data)
+    return digest.hexdigest()

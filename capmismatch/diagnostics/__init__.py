@@ -1,0 +1,1 @@
+"""A bank in, tidy tables out: probes, ranks, restored variance, dark knowledge."""

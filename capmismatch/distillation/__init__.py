@@ -1,0 +1,1 @@
+"""Students: methods, remedies, the grid of runs, results, soft-label files, trackers."""

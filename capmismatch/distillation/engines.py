@@ -1,0 +1,146 @@
+"""Where the runs of a grid go: into processes of this machine, or to a Ray cluster.
+
+An engine calls ``work(task)`` for every task, somewhere, and gives the answers as they come; None for a task that took
+its process down with it. It knows nothing of studies: what a task leaves, `work` writes to disk itself.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from capmismatch._utils.heap import keep_freed_memory
+from capmismatch._utils.machine import usable_cores
+from capmismatch._utils.optional import need
+from capmismatch.errors import CapmismatchError
+
+Work = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Slots:
+    """What one machine has to offer.
+
+    Attributes
+    ----------
+    workers : tasks side by side; each gets its share of the cores as threads
+    gpus : that the tasks share; 0 where they run on the CPU
+    address : of a Ray cluster; None starts one here
+    """
+
+    workers: int = 1
+    gpus: int = 0
+    address: str | None = None
+
+    @property
+    def threads(self) -> int:
+        """Threads of a task."""
+        return max(1, usable_cores() // self.workers)
+
+
+def processes(work: Work, tasks: Sequence[Any], slots: Slots) -> Iterator[Any]:
+    """Run tasks in `slots.workers` processes of this machine; with one worker, in this process."""
+    if slots.workers == 1:
+        yield from map(work, tasks)
+        return
+    context = multiprocessing.get_context("spawn")  # forking a process that has run torch or numba threads can hang
+    others = set(multiprocessing.active_children())
+    numbers = context.SimpleQueue()
+    for number in range(slots.workers):
+        numbers.put(number)
+    with ProcessPoolExecutor(
+        slots.workers, mp_context=context, initializer=_start_worker, initargs=(numbers, slots)
+    ) as pool:
+        answers = 0
+        try:
+            for future in as_completed([pool.submit(work, task) for task in tasks]):
+                yield future.result()
+                answers += 1
+        except BaseException as error:  # Ctrl-C too: don't wait for hours of runs under way
+            pool.shutdown(cancel_futures=True, wait=False)
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise CapmismatchError(
+                    "a worker process was killed, perhaps for want of memory: what is done is kept, "
+                    f"{len(tasks) - answers} runs are left; start again, with fewer than {slots.workers} workers"
+                ) from error
+            raise
+
+
+def _start_worker(numbers: Any, slots: Slots) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_freed_memory()
+    torch.set_num_threads(slots.threads)
+    number = numbers.get()
+    if slots.gpus:
+        torch.cuda.set_device(number % slots.gpus)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would train on, unseen, and then wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def ray(work: Work, tasks: Sequence[Any], slots: Slots) -> Iterator[Any]:
+    """Run tasks on a Ray cluster; a task whose worker dies is started again elsewhere, up to three times.
+
+    A task takes its share of the cluster's smallest machine, so that each machine runs `slots.workers` or more side by
+    side. All of them must see the files that `work` reads and writes under the same paths. A cluster that the caller
+    has joined already is used, and left running.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    cluster = need("ray", "ray", "the engine 'ray'")
+    mine = not cluster.is_initialized()
+    if mine:
+        here = {} if slots.address else {"num_cpus": slots.threads * slots.workers, "include_dashboard": False}
+        try:
+            cluster.init(address=slots.address, log_to_driver=False, logging_level="error", **here)
+        except Exception as error:  # Ray raises no class of its own here
+            cluster.shutdown()
+            hint = "" if slots.address else " (it gives its parts 15 s, too short where all cores are busy)"
+            raise CapmismatchError(f"Ray does not start{hint}: {error}") from error
+    cpus, gpus = _share([node["Resources"] for node in cluster.nodes() if node["Alive"]], slots)
+    run = cluster.remote(num_cpus=cpus, num_gpus=gpus)(_run_with_threads)
+    pending = [run.remote(work, task, cpus) for task in tasks]
+    try:
+        while pending:
+            (done,), pending = cluster.wait(pending, num_returns=1)
+            try:
+                yield cluster.get(done)
+            except (cluster.exceptions.WorkerCrashedError, cluster.exceptions.OutOfMemoryError):
+                yield None
+    finally:
+        for task in pending:
+            cluster.cancel(task, force=True)
+        if mine:
+            cluster.shutdown()
+
+
+def _share(machines: Sequence[Mapping[str, float]], slots: Slots) -> tuple[int, float]:
+    """CPUs and GPUs of a task, from what the machines of a cluster have; from this one's where none has joined yet."""
+    fit = [machine for machine in machines if machine.get("GPU" if slots.gpus else "CPU")]
+    cpus = min((int(machine.get("CPU", 0)) for machine in fit), default=slots.threads * slots.workers)
+    gpus = min((machine["GPU"] for machine in fit), default=slots.gpus) if slots.gpus else 0
+    share = gpus / slots.workers
+    return max(1, cpus // slots.workers), share if share < 1 else int(share)
+
+
+def _run_with_threads(work: Work, task: Any, threads: int) -> Any:
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    return work(task)
+
+
+ENGINES: dict[str, Callable[[Work, Sequence[Any], Slots], Iterator[Any]]] = {"processes": processes, "ray": ray}

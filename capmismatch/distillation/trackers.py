@@ -1,0 +1,294 @@
+"""The runs of a study for TensorBoard, MLflow or Weights & Biases: copied from what the runs leave on disk.
+
+Training itself knows of no tracker. `track` reads ``runs/*/config.json``, ``log.jsonl`` and ``result.json``, of
+finished studies and of those under way, and writes what is new since it was last called: called again and again it
+never doubles anything. Nothing is sent anywhere, but to an MLflow server that is named as such.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+
+from capmismatch._utils.files import hash_of, make_folder, write_json
+from capmismatch._utils.optional import need
+from capmismatch.distillation.methods import Method
+from capmismatch.errors import BankError, InputError, must_be_one_of
+from capmismatch.training.epoch_log import read_log
+
+MARKER = "capmismatch.json"  # beside what was written of a run: what it was written from
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """One student of a study, as a tracker shows it.
+
+    Attributes
+    ----------
+    key : the run's folder, the hash of its configuration
+    name : for people, as "mlp24 by KD tau=4 from mlp/mlp48-s1, seed 1"
+    settings : its configuration, flat: "student", "method.tau", "recipe.lr", ...
+    epochs : lines of its log: "epoch", "loss" and what else was logged
+    final : "final_val_accuracy" and "final_test_accuracy", once it is done
+    state : "done", "failed", or "unfinished"
+    """
+
+    key: str
+    name: str
+    settings: dict[str, str | int | float | bool]
+    epochs: tuple[dict[str, Any], ...]
+    final: dict[str, float]
+    state: str
+
+    @property
+    def stamp(self) -> str:
+        """A hash of all that there is to write."""
+        return hash_of(asdict(self))
+
+    def metrics(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """Epoch by epoch what was logged, and the accuracies with the last."""
+        for line in self.epochs:
+            yield int(line["epoch"]), {key: float(value) for key, value in line.items() if key != "epoch"}
+        if self.final:
+            yield int(self.epochs[-1]["epoch"]) if self.epochs else 0, self.final
+
+
+def track(
+    folder: str | os.PathLike[str], to: str, out: str | os.PathLike[str], *, project: str | None = None
+) -> pd.DataFrame:
+    """Write the runs of a study, each with its settings, its log and its accuracies, where a tracker shows them.
+
+    Parameters
+    ----------
+    folder : of the study, with ``runs/`` in it
+    to : "tensorboard", "mlflow" or "wandb"; needs the extra ``trackers``
+    out : a folder. Look at it with ``tensorboard --logdir OUT``, ``mlflow ui --backend-store-uri OUT`` (recent
+        versions ask for ``MLFLOW_ALLOW_FILE_STORE=true``), or ``wandb sync OUT/wandb/offline-run-*``. For MLflow also
+        the address of a tracking server or database, such as "http://localhost:5000".
+    project : name of the project or experiment; by default the folder's
+
+    Returns
+    -------
+    DataFrame, one row a run: run, name, state, epochs, written (whether there was anything new of it).
+
+    Raises
+    ------
+    InputError : an unknown tracker, one that is not installed, or a folder without runs
+    BankError : a run's files are damaged
+    """
+    must_be_one_of(to, TRACKERS, "tracker")
+    runs = read_runs(folder)
+    tracker = TRACKERS[to](str(out), project or Path(folder).resolve().name)
+    rows = []
+    for run in runs:
+        new = tracker.stamp(run.key) != run.stamp
+        if new:
+            tracker.write(run)
+        rows.append({"run": run.key, "name": run.name, "state": run.state, "epochs": len(run.epochs), "written": new})
+    return pd.DataFrame(rows)
+
+
+def read_runs(folder: str | os.PathLike[str]) -> list[TrackedRun]:
+    """All runs that have begun in a study's folder, by name."""
+    found = sorted(Path(folder, "runs").glob("*/config.json"))
+    if not found:
+        raise InputError(f"there are no runs in {Path(folder, 'runs')}: run `capmismatch distill` first")
+    return sorted((_read_run(file.parent) for file in found), key=lambda run: (run.name, run.key))
+
+
+def _read_run(folder: Path) -> TrackedRun:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        done, result = (folder / "result.json").exists(), {}
+        if done:
+            result = json.loads((folder / "result.json").read_text(encoding="utf-8"))["splits"]
+        method = Method(**config["method"])
+        taught = f" from {config['teacher']['key']}" if config["teacher"] else ""
+        return TrackedRun(
+            folder.name, f"{config['student']} by {method.label}{taught}, seed {config['seed']}",
+            {"label": method.label, **_flat(config)}, tuple(read_log(folder / "log.jsonl")),
+            {f"final_{split}_accuracy": float(values["accuracy"]) for split, values in result.items()},
+            "done" if done else "failed" if (folder / "error.txt").exists() else "unfinished",
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BankError(f"the files of the run in {folder} are damaged: {type(error).__name__}: {error}") from None
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
+    """Nested settings as flat ones; what is not set is left out.
+
+    Examples
+    --------
+    >>> _flat({"method": {"name": "KD", "tau": 4.0, "margin": None}, "center": [7.0, 2.0]})
+    {'method.name': 'KD', 'method.tau': 4.0, 'center': '[7.0, 2.0]'}
+    """
+    found: dict[str, str | int | float | bool] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            found[prefix + key] = value if isinstance(value, str | int | float) else json.dumps(value)
+    return found
+
+
+# --- trackers --------------------------------------------------------------------------------------------------------
+
+
+class Tracker(Protocol):
+    """Where runs are written to."""
+
+    def __init__(self, out: str, project: str) -> None: ...
+
+    def stamp(self, key: str) -> str | None:
+        """The stamp of what was written of a run before; None where nothing was, or not to the end."""
+
+    def write(self, run: TrackedRun) -> None:
+        """Write a run, in place of what was written of it before."""
+
+
+class _Folders:
+    """A tracker that keeps each run in a folder whose name ends with the run's key."""
+
+    pattern = "*"  # of these folders, before the key
+
+    def __init__(self, out: str, project: str) -> None:
+        if "://" in out:
+            raise InputError(f"expected a folder to write to, got {out!r}: only MLflow takes an address")
+        self.out, self.project = make_folder(Path(out)), project
+
+    def _found(self, key: str) -> list[Path]:
+        return sorted(self.out.glob(f"{self.pattern}{key}"))
+
+    def stamp(self, key: str) -> str | None:
+        found = self._found(key)
+        marker = found[0] / MARKER if len(found) == 1 else None
+        return json.loads(marker.read_text(encoding="utf-8"))["stamp"] if marker and marker.exists() else None
+
+    def _remove(self, key: str) -> None:
+        for folder in self._found(key):
+            shutil.rmtree(folder)
+
+
+class _TensorBoard(_Folders):
+    pattern = "* "
+
+    def __init__(self, out: str, project: str) -> None:
+        need("tensorboard", "trackers", "--to tensorboard")
+        super().__init__(out, project)
+
+    def write(self, run: TrackedRun) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        unfinished = self.out / f".tmp-{run.key}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        with SummaryWriter(str(unfinished)) as writer:
+            for epoch, values in run.metrics():
+                for name, value in values.items():
+                    writer.add_scalar(name, value, epoch)
+            writer.add_hparams(run.settings, dict(run.final), run_name=".")
+        write_json(unfinished / MARKER, {"stamp": run.stamp})
+        self._remove(run.key)
+        safe = re.sub(r"[^\w=.,+-]+", " ", run.name)  # as the name of a folder, on any system
+        unfinished.rename(self.out / f"{safe} {run.key}")
+
+
+class _Wandb(_Folders):
+    pattern = "wandb/offline-run-*-"
+
+    def __init__(self, out: str, project: str) -> None:
+        self.wandb = need("wandb", "trackers", "--to wandb")
+        super().__init__(out, project)
+
+    def write(self, run: TrackedRun) -> None:
+        self._remove(run.key)
+        options = self.wandb.Settings(
+            silent=True, console="off", disable_git=True, disable_code=True, x_save_requirements=False
+        )
+        entry = self.wandb.init(
+            project=self.project, name=run.name, id=run.key, dir=str(self.out), config=run.settings, mode="offline",
+            settings=options, job_type=run.state, reinit="finish_previous",
+        )  # fmt: skip
+        for epoch, values in run.metrics():
+            entry.log(values, step=epoch)
+        entry.finish(exit_code=1 if run.state == "failed" else 0)
+        (folder,) = self._found(run.key)
+        write_json(folder / MARKER, {"stamp": run.stamp})
+
+
+class _Mlflow:
+    KEY, STAMP = "capmismatch.run", "capmismatch.stamp"  # tags of an MLflow run
+    MOST = 1000  # metrics that a server takes at once
+
+    def __init__(self, out: str, project: str) -> None:
+        tracking = need("mlflow.tracking", "trackers", "--to mlflow")
+        self.entities = need("mlflow.entities", "trackers", "--to mlflow")
+        self.uri = out if "://" in out else make_folder(Path(out)).resolve().as_uri()
+        with self._files_allowed():
+            self.client = tracking.MlflowClient(tracking_uri=self.uri)
+            there = self.client.get_experiment_by_name(project)
+            self.experiment = there.experiment_id if there is not None else self.client.create_experiment(project)
+            self.runs = {run.data.tags[self.KEY]: run for run in self._all() if self.KEY in run.data.tags}
+
+    def _all(self) -> Iterator[Any]:
+        """What the experiment holds, asked for once: a search reads every run, whatever it looks for."""
+        page = self.client.search_runs([self.experiment])
+        yield from page
+        while page.token:
+            page = self.client.search_runs([self.experiment], page_token=page.token)
+            yield from page
+
+    @contextmanager
+    def _files_allowed(self) -> Iterator[None]:
+        """Recent versions keep runs in files only where one insists."""
+        name, before = "MLFLOW_ALLOW_FILE_STORE", os.environ.get("MLFLOW_ALLOW_FILE_STORE")
+        if self.uri.startswith("file:"):
+            os.environ[name] = "true"
+        try:
+            yield
+        finally:
+            if before is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = before
+
+    def stamp(self, key: str) -> str | None:
+        return self.runs[key].data.tags.get(self.STAMP) if key in self.runs else None
+
+    def write(self, run: TrackedRun) -> None:
+        with self._files_allowed():
+            self._write(run)
+
+    def _write(self, run: TrackedRun) -> None:
+        found = self.runs.get(run.key)
+        if found is None:
+            found = self.client.create_run(self.experiment, run_name=run.name, tags={self.KEY: run.key})
+        number = found.info.run_id
+        missing = {key: str(value) for key, value in run.settings.items() if key not in found.data.params}
+        self.client.log_batch(number, params=[self.entities.Param(key, value) for key, value in missing.items()])
+        # A run keeps every value that it was ever given: those that are there must not be given again.
+        history = self.client.get_metric_history
+        there = {(name, metric.step) for name in found.data.metrics for metric in history(number, name)}
+        new = [
+            self.entities.Metric(name, value, 0, epoch)
+            for epoch, values in run.metrics() for name, value in values.items() if (name, epoch) not in there
+        ]  # fmt: skip
+        for start in range(0, len(new), self.MOST):
+            self.client.log_batch(number, metrics=new[start : start + self.MOST])
+        status = {"done": "FINISHED", "failed": "FAILED", "unfinished": "RUNNING"}[run.state]
+        if status == "RUNNING":
+            self.client.update_run(number, status=status)
+        else:
+            self.client.set_terminated(number, status=status)
+        self.client.set_tag(number, self.STAMP, run.stamp)  # last: without it the rest is written again
+
+
+TRACKERS: dict[str, type[Tracker]] = {"tensorboard": _TensorBoard, "mlflow": _Mlflow, "wandb": _Wandb}

@@ -1,0 +1,303 @@
+"""The report page of a study: one HTML file that stands alone, with the answer first and what is behind it after."""
+
+from __future__ import annotations
+
+import base64
+import platform
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup, escape
+from PIL import Image
+
+from capmismatch._utils.files import write_text
+from capmismatch.data.bank_checks import check_bank
+from capmismatch.errors import CapmismatchError
+from capmismatch.findings import Finding, explain
+from capmismatch.plots._common import teacher_labels
+from capmismatch.report import gallery
+from capmismatch.report import page_tables as shown
+from capmismatch.report.narrative import TOPICS, Statement, statements
+from capmismatch.report.page_tables import Table
+from capmismatch.selection.choice import Choice
+from capmismatch.selection.reasons import percent
+from capmismatch.selection.rules import COMPANIONS, DERIVED, NAMES
+
+if TYPE_CHECKING:
+    from capmismatch.study.study import Study
+
+__all__ = ["write_report"]
+
+STAGES = {"probes": "probe", "ranks": "ranks", "restored": "isats", "results": "distill", "links": "correlate"}
+"""Table of a study -> the stage that makes it."""
+
+PACKAGES = (
+    "capmismatch", "torch", "torchvision", "numpy", "scipy", "pandas", "pyarrow", "numba", "matplotlib", "seaborn",
+    "safetensors", "jinja2",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture of the page: its title, caption, the file's stem, and the PNG in base64."""
+
+    title: str
+    caption: str
+    stem: str
+    png: str
+
+
+def write_report(study: Study) -> Path:
+    """Write ``report.html`` into a study's folder, from the tables and figures that its stages left.
+
+    The page needs no network and no other file: pictures are embedded, style and script are inline. It holds, in this
+    order, the pick with its reasons, risks and findings; what the study shows (`narrative.statements`);
+    the tables; the figures; and what is needed to repeat the study. What lacks its table is left out, and the page
+    says so. Nothing is computed anew but the pick, and a look at a thousand of each teacher's logits.
+
+    Parameters
+    ----------
+    study : Study
+        Its ``tables/*.parquet`` and ``figures/*.png`` are read as they are.
+
+    Returns
+    -------
+    Path
+        Of the page. It replaces an earlier one whole, or not at all.
+
+    Raises
+    ------
+    InputError
+        If a table lacks a column that the page is made of.
+    """
+    tables = {name: study.load(name) for name in STAGES if study.has(name)}
+    tau = min(study.config.probe.taus, key=lambda tau: abs(tau - study.config.isats.tau_target))
+    choice, no_choice = _choice(study)
+    told = _statements({**tables, **_checks(study)}, study.config.isats.tau_target)
+    codes = {code for statement in told for code in statement.codes} | set(choice.findings if choice else [])
+    page = _environment().get_template("report.html").render(
+        study=study.config,
+        choice=choice,
+        no_choice=no_choice,
+        chosen=_chosen(choice, tables["probes"], tau) if choice else {},
+        grounds=_grounds(choice) if choice else [],
+        findings=[explain(code) for code in choice.findings] if choice else [],
+        topics=_by_topic(told),
+        glossary=[explain(code) for code in sorted(codes)],
+        missing=_missing(study, tables),
+        tables=_tables(tables, choice, tau),
+        figures=_figures(study.folder / "figures"),
+        names=_full_names(study.folder / "figures"),
+        settings=study.file.read_text(encoding="utf-8"),
+        commands=_commands(study),
+        facts=_facts(study, tables),
+    )
+    target = study.folder / "report.html"
+    write_text(target, page)
+    return target
+
+
+def _environment() -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("capmismatch.report"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    made.filters["quiet_intervals"] = _quiet_intervals
+    made.filters["with_lead"] = _with_lead
+    made.filters["breakable"] = _breakable
+    return made
+
+
+def _quiet_intervals(text: str) -> Markup:
+    """Escaped text whose intervals are marked, so that the style can let the values stand out."""
+    return Markup(re.sub(r"\[[-+.,e\d ]+\]", r'<span class="interval">\g<0></span>', str(escape(text))))
+
+
+def _with_lead(text: str) -> Markup:
+    """As `_quiet_intervals`, what a statement is about (up to a colon) marked, so that the eye finds it in a list."""
+    about, colon, rest = text.partition(": ")
+    if not colon or "[" in about or ". " in about:
+        return _quiet_intervals(text)
+    return Markup("<strong>{}:</strong> {}").format(about, _quiet_intervals(rest))
+
+
+def _breakable(text: str) -> Markup:
+    """Escaped text that may break after each underscore, where a style lets it break at all."""
+    return Markup(str(escape(text)).replace("_", "_<wbr>"))
+
+
+def _choice(study: Study) -> tuple[Choice | None, str]:
+    """The pick, or why there is none."""
+    if not study.has("probes"):
+        return None, "There is no pick: teachers have not been probed yet."
+    try:
+        return study.pick(), ""
+    except CapmismatchError as error:  # a page without a pick still tells what the tables show
+        return None, f"There is no pick: {error}."
+
+
+def _chosen(choice: Choice, probes: pd.DataFrame, tau: float) -> dict[str, str]:
+    """The pick in short: name -> value."""
+    row = choice.table[choice.table["teacher"].eq(choice.teacher) & choice.table["family"].eq(choice.family)].iloc[0]
+    facts = {"Chosen by": choice.grounds}
+    if len(choice.students):
+        facts |= {"Student": choice.student or "all of the study", "Method": choice.label or "differs by student"}
+    if choice.tau is not None or len(choice.students):
+        facts["Temperature"] = "differs by student" if choice.tau is None else shown.number(choice.tau)
+    if pd.notna(row["p_best"]):
+        facts["P(best)"] = percent(row["p_best"])
+        facts["Expected regret"] = f"{row['regret']:.2f} accuracy points"
+    own = probes[probes["teacher"].eq(choice.teacher) & probes["family"].eq(choice.family)]
+    if (soft := shown.soft_labels(own, tau)) is not None:
+        values = [f"{NAMES[name]} {shown.number(soft[name].iloc[0])}" for name in (*COMPANIONS, *DERIVED)]
+        facts[f"Soft labels at tau={tau:g}"] = ", ".join(values)
+    return facts
+
+
+def _grounds(choice: Choice) -> list[tuple[str, list[str]]]:
+    """Reasons and risks, teachers called as in the figures: without the family where the name is unique."""
+    table = choice.table
+    labels = dict(zip(table["family"] + "/" + table["teacher"], teacher_labels(table), strict=True))
+    longest_first = "|".join(re.escape(name) for name in sorted(labels, key=len, reverse=True))
+    sections = {"Reasons": choice.reasons, "Risks": choice.risks}
+    return [
+        (title, [re.sub(longest_first, lambda found: labels[found[0]], sentence) for sentence in sentences])
+        for title, sentences in sections.items() if sentences
+    ]  # fmt: skip
+
+
+def _checks(study: Study) -> dict[str, pd.DataFrame]:
+    """What there is to say of the logits; nothing without a bank."""
+    try:
+        return {"checks": check_bank(study.bank)}
+    except CapmismatchError:  # the tables can be told without it
+        return {}
+
+
+def _statements(tables: Mapping[str, pd.DataFrame], tau: float) -> list[Statement]:
+    probe_split = shown.one_split(tables["probes"], "val") if "probes" in tables else "val"
+    split = shown.one_split(tables["results"], "test") if "results" in tables else "test"
+    return statements(tables, tau=tau, probe_split=probe_split, split=split)
+
+
+def _by_topic(told: Iterable[Statement]) -> list[tuple[str, str, list[tuple[str, list[Finding]]]]]:
+    """Topic, question and its statements, in the order of `TOPICS`; topics without statements are left out."""
+    topics: dict[str, list[tuple[str, list[Finding]]]] = {}
+    for statement in told:
+        topics.setdefault(statement.topic, []).append((statement.text, [explain(code) for code in statement.codes]))
+    return [(topic, TOPICS[topic][0], topics[topic]) for topic in TOPICS if topic in topics]
+
+
+def _missing(study: Study, tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Why parts of the page are left out, a sentence each."""
+    sentences = []
+    for table, stage in STAGES.items():
+        if table in tables:
+            continue
+        questions = [f"“{question}”" for question, needs in TOPICS.values() if needs == table]
+        why = f"run `{_command(study, stage)}` to make it"
+        if table in ("results", "links") and study.config.distill is None and study.config.results is None:
+            why = "the study names neither students to teach nor a file of results"
+        sentences.append(f"The table of {table} is absent: {why}. Left out with it: {', '.join(questions)}.")
+    return sentences
+
+
+def _tables(tables: Mapping[str, pd.DataFrame], choice: Choice | None, tau: float) -> list[Table]:
+    made: list[Table] = []
+    if choice is not None:
+        made += [shown.teachers(choice, tables["probes"], tau), *shown.students(choice), shown.rules(choice)]
+    if "probes" in tables:
+        made += shown.probes(tables["probes"], sorted({1.0, tau}))
+    if "links" in tables:
+        made.append(shown.links(tables["links"]))
+    if "ranks" in tables:
+        made.append(shown.ranks(tables["ranks"]))
+    if "restored" in tables:
+        made.append(shown.restored(tables["restored"]))
+    if "results" in tables:
+        made.append(shown.results(tables["results"]))
+    return made
+
+
+def _figures(folder: Path) -> list[Figure]:
+    """Every PNG of a folder: what students do first, then the gallery's order."""
+    names = {unquote(file.stem): file for file in sorted(folder.glob("*.png"))}
+    order = {name: place for place, name in enumerate(gallery.FIGURES)}
+    first = "capacity_curve"
+    ordered = sorted(names, key=lambda name: -1 if name.startswith(first) else order.get(name, len(order)))
+    return [
+        Figure(
+            name.replace("_", " ").capitalize().replace("Isats", "ISATS"), gallery.caption(name), names[name].stem,
+            base64.b64encode(names[name].read_bytes()).decode("ascii"),
+        )
+        for name in ordered
+    ]  # fmt: skip
+
+
+def _full_names(folder: Path) -> dict[str, str]:
+    """Full names of teachers that the figures show in short, as `capmismatch.plots.save` wrote them into each PNG."""
+    found: dict[str, str] = {}
+    for file in sorted(folder.glob("*.png")):
+        with suppress(OSError), Image.open(file) as picture:  # a broken picture has no names to tell
+            lines = str(picture.info.get("Description", "")).splitlines()
+            found |= dict(line.split(" = ", 1) for line in lines if " = " in line)
+    return dict(sorted(found.items()))
+
+
+def _commands(study: Study) -> list[tuple[str, str]]:
+    """What to type to repeat the study, and to write only this page anew."""
+    commands = {"run": "repeat the study; what is there already is kept", "report": "write only this page anew"}
+    return [(_command(study, verb), does) for verb, does in commands.items()]
+
+
+def _command(study: Study, verb: str) -> str:
+    """From the study file's folder, wherever that lies: the page may be read on another machine."""
+    where = [] if study.folder == study.file.parent else ["--folder", study.folder.name]
+    return shlex.join(["capmismatch", verb, study.file.name, *where])
+
+
+def _facts(study: Study, tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str]]:
+    """Versions, platform, seeds and dates."""
+    config = study.config
+    files = {name: study.folder / "tables" / f"{name}.parquet" for name in tables}
+    facts = [
+        ("Page written", _iso(datetime.now(UTC).timestamp())),
+        *((f"Table {name} written", _iso(file.stat().st_mtime)) for name, file in files.items()),
+        ("Python", platform.python_version()),
+        ("Platform", platform.platform()),
+        *((f"Package {name}", version) for name, version in _versions().items()),
+        ("Seed of the data's split", str(config.data.seed)),
+    ]
+    if "probes" in tables:
+        facts.append(("Seeds of teachers", _distinct(tables["probes"]["seed"])))
+    if "results" in tables:
+        facts.append(("Seeds of students", _distinct(tables["results"]["seed"])))
+    return [*facts, ("Seed of the links' bootstrap", str(config.correlate.seed))]
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # run from its sources, or an optional package
+            continue
+    return found
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _distinct(values: pd.Series) -> str:
+    return ", ".join(str(value) for value in sorted(values.unique()))

@@ -1,0 +1,1 @@
+"""From tables to a teacher: links, rules, evidence, the pick, and its sentences."""

@@ -1,0 +1,386 @@
+"""Which probes of the teachers go together with how well their students do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from capmismatch.errors import InputError, must_be_one_of, must_count, require_columns
+from capmismatch.findings import join_codes
+from capmismatch.stats import correlations as st
+from capmismatch.stats.matching import compared, level_seeds, only_split, runs_as_units, warn_unmatched, with_families
+
+__all__ = ["correlate"]
+
+LINK_COLUMNS = (
+    *("probe", "tau", "student", "label", "method", "metric", "value", "low", "high", "p", "p_adjusted", "n"),
+    *("partial_accuracy", "partial_params", "partial_accuracy_params", "partial_target_prob", "expected_sign"),
+    "findings",
+)
+"""Columns of the links table."""
+
+FEW_TEACHERS = 5
+"""Fewer teachers of one family carry finding CM003: no order of their ranks has p < 0.05."""
+
+CONFIDENCE_BOUND = ("derived_average", "derived_variance", "derived_std")
+"""Probes that contain the factor (1 - p_y), and so may restate confidence (finding CM005)."""
+
+_PARTIALS = ("partial_accuracy", "partial_params", "partial_accuracy_params", "partial_target_prob")
+_UNIT = ["family", "teacher"]
+_REPLICATES = 250  # bootstrap replicates held in memory at a time
+
+
+def correlate(
+    probes: pd.DataFrame,
+    results: pd.DataFrame,
+    *,
+    split: str = "test",
+    probe_split: str = "val",
+    within_family: bool | None = None,
+    expected_signs: Mapping[str, float] | None = None,
+    n_boot: int = 2000,
+    seed: int = 0,
+    unit: str = "teacher",
+    mute: Iterable[str] = (),
+) -> pd.DataFrame:
+    """Link every probe of the teachers to the accuracy of every kind of student.
+
+    The sampling unit is the teacher: its probe is the mean over its training runs, its students' accuracy the mean
+    over runs of the mean over student seeds. What a seed does to all students alike is taken out first where some
+    teacher lacks some of the seeds. With several families only teachers of the same family are compared, unless most of
+    them would have nobody to be compared with. Teachers that have results but no probes are left out, with a warning.
+
+    Parameters
+    ----------
+    probes : DataFrame
+        The probes table: ``family, teacher, params, split, seed, tau, probe, value``.
+    results : DataFrame
+        The results table: ``family, teacher, teacher_seed, student, label, method, seed, split, accuracy``. Rows
+        without a teacher (plain cross-entropy) are left out.
+    split : str
+        Split of the students' accuracy. Results that have only the other one of "val" and "test", as other trainers
+        leave them, are taken as they are, with finding CM013.
+    probe_split : str
+        Split on which the probes were measured.
+    within_family : bool, optional
+        Compare teachers within families only: values and ranks are centred within the family, tau-b counts pairs
+        within families, permutations and the bootstrap stay within families, and a family with a single teacher
+        drops out. Default: where at least half of the teachers of a link are in families of three or more of them;
+        else all are compared with all, with finding CM012 where they are of several families.
+    expected_signs : mapping from probe name to +1, -1 or NaN, optional
+        The direction in which each probe is expected to help. Default: what the registry of probes says.
+    n_boot : int
+        Bootstrap replicates, 1 or more.
+    seed : int
+        Of the bootstrap and of Monte Carlo permutations; equal seeds give equal tables.
+    unit : {"teacher", "run"}
+        ``"run"`` takes every training run as a unit of its own. Runs of one teacher are alike, so its intervals and
+        p-values are too sure; use it to describe, not to infer.
+    mute : iterable of str
+        Codes of findings to leave out.
+
+    Returns
+    -------
+    DataFrame
+        The links table: ``probe, tau, student, label, method, metric, value, low, high, p, p_adjusted, n,
+        partial_accuracy, partial_params, partial_accuracy_params, partial_target_prob, expected_sign, findings``, the
+        strongest Spearman correlations first; `metric` is "spearman", "pearson" or "kendall" (tau-b) and `n` the number
+        of teachers. The `partial_*` columns hold the same coefficient with the teacher's accuracy, log parameters, both
+        of them, or target probability at the same temperature held fixed (NaN where that is undefined or unknown, or
+        the teachers are so few that nothing else than -1 and 1 could come out).
+
+    Raises
+    ------
+    InputError
+        If a column is missing, a split has no rows, rows are repeated, no teacher has both probes and results, or
+        `n_boot` is below 1.
+
+    Notes
+    -----
+    **Intervals** (95 %) are taken on Fisher's z scale, ``tanh(atanh(r) +- 1.96 s)``, where ``s^2`` weighs the variance
+    from a hierarchical bootstrap (teachers, then runs, then student seeds) with that of normal theory
+    (`capmismatch.stats.correlations.fisher_interval`). They are about the correlation of the means as measured, which
+    seed noise draws toward zero. Simulated (``benchmarks/bench_coverage.py``) with 1000 families of each of 168 kinds
+    (one or two runs, one to four student seeds, no to a strong link, normal or heavy-tailed probes) they cover the
+    truth in
+    * 93.1-97.8 % for Pearson, whatever the number of teachers;
+    * 92.8-99.1 % for Spearman and Kendall with 8 or 12 teachers of one family, or 4 and 8 or 6 and 6 of two, and
+      93.0-99.0 % with 6, 96.4 % on average; those above 97 % are mostly of single seeds;
+    * 94.3-99.7 % for both with 5: their ranks have only 120 orders, and no interval covers in just 95 %;
+    * 88.6-98.5 % for both in two families of 4, lowest for strong links measured well: ranks are coarse there, and
+      Spearman's is drawn toward zero.
+
+    Percentile intervals cover in 86.6-99.8 % of the same families, BCa in 79.0-98.2 %.
+
+    **p-values** permute the students' accuracies over teachers: all permutations up to 9!, 10,000 random ones above
+    (with one added to both counts). `p_adjusted` is Benjamini-Hochberg's over all probes and temperatures of the same
+    student, label and metric.
+
+    **Findings**: CM003 so few teachers that no order of their ranks has p < 0.05 (fewer than five of one family); CM004
+    the interval covers zero; CM005 a probe that contains (1 - p_y) whose interval excludes zero, but no longer with p_y
+    at the same temperature held fixed, where p_y has a link of its own (normal-theory intervals of the partial
+    correlation and of p_y's); CM006 a sign against expectation; CM012 teachers of several families compared with one
+    another; CM013 accuracies of another split than `split`; CM014 an undefined coefficient, for the probe or the
+    accuracy is the same for all teachers. See `capmismatch.findings.explain`.
+
+    Examples
+    --------
+    >>> teachers = [f"resnet{depth}" for depth in (8, 14, 20, 26, 32, 38)]
+    >>> probes = pd.DataFrame({"family": "resnet", "teacher": teachers, "params": [1e5, 2e5, 3e5, 4e5, 5e5, 6e5],
+    ...     "split": "val", "seed": 0, "tau": 4.0, "probe": "derived_std", "value": [1.0, 2.0, 4.0, 6.0, 5.0, 3.0]})
+    >>> results = pd.DataFrame({"family": "resnet", "teacher": teachers, "teacher_seed": 0, "student": "cnn",
+    ...     "method": "KD", "label": "KD tau=4", "seed": 0, "split": "test",
+    ...     "accuracy": [0.61, 0.62, 0.65, 0.67, 0.66, 0.63]})
+    >>> links = correlate(probes, results, expected_signs={"derived_std": 1})
+    >>> links[["metric", "value", "p", "n"]].round(3).values.tolist()
+    [['spearman', 1.0, 0.003, 6], ['pearson', 0.994, 0.003, 6], ['kendall', 1.0, 0.003, 6]]
+    """
+    must_be_one_of(unit, ["teacher", "run"], "unit")
+    must_count(n_boot, "n_boot")
+    probes, results = _chosen_rows(probes, results, probe_split, split)
+    moved = bool(results["split"].ne(split).all())
+    warn_unmatched(probes, results)
+    if unit == "run":
+        probes, results = runs_as_units(probes, results)
+    teachers = shared_teachers(probes, results)
+    signs = _registered_signs() if expected_signs is None else expected_signs
+    x = pack_columns(probes, teachers, ["probe", "tau"], ["seed"], "value", "the probes table")
+    setting, seeds = ["student", "label", "method"], ["teacher_seed", "seed"]
+    results = pd.concat([level_seeds(rows, _UNIT) for _, rows in results.groupby(setting, dropna=False)])
+    y = pack_columns(results, teachers, setting, seeds, "accuracy", "the results table")
+    controls = _controls(x, probes, teachers)
+    families = pd.factorize(teachers.get_level_values("family"))[0].astype(np.int64)
+
+    frames: list[pd.DataFrame] = []
+    for rows, left, right in _blocks(x, y):
+        rows, groups = compared(rows, families, within_family)
+        across = len(np.unique(families[rows])) > len(np.unique(groups))
+        block = _Block(x.values[rows][..., left], y.values[rows][..., right], groups, controls[:, rows][..., left])
+        keys = (x.keys.iloc[left], y.keys.iloc[right])
+        for metric in st.METRICS:
+            frames.append(_link_rows(block, metric, *keys, n_boot=n_boot, seed=seed).assign(across=across))
+    links = pd.concat(frames, ignore_index=True).assign(moved=moved)
+    return _finish(links, signs, mute)
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """Values (n, R, K, p) of teachers, runs, seeds and columns, NaN where there is none, and the columns' keys."""
+
+    values: NDArray[np.float64]
+    keys: pd.DataFrame
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        return st.nested_mean(self.values)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Columns that share the same teachers: probes x, accuracies y, group of each teacher, controls (3, n, p)."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    groups: NDArray[np.int64]
+    controls: NDArray[np.float64]
+
+
+def _chosen_rows(
+    probes: pd.DataFrame, results: pd.DataFrame, probe_split: str, split: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    require_columns(probes, [*_UNIT, "params", "split", "seed", "tau", "probe", "value"], "the probes table")
+    wanted = [*_UNIT, "teacher_seed", "student", "label", "method", "seed", "split", "accuracy"]
+    require_columns(results, wanted, "the results table")
+    split = only_split(results, split)
+    rows_of(probes, probe_split, "the probes table")
+    rows = rows_of(results, split, "the results table")
+    taught = rows[rows["teacher"].fillna("").ne("") & rows["accuracy"].notna()]
+    if taught.empty:
+        raise InputError(f"the results table has no row with a teacher and an accuracy on split {split!r}")
+    chosen = probes[probes["split"].eq(probe_split) & np.isfinite(probes["value"])]
+    return chosen, with_families(taught, chosen)
+
+
+def rows_of(frame: pd.DataFrame, split: str, what: str) -> pd.DataFrame:
+    """The rows of one split; an error that lists the splits there are where it has none."""
+    rows = frame[frame["split"].eq(split)]
+    if rows.empty:
+        raise InputError(f"{what} has no rows for the split {split!r}; it has {sorted(frame['split'].unique())}")
+    return rows
+
+
+def shared_teachers(probes: pd.DataFrame, results: pd.DataFrame) -> pd.MultiIndex:
+    probed, taught = (pd.MultiIndex.from_frame(frame[_UNIT].drop_duplicates()) for frame in (probes, results))
+    shared = probed.intersection(taught).sort_values()
+    if shared.empty:
+        lists = [["/".join(filter(None, unit)) for unit in index.sort_values()] for index in (probed, taught)]
+        raise InputError(f"no teacher has both probes and results: probes are of {lists[0]}, results of {lists[1]}")
+    return shared
+
+
+def _registered_signs() -> Mapping[str, float]:
+    from capmismatch.probes import expected_signs  # here, for the registry loads torch
+
+    return expected_signs()
+
+
+def pack_columns(
+    frame: pd.DataFrame, teachers: pd.MultiIndex, columns: list[str], levels: list[str], value: str, what: str
+) -> _Packed:
+    """Lay a tidy table out as an array: teacher, run, seed within the run, column."""
+    unit = teachers.get_indexer(pd.MultiIndex.from_frame(frame[_UNIT]))
+    frame = frame[unit >= 0].assign(unit=unit[unit >= 0])
+    for wrong, problem, advice in (
+        (frame[levels].isna().any(axis=1), "has no number for a seed in the row of", ""),
+        (frame.duplicated(["unit", *columns, *levels]), "holds more than one row for",
+         f"; give each run a number of its own in the column {levels[-1]!r}"),
+    ):  # fmt: skip
+        if wrong.any():
+            (row,) = frame[wrong].iloc[:1].to_dict("records")  # with Python's numbers rather than NumPy's
+            named = ", ".join(f"{name}={row[name]!r}" for name in [*_UNIT, *columns, *levels])
+            raise InputError(f"{what} {problem} {named}{advice}")
+    by_column = frame.groupby(columns, dropna=False, sort=True)
+    frame = frame.assign(column=by_column.ngroup())
+    keys = frame.drop_duplicates("column").sort_values("column")[columns].reset_index(drop=True)
+    place, outer = [], ["unit", "column"]
+    for level in levels:
+        place.append(frame.groupby(outer)[level].rank("dense").astype(int).to_numpy() - 1)
+        outer = [*outer, level]
+    run = place[0]
+    within = place[1] if len(place) > 1 else np.zeros_like(run)
+    values = np.full((len(teachers), run.max() + 1, within.max() + 1, len(keys)), np.nan)
+    values[frame["unit"], run, within, frame["column"]] = frame[value]
+    return _Packed(values, keys)
+
+
+def _controls(x: _Packed, probes: pd.DataFrame, teachers: pd.MultiIndex) -> NDArray[np.float64]:
+    """What each probe column is controlled for: accuracy, log parameters, p_y at its own temperature, as (3, n, p)."""
+    means, name = x.means, x.keys["probe"]
+    controls = np.full((3, *means.shape), np.nan)
+    accuracy = np.flatnonzero(name.eq("accuracy"))
+    if accuracy.size:
+        controls[0] = means[:, accuracy[:1]]
+    params = probes.groupby(_UNIT)["params"].first().reindex(teachers).to_numpy(float)
+    controls[1] = np.log(np.where(params > 0, params, np.nan))[:, None]
+    taus = x.keys["tau"].to_numpy(float)
+    for confidence in np.flatnonzero(name.eq("target_prob")):
+        controls[2][:, taus == taus[confidence]] = means[:, [confidence]]
+    return controls
+
+
+def _blocks(x: _Packed, y: _Packed) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
+    """Teachers, probe columns and result columns such that every column has every teacher of its block."""
+    left, left_of = np.unique(np.isfinite(x.means), axis=1, return_inverse=True)
+    right, right_of = np.unique(np.isfinite(y.means), axis=1, return_inverse=True)
+    for i in range(left.shape[1]):
+        for j in range(right.shape[1]):
+            rows = np.flatnonzero(left[:, i] & right[:, j])
+            yield rows, np.flatnonzero(left_of == i), np.flatnonzero(right_of == j)
+
+
+def _link_rows(
+    block: _Block, metric: str, left: pd.DataFrame, right: pd.DataFrame, *, n_boot: int, seed: int
+) -> pd.DataFrame:
+    """One row for each pair of columns of the block."""
+    n = len(block.groups)
+    shape = (len(left), len(right))
+    links = {name: np.full(shape, np.nan) for name in ("value", "low", "high", "p", *_PARTIALS)}
+    restates = np.zeros(shape, dtype=bool)
+    if n >= 3:
+        x, y = st.nested_mean(block.x), st.nested_mean(block.y)
+        value = st.correlations(x, y, block.groups, metric)
+        replicates = _bootstrap(block, metric, n_boot, seed)
+        low, high = st.fisher_interval(value, metric, st.effective_size(block.groups, metric), replicates)
+        partials, restates = _partials(x, y, block, metric, value)
+        p = st.permutation_p(x, y, block.groups, metric, seed=seed)
+        links = {"value": value, "low": low, "high": high, "p": p, **dict(zip(_PARTIALS, partials, strict=True))}
+    index = [axis.ravel() for axis in np.indices(shape)]
+    frame = pd.concat([left.iloc[index[0]].reset_index(drop=True), right.iloc[index[1]].reset_index(drop=True)], axis=1)
+    for name, values in links.items():
+        frame[name] = values.ravel()
+    few = st.least_p(block.groups) >= 0.05
+    return frame.assign(metric=metric, n=n, few=few, restates=restates.ravel())
+
+
+def _bootstrap(block: _Block, metric: str, n_boot: int, seed: int) -> NDArray[np.float64]:
+    """Correlations (n_boot, p, q) with teachers, their runs and their students' seeds redrawn."""
+    return np.concatenate([st.correlations(x, y, block.groups, metric) for x, y in resampled(block, n_boot, seed)])
+
+
+def resampled(block: _Block, n_boot: int, seed: int) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Means of the probes (b, n, p) and of the accuracies (b, n, q) in bootstrap replicates, some at a time."""
+    rng = np.random.default_rng(seed)
+    n, runs, seeds = len(block.groups), max(block.x.shape[1], block.y.shape[1]), block.y.shape[2]
+    for start in range(0, n_boot, _REPLICATES):
+        size = min(_REPLICATES, n_boot - start)
+        units = st.stratified_resample(block.groups, size, rng)
+        run, within = rng.random((size, n, runs)), rng.random((size, n, runs, seeds))
+        x = st.resample_nested(block.x, units, run, within)
+        yield x, st.resample_nested(block.y, units, run, within)
+
+
+def _partials(
+    x: NDArray[np.float64], y: NDArray[np.float64], block: _Block, metric: str, value: NDArray[np.float64]
+) -> tuple[list[NDArray[np.float64]], NDArray[np.bool_]]:
+    """The correlations (p, q) with controls held fixed, one of `_PARTIALS` each; and where a link is p_y's as well.
+
+    That is where p_y has a link, and the column has none once p_y is held fixed. Without the first, a link that only
+    few teachers carry would be called confidence wherever holding something fixed costs it its significance.
+    """
+    left, right = st.unit_vectors(x, block.groups, metric), st.unit_vectors(y, block.groups, metric)
+    # Most columns share one control, but p_y goes with the temperature of the column.
+    held = [st.unit_vectors(control, block.groups, metric) for control in block.controls]
+    with_x, with_y = [(left * unit).sum(axis=0)[:, None] for unit in held], [unit.T @ right for unit in held]
+    accuracy, params, confidence = (
+        st.partial_correlation(value, *pair) for pair in zip(with_x, with_y, strict=True)
+    )
+    between = (held[0] * held[1]).sum(axis=0)[:, None]
+    both = st.partial_correlation(
+        accuracy,
+        st.partial_correlation(with_x[1], with_x[0], between),
+        st.partial_correlation(with_y[1], with_y[0], between),
+    )
+    # Where one of the two determines the other, holding it fixed as well changes nothing.
+    both = np.where(between**2 > 1 - 1e-9, accuracy, both)
+    n, room = (st.effective_size(block.groups, kind) for kind in (metric, "pearson"))
+    partials = [
+        one if room > 2 + fixed else np.full_like(one, np.nan)
+        for one, fixed in ((accuracy, 1), (params, 1), (both, 2), (confidence, 1))
+    ]
+    lasts = _excludes_zero(*st.fisher_interval(confidence, metric, n - 1))
+    linked = _excludes_zero(*st.fisher_interval(with_y[2], metric, n))
+    return partials, linked & ~lasts
+
+
+def _excludes_zero(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return (low > 0) | (high < 0)
+
+
+def _finish(links: pd.DataFrame, signs: Mapping[str, float], mute: Iterable[str]) -> pd.DataFrame:
+    """Add what needs the whole table: corrected p-values, expectations, findings, order."""
+    links["p_adjusted"] = links.groupby(["student", "label", "metric"])["p"].transform(
+        lambda p: st.benjamini_hochberg(p.to_numpy(float))
+    )
+    links["expected_sign"] = links["probe"].map(signs).astype(float)
+    clear = _excludes_zero(links["low"].to_numpy(), links["high"].to_numpy())
+    flags = {
+        "CM003": links["few"],
+        "CM004": links["value"].notna() & ~clear,
+        "CM005": links["probe"].isin(CONFIDENCE_BOUND) & clear & links["restates"],
+        "CM006": (links["value"] * links["expected_sign"]).lt(0),
+        "CM012": links["across"] & links["value"].notna(),
+        "CM013": links["moved"],
+        "CM014": links["value"].isna() & links["n"].ge(3),
+    }
+    marked = pd.DataFrame(flags)
+    links["findings"] = [join_codes(marked.columns[row], mute) for row in marked.to_numpy()]
+    pair = ["probe", "tau", "student", "label"]
+    strength = links["value"].abs().where(links["metric"].eq("spearman"))
+    strength = strength.groupby([links[name] for name in pair], dropna=False).transform("max").fillna(-1.0)
+    order = links.assign(strength=-strength, rank=links["metric"].map(st.METRICS.index))
+    order = order.sort_values(["strength", *pair, "rank"], kind="stable")
+    return order[list(LINK_COLUMNS)].reset_index(drop=True)

@@ -1,0 +1,325 @@
+"""The reasons and risks of a choice, in words with numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from capmismatch._utils.text import count, join, short
+from capmismatch.selection.candidates import UNIT, Candidates
+from capmismatch.selection.rules import COMPANIONS, DEFAULT_RULE, DEFAULT_TAU, DERIVED, NAMES, RELEVANT, Rule
+from capmismatch.selection.students import Taught
+from capmismatch.stats.estimates import Estimate
+
+TOLD_STUDENTS = 3
+TOLD_SETTINGS = 3
+SHARED = 0.05
+"""Points by which seeds move all students alike, below which it is not worth a sentence."""
+
+ALIKE = (
+    "The seeds of each teacher agree to less than one example: were they different runs? They say nothing of the "
+    "noise, so that of the examples is taken."
+)
+"""What it means that `capmismatch.stats.posterior.Noise.alike`."""
+
+
+def percent(share: float) -> str:
+    """A chance as a whole percentage; draws do not make one certain."""
+    return "over 99 %" if share > 0.99 else f"{100 * share:.0f} %"
+
+
+def named(row: pd.Series) -> str:
+    """The teacher of a row of a table, with its family."""
+    return f"{row['family']}/{row['teacher']}"
+
+
+def ranking(table: pd.DataFrame, rule: Rule, tau: float | None) -> list[str]:
+    """How the best by a probe compares with the next, with p_y and IV beside a derived probe."""
+    how = "highest" if rule.sign > 0 else "lowest"
+    at = "" if tau is None else f" at tau={tau:g}"
+    first = table.iloc[0]
+    sentence = f"{named(first)} has the {how} {rule.probe}{at}: {_interval(first)}{_beside(first)}."
+    if len(table) > 1:
+        second = table.iloc[1]
+        sentence += f" Next comes {named(second)} with {_interval(second)}{_beside(second)}."
+    if tau is not None and tau != DEFAULT_TAU:
+        sentence += f" The probes have no tau={DEFAULT_TAU:g}; tau={tau:g} is the nearest there is."
+    return [sentence]
+
+
+def without_probe(wide: pd.DataFrame, table: pd.DataFrame, rule: Rule, tau: float | None) -> list[str]:
+    """Teachers that cannot be ranked, for they lack the probe."""
+    ranked = pd.MultiIndex.from_frame(table[UNIT])
+    names = ["/".join(unit) for unit in wide.index if unit not in ranked]
+    at = "" if tau is None else f" at tau={tau:g}"
+    return [f"Left out, for their {rule.probe}{at} is missing or no number: {join(names)}."] if names else []
+
+
+def cheapest(tied: pd.DataFrame, chosen: pd.Series) -> list[str]:
+    """Who is tied, and why the chosen one is taken among them."""
+    if len(tied) < 2:
+        return []
+    names = join([named(row) for _, row in tied.iterrows()])
+    why = f"{named(chosen)} is taken as the smallest, so the cheapest, of them ({chosen['params']:,.0f} parameters)."
+    if tied["params"].isna().any():
+        why = f"{named(chosen)} is taken for its value, for not all their sizes are known."
+    return [f"Too close to call between {names}: the 95 % intervals of their differences cover zero. {why}"]
+
+
+def rivals(rules: pd.DataFrame, chosen: pd.Series, used: Rule) -> list[str]:
+    """Whom the rules that people go by would take instead, and how those teachers stand on the used probe."""
+    sentences: list[str] = []
+    if rules.groupby(UNIT).ngroups < 2 and named(rules.iloc[0]) == named(chosen):
+        return ["All rules would take it."]
+    relevant, others = _by_teacher(rules[rules["rule"].ne(used.name)])
+    for taking in relevant:
+        row = taking.iloc[0]
+        if named(row) == named(chosen):
+            sentences.append(f"{_rules(taking)} would take the same teacher.")
+            continue
+        sentences.append(
+            f"{_rules(taking)} would take {named(row)}: its {used.probe} is {_value(row['score'])}{_beside(row)}, "
+            f"against {_value(chosen['score'])}{_beside(chosen)} of {named(chosen)}."
+        )
+    if others:
+        first, *more = [(_rules(taking), named(taking.iloc[0])) for taking in others]
+        told = [f"Of the other rules {first[0]} would take {first[1]}", *(f"{who} {whom}" for who, whom in more)]
+        sentences.append("; ".join(told) + ".")
+    return sentences
+
+
+def left_out(missing: list[str]) -> list[str]:
+    """Which rules had no probe to go by."""
+    return [f"Rules left out because the table lacks their probe: {', '.join(missing)}."] if missing else []
+
+
+def estimate(table: pd.DataFrame, chosen: pd.Series) -> str:
+    """The chosen teacher's estimate, chance and expected loss."""
+    kind = "estimated from its students" if chosen["measured"] else "predicted, for it has no student in this setting"
+    return f"{named(chosen)}: accuracy {_accuracy(chosen)} on the choosing split, {kind}{chance(table, chosen)}."
+
+
+def settings(students: pd.DataFrame, compared: pd.DataFrame) -> list[str]:
+    """Best setting and teacher of each of the first students, and how sure the setting is."""
+    told = []
+    for _, row in students.head(TOLD_STUDENTS).iterrows():
+        report = f"accuracy to report: {Estimate(row['accuracy']).percent()}"
+        ahead = lead(compared[compared["student"].eq(row["student"])])
+        if len(students) == 1:
+            told.append(f"Setting: '{row['label']}' with {named(row)} ({report}){ahead}.")
+            continue
+        likely = f"the best teacher with a chance of {percent(row['p_best'])}"
+        told.append(f"Setting of '{row['student']}': '{row['label']}' with {named(row)} ({likely}; {report}){ahead}.")
+    more = len(students) - len(told)
+    return [*told, f"{count(more, 'more student')} in the table."] if more > 0 else told
+
+
+def ties(table: pd.DataFrame, chosen: pd.Series) -> list[str]:
+    """Who cannot be told apart from the best, and what the cheapest of them would cost."""
+    tied = table[table["tie"]]
+    if len(table) < 2:
+        return []
+    if len(tied) < 2:
+        return [f"{named(table.iloc[0])} is better than every other teacher beyond the 95 % intervals."]
+    names = join([named(row) for _, row in tied.iterrows()])
+    sentence = f"Too close to call between {names}." if len(tied) < len(table) else (
+        f"Too close to call: none of the {count(len(table), 'teacher')} is shown to be worse than the best."
+    )  # fmt: skip
+    untested = tied[(tied["score"] > chosen["score"]) & ~tied["measured"]]
+    if len(untested):
+        better = join([named(row) for _, row in untested.iterrows()])
+        sentence += f" Predicted to do as well or better, but without a student in this setting: {better}."
+    return [f"{sentence}{_smaller(tied, chosen)}"]
+
+
+def gain(table: pd.DataFrame, chosen: pd.Series) -> list[str]:
+    """How the teachers compare with plain cross-entropy."""
+    if table["gain"].isna().all():
+        return ["The results lack plain cross-entropy (or have it not for every student): the gain is unknown."]
+    if not (table["gain_low"] > 0).any():
+        return [
+            "No teacher beats plain cross-entropy by more than its interval: distillation is not shown to help here "
+            f"({named(chosen)} gains {_gain(chosen)})."
+        ]
+    return [f"Over plain cross-entropy {named(chosen)} gains {_gain(chosen)} on the reporting split."]
+
+
+def rule_costs(rules: pd.DataFrame) -> list[str]:
+    """What following the rules that people go by would have lost."""
+    if not rules["regret"].any():  # a single teacher
+        return []
+    losses = []
+    relevant, others = _by_teacher(rules)
+    for taking in relevant:
+        row = taking.iloc[0]
+        loss = f"{row['regret']:.2f} points [{row['low']:.2f}, {row['high']:.2f}]"
+        losses.append(f"{_rules(taking)} ({named(row)}) would lose {loss}")
+    for taking in others:
+        losses.append(f"{_rules(taking)} ({named(taking.iloc[0])}) {taking.iloc[0]['regret']:.2f}")
+    return [f"{'; '.join(losses)}."] if losses else []
+
+
+def result_risks(table: pd.DataFrame, chosen: pd.Series, taught: Sequence[Taught]) -> list[str]:
+    """What could make the choice wrong although the numbers are right."""
+    risks = []
+    absent = table[~table["measured"]]
+    if len(absent):
+        names = ", ".join(named(row) for _, row in absent.iterrows())
+        risks.append(f"Without students in this setting, and only predicted, with wide intervals: {names}.")
+    noises = [part.choosing.noise for part in taught]
+    if any(noise.alike for noise in noises):
+        risks.append(ALIKE)
+    elif any(np.isinf(noise.free) for noise in noises):
+        risks.append("Some students have a single seed: their noise is that of the examples alone, which is too small.")
+    shared = max((100 * noise.shared for noise in noises if np.isfinite(noise.shared)), default=0.0)
+    if shared >= SHARED:
+        risks.append(
+            "Intervals of accuracies are for these seeds, to compare teachers: new seeds may lift or lower all "
+            f"students together (from seed to seed by {shared:.1f} points here, one standard deviation)."
+        )
+    if chosen["tie"] and chosen["p_best"] < 0.5:
+        another = percent(1 - chosen["p_best"])
+        risks.append(f"Another teacher is the best with a chance of {another}; more seeds would tell.")
+    return risks
+
+
+def setting_risks(compared: pd.DataFrame) -> list[str]:
+    """That the best setting is not established."""
+    if compared.empty:
+        return []
+    unsettled = {
+        str(student): own[own["tie"]]["label"].tolist()
+        for student, own in compared.groupby(compared["student"] if "student" in compared else np.zeros(len(compared)))
+        if own["tie"].sum() > 1
+    }
+    if not unsettled:
+        return []
+    if len(unsettled) > 1 or ("student" in compared and compared["student"].nunique() > 1):
+        whose = join([f"'{student}'" for student in unsettled])
+        return [f"The setting is not settled for {whose}: see the ties among settings. More seeds would tell."]
+    best, *others = next(iter(unsettled.values()))
+    names = [f"'{label}'" for label in others[:TOLD_SETTINGS]]
+    names += [f"{len(others) - len(names)} more"] if len(others) > len(names) else []
+    return [f"The setting is not settled: {join(names)} cannot be told from '{best}'; more seeds would tell."]
+
+
+def unknown_probes(candidates: Candidates, only: Iterable[tuple[str, str]]) -> list[str]:
+    """Probes that predict, and that some of these teachers lack."""
+    wanted = set(only)
+    lacking = [
+        f"{probe} of {join(names)}"
+        for probe, units in candidates.lacking.items()
+        if (names := ["/".join(unit) for unit in units if unit in wanted])
+    ]
+    return [f"Probes that are missing count as average: {'; '.join(lacking)}."] if lacking else []
+
+
+def one_split_risk(only: str) -> list[str]:
+    """What it means that results are of one split alone."""
+    if not only:
+        return []
+    return [
+        f"There are results on {only!r} alone: what is reported was also chosen by, and looks better than it is. "
+        "Measure the student that you take on other examples."
+    ]
+
+
+def edge_risk(table: pd.DataFrame, chosen: pd.Series) -> list[str]:
+    """A choice at the end of the range of sizes may not be the best size."""
+    sizes = table["params"]
+    if len(table) < 3 or sizes.isna().any() or chosen["params"] not in (sizes.min(), sizes.max()):
+        return []
+    end = "smallest" if chosen["params"] == sizes.min() else "largest"
+    return [f"{named(chosen)} is the {end} teacher here: a still {end.replace('est', 'er')} one may be better."]
+
+
+def measured_for(rule: str) -> str:
+    """Where the default rule was found to be cheap."""
+    known = " (where measured, cheap under plain KD, no better than others under ATS and ISATS)"
+    return known if rule == DEFAULT_RULE else ""
+
+
+def confidence_risk(table: pd.DataFrame, rule: Rule) -> list[str]:
+    """A derived probe without p_y and IV beside it may restate the teachers' confidence."""
+    if rule.probe not in DERIVED or set(COMPANIONS) <= set(table):
+        return []
+    return [f"{rule.probe} may only restate confidence: p_y and the inherent variance, which would tell, are missing."]
+
+
+def few(number: int) -> str:
+    """That few teachers were compared."""
+    return "There is one teacher: nothing was compared." if number == 1 else f"Only {number} teachers were compared."
+
+
+def chance(table: pd.DataFrame, chosen: pd.Series) -> str:
+    """Half a sentence: how likely the chosen teacher is the best, and what is lost where it is not."""
+    if len(table) < 2:
+        return ""
+    return (
+        f"; it is the best teacher with a chance of {percent(chosen['p_best'])}, and taking it is expected to lose "
+        f"{chosen['regret']:.2f} accuracy points"
+    )
+
+
+def lead(compared: pd.DataFrame) -> str:
+    """How sure the best of several settings is."""
+    if compared.empty:
+        return ""
+    best, following = compared.iloc[0], compared.iloc[1]
+    ahead = f"{following['behind']:.2f} points [{following['low']:.2f}, {following['high']:.2f}]"
+    return (
+        f", the best of {len(compared)} settings with a chance of {percent(best['p_best'])}; it leads "
+        f"'{following['label']}' by {ahead}"
+    )
+
+
+def _smaller(tied: pd.DataFrame, chosen: pd.Series) -> str:
+    """The smallest teacher that is tied with the best, and what it costs to take it instead."""
+    if tied["params"].isna().all():
+        return ""
+    small = tied[tied["params"].eq(tied["params"].min())].iloc[0]
+    if named(small) == named(chosen) or small["params"] >= chosen["params"]:
+        return ""
+    cost = small["regret"] - chosen["regret"]
+    loss = f"lose {cost:.2f}" if cost >= 0 else f"gain {-cost:.2f}"
+    sizes = f"{small['params']:,.0f} parameters against {chosen['params']:,.0f}"
+    return f" The smallest of them is {named(small)} ({sizes}): to take it instead is expected to {loss} points."
+
+
+def _by_teacher(rules: pd.DataFrame) -> tuple[list[pd.DataFrame], list[pd.DataFrame]]:
+    """A frame a teacher, of the rules that take it: those with a relevant rule, and the others."""
+    rank = rules["rule"].map({rule: place for place, rule in enumerate(RELEVANT)})
+    ordered = rules.assign(rank=rank).sort_values("rank", kind="stable", na_position="last")
+    frames = [taking for _, taking in ordered.groupby(UNIT, sort=False)]
+    return [own for own in frames if own["rank"].notna().any()], [own for own in frames if own["rank"].isna().all()]
+
+
+def _rules(taking: pd.DataFrame) -> str:
+    return join([f"'{rule}'" for rule in taking["rule"]])
+
+
+def _beside(row: pd.Series) -> str:
+    """p_y and IV of a teacher in brackets, where its score is to be read with them."""
+    if not set(COMPANIONS) <= set(row.index):
+        return ""
+    return f" ({', '.join(f'{NAMES[name]} {_value(row[name])}' for name in COMPANIONS)})"
+
+
+def _gain(row: pd.Series) -> str:
+    return f"{row['gain']:.2f} points [{row['gain_low']:.2f}, {row['gain_high']:.2f}]"
+
+
+def _interval(row: pd.Series) -> str:
+    if np.isnan(row["low"]):
+        return _value(row["score"])
+    return f"{_value(row['score'])} [{_value(row['low'])}, {_value(row['high'])}]"
+
+
+def _accuracy(row: pd.Series) -> str:
+    return Estimate(row["score"], row["low"], row["high"]).percent()
+
+
+def _value(number: float) -> str:
+    return "unknown" if np.isnan(number) else short(number)

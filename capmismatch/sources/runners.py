@@ -1,0 +1,165 @@
+"""What gives the logits of some rows: forward passes of a network, or what was saved before."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from capmismatch._utils.files import hash_of
+from capmismatch._utils.torchrun import local_device
+from capmismatch.data.datasets import Dataset
+from capmismatch.data.records import class_columns
+from capmismatch.errors import InputError, must_be_one_of
+from capmismatch.sources.class_names import match_classes
+from capmismatch.sources.families import Teacher
+
+AUTOCASTS = ("bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How forward passes are made; what may change the numbers is recorded with the logits.
+
+    Examples
+    --------
+    >>> Passes().recorded, Passes(autocast="bfloat16", channels_last=True).recorded
+    ('', 'autocast bfloat16, channels_last')
+    """
+
+    batch_size: int = 256
+    device: str = "cpu"
+    autocast: str | None = None
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.autocast is not None:
+            must_be_one_of(self.autocast, AUTOCASTS, "autocast")
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"device {self.device!r} cannot be used here: {str(error).splitlines()[0]}") from None
+
+    @property
+    def recorded(self) -> str:
+        """What differs from plain float32 passes on the CPU, in words."""
+        kind = torch.device(self.device).type
+        words = ["" if kind == "cpu" else kind, f"autocast {self.autocast}" if self.autocast else "",
+                 "channels_last" if self.channels_last else ""]  # fmt: skip
+        return ", ".join(word for word in words if word)
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """The context that the network runs in."""
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, getattr(torch, self.autocast))
+
+
+def columns_of(teacher: Teacher, dataset: Dataset) -> NDArray[np.int64] | None:
+    """The network's column of each class; None where they stand as they are. Saved logits are matched later."""
+    if teacher.saved is not None:
+        return None
+    return match_classes(teacher.classes, dataset.classes, f"teacher {teacher.key}")
+
+
+def recorded(teacher: Teacher, dataset: Dataset, passes: Passes) -> str:
+    """All that decides the logits of these weights and this preprocessing besides, in words; "" for plain passes."""
+    if teacher.saved is not None:
+        return ""
+    columns = columns_of(teacher, dataset)
+    order = "" if columns is None else f"columns {hash_of(columns.tolist())}"
+    return ", ".join(word for word in (passes.recorded, order) if word)
+
+
+class NetworkRunner:
+    """Forward passes of one network over ranges of rows; the network is made when it is first needed."""
+
+    def __init__(self, teacher: Teacher, dataset: Dataset, passes: Passes) -> None:
+        if teacher.module is None or teacher.prepare is None:
+            raise InputError(f"teacher {teacher.key} has neither a network nor saved logits")
+        self.make, self.prepare = teacher.module, teacher.prepare
+        self.key, self.dataset, self.passes = teacher.key, dataset, passes
+        self.device = local_device(passes.device)
+        self.columns, self.outputs = columns_of(teacher, dataset), len(teacher.classes or ())
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """On its device, in eval mode."""
+        network = self.make().to(self.device).eval().requires_grad_(False)
+        return network.to(memory_format=torch.channels_last) if self.passes.channels_last else network
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one example as the data set has them."""
+        from capmismatch.architectures import count_macs
+
+        return count_macs(self.network, tuple(self.prepare(self.dataset.inputs[:1]).shape[1:]))
+
+    def __call__(self, low: int, high: int) -> NDArray[Any]:
+        """Logits of the rows from `low` up to `high`."""
+        step = self.passes.batch_size
+        _ = self.network  # first: a network that is trained as it is made needs gradients
+        with torch.inference_mode(), self.passes.precision():
+            parts = [
+                self._batch(self.dataset.inputs[start : min(start + step, high)]) for start in range(low, high, step)
+            ]
+        whole = np.concatenate(parts)
+        if self.columns is None or whole.ndim != 2:
+            return whole
+        if whole.shape[1] != self.outputs:
+            raise InputError(
+                f"expected {self.outputs} logits, as many as teacher {self.key} names classes, got {whole.shape[1]}"
+            )
+        return np.ascontiguousarray(whole[:, self.columns])
+
+    def _batch(self, raw: Any) -> NDArray[np.float32]:
+        batch = self.prepare(raw).to(self.device)
+        if self.passes.channels_last and batch.ndim == 4:
+            batch = batch.contiguous(memory_format=torch.channels_last)
+        logits = self.network(batch)
+        if not isinstance(logits, Tensor):
+            raise InputError(f"expected a tensor of logits from teacher {self.key}, got {type(logits).__name__}")
+        return logits.float().cpu().numpy()
+
+
+class SavedRunner:
+    """Saved logits, put into the data set's order of rows by example id, and of columns by class name."""
+
+    macs = None
+
+    def __init__(self, teacher: Teacher, dataset: Dataset) -> None:
+        assert teacher.saved is not None
+        own, logits = teacher.saved()
+        if own.fingerprint == dataset.rows.fingerprint:
+            self.logits = logits
+            return
+        columns = class_columns(own.classes, dataset.classes, f"the saved logits of teacher {teacher.key}")
+        place = {identity: row for row, identity in enumerate(own.ids)}
+        missing = next((identity for identity in dataset.rows.ids if identity not in place), None)
+        if missing is not None:
+            raise InputError(
+                f"teacher {teacher.key} has no saved logits for example {str(missing)!r} of data set {dataset.name!r}"
+            )
+        index = np.array([place[identity] for identity in dataset.rows.ids])
+        labels = np.argsort(columns)[own.labels[index]]
+        differs = np.flatnonzero(labels != dataset.labels)
+        if len(differs):
+            row = int(differs[0])
+            raise InputError(
+                f"expected the labels of {dataset.name!r}, got {dataset.classes[labels[row]]!r} with the saved logits "
+                f"of {teacher.key} and {dataset.classes[dataset.labels[row]]!r} in the data set at example "
+                f"{str(dataset.rows.ids[row])!r}"
+            )
+        self.logits = logits[index][:, columns]
+
+    def __call__(self, low: int, high: int) -> NDArray[Any]:
+        """Logits of the rows from `low` up to `high`."""
+        return np.asarray(self.logits[low:high])

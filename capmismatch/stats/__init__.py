@@ -1,0 +1,1 @@
+"""Statistics over few teachers and over examples: correlations, peak, posterior, bootstrap; tables aligned."""

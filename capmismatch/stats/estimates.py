@@ -1,0 +1,211 @@
+"""Numbers with their intervals, for sentences: means of teachers and of pairs of teachers, differences, ratios."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from capmismatch.stats.correlations import fisher_interval
+
+_Z95 = float(stats.norm.ppf(0.975))
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value, its 95 % interval (NaN where there are too few units for one), and how many units it comes from.
+
+    Examples
+    --------
+    >>> Estimate(0.7123, 0.70, 0.72).text(), Estimate(0.7123, 0.70, 0.72).percent()
+    ('0.712 [0.700, 0.720]', '71.2 % [70.0, 72.0]')
+    """
+
+    value: float
+    low: float = np.nan
+    high: float = np.nan
+    n: int = 0
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval is known and lies on one side of zero."""
+        return self.low > 0 or self.high < 0
+
+    def verdict(self, above: str, below: str, neither: str) -> str:
+        """What the interval says of the sign."""
+        if np.isnan(self.low):
+            return "too few runs to give an interval, so nothing is established"
+        return above if self.low > 0 else below if self.high < 0 else neither
+
+    def text(self, form: str = "#.3g", scale: float = 1.0, unit: str = "") -> str:
+        """``value unit [low, high]``."""
+        if np.isnan(self.value):
+            return "unknown"
+        value, low, high = (format(scale * number, form).rstrip(".") for number in (self.value, self.low, self.high))
+        return value + unit + ("" if np.isnan(self.low) else f" [{low}, {high}]")
+
+    def percent(self) -> str:
+        """A share of one, in percent."""
+        return self.text(".1f", 100, " %")
+
+    def points(self) -> str:
+        """A difference of shares, in percentage points."""
+        return self.text("+.2f", 100, " points")
+
+
+def course(frame: pd.DataFrame, value: str) -> dict[str, Estimate]:
+    """Mean of each teacher of one family, by size.
+
+    The interval is Student's t with the variance of runs pooled over teachers (results with several runs of a teacher
+    are averaged within a run first); where no teacher has two runs, the standard error over examples.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"teacher": ["b", "b", "a", "a"], "params": [9, 9, 1, 1], "value": [2.0, 4.0, 0.0, 2.0]})
+    >>> {teacher: mean.value for teacher, mean in course(frame, "value").items()}
+    {'a': 1.0, 'b': 3.0}
+    """
+    unit = ["teacher"]
+    if "teacher_seed" in frame and frame.groupby("teacher")["teacher_seed"].nunique().gt(1).any():
+        unit = ["teacher", "teacher_seed"]
+        runs = frame.groupby(unit)[value].mean()
+    else:
+        runs = frame.set_index("teacher")[value]
+    teachers = frame.groupby("teacher")
+    by_teacher = runs.groupby(level="teacher")
+    mean, number = by_teacher.mean(), by_teacher.count()
+    free = int((number - 1).sum())
+    half = pd.Series(np.nan, index=mean.index)
+    if free > 0:
+        pooled = float(((runs - by_teacher.transform("mean")) ** 2).sum()) / free
+        half = float(stats.t.ppf(0.975, free)) * (pooled / number) ** 0.5
+    elif "se" in frame:
+        half = _Z95 * teachers["se"].mean()
+    elif value == "accuracy" and "n" in frame:
+        half = _Z95 * (mean * (1 - mean) / teachers["n"].first()) ** 0.5
+    order = teachers["params"].first().sort_values(kind="stable").index
+    return {
+        str(teacher): Estimate(float(mean[teacher]), float(mean[teacher] - half[teacher]),
+                               float(mean[teacher] + half[teacher]), int(number[teacher]))
+        for teacher in order
+    }  # fmt: skip
+
+
+def times(over: Estimate, under: Estimate) -> Estimate:
+    """Ratio of two means that are independent; the intervals are joined on the log scale.
+
+    Examples
+    --------
+    >>> times(Estimate(2.0, 1.8, 2.2), Estimate(1.0, 1.0, 1.0)).text()
+    '2.00 [1.81, 2.21]'
+    """
+    if not (over.value > 0 and under.value > 0):
+        return Estimate(np.nan)
+    ratio = over.value / under.value
+    if over == under:
+        return Estimate(ratio)
+    half = np.hypot((over.high - over.value) / over.value, (under.high - under.value) / under.value)
+    return Estimate(ratio, float(ratio * np.exp(-half)), float(ratio * np.exp(half)))
+
+
+def by_seed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of each student seed (rows) with each teacher (columns); seeds that lack a teacher are left out."""
+    return rows.pivot_table(index="seed", columns="teacher", values="accuracy").dropna()
+
+
+def difference(left: pd.Series, right: pd.Series) -> Estimate:
+    """Mean difference of accuracies paired by seed, with Student's t interval; `n` is the number of seeds shared.
+
+    Examples
+    --------
+    >>> left, right = pd.Series([0.70, 0.72, 0.71]), pd.Series([0.69, 0.70, 0.70])
+    >>> difference(left, right).points()
+    '+1.33 points [-0.10, +2.77]'
+    """
+    apart = (left - right).dropna()
+    mean, n = float(apart.mean()), len(apart)
+    if n < 2:
+        return Estimate(mean, n=n)
+    half = float(stats.t.ppf(0.975, n - 1) * apart.std(ddof=1) / np.sqrt(n))
+    return Estimate(mean, mean - half, mean + half, n)
+
+
+def against_best(seeds: pd.DataFrame, teacher: str) -> Estimate:
+    """How the students of a teacher do against those of the best one, paired by seed.
+
+    The best teacher is chosen for each seed from the other seeds, so that its own luck does not count for it.
+
+    Parameters
+    ----------
+    seeds : DataFrame
+        Accuracies, a row a seed (two or more) and a column a teacher.
+    teacher : str
+        A column.
+
+    Examples
+    --------
+    >>> seeds = pd.DataFrame({"s": [0.60, 0.62, 0.61], "m": [0.70, 0.71, 0.72], "l": [0.66, 0.69, 0.68]})
+    >>> against_best(seeds, "l").points()
+    '-3.33 points [-6.20, -0.46]'
+    """
+    others = (seeds.sum() - seeds) / (len(seeds) - 1)
+    best = [seeds.at[seed, others.loc[seed].idxmax()] for seed in seeds.index]
+    return difference(seeds[teacher], pd.Series(best, index=seeds.index))
+
+
+def held_fixed(partial: float, teachers: int) -> Estimate:
+    """A partial Spearman correlation with normal theory's interval; the variable held fixed costs one teacher.
+
+    Examples
+    --------
+    >>> held_fixed(0.7, 12).text(".2f")
+    '0.70 [0.09, 0.93]'
+    """
+    low, high = fisher_interval(np.array(partial, dtype=float), "spearman", int(teachers) - 1)
+    return Estimate(float(partial), float(low), float(high), int(teachers))
+
+
+def pair_mean(alike: Floats, distances: Iterable[int], *, below_floor: bool = False) -> Estimate:
+    """Mean over pairs of teachers that stand some places apart in size.
+
+    The interval is Student's t with the jackknife's standard error, which leaves out one teacher at a time, for pairs
+    that share a teacher are not independent. (Percentiles of a bootstrap over eight teachers are too narrow.)
+
+    Parameters
+    ----------
+    alike : (T, T) array
+        Agreement of teachers in order of size, NaN where unknown; on the diagonal that of runs of one teacher.
+    distances : iterable of int
+        Which pairs: 0 the diagonal, 1 neighbours, and so on.
+    below_floor : bool
+        Instead of the agreement, how far it lies below the mean of the two teachers' own diagonals.
+
+    Examples
+    --------
+    >>> alike = np.array([[0.8, 0.7, 0.5], [0.7, 0.9, 0.8], [0.5, 0.8, 1.0]])
+    >>> round(pair_mean(alike, [1]).value, 3), round(pair_mean(alike, [1], below_floor=True).value, 3)
+    (0.75, 0.15)
+    """
+    place = np.arange(len(alike))
+    apart = place[None] - place[:, None]
+    if below_floor:
+        floor = np.diag(alike)
+        alike = (floor[:, None] + floor[None]) / 2 - alike
+    first, second = np.nonzero(np.isin(apart, list(distances)) & np.isfinite(alike))
+    values = alike[first, second]
+    if not len(values):
+        return Estimate(np.nan)
+    mean, n = float(values.mean()), len(alike)
+    without = [values[(first != left_out) & (second != left_out)] for left_out in place]
+    if not all(len(rest) for rest in without):
+        return Estimate(mean, n=len(values))
+    means = np.array([rest.mean() for rest in without])
+    error = np.sqrt((n - 1) / n * ((means - means.mean()) ** 2).sum())
+    half = float(stats.t.ppf(0.975, n - 1) * error)
+    return Estimate(mean, mean - half, mean + half, len(values))

@@ -1,0 +1,259 @@
+"""What a ``study.toml`` may say: one dataclass a table, and reading the file into them."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from capmismatch._utils.toml import parse
+from capmismatch.data.views import Views
+from capmismatch.distillation.methods import Method
+from capmismatch.errors import InputError, must_count
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where examples come from: ``[data]``.
+
+    Attributes
+    ----------
+    source : as `load_dataset` takes it; may be left out where the first saved logits bring their rows
+    name : what the data are called in the bank and the report; by default the source says
+    split : part -> count or share; "val" and "test" rows go into the bank, "train" rows teach students. By default the
+        split that the source brings, else half "val" and half "test"
+    train : another source for the training rows (its "train" part where it brings a split); then `split` has no "train"
+    train_rows : how many of that source's rows to take, stratified by class; all by default
+    seed : of the splits
+    root, download : folder of torchvision's data sets, and whether it may fetch them
+    """
+
+    source: str | None = None
+    name: str | None = None
+    split: dict[str, int | float] | None = None
+    train: str | None = None
+    train_rows: int | None = None
+    seed: int = 0
+    root: str | None = None
+    download: bool = False
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """What is measured on every teacher: ``[probe]``.
+
+    Attributes
+    ----------
+    taus : temperatures of the probes that depend on one
+    names : which probes, of `capmismatch.probes.REGISTRY`; all by default
+    device : where they, class ranks and restored variance are computed, such as "cuda"
+    """
+
+    taus: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    names: tuple[str, ...] | None = None
+    device: str = field(default="cpu", repr=False)  # the table is the same wherever it is computed
+
+
+@dataclass(frozen=True)
+class RanksConfig:
+    """How class ranks are compared: ``[ranks]``.
+
+    Attributes
+    ----------
+    tau : temperature of the affinity matrices
+    """
+
+    tau: float = 4.0
+
+
+@dataclass(frozen=True)
+class IsatsConfig:
+    """How the variance is restored: ``[isats]``, as `capmismatch.restored_variance` takes it.
+
+    Attributes
+    ----------
+    tau_target : of the target's logit, and of plain temperature scaling
+    tau_other : of the wrong classes' logits under ATS
+    constraint : of ISATS: "order", "anchor" or "none"
+    margin : of the constraint "order", in logits; 1 by default
+    center : "mean" takes each row's mean logit out first, "none" does not
+    """
+
+    tau_target: float = 4.0
+    tau_other: float = 3.0
+    constraint: str = "order"
+    margin: float | None = None
+    center: str = "mean"
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """How the teachers are run: ``[collect]``, as `capmismatch.collect` takes it.
+
+    Attributes
+    ----------
+    batch_size : rows a forward pass
+    dtype : "float32" or "float16", of the stored logits
+    device : where the networks run, such as "cuda"
+    autocast : "bfloat16" or "float16": half precision where torch deems it safe
+    channels_last : whether images lie in memory channel by channel
+    """
+
+    batch_size: int = 256
+    dtype: str = "float32"
+    device: str = "cpu"
+    autocast: str | None = None
+    channels_last: bool = False
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """``[distill]``: which students, settings, seeds, and how they are trained.
+
+    Attributes
+    ----------
+    students : names of architectures, see `capmismatch.architectures.names`
+    methods : settings, see `capmismatch.distillation.methods.Method`; written as ``[[distill.methods]]``
+    seeds : training runs a setting; run s takes the teacher's run s modulo its number of runs
+    views : stored views of the training inputs, see `capmismatch.data.views.Views`
+    recipe : see `capmismatch.training.loop.Recipe`; with a `name`, that of `Recipe.named` and what stands beside it
+    device : where students are trained, "cpu" or "cuda"
+    center, scale : raw inputs become (x - center) / scale; images are brought to [0, 1] first, and take one number a
+        channel
+    """
+
+    students: tuple[str, ...]
+    methods: tuple[Method, ...]
+    seeds: int = 2
+    views: Views = field(default_factory=Views)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+    center: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = (1.0,)
+
+
+@dataclass(frozen=True)
+class ResultsConfig:
+    """Students of another trainer: ``results = { file = ... }``, as `capmismatch.load_results` takes it.
+
+    Attributes
+    ----------
+    file : CSV or Parquet
+    columns : the file's column names where they differ, ``{ top1 = "accuracy" }``
+    percent : whether accuracies are percentages
+    splits : the file's names of splits where they differ, ``{ "held out" = "test" }``
+    """
+
+    file: str
+    columns: dict[str, str] = field(default_factory=dict)
+    percent: bool = False
+    splits: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CorrelateConfig:
+    """How links are estimated: ``[correlate]``.
+
+    Attributes
+    ----------
+    n_boot : bootstrap replicates, 1 or more
+    seed : of the bootstrap and of random permutations
+    """
+
+    n_boot: int = 2000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        must_count(self.n_boot, "n_boot")
+
+
+@dataclass(frozen=True)
+class PickConfig:
+    """How a teacher is chosen: ``[pick]``, as `capmismatch.pick` takes it.
+
+    Attributes
+    ----------
+    evidence : folders of other studies, whose probes and results tell how far to trust the probes
+    family : choose among its teachers; those of other families are evidence where they have students
+    student, label : go by this kind of student, or this setting, alone
+    rule : "auto", or a rule's name such as "largest"
+    """
+
+    evidence: tuple[str, ...] = ()
+    family: str | None = None
+    student: str | None = None
+    label: str | None = None
+    rule: str = "auto"
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """A whole ``study.toml``.
+
+    Attributes
+    ----------
+    name : of the study
+    family : ``[[family]]``, one table for each source of teachers
+    data : ``[data]``, the examples
+    distill : ``[distill]``, the students; left out where nothing is trained
+    results : a CSV or Parquet file of students trained elsewhere, instead of ``[distill]``; where its columns have
+        other names ``{ file = "mine.csv", columns = { top1 = "accuracy" }, percent = true }``
+    question : what the study asks; stands on top of the report
+    collect, probe, ranks, isats, correlate, pick : a table for each of these stages
+    """
+
+    name: str
+    family: tuple[dict[str, Any], ...]
+    data: DataConfig = field(default_factory=DataConfig)
+    distill: DistillConfig | None = None
+    results: str | ResultsConfig | None = None
+    question: str = ""
+    collect: CollectConfig = field(default_factory=CollectConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    ranks: RanksConfig = field(default_factory=RanksConfig)
+    isats: IsatsConfig = field(default_factory=IsatsConfig)
+    correlate: CorrelateConfig = field(default_factory=CorrelateConfig)
+    pick: PickConfig = field(default_factory=PickConfig)
+
+
+def read_study(file: Path) -> StudyConfig:
+    """Read and check a study file."""
+    if not file.is_file():
+        raise InputError(f"there is no study file {file}")
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is not TOML: {error}") from None
+    config = parse(StudyConfig, _with_environment(table, file.name), file.name)
+    if not config.family:
+        raise InputError(f"{file} names no family: expected at least one [[family]] with a source")
+    if config.distill is not None and config.results is not None:
+        raise InputError(f"{file} has both results and [distill]: students are given or trained here, leave one out")
+    if config.distill is not None:
+        _check_labels(config.distill.methods)
+    return config
+
+
+def _with_environment(value: Any, place: str) -> Any:
+    """Replace ``${NAME}`` in every string by the environment variable: a study file need not name where data lie."""
+    if isinstance(value, str):
+        unknown = next((name for name in re.findall(r"\$\{(\w+)\}", value) if name not in os.environ), None)
+        if unknown:
+            raise InputError(f"{place} asks for the environment variable {unknown}, which is not set, in {value!r}")
+        return re.sub(r"\$\{(\w+)\}", lambda match: os.environ[match[1]], value)
+    if isinstance(value, Mapping):
+        return {key: _with_environment(item, place) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_environment(item, place) for item in value]
+    return value
+
+
+def _check_labels(methods: tuple[Method, ...]) -> None:
+    labels = [method.label for method in methods]
+    double = next((label for label in labels if labels.count(label) > 1), None)
+    if double:
+        raise InputError(f"two [[distill.methods]] are both {double!r}: leave one out")

@@ -1,0 +1,59 @@
+"""``log.jsonl`` of a run: one line an epoch, written as it ends, with the seconds that it took."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from capmismatch._utils.files import write_text
+
+
+class EpochLog:
+    """Writes a run's log; one that goes on from a checkpoint first drops the epochs that it is to train again.
+
+    Parameters
+    ----------
+    file : where; what an earlier, killed process left there is gone on with
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "log.jsonl"
+    ...     for epoch in (0, 1):
+    ...         EpochLog(file).write(epoch, loss=0.5)
+    ...     EpochLog(file).write(1, loss=0.25)
+    ...     [(line["epoch"], line["loss"]) for line in read_log(file)]
+    [(0, 0.5), (1, 0.25)]
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file, self._since, self._begun = file, time.monotonic(), False
+
+    def write(self, epoch: int, **values: Any) -> None:
+        """Add the line of an epoch."""
+        if not self._begun:
+            kept = [json.dumps(line) + "\n" for line in read_log(self.file)[:epoch]]
+            write_text(self.file, "".join(kept))
+            self._begun = True
+        now = time.monotonic()
+        line = {"epoch": epoch, **values, "seconds": round(now - self._since, 3)}
+        self._since = now
+        with open(self.file, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    @property
+    def seconds(self) -> float:
+        """What the whole run took, the processes before this one included."""
+        logged = sum(float(line["seconds"]) for line in read_log(self.file))
+        return round(logged + time.monotonic() - self._since, 3)
+
+
+def read_log(file: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log; a kill may have cut off the last."""
+    if not file.exists():
+        return []
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("}\n")]

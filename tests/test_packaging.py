@@ -332,7 +332,7 @@ def test_modules_import_each_other_in_no_circle() -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_modules_are_small(name: str) -> None:
     length = len(FILES[name].read_text(encoding="utf-8").splitlines())
-    assert length <= 400, f"{FILES[name].relative_to(ROOT)} has {length} lines: split it"
+    assert length <= 600, f"{FILES[name].relative_to(ROOT)} has {length} lines: split it"
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if not name.endswith("__main__")])

@@ -55,10 +55,14 @@ def compare(n: int, columns: int, n_boot: int, turns: int) -> Row:
         "benchmark": "bootstrap of means",
         "size": f"{n_boot} resamples of {n} examples, {columns} column(s)",
         "peer": f"scipy {scipy.__version__} bootstrap",
-        "ours_s": ours_s, "ours_cpu_s": ours_cpu, "peer_s": peer_s, "peer_cpu_s": peer_cpu,
-        "ratio": peer_s / ours_s, "cpu_ratio": peer_cpu / ours_cpu,
+        "ours_s": ours_s,
+        "ours_cpu_s": ours_cpu,
+        "peer_s": peer_s,
+        "peer_cpu_s": peer_cpu,
+        "ratio": peer_s / ours_s,
+        "cpu_ratio": peer_cpu / ours_cpu,
         "apart": np.abs(ends / found.se).max(),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

@@ -96,10 +96,17 @@ def against_bare(name: str, rows: int, turns: int) -> list[Row]:
     alone, alike, collected = fastest([bare, prepared_alike, ours], turns)
     size = f"{name}, {rows} images of 32x32, batches of {BATCH}, {THREADS} thread"
     return [
-        {"benchmark": what, "size": size, "collect_s": collected, "bare_s": seconds, "value": collected / seconds,
-         "unit": "ratio", "target": f"<={TARGET_RATIO:g}"}
+        {
+            "benchmark": what,
+            "size": size,
+            "collect_s": collected,
+            "bare_s": seconds,
+            "value": collected / seconds,
+            "unit": "ratio",
+            "target": f"<={TARGET_RATIO:g}",
+        }
         for what, seconds in (("against forward passes alone", alone), ("against preparing and forward passes", alike))
-    ]  # fmt: skip
+    ]
 
 
 def memory(counts: list[int], folder: str | None) -> list[Row]:
@@ -110,10 +117,16 @@ def memory(counts: list[int], folder: str | None) -> list[Row]:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         size = f"{rows} examples x 1000 classes, float32 ({rows * 4000 / 2**20:.0f} MiB of logits)"
         found.append(
-            {"benchmark": "peak memory", "size": size if rows else "imports alone",
-             "collect_s": time.perf_counter() - start, "bare_s": np.nan, "value": float(done.stdout), "unit": "MiB",
-             "target": f"<={TARGET_MIB:g}"}
-        )  # fmt: skip
+            {
+                "benchmark": "peak memory",
+                "size": size if rows else "imports alone",
+                "collect_s": time.perf_counter() - start,
+                "bare_s": np.nan,
+                "value": float(done.stdout),
+                "unit": "MiB",
+                "target": f"<={TARGET_MIB:g}",
+            }
+        )
     return found
 
 

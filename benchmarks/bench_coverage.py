@@ -116,15 +116,19 @@ def links(families: int, replicates: int) -> None:
             left = [[np.delete(part, i, 0) for part in (*means, groups)] for i in range(n)]
             without = np.array([paired(*part, metric) for part in left])
             kinds = intervals(value, drawn, without, metric, st.effective_size(groups, metric))
-            rates = {kind: 100 * float(np.mean((low <= true[metric]) & (true[metric] <= high)))
-                     for kind, (low, high) in kinds.items()}  # fmt: skip
+            rates = {
+                kind: 100 * float(np.mean((low <= true[metric]) & (true[metric] <= high)))
+                for kind, (low, high) in kinds.items()
+            }
             rows.append({"teachers": n, "families": len(sizes), "metric": metric, **rates})
             print(f"    {metric:9s}{', '.join(f'{kind} {rate:.1f}' for kind, rate in rates.items())}", flush=True)
             if rho == 0:
-                p = np.array([
-                    st.permutation_p(means[0][:, [i]], means[1][:, [i]], groups, metric, draws=2000)[0, 0]
-                    for i in range(families)
-                ])
+                p = np.array(
+                    [
+                        st.permutation_p(means[0][:, [i]], means[1][:, [i]], groups, metric, draws=2000)[0, 0]
+                        for i in range(families)
+                    ]
+                )
                 levels = [f"{np.mean(p <= level):.3f} <= {level}" for level in (0.01, 0.05, 0.1, 0.5)]
                 print(f"    {'':9s}no link: p {', '.join(levels)}", flush=True)
     table = pd.DataFrame(rows)

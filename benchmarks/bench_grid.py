@@ -156,12 +156,19 @@ def grid_against_loop(folder: Path, batches: int, epochs: int, rounds: int) -> l
         ours += timed(partial(subprocess.run, command, check=True))
     size = f"3 methods x {SEEDS} seeds, {epochs * batches} steps of {BATCH}, {batches * BATCH} images, {THREADS} cores"
     return [
-        {"benchmark": f"grid against the usual loop, {what}", "size": size, "ours": a, "other": b, "value": b / a,
-         "unit": "ratio", "target": target}
+        {
+            "benchmark": f"grid against the usual loop, {what}",
+            "size": size,
+            "ours": a,
+            "other": b,
+            "value": b / a,
+            "unit": "ratio",
+            "target": target,
+        }
         for what, a, b, target in zip(
             ("wall time", "processor time"), ours, usual, (f">={TARGET_RATIO:g}", ""), strict=True
         )
-    ]  # fmt: skip
+    ]
 
 
 def step_against_step(folder: Path, steps: int) -> list[Row]:
@@ -195,9 +202,16 @@ def step_against_step(folder: Path, steps: int) -> list[Row]:
     other, ours = np.median(times[1:], axis=0)  # the first warms up
     size = f"{run.method.label}, median of {steps - 1} steps of {BATCH}, 1 thread"
     return [
-        {"benchmark": "step against the usual step, processor time", "size": size, "ours": ours, "other": other,
-         "value": other / ours, "unit": "ratio", "target": ""}
-    ]  # fmt: skip
+        {
+            "benchmark": "step against the usual step, processor time",
+            "size": size,
+            "ours": ours,
+            "other": other,
+            "value": other / ours,
+            "unit": "ratio",
+            "target": "",
+        }
+    ]
 
 
 class Recorder(nn.Module):
@@ -229,8 +243,14 @@ def same_losses(folder: Path, batches: int, epochs: int) -> list[Row]:
         recorder = Recorder(run.method.criterion(network, epochs))
         order, from_the_same = usual.batches(run.seed), list[float]()
 
-        def prepare(raw: Tensor, run: Run = run, twin: nn.Module = twin, network: nn.Module = network,
-                    order: Any = order, losses: list[float] = from_the_same) -> Tensor:  # fmt: skip
+        def prepare(
+            raw: Tensor,
+            run: Run = run,
+            twin: nn.Module = twin,
+            network: nn.Module = network,
+            order: Any = order,
+            losses: list[float] = from_the_same,
+        ) -> Tensor:
             expected, labels = next(order)
             assert torch.equal(raw, expected)
             twin.load_state_dict(network.state_dict())
@@ -238,19 +258,35 @@ def same_losses(folder: Path, batches: int, epochs: int) -> list[Row]:
             return usual.trainer.prepare(raw)
 
         soft = usual.trainer.soft_labels(run)
-        fit(network, usual.trainer.inputs, usual.trainer.labels, study.recipe, seed=run.seed, prepare=prepare,
-            criterion=recorder, soft=soft)  # fmt: skip
+        fit(
+            network,
+            usual.trainer.inputs,
+            usual.trainer.labels,
+            study.recipe,
+            seed=run.seed,
+            prepare=prepare,
+            criterion=recorder,
+            soft=soft,
+        )
         alone = usual.train(run)
         for what, other, target in (
-            ("from the same weights", from_the_same, f"<={TARGET_LOSS:g}"), ("each going its own way", alone, ""),
-        ):  # fmt: skip
+            ("from the same weights", from_the_same, f"<={TARGET_LOSS:g}"),
+            ("each going its own way", alone, ""),
+        ):
             apart = np.abs(np.divide(recorder.losses, other) - 1)
             held = int(np.argmax(apart > TARGET_LOSS)) if (apart > TARGET_LOSS).any() else len(apart)
             size = f"{run.method.label}, {len(apart)} steps; within {TARGET_LOSS:g} for the first {held}"
-            found.append({
-                "benchmark": f"loss against the usual loop, {what}", "size": size, "ours": recorder.losses[-1],
-                "other": other[-1], "value": apart.max(), "unit": "largest relative difference", "target": target,
-            })  # fmt: skip
+            found.append(
+                {
+                    "benchmark": f"loss against the usual loop, {what}",
+                    "size": size,
+                    "ours": recorder.losses[-1],
+                    "other": other[-1],
+                    "value": apart.max(),
+                    "unit": "largest relative difference",
+                    "target": target,
+                }
+            )
     return found
 
 
@@ -265,8 +301,16 @@ def loader(folder: Path, steps: int, turns: int) -> list[Row]:
     def loaded() -> None:
         network = trainer._build(run.student, 0)
         criterion = run.method.criterion(network, 1)
-        fit(network, trainer.inputs, trainer.labels, recipe, seed=0, prepare=trainer.prepare, criterion=criterion,
-            soft=soft)  # fmt: skip
+        fit(
+            network,
+            trainer.inputs,
+            trainer.labels,
+            recipe,
+            seed=0,
+            prepare=trainer.prepare,
+            criterion=criterion,
+            soft=soft,
+        )
 
     def bare() -> None:
         network = trainer._build(run.student, 0).to(memory_format=torch.channels_last)
@@ -281,10 +325,16 @@ def loader(folder: Path, steps: int, turns: int) -> list[Row]:
     times = np.array([[timed(side)[1] for side in (bare, loaded)] for _ in range(turns)])
     alone, whole = times.min(0)
     return [
-        {"benchmark": "loader and augmentation against the bare step, processor time",
-         "size": f"ResNet-8, {steps} steps of {BATCH}, flip views, shift 3, 1 thread", "ours": whole, "other": alone,
-         "value": alone / whole, "unit": "share of its throughput", "target": f">={TARGET_LOADER:g}"}
-    ]  # fmt: skip
+        {
+            "benchmark": "loader and augmentation against the bare step, processor time",
+            "size": f"ResNet-8, {steps} steps of {BATCH}, flip views, shift 3, 1 thread",
+            "ours": whole,
+            "other": alone,
+            "value": alone / whole,
+            "unit": "share of its throughput",
+            "target": f">={TARGET_LOADER:g}",
+        }
+    ]
 
 
 def main() -> None:

@@ -157,11 +157,19 @@ def compare(classes: int, rows: int, constraint: str, turns: int) -> Row:
         within += int(inner.sum())
     error, dense_error = np.max(errors, 0)
     return {
-        "constraint": constraint, "size": f"{rows} rows, C={classes}", "search_us": 1e6 * search / rows,
-        "isats_us": 1e6 * whole / rows, "dense_us": 1e6 * peer / rows, "ratio": peer / search,
-        "ratio_isats": peer / whole, "inside": f"{within} of 100", "error": error, "dense_error": dense_error,
-        "target": f">={TARGET_RATIO}x, error <= {TARGET_ERROR:g}", "threads": torch.get_num_threads(),
-    }  # fmt: skip
+        "constraint": constraint,
+        "size": f"{rows} rows, C={classes}",
+        "search_us": 1e6 * search / rows,
+        "isats_us": 1e6 * whole / rows,
+        "dense_us": 1e6 * peer / rows,
+        "ratio": peer / search,
+        "ratio_isats": peer / whole,
+        "inside": f"{within} of 100",
+        "error": error,
+        "dense_error": dense_error,
+        "target": f">={TARGET_RATIO}x, error <= {TARGET_ERROR:g}",
+        "threads": torch.get_num_threads(),
+    }
 
 
 def main() -> None:

@@ -52,11 +52,16 @@ def unseen(count: int) -> None:
                 draws = posterior_draws(group, 1000, rng, evidence).means
                 low, high = np.quantile(draws, [0.025, 0.975], axis=0)
                 lead, best = true - true.mean(), int(draws.mean(axis=0).argmax())
-                rows.append((
-                    100 * ((low <= lead) & (lead <= high)).mean(), (draws.argmax(axis=1) == best).mean(),
-                    lead.argmax() == best, (draws.max(axis=1) - draws[:, best]).mean(), lead.max() - lead[best],
-                    lead.max() - lead[-1],
-                ))  # fmt: skip
+                rows.append(
+                    (
+                        100 * ((low <= lead) & (lead <= high)).mean(),
+                        (draws.argmax(axis=1) == best).mean(),
+                        lead.argmax() == best,
+                        (draws.max(axis=1) - draws[:, best]).mean(),
+                        lead.max() - lead[best],
+                        lead.max() - lead[-1],
+                    )
+                )
             print(f"  {others} {shared} {own} {between}", np.mean(np.array(rows, float), axis=0).round(2), flush=True)
 
 

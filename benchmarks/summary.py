@@ -1,6 +1,6 @@
 """Put the numbers of benchmarks/*.csv into benchmarks/README.md, each table between its two marks.
 
-    python benchmarks/summary.py
+python benchmarks/summary.py
 """
 
 from __future__ import annotations

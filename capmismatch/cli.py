@@ -39,8 +39,10 @@ Folder = Annotated[Path | None, Parameter(help="Where results go; by default the
 Workers = Annotated[
     int,
     Parameter(
-        help="Processes that train students side by side; by default one a core.", env_var="CAPMISMATCH_WORKERS",
-        validator=validators.Number(gte=1), show_default=False,
+        help="Processes that train students side by side; by default one a core.",
+        env_var="CAPMISMATCH_WORKERS",
+        validator=validators.Number(gte=1),
+        show_default=False,
     ),
 ]
 Engine = Annotated[
@@ -76,8 +78,13 @@ def _show(frame: Any, rows: int = 24) -> None:
 
 @_command
 def run(
-    study: StudyFile, *, folder: Folder = None, workers: Workers = CORES, engine: Engine = "processes",
-    address: Address = None, quiet: Quiet = False,
+    study: StudyFile,
+    *,
+    folder: Folder = None,
+    workers: Workers = CORES,
+    engine: Engine = "processes",
+    address: Address = None,
+    quiet: Quiet = False,
 ) -> None:
     """Run all stages in order; what is done already is kept."""
     _run(_open(study, folder, quiet, workers, engine=engine, address=address))
@@ -138,8 +145,13 @@ def isats(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> N
 
 @_command
 def distill(
-    study: StudyFile, *, folder: Folder = None, workers: Workers = CORES, engine: Engine = "processes",
-    address: Address = None, quiet: Quiet = False,
+    study: StudyFile,
+    *,
+    folder: Folder = None,
+    workers: Workers = CORES,
+    engine: Engine = "processes",
+    address: Address = None,
+    quiet: Quiet = False,
 ) -> None:
     """Train every student of the study that is missing: runs/ and tables/results.parquet."""
     from capmismatch.stats.matching import only_split

@@ -52,14 +52,20 @@ def main(rows: int = 2000, epochs: int = 30) -> float:
         torch.manual_seed(0)
         student = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 26))
         arguments = TrainingArguments(
-            folder, num_train_epochs=epochs, per_device_train_batch_size=100, learning_rate=5e-3, use_cpu=True, seed=0,
-            save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True,
+            folder,
+            num_train_epochs=epochs,
+            per_device_train_batch_size=100,
+            learning_rate=5e-3,
+            use_cpu=True,
+            seed=0,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
             remove_unused_columns=False,  # the collator needs the ids, whatever the student takes
-        )  # fmt: skip
+        )
         criterion = cm.losses.Criterion("soft_cross_entropy")
-        DistillationTrainer(
-            student, arguments, train_dataset=train, data_collator=collate, criterion=criterion
-        ).train()
+        DistillationTrainer(student, arguments, train_dataset=train, data_collator=collate, criterion=criterion).train()
     return (student(val.inputs).argmax(1) == val.labels).double().mean().item()
 
 

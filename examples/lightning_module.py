@@ -43,9 +43,13 @@ def main(rows: int = 2000, epochs: int = 30) -> float:
         soft = cm.load_soft_labels(file)
     student = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 26))
     trainer = lightning.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
         enable_model_summary=False,
-    )  # fmt: skip
+    )
     trainer.fit(Distilled(student, soft), DataLoader(train, batch_size=100, shuffle=True))
     return (student(val.inputs).argmax(1) == val.labels).double().mean().item()
 

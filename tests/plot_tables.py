@@ -80,19 +80,46 @@ def results(teachers=MLPS, seeds=3, students=("mlp12",), teacher_seeds=1):
         for seed in range(seeds):
             accuracy = 0.72 + rng.normal(0, 0.004)
             rows.append(
-                dict(common, family="", teacher="", params=np.nan, teacher_seed=0, method="CE", label="CE", tau=np.nan,
-                     tau_other=np.nan, tau_student=np.nan, constraint="", margin=np.nan, seed=seed, accuracy=accuracy)
-            )  # fmt: skip
+                dict(
+                    common,
+                    family="",
+                    teacher="",
+                    params=np.nan,
+                    teacher_seed=0,
+                    method="CE",
+                    label="CE",
+                    tau=np.nan,
+                    tau_other=np.nan,
+                    tau_student=np.nan,
+                    constraint="",
+                    margin=np.nan,
+                    seed=seed,
+                    accuracy=accuracy,
+                )
+            )
         for (family, teacher, params), setting, seed, run in itertools.product(
             teachers, settings, range(seeds), range(teacher_seeds)
         ):
             label, method, tau, other, constraint, margin, peak = setting
             accuracy = 0.77 - 0.06 * (place[family, teacher] - peak) ** 2 + 0.01 * peak + rng.normal(0, 0.002)
             rows.append(
-                dict(common, family=family, teacher=teacher, params=params, teacher_seed=run, method=method,
-                     label=label, tau=tau, tau_other=other, tau_student=4.0, constraint=constraint, margin=margin,
-                     seed=seed, accuracy=accuracy)
-            )  # fmt: skip
+                dict(
+                    common,
+                    family=family,
+                    teacher=teacher,
+                    params=params,
+                    teacher_seed=run,
+                    method=method,
+                    label=label,
+                    tau=tau,
+                    tau_other=other,
+                    tau_student=4.0,
+                    constraint=constraint,
+                    margin=margin,
+                    seed=seed,
+                    accuracy=accuracy,
+                )
+            )
     return pd.DataFrame(rows)
 
 
@@ -101,9 +128,20 @@ def temperature_grid(teachers=MLPS[-1:], taus=(1.0, 2.0, 4.0, 8.0), others=(0.5,
     for (family, teacher, params), tau, other, seed in itertools.product(teachers, taus, others, range(2)):
         accuracy = 0.75 - 0.01 * (np.log2(tau) - 2) ** 2 - 0.008 * (np.log2(other) - 1) ** 2 + 0.001 * seed
         rows.append(
-            dict(family=family, teacher=teacher, params=params, student="mlp12", method="ATS", tau=tau, tau_other=other,
-                 label=f"ATS tau={tau:g}/{other:g}", seed=seed, split="test", accuracy=accuracy)
-        )  # fmt: skip
+            dict(
+                family=family,
+                teacher=teacher,
+                params=params,
+                student="mlp12",
+                method="ATS",
+                tau=tau,
+                tau_other=other,
+                label=f"ATS tau={tau:g}/{other:g}",
+                seed=seed,
+                split="test",
+                accuracy=accuracy,
+            )
+        )
     return pd.DataFrame(rows)
 
 
@@ -115,9 +153,20 @@ def ranks(teachers=MLPS, seeds=2, metrics=("wrong_tau_b",)):
         apart = abs(place[a[:2]] - place[b[:2]]) + 0.1 * (a[0] != b[0])
         value = 0.78 - 0.25 * apart + rng.normal(0, 0.01)
         rows.append(
-            dict(family_a=a[0], teacher_a=a[1], seed_a=a[2], family_b=b[0], teacher_b=b[1], seed_b=b[2], split="test",
-                 metric=metric, value=value, se=0.005, n=1000)
-        )  # fmt: skip
+            dict(
+                family_a=a[0],
+                teacher_a=a[1],
+                seed_a=a[2],
+                family_b=b[0],
+                teacher_b=b[1],
+                seed_b=b[2],
+                split="test",
+                metric=metric,
+                value=value,
+                se=0.005,
+                n=1000,
+            )
+        )
     return pd.DataFrame(rows)
 
 
@@ -133,8 +182,10 @@ def affinity(teachers=MLPS, classes=10, names=None):
         common = dict(family=family, teacher=teacher, seed=0, tau=4.0)
         rows += [
             dict(common, true_class=names[i], other_class=names[j], value=soft[i, j])
-            for i in range(classes) for j in range(classes) if i != j
-        ]  # fmt: skip
+            for i in range(classes)
+            for j in range(classes)
+            if i != j
+        ]
     return pd.DataFrame(rows)
 
 
@@ -147,9 +198,16 @@ def reliability(teachers=MLPS, bins=10):
             accuracy = confidence - 0.25 * place[family, teacher] * confidence * (1 - confidence) * 2
             n = 0 if low < 0.1 else int(20 + 1000 * confidence**3)
             rows.append(
-                dict(family=family, teacher=teacher, bin_low=low, bin_high=high, confidence=confidence if n else np.nan,
-                     accuracy=accuracy if n else np.nan, n=n)
-            )  # fmt: skip
+                dict(
+                    family=family,
+                    teacher=teacher,
+                    bin_low=low,
+                    bin_high=high,
+                    confidence=confidence if n else np.nan,
+                    accuracy=accuracy if n else np.nan,
+                    n=n,
+                )
+            )
     return pd.DataFrame(rows)
 
 
@@ -166,10 +224,13 @@ def restored(teachers=MLPS, seeds=2, others=(1.0, 2.0, 3.0)):
         target = 0.3 + 0.5 * size - 0.03 * boost
         std = 0.03 * boost * (1 - 0.8 * (size - 0.4) ** 2) * (1 if method != "TS" else 1 - 0.6 * size)
         values = {
-            "derived_std": std, "derived_variance": std**2, "inherent_variance": (std / (1 - target)) ** 2,
-            "target_prob": target, "flipped": 0.004 * boost * size,
+            "derived_std": std,
+            "derived_variance": std**2,
+            "inherent_variance": (std / (1 - target)) ** 2,
+            "target_prob": target,
+            "flipped": 0.004 * boost * size,
             "overtaken": 0.01 * boost * size * (method == "ATS"),
-        }  # fmt: skip
+        }
         if method == "ISATS":
             middle = 1.2 + 1.5 * size
             values |= {
@@ -179,11 +240,25 @@ def restored(teachers=MLPS, seeds=2, others=(1.0, 2.0, 3.0)):
                 "tau_other_mean": middle,
             }
         rows += [
-            dict(family=family, teacher=teacher, params=params, macs=2 * params, split="test", seed=seed, method=method,
-                 constraint=constraint, margin=margin, tau_target=4.0, tau_other=other, quantity=name, value=value,
-                 se=value / 40, n=1000)
+            dict(
+                family=family,
+                teacher=teacher,
+                params=params,
+                macs=2 * params,
+                split="test",
+                seed=seed,
+                method=method,
+                constraint=constraint,
+                margin=margin,
+                tau_target=4.0,
+                tau_other=other,
+                quantity=name,
+                value=value,
+                se=value / 40,
+                n=1000,
+            )
             for name, value in values.items()
-        ]  # fmt: skip
+        ]
     return pd.DataFrame(rows)
 
 

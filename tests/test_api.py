@@ -29,10 +29,24 @@ README = PAGES["README.md"]
 
 # Names that are functions; the classes, modules and __version__ beside them are told apart by their own tests.
 FUNCTIONS = (
-    "affinity", "bank_from_arrays", "collect", "correlate", "dark_knowledge", "distill", "explain", "figure_style",
-    "load_dataset", "load_family", "load_results", "load_study", "pick", "probe", "rank_stability", "reliability",
+    "affinity",
+    "bank_from_arrays",
+    "collect",
+    "correlate",
+    "dark_knowledge",
+    "distill",
+    "explain",
+    "figure_style",
+    "load_dataset",
+    "load_family",
+    "load_results",
+    "load_study",
+    "pick",
+    "probe",
+    "rank_stability",
+    "reliability",
     "restored_variance",
-)  # fmt: skip
+)
 MODULES = ("architectures", "losses", "plots", "probes", "ranks", "temperature")
 
 
@@ -252,6 +266,7 @@ def test_the_study_of_cifar10_is_explained_as_it_is(tmp_path: Path, monkeypatch:
     built = [option["builder"] for option in config.family]
     sizes = [
         sum(p.numel() for p in cm.architectures.build(builder.removeprefix("arch:").format(stem=stem)).parameters())
-        for stems, builder in zip((names[:4], names[4:9], names[9:]), built, strict=True) for stem in stems
-    ]  # fmt: skip
+        for stems, builder in zip((names[:4], names[4:9], names[9:]), built, strict=True)
+        for stem in stems
+    ]
     assert len(sizes) == 12 and min(sizes) > 50_000

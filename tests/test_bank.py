@@ -153,9 +153,13 @@ def test_rows_are_whole_though_the_system_reads_a_part_at_a_time(
 def test_teachers_are_ordered_by_family_size_order_and_seed(tmp_path: Path) -> None:
     rows = rows_of()
     wanted = [
-        TeacherRecord("a", "x", 0, 5), TeacherRecord("a", "x", 1, 5), TeacherRecord("a", "w", params=7),
-        TeacherRecord("a", "v", order=2), TeacherRecord("a", "u", order=3), TeacherRecord("b", "x", 0, 1),
-    ]  # fmt: skip
+        TeacherRecord("a", "x", 0, 5),
+        TeacherRecord("a", "x", 1, 5),
+        TeacherRecord("a", "w", params=7),
+        TeacherRecord("a", "v", order=2),
+        TeacherRecord("a", "u", order=3),
+        TeacherRecord("b", "x", 0, 1),
+    ]
     for record in reversed(wanted):
         put(tmp_path, record, draw(0), rows)
     bank = LogitBank(tmp_path)
@@ -224,8 +228,12 @@ def test_a_flipped_byte_is_noticed_when_first_read(tmp_path: Path) -> None:
     flip(file, file.stat().st_size - 5)
     bank = LogitBank(tmp_path)
     np.testing.assert_array_equal(bank.logits("pets/small"), draw(0))
-    for read in (bank.verify, lambda: bank.logits("pets/large"), lambda: next(bank.chunks("pets/large", "val", 1)),
-                 lambda: bank.row("pets/large", 0)):  # fmt: skip
+    for read in (
+        bank.verify,
+        lambda: bank.logits("pets/large"),
+        lambda: next(bank.chunks("pets/large", "val", 1)),
+        lambda: bank.row("pets/large", 0),
+    ):
         with pytest.raises(BankError, match=r"pets/large/logits.safetensors is damaged"):
             read()
 
@@ -317,7 +325,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: shutil.copytree(f / "pets" / "large", f / "pets" / "copy"),
         r"lies in 'pets/copy', but its header says that it belongs in 'pets/large'",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", DAMAGE)
@@ -394,9 +402,13 @@ def test_ids_must_fit_and_be_unique() -> None:
 def test_the_fingerprint_tells_every_part_of_the_data() -> None:
     base: dict[str, Any] = {"labels": [0, 1], "classes": ["a", "b"], "ids": ["x", "y"], "split": ["val", "test"]}
     changes: list[dict[str, Any]] = [
-        {}, {"labels": [1, 1]}, {"classes": ["b", "a"]}, {"ids": ["y", "x"]}, {"split": ["test", "val"]},
+        {},
+        {"labels": [1, 1]},
+        {"classes": ["b", "a"]},
+        {"ids": ["y", "x"]},
+        {"split": ["test", "val"]},
         {"inputs_hash": "z"},
-    ]  # fmt: skip
+    ]
     prints = {make_rows("n", **{**base, **change}).fingerprint for change in changes}
     assert len(prints) == len(changes)
     assert make_rows("other", **base).fingerprint == make_rows("n", **base).fingerprint

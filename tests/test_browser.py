@@ -51,6 +51,7 @@ def page_of(browser: Browser, folder: Path, **options: Any) -> Iterator[Any]:
     """
     wanted: list[str] = []
     with browser.new_context(**options) as context:
+
         def answer(route: Any) -> None:
             if urlsplit(route.request.url).hostname in (None, "localhost", "127.0.0.1"):
                 route.continue_()
@@ -92,9 +93,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = np.arange(90) % 5
     shared = generator.normal(size=(90, 5)) + 2 * np.eye(5)[labels]
     arrays: dict[str, Any] = {
-        "labels": labels, "split": np.repeat(["val", "test"], 45),
+        "labels": labels,
+        "split": np.repeat(["val", "test"], 45),
         "classes": np.array(["cat", "dog", "<b>car</b>", "a class with a long name", "$x$"]),
-    }  # fmt: skip
+    }
     lines = ["family,teacher,method,tau,seed,split,accuracy"]
     for size in range(1, 7):
         arrays[f"logits_{LONG}{size}"] = (size * shared + generator.normal(size=shared.shape)).astype(np.float32)
@@ -114,9 +116,7 @@ SCREENS = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "h
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("screen", SCREENS)
-def test_the_report_fits_the_screen(
-    browser: Browser, report: Path, tmp_path: Path, screen: str, scheme: str
-) -> None:
+def test_the_report_fits_the_screen(browser: Browser, report: Path, tmp_path: Path, screen: str, scheme: str) -> None:
     with page_of(browser, tmp_path, viewport=SCREENS[screen], color_scheme=scheme) as page:
         page.goto(report.as_uri())
         page.screenshot(path=tmp_path / "report.png", full_page=True)
@@ -180,7 +180,8 @@ EVIL = "<img src=x onerror=alert(1)>"
 CELLS = [
     f"""
 evil = {EVIL!r}
-""" + """
+"""
+    + """
 import numpy as np
 import capmismatch as cm
 
@@ -234,16 +235,28 @@ def lab(tmp_path: Path) -> Iterator[str]:
         file.write_text(json.dumps(settings), encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     environment |= {
-        "JUPYTER_RUNTIME_DIR": str(folders["runtime"]), "JUPYTER_CONFIG_DIR": str(folders["config"]),
-        "JUPYTER_DATA_DIR": str(folders["shared"]), "IPYTHONDIR": str(folders["ipython"]),
-        "JUPYTERLAB_SETTINGS_DIR": str(folders["settings"]), "JUPYTERLAB_WORKSPACES_DIR": str(folders["settings"]),
-        "JUPYTER_PREFER_ENV_PATH": "1", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
+        "JUPYTER_RUNTIME_DIR": str(folders["runtime"]),
+        "JUPYTER_CONFIG_DIR": str(folders["config"]),
+        "JUPYTER_DATA_DIR": str(folders["shared"]),
+        "IPYTHONDIR": str(folders["ipython"]),
+        "JUPYTERLAB_SETTINGS_DIR": str(folders["settings"]),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folders["settings"]),
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "OMP_NUM_THREADS": "1",
+    }
     command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
-        "--ServerApp.port=0", "--IdentityProvider.token=only-for-this-test", "--LabApp.expose_app_in_browser=True",
-        "--LabApp.extension_manager=readonly", f"--ServerApp.root_dir={folders['notebooks']}",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ServerApp.ip=127.0.0.1",
+        "--ServerApp.port=0",
+        "--IdentityProvider.token=only-for-this-test",
+        "--LabApp.expose_app_in_browser=True",
+        "--LabApp.extension_manager=readonly",
+        f"--ServerApp.root_dir={folders['notebooks']}",
+    ]
     log = tmp_path / "lab.log"
     with log.open("wb") as output:
         server = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)

@@ -53,8 +53,18 @@ def train(
             os.kill(os.getpid(), signal.SIGKILL)
         return x
 
-    fit(network, views, labels, recipe, seed=4, prepare=prepare, criterion=criterion, checkpoint=checkpoint,
-        after_epoch=lambda *args: losses.append(args), **options)  # fmt: skip
+    fit(
+        network,
+        views,
+        labels,
+        recipe,
+        seed=4,
+        prepare=prepare,
+        criterion=criterion,
+        checkpoint=checkpoint,
+        after_epoch=lambda *args: losses.append(args),
+        **options,
+    )
     learnt = {} if criterion is None else {f"criterion.{k}": v for k, v in criterion.state_dict().items()}
     return {**network.state_dict(), **learnt}, losses
 
@@ -93,7 +103,7 @@ STEPS = 4  # an epoch, of 16, 16, 16 and 2 rows
         ({**SGD, "schedule": "constant", "autocast": "float16"}, False),
         ({"optimizer": "adamw", "keep_best": True, "patience": 2, "lr": 0.1}, False),
     ],
-)  # fmt: skip
+)
 def test_killed_in_the_middle_of_an_epoch_it_ends_with_the_same_bits(
     tmp_path: Path, options: dict[str, Any], taught: bool
 ) -> None:

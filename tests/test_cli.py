@@ -284,10 +284,16 @@ def test_stages_one_by_one_leave_the_same_as_run(studied: Path, tmp_path: Path) 
     codes = {stage: (outcome.code, outcome.err) for stage, outcome in shown.items()}
     assert codes == dict.fromkeys(STAGES, (0, ""))
     expected = {
-        "collect": "5 teachers", "probe": "accuracy", "ranks": "wrong_tau_b", "isats": "ISATS",
-        "distill": "KD tau=4", "correlate": "spearman", "pick": "Take teacher family/r20",
-        "plot": str(tmp_path / "figures" / "variance_vs_capacity.png"), "report": str(tmp_path / "report.html"),
-    }  # fmt: skip
+        "collect": "5 teachers",
+        "probe": "accuracy",
+        "ranks": "wrong_tau_b",
+        "isats": "ISATS",
+        "distill": "KD tau=4",
+        "correlate": "spearman",
+        "pick": "Take teacher family/r20",
+        "plot": str(tmp_path / "figures" / "variance_vs_capacity.png"),
+        "report": str(tmp_path / "report.html"),
+    }
     assert [stage for stage in STAGES if expected[stage] not in shown[stage].out] == []
     assert made(tmp_path) == made(studied)
     for file in sorted((tmp_path / "tables").glob("*.parquet")):

@@ -72,9 +72,7 @@ UNTRAINED = textwrap.dedent("""
 """)
 
 
-def start(
-    script: Path, bank: Path, bad: str, workers: int, text: str = SCRIPT
-) -> subprocess.CompletedProcess[str]:
+def start(script: Path, bank: Path, bad: str, workers: int, text: str = SCRIPT) -> subprocess.CompletedProcess[str]:
     script.write_text(text)
     ahead = [] if workers == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}

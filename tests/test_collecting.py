@@ -176,21 +176,33 @@ def spoiled(value: float) -> NDArray[Any]:
 @pytest.mark.parametrize(
     ("odd", "dtype", "message"),
     [
-        (gives(spoiled(np.nan)), "float32",
-         "expected finite logits, got nan at row 21, class 2 of teacher fake/odd on 'fake'"),
+        (
+            gives(spoiled(np.nan)),
+            "float32",
+            "expected finite logits, got nan at row 21, class 2 of teacher fake/odd on 'fake'",
+        ),
         (gives(spoiled(-np.inf)), "float32", "got -inf at row 21, class 2 of teacher fake/odd"),
-        (gives(spoiled(1e5)), "float16",
-         "expected logits that float16 can hold, got 100000 at row 21, class 2 of teacher fake/odd on 'fake': collect"),
-        (teacher("odd", module=lambda: linear(0, 5)), "float32",
-         "expected 4 classes, as data set 'fake' has, got 5 from teacher fake/odd"),
-        (gives(output=lambda x: x[:-1, :CLASSES] if len(x) > 1 else x[:, :CLASSES]), "float32",
-         r"expected logits of shape \(8, 4\), got \(7, 4\) from teacher fake/odd on rows 0 to 7"),
+        (
+            gives(spoiled(1e5)),
+            "float16",
+            "expected logits that float16 can hold, got 100000 at row 21, class 2 of teacher fake/odd on 'fake': collect",
+        ),
+        (
+            teacher("odd", module=lambda: linear(0, 5)),
+            "float32",
+            "expected 4 classes, as data set 'fake' has, got 5 from teacher fake/odd",
+        ),
+        (
+            gives(output=lambda x: x[:-1, :CLASSES] if len(x) > 1 else x[:, :CLASSES]),
+            "float32",
+            r"expected logits of shape \(8, 4\), got \(7, 4\) from teacher fake/odd on rows 0 to 7",
+        ),
         (gives(output=lambda x: x[:, :CLASSES, None]), "float32", r"got \(8, 4, 1\) from teacher fake/odd"),
         (gives(output=lambda x: {"logits": x}), "float32", "expected a tensor of logits from .* fake/odd, got dict"),
         (teacher("odd", module=None), "float32", "teacher fake/odd has neither a network nor saved logits"),
     ],
     ids=["nan", "inf", "overflow", "classes", "rows", "dimensions", "kind", "nothing"],
-)  # fmt: skip
+)
 @pytest.mark.filterwarnings("error")
 def test_a_teacher_gone_wrong_is_named_and_the_bank_stays_usable(
     tmp_path: Path, odd: Teacher, dtype: str, message: str
@@ -342,6 +354,7 @@ def test_a_finished_bank_needs_no_writing(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 # --- kills and company -----------------------------------------------------------------------------------------------
+
 
 class Slow(nn.Module):
     """A network that takes its time, and writes a line into a log for each batch."""
@@ -524,9 +537,12 @@ def named(classes: tuple[str, ...] | None, outputs: int | None = None) -> Teache
 
 @pytest.mark.parametrize(
     ("classes", "columns"),
-    [(("c", "a", "d", "b"), [1, 3, 0, 2]), (("background", "a", "b", "c", "d"), [1, 2, 3, 4]),
-     (("d", "Background", "c", "b", "a"), [4, 3, 2, 0])],
-)  # fmt: skip
+    [
+        (("c", "a", "d", "b"), [1, 3, 0, 2]),
+        (("background", "a", "b", "c", "d"), [1, 2, 3, 4]),
+        (("d", "Background", "c", "b", "a"), [4, 3, 2, 0]),
+    ],
+)
 def test_columns_are_mapped_by_class_name(tmp_path: Path, classes: tuple[str, ...], columns: list[int]) -> None:
     data = dataset()
     with pytest.warns(UserWarning, match="CM001 class order differs: teacher fake/small: its columns"):

@@ -58,9 +58,17 @@ note = "n"
 def test_everything_goes_where_it_belongs() -> None:
     got = parse(Outer, tomllib.loads(FULL), "a.toml")
     assert got == Outer(
-        "x", 2.0, True, 3, (1.0, 2.5), ("a", "b"), {"train": 10, "val": 0.5}, Inner(1), (Inner(2), Inner(3, "n")),
+        "x",
+        2.0,
+        True,
+        3,
+        (1.0, 2.5),
+        ("a", "b"),
+        {"train": 10, "val": 0.5},
+        Inner(1),
+        (Inner(2), Inner(3, "n")),
         {"lr": 0.1, "deep": {"x": [1]}},
-    )  # fmt: skip
+    )
     assert isinstance(got.rate, float)
     assert [type(value) for value in got.taus] == [float, float]
     assert [type(value) for value in got.share.values()] == [int, float]

@@ -117,9 +117,13 @@ def test_results_depend_neither_on_the_chunks_nor_on_the_threads(monkeypatch: py
         "restored": lambda: restored_variance(bank, progress=False),
     }
     whole = {name: call() for name, call in calls.items()}
-    for place in ("diagnostics.tables.RANK_LOGITS", "diagnostics.example_values.GROUP_LOGITS",
-                  "diagnostics.example_values.COLUMN_BYTES",
-                  "_numerics.softmax.BLOCK_LOGITS", "_numerics.isats_search.BLOCK_LOGITS"):  # fmt: skip
+    for place in (
+        "diagnostics.tables.RANK_LOGITS",
+        "diagnostics.example_values.GROUP_LOGITS",
+        "diagnostics.example_values.COLUMN_BYTES",
+        "_numerics.softmax.BLOCK_LOGITS",
+        "_numerics.isats_search.BLOCK_LOGITS",
+    ):
         monkeypatch.setattr(f"capmismatch.{place}", chunk)
     chunked = {name: call() for name, call in calls.items()}
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
@@ -157,9 +161,12 @@ def test_a_bank_on_disk_gives_the_same_to_the_last_bit(tmp_path: Path, dtype: st
     stored = collect(load_family(f"logits:{given}"), None, tmp_path / "bank", dtype=dtype, progress=False)
     held = bank_from_arrays(logits, labels, family="logits", split=stored.rows.split)
     for measure in (
-        lambda bank: probe(bank, progress=False), lambda bank: rank_stability(bank, progress=False),
-        lambda bank: restored_variance(bank, progress=False), affinity, reliability,
-    ):  # fmt: skip
+        lambda bank: probe(bank, progress=False),
+        lambda bank: rank_stability(bank, progress=False),
+        lambda bank: restored_variance(bank, progress=False),
+        affinity,
+        reliability,
+    ):
         a, b = (measure(bank).drop(columns="params", errors="ignore") for bank in (stored, held))
         known = a["probe"] != "log_params" if "probe" in a else slice(None)
         pd.testing.assert_frame_equal(a[known], b[known], check_exact=True)
@@ -200,8 +207,18 @@ def test_teachers_come_by_size_with_the_unknown_last() -> None:
     table = probe(make_bank(), names=["nll"], progress=False)
     assert table["teacher"].tolist() == ["small", "middle", "large"]
     assert list(table.columns) == [
-        "family", "teacher", "params", "macs", "split", "seed", "tau", "probe", "value", "se", "n",
-    ]  # fmt: skip
+        "family",
+        "teacher",
+        "params",
+        "macs",
+        "split",
+        "seed",
+        "tau",
+        "probe",
+        "value",
+        "se",
+        "n",
+    ]
 
 
 def test_a_single_example_has_no_standard_error() -> None:
@@ -354,10 +371,13 @@ def test_restored_variance_is_that_of_the_soft_labels(constraint: str, margin: f
         wrong = np.array([np.delete(row, label) for row, label in zip(p, y, strict=True)])
         flipped = found.flipped.numpy() if method == "ISATS" else p.argmax(1) != f.argmax(1)
         expected = {
-            "derived_variance": wrong.var(1), "derived_std": wrong.std(1), "target_prob": p[np.arange(len(y)), y],
+            "derived_variance": wrong.var(1),
+            "derived_std": wrong.std(1),
+            "target_prob": p[np.arange(len(y)), y],
             "inherent_variance": (wrong / wrong.sum(1, keepdims=True)).var(1),
-            "flipped": flipped, "overtaken": flipped[f.argmax(1) == y],
-        }  # fmt: skip
+            "flipped": flipped,
+            "overtaken": flipped[f.argmax(1) == y],
+        }
         if method == "ISATS":
             expected |= {"at_bound": found.at_bound.numpy(), "tau_other_mean": found.tau_other.numpy()}
         part = part.set_index("quantity")

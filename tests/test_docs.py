@@ -115,26 +115,45 @@ def tables() -> dict[str, pd.DataFrame]:
     choice, first = cm.pick(probes, results, n_boot=50), cm.pick(probes)
     other = cm.pick(probes.assign(family="other"), evidence=[(probes, results)], n_boot=50)
     return {
-        "probes": probes, "ranks": cm.rank_stability(bank, progress=False), "affinity": cm.affinity(bank),
-        "restored": cm.restored_variance(bank, progress=False), "results": results,
+        "probes": probes,
+        "ranks": cm.rank_stability(bank, progress=False),
+        "affinity": cm.affinity(bank),
+        "restored": cm.restored_variance(bank, progress=False),
+        "results": results,
         "links": cm.correlate(probes, results, n_boot=50),
         "pick": pd.concat(
-            [*(c.table for c in (choice, first, other)), choice.students, *(c.rules for c in (choice, first, other)),
-             other.trust]
+            [
+                *(c.table for c in (choice, first, other)),
+                choice.students,
+                *(c.rules for c in (choice, first, other)),
+                other.trust,
+            ]
         ),
         "example values": cm.example_values(bank, ["nll"]),
-        "reliability": cm.reliability(bank), "dark knowledge": cm.dark_knowledge(bank),
-    }  # fmt: skip
+        "reliability": cm.reliability(bank),
+        "dark knowledge": cm.dark_knowledge(bank),
+    }
 
 
 def _results(teachers: list[str], rng: np.random.Generator) -> pd.DataFrame:
     from capmismatch.distillation.results import complete
 
     rows = [
-        {"family": "logits", "teacher": teacher, "method": "KD" if teacher else "CE", "tau": 4.0 if teacher else np.nan,
-         "student": "s", "seed": seed, "split": split, "accuracy": 0.5 + 0.1 * rng.random(), "n": 60}
-        for teacher in [*teachers, ""] for seed in (0, 1) for split in ("val", "test")
-    ]  # fmt: skip
+        {
+            "family": "logits",
+            "teacher": teacher,
+            "method": "KD" if teacher else "CE",
+            "tau": 4.0 if teacher else np.nan,
+            "student": "s",
+            "seed": seed,
+            "split": split,
+            "accuracy": 0.5 + 0.1 * rng.random(),
+            "n": 60,
+        }
+        for teacher in [*teachers, ""]
+        for seed in (0, 1)
+        for split in ("val", "test")
+    ]
     return complete(pd.DataFrame(rows))
 
 
@@ -186,9 +205,7 @@ def test_venues_have_the_sizes_that_are_told() -> None:
     row = r"^\| `(\w+)` \| ([\d.]+) in \| ([\d.]+) in \| (sans|serif), (\d+) pt \|$"
     rows = re.findall(row, text_of("howto/papers.md"), re.MULTILINE)
     told = {name: (float(column), float(text), family, int(size)) for name, column, text, family, size in rows}
-    assert told == {
-        name: (v.column, v.text, v.family.removesuffix("-serif"), v.size) for name, v in VENUES.items()
-    }
+    assert told == {name: (v.column, v.text, v.family.removesuffix("-serif"), v.size) for name, v in VENUES.items()}
 
 
 def test_both_papers_are_cited() -> None:
@@ -298,8 +315,20 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if find_spec("sphinx") is None or find_spec("myst_nb") is None or find_spec("furo") is None:
         pytest.skip("the pages are built with the extra 'docs'")
     folder = tmp_path_factory.mktemp("docs")
-    command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "--fail-on-warning", "--keep-going",
-               "-d", str(folder / "doctrees"), str(DOCS), str(folder / "html")]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-b",
+        "html",
+        "--fail-on-warning",
+        "--keep-going",
+        "-d",
+        str(folder / "doctrees"),
+        str(DOCS),
+        str(folder / "html"),
+    ]
     env = {name: value for name, value in os.environ.items() if name != "DOCS_EXECUTE"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-5000:]

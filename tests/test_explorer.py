@@ -51,10 +51,15 @@ def pixels(png: bytes) -> np.ndarray:
 # Tables --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [
-    {"method": "TS", "tau": 3.0}, {"method": "ATS", "tau_other": 2.0}, {"method": "ISATS", "margin": 0.5},
-    {"method": "ISATS", "constraint": "anchor"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "TS", "tau": 3.0},
+        {"method": "ATS", "tau_other": 2.0},
+        {"method": "ISATS", "margin": 0.5},
+        {"method": "ISATS", "constraint": "anchor"},
+    ],
+)
 def test_soft_labels_are_those_of_restored_variance(bank: cm.LogitBank, settings: dict[str, Any]) -> None:
     reader = Reader(bank, n=None)
     view = view_of(reader, tuple(bank.keys), **settings)
@@ -226,9 +231,11 @@ def test_nothing_is_cut_off(teachers: int) -> None:
     reader = Reader(bank_from_arrays(arrays, np.arange(20) % 5, classes=names))
     view = View(tuple(reader.bank.keys), Softening(), names[0], reader.examples(names[0])[0])
     drawn = [
-        figures.soft_labels(reader.soft_labels(view)), figures.class_ranks(reader.class_ranks(view), view.label),
-        figures.dark_knowledge(reader.example(view), np.zeros((8, 8, 3))), figures.dark_knowledge(reader.example(view)),
-    ]  # fmt: skip
+        figures.soft_labels(reader.soft_labels(view)),
+        figures.class_ranks(reader.class_ranks(view), view.label),
+        figures.dark_knowledge(reader.example(view), np.zeros((8, 8, 3))),
+        figures.dark_knowledge(reader.example(view)),
+    ]
     for png in drawn:
         picture = pixels(png)
         edge = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
@@ -269,9 +276,7 @@ def test_each_control_redraws_what_depends_on_it(bank: cm.LogitBank) -> None:
     pd.testing.assert_frame_equal(explorer.tables["soft_labels"], explorer._reader.soft_labels(explorer.view))
 
 
-def test_a_new_class_brings_its_examples_and_is_drawn_once(
-    bank: cm.LogitBank, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_class_brings_its_examples_and_is_drawn_once(bank: cm.LogitBank, monkeypatch: pytest.MonkeyPatch) -> None:
     explorer, drawn, draw = cm.explore(bank), [], figures.dark_knowledge
     monkeypatch.setattr(figures, "dark_knowledge", lambda table, image: drawn.append(table) or draw(table, image))
     explorer.label.value = "ship"
@@ -288,10 +293,11 @@ def test_controls_that_do_not_apply_are_hidden(bank: cm.LogitBank) -> None:
         shown[method, constraint] = [name for name in names if getattr(explorer, name).layout.display != "none"]
     always = ["tau", "label", "teachers"]
     assert shown == {
-        ("TS", "order"): always, ("ATS", "order"): ["tau", "tau_other", "label", "teachers"],
+        ("TS", "order"): always,
+        ("ATS", "order"): ["tau", "tau_other", "label", "teachers"],
         ("ISATS", "order"): ["tau", "constraint", "margin", "label", "teachers"],
         ("ISATS", "none"): ["tau", "constraint", "label", "teachers"],
-    }  # fmt: skip
+    }
 
 
 def test_no_teacher_and_what_fails_are_told(bank: cm.LogitBank, monkeypatch: pytest.MonkeyPatch) -> None:

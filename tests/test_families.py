@@ -80,8 +80,14 @@ def test_a_teacher_runs_on_new_inputs_in_eval_mode() -> None:
 def test_a_bank_is_a_source(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     arrays = {"small": rng.normal(size=(6, 3)), "large": rng.normal(size=(6, 3))}
-    np.savez(tmp_path / "a.npz", labels=[0, 1, 2] * 2, split=["val", "test"] * 3, params_small=5, params_large=9,
-             **{f"logits_{name}": logits for name, logits in arrays.items()})  # fmt: skip
+    np.savez(
+        tmp_path / "a.npz",
+        labels=[0, 1, 2] * 2,
+        split=["val", "test"] * 3,
+        params_small=5,
+        params_large=9,
+        **{f"logits_{name}": logits for name, logits in arrays.items()},
+    )
     first = collect(load_family(f"logits:{tmp_path}/a.npz"), None, tmp_path / "bank", dtype="float16", progress=False)
     family = load_family("bank:bank", base=tmp_path)
     again = collect(family, None, tmp_path / "again", dtype="float16", progress=False)

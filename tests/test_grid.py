@@ -118,8 +118,16 @@ def test_a_run_is_what_one_would_do_by_hand(tmp_path: Path, weights: Path) -> No
     prepare = Prepare((7.0,), (3.0,))
     torch.manual_seed(int(hash_of(["mlp6", 1]), 16) % 2**63)
     network = architectures.build("mlp6", 26, in_features=16)
-    fit(network, torch.from_numpy(views), torch.from_numpy(train.labels), study.recipe, seed=1, prepare=prepare,
-        criterion=run.method.criterion(), soft=torch.softmax(logits / 2, -1).float())  # fmt: skip
+    fit(
+        network,
+        torch.from_numpy(views),
+        torch.from_numpy(train.labels),
+        study.recipe,
+        seed=1,
+        prepare=prepare,
+        criterion=run.method.criterion(),
+        soft=torch.softmax(logits / 2, -1).float(),
+    )
     right = evaluate(network, torch.from_numpy(held_out.inputs), prepare).argmax(1).numpy() == held_out.labels
     for split in ("val", "test"):
         row = table.query("teacher == @run.teacher.teacher and method == 'KD' and student == 'mlp6' and seed == 1")
@@ -243,12 +251,30 @@ def test_hashes_of_runs_do_not_change(tmp_path: Path, weights: Path) -> None:
     study = study_in(tmp_path, weights)
     config = grid.config_of(study, plan(study, study.bank)[-1])
     assert sorted(config) == [
-        "center", "eval", "format", "method", "recipe", "scale", "seed", "student", "teacher", "train", "views",
-    ]  # fmt: skip
+        "center",
+        "eval",
+        "format",
+        "method",
+        "recipe",
+        "scale",
+        "seed",
+        "student",
+        "teacher",
+        "train",
+        "views",
+    ]
     assert sorted(config["recipe"]) == [
-        "batch_size", "epochs", "lr", "milestones", "momentum", "optimizer", "schedule", "shift", "warmup_epochs",
+        "batch_size",
+        "epochs",
+        "lr",
+        "milestones",
+        "momentum",
+        "optimizer",
+        "schedule",
+        "shift",
+        "warmup_epochs",
         "weight_decay",
-    ]  # fmt: skip
+    ]
     used = study_in(tmp_path, weights, STUDY.replace("recipe = {", 'device = "cuda"\nrecipe = { keep_best = true,'))
     config = grid.config_of(used, plan(used, used.bank)[-1])
     assert config["device"] == "cuda" and config["recipe"]["keep_best"] is True
@@ -313,9 +339,15 @@ def test_assistants_stand_between_teacher_and_student(
     for run in plan(study, study.bank):
         if run.method.assistants and run.teacher and (run.seed, run.student) == (2, "mlp5"):
             handed = teach_through(
-                [trainer._build("mlp7", 2)], trainer._logits(run.teacher.key), run.method, trainer.inputs,
-                trainer.labels, study.recipe, seed=2, prepare=trainer.prepare,
-            )  # fmt: skip
+                [trainer._build("mlp7", 2)],
+                trainer._logits(run.teacher.key),
+                run.method,
+                trainer.inputs,
+                trainer.labels,
+                study.recipe,
+                seed=2,
+                prepare=trainer.prepare,
+            )
             expected = torch.softmax(handed.double() / 2, -1).float()
             assert sum(soft is not None and torch.allclose(soft, expected) for soft in given[5]) == 1
 
@@ -616,8 +648,9 @@ def test_what_runs_elsewhere_is_told_and_waited_for(
     study.progress = True
     folder = grid.run_folder(study, plan(study, study.bank)[4])
     folder.mkdir(parents=True)
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(folder / ".lock")], stdin=subprocess.PIPE,
-                              stdout=subprocess.PIPE, text=True)  # fmt: skip
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
     end = threading.Timer(1.5 * grid.PAUSE, lambda: (wait_for(lambda: len(finished(tmp_path)) == 29), holder.kill()))
     end.start()

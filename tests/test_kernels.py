@@ -28,8 +28,15 @@ kernels = pytest.importorskip("capmismatch._numerics.softmax_loops")
 
 Array = np.ndarray
 STATISTICS = (
-    "target_prob", "wrong_mass", "inherent_variance", "wrong_entropy", "entropy", "confidence", "logsumexp", "log_odds",
-)  # fmt: skip
+    "target_prob",
+    "wrong_mass",
+    "inherent_variance",
+    "wrong_entropy",
+    "entropy",
+    "confidence",
+    "logsumexp",
+    "log_odds",
+)
 
 
 def example(rows: int, classes: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,9 +127,10 @@ def test_class_means_and_distances_from_them(plain: pytest.MonkeyPatch) -> None:
 
 
 PROBABILITIES = st.one_of(
-    st.floats(0, 1, exclude_min=True), st.sampled_from([1e-300, 1e-30, 0.1, 0.1 + 1e-17, 0.5, 1.0]),
+    st.floats(0, 1, exclude_min=True),
+    st.sampled_from([1e-300, 1e-30, 0.1, 0.1 + 1e-17, 0.5, 1.0]),
     st.integers(1, 5).map(lambda k: k / 5),
-)  # fmt: skip
+)
 
 
 @settings(max_examples=100, deadline=None)
@@ -146,9 +154,10 @@ def test_ranges_of_equal_count_are_those_of_a_stable_sort(p: Array, bins: int, r
 def test_adaptive_error_of_many_examples(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     rng = np.random.default_rng(0)
     p = {
-        "spread": np.exp(-rng.gamma(2.0, 4.0, (5000, 3))), "constant": np.full((5000, 3), 0.3),
+        "spread": np.exp(-rng.gamma(2.0, 4.0, (5000, 3))),
+        "constant": np.full((5000, 3), 0.3),
         "two values": rng.choice([0.1, 0.7], (5000, 3)),
-    }[kind]  # fmt: skip
+    }[kind]
     hits = torch.from_numpy(rng.random((5000, 3)) < p * 0.8)
     quick = adaptive_error(torch.from_numpy(p), hits)
     monkeypatch.setattr(devices, "LOOPS", False)

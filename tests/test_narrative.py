@@ -23,37 +23,84 @@ def results_table(
 ):
     rng = np.random.default_rng(seed)
     common = rng.normal(0, noise, seeds)  # what a seed does to every teacher's student
-    return pd.DataFrame([
-        {"family": family, "teacher": teacher, "params": PARAMS[teacher], "teacher_seed": 0, "student": student,
-         "label": label, "method": method, "tau": 4.0, "seed": s, "split": split, "n": 2000,
-         "accuracy": height + common[s] + rng.normal(0, noise)}
-        for teacher, height in zip(teachers, heights, strict=True) for s in range(seeds) for split in ("val", "test")
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {
+                "family": family,
+                "teacher": teacher,
+                "params": PARAMS[teacher],
+                "teacher_seed": 0,
+                "student": student,
+                "label": label,
+                "method": method,
+                "tau": 4.0,
+                "seed": s,
+                "split": split,
+                "n": 2000,
+                "accuracy": height + common[s] + rng.normal(0, noise),
+            }
+            for teacher, height in zip(teachers, heights, strict=True)
+            for s in range(seeds)
+            for split in ("val", "test")
+        ]
+    )
 
 
 def plain_table(height=0.60, seeds=4, noise=0.001, student="cnn"):
     rng = np.random.default_rng(9)
-    return pd.DataFrame([
-        {"family": "", "teacher": "", "params": np.nan, "teacher_seed": 0, "student": student, "label": "CE",
-         "method": "CE", "tau": np.nan, "seed": s, "split": split, "n": 2000, "accuracy": height + rng.normal(0, noise)}
-        for s in range(seeds) for split in ("val", "test")
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {
+                "family": "",
+                "teacher": "",
+                "params": np.nan,
+                "teacher_seed": 0,
+                "student": student,
+                "label": "CE",
+                "method": "CE",
+                "tau": np.nan,
+                "seed": s,
+                "split": split,
+                "n": 2000,
+                "accuracy": height + rng.normal(0, noise),
+            }
+            for s in range(seeds)
+            for split in ("val", "test")
+        ]
+    )
 
 
 def probe_rows(values, probe, tau=4.0, runs=2, noise=0.01, teachers=TEACHERS, family="f"):
     rng = np.random.default_rng(len(probe))
-    return pd.DataFrame([
-        {"family": family, "teacher": teacher, "params": PARAMS[teacher], "macs": np.nan, "split": "val",
-         "seed": run, "tau": tau, "probe": probe, "value": value * (1 + rng.normal(0, noise)), "se": 0.01 * value,
-         "n": 500}
-        for teacher, value in zip(teachers, values, strict=True) for run in range(runs)
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {
+                "family": family,
+                "teacher": teacher,
+                "params": PARAMS[teacher],
+                "macs": np.nan,
+                "split": "val",
+                "seed": run,
+                "tau": tau,
+                "probe": probe,
+                "value": value * (1 + rng.normal(0, noise)),
+                "se": 0.01 * value,
+                "n": 500,
+            }
+            for teacher, value in zip(teachers, values, strict=True)
+            for run in range(runs)
+        ]
+    )
 
 
 def probes_table(teachers=TEACHERS, family="f", shape=HILL):
     size = np.linspace(0.2, 0.9, len(teachers))
-    parts = {"target_prob": size, "inherent_variance": 0.01 * size, "derived_variance": 0.1 * shape**8,
-             "derived_std": shape**4}  # fmt: skip
+    parts = {
+        "target_prob": size,
+        "inherent_variance": 0.01 * size,
+        "derived_variance": 0.1 * shape**8,
+        "derived_std": shape**4,
+    }
     return pd.concat(
         [probe_rows(values, name, teachers=teachers, family=family) for name, values in parts.items()],
         ignore_index=True,
@@ -65,10 +112,11 @@ def ranks_table(lost_a_step, runs=2, teachers=TEACHERS):
     keys = [(teacher, run) for teacher in teachers for run in range(runs)]
     rows = []
     for i, (a, run_a) in enumerate(keys):
-        for b, run_b in keys[i + 1:]:  # fmt: skip
+        for b, run_b in keys[i + 1 :]:
             steps = teachers.index(b) - teachers.index(a)
-            rows.append(("f", a, run_a, "f", b, run_b, "val", "wrong_tau_b", 0.8 - lost_a_step * steps
-                         + rng.normal(0, 0.004)))  # fmt: skip
+            rows.append(
+                ("f", a, run_a, "f", b, run_b, "val", "wrong_tau_b", 0.8 - lost_a_step * steps + rng.normal(0, 0.004))
+            )
     names = ["family_a", "teacher_a", "seed_a", "family_b", "teacher_b", "seed_b", "split", "metric", "value"]
     return pd.DataFrame(rows, columns=names)
 
@@ -79,12 +127,18 @@ def restored_table(bound=0.1):
         for method, factor in {"TS": 1.0, "ATS": 2.0, "ISATS": 3.0}.items():
             inherent = 0.01 * factor
             derived = (1 - size) ** 2 * inherent
-            values = {"target_prob": size, "inherent_variance": inherent, "derived_variance": derived,
-                      "flipped": 0.25 if method == "ATS" else 0.0}  # fmt: skip
+            values = {
+                "target_prob": size,
+                "inherent_variance": inherent,
+                "derived_variance": derived,
+                "flipped": 0.25 if method == "ATS" else 0.0,
+            }
             if method == "ISATS":
                 values["at_bound"] = bound
-            rows += [("f", teacher, PARAMS[teacher], 0, method, 4.0, name, value, 0.01 * value)
-                     for name, value in values.items()]  # fmt: skip
+            rows += [
+                ("f", teacher, PARAMS[teacher], 0, method, 4.0, name, value, 0.01 * value)
+                for name, value in values.items()
+            ]
     columns = ["family", "teacher", "params", "seed", "method", "tau_target", "quantity", "value", "se"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -349,10 +403,13 @@ def test_isats_without_kd_is_not_compared():
 
 def test_topics_come_in_order_and_derived_probes_never_alone():
     tables = {
-        "results": pd.concat([results_table(HILL), plain_table()]), "probes": probes_table(),
-        "ranks": ranks_table(0.02), "restored": restored_table(), "links": links_table(HILL),
+        "results": pd.concat([results_table(HILL), plain_table()]),
+        "probes": probes_table(),
+        "ranks": ranks_table(0.02),
+        "restored": restored_table(),
+        "links": links_table(HILL),
         "checks": pd.DataFrame({"teacher": ["a"], "seed": 0, "drift": 0.0, "tied": 0.0, "findings": ""}),
-    }  # fmt: skip
+    }
     found = statements(tables)
     assert list(dict.fromkeys(statement.topic for statement in found)) == list(TOPICS)
     for statement in found:

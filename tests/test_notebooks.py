@@ -94,8 +94,9 @@ def test_stripping_keeps_sources_ids_and_tags_and_nothing_else() -> None:
     metadata = {"kernelspec": {"name": "my-venv"}, "widgets": {}}
     found = json.loads(stripped(json.dumps({"cells": [code, text], "metadata": metadata, "nbformat": 4})))
     assert found["cells"] == [
-        {**code, "outputs": [], "execution_count": None, "metadata": {"tags": ["keep"]}}, {**text, "metadata": {}},
-    ]  # fmt: skip
+        {**code, "outputs": [], "execution_count": None, "metadata": {"tags": ["keep"]}},
+        {**text, "metadata": {}},
+    ]
     assert found["metadata"]["kernelspec"]["name"] == "python3" and "widgets" not in found["metadata"]
 
 

@@ -28,8 +28,12 @@ PACKAGE = ROOT / "capmismatch"
 CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib", "seaborn-base": "seaborn"}
 # Packages that speak for another, whose documentation tells to import them, and that it brings along.
 COMES_WITH = {
-    "PIL": "pillow", "cycler": "matplotlib", "markupsafe": "jinja2", "packaging": "pytest", "IPython": "jupyterlab",
-}  # fmt: skip
+    "PIL": "pillow",
+    "cycler": "matplotlib",
+    "markupsafe": "jinja2",
+    "packaging": "pytest",
+    "IPython": "jupyterlab",
+}
 
 
 def read_pyproject() -> dict[str, Any]:
@@ -135,9 +139,11 @@ def test_files_name_no_machine_and_leave_nothing_for_later(pattern: re.Pattern[s
     texts = (".py", ".md", ".toml", ".yml", ".cff", ".ipynb", ".html", ".csv", ".sh", "")
     found = [
         f"{path.relative_to(ROOT)}: {match.group()}"
-        for path in tracked() if path.suffix in texts
-        for match in [pattern.search(path.read_text(encoding="utf-8"))] if match
-    ]  # fmt: skip
+        for path in tracked()
+        if path.suffix in texts
+        for match in [pattern.search(path.read_text(encoding="utf-8"))]
+        if match
+    ]
     assert not found
 
 
@@ -291,10 +297,11 @@ def test_only_the_top_imports_the_top() -> None:
     stages = {(study, "capmismatch.report.gallery"), (study, "capmismatch.report.page")}
     upward = {
         (name, other)
-        for name, found in imports().items() if not within(name, *TOP)
+        for name, found in imports().items()
+        if not within(name, *TOP)
         for other, at_top in found
         if within(other, *TOP) and not (not at_top and (name, other) in stages)
-    }  # fmt: skip
+    }
     assert not upward
 
 

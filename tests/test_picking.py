@@ -441,8 +441,12 @@ def test_a_new_family_is_predicted_from_its_probes():
     choice = pick(new, evidence=[world(rng, ["a", "b"]), world(rng, ["c", "d"])])
     best = truth.query("split == 'test'").groupby("teacher")["accuracy"].mean().idxmax()
     assert (choice.teacher, choice.rule, choice.label, choice.method, choice.tau) == (
-        best, "evidence", "KD tau=4", "KD", 4.0,
-    )  # fmt: skip
+        best,
+        "evidence",
+        "KD tau=4",
+        "KD",
+        4.0,
+    )
     table = choice.table
     assert table["p_best"].sum() == pytest.approx(1) and table["p_best"].iloc[0] > 0.6
     assert table["score"].mean() == pytest.approx(0, abs=1e-9) and table["regret"].iloc[0] < 0.5

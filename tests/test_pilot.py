@@ -245,9 +245,11 @@ def test_finished_runs_cost_nothing(tmp_path: Path, taught: Path) -> None:
     assert plan.passes == 2 * 260 * (cost(plan.by_teacher, [2, 2]) + 2 * 4) <= 0.2 * plan.whole_grid
     assert len(plan.teachers) == 4 > len(planned(study, "10%").teachers)
     everything = {
-        (teacher, method.label, student): 4 for student in ("mlp5", "mlp6") for method in study.distillation.methods
+        (teacher, method.label, student): 4
+        for student in ("mlp5", "mlp6")
+        for method in study.distillation.methods
         for teacher in (TEACHERS if method.name != "CE" else [("", "")])
-    }  # fmt: skip
+    }
     assert planned(study, 0.1, found=Found(everything)).passes == 0
     assert not planned(study, 0.1, found=Found(everything)).left_out
 
@@ -469,8 +471,9 @@ def test_the_chances_of_the_pair_and_of_the_setting_are_told(whole: tuple[Path, 
 
 
 def test_one_setting_and_one_family_member_less(tmp_path: Path, taught: Path) -> None:
-    one = STUDY[: STUDY.index('[[distill.methods]]\nname = "ATS"')].replace('students = ["mlp5", "mlp6"]',
-                                                                          'students = ["mlp5"]')  # fmt: skip
+    one = STUDY[: STUDY.index('[[distill.methods]]\nname = "ATS"')].replace(
+        'students = ["mlp5", "mlp6"]', 'students = ["mlp5"]'
+    )
     choice = pilot(study_in(tmp_path, taught, one), 9, n_boot=200, tell=silent)
     assert choice.rungs["stage"].unique().tolist() == ["teachers"] and choice.label == "KD tau=4"
 
@@ -482,8 +485,11 @@ def test_evidence_spares_teachers(tmp_path: Path, taught: Path) -> None:
     quality = {"mlp4": 0.1, "mlp8": 0.4, "mlp12": 0.9, "mlp16": 0.2}
     rows = [
         ("mlp", teacher, 0, student, "KD tau=4", "KD", 4.0, seed, split, mean + 1e-3 * draws.standard_normal(), 400)
-        for teacher, mean in quality.items() for student in "ab" for seed in range(3) for split in ("val", "test")
-    ]  # fmt: skip
+        for teacher, mean in quality.items()
+        for student in "ab"
+        for seed in range(3)
+        for split in ("val", "test")
+    ]
     columns = ["family", "teacher", "teacher_seed", "student", "label", "method", "tau", "seed", "split", "accuracy"]
     columns.append("n")
     told: list[str] = []

@@ -68,11 +68,24 @@ def draw(name, teachers):
 
 
 FIGURES = [
-    "capacity_curve", "capacity_curve alone", "capacity_grid", "variance_vs_capacity", "variance_vs_temperature",
-    "temperature_heatmap", "probe_vs_student", "probe_vs_student_grid", "rank_matrix", "rank_distribution",
-    "affinity_map", "logit_statistics", "reliability_diagram", "isats_restored", "dark_knowledge", "pick_chart",
+    "capacity_curve",
+    "capacity_curve alone",
+    "capacity_grid",
+    "variance_vs_capacity",
+    "variance_vs_temperature",
+    "temperature_heatmap",
+    "probe_vs_student",
+    "probe_vs_student_grid",
+    "rank_matrix",
+    "rank_distribution",
+    "affinity_map",
+    "logit_statistics",
+    "reliability_diagram",
+    "isats_restored",
+    "dark_knowledge",
+    "pick_chart",
     "study_progress",
-]  # fmt: skip
+]
 
 
 def figure_of(drawn):
@@ -599,8 +612,11 @@ def test_study_progress_bars_are_shares():
         (plots.variance_vs_capacity, tables.probes(MLPS[:2]), "value"),
         (plots.variance_vs_temperature, tables.probes(MLPS[:2]), "tau"),
         (plots.temperature_heatmap, tables.temperature_grid(), "tau_other"),
-        (lambda probes: plots.probe_vs_student(probes, tables.results(MLPS[:2]), probe="nll", label="KD tau=4"),
-         tables.probes(MLPS[:2]), "teacher"),
+        (
+            lambda probes: plots.probe_vs_student(probes, tables.results(MLPS[:2]), probe="nll", label="KD tau=4"),
+            tables.probes(MLPS[:2]),
+            "teacher",
+        ),
         (plots.rank_matrix, tables.ranks(MLPS[:2]), "seed_b"),
         (plots.rank_distribution, tables.ranks(MLPS[:2]), "metric"),
         (plots.affinity_map, tables.affinity(MLPS[:2]), "other_class"),
@@ -611,7 +627,7 @@ def test_study_progress_bars_are_shares():
         (plots.pick_chart, tables.choice(), "tie"),
         (plots.study_progress, tables.progress(), "failed"),
     ],
-)  # fmt: skip
+)
 def test_a_missing_column_is_named(call, table, column):
     with pytest.raises(InputError, match=f"lacks the column.*'{column}'; it has"):
         call(table.drop(columns=column))
@@ -708,9 +724,16 @@ def test_users_text_is_drawn_literally():
 
 @pytest.mark.parametrize(
     ("venue", "column", "text"),
-    [("neurips", 5.5, 5.5), ("icml", 3.25, 6.75), ("cvpr", 3.25, 6.875), ("ieee", 3.5, 7.16), ("nature", 3.5, 7.2),
-     ("springer", 3.31, 6.85), ("default", 6.5, 6.5)],
-)  # fmt: skip
+    [
+        ("neurips", 5.5, 5.5),
+        ("icml", 3.25, 6.75),
+        ("cvpr", 3.25, 6.875),
+        ("ieee", 3.5, 7.16),
+        ("nature", 3.5, 7.2),
+        ("springer", 3.31, 6.85),
+        ("default", 6.5, 6.5),
+    ],
+)
 def test_style_widths(venue, column, text):
     assert plots.figure_style(venue)["figure.figsize"][0] == column
     assert plots.figure_style(venue, "text")["figure.figsize"][0] == text

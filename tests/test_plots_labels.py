@@ -52,8 +52,11 @@ def words(alphabet):
     return st.lists(st.text(alphabet, min_size=1, max_size=9), min_size=1, max_size=9).map("_".join)
 
 
-@given(st.lists(st.one_of(words("ab1"), st.text("abc./-_… ", max_size=40)), max_size=12, unique=True),
-       st.integers(4, 24), st.randoms())  # fmt: skip
+@given(
+    st.lists(st.one_of(words("ab1"), st.text("abc./-_… ", max_size=40)), max_size=12, unique=True),
+    st.integers(4, 24),
+    st.randoms(),
+)
 def test_short_names_stay_apart_whatever_their_order(names, most, random):
     shown = short_names(names, most)
     assert list(shown) == names and len(set(shown.values())) == len(names)
@@ -72,8 +75,14 @@ def test_short_names_keep_what_tells_teachers_apart():
         assert -1 not in places and places == sorted(places), "parts of the name, in its order"
 
 
-LABELLED = ["rank_matrix", "affinity_map", "pick_chart", "probe_vs_student_grid", "variance_vs_temperature",
-            "reliability_diagram"]  # fmt: skip
+LABELLED = [
+    "rank_matrix",
+    "affinity_map",
+    "pick_chart",
+    "probe_vs_student_grid",
+    "variance_vs_temperature",
+    "reliability_diagram",
+]
 
 
 @pytest.mark.parametrize(("venue", "width"), [("icml", "column"), ("default", "text")])
@@ -158,9 +167,7 @@ def test_probe_vs_student_shows_the_interval_over_runs():
     (bars,) = [bars for bars in ax.collections if isinstance(bars, LineCollection)]
     taught = results[(results["label"] == "KD tau=4") & (results["split"] == "test")]
     values = taught.groupby("teacher")["accuracy"]
-    expected = {
-        teacher: stats.t.interval(0.95, len(of) - 1, of.mean(), stats.sem(of)) for teacher, of in values
-    }
+    expected = {teacher: stats.t.interval(0.95, len(of) - 1, of.mean(), stats.sem(of)) for teacher, of in values}
     drawn = plots.drawn_data(ax)
     for segment, teacher in zip(bars.get_segments(), drawn["teacher"], strict=True):
         np.testing.assert_allclose(segment[:, 1], expected[teacher])

@@ -94,8 +94,10 @@ def decimal_values(logits: Array, labels: Array) -> dict[str, list[float]]:
     """What spreads within rows and within classes, at tau = 1."""
     with localcontext(Context(prec=50 + int(np.ptp(logits)))):  # squares of 1 - p have 40 digits left
         p = [decimal_softmax(f) for f in logits]
-        mean = {y: [sum(c) / len(c) for c in zip(*(p[i] for i in np.flatnonzero(labels == y)), strict=True)]
-                for y in set(labels.tolist())}  # fmt: skip
+        mean = {
+            y: [sum(c) / len(c) for c in zip(*(p[i] for i in np.flatnonzero(labels == y)), strict=True)]
+            for y in set(labels.tolist())
+        }
         pairs = [[*zip(row, mean[y], strict=True)] for row, y in zip(p, labels.tolist(), strict=True)]
         q = [decimal_softmax(wrong(f, y)) for f, y in zip(logits, labels, strict=True)]
         found = {
@@ -291,9 +293,11 @@ def test_gradients_are_those_of_softmax_also_where_logits_are_tied(row: list[flo
     means = torch.softmax(torch.tensor([[1.0, 0.5, 0.0, -1.0]] * 4, dtype=torch.float64), 1)
     p = torch.softmax(logits, 1)
     expected = {
-        "nll": -p[:, 0].log(), "entropy": -(p * p.log()).sum(1), "cmi": (p * (p / means[0]).log()).sum(1),
+        "nll": -p[:, 0].log(),
+        "entropy": -(p * p.log()).sum(1),
+        "cmi": (p * (p / means[0]).log()).sum(1),
         "within_class_spread": (p - means[0]).square().sum(1),
-    }  # fmt: skip
+    }
     for name, values in expected.items():
         found = public(name)(logits, labels, **({"means": means} if name in ("cmi", "within_class_spread") else {}))
         torch.testing.assert_close(found, values, rtol=1e-12, atol=0)

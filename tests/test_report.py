@@ -107,9 +107,12 @@ def renamed(frame):
 def tables():
     probed, taught = plot_tables.probes(splits=("val", "test")), plot_tables.results(students=("mlp12", "mlp24"))
     made = {
-        "probes": probed, "results": taught, "ranks": plot_tables.ranks(), "restored": plot_tables.restored(),
+        "probes": probed,
+        "results": taught,
+        "ranks": plot_tables.ranks(),
+        "restored": plot_tables.restored(),
         "links": correlate(probed, taught, expected_signs={}, n_boot=20),
-    }  # fmt: skip
+    }
     return {name: renamed(frame) for name, frame in made.items()}
 
 
@@ -158,7 +161,12 @@ def undated(text):
 def test_sections_come_in_order(whole):
     page, _ = whole
     assert [attributes["id"] for attributes in page.all("section") if "id" in attributes] == [
-        "answer", "shows", "tables", "figures", "repeat"]  # fmt: skip
+        "answer",
+        "shows",
+        "tables",
+        "figures",
+        "repeat",
+    ]
     assert page.text_of("h2") == ["Answer", "What this study shows", "Tables", "Figures", "How to repeat it"]
     questions = [question for question, _ in TOPICS.values()]
     assert [title for title in page.text_of("h3") if title in questions] == questions
@@ -214,6 +222,7 @@ def test_the_page_is_accessible(whole):
 @pytest.mark.parametrize("scheme", [0, 1])
 def test_colours_have_contrast(whole, scheme):
     """WCAG 2 AA: 4.5 to 1 for every text colour on both grounds."""
+
     def luminance(colour):
         parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
@@ -243,7 +252,11 @@ def test_figures_come_in_the_gallerys_order_with_captions(whole):
     page, _ = whole
     captions = page.text_of("figcaption")
     assert [caption.split(".")[0] for caption in captions] == [
-        "Capacity curve mlp12", "Variance vs capacity", "Ranks later", "Zebra"]  # fmt: skip
+        "Capacity curve mlp12",
+        "Variance vs capacity",
+        "Ranks later",
+        "Zebra",
+    ]
     assert "read the three together" in captions[1]
     assert base64.b64decode(page.all("img")[0]["src"].split(",")[1]) == png()
     assert "figures/capacity_curve%20mlp12.csv" in page.all("img")[0]["alt"]
@@ -266,9 +279,11 @@ def test_a_figure_drawn_by_the_gallery_calls_teachers_as_all_others_do(make, mon
     teachers = [("A", "resnet20", 2e5), ("A", "resnet56", 8e5), ("B", "resnet20", 1e5)]
     bank = _in_memory(
         make_rows("pets", labels, list("abcde"), split=["val"] * 10 + ["test"] * 10),
-        [(TeacherRecord(*who, params=int(size)), 6 * np.eye(5)[labels] + rng.normal(size=(20, 5)))
-         for *who, size in teachers],
-    )  # fmt: skip
+        [
+            (TeacherRecord(*who, params=int(size)), 6 * np.eye(5)[labels] + rng.normal(size=(20, 5)))
+            for *who, size in teachers
+        ],
+    )
     monkeypatch.setattr(Study, "bank", property(lambda self: bank))
     axes = gallery._dark_knowledge(make([], figures=()))
     assert [ax.get_title().split("\n")[0] for ax in axes] == ["B/resnet20", "resnet56"], "the smallest, the largest"
@@ -284,8 +299,9 @@ def test_printed_heads_stand_on_each_page(whole):
 
 def test_what_a_statement_is_about_stands_out():
     told = report_page._with_lead("Student <cnn>, KD: accuracy is 0.7 [0.6, 0.8]: more.")
-    assert told == ("<strong>Student &lt;cnn&gt;, KD:</strong> accuracy is 0.7 "
-                    '<span class="interval">[0.6, 0.8]</span>: more.')  # fmt: skip
+    assert told == (
+        '<strong>Student &lt;cnn&gt;, KD:</strong> accuracy is 0.7 <span class="interval">[0.6, 0.8]</span>: more.'
+    )
     for text in ("It is 0.7 [0.6, 0.8]: more.", "One. Two: three.", "nothing to mark"):
         assert "<strong>" not in report_page._with_lead(text)
 
@@ -321,8 +337,7 @@ def test_derived_columns_stand_beside_confidence_and_inherent_variance(whole):
     for name in ("teachers", "probes-tau-1", "probes-tau-4", "restored"):
         header, rows = page.cells(name)
         place = header.index("derived_std")
-        assert header[place - 2 : place + 2] == [
-            "target_prob", "inherent_variance", "derived_std", "derived_variance"]  # fmt: skip
+        assert header[place - 2 : place + 2] == ["target_prob", "inherent_variance", "derived_std", "derived_variance"]
         assert len(rows) == (24 if name == "restored" else 8)
 
 
@@ -331,16 +346,31 @@ def test_cells_sort_by_their_numbers(whole, tables):
     header, rows = page.cells("teachers")
     assert {row[header.index("params")] for row in rows} >= {"648", "1,091,584"}
     assert 'data-key="1091584.0">1,091,584<' in source
-    names = ["teachers", "students", "settings", "rules", "probes", "probes-tau-1", "probes-tau-4", "links", "ranks",
-             "restored", "results"]  # fmt: skip
+    names = [
+        "teachers",
+        "students",
+        "settings",
+        "rules",
+        "probes",
+        "probes-tau-1",
+        "probes-tau-4",
+        "links",
+        "ranks",
+        "restored",
+        "results",
+    ]
     assert len(page.all("button")) == sum(len(page.cells(name)[0]) for name in names)
 
 
 def test_results_table_holds_means_and_deviations(whole, tables):
     header, rows = whole[0].cells("results")
     frame = tables["results"]
-    chosen = frame[frame["label"].eq("KD tau=4") & frame["student"].eq("mlp24") & frame["split"].eq("test")
-                   & frame["teacher"].eq("mlp384")]["accuracy"]  # fmt: skip
+    chosen = frame[
+        frame["label"].eq("KD tau=4")
+        & frame["student"].eq("mlp24")
+        & frame["split"].eq("test")
+        & frame["teacher"].eq("mlp384")
+    ]["accuracy"]
     row = next(row for row in rows if row[:3] == ["mlp24", "KD tau=4", "mlp384"])
     found = dict(zip(header, row, strict=True))
     assert found["accuracy_test"] == number(chosen.mean()) and found["sd_test"] == number(chosen.std(ddof=1))
@@ -365,7 +395,8 @@ def test_derived_probes_are_dropped_without_companions(tables):
     (_, at_four) = probes(alone, [4.0])
     assert "derived_std" not in at_four.columns and "inherent_variance" in at_four.columns
     assert not {"derived_std", "derived_variance"} & {
-        row[2].text for row in links(tables["links"].query("probe != 'target_prob'")).rows}  # fmt: skip
+        row[2].text for row in links(tables["links"].query("probe != 'target_prob'")).rows
+    }
 
 
 def test_results_of_one_split():

@@ -27,9 +27,17 @@ def test_what_is_missing_is_filled_in(write) -> None:
     assert list(found.columns) == list(COLUMNS)
     row = found.iloc[0]
     expected = {
-        "family": "", "teacher": "r20", "teacher_seed": 0, "student": "student", "label": "KD tau=4",
-        "method": "KD", "constraint": "", "seed": 0, "split": "test", "accuracy": 0.7,
-    }  # fmt: skip
+        "family": "",
+        "teacher": "r20",
+        "teacher_seed": 0,
+        "student": "student",
+        "label": "KD tau=4",
+        "method": "KD",
+        "constraint": "",
+        "seed": 0,
+        "split": "test",
+        "accuracy": 0.7,
+    }
     assert {name: row[name] for name in expected} == expected
     for name in ("params", "tau", "tau_other", "tau_student", "weight", "margin", "n"):
         assert math.isnan(row[name]) and found[name].dtype == float
@@ -50,8 +58,7 @@ def test_percentages(write) -> None:
 
 def test_plain_cross_entropy_has_no_teacher(write) -> None:
     file = write(
-        "family,teacher,params,method,seed,accuracy\n"
-        "f,,,CE,0,0.6\nf,r20,270000,CE,1,0.6\nf,r20,270000,KD,0,0.7\n"
+        "family,teacher,params,method,seed,accuracy\nf,,,CE,0,0.6\nf,r20,270000,CE,1,0.6\nf,r20,270000,KD,0,0.7\n"
     )
     found = load_results(file)
     assert found["family"].tolist() == ["", "", "f"] and found["teacher"].tolist() == ["", "", "r20"]
@@ -75,9 +82,14 @@ def test_labels_tell_settings_apart(write) -> None:
         "a,ReviewKD,,,,,,0.7\na,ReviewKD,2,,,,,0.7\na,KD,4,,,0,,0.7\n"
     )
     assert load_results(file)["label"].tolist() == [
-        "KD tau=2", "KD tau=4 w=0.9", "ATS tau=4/2", "ISATS order m=1 tau=4", "ReviewKD", "ReviewKD tau=2",
+        "KD tau=2",
+        "KD tau=4 w=0.9",
+        "ATS tau=4/2",
+        "ISATS order m=1 tau=4",
+        "ReviewKD",
+        "ReviewKD tau=2",
         "KD tau=4 margin=0",
-    ]  # fmt: skip
+    ]
 
 
 def test_labels_that_are_given_are_kept(write) -> None:
@@ -106,7 +118,9 @@ def test_complete_takes_none_for_what_is_unknown() -> None:
         {"family": family, "teacher": teacher, "params": None, "method": method.name, "accuracy": 0.5}
         | {name: getattr(method, name) for name in fields}
         for family, teacher, method in [
-            ("", "", Method("CE")), ("f", "t", Method("ISATS", margin=1.0)), ("f", "t", Method("DKD")),
+            ("", "", Method("CE")),
+            ("f", "t", Method("ISATS", margin=1.0)),
+            ("f", "t", Method("DKD")),
         ]
     ]
     found = complete(pd.DataFrame(rows))

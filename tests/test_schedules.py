@@ -323,9 +323,16 @@ def test_a_chain_that_was_killed_goes_on_to_the_same_bits(
 
     def teach(folder: Path | None, after_epoch=lambda epoch, loss: None) -> Tensor:
         return teach_through(
-            [student(1), student(2)], teacher[None], Method("KD"), x[None], y, Recipe(epochs=4, batch_size=4),
-            seed=7, folder=folder, after_epoch=after_epoch,
-        )  # fmt: skip
+            [student(1), student(2)],
+            teacher[None],
+            Method("KD"),
+            x[None],
+            y,
+            Recipe(epochs=4, batch_size=4),
+            seed=7,
+            folder=folder,
+            after_epoch=after_epoch,
+        )
 
     def kill(epoch: int, loss: float) -> None:
         began.append(epoch)
@@ -345,8 +352,10 @@ def test_a_chain_that_was_killed_goes_on_to_the_same_bits(
     assert began == [*range(epoch, 4), *(range(4) if link == 1 else [])]
     torch.testing.assert_close(found, teach(None), rtol=0, atol=0)
     assert sorted(file.name for file in (tmp_path / "chain").iterdir()) == [
-        ".lock", "link1.safetensors", "link2.safetensors",
-    ]  # fmt: skip
+        ".lock",
+        "link1.safetensors",
+        "link2.safetensors",
+    ]
     began.clear()
     again = teach(tmp_path / "chain", lambda epoch, loss: began.append(epoch))
     torch.testing.assert_close(again, found, rtol=0, atol=0)

@@ -151,8 +151,20 @@ def saved(tmp_path: Path) -> Path:
 
 
 def test_command_writes_a_file_for_each_teacher_of_a_bank(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run("soften", saved / "bank", "--method", "isats", "--tau", "2", "--margin", "0.5", "--split", "test",
-        "--out", saved / "soft" / "{teacher}.npz")  # fmt: skip
+    run(
+        "soften",
+        saved / "bank",
+        "--method",
+        "isats",
+        "--tau",
+        "2",
+        "--margin",
+        "0.5",
+        "--split",
+        "test",
+        "--out",
+        saved / "soft" / "{teacher}.npz",
+    )
     bank = cm.LogitBank(saved / "bank")
     for key in bank.keys:
         read = load_soft_labels(saved / "soft" / f"{key}.npz")

@@ -91,7 +91,8 @@ def test_builders_by_name(tmp_path: Path) -> None:
         home = tmp_path / folder
         home.mkdir()
         (home / "parts.py").write_text("from torch import nn\nLAYER = nn.Linear\n")
-        (home / "models.py").write_text(textwrap.dedent(f"""
+        (home / "models.py").write_text(
+            textwrap.dedent(f"""
             from dataclasses import dataclass
             import parts
             @dataclass
@@ -102,7 +103,8 @@ def test_builders_by_name(tmp_path: Path) -> None:
                     return super().forward(x) + {bias}
             def make(stem):
                 return Shifted(Shape().width, 2)
-        """))
+        """)
+        )
         torch.save(nn.Linear(3, 2).state_dict(), home / "t.pt")
     torch.save(torch.load(tmp_path / "a" / "t.pt", weights_only=True), tmp_path / "b" / "t.pt")
     one, two = (load_family("ckpt:t.pt", builder="models:make", base=tmp_path / folder)[0] for folder in "ab")

@@ -253,9 +253,14 @@ def save_vit(transformers: Any, folder: Path, classes: tuple[str, ...] | int = C
         names["num_labels"] = classes
     torch.manual_seed(width)
     config = transformers.ViTConfig(
-        hidden_size=width, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, image_size=16,
-        patch_size=8, **names,
-    )  # fmt: skip
+        hidden_size=width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=16,
+        patch_size=8,
+        **names,
+    )
     network = transformers.ViTForImageClassification(config).eval()
     network.save_pretrained(folder)
     transformers.ViTImageProcessor(size={"height": 16, "width": 16}, image_mean=[0.4] * 3).save_pretrained(folder)
@@ -319,8 +324,10 @@ def test_hf_problems_are_input_errors(transformers: Any, tmp_path: Path) -> None
 def test_hf_never_runs_code_from_a_repository(transformers: Any, tmp_path: Path) -> None:
     save_vit(transformers, tmp_path / "net")
     config = json.loads((tmp_path / "net" / "config.json").read_text())
-    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "code.Config",
-                                                  "AutoModelForImageClassification": "code.Net"}}  # fmt: skip
+    config |= {
+        "model_type": "mine",
+        "auto_map": {"AutoConfig": "code.Config", "AutoModelForImageClassification": "code.Net"},
+    }
     (tmp_path / "net" / "config.json").write_text(json.dumps(config))
     (tmp_path / "net" / "code.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'sprung')!r})\n")
     with pytest.raises(InputError, match="transformers cannot load"):

@@ -285,8 +285,16 @@ def test_p_best_and_intervals_of_a_family_that_has_only_probes_come_true(differ)
         lead, best = true - true.mean(), int(draws.mean(axis=0).argmax())
         regret = (draws.max(axis=1) - draws[:, best]).mean()
         claimed = (draws.argmax(axis=1) == best).mean()
-        rows.append((((low <= lead) & (lead <= high)).mean(), claimed, lead.argmax() == best, regret,
-                     lead.max() - lead[best], lead.max() - lead[0]))  # fmt: skip
+        rows.append(
+            (
+                ((low <= lead) & (lead <= high)).mean(),
+                claimed,
+                lead.argmax() == best,
+                regret,
+                lead.max() - lead[best],
+                lead.max() - lead[0],
+            )
+        )
     covered, claimed, hit, expected, real, by_chance = np.mean(np.array(rows, dtype=float), axis=0)
     assert 0.87 < covered < 0.99
     assert claimed == pytest.approx(hit, abs=0.15) and expected == pytest.approx(real, abs=0.25)
@@ -378,8 +386,10 @@ def test_tables_are_paired_where_all_teachers_have_the_same_runs():
     rng = np.random.default_rng(6)
     rows = [
         (t, 10**i, run, seed, 0.7 + 0.02 * [0, 2, 4, 3, 1][i] + 0.3 * run + 0.02 * seed + 0.002 * rng.standard_normal())
-        for i, t in enumerate("abcde") for run in (0, 1) for seed in (run, run + 2)
-    ]  # fmt: skip
+        for i, t in enumerate("abcde")
+        for run in (0, 1)
+        for seed in (run, run + 2)
+    ]
     frame = pd.DataFrame(rows, columns=["teacher", "params", "teacher_seed", "seed", "accuracy"]).assign(n=1000)
     shuffled = frame.sample(frac=1, random_state=0)
     means = [own.groupby("teacher_seed")["accuracy"].mean() for _, own in frame.groupby("teacher")]

@@ -43,16 +43,24 @@ def study(tmp_path: Path) -> Study:
     (tmp_path / "study.toml").write_text(STUDY)
     study = Study(tmp_path / "study.toml", progress=False)
     rows = study.eval_data.rows
-    np.savez(tmp_path / "family.npz", labels=rows.labels, ids=rows.ids, classes=rows.classes,
-             logits_one=draws.normal(size=(len(rows.labels), 4)))  # fmt: skip
+    np.savez(
+        tmp_path / "family.npz",
+        labels=rows.labels,
+        ids=rows.ids,
+        classes=rows.classes,
+        logits_one=draws.normal(size=(len(rows.labels), 4)),
+    )
     study.collect()
     return study
 
 
 def folders(study: Study, **wanted: object) -> list[Path]:
     """Folders of the runs of a student or a method."""
-    runs = [run for run in plan(study, study.bank)
-            if run.student == wanted.get("student", run.student) and run.method.name == wanted["method"]]  # fmt: skip
+    runs = [
+        run
+        for run in plan(study, study.bank)
+        if run.student == wanted.get("student", run.student) and run.method.name == wanted["method"]
+    ]
     return [run_folder(study, run) for run in runs]
 
 
@@ -70,8 +78,16 @@ def start(folder: Path, *seconds: float) -> None:
 def test_nothing_has_begun(study: Study) -> None:
     table = study.status()
     assert table.columns.tolist() == [
-        "family", "teacher", "label", "runs", "done", "running", "failed", "waiting", "seconds_left",
-    ]  # fmt: skip
+        "family",
+        "teacher",
+        "label",
+        "runs",
+        "done",
+        "running",
+        "failed",
+        "waiting",
+        "seconds_left",
+    ]
     assert table["label"].tolist() == ["CE", "KD tau=4"] and table["teacher"].tolist() == ["", "one"]
     assert table["runs"].tolist() == table["waiting"].tolist() == [4, 4]
     assert table["seconds_left"].isna().all()  # nobody knows yet

@@ -61,14 +61,28 @@ def saved_study(folder: Path, extra: str = "", results: bool = True, **arrays: A
     for number, name in enumerate(["xs", "s", "m", "l"]):
         content[f"logits_{name}"] = draws.normal(size=(40, 4)) + (1 + number) * np.eye(4)[labels]
         content[f"params_{name}"] = 10 * 4**number
-        rows += [{"family": "teachers", "teacher": name, "student": "tiny", "method": "KD", "tau": 4, "seed": seed,
-                  "split": split, "accuracy": 0.6 + 0.05 * number + 0.01 * draws.normal(), "n": 100}
-                 for seed in range(2) for split in ("val", "test")]  # fmt: skip
+        rows += [
+            {
+                "family": "teachers",
+                "teacher": name,
+                "student": "tiny",
+                "method": "KD",
+                "tau": 4,
+                "seed": seed,
+                "split": split,
+                "accuracy": 0.6 + 0.05 * number + 0.01 * draws.normal(),
+                "n": 100,
+            }
+            for seed in range(2)
+            for split in ("val", "test")
+        ]
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "teachers.npz", **(content | arrays))
     np.savez(folder / "data.npz", X=np.zeros((40, 1)), labels=labels, classes=list("abcd"))
     pd.DataFrame(rows).to_csv(folder / "results.csv", index=False)
-    return write(folder, f"""
+    return write(
+        folder,
+        f"""
         name = "saved"
         {'results = "results.csv"' if results else ""}
         [data]
@@ -78,7 +92,8 @@ def saved_study(folder: Path, extra: str = "", results: bool = True, **arrays: A
         {extra}
         [correlate]
         n_boot = 20
-    """)
+    """,
+    )
 
 
 def to_pick(study: Study) -> Any:
@@ -104,8 +119,14 @@ def test_a_study_of_saved_logits_and_given_results(tmp_path: Path) -> None:
     study = load_study(saved_study(tmp_path), progress=False)
     choice = to_pick(study)
     assert sorted(f.stem for f in (tmp_path / "tables").glob("*.parquet")) == [
-        "affinity", "links", "pick", "probes", "ranks", "restored", "results",
-    ]  # fmt: skip
+        "affinity",
+        "links",
+        "pick",
+        "probes",
+        "ranks",
+        "restored",
+        "results",
+    ]
     assert study.bank.keys == [f"teachers/{name}" for name in ("xs", "s", "m", "l")]
     probes = study.load("probes")
     assert set(probes["split"]) == {"val", "test"}
@@ -263,7 +284,10 @@ def test_families_that_share_a_teachers_name_have_all_their_figures(tmp_path: Pa
     saved_study(tmp_path)
     (tmp_path / "other").mkdir()
     shutil.copy(tmp_path / "teachers.npz", tmp_path / "other" / "rivals.npz")
-    study = Study(write(tmp_path, """
+    study = Study(
+        write(
+            tmp_path,
+            """
         name = "two"
         [[family]]
         source = "logits:teachers.npz"
@@ -273,7 +297,10 @@ def test_families_that_share_a_teachers_name_have_all_their_figures(tmp_path: Pa
         source = "npz:data.npz"
         [probe]
         taus = [4]
-    """), progress=False)  # fmt: skip
+    """,
+        ),
+        progress=False,
+    )
     study.run()
     drawn = {file.stem for file in (study.folder / "figures").glob("*.png")}
     assert "affinity_map" in drawn
@@ -464,11 +491,14 @@ def test_links_and_figures_are_kept_while_no_table_changes(tmp_path: Path, monke
 
 def test_saved_logits_bring_their_rows(tmp_path: Path) -> None:
     saved_study(tmp_path)
-    file = write(tmp_path, """
+    file = write(
+        tmp_path,
+        """
         name = "saved"
         [[family]]
         source = "logits:teachers.npz"
-    """)
+    """,
+    )
     study = Study(file, progress=False)
     study.collect()
     bank = study.bank
@@ -477,10 +507,13 @@ def test_saved_logits_bring_their_rows(tmp_path: Path) -> None:
         rows = bank.rows.ids.astype(int)
         np.testing.assert_allclose(bank.logits("teachers/xs"), saved["logits_xs"][rows].astype(np.float32))
     assert to_pick(study).teacher
-    letters = write(tmp_path, """
+    letters = write(
+        tmp_path,
+        """
         name = "letters"
         [[family]]
         source = "letters:mlp"
-    """)
+    """,
+    )
     with pytest.raises(InputError, match=r"lacks \[data\] source: only saved logits bring rows of their own"):
         Study(letters, progress=False).collect()

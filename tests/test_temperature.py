@@ -216,9 +216,13 @@ def test_soften_and_ats_are_differentiable(soft: Callable[[torch.Tensor], torch.
 
 @pytest.mark.parametrize(
     ("given_dtype", "expected"),
-    [(torch.float16, torch.float32), (torch.bfloat16, torch.float32), (torch.float32, torch.float32),
-     (torch.float64, torch.float64)],
-)  # fmt: skip
+    [
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
 def test_precision_of_the_soft_labels(given_dtype: torch.dtype, expected: torch.dtype) -> None:
     logits, labels = example(8, 4)
     logits = torch.from_numpy(logits).to(given_dtype)
@@ -499,8 +503,9 @@ def best_of_all_maxima(target: float, wrong: Array, low: float, high: float) -> 
 def test_the_higher_of_two_maxima(backend: str, row: tuple, bounds: tuple[float, float], constraint: str) -> None:
     levels, counts, target = row
     wrong = np.repeat(levels, counts)
-    found = isats(np.append(wrong, target)[None], [len(wrong)], 4.0, bounds, constraint=constraint, center="none",
-                  margin=0.0)  # fmt: skip
+    found = isats(
+        np.append(wrong, target)[None], [len(wrong)], 4.0, bounds, constraint=constraint, center="none", margin=0.0
+    )
     tau_other, height = best_of_all_maxima(target / 4, wrong, *bounds)
     assert float(found.tau_other[0]) == pytest.approx(tau_other, rel=1e-6)
     assert float(found.variance[0]) == pytest.approx(math.exp(height), rel=1e-10)
@@ -546,9 +551,10 @@ def test_wider_bounds_never_lower_the_variance(backend: str, constraint: str) ->
     for wrong, target in rows:
         logits, label = np.append(wrong, target)[None], [len(wrong)]
         nested = [(2.0, 2.5), (1.0, 2.5), (1.0, 3.4), (0.5, 3.4), (0.5, 8.0), (0.05, 100.0)]
-        variances = [float(isats(logits, label, bounds=bounds, constraint=constraint, center="none",
-                                 margin=0.0).variance[0])
-                     for bounds in nested]  # fmt: skip
+        variances = [
+            float(isats(logits, label, bounds=bounds, constraint=constraint, center="none", margin=0.0).variance[0])
+            for bounds in nested
+        ]
         assert (np.diff(variances) >= -1e-11 * np.array(variances[1:])).all()
 
 

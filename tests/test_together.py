@@ -98,9 +98,12 @@ def start(folder: Path, processes: int) -> subprocess.CompletedProcess[str]:
     held_out = rows.split != "train"
     logits = np.random.default_rng(0).normal(size=(held_out.sum(), 26))
     np.savez(
-        folder / "family.npz", labels=rows.labels[held_out], ids=rows.ids[held_out], classes=rows.classes,
+        folder / "family.npz",
+        labels=rows.labels[held_out],
+        ids=rows.ids[held_out],
+        classes=rows.classes,
         logits_one=logits,
-    )  # fmt: skip
+    )
     load_study(folder / "study.toml", progress=False).collect()
     (folder / "script.py").write_text(SCRIPT)
     ahead = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]

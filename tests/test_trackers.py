@@ -23,15 +23,29 @@ METHOD = Method("DKD", options={"beta": 2.0})
 LOSSES = [3.0, 2.5, 2.25]
 
 
-def leave_run(folder: Path, key: str, losses: list[float], *, seed: int = 0, method: Method = METHOD,
-              done: bool = False, failed: bool = False, resumed: bool = False) -> None:  # fmt: skip
+def leave_run(
+    folder: Path,
+    key: str,
+    losses: list[float],
+    *,
+    seed: int = 0,
+    method: Method = METHOD,
+    done: bool = False,
+    failed: bool = False,
+    resumed: bool = False,
+) -> None:
     """What a run leaves: see `capmismatch.distillation.grid`."""
     home = folder / "runs" / key
     home.mkdir(parents=True, exist_ok=True)
     config = {
-        "format": 1, "student": "mlp24", "method": asdict(method), "seed": seed, "recipe": {"lr": 0.01, "epochs": 3},
-        "teacher": None if method.name == "CE" else {"key": "mlp/mlp48-s1", "weights": "abc"}, "center": [7.0],
-    }  # fmt: skip
+        "format": 1,
+        "student": "mlp24",
+        "method": asdict(method),
+        "seed": seed,
+        "recipe": {"lr": 0.01, "epochs": 3},
+        "teacher": None if method.name == "CE" else {"key": "mlp/mlp48-s1", "weights": "abc"},
+        "center": [7.0],
+    }
     (home / "config.json").write_text(json.dumps(config))
     lines = [{"epoch": epoch, "loss": loss, "tau": 15.5, "seconds": 0.25} for epoch, loss in enumerate(losses)]
     (home / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -107,8 +121,10 @@ def from_wandb(out: Path) -> dict[str, Told]:
 
 
 READERS: dict[str, Callable[[Path], dict[str, Told]]] = {
-    "tensorboard": from_tensorboard, "mlflow": from_mlflow, "wandb": from_wandb,
-}  # fmt: skip
+    "tensorboard": from_tensorboard,
+    "mlflow": from_mlflow,
+    "wandb": from_wandb,
+}
 PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
 
 
@@ -146,8 +162,13 @@ def test_a_study_under_way_is_followed(to: str, tmp_path: Path) -> None:
     assert metrics["tau"] == [(0, 15.5), (1, 15.5), (2, 15.5)]
     assert metrics["final_val_accuracy"] == [(2, 0.75)] and metrics["final_test_accuracy"] == [(2, 0.5)]
     told = {key: str(settings[key]) for key in ("student", "method.name", "recipe.lr", "method.options.beta", "label")}
-    assert told == {"student": "mlp24", "method.name": "DKD", "recipe.lr": "0.01", "method.options.beta": "2.0",
-                    "label": "DKD beta=2.0"}  # fmt: skip
+    assert told == {
+        "student": "mlp24",
+        "method.name": "DKD",
+        "recipe.lr": "0.01",
+        "method.options.beta": "2.0",
+        "label": "DKD beta=2.0",
+    }
     assert found[other][1]["loss"] == [(0, 3.0)] and "final_val_accuracy" not in found[other][1]
 
 

@@ -67,9 +67,13 @@ def test_the_loss_falls_and_the_classes_are_learnt() -> None:
     views, labels = separable()
     losses: list[float] = []
     model = fit(
-        network(), views, labels, Recipe(epochs=20, batch_size=16, lr=0.02), seed=0,
+        network(),
+        views,
+        labels,
+        Recipe(epochs=20, batch_size=16, lr=0.02),
+        seed=0,
         after_epoch=lambda epoch, loss: losses.append(loss),
-    )  # fmt: skip
+    )
     assert not model.training
     assert len(losses) == 20 and losses[-1] < 0.1 * losses[0]
     fresh, fresh_labels = separable(seed=1)
@@ -99,9 +103,14 @@ def test_every_view_is_taught_by_its_own_soft_label() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 2))
     fit(
-        model, views, torch.zeros(64, dtype=torch.int64), Recipe(epochs=60, batch_size=16, lr=0.02), seed=0,
-        criterion=Method("KD", weight=1.0).criterion(), soft=soft,
-    )  # fmt: skip
+        model,
+        views,
+        torch.zeros(64, dtype=torch.int64),
+        Recipe(epochs=60, batch_size=16, lr=0.02),
+        seed=0,
+        criterion=Method("KD", weight=1.0).criterion(),
+        soft=soft,
+    )
     for view in (0, 1):
         assert (evaluate(model, views[view], lambda x: x).argmax(1) == soft[view].argmax(1)).all()
 
@@ -130,9 +139,15 @@ def test_what_reaches_network_and_criterion_belongs_together() -> None:
 
     model = Probe()
     fit(
-        model, views, torch.arange(rows), Recipe(epochs=4, batch_size=5), seed=3, prepare=lambda x: x + 100,
-        criterion=Recorder(), soft=views + 1000,
-    )  # fmt: skip
+        model,
+        views,
+        torch.arange(rows),
+        Recipe(epochs=4, batch_size=5),
+        seed=3,
+        prepare=lambda x: x + 100,
+        criterion=Recorder(),
+        soft=views + 1000,
+    )
     assert len(seen) == 4 * 5
     epochs = [[torch.cat(parts) for parts in zip(*seen[5 * e : 5 * e + 5], strict=True)] for e in range(4)]
     for inputs, labels, soft in epochs:

@@ -49,8 +49,10 @@ def test_names_differ_where_the_views_do() -> None:
     made = [(Views(), 0), (Views("flip"), 0), (Views("flip"), 1)]
     made += [
         (Views("noise", count=2, sigma=sigma, seed=seed), number)
-        for sigma in (0.5, 1.0) for seed in (0, 1) for number in (0, 1)
-    ]  # fmt: skip
+        for sigma in (0.5, 1.0)
+        for seed in (0, 1)
+        for number in (0, 1)
+    ]
     assert len({views.name(number) for views, number in made}) == len(made)
     assert {views.kind for views, _ in made} == set(KINDS)
 

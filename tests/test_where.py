@@ -96,9 +96,12 @@ def test_tables_of_real_logits_are_those_of_the_cpu(device: str, table: str) -> 
 def test_how_much_goes_to_the_device_at_a_time_does_not_matter(
     device: str, monkeypatch: pytest.MonkeyPatch, table: str
 ) -> None:
-    for place in ("diagnostics.tables.RANK_LOGITS", "diagnostics.example_values.GROUP_LOGITS",
-                  "diagnostics.example_values.COLUMN_BYTES",
-                  "_numerics.rank_blocks.DEVICE_CELLS"):  # fmt: skip
+    for place in (
+        "diagnostics.tables.RANK_LOGITS",
+        "diagnostics.example_values.GROUP_LOGITS",
+        "diagnostics.example_values.COLUMN_BYTES",
+        "_numerics.rank_blocks.DEVICE_CELLS",
+    ):
         monkeypatch.setattr(f"capmismatch.{place}", 10)
     bank = make_bank(7, np.float32, rows=20)
     if table == "ranks":  # means of values that come in chunks

@@ -185,8 +185,9 @@ def _climb(points: Any, new: int, left: int, right: int, b: Any, e: Any, bits: A
 
 
 @inside
-def _scan(points: Any, after: Any, b: Any, e: Any, bits: Any, x: Any, a: float, m: float, low: float,
-          high: float) -> int:  # fmt: skip
+def _scan(
+    points: Any, after: Any, b: Any, e: Any, bits: Any, x: Any, a: float, m: float, low: float, high: float
+) -> int:
     """Fill points a factor 4 apart, and the upper end; `after` links each to the next. Returns which is the last."""
     last, beta = 0, low
     exponentials(b, beta, e, bits, x)
@@ -225,8 +226,19 @@ def _is_maximum(points: Any, i: int, last: int) -> bool:
 
 
 @inside
-def _search_row(b: Any, e: Any, bits: Any, x: Any, points: Any, after: Any, a: float, m: float, low: float,
-                high: float, otherwise: float) -> float:  # fmt: skip
+def _search_row(
+    b: Any,
+    e: Any,
+    bits: Any,
+    x: Any,
+    points: Any,
+    after: Any,
+    a: float,
+    m: float,
+    low: float,
+    high: float,
+    otherwise: float,
+) -> float:
     """The beta in [low, high] that maximises G; `otherwise` where the variance is zero at every beta."""
     if not low < high:
         return low

@@ -60,11 +60,17 @@ def points(search: Search, beta: Tensor) -> Points:
     bend += 2 * p * (variance - log_rest.exp() * expected.square())
     flat = square == 0
     return Points(
-        beta=beta, height=2 * log_rest + square.log(), rest=2 * log_rest, spread=square.log(),
-        loss=2 * (total.log() - log_rest), rise=(ratio + 2 * mean - 2 / beta).masked_fill(flat, 0.0),
-        fall=2 * (mean - p * expected), slope=(2 * p * expected + ratio).masked_fill(flat, 0.0),
-        bend=bend.masked_fill(flat, 0.0), peak=torch.zeros_like(beta),
-    )  # fmt: skip
+        beta=beta,
+        height=2 * log_rest + square.log(),
+        rest=2 * log_rest,
+        spread=square.log(),
+        loss=2 * (total.log() - log_rest),
+        rise=(ratio + 2 * mean - 2 / beta).masked_fill(flat, 0.0),
+        fall=2 * (mean - p * expected),
+        slope=(2 * p * expected + ratio).masked_fill(flat, 0.0),
+        bend=bend.masked_fill(flat, 0.0),
+        peak=torch.zeros_like(beta),
+    )
 
 
 def maximiser(search: Search, low: Tensor, high: Tensor) -> Tensor:

@@ -363,8 +363,10 @@ class Asymmetric(Softened):
     @classmethod
     def of_two(cls, raw: LogitParts, tau_target: float, tau_other: float | Tensor, origin: Tensor) -> Asymmetric:
         """With `origin` (N,), which the result depends on, taken off all logits of a row first."""
-        new = cls.of(replace(raw, target_logit=raw.target_logit - origin, max_wrong_logit=raw.max_wrong_logit - origin),
-                     tau_other)  # fmt: skip
+        new = cls.of(
+            replace(raw, target_logit=raw.target_logit - origin, max_wrong_logit=raw.max_wrong_logit - origin),
+            tau_other,
+        )
         assert isinstance(new, Asymmetric)
         new.tau_target = tau_target
         return new

@@ -119,8 +119,18 @@ def _moments(values: Any) -> tuple[float, float]:
 
 
 @compiled
-def take_apart(logits: Any, labels: Any, below: Any, target: Any, top: Any, second: Any, top_class: Any,
-               mean: Any, std: Any, correct: Any) -> None:  # fmt: skip
+def take_apart(
+    logits: Any,
+    labels: Any,
+    below: Any,
+    target: Any,
+    top: Any,
+    second: Any,
+    top_class: Any,
+    mean: Any,
+    std: Any,
+    correct: Any,
+) -> None:
     """Target's, largest and second largest wrong logit, mean, std, [arg max = y] of each row; and the rows below."""
     n, classes = logits.shape
     for row in range(n):
@@ -220,8 +230,20 @@ def _against(b: Any, e: Any, rate: float, scale: float, log_scale: float, mean: 
 
 
 @compiled
-def against_classes(below: Any, labels: Any, rates: Any, scale: Any, target: Any, log_scale: Any, group: Any,
-                    means: Any, logs: Any, pivots: Any, divergence: Any, distance: Any) -> None:  # fmt: skip
+def against_classes(
+    below: Any,
+    labels: Any,
+    rates: Any,
+    scale: Any,
+    target: Any,
+    log_scale: Any,
+    group: Any,
+    means: Any,
+    logs: Any,
+    pivots: Any,
+    divergence: Any,
+    distance: Any,
+) -> None:
     """With p as above and m its class's mean: sum p log(p / m) and sum (p - m)^2, each (T, n).
 
     Each class adds p log(p / m) - p + m, so that no digits cancel between classes. Where p and m round to 1 their

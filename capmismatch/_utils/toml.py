@@ -32,7 +32,8 @@ def parse(kind: type[T], table: Mapping[str, Any], place: str) -> T:
     for key in table:
         must_be_one_of(key, names, f"key in {place}")
     required = [
-        f.name for f in dataclasses.fields(kind)  # type: ignore[arg-type]
+        f.name
+        for f in dataclasses.fields(kind)  # type: ignore[arg-type]
         if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in table
     ]
     if required:

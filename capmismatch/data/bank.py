@@ -36,8 +36,14 @@ if TYPE_CHECKING:
     import xarray
 
 __all__ = [
-    "SPLITS", "LogitBank", "Rows", "TeacherRecord", "bank_from_arrays", "make_rows", "teacher_key",
-]  # fmt: skip
+    "SPLITS",
+    "LogitBank",
+    "Rows",
+    "TeacherRecord",
+    "bank_from_arrays",
+    "make_rows",
+    "teacher_key",
+]
 
 CHUNK_BYTES = 32 << 20  # how much of a bank is read at a time: memory stays bounded however many rows there are
 
@@ -139,9 +145,7 @@ class LogitBank:
     def _step(self, teachers: int) -> int:
         return max(1, CHUNK_BYTES // (8 * len(self.classes) * max(1, teachers)))
 
-    def subset(
-        self, *, classes: Sequence[str | int] | None = None, n: int | None = None, seed: int = 0
-    ) -> LogitBank:
+    def subset(self, *, classes: Sequence[str | int] | None = None, n: int | None = None, seed: int = 0) -> LogitBank:
         """A bank in memory with some classes or fewer examples, all teachers in it.
 
         Parameters
@@ -168,9 +172,13 @@ class LogitBank:
             groups = self.rows.labels[rows] * len(SPLITS) + np.searchsorted(sorted(SPLITS), self.rows.split[rows])
             rows = np.sort(rows[stratified_order(groups, seed)[:n]])
         new = make_rows(
-            self.rows.name, place[self.rows.labels[rows]], [self.classes[column] for column in columns],
-            ids=self.rows.ids[rows], split=self.rows.split[rows], inputs_hash=self.rows.inputs_hash,
-        )  # fmt: skip
+            self.rows.name,
+            place[self.rows.labels[rows]],
+            [self.classes[column] for column in columns],
+            ids=self.rows.ids[rows],
+            split=self.rows.split[rows],
+            inputs_hash=self.rows.inputs_hash,
+        )
         opened = []
         for record in self.teachers:
             whole, step = self._whole(record.key), self._step(1)
@@ -210,12 +218,16 @@ class LogitBank:
         return xr.Dataset(
             {"logits": (("teacher", "example", "class"), np.stack([self.logits(key) for key in self.keys]))},
             coords={
-                "teacher": self.keys, "example": self.rows.ids, "class": list(self.classes),
-                "label": ("example", self.rows.labels), "split": ("example", self.rows.split),
-                "name": ("teacher", table["teacher"].to_numpy()), **known,
+                "teacher": self.keys,
+                "example": self.rows.ids,
+                "class": list(self.classes),
+                "label": ("example", self.rows.labels),
+                "split": ("example", self.rows.split),
+                "name": ("teacher", table["teacher"].to_numpy()),
+                **known,
             },
             attrs={"data": self.rows.name, "fingerprint": self.rows.fingerprint},
-        )  # fmt: skip
+        )
 
     def table(self) -> pd.DataFrame:
         """One row a teacher: identity, size, accuracy over all rows, where it comes from, findings where there are."""
@@ -240,9 +252,12 @@ class LogitBank:
         head = escape(repr(self).split("\n", 1)[0])
         place = "in memory" if self.path is None else f"in {self.path}, {_bytes(self._stored.values())}"
         table = self.table().to_html(
-            index=False, escape=True, border=0, na_rep="",
+            index=False,
+            escape=True,
+            border=0,
+            na_rep="",
             formatters={"params": _thousands, "macs": _thousands, "accuracy": "{:.4f}".format},
-        )  # fmt: skip
+        )
         return f"<p><b>{head}</b><br>{escape(place)}</p>{table}"
 
 
@@ -288,7 +303,12 @@ def bank_from_arrays(
     for order, (teacher, values) in enumerate(arrays.items()):
         check_logits(values, rows, f"teacher {teacher!r}")
         record = TeacherRecord(
-            family, teacher, params=(params or {}).get(teacher), source="arrays", dtype=str(values.dtype), order=order,
+            family,
+            teacher,
+            params=(params or {}).get(teacher),
+            source="arrays",
+            dtype=str(values.dtype),
+            order=order,
             accuracy=float((values.argmax(1) == rows.labels).mean()),
         )
         opened.append((record, values))

@@ -41,10 +41,14 @@ def create(path: str | os.PathLike[str], rows: Rows) -> Path:
                 frame = pd.DataFrame({"id": rows.ids, "label": rows.labels, "split": rows.split})
                 write_table(folder / "rows.parquet", frame)
                 head = {
-                    "schema": SCHEMA, "name": rows.name, "classes": list(rows.classes), "rows": len(rows.labels),
-                    "inputs_hash": rows.inputs_hash, "fingerprint": rows.fingerprint,
+                    "schema": SCHEMA,
+                    "name": rows.name,
+                    "classes": list(rows.classes),
+                    "rows": len(rows.labels),
+                    "inputs_hash": rows.inputs_hash,
+                    "fingerprint": rows.fingerprint,
                     "rows_sha256": _file_hash(folder / "rows.parquet"),
-                }  # fmt: skip
+                }
                 write_json(folder / "bank.json", head)  # last: a folder with a bank.json is whole
     there = read_rows(folder)
     if there.fingerprint != rows.fingerprint:

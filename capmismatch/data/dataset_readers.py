@@ -64,11 +64,18 @@ def read_folder(folder: Path) -> Found:
     places = [file for _, file in files]
     whole = is_imagenet(classes) and len(files) == 50_000  # the validation set
     return Found(
-        LazyInputs(lambda row: _read_image(places[row]), np.arange(len(files)), folder.name,
-                   lambda row: str(places[row].stat().st_size)),
-        [number[home.name] for home, _ in files], classes, ids,
-        [home.parent.name for home, _ in files] if split_up else None, IMAGENET if whole else None,
-    )  # fmt: skip
+        LazyInputs(
+            lambda row: _read_image(places[row]),
+            np.arange(len(files)),
+            folder.name,
+            lambda row: str(places[row].stat().st_size),
+        ),
+        [number[home.name] for home, _ in files],
+        classes,
+        ids,
+        [home.parent.name for home, _ in files] if split_up else None,
+        IMAGENET if whole else None,
+    )
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -204,5 +211,6 @@ def _of_table(table: Any, rest: str) -> Found:
     names = list(table.features[label].names)
     return Found(
         LazyInputs(lambda row: table[row][image], np.arange(len(table)), re.split(r"[/#]", rest)[-1] or rest),
-        np.asarray(table[label][:]), None if are_numbers(names) else names,
-    )  # fmt: skip
+        np.asarray(table[label][:]),
+        None if are_numbers(names) else names,
+    )

@@ -69,9 +69,14 @@ class Dataset:
     def _taken(self, index: NDArray[Any], split: NDArray[Any], name: str | None = None) -> Dataset:
         inputs = self.inputs.pick(index) if isinstance(self.inputs, LazyInputs) else self.inputs[index]
         new = make_rows(
-            name or self.name, self.labels[index], self.classes, ids=self.rows.ids[index], split=split,
-            inputs_hash=_inputs_hash(inputs), place=f"labels of {self.name}",
-        )  # fmt: skip
+            name or self.name,
+            self.labels[index],
+            self.classes,
+            ids=self.rows.ids[index],
+            split=split,
+            inputs_hash=_inputs_hash(inputs),
+            place=f"labels of {self.name}",
+        )
         return Dataset(new, inputs)
 
     def part(self, split: str) -> Dataset:
@@ -240,9 +245,14 @@ def _dataset(found: Found, classes: Any, name: str, place: str) -> Dataset:
         largest = np.nanmax(labels) if labels.size and labels.dtype.kind in "iuf" else 1
         classes = [str(c) for c in range(int(largest) + 1)]
     rows = make_rows(
-        name, labels, classes, ids=found.ids, split=found.split, inputs_hash=_inputs_hash(found.inputs),
+        name,
+        labels,
+        classes,
+        ids=found.ids,
+        split=found.split,
+        inputs_hash=_inputs_hash(found.inputs),
         place=f"labels of {place}",
-    )  # fmt: skip
+    )
     return Dataset(rows, found.inputs)
 
 

@@ -30,7 +30,7 @@ from capmismatch._numerics.softmax import (
     class_probabilities,
     in_octaves,
     take_apart,
-)  # fmt: skip
+)
 from capmismatch._numerics.threads import blocks, each, in_order
 from capmismatch.data.bank import LogitBank
 from capmismatch.diagnostics.means import Means, mean
@@ -165,9 +165,7 @@ def groups_of_classes(labels: Ints, size: int) -> list[Ints]:
     return [order[start:end] for start, end in pairwise(cuts)]
 
 
-def _over_classes(
-    p: Probe, bank: LogitBank, key: str, rows: Ints, logsumexp: Floats, device: torch.device
-) -> Floats:
+def _over_classes(p: Probe, bank: LogitBank, key: str, rows: Ints, logsumexp: Floats, device: torch.device) -> Floats:
     """A probe that looks at each class's probabilities over all examples: some classes at a time, to bound memory."""
     side_by_side = max(1, min(64, SORTED // max(1, len(rows))))
     width = side_by_side * bank.take(key, rows[:0]).itemsize * max(1, len(rows))
@@ -179,9 +177,15 @@ def _over_classes(
 
 
 def _shares(
-    p: Probe, bank: LogitBank, key: str, rows: Ints, logsumexp: Floats, classes: slice, side_by_side: int,
+    p: Probe,
+    bank: LogitBank,
+    key: str,
+    rows: Ints,
+    logsumexp: Floats,
+    classes: slice,
+    side_by_side: int,
     device: torch.device,
-) -> Iterator[Floats]:  # fmt: skip
+) -> Iterator[Floats]:
     """What the probe gives for `side_by_side` of some classes after the other, always in the same order."""
     labels, normaliser = (torch.from_numpy(values).to(device) for values in (bank.rows.labels[rows], logsumexp))
     columns = np.empty((classes.stop - classes.start, len(rows)), bank.take(key, rows[:0]).dtype)
@@ -198,9 +202,7 @@ def _shares(
     return in_order(compute, blocks(len(columns), side_by_side), threads(device))
 
 
-def affinities(
-    bank: LogitBank, tau: float, split: str | None, device: torch.device
-) -> Iterator[tuple[Ints, Tensor]]:
+def affinities(bank: LogitBank, tau: float, split: str | None, device: torch.device) -> Iterator[tuple[Ints, Tensor]]:
     """Some classes (G,) after the other, those with examples, and their rows of all teachers' affinity matrices.
 
     A row is the mean over the examples of its class of q~, the softmax over the wrong classes alone; (T, G, C).

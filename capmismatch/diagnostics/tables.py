@@ -33,7 +33,8 @@ RANK_LOGITS = 1 << 23  # of all teachers together, ranked at a time
 
 def _identity(record: TeacherRecord) -> dict[str, Any]:
     return {
-        "family": record.family, "teacher": record.teacher,
+        "family": record.family,
+        "teacher": record.teacher,
         "params": math.nan if record.params is None else float(record.params),
         "macs": math.nan if record.macs is None else float(record.macs),
     }
@@ -89,8 +90,14 @@ def probe(
             for name in wanted:
                 for tau in temperatures if REGISTRY[name].tempered else [None]:
                     rows.append(
-                        {**_identity(record), "split": split or "all", "seed": _run(record),
-                         "tau": math.nan if tau is None else tau, "probe": name, **found[name, tau]}
+                        {
+                            **_identity(record),
+                            "split": split or "all",
+                            "seed": _run(record),
+                            "tau": math.nan if tau is None else tau,
+                            "probe": name,
+                            **found[name, tau],
+                        }
                     )
     return pd.DataFrame(rows)
 
@@ -251,9 +258,17 @@ def rank_stability(
         first, second = bank.teachers[a], bank.teachers[b]
         for metric in chosen:
             out.append(
-                {"family_a": first.family, "teacher_a": first.teacher, "seed_a": _run(first), "family_b": second.family,
-                 "teacher_b": second.teacher, "seed_b": _run(second), "split": split or "all", "metric": metric,
-                 **found[metric].columns(pair)}
+                {
+                    "family_a": first.family,
+                    "teacher_a": first.teacher,
+                    "seed_a": _run(first),
+                    "family_b": second.family,
+                    "teacher_b": second.teacher,
+                    "seed_b": _run(second),
+                    "split": split or "all",
+                    "metric": metric,
+                    **found[metric].columns(pair),
+                }
             )
     return pd.DataFrame(out)
 
@@ -285,11 +300,17 @@ def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val", de
     codes = (np.tile(index.astype(np.int32), len(values)) for index in (present[true], other))
     true_class, other_class = (pd.Categorical.from_codes(each_row, dtype=named) for each_row in codes)
     return pd.DataFrame(
-        {"family": families.repeat(len(true)), "teacher": teachers.repeat(len(true)),
-         "seed": np.repeat([_run(record) for record in bank.teachers], len(true)), "tau": float(tau),
-         "true_class": true_class, "other_class": other_class, "value": values.ravel()},
+        {
+            "family": families.repeat(len(true)),
+            "teacher": teachers.repeat(len(true)),
+            "seed": np.repeat([_run(record) for record in bank.teachers], len(true)),
+            "tau": float(tau),
+            "true_class": true_class,
+            "other_class": other_class,
+            "value": values.ravel(),
+        },
         copy=False,
-    )  # fmt: skip
+    )
 
 
 def reliability(bank: LogitBank, *, split: str | None = "val", device: str = "cpu") -> pd.DataFrame:
@@ -361,9 +382,14 @@ def restored_variance(
             for method, other in settings.items():
                 own = method == "ISATS"
                 head = {
-                    **_identity(record), "split": split or "all", "seed": _run(record), "method": method,
-                    "constraint": constraint if own else "", "margin": setting.margin if own else math.nan,
-                    "tau_target": float(tau_target), "tau_other": other,
+                    **_identity(record),
+                    "split": split or "all",
+                    "seed": _run(record),
+                    "method": method,
+                    "constraint": constraint if own else "",
+                    "margin": setting.margin if own else math.nan,
+                    "tau_target": float(tau_target),
+                    "tau_other": other,
                 }
                 for (name, quantity), values in found.items():
                     if name == method:

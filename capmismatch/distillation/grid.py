@@ -96,10 +96,18 @@ def config_of(study: Study, run: Run) -> dict[str, Any]:
         taught = {"key": by.key, "weights": by.weights_hash, "preprocessing": by.preprocessing}
     device = {} if settings.device == "cpu" else {"device": settings.device}
     return {
-        "format": FORMAT, "student": run.student, "method": asdict(run.method), "seed": run.seed, "teacher": taught,
-        "train": study.train_data.rows.fingerprint, "eval": study.eval_data.rows.fingerprint,
-        "views": asdict(settings.views), "recipe": study.recipe.told(), "center": list(settings.center),
-        "scale": list(settings.scale), **device,
+        "format": FORMAT,
+        "student": run.student,
+        "method": asdict(run.method),
+        "seed": run.seed,
+        "teacher": taught,
+        "train": study.train_data.rows.fingerprint,
+        "eval": study.eval_data.rows.fingerprint,
+        "views": asdict(settings.views),
+        "recipe": study.recipe.told(),
+        "center": list(settings.center),
+        "scale": list(settings.scale),
+        **device,
     }
 
 
@@ -140,9 +148,9 @@ def distill(study: Study) -> pd.DataFrame:
     runs = plan(study, bank)
     folders = [run_folder(study, run) for run in runs]
     with workers() as crew:  # the same for all processes of torchrun, whatever other commands do meanwhile
-        missing = crew.first(lambda: [
-            run for run, folder in zip(runs, folders, strict=True) if not (folder / "result.json").exists()
-        ])  # fmt: skip
+        missing = crew.first(
+            lambda: [run for run, folder in zip(runs, folders, strict=True) if not (folder / "result.json").exists()]
+        )
     if any(run.teacher for run in missing):
         count = study.distillation.views.count
         for number in tqdm(range(count), desc="views", unit="view", disable=not study.progress):
@@ -179,11 +187,16 @@ def _table(done: list[tuple[Run, Path]]) -> pd.DataFrame:
     for run, folder in done:
         teacher, result = run.teacher, _result(folder)
         head = {
-            "family": teacher.family if teacher else "", "teacher": teacher.teacher if teacher else "",
-            "params": teacher.params if teacher else None, "teacher_seed": (teacher.seed or 0) if teacher else 0,
-            "student": run.student, "label": run.method.label, "method": run.method.name, "seed": run.seed,
+            "family": teacher.family if teacher else "",
+            "teacher": teacher.teacher if teacher else "",
+            "params": teacher.params if teacher else None,
+            "teacher_seed": (teacher.seed or 0) if teacher else 0,
+            "student": run.student,
+            "label": run.method.label,
+            "method": run.method.name,
+            "seed": run.seed,
             **{name: getattr(run.method, name) for name in SETTING},
-        }  # fmt: skip
+        }
         rows += [{**head, "split": split, **values} for split, values in result["splits"].items()]
     return complete(pd.DataFrame(rows))
 
@@ -317,10 +330,18 @@ class Trainer:
             log.write(epoch, loss=loss, **scores, **(taught["criterion"].diagnostics() if taught else {}))
 
         fit(
-            network, self.inputs, self.labels, recipe, seed=run.seed, prepare=self.prepare,
-            device=self.settings.device, validate=validate if recipe.keep_best else None, checkpoint=checkpoint,
-            after_epoch=after_epoch, **taught,
-        )  # fmt: skip
+            network,
+            self.inputs,
+            self.labels,
+            recipe,
+            seed=run.seed,
+            prepare=self.prepare,
+            device=self.settings.device,
+            validate=validate if recipe.keep_best else None,
+            checkpoint=checkpoint,
+            after_epoch=after_epoch,
+            **taught,
+        )
         if crew.rank == 0:
             splits = self._accuracies(network, np.arange(len(held_out)))
             result = {"splits": splits, "label": run.method.label, "seconds": log.seconds}
@@ -373,10 +394,17 @@ class Trainer:
 
         method = Method(**json.loads(method_fields))
         logits = teach_through(
-            [self._build(assistant, seed) for assistant in method.assistants], self._logits(key), method,
-            self.inputs, self.labels, replace(self.study.recipe, keep_best=False, patience=0), seed=seed,
-            prepare=self.prepare, device=self.settings.device, folder=self.study.folder / "assistants" / chain,
-        )  # fmt: skip
+            [self._build(assistant, seed) for assistant in method.assistants],
+            self._logits(key),
+            method,
+            self.inputs,
+            self.labels,
+            replace(self.study.recipe, keep_best=False, patience=0),
+            seed=seed,
+            prepare=self.prepare,
+            device=self.settings.device,
+            folder=self.study.folder / "assistants" / chain,
+        )
         flat = method.soft_labels(logits.flatten(0, 1), self.labels.repeat(len(logits)))
         return flat.float().unflatten(0, logits.shape[:2])
 

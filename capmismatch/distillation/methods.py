@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 SOFT = ("KD", "ATS", "ISATS")
 # name in tables -> name in capmismatch.losses.LOSSES, of the methods that compare logits in every step
 LOGIT_LOSSES = {
-    "DKD": "dkd", "NormKD": "norm_kd", "StdKD": "standardized_kd", "DIST": "dist", "CorrKD": "correlation_kd",
+    "DKD": "dkd",
+    "NormKD": "norm_kd",
+    "StdKD": "standardized_kd",
+    "DIST": "dist",
+    "CorrKD": "correlation_kd",
     "CTKD": "curriculum_kd",
 }
 METHODS = ("CE", *SOFT, *LOGIT_LOSSES)
@@ -112,8 +116,9 @@ class Method:
             for option in self.options:
                 must_be_one_of(option, REMEDIES, f"option of method {self.name}")
         for option, (low, high), inside in (
-            ("rank_weight", (0, math.inf), "> 0"), ("stop_after", (0, 1), "in (0, 1)"),
-        ):  # fmt: skip
+            ("rank_weight", (0, math.inf), "> 0"),
+            ("stop_after", (0, 1), "in (0, 1)"),
+        ):
             value = self.options.get(option)
             if value is not None and not (_is_number(value) and low < value < high):
                 raise InputError(f"expected {option} of method {self.name} {inside}, got {value!r}")
@@ -174,7 +179,11 @@ class Method:
         if self.name == "ATS":
             return temperature.ats(logits, labels, self.tau or 4.0, self.tau_other or 3.0, center=self.center or "mean")
         return temperature.isats(
-            logits, labels, self.tau or 4.0, constraint=self.constraint or "order", center=self.center or "mean",
+            logits,
+            labels,
+            self.tau or 4.0,
+            constraint=self.constraint or "order",
+            center=self.center or "mean",
             margin=self.margin,
         ).probs
 

@@ -147,10 +147,18 @@ def teach_through(
         network.to(local_device(device)).to(memory_format=layout)  # as `fit` leaves it: rounding goes by the layout
         flat = method.soft_labels(logits.flatten(0, 1), labels.repeat(len(logits)))
         train = partial(
-            fit, network, views, labels, recipe, seed=seed, prepare=prepare, device=device,
-            criterion=method.criterion(network, recipe.epochs), soft=flat.float().unflatten(0, views.shape[:2]),
+            fit,
+            network,
+            views,
+            labels,
+            recipe,
+            seed=seed,
+            prepare=prepare,
+            device=device,
+            criterion=method.criterion(network, recipe.epochs),
+            soft=flat.float().unflatten(0, views.shape[:2]),
             **options,
-        )  # fmt: skip
+        )
         if folder is None:
             train()
         else:

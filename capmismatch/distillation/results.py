@@ -15,9 +15,24 @@ from capmismatch.distillation.methods import METHODS, Method
 from capmismatch.errors import InputError, must_be_one_of, require_columns
 
 COLUMNS = (
-    "family", "teacher", "params", "teacher_seed", "student", "label", "method", "tau", "tau_other", "tau_student",
-    "weight", "constraint", "margin", "seed", "split", "accuracy", "n",
-)  # fmt: skip
+    "family",
+    "teacher",
+    "params",
+    "teacher_seed",
+    "student",
+    "label",
+    "method",
+    "tau",
+    "tau_other",
+    "tau_student",
+    "weight",
+    "constraint",
+    "margin",
+    "seed",
+    "split",
+    "accuracy",
+    "n",
+)
 NAMES = ("family", "teacher", "student", "label", "method", "constraint", "split")
 NUMBERS = ("params", "tau", "tau_other", "tau_student", "weight", "margin", "n")
 SEEDS = ("teacher_seed", "seed")
@@ -118,8 +133,12 @@ def complete(frame: pd.DataFrame) -> pd.DataFrame:
     """Fill in the columns of the vocabulary that are missing, in their order and types."""
     full = frame.copy()
     fill: dict[str, str | int] = {
-        "family": "", "teacher_seed": 0, "student": "student", "seed": 0, "split": "test",
-    }  # fmt: skip
+        "family": "",
+        "teacher_seed": 0,
+        "student": "student",
+        "seed": 0,
+        "split": "test",
+    }
     for column, value in fill.items():
         full[column] = full[column].fillna(value) if column in full else value
     for column in NUMBERS:

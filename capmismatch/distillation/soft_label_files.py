@@ -112,8 +112,9 @@ class SoftLabels:
                 with open(temporary, "wb") as opened:
                     np.savez(opened, allow_pickle=False, ids=self.ids, metadata=json.dumps(self._metadata), **arrays)
             else:
-                told = {key: value if isinstance(value, str) else json.dumps(value)
-                        for key, value in self._metadata.items()}  # fmt: skip
+                told = {
+                    key: value if isinstance(value, str) else json.dumps(value) for key, value in self._metadata.items()
+                }
                 temporary.write_bytes(save({**arrays, "ids": _as_bytes(self.ids)}, told))
         return target
 
@@ -125,9 +126,13 @@ class SoftLabels:
     def _metadata(self) -> dict[str, Any]:
         method = None if self.method is None else asdict(self.method)
         return {
-            "format": "capmismatch soft labels 1", "teacher": self.teacher, "classes": list(self.classes),
-            "method": method, "views": list(self.views), "fingerprint": self.fingerprint,
-        }  # fmt: skip
+            "format": "capmismatch soft labels 1",
+            "teacher": self.teacher,
+            "classes": list(self.classes),
+            "method": method,
+            "views": list(self.views),
+            "fingerprint": self.fingerprint,
+        }
 
     def __repr__(self) -> str:
         views, rows, classes = self.values.shape
@@ -182,8 +187,11 @@ def soft_labels(
             raise InputError("rank_weight needs soft labels and logits: make a file of each, with and without a method")
     rows = first.select(split)
     for other in banks[1:]:
-        if not (np.array_equal(other.rows.ids, first.rows.ids) and np.array_equal(other.rows.labels, first.rows.labels)
-                and other.classes == first.classes):  # fmt: skip
+        if not (
+            np.array_equal(other.rows.ids, first.rows.ids)
+            and np.array_equal(other.rows.labels, first.rows.labels)
+            and other.classes == first.classes
+        ):
             raise InputError(f"expected views of the same examples, got {first.rows.name!r} and {other.rows.name!r}")
     values = torch.empty(len(banks), len(rows), len(first.classes))
     for view, own in zip(values, banks, strict=True):
@@ -194,9 +202,15 @@ def soft_labels(
             view[start : start + len(part)] = made
             start += len(part)
     return SoftLabels(
-        values, first.rows.ids[rows], torch.from_numpy(first.rows.labels[rows]), first.classes, teacher, given,
-        tuple(own.rows.name for own in banks), first.rows.fingerprint,
-    )  # fmt: skip
+        values,
+        first.rows.ids[rows],
+        torch.from_numpy(first.rows.labels[rows]),
+        first.classes,
+        teacher,
+        given,
+        tuple(own.rows.name for own in banks),
+        first.rows.fingerprint,
+    )
 
 
 def load_soft_labels(file: str | os.PathLike[str]) -> SoftLabels:
@@ -218,9 +232,15 @@ def load_soft_labels(file: str | os.PathLike[str]) -> SoftLabels:
         if name == "soft_logits":
             values = torch.softmax(values, -1)
         found = SoftLabels(
-            values, arrays["ids"], torch.from_numpy(arrays["labels"]), tuple(told["classes"]), told["teacher"],
-            None if told["method"] is None else Method(**told["method"]), tuple(told["views"]), told["fingerprint"],
-        )  # fmt: skip
+            values,
+            arrays["ids"],
+            torch.from_numpy(arrays["labels"]),
+            tuple(told["classes"]),
+            told["teacher"],
+            None if told["method"] is None else Method(**told["method"]),
+            tuple(told["views"]),
+            told["fingerprint"],
+        )
         expected = (len(found.views), len(found.ids), len(found.classes))
         if values.shape != expected or found.labels.shape != expected[1:2]:
             raise ValueError(f"{name} of shape {tuple(values.shape)} where {expected} was expected")

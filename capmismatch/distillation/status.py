@@ -40,10 +40,17 @@ def status(study: Study) -> pd.DataFrame:
         folder = run_folder(study, run)
         state, seconds, share = _look(folder, epochs)
         teacher = run.teacher
-        rows.append({
-            "family": teacher.family if teacher else "", "teacher": teacher.teacher if teacher else "",
-            "label": run.method.label, "student": run.student, "state": state, "seconds": seconds, "share": share,
-        })  # fmt: skip
+        rows.append(
+            {
+                "family": teacher.family if teacher else "",
+                "teacher": teacher.teacher if teacher else "",
+                "label": run.method.label,
+                "student": run.student,
+                "state": state,
+                "seconds": seconds,
+                "share": share,
+            }
+        )
     runs = pd.DataFrame(rows)
     known, expected = runs["seconds"], runs["seconds"]
     for keys in (["student", "label"], ["student"], []):

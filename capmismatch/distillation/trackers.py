@@ -114,11 +114,13 @@ def _read_run(folder: Path) -> TrackedRun:
         method = Method(**config["method"])
         taught = f" from {config['teacher']['key']}" if config["teacher"] else ""
         return TrackedRun(
-            folder.name, f"{config['student']} by {method.label}{taught}, seed {config['seed']}",
-            {"label": method.label, **_flat(config)}, tuple(read_log(folder / "log.jsonl")),
+            folder.name,
+            f"{config['student']} by {method.label}{taught}, seed {config['seed']}",
+            {"label": method.label, **_flat(config)},
+            tuple(read_log(folder / "log.jsonl")),
             {f"final_{split}_accuracy": float(values["accuracy"]) for split, values in result.items()},
             "done" if done else "failed" if (folder / "error.txt").exists() else "unfinished",
-        )  # fmt: skip
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BankError(f"the files of the run in {folder} are damaged: {type(error).__name__}: {error}") from None
 
@@ -214,9 +216,16 @@ class _Wandb(_Folders):
             silent=True, console="off", disable_git=True, disable_code=True, x_save_requirements=False
         )
         entry = self.wandb.init(
-            project=self.project, name=run.name, id=run.key, dir=str(self.out), config=run.settings, mode="offline",
-            settings=options, job_type=run.state, reinit="finish_previous",
-        )  # fmt: skip
+            project=self.project,
+            name=run.name,
+            id=run.key,
+            dir=str(self.out),
+            config=run.settings,
+            mode="offline",
+            settings=options,
+            job_type=run.state,
+            reinit="finish_previous",
+        )
         for epoch, values in run.metrics():
             entry.log(values, step=epoch)
         entry.finish(exit_code=1 if run.state == "failed" else 0)
@@ -279,8 +288,10 @@ class _Mlflow:
         there = {(name, metric.step) for name in found.data.metrics for metric in history(number, name)}
         new = [
             self.entities.Metric(name, value, 0, epoch)
-            for epoch, values in run.metrics() for name, value in values.items() if (name, epoch) not in there
-        ]  # fmt: skip
+            for epoch, values in run.metrics()
+            for name, value in values.items()
+            if (name, epoch) not in there
+        ]
         for start in range(0, len(new), self.MOST):
             self.client.log_batch(number, metrics=new[start : start + self.MOST])
         status = {"done": "FINISHED", "failed": "FAILED", "unfinished": "RUNNING"}[run.state]

@@ -69,6 +69,7 @@ class Sheet:
         tuple of callable and int
             Value -> x, and the power of ten that the ticks leave out (0 unless all are below a thousandth).
         """
+
         def place(value: Any) -> Any:
             return left + (value - low) / (high - low) * (right - left)
 

@@ -34,6 +34,7 @@ def _style() -> FigureStyle:
 
 def _styled(draw: Callable[..., Sheet]) -> Callable[..., bytes]:
     """Draw in the style that all figures have, and return the PNG."""
+
     @wraps(draw)
     def drawn(*arguments: Any, **options: Any) -> bytes:
         with mpl.rc_context(cast(Any, _style())):

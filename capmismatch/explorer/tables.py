@@ -175,11 +175,15 @@ class Reader:
             labels = torch.from_numpy(self.bank.rows.labels[self.sample])
             record = self.bank[key]
             head = {
-                "family": record.family, "teacher": record.teacher,
+                "family": record.family,
+                "teacher": record.teacher,
                 "params": math.nan if record.params is None else float(record.params),
                 "macs": math.nan if record.macs is None else float(record.macs),
-                "split": self.split, "seed": record.seed or 0, "label": self.labels[key], "method": softening.method,
-            }  # fmt: skip
+                "split": self.split,
+                "seed": record.seed or 0,
+                "label": self.labels[key],
+                "method": softening.method,
+            }
             found = softening.measure(self._logits[key], labels)
             rows = [{**head, "quantity": name, **_mean(values)} for name, values in found.items()]
             self._measured[key, softening] = pd.DataFrame(rows)
@@ -201,10 +205,19 @@ class Reader:
         for (a, b), row in zip(pairs, rank_metrics(logits, self.bank.rows.labels[rows])["wrong_tau_b"], strict=True):
             first, second = self.bank[a], self.bank[b]
             out.append(
-                {"family_a": first.family, "teacher_a": first.teacher, "seed_a": first.seed or 0,
-                 "family_b": second.family, "teacher_b": second.teacher, "seed_b": second.seed or 0,
-                 "split": self.split, "class": view.label, "metric": "wrong_tau_b", **_mean(row[~row.isnan()])}
-            )  # fmt: skip
+                {
+                    "family_a": first.family,
+                    "teacher_a": first.teacher,
+                    "seed_a": first.seed or 0,
+                    "family_b": second.family,
+                    "teacher_b": second.teacher,
+                    "seed_b": second.seed or 0,
+                    "split": self.split,
+                    "class": view.label,
+                    "metric": "wrong_tau_b",
+                    **_mean(row[~row.isnan()]),
+                }
+            )
         return pd.DataFrame(out)
 
     def example(self, view: View) -> pd.DataFrame:
@@ -214,9 +227,14 @@ class Reader:
         with _quiet():
             for key in view.teachers:
                 frame = dark_knowledge(
-                    self.bank, view.example, [key], tau=own.tau, tau_other=own.tau_other, constraint=own.constraint,
+                    self.bank,
+                    view.example,
+                    [key],
+                    tau=own.tau,
+                    tau_other=own.tau_other,
+                    constraint=own.constraint,
                     margin=own.margin,
-                )  # fmt: skip
+                )
                 frames.append(frame.assign(teacher=self.labels[key]))
         table = pd.concat(frames, ignore_index=True)
         return table[table["method"].isin([step.method for step in own.steps])].reset_index(drop=True)
@@ -244,6 +262,7 @@ def _percent(low: float, high: float) -> str:
 
 def _run_labels(bank: LogitBank) -> list[str]:
     """The shortest name that tells each run from all others: teacher, with seed, with family, or its key."""
+
     def name(record: Any, family: bool, seed: bool) -> str:
         run = f" seed {record.seed}" if seed and record.seed is not None else ""
         return (f"{record.family}/" if family else "") + record.teacher + run

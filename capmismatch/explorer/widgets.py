@@ -92,9 +92,11 @@ class Explorer:
             return w.FloatSlider(value, min=low, max=high, step=step, **own_look)
 
         self.teachers = w.SelectMultiple(
-            options=[(reader.labels[key], key) for key in keys], value=view.teachers, rows=min(max(len(keys), 4), 7),
+            options=[(reader.labels[key], key) for key in keys],
+            value=view.teachers,
+            rows=min(max(len(keys), 4), 7),
             **look(description="Teachers", tooltip="Ctrl or Shift chooses several"),
-        )  # fmt: skip
+        )
         self.method = w.Dropdown(options=METHODS, value=own.method, **look(description="Method"))
         self.tau = slider(own.tau, "Temperature τ", 0.5, 16, 0.5)
         self.tau_other = slider(own.tau_other, "τ of the others", 0.5, 16, 0.25)
@@ -114,6 +116,7 @@ class Explorer:
 
     def _laid_out(self, w: Any) -> Any:
         """Three columns of controls over the pictures; on a narrow page they stand below each other."""
+
         def column(children: list[Any], flex: str) -> Any:
             return w.VBox(children, layout=w.Layout(flex=flex, min_width="0"))
 

@@ -38,9 +38,7 @@ def kd(student: Tensor, teacher: Tensor, tau: float = 4.0, *, check: bool = True
     return tau**2 * kl(torch.log_softmax(t / tau, 1), torch.log_softmax(s / tau, 1)).mean()
 
 
-def soft_cross_entropy(
-    student: Tensor, soft_labels: Tensor, tau_student: float = 1.0, *, check: bool = True
-) -> Tensor:
+def soft_cross_entropy(student: Tensor, soft_labels: Tensor, tau_student: float = 1.0, *, check: bool = True) -> Tensor:
     r"""Cross-entropy with given soft labels, :math:`\tau_s^2 \, H(q, p^s_{\tau_s})`, where H(q, p) = - sum q_c log p_c.
 
     The soft labels may come from any temperature: with the teacher's softmax at tau = 4 and `tau_student` = 1 this is

@@ -168,9 +168,13 @@ def legend_above(
     texts = [literal(label) for label in labels]
     columns = _legend_columns(texts, width)
     options: dict[str, Any] = dict(
-        ncols=columns, handlelength=1.8, columnspacing=1.0, handletextpad=0.5, frameon=False,
+        ncols=columns,
+        handlelength=1.8,
+        columnspacing=1.0,
+        handletextpad=0.5,
+        frameon=False,
         title=None if title is None else literal(title),
-    )  # fmt: skip
+    )
     if own:
         lines = -(-len(texts) // columns) + (title is not None)
         figure.set_figheight(figure.get_figheight() + 1.5 * small_points() / 72 * lines)
@@ -242,8 +246,15 @@ def mark_peak(ax: Axes, table: pd.DataFrame, color: Any, *, shift: float = 0.0) 
     change = float(table["mean"].iloc[-1] - peak["mean"])
     if change < 0:
         ring = ax.plot(
-            [peak["x"]], [peak["mean"]], "o", markersize=mpl.rcParams["lines.markersize"] + 4.5, markerfacecolor="none",
-            markeredgecolor=color, markeredgewidth=0.8, zorder=3, clip_on=False,
-        )  # fmt: skip
+            [peak["x"]],
+            [peak["mean"]],
+            "o",
+            markersize=mpl.rcParams["lines.markersize"] + 4.5,
+            markerfacecolor="none",
+            markeredgecolor=color,
+            markeredgewidth=0.8,
+            zorder=3,
+            clip_on=False,
+        )
         _move(ax, shift, *ring)
     return change

@@ -119,9 +119,15 @@ def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> No
     distances = np.hypot(*(dots[:, None] - dots[None]).transpose(2, 0, 1))
     for index in np.argsort(np.sort(distances, axis=1)[:, : min(4, len(dots))].sum(axis=1), kind="stable"):
         text = ax.annotate(
-            literal(names[index]), (x[index], y[index]), xytext=(0, 0), textcoords="offset points",
-            fontsize=tiny_points(), ha="left", va="bottom", zorder=3,
-        )  # fmt: skip
+            literal(names[index]),
+            (x[index], y[index]),
+            xytext=(0, 0),
+            textcoords="offset points",
+            fontsize=tiny_points(),
+            ha="left",
+            va="bottom",
+            zorder=3,
+        )
         size = text.get_window_extent(renderer)
         offset, box = min(
             _places(dots[index], size.width, size.height, unit),

@@ -226,8 +226,10 @@ def tau_looks(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
     ['o', 's']
     """
     names = list(labels)
-    return {name: {"color": color, "marker": "osD^vPX<>"[index % 9]}
-            for index, (name, color) in enumerate(zip(names, _shades("plasma", len(names)), strict=True))}  # fmt: skip
+    return {
+        name: {"color": color, "marker": "osD^vPX<>"[index % 9]}
+        for index, (name, color) in enumerate(zip(names, _shades("plasma", len(names)), strict=True))
+    }
 
 
 def teacher_looks(families: Mapping[str, str]) -> dict[str, dict[str, Any]]:

@@ -40,8 +40,12 @@ from capmismatch.stats.matching import with_families
 
 WHAT = "the results table"
 RING: dict[str, Any] = {
-    "linestyle": "", "marker": "o", "markersize": 7, "markerfacecolor": "none", "markeredgecolor": "0.4",
-}  # fmt: skip
+    "linestyle": "",
+    "marker": "o",
+    "markersize": 7,
+    "markerfacecolor": "none",
+    "markeredgecolor": "0.4",
+}
 BESIDE = 1.6  # points between the marks of two settings at one teacher, which would cover each other
 
 

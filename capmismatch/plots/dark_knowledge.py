@@ -59,9 +59,11 @@ def dark_knowledge(
         everyone = teacher_labels(example if among is None else among)
         example = example.assign(teacher=teacher_labels(example, among))
     targets = example[example["is_target"].astype(bool)]
-    counts = targets.groupby(["teacher", "method"]).size().reindex(
-        pd.MultiIndex.from_frame(example[["teacher", "method"]].drop_duplicates()), fill_value=0
-    )  # fmt: skip
+    counts = (
+        targets.groupby(["teacher", "method"])
+        .size()
+        .reindex(pd.MultiIndex.from_frame(example[["teacher", "method"]].drop_duplicates()), fill_value=0)
+    )
     if (counts != 1).any():
         teacher, method = counts[counts != 1].index[0]
         count = counts[teacher, method]

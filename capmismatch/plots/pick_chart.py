@@ -64,9 +64,14 @@ def pick_chart(
     if ax is None:
         width = mpl.rcParams["figure.figsize"][0]
         axes = plt.subplots(
-            1, 1 + len(more), figsize=(width, 0.19 * len(rows) + 0.6), sharey=True, squeeze=False, layout="constrained",
+            1,
+            1 + len(more),
+            figsize=(width, 0.19 * len(rows) + 0.6),
+            sharey=True,
+            squeeze=False,
+            layout="constrained",
             width_ratios=[2, *[1] * len(more)],
-        )[1].ravel()  # fmt: skip
+        )[1].ravel()
     else:
         axes = np.array([ax])
     places = np.arange(len(rows))

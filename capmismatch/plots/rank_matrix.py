@@ -69,10 +69,18 @@ def rank_matrix(
     names = [literal(name) for name in names_on(ax, order).values()]
     texts = np.array([[f"{value:.2f}".replace("0.", ".", 1) for value in row] for row in both])
     sns.heatmap(
-        both, mask=~below, square=True, cmap="viridis", xticklabels=names, yticklabels=names, ax=ax,
-        annot=texts if room >= 1.9 * tiny_points() else None, fmt="", annot_kws={"fontsize": tiny_points()},
+        both,
+        mask=~below,
+        square=True,
+        cmap="viridis",
+        xticklabels=names,
+        yticklabels=names,
+        ax=ax,
+        annot=texts if room >= 1.9 * tiny_points() else None,
+        fmt="",
+        annot_kws={"fontsize": tiny_points()},
         cbar_kws={"label": METRIC_NAMES.get(metric, metric), "shrink": 0.8, "pad": 0.02},
-    )  # fmt: skip
+    )
     ax.set_xticks(ax.get_xticks(), names, rotation=45, ha="right", rotation_mode="anchor")
     ax.tick_params(axis="y", labelrotation=0)
     ax.tick_params(length=0)

@@ -113,9 +113,16 @@ def _draw(ax: Axes, table: pd.DataFrame, look: dict) -> None:
     ax.plot(sure["confidence"], sure["accuracy"], linewidth=0.9, clip_on=False, **look)
     ax.vlines(sure["confidence"], sure["low"], sure["high"], color=look["color"], linewidth=0.6, alpha=0.7, zorder=1.9)
     ax.plot(
-        few["confidence"], few["accuracy"], linestyle="", **look, markersize=2.5, markerfacecolor="none",
-        markeredgewidth=0.5, alpha=0.5, zorder=1.8,
-    )  # fmt: skip
+        few["confidence"],
+        few["accuracy"],
+        linestyle="",
+        **look,
+        markersize=2.5,
+        markerfacecolor="none",
+        markeredgewidth=0.5,
+        alpha=0.5,
+        zorder=1.8,
+    )
 
 
 def _draw_counts(ax: Axes, table: pd.DataFrame, looks: dict) -> None:

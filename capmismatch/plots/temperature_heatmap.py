@@ -83,10 +83,16 @@ def temperature_heatmap(
     ax.patch.set(hatch="////", edgecolor="0.75")
     of = f", mean over {count} teachers" if count > 1 else ""
     sns.heatmap(
-        values, cmap="viridis", ax=ax, annot=max(values.shape) <= 8, fmt=".1f", annot_kws={"fontsize": tiny_points()},
-        xticklabels=[f"{tau:g}" for tau in grid.columns], yticklabels=[f"{tau:g}" for tau in grid.index],
+        values,
+        cmap="viridis",
+        ax=ax,
+        annot=max(values.shape) <= 8,
+        fmt=".1f",
+        annot_kws={"fontsize": tiny_points()},
+        xticklabels=[f"{tau:g}" for tau in grid.columns],
+        yticklabels=[f"{tau:g}" for tau in grid.index],
         cbar_kws={"label": "student accuracy" + (" (%)" if scale == 100 else "") + of},
-    )  # fmt: skip
+    )
     ax.invert_yaxis()
     best_row, best_column = divmod(int(np.nanargmax(values)), values.shape[1])
     frame = Rectangle((best_column, best_row), 1, 1, fill=False, edgecolor="black", linewidth=1.5, clip_on=False)

@@ -257,6 +257,11 @@ register("ece", "calibration", _ece, "sum_b n_b/N |acc_b - conf_b|", "Guo et al.
 register("ece_over", "calibration", _ece_over, "sum_b n_b/N max(conf_b - acc_b, 0)", KIM, -1, False)
 register("ece_under", "calibration", _ece_under, "sum_b n_b/N max(acc_b - conf_b, 0)", KIM, -1, False)
 register(
-    "classwise_ace", "classes", adaptive_error, "1/(C R) sum_c sum_r |acc(r,c) - conf(r,c)|",
-    "Nixon et al. 2019, arXiv 1904.01685; " + KIM, -1, False,
+    "classwise_ace",
+    "classes",
+    adaptive_error,
+    "1/(C R) sum_c sum_r |acc(r,c) - conf(r,c)|",
+    "Nixon et al. 2019, arXiv 1904.01685; " + KIM,
+    -1,
+    False,
 )

@@ -100,6 +100,11 @@ def within_class_spread(
 
 register("cmi", "spread", _cmi, "mean KL(p_x || mean p of the class)", "Ye et al. 2024, arXiv 2401.08732", 1, True)
 register(
-    "within_class_spread", "spread", _within_class_spread, "mean ||p_x - mean p of the class||^2",
-    "trace of the within-class covariance of soft labels", 1, True,
+    "within_class_spread",
+    "spread",
+    _within_class_spread,
+    "mean ||p_x - mean p of the class||^2",
+    "trace of the within-class covariance of soft labels",
+    1,
+    True,
 )

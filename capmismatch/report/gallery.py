@@ -21,8 +21,15 @@ if TYPE_CHECKING:
 
 MANY = 7  # settings, plain training among them, that one panel can hold
 GRID_PROBES = (
-    "derived_std", "inherent_variance", "target_prob", "accuracy", "classwise_ace", "entropy", "logit_std", "cmi",
-)  # fmt: skip
+    "derived_std",
+    "inherent_variance",
+    "target_prob",
+    "accuracy",
+    "classwise_ace",
+    "entropy",
+    "logit_std",
+    "cmi",
+)
 
 
 def draw_all(study: Study) -> list[Path]:
@@ -76,8 +83,10 @@ def _best_setting(study: Study) -> dict[str, str]:
     results = study.load("results")
     taught = results[results["method"] != "CE"]
     return {
-        "student": taught["student"].iloc[0], "label": taught["label"].iloc[0], "split": only_split(results),
-    }  # fmt: skip
+        "student": taught["student"].iloc[0],
+        "label": taught["label"].iloc[0],
+        "split": only_split(results),
+    }
 
 
 def _dark_knowledge(study: Study) -> Any:

@@ -138,16 +138,21 @@ def _students(taught: pd.DataFrame) -> Iterator[Statement]:
         if len(seeds) > 1 and {(small := next(iter(means))), (large := next(reversed(means)))} <= set(seeds):
             apart, best = {end: against_best(seeds, end) for end in (small, large)}, seeds.mean().idxmax()
             paired.append(all(gap.high < 0 for gap in apart.values()))
-            verdicts = [f"{gap.points()} with {end} ({gap.verdict('better', 'worse', 'no difference is shown')})"
-                        for end, gap in apart.items() if end != best]  # fmt: skip
+            verdicts = [
+                f"{gap.points()} with {end} ({gap.verdict('better', 'worse', 'no difference is shown')})"
+                for end, gap in apart.items()
+                if end != best
+            ]
             text += f" Paired by seed, against the teacher that is best on the other seeds: {join(verdicts)}."
             text += f" {best} is itself the best on average." if best in apart else ""
         told.append(Statement("students", text, _few(means)))
     of = count(len(told), "combination")
     summary = f"A rise followed by a fall is shown in {tested} of {of} of student and method (p < 0.05, uncorrected)."
     if paired:
-        summary += (" Compared seed by seed, both the smallest and the largest teacher are worse than the best in "
-                    f"{sum(paired)} of {len(paired)}.")  # fmt: skip
+        summary += (
+            " Compared seed by seed, both the smallest and the largest teacher are worse than the best in "
+            f"{sum(paired)} of {len(paired)}."
+        )
     yield Statement("students", summary)
     yield from told
 
@@ -208,9 +213,10 @@ def _ranks(ranks: pd.DataFrame) -> Iterator[Statement]:
         for which, apart in pairs.items():
             lost = pair_mean(alike, apart, below_floor=True)
             verdict = lost.verdict(
-                "size changes the order more than a seed does", "size changes the order less than a seed does",
+                "size changes the order more than a seed does",
+                "size changes the order less than a seed does",
                 "no more change is shown than a seed makes",
-            )  # fmt: skip
+            )
             text += f" Between {which} it lies {lost.text()} below the floor of the same teachers: {verdict}."
         yield Statement("ranks", text, codes)
 
@@ -266,13 +272,15 @@ def _links(links: pd.DataFrame, tau: float) -> Iterator[Statement]:
         significant += clear
         beside = f" Beside it: {_beside(rows, best)}." if best["probe"] in DERIVED else ""
         name = f"Student {student}, {label}"
-        closest.append(Statement(
-            "links",
-            f"{name}: of {count(len(rows), 'probe')} and temperatures {_named(best)} tracks accuracy most "
-            f"closely over {count(best['n'], 'teacher')}, Spearman {_correlation(best)}, {'' if clear else 'not '}"
-            f"significant when corrected for all of them (p = {best['p_adjusted']:.2g}).{beside}",
-            _codes(best),
-        ))  # fmt: skip
+        closest.append(
+            Statement(
+                "links",
+                f"{name}: of {count(len(rows), 'probe')} and temperatures {_named(best)} tracks accuracy most "
+                f"closely over {count(best['n'], 'teacher')}, Spearman {_correlation(best)}, {'' if clear else 'not '}"
+                f"significant when corrected for all of them (p = {best['p_adjusted']:.2g}).{beside}",
+                _codes(best),
+            )
+        )
         variance = rows[rows["probe"].eq("derived_variance")]
         if variance.empty:
             continue
@@ -333,12 +341,14 @@ def _large(taught: pd.DataFrame) -> Iterator[Statement]:
             for plain_label, symmetric in plain.groupby("label", sort=False):
                 apart = difference(by_seed(asymmetric).mean(axis=1), by_seed(symmetric).mean(axis=1))
                 verdict = apart.verdict("ISATS is better", "plain soft labels are better", "no difference is shown")
-                told.append(Statement(
-                    "large",
-                    f"{start(_prefix(taught, rows) + 'student')} {student}, largest third of the teachers "
-                    f"({join(large)}): {label} less {plain_label} is {apart.points()}, mean over "
-                    f"{count(apart.n, 'seed')}: {verdict}.",
-                ))  # fmt: skip
+                told.append(
+                    Statement(
+                        "large",
+                        f"{start(_prefix(taught, rows) + 'student')} {student}, largest third of the teachers "
+                        f"({join(large)}): {label} less {plain_label} is {apart.points()}, mean over "
+                        f"{count(apart.n, 'seed')}: {verdict}.",
+                    )
+                )
     nothing = Statement("large", "Not told: no student was taught both by KD and by ISATS at the same temperatures.")
     yield from told or [nothing]
 

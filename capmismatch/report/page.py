@@ -42,9 +42,19 @@ STAGES = {"probes": "probe", "ranks": "ranks", "restored": "isats", "results": "
 """Table of a study -> the stage that makes it."""
 
 PACKAGES = (
-    "capmismatch", "torch", "torchvision", "numpy", "scipy", "pandas", "pyarrow", "numba", "matplotlib", "seaborn",
-    "safetensors", "jinja2",
-)  # fmt: skip
+    "capmismatch",
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "pandas",
+    "pyarrow",
+    "numba",
+    "matplotlib",
+    "seaborn",
+    "safetensors",
+    "jinja2",
+)
 
 
 @dataclass(frozen=True)
@@ -85,22 +95,26 @@ def write_report(study: Study) -> Path:
     choice, no_choice = _choice(study)
     told = _statements({**tables, **_checks(study)}, study.config.isats.tau_target)
     codes = {code for statement in told for code in statement.codes} | set(choice.findings if choice else [])
-    page = _environment().get_template("report.html").render(
-        study=study.config,
-        choice=choice,
-        no_choice=no_choice,
-        chosen=_chosen(choice, tables["probes"], tau) if choice else {},
-        grounds=_grounds(choice) if choice else [],
-        findings=[explain(code) for code in choice.findings] if choice else [],
-        topics=_by_topic(told),
-        glossary=[explain(code) for code in sorted(codes)],
-        missing=_missing(study, tables),
-        tables=_tables(tables, choice, tau),
-        figures=_figures(study.folder / "figures"),
-        names=_full_names(study.folder / "figures"),
-        settings=study.file.read_text(encoding="utf-8"),
-        commands=_commands(study),
-        facts=_facts(study, tables),
+    page = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            study=study.config,
+            choice=choice,
+            no_choice=no_choice,
+            chosen=_chosen(choice, tables["probes"], tau) if choice else {},
+            grounds=_grounds(choice) if choice else [],
+            findings=[explain(code) for code in choice.findings] if choice else [],
+            topics=_by_topic(told),
+            glossary=[explain(code) for code in sorted(codes)],
+            missing=_missing(study, tables),
+            tables=_tables(tables, choice, tau),
+            figures=_figures(study.folder / "figures"),
+            names=_full_names(study.folder / "figures"),
+            settings=study.file.read_text(encoding="utf-8"),
+            commands=_commands(study),
+            facts=_facts(study, tables),
+        )
     )
     target = study.folder / "report.html"
     write_text(target, page)
@@ -109,9 +123,13 @@ def write_report(study: Study) -> Path:
 
 def _environment() -> jinja2.Environment:
     made = jinja2.Environment(
-        loader=jinja2.PackageLoader("capmismatch.report"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
+        loader=jinja2.PackageLoader("capmismatch.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
     made.filters["quiet_intervals"] = _quiet_intervals
     made.filters["with_lead"] = _with_lead
     made.filters["breakable"] = _breakable
@@ -172,8 +190,9 @@ def _grounds(choice: Choice) -> list[tuple[str, list[str]]]:
     sections = {"Reasons": choice.reasons, "Risks": choice.risks}
     return [
         (title, [re.sub(longest_first, lambda found: labels[found[0]], sentence) for sentence in sentences])
-        for title, sentences in sections.items() if sentences
-    ]  # fmt: skip
+        for title, sentences in sections.items()
+        if sentences
+    ]
 
 
 def _checks(study: Study) -> dict[str, pd.DataFrame]:
@@ -237,11 +256,13 @@ def _figures(folder: Path) -> list[Figure]:
     ordered = sorted(names, key=lambda name: -1 if name.startswith(first) else order.get(name, len(order)))
     return [
         Figure(
-            name.replace("_", " ").capitalize().replace("Isats", "ISATS"), gallery.caption(name), names[name].stem,
+            name.replace("_", " ").capitalize().replace("Isats", "ISATS"),
+            gallery.caption(name),
+            names[name].stem,
             base64.b64encode(names[name].read_bytes()).decode("ascii"),
         )
         for name in ordered
-    ]  # fmt: skip
+    ]
 
 
 def _full_names(folder: Path) -> dict[str, str]:

@@ -157,9 +157,22 @@ def links(frame: pd.DataFrame) -> Table:
         if -1 not in beside:
             kept |= dict.fromkeys([index, *beside])
     columns = [
-        "student", "label", "probe", "tau", "value", "low", "high", "p", "p_adjusted", "n", "partial_target_prob",
-        "partial_accuracy", "partial_params", "expected_sign", "findings",
-    ]  # fmt: skip
+        "student",
+        "label",
+        "probe",
+        "tau",
+        "value",
+        "low",
+        "high",
+        "p",
+        "p_adjusted",
+        "n",
+        "partial_target_prob",
+        "partial_accuracy",
+        "partial_params",
+        "expected_sign",
+        "findings",
+    ]
     caption = (
         f"The {TOP_LINKS} strongest of {len(spearman)} Spearman correlations of a probe with the students' accuracy "
         "over teachers, with 95 % intervals; derived probes are followed by p_y and the inherent variance at the same "

@@ -26,8 +26,10 @@ SETTING_COLUMNS = (
 """Columns of `Choice.settings`."""
 
 _GROUNDS = {
-    "results": "its students' results", "evidence": "the evidence of other students", "pilot": "a pilot",
-}  # fmt: skip
+    "results": "its students' results",
+    "evidence": "the evidence of other students",
+    "pilot": "a pilot",
+}
 _TEACHER_COLUMNS = ["family", "teacher", "params", "score", "low", "high", *COMPANIONS, "p_best", "regret", "tie"]
 
 

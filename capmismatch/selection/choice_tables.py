@@ -78,11 +78,13 @@ def summary(draws: Floats) -> dict[str, Floats]:
     low, high = np.quantile(draws, [0.025, 0.975], axis=0)
     best = int(np.argmax(score))
     return {
-        "score": score, "low": low, "high": high,
+        "score": score,
+        "low": low,
+        "high": high,
         "p_best": chances(draws),
         "regret": 100 * (draws.max(axis=1, keepdims=True) - draws).mean(axis=0),
         "tie": np.quantile(draws[:, [best]] - draws, 0.025, axis=0) <= 0,
-    }  # fmt: skip
+    }
 
 
 def rules_with_loss(wide: pd.DataFrame, draws: Floats, rule: str) -> tuple[pd.DataFrame, list[str]]:

@@ -236,9 +236,12 @@ def pack_columns(
     frame = frame[unit >= 0].assign(unit=unit[unit >= 0])
     for wrong, problem, advice in (
         (frame[levels].isna().any(axis=1), "has no number for a seed in the row of", ""),
-        (frame.duplicated(["unit", *columns, *levels]), "holds more than one row for",
-         f"; give each run a number of its own in the column {levels[-1]!r}"),
-    ):  # fmt: skip
+        (
+            frame.duplicated(["unit", *columns, *levels]),
+            "holds more than one row for",
+            f"; give each run a number of its own in the column {levels[-1]!r}",
+        ),
+    ):
         if wrong.any():
             (row,) = frame[wrong].iloc[:1].to_dict("records")  # with Python's numbers rather than NumPy's
             named = ", ".join(f"{name}={row[name]!r}" for name in [*_UNIT, *columns, *levels])
@@ -335,9 +338,7 @@ def _partials(
     # Most columns share one control, but p_y goes with the temperature of the column.
     held = [st.unit_vectors(control, block.groups, metric) for control in block.controls]
     with_x, with_y = [(left * unit).sum(axis=0)[:, None] for unit in held], [unit.T @ right for unit in held]
-    accuracy, params, confidence = (
-        st.partial_correlation(value, *pair) for pair in zip(with_x, with_y, strict=True)
-    )
+    accuracy, params, confidence = (st.partial_correlation(value, *pair) for pair in zip(with_x, with_y, strict=True))
     between = (held[0] * held[1]).sum(axis=0)[:, None]
     both = st.partial_correlation(
         accuracy,

@@ -145,9 +145,16 @@ def pick(
     shared_teachers(long, with_teacher(results))
     groups = [lesson.choosing for lesson in lessons], [lesson.reporting for lesson in lessons]
     taught = draw_students(
-        results, candidates, groups, student=student, label=label, split=split, report_split=report_split,
-        n_boot=n_boot, seed=seed,
-    )  # fmt: skip
+        results,
+        candidates,
+        groups,
+        student=student,
+        label=label,
+        split=split,
+        report_split=report_split,
+        n_boot=n_boot,
+        seed=seed,
+    )
     return _by_results(taught, candidates, rule, mute, learnt.from_elsewhere(lessons), words.one_split_risk(only))
 
 
@@ -170,9 +177,14 @@ def _apart(
 
 
 def _by_rule(
-    long: pd.DataFrame, wide: pd.DataFrame, rule: str, mute: Iterable[str], values: pd.DataFrame | None, n_boot: int,
+    long: pd.DataFrame,
+    wide: pd.DataFrame,
+    rule: str,
+    mute: Iterable[str],
+    values: pd.DataFrame | None,
+    n_boot: int,
     seed: int,
-) -> Choice:  # fmt: skip
+) -> Choice:
     used = RULES[rule]
     if used.probe not in wide or wide[used.probe].isna().all():
         there = sorted(set(long["probe"]))
@@ -195,9 +207,11 @@ def _by_rule(
     rules = rules.merge(table[[*UNIT, "score", "tie"]], on=UNIT, how="left")
     rules = rules.merge(wide[beside].reset_index(), on=UNIT, how="left")
     reasons = [
-        *words.ranking(table, used, tau), *words.cheapest(tied, chosen),
-        *words.rivals(rules, chosen, used), *words.left_out(missing),
-    ]  # fmt: skip
+        *words.ranking(table, used, tau),
+        *words.cheapest(tied, chosen),
+        *words.rivals(rules, chosen, used),
+        *words.left_out(missing),
+    ]
     risks = [
         f"No student has been taught yet: the rule is a prior{words.measured_for(rule)}, and what it costs here is "
         "unknown. A pilot (--pilot) would tell."
@@ -231,20 +245,32 @@ def _by_evidence(
     label, compared = best_setting(lessons)
     method, tau = next(lesson.named[label] for lesson in lessons if label in lesson.named)
     reasons = [
-        learnt.predicted(table, chosen), *words.ties(table, chosen), *learnt.trusted(trust, lessons),
-        *learnt.cost_elsewhere(there, new_family), *learnt.setting_elsewhere(label, compared, lessons),
+        learnt.predicted(table, chosen),
+        *words.ties(table, chosen),
+        *learnt.trusted(trust, lessons),
+        *learnt.cost_elsewhere(there, new_family),
+        *learnt.setting_elsewhere(label, compared, lessons),
         *words.left_out(missing),
-    ]  # fmt: skip
+    ]
     risks = [
-        *learnt.evidence_risks(table, chosen, lessons, new_family), *words.unknown_probes(candidates, wide.index),
+        *learnt.evidence_risks(table, chosen, lessons, new_family),
+        *words.unknown_probes(candidates, wide.index),
         *words.setting_risks(compared),
-    ]  # fmt: skip
+    ]
     findings = ["CM007"] if table["tie"].sum() > 1 else []
     students = pd.DataFrame(columns=list(STUDENT_COLUMNS))
     choice = _choice(
-        chosen, "evidence" if rule == "auto" else rule, students, table, rules, reasons, risks, findings, mute,
+        chosen,
+        "evidence" if rule == "auto" else rule,
+        students,
+        table,
+        rules,
+        reasons,
+        risks,
+        findings,
+        mute,
         tau=tau,
-    )  # fmt: skip
+    )
     return replace(choice, label=label, method=method, trust=trust, settings=compared)
 
 
@@ -265,14 +291,21 @@ def _by_results(
     chosen = table.iloc[best_tested(table)] if rule == "auto" else taken(rules, table, rule)
     students, compared = student_table(taught, wide), setting_table(taught, wide)
     reasons = [
-        words.estimate(table, chosen), *words.settings(students, compared), *words.ties(table, chosen),
-        *words.gain(table, chosen), *words.rule_costs(rules), *reasons, *words.left_out(missing),
-    ]  # fmt: skip
+        words.estimate(table, chosen),
+        *words.settings(students, compared),
+        *words.ties(table, chosen),
+        *words.gain(table, chosen),
+        *words.rule_costs(rules),
+        *reasons,
+        *words.left_out(missing),
+    ]
     predicted = table.loc[~table["measured"], UNIT].itertuples(index=False, name=None)
     risks = [
-        *words.result_risks(table, chosen, taught), *words.setting_risks(compared),
-        *words.unknown_probes(candidates, predicted), *risks,
-    ]  # fmt: skip
+        *words.result_risks(table, chosen, taught),
+        *words.setting_risks(compared),
+        *words.unknown_probes(candidates, predicted),
+        *risks,
+    ]
     findings = ["CM007"] if table["tie"].sum() > 1 else []
     choice = _choice(
         chosen, "results" if rule == "auto" else rule, students, table, rules, reasons, risks, findings, mute

@@ -124,9 +124,11 @@ def ties(table: pd.DataFrame, chosen: pd.Series) -> list[str]:
     if len(tied) < 2:
         return [f"{named(table.iloc[0])} is better than every other teacher beyond the 95 % intervals."]
     names = join([named(row) for _, row in tied.iterrows()])
-    sentence = f"Too close to call between {names}." if len(tied) < len(table) else (
-        f"Too close to call: none of the {count(len(table), 'teacher')} is shown to be worse than the best."
-    )  # fmt: skip
+    sentence = (
+        f"Too close to call between {names}."
+        if len(tied) < len(table)
+        else (f"Too close to call: none of the {count(len(table), 'teacher')} is shown to be worse than the best.")
+    )
     untested = tied[(tied["score"] > chosen["score"]) & ~tied["measured"]]
     if len(untested):
         better = join([named(row) for _, row in untested.iterrows()])

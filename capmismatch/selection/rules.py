@@ -37,9 +37,13 @@ DERIVED = ("derived_std", "derived_variance")
 """Probes that are told only together with `COMPANIONS`."""
 
 NAMES = {
-    "target_prob": "p_y", "inherent_variance": "inherent variance", "derived_variance": "derived variance",
-    "derived_std": "derived std", "accuracy": "the teacher's accuracy", "params": "parameters",
-}  # fmt: skip
+    "target_prob": "p_y",
+    "inherent_variance": "inherent variance",
+    "derived_variance": "derived variance",
+    "derived_std": "derived std",
+    "accuracy": "the teacher's accuracy",
+    "params": "parameters",
+}
 """What sentences call these probes."""
 
 RELEVANT = ("largest", "most accurate", DEFAULT_RULE)

@@ -81,10 +81,18 @@ class Settings:
         score = self.draws.mean(axis=0)
         behind = 100 * (self.draws[:, [int(score.argmax())]] - self.draws)
         low, high = np.quantile(behind, [0.025, 0.975], axis=0)
-        table = pd.DataFrame({
-            "label": self.labels, "place": self.teachers, "score": score, "behind": behind.mean(axis=0), "low": low,
-            "high": high, "p_best": chances(self.draws), "tie": low <= 0,
-        })  # fmt: skip
+        table = pd.DataFrame(
+            {
+                "label": self.labels,
+                "place": self.teachers,
+                "score": score,
+                "behind": behind.mean(axis=0),
+                "low": low,
+                "high": high,
+                "p_best": chances(self.draws),
+                "tie": low <= 0,
+            }
+        )
         table = table.sort_values("score", ascending=False, kind="stable").reset_index(drop=True)
         return table if len(table) > 1 else table[:0]
 

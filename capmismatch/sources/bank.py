@@ -20,12 +20,18 @@ def load(place: str, *, base: str | Path = ".") -> tuple[list[Teacher], Dataset]
     bank = LogitBank(Path(base, Path(place).expanduser()))
     teachers = [
         Teacher(
-            family=record.family, name=record.teacher, seed=record.seed, params=record.params, macs=record.macs,
-            source=record.source, weights_hash=record.weights_hash, preprocessing=record.preprocessing,
+            family=record.family,
+            name=record.teacher,
+            seed=record.seed,
+            params=record.params,
+            macs=record.macs,
+            source=record.source,
+            weights_hash=record.weights_hash,
+            preprocessing=record.preprocessing,
             saved=partial(_saved, bank, record.key),
         )
         for record in bank.teachers
-    ]  # fmt: skip
+    ]
     return teachers, Dataset(bank.rows, np.empty((len(bank.rows.labels), 0), np.float32))
 
 

@@ -103,8 +103,11 @@ def fit_weights(build: Callable[[dict[str, Tensor]], nn.Module], file: Path, wei
         if own[key].shape != weights[key].shape
     ]
     if missing or extra or odd:
-        parts = [f"{title}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
-                 for title, names in (("missing", missing), ("unexpected", extra), ("of another shape", odd)) if names]
+        parts = [
+            f"{title}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+            for title, names in (("missing", missing), ("unexpected", extra), ("of another shape", odd))
+            if names
+        ]
         raise InputError(f"{file} does not fit {what}; {'; '.join(parts)}")
     network.load_state_dict(weights, strict=False)
     return network.eval()

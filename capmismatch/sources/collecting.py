@@ -114,18 +114,35 @@ class _Collector:
     """One teacher of a bank: its shards where they are missing, and the joined file."""
 
     def __init__(
-        self, teacher: Teacher, order: int, dataset: Dataset, folder: Path, passes: Passes, dtype: str, compare: bool,
-        crew: Workers, bar: Any,
+        self,
+        teacher: Teacher,
+        order: int,
+        dataset: Dataset,
+        folder: Path,
+        passes: Passes,
+        dtype: str,
+        compare: bool,
+        crew: Workers,
+        bar: Any,
     ) -> None:
         self.teacher, self.dataset, self.passes, self.dtype = teacher, dataset, passes, dtype
         self.crew, self.bar, self.home = crew, bar, folder / teacher.key
         self.whole = self.home / "logits.safetensors"
         self.record = TeacherRecord(
-            teacher.family, teacher.name, teacher.seed, teacher.params, teacher.macs, teacher.source,
-            teacher.weights_hash, teacher.preprocessing, dtype, order=order,
-            options=recorded(teacher, dataset, passes), published=teacher.published if compare else None,
+            teacher.family,
+            teacher.name,
+            teacher.seed,
+            teacher.params,
+            teacher.macs,
+            teacher.source,
+            teacher.weights_hash,
+            teacher.preprocessing,
+            dtype,
+            order=order,
+            options=recorded(teacher, dataset, passes),
+            published=teacher.published if compare else None,
             findings="" if columns_of(teacher, dataset) is None else "CM001",
-        )  # fmt: skip
+        )
 
     def run(self) -> None:
         """Collect what is missing, or check that what is there was collected in the same way."""
@@ -150,15 +167,21 @@ class _Collector:
     def _fill(self) -> None:
         """Write the shards of this worker that are missing."""
         runner = (
-            SavedRunner(self.teacher, self.dataset) if self.teacher.saved
+            SavedRunner(self.teacher, self.dataset)
+            if self.teacher.saved
             else NetworkRunner(self.teacher, self.dataset, self.passes)
-        )  # fmt: skip
+        )
         if self.record.macs is None and self.crew.rank == 0:
             self.record = replace(self.record, macs=runner.macs)
-        made_from = hash_of([
-            self.teacher.weights_hash, self.teacher.preprocessing, self.dtype, self.dataset.rows.fingerprint,
-            *filter(None, [self.record.options]),
-        ])  # fmt: skip
+        made_from = hash_of(
+            [
+                self.teacher.weights_hash,
+                self.teacher.preprocessing,
+                self.dtype,
+                self.dataset.rows.fingerprint,
+                *filter(None, [self.record.options]),
+            ]
+        )
         for index in self.crew.share(_shards(self.dataset)):
             low, high = index * SHARD_ROWS, min((index + 1) * SHARD_ROWS, len(self.dataset))
             there = read_shard(self.home, index, made_from)

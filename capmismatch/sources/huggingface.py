@@ -116,8 +116,13 @@ def _teacher(place: str | Path, revision: str | None) -> Teacher:
     prepare = _Processor(_read(place, AutoImageProcessor.from_pretrained, revision))
     weights_hash = hash_network(network)
     return Teacher(
-        family="hf", name=_name(place), params=count_params(network),
-        source=f"hf:{_name(place)}" + (f"@{revision}" if revision else ""), weights_hash=weights_hash,
-        preprocessing=repr(prepare), module=partial(_network, place, revision, weights_hash), prepare=prepare,
+        family="hf",
+        name=_name(place),
+        params=count_params(network),
+        source=f"hf:{_name(place)}" + (f"@{revision}" if revision else ""),
+        weights_hash=weights_hash,
+        preprocessing=repr(prepare),
+        module=partial(_network, place, revision, weights_hash),
+        prepare=prepare,
         classes=None if unnamed else classes,
-    )  # fmt: skip
+    )

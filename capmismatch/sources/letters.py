@@ -74,8 +74,13 @@ def load(
             recipe = {"width": width, "seed": seed, "data": rows.rows.fingerprint, "recipe": repr(RECIPE)}
             teachers.append(
                 Teacher(
-                    family="mlp", name=f"mlp{width}", seed=seed, params=params, source="letters:mlp",
-                    weights_hash=hash_of(recipe), preprocessing="(x - 7) / 3",
+                    family="mlp",
+                    name=f"mlp{width}",
+                    seed=seed,
+                    params=params,
+                    source="letters:mlp",
+                    weights_hash=hash_of(recipe),
+                    preprocessing="(x - 7) / 3",
                     module=_maker(width, seed, rows, home / f"mlp{width}-s{seed}-{hash_of(recipe)}.safetensors"),
                     prepare=prepare,
                 )

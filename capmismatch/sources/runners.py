@@ -52,8 +52,11 @@ class Passes:
     def recorded(self) -> str:
         """What differs from plain float32 passes on the CPU, in words."""
         kind = torch.device(self.device).type
-        words = ["" if kind == "cpu" else kind, f"autocast {self.autocast}" if self.autocast else "",
-                 "channels_last" if self.channels_last else ""]  # fmt: skip
+        words = [
+            "" if kind == "cpu" else kind,
+            f"autocast {self.autocast}" if self.autocast else "",
+            "channels_last" if self.channels_last else "",
+        ]
         return ", ".join(word for word in words if word)
 
     def precision(self) -> AbstractContextManager[Any]:

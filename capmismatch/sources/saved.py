@@ -49,8 +49,13 @@ def load(place: str, *, probabilities: str = "refuse", base: str | Path = ".") -
     family = path.name if path.is_dir() else path.stem
     classes = head.get("classes")
     rows = make_rows(
-        family, head["labels"], classes if classes is not None else [str(c) for c in range(first.shape[1])],
-        ids=head.get("ids"), split=head.get("split"), inputs_hash="saved logits", place=f"labels of {path}",
+        family,
+        head["labels"],
+        classes if classes is not None else [str(c) for c in range(first.shape[1])],
+        ids=head.get("ids"),
+        split=head.get("split"),
+        inputs_hash="saved logits",
+        place=f"labels of {path}",
     )
     teachers = []
     for name, raw in arrays.items():
@@ -61,10 +66,15 @@ def load(place: str, *, probabilities: str = "refuse", base: str | Path = ".") -
         info = _checked(head["teachers"].get(name, {}), name, path)
         teachers.append(
             Teacher(
-                family=family, name=str(info.get("teacher", name)), seed=info.get("seed"), params=info.get("params"),
-                macs=info.get("macs"), source=f"logits:{path.name}",
+                family=family,
+                name=str(info.get("teacher", name)),
+                seed=info.get("seed"),
+                params=info.get("params"),
+                macs=info.get("macs"),
+                source=f"logits:{path.name}",
                 weights_hash=hashlib.sha256(np.ascontiguousarray(logits).data).hexdigest(),
-                preprocessing="none: saved logits", saved=_Stored(rows, logits),
+                preprocessing="none: saved logits",
+                saved=_Stored(rows, logits),
             )
         )
     return teachers, Dataset(rows, np.empty((len(rows.labels), 0), np.float32))

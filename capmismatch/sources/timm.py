@@ -117,9 +117,13 @@ def _described(network: Any, **fields: Any) -> Teacher:
 
     prepare = PerImage(create_transform(**_config(network), is_training=False))
     return Teacher(
-        family="timm", params=count_params(network), preprocessing=repr(prepare), prepare=prepare,
-        classes=_class_names(network), **fields,
-    )  # fmt: skip
+        family="timm",
+        params=count_params(network),
+        preprocessing=repr(prepare),
+        prepare=prepare,
+        classes=_class_names(network),
+        **fields,
+    )
 
 
 def _teacher(name: str, weights: str | Path | None, seed: int, base: str | Path) -> Teacher:
@@ -127,9 +131,13 @@ def _teacher(name: str, weights: str | Path | None, seed: int, base: str | Path)
         module = partial(seeded, partial(_create, name), seed)
         network = module()
         return _described(
-            network, name=name, seed=seed, source=f"timm:{name} random", weights_hash=hash_network(network),
+            network,
+            name=name,
+            seed=seed,
+            source=f"timm:{name} random",
+            weights_hash=hash_network(network),
             module=module,
-        )  # fmt: skip
+        )
     if weights == "DEFAULT":
         module = partial(_create, name, True)
         network = module()
@@ -138,9 +146,7 @@ def _teacher(name: str, weights: str | Path | None, seed: int, base: str | Path)
     weights_hash = hash_file(file)
     classes = count_classes(on_meta(partial(_create, name)), read_state_dict(file), file)
     module = partial(_from_file, name, classes, file, weights_hash)
-    return _described(
-        module(), name=name, source=f"timm:{name} {file.name}", weights_hash=weights_hash, module=module
-    )
+    return _described(module(), name=name, source=f"timm:{name} {file.name}", weights_hash=weights_hash, module=module)
 
 
 def _from_file(name: str, classes: int, file: Path, weights_hash: str) -> nn.Module:
@@ -151,6 +157,9 @@ def _from_folder(folder: Path) -> Teacher:
     module = partial(_create, f"{LOCAL}{folder}", True)
     network = module()
     return _described(
-        network, name=folder.name, source=f"timm:{LOCAL}{folder.name}", weights_hash=hash_network(network),
+        network,
+        name=folder.name,
+        source=f"timm:{LOCAL}{folder.name}",
+        weights_hash=hash_network(network),
         module=module,
-    )  # fmt: skip
+    )

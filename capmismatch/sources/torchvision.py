@@ -107,11 +107,19 @@ def _teacher(name: str, weights: str | Path | None, preset: str, seed: int, base
     names = entry.meta["categories"]
     prepare = PerImage(entry.transforms())
     return Teacher(
-        family="torchvision", name=name, seed=run, params=params, source=f"torchvision:{name} {source}",
-        weights_hash=weights_hash, preprocessing=repr(prepare), module=module, prepare=prepare,
+        family="torchvision",
+        name=name,
+        seed=run,
+        params=params,
+        source=f"torchvision:{name} {source}",
+        weights_hash=weights_hash,
+        preprocessing=repr(prepare),
+        module=module,
+        prepare=prepare,
         classes=tuple(names) if len(names) == classes else None,
-        published=entry.meta["_metrics"][IMAGENET]["acc@1"] / 100 if published else None, published_on=IMAGENET,
-    )  # fmt: skip
+        published=entry.meta["_metrics"][IMAGENET]["acc@1"] / 100 if published else None,
+        published_on=IMAGENET,
+    )
 
 
 def _looks_like_path(text: str) -> bool:

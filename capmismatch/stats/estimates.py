@@ -91,10 +91,14 @@ def course(frame: pd.DataFrame, value: str) -> dict[str, Estimate]:
         half = _Z95 * (mean * (1 - mean) / teachers["n"].first()) ** 0.5
     order = teachers["params"].first().sort_values(kind="stable").index
     return {
-        str(teacher): Estimate(float(mean[teacher]), float(mean[teacher] - half[teacher]),
-                               float(mean[teacher] + half[teacher]), int(number[teacher]))
+        str(teacher): Estimate(
+            float(mean[teacher]),
+            float(mean[teacher] - half[teacher]),
+            float(mean[teacher] + half[teacher]),
+            int(number[teacher]),
+        )
         for teacher in order
-    }  # fmt: skip
+    }
 
 
 def times(over: Estimate, under: Estimate) -> Estimate:

@@ -223,8 +223,11 @@ class _Units:
             groups=np.repeat(np.arange(len(everyone)), [len(one.means) for one in everyone]),
             teachers=_codes([name for one in everyone for name in one.teachers]),
             families=_codes([name for one in everyone for name in one.families]),
-            seen=seen, y=stacked[seen], v=np.concatenate(v)[seen], scale=scale,
-        )  # fmt: skip
+            seen=seen,
+            y=stacked[seen],
+            v=np.concatenate(v)[seen],
+            scale=scale,
+        )
 
     @property
     def folds(self) -> NDArray[np.int64]:
@@ -236,9 +239,11 @@ class _Units:
         count, width = self.features.shape
         alike = _same(self.teachers)
         kinds = (
-            _BETWEEN, _SLOPE if width else (0.0,), _SHARED if width and len(np.unique(self.families)) > 1 else (0.0,),
+            _BETWEEN,
+            _SLOPE if width else (0.0,),
+            _SHARED if width and len(np.unique(self.families)) > 1 else (0.0,),
             _ALIKE if alike.sum() > count else (0.0,),
-        )  # fmt: skip
+        )
         level = _LEVEL**2 * _same(self.groups)
         kin = np.append(self.families, np.full(width, self.families[0]))
         probes = np.concatenate([self.features, np.eye(width)]) / np.sqrt(max(width, 1))

@@ -105,9 +105,7 @@ def ladder(
     return rungs(low, thinning)
 
 
-def least_budget(
-    arms: int, epochs: int, *, finalists: int = 2, there: Sequence[int] = (), whole: bool = False
-) -> int:
+def least_budget(arms: int, epochs: int, *, finalists: int = 2, there: Sequence[int] = (), whole: bool = False) -> int:
     """The smallest budget that `ladder` can do with."""
     return cost(_rungs(arms, epochs, finalists, arms, _shortest(epochs, there, whole)), there)
 
@@ -126,9 +124,10 @@ def _rungs(arms: int, epochs: int, finalists: int, thinning: int, start: int) ->
     rungs = [Rung(size, min(epochs, own), max(1, own // epochs)) for size, own in zip(sizes, each, strict=True)]
     # Where the next rung would train nothing more, there is no need to wait for it.
     return [
-        rung for rung, following in zip(rungs, [*rungs[1:], None], strict=True)
+        rung
+        for rung, following in zip(rungs, [*rungs[1:], None], strict=True)
         if following is None or (rung.epochs, rung.seeds) != (following.epochs, following.seeds)
-    ]  # fmt: skip
+    ]
 
 
 def new_runs(rungs: Sequence[Rung], there: Sequence[int] = ()) -> list[int]:

@@ -144,10 +144,16 @@ def pilot(
     label = rungs.settings(finalists)
     results, others = rungs.results(label)
     choice = pick(
-        probes[pd.MultiIndex.from_frame(probes[UNIT]).isin(wide.index)], results, label=label,
-        evidence=[*pairs, *((probes, other) for other in others)], split=splits[0], report_split=splits[-1],
-        n_boot=n_boot, seed=seed, mute=mute,
-    )  # fmt: skip
+        probes[pd.MultiIndex.from_frame(probes[UNIT]).isin(wide.index)],
+        results,
+        label=label,
+        evidence=[*pairs, *((probes, other) for other in others)],
+        split=splits[0],
+        report_split=splits[-1],
+        n_boot=n_boot,
+        seed=seed,
+        mute=mute,
+    )
     table = pd.DataFrame(rungs.rows, columns=list(RUNG_COLUMNS))
     for name, frame in (("pilot", table), ("pick", choice.table)):
         write_table(study.folder / "tables" / f"{name}.parquet", frame)
@@ -155,9 +161,7 @@ def pilot(
     return replace(choice, rule="pilot", rungs=table, reasons=reasons, risks=[*_hasty(plan), *choice.risks])
 
 
-def _possible(
-    candidates: Candidates, lessons: Sequence[Lesson], n_boot: int, rng: np.random.Generator
-) -> list[int]:
+def _possible(candidates: Candidates, lessons: Sequence[Lesson], n_boot: int, rng: np.random.Generator) -> list[int]:
     """The teachers that the evidence does not rule out, likeliest first; without evidence all, by the default rule."""
     if not lessons:
         wide, rule = candidates.wide, RULES[DEFAULT_RULE]
@@ -173,9 +177,16 @@ class _Rungs:
     """Trains rung after rung, judges its arms, and keeps what came out."""
 
     def __init__(
-        self, study: Study, plan: PilotPlan, found: Found, candidates: Candidates, lessons: Sequence[Lesson],
-        split: str, n_boot: int, rng: np.random.Generator,
-    ) -> None:  # fmt: skip
+        self,
+        study: Study,
+        plan: PilotPlan,
+        found: Found,
+        candidates: Candidates,
+        lessons: Sequence[Lesson],
+        split: str,
+        n_boot: int,
+        rng: np.random.Generator,
+    ) -> None:
         self.study, self.plan, self.candidates, self.lessons = study, plan, candidates, lessons
         self.split, self.n_boot, self.rng = split, n_boot, rng
         self.runs = pd.DataFrame(columns=[*_RUN, "accuracy", "found"])
@@ -235,9 +246,13 @@ class _Rungs:
             self._add(own[0][1], [teacher for teacher, _ in own], rung, self.plan.students)
 
     def _add(
-        self, method: Method, teachers: Sequence[tuple[str, str]], rung: Rung, students: tuple[str, ...],
+        self,
+        method: Method,
+        teachers: Sequence[tuple[str, str]],
+        rung: Rung,
+        students: tuple[str, ...],
         found: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Train students, or read those that are there."""
         short = ShortStudy(self.study, teachers, method, seeds=rung.seeds, epochs=rung.epochs, students=students)
         done = distill(short).assign(epochs=rung.epochs, found=found)
@@ -274,11 +289,22 @@ class _Rungs:
         now = self.runs[self.runs["split"].eq(self.split) & self.runs["epochs"].eq(rung.epochs)]
         means = now.groupby([*UNIT, "label"])["accuracy"].mean()
         for (teacher, label), arm in zip(names, arms, strict=True):
-            self.rows.append({
-                "stage": stage, "rung": number, "family": teacher[0], "teacher": teacher[1], "label": label,
-                "epochs": rung.epochs, "seeds": rung.seeds, "accuracy": float(means[(*teacher, label)]),
-                "low": low[arm], "high": high[arm], "p_best": likely[arm], "kept": False,
-            })  # fmt: skip
+            self.rows.append(
+                {
+                    "stage": stage,
+                    "rung": number,
+                    "family": teacher[0],
+                    "teacher": teacher[1],
+                    "label": label,
+                    "epochs": rung.epochs,
+                    "seeds": rung.seeds,
+                    "accuracy": float(means[(*teacher, label)]),
+                    "low": low[arm],
+                    "high": high[arm],
+                    "p_best": likely[arm],
+                    "kept": False,
+                }
+            )
         return likely
 
     def _mark(self, left: Sequence[tuple[tuple[str, str], str]], stage: str) -> None:
@@ -311,9 +337,11 @@ def _sure(choice: Choice, pairs: Chances) -> list[str]:
         return [f"Only '{label}' was tried: chances are those of the teachers in that setting."]
     pair, best = (choice.family, choice.teacher, label), max(pairs, key=lambda pair: pairs[pair])
     told = f"Of {len(pairs)} pairs of teacher and setting, "
-    told += f"{teacher} with '{label}' is the best with a chance of {percent(pairs[pair])}" if (
-        pair in pairs
-    ) else f"{teacher} was in none, as it was dropped before"  # fmt: skip
+    told += (
+        f"{teacher} with '{label}' is the best with a chance of {percent(pairs[pair])}"
+        if (pair in pairs)
+        else f"{teacher} was in none, as it was dropped before"
+    )
     if pair != best:
         told += f"; the likeliest is {best[0]}/{best[1]} with '{best[2]}', with {percent(pairs[best])}"
     setting = sum(chance for (_, _, other), chance in pairs.items() if other == label)

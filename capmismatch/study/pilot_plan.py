@@ -113,7 +113,11 @@ class _Prices:
     """What scopes cost, in epochs of training for each student."""
 
     def __init__(
-        self, teachers: Sequence[tuple[str, str]], students: Sequence[str], settings: Sequence[Method], epochs: int,
+        self,
+        teachers: Sequence[tuple[str, str]],
+        students: Sequence[str],
+        settings: Sequence[Method],
+        epochs: int,
         found: Found,
     ) -> None:
         self.epochs, self.settings = epochs, settings
@@ -169,17 +173,23 @@ class _Prices:
         for stage, (number, weight) in enumerate(zip(arms, weights, strict=True)):
             own = budget * share if stage == 0 else budget - spent  # the second takes what the first leaves
             there = self.seeds_there(scope, seeds)[stage]
-            found = ladder(number, self.epochs, own / weight, finalists=FINALISTS, there=there, whole=whole) if (
-                number
-            ) else []  # fmt: skip
+            found = (
+                ladder(number, self.epochs, own / weight, finalists=FINALISTS, there=there, whole=whole)
+                if (number)
+                else []
+            )
             parts.append(tuple(found))
             spent, seeds = spent + weight * cost(found, there), found[-1].seeds if found else 0
         return parts[0], parts[1]
 
 
 def make_plan(
-    study: Study, budget: float | str, teachers: Sequence[tuple[str, str]], students: Sequence[str],
-    settings: Sequence[Method], found: Found | None = None,
+    study: Study,
+    budget: float | str,
+    teachers: Sequence[tuple[str, str]],
+    students: Sequence[str],
+    settings: Sequence[Method],
+    found: Found | None = None,
 ) -> PilotPlan:
     """Rungs that a budget pays for; what it doesn't pay for is left out.
 
@@ -229,16 +239,24 @@ def make_plan(
     if missing:
         missing += f" Nothing is left out from {_percent(prices.whole_runs(scopes[0], len(students)) / grid)} on."
     return PilotPlan(
-        entering, tuple(students), kept, by_teacher, by_setting, scope.plain, epochs,
-        passes=rows * len(students) * spent, measured=len(study.eval_data) * len(students) * trained,
-        whole_grid=grid * epochs * rows, rows=rows, teacher_passes=_teacher_passes(study, entering, rows),
-        finished=sum(found.seeds.values()), left_out=missing,
-    )  # fmt: skip
+        entering,
+        tuple(students),
+        kept,
+        by_teacher,
+        by_setting,
+        scope.plain,
+        epochs,
+        passes=rows * len(students) * spent,
+        measured=len(study.eval_data) * len(students) * trained,
+        whole_grid=grid * epochs * rows,
+        rows=rows,
+        teacher_passes=_teacher_passes(study, entering, rows),
+        finished=sum(found.seeds.values()),
+        left_out=missing,
+    )
 
 
-def _left_out(
-    whole: _Scope, scope: _Scope, teachers: Sequence[tuple[str, str]], settings: Sequence[Method]
-) -> str:
+def _left_out(whole: _Scope, scope: _Scope, teachers: Sequence[tuple[str, str]], settings: Sequence[Method]) -> str:
     """What a scope lacks, in a sentence."""
     parts = []
     if scope.settings < whole.settings:

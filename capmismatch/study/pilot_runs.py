@@ -41,7 +41,10 @@ class Found:
 
 
 def find(
-    study: Study, budget: float | str, teachers: Sequence[tuple[str, str]], students: tuple[str, ...],
+    study: Study,
+    budget: float | str,
+    teachers: Sequence[tuple[str, str]],
+    students: tuple[str, ...],
     methods: Iterable[Method],
 ) -> Found:
     """Runs that were finished before a pilot began.

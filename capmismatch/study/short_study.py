@@ -28,15 +28,28 @@ class ShortStudy(Study):
     """
 
     def __init__(
-        self, whole: Study, teachers: Iterable[tuple[str, str]], method: Method, *, seeds: int, epochs: int,
+        self,
+        whole: Study,
+        teachers: Iterable[tuple[str, str]],
+        method: Method,
+        *,
+        seeds: int,
+        epochs: int,
         students: tuple[str, ...],
     ) -> None:
         self.__dict__.update({name: value for name, value in vars(whole).items() if name not in ("family", "recipe")})
         self.whole, self.chosen = whole, frozenset(teachers)
         recipe = shortened(whole.recipe, epochs).told()
-        self.config = replace(whole.config, distill=replace(
-            whole.distillation, methods=(method,), seeds=seeds, students=students, recipe=recipe,
-        ))  # fmt: skip
+        self.config = replace(
+            whole.config,
+            distill=replace(
+                whole.distillation,
+                methods=(method,),
+                seeds=seeds,
+                students=students,
+                recipe=recipe,
+            ),
+        )
 
     @property
     def bank(self) -> LogitBank:

@@ -48,9 +48,18 @@ if TYPE_CHECKING:
     from capmismatch.training.loop import Recipe
 
 __all__ = [
-    "STAGES", "CollectConfig", "CorrelateConfig", "DataConfig", "DistillConfig", "IsatsConfig", "ProbeConfig",
-    "RanksConfig", "Study", "StudyConfig", "load_study",
-]  # fmt: skip
+    "STAGES",
+    "CollectConfig",
+    "CorrelateConfig",
+    "DataConfig",
+    "DistillConfig",
+    "IsatsConfig",
+    "ProbeConfig",
+    "RanksConfig",
+    "Study",
+    "StudyConfig",
+    "load_study",
+]
 
 STAGES = ("collect", "probe", "ranks", "isats", "distill", "correlate", "pick", "plot", "report")
 
@@ -69,8 +78,14 @@ class Study:
     """
 
     def __init__(
-        self, file: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None, *, workers: int = 1,
-        progress: bool = True, engine: str = "processes", address: str | None = None,
+        self,
+        file: str | os.PathLike[str],
+        folder: str | os.PathLike[str] | None = None,
+        *,
+        workers: int = 1,
+        progress: bool = True,
+        engine: str = "processes",
+        address: str | None = None,
     ) -> None:
         if workers < 1:
             raise InputError(f"expected workers >= 1, got {workers!r}")
@@ -231,10 +246,18 @@ class Study:
         from capmismatch.diagnostics.tables import probe
 
         bank, s = self.bank, self.config.probe
-        return self._table("probes", bank, s, lambda: pd.concat([
-            probe(bank, s.taus, s.names, split=split, device=s.device, progress=self.progress)
-            for split in _splits(bank)
-        ], ignore_index=True))  # fmt: skip
+        return self._table(
+            "probes",
+            bank,
+            s,
+            lambda: pd.concat(
+                [
+                    probe(bank, s.taus, s.names, split=split, device=s.device, progress=self.progress)
+                    for split in _splits(bank)
+                ],
+                ignore_index=True,
+            ),
+        )
 
     def ranks(self) -> pd.DataFrame:
         """The table of class-rank stability; beside it, the affinity matrices."""
@@ -252,10 +275,22 @@ class Study:
         from capmismatch.diagnostics.tables import restored_variance
 
         bank, s = self.bank, self.config.isats
-        return self._table("restored", bank, s, lambda: restored_variance(
-            bank, s.tau_target, tau_other=s.tau_other, constraint=s.constraint, margin=s.margin, center=s.center,
-            split=_splits(bank)[0], device=self.config.probe.device, progress=self.progress,
-        ))
+        return self._table(
+            "restored",
+            bank,
+            s,
+            lambda: restored_variance(
+                bank,
+                s.tau_target,
+                tau_other=s.tau_other,
+                constraint=s.constraint,
+                margin=s.margin,
+                center=s.center,
+                split=_splits(bank)[0],
+                device=self.config.probe.device,
+                progress=self.progress,
+            ),
+        )
 
     def distill(self) -> pd.DataFrame:
         """The results table: every student, setting and seed, each a run that is kept."""

@@ -88,9 +88,13 @@ def fit(
         scaler = torch.amp.GradScaler(team.device.type, enabled=recipe.autocast == "float16")
         best: dict[str, Any] = {}
         parts = {
-            "network": network, "criterion": taught, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler,
+            "network": network,
+            "criterion": taught,
+            "optimizer": optimizer,
+            "scheduler": scheduler,
+            "scaler": scaler,
             "random": RandomNumbers(team.device),
-        }  # fmt: skip
+        }
         saved = checkpoint.restore(parts, made_from=made_from) if checkpoint is not None else None
         for epoch in range(saved["epoch"] if saved else 0, recipe.epochs):
             generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
@@ -127,9 +131,14 @@ def fit(
                 total += loss.detach().double() * len(batch)
                 if checkpoint is not None and team.crew.rank == 0 and checkpoint.due():
                     checkpoint.save(
-                        parts, made_from=made_from, epoch=epoch, step=step + 1, total=total,
-                        generator=generator.get_state(), best=best,
-                    )  # fmt: skip
+                        parts,
+                        made_from=made_from,
+                        epoch=epoch,
+                        step=step + 1,
+                        total=total,
+                        generator=generator.get_state(),
+                        best=best,
+                    )
             mean = float(total) / rows
             if not math.isfinite(mean):
                 raise FloatingPointError(

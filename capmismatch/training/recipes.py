@@ -98,10 +98,22 @@ class Recipe:
 
 NAMED: dict[str, dict[str, Any]] = {
     "cifar240": {
-        "epochs": 240, "batch_size": 128, "optimizer": "sgd", "lr": 0.05, "schedule": "step",
-        "milestones": (150, 180, 210), "warmup_epochs": 5, "weight_decay": 5e-4, "shift": 4,
+        "epochs": 240,
+        "batch_size": 128,
+        "optimizer": "sgd",
+        "lr": 0.05,
+        "schedule": "step",
+        "milestones": (150, 180, 210),
+        "warmup_epochs": 5,
+        "weight_decay": 5e-4,
+        "shift": 4,
     },
     "cifar5": {
-        "epochs": 5, "batch_size": 128, "optimizer": "sgd", "lr": 0.2, "weight_decay": 5e-4, "shift": 3,
+        "epochs": 5,
+        "batch_size": 128,
+        "optimizer": "sgd",
+        "lr": 0.2,
+        "weight_decay": 5e-4,
+        "shift": 3,
     },
-}  # fmt: skip
+}

@@ -50,9 +50,15 @@ def train(name: str, seed: int, file: Path, images: Path) -> None:
         print(f"{name}, seed {seed}: epoch {epoch + 1} of {RECIPE.epochs}, loss {loss:.3f}", flush=True)
 
     network = fit(
-        build(name), both, torch.from_numpy(data.labels), RECIPE, seed=seed, prepare=prepare, checkpoint=checkpoint,
+        build(name),
+        both,
+        torch.from_numpy(data.labels),
+        RECIPE,
+        seed=seed,
+        prepare=prepare,
+        checkpoint=checkpoint,
         after_epoch=told,
-    )  # fmt: skip
+    )
     with replacing(file) as temporary:  # a file that is there is whole
         save_file({key: value.contiguous() for key, value in network.state_dict().items()}, temporary)
 
@@ -74,12 +80,18 @@ def main() -> None:
             job.result()
     teachers = [
         cm.Teacher(
-            family="twice", name=name, seed=seed, params=cm.architectures.count_parameters(trained(name, file)),
-            source="data/cifar10/noise_floor.py", weights_hash=hashlib.sha256(file.read_bytes()).hexdigest(),
-            preprocessing="(x / 255 - mean) / std", module=partial(trained, name, file), prepare=prepare,
+            family="twice",
+            name=name,
+            seed=seed,
+            params=cm.architectures.count_parameters(trained(name, file)),
+            source="data/cifar10/noise_floor.py",
+            weights_hash=hashlib.sha256(file.read_bytes()).hexdigest(),
+            preprocessing="(x / 255 - mean) / std",
+            module=partial(trained, name, file),
+            prepare=prepare,
         )
         for (name, seed), file in files.items()
-    ]  # fmt: skip
+    ]
     data = cm.load_dataset(f"npz:{home / 'test.npz'}", split={"val": 0.5, "test": 0.5}, name="cifar10")
     print(cm.collect(cm.Family(teachers), data, Path(__file__).with_name("seeds"), dtype="float16"))
 

@@ -47,8 +47,13 @@ class ProbeTable(SphinxDirective):
         from capmismatch.probes import REGISTRY
 
         rows = [
-            [f"{{py:func}}`{p.name} <capmismatch.probes.{p.name}>`", f"`{p.formula}`".replace("|", r"\|"),
-             markdown(p.source), SIGNS[p.expected_sign], "yes" if p.tempered else "no"]
+            [
+                f"{{py:func}}`{p.name} <capmismatch.probes.{p.name}>`",
+                f"`{p.formula}`".replace("|", r"\|"),
+                markdown(p.source),
+                SIGNS[p.expected_sign],
+                "yes" if p.tempered else "no",
+            ]
             for p in REGISTRY.values()
         ]
         made = self.parse_text_to_nodes(table(["probe", "formula", "source", "sign", "τ"], rows))

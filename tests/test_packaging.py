@@ -84,13 +84,13 @@ def test_the_tests_need_only_the_dev_extra() -> None:
     chosen = [name for extra in ("dev", "venues", "timm", "huggingface", "xarray") for name in extras[extra]]
     declared = set(bounds([*project["dependencies"], *chosen]))
     used: set[str] = set()
-    for file in (ROOT / "tests").glob("*.py"):
+    for file in (ROOT / "tests").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 used |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 used.add(node.module.partition(".")[0])
-    here = {file.stem for file in (ROOT / "tests").glob("*.py")} | {"tests", "capmismatch"}
+    here = {file.stem for file in (ROOT / "tests").rglob("*.py")} | {"tests", "capmismatch"}
     names = {**COMES_WITH, "yaml": "pyyaml"}
     third = {names.get(name, name) for name in used - set(sys.stdlib_module_names) - here}
     assert third <= declared, f"not in the extras of pyproject.toml: {sorted(third - declared)}"

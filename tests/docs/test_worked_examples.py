@@ -11,7 +11,7 @@ import torch
 from capmismatch.losses import Criterion
 from capmismatch.sources import letters
 
-FOLDER = Path(__file__).parents[1] / "examples"
+FOLDER = Path(__file__).parents[2] / "examples"
 NEEDS = {"plain_loop": "torch", "lightning_module": "lightning", "hf_trainer": "transformers"}
 
 

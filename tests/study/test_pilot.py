@@ -516,7 +516,7 @@ def test_the_command_tells_first(
 
 def test_a_pilot_loses_less_than_guessing_and_no_more_than_spending_evenly() -> None:
     """12 teachers that rise and fall with size, noise of half their spread; a budget of 25 whole runs."""
-    bench, losses = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "bench_pick.py")), []
+    bench, losses = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "bench_pick.py")), []
     for number in range(15):
         rng = np.random.default_rng(number)
         losses.append(bench["spend"](rng, bench["curved"](rng), runs=25, noise=0.4, early=0.5))

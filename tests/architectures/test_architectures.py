@@ -12,7 +12,7 @@ from capmismatch import architectures
 from capmismatch.architectures import build, count_macs, count_parameters, names, register
 from capmismatch.errors import InputError
 
-DATA = Path(os.environ.get("CAPMISMATCH_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA = Path(os.environ.get("CAPMISMATCH_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 NORMALISE_A = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 NORMALISE_B = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 CHECKPOINTS = {

@@ -107,7 +107,7 @@ def start(folder: Path, processes: int) -> subprocess.CompletedProcess[str]:
     load_study(folder / "study.toml", progress=False).collect()
     (folder / "script.py").write_text(SCRIPT)
     ahead = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, *ahead, str(folder / "script.py"), str(folder)]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert ended.returncode == 0, ended.stderr

@@ -75,7 +75,7 @@ UNTRAINED = textwrap.dedent("""
 def start(script: Path, bank: Path, bad: str, workers: int, text: str = SCRIPT) -> subprocess.CompletedProcess[str]:
     script.write_text(text)
     ahead = [] if workers == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, *ahead, str(script), str(bank), bad]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 

@@ -36,7 +36,7 @@ from capmismatch.report import gallery
 from capmismatch.sources.families import SOURCES
 from capmismatch.study import config
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if not {"_build", "notebooks"} & set(path.relative_to(DOCS).parts))
 HELPERS = {"FigureStyle", "drawn_data", "figure_style", "file_name", "save"}  # of capmismatch.plots, which draw nothing

@@ -16,7 +16,7 @@ import pytest
 
 import capmismatch as cm
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 stripped = runpy.run_path(str(FOLDER / "strip.py"))["stripped"]

@@ -16,7 +16,7 @@ from capmismatch.distillation.methods import Method
 from capmismatch.distillation.soft_label_files import SoftLabels, load_soft_labels, soft_labels
 from capmismatch.errors import BankError, InputError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NAMES = ("ant", "bee", "cat", "dog")
 
 

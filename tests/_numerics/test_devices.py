@@ -29,7 +29,7 @@ Array = np.ndarray
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = [pytest.param(AWAY, id="pretended"), pytest.param("cuda", marks=CUDA)]
 METRICS = ["wrong_tau_b", "tau_b", "wrong_spearman", "spearman", "top1_overlap", "top3_overlap"]
-SHIPPED = Path(__file__).parents[1] / "data" / "cifar10" / "bank"
+SHIPPED = Path(__file__).parents[2] / "data" / "cifar10" / "bank"
 
 TABLES: dict[str, Callable[..., pd.DataFrame]] = {
     "probe": lambda bank, **where: tables.probe(bank, (1, 2, 3, 4, 8), progress=False, **where),

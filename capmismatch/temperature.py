@@ -32,7 +32,8 @@ from torch import Tensor
 
 from capmismatch._numerics.arrays import ArrayLike, as_logits, as_pair
 from capmismatch._numerics.isats_options import CENTERS, CONSTRAINTS, margin_of
-from capmismatch._numerics.isats_search import Search, maximise, order_interval
+from capmismatch._numerics.isats_problem import Search
+from capmismatch._numerics.isats_search import maximise, order_interval
 from capmismatch._numerics.softmax import Asymmetric, LogitParts, Softened, take_apart
 from capmismatch.errors import InputError, must_be_one_of, must_be_positive
 

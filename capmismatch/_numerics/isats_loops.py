@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from capmismatch._numerics.isats_tensors import LEVEL, MOST_SPLITS, NEAR, ODD, SLACK
+from capmismatch._numerics.isats_problem import LEVEL, MOST_SPLITS, NEAR, ODD, SLACK
 from capmismatch._numerics.softmax_loops import compiled, exponentials, inside, scratch, vectorised
 
 CLOSE = 3e-5  # relative length of Newton's step after which the next would be shorter than 1e-8

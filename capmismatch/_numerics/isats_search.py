@@ -3,16 +3,6 @@
 `maximise` goes row by row in compiled code (`isats_loops`) where that works, and through tensor
 operations elsewhere (`isats_tensors`, `devices`); both find the same to 1e-8, in the same way.
 
-With beta = 1 / tau_other, e_c = exp(beta f_c), and sums over the K = C - 1 wrong classes, the log variance is
-
-    G = A + 2 log beta - L,   A = log(sum e^2 - (sum e)^2 / K) - 2 log beta,   L = 2 log(exp(f_y / tau_target) + sum e)
-
-up to a constant. A and L are convex in beta: L is a log-sum-exp; the bracket in A is a sum over pairs of classes, of
-(2 / K) exp(beta (f_i + f_j)) sinh^2(beta (f_i - f_j) / 2), and with sinh(x) / x its sum over beta^2 is log-convex, too.
-So two points bound G in between: A lies below its chord, L above its tangents, and the slopes of both grow. Besides,
-with D = sum (q~ - 1/K)^2, G is 2 log(1 - p_y) + log D up to a constant, where log D grows with beta, and log(1 - p_y),
-which falls before it climbs, is highest at one of the two points.
-
 The search takes points a factor 4 apart and closes in on the maximum next to the highest. Then it splits what lies
 between two points until it is sure that nothing there is higher, and closes in on every maximum that shows on the way
 and may be. Ends count where G climbs towards them; of heights equal up to rounding, the lowest tau_other is taken.
@@ -22,36 +12,17 @@ tight, and splitting would not end: there NEAR will do where the slopes at both 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from capmismatch._numerics import devices, isats_tensors
+from capmismatch._numerics.isats_problem import Search
 from capmismatch._numerics.threads import blocks, each
 
 if devices.LOOPS:
     from capmismatch._numerics import isats_loops as kernel
 
 BLOCK_LOGITS = 1 << 16  # what a thread searches at a time
-
-
-class Search(NamedTuple):
-    """The derived variance of each row as a function of its tau_other."""
-
-    target: Tensor  # (N,) f_y / tau_target
-    top_wrong: Tensor  # (N,) largest wrong f, not divided
-    below: Tensor  # (N, K) wrong f less their largest
-    tau_target: float
-
-    def rows(self, index: Tensor) -> Search:
-        """The same for some rows."""
-        return Search(self.target[index], self.top_wrong[index], self.below[index], self.tau_target)
-
-    def on_top(self, tau_other: Tensor) -> Tensor:
-        """Whether the target's logit is at least the largest wrong one after division, up to rounding, (N,)."""
-        top = self.top_wrong / tau_other
-        return self.target - top >= -1e-12 * (self.target.abs() + top.abs())
 
 
 def maximise(search: Search, lower: Tensor, upper: Tensor) -> Tensor:

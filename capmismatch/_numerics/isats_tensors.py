@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from capmismatch._numerics.isats_problem import LEVEL, MOST_SPLITS, NEAR, ODD, SLACK, Search
 from capmismatch._numerics.threads import blocks
 
-if TYPE_CHECKING:
-    from capmismatch._numerics.isats_search import Search
-
-# In log variance: how much higher what is not looked at may be, and the same next to a maximum, where G looks simple
-SLACK, NEAR = 1e-8, 5e-2
-ODD = 0.1  # of what G falls by: what its slopes may leave unexplained for it to look simple
-LEVEL = 1e-12  # in log variance: what rounding may make of equal heights
-MOST_SPLITS = 1000  # an example; few need ten, those whose variance hardly changes over a wide range hundreds
 SCAN_STEP = math.log(4)  # of log beta, at most
 CELLS = 1 << 22  # logits at a time where rows are split many times over
 

@@ -49,9 +49,9 @@ class Method:
 
         * "rank_weight": of `capmismatch.losses.rank_kd`, added to the method's own term
         * "gate": keep the teacher's part while its gradient's cosine with the labels' is at least this, in [-1, 1];
-          see `remedies.GradientGate`
+          see `criteria.GradientGate`
         * "stop_after": the share of the epochs, in (0, 1), after which the cross-entropy goes on alone; see
-          `remedies.EarlyStopped`
+          `criteria.EarlyStopped`
         * "assistants": names of architectures that the teacher's knowledge passes through on its way to the student;
           see `remedies.teach_through`
 
@@ -195,7 +195,7 @@ class Method:
         network : the student, which the option "gate" needs
         epochs : of its training, which the option "stop_after" needs
         """
-        from capmismatch.distillation.remedies import EarlyStopped, GradientGate
+        from capmismatch.distillation.criteria import EarlyStopped, GradientGate
         from capmismatch.losses import Criterion
 
         must_be_one_of(self.name, (*SOFT, *LOGIT_LOSSES), "a method with a teacher")

@@ -19,8 +19,9 @@ from torch.nn import functional as F
 import capmismatch as cm
 from capmismatch._utils.files import hash_of
 from capmismatch.distillation import remedies
+from capmismatch.distillation.criteria import EarlyStopped, GradientGate
 from capmismatch.distillation.methods import REMEDIES, Method
-from capmismatch.distillation.remedies import EarlyStopped, GradientGate, teach_through, train_with_checkpoints
+from capmismatch.distillation.remedies import teach_through, train_with_checkpoints
 from capmismatch.errors import BankError, InputError
 from capmismatch.losses import Criterion
 from capmismatch.training.loop import Checkpoint, Recipe, evaluate, fit

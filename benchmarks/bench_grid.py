@@ -37,7 +37,8 @@ import torch
 from _table import show
 from torch import Tensor, nn
 
-from capmismatch.distillation.grid import Run, Trainer, plan
+from capmismatch.distillation.runs import Run, plan
+from capmismatch.distillation.student_trainer import Trainer
 from capmismatch.study.study import Study
 from capmismatch.training.loop import evaluate, fit
 

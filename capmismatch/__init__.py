@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from capmismatch._version import __version__
 
 if TYPE_CHECKING:  # what editors and type checkers see; at run time each loads when it is first used
     from capmismatch import architectures, losses, plots, probes, ranks, temperature

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from capmismatch._utils.files import is_locked
-from capmismatch.distillation.grid import plan, run_folder
+from capmismatch.distillation.runs import Experiment, plan, run_folder
 from capmismatch.training.epoch_log import read_log
-
-if TYPE_CHECKING:
-    from capmismatch.study.study import Study
 
 STATES = ("done", "running", "failed", "waiting")
 
 
-def status(study: Study) -> pd.DataFrame:
+def status(study: Experiment) -> pd.DataFrame:
     """How many students of a study are done, running, failed or waiting.
 
     Parameters

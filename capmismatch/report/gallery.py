@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -13,11 +13,9 @@ from tqdm.auto import tqdm
 from capmismatch import plots
 from capmismatch.diagnostics.dark_knowledge import dark_knowledge
 from capmismatch.errors import InputError
+from capmismatch.report.study_folder import StudyFolder
 from capmismatch.selection.rules import DEFAULT_RULE, RULES, nearest_tau
 from capmismatch.stats.matching import only_split
-
-if TYPE_CHECKING:
-    from capmismatch.study.study import Study
 
 MANY = 7  # settings, plain training among them, that one panel can hold
 GRID_PROBES = (
@@ -32,12 +30,12 @@ GRID_PROBES = (
 )
 
 
-def draw_all(study: Study) -> list[Path]:
+def draw_all(study: StudyFolder) -> list[Path]:
     """Draw each figure whose tables the study has; PDF, PNG and CSV each, into ``figures/``. Returns the PNGs."""
     import matplotlib.pyplot as plt
 
     students = study.load("results")["student"].unique().tolist() if study.has("results") else []
-    wanted: list[tuple[str, Callable[[Study], Any]]] = [
+    wanted: list[tuple[str, Callable[[StudyFolder], Any]]] = [
         (name, draw) for name, (needs, _, draw) in FIGURES.items() if all(study.has(table) for table in needs)
     ]
     wanted += [(f"capacity_curve_{student}", partial(_capacity_curve, student=student)) for student in students]
@@ -57,28 +55,28 @@ def draw_all(study: Study) -> list[Path]:
     return drawn
 
 
-def _capacity_curve(study: Study, student: str) -> Any:
+def _capacity_curve(study: StudyFolder, student: str) -> Any:
     results = study.load("results")
     draw = plots.capacity_curve if results["label"].nunique() <= MANY else plots.capacity_grid
     return draw(results, student=student, teachers=study.load("probes"), split=only_split(results))
 
 
-def _tau(study: Study) -> float:
+def _tau(study: StudyFolder) -> float:
     """The temperature at which figures read the probes: that of ISATS where it was measured, else the nearest."""
     return min(study.config.probe.taus, key=lambda tau: abs(tau - study.config.isats.tau_target))
 
 
-def _smallest_first(study: Study) -> pd.DataFrame:
+def _smallest_first(study: StudyFolder) -> pd.DataFrame:
     """The bank's teachers by size, ``family, teacher``; those of unknown size last."""
     runs = sorted(study.bank.teachers, key=lambda run: run.params or float("inf"))
     return pd.DataFrame([(run.family, run.teacher) for run in runs], columns=["family", "teacher"]).drop_duplicates()
 
 
-def _affinity_map(study: Study) -> Any:
+def _affinity_map(study: StudyFolder) -> Any:
     return plots.affinity_map(_smallest_first(study).merge(study.load("affinity"), on=["family", "teacher"]))
 
 
-def _best_setting(study: Study) -> dict[str, str]:
+def _best_setting(study: StudyFolder) -> dict[str, str]:
     """The first student, its soft-label method that stands first in the study, and the split to report on."""
     results = study.load("results")
     taught = results[results["method"] != "CE"]
@@ -89,7 +87,7 @@ def _best_setting(study: Study) -> dict[str, str]:
     }
 
 
-def _dark_knowledge(study: Study) -> Any:
+def _dark_knowledge(study: StudyFolder) -> Any:
     settings, bank = study.config.isats, study.bank
     example = dark_knowledge(
         bank,
@@ -102,7 +100,7 @@ def _dark_knowledge(study: Study) -> Any:
     return plots.dark_knowledge(example, among=_smallest_first(study))
 
 
-def _pick_chart(study: Study) -> Any:
+def _pick_chart(study: StudyFolder) -> Any:
     """With the probe that a choice without students went by, which its table does not tell."""
     table, rule = study.load("pick"), study.config.pick.rule
     if "measured" in table:
@@ -112,7 +110,7 @@ def _pick_chart(study: Study) -> Any:
     return plots.pick_chart(table, probe=probe, tau=nearest_tau(probes[probes["probe"] == probe]["tau"]))
 
 
-def _grid(study: Study) -> Any:
+def _grid(study: StudyFolder) -> Any:
     measured = set(study.load("probes")["probe"])
     return plots.probe_vs_student_grid(
         study.load("probes"),
@@ -125,7 +123,7 @@ def _grid(study: Study) -> Any:
 
 
 # name -> (tables it needs, caption, drawing)
-FIGURES: dict[str, tuple[tuple[str, ...], str, Callable[[Study], Any]]] = {
+FIGURES: dict[str, tuple[tuple[str, ...], str, Callable[[StudyFolder], Any]]] = {
     "variance_vs_capacity": (
         ("probes",),
         "How derived standard deviation, inherent variance and the target's probability change with the teacher's "

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import jinja2
@@ -29,12 +28,10 @@ from capmismatch.report import gallery
 from capmismatch.report import page_tables as shown
 from capmismatch.report.narrative import TOPICS, Statement, statements
 from capmismatch.report.page_tables import Table
+from capmismatch.report.study_folder import StudyFolder
 from capmismatch.selection.choice import Choice
 from capmismatch.selection.reasons import percent
 from capmismatch.selection.rules import COMPANIONS, DERIVED, NAMES
-
-if TYPE_CHECKING:
-    from capmismatch.study.study import Study
 
 __all__ = ["write_report"]
 
@@ -67,7 +64,7 @@ class Figure:
     png: str
 
 
-def write_report(study: Study) -> Path:
+def write_report(study: StudyFolder) -> Path:
     """Write ``report.html`` into a study's folder, from the tables and figures that its stages left.
 
     The page needs no network and no other file: pictures are embedded, style and script are inline. It holds, in this
@@ -77,7 +74,7 @@ def write_report(study: Study) -> Path:
 
     Parameters
     ----------
-    study : Study
+    study : StudyFolder
         Its ``tables/*.parquet`` and ``figures/*.png`` are read as they are.
 
     Returns
@@ -154,7 +151,7 @@ def _breakable(text: str) -> Markup:
     return Markup(str(escape(text)).replace("_", "_<wbr>"))
 
 
-def _choice(study: Study) -> tuple[Choice | None, str]:
+def _choice(study: StudyFolder) -> tuple[Choice | None, str]:
     """The pick, or why there is none."""
     if not study.has("probes"):
         return None, "There is no pick: teachers have not been probed yet."
@@ -195,7 +192,7 @@ def _grounds(choice: Choice) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _checks(study: Study) -> dict[str, pd.DataFrame]:
+def _checks(study: StudyFolder) -> dict[str, pd.DataFrame]:
     """What there is to say of the logits; nothing without a bank."""
     try:
         return {"checks": check_bank(study.bank)}
@@ -217,7 +214,7 @@ def _by_topic(told: Iterable[Statement]) -> list[tuple[str, str, list[tuple[str,
     return [(topic, TOPICS[topic][0], topics[topic]) for topic in TOPICS if topic in topics]
 
 
-def _missing(study: Study, tables: Mapping[str, pd.DataFrame]) -> list[str]:
+def _missing(study: StudyFolder, tables: Mapping[str, pd.DataFrame]) -> list[str]:
     """Why parts of the page are left out, a sentence each."""
     sentences = []
     for table, stage in STAGES.items():
@@ -275,19 +272,19 @@ def _full_names(folder: Path) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def _commands(study: Study) -> list[tuple[str, str]]:
+def _commands(study: StudyFolder) -> list[tuple[str, str]]:
     """What to type to repeat the study, and to write only this page anew."""
     commands = {"run": "repeat the study; what is there already is kept", "report": "write only this page anew"}
     return [(_command(study, verb), does) for verb, does in commands.items()]
 
 
-def _command(study: Study, verb: str) -> str:
+def _command(study: StudyFolder, verb: str) -> str:
     """From the study file's folder, wherever that lies: the page may be read on another machine."""
     where = [] if study.folder == study.file.parent else ["--folder", study.folder.name]
     return shlex.join(["capmismatch", verb, study.file.name, *where])
 
 
-def _facts(study: Study, tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str]]:
+def _facts(study: StudyFolder, tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str]]:
     """Versions, platform, seeds and dates."""
     config = study.config
     files = {name: study.folder / "tables" / f"{name}.parquet" for name in tables}

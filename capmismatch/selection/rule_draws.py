@@ -7,26 +7,9 @@ import math
 import numpy as np
 import pandas as pd
 
-from capmismatch.data.bank import LogitBank
-from capmismatch.diagnostics.tables import example_values
 from capmismatch.errors import InputError, require_columns
 from capmismatch.selection.candidates import UNIT
-from capmismatch.selection.rules import DEFAULT_RULE, RULES, nearest_tau
 from capmismatch.stats.bootstrap import bootstrap
-
-
-def rule_values(bank: LogitBank, probes: pd.DataFrame, rule: str, split: str, device: str) -> pd.DataFrame | None:
-    """What the probe of a rule ("auto" for the default) is of every example.
-
-    None where no example has it, or where the bank lacks a teacher of the probes table.
-    """
-    measured = set(probes[UNIT].itertuples(index=False, name=None))
-    used = RULES.get(DEFAULT_RULE if rule == "auto" else rule)
-    taus = probes.loc[probes["probe"].eq(used.probe), "tau"] if used else probes["tau"][:0]
-    if used is None or taus.empty or measured - {(record.family, record.teacher) for record in bank.teachers}:
-        return None
-    at = [nearest_tau(taus)] if taus.notna().any() else []
-    return example_values(bank, [used.probe], at, split=split, device=device)
 
 
 def rule_draws(values: pd.DataFrame, long: pd.DataFrame, probe: str, n_boot: int, seed: int) -> pd.DataFrame:

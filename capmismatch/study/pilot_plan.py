@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from capmismatch._utils.text import count, join, start
-from capmismatch.distillation.grid import plan
 from capmismatch.distillation.methods import Method
+from capmismatch.distillation.runs import plan
 from capmismatch.errors import InputError, must_be_positive
 from capmismatch.study.halving import Rung, cost, ladder, least_budget, new_runs
 from capmismatch.study.pilot_runs import PLAIN, Found

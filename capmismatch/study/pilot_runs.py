@@ -12,8 +12,8 @@ from typing import Any
 
 from capmismatch._utils.files import hash_of, write_json
 from capmismatch._utils.torchrun import workers
-from capmismatch.distillation.grid import plan, run_folder
 from capmismatch.distillation.methods import Method
+from capmismatch.distillation.runs import plan, run_folder
 from capmismatch.study.short_study import ShortStudy
 from capmismatch.study.study import Study
 from capmismatch.study.tables import table_file

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from capmismatch import __version__
 from capmismatch._utils.commands import command
 from capmismatch._utils.files import hash_of, write_json, write_table
 from capmismatch._utils.toml import parse
+from capmismatch._version import __version__
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.study.config import (
     CollectConfig,
@@ -75,6 +75,7 @@ class Study:
     progress : whether to show bars
     engine, address : where students are trained: "processes" of this machine, or "ray", by default a cluster started
         here, else the one at the address
+    config : settings that have been read already, instead of those that the file holds now
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Study:
         progress: bool = True,
         engine: str = "processes",
         address: str | None = None,
+        config: StudyConfig | None = None,
     ) -> None:
         if workers < 1:
             raise InputError(f"expected workers >= 1, got {workers!r}")
@@ -93,10 +95,14 @@ class Study:
         if address is not None and engine != "ray":
             raise InputError(f"an address belongs to the engine 'ray', got {address!r} with {engine!r}")
         self.file = Path(file).resolve()
-        self.config = read_study(self.file)
+        self.config = read_study(self.file) if config is None else config
         self.folder = Path(folder).resolve() if folder is not None else self.file.parent
         self.workers, self.progress = workers, progress
         self.engine, self.address = engine, address
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # With its settings, not the file's: the file may be edited, and that of a short study says something else.
+        return _opened_elsewhere, (self.file, self.folder, self.config)
 
     # --- what the file says, loaded ---------------------------------------------------------------------------------
 
@@ -325,7 +331,7 @@ class Study:
     def pick(self, **options: Any) -> Choice:
         """The choice of a teacher; from students' results where there are any. Options go before those of [pick]."""
         from capmismatch.selection.picking import pick
-        from capmismatch.selection.rule_draws import rule_values
+        from capmismatch.study.rule_values import rule_values
 
         split, probes, given = _splits(self.bank)[0], self.load("probes"), self.pick_options() | options
         results = self.load("results") if self.has("results") else None
@@ -433,3 +439,15 @@ def _splits(bank: LogitBank) -> list[str]:
 def load_study(file: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None, **options: Any) -> Study:
     """Open a study; the same as ``Study(file, folder)``."""
     return Study(file, folder, **options)
+
+
+_LATEST: dict[str, Study] = {}  # at most one
+
+
+def _opened_elsewhere(file: Path, folder: Path, config: StudyConfig) -> Study:
+    """A study in a process that was sent it; the same one each time, so that data sets are loaded once."""
+    key = repr((file, folder, config))
+    if key not in _LATEST:
+        _LATEST.clear()
+        _LATEST[key] = Study(file, folder, progress=False, config=config)
+    return _LATEST[key]

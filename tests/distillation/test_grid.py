@@ -23,14 +23,16 @@ import torch
 
 from capmismatch import architectures
 from capmismatch._utils.files import hash_of
-from capmismatch.distillation import engines, grid
-from capmismatch.distillation.grid import Prepare, plan
+from capmismatch.distillation import engines, grid, student_trainer
+from capmismatch.distillation import runs as grid_runs
 from capmismatch.distillation.remedies import teach_through
+from capmismatch.distillation.runs import plan
 from capmismatch.errors import BankError, CapmismatchError, InputError
 from capmismatch.sources import letters
 from capmismatch.study.study import Study
 from capmismatch.training.epoch_log import read_log
 from capmismatch.training.loop import Recipe, evaluate, fit
+from capmismatch.training.prepare import Prepare
 
 STUDY = """
 name = "tiny"
@@ -97,7 +99,7 @@ def test_the_plan(tmp_path: Path, weights: Path) -> None:
     runs = plan(study, study.bank)
     students, seeds = 2, 3
     assert len(runs) == students * seeds * (1 + 2 * 2)  # CE has no teacher; KD and DKD have two
-    assert len({hash_of(grid.config_of(study, run)) for run in runs}) == len(runs)
+    assert len({hash_of(grid_runs.config_of(study, run)) for run in runs}) == len(runs)
     keys = [run.teacher.key if run.teacher else None for run in runs]
     assert [key for i, key in enumerate(keys) if i == 0 or keys[i - 1] != key] == [None, *study.bank.keys]
     for run in runs:
@@ -142,7 +144,7 @@ def test_seeds_pair_initial_weights(tmp_path: Path, weights: Path, monkeypatch: 
         first = next(iter(network.parameters())).detach()
         starts.setdefault((len(first), seed), set()).add(hash_of(first.tolist()))
 
-    monkeypatch.setattr(grid, "fit", look)
+    monkeypatch.setattr(student_trainer, "fit", look)
     study_in(tmp_path, weights).distill()
     assert len(starts) == 2 * 3
     assert all(len(one) == 1 for one in starts.values())  # the same for every method and teacher
@@ -159,7 +161,7 @@ def test_two_workers_give_the_same_results_and_a_second_call_does_nothing(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a finished run must not be run again")
 
-    monkeypatch.setattr(grid, "fit", refuse)
+    monkeypatch.setattr(student_trainer, "fit", refuse)
     again = study_in(tmp_path / "two", weights).distill()
     pd.testing.assert_frame_equal(again, together)
 
@@ -176,14 +178,14 @@ def test_another_setting_runs_only_what_is_new(tmp_path: Path, weights: Path) ->
 def test_a_failing_run_is_reported_and_the_others_go_on(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = grid.fit
+    real = student_trainer.fit
 
     def fail_for_mlp6(network: torch.nn.Module, *arguments: Any, **options: Any) -> torch.nn.Module:
         if len(next(network.parameters())) == 6:
             raise FloatingPointError("the loss became nan in epoch 1")
         return real(network, *arguments, **options)
 
-    monkeypatch.setattr(grid, "fit", fail_for_mlp6)
+    monkeypatch.setattr(student_trainer, "fit", fail_for_mlp6)
     study = study_in(tmp_path, weights)
     with pytest.warns(UserWarning, match=r"15 of 30 runs failed; the first, mlp6 by CE, seed 0, with: .* nan .*err"):
         table = study.distill()
@@ -224,7 +226,7 @@ def test_a_run_that_failed_is_tried_again(tmp_path: Path, weights: Path, monkeyp
             raise FloatingPointError("the loss became nan")
 
     with monkeypatch.context() as patch:
-        patch.setattr(grid, "fit", diverge)
+        patch.setattr(student_trainer, "fit", diverge)
         with pytest.warns(UserWarning, match="10 of 30 runs failed.*the loss became nan"):
             study_in(tmp_path, weights).distill()
     assert len(study_in(tmp_path, weights).distill()) == 60
@@ -234,7 +236,7 @@ def test_a_run_that_failed_is_tried_again(tmp_path: Path, weights: Path, monkeyp
 def test_a_full_disk_ends_the_grid_at_once(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To train on, only to find that the result cannot be kept, would be worse."""
     trained = []
-    monkeypatch.setattr(grid, "fit", lambda *_, **__: trained.append(1))
+    monkeypatch.setattr(student_trainer, "fit", lambda *_, **__: trained.append(1))
 
     def full(*_: Any) -> None:
         if len(trained) == 3:
@@ -249,7 +251,7 @@ def test_a_full_disk_ends_the_grid_at_once(tmp_path: Path, weights: Path, monkey
 def test_hashes_of_runs_do_not_change(tmp_path: Path, weights: Path) -> None:
     """What is not used is not told: a study that was begun without an option goes on with its runs."""
     study = study_in(tmp_path, weights)
-    config = grid.config_of(study, plan(study, study.bank)[-1])
+    config = grid_runs.config_of(study, plan(study, study.bank)[-1])
     assert sorted(config) == [
         "center",
         "eval",
@@ -276,7 +278,7 @@ def test_hashes_of_runs_do_not_change(tmp_path: Path, weights: Path) -> None:
         "weight_decay",
     ]
     used = study_in(tmp_path, weights, STUDY.replace("recipe = {", 'device = "cuda"\nrecipe = { keep_best = true,'))
-    config = grid.config_of(used, plan(used, used.bank)[-1])
+    config = grid_runs.config_of(used, plan(used, used.bank)[-1])
     assert config["device"] == "cuda" and config["recipe"]["keep_best"] is True
 
 
@@ -318,7 +320,7 @@ def test_assistants_stand_between_teacher_and_student(
 ) -> None:
     text = STUDY.replace('name = "DKD"', 'name = "KD"\ntau = 2\noptions = { assistants = ["mlp7"] }')
     study, given = study_in(tmp_path, weights, text), {}
-    real = grid.fit
+    real = student_trainer.fit
 
     def look(network: torch.nn.Module, *arguments: Any, **options: Any) -> torch.nn.Module:
         given.setdefault(len(next(network.parameters())), []).append(options.get("soft"))
@@ -330,12 +332,12 @@ def test_assistants_stand_between_teacher_and_student(
         chains.append(options["device"])
         return fit(*arguments, **options)
 
-    monkeypatch.setattr(grid, "fit", look)
+    monkeypatch.setattr(student_trainer, "fit", look)
     monkeypatch.setattr("capmismatch.distillation.remedies.fit", taught)
     study.distill()
     assert chains == [study.distillation.device] * 2 * 3  # once a teacher and seed, for both students
     assert len(list((tmp_path / "assistants").glob("*/link1.safetensors"))) == 6
-    trainer = grid.Trainer(study)
+    trainer = student_trainer.Trainer(study)
     for run in plan(study, study.bank):
         if run.method.assistants and run.teacher and (run.seed, run.student) == (2, "mlp5"):
             handed = teach_through(
@@ -394,7 +396,7 @@ def test_what_a_run_leaves(tmp_path: Path, weights: Path) -> None:
     study = study_in(tmp_path, weights)
     study.distill()
     run = plan(study, study.bank)[-1]
-    folder = tmp_path / "runs" / hash_of(grid.config_of(study, run))
+    folder = tmp_path / "runs" / hash_of(grid_runs.config_of(study, run))
     assert sorted(f.name for f in folder.iterdir()) == [".lock", "config.json", "log.jsonl", "result.json"]
     config = json.loads((folder / "config.json").read_text())
     assert config["teacher"]["key"] == run.teacher.key  # type: ignore[union-attr]
@@ -421,7 +423,7 @@ def start(folder: Path, *, saving_often: bool = False) -> int:
     child = os.fork()
     if child:
         return child
-    status, real = 1, grid.fit
+    status, real = 1, student_trainer.fit
 
     def fit(*arguments: Any, **options: Any) -> Any:
         with open(folder / "log", "a") as file:
@@ -431,9 +433,9 @@ def start(folder: Path, *, saving_often: bool = False) -> int:
 
     try:
         signal.alarm(100)  # should it ever hang, it does not outlive the test
-        grid.fit = fit
+        student_trainer.fit = fit
         if saving_often:
-            grid.Checkpoint = functools.partial(grid.Checkpoint, seconds=0)
+            student_trainer.Checkpoint = functools.partial(student_trainer.Checkpoint, seconds=0)
         Study(folder / "study.toml", progress=False).distill()
         status = 0
     finally:
@@ -506,14 +508,14 @@ def test_killed_in_the_middle_of_a_run_it_goes_on_from_its_checkpoint(
     (checkpoint,) = folder.glob("runs/*/checkpoint.safetensors")
     assert not (checkpoint.parent / "result.json").exists()
     first: list[int] = []
-    real = grid.EpochLog.write
+    real = student_trainer.EpochLog.write
 
     def write(self: Any, epoch: int, **values: Any) -> None:
         if self.file.parent == checkpoint.parent:
             first.append(epoch)
         real(self, epoch, **values)
 
-    monkeypatch.setattr(grid.EpochLog, "write", write)
+    monkeypatch.setattr(student_trainer.EpochLog, "write", write)
     table = study_in(folder, weights, long).distill()
     assert first[0] >= 20 and first == list(range(first[0], 60))
     pd.testing.assert_frame_equal(results(table), results(wanted))
@@ -646,7 +648,7 @@ def test_what_runs_elsewhere_is_told_and_waited_for(
 ) -> None:
     study = study_in(tmp_path, weights)
     study.progress = True
-    folder = grid.run_folder(study, plan(study, study.bank)[4])
+    folder = grid_runs.run_folder(study, plan(study, study.bank)[4])
     folder.mkdir(parents=True)
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(folder / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -674,11 +676,11 @@ def test_what_fails_elsewhere_is_not_tried_again(
 
     def fail_elsewhere(*_: Any, seed: int, **__: Any) -> None:
         trained.append(seed)
-        other = grid.run_folder(study, runs[-1])
+        other = grid_runs.run_folder(study, runs[-1])
         other.mkdir(parents=True, exist_ok=True)
         (other / "error.txt").write_text("FloatingPointError: the loss became nan")
 
-    monkeypatch.setattr(grid, "fit", fail_elsewhere)
+    monkeypatch.setattr(student_trainer, "fit", fail_elsewhere)
     with pytest.warns(UserWarning, match=r"1 of 30 runs failed; .* with: FloatingPointError: the loss became nan"):
         study.distill()
     assert len(trained) == 29

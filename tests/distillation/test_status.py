@@ -12,7 +12,7 @@ import pytest
 
 from capmismatch import cli
 from capmismatch._utils.files import locked
-from capmismatch.distillation.grid import plan, run_folder
+from capmismatch.distillation.runs import plan, run_folder
 from capmismatch.study.study import Study
 from capmismatch.training.epoch_log import EpochLog, read_log
 

@@ -22,7 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from capmismatch.cli import app
-from capmismatch.distillation import grid
+from capmismatch.distillation import grid, student_trainer
+from capmismatch.distillation import runs as grid_runs
 from capmismatch.distillation.methods import Method
 from capmismatch.errors import InputError
 from capmismatch.sources import letters
@@ -325,7 +326,7 @@ def test_again_it_trains_nothing_and_says_the_same(
     whole: tuple[Path, Any, list[str]], taught: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, choice, _ = whole
-    monkeypatch.setattr(grid, "fit", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(student_trainer, "fit", lambda *_, **__: pytest.fail("trained again"))
     again = pilot(study_in(folder, taught), "45%", n_boot=200, tell=silent)
     assert repr(again) == repr(choice)
 
@@ -335,10 +336,10 @@ def test_whole_length_runs_are_those_of_the_grid(whole: tuple[Path, Any, list[st
     study = study_in(folder, taught)
     record = study.bank.teachers[0]
     short = ShortStudy(study, [(record.family, record.teacher)], Method("KD"), seeds=1, epochs=4, students=("mlp5",))
-    run = grid.plan(short, short.bank)[0]
-    assert len(grid.plan(short, short.bank)) == 1
-    assert grid.config_of(short, run) == grid.config_of(study, run)
-    assert (grid.run_folder(study, run) / "result.json").exists() == choice.rungs["epochs"].eq(4).any()
+    run = grid_runs.plan(short, short.bank)[0]
+    assert len(grid_runs.plan(short, short.bank)) == 1
+    assert grid_runs.config_of(short, run) == grid_runs.config_of(study, run)
+    assert (grid_runs.run_folder(study, run) / "result.json").exists() == choice.rungs["epochs"].eq(4).any()
     assert study.recipe.epochs == 4 and len(study.bank.teachers) == 4
 
 
@@ -346,10 +347,10 @@ def test_other_processes_train_by_the_recipe_of_the_rung(tmp_path: Path, taught:
     study = study_in(tmp_path, taught)
     record = study.bank.teachers[0]
     short = ShortStudy(study, [(record.family, record.teacher)], Method("KD"), seeds=1, epochs=2, students=("mlp5",))
-    there = pickle.loads(pickle.dumps(grid.Trainer(short))).study
-    run = grid.plan(short, short.bank)[0]
+    there = pickle.loads(pickle.dumps(student_trainer.Trainer(short))).study
+    run = grid_runs.plan(short, short.bank)[0]
     assert there.recipe == short.recipe != study.recipe
-    assert grid.run_folder(there, run) == grid.run_folder(short, run)
+    assert grid_runs.run_folder(there, run) == grid_runs.run_folder(short, run)
 
 
 def test_only_validation_rows_choose(whole: tuple[Path, Any, list[str]], taught: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from capmismatch.distillation import grid
+from capmismatch.distillation import student_trainer
 from capmismatch.errors import BankError, CapmismatchError, InputError
 from capmismatch.sources import letters
 from capmismatch.study.study import Study, load_study
@@ -179,7 +179,7 @@ def test_a_study_of_letters_and_a_second_time_without_work(tmp_path: Path, monke
         raise AssertionError("done already")
 
     tables = ("probe", "rank_stability", "restored_variance", "affinity")
-    places = ("distillation.grid.fit", "sources.letters.fit", "sources.collecting.NetworkRunner.__call__")
+    places = ("distillation.student_trainer.fit", "sources.letters.fit", "sources.collecting.NetworkRunner.__call__")
     for place in (*places, *(f"diagnostics.tables.{table}" for table in tables)):
         monkeypatch.setattr(f"capmismatch.{place}", refuse)
     second = to_pick(Study(file, folder, progress=False))
@@ -466,7 +466,7 @@ def test_a_grid_that_fails_altogether_is_an_error(tmp_path: Path, monkeypatch: p
     def fail(*_: Any, **__: Any) -> None:
         raise ValueError("no such luck")
 
-    monkeypatch.setattr(grid, "fit", fail)
+    monkeypatch.setattr(student_trainer, "fit", fail)
     with pytest.raises(CapmismatchError, match=r"8 of 8 runs failed; .* mlp5 by CE, seed 0, with: .*no such luck"):
         study.distill()
     assert not study.has("results")

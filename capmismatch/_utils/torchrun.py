@@ -16,7 +16,7 @@ PATIENCE = timedelta(days=7)
 _times = itertools.count()
 
 
-class Workers:
+class ProcessGroup:
     """The processes that collect together; alone, every method is as simple as it can be.
 
     Attributes
@@ -31,12 +31,12 @@ class Workers:
         """The shards of this process: every one is somebody's, and nobody's twice."""
         return range(self.rank, count, self.size)
 
-    def first(self, run: Callable[[], Any]) -> Any:
+    def on_rank_zero(self, run: Callable[[], Any]) -> Any:
         """Let the first process run something, and give its answer to all; all raise if it fails."""
-        answers = self.gather(run if self.rank == 0 else lambda: None)
+        answers = self.on_all_ranks(run if self.rank == 0 else lambda: None)
         return answers[0]
 
-    def gather(self, run: Callable[[], Any]) -> list[Any]:
+    def on_all_ranks(self, run: Callable[[], Any]) -> list[Any]:
         """Run something in every process and wait for all: the answers by rank; all raise if one fails."""
         if self.size == 1:
             return [run()]
@@ -59,12 +59,12 @@ class Workers:
 
 
 @contextmanager
-def workers() -> Iterator[Workers]:
+def process_group() -> Iterator[ProcessGroup]:
     """The processes of this run: those of ``torchrun``, or of a process group that is there already; else one."""
     import torch.distributed as dist
 
     if not dist.is_available() or not (dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) > 1):
-        yield Workers()
+        yield ProcessGroup()
         return
     mine = not dist.is_initialized()
     if mine:
@@ -75,7 +75,7 @@ def workers() -> Iterator[Workers]:
     # A group of its own: the caller's may be NCCL's, which has no place for Python objects on the CPU.
     group = None if mine else dist.new_group(backend="gloo", timeout=PATIENCE)
     try:
-        yield Workers(dist.get_rank(), dist.get_world_size(), group)
+        yield ProcessGroup(dist.get_rank(), dist.get_world_size(), group)
     finally:
         dist.destroy_process_group(group)
 

@@ -21,7 +21,7 @@ import torch
 from tqdm.auto import tqdm
 
 from capmismatch._utils.files import is_locked
-from capmismatch._utils.torchrun import workers
+from capmismatch._utils.torchrun import process_group
 from capmismatch.distillation.engines import ENGINES, Slots
 from capmismatch.distillation.runs import Experiment, Run, is_settled, plan, results_of, run_folder, run_name
 from capmismatch.distillation.student_trainer import Notice, Trainer
@@ -66,8 +66,8 @@ def distill(study: Experiment) -> pd.DataFrame:
     check_students(study)
     runs = plan(study, bank)
     folders = [run_folder(study, run) for run in runs]
-    with workers() as crew:  # the same for all processes of torchrun, whatever other commands do meanwhile
-        missing = crew.first(
+    with process_group() as processes:  # the same for all processes of torchrun, whatever other commands do meanwhile
+        missing = processes.on_rank_zero(
             lambda: [run for run, folder in zip(runs, folders, strict=True) if not (folder / "result.json").exists()]
         )
     if any(run.teacher for run in missing):
@@ -108,8 +108,8 @@ def _train_all(study: Experiment, missing: list[Run], already: int) -> None:
     with tqdm(total=already + len(missing), initial=already, desc="distill", unit="run", disable=hidden) as bar:
         while missing:
             elsewhere = _one_pass(study, missing, slots, bar, told)
-            with workers() as crew:
-                missing = crew.first(partial(_left_by_others, study, elsewhere, bar))
+            with process_group() as processes:
+                missing = processes.on_rank_zero(partial(_left_by_others, study, elsewhere, bar))
 
 
 def _one_pass(study: Experiment, runs: list[Run], slots: Slots, bar: Any, told: set[Notice]) -> list[Run]:

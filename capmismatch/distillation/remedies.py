@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from capmismatch._utils.files import locked, remove_temporaries, replacing
-from capmismatch._utils.torchrun import local_device, workers
+from capmismatch._utils.torchrun import local_device, process_group
 from capmismatch.distillation.methods import Method
 from capmismatch.errors import BankError, InputError
 from capmismatch.training.loop import Checkpoint, Recipe, evaluate, fit
@@ -173,12 +173,12 @@ def _once(network: nn.Module, train: Callable[..., Any], file: Path) -> None:
         remove_temporaries(file.parent)
         return not file.exists()
 
-    with workers() as crew, ExitStack() as held:
-        if crew.first(lacks):
+    with process_group() as processes, ExitStack() as held:
+        if processes.on_rank_zero(lacks):
             checkpoint = Checkpoint(file.with_suffix(".checkpoint"))
             train(checkpoint=checkpoint)
-            crew.first(lambda: _write_weights(network, file))
-            crew.first(checkpoint.remove)
+            processes.on_rank_zero(lambda: _write_weights(network, file))
+            processes.on_rank_zero(checkpoint.remove)
             return
     try:
         network.load_state_dict(load_file(file))

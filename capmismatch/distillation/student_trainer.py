@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from capmismatch import architectures
 from capmismatch._utils.files import hash_of, locked, remove_temporaries, write_json, write_text
-from capmismatch._utils.torchrun import Workers, workers
+from capmismatch._utils.torchrun import ProcessGroup, process_group
 from capmismatch.data.bank import LogitBank
 from capmismatch.distillation.methods import Method
 from capmismatch.distillation.remedies import teach_through
@@ -60,17 +60,17 @@ class Trainer:
         folder, state = run_folder(self.study, run), ""
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            with workers() as crew, ExitStack() as held:
+            with process_group() as processes, ExitStack() as held:
                 try:
-                    state = crew.first(lambda: _claim(folder, held))
+                    state = processes.on_rank_zero(lambda: _claim(folder, held))
                     if state == "ours":
-                        crew.gather(lambda: self._train(run, folder, crew))
+                        processes.on_all_ranks(lambda: self._train(run, folder, processes))
                 except Exception:  # a failed run is reported at the end; the others go on
                     write_text(folder / "error.txt", traceback.format_exc())
         return Answer(run, [(str(w.message), w.category) for w in told], elsewhere=state == "elsewhere")
 
-    def _train(self, run: Run, folder: Path, crew: Workers) -> None:
-        if crew.rank == 0:
+    def _train(self, run: Run, folder: Path, processes: ProcessGroup) -> None:
+        if processes.rank == 0:
             write_json(folder / "config.json", config_of(self.study, run))
         recipe, taught = self.study.recipe, dict[str, Any]()
         if run.teacher is not None:
@@ -104,7 +104,7 @@ class Trainer:
             after_epoch=after_epoch,
             **taught,
         )
-        if crew.rank == 0:
+        if processes.rank == 0:
             splits = self._accuracies(network, np.arange(len(held_out)))
             result = {"splits": splits, "label": run.method.label, "seconds": log.seconds}
             write_json(folder / "result.json", result)

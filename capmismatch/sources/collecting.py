@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from capmismatch._utils.files import hash_of, locked, remove_temporaries
-from capmismatch._utils.torchrun import Workers, workers
+from capmismatch._utils.torchrun import ProcessGroup, process_group
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.bank_files import (
     create,
@@ -94,15 +94,15 @@ def collect(
     if dataset is None:
         raise InputError("expected a data set: only saved logits bring their own")
     data = dataset
-    with workers() as crew:
-        crew.first(lambda: create(path, data.rows))
-        crew.gather(lambda: create(path, data.rows))  # each worker's data set must be this bank's
-        folder, quiet = Path(path), not progress or crew.rank > 0
+    with process_group() as processes:
+        processes.on_rank_zero(lambda: create(path, data.rows))
+        processes.on_all_ranks(lambda: create(path, data.rows))  # each worker's data set must be this bank's
+        folder, quiet = Path(path), not progress or processes.rank > 0
         with tqdm(total=_shards(data) * len(family), desc="collect", unit="shard", disable=quiet) as bar:
             for order, teacher in enumerate(family):
                 bar.set_postfix_str(teacher.key)
                 compare = teacher.published_on == data.name if check_published is None else check_published
-                _Collector(teacher, order, data, folder, passes, dtype, compare, crew, bar).run()
+                _Collector(teacher, order, data, folder, passes, dtype, compare, processes, bar).run()
     return LogitBank(folder)
 
 
@@ -122,11 +122,11 @@ class _Collector:
         passes: Passes,
         dtype: str,
         compare: bool,
-        crew: Workers,
+        processes: ProcessGroup,
         bar: Any,
     ) -> None:
         self.teacher, self.dataset, self.passes, self.dtype = teacher, dataset, passes, dtype
-        self.crew, self.bar, self.home = crew, bar, folder / teacher.key
+        self.processes, self.bar, self.home = processes, bar, folder / teacher.key
         self.whole = self.home / "logits.safetensors"
         self.record = TeacherRecord(
             teacher.family,
@@ -146,11 +146,11 @@ class _Collector:
 
     def run(self) -> None:
         """Collect what is missing, or check that what is there was collected in the same way."""
-        if self.crew.first(lambda: not self.whole.exists() or bool(leftovers(self.home))):
+        if self.processes.on_rank_zero(lambda: not self.whole.exists() or bool(leftovers(self.home))):
             with ExitStack() as held:
-                if self.crew.first(lambda: self._lacks(held)):
-                    self.crew.gather(self._fill)
-                    self._tell(self.crew.first(self._finish))
+                if self.processes.on_rank_zero(lambda: self._lacks(held)):
+                    self.processes.on_all_ranks(self._fill)
+                    self._tell(self.processes.on_rank_zero(self._finish))
                     return
         _check_same(self.record, self.whole, self.dataset)
         self.bar.update(_shards(self.dataset))
@@ -171,7 +171,7 @@ class _Collector:
             if self.teacher.saved
             else NetworkRunner(self.teacher, self.dataset, self.passes)
         )
-        if self.record.macs is None and self.crew.rank == 0:
+        if self.record.macs is None and self.processes.rank == 0:
             self.record = replace(self.record, macs=runner.macs)
         made_from = hash_of(
             [
@@ -182,13 +182,13 @@ class _Collector:
                 *filter(None, [self.record.options]),
             ]
         )
-        for index in self.crew.share(_shards(self.dataset)):
+        for index in self.processes.share(_shards(self.dataset)):
             low, high = index * SHARD_ROWS, min((index + 1) * SHARD_ROWS, len(self.dataset))
             there = read_shard(self.home, index, made_from)
             if there is None or there.shape != (high - low, len(self.dataset.classes)):
                 logits = _logits(runner, low, high, self.teacher, self.dataset, self.dtype)
                 write_shard(self.home, index, logits, made_from)
-            self.bar.update(self.crew.size)
+            self.bar.update(self.processes.size)
 
     def _finish(self) -> TeacherRecord:
         return finish(self.home, self.record, self.dataset.rows, _shards(self.dataset))
@@ -200,7 +200,7 @@ class _Collector:
             "CM002": f"{record.accuracy:.4f} on {self.dataset.name!r}, published {record.published or 0:.4f}",
         }
         for code in filter(None, record.findings.split(",")):
-            if self.crew.rank == 0:
+            if self.processes.rank == 0:
                 warnings.warn(f"{code} {FINDINGS[code].title}: teacher {record.key}: {said[code]}", stacklevel=4)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from capmismatch._utils.files import hash_of, write_json
-from capmismatch._utils.torchrun import workers
+from capmismatch._utils.torchrun import process_group
 from capmismatch.distillation.methods import Method
 from capmismatch.distillation.runs import plan, run_folder
 from capmismatch.study.short_study import ShortStudy
@@ -60,8 +60,10 @@ def find(
         for run in plan(whole, whole.bank):
             teacher = (run.teacher.family, run.teacher.teacher) if run.teacher else PLAIN
             seen[teacher, method.label, run.student][run.seed] = run_folder(whole, run)
-    with workers() as crew:  # the same for all processes of torchrun
-        done = crew.first(lambda: _finished(study, budget, [f for own in seen.values() for f in own.values()]))
+    with process_group() as processes:  # the same for all processes of torchrun
+        done = processes.on_rank_zero(
+            lambda: _finished(study, budget, [f for own in seen.values() for f in own.values()])
+        )
     counts: Counter[tuple[tuple[str, str], str, str]] = Counter()
     for arm, own in seen.items():
         while counts[arm] in own and own[counts[arm]].name in done:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from capmismatch._utils.torchrun import Workers, local_device, workers
+from capmismatch._utils.torchrun import ProcessGroup, local_device, process_group
 
 
 class Team:
@@ -19,19 +19,19 @@ class Team:
 
     Attributes
     ----------
-    crew : who they are
+    processes : who they are
     device : this process's
     """
 
-    def __init__(self, crew: Workers, device: torch.device, group: Any = None) -> None:
-        self.crew, self.device, self.group = crew, device, group
+    def __init__(self, processes: ProcessGroup, device: torch.device, group: Any = None) -> None:
+        self.processes, self.device, self.group = processes, device, group
         self._own_classes: list[tuple[Any, type[nn.Module]]] = []
 
     def wrap(self, network: nn.Module) -> nn.Module:
         """The network to call: for several, one whose gradients are averaged over them, and whose batch normalisation
         sees the rows of all of them. Until `part`, they have the same parameters.
         """
-        if self.crew.size == 1:
+        if self.processes.size == 1:
             return network
         for module in network.modules():
             if isinstance(module, _BatchNorm):
@@ -49,39 +49,39 @@ class Team:
 
     def share(self, batch: Tensor) -> Tensor:
         """The part of this process, of what there is one of for every row of a batch."""
-        return batch.tensor_split(self.crew.size)[self.crew.rank]
+        return batch.tensor_split(self.processes.size)[self.processes.rank]
 
     def whole(self, own: Tensor, rows: int) -> Tensor:
         """The logits of all `rows` of a batch in their order; gradients flow into this process's own.
 
         Every process can so compute any loss of the whole batch, also one that is no mean over rows.
         """
-        if self.crew.size == 1:
+        if self.processes.size == 1:
             return own
         import torch.distributed as dist
 
         # The wrapped network takes the mean over processes of what is a sum.
-        own.register_hook(lambda gradient: gradient * self.crew.size)
-        counts = [len(part) for part in torch.arange(rows).tensor_split(self.crew.size)]
+        own.register_hook(lambda gradient: gradient * self.processes.size)
+        counts = [len(part) for part in torch.arange(rows).tensor_split(self.processes.size)]
         padded = nn.functional.pad(own.detach(), (0, 0, 0, max(counts) - len(own)))
         parts = [torch.empty_like(padded) for _ in counts]
         dist.all_gather(parts, padded.contiguous(), group=self.group)
         others = [part[:count] for part, count in zip(parts, counts, strict=True)]
-        return torch.cat([*others[: self.crew.rank], own, *others[self.crew.rank + 1 :]])
+        return torch.cat([*others[: self.processes.rank], own, *others[self.processes.rank + 1 :]])
 
 
 @contextmanager
 def together(device: str, alone: bool = False) -> Iterator[Team]:
     """The processes of this run, see `workers`, and a way for their gradients that suits the device; or this one."""
-    with nullcontext(Workers()) if alone else workers() as crew:
+    with nullcontext(ProcessGroup()) if alone else process_group() as processes:
         place = torch.device(local_device(device))
-        if crew.size == 1:
-            yield Team(crew, place)
+        if processes.size == 1:
+            yield Team(processes, place)
             return
         import torch.distributed as dist
 
         group = dist.new_group(backend="nccl" if place.type == "cuda" else "gloo")
-        team = Team(crew, place, group)
+        team = Team(processes, place, group)
         try:
             yield team
         finally:

@@ -79,8 +79,10 @@ def fit(
     half = getattr(torch, recipe.autocast or "bfloat16")
     made_from = hash_of([recipe.told(), seed, list(views.shape)])
     with together(device, alone) as team, torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-        if rows % recipe.batch_size and rows % recipe.batch_size < team.crew.size:
-            raise InputError(f"expected a row of the last batch for each of {team.crew.size} processes: {rows} rows")
+        if rows % recipe.batch_size and rows % recipe.batch_size < team.processes.size:
+            raise InputError(
+                f"expected a row of the last batch for each of {team.processes.size} processes: {rows} rows"
+            )
         model = team.wrap(network.to(team.device).to(memory_format=layout))
         taught = criterion.to(team.device) if criterion is not None else nn.Module()
         optimizer = _optimizer([*model.parameters(), *taught.parameters()], recipe)
@@ -129,7 +131,7 @@ def fit(
                 scaler.update()
                 scheduler.step()
                 total += loss.detach().double() * len(batch)
-                if checkpoint is not None and team.crew.rank == 0 and checkpoint.due():
+                if checkpoint is not None and team.processes.rank == 0 and checkpoint.due():
                     checkpoint.save(
                         parts,
                         made_from=made_from,
@@ -145,11 +147,11 @@ def fit(
                     f"the loss became {mean} in epoch {epoch}: lower the learning rate ({recipe.lr:g})"
                 )
             if validate is not None:
-                score = team.crew.first(lambda: validate(network.eval()))
+                score = team.processes.on_rank_zero(lambda: validate(network.eval()))
                 if not best or score > best["score"]:
                     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
                     best = {"score": score, "epoch": epoch, "weights": weights}
-            team.crew.first(lambda: after_epoch(epoch, mean))  # noqa: B023 - called at once
+            team.processes.on_rank_zero(lambda: after_epoch(epoch, mean))  # noqa: B023 - called at once
             if recipe.patience and epoch - best["epoch"] >= recipe.patience:
                 break
         if best:

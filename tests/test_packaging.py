@@ -1,9 +1,8 @@
-"""What is shipped, what it needs, and who may import whom."""
+"""What is shipped, what it needs, and how its modules are cut; who may import whom is a contract in pyproject.toml."""
 
 from __future__ import annotations
 
 import ast
-import graphlib
 import os
 import re
 import shutil
@@ -26,9 +25,10 @@ import capmismatch
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "capmismatch"
 CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib", "seaborn-base": "seaborn"}
-# Packages that speak for another, whose documentation tells to import them, and that it brings along.
-COMES_WITH = {
+# Import name -> distribution that brings it, where they differ.
+DISTRIBUTIONS = {
     "PIL": "pillow",
+    "yaml": "pyyaml",
     "cycler": "matplotlib",
     "markupsafe": "jinja2",
     "packaging": "pytest",
@@ -42,6 +42,18 @@ def read_pyproject() -> dict[str, Any]:
 
 def read_environment() -> dict[str, Any]:
     return yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+
+
+def third_party(files: list[Path], ours: set[str]) -> set[str]:
+    """Distributions that Python files import, at module level or later."""
+    imported: set[str] = set()
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.partition(".")[0])
+    return {DISTRIBUTIONS.get(name, name) for name in imported - set(sys.stdlib_module_names) - ours - {"capmismatch"}}
 
 
 def bounds(requirements: list[str]) -> dict[str, str]:
@@ -71,8 +83,7 @@ def test_every_import_is_a_dependency() -> None:
     extras = project["optional-dependencies"]
     chosen = [name for extra in ("venues", "notebook", "timm", "huggingface", "xarray") for name in extras[extra]]
     declared = set(bounds([*project["dependencies"], *chosen]))
-    used = {name.partition(".")[0] for found in imports().values() for name, _ in found}
-    third = {COMES_WITH.get(name, name) for name in used - set(sys.stdlib_module_names) - {"capmismatch"}}
+    third = third_party([*PACKAGE.rglob("*.py")], ours=set())
     assert third <= declared, f"not in pyproject.toml: {sorted(third - declared)}"
     unused = declared - third - {"pyarrow", "xarray", *bounds(extras["notebook"])}  # pandas loads the first two
     assert not unused, f"in pyproject.toml, imported nowhere: {sorted(unused)}"
@@ -83,16 +94,8 @@ def test_the_tests_need_only_the_dev_extra() -> None:
     extras = project["optional-dependencies"]
     chosen = [name for extra in ("dev", "venues", "timm", "huggingface", "xarray") for name in extras[extra]]
     declared = set(bounds([*project["dependencies"], *chosen]))
-    used: set[str] = set()
-    for file in (ROOT / "tests").rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                used |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                used.add(node.module.partition(".")[0])
-    here = {file.stem for file in (ROOT / "tests").rglob("*.py")} | {"tests", "capmismatch"}
-    names = {**COMES_WITH, "yaml": "pyyaml"}
-    third = {names.get(name, name) for name in used - set(sys.stdlib_module_names) - here}
+    files = [*(ROOT / "tests").rglob("*.py")]
+    third = third_party(files, ours={"tests", *(file.stem for file in files)})
     assert third <= declared, f"not in the extras of pyproject.toml: {sorted(third - declared)}"
 
 
@@ -216,132 +219,15 @@ def test_installed_wheel_runs_outside_the_checkout(wheel: Path, tmp_path: Path) 
     assert "20000 examples, 26 classes" in data
 
 
-# --- who may import whom --------------------------------------------------------------------------------------------
+# --- modules --------------------------------------------------------------------------------------------------------
 
 
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+MODULES = {str(path.relative_to(ROOT)): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
-SUBPACKAGES = {name for name, path in FILES.items() if path.name == "__init__.py"}
-
-
-class _Imports(ast.NodeVisitor):
-    """Modules that run-time code imports, each with whether it does so at module level."""
-
-    def __init__(self) -> None:
-        self.found: list[tuple[str, bool]] = []
-        self.depth = 0
-
-    def visit_If(self, node: ast.If) -> None:
-        if not (isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
-            self.generic_visit(node)
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-        self.depth += 1
-        self.generic_visit(node)
-        self.depth -= 1
-
-    def visit_Import(self, node: ast.Import) -> None:
-        self.found += [(alias.name, self.depth == 0) for alias in node.names]
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        assert node.level == 0, "relative imports hide what imports what"
-        assert node.module is not None
-        for alias in node.names:
-            within = f"{node.module}.{alias.name}"
-            self.found.append((within if within in FILES else node.module, self.depth == 0))
-
-
-@cache
-def imports() -> dict[str, list[tuple[str, bool]]]:
-    result = {}
-    for name, path in FILES.items():
-        visitor = _Imports()
-        visitor.visit(ast.parse(path.read_text(encoding="utf-8")))
-        result[name] = visitor.found
-    return result
-
-
-def reached(name: str, module_level: bool = False) -> set[str]:
-    """All that a module imports, directly or through others of the package."""
-    seen: set[str] = set()
-    waiting = [name]
-    while waiting:
-        for other, at_top in imports().get(waiting.pop(), []):
-            if (at_top or not module_level) and other not in seen:
-                seen.add(other)
-                waiting.append(other)
-    return seen
-
-
-def within(name: str, *areas: str) -> bool:
-    return any(name == f"capmismatch.{area}" or name.startswith(f"capmismatch.{area}.") for area in areas)
-
-
-def test_imports_are_found() -> None:
-    """The reader of imports itself: lazy, plain and of a submodule."""
-    assert ("torch", True) in imports()["capmismatch.temperature"]
-    assert ("capmismatch.report.page", False) in imports()["capmismatch.study.study"]
-    assert "capmismatch.errors" in reached("capmismatch.data.bank", module_level=True)
-
-
-TOP = ("plots", "report", "explorer", "cli")
-
-
-def test_only_the_top_imports_the_top() -> None:
-    """Figures, report and command line sit on top; a study starts its last two stages from inside their methods."""
-    study = "capmismatch.study.study"
-    stages = {(study, "capmismatch.report.gallery"), (study, "capmismatch.report.page")}
-    upward = {
-        (name, other)
-        for name, found in imports().items()
-        if not within(name, *TOP)
-        for other, at_top in found
-        if within(other, *TOP) and not (not at_top and (name, other) in stages)
-    }
-    assert not upward
-
-
-def test_nothing_imports_the_command_line() -> None:
-    assert not [name for name, found in imports().items() if any(within(other, "cli") for other, _ in found)]
-
-
-@pytest.mark.parametrize("layer", ["probes", "ranks", "temperature", "losses"])
-def test_formulas_know_no_files_families_or_studies(layer: str) -> None:
-    own = [name for name in FILES if within(name, layer)]
-    assert own
-    known = {other for name in own for other in reached(name)}
-    files = ("sources", "data", "_utils.files")
-    assert not {other for other in known if within(other, *files, "study", "distillation", "diagnostics")}
-
-
-def test_bank_knows_no_torch() -> None:
-    assert not {name for name in reached("capmismatch.data.bank") if name.partition(".")[0] in ("torch", "torchvision")}
-
-
-def test_plots_compute_nothing_from_logits() -> None:
-    """A figure draws a table: no figure reads a bank, a family or a study."""
-    known = {other for name in FILES if within(name, "plots") for other in reached(name)}
-    assert not {other for other in known if within(other, "data", "sources", "study", "diagnostics")}
-
-
-def test_modules_import_each_other_in_no_circle() -> None:
-    graph = {
-        name: {other for other, at_top in found if at_top and other in FILES and not name.startswith(f"{other}.")}
-        for name, found in imports().items()
-    }
-    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_modules_are_small(name: str) -> None:
-    length = len(FILES[name].read_text(encoding="utf-8").splitlines())
-    assert length <= 600, f"{FILES[name].relative_to(ROOT)} has {length} lines: split it"
-
-
-@pytest.mark.parametrize("name", [name for name in FILES if not name.endswith("__main__")])
-def test_modules_say_what_they_are(name: str) -> None:
-    assert ast.get_docstring(ast.parse(FILES[name].read_text(encoding="utf-8")))
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_are_small_and_say_what_they_are(name: str) -> None:
+    text = MODULES[name].read_text(encoding="utf-8")
+    lines = len(text.splitlines())
+    assert lines <= 600, f"{name} has {lines} lines: split it by subject"
+    assert ast.get_docstring(ast.parse(text)), f"{name} has no docstring"

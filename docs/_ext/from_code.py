@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import re
+import sys
 from typing import Any
 
 from docutils import nodes
@@ -146,11 +147,14 @@ class Commands(SphinxDirective):
 def resolve_home(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nodes.TextElement
 ) -> nodes.reference | None:
-    """Find a public name by the module that it lives in: `data.bank.LogitBank` is `capmismatch.LogitBank`."""
-    from capmismatch import _HOMES
+    """Link a public name that is written with its module: `data.bank.LogitBank` is `capmismatch.LogitBank`."""
+    import capmismatch
 
     module, _, name = node.get("reftarget", "").rpartition(".")
-    if node.get("refdomain") != "py" or module != f"capmismatch.{_HOMES.get(name)}":
+    module = module or node.get("py:module", "")
+    if node.get("refdomain") != "py" or name not in capmismatch.__all__ or module not in sys.modules:
+        return None
+    if getattr(sys.modules[module], name, None) is not getattr(capmismatch, name):
         return None
     domain = env.get_domain("py")
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", f"capmismatch.{name}", node, text)

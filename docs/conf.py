@@ -30,7 +30,8 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "myst_nb",
-    "docstrings",  # these three lie in _ext
+    "docstrings",  # these lie in _ext
+    "floors",
     "from_code",
     "mathml",
 ]

@@ -1,0 +1,74 @@
+"""The map of the code: its paths lead somewhere, its picture shows every room, and the contract knows every room."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sphinx", reason="the picture is drawn by an extension of Sphinx")
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "capmismatch"
+sys.path.append(str(ROOT / "docs" / "_ext"))
+
+import floors  # noqa: E402
+
+ROOMS = [room for floor in floors.layers() for room in floor]
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+NAMED = re.findall(r"`([\w*./]+\.pyi?)(?:: (\w+))?`", PAGE)
+LASTING_ADDRESSES = {"bank", "schedules", "softening"}  # modules that only import from the rooms
+
+
+def found(path: str) -> list[Path]:
+    """Files that a path on the page stands for: it starts at the package, or at the root of the checkout."""
+    return [*PACKAGE.rglob(path)] if "*" in path else [p for p in (PACKAGE / path, ROOT / path) if p.exists()]
+
+
+def test_the_page_names_files_and_what_they_define() -> None:
+    assert len(NAMED) > 50
+    for path, name in NAMED:
+        files = found(path)
+        assert files, f"{path} does not exist"
+        if name:
+            statements = ast.parse(files[0].read_text(encoding="utf-8")).body
+            defined = {node.name for node in statements if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+            assert name in defined, f"{path} defines no {name}"
+
+
+def test_the_page_names_folders_that_exist() -> None:
+    for folder in re.findall(r"`([\w./]+/)`", PAGE):
+        assert found(folder), folder
+    for path in re.findall(r"`capmismatch/([\w./]+)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")):
+        assert found(path), path
+
+
+def test_the_contract_knows_every_room() -> None:
+    present = {path.parent.name if path.name == "__init__.py" else path.stem for path in PACKAGE.glob("*.py")}
+    present |= {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert set(ROOMS) == present - LASTING_ADDRESSES - {"capmismatch"}
+    assert len(ROOMS) == len(set(ROOMS)) and len(floors.layers()) == 7
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_says_its_purpose_in_one_sentence(room: str) -> None:
+    purpose = floors.purpose(room)
+    assert 15 < len(purpose) < 140 and purpose.endswith("."), purpose
+
+
+def test_rooms_import_from_below() -> None:
+    """The reader of imports behind the picture: what it draws agrees with the contract."""
+    imported = floors.imported_rooms(ROOMS)
+    floor_of = {room: number for number, floor in enumerate(floors.layers()) for room in floor}
+    assert "data" in imported["diagnostics"] and "_numerics" in imported["probes"]
+    assert all(floor_of[room] < floor_of[other] for room in ROOMS for other in imported[room])
+
+
+def test_the_picture_shows_every_room_once() -> None:
+    picture = floors.picture()
+    names = re.findall(r"<strong>(\w+)(?:/|\.py)</strong>", picture)
+    assert names == ROOMS
+    assert "`" not in picture

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo lab test lint types check figures bench bench-statistics docs strip clean
+.PHONY: demo lab test coverage lint types check figures bench bench-statistics docs strip clean
 
 # Remade when the dependencies change; everything below runs in it.
 $(VENV)/installed: pyproject.toml
@@ -29,9 +29,14 @@ lab: $(VENV)/installed-notebook
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
 
+# Which lines no test reaches; no floor. ARGS="tests/selection" and the like go to pytest. Pages: htmlcov/index.html.
+coverage: $(VENV)/installed-dev
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html $(ARGS)
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/lint-imports
 
 types: $(VENV)/installed-dev
@@ -66,4 +71,5 @@ strip:
 	$(PYTHON) notebooks/strip.py
 
 clean:
-	rm -rf $(VENV) build docs/_build docs/notebooks *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build docs/_build docs/notebooks *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \
+		.coverage htmlcov

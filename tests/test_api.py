@@ -25,7 +25,10 @@ from capmismatch.distillation import methods
 from capmismatch.study import study
 
 ROOT = Path(__file__).parents[1]
-PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md", "data/README.md")}
+PAGES = {
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md")
+}
 README = PAGES["README.md"]
 
 # Names that are functions; the classes, modules and __version__ beside them are told apart by their own tests.

@@ -34,6 +34,7 @@ extensions = [
     "floors",
     "from_code",
     "mathml",
+    "references",
 ]
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 

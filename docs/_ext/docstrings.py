@@ -1,8 +1,7 @@
-"""What the docstrings of this project leave to the reader, spelt out for napoleon.
+"""Docstrings that give a parameter's description where numpydoc has its type, spelt out for napoleon.
 
-* ``name : a description`` is numpydoc's place for a type; most docstrings here put the whole description there. It is
-  moved to where a description stands. So is a "Returns" that is a plain sentence.
-* An arXiv number among the references becomes a link.
+``name : a description`` becomes the name with the description below it; so does a "Returns" that is a plain sentence.
+This file goes once no docstring needs it: `tests/docs/test_docstrings.py`.
 """
 
 from __future__ import annotations
@@ -17,15 +16,12 @@ from sphinx.application import Sphinx
 ENTRIES = ("Parameters", "Attributes", "Raises", "Other Parameters")
 WRAPPED = 88  # a first line of an entry that is longer was broken for its length; a type never is that long
 RULE = re.compile(r"-{3,}")
-ARXIV = re.compile(r"(?<!`)arXiv (\d{4}\.\d{4,5})")
 
 
 def process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Rewrite the lines of one docstring in place."""
     out: list[str] = []
     for section, body in _sections(lines):
-        if section == "References":
-            body = [ARXIV.sub(r"`arXiv \1 <https://arxiv.org/abs/\1>`__", line) for line in body]
         if section == "Returns" and not any(line.startswith(" ") for line in body[2:]):
             body = ["", "", f":returns: {' '.join(filter(None, body[2:]))}", ""]  # two blanks end napoleon's section
         if section in ENTRIES:
@@ -59,15 +55,7 @@ def _describes(line: str, rest: list[str]) -> bool:
     return not body.startswith(" ") or body.lstrip().startswith("* ") or len(line) > WRAPPED
 
 
-def signature(
-    app: Sphinx, what: str, name: str, obj: Any, options: Any, arguments: str | None, result: str | None
-) -> tuple[str | None, str | None]:
-    """Write the defaults of a dataclass that are made anew as they would be written by hand."""
-    return (arguments and arguments.replace("~typing.", "").replace("=<factory>", " = ...")), result
-
-
 def setup(app: Sphinx) -> dict[str, Any]:
     """Run before napoleon does."""
     app.connect("autodoc-process-docstring", process, priority=400)
-    app.connect("autodoc-process-signature", signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

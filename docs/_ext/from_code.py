@@ -16,9 +16,12 @@ import dataclasses
 import importlib
 import re
 import sys
+from inspect import cleandoc
 from typing import Any
+from unittest.mock import patch
 
 from docutils import nodes
+from numpydoc.docscrape import NumpyDocString
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -94,23 +97,11 @@ class Settings(SphinxDirective):
 
 def attributes(docstring: str) -> dict[str, str]:
     """Name -> meaning, of the section "Attributes" of a numpydoc docstring."""
-    lines = docstring.expandtabs().splitlines()
-    start = next((i for i, line in enumerate(lines) if line.strip() == "Attributes"), len(lines))
-    found: dict[str, list[str]] = {}
-    names: list[str] = []
-    for line in lines[start + 2 :]:
-        if re.fullmatch(r"\s*-{4,}", line):  # the next section's underline: its title was no attribute
-            for name in names:
-                found.pop(name)
-            break
-        entry = re.match(r"    (\w+(?:, \w+)*)(?: : (.*))?$", line)
-        if entry:
-            names = entry[1].split(", ")
-            found |= {name: [entry[2] or ""] for name in names}
-        elif line.strip():
-            for name in names:
-                found[name].append(line.strip())
-    return {name: " ".join(parts) for name, parts in found.items()}
+    meanings = {}
+    for names, kind, description in NumpyDocString(cleandoc(docstring))["Attributes"]:
+        for name in names.split(", "):
+            meanings[name] = " ".join(line.strip() for line in description) or kind
+    return meanings
 
 
 def default_of(field: dataclasses.Field[Any]) -> str:
@@ -133,13 +124,18 @@ def default_of(field: dataclasses.Field[Any]) -> str:
 
 
 class Commands(SphinxDirective):
-    """The command line, as cyclopts describes it."""
+    """The command line, as cyclopts describes it.
+
+    Cyclopts' own directive writes reStructuredText in which the stars of ``figures/*.pdf`` are not escaped, so docutils
+    takes them for emphasis; from Markdown the page is right.
+    """
 
     def run(self) -> list[nodes.Node]:
         """Make a section for each command."""
         from capmismatch.cli import app
 
-        text = app.generate_docs(output_format="markdown", heading_level=2, usage_name="capmismatch")
+        with patch.object(sys, "argv", ["capmismatch"]):  # or usage lines would say "-m sphinx"
+            text = app.generate_docs(output_format="markdown", heading_level=2, usage_name="capmismatch")
         parts = re.split(r"^### ", text, flags=re.MULTILINE)[1:]
         return self.parse_text_to_nodes("\n".join(f"## {part}" for part in parts), allow_section_headings=True)
 

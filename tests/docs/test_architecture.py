@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
+import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-pytest.importorskip("sphinx", reason="the picture is drawn by an extension of Sphinx")
-
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "capmismatch"
-sys.path.append(str(ROOT / "docs" / "_ext"))
+pytest.importorskip("sphinx", reason="the picture is drawn by an extension of Sphinx")
+FLOORS: Any = runpy.run_path(str(ROOT / "docs" / "_ext" / "floors.py"))
 
-import floors  # noqa: E402
-
-ROOMS = [room for floor in floors.layers() for room in floor]
+ROOMS = [room for floor in FLOORS["layers"]() for room in floor]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 NAMED = re.findall(r"`([\w*./]+\.pyi?)(?:: (\w+))?`", PAGE)
 LASTING_ADDRESSES = {"bank", "schedules", "softening"}  # modules that only import from the rooms
@@ -50,25 +48,25 @@ def test_the_contract_knows_every_room() -> None:
     present = {path.parent.name if path.name == "__init__.py" else path.stem for path in PACKAGE.glob("*.py")}
     present |= {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert set(ROOMS) == present - LASTING_ADDRESSES - {"capmismatch"}
-    assert len(ROOMS) == len(set(ROOMS)) and len(floors.layers()) == 7
+    assert len(ROOMS) == len(set(ROOMS)) and len(FLOORS["layers"]()) == 7
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_says_its_purpose_in_one_sentence(room: str) -> None:
-    purpose = floors.purpose(room)
+    purpose = FLOORS["purpose"](room)
     assert 15 < len(purpose) < 140 and purpose.endswith("."), purpose
 
 
 def test_rooms_import_from_below() -> None:
     """The reader of imports behind the picture: what it draws agrees with the contract."""
-    imported = floors.imported_rooms(ROOMS)
-    floor_of = {room: number for number, floor in enumerate(floors.layers()) for room in floor}
+    imported = FLOORS["imported_rooms"](ROOMS)
+    floor_of = {room: number for number, floor in enumerate(FLOORS["layers"]()) for room in floor}
     assert "data" in imported["diagnostics"] and "_numerics" in imported["probes"]
     assert all(floor_of[room] < floor_of[other] for room in ROOMS for other in imported[room])
 
 
 def test_the_picture_shows_every_room_once() -> None:
-    picture = floors.picture()
+    picture = FLOORS["picture"]()
     names = re.findall(r"<strong>(\w+)(?:/|\.py)</strong>", picture)
     assert names == ROOMS
     assert "`" not in picture

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from numpydoc.docscrape import NumpyDocString
 from numpydoc.validate import validate
 
 import capmismatch as cm
@@ -47,6 +48,13 @@ def members(module: Any) -> Iterator[tuple[str, Any]]:
                     yield f"{module.__name__}.{name}.{key}", method
 
 
+def _long_types(docstring: str) -> list[str]:
+    """What stands in the place of a type and is too long to be one; a list of choices in braces may be long."""
+    sections = NumpyDocString(docstring)
+    kinds = [parameter.type for section in ("Parameters", "Attributes") for parameter in sections[section]]
+    return [kind for kind in kinds if len(kind) > 80 and not kind.startswith("{")]
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_docstrings_are_numpydoc(name: str) -> None:
     module, public = importlib.import_module(name), public_objects()
@@ -57,4 +65,5 @@ def test_docstrings_are_numpydoc(name: str) -> None:
             continue
         wanted = PUBLIC if id(thing) in public and not inspect.isclass(thing) else EVERYWHERE
         complaints += [f"{path}: {code} {why}" for code, why in validate(path)["errors"] if code in wanted]
+        complaints += [f"{path}: {kind!r} is no type but a description" for kind in _long_types(text)]
     assert not complaints, "\n".join(complaints)

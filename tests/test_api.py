@@ -27,7 +27,7 @@ from capmismatch.study import study
 ROOT = Path(__file__).parents[1]
 PAGES = {
     name: (ROOT / name).read_text(encoding="utf-8")
-    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md")
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "examples/README.md")
 }
 README = PAGES["README.md"]
 

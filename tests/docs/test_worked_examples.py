@@ -19,6 +19,12 @@ def test_every_example_is_run() -> None:
     assert {file.stem for file in FOLDER.glob("*.py")} == {*NEEDS, "letters_data"}
 
 
+def test_the_index_lists_every_example_and_notebook() -> None:
+    index = (FOLDER / "README.md").read_text(encoding="utf-8")
+    files = [*FOLDER.glob("*.py"), *(FOLDER.parent / "notebooks").glob("*.ipynb")]
+    assert [file.name for file in files if f"{file.name})" not in index] == []
+
+
 @pytest.mark.parametrize("name", NEEDS)
 @pytest.mark.filterwarnings("ignore")  # of the trainers, about workers and devices
 def test_example(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -20,6 +20,11 @@ from capmismatch.plots._common import listed, literal, rows_where, sole, spread_
 from capmismatch.plots._labels import SMALLEST, names_on
 from capmismatch.plots._save import attach
 
+NEEDS = ("affinity",)
+CAPTION = (
+    "Which classes a teacher considers similar: mean softmax over the wrong classes, by true class; below, how larger "
+    "teachers differ from the smallest. Classes stand beside those that the smallest teacher considers similar."
+)
 WHAT = "the affinity table"
 PANELS = 4  # teachers at most by default: more than that need no figure but a table
 

@@ -21,6 +21,12 @@ from capmismatch.plots.capacity_curve import (
     teacher_accuracy,
 )
 
+NEEDS = ("results", "probes")
+CAPTION = (
+    "Accuracy of the student against its teacher's size, a panel for each method setting, beside the teachers' own "
+    "accuracy. Bars: 95 % intervals from three runs on, else single runs as points; band: plain training."
+)
+
 
 def capacity_grid(
     results: pd.DataFrame,

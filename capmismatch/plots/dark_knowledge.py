@@ -13,6 +13,11 @@ from capmismatch.plots._labels import names_on
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import setting_looks
 
+NEEDS: tuple[str, ...] = ()  # drawn from the bank itself
+CAPTION = (
+    "One example: the probabilities that the smallest and the largest teacher give the wrong classes under TS, ATS "
+    "and ISATS."
+)
 WHAT = "the example table"
 HATCHES = ("", "/////", "\\\\\\\\\\")  # tell methods without colour
 

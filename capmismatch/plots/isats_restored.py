@@ -35,6 +35,13 @@ from capmismatch.plots._common import (
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import setting_looks
 
+NEEDS = ("restored",)
+CAPTION = (
+    "What plain temperature scaling (TS), ATS and ISATS make of each teacher's soft labels: the derived standard "
+    "deviation, and its price in the target's probability, in examples whose arg max moves and in targets that a wrong "
+    "class overtakes. The temperature that ISATS chooses for the wrong classes: median over the examples, with a band "
+    "from the 10 % to the 90 % quantile."
+)
 WHAT = "the restored table"
 QUANTITIES = ["derived_std", "inherent_variance", "target_prob", "tau_other", "flipped", "overtaken"]
 

@@ -23,6 +23,8 @@ from capmismatch.plots._axes import (
 from capmismatch.plots._common import by_size, lines_over_runs, listed, probe_rows
 from capmismatch.plots._save import attach
 
+NEEDS = ("probes",)
+CAPTION = "Size of the logits against the teacher's size."
 STATISTICS = ("target_logit", "max_wrong_logit", "logit_std", "confidence")
 
 

@@ -16,6 +16,11 @@ from capmismatch.plots._labels import names_on
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import BLUE, GREY
 
+NEEDS = ("pick",)
+CAPTION = (
+    "The teachers, best first: what they were chosen by, with its 95 % interval, and with students the chance of being "
+    "the best and the accuracy points expected to be lost. Those too close to call are coloured."
+)
 WHAT = "the pick table"
 PANELS = {"p_best": "P(best)", "regret": "expected regret\n(points)"}
 

@@ -15,6 +15,11 @@ from capmismatch.plots._save import attach
 from capmismatch.plots._style import teacher_looks
 from capmismatch.stats.matching import with_families
 
+NEEDS = ("probes", "results")
+CAPTION = (
+    "A probe of the teachers against the accuracy of the students that they taught, one point per teacher. Bars: 95 % "
+    "intervals over the students' runs, from three on."
+)
 WHAT = "the results table"
 COEFFICIENTS = {"pearson": r"$r$", "spearman": r"$\rho$", "kendall": r"$\tau_b$"}
 

@@ -16,6 +16,11 @@ from capmismatch.plots._labels import names_on
 from capmismatch.plots._style import teacher_looks
 from capmismatch.plots.probe_vs_student import probe_vs_student, teacher_points
 
+NEEDS = ("probes", "results", "links")
+CAPTION = (
+    "Each probe against the accuracy of the students that its teacher taught, with the rank correlation and its "
+    "interval. Bars: 95 % intervals over the students' runs, from three on."
+)
 SHORT = {"derived_variance": "DV", "inherent_variance": "IV", "derived_average": "DA"}
 
 

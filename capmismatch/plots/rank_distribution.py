@@ -12,6 +12,12 @@ from capmismatch.plots._ranks import METRIC_NAMES, pair_rows
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import BLUE, GREY, PURPLE
 
+NEEDS = ("ranks",)
+CAPTION = (
+    "How far teachers order the wrong classes alike, by how many sizes apart two teachers are: one point per pair of "
+    "runs, beside the noise floor of seeds."
+)
+
 
 def rank_distribution(
     ranks: pd.DataFrame, *, metric: str = "wrong_tau_b", split: str | None = None, ax: Axes | None = None

@@ -16,6 +16,12 @@ from capmismatch.plots._labels import names_on, tiny_points
 from capmismatch.plots._ranks import METRIC_NAMES, pair_rows
 from capmismatch.plots._save import attach
 
+NEEDS = ("ranks",)
+CAPTION = (
+    "How far teachers order the wrong classes alike: mean Kendall tau-b per example. The diagonal is the noise floor: "
+    "two runs of one teacher that differ in the seed; hatched where there is one run."
+)
+
 
 def rank_matrix(
     ranks: pd.DataFrame, *, metric: str = "wrong_tau_b", split: str | None = None, ax: Axes | None = None

@@ -20,6 +20,11 @@ from capmismatch.plots._labels import names_on
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import teacher_looks
 
+NEEDS = ("reliability",)
+CAPTION = (
+    "Accuracy against confidence, bin by bin: below the diagonal a teacher is overconfident. Bars: 95 % Wilson "
+    "intervals; faint points: bins of fewer than 20 examples."
+)
 WHAT = "the reliability table"
 FEW = 20  # examples; the interval of a bin of fewer is wider than 0.4 at worst
 

@@ -15,6 +15,8 @@ from capmismatch.plots._common import literal
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import BLUE, VERMILLION
 
+NEEDS = ("status",)
+CAPTION = "How many students are trained, in training, failed and still to come."
 WHAT = "the progress table"
 
 

@@ -14,6 +14,8 @@ from capmismatch.plots._common import listed, rows_where, sole, teacher_labels
 from capmismatch.plots._labels import tiny_points
 from capmismatch.plots._save import attach
 
+NEEDS = ("results",)
+CAPTION = "Accuracy of the students over the two temperatures of ATS, mean over runs; the best pair has a frame."
 WHAT = "the results table"
 
 

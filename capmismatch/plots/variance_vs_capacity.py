@@ -27,6 +27,11 @@ from capmismatch.plots._common import by_size, lines_over_runs, probe_rows, prob
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import tau_looks
 
+NEEDS = ("probes",)
+CAPTION = (
+    "How derived standard deviation, inherent variance and the target's probability change with the teacher's size, by "
+    "temperature. DV = (1 - p_y)^2 IV: read the three together. Rings mark peaks that come before the largest teacher."
+)
 WHAT = "the probes table"
 QUANTITIES = ["derived_std", "derived_variance", "inherent_variance", "target_prob", "derived_average"]
 

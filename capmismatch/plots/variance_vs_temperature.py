@@ -35,6 +35,11 @@ from capmismatch.plots._labels import names_on
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import teacher_looks
 
+NEEDS = ("probes", "restored")
+CAPTION = (
+    "Mean and standard deviation of the wrong classes' probabilities against temperature, for a small and a large "
+    "teacher. Hollow marks: ATS, at its temperature of the wrong classes; dotted: the level that ISATS reaches."
+)
 QUANTITIES = ["derived_average", "derived_std", "inherent_variance", "target_prob"]
 RESTORED = "the restored table"
 STYLES: dict[str, dict[str, Any]] = {

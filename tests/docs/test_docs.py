@@ -39,7 +39,14 @@ from capmismatch.study import config
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if not {"_build", "notebooks"} & set(path.relative_to(DOCS).parts))
-HELPERS = {"FigureStyle", "drawn_data", "figure_style", "file_name", "save"}  # of capmismatch.plots, which draw nothing
+HELPERS = {
+    "FigureStyle",
+    "attach",
+    "drawn_data",
+    "figure_style",
+    "file_name",
+    "save",
+}  # of capmismatch.plots, which draw nothing
 
 
 def text_of(page: str) -> str:

@@ -312,8 +312,11 @@ def links(probe="derived_std", tau=4.0, student="mlp12", label="KD tau=4"):
     )
 
 
-def progress():
-    return pd.DataFrame(
-        [("collect", 8, 8, 0), ("probe", 8, 8, 0), ("isats", 6, 8, 0), ("distil", 131, 288, 3), ("correlate", 0, 1, 0)],
-        columns=["stage", "done", "total", "failed"],
-    )
+def status_table(teachers=MLPS[:3], labels=("KD tau=4", "ISATS order m=1 tau=4")):
+    """What `Study.status` gives of a grid that is half done: the first teachers are through, one run has failed."""
+    rows = [("", "", "CE", 3, 3, 0, 0, 0, 0.0)]
+    for place, ((family, teacher, _), label) in enumerate(itertools.product(teachers, labels)):
+        states = [(3, 0, 0, 0), (1, 1, 1, 0), (0, 0, 0, 3)][min(2, place // len(labels))]
+        rows.append((family, teacher, label, 3, *states, 90.0 * (states[1] + states[3])))
+    columns = ["family", "teacher", "label", "runs", "done", "running", "failed", "waiting", "seconds_left"]
+    return pd.DataFrame(rows, columns=columns)

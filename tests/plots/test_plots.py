@@ -63,7 +63,7 @@ def draw(name, teachers):
         "isats_restored": lambda: plots.isats_restored(tables.restored(teachers)),
         "dark_knowledge": lambda: plots.dark_knowledge(tables.dark_knowledge()),
         "pick_chart": lambda: plots.pick_chart(tables.choice(teachers)),
-        "study_progress": lambda: plots.study_progress(tables.progress()),
+        "study_progress": lambda: plots.study_progress(tables.status_table()),
     }[name]()
 
 
@@ -591,15 +591,27 @@ def test_pick_chart_says_what_the_score_is(columns, options, name, scale):
     assert [ax.get_xlabel() for ax in axes[1:]] == ["P(best)", "expected regret\n(points)"]
 
 
-def test_study_progress_bars_are_shares():
-    progress = tables.progress()
-    ax = plots.study_progress(progress)
-    done = [bar.get_width() for bar in ax.containers[1]]
-    np.testing.assert_allclose(done, progress["done"] / progress["total"])
-    np.testing.assert_allclose([bar.get_width() for bar in ax.containers[2]], progress["failed"] / progress["total"])
-    assert [text.get_text() for text in ax.texts][3] == "131/288"
-    with pytest.raises(InputError, match=r"got 9 \+ 0 of 8 in stage 'collect'"):
-        plots.study_progress(progress.assign(done=9, failed=0))
+@pytest.mark.parametrize("by", ["teacher", "method"])
+def test_study_progress_bars_are_shares(by):
+    status = tables.status_table()
+    ax = plots.study_progress(status, by=by)
+    keys = status["teacher"].replace("", "no teacher") if by == "teacher" else status["label"]
+    expected = status.groupby(keys, sort=False)[["runs", "done", "running", "failed", "waiting", "seconds_left"]].sum()
+    pd.testing.assert_frame_equal(plots.drawn_data(ax).set_index("label"), expected, check_names=False)
+    for bars, state in zip(ax.containers, ["done", "running", "failed", "waiting"], strict=True):
+        np.testing.assert_allclose([bar.get_width() for bar in bars], expected[state] / expected["runs"])
+    np.testing.assert_allclose([bar.get_x() + bar.get_width() for bar in ax.containers[-1]], 1)
+    shown = [text.get_text().split(",")[0] for text in ax.texts]
+    assert shown == [f"{row.done}/{row.runs}" for row in expected.itertuples()]
+
+
+def test_study_progress_draws_no_state_that_does_not_occur_and_no_time_that_is_not_known():
+    status = tables.status_table().iloc[:2]
+    ax = plots.study_progress(status.assign(seconds_left=np.nan))
+    assert [text.get_text() for text in ax.figure.legends[0].get_texts()] == ["done"]
+    assert [text.get_text() for text in ax.texts] == ["3/3", "3/3"]
+    with pytest.raises(InputError, match=r"4 done .* 3 runs for '' and 'CE'"):
+        plots.study_progress(status.assign(done=4))
 
 
 # --------------------------------------------------------------------------------------------- frames that users give
@@ -625,7 +637,7 @@ def test_study_progress_bars_are_shares():
         (plots.isats_restored, tables.restored(MLPS[:2]), "constraint"),
         (plots.dark_knowledge, tables.dark_knowledge(), "is_target"),
         (plots.pick_chart, tables.choice(), "tie"),
-        (plots.study_progress, tables.progress(), "failed"),
+        (plots.study_progress, tables.status_table(), "failed"),
     ],
 )
 def test_a_missing_column_is_named(call, table, column):
@@ -788,7 +800,7 @@ def test_saving_twice_gives_the_same_bytes(tmp_path):
 
 def test_save_escapes_names_and_takes_another_table(tmp_path):
     _, ax = plt.subplots()
-    plots.study_progress(tables.progress(), ax=ax)
+    plots.study_progress(tables.status_table(), ax=ax)
     paths = plots.save(ax, tmp_path / "new" / "KD tau=4 $x$", table=pd.DataFrame({"a": [1]}))
     assert [path.name for path in paths] == [f"KD%20tau=4%20%24x%24.{ending}" for ending in ("pdf", "png", "csv")]
     assert paths[2].read_text() == "a\n1\n"
@@ -798,7 +810,7 @@ def test_save_escapes_names_and_takes_another_table(tmp_path):
 
 
 def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
-    ax = plots.study_progress(tables.progress())
+    ax = plots.study_progress(tables.status_table())
     before = plots.save(ax, tmp_path / "figure")[0].read_bytes()
 
     def broken(file, **_):

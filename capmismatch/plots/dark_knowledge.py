@@ -86,7 +86,7 @@ def dark_knowledge(
         of_target = " → ".join(f"{value:.2f}" for value in probabilities)
         ax.set_title(f"{literal(shown[teacher])}\n$p_y$ = {of_target}", fontsize=mpl.rcParams["legend.fontsize"])
     _share_axis(axes[before:], wrong["probability"].max() * 1.05)
-    legend_above(axes[0], list(bars.values()), list(bars), own=True)
+    legend_above(axes[0], list(bars.values()), list(bars), own_figure=True)
     return axes[before:]
 
 

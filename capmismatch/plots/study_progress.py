@@ -82,7 +82,7 @@ def study_progress(status: pd.DataFrame, *, by: str = "teacher", ax: Axes | None
     ax.set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
     ax.spines[["left", "top", "right"]].set_visible(False)
     ax.tick_params(axis="y", length=0)
-    legend_above(ax, list(handles.values()), list(handles), own=own_figure)
+    legend_above(ax, list(handles.values()), list(handles), own_figure=own_figure)
     attach(ax, counts)
     return ax
 

@@ -102,23 +102,26 @@ def variance_vs_temperature(
     array([0.1  , 0.025])
     """
     tables, everyone, chosen = _select(probes, teachers, split, by)
-    others = None if restored is None else _restored_rows(restored, tables["derived_std"], chosen, split)
+    reference = tables["derived_std"]
+    restored_rows = None if restored is None else _restored_rows(restored, reference, chosen, split)
 
     axes = panels(len(QUANTITIES))
     looks = {label: look for label, look in teacher_looks(everyone).items() if label in chosen}
+    x_name = r"temperature $\tau$" if restored_rows is None else r"$\tau$ or $\tau_{other}$"
     for ax, (name, rows) in zip(axes, tables.items(), strict=True):
         _draw_plain(ax, rows, looks)
-        if others is not None:
-            _draw_restored(ax, others[others["quantity"] == name], looks)
+        if restored_rows is not None:
+            _draw_restored(ax, restored_rows[restored_rows["quantity"] == name], looks)
         value_axis(ax, symbol(name), rows["value"], on_top=True)
-        tau_axis(ax, listed(rows["tau"]), r"temperature $\tau$" if others is None else r"$\tau$ or $\tau_{other}$")
+        tau_axis(ax, listed(rows["tau"]), x_name)
     outer_labels_only(axes)
     shown = names_on(axes[0], everyone)
     handles, labels = look_handles(looks), [shown[label] for label in looks]
-    if others is not None:
-        methods = {name: {"color": "0.3", **STYLES[name]} for name in STYLES if name in {"TS", *others["method"]}}
-        handles, labels = handles + look_handles(methods), labels + list(methods)
-    legend_above(axes[0], handles, labels, own=True)
+    if restored_rows is not None:
+        methods = [method for method in STYLES if method in {"TS", *restored_rows["method"]}]
+        handles += look_handles({method: {"color": "0.3", **STYLES[method]} for method in methods})
+        labels += methods
+    legend_above(axes[0], handles, labels, own_figure=True)
     return axes
 
 

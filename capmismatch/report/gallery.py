@@ -110,10 +110,10 @@ def _affinity_map(study: StudyFolder) -> Any:
 def _best_setting(study: StudyFolder) -> dict[str, str]:
     """The first student, its soft-label method that stands first in the study, and the split to report on."""
     results = study.load("results")
-    taught = results[results["method"] != "CE"]
+    distilled = results[results["method"] != "CE"]
     return {
-        "student": taught["student"].iloc[0],
-        "label": taught["label"].iloc[0],
+        "student": distilled["student"].iloc[0],
+        "label": distilled["label"].iloc[0],
         "split": only_split(results),
     }
 
@@ -132,7 +132,7 @@ def _dark_knowledge(study: StudyFolder) -> Any:
 
 
 def _pick_chart(study: StudyFolder) -> Any:
-    """With the probe that a choice without students went by, which its table does not tell."""
+    """The choice; one without students with the probe that it was made by, which its table does not name."""
     table, rule = study.load("pick"), study.config.pick.rule
     if "measured" in table:
         return plots.pick_chart(table)

@@ -100,7 +100,8 @@ def _select(example: pd.DataFrame, among: pd.DataFrame | None) -> tuple[pd.DataF
     is_target = example["is_target"].astype(bool)
     counts = is_target.groupby([example["teacher"], example["method"]], sort=False).sum()
     if (counts != 1).any():
-        (teacher, method), count = next(iter(counts[counts != 1].items()))
+        teacher, method = counts[counts != 1].index[0]
+        count = counts[teacher, method]
         raise InputError(f"expected one target for each teacher and method, got {count} for {teacher!r} and {method!r}")
     return example[is_target], example[~is_target], everyone
 

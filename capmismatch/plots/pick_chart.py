@@ -75,7 +75,7 @@ def pick_chart(
     tie = rows["tie"].fillna(False).to_numpy(bool)
 
     axes = _new_axes(len(rows), len(extra)) if ax is None else np.array([ax])
-    colors = np.where(tie, BLUE, GREY)
+    colors = [BLUE if with_best else GREY for with_best in tie]
     _draw_scores(axes[0], rows, tie, colors, scale)
     axes[0].set_xlabel(name, fontsize=small_points())
     for panel, column in zip(axes[1:], extra, strict=True):
@@ -115,19 +115,19 @@ def _new_axes(rows: int, extra: int) -> np.ndarray:
     )[1].ravel()
 
 
-def _draw_scores(ax: Axes, rows: pd.DataFrame, tie: np.ndarray, colors: np.ndarray, scale: float) -> None:
+def _draw_scores(ax: Axes, rows: pd.DataFrame, tie: np.ndarray, colors: list[str], scale: float) -> None:
     """Draw each score as a point with its interval, and the teachers' names."""
     positions = np.arange(len(rows))
     middle, low, high = (scale * rows[column] for column in ("score", "low", "high"))
     ax.hlines(positions, low, high, colors=colors, linewidth=1.2)
-    faces = np.where(tie, BLUE, "white")
+    faces = [BLUE if with_best else "white" for with_best in tie]
     ax.scatter(middle, positions, facecolors=faces, edgecolors=colors, zorder=3, s=16)
     names = names_on(ax, rows["label"])
     ax.set_yticks(positions, [literal(names[label]) for label in rows["label"]])
     ax.margins(y=0.06)
 
 
-def _draw_column(ax: Axes, rows: pd.DataFrame, column: str, tie: np.ndarray, colors: np.ndarray) -> None:
+def _draw_column(ax: Axes, rows: pd.DataFrame, column: str, tie: np.ndarray, colors: list[str]) -> None:
     """Draw a column as bars, filled where the teacher ties with the best."""
     positions = np.arange(len(rows))
     ax.barh(positions, rows[column].to_numpy(float), 0.65, facecolor="none", edgecolor=colors, linewidth=0.8)

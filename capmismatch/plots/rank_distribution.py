@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
@@ -69,7 +70,8 @@ def rank_distribution(
     own_figure = ax is None
     ax = one_axes(ax)
     floor = table[table["steps"] == 0]["value"]
-    handles, labels = [], []
+    handles: list[Artist] = []
+    labels: list[str] = []
     if len(floor):
         handles.append(ax.axhspan(floor.min(), floor.max(), color=GREY, alpha=0.2, linewidth=0))
         labels.append("seed noise floor (range)")

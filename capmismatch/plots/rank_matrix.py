@@ -80,8 +80,8 @@ def rank_matrix(
     ax.set_xticks(ax.get_xticks(), names, rotation=45, ha="right", rotation_mode="anchor")
     ax.tick_params(axis="y", labelrotation=0)
     ax.tick_params(length=0)
-    cells = matrix.rename_axis(index="a", columns="b").stack()
-    attach(ax, cells.dropna().rename(metric).reset_index())
+    cells = [(a, b, row[b]) for a, row in matrix.iterrows() for b in matrix.columns if np.isfinite(row[b])]
+    attach(ax, pd.DataFrame(cells, columns=["a", "b", metric]))
     return ax
 
 

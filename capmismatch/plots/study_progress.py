@@ -70,10 +70,8 @@ def study_progress(status: pd.DataFrame, *, by: str = "teacher", ax: Axes | None
     ax = one_axes(ax, inches=0.24 * len(counts) + 0.45)
     positions = np.arange(len(counts))
     handles = _draw_bars(ax, counts, positions)
-    texts = [
-        f"{row['done']}/{row['runs']}" + _time_left(row["seconds_left"]) for row in counts.to_dict(orient="records")
-    ]
-    for position, text in zip(positions, texts, strict=True):
+    for position, row in enumerate(counts.to_dict("records")):
+        text = f"{row['done']}/{row['runs']}" + _time_left(row["seconds_left"])
         ax.text(1.02, position, text, va="center", fontsize=mpl.rcParams["legend.fontsize"])
     names = names_on(ax, counts["label"])
     ax.set_yticks(positions, [literal(names[label]) for label in counts["label"]])
@@ -103,8 +101,9 @@ def _counts(status: pd.DataFrame, by: str) -> pd.DataFrame:
         )
     if by == "teacher":
         status = status.assign(label=teacher_labels(status).replace("", "no teacher"))
-    sums = status.groupby("label", sort=False)[numbers].agg(lambda values: values.sum(skipna=False))
-    return sums.astype(dict.fromkeys(numbers[:-1], int)).reset_index()
+    sums = status.groupby("label", sort=False)[numbers].sum()
+    unknown = status["seconds_left"].isna().groupby(status["label"], sort=False).any()
+    return sums.assign(seconds_left=sums["seconds_left"].mask(unknown)).reset_index()
 
 
 def _draw_bars(ax: Axes, counts: pd.DataFrame, positions: np.ndarray) -> dict[str, Any]:

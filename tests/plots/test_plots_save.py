@@ -13,12 +13,14 @@ import numpy as np
 import pandas as pd
 import plot_tables as tables
 import pytest
-from drawing import draw, figure_of
+from drawing import FIGURES, draw, figure_of
 from matplotlib.colors import to_hex, to_rgb
+from PIL import Image
 
 from capmismatch import plots
 from capmismatch.errors import CapmismatchError, InputError
 from capmismatch.plots import _style
+from capmismatch.probes import REGISTRY
 
 MLPS, RESNETS = tables.MLPS, tables.RESNETS
 
@@ -144,3 +146,58 @@ def test_save_writes_pdf_png_and_what_was_drawn(name, tmp_path):
 def test_plots_do_not_import_torch():
     code = "import sys, capmismatch.plots; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --------------------------------------------------------------------------------------- from a number to its formula
+
+DRAWN_PROBES = {
+    "capacity_curve": {"accuracy"},
+    "capacity_grid": {"accuracy"},
+    "variance_vs_capacity": {"derived_std", "inherent_variance", "target_prob"},
+    "variance_vs_temperature": {"derived_average", "derived_std", "inherent_variance", "target_prob"},
+    "isats_restored": {"derived_std", "inherent_variance", "target_prob"},
+    "probe_vs_student": {"derived_std"},
+    "probe_vs_student_grid": {"derived_std", "inherent_variance", "target_prob", "accuracy"},
+    "logit_statistics": {"target_logit", "max_wrong_logit", "logit_std", "confidence"},
+    "reliability_diagram": {"accuracy", "confidence"},
+    "dark_knowledge": {"target_prob"},
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_drawn_data_hold_the_formula_of_each_probe(name):
+    drawn = draw(name, MLPS[:4])
+    formulas = plots.drawn_data(figure_of(drawn)).attrs.get("probes", {})
+    assert set(formulas) == DRAWN_PROBES.get(name, set())
+    for probe, told in formulas.items():
+        assert told == {"formula": REGISTRY[probe].formula, "source": REGISTRY[probe].source}
+
+
+def test_each_panel_holds_its_own_formulas_and_a_pick_that_of_its_probe():
+    axes = plots.variance_vs_capacity(tables.probes_table())
+    assert [list(plots.drawn_data(ax).attrs["probes"]) for ax in axes] == [
+        ["derived_std"],
+        ["inherent_variance"],
+        ["target_prob"],
+    ]
+    table = tables.choice_table(with_results=False)
+    scores = [plots.pick_chart(table, probe=probe) for probe in ("nll", "params", None)]
+    assert [list(plots.drawn_data(axes).attrs.get("probes", {})) for axes in scores] == [["nll"], [], []]
+    by_students = plots.pick_chart(tables.choice_table(), probe="nll")
+    assert "probes" not in plots.drawn_data(by_students).attrs, "the score is the students' accuracy"
+
+
+def test_a_drawing_of_the_users_takes_part(tmp_path):
+    _, ax = plt.subplots()
+    rows = pd.DataFrame({"teacher": ["a", "b"], "probe": ["nll", "mine"], "value": [0.5, 0.2]})
+    plots.attach(ax, rows, probes=["ece"])
+    plots.attach(ax, rows.assign(probe="nll"))
+    drawn = plots.drawn_data(ax)
+    pd.testing.assert_frame_equal(drawn, pd.concat([rows, rows.assign(probe="nll")], ignore_index=True))
+    assert list(drawn.attrs["probes"]) == ["nll", "ece"]
+    pdf, png, _ = plots.save(ax, tmp_path / "mine")
+    with Image.open(png) as picture:
+        lines = dict(line.split(": ", 1) for line in picture.info["Formulas"].splitlines())
+        assert "Description" not in picture.info
+    assert lines == {name: f"{REGISTRY[name].formula} ({REGISTRY[name].source})" for name in ("nll", "ece")}
+    assert b"/Subject" in pdf.read_bytes()

@@ -127,7 +127,7 @@ def test_capacity_curve_shows_the_teachers_in_a_panel_above():
     (line,) = [line for line in above.lines if line.get_marker() == "o"]
     own = probes[(probes["probe"] == "accuracy") & (probes["family"] == "A")]
     np.testing.assert_allclose(line.get_ydata(), seed_means(own), err_msg="B/resnet20 must not mix into A's resnet20")
-    with pytest.raises(InputError, match="either ax or teachers"):
+    with pytest.raises(InputError, match=r"ax .*teachers"):
         plots.capacity_curve(tables.results_table(MLPS), teachers=probes, ax=ax)
 
 
@@ -151,20 +151,20 @@ def test_capacity_grid_has_a_panel_a_setting_with_the_numbers_of_the_curve():
     for setting, ax in zip(settings, axes, strict=False):
         low, high = ax.get_ylim()
         assert taught[taught["label"] == setting]["accuracy"].between(low, high).all()
-    with pytest.raises(InputError, match="no distilled students"):
+    with pytest.raises(InputError, match=r"\['CE'\]"):
         plots.capacity_grid(results[results["method"] == "CE"])
 
 
 def test_capacity_curve_wants_one_student():
     results = tables.results_table(MLPS[:3], students=("mlp12", "mlp24"))
-    with pytest.raises(InputError, match=r"several values of student: \['mlp12', 'mlp24'\]; choose one with student="):
+    with pytest.raises(InputError, match=r"student.*\['mlp12', 'mlp24'\]"):
         plots.capacity_curve(results)
     drawn = plots.drawn_data(plots.capacity_curve(results, student="mlp24"))
     rows = results[(results["student"] == "mlp24") & (results["split"] == "test") & (results["method"] != "CE")]
     expected = rows.groupby(["label", "teacher"])["accuracy"].mean()
     got = drawn[drawn["setting"] != "CE"].set_index(["setting", "label"])["mean"]
     np.testing.assert_allclose(got.sort_index(), expected.sort_index())
-    with pytest.raises(InputError, match="no distilled students"):
+    with pytest.raises(InputError, match=r"\['CE'\]"):
         plots.capacity_curve(results[results["method"] == "CE"], student="mlp24")
 
 
@@ -174,9 +174,9 @@ def test_variance_is_never_alone():
     names = [plots.drawn_data(ax)["probe"].unique().tolist() for ax in axes]
     assert names == [["derived_variance"], ["inherent_variance"], ["target_prob"]]
     _, ax = plt.subplots()
-    with pytest.raises(InputError, match="expected quantity="):
+    with pytest.raises(InputError, match="quantity="):
         plots.variance_vs_capacity(probes, ax=ax)
-    with pytest.raises(InputError, match="did you mean 'derived_std'"):
+    with pytest.raises(InputError, match="'derived_std'"):
         plots.variance_vs_capacity(probes, quantity="derived_sdt")
 
 
@@ -201,7 +201,7 @@ def test_variance_vs_temperature_takes_the_smallest_and_the_largest():
         for line, teacher in zip(lines, ["mlp12", "mlp1024"], strict=True):
             np.testing.assert_allclose(line.get_xdata(), means[teacher].index)
             np.testing.assert_allclose(line.get_ydata(), means[teacher])
-    with pytest.raises(InputError, match="no rows with label 'mlp13'"):
+    with pytest.raises(InputError, match="label 'mlp13'"):
         plots.variance_vs_temperature(probes, teachers=["mlp13"])
 
 
@@ -233,9 +233,9 @@ def test_heatmap_leaves_incomplete_cells_blank_and_refuses_mixed_settings():
     image = np.ma.filled(ax.collections[0].get_array(), np.nan)
     assert np.isnan(image).sum() == 1 and np.isnan(image[1, 1])
     mixed = pd.concat([results.assign(weight=0.5), results.assign(weight=0.9)])
-    with pytest.raises(InputError, match=r"several values of weight: \[0.5, 0.9\]"):
+    with pytest.raises(InputError, match=r"weight.*\[0.5, 0.9\]"):
         plots.temperature_heatmap(mixed)
-    with pytest.raises(InputError, match="no rows with method 'DKD'; it has \\['ATS'\\]"):
+    with pytest.raises(InputError, match=r"method 'DKD'.*\['ATS'\]"):
         plots.temperature_heatmap(results, method="DKD")
 
 
@@ -298,17 +298,17 @@ def test_teacher_names_do_not_overlap():
 
 def test_probe_vs_student_says_what_is_absent():
     probes, results = tables.probes_table(), tables.results_table()
-    with pytest.raises(InputError, match="no rows with probe 'derivedstd'"):
+    with pytest.raises(InputError, match="probe 'derivedstd'"):
         plots.probe_vs_student(probes, results, probe="derivedstd", tau=4, label="KD tau=4")
-    with pytest.raises(InputError, match=r"no rows with tau 3; it has \[1.0, 2.0, 4.0, 8.0\]"):
+    with pytest.raises(InputError, match=r"tau 3.*\[1.0, 2.0, 4.0, 8.0\]"):
         plots.probe_vs_student(probes, results, probe="derived_std", tau=3, label="KD tau=4")
-    with pytest.raises(InputError, match="several values of tau"):
+    with pytest.raises(InputError, match=r"tau.*\[1.0, 2.0, 4.0, 8.0\]"):
         plots.probe_vs_student(probes, results, probe="derived_std", label="KD tau=4")
-    with pytest.raises(InputError, match="several values of label"):
+    with pytest.raises(InputError, match=r"label.*KD tau=4.*DKD tau=4"):
         plots.probe_vs_student(probes, results, probe="derived_std", tau=4)
-    with pytest.raises(InputError, match="at least 2 teachers"):
+    with pytest.raises(InputError, match=r"2 .*'nll'.* 1"):
         plots.probe_vs_student(probes[probes["teacher"] == "mlp12"], results, probe="nll", label="KD tau=4")
-    with pytest.raises(InputError, match="at least one probe"):
+    with pytest.raises(InputError, match="chosen"):
         plots.probe_vs_student_grid(probes, results, chosen=[])
     assert not plt.get_fignums()
 
@@ -330,7 +330,7 @@ def test_rank_matrix_has_the_noise_floor_on_its_diagonal():
 def test_rank_matrix_hatches_what_was_not_measured():
     ax = plots.rank_matrix(tables.ranks_table(MLPS[:4], seeds=1))
     assert len([patch for patch in ax.patches if patch.get_hatch()]) == 4
-    with pytest.raises(InputError, match="no rows with metric 'tau_c'"):
+    with pytest.raises(InputError, match="metric 'tau_c'"):
         plots.rank_matrix(tables.ranks_table(MLPS[:3]), metric="tau_c")
 
 
@@ -395,9 +395,9 @@ def test_isats_restored_draws_every_quantity_of_each_setting():
         np.testing.assert_allclose(drawn[drawn["setting"] == "ISATS order m=1"]["mean"], seed_means(rows))
     medians = restored[restored["quantity"] == "tau_other_q50"]
     np.testing.assert_allclose(axes[3].lines[0].get_ydata(), seed_means(medians))
-    with pytest.raises(InputError, match=r"no ATS rows with tau_other \[5\]; it has \[1.0, 2.0, 3.0\]"):
+    with pytest.raises(InputError, match=r"tau_other \[5\].*\[1.0, 2.0, 3.0\]"):
         plots.isats_restored(restored, tau_others=[5])
-    with pytest.raises(InputError, match=r"no rows with quantity \['flipped'\]"):
+    with pytest.raises(InputError, match=r"quantity \['flipped'\]"):
         plots.isats_restored(restored[restored["quantity"] != "flipped"])
 
 
@@ -414,7 +414,7 @@ def test_dark_knowledge_shows_the_wrong_classes_and_tells_the_target():
     widths = [bar.get_width() for bar in axes[0].patches]
     np.testing.assert_allclose(sorted(widths), sorted(drawn["probability"]))
     assert axes[0].figure.axes[0].get_title() == "cat"
-    with pytest.raises(InputError, match="expected one target for each teacher and method, got 0 for 'mlp12' and 'TS'"):
+    with pytest.raises(InputError, match="0 for 'mlp12' and 'TS'"):
         plots.dark_knowledge(example.assign(is_target=False))
 
 

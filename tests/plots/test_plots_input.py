@@ -45,18 +45,18 @@ MLPS, RESNETS = tables.MLPS, tables.RESNETS
     ],
 )
 def test_a_missing_column_is_named(call, table, column):
-    with pytest.raises(InputError, match=f"lacks the column.*'{column}'; it has"):
+    with pytest.raises(InputError, match=f"'{column}'"):
         call(table.drop(columns=column))
     assert not plt.get_fignums(), "an error must not leave a figure open"
 
 
 def test_absent_probes_taus_and_splits_are_told_with_what_is_there():
     probes = tables.probes_table()
-    with pytest.raises(InputError, match="no rows with probe 'inherent_variance'; it has"):
+    with pytest.raises(InputError, match="probe 'inherent_variance'"):
         plots.variance_vs_capacity(probes[probes["probe"] != "inherent_variance"])
-    with pytest.raises(InputError, match=r"no rows with tau 3.0; it has \[1.0, 2.0, 4.0, 8.0\]"):
+    with pytest.raises(InputError, match=r"tau 3.0.*\[1.0, 2.0, 4.0, 8.0\]"):
         plots.variance_vs_capacity(probes, taus=[3])
-    with pytest.raises(InputError, match=r"no rows with split 'val'; it has \['test'\]"):
+    with pytest.raises(InputError, match=r"split 'val'.*\['test'\]"):
         plots.variance_vs_capacity(probes, split="val")
     assert not plt.get_fignums()
 

@@ -35,7 +35,8 @@ def _place(teachers):
     return place
 
 
-def probes(teachers=MLPS, seeds=2, taus=TAUS, splits=("test",), classes=10):
+def probes_table(teachers=MLPS, seeds=2, taus=TAUS, splits=("test",), classes=10):
+    """Probes of each teacher: confidence grows with size; the inherent variance rises, then falls."""
     rng = np.random.default_rng(0)
     place, rows = _place(teachers), []
     for (family, teacher, params), seed, split in itertools.product(teachers, range(seeds), splits):
@@ -66,64 +67,39 @@ def probes(teachers=MLPS, seeds=2, taus=TAUS, splits=("test",), classes=10):
     return pd.DataFrame(rows)
 
 
-def results(teachers=MLPS, seeds=3, students=("mlp12",), teacher_seeds=1):
+NO_TEACHER = {"family": "", "teacher": "", "params": np.nan, "teacher_seed": 0}
+PLAIN = {"label": "CE", "method": "CE", "tau": np.nan, "tau_other": np.nan, "tau_student": np.nan} | {
+    "constraint": "",
+    "margin": np.nan,
+}
+KD = {**PLAIN, "label": "KD tau=4", "method": "KD", "tau": 4.0, "tau_student": 4.0}
+BEST_AT = [  # settings, and the place of the best teacher in its family, from 0 (smallest) to 1
+    (KD, 0.7),
+    ({**KD, "label": "ATS tau=4/2", "method": "ATS", "tau_other": 2.0}, 0.75),
+    ({**KD, "label": "ISATS order m=1 tau=4", "method": "ISATS", "constraint": "order", "margin": 1.0}, 0.95),
+    ({**KD, "label": "DKD tau=4", "method": "DKD"}, 0.6),
+]
+
+
+def results_table(teachers=MLPS, seeds=3, students=("mlp12",), teacher_seeds=1):
+    """Accuracies of students by plain training and by four methods: they rise, then fall with the teacher's size."""
     rng = np.random.default_rng(1)
     place, rows = _place(teachers), []
-    settings = [
-        ("KD tau=4", "KD", 4.0, np.nan, "", np.nan, 0.7),
-        ("ATS tau=4/2", "ATS", 4.0, 2.0, "", np.nan, 0.75),
-        ("ISATS order m=1 tau=4", "ISATS", 4.0, np.nan, "order", 1.0, 0.95),
-        ("DKD tau=4", "DKD", 4.0, np.nan, "", np.nan, 0.6),
-    ]
     for student, split in itertools.product(students, ("val", "test")):
         common = dict(student=student, split=split, n=1000, weight=0.9)
         for seed in range(seeds):
-            accuracy = 0.72 + rng.normal(0, 0.004)
-            rows.append(
-                dict(
-                    common,
-                    family="",
-                    teacher="",
-                    params=np.nan,
-                    teacher_seed=0,
-                    method="CE",
-                    label="CE",
-                    tau=np.nan,
-                    tau_other=np.nan,
-                    tau_student=np.nan,
-                    constraint="",
-                    margin=np.nan,
-                    seed=seed,
-                    accuracy=accuracy,
-                )
-            )
-        for (family, teacher, params), setting, seed, run in itertools.product(
-            teachers, settings, range(seeds), range(teacher_seeds)
+            rows.append({**common, **NO_TEACHER, **PLAIN, "seed": seed, "accuracy": 0.72 + rng.normal(0, 0.004)})
+        for (family, teacher, params), (setting, peak), seed, run in itertools.product(
+            teachers, BEST_AT, range(seeds), range(teacher_seeds)
         ):
-            label, method, tau, other, constraint, margin, peak = setting
             accuracy = 0.77 - 0.06 * (place[family, teacher] - peak) ** 2 + 0.01 * peak + rng.normal(0, 0.002)
-            rows.append(
-                dict(
-                    common,
-                    family=family,
-                    teacher=teacher,
-                    params=params,
-                    teacher_seed=run,
-                    method=method,
-                    label=label,
-                    tau=tau,
-                    tau_other=other,
-                    tau_student=4.0,
-                    constraint=constraint,
-                    margin=margin,
-                    seed=seed,
-                    accuracy=accuracy,
-                )
-            )
+            who = dict(family=family, teacher=teacher, params=params, teacher_seed=run)
+            rows.append({**common, **who, **setting, "seed": seed, "accuracy": accuracy})
     return pd.DataFrame(rows)
 
 
-def temperature_grid(teachers=MLPS[-1:], taus=(1.0, 2.0, 4.0, 8.0), others=(0.5, 1.0, 2.0, 4.0)):
+def temperature_grid_table(teachers=MLPS[-1:], taus=(1.0, 2.0, 4.0, 8.0), others=(0.5, 1.0, 2.0, 4.0)):
+    """Results of ATS over both temperatures."""
     rows = []
     for (family, teacher, params), tau, other, seed in itertools.product(teachers, taus, others, range(2)):
         accuracy = 0.75 - 0.01 * (np.log2(tau) - 2) ** 2 - 0.008 * (np.log2(other) - 1) ** 2 + 0.001 * seed
@@ -145,7 +121,8 @@ def temperature_grid(teachers=MLPS[-1:], taus=(1.0, 2.0, 4.0, 8.0), others=(0.5,
     return pd.DataFrame(rows)
 
 
-def ranks(teachers=MLPS, seeds=2, metrics=("wrong_tau_b",)):
+def ranks_table(teachers=MLPS, seeds=2, metrics=("wrong_tau_b",)):
+    """Agreement of each two runs: it falls with the distance in size."""
     rng = np.random.default_rng(2)
     runs = [(family, teacher, seed) for family, teacher, _ in teachers for seed in range(seeds)]
     place, rows = _place(teachers), []
@@ -170,7 +147,8 @@ def ranks(teachers=MLPS, seeds=2, metrics=("wrong_tau_b",)):
     return pd.DataFrame(rows)
 
 
-def affinity(teachers=MLPS, classes=10, names=None):
+def affinity_table(teachers=MLPS, classes=10, names=None):
+    """Class affinity with three groups of similar classes."""
     rng = np.random.default_rng(3)
     names = names or [f"class {index}" for index in range(classes)]
     groups = rng.permutation(classes) % 3
@@ -189,7 +167,8 @@ def affinity(teachers=MLPS, classes=10, names=None):
     return pd.DataFrame(rows)
 
 
-def reliability(teachers=MLPS, bins=10):
+def reliability_table(teachers=MLPS, bins=10):
+    """Calibration bins: overconfidence grows with size."""
     place, rows = _place(teachers), []
     edges = np.linspace(0, 1, bins + 1)
     for family, teacher, _ in teachers:
@@ -211,7 +190,8 @@ def reliability(teachers=MLPS, bins=10):
     return pd.DataFrame(rows)
 
 
-def restored(teachers=MLPS, seeds=2, others=(1.0, 2.0, 3.0)):
+def restored_table(teachers=MLPS, seeds=2, others=(1.0, 2.0, 3.0)):
+    """Restored variance by TS, ATS at several temperatures, and ISATS."""
     place, rows = _place(teachers), []
     settings = (
         [("TS", "", np.nan, 4.0)] + [("ATS", "", np.nan, other) for other in others] + [("ISATS", "order", 1.0, np.nan)]
@@ -262,7 +242,8 @@ def restored(teachers=MLPS, seeds=2, others=(1.0, 2.0, 3.0)):
     return pd.DataFrame(rows)
 
 
-def dark_knowledge(teachers=("mlp12", "mlp1024"), classes=10, names=None):
+def dark_knowledge_table(teachers=("mlp12", "mlp1024"), classes=10, names=None):
+    """Soft labels of one example of the fourth class, by TS and ISATS."""
     names = (
         names or ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"][:classes]
     )
@@ -279,7 +260,8 @@ def dark_knowledge(teachers=("mlp12", "mlp1024"), classes=10, names=None):
     return pd.DataFrame(rows)
 
 
-def choice(teachers=MLPS, with_results=True):
+def choice_table(teachers=MLPS, with_results=True):
+    """A choice's table, best teacher first."""
     place = _place(teachers)
     table = pd.DataFrame(
         [dict(family=f, teacher=t, params=p, score=0.76 - 0.06 * (place[f, t] - 0.6) ** 2) for f, t, p in teachers]
@@ -293,7 +275,8 @@ def choice(teachers=MLPS, with_results=True):
     return table.sort_values("score", ascending=False, ignore_index=True)
 
 
-def links(probe="derived_std", tau=4.0, student="mlp12", label="KD tau=4"):
+def links_table(probe="derived_std", tau=4.0, student="mlp12", label="KD tau=4"):
+    """Three correlations between a probe and students."""
     return pd.DataFrame(
         [
             dict(
@@ -312,8 +295,11 @@ def links(probe="derived_std", tau=4.0, student="mlp12", label="KD tau=4"):
     )
 
 
-def progress():
-    return pd.DataFrame(
-        [("collect", 8, 8, 0), ("probe", 8, 8, 0), ("isats", 6, 8, 0), ("distil", 131, 288, 3), ("correlate", 0, 1, 0)],
-        columns=["stage", "done", "total", "failed"],
-    )
+def status_table(teachers=MLPS[:3], labels=("KD tau=4", "ISATS order m=1 tau=4")):
+    """What `Study.status` gives of a grid that is half done: the first teachers are through, one run has failed."""
+    rows = [("", "", "CE", 3, 3, 0, 0, 0, 0.0)]
+    for place, ((family, teacher, _), label) in enumerate(itertools.product(teachers, labels)):
+        states = [(3, 0, 0, 0), (1, 1, 1, 0), (0, 0, 0, 3)][min(2, place // len(labels))]
+        rows.append((family, teacher, label, 3, *states, 90.0 * (states[1] + states[3])))
+    columns = ["family", "teacher", "label", "runs", "done", "running", "failed", "waiting", "seconds_left"]
+    return pd.DataFrame(rows, columns=columns)

@@ -1,6 +1,6 @@
 """An interactive look into a bank, in a notebook: soft labels by teacher, and what a method makes of them.
 
-`tables` holds the numbers, `figures` their pictures, `widgets` the controls; each knows only the ones before.
+`tables` makes the numbers, `figures` draws them, `widgets` holds the controls; each imports only the ones before it.
 """
 
 from capmismatch.explorer.widgets import Explorer, explore

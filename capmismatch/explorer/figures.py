@@ -45,31 +45,37 @@ def _styled(draw: Callable[..., Sheet]) -> Callable[..., bytes]:
 
 @_styled
 def soft_labels(table: pd.DataFrame) -> Sheet:
-    """Means of the four quantities with 95 % intervals, a row a teacher: before hollow, after filled.
+    """Means of the four quantities with 95 % intervals, one row per teacher: before hollow, after filled.
 
     Parameters
     ----------
-    table : as `capmismatch.explorer.tables.Reader.soft_labels` returns it
+    table : DataFrame
+        What `capmismatch.explorer.tables.Reader.soft_labels` returns.
+
+    Returns
+    -------
+    bytes
+        A PNG.
     """
     teachers, methods = listed(table["label"]), listed(table["method"])
     top, step = HEAD + 0.35, 0.3
     sheet = Sheet(WIDE, top + step * len(teachers) + 0.35)
     y = top + step * (np.arange(len(teachers)) + 0.5)
-    room = _names(sheet, _short(teachers), EDGE, y)
-    table = table.assign(reach=1.96 * table["se"].fillna(0))
-    wide = [table.pivot(index="label", columns=["quantity", "method"], values=name) for name in ("value", "reach")]
-    for quantity, left, right in _columns(len(QUANTITIES), room, WIDE, QUANTITIES):
-        sheet.lines([[(left, at), (right, at)] for at in y], color="0.92", linewidth=0.6)
-        means, reach = (values[quantity].loc[teachers, methods].to_numpy() for values in wide)
-        low, high = (means - reach).min(), (means + reach).max()
+    panels_start = _names(sheet, _short(teachers), EDGE, y)
+    table = table.assign(half=1.96 * table["se"].fillna(0))
+    wide = [table.pivot(index="label", columns=["quantity", "method"], values=name) for name in ("value", "half")]
+    for quantity, start, end in _columns(len(QUANTITIES), panels_start, WIDE, QUANTITIES):
+        sheet.lines([[(start, row), (end, row)] for row in y], color="0.92", linewidth=0.6)
+        means, halves = (values[quantity].loc[teachers, methods].to_numpy() for values in wide)
+        low, high = (means - halves).min(), (means + halves).max()
         pad = 0.06 * (high - low) or 0.5 * abs(high) or 1.0
-        place, power = sheet.number_axis(left, right, y[-1] + step / 2, low - pad, high + pad)
-        for (shift, face, look, _), mean, far in zip(_steps(methods, 0.09), means.T, reach.T, strict=True):
-            ends = [np.stack([place(x), y + shift], axis=-1) for x in (mean - far, mean + far)]
+        position, power = sheet.number_axis(start, end, y[-1] + step / 2, low - pad, high + pad)
+        for (shift, face, look, _), mean, half in zip(_steps(methods, 0.09), means.T, halves.T, strict=True):
+            ends = [np.stack([position(x), y + shift], axis=-1) for x in (mean - half, mean + half)]
             sheet.lines(np.stack(ends, axis=1), color=look["color"], linewidth=1)
             dot = {"marker": look["marker"], "color": look["color"], "markerfacecolor": face, "markersize": 4}
-            sheet.marks(place(mean), y + shift, **dot)
-        sheet.text(left, top - 0.12, symbol(quantity) + (f" [$10^{{{power}}}$]" if power else ""))
+            sheet.marks(position(mean), y + shift, **dot)
+        sheet.text(start, top - 0.12, symbol(quantity) + (f" [$10^{{{power}}}$]" if power else ""))
     _heading(sheet, "Soft labels: means with 95 % intervals", methods)
     return sheet
 
@@ -80,22 +86,29 @@ def class_ranks(table: pd.DataFrame, label: str) -> Sheet:
 
     Parameters
     ----------
-    table : as `capmismatch.explorer.tables.Reader.class_ranks` returns it; without rows for a single teacher, and all
-        NaN where logits tie, it is told in words
-    label : the class's name
+    table : DataFrame
+        What `capmismatch.explorer.tables.Reader.class_ranks` returns. Without rows (a single teacher) or values (all
+        wrong classes tie) the picture says so in words.
+    label : str
+        The class's name.
+
+    Returns
+    -------
+    bytes
+        A PNG.
     """
     if table.empty or table["value"].isna().all():
         sheet = Sheet(LEFT, 1.5)
-        why = "All wrong classes tie: there is no order."
+        message = "All wrong classes tie: there is no order."
         if table.empty:
-            why = "Choose two or more teachers\nto compare class ranks."
-        sheet.text(LEFT / 2, 0.9, why, ha="center", color="0.35")
+            message = "Choose two or more teachers\nto compare class ranks."
+        sheet.text(LEFT / 2, 0.9, message, ha="center", color="0.35")
     else:
         count = pd.concat([table["teacher_a"], table["teacher_b"]]).nunique()
-        low, high = 0.9, HEAD
+        below = 0.9  # inches for the names
         side = min(LEFT - 2.2, 0.55 * count + 0.6)
-        sheet = Sheet(LEFT, high + side + low)
-        bounds = (1.3 / LEFT, low / sheet.height, side / 0.83 / LEFT, side / sheet.height)  # 17 % for the colour bar
+        sheet = Sheet(LEFT, HEAD + side + below)
+        bounds = (1.3 / LEFT, below / sheet.height, side / 0.83 / LEFT, side / sheet.height)  # 17 % for the colour bar
         ax = rank_matrix(table, ax=sheet.figure.add_axes(bounds))
         names = _short([text.get_text() for text in ax.get_yticklabels()], 14)
         ax.set_yticks(ax.get_yticks(), names)
@@ -110,9 +123,17 @@ def dark_knowledge(table: pd.DataFrame, image: NDArray[Any] | None = None, top: 
 
     Parameters
     ----------
-    table : as `capmismatch.explorer.tables.Reader.example` returns it
-    image : the example, shape (H, W) or (H, W, 3 or 4)
-    top : how many wrong classes are shown: those with the largest probability anywhere
+    table : DataFrame
+        What `capmismatch.explorer.tables.Reader.example` returns.
+    image : ndarray, optional
+        The example, shape (H, W) or (H, W, 3 or 4).
+    top : int
+        How many wrong classes are shown: those with the largest probability anywhere.
+
+    Returns
+    -------
+    bytes
+        A PNG.
     """
     teachers, methods = listed(table["teacher"]), listed(table["method"])
     target = table.loc[table["is_target"], "class"].iloc[0]
@@ -120,25 +141,27 @@ def dark_knowledge(table: pd.DataFrame, image: NDArray[Any] | None = None, top: 
     largest = wide.drop(index=target).max(axis=1).nlargest(top)
     classes, most = list(largest.index), max(float(largest.max()), 1e-12) * 1.05
     labels = _short(classes, MOST if image is None else 16)
-    beside = EDGE if image is None else EDGE + 1.4
-    names, step = 0.4, 0.21
-    tall = names + step * len(classes) + 0.35
-    fit = max(1, int((RIGHT - beside - _width(labels)) / (NARROWEST + GAP)))
+    names_start = EDGE if image is None else EDGE + 1.4
+    title, step = 0.4, 0.21
+    panel_height = title + step * len(classes) + 0.35
+    fit = max(1, int((RIGHT - names_start - _width(labels)) / (NARROWEST + GAP)))
     rows = [teachers[start : start + fit] for start in range(0, len(teachers), fit)]
-    sheet = Sheet(RIGHT, max(HEAD + tall * len(rows), HEAD + 1.5))
-    for row, here in enumerate(rows):
-        y = HEAD + tall * row + names + step * (np.arange(len(classes)) + 0.5)
-        room = _names(sheet, labels, beside, y)
-        titles = dict(zip(teachers, _short(teachers, int((RIGHT - room) / len(rows[0]) / 0.085)), strict=True))
-        for teacher, left, right in _columns(len(rows[0]), room, RIGHT, here):
-            place, _ = sheet.number_axis(left, right, y[-1] + step / 2, 0.0, most)
-            own = wide[teacher][methods]
+    sheet = Sheet(RIGHT, max(HEAD + panel_height * len(rows), HEAD + 1.5))
+    for row, row_teachers in enumerate(rows):
+        y = HEAD + panel_height * row + title + step * (np.arange(len(classes)) + 0.5)
+        panels_start = _names(sheet, labels, names_start, y)
+        characters = int((RIGHT - panels_start) / len(rows[0]) / 0.085)
+        titles = dict(zip(teachers, _short(teachers, characters), strict=True))
+        for teacher, start, end in _columns(len(rows[0]), panels_start, RIGHT, row_teachers):
+            position, _ = sheet.number_axis(start, end, y[-1] + step / 2, 0.0, most)
+            probabilities = wide[teacher][methods]
             for shift, face, look, method in _steps(methods, step * 0.4):
                 bars = {"facecolor": face, "edgecolor": look["color"], "linewidth": 0.8}
-                lengths = place(own.loc[classes, method].to_numpy()) - left
-                sheet.bars(left, y + shift, lengths, step * 0.8 / len(methods), **bars)
-            told = f"{literal(titles[teacher])}\np_y " + " → ".join(f"{value:.2f}" for value in own.loc[target])
-            sheet.text(left, y[0] - step / 2 - 0.04, told, va="bottom", fontsize="small")
+                lengths = position(probabilities.loc[classes, method].to_numpy()) - start
+                sheet.bars(start, y + shift, lengths, step * 0.8 / len(methods), **bars)
+            of_target = " → ".join(f"{value:.2f}" for value in probabilities.loc[target])
+            text = f"{literal(titles[teacher])}\np_y {of_target}"
+            sheet.text(start, y[0] - step / 2 - 0.04, text, va="bottom", fontsize="small")
     example, label = (_short([name], 18)[0] for name in (table["example"].iloc[0], target))
     _heading(sheet, f"{example} ({label}): wrong classes", methods)
     if image is not None:
@@ -149,25 +172,25 @@ def dark_knowledge(table: pd.DataFrame, image: NDArray[Any] | None = None, top: 
     return sheet
 
 
-def _steps(methods: list[str], apart: float) -> Iterator[tuple[float, Any, dict[str, Any], str]]:
+def _steps(methods: list[str], distance: float) -> Iterator[tuple[float, Any, dict[str, Any], str]]:
     """For each method, how far it stands from the middle of a row, its fill (white but for the last), look and name."""
     looks = setting_looks({method: method for method in methods})
     last = len(methods) - 1
-    for place, method in enumerate(methods):
+    for index, method in enumerate(methods):
         look = looks[method]
-        yield (place - last / 2) * apart, look["color"] if place == last else "white", look, method
+        yield (index - last / 2) * distance, look["color"] if index == last else "white", look, method
 
 
 def _columns(count: int, left: float, right: float, items: Any) -> Iterator[tuple[Any, float, float]]:
-    """Each item with the left and right end of its panel, of `count` that share the room between two places."""
+    """Each item with the left and right end of its panel, of `count` that share the width from `left` to `right`."""
     width = (right - EDGE - left - GAP * (count - 1)) / count
-    for place, item in enumerate(items):
-        start = left + place * (width + GAP)
+    for index, item in enumerate(items):
+        start = left + index * (width + GAP)
         yield item, start, start + width
 
 
 def _heading(sheet: Sheet, text: str, methods: list[str] | None = None) -> None:
-    """What the picture shows and, on the right, which mark is which method."""
+    """Write what the picture shows and, on the right, which mark is which method."""
     sheet.text(EDGE, 0.22, literal(text), fontweight="bold")
     right = sheet.width - EDGE
     for _, face, look, method in reversed(list(_steps(methods or [], 0))):
@@ -178,15 +201,15 @@ def _heading(sheet: Sheet, text: str, methods: list[str] | None = None) -> None:
 
 
 def _names(sheet: Sheet, names: list[str], left: float, y: NDArray[Any]) -> float:
-    """Write names that end at a common place; returns where the panels may start."""
+    """Write names that end at a common x, one per row `y`; returns where the panels may start."""
     end = left + _width(names)
-    for name, at in zip(names, y, strict=True):
-        sheet.text(end - 0.06, at, literal(name), ha="right", fontsize="small")
+    for name, row in zip(names, y, strict=True):
+        sheet.text(end - 0.06, row, literal(name), ha="right", fontsize="small")
     return end
 
 
 def _short(names: list[str], most: int = MOST) -> list[str]:
-    """The names with long ones in short; see `capmismatch.plots._labels.short_names`."""
+    """The names, long ones in short; see `capmismatch.plots._labels.short_names`."""
     shown = short_names(names, most)
     return [shown[name] for name in names]
 

@@ -1,4 +1,4 @@
-"""Pictures of a bank's examples, from whatever the user has them in."""
+"""Images of a bank's examples, from a data set, an array or a list."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ class Images:
 
     Parameters
     ----------
-    images : a `Dataset`, whose rows are found by their ids; or an array (N, H, W), (N, H, W, 1), (N, H, W, 3) or
-        (N, H, W, 4), or a sequence of N arrays or PIL images, one for each row of the bank
-    rows : the bank's
+    images : Dataset, ndarray or sequence
+        A `Dataset`, whose rows are found by their ids; or an array (N, H, W), (N, H, W, 1), (N, H, W, 3) or
+        (N, H, W, 4), or a sequence of N arrays or PIL images, one for each row of the bank.
+    rows : Rows
+        The bank's.
 
     Raises
     ------
@@ -37,25 +39,25 @@ class Images:
     def __init__(self, images: Any, rows: Rows) -> None:
         count = len(rows.ids)
         if isinstance(images, Dataset):
-            found = {str(name): place for place, name in enumerate(images.rows.ids)}
-            self.inputs, self.places = images.inputs, [found.get(str(name)) for name in rows.ids]
-            if not any(place is not None for place in self.places):
+            indices = {str(name): index for index, name in enumerate(images.rows.ids)}
+            self.inputs, self.indices = images.inputs, [indices.get(str(name)) for name in rows.ids]
+            if not any(index is not None for index in self.indices):
                 raise InputError(
                     f"expected images of the bank's examples ('{rows.ids[0]}' ...), got data set {images.name!r} "
                     f"('{images.rows.ids[0]}' ...), which has none of them"
                 )
         else:
-            self.inputs, self.places = images, list(range(count))
+            self.inputs, self.indices = images, list(range(count))
             if len(images) != count:
                 raise InputError(f"expected an image for each of the bank's {count} rows, got {len(images)}")
-        self[next(row for row, place in enumerate(self.places) if place is not None)]  # are they images at all?
+        self[next(row for row, index in enumerate(self.indices) if index is not None)]  # are they images at all?
 
     def __getitem__(self, row: int) -> NDArray[Any] | None:
         """The image of a row, (H, W) or (H, W, 3 or 4), as matplotlib draws it; None where there is none."""
-        place = self.places[row]
-        if place is None:
+        index = self.indices[row]
+        if index is None:
             return None
-        image = as_array(self.inputs[place : place + 1][0])
+        image = as_array(self.inputs[index : index + 1][0])
         if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3, 4))):
             raise InputError(
                 f"expected images of shape (H, W) or (H, W, 1, 3 or 4), got shape {image.shape} at row {row}"

@@ -1,4 +1,4 @@
-"""What the explorer shows, as tidy tables: everything that it draws is here first."""
+"""What the explorer shows, as tidy tables; its pictures are drawn from them."""
 
 from __future__ import annotations
 
@@ -82,10 +82,14 @@ class View:
 
     Attributes
     ----------
-    teachers : keys in the bank
-    softening : the method with its settings
-    label : name of a class
-    example : id of an example of that class
+    teachers : tuple of str
+        Keys in the bank.
+    softening : Softening
+        The method with its settings.
+    label : str
+        Name of a class.
+    example : str
+        Id of an example of that class.
     """
 
     teachers: tuple[str, ...]
@@ -99,9 +103,28 @@ class Reader:
 
     Parameters
     ----------
-    bank : a LogitBank
-    split : whose rows are looked at; None for all of the bank
-    n : means are taken over at most so many rows, drawn by class; None for all
+    bank : LogitBank
+        Of at least one teacher.
+    split : str or None
+        Whose rows are looked at; None for all of the bank.
+    n : int or None
+        Means are taken over at most so many rows, drawn by class; None for all.
+
+    Attributes
+    ----------
+    rows : ndarray of int64
+        Rows of the split in the bank.
+    sample : ndarray of int64
+        Those over which means are taken.
+    classes : list of str
+        Names of the classes that occur in the split.
+    labels : dict of str to str
+        Display name of each teacher's key.
+
+    Raises
+    ------
+    InputError
+        If the bank has no teacher or no such split, or `n` is below 2.
     """
 
     def __init__(self, bank: LogitBank, split: str | None = "val", n: int | None = 1000) -> None:
@@ -112,19 +135,21 @@ class Reader:
         self.bank, self.n = bank, n
         self.split = split or "all"
         self.rows = bank.select(split)
-        self.sample = self._some(self.rows)
+        self.sample = self._sampled(self.rows)
         present = np.unique(bank.rows.labels[self.rows])
         self.classes = [bank.classes[label] for label in present]
         self.labels = dict(zip(bank.keys, _run_labels(bank), strict=True))
         self._logits: dict[str, Tensor] = {}
         self._measured: dict[tuple[str, Softening], pd.DataFrame] = {}
 
-    def _some(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _sampled(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """At most `n` of the rows, by class in their shares."""
         if self.n is None or len(rows) <= self.n:
             return rows
         return np.sort(rows[stratified_order(self.bank.rows.labels[rows], seed=0)[: self.n]])
 
     def _read(self, key: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """A teacher's logits of some rows, shape (rows, classes)."""
         return np.stack([self.bank.row(key, int(row)) for row in rows])
 
     def examples(self, label: str) -> list[str]:
@@ -132,9 +157,11 @@ class Reader:
         return [str(name) for name in self.bank.rows.ids[self._rows_of(label)]]
 
     def _class_rows(self, view: View) -> NDArray[np.int64]:
-        return self._some(self._rows_of(view.label))
+        """Rows over which ranks are compared."""
+        return self._sampled(self._rows_of(view.label))
 
     def _rows_of(self, label: str) -> NDArray[np.int64]:
+        """Rows of a class in the split."""
         must_be_one_of(label, self.classes, "class")
         return self.rows[self.bank.rows.labels[self.rows] == self.bank.classes.index(label)]
 
@@ -142,28 +169,45 @@ class Reader:
         """Row of the chosen example in the bank."""
         return int(np.flatnonzero(self.bank.rows.ids == view.example)[0])
 
-    def told(self, view: View, soft_labels: pd.DataFrame) -> str:
+    def note(self, view: View, soft_labels: pd.DataFrame) -> str:
         """What the pictures leave out, in words: how many examples they are of, and what the method costs."""
         method, few, many = view.softening.method, len(self.sample), len(self.rows)
         over = f"all {many:,}" if few == many else f"{few:,} of the {many:,}"
         ranked = len(self._class_rows(view))
-        words = [f"Means over {over} examples of split {self.split}, ranks over {ranked:,} of the class."]
-        own = soft_labels[soft_labels["method"] == method].groupby("quantity")["value"]
-        low, high = own.min(), own.max()
+        sentences = [f"Means over {over} examples of split {self.split}, ranks over {ranked:,} of the class."]
+        means = soft_labels[soft_labels["method"] == method].groupby("quantity")["value"]
+        low, high = means.min(), means.max()
         if method != "TS":
-            words.append(f"{method} moves the arg max of {_percent(low['flipped'], high['flipped'])} of them.")
+            sentences.append(f"{method} moves the arg max of {_percent(low['flipped'], high['flipped'])} of them.")
         if method == "ISATS":
-            words.append(f"Its search ends on a bound for {_percent(low['at_bound'], high['at_bound'])}.")
-        return " ".join(words)
+            sentences.append(f"Its search ends on a bound for {_percent(low['at_bound'], high['at_bound'])}.")
+        return " ".join(sentences)
 
     def soft_labels(self, view: View) -> pd.DataFrame:
         """What the soft labels of each teacher are like, before and after.
 
+        Parameters
+        ----------
+        view : View
+            What is chosen.
+
         Returns
         -------
-        Tidy DataFrame with columns family, teacher, params, macs, split, seed, label, method, quantity, value, se, n;
-        quantity in target_prob, inherent_variance, derived_std, derived_variance, flipped and, for ISATS, tau_other and
-        at_bound. `label` is the run's name in figures.
+        DataFrame
+            One row per teacher, method and quantity. Columns:
+
+            * ``family, teacher, params, macs, seed``: the run, as in the bank's records
+            * ``split``: whose rows
+            * ``label``: the run's name in figures
+            * ``method``: ``"TS"`` (before), then the method that is chosen
+            * ``quantity``: one of `QUANTITIES`, ``flipped``, and for ISATS ``tau_other`` and ``at_bound``
+            * ``value``: mean over the sample
+            * ``se``: its standard error
+            * ``n``: rows of the sample
+
+        See Also
+        --------
+        capmismatch.restored_variance : The same means over all rows.
         """
         steps = view.softening.steps
         return pd.concat([self._soft_labels(key, step) for key in view.teachers for step in steps], ignore_index=True)
@@ -184,27 +228,37 @@ class Reader:
                 "label": self.labels[key],
                 "method": softening.method,
             }
-            found = softening.measure(self._logits[key], labels)
-            rows = [{**head, "quantity": name, **_mean(values)} for name, values in found.items()]
+            measured = softening.measure(self._logits[key], labels)
+            rows = [{**head, "quantity": name, **_mean(values)} for name, values in measured.items()]
             self._measured[key, softening] = pd.DataFrame(rows)
         return self._measured[key, softening]
 
     def class_ranks(self, view: View) -> pd.DataFrame:
         """How far each two of the teachers order the wrong classes alike, over the examples of the class.
 
+        Parameters
+        ----------
+        view : View
+            What is chosen.
+
         Returns
         -------
-        Tidy DataFrame with the columns of `capmismatch.rank_stability`, and ``class``; no rows for a single teacher.
+        DataFrame
+            The columns of `capmismatch.rank_stability`, and ``class``, the class's name; empty for a single teacher.
+
+        See Also
+        --------
+        capmismatch.rank_stability : The same over all classes.
         """
         pairs = list(combinations(view.teachers, 2))
         rows = self._class_rows(view)
         if not pairs:
             return pd.DataFrame()
         logits = [self._read(key, rows) for key in view.teachers]
-        out = []
+        agreements = []
         for (a, b), row in zip(pairs, rank_metrics(logits, self.bank.rows.labels[rows])["wrong_tau_b"], strict=True):
             first, second = self.bank[a], self.bank[b]
-            out.append(
+            agreements.append(
                 {
                     "family_a": first.family,
                     "teacher_a": first.teacher,
@@ -218,11 +272,11 @@ class Reader:
                     **_mean(row[~row.isnan()]),
                 }
             )
-        return pd.DataFrame(out)
+        return pd.DataFrame(agreements)
 
     def example(self, view: View) -> pd.DataFrame:
         """Soft labels of the example, before and after: the columns of `capmismatch.dark_knowledge`."""
-        own = view.softening
+        softening = view.softening
         frames = []
         with _quiet():
             for key in view.teachers:
@@ -230,19 +284,19 @@ class Reader:
                     self.bank,
                     view.example,
                     [key],
-                    tau=own.tau,
-                    tau_other=own.tau_other,
-                    constraint=own.constraint,
-                    margin=own.margin,
+                    tau=softening.tau,
+                    tau_other=softening.tau_other,
+                    constraint=softening.constraint,
+                    margin=softening.margin,
                 )
                 frames.append(frame.assign(teacher=self.labels[key]))
         table = pd.concat(frames, ignore_index=True)
-        return table[table["method"].isin([step.method for step in own.steps])].reset_index(drop=True)
+        return table[table["method"].isin([step.method for step in softening.steps])].reset_index(drop=True)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warning that the search of ISATS degenerates: `at_bound` tells it of each teacher."""
+    """Without the warning that the search of ISATS degenerates: the tables have `at_bound` for each teacher."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="ISATS without a constraint")
         yield
@@ -278,8 +332,8 @@ def first_view(reader: Reader, teachers: Sequence[str] | None = None) -> View:
     """Three teachers from small to large, ISATS at its defaults, and the first example of the first class."""
     keys = reader.bank.keys
     if teachers is None:
-        places = dict.fromkeys(round(place) for place in np.linspace(0, len(keys) - 1, min(3, len(keys))))
-        teachers = [keys[place] for place in places]
+        indices = dict.fromkeys(round(index) for index in np.linspace(0, len(keys) - 1, min(3, len(keys))))
+        teachers = [keys[index] for index in indices]
     if not teachers:
         raise InputError("expected at least one teacher, got none")
     for key in teachers:

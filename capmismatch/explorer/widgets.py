@@ -33,22 +33,34 @@ def explore(
 
     Parameters
     ----------
-    bank : a LogitBank
-    teachers : keys in the bank that are chosen at first; by default three, from small to large
-    images : what the examples look like: a `Dataset`, whose rows are found by their ids, or an array of one image for
-        each row of the bank, shape (N, H, W) or (N, H, W, 1, 3 or 4)
-    split : whose examples are looked at; None for all of the bank
-    n : means are taken over at most so many examples, drawn by class in their shares; None for all. `capmismatch.probe`
-        and `capmismatch.restored_variance` measure on all.
+    bank : LogitBank
+        Of at least one teacher.
+    teachers : sequence of str, optional
+        Keys in the bank that are chosen at first; by default three, from small to large.
+    images : Dataset, ndarray or sequence, optional
+        What the examples look like: a `Dataset`, whose rows are found by their ids, or an array of one image for each
+        row of the bank, shape (N, H, W) or (N, H, W, 1, 3 or 4).
+    split : str or None
+        Whose examples are looked at; None for all of the bank.
+    n : int or None
+        Means are taken over at most so many examples, drawn by class in their shares; None for all.
+        `capmismatch.probe` and `capmismatch.restored_variance` measure on all.
 
     Returns
     -------
     Explorer
+        Shown by a notebook where it ends a cell; its tables and controls can be used from Python.
 
     Raises
     ------
     InputError
         If ipywidgets is not installed, the bank has no teachers, or a key, the split or the images do not fit.
+
+    See Also
+    --------
+    capmismatch.restored_variance : The means for all teachers, as a table.
+    capmismatch.rank_stability : The class ranks over all classes.
+    capmismatch.dark_knowledge : One example.
 
     Examples
     --------
@@ -71,10 +83,14 @@ class Explorer:
 
     Attributes
     ----------
-    view : what is chosen now
-    tables : the tables behind the pictures: "soft_labels", "class_ranks", "example"
-    widget : the ipywidgets box, to be put into a layout of one's own
-    teachers, method, tau, tau_other, constraint, margin, label, example : the controls; to set a ``value`` is to choose
+    view : View
+        What is chosen now.
+    tables : dict of str to DataFrame
+        The tables behind the pictures: "soft_labels", "class_ranks", "example".
+    widget : ipywidgets.VBox
+        The whole, to be put into another layout.
+    teachers, method, tau, tau_other, constraint, margin, label, example : ipywidgets.Widget
+        The controls; to set a ``value`` is to choose.
     """
 
     def __init__(self, reader: Reader, view: View, images: Images | None = None) -> None:
@@ -82,14 +98,14 @@ class Explorer:
         self._reader, self._images = reader, images
         self._shown: dict[str, Hashable] = {}
         self.tables: dict[str, pd.DataFrame] = {}
-        own, keys = view.softening, reader.bank.keys
+        softening, keys = view.softening, reader.bank.keys
 
         def look(**more: Any) -> dict[str, Any]:
             return {"style": {"description_width": "8em"}, "layout": w.Layout(width="auto", min_width="0"), **more}
 
         def slider(value: float, name: str, low: float, high: float, step: float) -> Any:
-            own_look = look(description=name, continuous_update=False)
-            return w.FloatSlider(value, min=low, max=high, step=step, **own_look)
+            options = look(description=name, continuous_update=False)
+            return w.FloatSlider(value, min=low, max=high, step=step, **options)
 
         self.teachers = w.SelectMultiple(
             options=[(reader.labels[key], key) for key in keys],
@@ -97,11 +113,11 @@ class Explorer:
             rows=min(max(len(keys), 4), 7),
             **look(description="Teachers", tooltip="Ctrl or Shift chooses several"),
         )
-        self.method = w.Dropdown(options=METHODS, value=own.method, **look(description="Method"))
-        self.tau = slider(own.tau, "Temperature τ", 0.5, 16, 0.5)
-        self.tau_other = slider(own.tau_other, "τ of the others", 0.5, 16, 0.25)
-        self.constraint = w.Dropdown(options=CONSTRAINTS, value=own.constraint, **look(description="Constraint"))
-        self.margin = slider(own.margin or 0.0, "Margin", 0, 5, 0.25)
+        self.method = w.Dropdown(options=METHODS, value=softening.method, **look(description="Method"))
+        self.tau = slider(softening.tau, "Temperature τ", 0.5, 16, 0.5)
+        self.tau_other = slider(softening.tau_other, "τ of the others", 0.5, 16, 0.25)
+        self.constraint = w.Dropdown(options=CONSTRAINTS, value=softening.constraint, **look(description="Constraint"))
+        self.margin = slider(softening.margin or 0.0, "Margin", 0, 5, 0.25)
         self.label = w.Dropdown(options=reader.classes, value=view.label, **look(description="Class"))
         examples = reader.examples(view.label)
         self.example = w.Dropdown(options=examples, value=view.example, **look(description="Example"))
@@ -109,8 +125,8 @@ class Explorer:
         self._pictures = {name: w.Image(format="png", layout=w.Layout(width="100%")) for name in names}
         self._numbers, self._note = w.HTML(), w.HTML()
         self.widget = self._laid_out(w)
-        softening = (self.method, self.tau, self.tau_other, self.constraint, self.margin)
-        for control in (self.teachers, *softening, self.label, self.example):
+        settings = (self.method, self.tau, self.tau_other, self.constraint, self.margin)
+        for control in (self.teachers, *settings, self.label, self.example):
             control.observe(self._chosen, "value")
         self._show()
 
@@ -121,25 +137,26 @@ class Explorer:
             return w.VBox(children, layout=w.Layout(flex=flex, min_width="0"))
 
         wrap = {"display": "flex", "flex_flow": "row wrap", "align_items": "flex-start"}
-        softening = [self.method, self.tau, self.tau_other, self.constraint, self.margin]
-        controls = [column(part, "1 1 17em") for part in ([self.teachers], softening, [self.label, self.example])]
-        wide, left, right = self._pictures.values()
-        lower = [column([left], f"{figures.LEFT:g} 1 18em"), column([right], f"{figures.RIGHT:g} 1 24em")]
+        settings = [self.method, self.tau, self.tau_other, self.constraint, self.margin]
+        columns = ([self.teachers], settings, [self.label, self.example])
+        controls = [column(children, "1 1 17em") for children in columns]
+        soft_labels, class_ranks, example = self._pictures.values()
+        lower = [column([class_ranks], f"{figures.LEFT:g} 1 18em"), column([example], f"{figures.RIGHT:g} 1 24em")]
         numbers = w.Accordion([self._numbers], titles=("The numbers",))
         numbers.selected_index = None
-        top, middle = (w.Box(parts, layout=w.Layout(**wrap)) for parts in (controls, lower))
-        return w.VBox([top, wide, middle, self._note, numbers], layout=w.Layout(max_width="72em"))
+        top, middle = (w.Box(children, layout=w.Layout(**wrap)) for children in (controls, lower))
+        return w.VBox([top, soft_labels, middle, self._note, numbers], layout=w.Layout(max_width="72em"))
 
     @property
     def view(self) -> View:
         """What is chosen now; settings that the method does not take stand at their defaults."""
-        own: dict[str, Any] = {}
+        settings: dict[str, Any] = {}
         if self.method.value == "ATS":
-            own = {"tau_other": self.tau_other.value}
+            settings = {"tau_other": self.tau_other.value}
         elif self.method.value == "ISATS":
-            own = {"constraint": self.constraint.value}
-            own |= {"margin": self.margin.value} if self.constraint.value == "order" else {}
-        softening = Softening(self.method.value, self.tau.value, **own)
+            settings = {"constraint": self.constraint.value}
+            settings |= {"margin": self.margin.value} if self.constraint.value == "order" else {}
+        softening = Softening(self.method.value, self.tau.value, **settings)
         return View(tuple(self.teachers.value), softening, self.label.value, self.example.value)
 
     def _chosen(self, change: Any) -> None:
@@ -165,7 +182,7 @@ class Explorer:
         except CapmismatchError as error:
             self._note.value = f"<p><b>{escape(str(error))}</b></p>"
             return
-        self._note.value = f"<p>{escape(self._reader.told(view, self.tables['soft_labels']))}</p>"
+        self._note.value = f"<p>{escape(self._reader.note(view, self.tables['soft_labels']))}</p>"
         self._numbers.value = _numbers(self.tables["soft_labels"])
 
     def _update(self, name: str, depends_on: Hashable, draw: Callable[[pd.DataFrame], bytes]) -> None:
@@ -188,7 +205,7 @@ class Explorer:
 
 
 def _wide(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a teacher and method, a column a quantity."""
+    """One row per teacher and method, one column per quantity."""
     order = list(table["quantity"].unique())
     return table.pivot_table(index=["label", "method"], columns="quantity", values="value", sort=False)[order]
 

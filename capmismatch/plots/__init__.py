@@ -3,13 +3,17 @@
 A function draws what the table holds and computes no statistics beyond selecting rows and averaging over runs. Those
 that draw one Axes take ``ax`` and return it; those that draw several panels return an array of Axes. All take
 their width and fonts from matplotlib's rcParams, so ``with figure_style("neurips"):`` fits any of them to a paper, and
-`save` writes one as PDF, PNG and the CSV of exactly what it shows (`drawn_data`).
+`save` writes one as PDF, PNG and the CSV of exactly what it shows (`drawn_data`). A function of your own takes part by
+calling `attach` with the rows that it drew.
+
+Each figure has a file of its own here: the function, the tables of a study that it needs (``NEEDS``), and its caption
+(``CAPTION``).
 
 Figures are made with pyplot, so that a notebook displays them; a long script calls ``plt.close(ax.figure)`` after
 `save`.
 """
 
-from capmismatch.plots._save import drawn_data, file_name, save
+from capmismatch.plots._save import attach, drawn_data, file_name, save
 from capmismatch.plots._style import FigureStyle, figure_style
 from capmismatch.plots.affinity_map import affinity_map
 from capmismatch.plots.capacity_curve import capacity_curve
@@ -31,6 +35,7 @@ from capmismatch.plots.variance_vs_temperature import variance_vs_temperature
 __all__ = [
     "FigureStyle",
     "affinity_map",
+    "attach",
     "capacity_curve",
     "capacity_grid",
     "dark_knowledge",

@@ -81,7 +81,7 @@ def outer_labels_only(axes: np.ndarray) -> None:
 
 
 def one_axes(ax: Axes | None, *, ratio: float | None = None, inches: float | None = None) -> Axes:
-    """Return the Axes given, or those of a new figure: as tall as the style says, or by ratio, or by inches."""
+    """Return `ax`, or the Axes of a new figure: as tall as the style says, or by ratio, or by inches."""
     if ax is not None:
         return ax
     width, height = mpl.rcParams["figure.figsize"]
@@ -90,7 +90,7 @@ def one_axes(ax: Axes | None, *, ratio: float | None = None, inches: float | Non
 
 
 def size_positions(sizes: pd.Series) -> pd.Series:
-    """Where each teacher stands on a size axis: at its size, or at its rank where sizes are unknown."""
+    """Position of each teacher on a size axis: its size, or its rank where sizes are unknown."""
     return sizes if sizes.notna().all() else pd.Series(np.arange(len(sizes), dtype=float), index=sizes.index)
 
 
@@ -120,8 +120,8 @@ def _steps(ax: Axes, low: float, high: float) -> tuple[float, ...]:
     for steps, gap in (((1.0, 2.0, 5.0), 0.301), ((1.0, 3.0), 0.477)):
         if gap * decade >= room:
             return steps
-    whole = np.floor(np.log10(high)) - np.ceil(np.log10(low)) + 1
-    return (1.0,) if whole >= 2 else (1.0, 3.0)
+    powers = np.floor(np.log10(high)) - np.ceil(np.log10(low)) + 1  # of ten between low and high
+    return (1.0,) if powers >= 2 else (1.0, 3.0)
 
 
 def tau_axis(ax: Axes, taus: Sequence[float], label: str = r"temperature $\tau$") -> None:
@@ -154,17 +154,17 @@ def value_axis(ax: Axes, label: str, values: Any, *, percent: bool = False, on_t
 
 
 def legend_above(
-    ax: Axes, handles: Sequence[Any], labels: Sequence[str], *, own: bool, title: str | None = None
+    ax: Axes, handles: Sequence[Any], labels: Sequence[str], *, own_figure: bool, title: str | None = None
 ) -> None:
     """Put the legend above the data, never over it, in as many columns as its width has room for.
 
-    In Axes that the user gave the legend sits on them; a figure of our `own` has it on top of all panels, and grows by
-    its height.
+    In Axes that the user gave the legend sits on them. A figure that was made here (`own_figure`) has it on top of all
+    panels, and grows by its height.
     """
     if not handles:
         return
     figure = root(ax)
-    width = figure.get_figwidth() * (1.0 if own else ax.get_position().width)
+    width = figure.get_figwidth() * (1.0 if own_figure else ax.get_position().width)
     texts = [literal(label) for label in labels]
     columns = _legend_columns(texts, width)
     options: dict[str, Any] = dict(
@@ -175,7 +175,7 @@ def legend_above(
         frameon=False,
         title=None if title is None else literal(title),
     )
-    if own:
+    if own_figure:
         lines = -(-len(texts) // columns) + (title is not None)
         figure.set_figheight(figure.get_figheight() + 1.5 * small_points() / 72 * lines)
         figure.legend(handles, texts, loc="outside upper center", borderaxespad=0.2, **options)
@@ -214,7 +214,7 @@ def look_handles(looks: Mapping[str, Mapping[str, Any]]) -> list[Line2D]:
 
 
 def _move(ax: Axes, points: float, *marks: Artist) -> None:
-    """Move marks to the right by some points, for they would cover others; their data stay as they are.
+    """Move marks to the right by some points, so that they do not cover others; their data stay as they are.
 
     Only once they are drawn: the Axes take their limits from marks in data coordinates alone.
     """
@@ -225,15 +225,15 @@ def _move(ax: Axes, points: float, *marks: Artist) -> None:
 def run_line(ax: Axes, table: pd.DataFrame, runs: pd.DataFrame | None, *, shift: float = 0.0, **look: Any) -> Line2D:
     """Draw means (`x, mean`) as a line, intervals (`low, high`) as bars, else `runs` (`x, value`) as faint points.
 
-    All of it stands `shift` points to the right of its place.
+    All of it is moved `shift` points to the right.
     """
     color = look["color"]
     (line,) = ax.plot(table["x"], table["mean"], **look)
     marks: list[Artist] = [line]
-    known = table[table["low"].notna()]
-    if len(known):
+    intervals = table[table["low"].notna()]
+    if len(intervals):
         bars = {"color": color, "linewidth": 0.6, "alpha": 0.7, "zorder": 1.9}
-        marks.append(ax.vlines(known["x"], known["low"], known["high"], **bars))
+        marks.append(ax.vlines(intervals["x"], intervals["low"], intervals["high"], **bars))
     elif runs is not None and len(runs) > len(table):
         marks += ax.plot(runs["x"], runs["value"], ".", color=color, markersize=2.5, alpha=0.45, zorder=1.8)
     _move(ax, shift, *marks)

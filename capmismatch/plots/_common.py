@@ -28,10 +28,15 @@ def teacher_labels(frame: pd.DataFrame, among: pd.DataFrame | None = None) -> pd
 
     Parameters
     ----------
-    frame
+    frame : DataFrame
         Has columns ``family`` and ``teacher``.
-    among
-        The frame in which names must be unique; `frame` itself if not given.
+    among : DataFrame, optional
+        The frame in which names must be unique; by default `frame` itself.
+
+    Returns
+    -------
+    Series of str
+        One label per row of `frame`, with its index.
 
     Examples
     --------
@@ -57,37 +62,38 @@ def listed(values: Any) -> list[Any]:
     return sorted(distinct) if all(isinstance(value, int | float) for value in distinct) else distinct
 
 
-def rows_where(frame: pd.DataFrame, what: str, **wanted: Any) -> pd.DataFrame:
-    """Rows in which each named column has the wanted value (or one of a list of values).
+def rows_where(frame: pd.DataFrame, what: str, **values: Any) -> pd.DataFrame:
+    """Rows in which each named column has its value, or one of a list of values.
 
     Raises
     ------
     InputError
         If a column is missing or no row has a value; the message says which values the rows do have.
     """
-    require_columns(frame, wanted, what)
-    for column, value in wanted.items():
-        values = value if isinstance(value, list | tuple) else [value]
-        for one in values:
-            if not _equal(frame[column], one).any():
-                raise InputError(f"{what} has no rows with {column} {one!r}; it has {listed(frame[column])}")
-        frame = frame[np.logical_or.reduce([_equal(frame[column], one) for one in values])]
+    require_columns(frame, values, what)
+    for column, value in values.items():
+        choices = value if isinstance(value, list | tuple) else [value]
+        for choice in choices:
+            if not _equal(frame[column], choice).any():
+                raise InputError(f"{what} has no rows with {column} {choice!r}; it has {listed(frame[column])}")
+        frame = frame[np.logical_or.reduce([_equal(frame[column], choice) for choice in choices])]
     return frame
 
 
 def _equal(column: pd.Series, value: Any) -> np.ndarray:
+    """Where a column has a value; numbers are compared up to rounding."""
     if isinstance(value, int | float) and pd.api.types.is_numeric_dtype(column):
         return np.isclose(column.to_numpy(float), float(value), rtol=1e-9, atol=0, equal_nan=True)
     return (column == value).to_numpy(bool)
 
 
 def sole(frame: pd.DataFrame, column: str, what: str, value: Any = None, prefer: Any = None) -> pd.DataFrame:
-    """Rows with one value of `column`: the given one, else the only one, else the preferred one.
+    """Rows with one value of `column`: `value`, else the only one, else the preferred one.
 
     Raises
     ------
     InputError
-        If several values are there and none was chosen.
+        If the column has several values and none was chosen.
     """
     require_columns(frame, [column], what)
     present = listed(frame[column])

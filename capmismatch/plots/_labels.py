@@ -17,7 +17,7 @@ from capmismatch.plots._save import note_names
 
 MOST = 20  # characters of a name on a figure: twelve such names fit a paper's column
 SMALLEST = 6.0  # points; journals refuse smaller text
-GAPS = (3.0, 9.0, 16.0, 24.0)  # points between a dot and its name; the nearest free place wins
+GAPS = (3.0, 9.0, 16.0, 24.0)  # points between a dot and its name; the nearest free position wins
 
 
 def tiny_points() -> float:
@@ -30,9 +30,9 @@ def short_names(names: Iterable[str], most: int = MOST) -> dict[str, str]:
     """Name on a figure of each name: itself, or, where it is longer than `most` characters, what tells it from others.
 
     A long name loses its words one by one: first those that half of the names have, then the last before the first; a
-    word stays if the words left would fit another name too. An ellipsis stands for what is gone between two words. A
-    single long word loses its middle. Only where names would look alike otherwise does one stay longer than `most`. The
-    order of the names plays no part.
+    word stays if the remaining words would fit another name too. An ellipsis stands for what is gone between two words.
+    A single long word loses its middle. Only where names would look alike otherwise does one stay longer than `most`.
+    The order of the names plays no part.
 
     Examples
     --------
@@ -43,41 +43,42 @@ def short_names(names: Iterable[str], most: int = MOST) -> dict[str, str]:
     {'0123456789abcdef': '0123…cdef'}
     """
     shown = {name: name for name in names}
-    parts = {name: re.split(r"([/_.:\s-]+)", name) for name in shown}  # words at even places, separators at odd ones
-    counts = Counter(word for words in parts.values() for word in set(words[::2]))
+    tokens = {name: re.split(r"([/_.:\s-]+)", name) for name in shown}  # even: words, odd: what separates them
+    counts = Counter(word for words in tokens.values() for word in set(words[::2]))
     common = {word for word, count in counts.items() if 2 * count >= len(shown)}
     for name in sorted(name for name in shown if len(name) > most):
         taken = set(shown.values()) - {name}
-        others = [words[::2] for other, words in parts.items() if other != name]
-        label = _fewer_words(parts[name], most, common, others, taken)
+        other_names = [words[::2] for other, words in tokens.items() if other != name]
+        label = _fewer_words(tokens[name], most, common, other_names, taken)
         shown[name] = _without_middle(label, most, taken)
     return shown
 
 
-def _fewer_words(parts: list[str], most: int, common: set[str], others: list[list[str]], taken: set[str]) -> str:
-    kept = list(range(0, len(parts), 2))
-    others = [words for words in others if not _in_order(parts[::2], words)]
-    for place in sorted(kept, key=lambda place: (parts[place] not in common, -place)):
-        if len(_joined(parts, kept)) <= most:
+def _fewer_words(tokens: list[str], most: int, common: set[str], other_names: list[list[str]], taken: set[str]) -> str:
+    """The name without the words that it can lose, until it has at most `most` characters."""
+    remaining = list(range(0, len(tokens), 2))
+    other_names = [words for words in other_names if not _in_order(tokens[::2], words)]
+    for index in sorted(remaining, key=lambda index: (tokens[index] not in common, -index)):
+        if len(_joined(tokens, remaining)) <= most:
             break
-        fewer = [other for other in kept if other != place]
-        left = [parts[other] for other in fewer]
-        if left and _joined(parts, fewer) not in taken and not any(_in_order(left, words) for words in others):
-            kept = fewer
-    return _joined(parts, kept)
+        fewer = [other for other in remaining if other != index]
+        words = [tokens[other] for other in fewer]
+        if words and _joined(tokens, fewer) not in taken and not any(_in_order(words, name) for name in other_names):
+            remaining = fewer
+    return _joined(tokens, remaining)
 
 
 def _in_order(words: list[str], among: list[str]) -> bool:
     """Whether all words are among others, in their order."""
-    rest = iter(among)
-    return all(word in rest for word in words)
+    following = iter(among)
+    return all(word in following for word in words)
 
 
-def _joined(parts: list[str], kept: list[int]) -> str:
-    """Kept words, neighbours with what separates them, others with an ellipsis."""
-    label = parts[kept[0]]
-    for before, place in pairwise(kept):
-        label += (parts[place - 1] if place == before + 2 else "…") + parts[place]
+def _joined(tokens: list[str], remaining: list[int]) -> str:
+    """The remaining words: neighbours with what separates them, others with an ellipsis."""
+    label = tokens[remaining[0]]
+    for before, index in pairwise(remaining):
+        label += (tokens[index - 1] if index == before + 2 else "…") + tokens[index]
     return label
 
 
@@ -104,9 +105,9 @@ def names_on(ax: Axes, names: Iterable[str]) -> dict[str, str]:
 def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None:
     """Write each name near its point so that it covers no point, no other name and no edge of the Axes.
 
-    Points are served from the most crowded to the loneliest. Each takes the nearest of 32 places (eight directions,
-    four distances); a name that is not close gets a thin leader. If nothing is free, the place with the least overlap
-    is taken, so that every point has a name.
+    Names are placed from the most crowded point to the loneliest. Each takes the nearest of 32 positions (eight
+    directions, four distances); a name that is not close gets a thin leader. If nothing is free, the position with the
+    least overlap is taken, so that every point has a name.
     """
     figure = ax.get_figure(root=True)
     assert figure is not None  # Axes without a figure do not exist in pyplot
@@ -130,8 +131,8 @@ def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> No
         )
         size = text.get_window_extent(renderer)
         offset, box = min(
-            _places(dots[index], size.width, size.height, unit),
-            key=lambda place: _overlap(place[1], taken, frame),  # min takes the first, nearest of equals
+            _positions(dots[index], size.width, size.height, unit),
+            key=lambda position: _overlap(position[1], taken, frame),  # min takes the first, nearest of equals
         )
         text.set_position((offset[0] / unit, offset[1] / unit))
         taken.append(box)
@@ -141,15 +142,16 @@ def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> No
             ax.plot(ends[:, 0], ends[:, 1], color="0.6", linewidth=0.5, zorder=1, scalex=False, scaley=False)
 
 
-def _places(dot: np.ndarray, width: float, height: float, unit: float) -> list[tuple[tuple[float, float], Bbox]]:
-    places = []
+def _positions(dot: np.ndarray, width: float, height: float, unit: float) -> list[tuple[tuple[float, float], Bbox]]:
+    """Offsets at which a name of this size may stand beside a dot, nearest first, each with the box that it fills."""
+    positions = []
     for gap in GAPS:
         for right, up in ((1, 0), (0, 1), (0, -1), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1)):
             reach = gap * unit * (0.75 if right and up else 1.0)
-            left = {1: reach, 0: -width / 2, -1: -reach - width}[right]
-            low = {1: reach, 0: -height / 2, -1: -reach - height}[up]
-            places.append(((left, low), Bbox.from_bounds(dot[0] + left, dot[1] + low, width, height)))
-    return places
+            x = {1: reach, 0: -width / 2, -1: -reach - width}[right]
+            y = {1: reach, 0: -height / 2, -1: -reach - height}[up]
+            positions.append(((x, y), Bbox.from_bounds(dot[0] + x, dot[1] + y, width, height)))
+    return positions
 
 
 def _overlap(box: Bbox, taken: list[Bbox], frame: Bbox) -> float:

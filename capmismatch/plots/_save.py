@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import quote
 from weakref import WeakKeyDictionary
@@ -17,12 +17,41 @@ from capmismatch._utils.files import replacing, write_text
 from capmismatch.errors import InputError
 
 _DRAWN: WeakKeyDictionary[Axes, list[pd.DataFrame]] = WeakKeyDictionary()
-_NAMES: WeakKeyDictionary[Axes, dict[str, str]] = WeakKeyDictionary()
+_NAMES: WeakKeyDictionary[Axes, dict[str, str]] = WeakKeyDictionary()  # short name -> full name
+_PROBES: WeakKeyDictionary[Axes, list[str]] = WeakKeyDictionary()
+PROBE_COLUMNS = ("probe", "quantity")  # of a table: names of probes, or of quantities that may be probes
 
 
-def attach(ax: Axes, frame: pd.DataFrame) -> None:
-    """Remember `frame` as what was just drawn into `ax`; a second drawing adds to the first."""
+def attach(ax: Axes, frame: pd.DataFrame, *, probes: Iterable[str] = ()) -> None:
+    """Remember which rows were just drawn into Axes: they become `drawn_data` and the CSV that `save` writes.
+
+    A second drawing into the same Axes adds to the first. A function of your own that draws a table calls this once
+    for all that it drew.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where the rows were drawn.
+    frame : DataFrame
+        The rows. What its columns ``probe`` and ``quantity`` name gets its formula in `drawn_data`.
+    probes : iterable of str, optional
+        Further probes that the drawing shows, whose names stand in no such column.
+
+    See Also
+    --------
+    drawn_data : What was attached, as one table.
+
+    Examples
+    --------
+    >>> from matplotlib import pyplot as plt
+    >>> ax = plt.figure().add_subplot()
+    >>> attach(ax, pd.DataFrame({"teacher": ["mlp12"], "accuracy": [0.81]}), probes=["accuracy"])
+    >>> drawn_data(ax).attrs["probes"]["accuracy"]["formula"]
+    'mean of [arg max f = y]'
+    """
     _DRAWN.setdefault(ax, []).append(frame.reset_index(drop=True))
+    named = [str(name) for column in PROBE_COLUMNS if column in frame for name in frame[column].unique()]
+    _PROBES.setdefault(ax, []).extend([*named, *probes])
 
 
 def note_names(ax: Axes, names: Mapping[str, str]) -> None:
@@ -34,27 +63,41 @@ def drawn_data(target: Figure | Axes | np.ndarray) -> pd.DataFrame:
     """Return the table of exactly what a figure shows.
 
     Each plotting function attaches the rows that it drew to the Axes that it drew them into. For a figure, or an array
-    of Axes, the tables of its panels follow each other, with the panel's number in a leading column `panel`.
-
-    Names are whole here. Where a figure shows long ones in short, the table's ``attrs["names"]`` holds the full name of
-    each short one, for a caption.
+    of Axes, the tables of its panels follow each other.
 
     Parameters
     ----------
-    target
-        An Axes, an array of Axes or a Figure that a function of ``capmismatch.plots`` drew into.
+    target : Figure, Axes or ndarray of Axes
+        What a function of ``capmismatch.plots`` drew into.
+
+    Returns
+    -------
+    DataFrame
+        The rows. Columns are those of the figure's table; for a figure or an array, the panel's number leads as
+        ``panel``. Names are in full. Its ``attrs`` hold, where there is anything to tell,
+
+        * ``"names"``: the full name of each name that the figure shows in short, for a caption;
+        * ``"probes"``: ``formula`` and ``source`` of each probe that is drawn, by its name.
 
     Raises
     ------
     InputError
         If nothing there was drawn by capmismatch.
 
+    See Also
+    --------
+    save : Write a figure and this table.
+    attach : What a plotting function calls.
+
     Examples
     --------
-    >>> from capmismatch.plots import study_progress
-    >>> ax = study_progress(pd.DataFrame({"stage": ["collect"], "done": [3], "total": [4], "failed": [0]}))
-    >>> drawn_data(ax).to_dict("records")
-    [{'stage': 'collect', 'done': 3, 'total': 4, 'failed': 0}]
+    >>> from capmismatch.plots import logit_statistics
+    >>> probes = pd.DataFrame({"teacher": ["mlp12"], "params": [648.0], "probe": "logit_std", "value": [2.0]})
+    >>> axes = logit_statistics(probes.assign(family="mlp", split="test", seed=0, tau=np.nan), statistics=["logit_std"])
+    >>> drawn_data(axes)[["panel", "probe", "label", "x", "mean"]].to_dict("records")
+    [{'panel': 0, 'probe': 'logit_std', 'label': 'mlp12', 'x': 648.0, 'mean': 2.0}]
+    >>> drawn_data(axes).attrs["probes"]["logit_std"]["formula"]
+    'std of f over classes, ddof 0'
     """
     if isinstance(target, Axes):
         axes, frames = [target], _DRAWN.get(target, [])
@@ -66,17 +109,43 @@ def drawn_data(target: Figure | Axes | np.ndarray) -> pd.DataFrame:
     if not frames:
         raise InputError("expected a figure or Axes drawn by capmismatch.plots; this one holds no drawn data")
     table = pd.concat(frames, ignore_index=True)
-    if names := _names_of(axes):
-        table.attrs["names"] = names
+    table.attrs = {key: value for key, value in (("names", _names_of(axes)), ("probes", _probes_of(axes))) if value}
     return table
 
 
-def _names_of(axes: Sequence[Axes]) -> dict[str, str]:
+def _names_of(axes: Iterable[Axes]) -> dict[str, str]:
+    """Full name of each name that Axes show in short."""
     return {short: name for ax in axes for short, name in _NAMES.get(ax, {}).items()}
+
+
+def _probes_of(axes: Iterable[Axes]) -> dict[str, dict[str, str]]:
+    """Formula and source of each probe that Axes show, from the registry."""
+    names = dict.fromkeys(name for ax in axes for name in _PROBES.get(ax, []))
+    if not names:
+        return {}
+    from capmismatch.probes import REGISTRY  # it loads torch, which drawing does without
+
+    registered = {name: REGISTRY[name] for name in names if name in REGISTRY}
+    return {name: {"formula": probe.formula, "source": probe.source} for name, probe in registered.items()}
 
 
 def file_name(text: object) -> str:
     """Escape a name for use in a file name, reversibly: what is not a letter, digit or one of ``_.-~=+,`` becomes %XX.
+
+    Parameters
+    ----------
+    text : object
+        The name; taken as ``str(text)``.
+
+    Returns
+    -------
+    str
+        The escaped name.
+
+    Raises
+    ------
+    InputError
+        If nothing but dots would be left.
 
     Examples
     --------
@@ -95,17 +164,19 @@ def save(
     """Write a figure as PDF and PNG, and the CSV of what it shows.
 
     The PDF embeds TrueType fonts; the PNG has 300 dots per inch; both hold no date, so that the same figure gives the
-    same bytes. Where names are shown in short, the PNG's "Description" and the PDF's "Subject" tell the full ones,
-    a line each: ``short = full``. Each file appears whole or not at all. The figure stays open: ``plt.close`` it in
-    long scripts.
+    same bytes. Each file appears whole or not at all. The figure stays open: ``plt.close`` it in long scripts.
+
+    PNG and PDF carry what a caption needs, one line each. Where names are shown in short: ``short = full``, as the
+    PNG's "Description". For each probe drawn: ``name: formula (source)``, as the PNG's "Formulas". The PDF has both as
+    its "Subject".
 
     Parameters
     ----------
-    target
-        A Figure, an Axes, or an array of Axes of one figure.
-    path_stem
+    target : Figure, Axes or ndarray of Axes
+        What to write; all Axes of one figure.
+    path_stem : str or Path
         Path without an ending; the folder is made, and the last part is escaped by `file_name`.
-    table
+    table : DataFrame, optional
         The CSV's rows, if not those of `drawn_data`.
 
     Returns
@@ -113,41 +184,60 @@ def save(
     tuple of Path
         The PDF, the PNG and the CSV.
 
+    Raises
+    ------
+    InputError
+        If the Axes are of several figures, or nothing there was drawn by capmismatch and there is no `table`.
+
+    See Also
+    --------
+    drawn_data : The rows, with the formulas in its ``attrs``.
+
     Examples
     --------
     >>> import tempfile
-    >>> from capmismatch.plots import study_progress
-    >>> ax = study_progress(pd.DataFrame({"stage": ["collect"], "done": [3], "total": [4], "failed": [0]}))
+    >>> from matplotlib import pyplot as plt
+    >>> ax = plt.figure().add_subplot()
+    >>> attach(ax, pd.DataFrame({"teacher": ["mlp12"], "accuracy": [0.81]}))
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     [path.name for path in save(ax, Path(folder) / "my progress")]
-    ['my%20progress.pdf', 'my%20progress.png', 'my%20progress.csv']
+    ...     [path.name for path in save(ax, Path(folder) / "my accuracy")]
+    ['my%20accuracy.pdf', 'my%20accuracy.png', 'my%20accuracy.csv']
     """
     figure = _figure_of(target)
     table = drawn_data(figure) if table is None else table
-    names = "\n".join(f"{short} = {name}" for short, name in _names_of(figure.axes).items())
     stem = Path(path_stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     pdf, png, csv = (stem.parent / f"{file_name(stem.name)}.{ending}" for ending in ("pdf", "png", "csv"))
-    figure.draw_without_rendering()
-    engine = figure.get_layout_engine()
-    if engine is not None:
-        figure.set_layout_engine("none")  # a second pass of the layout would move things by a hair
-    try:
-        with mpl.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "capmismatch", "savefig.bbox": None}):
-            with replacing(pdf) as file:
-                about = {"Subject": names} if names else {}
-                figure.savefig(file, format="pdf", metadata={"CreationDate": None, **about})
-            with replacing(png) as file:
-                about = {"Description": names} if names else {}
-                figure.savefig(file, format="png", dpi=300, metadata={"Software": "capmismatch", **about})
-    finally:
-        if engine is not None:
-            figure.set_layout_engine(engine)
+    _write_pictures(figure, pdf, png)
     write_text(csv, table.to_csv(index=False, lineterminator="\n"))
     return pdf, png, csv
 
 
+def _write_pictures(figure: Figure, pdf: Path, png: Path) -> None:
+    """Write both with one layout: a second pass of it would move things by a hair."""
+    names = "\n".join(f"{short} = {name}" for short, name in _names_of(figure.axes).items())
+    probes = _probes_of(figure.axes).items()
+    formulas = "\n".join(f"{name}: {probe['formula']} ({probe['source']})" for name, probe in probes)
+    subject = "\n".join(filter(None, [names, formulas]))
+    figure.draw_without_rendering()
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        figure.set_layout_engine("none")
+    try:
+        with mpl.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "capmismatch", "savefig.bbox": None}):
+            with replacing(pdf) as file:
+                about = {"Subject": subject} if subject else {}
+                figure.savefig(file, format="pdf", metadata={"CreationDate": None, **about})
+            with replacing(png) as file:
+                about = {key: text for key, text in (("Description", names), ("Formulas", formulas)) if text}
+                figure.savefig(file, format="png", dpi=300, metadata={"Software": "capmismatch", **about})
+    finally:
+        if engine is not None:
+            figure.set_layout_engine(engine)
+
+
 def _figure_of(target: Figure | Axes | np.ndarray) -> Figure:
+    """The one figure that holds the target."""
     if isinstance(target, Figure):
         return target
     figures = {ax.get_figure(root=True) for ax in np.ravel(np.asarray(target, dtype=object))}

@@ -27,7 +27,17 @@ GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 @dataclass(frozen=True)
 class Venue:
-    """Widths in inches (one column, the whole text block), font sizes in points, and the font family."""
+    """What a venue asks for.
+
+    Attributes
+    ----------
+    column, text : float
+        Widths in inches: one column, and the whole text block.
+    size, small : float
+        Font sizes in points: of labels, and of tick labels and legends.
+    family : str
+        ``"serif"`` or ``"sans-serif"``.
+    """
 
     column: float
     text: float
@@ -88,13 +98,13 @@ def figure_style(venue: str = "default", width: str | float = "column", *, ratio
 
     Parameters
     ----------
-    venue
+    venue : str
         One of ``"default", "neurips", "icml", "cvpr", "ieee", "nature", "springer"``. With the optional package
         `tueplots` also each of its bundles, by full name (``"aistats2025"``) or by venue, which takes the latest year;
         its widths and font sizes then win over the built-in ones.
-    width
-        ``"column"``, ``"text"`` (the whole width), or a width in inches.
-    ratio
+    width : {"column", "text"} or float
+        One column, the whole text width, or a width in inches.
+    ratio : float
         Height over width of a single panel.
 
     Returns
@@ -106,6 +116,10 @@ def figure_style(venue: str = "default", width: str | float = "column", *, ratio
     ------
     InputError
         If the venue or the width is none of the choices.
+
+    See Also
+    --------
+    capmismatch.plots.save : Write a figure as PDF, PNG and CSV.
 
     Examples
     --------
@@ -190,10 +204,7 @@ def _from_tueplots(venue: str) -> Venue | None:
 def setting_looks(methods: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Colour, marker and line style of each setting; those of one method share its colour, in paler and paler tints.
 
-    Parameters
-    ----------
-    methods
-        Setting label to method name, in drawing order.
+    `methods` maps setting labels to method names, in drawing order.
 
     Examples
     --------
@@ -201,12 +212,12 @@ def setting_looks(methods: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     >>> looks["KD tau=2"]["marker"] == looks["KD tau=4"]["marker"], looks["ATS"]["marker"]
     (True, 's')
     """
-    others = dict(zip(sorted(set(methods.values()) - set(METHOD_LOOKS)), cycle(OTHER_LOOKS), strict=False))
+    new_methods = dict(zip(sorted(set(methods.values()) - set(METHOD_LOOKS)), cycle(OTHER_LOOKS), strict=False))
     looks: dict[str, dict[str, Any]] = {}
     seen: dict[str, int] = {}
     total = {method: list(methods.values()).count(method) for method in methods.values()}
     for label, method in methods.items():
-        color, marker = METHOD_LOOKS.get(method) or others[method]
+        color, marker = METHOD_LOOKS.get(method) or new_methods[method]
         index = seen[method] = seen.get(method, -1) + 1
         tint = 0.55 * index / max(total[method] - 1, 1)
         looks[label] = {
@@ -235,11 +246,8 @@ def tau_looks(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
 def teacher_looks(families: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Colours from dark to light for teachers, and a marker for each family.
 
-    Parameters
-    ----------
-    families
-        Teacher label to family, smallest teacher first. All that the table has, shown or not: a teacher then has one
-        colour in all figures of a study.
+    `families` maps teacher labels to families, smallest teacher first. All that the table has, shown or not: a teacher
+    then has one colour in all figures of a study.
 
     Examples
     --------
@@ -256,4 +264,4 @@ def teacher_looks(families: Mapping[str, str]) -> dict[str, dict[str, Any]]:
 
 def _shades(name: str, count: int) -> list[Any]:
     """Colours evenly from dark to light, without the lightest, which white paper swallows."""
-    return [mpl.colormaps[name](place) for place in np.linspace(0.05, 0.85, count)]
+    return [mpl.colormaps[name](lightness) for lightness in np.linspace(0.05, 0.85, count)]

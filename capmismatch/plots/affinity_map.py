@@ -1,4 +1,4 @@
-"""Which classes a teacher takes for kin: class-by-class means of the wrong-class distribution."""
+"""Which classes a teacher considers similar: class-by-class means of the wrong-class distribution."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ from capmismatch.plots._common import listed, literal, rows_where, sole, spread_
 from capmismatch.plots._labels import SMALLEST, names_on
 from capmismatch.plots._save import attach
 
+NEEDS = ("affinity",)
+CAPTION = (
+    "Which classes a teacher considers similar: mean softmax over the wrong classes, by true class; below, how larger "
+    "teachers differ from the smallest. Classes stand beside those that the smallest teacher considers similar."
+)
 WHAT = "the affinity table"
 PANELS = 4  # teachers at most by default: more than that need no figure but a table
 
@@ -31,27 +36,32 @@ def affinity_map(
 
     A cell is the mean of q~ (softmax over the wrong classes alone) of a column's class over the examples of a row's
     class, averaged over seeds. Classes stand in one order in all panels, that of an average-linkage clustering of the
-    smallest teacher's rows, so that kindred classes are neighbours; names are drawn where there is room to read them.
+    smallest teacher's rows, so that similar classes are neighbours; names are drawn where there is room to read them.
     By default as many teachers are drawn, evenly from the first to the last and at most four, as leave that room.
 
     Parameters
     ----------
-    affinity
+    affinity : DataFrame
         Columns ``family, teacher, seed, tau, true_class, other_class, value``, teachers from small to large.
-    tau
+    tau : float, optional
         Needed where the table has several temperatures.
-    teachers
+    teachers : sequence of str, optional
         Display labels, the one to compare with first.
 
     Returns
     -------
     ndarray of Axes
-        Shape (2, number of teachers); below the first teacher stand the colour bars.
+        Shape (2, number of teachers); below the first teacher stand the colour bars. Shape (1, 1) for one teacher.
 
     Raises
     ------
     InputError
         If a column, temperature or teacher is missing.
+
+    See Also
+    --------
+    capmismatch.affinity : Makes the table.
+    rank_matrix : How far teachers order the wrong classes alike, example by example.
 
     Examples
     --------
@@ -61,45 +71,42 @@ def affinity_map(
     >>> [label.get_text() for label in axes[0, 0].get_yticklabels()]
     ['car', 'cat', 'dog']
     """
+    maps, everyone = _select(affinity, tau, teachers)
+    first, *larger = maps
+    changes = {label: maps[label] - maps[first] for label in larger}
+
+    width = mpl.rcParams["figure.figsize"][0]
+    size = (width, width / len(maps) * (2.15 if changes else 0.85))
+    axes = plt.subplots(2 if changes else 1, len(maps), figsize=size, squeeze=False, layout="constrained")[1]
+    shown = {label: literal(name) for label, name in names_on(axes[0, 0], everyone).items()}
+    affinities = _draw_affinities(axes[0], maps, shown, sides="left" if changes else "left and bottom")
+    if not changes:
+        axes[0, 0].set(xlabel="wrong class", ylabel="true class")
+        axes[0, 0].figure.colorbar(affinities, ax=axes[0, 0], label=r"mean $\tilde{q}$")
+        return axes
+    differences = _draw_differences(axes[1, 1:], changes)
+    axes[0, 0].set_ylabel("true class")
+    axes[1, 1].set_ylabel(f"minus {shown[first]}", fontsize=small_points())
+    for ax in axes[1, 1:]:
+        ax.set_xlabel("wrong class")
+    _colour_bars(axes[1, 0], affinities, differences)
+    return axes
+
+
+def _select(
+    affinity: pd.DataFrame, tau: float | None, teachers: Sequence[str] | None
+) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """The map of each teacher that is drawn, classes in drawing order, and the labels of all teachers."""
     require_columns(affinity, ["family", "teacher", "seed", "tau", "true_class", "other_class", "value"], WHAT)
     rows = sole(affinity, "tau", WHAT, tau)
     rows = rows.assign(label=teacher_labels(rows))
     everyone, classes = listed(rows["label"]), listed(rows["true_class"])
-    width = mpl.rcParams["figure.figsize"][0]
-    chosen = spread_out(everyone, _most(width, len(classes))) if teachers is None else list(teachers)
+    most = _most(mpl.rcParams["figure.figsize"][0], len(classes))
+    chosen = spread_out(everyone, most) if teachers is None else list(teachers)
     rows = rows_where(rows, WHAT, label=chosen)
     maps = {label: _matrix(rows[rows["label"] == label], classes) for label in chosen}
-    order = _kin_order(maps[chosen[0]])
-    names = [str(classes[index]) for index in order]
-    maps = {label: matrix[np.ix_(order, order)] for label, matrix in maps.items()}
-    changes = {label: maps[label] - maps[chosen[0]] for label in chosen[1:]}
-
-    height = width / len(chosen) * (2.15 if len(chosen) > 1 else 0.85)
-    tiers = 2 if changes else 1
-    axes = plt.subplots(tiers, len(chosen), figsize=(width, height), squeeze=False, layout="constrained")[1]
-    room = _room(width, len(chosen), len(names))
-    shown = {label: literal(name) for label, name in names_on(axes[0, 0], everyone).items()}
-    top = max(np.nanmax(matrix) for matrix in maps.values())
-    for column, label in enumerate(chosen):
-        sides = "left" * (column == 0) + "bottom" * (tiers == 1)
-        image = _draw(axes[0, column], maps[label], names, sides=sides, room=room, cmap="viridis", vmin=0, vmax=top)
-        axes[0, column].set_title(shown[label], fontsize=small_points())
-        attach(axes[0, column], _long(maps[label], names).assign(teacher=label, shown="affinity"))
-    if not changes:
-        axes[0, 0].set(xlabel="wrong class", ylabel="true class")
-        axes[0, 0].figure.colorbar(image, ax=axes[0, 0], label=r"mean $\tilde{q}$")
-        return axes
-    largest = max(np.nanmax(np.abs(change)) for change in changes.values()) or 1.0
-    for column, (label, change) in enumerate(changes.items(), start=1):
-        span = {"cmap": "RdBu_r", "vmin": -largest, "vmax": largest}
-        difference = _draw(axes[1, column], change, names, sides="bottom", room=room, **span)
-        attach(axes[1, column], _long(change, names).assign(teacher=label, shown="difference"))
-    axes[0, 0].set_ylabel("true class")
-    axes[1, 1].set_ylabel(f"minus {shown[chosen[0]]}", fontsize=small_points())
-    for ax in axes[1, 1:]:
-        ax.set_xlabel("wrong class")
-    _colour_bars(axes[1, 0], image, difference)
-    return axes
+    order = _similar_first(maps[chosen[0]].to_numpy())
+    return {label: matrix.iloc[order, order].rename(index=str, columns=str) for label, matrix in maps.items()}, everyone
 
 
 def _room(width: float, teachers: int, classes: int) -> float:
@@ -113,14 +120,15 @@ def _most(width: float, classes: int) -> int:
     return fitting[0] if fitting else 3
 
 
-def _matrix(rows: pd.DataFrame, classes: list) -> np.ndarray:
+def _matrix(rows: pd.DataFrame, classes: list) -> pd.DataFrame:
+    """Mean over runs by true class (rows) and other class (columns); NaN on the diagonal."""
     table = rows.pivot_table(index="true_class", columns="other_class", values="value", aggfunc="mean")
     matrix = table.reindex(index=classes, columns=classes).to_numpy(float, copy=True)
-    np.fill_diagonal(matrix, np.nan)  # a class is no wrong class of its own
-    return matrix
+    np.fill_diagonal(matrix, np.nan)  # a class is not among its own wrong classes
+    return pd.DataFrame(matrix, index=classes, columns=classes)
 
 
-def _kin_order(matrix: np.ndarray) -> np.ndarray:
+def _similar_first(matrix: np.ndarray) -> np.ndarray:
     """Order classes so that those with much mutual affinity are neighbours."""
     if len(matrix) < 3:
         return np.arange(len(matrix))
@@ -130,29 +138,54 @@ def _kin_order(matrix: np.ndarray) -> np.ndarray:
     return leaves_list(optimal_leaf_ordering(linkage(distances, "average"), distances))
 
 
-def _draw(ax: Axes, matrix: np.ndarray, names: list[str], *, sides: str, room: float, **options: Any) -> AxesImage:
-    """Draw a matrix, with class names at the given sides ("left", "bottom", both) where `room` points hold one."""
-    ax.set_facecolor("0.85")
-    image = ax.imshow(matrix, interpolation="nearest", **options)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    shown = [literal(name) for name in names_on(ax, names).values()] if room >= SMALLEST else []
-    size = min(max(room * 0.95, SMALLEST), small_points())
-    left, bottom = shown if "left" in sides else [], shown if "bottom" in sides else []
-    ax.set_yticks(range(len(left)), left, fontsize=size)
-    ax.set_xticks(range(len(bottom)), bottom, fontsize=size, rotation=90)
+def _draw_affinities(
+    axes: np.ndarray, maps: dict[str, pd.DataFrame], shown: dict[str, str], *, sides: str
+) -> AxesImage:
+    """Draw a map per Axes on one scale, class names beside the first one; returns an image for the colour bar."""
+    largest = max(np.nanmax(matrix) for matrix in maps.values())
+    for ax, (label, matrix) in zip(axes, maps.items(), strict=True):
+        room = _room(mpl.rcParams["figure.figsize"][0], len(axes), len(matrix))
+        image = _draw(ax, matrix, sides=sides if ax is axes[0] else "", room=room, cmap="viridis", vmin=0, vmax=largest)
+        ax.set_title(shown[label], fontsize=small_points())
+        attach(ax, _long(matrix).assign(teacher=label, shown="affinity"))
     return image
 
 
-def _colour_bars(ax: Axes, affinity: AxesImage, difference: AxesImage) -> None:
+def _draw_differences(axes: np.ndarray, changes: dict[str, pd.DataFrame]) -> AxesImage:
+    """Draw a difference per Axes on one scale around zero; returns an image for the colour bar."""
+    largest = max(np.nanmax(np.abs(change)) for change in changes.values()) or 1.0
+    for ax, (label, change) in zip(axes, changes.items(), strict=True):
+        room = _room(mpl.rcParams["figure.figsize"][0], len(axes) + 1, len(change))
+        image = _draw(ax, change, sides="bottom", room=room, cmap="RdBu_r", vmin=-largest, vmax=largest)
+        attach(ax, _long(change).assign(teacher=label, shown="difference"))
+    return image
+
+
+def _draw(ax: Axes, matrix: pd.DataFrame, *, sides: str, room: float, **options: Any) -> AxesImage:
+    """Draw a matrix, with class names at the given sides ("left", "bottom", both) where `room` points hold one."""
+    ax.set_facecolor("0.85")
+    image = ax.imshow(matrix.to_numpy(), interpolation="nearest", **options)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    shown = [literal(name) for name in names_on(ax, matrix.index).values()] if room >= SMALLEST else []
+    size = min(max(room * 0.95, SMALLEST), small_points())
+    rows, columns = shown if "left" in sides else [], shown if "bottom" in sides else []
+    ax.set_yticks(range(len(rows)), rows, fontsize=size)
+    ax.set_xticks(range(len(columns)), columns, fontsize=size, rotation=90)
+    return image
+
+
+def _colour_bars(ax: Axes, affinities: AxesImage, differences: AxesImage) -> None:
+    """Draw both colour bars into the panel that has no map."""
     ax.set_axis_off()
-    for place, image, label in ((0.7, affinity, r"mean $\tilde{q}$"), (0.2, difference, "difference")):
-        inset = ax.inset_axes((0.08, place, 0.84, 0.08))
+    for bottom, image, label in ((0.7, affinities, r"mean $\tilde{q}$"), (0.2, differences, "difference")):
+        inset = ax.inset_axes((0.08, bottom, 0.84, 0.08))
         ax.figure.colorbar(image, cax=inset, orientation="horizontal")
         inset.set_title(label, fontsize=mpl.rcParams["legend.fontsize"], pad=3)
         inset.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))
 
 
-def _long(matrix: np.ndarray, names: list[str]) -> pd.DataFrame:
-    table = pd.DataFrame(matrix, index=names, columns=names).rename_axis(index="true_class", columns="other_class")
-    return table.reset_index().melt(id_vars="true_class", value_name="value").dropna(ignore_index=True)
+def _long(matrix: pd.DataFrame) -> pd.DataFrame:
+    """A matrix as one row per cell that has a value."""
+    table = matrix.rename_axis(index="true_class", columns="other_class").reset_index()
+    return table.melt(id_vars="true_class", value_name="value").dropna(ignore_index=True)

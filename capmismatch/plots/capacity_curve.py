@@ -38,6 +38,11 @@ from capmismatch.plots._save import attach
 from capmismatch.plots._style import METHOD_LOOKS, setting_looks
 from capmismatch.stats.matching import with_families
 
+NEEDS = ("results", "probes")
+CAPTION = (
+    "Accuracy of the student against its teacher's size by method, beside the teachers' own accuracy. "
+    "Bars: 95 % intervals from three runs on, else single runs as points; band: plain training."
+)
 WHAT = "the results table"
 RING: dict[str, Any] = {
     "linestyle": "",
@@ -67,17 +72,17 @@ def capacity_curve(
 
     Parameters
     ----------
-    results
+    results : DataFrame
         Columns ``family, teacher, params, student, method, label, seed, split, accuracy``.
-    student
+    student : str, optional
         Needed where the table has several.
-    teachers
+    teachers : DataFrame, optional
         A probes table; its ``accuracy`` rows are drawn in a slim panel above. Needs a figure of its own.
-    split
+    split : str
         Which rows to draw.
-    by
+    by : str
         Column that holds the size. Where it is NaN for any teacher, teachers stand side by side in table order.
-    ax
+    ax : Axes, optional
         Where to draw; by default a new figure.
 
     Returns
@@ -90,6 +95,12 @@ def capacity_curve(
     InputError
         If a column, the split, or the student is missing, or both `ax` and `teachers` are given.
 
+    See Also
+    --------
+    capacity_grid : The same with a panel for each setting.
+    capmismatch.load_results : Makes the table.
+    capmismatch.peak_of : Where a curve has its peak, with its uncertainty.
+
     Examples
     --------
     >>> rows = {"family": "mlp", "teacher": ["mlp12", "mlp96"], "params": [648.0, 13248.0], "student": "mlp12"}
@@ -98,98 +109,100 @@ def capacity_curve(
     >>> [text.get_text() for text in ax.figure.legends[0].get_texts()]
     ['KD (−2.0)', 'peak (change to the largest teacher)']
     """
-    taught, plain = distilled(results, student=student, teachers=teachers, split=split, by=by)
     if teachers is not None and ax is not None:
         raise InputError("expected either ax or teachers: the teachers' own accuracy needs a panel of its own")
-    sizes = by_size(taught, by)
+    students, baseline = student_rows(results, student=student, teachers=teachers, split=split, by=by)
+    sizes = by_size(students, by)
     positions = size_positions(sizes)
-    own = ax is None
-    if teachers is not None:
-        accuracy = teacher_accuracy(teachers, taught, split)
+    accuracy = None if teachers is None else teacher_accuracy(teachers, students, split)
+
+    own_figure = ax is None
+    if accuracy is not None:
         width, height = mpl.rcParams["figure.figsize"]
         _, (above, ax) = plt.subplots(
             2, 1, figsize=(width, height * 1.35), sharex=True, layout="constrained", height_ratios=[1, 2.6]
         )
         draw_teachers(above, accuracy.assign(x=accuracy["label"].map(positions)))
     ax = one_axes(ax)
-    handles, labels, ringed = draw_students(ax, taught.assign(x=taught["label"].map(positions)))
-    if len(plain):
-        handles.append(draw_baseline(ax, plain))
+    handles, labels, ringed = draw_students(ax, students.assign(x=students["label"].map(positions)))
+    if len(baseline):
+        handles.append(draw_baseline(ax, baseline))
         labels.append("CE (no teacher)")
     if ringed:
         handles.append(Line2D([], [], **RING))
         labels.append("peak (change to the largest teacher)")
     size_axis(ax, sizes, by)
-    value_axis(ax, "student accuracy", pd.concat([taught["accuracy"], plain["accuracy"]]), percent=True)
-    legend_above(ax, handles, labels, own=own)
+    value_axis(ax, "student accuracy", pd.concat([students["accuracy"], baseline["accuracy"]]), percent=True)
+    legend_above(ax, handles, labels, own_figure=own_figure)
     return ax
 
 
-def distilled(
+def student_rows(
     results: pd.DataFrame, *, student: str | None, teachers: pd.DataFrame | None, split: str, by: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of one student: the taught ones, with `setting` and the teachers' names as `label`, and the plain ones."""
+    """Rows of one student: with a teacher (`setting`, and the teacher's name as `label`), and of plain training."""
     require_columns(results, ["family", "teacher", by, "student", "method", "label", "split", "accuracy"], WHAT)
     if teachers is not None:
         require_columns(teachers, ["family", "teacher"], "the probes table")
         results = with_families(results, teachers)
     rows = sole(rows_where(results, WHAT, split=split), "student", WHAT, student)
-    taught, plain = rows[rows["method"] != "CE"], rows[rows["method"] == "CE"]
-    if taught.empty:
+    distilled, baseline = rows[rows["method"] != "CE"], rows[rows["method"] == "CE"]
+    if distilled.empty:
         raise InputError(f"{WHAT} has no distilled students with split {split!r}, only method {listed(rows['method'])}")
     everyone = results if teachers is None else teachers
-    return taught.rename(columns={"label": "setting"}).assign(label=teacher_labels(taught, among=everyone)), plain
+    labels = teacher_labels(distilled, among=everyone)
+    return distilled.rename(columns={"label": "setting"}).assign(label=labels), baseline
 
 
-def teacher_accuracy(teachers: pd.DataFrame, taught: pd.DataFrame, split: str) -> pd.DataFrame:
-    """Accuracy of the teachers, of the split where their table has it."""
+def teacher_accuracy(teachers: pd.DataFrame, students: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Accuracy of the students' teachers, of the split where their table has it."""
     splits = list(teachers["split"].unique()) if "split" in teachers else []
-    return labelled_as(probe_rows(teachers, "accuracy", split=split if split in splits else None), taught)
+    return labelled_as(probe_rows(teachers, "accuracy", split=split if split in splits else None), students)
 
 
 def draw_teachers(ax: Axes, accuracy: pd.DataFrame) -> None:
-    """Draw a black line a family."""
+    """Draw one black line per family."""
     styles = family_styles(listed(accuracy["family"]))
     for (family,), table, runs in lines_over_runs(accuracy, ["family"]):
         run_line(ax, table, runs, color="black", marker="o", linestyle=styles[family])
-        attach(ax, table.assign(setting="teacher"))
+        attach(ax, table.assign(setting="teacher"), probes=["accuracy"])
     value_axis(ax, "teacher", accuracy["value"], percent=True)
 
 
-def draw_students(ax: Axes, taught: pd.DataFrame) -> tuple[list, list[str], bool]:
-    """Draw a line a setting, each a little beside the others.
+def draw_students(ax: Axes, students: pd.DataFrame) -> tuple[list, list[str], bool]:
+    """Draw one line per setting, each a little beside the others.
 
-    Returns handles for a legend, settings and families with the changes from peaks, and whether any is ringed.
+    Returns handles and labels for a legend, settings (with the changes from their peaks) and families, and whether any
+    peak has a ring.
     """
-    looks = setting_looks(dict(zip(taught["setting"], taught["method"], strict=True)))
-    families = listed(taught["family"])
+    looks = setting_looks(dict(zip(students["setting"], students["method"], strict=True)))
+    families = listed(students["family"])
+    several = len(families) > 1
     handles, labels, ringed = [], [], False
-    scale = 100 if taught["accuracy"].max() <= 1 else 1  # as on the axis
-    for number, (setting, some) in enumerate(groups(taught, "setting")):
+    scale = 100 if students["accuracy"].max() <= 1 else 1  # as on the axis
+    for number, (setting, rows) in enumerate(groups(students, "setting")):
         changes = []
         shift = BESIDE * (number - (len(looks) - 1) / 2)
-        for (_, family), table, runs in lines_over_runs(some, ["setting", "family"], "accuracy"):
-            look = dict(looks[setting])
-            if len(families) > 1:
-                look["linestyle"] = family_styles(families)[family]
+        for (_, family), table, runs in lines_over_runs(rows, ["setting", "family"], "accuracy"):
+            look = {**looks[setting], **({"linestyle": family_styles(families)[family]} if several else {})}
             line = run_line(ax, table, runs.rename(columns={"accuracy": "value"}), shift=shift, **look)
             change = scale * mark_peak(ax, table, look["color"], shift=shift)
             if change < 0:
                 drop = f"{round(change, 1) + 0.0:.1f}"  # + 0.0: no minus sign before 0.0
-                changes.append(f"{family} {drop}" if len(families) > 1 else drop)
+                changes.append(f"{family} {drop}" if several else drop)
             attach(ax, table)
-        handles.append(Line2D([], [], **looks[setting]) if len(families) > 1 else line)
-        told = ", ".join(changes).replace("-", "\N{MINUS SIGN}")
-        labels.append(f"{setting} ({told})" if told else setting)
+        handles.append(Line2D([], [], **looks[setting]) if several else line)
+        drops = ", ".join(changes).replace("-", "\N{MINUS SIGN}")
+        labels.append(f"{setting} ({drops})" if drops else setting)
         ringed |= bool(changes)
-    more, names = family_handles(ax, families)
-    return handles + more, labels + names, ringed
+    family_lines, names = family_handles(ax, families)
+    return handles + family_lines, labels + names, ringed
 
 
-def draw_baseline(ax: Axes, plain: pd.DataFrame) -> Line2D:
+def draw_baseline(ax: Axes, baseline: pd.DataFrame) -> Line2D:
     """Draw plain training as a line and a band."""
-    table = over_runs(plain.assign(setting="CE"), ["setting"], "accuracy")
-    low, high = plain["accuracy"].min(), plain["accuracy"].max()
+    table = over_runs(baseline.assign(setting="CE"), ["setting"], "accuracy")
+    low, high = baseline["accuracy"].min(), baseline["accuracy"].max()
     color = METHOD_LOOKS["CE"][0]
     ax.axhspan(table["low"].fillna(low).item(), table["high"].fillna(high).item(), color=color, alpha=0.18, linewidth=0)
     attach(ax, table.fillna({"low": low, "high": high}))

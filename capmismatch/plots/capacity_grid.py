@@ -1,4 +1,4 @@
-"""Student accuracy against teacher size, a panel a setting: for more settings than one panel can hold."""
+"""Student accuracy against teacher size, one panel per setting: for more settings than one panel can hold."""
 
 from __future__ import annotations
 
@@ -14,11 +14,17 @@ from capmismatch.plots._axes import family_handles, legend_above, panels, size_a
 from capmismatch.plots._common import by_size, groups, listed, literal
 from capmismatch.plots.capacity_curve import (
     RING,
-    distilled,
     draw_baseline,
     draw_students,
     draw_teachers,
+    student_rows,
     teacher_accuracy,
+)
+
+NEEDS = ("results", "probes")
+CAPTION = (
+    "Accuracy of the student against its teacher's size, a panel for each method setting, beside the teachers' own "
+    "accuracy. Bars: 95 % intervals from three runs on, else single runs as points; band: plain training."
 )
 
 
@@ -30,14 +36,20 @@ def capacity_grid(
     split: str = "test",
     by: str = "params",
 ) -> np.ndarray:
-    r"""Draw `capacity_curve` as small multiples: a panel for each method setting (``label``), one scale a row.
+    r"""Draw `capacity_curve` as small multiples: a panel for each method setting (``label``), one scale per row.
 
     Parameters
     ----------
-    results, student, split, by
-        As for `capacity_curve`.
-    teachers
+    results : DataFrame
+        Columns ``family, teacher, params, student, method, label, seed, split, accuracy``.
+    student : str, optional
+        Needed where the table has several.
+    teachers : DataFrame, optional
         A probes table; its ``accuracy`` rows get a panel of their own, the last, with its own axis.
+    split : str
+        Which rows to draw.
+    by : str
+        Column that holds the size. Where it is NaN for any teacher, teachers stand side by side in table order.
 
     Returns
     -------
@@ -49,6 +61,11 @@ def capacity_grid(
     InputError
         If a column, the split, or the student is missing.
 
+    See Also
+    --------
+    capacity_curve : The same in one panel.
+    capmismatch.load_results : Makes the table.
+
     Examples
     --------
     >>> rows = {"family": "mlp", "teacher": ["mlp12", "mlp96"], "params": [648.0, 13248.0], "student": "mlp12"}
@@ -57,57 +74,59 @@ def capacity_grid(
     >>> [ax.get_title(loc="left").split("\n") for ax in capacity_grid(both)]
     [['KD', '−2.0'], ['KD tau=2', '−2.0']]
     """
-    taught, plain = distilled(results, student=student, teachers=teachers, split=split, by=by)
-    sizes = by_size(taught, by)
+    students, baseline = student_rows(results, student=student, teachers=teachers, split=split, by=by)
+    sizes = by_size(students, by)
     positions = size_positions(sizes)
-    taught = taught.assign(x=taught["label"].map(positions))
-    accuracy = None if teachers is None else teacher_accuracy(teachers, taught, split)
-    axes = panels(taught["setting"].nunique() + (accuracy is not None), inches=1.6)
-    shown = pd.concat([taught["accuracy"], plain["accuracy"]])
-    of_students = axes[: taught["setting"].nunique()]
+    students = students.assign(x=students["label"].map(positions))
+    accuracy = None if teachers is None else teacher_accuracy(teachers, students, split)
+
+    settings = students["setting"].nunique()
+    axes = panels(settings + (accuracy is not None), inches=1.6)
+    shown = pd.concat([students["accuracy"], baseline["accuracy"]])
     ringed = False
-    for ax, (setting, some) in zip(of_students, groups(taught, "setting"), strict=True):
-        _, (told, *_), peaks = draw_students(ax, some)
+    baseline_lines: list[Line2D] = []
+    for ax, (setting, rows) in zip(axes[:settings], groups(students, "setting"), strict=True):
+        _, (label, *_), peaks = draw_students(ax, rows)
         ringed |= peaks
-        _title(ax, setting, told)
-        baseline = [draw_baseline(ax, plain)] if len(plain) else []
+        _title(ax, setting, label)
+        baseline_lines = [draw_baseline(ax, baseline)] if len(baseline) else []
         value_axis(ax, "", shown, percent=True)
         ax.set_ylabel("")
-    _rows_share(of_students)
+    _share_rows(axes[:settings])
     if accuracy is not None:
         draw_teachers(axes[-1], accuracy.assign(x=accuracy["label"].map(positions)))
         axes[-1].set_ylabel("")
         _title(axes[-1], "the teachers themselves", "")
     for ax in axes:
         size_axis(ax, sizes, by)
-        what = ax.get_xlabel()
+        size_name = ax.get_xlabel()
         ax.set_xlabel("")
-    axes[0].figure.supxlabel(what)
+    axes[0].figure.supxlabel(size_name)
     axes[0].figure.supylabel("accuracy (%)" if shown.max() <= 1 else "accuracy")
-    handles, labels = family_handles(axes[0], listed(taught["family"]))
-    if baseline:
-        handles += baseline
+    handles, labels = family_handles(axes[0], listed(students["family"]))
+    if baseline_lines:
+        handles += baseline_lines
         labels.append("CE (no teacher)")
     if ringed:
         handles.append(Line2D([], [], **RING))
         labels.append("peak (change to the largest teacher)")
-    legend_above(axes[0], handles, labels, own=True)
+    legend_above(axes[0], handles, labels, own_figure=True)
     return axes
 
 
-def _rows_share(axes: np.ndarray) -> None:
+def _share_rows(axes: np.ndarray) -> None:
     """Give the panels of a row one accuracy axis: one poor setting would flatten all others if all shared it."""
-    row: dict[int, list[Axes]] = defaultdict(list)
+    rows: dict[int, list[Axes]] = defaultdict(list)
     for ax in axes:
-        row[ax.get_subplotspec().rowspan.start].append(ax)
+        rows[ax.get_subplotspec().rowspan.start].append(ax)
         ax.tick_params(labelleft=ax.get_subplotspec().is_first_col())
-    for together in row.values():
-        low, high = zip(*(ax.get_ylim() for ax in together), strict=True)
-        for ax in together:
+    for neighbours in rows.values():
+        low, high = zip(*(ax.get_ylim() for ax in neighbours), strict=True)
+        for ax in neighbours:
             ax.set_ylim(min(low), max(high))
 
 
-def _title(ax: Axes, setting: str, told: str) -> None:
-    """The setting, and below it what is told of its peaks."""
-    changes = told.removeprefix(setting).strip(" ()")
+def _title(ax: Axes, setting: str, label: str) -> None:
+    """The setting, and below it the changes from its peaks, which its legend label has in brackets."""
+    changes = label.removeprefix(setting).strip(" ()")
     ax.set_title(f"{literal(setting)}\n{literal(changes)}", fontsize=mpl.rcParams["legend.fontsize"], loc="left")

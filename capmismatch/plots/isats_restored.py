@@ -35,8 +35,16 @@ from capmismatch.plots._common import (
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import setting_looks
 
+NEEDS = ("restored",)
+CAPTION = (
+    "What plain temperature scaling (TS), ATS and ISATS make of each teacher's soft labels: the derived standard "
+    "deviation, and its price in the target's probability, in examples whose arg max moves and in targets that a wrong "
+    "class overtakes. The temperature that ISATS chooses for the wrong classes: median over the examples, with a band "
+    "from the 10 % to the 90 % quantile."
+)
 WHAT = "the restored table"
 QUANTITIES = ["derived_std", "inherent_variance", "target_prob", "tau_other", "flipped", "overtaken"]
+QUANTILES = ["tau_other_q10", "tau_other_q50", "tau_other_q90"]
 
 
 def isats_restored(
@@ -51,16 +59,16 @@ def isats_restored(
 
     Parameters
     ----------
-    restored
+    restored : DataFrame
         Columns ``family, teacher, params, split, seed, method, constraint, margin, tau_target, tau_other, quantity,
         value``.
-    tau_others
+    tau_others : sequence of float, optional
         Temperatures of ATS to draw; by default all, or three spread over them.
-    tau_target
+    tau_target : float, optional
         Needed where the table has several.
-    split
+    split : str, optional
         By default the only one, or ``"test"`` where there are several.
-    by
+    by : str
         Column that holds the size.
 
     Returns
@@ -75,6 +83,11 @@ def isats_restored(
     InputError
         If a column or a quantity is missing.
 
+    See Also
+    --------
+    capmismatch.restored_variance : Makes the table.
+    variance_vs_temperature : What plain temperature scaling does at other temperatures.
+
     Examples
     --------
     >>> names = ["derived_std", "inherent_variance", "target_prob", "flipped", "overtaken"]
@@ -85,60 +98,78 @@ def isats_restored(
     >>> axes[0].figure.legends[0].get_texts()[0].get_text()
     'ISATS order m=1'
     """
-    require_columns(restored, ["family", "teacher", by, "seed", "method", "constraint", "margin"], WHAT)
-    require_columns(restored, ["tau_target", "tau_other", "quantity", "value"], WHAT)
-    rows = sole(sole(restored, "split", WHAT, split, prefer="test"), "tau_target", WHAT, tau_target)
-    given = rows[rows["method"] == "ATS"]["tau_other"]
-    shown = spread_out(listed(given), 3) if tau_others is None else list(tau_others)
-    if missing := [tau for tau in shown if tau not in set(given)]:
-        raise InputError(f"{WHAT} has no ATS rows with tau_other {missing}; it has {listed(given)}")
-    rows = rows[(rows["method"] != "ATS") | rows["tau_other"].isin(shown)]
-    needed = {*QUANTITIES, "tau_other_q10", "tau_other_q50", "tau_other_q90"} - {"tau_other"}
-    if absent := sorted(needed - set(rows["quantity"])):
-        raise InputError(f"{WHAT} has no rows with quantity {absent}; it has {listed(rows['quantity'])}")
-    rows = rows.assign(label=teacher_labels(rows), setting=[_setting(row) for row in rows.to_dict("records")])
+    rows = _select(restored, tau_others, tau_target, split, by)
     sizes = by_size(rows, by)
     rows = rows.assign(x=rows["label"].map(size_positions(sizes)))
+    looks, styles = _looks(rows)
 
     axes = panels(len(QUANTITIES), narrowest=1.4)
-    order = rows.sort_values("method", key=lambda method: method.map({"TS": 0, "ATS": 1, "ISATS": 2}), kind="stable")
-    looks = setting_looks(dict(zip(order["setting"], order["method"], strict=True)))
-    families = listed(rows["family"])
-    # with one family the line style tells the settings of ATS apart, which their tints do alone otherwise
-    styles = {family: {"linestyle": style} for family, style in family_styles(families).items()}
-    styles = styles if len(families) > 1 else {families[0]: {}}
     for ax, name in zip(axes, QUANTITIES, strict=True):
         if name == "tau_other":
             _draw_temperatures(ax, rows, looks, styles)
         else:
-            some = rows[rows["quantity"] == name]
-            for (_, setting, family), table, runs in lines_over_runs(some, ["quantity", "setting", "family"]):
-                run_line(ax, table, runs, **{**looks[setting], **styles[family]})
-                attach(ax, table)
-            value_axis(ax, symbol(name), some["value"], percent=name in {"flipped", "overtaken"}, on_top=True)
+            _draw_quantity(ax, rows[rows["quantity"] == name], looks, styles)
         size_axis(ax, sizes, by)
     outer_labels_only(axes)
-    more, names = family_handles(axes[0], families)
-    legend_above(axes[0], look_handles(looks) + more, [*looks, *names], own=True)
+    family_lines, names = family_handles(axes[0], listed(rows["family"]))
+    legend_above(axes[0], look_handles(looks) + family_lines, [*looks, *names], own_figure=True)
     return axes
 
 
+def _select(
+    restored: pd.DataFrame, tau_others: Sequence[float] | None, tau_target: float | None, split: str | None, by: str
+) -> pd.DataFrame:
+    """Rows to draw, with the teacher's display label as `label` and the method with its settings as `setting`."""
+    require_columns(restored, ["family", "teacher", by, "seed", "method", "constraint", "margin"], WHAT)
+    require_columns(restored, ["tau_target", "tau_other", "quantity", "value"], WHAT)
+    rows = sole(sole(restored, "split", WHAT, split, prefer="test"), "tau_target", WHAT, tau_target)
+    ats_taus = listed(rows[rows["method"] == "ATS"]["tau_other"])
+    shown = spread_out(ats_taus, 3) if tau_others is None else list(tau_others)
+    if missing := [tau for tau in shown if tau not in ats_taus]:
+        raise InputError(f"{WHAT} has no ATS rows with tau_other {missing}; it has {ats_taus}")
+    rows = rows[(rows["method"] != "ATS") | rows["tau_other"].isin(shown)]
+    needed = {*QUANTITIES, *QUANTILES} - {"tau_other"}
+    if absent := sorted(needed - set(rows["quantity"])):
+        raise InputError(f"{WHAT} has no rows with quantity {absent}; it has {listed(rows['quantity'])}")
+    return rows.assign(label=teacher_labels(rows), setting=[_setting(row) for row in rows.to_dict("records")])
+
+
+def _looks(rows: pd.DataFrame) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The look of each setting, and what a family changes of it."""
+    order = rows.sort_values("method", key=lambda method: method.map({"TS": 0, "ATS": 1, "ISATS": 2}), kind="stable")
+    looks = setting_looks(dict(zip(order["setting"], order["method"], strict=True)))
+    families = listed(rows["family"])
+    if len(families) == 1:  # then line styles tell the settings of ATS apart, which their tints do alone otherwise
+        return looks, {families[0]: {}}
+    return looks, {family: {"linestyle": style} for family, style in family_styles(families).items()}
+
+
 def _setting(row: Mapping[Hashable, Any]) -> str:
+    """The method with the settings that tell it from others of the table."""
     if row["method"] == "ISATS":
         margin = f" m={row['margin']:g}" if np.isfinite(row["margin"]) else ""
         return f"ISATS {row['constraint']}{margin}"
     return "TS" if row["method"] == "TS" else f"{row['method']} other={row['tau_other']:g}"
 
 
+def _draw_quantity(ax: Axes, rows: pd.DataFrame, looks: dict, styles: dict) -> None:
+    """Draw one line per setting and family."""
+    name = rows["quantity"].iloc[0]
+    for (_, setting, family), table, runs in lines_over_runs(rows, ["quantity", "setting", "family"]):
+        run_line(ax, table, runs, **{**looks[setting], **styles[family]})
+        attach(ax, table)
+    value_axis(ax, symbol(name), rows["value"], percent=name in {"flipped", "overtaken"}, on_top=True)
+
+
 def _draw_temperatures(ax: Axes, rows: pd.DataFrame, looks: dict, styles: dict) -> None:
-    quantiles = ["tau_other_q10", "tau_other_q50", "tau_other_q90"]
-    some = rows[rows["quantity"].isin(quantiles) & (rows["method"] == "ISATS")]
-    for (setting, family), runs in groups(some, ["setting", "family"]):
+    """Draw the median of the temperatures that ISATS chooses, with a band between the outer quantiles."""
+    low, median, high = QUANTILES
+    rows = rows[rows["quantity"].isin(QUANTILES) & (rows["method"] == "ISATS")]
+    for (setting, family), runs in groups(rows, ["setting", "family"]):
         table = runs.pivot_table(index=["label", "x"], columns="quantity", values="value", aggfunc="mean")
         table = table.reset_index().sort_values("x", ignore_index=True)
         look = {**looks[setting], **styles[family]}
-        ax.plot(table["x"], table["tau_other_q50"], **look)
-        band = {"color": look["color"], "alpha": 0.18, "linewidth": 0}
-        ax.fill_between(table["x"], table["tau_other_q10"], table["tau_other_q90"], **band)
+        ax.plot(table["x"], table[median], **look)
+        ax.fill_between(table["x"], table[low], table[high], color=look["color"], alpha=0.18, linewidth=0)
         attach(ax, table.assign(setting=setting, family=family).rename_axis(columns=None))
-    value_axis(ax, r"chosen $\tau_{other}$", some["value"], on_top=True)
+    value_axis(ax, r"chosen $\tau_{other}$", rows["value"], on_top=True)

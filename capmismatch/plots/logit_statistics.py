@@ -23,6 +23,8 @@ from capmismatch.plots._axes import (
 from capmismatch.plots._common import by_size, lines_over_runs, listed, probe_rows
 from capmismatch.plots._save import attach
 
+NEEDS = ("probes",)
+CAPTION = "Size of the logits against the teacher's size."
 STATISTICS = ("target_logit", "max_wrong_logit", "logit_std", "confidence")
 
 
@@ -33,13 +35,13 @@ def logit_statistics(
 
     Parameters
     ----------
-    probes
+    probes : DataFrame
         Columns ``family, teacher, params, split, seed, tau, probe, value``.
-    statistics
+    statistics : sequence of str
         Probes without temperature, one panel each.
-    split
+    split : str, optional
         By default the only one, or ``"test"`` where there are several.
-    by
+    by : str
         Column that holds the size.
 
     Returns
@@ -52,6 +54,11 @@ def logit_statistics(
     InputError
         If a column, a probe or the split is missing.
 
+    See Also
+    --------
+    capmismatch.probe : Makes the table.
+    variance_vs_capacity : What the wrong classes' probabilities do.
+
     Examples
     --------
     >>> probes = pd.DataFrame({"teacher": ["mlp12", "mlp96"], "params": [648.0, 13248.0], "value": [2.0, 3.0]})
@@ -61,9 +68,10 @@ def logit_statistics(
     """
     require_columns(probes, [by], "the probes table")
     tables = {name: probe_rows(probes, name, split=split) for name in statistics}
-    axes = panels(len(tables))
     families = listed(next(iter(tables.values()))["family"])
     styles = family_styles(families)
+
+    axes = panels(len(tables))
     for ax, (name, rows) in zip(axes, tables.items(), strict=True):
         sizes = by_size(rows, by)
         rows = rows.assign(x=rows["label"].map(size_positions(sizes)))
@@ -73,5 +81,5 @@ def logit_statistics(
         size_axis(ax, sizes, by)
         value_axis(ax, symbol(name), rows["value"], on_top=True)
     outer_labels_only(axes)
-    legend_above(axes[0], *family_handles(axes[0], families), own=True)
+    legend_above(axes[0], *family_handles(axes[0], families), own_figure=True)
     return axes

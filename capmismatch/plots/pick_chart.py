@@ -16,6 +16,11 @@ from capmismatch.plots._labels import names_on
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import BLUE, GREY
 
+NEEDS = ("pick",)
+CAPTION = (
+    "The teachers, best first: what they were chosen by, with its 95 % interval, and with students the chance of being "
+    "the best and the accuracy points expected to be lost. Those too close to call are coloured."
+)
 WHAT = "the pick table"
 PANELS = {"p_best": "P(best)", "regret": "expected regret\n(points)"}
 
@@ -30,25 +35,32 @@ def pick_chart(
 
     Parameters
     ----------
-    table
+    table : DataFrame
         The table of a choice, best teacher first: columns ``family, teacher, score, low, high, tie``, and ``p_best,
         regret`` where the choice was made with results; panels without any value are left out.
-    probe, tau
-        What `score` is where the choice was made by a probe alone, and the probe's temperature: such a table does not
-        tell. With results it is the students' accuracy, by evidence the points by which they are predicted to stand
-        above their mean over the teachers.
-    ax
+    probe : str, optional
+        What `score` is where the choice was made by a probe alone: such a table does not tell. With results it is the
+        students' accuracy, by evidence the points by which they are predicted to stand above their mean over the
+        teachers.
+    tau : float, optional
+        The probe's temperature.
+    ax : Axes, optional
         Draw the scores alone into it.
 
     Returns
     -------
     ndarray of Axes
-        One to three panels.
+        One to three panels: the scores, the chance of being the best, the expected regret.
 
     Raises
     ------
     InputError
         If a column is missing.
+
+    See Also
+    --------
+    capmismatch.pick : Makes the table; it is the ``table`` of a `capmismatch.Choice`.
+    probe_vs_student : How well a probe predicts the students.
 
     Examples
     --------
@@ -58,57 +70,79 @@ def pick_chart(
     >>> [label.get_text() for label in axes[0].get_yticklabels()], axes[0].get_xlabel()
     (['mlp12', 'mlp96'], 'std of wrong $p$ at $\\tau$=4')
     """
-    require_columns(table, ["family", "teacher", "score", "low", "high", "tie"], WHAT)
-    rows = table.assign(label=teacher_labels(table)).iloc[::-1].reset_index(drop=True)
-    more = [] if ax is not None else [name for name in PANELS if name in rows and rows[name].notna().any()]
-    if ax is None:
-        width = mpl.rcParams["figure.figsize"][0]
-        axes = plt.subplots(
-            1,
-            1 + len(more),
-            figsize=(width, 0.19 * len(rows) + 0.6),
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
-            width_ratios=[2, *[1] * len(more)],
-        )[1].ravel()
-    else:
-        axes = np.array([ax])
-    places = np.arange(len(rows))
+    rows, extra = _select(table, one_panel=ax is not None)
+    name, scale, probes = _score(table, probe, tau)
     tie = rows["tie"].fillna(False).to_numpy(bool)
-    colors = np.where(tie, BLUE, GREY)
-    score = axes[0]
-    name, scale = _score(table, probe, tau)
-    middle, low, high = (scale * rows[column] for column in ("score", "low", "high"))
-    score.hlines(places, low, high, colors=colors, linewidth=1.2)
-    score.scatter(middle, places, facecolors=np.where(tie, BLUE, "white"), edgecolors=colors, zorder=3, s=16)
-    shown = names_on(score, rows["label"])
-    score.set_yticks(places, [literal(shown[label]) for label in rows["label"]])
-    score.set_xlabel(name, fontsize=small_points())
-    score.margins(y=0.06)
-    for panel, name in zip(axes[1:], more, strict=True):
-        panel.barh(places, rows[name].to_numpy(float), 0.65, facecolor="none", edgecolor=colors, linewidth=0.8)
-        panel.barh(places, rows[name].where(tie).to_numpy(float), 0.65, color=BLUE, edgecolor=BLUE, linewidth=0.8)
-        panel.set_xlabel(PANELS[name], fontsize=small_points())
+
+    axes = _new_axes(len(rows), len(extra)) if ax is None else np.array([ax])
+    colors = [BLUE if with_best else GREY for with_best in tie]
+    _draw_scores(axes[0], rows, tie, colors, scale)
+    axes[0].set_xlabel(name, fontsize=small_points())
+    for panel, column in zip(axes[1:], extra, strict=True):
+        _draw_column(panel, rows, column, tie, colors)
     for panel in axes:
         panel.tick_params(axis="y", length=0)
-        panel.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4 if panel is score else 3))
+        panel.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4 if panel is axes[0] else 3))
         panel.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:.6g}"))
     filled = Line2D([], [], marker="o", color=BLUE)
     hollow = Line2D([], [], marker="o", color=GREY, markerfacecolor="white")
-    legend_above(score, [filled, hollow], ["best, or too close to call", "worse"], own=ax is None)
+    legend_above(axes[0], [filled, hollow], ["best, or too close to call", "worse"], own_figure=ax is None)
     columns = ["label", "family", "teacher", "score", "low", "high", "tie"]
-    attach(score, rows[columns])
-    for panel, name in zip(axes[1:], more, strict=True):
-        attach(panel, rows[["label", "family", "teacher", name, "tie"]])
+    attach(axes[0], rows[columns], probes=probes)
+    for panel, column in zip(axes[1:], extra, strict=True):
+        attach(panel, rows[["label", "family", "teacher", column, "tie"]])
     return axes
 
 
-def _score(table: pd.DataFrame, probe: str | None, tau: float | None) -> tuple[str, float]:
-    """What the score is, with its unit, and by what to multiply it."""
+def _select(table: pd.DataFrame, *, one_panel: bool) -> tuple[pd.DataFrame, list[str]]:
+    """Rows from the lowest to the highest on the page, with display labels, and the columns of the other panels."""
+    require_columns(table, ["family", "teacher", "score", "low", "high", "tie"], WHAT)
+    rows = table.assign(label=teacher_labels(table))
+    extra = [] if one_panel else [name for name in PANELS if name in rows and rows[name].notna().any()]
+    return rows.iloc[::-1].reset_index(drop=True), extra
+
+
+def _new_axes(rows: int, extra: int) -> np.ndarray:
+    """Make a wide panel and `extra` narrow ones beside it, with room for so many rows."""
+    return plt.subplots(
+        1,
+        1 + extra,
+        figsize=(mpl.rcParams["figure.figsize"][0], 0.19 * rows + 0.6),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+        width_ratios=[2, *[1] * extra],
+    )[1].ravel()
+
+
+def _draw_scores(ax: Axes, rows: pd.DataFrame, tie: np.ndarray, colors: list[str], scale: float) -> None:
+    """Draw each score as a point with its interval, and the teachers' names."""
+    positions = np.arange(len(rows))
+    middle, low, high = (scale * rows[column] for column in ("score", "low", "high"))
+    ax.hlines(positions, low, high, colors=colors, linewidth=1.2)
+    faces = [BLUE if with_best else "white" for with_best in tie]
+    ax.scatter(middle, positions, facecolors=faces, edgecolors=colors, zorder=3, s=16)
+    names = names_on(ax, rows["label"])
+    ax.set_yticks(positions, [literal(names[label]) for label in rows["label"]])
+    ax.margins(y=0.06)
+
+
+def _draw_column(ax: Axes, rows: pd.DataFrame, column: str, tie: np.ndarray, colors: list[str]) -> None:
+    """Draw a column as bars, filled where the teacher ties with the best."""
+    positions = np.arange(len(rows))
+    ax.barh(positions, rows[column].to_numpy(float), 0.65, facecolor="none", edgecolor=colors, linewidth=0.8)
+    filled = rows[column].where(tie).to_numpy(float)
+    ax.barh(positions, filled, 0.65, color=BLUE, edgecolor=BLUE, linewidth=0.8)
+    ax.set_xlabel(PANELS[column], fontsize=small_points())
+
+
+def _score(table: pd.DataFrame, probe: str | None, tau: float | None) -> tuple[str, float, list[str]]:
+    """What the score is, with its unit, by what to multiply it, and the probes that it shows."""
     if "accuracy" in table:
-        return "students' accuracy (%)", 100.0
+        return "students' accuracy (%)", 100.0, []
     if "measured" in table:
-        return "predicted students' accuracy\n(points above their mean)", 1.0
+        return "predicted students' accuracy\n(points above their mean)", 1.0, []
+    if probe is None:
+        return "score of the rule", 1.0, []
     at = "" if tau is None or np.isnan(tau) else rf" at $\tau$={tau:g}"
-    return ("score of the rule" if probe is None else SIZE_NAMES.get(probe) or symbol(probe) + at), 1.0
+    return SIZE_NAMES.get(probe) or symbol(probe) + at, 1.0, [probe]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -15,7 +17,13 @@ from capmismatch.plots._save import attach
 from capmismatch.plots._style import teacher_looks
 from capmismatch.stats.matching import with_families
 
+NEEDS = ("probes", "results")
+CAPTION = (
+    "A probe of the teachers against the accuracy of the students that they taught, one point per teacher. Bars: 95 % "
+    "intervals over the students' runs, from three on."
+)
 WHAT = "the results table"
+LINKS = "the links table"
 COEFFICIENTS = {"pearson": r"$r$", "spearman": r"$\rho$", "kendall": r"$\tau_b$"}
 
 
@@ -39,33 +47,42 @@ def probe_vs_student(
 
     Parameters
     ----------
-    probes
+    probes : DataFrame
         Columns ``family, teacher, params, split, seed, tau, probe, value``.
-    results
+    results : DataFrame
         Columns ``family, teacher, student, method, label, split, accuracy``.
-    probe
+    probe : str
         Which probe.
-    tau
+    tau : float, optional
         Needed where the table has the probe at several temperatures.
-    student, label
-        Needed where the table has several students, or several method settings.
-    split
+    student : str, optional
+        Needed where the results have several students.
+    label : str, optional
+        Needed where the results have several method settings.
+    split : str
         Of the results; the probes' is the same where they have it, else their only one.
-    links
+    links : DataFrame, optional
         A table of links; its coefficients and intervals for this probe, temperature, student and setting are the title.
-    names
+    names : bool
         Whether to write the teachers' names.
-    ax
+    ax : Axes, optional
         Where to draw; by default a new figure.
 
     Returns
     -------
     Axes
+        That with the points.
 
     Raises
     ------
     InputError
         If a column, probe, temperature, student or setting is missing, or fewer than two teachers are in both tables.
+
+    See Also
+    --------
+    capmismatch.correlate : Makes the table of links.
+    capmismatch.probe : Makes the table of probes.
+    probe_vs_student_grid : The same for several probes.
 
     Examples
     --------
@@ -80,12 +97,7 @@ def probe_vs_student(
     coefficients = "" if links is None else _title(links, points.iloc[0])
 
     ax = one_axes(ax, ratio=0.75)
-    looks = teacher_looks(everyone)
-    for _, rows in groups(points, "family"):
-        colors, marker = [looks[name]["color"] for name in rows["label"]], looks[rows["label"].iloc[0]]["marker"]
-        size = (mpl.rcParams["lines.markersize"] + 1) ** 2
-        ax.vlines(rows["x"], rows["low"], rows["high"], colors=colors, linewidth=0.6, alpha=0.7, zorder=1)
-        ax.scatter(rows["x"], rows["accuracy"], c=colors, s=size, marker=marker, linewidth=0, zorder=2)
+    _draw_points(ax, points, teacher_looks(everyone))
     value_axis(ax, "student accuracy", points["accuracy"], percent=True)
     ax.margins(0.12)
     at = points["tau"].iloc[0]
@@ -99,6 +111,15 @@ def probe_vs_student(
     return ax
 
 
+def _draw_points(ax: Axes, points: pd.DataFrame, looks: dict[str, dict[str, Any]]) -> None:
+    """Draw a point per teacher with the interval of its students' accuracy, family by family."""
+    size = (mpl.rcParams["lines.markersize"] + 1) ** 2
+    for _, rows in groups(points, "family"):
+        colors, marker = [looks[name]["color"] for name in rows["label"]], looks[rows["label"].iloc[0]]["marker"]
+        ax.vlines(rows["x"], rows["low"], rows["high"], colors=colors, linewidth=0.6, alpha=0.7, zorder=1)
+        ax.scatter(rows["x"], rows["accuracy"], c=colors, s=size, marker=marker, linewidth=0, zorder=2)
+
+
 def teacher_points(
     probes: pd.DataFrame,
     results: pd.DataFrame,
@@ -108,33 +129,33 @@ def teacher_points(
     label: str | None,
     split: str,
 ) -> tuple[pd.DataFrame, dict[str, str]]:
-    """One row a teacher: its mean probe value ``x`` and the mean ``accuracy`` of its students, with its interval.
+    """One row per teacher: its mean probe value ``x`` and the mean ``accuracy`` of its students, with its interval.
 
     Beside it the family of each teacher that has the probe, smallest first.
     """
     require_columns(results, ["family", "teacher", "student", "method", "label", "split", "accuracy"], WHAT)
     require_columns(probes, ["family", "teacher", "params"], "the probes table")
-    taught = with_families(rows_where(results, WHAT, split=split), probes)
-    taught = sole(sole(taught[taught["method"] != "CE"], "student", WHAT, student), "label", WHAT, label)
+    students = with_families(rows_where(results, WHAT, split=split), probes)
+    students = sole(sole(students[students["method"] != "CE"], "student", WHAT, student), "label", WHAT, label)
     splits = set(probes["split"]) if "split" in probes else set()
     rows = probe_rows(probes, probe, tau=tau, split=split if split in splits else None)
     teacher = ["family", "teacher"]
     x = rows.groupby(teacher, sort=False).agg(x=("value", "mean"), params=("params", "mean"), tau=("tau", "mean"))
-    y = over_runs(taught, teacher, "accuracy").rename(columns={"mean": "accuracy"}).set_index(teacher)
+    y = over_runs(students, teacher, "accuracy").rename(columns={"mean": "accuracy"}).set_index(teacher)
     points = x.join(y, how="inner").reset_index().dropna(subset=["x", "accuracy"])
     if len(points) < 2:
         raise InputError(f"expected at least 2 teachers with both {probe!r} and students, got {len(points)}")
-    setting = taught["label"].iloc[0]
+    setting = students["label"].iloc[0]
     points = points.assign(label=teacher_labels(points, among=probes), probe=probe, setting=setting)
-    return points.assign(student=taught["student"].iloc[0]), families_by_size(rows)
+    return points.assign(student=students["student"].iloc[0]), families_by_size(rows)
 
 
 def _title(links: pd.DataFrame, point: pd.Series) -> str:
-    what = "the links table"
-    require_columns(links, ["probe", "tau", "student", "label", "metric", "value", "low", "high"], what)
-    wanted = {"probe": point["probe"], "tau": point["tau"], "student": point["student"], "label": point["setting"]}
-    parts = [
+    """The coefficients between this probe and these students, with their intervals."""
+    require_columns(links, ["probe", "tau", "student", "label", "metric", "value", "low", "high"], LINKS)
+    keys = {"probe": point["probe"], "tau": point["tau"], "student": point["student"], "label": point["setting"]}
+    coefficients = [
         f"{COEFFICIENTS.get(row['metric'], row['metric'])} = {row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-        for row in rows_where(links, what, **wanted).to_dict("records")
+        for row in rows_where(links, LINKS, **keys).to_dict("records")
     ]
-    return ",  ".join(parts).replace("-", "\N{MINUS SIGN}")
+    return ",  ".join(coefficients).replace("-", "\N{MINUS SIGN}")

@@ -16,6 +16,11 @@ from capmismatch.plots._labels import names_on
 from capmismatch.plots._style import teacher_looks
 from capmismatch.plots.probe_vs_student import probe_vs_student, teacher_points
 
+NEEDS = ("probes", "results", "links")
+CAPTION = (
+    "Each probe against the accuracy of the students that its teacher taught, with the rank correlation and its "
+    "interval. Bars: 95 % intervals over the students' runs, from three on."
+)
 SHORT = {"derived_variance": "DV", "inherent_variance": "IV", "derived_average": "DA"}
 
 
@@ -32,21 +37,33 @@ def probe_vs_student_grid(
 
     Parameters
     ----------
-    probes, results
-        As for `probe_vs_student`.
-    chosen
+    probes : DataFrame
+        Columns ``family, teacher, params, split, seed, tau, probe, value``.
+    results : DataFrame
+        Columns ``family, teacher, student, method, label, split, accuracy``.
+    chosen : sequence of str
         The probes, one panel each.
-    tau
+    tau : float, optional
         Temperature of the probes that have one.
-    links
+    links : DataFrame, optional
         A table of links; each panel's title is the Spearman correlation with its interval.
-    options
-        Passed on: ``student, label, split, names``.
+    **options
+        Passed on to `probe_vs_student`: ``student, label, split, names``.
 
     Returns
     -------
     ndarray of Axes
         Shape (number of probes,).
+
+    Raises
+    ------
+    InputError
+        If no probe is chosen, or for what `probe_vs_student` raises one.
+
+    See Also
+    --------
+    probe_vs_student : One of the panels.
+    capmismatch.correlate : Makes the table of links.
 
     Examples
     --------
@@ -64,27 +81,27 @@ def probe_vs_student_grid(
         links = links[links["metric"] == "spearman"]
     student, label, split = options.get("student"), options.get("label"), options.get("split", "test")
     # all of them first: fail before a figure is open
-    found = [teacher_points(probes, results, probe, tau, student, label, split) for probe in chosen]
-    points = pd.concat([one for one, _ in found])
+    selected = [teacher_points(probes, results, probe, tau, student, label, split) for probe in chosen]
+    points, everyone = pd.concat([rows for rows, _ in selected]), selected[0][1]
+
     axes = panels(len(chosen), sharex=False, inches=1.45)
     for ax, probe in zip(axes, chosen, strict=True):
         probe_vs_student(probes, results, probe=probe, tau=tau, links=links, ax=ax, **{"names": False, **options})
         ax.set_xlabel(SHORT.get(probe) or symbol(probe))
         ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3, steps=[1, 2, 5, 10]))
         ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:.6g}"))
-        what = ax.get_ylabel()
+        accuracy_name = ax.get_ylabel()
         ax.set_ylabel("")
         if ax is not axes[0]:
             ax.sharey(axes[0])
         ax.tick_params(labelleft=ax.get_subplotspec().is_first_col())
     figure = axes[0].figure
-    figure.supylabel(what)
+    figure.supylabel(accuracy_name)
     taus = points["tau"].dropna().unique()
     figure.supxlabel("the teacher's probe" + (rf", at $\tau$={taus[0]:g} if it has a temperature" if len(taus) else ""))
-    everyone = found[0][1]
     looks = {name: look for name, look in teacher_looks(everyone).items() if name in set(points["label"])}
     keys = [Line2D([], [], **{"linestyle": "", **look}) for look in looks.values()]
     shown = names_on(axes[0], everyone)
     setting = f"{points['student'].iloc[0]} taught with {points['setting'].iloc[0]} by"
-    legend_above(axes[0], keys, [shown[name] for name in looks], own=True, title=setting)
+    legend_above(axes[0], keys, [shown[name] for name in looks], own_figure=True, title=setting)
     return axes

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from capmismatch.plots._axes import legend_above, one_axes, value_axis
 from capmismatch.plots._common import groups
 from capmismatch.plots._ranks import METRIC_NAMES, pair_rows
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import BLUE, GREY, PURPLE
+
+NEEDS = ("ranks",)
+CAPTION = (
+    "How far teachers order the wrong classes alike, by how many sizes apart two teachers are: one point per pair of "
+    "runs, beside the noise floor of seeds."
+)
 
 
 def rank_distribution(
@@ -23,24 +31,31 @@ def rank_distribution(
 
     Parameters
     ----------
-    ranks
+    ranks : DataFrame
         Columns ``family_a, teacher_a, seed_a, family_b, teacher_b, seed_b, split, metric, value``, teachers in order of
         size.
-    metric
+    metric : str
         Which measure of agreement.
-    split
+    split : str, optional
         By default the only one, or ``"test"`` where there are several.
-    ax
+    ax : Axes, optional
         Where to draw; by default a new figure.
 
     Returns
     -------
     Axes
+        That with the points.
 
     Raises
     ------
     InputError
         If a column, the metric or the split is missing.
+
+    See Also
+    --------
+    capmismatch.rank_stability : Makes the table.
+    capmismatch.ranks.rank_metrics : The formulas of the metrics.
+    rank_matrix : The same agreement by pair of teachers.
 
     Examples
     --------
@@ -50,41 +65,52 @@ def rank_distribution(
     >>> [label.get_text().split() for label in ax.get_xticklabels()]
     [['same,', 'other', 'seed'], ['1']]
     """
-    pairs, order = pair_rows(ranks, metric, split)
-    steps = _steps(pairs, order)
-    table = pairs.assign(steps=steps)
-    inside = sorted(int(step) for step in table["steps"].dropna().unique())
-    places = {step: float(place) for place, step in enumerate(inside)}
-    across = len(places) + 0.5
-    table["x"] = table["steps"].map(places).fillna(across)
+    table, ticks = _select(ranks, metric, split)
 
-    own = ax is None
+    own_figure = ax is None
     ax = one_axes(ax)
     floor = table[table["steps"] == 0]["value"]
-    handles, labels = [], []
+    handles: list[Artist] = []
+    labels: list[str] = []
     if len(floor):
         handles.append(ax.axhspan(floor.min(), floor.max(), color=GREY, alpha=0.2, linewidth=0))
         labels.append("seed noise floor (range)")
-    for x, group in groups(table.sort_values("x", kind="stable"), "x"):
-        color = GREY if places.get(0) == x else PURPLE if x == across else BLUE
-        jitter = 0.28 * (2 * ((np.arange(len(group)) * 0.618034) % 1) - 1)  # golden ratio: even and deterministic
-        ax.plot(x + jitter, group["value"], "o", color=color, markersize=2.5, alpha=0.5, markeredgewidth=0)
-        (mean,) = ax.plot([x - 0.36, x + 0.36], [group["value"].mean()] * 2, color="black", linewidth=1.2)
-    names = ["same, other\nseed" if step == 0 else str(step) for step in inside]
-    ticks = [places[step] for step in inside]
-    if table["steps"].isna().any():
-        ticks, names = [*ticks, across], [*names, "other\nfamily"]
-    ax.set_xticks(ticks, names)
+    handles.append(_draw_points(ax, table))
+    ax.set_xticks(list(ticks), list(ticks.values()))
     ax.set_xlabel("steps in size between the teachers")
     value_axis(ax, METRIC_NAMES.get(metric, metric), table["value"])
-    legend_above(ax, [*handles, mean], [*labels, "mean"], own=own)
+    legend_above(ax, handles, [*labels, "mean"], own_figure=own_figure)
     attach(ax, table[["a", "seed_a", "b", "seed_b", "steps", "x", "value"]])
     return ax
+
+
+def _select(ranks: pd.DataFrame, metric: str, split: str | None) -> tuple[pd.DataFrame, dict[float, str]]:
+    """Pairs with their distance as `steps` (NaN across families) and position `x`, and the name of each position."""
+    pairs, order = pair_rows(ranks, metric, split)
+    table = pairs.assign(steps=_steps(pairs, order))
+    steps = sorted(int(step) for step in table["steps"].dropna().unique())
+    positions = {step: float(position) for position, step in enumerate(steps)}
+    across = len(positions) + 0.5
+    ticks = {positions[step]: "same, other\nseed" if step == 0 else str(step) for step in steps}
+    if table["steps"].isna().any():
+        ticks[across] = "other\nfamily"
+    return table.assign(x=table["steps"].map(positions).fillna(across)), ticks
+
+
+def _draw_points(ax: Axes, table: pd.DataFrame) -> Line2D:
+    """Draw the pairs of each position as points beside each other, and their mean as a bar; returns the last bar."""
+    for x, rows in groups(table.sort_values("x", kind="stable"), "x"):
+        steps = rows["steps"].iloc[0]
+        color = PURPLE if np.isnan(steps) else GREY if steps == 0 else BLUE
+        jitter = 0.28 * (2 * ((np.arange(len(rows)) * 0.618034) % 1) - 1)  # golden ratio: even and deterministic
+        ax.plot(x + jitter, rows["value"], "o", color=color, markersize=2.5, alpha=0.5, markeredgewidth=0)
+        (mean,) = ax.plot([x - 0.36, x + 0.36], [rows["value"].mean()] * 2, color="black", linewidth=1.2)
+    return mean
 
 
 def _steps(pairs: pd.DataFrame, order: list[str]) -> pd.Series:
     """Steps between the two teachers within their family; NaN across families."""
     family = pd.concat([pairs.set_index("a")["family_a"], pairs.set_index("b")["family_b"]]).groupby(level=0).first()
     rank = family.reindex(order).groupby(family.reindex(order)).cumcount()
-    apart = (pairs["b"].map(rank) - pairs["a"].map(rank)).abs()
-    return apart.where(pairs["family_a"] == pairs["family_b"])
+    distance = (pairs["b"].map(rank) - pairs["a"].map(rank)).abs()
+    return distance.where(pairs["family_a"] == pairs["family_b"])

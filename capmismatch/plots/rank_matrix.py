@@ -16,6 +16,12 @@ from capmismatch.plots._labels import names_on, tiny_points
 from capmismatch.plots._ranks import METRIC_NAMES, pair_rows
 from capmismatch.plots._save import attach
 
+NEEDS = ("ranks",)
+CAPTION = (
+    "How far teachers order the wrong classes alike: mean Kendall tau-b per example. The diagonal is the noise floor: "
+    "two runs of one teacher that differ in the seed; hatched where there is one run."
+)
+
 
 def rank_matrix(
     ranks: pd.DataFrame, *, metric: str = "wrong_tau_b", split: str | None = None, ax: Axes | None = None
@@ -28,24 +34,31 @@ def rank_matrix(
 
     Parameters
     ----------
-    ranks
+    ranks : DataFrame
         Columns ``family_a, teacher_a, seed_a, family_b, teacher_b, seed_b, split, metric, value``, teachers in order of
         size.
-    metric
+    metric : str
         Which measure of agreement.
-    split
+    split : str, optional
         By default the only one, or ``"test"`` where there are several.
-    ax
+    ax : Axes, optional
         Where to draw; by default a new figure.
 
     Returns
     -------
     Axes
+        That with the cells.
 
     Raises
     ------
     InputError
         If a column, the metric or the split is missing.
+
+    See Also
+    --------
+    capmismatch.rank_stability : Makes the table.
+    capmismatch.ranks.rank_metrics : The formulas of the metrics.
+    rank_distribution : The same agreement by the distance in size.
 
     Examples
     --------
@@ -55,38 +68,51 @@ def rank_matrix(
     >>> [text.get_text() for text in ax.texts]
     ['.80', '.60']
     """
+    matrix = _select(ranks, metric, split)
+
+    own_figure = ax is None
+    ax = one_axes(ax, ratio=0.8)
+    if own_figure:
+        root(ax).set_layout_engine("compressed")  # keeps a square in the middle of its figure
+    _draw_cells(ax, matrix, METRIC_NAMES.get(metric, metric))
+    names = [literal(name) for name in names_on(ax, matrix.index).values()]
+    ax.set_yticks(ax.get_yticks(), names)
+    ax.set_xticks(ax.get_xticks(), names, rotation=45, ha="right", rotation_mode="anchor")
+    ax.tick_params(axis="y", labelrotation=0)
+    ax.tick_params(length=0)
+    cells = [(a, b, row[b]) for a, row in matrix.iterrows() for b in matrix.columns if np.isfinite(row[b])]
+    attach(ax, pd.DataFrame(cells, columns=["a", "b", metric]))
+    return ax
+
+
+def _select(ranks: pd.DataFrame, metric: str, split: str | None) -> pd.DataFrame:
+    """Mean agreement of each two teachers, both in the table's order; NaN above the diagonal and where not measured."""
     pairs, order = pair_rows(ranks, metric, split)
     cells = pairs.groupby(["a", "b"], sort=False)["value"].mean()
     grid = cells.unstack().reindex(index=order, columns=order)
-    both = grid.combine_first(grid.T).reindex(index=order, columns=order).to_numpy(float)
-    below = np.tril(np.ones_like(both, dtype=bool))
+    both = grid.combine_first(grid.T).reindex(index=order, columns=order).astype(float)
+    return both.where(np.tril(np.ones(both.shape, dtype=bool)))
 
-    own = ax is None
-    ax = one_axes(ax, ratio=0.8)
-    if own:
-        root(ax).set_layout_engine("compressed")  # keeps a square in the middle of its figure
-    room = 72 * 0.7 * root(ax).get_figwidth() * ax.get_position().width / len(order)  # points a cell, names left out
-    names = [literal(name) for name in names_on(ax, order).values()]
-    texts = np.array([[f"{value:.2f}".replace("0.", ".", 1) for value in row] for row in both])
+
+def _draw_cells(ax: Axes, matrix: pd.DataFrame, metric: str) -> None:
+    """Draw the triangle, with numbers where a cell has room for them, and hatches where nothing was measured."""
+    values = matrix.to_numpy()
+    room = 72 * 0.7 * root(ax).get_figwidth() * ax.get_position().width / len(matrix)  # points a cell, names left out
+    texts = np.array([[f"{value:.2f}".replace("0.", ".", 1) for value in row] for row in values])
+    below = np.tril(np.ones(values.shape, dtype=bool))
     sns.heatmap(
-        both,
+        values,
         mask=~below,
         square=True,
         cmap="viridis",
-        xticklabels=names,
-        yticklabels=names,
+        xticklabels=1,
+        yticklabels=1,
         ax=ax,
         annot=texts if room >= 1.9 * tiny_points() else None,
         fmt="",
         annot_kws={"fontsize": tiny_points()},
-        cbar_kws={"label": METRIC_NAMES.get(metric, metric), "shrink": 0.8, "pad": 0.02},
+        cbar_kws={"label": metric, "shrink": 0.8, "pad": 0.02},
     )
-    ax.set_xticks(ax.get_xticks(), names, rotation=45, ha="right", rotation_mode="anchor")
-    ax.tick_params(axis="y", labelrotation=0)
-    ax.tick_params(length=0)
     hatched: dict[str, Any] = {"facecolor": "0.93", "hatch": "/////", "edgecolor": "0.7", "linewidth": 0}
-    for row, column in np.argwhere(below & np.isnan(both)).tolist():
+    for row, column in np.argwhere(below & np.isnan(values)).tolist():
         ax.add_patch(Rectangle((column, row), 1, 1, **hatched))
-    shown = np.argwhere(below & np.isfinite(both))
-    attach(ax, pd.DataFrame([(order[i], order[j], both[i, j]) for i, j in shown], columns=["a", "b", metric]))
-    return ax

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -20,6 +21,11 @@ from capmismatch.plots._labels import names_on
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import teacher_looks
 
+NEEDS = ("reliability",)
+CAPTION = (
+    "Accuracy against confidence, bin by bin: below the diagonal a teacher is overconfident. Bars: 95 % Wilson "
+    "intervals; faint points: bins of fewer than 20 examples."
+)
 WHAT = "the reliability table"
 FEW = 20  # examples; the interval of a bin of fewer is wider than 0.4 at worst
 
@@ -34,12 +40,12 @@ def reliability_diagram(bins: pd.DataFrame, *, teachers: Sequence[str] | None = 
 
     Parameters
     ----------
-    bins
+    bins : DataFrame
         Columns ``family, teacher, bin_low, bin_high, confidence, accuracy, n``, teachers from small to large.
-    teachers
+    teachers : sequence of str, optional
         Display labels; by default all.
-    ax
-        Draw the accuracies alone into it.
+    ax : Axes, optional
+        Draw the accuracies alone into it; by default a new figure.
 
     Returns
     -------
@@ -51,6 +57,11 @@ def reliability_diagram(bins: pd.DataFrame, *, teachers: Sequence[str] | None = 
     InputError
         If a column or a teacher is missing.
 
+    See Also
+    --------
+    capmismatch.reliability : Makes the table.
+    capmismatch.probes.ece : The expected calibration error, which sums the distances to the diagonal up.
+
     Examples
     --------
     >>> bins = pd.DataFrame({"bin_low": [0.0, 0.5], "bin_high": [0.5, 1.0], "confidence": [0.4, 0.9]})
@@ -58,14 +69,9 @@ def reliability_diagram(bins: pd.DataFrame, *, teachers: Sequence[str] | None = 
     >>> reliability_diagram(bins).lines[1].get_ydata()
     array([0.4, 0.8])
     """
-    require_columns(bins, ["family", "teacher", "bin_low", "bin_high", "confidence", "accuracy", "n"], WHAT)
-    rows = bins.assign(label=teacher_labels(bins))
-    looks = teacher_looks(families_by_size(rows))
-    if teachers is not None:
-        rows = rows_where(rows, WHAT, label=list(teachers))
-    table = _over_runs(rows)
+    table, looks = _select(bins, teachers)
 
-    own, counts = ax is None, None
+    own_figure, counts = ax is None, None
     if ax is None:
         width = mpl.rcParams["figure.figsize"][0]
         _, (ax, counts) = plt.subplots(
@@ -73,21 +79,32 @@ def reliability_diagram(bins: pd.DataFrame, *, teachers: Sequence[str] | None = 
         )
         _draw_counts(counts, table, looks)
     ax.axline((0, 0), slope=1, color="0.6", linewidth=0.8, linestyle=":", zorder=1)
-    for label, some in groups(table, "label"):
-        _draw(ax, some, looks[label])
-        attach(ax, some)
+    for label, rows in groups(table, "label"):
+        _draw(ax, rows, looks[label])
+        attach(ax, rows, probes=["accuracy", "confidence"])
     ax.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     (ax if counts is None else counts).set_xlabel("confidence")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MultipleLocator(0.25))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    shown, labels = names_on(ax, looks), list(dict.fromkeys(table["label"]))
-    legend_above(ax, [Line2D([], [], **looks[label]) for label in labels], [shown[name] for name in labels], own=own)
+    names, labels = names_on(ax, looks), list(dict.fromkeys(table["label"]))
+    handles = [Line2D([], [], **looks[label]) for label in labels]
+    legend_above(ax, handles, [names[label] for label in labels], own_figure=own_figure)
     return ax
 
 
+def _select(bins: pd.DataFrame, teachers: Sequence[str] | None) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
+    """Bins of the chosen teachers, averaged over runs, and the look of every teacher."""
+    require_columns(bins, ["family", "teacher", "bin_low", "bin_high", "confidence", "accuracy", "n"], WHAT)
+    rows = bins.assign(label=teacher_labels(bins))
+    looks = teacher_looks(families_by_size(rows))
+    if teachers is not None:
+        rows = rows_where(rows, WHAT, label=list(teachers))
+    return _over_runs(rows), looks
+
+
 def _over_runs(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row a teacher and bin that holds examples, with the interval ``low, high`` of its accuracy."""
+    """One row per teacher and bin that holds examples, with the interval ``low, high`` of its accuracy."""
     rows = rows[rows["n"] > 0]
     sums = rows.assign(confidence=rows["confidence"] * rows["n"], accuracy=rows["accuracy"] * rows["n"], runs=1)
     keys = ["family", "teacher", "label", "bin_low", "bin_high"]
@@ -95,7 +112,7 @@ def _over_runs(rows: pd.DataFrame) -> pd.DataFrame:
     table[["confidence", "accuracy"]] = table[["confidence", "accuracy"]].div(table["n"], axis=0)
     table["n"] /= table.pop("runs")
     table["low"], table["high"] = _wilson(table["accuracy"].to_numpy(float), table["n"].to_numpy(float))
-    order = table["label"].map({label: place for place, label in enumerate(dict.fromkeys(table["label"]))})
+    order = table["label"].map({label: number for number, label in enumerate(dict.fromkeys(table["label"]))})
     return table.assign(order=order).sort_values(["order", "bin_low"], ignore_index=True).drop(columns="order")
 
 
@@ -108,6 +125,7 @@ def _wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _draw(ax: Axes, table: pd.DataFrame, look: dict) -> None:
+    """Draw one teacher: a line with intervals over bins of many examples, hollow points for those of few."""
     many = table["n"] >= FEW
     sure, few = table.where(many), table[~many]  # NaN breaks the line
     ax.plot(sure["confidence"], sure["accuracy"], linewidth=0.9, clip_on=False, **look)
@@ -128,8 +146,8 @@ def _draw(ax: Axes, table: pd.DataFrame, look: dict) -> None:
 def _draw_counts(ax: Axes, table: pd.DataFrame, looks: dict) -> None:
     """Examples by bin, on a log axis: nearly all of a good teacher's lie in the last bin."""
     edges = np.unique(table[["bin_low", "bin_high"]])
-    for label, some in groups(table, "label"):
-        counts = some.groupby("bin_low")["n"].sum().reindex(edges[:-1]).fillna(0)
+    for label, rows in groups(table, "label"):
+        counts = rows.groupby("bin_low")["n"].sum().reindex(edges[:-1]).fillna(0)
         ax.stairs(counts, edges, color=looks[label]["color"], linewidth=0.9)
     ax.set(yscale="log", ylim=(0.8, 2 * table["n"].max()), ylabel="examples")
     ax.yaxis.set_major_locator(LogLocator(numticks=3))

@@ -14,6 +14,8 @@ from capmismatch.plots._common import listed, rows_where, sole, teacher_labels
 from capmismatch.plots._labels import tiny_points
 from capmismatch.plots._save import attach
 
+NEEDS = ("results",)
+CAPTION = "Accuracy of the students over the two temperatures of ATS, mean over runs; the best pair has a frame."
 WHAT = "the results table"
 
 
@@ -33,27 +35,33 @@ def temperature_heatmap(
 
     Parameters
     ----------
-    results
+    results : DataFrame
         Columns ``family, teacher, student, method, tau, tau_other, split, accuracy``.
-    student
+    student : str, optional
         Needed where the table has several.
-    teacher
+    teacher : str, optional
         Display label of one teacher; by default all.
-    method
+    method : str
         A method with two temperatures.
-    split
+    split : str
         Which rows to draw.
-    ax
+    ax : Axes, optional
         Where to draw; by default a new figure.
 
     Returns
     -------
     Axes
+        That with the cells.
 
     Raises
     ------
     InputError
         If a column, student, teacher, method or split is missing, or other settings (weight, margin, ...) vary.
+
+    See Also
+    --------
+    capmismatch.load_results : Makes the table.
+    capmismatch.temperature.ats : The method with two temperatures.
 
     Examples
     --------
@@ -62,6 +70,23 @@ def temperature_heatmap(
     >>> temperature_heatmap(results).collections[0].get_array().ravel().tolist()
     [80.0, 70.0]
     """
+    grid, teachers = _select(results, student, teacher, method, split)
+
+    ax = one_axes(ax, ratio=0.75)
+    ax.set_facecolor("0.92")
+    ax.patch.set(hatch="////", edgecolor="0.75")
+    _draw_cells(ax, grid, f", mean over {teachers} teachers" if teachers > 1 else "")
+    ax.invert_yaxis()
+    ax.set(xlabel=r"$\tau$ (target class)", ylabel=r"$\tau_{other}$ (wrong classes)")
+    ax.tick_params(length=0, labelrotation=0)
+    attach(ax, grid.reset_index().melt(id_vars="tau_other", value_name="accuracy").dropna(ignore_index=True))
+    return ax
+
+
+def _select(
+    results: pd.DataFrame, student: str | None, teacher: str | None, method: str, split: str
+) -> tuple[pd.DataFrame, int]:
+    """Mean accuracy by `tau_other` (rows) and `tau` (columns), NaN where a teacher lacks it; how many teachers."""
     require_columns(results, ["family", "teacher", "student", "method", "tau", "tau_other", "split", "accuracy"], WHAT)
     rows = sole(rows_where(results, WHAT, method=method, split=split), "student", WHAT, student)
     rows = rows.assign(label=teacher_labels(rows))
@@ -75,13 +100,13 @@ def temperature_heatmap(
     grid = means.mean().where(means.count() == count).unstack("tau")
     if grid.isna().all(axis=None):
         raise InputError(f"{WHAT} has no {method} setting with which all {count} teachers taught; name a teacher")
+    return grid, count
 
-    ax = one_axes(ax, ratio=0.75)
-    scale = 100 if np.nanmax(grid) <= 1 else 1
-    values = grid.to_numpy() * scale
-    ax.set_facecolor("0.92")
-    ax.patch.set(hatch="////", edgecolor="0.75")
-    of = f", mean over {count} teachers" if count > 1 else ""
+
+def _draw_cells(ax: Axes, grid: pd.DataFrame, over: str) -> None:
+    """Draw the cells with a colour bar, numbers where there are few, and a frame around the best."""
+    percent = np.nanmax(grid) <= 1
+    values = grid.to_numpy() * (100 if percent else 1)
     sns.heatmap(
         values,
         cmap="viridis",
@@ -91,13 +116,8 @@ def temperature_heatmap(
         annot_kws={"fontsize": tiny_points()},
         xticklabels=[f"{tau:g}" for tau in grid.columns],
         yticklabels=[f"{tau:g}" for tau in grid.index],
-        cbar_kws={"label": "student accuracy" + (" (%)" if scale == 100 else "") + of},
+        cbar_kws={"label": "student accuracy" + (" (%)" if percent else "") + over},
     )
-    ax.invert_yaxis()
     best_row, best_column = divmod(int(np.nanargmax(values)), values.shape[1])
     frame = Rectangle((best_column, best_row), 1, 1, fill=False, edgecolor="black", linewidth=1.5, clip_on=False)
     ax.add_patch(frame)
-    ax.set(xlabel=r"$\tau$ (target class)", ylabel=r"$\tau_{other}$ (wrong classes)")
-    ax.tick_params(length=0, labelrotation=0)
-    attach(ax, grid.reset_index().melt(id_vars="tau_other", value_name="accuracy").dropna(ignore_index=True))
-    return ax

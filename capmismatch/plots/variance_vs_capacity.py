@@ -23,10 +23,15 @@ from capmismatch.plots._axes import (
     symbol,
     value_axis,
 )
-from capmismatch.plots._common import by_size, lines_over_runs, probe_rows, probe_taus, spread_out
+from capmismatch.plots._common import by_size, lines_over_runs, listed, probe_rows, probe_taus, spread_out
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import tau_looks
 
+NEEDS = ("probes",)
+CAPTION = (
+    "How derived standard deviation, inherent variance and the target's probability change with the teacher's size, by "
+    "temperature. DV = (1 - p_y)^2 IV: read the three together. Rings mark peaks that come before the largest teacher."
+)
 WHAT = "the probes table"
 QUANTITIES = ["derived_std", "derived_variance", "inherent_variance", "target_prob", "derived_average"]
 
@@ -48,17 +53,17 @@ def variance_vs_capacity(
 
     Parameters
     ----------
-    probes
+    probes : DataFrame
         Columns ``family, teacher, params, split, seed, tau, probe, value``.
-    ax
-        Where to draw a single quantity.
-    quantity
-        ``"derived_std", "derived_variance", "inherent_variance", "target_prob"`` or ``"derived_average"``.
-    taus
+    ax : Axes, optional
+        Where to draw a single quantity; by default a new figure with three.
+    quantity : {"derived_std", "derived_variance", "inherent_variance", "target_prob", "derived_average"}, optional
+        What to draw, or what to draw first; needed with `ax`.
+    taus : sequence of float, optional
         Temperatures to draw; by default all, or four spread over them.
-    split
+    split : str, optional
         By default the only one, or ``"test"`` where there are several.
-    by
+    by : str
         Column that holds the size.
 
     Returns
@@ -71,6 +76,12 @@ def variance_vs_capacity(
     InputError
         If a column, probe, temperature or split is missing, or `ax` comes without `quantity`.
 
+    See Also
+    --------
+    capmismatch.probe : Makes the table.
+    variance_vs_temperature : The same quantities against temperature.
+    capacity_curve : What becomes of the students.
+
     Examples
     --------
     >>> probes = pd.DataFrame({"probe": ["derived_std", "inherent_variance", "target_prob"], "value": [0.1, 0.02, 0.7]})
@@ -78,36 +89,46 @@ def variance_vs_capacity(
     >>> [ax.get_title(loc="left") for ax in variance_vs_capacity(probes)]
     ['std of wrong $p$', 'inherent variance (IV)', '$p_y$']
     """
-    require_columns(probes, ["family", "teacher", by, "split", "seed", "tau", "probe", "value"], WHAT)
-    if quantity is not None:
-        must_be_one_of(quantity, QUANTITIES, "quantity")
     if ax is not None and quantity is None:
         raise InputError(f"expected quantity= (one of {QUANTITIES}) along with ax: one Axes shows one quantity")
     first = quantity or "derived_std"
     quantities = [first] if ax is not None else list(dict.fromkeys([first, "inherent_variance", "target_prob"]))
-    chosen = spread_out(probe_taus(probes, first), 4) if taus is None else [float(tau) for tau in taus]
-    tables = {
-        name: pd.concat([probe_rows(probes, name, tau=tau, split=split) for tau in chosen]) for name in quantities
-    }
+    tables, labels = _select(probes, quantities, taus, split, by)
 
     axes = np.array([ax]) if ax is not None else panels(len(quantities))
-    looks = tau_looks([_name(tau) for tau in chosen])
-    families = list(tables[first]["family"].unique())
-    for panel, name in zip(axes, quantities, strict=True):
-        _draw(panel, tables[name], looks, families, by)
-        value_axis(panel, symbol(name), tables[name]["value"], on_top=ax is None)
+    looks = tau_looks(labels)
+    families = listed(tables[first]["family"])
+    for panel, (name, rows) in zip(axes, tables.items(), strict=True):
+        _draw(panel, rows, looks, families, by)
+        value_axis(panel, symbol(name), rows["value"], on_top=ax is None)
     if ax is None:
         outer_labels_only(axes)
-    more, names = family_handles(axes[0], families)
-    legend_above(axes[0], look_handles(looks) + more, [*looks, *names], own=ax is None)
+    family_lines, names = family_handles(axes[0], families)
+    legend_above(axes[0], look_handles(looks) + family_lines, [*looks, *names], own_figure=ax is None)
     return axes if ax is None else ax
 
 
+def _select(
+    probes: pd.DataFrame, quantities: list[str], taus: Sequence[float] | None, split: str | None, by: str
+) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """Rows of each quantity at the chosen temperatures, and the temperatures' labels."""
+    require_columns(probes, ["family", "teacher", by, "split", "seed", "tau", "probe", "value"], WHAT)
+    for name in quantities:
+        must_be_one_of(name, QUANTITIES, "quantity")
+    chosen = spread_out(probe_taus(probes, quantities[0]), 4) if taus is None else [float(tau) for tau in taus]
+    tables = {
+        name: pd.concat([probe_rows(probes, name, tau=tau, split=split) for tau in chosen]) for name in quantities
+    }
+    return tables, [_name(tau) for tau in chosen]
+
+
 def _name(tau: float) -> str:
+    """What a temperature is called in the legend."""
     return f"τ={tau:g}"
 
 
 def _draw(ax: Axes, rows: pd.DataFrame, looks: dict, families: list[str], by: str) -> None:
+    """Draw one quantity: a line per temperature and family, with rings at peaks."""
     sizes = by_size(rows, by)
     styles = family_styles(families)
     rows = rows.assign(x=rows["label"].map(size_positions(sizes)))

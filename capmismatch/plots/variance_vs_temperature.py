@@ -25,6 +25,7 @@ from capmismatch.plots._common import (
     groups,
     labelled_as,
     lines_over_runs,
+    listed,
     over_runs,
     probe_rows,
     probe_taus,
@@ -35,6 +36,11 @@ from capmismatch.plots._labels import names_on
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import teacher_looks
 
+NEEDS = ("probes", "restored")
+CAPTION = (
+    "Mean and standard deviation of the wrong classes' probabilities against temperature, for a small and a large "
+    "teacher. Hollow marks: ATS, at its temperature of the wrong classes; dotted: the level that ISATS reaches."
+)
 QUANTITIES = ["derived_average", "derived_std", "inherent_variance", "target_prob"]
 RESTORED = "the restored table"
 STYLES: dict[str, dict[str, Any]] = {
@@ -57,17 +63,17 @@ def variance_vs_temperature(
 
     Parameters
     ----------
-    probes
+    probes : DataFrame
         Columns ``family, teacher, params, split, seed, tau, probe, value``, at several temperatures.
-    teachers
+    teachers : sequence of str, optional
         Display labels (``"resnet20"``, or ``"A/resnet20"`` where families share the name); by default the smallest
         and the largest.
-    restored
+    restored : DataFrame, optional
         A table of restored variance. Its ATS rows are drawn dashed, with hollow marks, against ``tau_other``, and its
         ISATS rows, whose ``tau_other`` differs from example to example, as dotted levels. Needs one ``tau_target``.
-    split
+    split : str, optional
         By default the only one, or ``"test"`` where there are several.
-    by
+    by : str
         Column that tells the smallest and the largest teacher.
 
     Returns
@@ -80,6 +86,12 @@ def variance_vs_temperature(
     InputError
         If a column, probe, split or teacher is missing.
 
+    See Also
+    --------
+    capmismatch.probe : Makes the table of probes.
+    capmismatch.restored_variance : Makes the table of restored variance.
+    variance_vs_capacity : The same quantities against teacher size.
+
     Examples
     --------
     >>> names = ["derived_average", "derived_std", "inherent_variance", "target_prob"]
@@ -89,49 +101,67 @@ def variance_vs_temperature(
     >>> variance_vs_temperature(probes)[1].lines[0].get_ydata()
     array([0.1  , 0.025])
     """
-    require_columns(probes, [by], "the probes table")
-    tables = {}
-    for name in QUANTITIES:
-        taus = probe_taus(probes, name)
-        tables[name] = pd.concat([probe_rows(probes, name, tau=tau, split=split) for tau in taus])
-    everyone = families_by_size(tables["derived_std"], by)
-    chosen = list(teachers or dict.fromkeys([next(iter(everyone)), next(reversed(everyone))]))
-    tables = {name: rows_where(table, "the probes table", label=chosen) for name, table in tables.items()}
-    extra = None if restored is None else _restored_rows(restored, tables["derived_std"], chosen, split)
+    tables, everyone, chosen = _select(probes, teachers, split, by)
+    reference = tables["derived_std"]
+    restored_rows = None if restored is None else _restored_rows(restored, reference, chosen, split)
 
     axes = panels(len(QUANTITIES))
     looks = {label: look for label, look in teacher_looks(everyone).items() if label in chosen}
-    shown = names_on(axes[0], everyone)
-    for ax, name in zip(axes, QUANTITIES, strict=True):
-        rows = tables[name].assign(x=tables[name]["tau"])
-        for _, table, runs in lines_over_runs(rows, ["probe", "family", "teacher"]):
-            run_line(ax, table, runs, **looks[table["label"].iloc[0]])
-            attach(ax, table.assign(method="TS"))
-        if extra is not None:
-            _draw_restored(ax, extra[extra["quantity"] == name], looks)
+    x_name = r"temperature $\tau$" if restored_rows is None else r"$\tau$ or $\tau_{other}$"
+    for ax, (name, rows) in zip(axes, tables.items(), strict=True):
+        _draw_plain(ax, rows, looks)
+        if restored_rows is not None:
+            _draw_restored(ax, restored_rows[restored_rows["quantity"] == name], looks)
         value_axis(ax, symbol(name), rows["value"], on_top=True)
-        name_of_x = r"temperature $\tau$" if extra is None else r"$\tau$ or $\tau_{other}$"
-        tau_axis(ax, sorted(rows["tau"].unique()), name_of_x)
+        tau_axis(ax, listed(rows["tau"]), x_name)
     outer_labels_only(axes)
+    shown = names_on(axes[0], everyone)
     handles, labels = look_handles(looks), [shown[label] for label in looks]
-    if extra is not None:
-        methods = [method for method in STYLES if method in {"TS", *extra["method"]}]
+    if restored_rows is not None:
+        methods = [method for method in STYLES if method in {"TS", *restored_rows["method"]}]
         handles += look_handles({method: {"color": "0.3", **STYLES[method]} for method in methods})
         labels += methods
-    legend_above(axes[0], handles, labels, own=True)
+    legend_above(axes[0], handles, labels, own_figure=True)
     return axes
+
+
+def _select(
+    probes: pd.DataFrame, teachers: Sequence[str] | None, split: str | None, by: str
+) -> tuple[dict[str, pd.DataFrame], dict[str, str], list[str]]:
+    """Rows of each quantity for the chosen teachers, the family of every teacher by size, and the chosen ones."""
+    require_columns(probes, [by], "the probes table")
+    tables = {
+        name: pd.concat([probe_rows(probes, name, tau=tau, split=split) for tau in probe_taus(probes, name)])
+        for name in QUANTITIES
+    }
+    everyone = families_by_size(tables["derived_std"], by)
+    chosen = list(teachers or dict.fromkeys([next(iter(everyone)), next(reversed(everyone))]))
+    return (
+        {name: rows_where(table, "the probes table", label=chosen) for name, table in tables.items()},
+        everyone,
+        chosen,
+    )
 
 
 def _restored_rows(
     restored: pd.DataFrame, reference: pd.DataFrame, chosen: list[str], split: str | None
 ) -> pd.DataFrame:
+    """Rows of the restored table for the chosen teachers, at its one temperature of the target."""
     columns = ["family", "teacher", "seed", "method", "tau_target", "tau_other", "quantity", "value"]
     require_columns(restored, columns, RESTORED)
     rows = sole(sole(restored, "split", RESTORED, split, prefer="test"), "tau_target", RESTORED)
     return rows_where(labelled_as(rows, reference), RESTORED, label=chosen)
 
 
+def _draw_plain(ax: Axes, rows: pd.DataFrame, looks: dict) -> None:
+    """Draw a line per teacher against the temperature."""
+    for _, table, runs in lines_over_runs(rows.assign(x=rows["tau"]), ["probe", "family", "teacher"]):
+        run_line(ax, table, runs, **looks[table["label"].iloc[0]])
+        attach(ax, table.assign(method="TS"))
+
+
 def _draw_restored(ax: Axes, rows: pd.DataFrame, looks: dict) -> None:
+    """Draw ATS as a line against the temperature of the wrong classes, and ISATS as levels."""
     for (label, method), runs in groups(rows[rows["method"] != "TS"], ["label", "method"]):
         color, style = looks[label]["color"], STYLES[str(method)]
         keys = ["quantity", "label", "method", "constraint", "margin", "tau_other"]

@@ -1,11 +1,16 @@
-"""Every figure of a study: which tables each needs, its caption, and drawing them all."""
+"""Every figure of a study: which are drawn, in which order, from what, and drawing them all.
+
+What a figure needs and its caption stand in its own file, ``capmismatch/plots/<name>.py``, as ``NEEDS`` and
+``CAPTION``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -30,27 +35,53 @@ GRID_PROBES = (
 )
 
 
+class StudyFigure(NamedTuple):
+    """How a study draws a figure.
+
+    Attributes
+    ----------
+    needs : tuple of str
+        Tables without which it is left out.
+    caption : str
+        What it shows.
+    draw : callable
+        Draws it from a study; returns Axes or an array of Axes.
+    """
+
+    needs: tuple[str, ...]
+    caption: str
+    draw: Callable[[StudyFolder], Any]
+
+
 def draw_all(study: StudyFolder) -> list[Path]:
-    """Draw each figure whose tables the study has; PDF, PNG and CSV each, into ``figures/``. Returns the PNGs."""
+    """Draw each figure whose tables the study has: PDF, PNG and CSV each, into ``figures/``.
+
+    Parameters
+    ----------
+    study : StudyFolder
+        A study whose stages have left tables.
+
+    Returns
+    -------
+    list of Path
+        The PNGs, in the order of `FIGURES`, then a capacity curve for each student.
+    """
     import matplotlib.pyplot as plt
 
     students = study.load("results")["student"].unique().tolist() if study.has("results") else []
-    wanted: list[tuple[str, Callable[[StudyFolder], Any]]] = [
-        (name, draw) for name, (needs, _, draw) in FIGURES.items() if all(study.has(table) for table in needs)
-    ]
-    wanted += [(f"capacity_curve_{student}", partial(_capacity_curve, student=student)) for student in students]
+    drawings = {name: figure.draw for name, figure in FIGURES.items() if all(map(study.has, figure.needs))}
+    drawings |= {f"capacity_curve_{student}": partial(_capacity_curve, student=student) for student in students}
     drawn = []
-    bar = tqdm(wanted, desc="plot", unit="figure", disable=not study.progress)
+    bar = tqdm(drawings.items(), desc="plot", unit="figure", disable=not study.progress)
     with plots.figure_style("default", ratio=0.5), bar:
         for name, draw in bar:
             bar.set_postfix_str(name)
             try:
-                target = draw(study)
+                axes = draw(study)
             except InputError as error:  # one figure that a study's tables cannot fill does not cost the others
                 bar.write(f"{name} left out: {error}")
                 continue
-            if target is not None:
-                drawn.append(plots.save(target, study.folder / "figures" / name)[1])
+            drawn.append(plots.save(axes, study.folder / "figures" / name)[1])
             plt.close("all")
     return drawn
 
@@ -79,10 +110,10 @@ def _affinity_map(study: StudyFolder) -> Any:
 def _best_setting(study: StudyFolder) -> dict[str, str]:
     """The first student, its soft-label method that stands first in the study, and the split to report on."""
     results = study.load("results")
-    taught = results[results["method"] != "CE"]
+    distilled = results[results["method"] != "CE"]
     return {
-        "student": taught["student"].iloc[0],
-        "label": taught["label"].iloc[0],
+        "student": distilled["student"].iloc[0],
+        "label": distilled["label"].iloc[0],
         "split": only_split(results),
     }
 
@@ -101,7 +132,7 @@ def _dark_knowledge(study: StudyFolder) -> Any:
 
 
 def _pick_chart(study: StudyFolder) -> Any:
-    """With the probe that a choice without students went by, which its table does not tell."""
+    """The choice; one without students with the probe that it was made by, which its table does not name."""
     table, rule = study.load("pick"), study.config.pick.rule
     if "measured" in table:
         return plots.pick_chart(table)
@@ -122,78 +153,51 @@ def _grid(study: StudyFolder) -> Any:
     )
 
 
-# name -> (tables it needs, caption, drawing)
-FIGURES: dict[str, tuple[tuple[str, ...], str, Callable[[StudyFolder], Any]]] = {
-    "variance_vs_capacity": (
-        ("probes",),
-        "How derived standard deviation, inherent variance and the target's probability change with the teacher's "
-        "size, by temperature. DV = (1 - p_y)^2 IV: read the three together. Rings mark peaks that come before the "
-        "largest teacher.",
-        lambda s: plots.variance_vs_capacity(s.load("probes"), split="val"),
-    ),
-    "variance_vs_temperature": (
-        ("probes", "restored"),
-        "Mean and standard deviation of the wrong classes' probabilities against temperature, for a small and a large "
-        "teacher. Hollow marks: ATS, at its temperature of the wrong classes; dotted: the level that ISATS reaches.",
-        lambda s: plots.variance_vs_temperature(s.load("probes"), restored=s.load("restored"), split="val"),
-    ),
-    "isats_restored": (
-        ("restored",),
-        "What plain temperature scaling (TS), ATS and ISATS make of each teacher's soft labels: the derived standard "
-        "deviation, and its price in the target's probability, in examples whose arg max moves and in targets that a "
-        "wrong class overtakes. The temperature that ISATS chooses for the wrong classes: median over the examples, "
-        "with a band from the 10 % to the 90 % quantile.",
-        lambda s: plots.isats_restored(s.load("restored")),
-    ),
-    "rank_matrix": (
-        ("ranks",),
-        "How far teachers order the wrong classes alike: mean Kendall tau-b per example. The diagonal is the noise "
-        "floor: two runs of one teacher that differ in the seed; hatched where there is one run.",
-        lambda s: plots.rank_matrix(s.load("ranks")),
-    ),
-    "rank_distribution": (
-        ("ranks",),
-        "The same agreement by how many sizes apart two teachers are, a point a pair of runs, beside the noise floor "
-        "of seeds.",
-        lambda s: plots.rank_distribution(s.load("ranks")),
-    ),
-    "affinity_map": (
-        ("affinity",),
-        "Which classes a teacher holds for akin: mean softmax over the wrong classes, by true class; below, how larger "
-        "teachers differ from the smallest. Classes stand beside those that the smallest holds for akin.",
-        _affinity_map,
-    ),
-    "logit_statistics": (
-        ("probes",),
-        "Size of the logits against the teacher's size.",
-        lambda s: plots.logit_statistics(s.load("probes"), split="val"),
-    ),
-    "dark_knowledge": (
-        (),
-        "One example: the probabilities that the smallest and the largest teacher give the wrong classes under TS, ATS "
-        "and ISATS.",
-        _dark_knowledge,
-    ),
-    "probe_vs_student_grid": (
-        ("probes", "results", "links"),
-        "Each probe against the accuracy of the students that its teacher taught, with the rank correlation and its "
-        "interval. Bars: 95 % intervals over the students' runs, from three on.",
-        _grid,
-    ),
-    "pick_chart": (
-        ("pick",),
-        "The teachers, best first: what they were chosen by, with its 95 % interval, and with students the chance of "
-        "being the best and the accuracy points expected to be lost. Those too close to call are coloured.",
-        _pick_chart,
-    ),
-}
+def _collected(name: str, draw: Callable[[StudyFolder], Any] | None = None, **options: Any) -> tuple[str, StudyFigure]:
+    """A figure with what its file says of it; without `draw` it is given the tables that it needs, by their names."""
+    file = _file(name)
+
+    def from_tables(study: StudyFolder) -> Any:
+        return getattr(plots, name)(**{table: study.load(table) for table in file.NEEDS}, **options)
+
+    return name, StudyFigure(file.NEEDS, file.CAPTION, draw or from_tables)
+
+
+def _file(name: str) -> Any:
+    """The module of a figure, whose name in `capmismatch.plots` stands for the function."""
+    return import_module(f"capmismatch.plots.{name}")
+
+
+# in the order of the page; the capacity curves of the students come first there
+FIGURES: dict[str, StudyFigure] = dict(
+    [
+        _collected("variance_vs_capacity", split="val"),
+        _collected("variance_vs_temperature", split="val"),
+        _collected("isats_restored"),
+        _collected("rank_matrix"),
+        _collected("rank_distribution"),
+        _collected("affinity_map", _affinity_map),
+        _collected("logit_statistics", split="val"),
+        _collected("dark_knowledge", _dark_knowledge),
+        _collected("probe_vs_student_grid", _grid),
+        _collected("pick_chart", _pick_chart),
+    ]
+)
 
 
 def caption(name: str) -> str:
-    """What a figure of a study shows, by its file's stem."""
+    """What a figure of a study shows.
+
+    Parameters
+    ----------
+    name : str
+        The stem of its file.
+
+    Returns
+    -------
+    str
+        Its caption, or the name itself where no figure has it.
+    """
     if name.startswith("capacity_curve"):
-        return (
-            "Accuracy of the student against its teacher's size by method, beside the teachers' own accuracy. "
-            "Bars: 95 % intervals from three runs on, else single runs as points; band: plain training."
-        )
-    return FIGURES[name][1] if name in FIGURES else name
+        return str(_file("capacity_curve").CAPTION)
+    return FIGURES[name].caption if name in FIGURES else name

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from capmismatch import cli
+from capmismatch import cli, plots
 from capmismatch._utils.files import locked
 from capmismatch.distillation.runs import plan, run_folder
 from capmismatch.study.study import Study
@@ -182,3 +183,11 @@ def test_looking_waits_for_nobody(study: Study) -> None:
     with locked(folder / ".lock"):
         pass
     assert study.status()["running"].sum() == 0
+
+
+@pytest.mark.parametrize(("by", "labels"), [("teacher", ["no teacher", "one"]), ("method", ["CE", "KD tau=4"])])
+def test_the_figure_draws_what_status_gives(study: Study, by: str, labels: list[str]) -> None:
+    ax = plots.study_progress(study.status(), by=by)
+    drawn = plots.drawn_data(ax)
+    assert drawn["label"].tolist() == labels and drawn["runs"].tolist() == drawn["waiting"].tolist() == [4, 4]
+    plt.close(ax.figure)

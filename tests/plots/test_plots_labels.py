@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import itertools
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import plot_tables as tables
 import pytest
+from drawing import FIGURES, draw, figure_of, texts_of
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.collections import LineCollection, PathCollection
 from PIL import Image
 from scipy import stats
-from test_plots import FIGURES, draw, figure_of, texts_of
 
 from capmismatch import plots
 from capmismatch.plots import _style
 from capmismatch.plots._labels import MOST, short_names
 
 MLPS, RESNETS = tables.MLPS, tables.RESNETS
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
 
 
 # -------------------------------------------------------------------------------------------------------- long names
@@ -90,9 +83,9 @@ LABELLED = [
 def test_twelve_long_names_fit(name, venue, width):
     with plots.figure_style(venue, width):
         if name == "dark_knowledge":
-            drawn = plots.dark_knowledge(tables.dark_knowledge(teachers=(LONG[0], LONG[-1])))
+            drawn = plots.dark_knowledge(tables.dark_knowledge_table(teachers=(LONG[0], LONG[-1])))
         elif name == "capacity_curve alone":  # the names stand on the axis where the sizes are unknown
-            drawn = plots.capacity_curve(tables.results(LONGS).assign(params=np.nan))
+            drawn = plots.capacity_curve(tables.results_table(LONGS).assign(params=np.nan))
         else:
             drawn = draw(name, LONGS)
         figure = figure_of(drawn)
@@ -114,8 +107,8 @@ def test_a_teacher_has_one_short_name_in_all_figures():
         for name in LABELLED:
             names = plots.drawn_data(figure_of(draw(name, LONGS))).attrs["names"]
             assert names == {short: name for name, short in short_names(LONG).items()}, name
-        two = tables.dark_knowledge(teachers=(LONG[3], LONG[4])).assign(family="imagenet")
-        axes = plots.dark_knowledge(two, among=tables.probes(LONGS, seeds=1))
+        two = tables.dark_knowledge_table(teachers=(LONG[3], LONG[4])).assign(family="imagenet")
+        axes = plots.dark_knowledge(two, among=tables.probes_table(LONGS, seeds=1))
     assert [ax.get_title().split("\n")[0] for ax in axes] == [short_names(LONG)[name] for name in LONG[3:5]]
 
 
@@ -143,14 +136,14 @@ def test_no_text_is_smaller_than_six_points(name, venue):
 
 def test_a_teacher_has_one_colour_in_all_figures():
     kd = {"probe": "nll", "label": "KD tau=4"}
-    probes, few = tables.probes(RESNETS), ["resnet8", "wrn16_4"]
-    results = tables.results(RESNETS).query("teacher in @few")
+    probes, few = tables.probes_table(RESNETS), ["resnet8", "wrn16_4"]
+    results = tables.results_table(RESNETS).query("teacher in @few")
     ax = plots.probe_vs_student(probes, results, **kd)
     dots = [dots for dots in ax.collections if isinstance(dots, PathCollection)]
     seen = {tuple(color) for one in dots for color in one.get_facecolors()}
     axes = plots.variance_vs_temperature(probes, teachers=few)
     assert {tuple(line.get_color()) for line in axes[0].lines if line.get_marker() != "."} == seen
-    bins = tables.reliability(RESNETS).merge(probes[["family", "teacher", "params"]].drop_duplicates())
+    bins = tables.reliability_table(RESNETS).merge(probes[["family", "teacher", "params"]].drop_duplicates())
     ax = plots.reliability_diagram(bins, teachers=few)
     assert {tuple(line.get_color()) for line in ax.lines if line.get_linestyle() == "-"} == seen
 
@@ -162,7 +155,7 @@ def test_temperatures_and_teachers_have_other_colours():
 
 
 def test_probe_vs_student_shows_the_interval_over_runs():
-    probes, results = tables.probes(), tables.results(seeds=4)
+    probes, results = tables.probes_table(), tables.results_table(seeds=4)
     ax = plots.probe_vs_student(probes, results, probe="nll", label="KD tau=4")
     (bars,) = [bars for bars in ax.collections if isinstance(bars, LineCollection)]
     taught = results[(results["label"] == "KD tau=4") & (results["split"] == "test")]
@@ -175,7 +168,9 @@ def test_probe_vs_student_shows_the_interval_over_runs():
 
 def test_affinity_maps_are_as_many_as_leave_room_for_names():
     with plots.figure_style("default"):
-        shapes = {classes: plots.affinity_map(tables.affinity(MLPS, classes=classes)) for classes in (10, 26, 100)}
+        shapes = {
+            classes: plots.affinity_map(tables.affinity_table(MLPS, classes=classes)) for classes in (10, 26, 100)
+        }
     assert {classes: axes.shape[1] for classes, axes in shapes.items()} == {10: 4, 26: 2, 100: 3}
     assert [len(axes[0, 0].get_yticklabels()) for axes in shapes.values()] == [10, 26, 0]
     for axes in shapes.values():

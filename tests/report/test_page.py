@@ -105,12 +105,15 @@ def renamed(frame):
 
 @pytest.fixture(scope="module")
 def tables():
-    probed, taught = plot_tables.probes(splits=("val", "test")), plot_tables.results(students=("mlp12", "mlp24"))
+    probed, taught = (
+        plot_tables.probes_table(splits=("val", "test")),
+        plot_tables.results_table(students=("mlp12", "mlp24")),
+    )
     made = {
         "probes": probed,
         "results": taught,
-        "ranks": plot_tables.ranks(),
-        "restored": plot_tables.restored(),
+        "ranks": plot_tables.ranks_table(),
+        "restored": plot_tables.restored_table(),
         "links": correlate(probed, taught, expected_signs={}, n_boot=20),
     }
     return {name: renamed(frame) for name, frame in made.items()}
@@ -400,7 +403,7 @@ def test_derived_probes_are_dropped_without_companions(tables):
 
 
 def test_results_of_one_split():
-    table = results(plot_tables.results(seeds=1).query("split == 'test'"))
+    table = results(plot_tables.results_table(seeds=1).query("split == 'test'"))
     assert table.columns[-3:] == ["accuracy_test", "sd_test", "runs_test"]
     assert table.rows[0][-2].text == "–" and table.rows[0][-2].key == ""
 

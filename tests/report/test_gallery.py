@@ -1,0 +1,63 @@
+"""Which figures a study draws, in which order, and what their files say of them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import plot_tables
+import pytest
+
+from capmismatch import plots
+from capmismatch.data.bank import bank_from_arrays
+from capmismatch.report import gallery
+
+FILES = sorted(file.stem for file in Path(plots.__path__[0]).glob("[a-z]*.py"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_figures_file_says_what_it_needs_and_shows(name):
+    file = import_module(f"capmismatch.plots.{name}")
+    assert name in plots.__all__ and callable(getattr(plots, name))
+    assert isinstance(file.NEEDS, tuple) and file.CAPTION.endswith(".")
+    if name in gallery.FIGURES:
+        assert gallery.FIGURES[name][:2] == (file.NEEDS, file.CAPTION)
+        assert gallery.caption(name) == file.CAPTION
+
+
+def test_captions_of_students_curves_and_of_other_files():
+    curve = import_module("capmismatch.plots.capacity_curve").CAPTION
+    assert gallery.caption("capacity_curve_mlp12") == curve
+    assert gallery.caption("mine") == "mine"
+
+
+def test_figures_are_drawn_in_order_where_their_tables_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "save", lambda axes, stem: (None, stem.with_suffix(".png"), None))
+    tables = {
+        "probes": plot_tables.probes_table(plot_tables.MLPS[:3], splits=("val", "test")),
+        "ranks": plot_tables.ranks_table(plot_tables.MLPS[:3]),
+        "results": plot_tables.results_table(plot_tables.MLPS[:3]),
+    }
+    isats = SimpleNamespace(tau_target=4.0, tau_other=3.0, constraint="order", margin=1.0)
+    study = SimpleNamespace(
+        folder=tmp_path,
+        progress=False,
+        config=SimpleNamespace(isats=isats),
+        bank=bank_from_arrays({"net": 3 * np.eye(4)}, [0, 1, 2, 3], split=["val", "val", "test", "test"]),
+        has=tables.__contains__,
+        load=tables.__getitem__,
+    )
+    names = [
+        "variance_vs_capacity",
+        "rank_matrix",
+        "rank_distribution",
+        "logit_statistics",
+        "dark_knowledge",
+        "capacity_curve_mlp12",
+    ]
+    assert gallery.draw_all(study) == [tmp_path / "figures" / f"{name}.png" for name in names]
+    tables["ranks"] = tables["ranks"].assign(metric="another")  # what cannot be drawn does not cost the others
+    drawn = [file.stem for file in gallery.draw_all(study)]
+    assert drawn == [name for name in names if not name.startswith("rank")]

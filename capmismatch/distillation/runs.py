@@ -106,7 +106,7 @@ def config_of(study: Experiment, run: Run) -> dict[str, Any]:
         "train": study.train_data.rows.fingerprint,
         "eval": study.eval_data.rows.fingerprint,
         "views": asdict(settings.views),
-        "recipe": study.recipe.told(),
+        "recipe": study.recipe.to_dict(),
         "center": list(settings.center),
         "scale": list(settings.scale),
         **device,

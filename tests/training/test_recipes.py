@@ -40,10 +40,10 @@ def test_younger_options_are_told_only_where_they_are_used() -> None:
         "Recipe(epochs=40, batch_size=250, optimizer='adamw', lr=0.005, schedule='onecycle', milestones=(), "
         "warmup_epochs=0, weight_decay=0.01, momentum=0.9, shift=0)"
     )
-    assert hash_of(told.told()) == "03a228108d0bf37c"
+    assert hash_of(told.to_dict()) == "03a228108d0bf37c"
     used = Recipe(keep_best=True, patience=3, autocast="bfloat16", channels_last=False)
     stated = {"keep_best": True, "patience": 3, "autocast": "bfloat16", "channels_last": False}
-    assert stated.items() <= used.told().items()
+    assert stated.items() <= used.to_dict().items()
     assert eval(repr(used)) == used
 
 

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from capmismatch._utils.files import replacing
 from capmismatch.data.bank import LogitBank
-from capmismatch.distillation.methods import SOFT, Method
+from capmismatch.distillation.methods import SOFT_LABEL_METHODS, Method
 from capmismatch.errors import BankError, InputError, must_be_one_of
 
 DTYPES = ("float32", "float16")
@@ -182,7 +182,7 @@ def soft_labels(
         teacher = first.keys[0]
     given = Method(method) if isinstance(method, str) else method
     if given is not None:
-        must_be_one_of(given.name, SOFT, "a method that makes soft labels of a teacher")
+        must_be_one_of(given.name, SOFT_LABEL_METHODS, "a method that makes soft labels of a teacher")
         if "rank_weight" in given.options:
             raise InputError("rank_weight needs soft labels and logits: make a file of each, with and without a method")
     rows = first.select(split)

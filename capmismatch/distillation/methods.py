@@ -21,6 +21,9 @@ from capmismatch.errors import InputError, must_be_one_of, must_be_positive
 if TYPE_CHECKING:  # naming a setting does not load torch
     from torch import Tensor, nn
 
+    from capmismatch.distillation.criteria import EarlyStopped, GradientGate
+    from capmismatch.losses import Criterion
+
 
 @dataclass(frozen=True)
 class MethodSpec:
@@ -158,6 +161,11 @@ class Method:
         """The method's entry in `METHODS`."""
         return METHODS[self.name]
 
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the student learns from more than the labels."""
+        return self.spec.kind != "labels"
+
     def _fill_in_defaults(self) -> None:
         """Refuse fields that the method does not take, and give the others their defaults."""
         fields = self.spec.fields
@@ -186,7 +194,7 @@ class Method:
             must_be_one_of(self.center, CENTERS, f"center of method {self.name}")
 
     def _check_options(self) -> None:
-        if self.options and self.spec.kind == "labels":
+        if self.options and not self.has_teacher:
             raise InputError(f"method {self.name} takes no options, got {self.options!r}")
         if self.spec.kind == "soft labels":  # those of the other losses are checked where the loss is made
             for option in self.options:
@@ -266,7 +274,9 @@ class Method:
             margin=self.margin,
         ).probs
 
-    def criterion(self, network: nn.Module | None = None, epochs: int | None = None) -> nn.Module:
+    def criterion(
+        self, network: nn.Module | None = None, epochs: int | None = None
+    ) -> Criterion | GradientGate | EarlyStopped:
         """Return the loss: a module called with student logits, labels, and what `soft_labels` gave.
 
         Parameters
@@ -278,7 +288,7 @@ class Method:
 
         Returns
         -------
-        torch.nn.Module
+        Criterion or GradientGate or EarlyStopped
             A `capmismatch.losses.Criterion`, within a `GradientGate` or an `EarlyStopped` where the options say so.
         """
         from capmismatch.distillation.criteria import EarlyStopped, GradientGate

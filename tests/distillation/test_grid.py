@@ -341,7 +341,7 @@ def test_assistants_stand_between_teacher_and_student(
     for run in plan(study, study.bank):
         if run.method.assistants and run.teacher and (run.seed, run.student) == (2, "mlp5"):
             handed = teach_through(
-                [trainer._build("mlp7", 2)],
+                [trainer.build("mlp7", 2)],
                 trainer._logits(run.teacher.key),
                 run.method,
                 trainer.inputs,

@@ -100,8 +100,8 @@ def ray(work: Work, tasks: Sequence[Any], resources: Resources) -> Iterator[Any]
     """Run tasks on a Ray cluster; a task whose worker dies is started again elsewhere, up to three times.
 
     A task takes its share of the cluster's smallest machine, so that each machine runs `resources.workers` or more of
-    them side by side. All of them must see the files that `work` reads and writes under the same paths. A cluster that the
-    caller has joined already is used, and left running.
+    them side by side. All machines must see the files that `work` reads and writes under the same paths. A cluster that
+    the caller has joined already is used, and left running.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     cluster = need("ray", "ray", "the engine 'ray'")

@@ -162,7 +162,7 @@ class TrainingState:
         checkpoint.save(self.modules, made_from=self.made_from, **progress)
 
     def start_epoch(self, epoch: int) -> None:
-        """Begin an epoch; one that a checkpoint is from the middle of goes on there."""
+        """Begin an epoch, unless a checkpoint was restored from the middle of it."""
         if epoch != self.epoch:
             self.epoch, self.step, self.loss_sum = epoch, 0, torch.zeros_like(self.loss_sum)
 

@@ -1,4 +1,4 @@
-"""Engines run every task once and hand on what ends them; what a grid does with them is told in test_grid.py."""
+"""Engines run every task once and hand on what ends them; what a grid does with them is tested in test_grid.py."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_what_a_task_raises_ends_the_engine() -> None:
 
 
 @pytest.mark.slow
-def test_a_dead_worker_is_told() -> None:
+def test_a_dead_worker_is_an_error() -> None:
     with pytest.raises(CapmismatchError, match=r"worker process was killed.* runs are left; start again, with fewer"):
         list(processes(die, range(6), Resources(workers=2)))
 

@@ -63,8 +63,8 @@ def test_nothing_has_begun(study: Study) -> None:
     assert table["seconds_left"].isna().all()  # nobody knows yet
 
 
-def test_every_state_is_told_and_counted_once(study: Study) -> None:
-    """The time of the others is that of the runs most like them; a run's own pace goes before."""
+def test_every_run_counts_once_by_its_state(study: Study) -> None:
+    """A run takes as long as its own epochs say, else as the runs most like it."""
     ce6_going, ce6_failed = folders(study, "CE", "mlp6")
     finish(folders(study, "CE", "mlp5")[0], 8.0)
     start(ce6_going, 5.0)  # 15 s are left: three more epochs
@@ -81,14 +81,10 @@ def test_every_state_is_told_and_counted_once(study: Study) -> None:
     assert table.loc[CE, states].tolist() == [1, 1, 1, 1]
     assert table.loc[KD, states].tolist() == [0, 0, 0, 4]
     assert table.loc[CE, "seconds_left"] == pytest.approx(15 + 8)
-    # mlp6 by KD has no run like it: the mean of mlp6, of 20 s (5 s an epoch) and 4 s (1 s an epoch)
+    # no run of mlp6 by KD has begun: the mean of mlp6, of 20 s (5 s per epoch) and 4 s (1 s per epoch)
     assert table.loc[KD, "seconds_left"] == pytest.approx(4 + 8 + 2 * (20 + 4) / 2)
-    assert study.status().set_index(["label", "teacher"]).loc[CE, states].tolist() == [
-        1,
-        0,
-        1,
-        2,
-    ]  # the process has let go
+    table = study.status().set_index(["label", "teacher"])
+    assert table.loc[CE, states].tolist() == [1, 0, 1, 2]  # the lock is free again
 
 
 def test_a_slow_first_epoch_is_not_taken_for_the_pace(study: Study) -> None:

@@ -125,7 +125,7 @@ class Usual:
     def train(self, run: Run) -> list[float]:
         """Losses of every step."""
         recipe, losses = self.study.recipe, []
-        network = self.trainer._build(run.student, run.seed)
+        network = self.trainer.build(run.student, run.seed)
         criterion = run.method.criterion(network, recipe.epochs)
         total = recipe.epochs * -(-len(self.trainer.labels) // BATCH)
         optimizer = torch.optim.SGD(
@@ -178,7 +178,7 @@ def step_against_step(folder: Path, steps: int) -> list[Row]:
     study = with_soft_labels(write_study(folder, steps, 1, 1))
     usual, run = Usual(study), plan(study, study.bank)[0]
     soft, trainer = usual.trainer.soft_labels(run), usual.trainer
-    networks = [trainer._build(run.student, 0), trainer._build(run.student, 0).to(memory_format=torch.channels_last)]
+    networks = [trainer.build(run.student, 0), trainer._build(run.student, 0).to(memory_format=torch.channels_last)]
     optimizers = [torch.optim.SGD(n.parameters(), 0.05, 0.9, weight_decay=5e-4, nesterov=True) for n in networks]
     criterion = run.method.criterion()
 
@@ -240,7 +240,7 @@ def same_losses(folder: Path, batches: int, epochs: int) -> list[Row]:
     study = with_soft_labels(write_study(folder, batches, epochs, 1))
     usual, found = Usual(study), list[Row]()
     for run in plan(study, study.bank):
-        network, twin = (usual.trainer._build(run.student, run.seed) for _ in range(2))
+        network, twin = (usual.trainer.build(run.student, run.seed) for _ in range(2))
         recorder = Recorder(run.method.criterion(network, epochs))
         order, from_the_same = usual.batches(run.seed), list[float]()
 
@@ -300,7 +300,7 @@ def loader(folder: Path, steps: int, turns: int) -> list[Row]:
     ready = trainer.prepare(trainer.inputs[0, :BATCH])
 
     def loaded() -> None:
-        network = trainer._build(run.student, 0)
+        network = trainer.build(run.student, 0)
         criterion = run.method.criterion(network, 1)
         fit(
             network,
@@ -314,7 +314,7 @@ def loader(folder: Path, steps: int, turns: int) -> list[Row]:
         )
 
     def bare() -> None:
-        network = trainer._build(run.student, 0).to(memory_format=torch.channels_last)
+        network = trainer.build(run.student, 0).to(memory_format=torch.channels_last)
         criterion = run.method.criterion(network, 1)
         optimizer = torch.optim.SGD(network.parameters(), 0.05, 0.9, weight_decay=5e-4, nesterov=True)
         for _ in range(steps):

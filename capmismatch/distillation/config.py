@@ -1,4 +1,4 @@
-"""What ``[distill]`` of a study file says: which students are taught, how, and how often."""
+"""``[distill]`` of a study file: which students are taught, by which settings, and how often."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ from capmismatch.distillation.methods import Method
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """``[distill]``: which students, settings, seeds, and how they are trained.
+    """``[distill]``: which students, settings and seeds, and how they are trained.
 
     Attributes
     ----------
-    students : names of architectures, see `capmismatch.architectures.names`
-    methods : settings, see `capmismatch.distillation.methods.Method`; written as ``[[distill.methods]]``
-    seeds : training runs a setting; run s takes the teacher's run s modulo its number of runs
-    views : stored views of the training inputs, see `capmismatch.data.views.Views`
-    recipe : see `capmismatch.training.loop.Recipe`; with a `name`, that of `Recipe.named` and what stands beside it
-    device : where students are trained, "cpu" or "cuda"
-    center, scale : raw inputs become (x - center) / scale; images are brought to [0, 1] first, and take one number a
-        channel
+    students : tuple of str
+        Architectures, see `capmismatch.architectures.names`.
+    methods : tuple of Method
+        The settings, written as ``[[distill.methods]]``.
+    seeds : int
+        Training runs per student, teacher and setting. Run s takes the teacher's run s modulo its number of runs.
+    views : Views
+        Stored views of the training inputs.
+    recipe : dict
+        Attributes of `capmismatch.training.loop.Recipe`; with a `name`, changes to that of `Recipe.named`.
+    device : str
+        Where students are trained, "cpu" or "cuda".
+    center, scale : tuple of float
+        Raw inputs become (x - center) / scale. Images are brought to [0, 1] first, and take one number per channel.
     """
 
     students: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Losses that change while a student is taught: by epoch, or by whether the teacher agrees with the labels.
+"""Losses that change during a student's training: by epoch, or by whether the teacher agrees with the labels.
 
 Each wraps a `capmismatch.losses.Criterion` and is called like one, in any training loop.
 """
@@ -24,8 +24,14 @@ class EarlyStopped(nn.Module):
 
     Parameters
     ----------
-    criterion : called until then: a `Criterion`, or a `GradientGate` around one
-    epochs : how many epochs are taught
+    criterion : Criterion or GradientGate
+        The loss until then.
+    epochs : int
+        How many epochs are distilled.
+
+    See Also
+    --------
+    capmismatch.distillation.remedies.train_with_checkpoints : Stop the teacher early instead.
 
     References
     ----------
@@ -49,7 +55,7 @@ class EarlyStopped(nn.Module):
         self.criterion, self.epochs, self.stopped = criterion, epochs, False
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the epoch, counted from 0."""
+        """Set the epoch, counted from 0."""
         self.criterion.set_epoch(epoch)
         self.stopped = epoch >= self.epochs
 
@@ -61,29 +67,32 @@ class EarlyStopped(nn.Module):
         return loss
 
     def diagnostics(self) -> dict[str, float]:
-        """What there is to log beside the loss: that of the criterion inside, until it is stopped."""
+        """Return what there is to log beside the loss: the inner criterion's, until that is stopped."""
         return {} if self.stopped else self.criterion.diagnostics()
 
 
 class GradientGate(nn.Module):
-    r"""A criterion that keeps the teacher's part of the loss only in steps where it pulls the labels' way.
+    r"""A criterion that keeps the teacher's part of the loss only in steps where its gradient agrees with the labels'.
 
     .. math:: g = g_{hard} + [\cos(g_{hard}, g_{soft}) \ge \varphi] \, g_{soft}
 
     with the gradients of both parts in all of the student's parameters: the cross-entropy and the distillation term (a
-    rank term included), each at its weight. The loss's value leaves the teacher's part out where the gate is shut.
+    rank term included), each at its weight. The loss's value leaves the teacher's part out while the gate is closed.
 
-    A step costs two backward passes, where the plain criterion takes one: both gradients are found when the criterion
-    is called, and ``backward()`` hands their sum on. The decision itself waits for nothing, on a GPU either. In data
-    parallel training (where `torch.distributed` is initialised) the gradients are averaged over all processes first, so
-    that all decide alike, as one would. Under float16 autocast small gradients may underflow, as a loss scaler comes
-    too late for them: take bfloat16.
+    A step costs two backward passes, where the plain criterion takes one: both gradients are computed when the
+    criterion is called, and ``backward()`` passes their sum on. The decision does not wait for the device. In
+    data-parallel training (where `torch.distributed` is initialised) the gradients are first averaged over all
+    processes, so that all decide alike, as one process would. Under float16 autocast small gradients may underflow, as
+    a loss scaler comes too late for them: take bfloat16.
 
     Parameters
     ----------
-    criterion : with a `ce_weight` above 0
-    network : the student that is being trained
-    phi : the least cosine, in [-1, 1]; at -1 the gate is always open
+    criterion : Criterion
+        With a `ce_weight` above 0.
+    network : torch.nn.Module
+        The student that is being trained.
+    phi : float, default 0
+        The least cosine, in [-1, 1]. At -1 the gate is always open.
 
     References
     ----------
@@ -115,12 +124,12 @@ class GradientGate(nn.Module):
         self._weights = [weight for weight in network.parameters() if weight.requires_grad]  # not parameters of its own
         if not self._weights:
             raise InputError("expected a network with parameters to train, got none")
-        # The epoch, and its steps, its steps with the gate open, and the sum of their cosines. A buffer, so that a
-        # training that goes on in the middle of an epoch goes on counting.
+        # The epoch, its steps, its steps with the gate open, and the sum of its cosines. A buffer, so that a training
+        # that goes on from the middle of an epoch goes on counting.
         self.register_buffer("tally", torch.tensor([-1.0, 0.0, 0.0, 0.0]))
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the epoch, counted from 0; in a new one the diagnostics start anew."""
+        """Set the epoch, counted from 0; in a new one the diagnostics start anew."""
         self.criterion.set_epoch(epoch)
         if self.tally[0] != epoch:
             self.tally = self.tally.new_tensor([epoch, 0.0, 0.0, 0.0])
@@ -130,9 +139,9 @@ class GradientGate(nn.Module):
         hard, soft = self.criterion.parts(student_logits, labels, teacher_logits)
         if not soft.requires_grad:
             return soft + hard
-        own = list(self.criterion.parameters())
+        loss_weights = list(self.criterion.parameters())
         hard_gradients = torch.autograd.grad(hard, self._weights, retain_graph=True, allow_unused=True)
-        soft_gradients = torch.autograd.grad(soft, [*self._weights, *own], allow_unused=True)
+        soft_gradients = torch.autograd.grad(soft, [*self._weights, *loss_weights], allow_unused=True)
         pairs = list(zip(hard_gradients, soft_gradients, strict=False))
         _average_over_processes([gradient for pair in pairs for gradient in pair if gradient is not None])
         cosine = _cosine(pairs)
@@ -143,21 +152,21 @@ class GradientGate(nn.Module):
             gradients = [_sum(a, b, is_open) for a, b in pairs]
             gradients += [None if g is None else is_open * g for g in soft_gradients[len(self._weights) :]]
             value = hard + is_open * soft
-        loss: Tensor = _GradientsGiven.apply(value, gradients, *self._weights, *own)
+        loss: Tensor = _WithGradients.apply(value, gradients, *self._weights, *loss_weights)
         return loss
 
     def diagnostics(self) -> dict[str, float]:
-        """Since the epoch began: the share of steps with the gate open, and the mean cosine."""
+        """Return the share of this epoch's steps with the gate open, and the mean cosine."""
         _, steps, is_open, cosine = self.tally.tolist()
-        found = {"gate_open": is_open / steps, "gate_cosine": cosine / steps} if steps else {}
-        return {**self.criterion.diagnostics(), **found}
+        gate = {"gate_open": is_open / steps, "gate_cosine": cosine / steps} if steps else {}
+        return {**self.criterion.diagnostics(), **gate}
 
 
 Gradient = Tensor | None
 
 
 def _average_over_processes(gradients: Sequence[Tensor]) -> None:
-    """Average gradients in place, where several processes share a training."""
+    """Average gradients in place over the processes of a data-parallel training."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         for gradient in gradients:
             torch.distributed.all_reduce(gradient)
@@ -165,25 +174,26 @@ def _average_over_processes(gradients: Sequence[Tensor]) -> None:
 
 
 def _cosine(pairs: Sequence[tuple[Gradient, Gradient]]) -> Tensor:
-    """Cosine between two gradients, given piece by piece; 0 where one of them is 0. Float32, a scalar tensor."""
+    """Cosine between two gradients, given as pairs of tensors; 0 where one is 0. Float32, a scalar tensor."""
     sums: list[Tensor | float] = [0.0, 0.0, 0.0]
     for a, b in pairs:
-        for place, (left, right) in enumerate(((a, b), (a, a), (b, b))):
-            if left is not None and right is not None:
-                sums[place] = sums[place] + torch.dot(left.flatten().float(), right.flatten().float())
+        for index, (x, y) in enumerate(((a, b), (a, a), (b, b))):
+            if x is not None and y is not None:
+                sums[index] = sums[index] + torch.dot(x.flatten().float(), y.flatten().float())
     dot, a_squared, b_squared = (torch.as_tensor(total) for total in sums)
-    # Root by root: the product of the squares may underflow where neither does.
+    # Each root alone: the product of the squares may underflow where neither does.
     return dot / (a_squared.sqrt() * b_squared.sqrt()).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def _sum(a: Gradient, b: Gradient, weight: Tensor) -> Gradient:
+    """The sum a + weight * b, where None is 0."""
     if a is None or b is None:
         return a if b is None else weight * b
     return a + weight.to(b.dtype) * b
 
 
-class _GradientsGiven(torch.autograd.Function):
-    """A value whose gradients in some tensors are known already."""
+class _WithGradients(torch.autograd.Function):
+    """A value whose gradients with respect to some tensors are computed already."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, gradients: Sequence[Gradient], *of: Tensor) -> Tensor:

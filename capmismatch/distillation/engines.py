@@ -1,7 +1,7 @@
-"""Where the runs of a grid go: into processes of this machine, or to a Ray cluster.
+"""Where the runs of a grid are done: in processes of this machine, or on a Ray cluster.
 
-An engine calls ``work(task)`` for every task, somewhere, and gives the answers as they come; None for a task that took
-its process down with it. It knows nothing of studies: what a task leaves, `work` writes to disk itself.
+An engine calls ``work(task)`` for every task, somewhere, and yields the outcomes as they come; None for a task that
+took its process down with it. It knows nothing of studies: `work` itself writes what a task leaves to disk.
 """
 
 from __future__ import annotations
@@ -26,14 +26,17 @@ Work = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
-class Slots:
+class Resources:
     """What one machine has to offer.
 
     Attributes
     ----------
-    workers : tasks side by side; each gets its share of the cores as threads
-    gpus : that the tasks share; 0 where they run on the CPU
-    address : of a Ray cluster; None starts one here
+    workers : int
+        Tasks side by side. Each gets its share of the cores as threads.
+    gpus : int
+        GPUs that the tasks share; 0 where they run on the CPU.
+    address : str or None
+        Of a Ray cluster. None starts one here.
     """
 
     workers: int = 1
@@ -42,76 +45,77 @@ class Slots:
 
     @property
     def threads(self) -> int:
-        """Threads of a task."""
+        """Threads per task."""
         return max(1, usable_cores() // self.workers)
 
 
-def processes(work: Work, tasks: Sequence[Any], slots: Slots) -> Iterator[Any]:
-    """Run tasks in `slots.workers` processes of this machine; with one worker, in this process."""
-    if slots.workers == 1:
+def processes(work: Work, tasks: Sequence[Any], resources: Resources) -> Iterator[Any]:
+    """Run tasks in `resources.workers` processes of this machine; with one worker, in this process."""
+    if resources.workers == 1:
         yield from map(work, tasks)
         return
     context = multiprocessing.get_context("spawn")  # forking a process that has run torch or numba threads can hang
-    others = set(multiprocessing.active_children())
+    earlier_children = set(multiprocessing.active_children())
     numbers = context.SimpleQueue()
-    for number in range(slots.workers):
+    for number in range(resources.workers):
         numbers.put(number)
     with ProcessPoolExecutor(
-        slots.workers, mp_context=context, initializer=_start_worker, initargs=(numbers, slots)
+        resources.workers, mp_context=context, initializer=_start_worker, initargs=(numbers, resources)
     ) as pool:
-        answers = 0
+        done = 0
         try:
             for future in as_completed([pool.submit(work, task) for task in tasks]):
                 yield future.result()
-                answers += 1
+                done += 1
         except BaseException as error:  # Ctrl-C too: don't wait for hours of runs under way
             pool.shutdown(cancel_futures=True, wait=False)
-            for process in set(multiprocessing.active_children()) - others:
+            for process in set(multiprocessing.active_children()) - earlier_children:
                 process.terminate()
             if isinstance(error, BrokenProcessPool):
                 raise CapmismatchError(
                     "a worker process was killed, perhaps for want of memory: what is done is kept, "
-                    f"{len(tasks) - answers} runs are left; start again, with fewer than {slots.workers} workers"
+                    f"{len(tasks) - done} runs are left; start again, with fewer than {resources.workers} workers"
                 ) from error
             raise
 
 
-def _start_worker(numbers: Any, slots: Slots) -> None:
+def _start_worker(numbers: Any, resources: Resources) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
-    torch.set_num_threads(slots.threads)
+    torch.set_num_threads(resources.threads)
     number = numbers.get()
-    if slots.gpus:
-        torch.cuda.set_device(number % slots.gpus)
+    if resources.gpus:
+        torch.cuda.set_device(number % resources.gpus)
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would train on, unseen, and then wait for ever."""
+    """End this worker with its parent: if that is killed, it would go on training, and then wait for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
 
 
-def ray(work: Work, tasks: Sequence[Any], slots: Slots) -> Iterator[Any]:
+def ray(work: Work, tasks: Sequence[Any], resources: Resources) -> Iterator[Any]:
     """Run tasks on a Ray cluster; a task whose worker dies is started again elsewhere, up to three times.
 
-    A task takes its share of the cluster's smallest machine, so that each machine runs `slots.workers` or more side by
-    side. All of them must see the files that `work` reads and writes under the same paths. A cluster that the caller
-    has joined already is used, and left running.
+    A task takes its share of the cluster's smallest machine, so that each machine runs `resources.workers` or more of
+    them side by side. All machines must see the files that `work` reads and writes under the same paths. A cluster that
+    the caller has joined already is used, and left running.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     cluster = need("ray", "ray", "the engine 'ray'")
-    mine = not cluster.is_initialized()
-    if mine:
-        here = {} if slots.address else {"num_cpus": slots.threads * slots.workers, "include_dashboard": False}
+    started_here = not cluster.is_initialized()
+    if started_here:
+        cpus = resources.threads * resources.workers
+        local = {} if resources.address else {"num_cpus": cpus, "include_dashboard": False}
         try:
-            cluster.init(address=slots.address, log_to_driver=False, logging_level="error", **here)
+            cluster.init(address=resources.address, log_to_driver=False, logging_level="error", **local)
         except Exception as error:  # Ray raises no class of its own here
             cluster.shutdown()
-            hint = "" if slots.address else " (it gives its parts 15 s, too short where all cores are busy)"
+            hint = "" if resources.address else " (it gives its parts 15 s, too short where all cores are busy)"
             raise CapmismatchError(f"Ray does not start{hint}: {error}") from error
-    cpus, gpus = _share([node["Resources"] for node in cluster.nodes() if node["Alive"]], slots)
+    cpus, gpus = _share([node["Resources"] for node in cluster.nodes() if node["Alive"]], resources)
     run = cluster.remote(num_cpus=cpus, num_gpus=gpus)(_run_with_threads)
     pending = [run.remote(work, task, cpus) for task in tasks]
     try:
@@ -124,17 +128,17 @@ def ray(work: Work, tasks: Sequence[Any], slots: Slots) -> Iterator[Any]:
     finally:
         for task in pending:
             cluster.cancel(task, force=True)
-        if mine:
+        if started_here:
             cluster.shutdown()
 
 
-def _share(machines: Sequence[Mapping[str, float]], slots: Slots) -> tuple[int, float]:
-    """CPUs and GPUs of a task, from what the machines of a cluster have; from this one's where none has joined yet."""
-    fit = [machine for machine in machines if machine.get("GPU" if slots.gpus else "CPU")]
-    cpus = min((int(machine.get("CPU", 0)) for machine in fit), default=slots.threads * slots.workers)
-    gpus = min((machine["GPU"] for machine in fit), default=slots.gpus) if slots.gpus else 0
-    share = gpus / slots.workers
-    return max(1, cpus // slots.workers), share if share < 1 else int(share)
+def _share(machines: Sequence[Mapping[str, float]], resources: Resources) -> tuple[int, float]:
+    """CPUs and GPUs per task, by the smallest machine of a cluster; by this one where none has joined yet."""
+    suitable = [machine for machine in machines if machine.get("GPU" if resources.gpus else "CPU")]
+    cpus = min((int(machine.get("CPU", 0)) for machine in suitable), default=resources.threads * resources.workers)
+    gpus = min((machine["GPU"] for machine in suitable), default=resources.gpus) if resources.gpus else 0
+    share = gpus / resources.workers
+    return max(1, cpus // resources.workers), share if share < 1 else int(share)
 
 
 def _run_with_threads(work: Work, task: Any, threads: int) -> Any:
@@ -143,4 +147,4 @@ def _run_with_threads(work: Work, task: Any, threads: int) -> Any:
     return work(task)
 
 
-ENGINES: dict[str, Callable[[Work, Sequence[Any], Slots], Iterator[Any]]] = {"processes": processes, "ray": ray}
+ENGINES: dict[str, Callable[[Work, Sequence[Any], Resources], Iterator[Any]]] = {"processes": processes, "ray": ray}

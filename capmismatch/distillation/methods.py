@@ -1,59 +1,136 @@
 """Distillation methods as settings: which soft labels a teacher's logits become, and which loss a student trains on.
 
+A *method* is an entry of `METHODS`; a *setting* is a `Method`, a method with its temperatures, weight and options; its
+*label* is the readable name of the setting in tables and figures (the class of an example is a label too, but always an
+integer).
+
 The soft labels of KD, ATS and ISATS depend on the teacher alone, so they are made once from the bank and serve every
-student and seed; the other methods compare logits with logits in every step.
+student and seed. The other methods compare logits with logits in every step.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from capmismatch._numerics.isats_options import CENTERS, CONSTRAINTS, margin_of
 from capmismatch.errors import InputError, must_be_one_of, must_be_positive
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # naming a setting does not load torch
     from torch import Tensor, nn
 
-SOFT = ("KD", "ATS", "ISATS")
-# name in tables -> name in capmismatch.losses.LOSSES, of the methods that compare logits in every step
-LOGIT_LOSSES = {
-    "DKD": "dkd",
-    "NormKD": "norm_kd",
-    "StdKD": "standardized_kd",
-    "DIST": "dist",
-    "CorrKD": "correlation_kd",
-    "CTKD": "curriculum_kd",
+    from capmismatch.distillation.criteria import EarlyStopped, GradientGate
+    from capmismatch.losses import Criterion
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """One entry of `METHODS`.
+
+    Attributes
+    ----------
+    kind : str
+        What the student learns from: "labels" alone, the teacher's "soft labels", or its "logits".
+    loss : str
+        Name in `capmismatch.losses.LOSSES`; "" for plain cross-entropy.
+    fields : mapping of str to Any
+        The fields of `Method` that it takes, with their defaults. None is the default of the loss.
+    loss_fields : tuple of str
+        Those that are handed to the loss as options.
+    """
+
+    kind: Literal["labels", "soft labels", "logits"]
+    loss: str
+    fields: Mapping[str, Any]
+    loss_fields: tuple[str, ...]
+
+
+def _soft_labels(**fields: Any) -> MethodSpec:
+    """A method that makes soft labels of the teacher's logits."""
+    common = {"tau": 4.0, "tau_student": 1.0, "weight": 0.5}
+    return MethodSpec("soft labels", "soft_cross_entropy", {**common, **fields}, ("tau_student",))
+
+
+def _logits(loss: str) -> MethodSpec:
+    """A method that compares logits in every step. Its loss has further options of its own."""
+    return MethodSpec("logits", loss, {"tau": None, "weight": None}, ("tau",))
+
+
+METHODS: dict[str, MethodSpec] = {
+    "CE": MethodSpec("labels", "", {}, ()),
+    "KD": _soft_labels(),
+    "ATS": _soft_labels(tau_other=3.0, center="mean"),
+    "ISATS": _soft_labels(constraint="order", margin=None, center="mean"),  # the margin follows from the constraint
+    "DKD": _logits("dkd"),
+    "NormKD": _logits("norm_kd"),
+    "StdKD": _logits("standardized_kd"),
+    "DIST": _logits("dist"),
+    "CorrKD": _logits("correlation_kd"),
+    "CTKD": _logits("curriculum_kd"),
 }
-METHODS = ("CE", *SOFT, *LOGIT_LOSSES)
-# Options of every method with a teacher; the loss of a method takes its own besides.
-REMEDIES = ("rank_weight", "gate", "stop_after", "assistants")
-# As in capmismatch.temperature, which needs torch: naming a setting should not have to load it.
+"""The methods by their names in tables."""
+
+SOFT_LABEL_METHODS = tuple(name for name, spec in METHODS.items() if spec.kind == "soft labels")
+_FIELDS = ("tau", "tau_other", "tau_student", "weight", "constraint", "margin", "center")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_list_of_names(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(name, str) for name in value)
+
+
+REMEDIES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "rank_weight": (lambda value: _is_number(value) and 0 < value < math.inf, " > 0"),
+    "gate": (lambda value: _is_number(value) and -1 <= value <= 1, ", a cosine, in [-1, 1]"),
+    "stop_after": (lambda value: _is_number(value) and 0 < value < 1, " in (0, 1)"),
+    "assistants": (_is_list_of_names, " a list of architectures"),
+}
+"""Options of every method with a teacher: how a value is checked, and what is expected of it."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """One setting of a distillation method.
+    """A setting: a distillation method with its temperatures, weight and options.
 
     Attributes
     ----------
-    name : "CE" (no teacher), "KD", "ATS", "ISATS", "DKD", "NormKD", "StdKD", "DIST", "CorrKD", "CTKD"
-    tau : of the teacher's logits (of the target's, for ATS and ISATS)
-    tau_other : of the wrong classes' logits; ATS only
-    tau_student : of the student's logits; the loss is multiplied by its square. KD, ATS and ISATS only
-    weight : of the soft term; the cross-entropy gets 1 - weight. None takes the weights of the method's source
-    constraint, margin : of `capmismatch.temperature.isats`; ISATS only
-    center : "mean" or "none"; ATS and ISATS
-    options : of every method with a teacher, and of the loss in `capmismatch.losses` for those that compare logits
+    name : str
+        "CE" (no teacher), "KD", "ATS", "ISATS", "DKD", "NormKD", "StdKD", "DIST", "CorrKD" or "CTKD".
+    tau : float or None
+        Temperature of the teacher's logits (of the target's, for ATS and ISATS).
+    tau_other : float or None
+        Temperature of the wrong classes' logits. ATS only.
+    tau_student : float or None
+        Temperature of the student's logits; the loss is multiplied by its square. KD, ATS and ISATS only.
+    weight : float or None
+        Weight of the teacher's term, in (0, 1]; the cross-entropy gets 1 - weight. None takes the weights of the
+        method's source.
+    constraint : str or None
+        As in `capmismatch.temperature.isats`: "order", "anchor" or "none". ISATS only.
+    margin : float or None
+        As in `capmismatch.temperature.isats`, >= 0. ISATS only.
+    center : str or None
+        "mean" or "none". ATS and ISATS only.
+    options : dict
+        Of every method with a teacher, and of the loss in `capmismatch.losses` for those that compare logits:
 
-        * "rank_weight": of `capmismatch.losses.rank_kd`, added to the method's own term
+        * "rank_weight": weight of `capmismatch.losses.rank_kd`, added to the method's own term
         * "gate": keep the teacher's part while its gradient's cosine with the labels' is at least this, in [-1, 1];
           see `criteria.GradientGate`
         * "stop_after": the share of the epochs, in (0, 1), after which the cross-entropy goes on alone; see
           `criteria.EarlyStopped`
-        * "assistants": names of architectures that the teacher's knowledge passes through on its way to the student;
-          see `remedies.teach_through`
+        * "assistants": names of architectures through which the teacher's knowledge is passed to the student; see
+          `remedies.teach_through`
+
+    See Also
+    --------
+    capmismatch.soft_labels : The soft labels of a setting, as a file.
+    capmismatch.losses.Criterion : The loss of a setting, for any training loop.
 
     Examples
     --------
@@ -75,61 +152,61 @@ class Method:
 
     def __post_init__(self) -> None:
         must_be_one_of(self.name, METHODS, "method")
-        defaults: dict[str, Any] = {}
-        if self.name in SOFT:
-            defaults = {"tau": 4.0, "tau_student": 1.0, "weight": 0.5}
-        if self.name == "ATS":
-            defaults |= {"tau_other": 3.0, "center": "mean"}
-        if self.name == "ISATS":
-            defaults |= {"constraint": "order", "margin": margin_of(self.constraint or "order", None), "center": "mean"}
-        fits = set(defaults)
-        if self.name in LOGIT_LOSSES:
-            fits = {"tau", "weight"}
-        for name in ("tau", "tau_other", "tau_student", "weight", "constraint", "margin", "center"):
+        self._fill_in_defaults()
+        self._check_fields()
+        self._check_options()
+
+    @property
+    def spec(self) -> MethodSpec:
+        """The method's entry in `METHODS`."""
+        return METHODS[self.name]
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the student learns from more than the labels."""
+        return self.spec.kind != "labels"
+
+    def _fill_in_defaults(self) -> None:
+        """Refuse fields that the method does not take, and give the others their defaults."""
+        fields = self.spec.fields
+        for name in _FIELDS:
             value = getattr(self, name)
             if value is None:
-                object.__setattr__(self, name, defaults.get(name))
-            elif name not in fits:
-                raise InputError(f"method {self.name} takes no {name}, got {value!r}; it takes {sorted(fits)}")
+                object.__setattr__(self, name, fields.get(name))
+            elif name not in fields:
+                raise InputError(f"method {self.name} takes no {name}, got {value!r}; it takes {sorted(fields)}")
+        if self.constraint is not None:
+            object.__setattr__(self, "margin", margin_of(self.constraint, self.margin))
+
+    def _check_fields(self) -> None:
         for name in ("tau", "tau_other", "tau_student"):
             if getattr(self, name) is not None:
                 must_be_positive(getattr(self, name), f"{name} of method {self.name}")
         if self.weight is not None and not 0 < self.weight <= 1:
             raise InputError(f"expected weight of method {self.name} in (0, 1], got {self.weight!r}")
-        if self.name == "ISATS":
-            must_be_one_of(self.constraint, CONSTRAINTS, "constraint of method ISATS")
-            if self.margin and self.constraint != "order":
-                raise InputError(f"margin belongs to constraint 'order', got {self.margin!r} with {self.constraint!r}")
-            if self.margin is not None and not 0 <= self.margin < float("inf"):
-                raise InputError(f"expected margin of method ISATS >= 0, got {self.margin!r}")
+        if self.constraint is not None:
+            must_be_one_of(self.constraint, CONSTRAINTS, f"constraint of method {self.name}")
+        if self.margin and self.constraint != "order":
+            raise InputError(f"margin belongs to constraint 'order', got {self.margin!r} with {self.constraint!r}")
+        if self.margin is not None and not 0 <= self.margin < math.inf:
+            raise InputError(f"expected margin of method {self.name} >= 0, got {self.margin!r}")
         if self.center is not None:
             must_be_one_of(self.center, CENTERS, f"center of method {self.name}")
-        self._check_options()
-        if self.tau is not None and "tau" in self.options:
-            twice = f"{self.tau!r}, and {self.options['tau']!r} in its options"
-            raise InputError(f"method {self.name} got tau twice: {twice}")
 
     def _check_options(self) -> None:
-        if self.options and self.name == "CE":
-            raise InputError(f"method CE takes no options, got {self.options!r}")
-        if self.name in SOFT:
+        if self.options and not self.has_teacher:
+            raise InputError(f"method {self.name} takes no options, got {self.options!r}")
+        if self.spec.kind == "soft labels":  # those of the other losses are checked where the loss is made
             for option in self.options:
                 must_be_one_of(option, REMEDIES, f"option of method {self.name}")
-        for option, (low, high), inside in (
-            ("rank_weight", (0, math.inf), "> 0"),
-            ("stop_after", (0, 1), "in (0, 1)"),
-        ):
-            value = self.options.get(option)
-            if value is not None and not (_is_number(value) and low < value < high):
-                raise InputError(f"expected {option} of method {self.name} {inside}, got {value!r}")
-        gate = self.options.get("gate")
-        if gate is not None and not (_is_number(gate) and -1 <= gate <= 1):
-            raise InputError(f"expected gate of method {self.name}, a cosine, in [-1, 1], got {gate!r}")
-        if gate is not None and self.weight == 1:
+        for option, (is_valid, expected) in REMEDIES.items():
+            if option in self.options and not is_valid(self.options[option]):
+                raise InputError(f"expected {option} of method {self.name}{expected}, got {self.options[option]!r}")
+        if "gate" in self.options and self.weight == 1:
             raise InputError(f"a gate compares with the cross-entropy: method {self.name} with weight=1 has none")
-        names = self.options.get("assistants", ["some"])
-        if not (isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names)):
-            raise InputError(f"expected assistants of method {self.name} a list of architectures, got {names!r}")
+        if self.tau is not None and "tau" in self.options:
+            both = f"{self.tau!r}, and {self.options['tau']!r} in its options"
+            raise InputError(f"method {self.name} got tau twice: {both}")
 
     @property
     def assistants(self) -> tuple[str, ...]:
@@ -139,34 +216,44 @@ class Method:
     @property
     def label(self) -> str:
         """A readable name, unique among the settings of a study that differ in what it shows."""
-        if self.name == "CE":
-            return "CE"
-        parts = [self.name]
-        if self.name == "ISATS":
-            parts += [str(self.constraint), *([f"m={self.margin:g}"] if self.constraint == "order" else [])]
+        defaults = self.spec.fields
+        words = [self.name]
+        if self.constraint is not None:
+            words.append(self.constraint)
+        if self.constraint == "order":
+            words.append(f"m={self.margin:g}")
         if self.tau is not None:
-            taus = f"{self.tau:g}" if self.tau_other is None else f"{self.tau:g}/{self.tau_other:g}"
-            parts.append(f"tau={taus}")
-        if self.tau_student not in (None, 1.0):
-            parts.append(f"student tau={self.tau_student:g}")
-        if self.weight is not None and not (self.name in SOFT and self.weight == 0.5):
-            parts.append(f"w={self.weight:g}")
+            words.append(f"tau={self.tau:g}" if self.tau_other is None else f"tau={self.tau:g}/{self.tau_other:g}")
+        if self.tau_student != defaults.get("tau_student"):
+            words.append(f"student tau={self.tau_student:g}")
+        if self.weight != defaults.get("weight"):
+            words.append(f"w={self.weight:g}")
         if self.center == "none":
-            parts.append("uncentred")
+            words.append("uncentred")
         if self.assistants:
-            parts.append(f"via {'>'.join(self.assistants)}")
-        parts += [f"{key}={value}" for key, value in sorted(self.options.items()) if key != "assistants"]
-        return " ".join(parts)
+            words.append(f"via {'>'.join(self.assistants)}")
+        words += [f"{key}={value}" for key, value in sorted(self.options.items()) if key != "assistants"]
+        return " ".join(words)
 
     def soft_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """What the student is given of the teacher's logits (N, C).
+        """Return what the student is given of the teacher.
 
-        Soft labels (N, C) for KD, ATS and ISATS, and (N, 2, C), soft labels and logits, where they have a
-        ``rank_weight``; for the other methods the logits themselves.
+        Parameters
+        ----------
+        logits : Tensor, shape (N, C)
+            The teacher's.
+        labels : Tensor of int, shape (N,)
+            Classes of the examples.
+
+        Returns
+        -------
+        Tensor, shape (N, C) or (N, 2, C)
+            Soft labels for KD, ATS and ISATS, and with ``rank_weight`` soft labels and logits, (N, 2, C). For the other
+            methods the logits themselves.
         """
         import torch
 
-        if self.name not in SOFT:
+        if self.spec.kind != "soft labels":
             return logits.float()
         probs = self._probabilities(logits, labels)
         return torch.stack([probs.float(), logits.float()], 1) if "rank_weight" in self.options else probs
@@ -187,39 +274,43 @@ class Method:
             margin=self.margin,
         ).probs
 
-    def criterion(self, network: nn.Module | None = None, epochs: int | None = None) -> nn.Module:
-        """The loss: a module called with student logits, labels, and what `soft_labels` gave.
+    def criterion(
+        self, network: nn.Module | None = None, epochs: int | None = None
+    ) -> Criterion | GradientGate | EarlyStopped:
+        """Return the loss: a module called with student logits, labels, and what `soft_labels` gave.
 
         Parameters
         ----------
-        network : the student, which the option "gate" needs
-        epochs : of its training, which the option "stop_after" needs
+        network : torch.nn.Module, optional
+            The student, which the option "gate" needs.
+        epochs : int, optional
+            Of its training, which the option "stop_after" needs.
+
+        Returns
+        -------
+        Criterion or GradientGate or EarlyStopped
+            A `capmismatch.losses.Criterion`, within a `GradientGate` or an `EarlyStopped` where the options say so.
         """
         from capmismatch.distillation.criteria import EarlyStopped, GradientGate
         from capmismatch.losses import Criterion
 
-        must_be_one_of(self.name, (*SOFT, *LOGIT_LOSSES), "a method with a teacher")
-        own = {key: value for key, value in self.options.items() if key not in REMEDIES or key == "rank_weight"}
-        if self.name in SOFT:
-            weight = float(self.weight or 0.5)
-            plain = Criterion(
-                "soft_cross_entropy", ce_weight=1 - weight, kd_weight=weight, tau_student=self.tau_student or 1.0, **own
-            )
-        else:
-            ce_weight, kd_weight = (None, None) if self.weight is None else (1 - self.weight, self.weight)
-            own = own if self.tau is None else {"tau": self.tau, **own}
-            plain = Criterion(LOGIT_LOSSES[self.name], ce_weight=ce_weight, kd_weight=kd_weight, **own)
-        found: Criterion | GradientGate = plain
+        with_teacher = [name for name, spec in METHODS.items() if spec.kind != "labels"]
+        must_be_one_of(self.name, with_teacher, "a method with a teacher")
+        ce_weight, kd_weight = (None, None) if self.weight is None else (1 - self.weight, self.weight)
+        plain = Criterion(self.spec.loss, ce_weight=ce_weight, kd_weight=kd_weight, **self._loss_options())
+        criterion: Criterion | GradientGate = plain
         if "gate" in self.options:
             if network is None:
                 raise InputError(f"the gate of method {self.name} needs the student: criterion(network, epochs)")
-            found = GradientGate(plain, network, self.options["gate"])
+            criterion = GradientGate(plain, network, self.options["gate"])
         if "stop_after" not in self.options:
-            return found
+            return criterion
         if epochs is None:
             raise InputError(f"stop_after of method {self.name} needs the epochs: criterion(network, epochs)")
-        return EarlyStopped(found, max(1, round(self.options["stop_after"] * epochs)))
+        return EarlyStopped(criterion, max(1, round(self.options["stop_after"] * epochs)))
 
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    def _loss_options(self) -> dict[str, Any]:
+        """The fields and options that the loss takes; of the remedies, it adds the rank term alone."""
+        fields = {name: getattr(self, name) for name in self.spec.loss_fields if getattr(self, name) is not None}
+        options = {key: value for key, value in self.options.items() if key not in REMEDIES or key == "rank_weight"}
+        return {**fields, **options}

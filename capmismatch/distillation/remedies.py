@@ -1,4 +1,4 @@
-r"""Remedies for capacity mismatch that change when, and through whom, a student is taught.
+r"""Remedies for capacity mismatch: distil for fewer epochs, from a younger teacher, or through assistants.
 
 ========================== ========================================================= =================================
 remedy                     here                                                      source
@@ -9,7 +9,7 @@ teacher assistants         `teach_through`; option ``assistants`` of a method   
 gradient gate              `GradientGate`; option ``gate`` of a method               Zhu & Wang, ICCV 2021
 ========================== ========================================================= =================================
 
-`EarlyStopped` and `GradientGate`, which are losses, lie in `capmismatch.distillation.criteria`.
+`EarlyStopped` and `GradientGate`, which are losses, are in `capmismatch.distillation.criteria`.
 """
 
 from __future__ import annotations
@@ -46,21 +46,41 @@ def train_with_checkpoints(
 ) -> list[Path]:
     """Train a network in place and keep its weights after some of the epochs: early-stopped teachers of one run.
 
-    A teacher that was stopped early is less accurate, less confident, and can teach a small student better. The
-    checkpoints lie in `folder` as ``epoch005.safetensors``, ... and are a family of their own, each teacher named by
-    its epoch: ``load_family("ckpt:FOLDER/epoch*.safetensors", builder=...)``, which takes the ``epoch5.pt``, ... of
+    A teacher that was stopped early is less accurate and less confident, and can teach a small student better. The
+    checkpoints are written to `folder` as ``epoch005.safetensors``, ... and are a family, each teacher named by its
+    epoch: ``load_family("ckpt:FOLDER/epoch*.safetensors", builder=...)``, which takes the ``epoch5.pt``, ... of
     another trainer as well.
 
     Parameters
     ----------
-    network, views, labels, recipe, seed, prepare : as `capmismatch.training.loop.fit` takes them
-    folder : where the checkpoints go; its name is the family's
-    epochs : after how many epochs to keep the weights, each in [1, recipe.epochs]
-    options : `device` and the like of `fit`; `criterion` and `soft` for a teacher that is a student itself
+    network : torch.nn.Module
+        To train; see `capmismatch.training.loop.fit`, also for what follows.
+    views : Tensor, shape (V, N, ...)
+        Raw inputs, V stored views of N examples.
+    labels : Tensor of int, shape (N,)
+        Classes of the examples.
+    recipe : Recipe
+        How to train.
+    folder : str or Path
+        Where the checkpoints go. Its name is the family's.
+    epochs : sequence of int
+        After how many epochs to keep the weights, each in [1, recipe.epochs].
+    seed : int
+        Of all random draws.
+    prepare : callable, default the identity
+        Turns a raw batch into what the network takes.
+    **options : Any
+        Others of `fit`, such as `device`; `criterion` and `soft` for a teacher that is a student itself.
 
     Returns
     -------
-    The files, in the order of their epochs.
+    list of Path
+        The files, in the order of their epochs.
+
+    See Also
+    --------
+    capmismatch.load_family : Open the files as a family of teachers.
+    capmismatch.distillation.criteria.EarlyStopped : Stop the distillation early instead.
 
     References
     ----------
@@ -75,12 +95,12 @@ def train_with_checkpoints(
     ...     [file.name for file in files]
     ['epoch02.safetensors', 'epoch10.safetensors']
     """
-    wanted, digits = sorted(set(epochs)), len(str(recipe.epochs))
-    bad = next((epoch for epoch in wanted if not (isinstance(epoch, int) and 1 <= epoch <= recipe.epochs)), None)
-    if bad is not None or not wanted:
-        given = bad if wanted else list(epochs)
-        raise InputError(f"expected epochs to keep in [1, {recipe.epochs}], the recipe's, got {given!r}")
-    files = {epoch: Path(folder) / f"epoch{epoch:0{digits}d}.safetensors" for epoch in wanted}
+    distinct, digits = sorted(set(epochs)), len(str(recipe.epochs))
+    bad = next((epoch for epoch in distinct if not (isinstance(epoch, int) and 1 <= epoch <= recipe.epochs)), None)
+    if bad is not None or not distinct:
+        value = bad if distinct else list(epochs)
+        raise InputError(f"expected epochs to keep in [1, {recipe.epochs}], the recipe's, got {value!r}")
+    files = {epoch: Path(folder) / f"epoch{epoch:0{digits}d}.safetensors" for epoch in distinct}
 
     def keep(epoch: int, loss: float) -> None:
         if epoch + 1 in files:
@@ -104,27 +124,42 @@ def teach_through(
     folder: str | Path | None = None,
     **options: Any,
 ) -> Tensor:
-    """Teacher assistants: hand a teacher's knowledge down a chain of networks, each taught by the one before.
+    """Teacher assistants: distil a teacher through a chain of networks, each from the one before.
 
     Every network is trained in place on the same stored views, by the same method; its own logits on these views then
     teach the next. In the paper sizes fall along the chain: teacher > assistants > student.
 
     Parameters
     ----------
-    networks : to train, in order; the last may be the student
-    logits : (V, N, C) of the first teacher on the views
-    method : of every link; the `networks` stand for its own ``assistants``
-    views : (V, N, ...) raw inputs
-    labels : (N,) integers in [0, C)
-    recipe, seed, prepare, device : as `capmismatch.training.loop.fit` takes them
-    folder : of this chain alone. Each network's weights are kept there, ``link1.safetensors``, ..., and while it is
-        trained a checkpoint. Called again, also after a kill, what is there is taken and not trained again; another
-        process that wants the same waits for it
-    options : others of `fit`
+    networks : sequence of torch.nn.Module
+        To train, in order. The last may be the student.
+    logits : Tensor, shape (V, N, C)
+        Of the first teacher on the views.
+    method : Method
+        Of every link. Its own ``assistants`` are not used; `networks` takes their place.
+    views : Tensor, shape (V, N, ...)
+        Raw inputs, V stored views of N examples.
+    labels : Tensor of int, shape (N,)
+        Classes of the examples, in [0, C).
+    recipe : Recipe
+        How to train.
+    seed : int
+        Of all random draws.
+    prepare : callable, default the identity
+        Turns a raw batch into what the networks take.
+    device : str, default "cpu"
+        Where to train, such as "cuda".
+    folder : str or Path, optional
+        Of this chain alone. It keeps each network's weights, ``link1.safetensors``, ..., and a checkpoint of the one in
+        training. Called again, also after a kill, finished networks are loaded and not trained again; another process
+        that needs the same chain waits.
+    **options : Any
+        Others of `capmismatch.training.loop.fit`.
 
     Returns
     -------
-    (V, N, C) logits of the last network on the views, for whoever comes next; `logits` themselves without networks.
+    Tensor, shape (V, N, C)
+        Logits of the last network on the views, to teach the next; `logits` themselves if there are no networks.
 
     References
     ----------
@@ -142,7 +177,7 @@ def teach_through(
         raise InputError(f"expected logits of the teacher on every view, {expected}, got {tuple(logits.shape)}")
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     for number, network in enumerate(networks, start=1):
-        network.to(local_device(device)).to(memory_format=layout)  # as `fit` leaves it: rounding goes by the layout
+        network.to(local_device(device)).to(memory_format=layout)  # as `fit` leaves it: rounding depends on the layout
         flat = method.soft_labels(logits.flatten(0, 1), labels.repeat(len(logits)))
         train = partial(
             fit,
@@ -160,21 +195,21 @@ def teach_through(
         if folder is None:
             train()
         else:
-            _once(network, train, Path(folder) / f"link{number}.safetensors")
+            _train_once(network, train, Path(folder) / f"link{number}.safetensors")
         logits = torch.stack([evaluate(network, view, prepare) for view in views])
     return logits
 
 
-def _once(network: nn.Module, train: Callable[..., Any], file: Path) -> None:
-    """Train a network and keep its weights, from its checkpoint if there is one; or take what was kept before."""
+def _train_once(network: nn.Module, train: Callable[..., Any], file: Path) -> None:
+    """Load a network's weights from its file, or else train it, from its checkpoint if there is one, and write them."""
 
-    def lacks() -> bool:
-        held.enter_context(locked(file.parent / ".lock"))
+    def is_missing() -> bool:
+        locks.enter_context(locked(file.parent / ".lock"))
         remove_temporaries(file.parent)
         return not file.exists()
 
-    with process_group() as processes, ExitStack() as held:
-        if processes.on_rank_zero(lacks):
+    with process_group() as processes, ExitStack() as locks:
+        if processes.on_rank_zero(is_missing):
             checkpoint = Checkpoint(file.with_suffix(".checkpoint"))
             train(checkpoint=checkpoint)
             processes.on_rank_zero(lambda: _write_weights(network, file))

@@ -1,6 +1,7 @@
 """The runs of a grid of students: which there are, where each leaves its files, and what it left.
 
-A run is a folder ``runs/<hash of its configuration>/`` with ``config.json``, ``log.jsonl`` (one line an epoch, as it
+A run trains one student once: one architecture, one setting, one seed, and one training run of one teacher. It leaves a
+folder ``runs/<hash of its configuration>/`` with ``config.json``, ``log.jsonl`` (one line per epoch, written as it
 ends), every now and then a checkpoint, and, once it is done, ``result.json`` instead.
 """
 
@@ -25,7 +26,7 @@ from capmismatch.distillation.results import SETTING, complete
 from capmismatch.errors import BankError, InputError
 from capmismatch.training.recipes import Recipe
 
-FORMAT = 1  # of a run's configuration; a change that alters results must raise it
+FORMAT = 1  # of a run's configuration; raised by changes that alter results
 
 
 class Experiment(Protocol):
@@ -64,51 +65,79 @@ class Experiment(Protocol):
 
 @dataclass(frozen=True)
 class Run:
-    """One student to train: which teacher (None for plain cross-entropy), which setting, which seed."""
+    """One student to train.
+
+    Attributes
+    ----------
+    student : str
+        Its architecture.
+    method : Method
+        The setting.
+    seed : int
+        Which of the student's training runs; it seeds the initial weights and all random draws.
+    teacher : TeacherRecord or None
+        None for plain cross-entropy.
+    """
 
     student: str
     method: Method
     seed: int
     teacher: TeacherRecord | None
 
+    @property
+    def name(self) -> str:
+        """See `run_name`."""
+        return run_name(self.student, self.method, self.seed, self.teacher.key if self.teacher else None)
+
+
+def run_name(student: str, method: Method, seed: int, teacher: str | None) -> str:
+    """What a run is called in messages and trackers.
+
+    Examples
+    --------
+    >>> run_name("mlp24", Method("KD"), 1, "mlp/mlp48-s1")
+    'mlp24 by KD tau=4 from mlp/mlp48-s1, seed 1'
+    """
+    source = f" from {teacher}" if teacher else ""
+    return f"{student} by {method.label}{source}, seed {seed}"
+
 
 def plan(study: Experiment, bank: LogitBank) -> list[Run]:
-    """Every run of a study, teacher by teacher. Student seed s has the teacher's training run s modulo its runs."""
-    settings = study.distillation
+    """List every run of a study, teacher by teacher. Seed s of a student has the teacher's run s modulo its runs."""
+    config = study.distillation
     by_teacher: dict[tuple[str, str], list[TeacherRecord]] = defaultdict(list)
     for record in bank.teachers:
         by_teacher[record.family, record.teacher].append(record)
-    if not by_teacher and any(method.name != "CE" for method in settings.methods):
+    if not by_teacher and any(method.has_teacher for method in config.methods):
         collect = command("collect", study.file, study.folder)
         raise InputError(f"there is no teacher in {bank.path}: run `{collect}` to the end")
     runs = []
-    for method in settings.methods:
-        taught = list(by_teacher.values()) if method.name != "CE" else [[None]]
-        for own in taught:
-            for student in settings.students:
-                runs += [Run(student, method, seed, own[seed % len(own)]) for seed in range(settings.seeds)]
+    for method in config.methods:
+        teachers = list(by_teacher.values()) if method.has_teacher else [[None]]
+        for records in teachers:
+            for student in config.students:
+                runs += [Run(student, method, seed, records[seed % len(records)]) for seed in range(config.seeds)]
     return sorted(runs, key=lambda run: bank.keys.index(run.teacher.key) if run.teacher else -1)
 
 
 def config_of(study: Experiment, run: Run) -> dict[str, Any]:
-    """All that decides a run's result; its hash names the run's folder."""
-    settings = study.distillation
-    taught, by = None, run.teacher
-    if by is not None:
-        taught = {"key": by.key, "weights": by.weights_hash, "preprocessing": by.preprocessing}
-    device = {} if settings.device == "cpu" else {"device": settings.device}
+    """Everything that decides a run's result; its hash names the run's folder."""
+    config, record, teacher = study.distillation, run.teacher, None
+    if record is not None:
+        teacher = {"key": record.key, "weights": record.weights_hash, "preprocessing": record.preprocessing}
+    device = {} if config.device == "cpu" else {"device": config.device}
     return {
         "format": FORMAT,
         "student": run.student,
         "method": asdict(run.method),
         "seed": run.seed,
-        "teacher": taught,
+        "teacher": teacher,
         "train": study.train_data.rows.fingerprint,
         "eval": study.eval_data.rows.fingerprint,
-        "views": asdict(settings.views),
-        "recipe": study.recipe.told(),
-        "center": list(settings.center),
-        "scale": list(settings.scale),
+        "views": asdict(config.views),
+        "recipe": study.recipe.to_dict(),
+        "center": list(config.center),
+        "scale": list(config.scale),
         **device,
     }
 
@@ -118,24 +147,29 @@ def run_folder(study: Experiment, run: Run) -> Path:
     return study.folder / "runs" / hash_of(config_of(study, run))
 
 
-def run_name(run: Run) -> str:
-    """What a run is called in messages."""
-    taught = f" from {run.teacher.key}" if run.teacher else ""
-    return f"{run.student} by {run.method.label}{taught}, seed {run.seed}"
-
-
 def is_settled(folder: Path) -> bool:
     """Whether a run is done, or has failed since the latest command began."""
-    # Listed, not asked for by name: a client of NFS may go on believing for a minute that there is no such file.
+    # The folder is listed, as a client of NFS may believe for a minute that a file it asked for does not exist.
     return folder.exists() and not {"result.json", "error.txt"}.isdisjoint(os.listdir(folder))
 
 
 def results_of(done: list[tuple[Run, Path]]) -> pd.DataFrame:
-    """The results table of runs that are done, each with its folder."""
+    """Return the results table of runs that are done.
+
+    Parameters
+    ----------
+    done : list of (Run, Path)
+        The runs, each with its folder.
+
+    Returns
+    -------
+    DataFrame
+        One row per run and split, with the columns of `capmismatch.load_results`.
+    """
     rows = []
     for run, folder in done:
-        teacher, result = run.teacher, _result(folder)
-        head = {
+        teacher, result = run.teacher, _read_result(folder)
+        columns = {
             "family": teacher.family if teacher else "",
             "teacher": teacher.teacher if teacher else "",
             "params": teacher.params if teacher else None,
@@ -146,11 +180,11 @@ def results_of(done: list[tuple[Run, Path]]) -> pd.DataFrame:
             "seed": run.seed,
             **{name: getattr(run.method, name) for name in SETTING},
         }
-        rows += [{**head, "split": split, **values} for split, values in result["splits"].items()]
+        rows += [{**columns, "split": split, **values} for split, values in result["splits"].items()]
     return complete(pd.DataFrame(rows))
 
 
-def _result(folder: Path) -> dict[str, Any]:
+def _read_result(folder: Path) -> dict[str, Any]:
     file = folder / "result.json"
     try:
         result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))

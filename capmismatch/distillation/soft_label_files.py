@@ -12,7 +12,10 @@ A ``.safetensors`` or ``.npz`` file holds
 
 Half precision is for logarithms, centred row by row, as probabilities and plain logarithms tie in it: of 1,000 classes
 with normal logits of deviation 4, 370 (probabilities), 736 (logarithms) and 948 (centred) stay distinct at temperature
-1, and 909, 576 and 948 at temperature 4. No probability moves by more than about 0.003 for it.
+1, and 909, 576 and 948 at temperature 4. It changes no probability by more than about 0.003.
+
+*Soft labels* here are values for a trainer; softening, by a temperature, is `capmismatch.temperature`. ``labels`` are
+the classes of the examples.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from torch import Tensor
 
 from capmismatch._utils.files import replacing
 from capmismatch.data.bank import LogitBank
-from capmismatch.distillation.methods import SOFT, Method
+from capmismatch.distillation.methods import SOFT_LABEL_METHODS, Method
 from capmismatch.errors import BankError, InputError, must_be_one_of
 
 DTYPES = ("float32", "float16")
@@ -45,17 +48,26 @@ SMALLEST = float(np.finfo(np.float32).smallest_subnormal)  # of the probabilitie
 
 @dataclass(frozen=True, eq=False)
 class SoftLabels:
-    """What one teacher says of a data set, by example id.
+    """One teacher's soft labels, or logits, for a data set, by example id.
 
     Attributes
     ----------
-    values : (V, N, C) float32: soft labels, or logits where `method` is None
-    ids, labels : (N,) of the examples
-    classes : names of the columns
-    teacher : key of the teacher in its bank
-    method : how the soft labels were made of its logits
-    views : names of the V data sets: the stored views of the inputs
-    fingerprint : of the first
+    values : Tensor, shape (V, N, C)
+        Soft labels, or logits if `method` is None; float32.
+    ids : array of str, shape (N,)
+        Of the examples.
+    labels : Tensor of int, shape (N,)
+        Classes of the examples.
+    classes : tuple of str
+        Class names, in the order of the columns.
+    teacher : str
+        Key of the teacher in its bank.
+    method : Method or None
+        How the soft labels were made of its logits.
+    views : tuple of str
+        Names of the V data sets: the stored views of the inputs.
+    fingerprint : str
+        Of the first data set.
     """
 
     values: Tensor
@@ -72,7 +84,19 @@ class SoftLabels:
         return {str(name): row for row, name in enumerate(self.ids)}
 
     def of(self, ids: Sequence[str], view: int | Tensor = 0) -> Tensor:
-        """Rows (n, C) of some examples, in the order asked for, on one view or one view an example (n,).
+        """Return the rows of some examples.
+
+        Parameters
+        ----------
+        ids : sequence of str
+            The examples, in any order.
+        view : int or Tensor of int, shape (n,), default 0
+            One view, or one for each example.
+
+        Returns
+        -------
+        Tensor, shape (n, C)
+            The rows, in the order of `ids`.
 
         Examples
         --------
@@ -87,39 +111,54 @@ class SoftLabels:
         return self.values[view, torch.tensor([self._row[name] for name in ids], dtype=torch.int64)]
 
     def write(self, file: str | os.PathLike[str], dtype: str = "float32") -> Path:
-        """Write the file, atomically; its ending, .safetensors or .npz, says which kind.
+        """Write the file, atomically.
 
         Parameters
         ----------
-        file : where
-        dtype : "float32", or "float16" for half the size: of logits, or of centred logarithms of the soft labels
+        file : str or path
+            Its ending, .safetensors or .npz, says which kind.
+        dtype : str, default "float32"
+            "float16" takes half the size: of logits, or of centred logarithms of the soft labels.
+
+        Returns
+        -------
+        Path
+            The file.
+
+        See Also
+        --------
+        load_soft_labels : Read the file.
         """
         target = Path(file)
         must_be_one_of(target.suffix, ENDINGS, f"the ending of {target.name}")
         must_be_one_of(dtype, DTYPES, "dtype")
-        values, name = self.values.numpy(), self._kind
-        if dtype == "float16":
-            if name == "soft_labels":
-                logs = np.log(np.maximum(values, np.float32(SMALLEST)))
-                name, values = "soft_logits", logs - logs.mean(-1, keepdims=True)
-            with np.errstate(over="ignore"):
-                values = values.astype(np.float16)
-            if not np.isfinite(values).all():
-                raise InputError(f"expected logits that float16 can hold, got some beyond of {self.teacher}")
+        name, values = self._half_precision() if dtype == "float16" else (self._array_name, self.values.numpy())
         arrays = {name: np.ascontiguousarray(values), "labels": self.labels.numpy()}
         with replacing(target) as temporary:
             if target.suffix == ".npz":
                 with open(temporary, "wb") as opened:
                     np.savez(opened, allow_pickle=False, ids=self.ids, metadata=json.dumps(self._metadata), **arrays)
             else:
-                told = {
+                metadata = {
                     key: value if isinstance(value, str) else json.dumps(value) for key, value in self._metadata.items()
                 }
-                temporary.write_bytes(save({**arrays, "ids": _as_bytes(self.ids)}, told))
+                temporary.write_bytes(save({**arrays, "ids": _as_bytes(self.ids)}, metadata))
         return target
 
+    def _half_precision(self) -> tuple[str, NDArray[np.float16]]:
+        """Name and values of the array in float16: logits, or centred logarithms of the soft labels."""
+        name, values = self._array_name, self.values.numpy()
+        if name == "soft_labels":
+            logs = np.log(np.maximum(values, np.float32(SMALLEST)))
+            name, values = "soft_logits", logs - logs.mean(-1, keepdims=True)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if not np.isfinite(half).all():
+            raise InputError(f"expected logits that float16 can hold, got some beyond of {self.teacher}")
+        return name, half
+
     @property
-    def _kind(self) -> str:
+    def _array_name(self) -> str:
         return "logits" if self.method is None else "soft_labels"
 
     @property
@@ -136,9 +175,9 @@ class SoftLabels:
 
     def __repr__(self) -> str:
         views, rows, classes = self.values.shape
-        what = "logits" if self.method is None else f"soft labels ({self.method.label})"
+        kind = "logits" if self.method is None else f"soft labels ({self.method.label})"
         count = "one view" if views == 1 else f"{views} views"
-        return f"{what} of {self.teacher}: {rows} examples, {classes} classes, {count}"
+        return f"{kind} of {self.teacher}: {rows} examples, {classes} classes, {count}"
 
 
 def soft_labels(
@@ -148,22 +187,34 @@ def soft_labels(
     *,
     split: str | None = None,
 ) -> SoftLabels:
-    """Soft labels of a bank's teacher.
+    """Make soft labels of a bank's logits.
 
     Parameters
     ----------
-    bank : what it said; several banks of the same examples are several views of the inputs
-    teacher : its key in the bank, as "mlp/mlp48-s0"; may be left out where there is but one
-    method : "KD", "ATS", "ISATS", or such a `Method` with settings of one's own; None gives the logits
-    split : "train", "val" or "test"; all rows by default
+    bank : LogitBank or sequence of LogitBank
+        The logits. Several banks of the same examples are several views of the inputs.
+    teacher : str, optional
+        Its key in the bank, such as "mlp/mlp48-s0". May be left out if there is only one.
+    method : Method or str or None, default "KD"
+        "KD", "ATS" or "ISATS", or such a `Method`. None gives the logits.
+    split : str, optional
+        "train", "val" or "test"; all rows by default.
 
     Returns
     -------
     SoftLabels
+        With one view per bank.
 
     Raises
     ------
-    InputError : an unknown teacher, split or method; banks of other examples; a method that makes no soft labels
+    InputError
+        An unknown teacher, split or method; banks of other examples; a method that makes no soft labels.
+
+    See Also
+    --------
+    load_soft_labels : Read soft labels from a file.
+    capmismatch.Method : The settings.
+    capmismatch.temperature : The formulas.
 
     Examples
     --------
@@ -172,20 +223,37 @@ def soft_labels(
     >>> soft_labels(bank, "logits/large", Method("ISATS", tau=2.0))
     soft labels (ISATS order m=1 tau=2) of logits/large: 3 examples, 3 classes, one view
     """
+    banks = _views_of_the_same(bank)
+    first = banks[0]
+    key = teacher if teacher is not None else _only_key(first)
+    setting = _checked(Method(method) if isinstance(method, str) else method)
+    rows = first.select(split)
+    values = torch.empty(len(banks), len(rows), len(first.classes))
+    for view, view_bank in zip(values, banks, strict=True):
+        start = 0
+        for logits, labels in view_bank.chunks(key, split):
+            chunk = torch.from_numpy(logits.astype(np.float32))
+            end = start + len(chunk)
+            view[start:end] = chunk if setting is None else setting.soft_labels(chunk, torch.from_numpy(labels))
+            start = end
+    return SoftLabels(
+        values,
+        first.rows.ids[rows],
+        torch.from_numpy(first.rows.labels[rows]),
+        first.classes,
+        key,
+        setting,
+        tuple(view_bank.rows.name for view_bank in banks),
+        first.rows.fingerprint,
+    )
+
+
+def _views_of_the_same(bank: LogitBank | Sequence[LogitBank]) -> list[LogitBank]:
+    """The banks, at least one, all of the same examples and classes."""
     banks = [bank] if isinstance(bank, LogitBank) else list(bank)
     if not banks:
         raise InputError("expected at least one bank, got none")
     first = banks[0]
-    if teacher is None:
-        if len(first.keys) != 1:
-            raise InputError(f"expected the key of one of {len(first.keys)} teachers: {first.keys}")
-        teacher = first.keys[0]
-    given = Method(method) if isinstance(method, str) else method
-    if given is not None:
-        must_be_one_of(given.name, SOFT, "a method that makes soft labels of a teacher")
-        if "rank_weight" in given.options:
-            raise InputError("rank_weight needs soft labels and logits: make a file of each, with and without a method")
-    rows = first.select(split)
     for other in banks[1:]:
         if not (
             np.array_equal(other.rows.ids, first.rows.ids)
@@ -193,61 +261,76 @@ def soft_labels(
             and other.classes == first.classes
         ):
             raise InputError(f"expected views of the same examples, got {first.rows.name!r} and {other.rows.name!r}")
-    values = torch.empty(len(banks), len(rows), len(first.classes))
-    for view, own in zip(values, banks, strict=True):
-        start = 0
-        for logits, labels in own.chunks(teacher, split):
-            part = torch.from_numpy(logits.astype(np.float32))
-            made = part if given is None else given.soft_labels(part, torch.from_numpy(labels))
-            view[start : start + len(part)] = made
-            start += len(part)
-    return SoftLabels(
-        values,
-        first.rows.ids[rows],
-        torch.from_numpy(first.rows.labels[rows]),
-        first.classes,
-        teacher,
-        given,
-        tuple(own.rows.name for own in banks),
-        first.rows.fingerprint,
-    )
+    return banks
+
+
+def _only_key(bank: LogitBank) -> str:
+    """The key of a bank's only teacher."""
+    if len(bank.keys) != 1:
+        raise InputError(f"expected the key of one of {len(bank.keys)} teachers: {bank.keys}")
+    return bank.keys[0]
+
+
+def _checked(method: Method | None) -> Method | None:
+    """A method that makes soft labels of one array, (N, C)."""
+    if method is not None:
+        must_be_one_of(method.name, SOFT_LABEL_METHODS, "a method that makes soft labels of a teacher")
+        if "rank_weight" in method.options:
+            raise InputError("rank_weight needs soft labels and logits: make a file of each, with and without a method")
+    return method
 
 
 def load_soft_labels(file: str | os.PathLike[str]) -> SoftLabels:
-    """Read a file that `SoftLabels.write` wrote; soft labels come as probabilities in float32, however they are stored.
+    """Read a file that `SoftLabels.write` wrote.
+
+    Parameters
+    ----------
+    file : str or path
+        Ending in .safetensors or .npz.
+
+    Returns
+    -------
+    SoftLabels
+        In float32. Soft labels are probabilities, however they are stored.
 
     Raises
     ------
-    InputError : where there is no such file, or it is of another kind
-    BankError : where it is damaged
+    InputError
+        There is no such file, or it is of another kind.
+    BankError
+        The file is damaged.
+
+    See Also
+    --------
+    soft_labels : Make soft labels of a bank.
     """
     source = Path(file)
     must_be_one_of(source.suffix, ENDINGS, f"the ending of {source.name}")
     if not source.exists():
         raise InputError(f"there is no file {source}")
     try:
-        arrays, told = (_read_npz if source.suffix == ".npz" else _read_safetensors)(source)
+        arrays, metadata = (_read_npz if source.suffix == ".npz" else _read_safetensors)(source)
         (name,) = {"soft_labels", "soft_logits", "logits"} & arrays.keys()
         values = torch.from_numpy(arrays[name].astype(np.float32))
         if name == "soft_logits":
             values = torch.softmax(values, -1)
-        found = SoftLabels(
+        soft = SoftLabels(
             values,
             arrays["ids"],
             torch.from_numpy(arrays["labels"]),
-            tuple(told["classes"]),
-            told["teacher"],
-            None if told["method"] is None else Method(**told["method"]),
-            tuple(told["views"]),
-            told["fingerprint"],
+            tuple(metadata["classes"]),
+            metadata["teacher"],
+            None if metadata["method"] is None else Method(**metadata["method"]),
+            tuple(metadata["views"]),
+            metadata["fingerprint"],
         )
-        expected = (len(found.views), len(found.ids), len(found.classes))
-        if values.shape != expected or found.labels.shape != expected[1:2]:
+        expected = (len(soft.views), len(soft.ids), len(soft.classes))
+        if values.shape != expected or soft.labels.shape != expected[1:2]:
             raise ValueError(f"{name} of shape {tuple(values.shape)} where {expected} was expected")
     except (OSError, EOFError, ValueError, LookupError, TypeError, SafetensorError, zipfile.BadZipFile) as error:
         reason = str(error) or type(error).__name__
         raise BankError(f"{source} is damaged, or no file of soft labels: {reason}") from None
-    return found
+    return soft
 
 
 def _read_npz(file: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -259,11 +342,11 @@ def _read_npz(file: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
 def _read_safetensors(file: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     with safe_open(file, "np") as opened:
         arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
-        told = dict(opened.metadata() or {})
+        metadata: dict[str, Any] = dict(opened.metadata() or {})
     for key in ("classes", "method", "views"):
-        told[key] = json.loads(told[key])
+        metadata[key] = json.loads(metadata[key])
     arrays["ids"] = _as_text(arrays["ids"])
-    return arrays, told
+    return arrays, metadata
 
 
 def _as_bytes(ids: NDArray[np.str_]) -> NDArray[np.uint8]:

@@ -1,10 +1,9 @@
-"""How far a grid of students has come, from the files that its runs leave: while it runs, from any other process."""
+"""Progress of a grid of students, from the files that its runs leave: while it runs, from any other process."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,30 +16,34 @@ STATES = ("done", "running", "failed", "waiting")
 
 
 def status(study: Experiment) -> pd.DataFrame:
-    """How many students of a study are done, running, failed or waiting.
+    """Count how many students of a study are done, running, failed or waiting.
 
     Parameters
     ----------
-    study : with a bank
+    study : Experiment
+        A `Study` whose bank has been collected.
 
     Returns
     -------
-    DataFrame, one row a teacher and setting: family, teacher, label, runs, the number of runs in each state (done,
-    running, failed, waiting), and seconds_left, the computing time that its running and waiting runs still need:
-    epochs to go by the pace of the run itself, else by the mean of the runs of this student and setting, of this
-    student, of all. NaN as long as no run has ended an epoch. Failed runs are tried again by the next command; their
-    time is not counted.
+    DataFrame
+        One row per teacher and setting, with the columns
+
+        * ``family``, ``teacher``: empty for plain cross-entropy
+        * ``label``: of the setting
+        * ``runs``: number of runs
+        * ``done``, ``running``, ``failed``, ``waiting``: number of runs in each state
+        * ``seconds_left``: computing time that the running and waiting runs still need. Their epochs to go are counted
+          at the pace of the run itself, else at the mean pace of the runs of this student and setting, of this student,
+          or of all. NaN as long as no run has ended an epoch. Failed runs do not count, though the next command tries
+          them again.
     """
-    epochs = study.recipe.epochs
     rows = []
     for run in plan(study, study.bank):
-        folder = run_folder(study, run)
-        state, seconds, share = _look(folder, epochs)
-        teacher = run.teacher
+        state, seconds, share = _progress(run_folder(study, run), study.recipe.epochs)
         rows.append(
             {
-                "family": teacher.family if teacher else "",
-                "teacher": teacher.teacher if teacher else "",
+                "family": run.teacher.family if run.teacher else "",
+                "teacher": run.teacher.teacher if run.teacher else "",
                 "label": run.method.label,
                 "student": run.student,
                 "state": state,
@@ -49,22 +52,25 @@ def status(study: Experiment) -> pd.DataFrame:
             }
         )
     runs = pd.DataFrame(rows)
-    known, expected = runs["seconds"], runs["seconds"]
-    for keys in (["student", "label"], ["student"], []):
-        means = known.groupby([runs[key] for key in keys]).transform("mean") if keys else known.mean()
-        expected = expected.fillna(means)
-    open_runs = runs["state"].isin(["running", "waiting"])
-    runs["seconds_left"] = (expected * (1 - runs["share"])).where(open_runs, 0.0)
+    unfinished = runs["state"].isin(["running", "waiting"])
+    runs["seconds_left"] = (_expected_seconds(runs) * (1 - runs["share"])).where(unfinished, 0.0)
     states = pd.get_dummies(runs["state"]).reindex(columns=list(STATES), fill_value=False).astype(int)
     grouped = pd.concat([runs, states], axis=1).assign(runs=1).groupby(["family", "teacher", "label"], sort=False)
     counts = grouped[["runs", *STATES]].sum()
-    left = grouped["seconds_left"].agg(lambda values: values.sum(skipna=False))
-    return counts.assign(seconds_left=left).reset_index()
+    seconds_left = grouped["seconds_left"].agg(lambda values: values.sum(skipna=False))
+    return counts.assign(seconds_left=seconds_left).reset_index()
 
 
-def _look(folder: Path, epochs: int) -> tuple[str, float, float]:
-    """A run's state, the seconds that it takes as a whole (NaN where nobody knows), and how much of it is done."""
-    result: dict[str, Any] = {}
+def _expected_seconds(runs: pd.DataFrame) -> pd.Series:
+    """Duration of each run: its own, else the mean of its student and setting, of its student, of all."""
+    measured = expected = runs["seconds"]
+    for keys in (["student", "label"], ["student"]):
+        expected = expected.fillna(measured.groupby([runs[key] for key in keys]).transform("mean"))
+    return expected.fillna(measured.mean())
+
+
+def _progress(folder: Path, epochs: int) -> tuple[str, float, float]:
+    """A run's state, the seconds that all its epochs take (NaN before the first has ended), and the share done."""
     if (folder / "result.json").exists():
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         return "done", float(result.get("seconds", np.nan)), 1.0

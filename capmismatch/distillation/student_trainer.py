@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import traceback
 import warnings
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,24 +19,41 @@ from capmismatch import architectures
 from capmismatch._utils.files import hash_of, locked, remove_temporaries, write_json, write_text
 from capmismatch._utils.torchrun import ProcessGroup, process_group
 from capmismatch.data.bank import LogitBank
-from capmismatch.distillation.methods import Method
 from capmismatch.distillation.remedies import teach_through
-from capmismatch.distillation.runs import Experiment, Run, config_of, is_settled, run_folder, run_name
+from capmismatch.distillation.runs import Experiment, Run, config_of, is_settled, run_folder
 from capmismatch.errors import InputError
 from capmismatch.training.epoch_log import EpochLog
 from capmismatch.training.loop import Checkpoint, evaluate, fit
 from capmismatch.training.prepare import Prepare
 
-Notice = tuple[str, type[Warning]]  # a warning's text and kind
+CaughtWarning = tuple[str, type[Warning]]  # text and category
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What became of a run: the warnings on its way, and whether another command is at it."""
+class Outcome:
+    """How a run ended.
+
+    Attributes
+    ----------
+    run : Run
+        Done or failed, unless another command holds it.
+    warnings : list of CaughtWarning
+        What was warned of meanwhile.
+    held_elsewhere : bool
+        Whether another command is working on it.
+    """
 
     run: Run
-    notices: list[Notice]
-    elsewhere: bool
+    warnings: list[CaughtWarning]
+    held_elsewhere: bool
+
+
+@dataclass(frozen=True)
+class _SharedRun:
+    """A run reduced to what decides its soft labels, as a key of a cache: equal if the hashes are."""
+
+    digest: str
+    run: Run = field(compare=False)
 
 
 class Trainer:
@@ -47,49 +63,47 @@ class Trainer:
     """
 
     def __init__(self, study: Experiment) -> None:
-        self.study, self.settings = study, study.distillation
-        self.prepare = Prepare(self.settings.center, self.settings.scale)
+        self.study, self.config = study, study.distillation
+        self.prepare = Prepare(self.config.center, self.config.scale)
         self._logits = lru_cache(maxsize=1)(self._read_logits)
-        self._soft = lru_cache(maxsize=2)(self._make_soft)
+        self._soft_labels = lru_cache(maxsize=2)(self._make_soft_labels)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _trainer_of, (self.study,)
 
-    def __call__(self, run: Run) -> Answer:
-        """Train one student, unless somebody has or is at it; a failure is written down."""
+    def __call__(self, run: Run) -> Outcome:
+        """Train one student, unless it is done or another command is working on it. A failure is recorded."""
         folder, state = run_folder(self.study, run), ""
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            with process_group() as processes, ExitStack() as held:
+            with process_group() as processes, ExitStack() as locks:
                 try:
-                    state = processes.on_rank_zero(lambda: _claim(folder, held))
-                    if state == "ours":
+                    state = processes.on_rank_zero(lambda: _claim(folder, locks))
+                    if state == "claimed":
                         processes.on_all_ranks(lambda: self._train(run, folder, processes))
                 except Exception:  # a failed run is reported at the end; the others go on
                     write_text(folder / "error.txt", traceback.format_exc())
-        return Answer(run, [(str(w.message), w.category) for w in told], elsewhere=state == "elsewhere")
+        return Outcome(run, [(str(w.message), w.category) for w in caught], held_elsewhere=state == "held elsewhere")
 
     def _train(self, run: Run, folder: Path, processes: ProcessGroup) -> None:
+        """Train one student and write its files; its lock is held."""
         if processes.rank == 0:
             write_json(folder / "config.json", config_of(self.study, run))
-        recipe, taught = self.study.recipe, dict[str, Any]()
-        if run.teacher is not None:
-            taught["soft"] = self.soft_labels(run)
+        recipe, split = self.study.recipe, self.study.eval_data.rows.split
+        if recipe.keep_best and not (split == "val").any():
+            raise InputError("keep_best of [distill.recipe] needs 'val' rows to choose on, and there are none")
+        soft = self.soft_labels(run) if run.teacher is not None else None
         network = self.build(run.student, run.seed)
-        if run.teacher is not None:
-            taught["criterion"] = run.method.criterion(network, recipe.epochs)
+        criterion = run.method.criterion(network, recipe.epochs) if run.teacher is not None else None
         log, checkpoint = EpochLog(folder / "log.jsonl"), Checkpoint(folder / "checkpoint.safetensors")
         scores: dict[str, float] = {}
-        held_out = self.study.eval_data.rows.split
-        if recipe.keep_best and not (held_out == "val").any():
-            raise InputError("keep_best of [distill.recipe] needs 'val' rows to choose on, and there are none")
 
         def validate(network: nn.Module) -> float:
-            scores["val_accuracy"] = self._accuracies(network, np.flatnonzero(held_out == "val"))["val"]["accuracy"]
+            scores["val_accuracy"] = self._accuracies(network, np.flatnonzero(split == "val"))["val"]["accuracy"]
             return scores["val_accuracy"]
 
         def after_epoch(epoch: int, loss: float) -> None:
-            log.write(epoch, loss=loss, **scores, **(taught["criterion"].diagnostics() if taught else {}))
+            log.write(epoch, loss=loss, **scores, **(criterion.diagnostics() if criterion is not None else {}))
 
         fit(
             network,
@@ -98,20 +112,21 @@ class Trainer:
             recipe,
             seed=run.seed,
             prepare=self.prepare,
-            device=self.settings.device,
+            criterion=criterion,
+            soft=soft,
+            device=self.config.device,
             validate=validate if recipe.keep_best else None,
             checkpoint=checkpoint,
             after_epoch=after_epoch,
-            **taught,
         )
         if processes.rank == 0:
-            splits = self._accuracies(network, np.arange(len(held_out)))
+            splits = self._accuracies(network, np.arange(len(split)))
             result = {"splits": splits, "label": run.method.label, "seconds": log.seconds}
             write_json(folder / "result.json", result)
             checkpoint.remove()
 
     def build(self, architecture: str, seed: int) -> nn.Module:
-        """A network whose initial weights are the same for every method and teacher: settings are paired by seed."""
+        """Build a network. Its initial weights are the same for all settings and teachers, so that seeds pair them."""
         torch.manual_seed(int(hash_of([architecture, seed]), 16) % 2**63)
         shape = self.study.train_data.inputs.shape[1:]
         sizes = {"in_channels": shape[-1]} if len(shape) == 3 else {"in_features": int(np.prod(shape))}
@@ -121,47 +136,51 @@ class Trainer:
         """Accuracy and number of rows of each split, over some held-out rows."""
         held_out = self.study.eval_data.take(rows)
         logits = evaluate(network, torch.from_numpy(held_out.inputs), self.prepare)
-        right, split = logits.argmax(1).numpy() == held_out.labels, held_out.rows.split
-        return {str(s): {"accuracy": float(right[split == s].mean()), "n": int((split == s).sum())} for s in set(split)}
+        correct, split = logits.argmax(1).numpy() == held_out.labels, held_out.rows.split
+        return {
+            str(name): {"accuracy": float(correct[split == name].mean()), "n": int((split == name).sum())}
+            for name in set(split)
+        }
 
     def soft_labels(self, run: Run) -> Tensor:
-        """(V, N, C) what the run's teacher, or the last of its assistants, says of every view; see `Method`."""
+        """Return what the run's student is given of its teacher, or of the last assistant, (V, N, C); see `Method`."""
         if run.teacher is None:
-            raise InputError(f"there is no teacher in {run_name(run)}")
+            raise InputError(f"there is no teacher in {run.name}")
         # Teachers are the same for every seed and student, and so are the assistants of a seed for every student.
         shared = replace(run, student="", seed=run.seed if run.method.assistants else 0)
-        method = json.dumps(asdict(run.method), sort_keys=True)
-        return self._soft(run.teacher.key, method, shared.seed, hash_of(config_of(self.study, shared)))
+        return self._soft_labels(_SharedRun(hash_of(config_of(self.study, shared)), shared))
 
     @cached_property
     def inputs(self) -> Tensor:
-        """(V, N, ...) raw inputs, the stored views."""
-        views, train = self.settings.views, self.study.train_data
+        """Raw inputs, (V, N, ...): the stored views."""
+        views, train = self.config.views, self.study.train_data
         return torch.from_numpy(np.stack([views.make(train.inputs, number) for number in range(views.count)]))
 
     @cached_property
     def labels(self) -> Tensor:
-        """(N,) their labels."""
+        """Classes of the examples, (N,)."""
         return torch.from_numpy(self.study.train_data.labels)
 
     def _read_logits(self, key: str) -> Tensor:
-        folder, views = self.study.folder / "bank" / "views", self.settings.views
+        """A teacher's logits on the stored views, (V, N, C)."""
+        folder, views = self.study.folder / "bank" / "views", self.config.views
         banks = (LogitBank(folder / views.name(number)) for number in range(views.count))
         return torch.from_numpy(np.stack([bank.logits(key).astype(np.float32) for bank in banks]))
 
-    def _make_soft(self, key: str, method_fields: str, seed: int, chain: str) -> Tensor:
-        method = Method(**json.loads(method_fields))
+    def _make_soft_labels(self, shared: _SharedRun) -> Tensor:
+        method, seed, teacher = shared.run.method, shared.run.seed, shared.run.teacher
+        assert teacher is not None
         logits = teach_through(
             [self.build(assistant, seed) for assistant in method.assistants],
-            self._logits(key),
+            self._logits(teacher.key),
             method,
             self.inputs,
             self.labels,
             replace(self.study.recipe, keep_best=False, patience=0),
             seed=seed,
             prepare=self.prepare,
-            device=self.settings.device,
-            folder=self.study.folder / "assistants" / chain,
+            device=self.config.device,
+            folder=self.study.folder / "assistants" / shared.digest,
         )
         flat = method.soft_labels(logits.flatten(0, 1), self.labels.repeat(len(logits)))
         return flat.float().unflatten(0, logits.shape[:2])
@@ -169,13 +188,13 @@ class Trainer:
 
 @lru_cache(maxsize=1)
 def _trainer_of(study: Experiment) -> Trainer:
-    """The same trainer for all runs that a process is sent: what they share is loaded once."""
+    """The same trainer for all runs that a process is given: what they share is loaded once."""
     return Trainer(study)
 
 
-def _claim(folder: Path, held: ExitStack) -> str:
-    """Whose a run is: "elsewhere" while another command holds it, "settled", or "ours", its lock then held."""
-    if not held.enter_context(locked(folder / ".lock", wait=False)):
-        return "elsewhere"
+def _claim(folder: Path, locks: ExitStack) -> Literal["held elsewhere", "settled", "claimed"]:
+    """Claim a run: unless another command holds it, or it is settled, its lock is held from now on."""
+    if not locks.enter_context(locked(folder / ".lock", wait=False)):
+        return "held elsewhere"
     remove_temporaries(folder)
-    return "settled" if is_settled(folder) else "ours"
+    return "settled" if is_settled(folder) else "claimed"

@@ -1,8 +1,8 @@
-"""The runs of a study for TensorBoard, MLflow or Weights & Biases: copied from what the runs leave on disk.
+"""The runs of a study for TensorBoard, MLflow or Weights & Biases, copied from the files that the runs leave.
 
-Training itself knows of no tracker. `track` reads ``runs/*/config.json``, ``log.jsonl`` and ``result.json``, of
-finished studies and of those under way, and writes what is new since it was last called: called again and again it
-never doubles anything. Nothing is sent anywhere, but to an MLflow server that is named as such.
+Training knows of no tracker. `track` reads ``runs/*/config.json``, ``log.jsonl`` and ``result.json``, of finished
+studies and of those under way, and writes what is new since its last call. However often it is called, nothing is
+written twice. Nothing is sent anywhere, except to an MLflow server whose address is given.
 """
 
 from __future__ import annotations
@@ -22,24 +22,31 @@ import pandas as pd
 from capmismatch._utils.files import hash_of, make_folder, write_json
 from capmismatch._utils.optional import need
 from capmismatch.distillation.methods import Method
+from capmismatch.distillation.runs import run_name
 from capmismatch.errors import BankError, InputError, must_be_one_of
 from capmismatch.training.epoch_log import read_log
 
-MARKER = "capmismatch.json"  # beside what was written of a run: what it was written from
+MARKER = "capmismatch.json"  # in the folder of a copied run: the stamp of what was copied
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """One student of a study, as a tracker shows it.
+    """One run of a study, as a tracker shows it.
 
     Attributes
     ----------
-    key : the run's folder, the hash of its configuration
-    name : for people, as "mlp24 by KD tau=4 from mlp/mlp48-s1, seed 1"
-    settings : its configuration, flat: "student", "method.tau", "recipe.lr", ...
-    epochs : lines of its log: "epoch", "loss" and what else was logged
-    final : "final_val_accuracy" and "final_test_accuracy", once it is done
-    state : "done", "failed", or "unfinished"
+    key : str
+        Name of the run's folder, the hash of its configuration.
+    name : str
+        For people, such as "mlp24 by KD tau=4 from mlp/mlp48-s1, seed 1".
+    settings : dict
+        Its configuration, flat: "student", "method.tau", "recipe.lr", ...; and "label", that of its setting.
+    epochs : tuple of dict
+        Lines of its log: "epoch", "loss" and what else was logged.
+    final : dict of str to float
+        "final_val_accuracy" and "final_test_accuracy", once it is done.
+    state : str
+        "done", "failed" or "unfinished".
     """
 
     key: str
@@ -51,11 +58,11 @@ class TrackedRun:
 
     @property
     def stamp(self) -> str:
-        """A hash of all that there is to write."""
+        """A hash of everything that there is to write."""
         return hash_of(asdict(self))
 
     def metrics(self) -> Iterator[tuple[int, dict[str, float]]]:
-        """Epoch by epoch what was logged, and the accuracies with the last."""
+        """Yield what was logged, by epoch; the final accuracies come with the last epoch."""
         for line in self.epochs:
             yield int(line["epoch"]), {key: float(value) for key, value in line.items() if key != "epoch"}
         if self.final:
@@ -65,25 +72,38 @@ class TrackedRun:
 def track(
     folder: str | os.PathLike[str], to: str, out: str | os.PathLike[str], *, project: str | None = None
 ) -> pd.DataFrame:
-    """Write the runs of a study, each with its settings, its log and its accuracies, where a tracker shows them.
+    """Write the runs of a study, each with its configuration, log and accuracies, to where a tracker shows them.
 
     Parameters
     ----------
-    folder : of the study, with ``runs/`` in it
-    to : "tensorboard", "mlflow" or "wandb"; needs the extra ``trackers``
-    out : a folder. Look at it with ``tensorboard --logdir OUT``, ``mlflow ui --backend-store-uri OUT`` (recent
+    folder : str or path
+        Of the study, with ``runs/`` in it.
+    to : str
+        "tensorboard", "mlflow" or "wandb"; needs the extra ``trackers``.
+    out : str or path
+        A folder. Look at it with ``tensorboard --logdir OUT``, ``mlflow ui --backend-store-uri OUT`` (recent
         versions ask for ``MLFLOW_ALLOW_FILE_STORE=true``), or ``wandb sync OUT/wandb/offline-run-*``. For MLflow also
         the address of a tracking server or database, such as "http://localhost:5000".
-    project : name of the project or experiment; by default the folder's
+    project : str, optional
+        Name of the project or experiment; by default the folder's.
 
     Returns
     -------
-    DataFrame, one row a run: run, name, state, epochs, written (whether there was anything new of it).
+    DataFrame
+        One row per run, with the columns
+
+        * ``run``: name of its folder
+        * ``name``: for people
+        * ``state``: "done", "failed" or "unfinished"
+        * ``epochs``: number of epochs so far
+        * ``written``: whether there was anything new
 
     Raises
     ------
-    InputError : an unknown tracker, one that is not installed, or a folder without runs
-    BankError : a run's files are damaged
+    InputError
+        An unknown tracker, one that is not installed, or a folder without runs.
+    BankError
+        A run's files are damaged.
     """
     must_be_one_of(to, TRACKERS, "tracker")
     runs = read_runs(folder)
@@ -98,27 +118,26 @@ def track(
 
 
 def read_runs(folder: str | os.PathLike[str]) -> list[TrackedRun]:
-    """All runs that have begun in a study's folder, by name."""
-    found = sorted(Path(folder, "runs").glob("*/config.json"))
-    if not found:
+    """Return all runs that have begun in a study's folder, by name."""
+    files = sorted(Path(folder, "runs").glob("*/config.json"))
+    if not files:
         raise InputError(f"there are no runs in {Path(folder, 'runs')}: run `capmismatch distill` first")
-    return sorted((_read_run(file.parent) for file in found), key=lambda run: (run.name, run.key))
+    return sorted((_read_run(file.parent) for file in files), key=lambda run: (run.name, run.key))
 
 
 def _read_run(folder: Path) -> TrackedRun:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        done, result = (folder / "result.json").exists(), {}
+        done, splits = (folder / "result.json").exists(), {}
         if done:
-            result = json.loads((folder / "result.json").read_text(encoding="utf-8"))["splits"]
-        method = Method(**config["method"])
-        taught = f" from {config['teacher']['key']}" if config["teacher"] else ""
+            splits = json.loads((folder / "result.json").read_text(encoding="utf-8"))["splits"]
+        method, teacher = Method(**config["method"]), config["teacher"]
         return TrackedRun(
             folder.name,
-            f"{config['student']} by {method.label}{taught}, seed {config['seed']}",
+            run_name(config["student"], method, config["seed"], teacher["key"] if teacher else None),
             {"label": method.label, **_flat(config)},
             tuple(read_log(folder / "log.jsonl")),
-            {f"final_{split}_accuracy": float(values["accuracy"]) for split, values in result.items()},
+            {f"final_{split}_accuracy": float(values["accuracy"]) for split, values in splits.items()},
             "done" if done else "failed" if (folder / "error.txt").exists() else "unfinished",
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -126,38 +145,38 @@ def _read_run(folder: Path) -> TrackedRun:
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
-    """Nested settings as flat ones; what is not set is left out.
+    """A nested table as a flat one; what is None is left out.
 
     Examples
     --------
     >>> _flat({"method": {"name": "KD", "tau": 4.0, "margin": None}, "center": [7.0, 2.0]})
     {'method.name': 'KD', 'method.tau': 4.0, 'center': '[7.0, 2.0]'}
     """
-    found: dict[str, str | int | float | bool] = {}
+    flat: dict[str, str | int | float | bool] = {}
     for key, value in table.items():
         if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
+            flat |= _flat(value, f"{prefix}{key}.")
         elif value is not None:
-            found[prefix + key] = value if isinstance(value, str | int | float) else json.dumps(value)
-    return found
+            flat[prefix + key] = value if isinstance(value, str | int | float) else json.dumps(value)
+    return flat
 
 
 # --- trackers --------------------------------------------------------------------------------------------------------
 
 
 class Tracker(Protocol):
-    """Where runs are written to."""
+    """Where runs are copied to."""
 
     def __init__(self, out: str, project: str) -> None: ...
 
     def stamp(self, key: str) -> str | None:
-        """The stamp of what was written of a run before; None where nothing was, or not to the end."""
+        """Return the stamp of a run's copy; None if there is none, or an incomplete one."""
 
     def write(self, run: TrackedRun) -> None:
-        """Write a run, in place of what was written of it before."""
+        """Write a copy of a run, in place of an earlier one."""
 
 
-class _Folders:
+class _FolderTracker:
     """A tracker that keeps each run in a folder whose name ends with the run's key."""
 
     pattern = "*"  # of these folders, before the key
@@ -167,20 +186,20 @@ class _Folders:
             raise InputError(f"expected a folder to write to, got {out!r}: only MLflow takes an address")
         self.out, self.project = make_folder(Path(out)), project
 
-    def _found(self, key: str) -> list[Path]:
+    def _folders(self, key: str) -> list[Path]:
         return sorted(self.out.glob(f"{self.pattern}{key}"))
 
     def stamp(self, key: str) -> str | None:
-        found = self._found(key)
-        marker = found[0] / MARKER if len(found) == 1 else None
+        folders = self._folders(key)
+        marker = folders[0] / MARKER if len(folders) == 1 else None
         return json.loads(marker.read_text(encoding="utf-8"))["stamp"] if marker and marker.exists() else None
 
     def _remove(self, key: str) -> None:
-        for folder in self._found(key):
+        for folder in self._folders(key):
             shutil.rmtree(folder)
 
 
-class _TensorBoard(_Folders):
+class _TensorBoard(_FolderTracker):
     pattern = "* "
 
     def __init__(self, out: str, project: str) -> None:
@@ -199,11 +218,11 @@ class _TensorBoard(_Folders):
             writer.add_hparams(run.settings, dict(run.final), run_name=".")
         write_json(unfinished / MARKER, {"stamp": run.stamp})
         self._remove(run.key)
-        safe = re.sub(r"[^\w=.,+-]+", " ", run.name)  # as the name of a folder, on any system
-        unfinished.rename(self.out / f"{safe} {run.key}")
+        name = re.sub(r"[^\w=.,+-]+", " ", run.name)  # fit for a folder on any system
+        unfinished.rename(self.out / f"{name} {run.key}")
 
 
-class _Wandb(_Folders):
+class _Wandb(_FolderTracker):
     pattern = "wandb/offline-run-*-"
 
     def __init__(self, out: str, project: str) -> None:
@@ -229,13 +248,13 @@ class _Wandb(_Folders):
         for epoch, values in run.metrics():
             entry.log(values, step=epoch)
         entry.finish(exit_code=1 if run.state == "failed" else 0)
-        (folder,) = self._found(run.key)
+        (folder,) = self._folders(run.key)
         write_json(folder / MARKER, {"stamp": run.stamp})
 
 
 class _Mlflow:
     KEY, STAMP = "capmismatch.run", "capmismatch.stamp"  # tags of an MLflow run
-    MOST = 1000  # metrics that a server takes at once
+    BATCH = 1000  # metrics that a server takes at once
 
     def __init__(self, out: str, project: str) -> None:
         tracking = need("mlflow.tracking", "trackers", "--to mlflow")
@@ -243,12 +262,13 @@ class _Mlflow:
         self.uri = out if "://" in out else make_folder(Path(out)).resolve().as_uri()
         with self._files_allowed():
             self.client = tracking.MlflowClient(tracking_uri=self.uri)
-            there = self.client.get_experiment_by_name(project)
-            self.experiment = there.experiment_id if there is not None else self.client.create_experiment(project)
-            self.runs = {run.data.tags[self.KEY]: run for run in self._all() if self.KEY in run.data.tags}
+            experiment = self.client.get_experiment_by_name(project)
+            exists = experiment is not None
+            self.experiment = experiment.experiment_id if exists else self.client.create_experiment(project)
+            self.runs = {run.data.tags[self.KEY]: run for run in self._all_runs() if self.KEY in run.data.tags}
 
-    def _all(self) -> Iterator[Any]:
-        """What the experiment holds, asked for once: a search reads every run, whatever it looks for."""
+    def _all_runs(self) -> Iterator[Any]:
+        """All runs of the experiment, read once: a search for one of them would read every run as well."""
         page = self.client.search_runs([self.experiment])
         yield from page
         while page.token:
@@ -257,7 +277,7 @@ class _Mlflow:
 
     @contextmanager
     def _files_allowed(self) -> Iterator[None]:
-        """Recent versions keep runs in files only where one insists."""
+        """Set the variable without which recent versions refuse to keep runs in files."""
         name, before = "MLFLOW_ALLOW_FILE_STORE", os.environ.get("MLFLOW_ALLOW_FILE_STORE")
         if self.uri.startswith("file:"):
             os.environ[name] = "true"
@@ -277,29 +297,29 @@ class _Mlflow:
             self._write(run)
 
     def _write(self, run: TrackedRun) -> None:
-        found = self.runs.get(run.key)
-        if found is None:
-            found = self.client.create_run(self.experiment, run_name=run.name, tags={self.KEY: run.key})
-        number = found.info.run_id
-        missing = {key: str(value) for key, value in run.settings.items() if key not in found.data.params}
-        self.client.log_batch(number, params=[self.entities.Param(key, value) for key, value in missing.items()])
-        # A run keeps every value that it was ever given: those that are there must not be given again.
+        copy = self.runs.get(run.key)
+        if copy is None:
+            copy = self.client.create_run(self.experiment, run_name=run.name, tags={self.KEY: run.key})
+        run_id = copy.info.run_id
+        missing = {key: str(value) for key, value in run.settings.items() if key not in copy.data.params}
+        self.client.log_batch(run_id, params=[self.entities.Param(key, value) for key, value in missing.items()])
+        # MLflow keeps every value that it was ever given: those of earlier calls must not be given again.
         history = self.client.get_metric_history
-        there = {(name, metric.step) for name in found.data.metrics for metric in history(number, name)}
+        logged = {(name, metric.step) for name in copy.data.metrics for metric in history(run_id, name)}
         new = [
             self.entities.Metric(name, value, 0, epoch)
             for epoch, values in run.metrics()
             for name, value in values.items()
-            if (name, epoch) not in there
+            if (name, epoch) not in logged
         ]
-        for start in range(0, len(new), self.MOST):
-            self.client.log_batch(number, metrics=new[start : start + self.MOST])
+        for start in range(0, len(new), self.BATCH):
+            self.client.log_batch(run_id, metrics=new[start : start + self.BATCH])
         status = {"done": "FINISHED", "failed": "FAILED", "unfinished": "RUNNING"}[run.state]
         if status == "RUNNING":
-            self.client.update_run(number, status=status)
+            self.client.update_run(run_id, status=status)
         else:
-            self.client.set_terminated(number, status=status)
-        self.client.set_tag(number, self.STAMP, run.stamp)  # last: without it the rest is written again
+            self.client.set_terminated(run_id, status=status)
+        self.client.set_tag(run_id, self.STAMP, run.stamp)  # last: an incomplete copy has no stamp
 
 
 TRACKERS: dict[str, type[Tracker]] = {"tensorboard": _TensorBoard, "mlflow": _Mlflow, "wandb": _Wandb}

@@ -1,15 +1,16 @@
 r"""Distillation losses: pure functions of student and teacher logits, and one criterion that adds the cross-entropy.
 
 Every function takes the student's logits (N, C), with gradient, and the teacher's (N, C), and returns the distillation
-term alone: the mean over the batch, with the temperature factor of its source. Some take the labels as well.
+term alone: the mean over the batch, with the temperature factor of its source. Some take the labels, the classes of the
+examples, as well.
 
 ======================= ================================================================= ============================
 name                    term                                                              source
 ======================= ================================================================= ============================
 `kd`                    :math:`\tau^2` KL(teacher || student) at one temperature          Hinton, arXiv 1503.02531
-`soft_cross_entropy`    cross-entropy with given soft labels                              arXiv 1503.02531
+`soft_cross_entropy`    cross-entropy with soft labels                                    arXiv 1503.02531
 `ats`, `isats`          the same with the teacher's ATS or ISATS soft labels              arXiv 2210.04427, 2405.13078
-`dkd`                   target and non-target parts of KL, weighted apart                 arXiv 2203.08679
+`dkd`                   target and non-target parts of KL, with a weight each             arXiv 2203.08679
 `norm_kd`               KL, each example at a temperature from its logits' deviation      arXiv 2308.00520
 `standardized_kd`       KL of z-scored logits                                             arXiv 2403.01427
 `dist`                  1 - Pearson correlation, along classes and along the batch        arXiv 2205.10536
@@ -18,9 +19,9 @@ name                    term                                                    
 `curriculum_kd`         `kd` whose temperature is learnt against the student              arXiv 2211.16231
 ======================= ================================================================= ============================
 
-Gradients flow to the student alone. Half-precision logits are computed with in float32, also under autocast. Finite
-logits give finite values and gradients, even where a row is constant or a softmax saturates: then a term that divides
-by the row's deviation takes 1 in its stead, and a correlation counts as 0.
+Gradients flow to the student alone. Half-precision logits are converted to float32, also under autocast. Finite logits
+give finite values and gradients, even where a row is constant or a softmax saturates: then a term that divides by the
+row's deviation divides by 1 instead, and a correlation counts as 0.
 
 `Criterion` is what a training loop calls; `LOSSES` is the registry by name.
 """

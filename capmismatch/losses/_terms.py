@@ -1,4 +1,8 @@
-"""Checked inputs, and the pieces that several losses share. All are written to have finite gradients everywhere."""
+"""Validation of inputs, and terms that several losses share. All have finite gradients everywhere.
+
+Every loss has the same joints: validate the options (`must_be_positive`, `must_be_weight`), select the inputs in one
+precision (`logits_pair`, `checked_labels`), compute.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from capmismatch.errors import InputError
 def logits_pair(student: Tensor, teacher: Tensor, check: bool = True) -> tuple[Tensor, Tensor]:
     """Return both logits in their common precision (float32 at least), the teacher's without gradient.
 
-    Shapes are looked at always, values where `check` is set.
+    Shapes are always checked, values if `check` is set.
     """
     s = as_logits(student, place="student logits") if check else single(student)
     t = as_logits(teacher.detach(), place="teacher logits") if check else single(teacher.detach())
@@ -26,35 +30,35 @@ def logits_pair(student: Tensor, teacher: Tensor, check: bool = True) -> tuple[T
 
 
 def single(tensor: Tensor) -> Tensor:
-    """The tensor in float32 at least: half precision is for storing."""
+    """Return the tensor in float32 at least: half precision is for storing."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def checked_labels(labels: Tensor, logits: Tensor, check: bool = True) -> Tensor:
-    """Return labels (N,) as int64 on the logits' device; that they lie in [0, C) is looked at where `check` is set."""
+    """Return classes (N,) as int64 on the logits' device; that they lie in [0, C) is checked if `check` is set."""
     if not check:
         return labels.to(logits.device, torch.int64)
     return as_labels(labels, *logits.shape).to(logits.device)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy with labels, none of which means "ignore": PyTorch drops the label -100 by default."""
+    """Return the mean cross-entropy. No label means "ignore", as -100 does in PyTorch by default."""
     return F.cross_entropy(logits, labels, ignore_index=torch.iinfo(torch.int64).min)
 
 
-def checked_number(value: float, name: str) -> None:
-    """Raise unless `value` is a finite number >= 0: what weights have to be."""
+def must_be_weight(value: float, name: str) -> None:
+    """Raise unless `value` is a finite number >= 0."""
     if not (isinstance(value, int | float) and 0 <= value < float("inf")):
         raise InputError(f"{name} must be a number >= 0, got {value!r}")
 
 
 def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p || q) of each row, from log probabilities (N, C): finite even where probabilities underflow to 0."""
+    """Return KL(p || q) of each row, from log probabilities (N, C); finite even if probabilities underflow to 0."""
     return (log_p.exp() * (log_p - log_q)).sum(1)
 
 
 def standardize(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Z-score each row with its unbiased deviation; return the scores (N, C) and the deviations (N, 1).
+    """Z-score each row by its unbiased standard deviation; return the scores (N, C) and the deviations (N, 1).
 
     A row that is constant up to rounding has deviation 0, and the scores and gradient of a row of deviation 1.
     """
@@ -66,7 +70,7 @@ def standardize(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pearson(a: Tensor, b: Tensor, dim: int) -> Tensor:
-    """Pearson correlation along `dim`; 0, with gradient 0, where one side is constant up to rounding."""
+    """Return Pearson's correlation along `dim`; 0, with gradient 0, where one side is constant up to rounding."""
     return (_direction(a, dim) * _direction(b, dim)).sum(dim)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from capmismatch.errors import must_be_positive
-from capmismatch.losses._terms import checked_number, logits_pair, pearson, standardize
+from capmismatch.losses._terms import logits_pair, must_be_weight, pearson, standardize
 
 
 def dist(
@@ -22,14 +22,28 @@ def dist(
 
     Parameters
     ----------
-    student, teacher : (N, C) logits
-    tau : temperature of both softmaxes
-    beta, gamma : weights of the relation between classes and within classes, >= 0
-    check : whether values are looked at too: one pass over the inputs, and a wait for their device
+    student : Tensor, shape (N, C)
+        Logits, with gradient.
+    teacher : Tensor, shape (N, C)
+        Logits.
+    tau : float, default 4
+        Temperature of both softmaxes.
+    beta : float, default 1
+        Weight of the relation between classes, >= 0.
+    gamma : float, default 1
+        Weight of the relation within classes, >= 0.
+    check : bool, default True
+        Whether values are checked too, which takes one pass over the inputs and waits for their device.
 
     Returns
     -------
-    Scalar tensor in [0, 2 tau^2 (beta + gamma)].
+    Tensor
+        Scalar, in [0, 2 tau^2 (beta + gamma)].
+
+    See Also
+    --------
+    correlation_kd : Pearson's correlation along the classes alone, and the order of the classes.
+    standardized_kd : KL at any scale and shift of the logits.
 
     References
     ----------
@@ -44,8 +58,8 @@ def dist(
     True
     """
     must_be_positive(tau, "tau")
-    checked_number(beta, "beta")
-    checked_number(gamma, "gamma")
+    must_be_weight(beta, "beta")
+    must_be_weight(gamma, "gamma")
     s, t = logits_pair(student, teacher, check)
     p_s, p_t = torch.softmax(s / tau, 1), torch.softmax(t / tau, 1)
     between, within = 1 - pearson(p_s, p_t, 1).mean(), 1 - pearson(p_s, p_t, 0).mean()
@@ -70,21 +84,36 @@ def correlation_kd(
     with p at temperature tau, z the z-scored logits and r their soft ranks, which become ranks as `softness` -> 0.
     Memory grows as N C^2.
 
-    It follows the paper's idea, not its numbers: the weights are fixed here, where the paper lets them follow each
-    example's difficulty, and the paper takes a differentiable sorting for the ranks. Its code was not at hand to
-    compare with.
+    It follows the paper's idea, not its numbers: the weights are fixed here, where those of the paper follow each
+    example's difficulty, and the paper uses a differentiable sorting for the ranks. Its code was not available for a
+    comparison.
 
     Parameters
     ----------
-    student, teacher : (N, C) logits
-    tau : temperature of both softmaxes
-    beta, gamma : weights of the linear and of the rank correlation, >= 0
-    softness : width of the steps of the soft ranks, in deviations of the logits
-    check : whether values are looked at too: one pass over the inputs, and a wait for their device
+    student : Tensor, shape (N, C)
+        Logits, with gradient.
+    teacher : Tensor, shape (N, C)
+        Logits.
+    tau : float, default 4
+        Temperature of both softmaxes.
+    beta : float, default 1
+        Weight of the linear correlation, >= 0.
+    gamma : float, default 1
+        Weight of the rank correlation, >= 0.
+    softness : float, default 0.1
+        Width of the steps of the soft ranks, in standard deviations of the logits.
+    check : bool, default True
+        Whether values are checked too, which takes one pass over the inputs and waits for their device.
 
     Returns
     -------
-    Scalar tensor in [0, 2 (beta + gamma)].
+    Tensor
+        Scalar, in [0, 2 (beta + gamma)].
+
+    See Also
+    --------
+    dist : Pearson's correlation along the classes and along the batch.
+    rank_kd : The order of the classes alone, by Kendall's tau.
 
     References
     ----------
@@ -100,8 +129,8 @@ def correlation_kd(
     """
     must_be_positive(tau, "tau")
     must_be_positive(softness, "softness")
-    checked_number(beta, "beta")
-    checked_number(gamma, "gamma")
+    must_be_weight(beta, "beta")
+    must_be_weight(gamma, "gamma")
     s, t = logits_pair(student, teacher, check)
     linear = 1 - pearson(torch.softmax(s / tau, 1), torch.softmax(t / tau, 1), 1).mean()
     order = 1 - pearson(_soft_ranks(s, softness), _soft_ranks(t, softness), 1).mean()
@@ -113,23 +142,34 @@ def rank_kd(student: Tensor, teacher: Tensor, steepness: float = 1.0, *, check: 
 
     .. math:: 1 - \frac{2}{C(C-1)} \sum_{j<c} \tanh\big(k \, (t_c - t_j)(s_c - s_j)\big)
 
-    Every pair of classes counts alike, however improbable, where a KL divergence neglects the improbable ones. As the
+    Every pair of classes counts the same, however improbable; a KL divergence neglects the improbable ones. As the
     steepness k grows, the sum becomes Kendall's tau (without ties). Memory grows as N C^2.
 
     Parameters
     ----------
-    student, teacher : (N, C) logits
-    steepness : k, per squared logit
-    check : whether values are looked at too: one pass over the inputs, and a wait for their device
+    student : Tensor, shape (N, C)
+        Logits, with gradient.
+    teacher : Tensor, shape (N, C)
+        Logits.
+    steepness : float, default 1
+        The factor k, per squared logit.
+    check : bool, default True
+        Whether values are checked too, which takes one pass over the inputs and waits for their device.
 
     Returns
     -------
-    Scalar tensor in [0, 2].
+    Tensor
+        Scalar, in [0, 2].
+
+    See Also
+    --------
+    correlation_kd : Soft ranks by Spearman's correlation.
+    Criterion : Adds this term to any other by `rank_weight`.
 
     References
     ----------
     Guan et al., "Enhancing logits distillation with plug&play Kendall's tau ranking loss", ICML 2025, arXiv 2409.17823,
-    by the paper alone: its code was not at hand to compare with. The hyperbolic tangent of the product: Zheng et al.,
+    after the paper: its code was not available for a comparison. The hyperbolic tangent of the product: Zheng et al.,
     "DiffKendall", NeurIPS 2023, arXiv 2307.15317, whose code has 2 sigmoid(beta x) - 1, the same at beta = 2k: values
     and gradients agree with it to rounding.
 
@@ -141,12 +181,13 @@ def rank_kd(student: Tensor, teacher: Tensor, steepness: float = 1.0, *, check: 
     """
     must_be_positive(steepness, "steepness")
     s, t = logits_pair(student, teacher, check)
-    # Every pair twice: the gradient of differences is a sum, that of picking out half of them is far slower.
+    # Every pair twice: the gradient of all differences is a sum; that of a selection of them is far slower.
     agreement = (t[:, :, None] - t[:, None, :]) * (s[:, :, None] - s[:, None, :])
     rows, classes = s.shape
     return 1 - torch.tanh(steepness * agreement).sum() / (rows * classes * (classes - 1))
 
 
 def _soft_ranks(logits: Tensor, softness: float) -> Tensor:
+    """Differentiable ranks of each row's classes, (N, C), from pairwise sigmoids."""
     z, _ = standardize(logits)
     return torch.sigmoid((z[:, :, None] - z[:, None, :]) / softness).sum(2)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from capmismatch._numerics.arrays import as_logits
 from capmismatch.errors import InputError, must_be_one_of
-from capmismatch.losses._terms import checked_labels, checked_number, cross_entropy, single
+from capmismatch.losses._terms import checked_labels, cross_entropy, must_be_weight, single
 from capmismatch.losses.correlation import correlation_kd, dist, rank_kd
 from capmismatch.losses.curriculum import CurriculumKD
 from capmismatch.losses.decoupled import dkd
@@ -27,10 +27,16 @@ class Loss:
 
     Attributes
     ----------
-    term : the function of ``(student, teacher[, labels], **options)``, or a module class with such a `forward`
-    ce_weight, kd_weight : weights of the cross-entropy and of the term in the source
-    needs_labels : whether the term takes the labels
-    warmup_epochs : over how many epochs the term's weight rises in the source; 0 for none
+    term : callable or type of torch.nn.Module
+        A function of ``(student, teacher[, labels], **options)``, or a module class with such a `forward`.
+    ce_weight : float
+        Weight of the cross-entropy in the source.
+    kd_weight : float
+        Weight of the term in the source.
+    needs_labels : bool
+        Whether the term takes the labels.
+    warmup_epochs : int
+        Over how many epochs the term's weight rises in the source; 0 for none.
     """
 
     term: Callable[..., Tensor] | type[nn.Module]
@@ -63,23 +69,38 @@ class Criterion(nn.Module):
 
     Parameters
     ----------
-    name : one of `LOSSES`
-    ce_weight, kd_weight, warmup_epochs : by default those of the term's source, see `LOSSES`
-    rank_weight : of `rank_kd`, as an auxiliary to the term; 0 leaves it out
-    options : of the term, such as ``tau=2.0``
+    name : str
+        One of `LOSSES`.
+    ce_weight : float, optional
+        Weight of the cross-entropy, >= 0; by default that of the term's source, see `LOSSES`.
+    kd_weight : float, optional
+        Weight of the term, >= 0; by default that of its source.
+    warmup_epochs : int, optional
+        Over how many epochs the term's weight rises; by default as in its source.
+    rank_weight : float, default 0
+        Weight of `rank_kd`, as an auxiliary to the term; 0 leaves it out.
+    **options : Any
+        Of the term, such as ``tau=2.0``.
 
     Raises
     ------
-    InputError : for an unknown name or option (lists the choices) and negative weights; when called, for logits that
-        are not finite, labels outside [0, C), soft labels that do not sum to 1, and shapes that do not fit
+    InputError
+        For an unknown name or option (lists the choices) and negative weights. When called, for logits that are not
+        finite, labels outside [0, C), soft labels that do not sum to 1, and shapes that do not fit.
+
+    See Also
+    --------
+    capmismatch.Method : A setting of a study, which makes its criterion itself.
+    capmismatch.soft_labels : What "soft_cross_entropy" takes of the teacher, as a file.
 
     Notes
     -----
     The warm-up follows `set_epoch`; until that is called, the weight is full. ``Criterion("curriculum_kd")`` has a
     parameter of its own, for the optimiser.
 
-    Values are looked at in the first batch, and in the first after each `set_epoch`. In all others only where the loss
-    fails or is not finite, which is noticed on the CPU alone: on other devices it would take a wait in every step.
+    Values are checked in the first batch, and in the first after each `set_epoch`. In all others they are checked only
+    if the loss fails or is not finite, which is noticed on the CPU alone: on other devices it would take a wait in
+    every step.
 
     Examples
     --------
@@ -112,10 +133,10 @@ class Criterion(nn.Module):
         self.rank_weight = rank_weight
         self.warmup_epochs = entry.warmup_epochs if warmup_epochs is None else warmup_epochs
         for key in ("ce_weight", "kd_weight", "rank_weight", "warmup_epochs"):
-            checked_number(getattr(self, key), key)
+            must_be_weight(getattr(self, key), key)
         self.options = options
         self.warmup = 1.0
-        self._unseen = True  # whether nothing has been looked at in this epoch
+        self._check_next = True  # the first batch of an epoch
         inputs = ("student", "teacher", "soft_labels", "labels", "check")
         choices = [key for key in inspect.signature(entry.term).parameters if key not in inputs]
         for option in options:
@@ -125,10 +146,10 @@ class Criterion(nn.Module):
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the epoch, counted from 0, for the warm-up and the curriculum."""
+        """Set the epoch, counted from 0, for the warm-up and the curriculum."""
         if not (isinstance(epoch, int) and epoch >= 0):
             raise InputError(f"epoch must be a whole number >= 0, got {epoch!r}")
-        self._unseen = True
+        self._check_next = True
         self.warmup = min(1.0, (epoch + 1) / self.warmup_epochs) if self.warmup_epochs else 1.0
         if isinstance(self.term, CurriculumKD):
             self.term.set_epoch(epoch)
@@ -138,49 +159,53 @@ class Criterion(nn.Module):
 
         Parameters
         ----------
-        student_logits : (N, C), with gradient
-        labels : (N,) integers in [0, C)
-        teacher_logits : (N, C); for "soft_cross_entropy" soft labels (N, C), and where there is a `rank_weight` soft
-            labels and logits, (N, 2, C): ``torch.stack([soft_labels, teacher_logits], 1)``
+        student_logits : Tensor, shape (N, C)
+            With gradient.
+        labels : Tensor of int, shape (N,)
+            Classes of the examples, in [0, C).
+        teacher_logits : Tensor, shape (N, C) or (N, 2, C)
+            For "soft_cross_entropy" soft labels, (N, C); with a `rank_weight` soft labels and logits, (N, 2, C):
+            ``torch.stack([soft_labels, teacher_logits], 1)``.
 
         Returns
         -------
-        Scalar tensor, float32 or wider.
+        Tensor
+            Scalar, float32 or wider.
         """
         hard, soft = self.parts(student_logits, labels, teacher_logits)
         return soft + hard
 
     def parts(self, student_logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the two summands of the loss: what the labels ask for, and what the teacher asks for."""
+        """Return the two summands of the loss, that of the labels and that of the teacher; see `forward`."""
         inputs = student_logits, labels, teacher_logits
-        if torch.compiler.is_compiling():  # looking at a value would break the graph
+        if torch.compiler.is_compiling():  # a check of values would break the graph
             return self._parts(*inputs, check=False)
-        check, self._unseen = self._unseen, False
+        check, self._check_next = self._check_next, False
         if check:
             return self._parts(*inputs, check=True)
         try:
-            found = self._parts(*inputs, check=False)
+            hard, soft = self._parts(*inputs, check=False)
         except (IndexError, RuntimeError):  # such as a label that no class has
             self._parts(*inputs, check=True)
             raise
-        if found[0].device.type == "cpu" and not math.isfinite(found[0].item() + found[1].item()):
+        if hard.device.type == "cpu" and not math.isfinite(hard.item() + soft.item()):
             return self._parts(*inputs, check=True)
-        return found
+        return hard, soft
 
     def _parts(
         self, student_logits: Tensor, labels: Tensor, teacher_logits: Tensor, *, check: bool
     ) -> tuple[Tensor, Tensor]:
         student = as_logits(student_logits, place="student logits") if check else single(student_logits)
         y = checked_labels(labels, student, check)
-        given, logits = self._given(student, teacher_logits)
-        inputs = (student, given, y) if self.needs_labels else (student, given)
+        target, logits = self._teacher_inputs(student, teacher_logits)
+        inputs = (student, target, y) if self.needs_labels else (student, target)
         soft = self.kd_weight * self.warmup * self.term(*inputs, check=check)
         hard = self.ce_weight * cross_entropy(student, y) if self.ce_weight else soft.new_zeros(())
         if self.rank_weight:
             soft = soft + self.rank_weight * rank_kd(student, logits, check=check)
         return hard, soft
 
-    def _given(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    def _teacher_inputs(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """What the term takes of the teacher, and the teacher's logits for the rank term."""
         if not (self.rank_weight and self.name == "soft_cross_entropy"):
             return teacher, teacher
@@ -193,10 +218,10 @@ class Criterion(nn.Module):
         return teacher[:, 0], teacher[:, 1]
 
     def diagnostics(self) -> dict[str, float]:
-        """What there is to log beside the loss: the temperature of "curriculum_kd"."""
+        """Return what there is to log beside the loss: the temperature of "curriculum_kd"."""
         return {"tau": float(self.term.tau)} if isinstance(self.term, CurriculumKD) else {}
 
     def extra_repr(self) -> str:
-        """What `repr` shows between the brackets."""
+        """Return what `repr` shows between the brackets."""
         shown = {"ce_weight": self.ce_weight, "kd_weight": self.kd_weight, **self.options}
         return ", ".join([repr(self.name), *(f"{key}={value!r}" for key, value in shown.items())])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from capmismatch.errors import InputError, must_be_positive
-from capmismatch.losses._terms import checked_number, kl, logits_pair
+from capmismatch.losses._terms import kl, logits_pair, must_be_weight
 
 
 def curriculum_kd(
@@ -29,15 +29,31 @@ def curriculum_kd(
 
     Parameters
     ----------
-    student, teacher : (N, C) logits
-    theta : scalar tensor, the raw temperature
-    strength : how strongly the temperature opposes the student, >= 0
-    low, span : the temperature lies in (low, low + span)
-    check : whether values are looked at too: one pass over the inputs, and a wait for their device
+    student : Tensor, shape (N, C)
+        Logits, with gradient.
+    teacher : Tensor, shape (N, C)
+        Logits.
+    theta : Tensor
+        Scalar: the raw temperature.
+    strength : float, default 1
+        How strongly the temperature opposes the student, >= 0.
+    low : float, default 1
+        The least temperature.
+    span : float, default 20
+        The temperature lies in (low, low + span).
+    check : bool, default True
+        Whether values are checked too, which takes one pass over the inputs and waits for their device.
 
     Returns
     -------
-    Scalar tensor >= 0, :math:`\tau^2 \, \mathrm{KL}(p^t_\tau \| p^s_\tau)`.
+    Tensor
+        Scalar, >= 0: :math:`\tau^2 \, \mathrm{KL}(p^t_\tau \| p^s_\tau)`.
+
+    See Also
+    --------
+    CurriculumKD : The same with its parameter, as a module.
+    curriculum_strength : How the strength grows in the paper.
+    kd : At a fixed temperature.
 
     References
     ----------
@@ -50,7 +66,7 @@ def curriculum_kd(
     >>> bool(theta.grad < 0)  # a step against the gradient raises the temperature, and with it the loss
     True
     """
-    checked_number(strength, "strength")
+    must_be_weight(strength, "strength")
     must_be_positive(low, "low")
     must_be_positive(span, "span")
     if theta.numel() != 1:
@@ -67,8 +83,15 @@ def curriculum_strength(epoch: int, ramp_epochs: int = 10) -> float:
 
     Parameters
     ----------
-    epoch : e, counted from 0
-    ramp_epochs : E, after which the strength stays 1
+    epoch : int
+        The e of the formula, counted from 0.
+    ramp_epochs : int, default 10
+        The E of the formula, after which the strength stays 1.
+
+    Returns
+    -------
+    float
+        In (0, 1].
 
     Examples
     --------
@@ -84,8 +107,16 @@ class CurriculumKD(nn.Module):
 
     Parameters
     ----------
-    low, span : the temperature lies in (low, low + span)
-    ramp_epochs : epochs over which the opposition grows, as `set_epoch` reports them; without reports it is full
+    low : float, default 1
+        The least temperature.
+    span : float, default 20
+        The temperature lies in (low, low + span).
+    ramp_epochs : int, default 10
+        Epochs over which the strength grows, see `curriculum_strength`. Until `set_epoch` is called it is 1.
+
+    See Also
+    --------
+    curriculum_kd : The term as a function.
 
     Examples
     --------
@@ -103,15 +134,15 @@ class CurriculumKD(nn.Module):
 
     @property
     def tau(self) -> Tensor:
-        """The temperature of now."""
+        """The current temperature."""
         return self.low + self.span * torch.sigmoid(self.theta.detach())
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the epoch, counted from 0."""
+        """Set the epoch, counted from 0."""
         self.strength = curriculum_strength(epoch, self.ramp_epochs)
 
     def forward(self, student: Tensor, teacher: Tensor, *, check: bool = True) -> Tensor:
-        """Return the term; see `curriculum_kd`."""
+        """Return the term of a batch; see `curriculum_kd`."""
         return curriculum_kd(student, teacher, self.theta, self.strength, self.low, self.span, check=check)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from capmismatch.errors import must_be_positive
-from capmismatch.losses._terms import checked_labels, checked_number, kl, logits_pair
+from capmismatch.losses._terms import checked_labels, kl, logits_pair, must_be_weight
 
 
 def dkd(
@@ -19,7 +19,7 @@ def dkd(
     *,
     check: bool = True,
 ) -> Tensor:
-    r"""DKD: the target and the non-target part of `kd`, weighted apart, :math:`\tau^2 (\alpha\,TCKD + \beta\,NCKD)`.
+    r"""DKD: target and non-target part of `kd`, with a weight each, :math:`\tau^2 (\alpha\,TCKD + \beta\,NCKD)`.
 
     .. math::
         TCKD = \mathrm{KL}(b^t \| b^s), \quad b = (p_y, 1 - p_y), \qquad
@@ -30,15 +30,30 @@ def dkd(
 
     Parameters
     ----------
-    student, teacher : (N, C) logits
-    labels : (N,) integers in [0, C)
-    tau : temperature of all softmaxes
-    alpha, beta : weights of the two parts, >= 0; the paper's `beta` goes with the teacher (2 to 8 on CIFAR-100)
-    check : whether values are looked at too: one pass over the inputs, and a wait for their device
+    student : Tensor, shape (N, C)
+        Logits, with gradient.
+    teacher : Tensor, shape (N, C)
+        Logits.
+    labels : Tensor of int, shape (N,)
+        Classes of the examples, in [0, C).
+    tau : float, default 4
+        Temperature of all softmaxes.
+    alpha : float, default 1
+        Weight of TCKD, >= 0.
+    beta : float, default 8
+        Weight of NCKD, >= 0. The paper chooses it by the teacher (2 to 8 on CIFAR-100).
+    check : bool, default True
+        Whether values are checked too, which takes one pass over the inputs and waits for their device.
 
     Returns
     -------
-    Scalar tensor >= 0.
+    Tensor
+        Scalar, >= 0.
+
+    See Also
+    --------
+    kd : Both parts, at the weights that the KL divergence gives them.
+    ats : Target and wrong classes at different temperatures.
 
     References
     ----------
@@ -51,8 +66,8 @@ def dkd(
     0.0
     """
     must_be_positive(tau, "tau")
-    checked_number(alpha, "alpha")
-    checked_number(beta, "beta")
+    must_be_weight(alpha, "alpha")
+    must_be_weight(beta, "beta")
     s, t = logits_pair(student, teacher, check)
     y = checked_labels(labels, s, check)
     binary_s, wrong_s = _decouple(s / tau, y)
@@ -61,8 +76,8 @@ def dkd(
 
 
 def _decouple(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Log probabilities of (target, the rest), shape (N, 2), and of the wrong classes among themselves, (N, C - 1)."""
-    # Gathered, not masked: how many entries a mask selects is known only after a wait for the device.
+    """Log probabilities of (target, all wrong classes), (N, 2), and of each wrong class among them, (N, C - 1)."""
+    # Gathered, not masked: the number of entries that a mask selects is known only after waiting for the device.
     columns = torch.arange(logits.shape[1] - 1, device=logits.device).expand(len(logits), -1)
     target = logits.gather(1, labels[:, None])
     wrong = logits.gather(1, columns + (columns >= labels[:, None]))

@@ -16,13 +16,25 @@ def kd(student: Tensor, teacher: Tensor, tau: float = 4.0, *, check: bool = True
 
     Parameters
     ----------
-    student, teacher : (N, C) logits
-    tau : temperature of both softmaxes
-    check : whether values are looked at too: one pass over the inputs, and a wait for their device
+    student : Tensor, shape (N, C)
+        Logits, with gradient.
+    teacher : Tensor, shape (N, C)
+        Logits.
+    tau : float, default 4
+        Temperature of both softmaxes.
+    check : bool, default True
+        Whether values are checked too, which takes one pass over the inputs and waits for their device.
 
     Returns
     -------
-    Scalar tensor >= 0; 0 where the logits are equal up to a constant in each row.
+    Tensor
+        Scalar, >= 0; 0 where the logits are equal up to a constant in each row.
+
+    See Also
+    --------
+    soft_cross_entropy : With soft labels that are made before the training.
+    dkd, norm_kd, standardized_kd, curriculum_kd : Variants of this term.
+    capmismatch.temperature.soften : The softened probabilities.
 
     References
     ----------
@@ -41,24 +53,36 @@ def kd(student: Tensor, teacher: Tensor, tau: float = 4.0, *, check: bool = True
 def soft_cross_entropy(student: Tensor, soft_labels: Tensor, tau_student: float = 1.0, *, check: bool = True) -> Tensor:
     r"""Cross-entropy with given soft labels, :math:`\tau_s^2 \, H(q, p^s_{\tau_s})`, where H(q, p) = - sum q_c log p_c.
 
-    The soft labels may come from any temperature: with the teacher's softmax at tau = 4 and `tau_student` = 1 this is
+    The soft labels may be made at any temperature: with the teacher's softmax at tau = 4 and `tau_student` = 1 this is
     distillation at separate temperatures. It differs from a KL divergence by the entropy of `soft_labels`, which is
     constant for the student: the gradients are the same.
 
     Parameters
     ----------
-    student : (N, C) logits
-    soft_labels : (N, C) probabilities
-    tau_student : temperature of the student's softmax
-    check : whether values are looked at too: one pass over the inputs, and a wait for their device
+    student : Tensor, shape (N, C)
+        Logits, with gradient.
+    soft_labels : Tensor, shape (N, C)
+        Probabilities.
+    tau_student : float, default 1
+        Temperature of the student's softmax.
+    check : bool, default True
+        Whether values are checked too, which takes one pass over the inputs and waits for their device.
 
     Returns
     -------
-    Scalar tensor >= 0; at its least, the entropy of the soft labels, where student and labels agree.
+    Tensor
+        Scalar, >= 0; at its least the entropy of the soft labels, where the student's probabilities equal them.
 
     Raises
     ------
-    InputError : where `soft_labels` has negative entries or rows that do not sum to 1 (such as logits)
+    InputError
+        `soft_labels` has negative entries, or rows that do not sum to 1 (such as logits).
+
+    See Also
+    --------
+    kd : The teacher's logits at the student's temperature.
+    ats, isats : Soft labels with temperatures by class or by example.
+    capmismatch.soft_labels : Soft labels of a bank, as a file.
 
     References
     ----------
@@ -70,10 +94,7 @@ def soft_cross_entropy(student: Tensor, soft_labels: Tensor, tau_student: float 
     0.6931
     """
     must_be_positive(tau_student, "tau_student")
-    s = as_logits(student, place="student logits") if check else single(student)
-    q = (_probabilities(soft_labels.detach()) if check else soft_labels.detach()).to(s.dtype)
-    if s.shape != q.shape or len(s) == 0:
-        raise InputError(f"expected student logits and soft labels of one shape (N, C), got {_shapes(s, q)}")
+    s, q = _logits_and_soft_labels(student, soft_labels, check)
     return -(tau_student**2) * (q * torch.log_softmax(s / tau_student, 1)).sum(1).mean()
 
 
@@ -92,15 +113,32 @@ def ats(
 
     Parameters
     ----------
-    student, teacher : (N, C) logits
-    labels : (N,) integers in [0, C)
-    tau_target, tau_other, center : see `capmismatch.temperature.ats`
-    tau_student : temperature of the student's softmax
-    check : whether the student's values are looked at too; the teacher's always are
+    student : Tensor, shape (N, C)
+        Logits, with gradient.
+    teacher : Tensor, shape (N, C)
+        Logits.
+    labels : Tensor of int, shape (N,)
+        Classes of the examples, in [0, C).
+    tau_target : float, default 4
+        Temperature of the target's logit.
+    tau_other : float, default 2
+        Temperature of the wrong classes' logits.
+    tau_student : float, default 1
+        Temperature of the student's softmax.
+    center : str, default "mean"
+        As in `capmismatch.temperature.ats`.
+    check : bool, default True
+        Whether the student's values are checked too; the teacher's always are.
 
     Returns
     -------
-    Scalar tensor >= 0.
+    Tensor
+        Scalar, >= 0.
+
+    See Also
+    --------
+    capmismatch.temperature.ats : The soft labels.
+    isats : A temperature for each example instead.
 
     References
     ----------
@@ -132,20 +170,41 @@ def isats(
 ) -> Tensor:
     r"""Cross-entropy with the teacher's ISATS soft labels, :math:`\tau_s^2 \, H(q^{ISATS}, p^s_{\tau_s})`.
 
-    The search for each example's temperature runs in every call: where the teacher sees the same images again and
-    again, compute the soft labels once and use `soft_cross_entropy`.
+    The search for each example's temperature runs in every call. If the teacher sees the same inputs again and again,
+    compute the soft labels once and use `soft_cross_entropy`.
 
     Parameters
     ----------
-    student, teacher : (N, C) logits
-    labels : (N,) integers in [0, C)
-    tau_target, bounds, constraint, center, margin : see `capmismatch.temperature.isats`
-    tau_student : temperature of the student's softmax
-    check : whether the student's values are looked at too; the teacher's always are
+    student : Tensor, shape (N, C)
+        Logits, with gradient.
+    teacher : Tensor, shape (N, C)
+        Logits.
+    labels : Tensor of int, shape (N,)
+        Classes of the examples, in [0, C).
+    tau_target : float, default 4
+        Temperature of the target's logit.
+    tau_student : float, default 1
+        Temperature of the student's softmax.
+    bounds : tuple of float, default (0.5, 8.0)
+        As in `capmismatch.temperature.isats`.
+    constraint : str, default "order"
+        As in `capmismatch.temperature.isats`.
+    center : str, default "mean"
+        As in `capmismatch.temperature.isats`.
+    margin : float, optional
+        As in `capmismatch.temperature.isats`.
+    check : bool, default True
+        Whether the student's values are checked too; the teacher's always are.
 
     Returns
     -------
-    Scalar tensor >= 0.
+    Tensor
+        Scalar, >= 0.
+
+    See Also
+    --------
+    capmismatch.temperature.isats : The soft labels.
+    ats : One temperature for all wrong classes instead.
 
     References
     ----------
@@ -158,10 +217,10 @@ def isats(
     1.3863
     """
     _, t = logits_pair(student, teacher, check)
-    found = temperature.isats(
+    q = temperature.isats(
         t, checked_labels(labels, t, check), tau_target, bounds, constraint=constraint, center=center, margin=margin
-    )
-    return soft_cross_entropy(student, found.probs, tau_student, check=check)
+    ).probs
+    return soft_cross_entropy(student, q, tau_student, check=check)
 
 
 def norm_kd(student: Tensor, teacher: Tensor, n: float = 2.0, *, check: bool = True) -> Tensor:
@@ -175,13 +234,23 @@ def norm_kd(student: Tensor, teacher: Tensor, n: float = 2.0, *, check: bool = T
 
     Parameters
     ----------
-    student, teacher : (N, C) logits
-    n : temperature in deviations
-    check : whether values are looked at too: one pass over the inputs, and a wait for their device
+    student : Tensor, shape (N, C)
+        Logits, with gradient.
+    teacher : Tensor, shape (N, C)
+        Logits.
+    n : float, default 2
+        Temperature in standard deviations.
+    check : bool, default True
+        Whether values are checked too, which takes one pass over the inputs and waits for their device.
 
     Returns
     -------
-    Scalar tensor >= 0.
+    Tensor
+        Scalar, >= 0.
+
+    See Also
+    --------
+    standardized_kd : Z-scored logits at one temperature.
 
     References
     ----------
@@ -210,13 +279,24 @@ def standardized_kd(student: Tensor, teacher: Tensor, tau: float = 2.0, *, check
 
     Parameters
     ----------
-    student, teacher : (N, C) logits
-    tau : temperature of both softmaxes
-    check : whether values are looked at too: one pass over the inputs, and a wait for their device
+    student : Tensor, shape (N, C)
+        Logits, with gradient.
+    teacher : Tensor, shape (N, C)
+        Logits.
+    tau : float, default 2
+        Temperature of both softmaxes.
+    check : bool, default True
+        Whether values are checked too, which takes one pass over the inputs and waits for their device.
 
     Returns
     -------
-    Scalar tensor >= 0; 0 where each row of one side is an increasing linear function of the other's.
+    Tensor
+        Scalar, >= 0; 0 where each row of one side is an increasing linear function of the other's.
+
+    See Also
+    --------
+    norm_kd : Logits at a temperature from their deviation, without centring.
+    dist : Correlation of probabilities.
 
     References
     ----------
@@ -235,9 +315,19 @@ def standardized_kd(student: Tensor, teacher: Tensor, tau: float = 2.0, *, check
     return tau**2 * kl(torch.log_softmax(z_t / tau, 1), torch.log_softmax(z_s / tau, 1)).mean()
 
 
-def _probabilities(soft_labels: Tensor) -> Tensor:
+def _logits_and_soft_labels(student: Tensor, soft_labels: Tensor, check: bool) -> tuple[Tensor, Tensor]:
+    """Return logits and soft labels in the logits' precision; see `logits_pair`."""
+    s = as_logits(student, place="student logits") if check else single(student)
+    q = (_checked_probabilities(soft_labels.detach()) if check else soft_labels.detach()).to(s.dtype)
+    if s.shape != q.shape or len(s) == 0:
+        shapes = f"{tuple(s.shape)} and {tuple(q.shape)}"
+        raise InputError(f"expected student logits and soft labels of one shape (N, C), got {shapes}")
+    return s, q
+
+
+def _checked_probabilities(soft_labels: Tensor) -> Tensor:
     q = as_logits(soft_labels, place="soft labels")
-    # Generous enough for labels stored in half precision.
+    # A tolerance for soft labels stored in half precision.
     bad = ((q < 0).any(1) | ((q.sum(1) - 1).abs() > 1e-2)).nonzero()
     if len(bad):
         row = int(bad[0])
@@ -246,7 +336,3 @@ def _probabilities(soft_labels: Tensor) -> Tensor:
             f"expected soft labels >= 0 that sum to 1, got least entry {low:.4g} and sum {total:.4g} at row {row}"
         )
     return q
-
-
-def _shapes(*tensors: Tensor) -> str:
-    return " and ".join(str(tuple(tensor.shape)) for tensor in tensors)

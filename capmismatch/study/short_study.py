@@ -39,7 +39,7 @@ class ShortStudy(Study):
     ) -> None:
         self.__dict__.update({name: value for name, value in vars(whole).items() if name not in ("family", "recipe")})
         self.whole, self.chosen = whole, frozenset(teachers)
-        recipe = shortened(whole.recipe, epochs).told()
+        recipe = shortened(whole.recipe, epochs).to_dict()
         self.config = replace(
             whole.config,
             distill=replace(

@@ -202,7 +202,7 @@ class Study:
         table, defaults = dict(self.distillation.recipe), {}
         if "name" in table:
             scaled = {key: table[key] for key in {"epochs"} & table.keys()}
-            defaults = Recipe.named(table.pop("name"), **scaled).told()
+            defaults = Recipe.named(table.pop("name"), **scaled).to_dict()
         return parse(Recipe, {**defaults, **table}, "[distill.recipe]")
 
     @property

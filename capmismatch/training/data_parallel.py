@@ -1,9 +1,20 @@
-"""Several processes at one training: each takes its share of every batch, and the sum is what one would have done."""
+"""Data-parallel training: each process takes a shard of every batch, and the result is that of one process.
+
+The promise is "but for rounding", on CPUs (gloo) as on GPUs (NCCL). Three things make it hold:
+
+* gradients are averaged by PyTorch's `DistributedDataParallel`;
+* the logits of all shards are gathered before the loss is taken, since some losses are no mean over rows (DIST
+  correlates along the batch), and shards may differ in size;
+* batch normalisation takes its statistics over the whole batch. PyTorch's ``SyncBatchNorm`` does this on GPUs only,
+  hence `_batch_norm`. It is needed: for a ResNet-8 trained for three epochs by two processes, with batch normalisation
+  within each shard the weights end up to 130 % off those of one process, and with it within 0.02 %.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,130 +25,120 @@ from torch.nn.parallel import DistributedDataParallel
 from capmismatch._utils.torchrun import ProcessGroup, local_device, process_group
 
 
-class Team:
-    """The processes that train one network; alone, every method gives back what it is given.
+class DataParallel:
+    """The processes that train one network. In a single process every method returns its argument.
 
     Attributes
     ----------
-    processes : who they are
-    device : this process's
+    processes : ProcessGroup
+        Rank and number of the processes.
+    device : torch.device
+        The device of this process.
     """
 
     def __init__(self, processes: ProcessGroup, device: torch.device, group: Any = None) -> None:
-        self.processes, self.device, self.group = processes, device, group
-        self._own_classes: list[tuple[Any, type[nn.Module]]] = []
+        self.processes, self.device, self._group = processes, device, group
+        self._wrapped: nn.Module | None = None
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network to call: for several, one whose gradients are averaged over them, and whose batch normalisation
-        sees the rows of all of them. Until `part`, they have the same parameters.
-        """
+        """Return the network to call: its gradients are averaged, and its batch normalisation sees the whole batch."""
         if self.processes.size == 1:
             return network
-        for module in network.modules():
-            if isinstance(module, _BatchNorm):
-                self._own_classes.append((module, type(module)))
-                module.__class__ = _JointBatchNorm  # in place: others may hold on to the network's parameters
-                module.group = self.group
+        self._wrapped = network
+        for module in _batch_norms(network):
+            # In place: the optimiser and the criterion may already hold on to the network's parameters.
+            module.forward = partial(_batch_norm, module, self._group)  # type: ignore[method-assign]
         index = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(network, device_ids=index, process_group=self.group)
+        return DistributedDataParallel(network, device_ids=index, process_group=self._group)
 
-    def part(self) -> None:
-        """Give every network's batch normalisation back to itself."""
-        for module, own in self._own_classes:
-            module.__class__ = own
-            del module.group
+    def unwrap(self) -> None:
+        """Give the network its own batch normalisation back."""
+        if self._wrapped is not None:
+            for module in _batch_norms(self._wrapped):
+                del module.forward
 
-    def share(self, batch: Tensor) -> Tensor:
-        """The part of this process, of what there is one of for every row of a batch."""
+    def shard(self, batch: Tensor) -> Tensor:
+        """Return the rows of a batch that this process takes."""
         return batch.tensor_split(self.processes.size)[self.processes.rank]
 
-    def whole(self, own: Tensor, rows: int) -> Tensor:
-        """The logits of all `rows` of a batch in their order; gradients flow into this process's own.
-
-        Every process can so compute any loss of the whole batch, also one that is no mean over rows.
-        """
+    def all_gather(self, shard: Tensor, rows: int) -> Tensor:
+        """Return the logits of all `rows` of a batch, in their order; gradients flow into the shard of this process."""
         if self.processes.size == 1:
-            return own
-        import torch.distributed as dist
-
-        # The wrapped network takes the mean over processes of what is a sum.
-        own.register_hook(lambda gradient: gradient * self.processes.size)
-        counts = [len(part) for part in torch.arange(rows).tensor_split(self.processes.size)]
-        padded = nn.functional.pad(own.detach(), (0, 0, 0, max(counts) - len(own)))
-        parts = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(parts, padded.contiguous(), group=self.group)
-        others = [part[:count] for part, count in zip(parts, counts, strict=True)]
-        return torch.cat([*others[: self.processes.rank], own, *others[self.processes.rank + 1 :]])
+            return shard
+        # DistributedDataParallel will average over processes what has to be a sum over shards.
+        shard.register_hook(lambda gradient: gradient * self.processes.size)
+        sizes = [len(indices) for indices in torch.arange(rows).tensor_split(self.processes.size)]
+        padded = nn.functional.pad(shard.detach(), (0, 0, 0, max(sizes) - len(shard)))
+        gathered = [torch.empty_like(padded) for _ in sizes]
+        torch.distributed.all_gather(gathered, padded.contiguous(), group=self._group)
+        shards = [tensor[:size] for tensor, size in zip(gathered, sizes, strict=True)]
+        shards[self.processes.rank] = shard
+        return torch.cat(shards)
 
 
 @contextmanager
-def together(device: str, alone: bool = False) -> Iterator[Team]:
-    """The processes of this run, see `workers`, and a way for their gradients that suits the device; or this one."""
+def data_parallel(device: str, alone: bool = False) -> Iterator[DataParallel]:
+    """Join the processes of ``torchrun``, see `process_group`, with a backend for the device; or train alone."""
     with nullcontext(ProcessGroup()) if alone else process_group() as processes:
-        place = torch.device(local_device(device))
+        own_device = torch.device(local_device(device))
         if processes.size == 1:
-            yield Team(processes, place)
+            yield DataParallel(processes, own_device)
             return
-        import torch.distributed as dist
-
-        group = dist.new_group(backend="nccl" if place.type == "cuda" else "gloo")
-        team = Team(processes, place, group)
+        group = torch.distributed.new_group(backend="nccl" if own_device.type == "cuda" else "gloo")
+        parallel = DataParallel(processes, own_device, group)
         try:
-            yield team
+            yield parallel
         finally:
-            team.part()
-            dist.destroy_process_group(group)
+            parallel.unwrap()
+            torch.distributed.destroy_process_group(group)
 
 
-class _JointBatchNorm(_BatchNorm):
-    """Batch normalisation over the rows of all processes, on any device (PyTorch's own needs a GPU)."""
-
-    group: Any
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        """Any shape (n, C, ...) will do."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise (n, C, ...)."""
-        if not self.training:
-            return super().forward(input)
-        x, over = input.float(), [0, *range(2, input.ndim)]
-        shape = [1, -1] + [1] * (input.ndim - 2)
-        count, total = self._sum(torch.cat([x.new_tensor([x.numel() / x.shape[1]]), x.sum(over)])).tensor_split([1])
-        mean = total / count
-        centred = x - mean.view(shape)
-        variance = self._sum(centred.square().sum(over)) / count
-        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
-            with torch.no_grad():
-                self.num_batches_tracked += 1
-                factor = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-                self.running_mean.lerp_(mean, factor)
-                self.running_var.lerp_(variance * count / (count - 1), factor)
-        y = centred * (variance + self.eps).rsqrt().view(shape)
-        if self.affine:
-            y = y * self.weight.view(shape) + self.bias.view(shape)
-        return y.to(input.dtype)
-
-    def _sum(self, own: Tensor) -> Tensor:
-        summed: Tensor = _Sum.apply(own, self.group)
-        return summed
+def _batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    return [module for module in network.modules() if isinstance(module, _BatchNorm)]
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over all processes; so is its gradient, for what each makes of it counts."""
+def _batch_norm(module: _BatchNorm, group: Any, x: Tensor) -> Tensor:
+    """Batch normalisation of (n, C, ...) with the statistics of all shards; stands in for the module's `forward`."""
+    if not module.training:
+        return type(module).forward(module, x)
+    precise, axes = x.float(), [0, *range(2, x.ndim)]
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    values_per_channel = precise.new_tensor([x.numel() / x.shape[1]])
+    count, total = _all_reduce(torch.cat([values_per_channel, precise.sum(axes)]), group).tensor_split([1])
+    mean = total / count
+    centered = precise - mean.view(shape)  # in two passes: the mean of squares less the squared mean loses digits
+    variance = _all_reduce(centered.square().sum(axes), group) / count
+    if module.running_mean is not None and module.running_var is not None and module.num_batches_tracked is not None:
+        with torch.no_grad():
+            module.num_batches_tracked += 1
+            momentum = 1 / float(module.num_batches_tracked) if module.momentum is None else module.momentum
+            module.running_mean.lerp_(mean, momentum)
+            module.running_var.lerp_(variance * count / (count - 1), momentum)
+    y = centered * (variance + module.eps).rsqrt().view(shape)
+    if module.affine:
+        y = y * module.weight.view(shape) + module.bias.view(shape)
+    return y.to(x.dtype)
+
+
+def _all_reduce(tensor: Tensor, group: Any) -> Tensor:
+    total: Tensor = _AllReduce.apply(tensor, group)
+    return total
+
+
+class _AllReduce(torch.autograd.Function):
+    """The sum over processes, whose gradient is the sum of the gradients.
+
+    PyTorch's own, in ``torch.distributed.nn``, is deprecated, and its successor private.
+    """
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, group: Any) -> Tensor:
-        import torch.distributed as dist
-
-        ctx.group, summed = group, own.clone()
-        dist.all_reduce(summed, group=group)
-        return summed
+    def forward(ctx: Any, tensor: Tensor, group: Any) -> Tensor:
+        ctx.group, total = group, tensor.clone()
+        torch.distributed.all_reduce(total, group=group)
+        return total
 
     @staticmethod
     def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor, None]:
-        import torch.distributed as dist
-
-        summed = gradient[0].clone()
-        dist.all_reduce(summed, group=ctx.group)
-        return summed, None
+        total = gradient[0].clone()
+        torch.distributed.all_reduce(total, group=ctx.group)
+        return total, None

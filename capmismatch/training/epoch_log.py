@@ -1,4 +1,4 @@
-"""``log.jsonl`` of a run: one line an epoch, written as it ends, with the seconds that it took."""
+"""``log.jsonl`` of a run: one line per epoch, written as it ends, with the seconds that it took."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from capmismatch._utils.files import write_text
 
 
 class EpochLog:
-    """Writes a run's log; one that goes on from a checkpoint first drops the epochs that it is to train again.
+    """Writes a run's log. A run that goes on from a checkpoint first drops the epochs that it trains again.
 
     Parameters
     ----------
-    file : where; what an earlier, killed process left there is gone on with
+    file : Path
+        Where. Lines that an earlier, killed process wrote are kept.
 
     Examples
     --------
@@ -30,14 +31,14 @@ class EpochLog:
     """
 
     def __init__(self, file: Path) -> None:
-        self.file, self._since, self._begun = file, time.monotonic(), False
+        self.file, self._since, self._opened = file, time.monotonic(), False
 
     def write(self, epoch: int, **values: Any) -> None:
-        """Add the line of an epoch."""
-        if not self._begun:
-            kept = [json.dumps(line) + "\n" for line in read_log(self.file)[:epoch]]
-            write_text(self.file, "".join(kept))
-            self._begun = True
+        """Add the line of an epoch, with these values."""
+        if not self._opened:
+            earlier = [json.dumps(line) + "\n" for line in read_log(self.file)[:epoch]]
+            write_text(self.file, "".join(earlier))
+            self._opened = True
         now = time.monotonic()
         line = {"epoch": epoch, **values, "seconds": round(now - self._since, 3)}
         self._since = now
@@ -46,13 +47,13 @@ class EpochLog:
 
     @property
     def seconds(self) -> float:
-        """What the whole run took, the processes before this one included."""
+        """Duration of the whole run, earlier processes included."""
         logged = sum(float(line["seconds"]) for line in read_log(self.file))
         return round(logged + time.monotonic() - self._since, 3)
 
 
 def read_log(file: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; a kill may have cut off the last."""
+    """Return the complete lines of a log; a kill may have cut off the last."""
     if not file.exists():
         return []
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)

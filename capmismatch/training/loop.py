@@ -1,13 +1,14 @@
-"""One plain training loop, for students and for teachers trained here. Read it from top to bottom.
+"""One plain training loop, for students and for teachers trained here. Read `fit` from top to bottom.
 
-Everything random (initial weights, order of rows, views drawn, shifts) follows from the seed and the epoch's number, so
-the same seed gives the same numbers on the same machine; also after a kill, from a checkpoint.
+Everything random (initial weights, order of rows, views drawn, shifts) follows from the seed and the epoch, so the same
+seed gives the same numbers on the same machine; also after a kill, from a checkpoint.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 
 from capmismatch._utils.files import hash_of
 from capmismatch.errors import InputError
-from capmismatch.training.checkpoint import Checkpoint, RandomNumbers
-from capmismatch.training.data_parallel import together
+from capmismatch.training.checkpoint import Checkpoint, RandomNumbers, TrainingState
+from capmismatch.training.data_parallel import DataParallel, data_parallel
 from capmismatch.training.recipes import OPTIMIZERS, SCHEDULES, Recipe
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "Checkpoint", "Recipe", "evaluate", "fit"]
@@ -40,127 +41,175 @@ def fit(
 ) -> nn.Module:
     """Train a network in place.
 
-    Under ``torchrun`` every process takes its share of each batch (`DistributedDataParallel`; gloo on CPUs, NCCL on
+    Under ``torchrun`` every process takes its shard of each batch (`DistributedDataParallel`; gloo on CPUs, NCCL on
     GPUs), and the result is that of one process but for rounding: losses see the whole batch, and so does batch
     normalisation.
 
     Parameters
     ----------
-    network : to train; its initial weights are the caller's
-    views : (V, N, ...) raw inputs, V stored views of N examples; every example draws one of them anew in every epoch
-    labels : (N,) integers
-    recipe : see `Recipe`
-    seed : of the order of rows, the views drawn, and the shifts
-    prepare : raw batch -> what the network takes
-    criterion : called with student logits, labels and soft labels; None trains on the labels alone
-    soft : (V, N, C) what the criterion takes of the teacher, for each view
-    device : where the network goes, such as "cuda"; inputs stay where they are until their batch comes
-    validate : network in eval mode -> what to keep the best of; where the recipe says `keep_best`, and only there
-    checkpoint : where to leave the state of the training every so often, and to go on from if there is one; remove it
-        once what is trained is kept
-    alone : train in this process, whatever others there are
-    after_epoch : called with the epoch's number and mean loss, in the first process
+    network : torch.nn.Module
+        To train. Its initial weights are the caller's.
+    views : Tensor, shape (V, N, ...)
+        Raw inputs: V stored views of N examples. In every epoch each example is seen in one of its views.
+    labels : Tensor of int, shape (N,)
+        Classes of the examples.
+    recipe : Recipe
+        How to train.
+    seed : int
+        Of the order of rows, the views drawn, and the shifts.
+    prepare : callable, default the identity
+        Turns a raw batch into what the network takes.
+    criterion : torch.nn.Module, optional
+        The loss, called with student logits, labels and soft labels. None trains on the labels alone.
+    soft : Tensor, shape (V, N, C), optional
+        What the criterion takes of the teacher, for each view.
+    device : str, default "cpu"
+        Where the network goes, such as "cuda". Inputs stay where they are until their batch comes.
+    validate : callable, optional
+        Gives the score, larger is better, of a network in eval mode. Goes with ``keep_best`` of the recipe.
+    checkpoint : Checkpoint, optional
+        Where to save the state of the training every so often, and to go on from if it exists. Remove it once the
+        trained network is saved.
+    alone : bool, default False
+        Train in this process, even under ``torchrun``.
+    after_epoch : callable, optional
+        Called with the epoch and its mean loss, in the first process.
 
     Returns
     -------
-    The network, in eval mode.
+    torch.nn.Module
+        The network, in eval mode.
 
     Raises
     ------
-    FloatingPointError : where an epoch's loss is not finite
-    BankError : where the checkpoint is damaged, or of another training
+    FloatingPointError
+        The loss of an epoch is not finite.
+    BankError
+        The checkpoint is damaged, or of another training.
     """
     if (criterion is None) != (soft is None):
         raise InputError("expected a criterion and soft labels together, or neither")
     if recipe.keep_best != (validate is not None):
         raise InputError(f"validate and keep_best belong together, got {validate} with keep_best={recipe.keep_best}")
-    count, rows = views.shape[:2]
+    rows = views.shape[1]
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    half = getattr(torch, recipe.autocast or "bfloat16")
-    made_from = hash_of([recipe.told(), seed, list(views.shape)])
-    with together(device, alone) as team, torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-        if rows % recipe.batch_size and rows % recipe.batch_size < team.processes.size:
-            raise InputError(
-                f"expected a row of the last batch for each of {team.processes.size} processes: {rows} rows"
-            )
-        model = team.wrap(network.to(team.device).to(memory_format=layout))
-        taught = criterion.to(team.device) if criterion is not None else nn.Module()
-        optimizer = _optimizer([*model.parameters(), *taught.parameters()], recipe)
+    half_precision = getattr(torch, recipe.autocast or "bfloat16")
+    deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+    with data_parallel(device, alone) as parallel, deterministic:
+        batches = _Batches(views, labels, soft, prepare, recipe, seed, parallel)
+        model = parallel.wrap(network.to(parallel.device).to(memory_format=layout))
+        loss_module = nn.Module() if criterion is None else criterion.to(parallel.device)  # it may learn, too
+        optimizer = _optimizer([*model.parameters(), *loss_module.parameters()], recipe)
         scheduler = _scheduler(optimizer, recipe, math.ceil(rows / recipe.batch_size))
-        scaler = torch.amp.GradScaler(team.device.type, enabled=recipe.autocast == "float16")
-        best: dict[str, Any] = {}
-        parts = {
-            "network": network,
-            "criterion": taught,
-            "optimizer": optimizer,
-            "scheduler": scheduler,
-            "scaler": scaler,
-            "random": RandomNumbers(team.device),
-        }
-        saved = checkpoint.restore(parts, made_from=made_from) if checkpoint is not None else None
-        for epoch in range(saved["epoch"] if saved else 0, recipe.epochs):
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-            order = torch.randperm(rows, generator=generator)
-            drawn = torch.randint(count, (rows,), generator=generator)
-            first, total = 0, torch.zeros((), dtype=torch.float64, device=team.device)
-            if saved is not None:  # the checkpoint is from the middle of this epoch
-                first, total, best = saved["step"], saved["total"].to(team.device), saved["best"]
-                generator.set_state(saved["generator"])
-                saved = None
-            set_epoch = getattr(criterion, "set_epoch", None)
-            if callable(set_epoch):
+        scaler = torch.amp.GradScaler(parallel.device.type, enabled=recipe.autocast == "float16")
+        state = TrainingState(
+            {
+                "network": network,
+                "criterion": loss_module,
+                "optimizer": optimizer,
+                "scheduler": scheduler,
+                "scaler": scaler,
+                "random": RandomNumbers(parallel.device),
+            },
+            made_from=hash_of([recipe.to_dict(), seed, list(views.shape)]),
+            device=parallel.device,
+        )
+        if checkpoint is not None:
+            state.restore(checkpoint)
+
+        for epoch in range(state.epoch, recipe.epochs):
+            state.start_epoch(epoch)
+            if callable(set_epoch := getattr(criterion, "set_epoch", None)):
                 set_epoch(epoch)
             model.train()
-            for step, batch in list(enumerate(order.split(recipe.batch_size)))[first:]:
-                own = team.share(batch)
-                x = prepare(views[drawn[own], own].to(team.device))
-                if recipe.shift:
-                    x = _shifted(x, team.share(_moves(len(batch), recipe.shift, generator)), recipe.shift)
-                if x.ndim == 4:
-                    x = x.contiguous(memory_format=layout)
-                with torch.autocast(team.device.type, half, enabled=recipe.autocast is not None):
+            for x, y, soft_labels in batches.of_epoch(epoch, first=state.step):
+                with torch.autocast(parallel.device.type, half_precision, enabled=recipe.autocast is not None):
                     logits = model(x)
-                logits, y = team.whole(logits.float(), len(batch)), labels[batch].to(team.device)
-                if criterion is None or soft is None:
+                logits = parallel.all_gather(logits.float(), len(y))
+                if criterion is None:
                     loss = nn.functional.cross_entropy(logits, y)
                 else:
-                    loss = criterion(logits, y, soft[drawn[batch], batch].to(team.device))
+                    loss = criterion(logits, y, soft_labels)
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(loss).backward()
                 scaler.step(optimizer)
                 scaler.update()
                 scheduler.step()
-                total += loss.detach().double() * len(batch)
-                if checkpoint is not None and team.processes.rank == 0 and checkpoint.due():
-                    checkpoint.save(
-                        parts,
-                        made_from=made_from,
-                        epoch=epoch,
-                        step=step + 1,
-                        total=total,
-                        generator=generator.get_state(),
-                        best=best,
-                    )
-            mean = float(total) / rows
-            if not math.isfinite(mean):
+                state.end_step(loss, len(y))
+                if checkpoint is not None and parallel.processes.rank == 0 and checkpoint.due():
+                    state.save(checkpoint)
+            mean_loss = float(state.loss_sum) / rows
+            if not math.isfinite(mean_loss):
                 raise FloatingPointError(
-                    f"the loss became {mean} in epoch {epoch}: lower the learning rate ({recipe.lr:g})"
+                    f"the loss became {mean_loss} in epoch {epoch}: lower the learning rate ({recipe.lr:g})"
                 )
             if validate is not None:
-                score = team.processes.on_rank_zero(lambda: validate(network.eval()))
-                if not best or score > best["score"]:
-                    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-                    best = {"score": score, "epoch": epoch, "weights": weights}
-            team.processes.on_rank_zero(lambda: after_epoch(epoch, mean))  # noqa: B023 - called at once
-            if recipe.patience and epoch - best["epoch"] >= recipe.patience:
+                state.keep_if_best(parallel.processes.on_rank_zero(lambda: validate(network.eval())), network)
+            parallel.processes.on_rank_zero(lambda: after_epoch(epoch, mean_loss))  # noqa: B023 - called at once
+            if recipe.patience and epoch - state.best_epoch >= recipe.patience:
                 break
-        if best:
-            network.load_state_dict(best["weights"])
+        state.load_best(network)
     return network.eval()
 
 
+@dataclass
+class _Batches:
+    """The batches of each epoch, as this process takes them: its shard of the inputs, and all labels."""
+
+    views: Tensor
+    labels: Tensor
+    soft: Tensor | None
+    prepare: Callable[[Tensor], Tensor]
+    recipe: Recipe
+    seed: int
+    parallel: DataParallel
+
+    def __post_init__(self) -> None:
+        rows, processes = self.views.shape[1], self.parallel.processes.size
+        if 0 < rows % self.recipe.batch_size < processes:
+            raise InputError(f"expected a row of the last batch for each of {processes} processes: {rows} rows")
+
+    def of_epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Inputs (shard), labels and soft labels (whole batch) on the device, from the `first` batch on."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        count, rows = self.views.shape[:2]
+        order = torch.randperm(rows, generator=generator)
+        view_of_row = torch.randint(count, (rows,), generator=generator)
+        device, most = self.parallel.device, self.recipe.shift
+        for step, batch in enumerate(order.split(self.recipe.batch_size)):
+            moves = _moves(len(batch), most, generator) if most else None
+            if step < first:  # done before the checkpoint; its moves are drawn, so that later ones stay the same
+                continue
+            shard = self.parallel.shard(batch)
+            x = self.prepare(self.views[view_of_row[shard], shard].to(device))
+            if moves is not None:
+                x = _shifted(x, self.parallel.shard(moves), most)
+            if x.ndim == 4:
+                channels_last = self.recipe.channels_last
+                x = x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+            soft = None if self.soft is None else self.soft[view_of_row[batch], batch].to(device)
+            yield x, self.labels[batch].to(device), soft
+
+
 def evaluate(network: nn.Module, inputs: Tensor, prepare: Callable[[Tensor], Tensor], batch_size: int = 1000) -> Tensor:
-    """Logits (N, C), on the CPU, of a network in eval mode on raw inputs (N, ...); always in full precision."""
+    """Logits of a network in eval mode, always in full precision.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Put in eval mode.
+    inputs : Tensor, shape (N, ...)
+        Raw inputs.
+    prepare : callable
+        Turns a raw batch into what the network takes.
+    batch_size : int, default 1000
+        How many rows to take at once.
+
+    Returns
+    -------
+    Tensor, shape (N, C)
+        On the CPU.
+    """
     network.eval()
     device = next(network.parameters()).device
     with torch.inference_mode():
@@ -195,19 +244,19 @@ def _scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch
 
 
 def _moves(rows: int, most: int, generator: torch.Generator) -> Tensor:
-    """How far each image is moved, (rows, 2) in [0, 2 most]: down and right, `most` for not at all."""
+    """How far each image is moved down and right, (rows, 2) integers in [0, 2 most], where `most` is not at all."""
     return torch.cat([torch.randint(2 * most + 1, (rows, 1), generator=generator) for _ in range(2)], 1)
 
 
 def _shifted(x: Tensor, moves: Tensor, most: int) -> Tensor:
-    """Images (n, C, H, W), each moved by its row of `moves`, zeros filling in."""
+    """Images (n, C, H, W), each moved by its row of `moves`, and filled up with zeros."""
     if x.ndim != 4:
         raise InputError(f"a shift needs images (n, C, H, W), got a batch of shape {tuple(x.shape)}")
     n, _, height, width = x.shape
     padded = nn.functional.pad(x, (most, most, most, most))
     moves = moves.to(x.device)
-    top = moves[:, :1] + torch.arange(height, device=x.device)
-    left = moves[:, 1:] + torch.arange(width, device=x.device)
-    rows = torch.arange(n, device=x.device)[:, None, None]
+    lines = moves[:, :1] + torch.arange(height, device=x.device)
+    columns = moves[:, 1:] + torch.arange(width, device=x.device)
+    images = torch.arange(n, device=x.device)[:, None, None]
     # Indexing puts the channels last in memory, which is the layout that convolutions are quickest in.
-    return padded[rows, :, top[:, :, None], left[:, None, :]].permute(0, 3, 1, 2)
+    return padded[images, :, lines[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

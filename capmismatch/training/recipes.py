@@ -10,8 +10,8 @@ from capmismatch.errors import InputError, must_be_one_of, must_be_positive
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("onecycle", "cosine", "step", "constant")
 AUTOCAST = (None, "bfloat16", "float16")
-# Younger than the first studies: at their defaults they are not told, so that hashes made without them stay.
-_YOUNGER = ("keep_best", "patience", "autocast", "channels_last")
+# Options added after the first studies: left out at their defaults, so that hashes of earlier recipes stay.
+_LEFT_OUT_AT_DEFAULT = ("keep_best", "patience", "autocast", "channels_last")
 
 
 @dataclass(frozen=True)
@@ -20,20 +20,36 @@ class Recipe:
 
     Attributes
     ----------
-    epochs, batch_size : the last, smaller batch of an epoch is used too
-    optimizer : "adamw" or "sgd" (Nesterov momentum)
-    lr : peak learning rate
-    schedule : "onecycle" (PyTorch's, up for 30 % of the steps, then down; it moves the momentum, AdamW's first beta,
-        between 0.95 and 0.85 meanwhile), "cosine", "step" (times 0.1 at each of `milestones`), "constant"; all but the
-        first rise linearly over `warmup_epochs`
-    milestones : epochs at which "step" drops
-    warmup_epochs : over which the rate rises, but for "onecycle"
-    weight_decay, momentum : as the optimiser takes them
-    shift : images are moved by up to this many pixels each way, zeros filling in; the teacher does not see it
-    keep_best : measure validation accuracy after every epoch, and end with the weights of the (first) best
-    patience : with `keep_best`, stop after this many epochs without a better one; 0 goes on to the end
-    autocast : "bfloat16" or "float16" (with scaled gradients): let torch run in half precision what it deems safe
-    channels_last : images and convolutions lie in memory channel by channel: faster, rounded otherwise
+    epochs : int
+        How often all rows are seen.
+    batch_size : int
+        Rows of a step. The last, smaller batch of an epoch is used too.
+    optimizer : str
+        "adamw" or "sgd" (Nesterov momentum).
+    lr : float
+        Peak learning rate.
+    schedule : str
+        "onecycle" (PyTorch's: up for 30 % of the steps, then down; meanwhile it moves the momentum, AdamW's first beta,
+        between 0.95 and 0.85), "cosine", "step" (times 0.1 at each of `milestones`) or "constant". All but the first
+        rise linearly over `warmup_epochs`.
+    milestones : tuple of int
+        Epochs at which "step" drops.
+    warmup_epochs : int
+        Over which the rate rises; not used by "onecycle".
+    weight_decay : float
+        As the optimiser takes it.
+    momentum : float
+        Of "sgd".
+    shift : int
+        Images are moved by up to this many pixels each way and filled up with zeros. The teacher does not see it.
+    keep_best : bool
+        Measure validation accuracy after every epoch, and end with the weights of the first epoch that had the best.
+    patience : int
+        With `keep_best`: stop after this many epochs without a better one. 0 never stops early.
+    autocast : str or None
+        "bfloat16" or "float16" (with scaled gradients): half precision where torch considers it safe.
+    channels_last : bool
+        Keep images and convolutions in memory channel by channel: faster, and rounded differently.
     """
 
     epochs: int = 30
@@ -65,13 +81,20 @@ class Recipe:
 
     @classmethod
     def named(cls, name: str, **changes: Any) -> Recipe:
-        """A recipe by name, with changes.
+        """Return a recipe by name, with changes.
 
         Parameters
         ----------
-        name : "cifar240", that of distillation papers on CIFAR (arXiv 1910.10699 and its descendants), after a warm-up
-            of 5 epochs; or "cifar5", a short one for a CPU, which brings a ResNet-8 to about 70 % on CIFAR-10
-        changes : of any attribute. Where `epochs` changes, milestones and warm-up keep their share of them.
+        name : str
+            "cifar240", that of distillation papers on CIFAR (arXiv 1910.10699 and its descendants), after a warm-up of
+            5 epochs; or "cifar5", a short one for a CPU, which brings a ResNet-8 to about 70 % on CIFAR-10.
+        **changes : Any
+            Values of attributes. Where `epochs` changes, milestones and warm-up move in proportion.
+
+        Returns
+        -------
+        Recipe
+            The named recipe with these changes.
 
         Examples
         --------
@@ -83,17 +106,22 @@ class Recipe:
         values = dict(NAMED[name])
         share = changes.get("epochs", values["epochs"]) / values["epochs"]
         for key in {"milestones", "warmup_epochs"} & values.keys():
-            own = values[key]
-            values[key] = tuple(round(m * share) for m in own) if isinstance(own, tuple) else round(own * share)
+            epochs = values[key]
+            scaled = tuple(round(epoch * share) for epoch in epochs) if isinstance(epochs, tuple) else None
+            values[key] = round(epochs * share) if scaled is None else scaled
         return cls(**{**values, **changes})
 
-    def told(self) -> dict[str, Any]:
-        """What decides a training's result, for hashes and to read: all but younger options at their defaults."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return what decides a training's result: all attributes but later additions at their defaults."""
         values = {f.name: (getattr(self, f.name), f.default) for f in fields(self)}
-        return {key: value for key, (value, default) in values.items() if key not in _YOUNGER or value != default}
+        return {
+            key: value
+            for key, (value, default) in values.items()
+            if key not in _LEFT_OUT_AT_DEFAULT or value != default
+        }
 
     def __repr__(self) -> str:
-        return f"Recipe({', '.join(f'{key}={value!r}' for key, value in self.told().items())})"
+        return f"Recipe({', '.join(f'{key}={value!r}' for key, value in self.to_dict().items())})"
 
 
 NAMED: dict[str, dict[str, Any]] = {

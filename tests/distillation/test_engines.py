@@ -1,4 +1,4 @@
-"""Engines run every task once and hand on what ends them; what a grid does with them is told in test_grid.py."""
+"""Engines run every task once and hand on what ends them; what a grid does with them is tested in test_grid.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 
 from capmismatch._utils import machine
 from capmismatch.distillation import engines
-from capmismatch.distillation.engines import ENGINES, Slots, processes
+from capmismatch.distillation.engines import ENGINES, Resources, processes
 from capmismatch.errors import CapmismatchError, InputError
 
 
@@ -44,25 +44,25 @@ def write(task: Path) -> None:
 
 
 def test_one_worker_is_this_process() -> None:
-    answers = list(processes(square, range(5), Slots(workers=1)))
+    answers = list(processes(square, range(5), Resources(workers=1)))
     assert [answer for answer, _, _ in answers] == [0, 1, 4, 9, 16]
     assert {process for _, process, _ in answers} == {os.getpid()}
 
 
 @pytest.mark.slow
 def test_workers_share_the_tasks_and_the_cores() -> None:
-    slots = Slots(workers=2)
-    answers = list(processes(square, range(40), slots))
+    resources = Resources(workers=2)
+    answers = list(processes(square, range(40), resources))
     assert sorted(answer for answer, _, _ in answers) == [task**2 for task in range(40)]
     workers = {process for _, process, _ in answers}
     assert len(workers) == 2 and os.getpid() not in workers
-    assert {threads for _, _, threads in answers} == {slots.threads}
+    assert {threads for _, _, threads in answers} == {resources.threads}
 
 
 @pytest.mark.parametrize(("cores", "workers", "threads"), [(8, 2, 4), (8, 3, 2), (2, 8, 1), (1, 1, 1)])
 def test_threads(monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, threads: int) -> None:
     monkeypatch.setattr(engines, "usable_cores", lambda: cores)
-    assert Slots(workers).threads == threads
+    assert Resources(workers).threads == threads
 
 
 LARGE, SMALL, NO_CPUS, WITH_GPUS = {"CPU": 64.0}, {"CPU": 16.0}, {"CPU": 0.0}, {"CPU": 32.0, "GPU": 4.0}
@@ -83,7 +83,7 @@ def test_a_task_of_ray_takes_its_share_of_the_clusters_smallest_machine(
     monkeypatch: pytest.MonkeyPatch, machines: list[dict[str, float]], workers: int, gpus: int, share: tuple[int, float]
 ) -> None:
     monkeypatch.setattr(engines, "usable_cores", lambda: 12)
-    assert engines._share(machines, Slots(workers, gpus)) == share
+    assert engines._share(machines, Resources(workers, gpus)) == share
 
 
 AFFINE = "import os\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
@@ -122,19 +122,19 @@ def test_cores_keep_to_a_containers_quota(
 @pytest.mark.slow
 def test_what_a_task_raises_ends_the_engine() -> None:
     with pytest.raises(OSError, match="disk full"):
-        list(processes(fail, range(20), Slots(workers=2)))
+        list(processes(fail, range(20), Resources(workers=2)))
 
 
 @pytest.mark.slow
-def test_a_dead_worker_is_told() -> None:
+def test_a_dead_worker_is_an_error() -> None:
     with pytest.raises(CapmismatchError, match=r"worker process was killed.* runs are left; start again, with fewer"):
-        list(processes(die, range(6), Slots(workers=2)))
+        list(processes(die, range(6), Resources(workers=2)))
 
 
 @pytest.mark.slow
 def test_whoever_stops_listening_stops_the_work(tmp_path: Path) -> None:
     files = [tmp_path / str(number) for number in range(20)]
-    answers = processes(write, files, Slots(workers=2))
+    answers = processes(write, files, Resources(workers=2))
     next(answers)
     answers.close()  # type: ignore[attr-defined]
     time.sleep(0.7)
@@ -155,7 +155,7 @@ def test_gpus_are_dealt_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 
     numbers = Numbers()
     for _ in range(4):
-        engines._start_worker(numbers, Slots(workers=4, gpus=2))
+        engines._start_worker(numbers, Resources(workers=4, gpus=2))
     assert chosen == [0, 1, 0, 1]
 
 
@@ -169,4 +169,4 @@ def test_ray_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("capmismatch._utils.optional.importlib.import_module", lambda name: without_ray(name))
     with pytest.raises(InputError, match=r"the engine 'ray' needs ray: pip install 'capmismatch\[ray\]'"):
-        list(ENGINES["ray"](square, [1], Slots()))
+        list(ENGINES["ray"](square, [1], Resources()))

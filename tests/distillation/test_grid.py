@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tiny_study import STUDY, MakeStudy
 
 from capmismatch import architectures
 from capmismatch._utils.files import hash_of
@@ -28,74 +29,20 @@ from capmismatch.distillation import runs as grid_runs
 from capmismatch.distillation.remedies import teach_through
 from capmismatch.distillation.runs import plan
 from capmismatch.errors import BankError, CapmismatchError, InputError
-from capmismatch.sources import letters
 from capmismatch.study.study import Study
 from capmismatch.training.epoch_log import read_log
 from capmismatch.training.loop import Recipe, evaluate, fit
 from capmismatch.training.prepare import Prepare
 
-STUDY = """
-name = "tiny"
-[data]
-source = "letters"
-split = { train = 260, val = 300, test = 200 }
-[[family]]
-source = "letters:mlp"
-widths = [4, 8]
-seeds = 2
-[distill]
-students = ["mlp5", "mlp6"]
-seeds = 3
-center = [7]
-scale = [3]
-recipe = { epochs = 2, batch_size = 50 }
-VIEWS
-[[distill.methods]]
-name = "CE"
-[[distill.methods]]
-name = "KD"
-tau = 2
-[[distill.methods]]
-name = "DKD"
-"""
-NOISE = 'views = { kind = "noise", count = 2, sigma = 1.0 }'
 IDENTITY = ["teacher", "teacher_seed", "student", "label", "seed", "split"]
-
-
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study folder whose teachers are trained and collected: the others start from its files."""
-    folder = tmp_path_factory.mktemp("weights")
-    (folder / "study.toml").write_text(STUDY.replace("VIEWS", NOISE))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(letters, "RECIPE", letters.Recipe(epochs=2, batch_size=100))
-        study = Study(folder / "study.toml", progress=False)
-        study.collect()
-        for view in range(2):
-            study.view_bank(view)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def quick_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(letters, "RECIPE", letters.Recipe(epochs=2, batch_size=100))
-
-
-def study_in(folder: Path, weights: Path, text: str = STUDY, **options: Any) -> Study:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "study.toml").write_text(text.replace("VIEWS", NOISE))
-    for name in ("bank", "teachers"):
-        if not (folder / name).exists():
-            (folder / name).symlink_to(weights / name)
-    return Study(folder / "study.toml", progress=False, **options)
 
 
 def results(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values(IDENTITY).reset_index(drop=True)
 
 
-def test_the_plan(tmp_path: Path, weights: Path) -> None:
-    study = study_in(tmp_path, weights)
+def test_the_plan(tmp_path: Path, make_study: MakeStudy) -> None:
+    study = make_study(tmp_path)
     runs = plan(study, study.bank)
     students, seeds = 2, 3
     assert len(runs) == students * seeds * (1 + 2 * 2)  # CE has no teacher; KD and DKD have two
@@ -107,8 +54,8 @@ def test_the_plan(tmp_path: Path, weights: Path) -> None:
             assert run.teacher.seed == run.seed % 2
 
 
-def test_a_run_is_what_one_would_do_by_hand(tmp_path: Path, weights: Path) -> None:
-    study = study_in(tmp_path, weights)
+def test_a_run_is_what_one_would_do_by_hand(tmp_path: Path, make_study: MakeStudy) -> None:
+    study = make_study(tmp_path)
     table = study.distill()
     assert len(table) == 30 * 2
     assert table["n"].map({300: "val", 200: "test"}).equals(table["split"])
@@ -137,7 +84,7 @@ def test_a_run_is_what_one_would_do_by_hand(tmp_path: Path, weights: Path) -> No
         assert row[row["split"] == split]["accuracy"].item() == pytest.approx(wanted, abs=1e-9)
 
 
-def test_seeds_pair_initial_weights(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seeds_pair_initial_weights(tmp_path: Path, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     starts: dict[tuple[int, int], set[str]] = {}
 
     def look(network: torch.nn.Module, *_: Any, seed: int, **__: Any) -> None:
@@ -145,38 +92,38 @@ def test_seeds_pair_initial_weights(tmp_path: Path, weights: Path, monkeypatch: 
         starts.setdefault((len(first), seed), set()).add(hash_of(first.tolist()))
 
     monkeypatch.setattr(student_trainer, "fit", look)
-    study_in(tmp_path, weights).distill()
+    make_study(tmp_path).distill()
     assert len(starts) == 2 * 3
     assert all(len(one) == 1 for one in starts.values())  # the same for every method and teacher
     assert len(set.union(*starts.values())) == 6  # and another for every student and seed
 
 
 def test_two_workers_give_the_same_results_and_a_second_call_does_nothing(
-    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = study_in(tmp_path / "one", weights).distill()
-    together = study_in(tmp_path / "two", weights, workers=2).distill()
+    alone = make_study(tmp_path / "one").distill()
+    together = make_study(tmp_path / "two", workers=2).distill()
     pd.testing.assert_frame_equal(results(alone), results(together))
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a finished run must not be run again")
 
     monkeypatch.setattr(student_trainer, "fit", refuse)
-    again = study_in(tmp_path / "two", weights).distill()
+    again = make_study(tmp_path / "two").distill()
     pd.testing.assert_frame_equal(again, together)
 
 
-def test_another_setting_runs_only_what_is_new(tmp_path: Path, weights: Path) -> None:
-    study_in(tmp_path, weights).distill()
+def test_another_setting_runs_only_what_is_new(tmp_path: Path, make_study: MakeStudy) -> None:
+    make_study(tmp_path).distill()
     before = set((tmp_path / "runs").iterdir())
-    table = study_in(tmp_path, weights, STUDY.replace("tau = 2", "tau = 8")).distill()
+    table = make_study(tmp_path, STUDY.replace("tau = 2", "tau = 8")).distill()
     assert len(set((tmp_path / "runs").iterdir()) - before) == 2 * 3 * 2
     assert set(table["label"]) == {"CE", "KD tau=8", "DKD"} | set(table["label"][table["method"] == "DKD"])
 
 
 @pytest.mark.filterwarnings("error")
 def test_a_failing_run_is_reported_and_the_others_go_on(
-    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = student_trainer.fit
 
@@ -186,7 +133,7 @@ def test_a_failing_run_is_reported_and_the_others_go_on(
         return real(network, *arguments, **options)
 
     monkeypatch.setattr(student_trainer, "fit", fail_for_mlp6)
-    study = study_in(tmp_path, weights)
+    study = make_study(tmp_path)
     with pytest.warns(UserWarning, match=r"15 of 30 runs failed; the first, mlp6 by CE, seed 0, with: .* nan .*err"):
         table = study.distill()
     assert set(table["student"]) == {"mlp5"}
@@ -195,7 +142,7 @@ def test_a_failing_run_is_reported_and_the_others_go_on(
     assert len(errors) == 15
     assert "Traceback" in errors[0].read_text()
     with pytest.raises(CapmismatchError, match=r"15 of 15 runs failed; the first, mlp6 by CE"):
-        study_in(tmp_path, weights, STUDY.replace('"mlp5", ', "")).distill()
+        make_study(tmp_path, STUDY.replace('"mlp5", ', "")).distill()
 
 
 @pytest.mark.parametrize(
@@ -207,20 +154,22 @@ def test_a_failing_run_is_reported_and_the_others_go_on(
     ],
 )
 def test_students_that_cannot_be_built_are_refused_before_anything_is_done(
-    tmp_path: Path, weights: Path, wrong: tuple[str, str], message: str
+    tmp_path: Path, make_study: MakeStudy, wrong: tuple[str, str], message: str
 ) -> None:
     before = torch.get_rng_state()
     with pytest.raises(InputError, match=message):
-        study_in(tmp_path / "a", weights, STUDY.replace(*wrong)).distill()
+        make_study(tmp_path / "a", STUDY.replace(*wrong)).distill()
     assert torch.equal(torch.get_rng_state(), before)
     assert not (tmp_path / "a" / "runs").exists()
-    (tmp_path / "study.toml").write_text(STUDY.replace("VIEWS", NOISE).replace(*wrong))
+    (tmp_path / "study.toml").write_text(STUDY.replace(*wrong))
     with pytest.raises(InputError, match=message):
         Study(tmp_path / "study.toml", progress=False).run()
     assert not (tmp_path / "bank").exists()
 
 
-def test_a_run_that_failed_is_tried_again(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_failed_is_tried_again(
+    tmp_path: Path, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def diverge(*_: Any, seed: int, **__: Any) -> None:
         if seed == 1:
             raise FloatingPointError("the loss became nan")
@@ -228,12 +177,14 @@ def test_a_run_that_failed_is_tried_again(tmp_path: Path, weights: Path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(student_trainer, "fit", diverge)
         with pytest.warns(UserWarning, match="10 of 30 runs failed.*the loss became nan"):
-            study_in(tmp_path, weights).distill()
-    assert len(study_in(tmp_path, weights).distill()) == 60
+            make_study(tmp_path).distill()
+    assert len(make_study(tmp_path).distill()) == 60
     assert not list((tmp_path / "runs").glob("*/error.txt"))
 
 
-def test_a_full_disk_ends_the_grid_at_once(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_the_grid_at_once(
+    tmp_path: Path, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To train on, only to find that the result cannot be kept, would be worse."""
     trained = []
     monkeypatch.setattr(student_trainer, "fit", lambda *_, **__: trained.append(1))
@@ -244,13 +195,13 @@ def test_a_full_disk_ends_the_grid_at_once(tmp_path: Path, weights: Path, monkey
 
     monkeypatch.setattr("capmismatch._utils.files.os.fsync", full)
     with pytest.raises(CapmismatchError, match="No space left on device"):
-        study_in(tmp_path, weights).distill()
+        make_study(tmp_path).distill()
     assert len(trained) == 3
 
 
-def test_hashes_of_runs_do_not_change(tmp_path: Path, weights: Path) -> None:
+def test_hashes_of_runs_do_not_change(tmp_path: Path, make_study: MakeStudy) -> None:
     """What is not used is not told: a study that was begun without an option goes on with its runs."""
-    study = study_in(tmp_path, weights)
+    study = make_study(tmp_path)
     config = grid_runs.config_of(study, plan(study, study.bank)[-1])
     assert sorted(config) == [
         "center",
@@ -277,26 +228,26 @@ def test_hashes_of_runs_do_not_change(tmp_path: Path, weights: Path) -> None:
         "warmup_epochs",
         "weight_decay",
     ]
-    used = study_in(tmp_path, weights, STUDY.replace("recipe = {", 'device = "cuda"\nrecipe = { keep_best = true,'))
+    used = make_study(tmp_path, STUDY.replace("recipe = {", 'device = "cuda"\nrecipe = { keep_best = true,'))
     config = grid_runs.config_of(used, plan(used, used.bank)[-1])
     assert config["device"] == "cuda" and config["recipe"]["keep_best"] is True
 
 
-def test_a_recipe_by_name(tmp_path: Path, weights: Path) -> None:
+def test_a_recipe_by_name(tmp_path: Path, make_study: MakeStudy) -> None:
     plain, named = "recipe = { epochs = 2, batch_size = 50 }", 'recipe = { name = "cifar240", epochs = 24, lr = 1 }'
-    recipe = study_in(tmp_path, weights, STUDY.replace(plain, named)).recipe
+    recipe = make_study(tmp_path, STUDY.replace(plain, named)).recipe
     assert recipe == Recipe.named("cifar240", epochs=24, lr=1.0)
     for wrong, message in {
         '{ name = "cifar" }': r"recipe must be one of \['cifar240', 'cifar5'\], not 'cifar'",
         '{ name = "cifar5", epoch = 3 }': r"key in \[distill.recipe\] must be one of .* did you mean 'epochs'",
     }.items():
         with pytest.raises(InputError, match=message):
-            _ = study_in(tmp_path, weights, STUDY.replace(plain, f"recipe = {wrong}")).recipe
+            _ = make_study(tmp_path, STUDY.replace(plain, f"recipe = {wrong}")).recipe
 
 
-def test_the_best_epoch_by_validation_is_what_is_tested(tmp_path: Path, weights: Path) -> None:
+def test_the_best_epoch_by_validation_is_what_is_tested(tmp_path: Path, make_study: MakeStudy) -> None:
     text = STUDY.replace("epochs = 2, batch_size = 50", "epochs = 6, batch_size = 50, lr = 0.1, keep_best = true")
-    table = study_in(tmp_path, weights, text).distill()
+    table = make_study(tmp_path, text).distill()
     lasts = 0
     for folder in (tmp_path / "runs").iterdir():
         lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -306,9 +257,9 @@ def test_the_best_epoch_by_validation_is_what_is_tested(tmp_path: Path, weights:
     assert len(table) == 60 and lasts < 30
 
 
-def test_a_best_epoch_needs_rows_to_choose_on(tmp_path: Path) -> None:
+def test_a_best_epoch_needs_rows_to_choose_on(tmp_path: Path, make_study: MakeStudy) -> None:
     text = STUDY.replace("val = 300, test = 200", "test = 500").replace("epochs = 2", "epochs = 2, keep_best = true")
-    (tmp_path / "study.toml").write_text(text.replace("VIEWS", ""))
+    (tmp_path / "study.toml").write_text(text)
     study = Study(tmp_path / "study.toml", progress=False)
     study.collect()
     with pytest.raises(CapmismatchError, match=r"keep_best of \[distill.recipe\] needs 'val' rows to choose on"):
@@ -316,10 +267,10 @@ def test_a_best_epoch_needs_rows_to_choose_on(tmp_path: Path) -> None:
 
 
 def test_assistants_stand_between_teacher_and_student(
-    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = STUDY.replace('name = "DKD"', 'name = "KD"\ntau = 2\noptions = { assistants = ["mlp7"] }')
-    study, given = study_in(tmp_path, weights, text), {}
+    study, given = make_study(tmp_path, text), {}
     real = student_trainer.fit
 
     def look(network: torch.nn.Module, *arguments: Any, **options: Any) -> torch.nn.Module:
@@ -341,7 +292,7 @@ def test_assistants_stand_between_teacher_and_student(
     for run in plan(study, study.bank):
         if run.method.assistants and run.teacher and (run.seed, run.student) == (2, "mlp5"):
             handed = teach_through(
-                [trainer._build("mlp7", 2)],
+                [trainer.build("mlp7", 2)],
                 trainer._logits(run.teacher.key),
                 run.method,
                 trainer.inputs,
@@ -355,19 +306,19 @@ def test_assistants_stand_between_teacher_and_student(
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_each_warning_is_shown_once(tmp_path: Path, weights: Path, workers: int) -> None:
+def test_each_warning_is_shown_once(tmp_path: Path, make_study: MakeStudy, workers: int) -> None:
     text = STUDY.replace('name = "DKD"', 'name = "ISATS"\nconstraint = "none"')
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
-        study_in(tmp_path, weights, text, workers=workers).distill()
+        make_study(tmp_path, text, workers=workers).distill()
     texts = [str(warning.message) for warning in shown if "lower bound" in str(warning.message)]
     assert texts and len(texts) == len(set(texts))
     assert all(issubclass(warning.category, UserWarning) for warning in shown)
 
 
-def test_no_gpu_no_grid(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_gpu_no_grid(tmp_path: Path, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    study = study_in(tmp_path, weights, STUDY.replace("center = [7]", 'center = [7]\ndevice = "cuda"'))
+    study = make_study(tmp_path, STUDY.replace("center = [7]", 'center = [7]\ndevice = "cuda"'))
     with pytest.raises(InputError, match=r"\[distill\] asks for device 'cuda', and there is no GPU here"):
         study.distill()
 
@@ -379,21 +330,21 @@ def test_no_gpu_no_grid(tmp_path: Path, weights: Path, monkeypatch: pytest.Monke
         ({"address": "auto"}, "an address belongs to the engine 'ray', got 'auto' with 'processes'"),
     ],
 )
-def test_engines_are_named(tmp_path: Path, weights: Path, options: dict[str, Any], message: str) -> None:
+def test_engines_are_named(tmp_path: Path, make_study: MakeStudy, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        study_in(tmp_path, weights, **options)
+        make_study(tmp_path, **options)
 
 
-def test_a_damaged_result_is_named(tmp_path: Path, weights: Path) -> None:
-    study_in(tmp_path, weights).distill()
+def test_a_damaged_result_is_named(tmp_path: Path, make_study: MakeStudy) -> None:
+    make_study(tmp_path).distill()
     file = next((tmp_path / "runs").glob("*/result.json"))
     file.write_text(file.read_text()[:20])
     with pytest.raises(BankError, match=r"result.json is damaged .*remove it to train that student anew"):
-        study_in(tmp_path, weights).distill()
+        make_study(tmp_path).distill()
 
 
-def test_what_a_run_leaves(tmp_path: Path, weights: Path) -> None:
-    study = study_in(tmp_path, weights)
+def test_what_a_run_leaves(tmp_path: Path, make_study: MakeStudy) -> None:
+    study = make_study(tmp_path)
     study.distill()
     run = plan(study, study.bank)[-1]
     folder = tmp_path / "runs" / hash_of(grid_runs.config_of(study, run))
@@ -480,28 +431,28 @@ def finished(folder: Path) -> list[Path]:
     return list((folder / "runs").glob("*/result.json"))
 
 
-def test_killed_it_goes_on_without_running_anything_twice(tmp_path: Path, weights: Path) -> None:
-    wanted = study_in(tmp_path / "whole", weights).distill()
+def test_killed_it_goes_on_without_running_anything_twice(tmp_path: Path, make_study: MakeStudy) -> None:
+    wanted = make_study(tmp_path / "whole").distill()
     folder = tmp_path / "a"
-    study_in(folder, weights)
+    make_study(folder)
     child = start(folder)
     wait_for(lambda: len(finished(folder)) >= 4)
     kill(child)
     done = {file: file.stat().st_mtime_ns for file in finished(folder)}
     assert 4 <= len(done) < 30
-    table = study_in(folder, weights).distill()
+    table = make_study(folder).distill()
     assert {file: file.stat().st_mtime_ns for file in done} == done
     pd.testing.assert_frame_equal(results(table), results(wanted))
     assert not list(folder.rglob("*/.tmp-*"))
 
 
 def test_killed_in_the_middle_of_a_run_it_goes_on_from_its_checkpoint(
-    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = STUDY.replace("epochs = 2", "epochs = 60").replace("seeds = 3", "seeds = 1")
-    wanted = study_in(tmp_path / "whole", weights, long).distill()
+    wanted = make_study(tmp_path / "whole", long).distill()
     folder = tmp_path / "a"
-    study_in(folder, weights, long)
+    make_study(folder, long)
     child = start(folder, saving_often=True)
     wait_for(lambda: [log for log in folder.glob("runs/*/log.jsonl") if len(log.read_text().splitlines()) > 20])
     kill(child)
@@ -516,7 +467,7 @@ def test_killed_in_the_middle_of_a_run_it_goes_on_from_its_checkpoint(
         real(self, epoch, **values)
 
     monkeypatch.setattr(student_trainer.EpochLog, "write", write)
-    table = study_in(folder, weights, long).distill()
+    table = make_study(folder, long).distill()
     assert first[0] >= 20 and first == list(range(first[0], 60))
     pd.testing.assert_frame_equal(results(table), results(wanted))
     assert not list(folder.glob("runs/*/checkpoint.safetensors"))
@@ -524,9 +475,9 @@ def test_killed_in_the_middle_of_a_run_it_goes_on_from_its_checkpoint(
     assert losses_of(folder, checkpoint.parent.name) == losses_of(tmp_path / "whole", checkpoint.parent.name)
 
 
-def test_workers_end_with_the_process_that_started_them(tmp_path: Path, weights: Path) -> None:
+def test_workers_end_with_the_process_that_started_them(tmp_path: Path, make_study: MakeStudy) -> None:
     folder = tmp_path / "a"
-    study_in(folder, weights)
+    make_study(folder)
     (folder / "run.py").write_text(SCRIPT)
     process = subprocess.Popen([sys.executable, str(folder / "run.py"), str(folder)])
     wait_for(lambda: len(finished(folder)) > 0 or process.poll() is not None, 200)
@@ -540,15 +491,15 @@ def test_workers_end_with_the_process_that_started_them(tmp_path: Path, weights:
 
 @pytest.mark.slow
 def test_ray_gives_the_same_results_though_a_worker_is_killed(
-    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two workers of a Ray of two CPUs, one of which dies in the middle of a run: another does that run."""
     ray = pytest.importorskip("ray")
     monkeypatch.setattr(engines, "usable_cores", lambda: 2)
     long = STUDY.replace("epochs = 2", "epochs = 60").replace("seeds = 3", "seeds = 1")
-    wanted = study_in(tmp_path / "processes", weights, long).distill()
+    wanted = make_study(tmp_path / "processes", long).distill()
     folder = tmp_path / "ray"
-    study = study_in(folder, weights, long, workers=2, engine="ray")
+    study = make_study(folder, long, workers=2, engine="ray")
     killed: list[Path] = []
 
     def begun() -> list[Path]:
@@ -603,10 +554,10 @@ def begun(folder: Path) -> list[tuple[int, str]]:
     return [(int(line.split()[0]), line.split()[1]) for line in (folder / "log").read_text().splitlines()]
 
 
-def test_two_commands_at_once_share_the_runs(tmp_path: Path, weights: Path) -> None:
-    wanted = study_in(tmp_path / "whole", weights).distill()
+def test_two_commands_at_once_share_the_runs(tmp_path: Path, make_study: MakeStudy) -> None:
+    wanted = make_study(tmp_path / "whole").distill()
     folder = tmp_path / "a"
-    study = study_in(folder, weights)
+    study = make_study(folder)
     children = [start(folder) for _ in range(2)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
     runs = begun(folder)
@@ -616,11 +567,11 @@ def test_two_commands_at_once_share_the_runs(tmp_path: Path, weights: Path) -> N
     pd.testing.assert_frame_equal(results(study.distill()), results(wanted))
 
 
-def test_one_command_goes_on_with_what_another_leaves_that_is_killed(tmp_path: Path, weights: Path) -> None:
+def test_one_command_goes_on_with_what_another_leaves_that_is_killed(tmp_path: Path, make_study: MakeStudy) -> None:
     long = STUDY.replace("epochs = 2", "epochs = 120").replace("seeds = 3", "seeds = 1")
-    wanted = study_in(tmp_path / "whole", weights, long).distill()
+    wanted = make_study(tmp_path / "whole", long).distill()
     folder = tmp_path / "a"
-    study = study_in(folder, weights, long)
+    study = make_study(folder, long)
     killed = start(folder, saving_often=True)
     wait_for(lambda: any(len(read_log(log)) > 3 for log in folder.glob("runs/*/log.jsonl")))
     other = start(folder)
@@ -644,9 +595,9 @@ with FileLock(sys.argv[1]):
 
 
 def test_what_runs_elsewhere_is_told_and_waited_for(
-    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, make_study: MakeStudy, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    study = study_in(tmp_path, weights)
+    study = make_study(tmp_path)
     study.progress = True
     folder = grid_runs.run_folder(study, plan(study, study.bank)[4])
     folder.mkdir(parents=True)
@@ -667,10 +618,10 @@ def test_what_runs_elsewhere_is_told_and_waited_for(
 
 
 def test_what_fails_elsewhere_is_not_tried_again(
-    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once this command has begun: it was its turn too."""
-    study = study_in(tmp_path, weights)
+    study = make_study(tmp_path)
     runs = plan(study, study.bank)
     trained: list[int] = []
 

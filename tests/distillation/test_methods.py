@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
@@ -7,8 +8,8 @@ import torch
 from scipy import special
 
 from capmismatch import temperature
-from capmismatch.distillation import methods
-from capmismatch.distillation.methods import LOGIT_LOSSES, METHODS, Method
+from capmismatch._utils.files import hash_of
+from capmismatch.distillation.methods import METHODS, REMEDIES, Method
 from capmismatch.errors import InputError
 from capmismatch.losses import LOSSES, Criterion
 
@@ -20,11 +21,24 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return student, teacher, torch.arange(8) % 5
 
 
-def test_the_choices_are_those_of_the_functions_behind_them() -> None:
-    assert methods.CONSTRAINTS == temperature.CONSTRAINTS
-    assert methods.CENTERS == temperature.CENTERS
-    assert set(LOGIT_LOSSES.values()) <= set(LOSSES)
-    assert {"CE", "KD", "ATS", "ISATS"} | set(LOGIT_LOSSES) == set(METHODS)
+LOGIT_LOSSES = {name: spec.loss for name, spec in METHODS.items() if spec.kind == "logits"}
+
+
+def test_the_table_of_methods_fits_what_it_names() -> None:
+    assert {name for name, spec in METHODS.items() if spec.kind != "logits"} == {"CE", "KD", "ATS", "ISATS"}
+    fields = {field.name for field in dataclasses.fields(Method)} - {"name", "options"}
+    for name, spec in METHODS.items():
+        assert set(spec.fields) <= fields and set(spec.loss_fields) <= set(spec.fields)
+        assert name == "CE" or spec.loss in LOSSES
+
+
+def test_hashes_of_settings_do_not_change() -> None:
+    """They are part of the names of runs: a changed field or default would train everything anew."""
+    digest = hash_of([dataclasses.asdict(Method(name)) for name in METHODS])
+    assert digest == "8179635cd44f471f"
+    remedies = {"gate": 0.0, "stop_after": 0.5, "rank_weight": 1.0, "assistants": ["mlp8"]}
+    assert set(remedies) == set(REMEDIES)
+    assert hash_of(dataclasses.asdict(Method("ISATS", margin=0.5, options=remedies))) == "eb56e09aa73a5ecb"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""How far a grid is, told from its files by another process than those that train."""
+"""Progress of a grid, read from its files by another process than those that train."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from tiny_study import STUDY, MakeStudy
 
 from capmismatch import cli, plots
 from capmismatch._utils.files import locked
@@ -17,52 +18,22 @@ from capmismatch.distillation.runs import plan, run_folder
 from capmismatch.study.study import Study
 from capmismatch.training.epoch_log import EpochLog, read_log
 
-STUDY = """
-name = "tiny"
-[data]
-source = "npz:rows.npz"
-split = { train = 40, val = 30, test = 30 }
-[[family]]
-source = "logits:family.npz"
-[distill]
-students = ["mlp5", "mlp6"]
-seeds = 2
-recipe = { epochs = 4, batch_size = 20 }
-[[distill.methods]]
-name = "CE"
-[[distill.methods]]
-name = "KD"
-"""
+TEXT = STUDY.replace("epochs = 2", "epochs = 4").replace("seeds = 3", "seeds = 2")
+LABELS = ["CE", "KD tau=2", "DKD", "KD tau=2", "DKD"]  # 4 runs each
+CE, KD = ("CE", ""), ("KD tau=2", "mlp4")
+TEACHERS = ["", "mlp4", "mlp4", "mlp8", "mlp8"]
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Study:
-    """Two students by plain training and from one teacher, two seeds each: 8 runs."""
-    draws = np.random.default_rng(0)
-    labels = np.arange(100) % 4
-    np.savez(tmp_path / "rows.npz", labels=labels, X=draws.normal(size=(100, 6)).astype(np.float32))
-    (tmp_path / "study.toml").write_text(STUDY)
-    study = Study(tmp_path / "study.toml", progress=False)
-    rows = study.eval_data.rows
-    np.savez(
-        tmp_path / "family.npz",
-        labels=rows.labels,
-        ids=rows.ids,
-        classes=rows.classes,
-        logits_one=draws.normal(size=(len(rows.labels), 4)),
-    )
-    study.collect()
-    return study
+def study(tmp_path: Path, make_study: MakeStudy) -> Study:
+    """Two students by plain training and, by two methods, from two teachers; two seeds each: 20 runs."""
+    return make_study(tmp_path, TEXT)
 
 
-def folders(study: Study, **wanted: object) -> list[Path]:
-    """Folders of the runs of a student or a method."""
-    runs = [
-        run
-        for run in plan(study, study.bank)
-        if run.student == wanted.get("student", run.student) and run.method.name == wanted["method"]
-    ]
-    return [run_folder(study, run) for run in runs]
+def folders(study: Study, method: str, student: str) -> list[Path]:
+    """Folders of the runs of a student by a method, from the first teacher."""
+    runs = [run for run in plan(study, study.bank) if (run.method.name, run.student) == (method, student)]
+    return [run_folder(study, run) for run in runs][:2]
 
 
 def finish(folder: Path, seconds: float) -> None:
@@ -89,61 +60,55 @@ def test_nothing_has_begun(study: Study) -> None:
         "waiting",
         "seconds_left",
     ]
-    assert table["label"].tolist() == ["CE", "KD tau=4"] and table["teacher"].tolist() == ["", "one"]
-    assert table["runs"].tolist() == table["waiting"].tolist() == [4, 4]
+    assert table["label"].tolist() == LABELS and table["teacher"].tolist() == TEACHERS
+    assert table["runs"].tolist() == table["waiting"].tolist() == [4] * 5
     assert table["seconds_left"].isna().all()  # nobody knows yet
 
 
-def test_every_state_is_told_and_counted_once(study: Study) -> None:
-    """The time of the others is that of the runs most like them; a run's own pace goes before."""
-    ce6_going, ce6_failed = folders(study, method="CE", student="mlp6")
-    finish(folders(study, method="CE", student="mlp5")[0], 8.0)
+def test_every_run_counts_once_by_its_state(study: Study) -> None:
+    """A run takes as long as its own epochs say, else as the runs most like it."""
+    ce6_going, ce6_failed = folders(study, "CE", "mlp6")
+    finish(folders(study, "CE", "mlp5")[0], 8.0)
     start(ce6_going, 5.0)  # 15 s are left: three more epochs
     start(ce6_failed, 1.0)
     (ce6_failed / "error.txt").write_text("a traceback")
-    start(folders(study, method="KD", student="mlp5")[0], 2.0, 2.0)  # half way: 4 s are left, 8 s for the other
+    start(folders(study, "KD", "mlp5")[0], 2.0, 2.0)  # half way: 4 s are left, 8 s for the other
     hold = "import sys; from filelock import FileLock\nwith FileLock(sys.argv[1]): print('held', flush=True); input()"
     command = [sys.executable, "-c", hold, str(ce6_going / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        table = study.status().set_index("label")
+        table = study.status().set_index(["label", "teacher"])
         holder.communicate("\n")
     states = ["done", "running", "failed", "waiting"]
-    assert table.loc["CE", states].tolist() == [1, 1, 1, 1]
-    assert table.loc["KD tau=4", states].tolist() == [0, 0, 0, 4]
-    assert table.loc["CE", "seconds_left"] == pytest.approx(15 + 8)
-    # mlp6 by KD has no run like it: the mean of mlp6, of 20 s (5 s an epoch) and 4 s (1 s an epoch)
-    assert table.loc["KD tau=4", "seconds_left"] == pytest.approx(4 + 8 + 2 * (20 + 4) / 2)
-    assert study.status().set_index("label").loc["CE", states].tolist() == [1, 0, 1, 2]  # the process has let go
+    assert table.loc[CE, states].tolist() == [1, 1, 1, 1]
+    assert table.loc[KD, states].tolist() == [0, 0, 0, 4]
+    assert table.loc[CE, "seconds_left"] == pytest.approx(15 + 8)
+    # no run of mlp6 by KD has begun: the mean of mlp6, of 20 s (5 s per epoch) and 4 s (1 s per epoch)
+    assert table.loc[KD, "seconds_left"] == pytest.approx(4 + 8 + 2 * (20 + 4) / 2)
+    table = study.status().set_index(["label", "teacher"])
+    assert table.loc[CE, states].tolist() == [1, 0, 1, 2]  # the lock is free again
 
 
 def test_a_slow_first_epoch_is_not_taken_for_the_pace(study: Study) -> None:
-    start(folders(study, method="KD")[0], 60.0, 2.0, 2.0)  # of four epochs
-    table = study.status().set_index("label")
-    assert table.loc["KD tau=4", "seconds_left"] == pytest.approx(2.0 + 3 * 4 * 2.0)
+    start(folders(study, "KD", "mlp5")[0], 60.0, 2.0, 2.0)  # of four epochs
+    table = study.status().set_index(["label", "teacher"])
+    assert table.loc[KD, "seconds_left"] == pytest.approx(2.0 + 3 * 4 * 2.0)
 
 
 def test_a_finished_study_needs_no_more_time(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = study.train_data.rows  # of which the teacher's logits are wanted now
-    with np.load(study.folder / "family.npz") as file:
-        saved = dict(file)
-    more = {"labels": rows.labels, "ids": rows.ids, "logits_one": np.ones((len(rows.labels), 4))}
-    joined = {name: np.concatenate([saved[name], values]) for name, values in more.items()}
-    np.savez(study.folder / "family.npz", classes=saved["classes"], **joined)
-    study = Study(study.file, progress=False)
     study.distill()
     table = study.status()
-    assert table["done"].tolist() == [4, 4] and (table["seconds_left"] == 0).all()
+    assert table["done"].tolist() == [4] * 5 and (table["seconds_left"] == 0).all()
     for folder in (study.folder / "runs").iterdir():
         result = json.loads((folder / "result.json").read_text())
         spent = sum(line["seconds"] for line in read_log(folder / "log.jsonl"))
         assert 0 < spent <= result["seconds"] < 60
     cli.status(study.file)
     shown = capsys.readouterr().out
-    assert "8 of 8 done; time left, 1 at a time: 0 s" in shown
+    assert "20 of 20 done; time left, 1 at a time: 0 s" in shown
     assert [line.split()[0] for line in shown.splitlines()[:1]] == ["family"]
     cli.status(study.file, by="method")
-    assert "KD tau=4" in capsys.readouterr().out
+    assert "KD tau=2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -178,7 +143,7 @@ def test_a_run_that_goes_on_drops_what_it_trains_again(tmp_path: Path) -> None:
 
 
 def test_looking_waits_for_nobody(study: Study) -> None:
-    folder = folders(study, method="CE")[0]
+    folder = folders(study, "CE", "mlp5")[0]
     folder.mkdir(parents=True)
     with locked(folder / ".lock"):
         pass

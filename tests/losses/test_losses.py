@@ -478,7 +478,7 @@ def test_later_batches_have_the_same_value_and_the_same_errors(name: str) -> Non
     third = torch.softmax(t, 1) if name == "soft_cross_entropy" else t
     criterion = Criterion(name)
     first = criterion(s, y, third)
-    assert not criterion._unseen
+    assert not criterion._check_next
     torch.testing.assert_close(criterion(s, y, third), first, rtol=0, atol=0)
     bad, broken = s.clone(), third.clone()
     bad[3, 1] = broken[2, 0] = float("nan")
@@ -512,7 +512,7 @@ def test_values_are_waited_for_in_the_first_batch_alone() -> None:
     s, y = torch.zeros(6, 5, device="meta"), torch.zeros(6, dtype=torch.int64, device="meta")
     for name in set(LOSSES) - {"ats", "isats"}:  # they search in every batch
         criterion = Criterion(name).to("meta")
-        criterion._unseen = False
+        criterion._check_next = False
         assert criterion(s, y, s).shape == ()
 
 

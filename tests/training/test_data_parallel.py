@@ -57,7 +57,7 @@ SCRIPT = textwrap.dedent("""
             checkpoint=Checkpoint(f"{folder}/{name}.checkpoint", seconds=0),
             after_epoch=lambda epoch, loss: losses.append(loss), **taught,
         )
-        assert {type(m).__name__ for m in network.modules() if hasattr(m, "running_mean")} == {"BatchNorm2d"}
+        assert not any("forward" in vars(m) for m in network.modules())  # batch normalisation is its own again
         state = {**network.state_dict(), "losses": torch.tensor(losses)}
         if method is not None:
             state |= {f"criterion.{key}": value for key, value in taught["criterion"].state_dict().items()}
@@ -119,7 +119,7 @@ def test_two_processes_train_what_one_would(tmp_path: Path) -> None:
     for name in ("plain", "columns", "learnt", "best"):
         wanted = load_file(tmp_path / "one" / f"{name}.0.safetensors")
         first, second = (load_file(tmp_path / "two" / f"{name}.{rank}.safetensors") for rank in (0, 1))
-        assert second.pop("losses").numel() == 0  # told once, not once a process
+        assert second.pop("losses").numel() == 0  # `after_epoch` is called in the first process alone
         assert wanted["losses"].numel() == 3
         for key, value in wanted.items():
             torch.testing.assert_close(first[key], value, rtol=1e-3, atol=1e-4, msg=f"{name}: {key}")

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from capmismatch._utils.files import hash_of
 from capmismatch._utils.torchrun import local_device
+from capmismatch.data.class_names import match_classes
 from capmismatch.data.datasets import Dataset
 from capmismatch.data.records import class_columns
 from capmismatch.errors import InputError, must_be_one_of
-from capmismatch.sources.class_names import match_classes
 from capmismatch.sources.families import Teacher
 
 AUTOCASTS = ("bfloat16", "float16")

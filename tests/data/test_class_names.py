@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capmismatch.data.class_names import match_classes
 from capmismatch.errors import InputError
-from capmismatch.sources.class_names import match_classes
 
 words = st.text("abcde", min_size=1, max_size=4)
 

@@ -1,25 +1,60 @@
-"""Which of a network's outputs belongs to which class of a data set: names decide, and a doubt is refused."""
+"""Class names: which of a teacher's outputs belongs to which class of a data set. Names decide; doubt is an error."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from capmismatch.data.dataset_readers import is_imagenet
-from capmismatch.data.records import are_numbers
 from capmismatch.errors import InputError
 
 BACKGROUND = ("background", "__background__")
+# SHA-256 of the 1000 WordNet ids of ILSVRC 2012 in sorted order, which is the order of every published model's outputs.
+IMAGENET_WNIDS = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
 
 
-def match_classes(own: Sequence[str] | None, wanted: Sequence[str], place: str) -> NDArray[np.int64] | None:
-    """The network's column for each class of the data set; None where they stand as they are.
+def are_numbers(names: Sequence[str]) -> bool:
+    """Whether class names are only their numbers, "0" to "C-1": what a data set without names gets."""
+    return list(names) == [str(number) for number in range(len(names))]
 
-    A background class is left out. Names agree where they share a synonym ("tench, Tinca tinca" and "tench"), upper and
-    lower case aside. Where either side has numbers or nothing for names, or one has the WordNet ids of ImageNet-1K, the
-    place decides.
+
+def are_imagenet_ids(names: Sequence[str]) -> bool:
+    """Whether class names are the WordNet ids of ImageNet-1K in their usual order."""
+    return len(names) == 1000 and hashlib.sha256("\n".join(names).encode()).hexdigest() == IMAGENET_WNIDS
+
+
+def match_classes(
+    outputs: Sequence[str], classes: Sequence[str], teacher: str, advice: str = ""
+) -> NDArray[np.int64] | None:
+    """Find the column of each class of a data set among a teacher's outputs.
+
+    A background class among the outputs is left out. Two names agree where they share a synonym ("tench, Tinca tinca"
+    and "tench"), upper and lower case aside. The order decides, not the names, where either side has only numbers for
+    names or has the WordNet ids of ImageNet-1K.
+
+    Parameters
+    ----------
+    outputs : sequence of str
+        Names of the teacher's outputs, in the order of its columns.
+    classes : sequence of str
+        Names of the data set's classes, in label order.
+    teacher : str
+        What the outputs belong to, for messages.
+    advice : str, optional
+        What the user can do where the names do not match; ends the message.
+
+    Returns
+    -------
+    ndarray of shape (C,), int64, or None
+        Column of each class; None where the outputs stand in the order of the classes already.
+
+    Raises
+    ------
+    InputError
+        Where the numbers of classes differ, or where a name is missing or ambiguous.
 
     Examples
     --------
@@ -28,46 +63,71 @@ def match_classes(own: Sequence[str] | None, wanted: Sequence[str], place: str) 
     >>> match_classes(["tench, Tinca tinca", "Goldfish"], ["tench", "goldfish"], "a network") is None
     True
     """
-    if own is None:
-        return None
-    behind = [number for number, name in enumerate(own) if name.strip().lower() in BACKGROUND]
-    if len(own) == len(wanted) + 1 and len(behind) == 1 and not set(_words(own[behind[0]])) & _all_words(wanted):
-        columns = np.delete(np.arange(len(own)), behind[0])
-        inner = match_classes([own[column] for column in columns.tolist()], wanted, place)
-        return columns if inner is None else columns[inner]
-    if len(own) != len(wanted):
-        raise InputError(f"expected {len(wanted)} classes, as the data set has, got {len(own)} from {place}")
-    if list(own) == list(wanted) or are_numbers(own) or are_numbers(wanted):
-        return None
-    if is_imagenet(own) or is_imagenet(wanted):
-        return None
-    mine, theirs = [_words(name) for name in own], [_words(name) for name in wanted]
-    if all(set(one) & set(other) for one, other in zip(mine, theirs, strict=True)):
-        return None
-    columns = np.array([_only(other, mine, wanted[row], own, place) for row, other in enumerate(theirs)])
-    if len(np.unique(columns)) != len(columns):
-        twice = own[int(np.flatnonzero(np.bincount(columns) > 1)[0])]
-        raise InputError(f"cannot match the classes of {place} by name: {twice!r} fits several classes of the data set")
+    columns = _foreground(outputs, classes)
+    names = [outputs[column] for column in columns]
+    if len(names) != len(classes):
+        raise InputError(f"expected {len(classes)} classes, as the data set has, got {len(outputs)} from {teacher}")
+    if _agree_in_order(names, classes):
+        return None if len(columns) == len(outputs) else columns
+    try:
+        return columns[_columns_by_name(names, classes)]
+    except InputError as error:
+        raise InputError(f"cannot match the classes {_shown(names)} of {teacher} by name: {error}{advice}") from None
+
+
+def _foreground(outputs: Sequence[str], classes: Sequence[str]) -> NDArray[np.int64]:
+    """The columns of the outputs without a background class, if there is one that the data set does not have."""
+    columns = np.arange(len(outputs))
+    background = [column for column, name in enumerate(outputs) if name.strip().lower() in BACKGROUND]
+    if len(background) != 1 or len(outputs) != len(classes) + 1:
+        return columns
+    synonyms = _synonyms(outputs[background[0]])
+    if any(synonyms & _synonyms(name) for name in classes):
+        return columns
+    return np.delete(columns, background[0])
+
+
+def _agree_in_order(names: Sequence[str], classes: Sequence[str]) -> bool:
+    """Whether each output stands at the place of its class, or the names cannot tell."""
+    if any(are_numbers(side) or are_imagenet_ids(side) for side in (names, classes)):
+        return True
+    return all(_synonyms(name) & _synonyms(class_name) for name, class_name in zip(names, classes, strict=True))
+
+
+def _columns_by_name(names: Sequence[str], classes: Sequence[str]) -> NDArray[np.int64]:
+    """The one output of each class, whatever the order."""
+    by_word: dict[str, set[int]] = defaultdict(set)
+    for column, name in enumerate(names):
+        for word in _words(name):
+            by_word[word].add(column)
+    columns = np.array([_column_of(class_name, names, by_word) for class_name in classes])
+    repeated = np.flatnonzero(np.bincount(columns) > 1)
+    if len(repeated):
+        raise InputError(f"{names[repeated[0]]!r} fits several classes of the data set")
     return columns
+
+
+def _column_of(class_name: str, names: Sequence[str], by_word: Mapping[str, set[int]]) -> int:
+    """The one output that shares a synonym with the class; of several the one that lists the same synonyms."""
+    words = _words(class_name)
+    matches = sorted({column for word in words for column in by_word.get(word, ())})
+    exact = [column for column in matches if _words(names[column]) == words]
+    if len(exact) == 1:
+        return exact[0]
+    if len(matches) == 1:
+        return matches[0]
+    if not matches:
+        raise InputError(f"it has no {class_name!r}")
+    raise InputError(f"{[names[column] for column in matches]} all fit {class_name!r}")
 
 
 def _words(name: str) -> list[str]:
     return [word.strip().casefold() for word in name.replace("_", " ").split(",")]
 
 
-def _all_words(names: Sequence[str]) -> set[str]:
-    return {word for name in names for word in _words(name)}
+def _synonyms(name: str) -> set[str]:
+    return set(_words(name))
 
 
-def _only(name: list[str], mine: list[list[str]], wanted: str, own: Sequence[str], place: str) -> int:
-    """The one column whose name agrees; where several share a synonym, the one that is spelled alike."""
-    found = [column for column, other in enumerate(mine) if set(name) & set(other)]
-    exact = [column for column in found if mine[column] == name]
-    if len(exact) == 1 or len(found) == 1:
-        return (exact or found)[0]
-    shown = ", ".join(repr(one) for one in own[:6]) + (", ..." if len(own) > 6 else "")
-    told = f"{[own[column] for column in found]} all fit {wanted!r}" if found else f"it has no {wanted!r}"
-    raise InputError(
-        f"cannot match the classes [{shown}] of {place} with the data set's by name: {told}. If they stand in the data "
-        "set's order whatever they are called, load the family with by_position=True"
-    )
+def _shown(names: Sequence[str]) -> str:
+    return "[" + ", ".join(map(repr, names[:6])) + (", ..." if len(names) > 6 else "") + "]"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capmismatch._utils.optional import need
+from capmismatch.data.class_names import are_imagenet_ids, are_numbers
 from capmismatch.data.lazy_inputs import LazyInputs
-from capmismatch.data.records import SPLITS, are_numbers
+from capmismatch.data.records import SPLITS
 from capmismatch.errors import InputError, must_be_one_of
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-# SHA-256 of the 1000 WordNet ids of ILSVRC 2012 in sorted order, which is the order of every published model's outputs.
-IMAGENET_WNIDS = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
 IMAGENET = "ImageNet-1K"
 
 
@@ -34,11 +31,6 @@ class Found:
     ids: Any = None
     split: Any = None
     name: str | None = None
-
-
-def is_imagenet(classes: Sequence[str]) -> bool:
-    """Whether class names are the WordNet ids of ImageNet-1K in their usual order."""
-    return len(classes) == 1000 and hashlib.sha256("\n".join(classes).encode()).hexdigest() == IMAGENET_WNIDS
 
 
 # --- image folders ---------------------------------------------------------------------------------------------------
@@ -62,7 +54,7 @@ def read_folder(folder: Path) -> Found:
     ids = [file.relative_to(folder).as_posix() for _, file in files]
     number = {name: index for index, name in enumerate(classes)}
     places = [file for _, file in files]
-    whole = is_imagenet(classes) and len(files) == 50_000  # the validation set
+    whole = are_imagenet_ids(classes) and len(files) == 50_000  # the validation set
     return Found(
         LazyInputs(
             lambda row: _read_image(places[row]),

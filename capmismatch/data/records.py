@@ -185,29 +185,6 @@ def stratified_order(labels: NDArray[Any], seed: int) -> NDArray[Any]:
     return np.argsort(position, kind="stable")
 
 
-def are_numbers(classes: Sequence[str]) -> bool:
-    """Whether class names are only their numbers, "0" to "C-1": what a data set without names gets."""
-    return list(classes) == [str(c) for c in range(len(classes))]
-
-
-def class_columns(own: Sequence[str], wanted: Sequence[str], place: str) -> NDArray[np.int64]:
-    """Where each class of `wanted` stands among `own`; numbers in place of names stand for any names in that order.
-
-    Examples
-    --------
-    >>> class_columns(["dog", "cat"], ["cat", "dog"], "pets.npz")
-    array([1, 0])
-    """
-    if len(own) != len(wanted):
-        raise InputError(f"expected {len(wanted)} classes, got {len(own)} from {place}")
-    if are_numbers(own) or are_numbers(wanted):
-        return np.arange(len(own))
-    missing = next((name for name in wanted if name not in own), None)
-    if missing is not None:
-        raise InputError(f"expected the classes {list(wanted)}, got {list(own)} from {place}: it has no {missing!r}")
-    return np.array([list(own).index(name) for name in wanted])
-
-
 def check_logits(logits: NDArray[Any], rows: Rows, place: str) -> None:
     """Raise unless `logits` are finite and of shape (N, C) for these rows."""
     expected = (len(rows.labels), len(rows.classes))

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from capmismatch.data.bank import LogitBank, bank_from_arrays
 from capmismatch.data.bank_files import create, finish, write_shard
-from capmismatch.data.records import Rows, TeacherRecord, class_columns, make_rows, teacher_key
+from capmismatch.data.records import Rows, TeacherRecord, make_rows, teacher_key
 from capmismatch.errors import BankError, InputError
 
 SPLIT = np.array(["val", "test", "val", "test", "test", "val", "val", "test", "test", "test", "val"])
@@ -412,17 +412,6 @@ def test_the_fingerprint_tells_every_part_of_the_data() -> None:
     prints = {make_rows("n", **{**base, **change}).fingerprint for change in changes}
     assert len(prints) == len(changes)
     assert make_rows("other", **base).fingerprint == make_rows("n", **base).fingerprint
-
-
-def test_class_columns() -> None:
-    own, wanted = ["b", "c", "a"], ["a", "b", "c"]
-    columns = class_columns(own, wanted, "x")
-    assert [own[c] for c in columns] == wanted
-    assert class_columns(["0", "1"], ["b", "a"], "x").tolist() == [0, 1]
-    with pytest.raises(InputError, match="expected 2 classes, got 3 from x"):
-        class_columns(own, ["a", "b"], "x")
-    with pytest.raises(InputError, match="it has no 'd'"):
-        class_columns(own, ["a", "b", "d"], "x")
 
 
 def test_unknown_teachers_and_splits_list_the_choices(tmp_path: Path) -> None:

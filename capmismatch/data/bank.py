@@ -29,7 +29,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from capmismatch._utils.optional import need
 from capmismatch.data.bank_files import hash_logits, open_logits, read_rows
-from capmismatch.data.records import SPLITS, Rows, TeacherRecord, check_logits, make_rows, stratified_order, teacher_key
+from capmismatch.data.records import TeacherRecord, teacher_key
+from capmismatch.data.rows import SPLITS, Rows, check_logits, make_rows, stratified_order
 from capmismatch.errors import BankError, InputError, must_be_one_of
 
 if TYPE_CHECKING:

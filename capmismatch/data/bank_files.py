@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
 from capmismatch._utils.files import hash_of, locked, remove_temporaries, replacing, write_json, write_table
-from capmismatch.data.records import Rows, TeacherRecord
+from capmismatch.data.records import TeacherRecord
+from capmismatch.data.rows import Rows
 from capmismatch.errors import BankError
 
 SCHEMA = 1

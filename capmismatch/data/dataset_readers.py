@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from capmismatch._utils.optional import need
 from capmismatch.data.class_names import are_imagenet_ids, are_numbers
 from capmismatch.data.lazy_inputs import LazyInputs
-from capmismatch.data.records import SPLITS
+from capmismatch.data.rows import SPLITS
 from capmismatch.errors import InputError, must_be_one_of
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from capmismatch.data.dataset_readers import Found, read_folder, read_huggingface, read_map_style, read_torchvision
 from capmismatch.data.lazy_inputs import LazyInputs, as_array
-from capmismatch.data.records import SPLITS, Rows, make_rows, stratified_order
+from capmismatch.data.rows import SPLITS, Rows, make_rows, stratified_order
 from capmismatch.errors import InputError, must_be_one_of
 
 

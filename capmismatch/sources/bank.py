@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.datasets import Dataset
-from capmismatch.data.records import Rows
+from capmismatch.data.rows import Rows
 from capmismatch.sources.families import Teacher
 
 

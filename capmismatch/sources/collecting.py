@@ -26,7 +26,8 @@ from capmismatch.data.bank_files import (
     write_shard,
 )
 from capmismatch.data.datasets import Dataset
-from capmismatch.data.records import TeacherRecord, check_finite
+from capmismatch.data.records import TeacherRecord
+from capmismatch.data.rows import check_finite
 from capmismatch.errors import BankError, InputError, must_be_one_of
 from capmismatch.findings import FINDINGS
 from capmismatch.sources.families import Family, Teacher

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from capmismatch.data.records import Rows, teacher_key
+from capmismatch.data.records import teacher_key
+from capmismatch.data.rows import Rows
 from capmismatch.errors import InputError, must_be_one_of
 
 if TYPE_CHECKING:

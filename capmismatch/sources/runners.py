@@ -16,7 +16,7 @@ from capmismatch._utils.files import hash_of
 from capmismatch._utils.torchrun import local_device
 from capmismatch.data.class_names import match_classes
 from capmismatch.data.datasets import Dataset
-from capmismatch.data.records import Rows
+from capmismatch.data.rows import Rows
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.sources.families import Teacher
 

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from capmismatch.data.datasets import Dataset, read_npz
-from capmismatch.data.records import Rows, check_logits, make_rows
+from capmismatch.data.rows import Rows, check_logits, make_rows
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.sources.families import Teacher
 

@@ -21,7 +21,8 @@ from safetensors.numpy import load_file, save_file
 
 from capmismatch.data.bank import LogitBank, bank_from_arrays
 from capmismatch.data.bank_files import create, finish, write_shard
-from capmismatch.data.records import Rows, TeacherRecord, make_rows, teacher_key
+from capmismatch.data.records import TeacherRecord, teacher_key
+from capmismatch.data.rows import Rows, make_rows
 from capmismatch.errors import BankError, InputError
 
 SPLIT = np.array(["val", "test", "val", "test", "test", "val", "val", "test", "test", "test", "val"])

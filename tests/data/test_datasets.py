@@ -19,7 +19,7 @@ from PIL import Image
 from torch.utils.data import Subset, TensorDataset
 
 from capmismatch.data.datasets import Dataset, load_dataset
-from capmismatch.data.records import make_rows
+from capmismatch.data.rows import make_rows
 from capmismatch.errors import InputError
 
 

@@ -25,7 +25,7 @@ from torch import nn
 import capmismatch.sources.collecting as SELF
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.datasets import Dataset
-from capmismatch.data.records import make_rows
+from capmismatch.data.rows import make_rows
 from capmismatch.errors import BankError, CapmismatchError, InputError
 from capmismatch.sources.collecting import collect
 from capmismatch.sources.families import Family, Teacher

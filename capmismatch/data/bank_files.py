@@ -147,7 +147,7 @@ def finish(folder: Path, record: TeacherRecord, rows: Rows, shards: int) -> Teac
         digest.update(part.data)
         right += int((part.argmax(1) == rows.labels[start : start + len(part)]).sum())
         start += len(part)
-    record = replace(record.scored(right, len(rows.labels)), sha256=digest.hexdigest())
+    record = replace(record.with_accuracy(right, len(rows.labels)), sha256=digest.hexdigest())
     shape = (len(rows.labels), len(rows.classes))
     size = shape[0] * shape[1] * np.dtype(record.dtype).itemsize
     teacher = record.header | {"fingerprint": rows.fingerprint}

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from capmismatch.data.dataset_readers import Found, read_folder, read_huggingface, read_map_style, read_torchvision
+from capmismatch.data.dataset_readers import RawDataset, read_folder, read_huggingface, read_map_style, read_torchvision
 from capmismatch.data.lazy_inputs import LazyInputs, as_array
 from capmismatch.data.rows import SPLITS, Rows, make_rows, stratified_order
 from capmismatch.errors import InputError, must_be_one_of
@@ -67,7 +67,7 @@ class Dataset:
         return self._taken(index, self.rows.split[index] if split is None else np.full(len(index), split), name)
 
     def _taken(self, index: NDArray[Any], split: NDArray[Any], name: str | None = None) -> Dataset:
-        inputs = self.inputs.pick(index) if isinstance(self.inputs, LazyInputs) else self.inputs[index]
+        inputs = self.inputs.take(index) if isinstance(self.inputs, LazyInputs) else self.inputs[index]
         new = make_rows(
             name or self.name,
             self.labels[index],
@@ -184,7 +184,7 @@ def load_dataset(
 KINDS = "'letters', 'npz:FILE', 'folder:PATH', 'torchvision:NAME', 'hf:NAME'"
 
 
-def _read(source: str, base: Path, root: str | Path | None, download: bool) -> tuple[Found, str]:
+def _read(source: str, base: Path, root: str | Path | None, download: bool) -> tuple[RawDataset, str]:
     """What lies at a source, and its name."""
     kind, _, rest = source.partition(":")
     if kind == "letters" and not rest:
@@ -205,7 +205,7 @@ def _read(source: str, base: Path, root: str | Path | None, download: bool) -> t
 INPUT_NAMES = ("inputs", "images", "X")
 
 
-def _read_npz(path: Path) -> Found:
+def _read_npz(path: Path) -> RawDataset:
     found = read_npz(path, lambda key: key in (*INPUT_NAMES, "labels", "classes", "ids", "split"))
     key = next((key for key in INPUT_NAMES if key in found), None)
     if key is None or "labels" not in found:
@@ -213,7 +213,7 @@ def _read_npz(path: Path) -> Found:
     inputs, labels = found[key], found["labels"]
     if len(inputs) != len(labels):
         raise InputError(f"expected as many inputs as labels in {path}, got {len(inputs)} and {len(labels)}")
-    return Found(inputs, labels, found.get("classes"), found.get("ids"), found.get("split"))
+    return RawDataset(inputs, labels, found.get("classes"), found.get("ids"), found.get("split"))
 
 
 def read_npz(path: Path, wanted: Callable[[str], bool]) -> dict[str, NDArray[Any]]:
@@ -239,7 +239,7 @@ def read_npz(path: Path, wanted: Callable[[str], bool]) -> dict[str, NDArray[Any
         raise InputError(f"{path} is not a readable .npz: {error}") from None
 
 
-def _dataset(found: Found, classes: Any, name: str, place: str) -> Dataset:
+def _dataset(found: RawDataset, classes: Any, name: str, place: str) -> Dataset:
     labels = np.asarray(found.labels)
     if classes is None:
         largest = np.nanmax(labels) if labels.size and labels.dtype.kind in "iuf" else 1

@@ -17,16 +17,36 @@ class TeacherRecord:
 
     Attributes
     ----------
-    family, teacher, seed : identity; `seed` numbers the training runs of one teacher, None where only one is known
-    params, macs : None where unknown
-    source, weights_hash, preprocessing : where the logits come from
-    dtype : of the stored logits
-    accuracy : over all rows of the bank
-    order : place in its family as loaded
-    sha256 : of the stored logits' bytes
-    options : how the network was run, where that is not plain float32 on the CPU, and how its columns were mapped
-    published : the accuracy that its source claims for this data set, where that was compared
-    findings : codes, comma-separated; see `capmismatch.explain`
+    family : str
+        Name of the family.
+    teacher : str
+        Name of the teacher within it.
+    seed : int or None
+        Number of the training run, where several runs of one teacher are known.
+    params : int or None
+        Number of parameters; None where unknown.
+    macs : int or None
+        Multiply-accumulates for one example; None where unknown.
+    source : str
+        Where the teacher comes from, such as "torchvision:resnet18".
+    weights_hash : str
+        Of the weights behind the logits.
+    preprocessing : str
+        How inputs were prepared for the network.
+    dtype : str
+        Of the stored logits, "float32" or "float16".
+    accuracy : float
+        Over all rows of the bank, in [0, 1].
+    order : int
+        Position in its family as loaded.
+    sha256 : str
+        Of the stored logits' bytes.
+    options : str
+        How the network was run, where that is not plain float32 on the CPU, and how its columns were mapped.
+    published : float or None
+        The accuracy that its source claims for this data set, where that was compared.
+    findings : str
+        Codes, comma-separated; see `capmismatch.explain`.
     """
 
     family: str
@@ -52,18 +72,38 @@ class TeacherRecord:
 
     @property
     def header(self) -> dict[str, Any]:
-        """What a file says of the teacher; fields that came later stand there only where they tell something."""
-        return {k: v for k, v in asdict(self).items() if k not in ("options", "published", "findings") or v}
+        """The fields as a bank's file stores them; fields added in later versions are left out while they are empty."""
+        later = ("options", "published", "findings")
+        return {name: value for name, value in asdict(self).items() if name not in later or value}
 
-    def scored(self, right: int, count: int) -> TeacherRecord:
-        """With its accuracy over all rows, and finding CM002 where that is far from the published one.
+    def with_accuracy(self, correct: int, count: int) -> TeacherRecord:
+        """The record with its accuracy, and with finding CM002 where that is far from the published one.
 
-        Far is more than a percentage point, and more than three standard errors of a share of `count` examples.
+        Far is more than one percentage point and more than three standard errors of the published share among `count`
+        examples.
+
+        Parameters
+        ----------
+        correct : int
+            How many examples the teacher classifies correctly.
+        count : int
+            Of how many.
+
+        Returns
+        -------
+        TeacherRecord
+            A copy with `accuracy` and `findings` filled in.
+
+        Examples
+        --------
+        >>> record = TeacherRecord("resnet", "resnet18", published=0.7)
+        >>> [record.with_accuracy(correct, 10_000).findings for correct in (7000, 6800)]
+        ['', 'CM002']
         """
-        accuracy, findings = right / count, self.findings
+        accuracy, findings = correct / count, self.findings
         if self.published is not None:
-            doubt = max(0.01, 3 * (self.published * (1 - self.published) / count) ** 0.5)
-            if abs(accuracy - self.published) > doubt:
+            standard_error = (self.published * (1 - self.published) / count) ** 0.5
+            if abs(accuracy - self.published) > max(0.01, 3 * standard_error):
                 findings = join_codes([*filter(None, findings.split(",")), "CM002"])
         return replace(self, accuracy=accuracy, findings=findings)
 
@@ -88,6 +128,6 @@ def _escaped(name: str, what: str) -> str:
     if not name:
         raise InputError(f"expected a name for the {what}, got ''")
     text = quote(name, safe=" +=@")
-    if text.startswith("."):  # "." and ".." are folders of their own, and other dot files hide
+    if text.startswith("."):  # "." and ".." are folders already, and other names with a dot are hidden files
         text = "%2E" + text[1:]
-    return re.sub(r"-(s-?\d+)$", r"%2D\1", text)  # else "mlp48-s1" could be the run 1 of "mlp48"
+    return re.sub(r"-(s-?\d+)$", r"%2D\1", text)  # else "mlp48-s1" could be run 1 of "mlp48"

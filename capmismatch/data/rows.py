@@ -17,17 +17,24 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The examples of a bank, in order.
+    """The examples of a bank, in order; make them with `make_rows`, which checks them.
 
     Attributes
     ----------
-    name : of the data set
-    labels : (N,) int64
-    ids : (N,) str, unique
-    split : (N,) str, "train", "val" or "test"
-    classes : names, in the order of the logits' columns
-    inputs_hash : of the inputs
-    fingerprint : of the whole data set: inputs, labels, ids, splits, classes
+    name : str
+        Of the data set.
+    labels : ndarray of shape (N,), int64
+        Class of each example, in [0, C).
+    ids : ndarray of shape (N,), str
+        One per example, unique.
+    split : ndarray of shape (N,), str
+        "train", "val" or "test" for each example.
+    classes : tuple of str
+        The C names, in the order of the logits' columns.
+    inputs_hash : str
+        Of the inputs.
+    fingerprint : str
+        Of the whole data set: inputs, labels, ids, splits, classes; not of its name.
     """
 
     name: str
@@ -41,6 +48,19 @@ class Rows:
     def __post_init__(self) -> None:
         object.__setattr__(self, "fingerprint", _fingerprint(self))
 
+    @property
+    def split_counts(self) -> dict[str, int]:
+        """How many examples each split has; splits without any are left out."""
+        counts = {name: int((self.split == name).sum()) for name in SPLITS}
+        return {name: count for name, count in counts.items() if count}
+
+    def select(self, split: str | None) -> NDArray[np.int64]:
+        """Row numbers of a split, or of all rows with None."""
+        if split is None:
+            return np.arange(len(self.labels))
+        must_be_one_of(split, self.split_counts, "split")
+        return np.flatnonzero(self.split == split)
+
 
 def make_rows(
     name: str,
@@ -52,39 +72,99 @@ def make_rows(
     inputs_hash: str = "",
     place: str = "labels",
 ) -> Rows:
-    """Check labels, ids, splits and class names against each other, and put a fingerprint on them."""
-    y = np.asarray(labels)
-    if y.ndim != 1 or len(y) == 0:
-        raise InputError(f"expected {place} of shape (N,) with N > 0, got shape {y.shape}")
-    if y.dtype.kind not in "iufb":
-        raise InputError(f"expected whole numbers as {place}, got {y[0]!r} at row 0")
-    names = tuple(str(c) for c in classes)
+    """Check labels, ids, splits and class names against each other, and put a fingerprint on them.
+
+    Parameters
+    ----------
+    name : str
+        Name of the data set.
+    labels : array_like of shape (N,)
+        Whole numbers in [0, C).
+    classes : sequence of str
+        The C class names, distinct.
+    ids : array_like of shape (N,), optional
+        Example ids, unique; row numbers by default.
+    split : array_like of shape (N,), optional
+        "train", "val" or "test" for each example; all "val" by default.
+    inputs_hash : str
+        Hash of the inputs; part of the fingerprint.
+    place : str
+        What the labels are called in messages.
+
+    Returns
+    -------
+    Rows
+        The checked examples.
+
+    Raises
+    ------
+    InputError
+        Names the first row, class, id or split that does not fit.
+
+    Examples
+    --------
+    >>> make_rows("pets", [0, 1, 1], ["cat", "dog"], split=["val", "val", "test"]).split_counts
+    {'val': 2, 'test': 1}
+    """
+    class_names = _checked_classes(classes, place)
+    checked_labels = _checked_labels(labels, len(class_names), place)
+    count = len(checked_labels)
+    return Rows(
+        name,
+        checked_labels,
+        np.arange(count).astype(str) if ids is None else _checked_ids(ids, count, place),
+        np.full(count, "val") if split is None else _checked_split(split, count, place),
+        class_names,
+        inputs_hash,
+    )
+
+
+def _checked_classes(classes: Sequence[str], place: str) -> tuple[str, ...]:
+    names = tuple(str(name) for name in classes)
     if len(names) < 2:
         raise InputError(f"expected at least 2 classes, got {len(names)} ({', '.join(names)}) for {place}")
-    if len(set(names)) != len(names):
-        double = next(c for c in names if names.count(c) > 1)
-        raise InputError(f"expected distinct class names, got {double!r} twice for {place}")
-    bad = np.flatnonzero(~((y >= 0) & (y < len(names)) & (y == np.floor(y))))
-    if len(bad):
-        raise InputError(f"expected labels in [0, {len(names)}), got {y[bad[0]]} at row {bad[0]} of {place}")
-    identity = np.arange(len(y)).astype(str) if ids is None else np.asarray(ids).astype(str)
-    if identity.shape != y.shape:
-        raise InputError(f"expected {len(y)} ids, one an example, got shape {identity.shape} for {place}")
-    unique, count = np.unique(identity, return_counts=True)
-    if len(unique) != len(identity):
-        raise InputError(f"expected unique ids, got {str(unique[count > 1][0])!r} more than once for {place}")
-    parts = np.full(len(y), "val") if split is None else np.asarray(split).astype(str)
-    if parts.shape != y.shape:
-        raise InputError(f"expected {len(y)} split names, got shape {parts.shape} for {place}")
-    for part in np.unique(parts):
-        must_be_one_of(str(part), SPLITS, f"split of {place}")
-    return Rows(name, y.astype(np.int64), identity, parts, names, inputs_hash)
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise InputError(f"expected distinct class names, got {repeated!r} twice for {place}")
+    return names
+
+
+def _checked_labels(labels: ArrayLike, classes: int, place: str) -> NDArray[np.int64]:
+    array = np.asarray(labels)
+    if array.ndim != 1 or len(array) == 0:
+        raise InputError(f"expected {place} of shape (N,) with N > 0, got shape {array.shape}")
+    if array.dtype.kind not in "iufb":
+        raise InputError(f"expected whole numbers as {place}, got {array[0]!r} at row 0")
+    wrong_rows = np.flatnonzero(~((array >= 0) & (array < classes) & (array == np.floor(array))))
+    if len(wrong_rows):
+        row = wrong_rows[0]
+        raise InputError(f"expected labels in [0, {classes}), got {array[row]} at row {row} of {place}")
+    return array.astype(np.int64)
+
+
+def _checked_ids(ids: ArrayLike, count: int, place: str) -> NDArray[np.str_]:
+    array = np.asarray(ids).astype(str)
+    if array.shape != (count,):
+        raise InputError(f"expected {count} ids, one per example, got shape {array.shape} for {place}")
+    unique, uses = np.unique(array, return_counts=True)
+    if len(unique) != count:
+        raise InputError(f"expected unique ids, got {str(unique[uses > 1][0])!r} more than once for {place}")
+    return array
+
+
+def _checked_split(split: ArrayLike, count: int, place: str) -> NDArray[np.str_]:
+    array = np.asarray(split).astype(str)
+    if array.shape != (count,):
+        raise InputError(f"expected {count} split names, got shape {array.shape} for {place}")
+    for name in np.unique(array):
+        must_be_one_of(str(name), SPLITS, f"split of {place}")
+    return array
 
 
 def _fingerprint(rows: Rows) -> str:
     digest = hashlib.sha256()
-    for piece in (rows.inputs_hash, "\0".join(rows.classes), "\0".join(rows.ids), "\0".join(rows.split)):
-        digest.update(piece.encode())
+    for text in (rows.inputs_hash, "\0".join(rows.classes), "\0".join(rows.ids), "\0".join(rows.split)):
+        digest.update(text.encode())
         digest.update(b"\1")
     digest.update(rows.labels.tobytes())
     return digest.hexdigest()
@@ -111,10 +191,10 @@ def check_logits(logits: NDArray[Any], rows: Rows, place: str) -> None:
 
 
 def check_finite(logits: NDArray[Any], place: str, first_row: int = 0) -> None:
-    """Raise at the first NaN or infinite logit, naming its row and class."""
-    bad = np.argwhere(~np.isfinite(logits))
-    if len(bad):
-        row, column = bad[0]
+    """Raise at the first NaN or infinite logit, naming its row (counted from `first_row`) and class."""
+    wrong = np.argwhere(~np.isfinite(logits))
+    if len(wrong):
+        row, column = wrong[0]
         raise InputError(
             f"expected finite logits, got {logits[row, column]} at row {row + first_row}, class {column} of {place}"
         )

@@ -396,7 +396,7 @@ def test_bank_from_arrays_errors(change: dict[str, Any], message: str) -> None:
 def test_ids_must_fit_and_be_unique() -> None:
     with pytest.raises(InputError, match="expected unique ids, got 'x' more than once"):
         make_rows("a", [0, 1], ["a", "b"], ids=["x", "x"])
-    with pytest.raises(InputError, match=r"expected 2 ids, one an example, got shape \(1,\)"):
+    with pytest.raises(InputError, match=r"expected 2 ids, one per example, got shape \(1,\)"):
         make_rows("a", [0, 1], ["a", "b"], ids=["x"])
 
 

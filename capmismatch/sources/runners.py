@@ -74,7 +74,7 @@ def columns_of(teacher: Teacher, dataset: Dataset) -> NDArray[np.int64] | None:
     return match_classes(teacher.classes, dataset.classes, f"teacher {teacher.key}", BY_POSITION)
 
 
-def recorded(teacher: Teacher, dataset: Dataset, passes: Passes) -> str:
+def options_of(teacher: Teacher, dataset: Dataset, passes: Passes) -> str:
     """All that decides the logits of these weights and this preprocessing besides, in words; "" for plain passes."""
     if teacher.saved is not None:
         return ""

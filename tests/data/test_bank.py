@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from capmismatch.data.bank import LogitBank, bank_from_arrays
-from capmismatch.data.bank_files import create, finish, write_shard
+from capmismatch.data.bank_files import create, join_shards, write_shard
 from capmismatch.data.records import TeacherRecord, teacher_key
 from capmismatch.data.rows import Rows, make_rows
 from capmismatch.errors import BankError, InputError
@@ -44,7 +44,7 @@ def put(folder: Path, record: TeacherRecord, logits: NDArray[Any], rows: Rows, s
     starts = range(0, len(logits), step)
     for index, start in enumerate(starts):
         write_shard(home, index, logits[start : start + step], "same")
-    return finish(home, record, rows, len(starts))
+    return join_shards(home, record, rows, len(starts))
 
 
 def make_bank(folder: Path, dtype: str = "float32") -> LogitBank:

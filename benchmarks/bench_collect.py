@@ -26,9 +26,9 @@ from _table import show
 from capmismatch import architectures
 from capmismatch.data.datasets import Dataset
 from capmismatch.data.rows import make_rows
-from capmismatch.sources.checkpoint import Normalise
 from capmismatch.sources.collecting import collect
 from capmismatch.sources.families import Family, Teacher
+from capmismatch.training.prepare import Normalise
 
 THREADS = 1
 BATCH = 256

@@ -26,7 +26,7 @@ from capmismatch.distillation.runs import Experiment, Run, config_of, is_settled
 from capmismatch.errors import InputError
 from capmismatch.training.epoch_log import EpochLog
 from capmismatch.training.loop import Checkpoint, evaluate, fit
-from capmismatch.training.prepare import Prepare
+from capmismatch.training.prepare import Normalise
 
 Notice = tuple[str, type[Warning]]  # a warning's text and kind
 
@@ -48,7 +48,7 @@ class Trainer:
 
     def __init__(self, study: Experiment) -> None:
         self.study, self.settings = study, study.distillation
-        self.prepare = Prepare(self.settings.center, self.settings.scale)
+        self.prepare = Normalise(self.settings.center, self.settings.scale, channels_last=True)
         self._logits = lru_cache(maxsize=1)(self._read_logits)
         self._soft = lru_cache(maxsize=2)(self._make_soft)
 

@@ -15,15 +15,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from capmismatch.errors import InputError
 from capmismatch.sources.families import Teacher
+from capmismatch.training.prepare import Normalise
 
 WRAPPINGS = ("state_dict", "model_state_dict", "model", "net")
 _Build = Callable[[str, dict[str, Tensor]], nn.Module]  # of a checkpoint's stem and its weights
@@ -198,50 +197,3 @@ def _module(place: str, base: Path) -> ModuleType:
         raise InputError(f"cannot import the builder's module {place!r} (looked in {base} too): {error}") from None
     finally:
         sys.path.remove(str(base))
-
-
-class Normalise:
-    """Raw inputs as a float32 tensor: uint8 images (n, H, W, C) become (n, C, H, W) in [0, 1], then (x - mean) / std.
-
-    Examples
-    --------
-    >>> Normalise([0.5], [0.25])(np.full((1, 2, 2, 1), 255, np.uint8)).flatten()
-    tensor([2., 2., 2., 2.])
-    """
-
-    def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> None:
-        if (mean is None) != (std is None):
-            raise InputError(f"expected both mean and std, or neither, got mean={mean!r}, std={std!r}")
-        if mean is not None and std is not None and len(mean) != len(std):
-            raise InputError(f"expected as many numbers in mean as in std, got {list(mean)!r} and {list(std)!r}")
-        if std is not None and not all(value > 0 for value in std):
-            raise InputError(f"expected positive std, got {list(std)!r}")
-        self.mean = None if mean is None else torch.tensor(list(mean), dtype=torch.float32)
-        self.std = None if std is None else torch.tensor(list(std), dtype=torch.float32)
-
-    def __call__(self, inputs: NDArray[Any]) -> Tensor:
-        """Prepare one batch."""
-        if isinstance(inputs, list):
-            sizes = sorted({image.size for image in inputs})
-            raise InputError(
-                f"expected images of one size, got widths and heights {sizes[:4]} in one batch: resize them in the "
-                "data set"
-            )
-        x = torch.from_numpy(np.array(inputs, order="C"))
-        if x.dtype == torch.uint8 and x.ndim == 4:
-            x = x.permute(0, 3, 1, 2).contiguous().to(torch.float32) / 255
-        x = x.to(torch.float32)
-        if self.mean is None or self.std is None:
-            return x
-        if x.shape[1] != len(self.mean):
-            raise InputError(
-                f"expected inputs of {len(self.mean)} channels, as mean and std have, got shape {tuple(x.shape)}"
-            )
-        shape = (1, -1) + (1,) * (x.ndim - 2)
-        return (x - self.mean.view(shape)) / self.std.view(shape)
-
-    def __repr__(self) -> str:
-        if self.mean is None or self.std is None:
-            return "Normalise()"
-        mean, std = ([round(value, 6) for value in numbers.tolist()] for numbers in (self.mean, self.std))
-        return f"Normalise(mean={mean}, std={std})"

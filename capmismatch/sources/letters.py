@@ -7,27 +7,23 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import nn
 
 from capmismatch._utils.files import hash_of, locked, replacing
 from capmismatch.data.datasets import Dataset, load_dataset
 from capmismatch.errors import BankError, InputError
 from capmismatch.sources.families import Teacher
 from capmismatch.training.loop import Recipe, fit
+from capmismatch.training.prepare import Normalise
 
 WIDTHS = (12, 24, 48, 96, 192, 384, 768, 1024)
 SPLIT = {"train": 2000, "val": 6000, "test": 12000}
 RECIPE = Recipe(epochs=40, batch_size=250)
-
-
-def prepare(inputs: Any) -> Tensor:
-    """The 16 features, 0 to 15, centred and scaled: (x - 7) / 3."""
-    return (torch.as_tensor(inputs).to(torch.float32) - 7) / 3
+PREPARE = Normalise([7.0], [3.0])  # of the 16 features, 0 to 15
 
 
 def build(width: int) -> nn.Module:
@@ -82,7 +78,7 @@ def load(
                     weights_hash=hash_of(recipe),
                     preprocessing="(x - 7) / 3",
                     module=_maker(width, seed, rows, home / f"mlp{width}-s{seed}-{hash_of(recipe)}.safetensors"),
-                    prepare=prepare,
+                    prepare=PREPARE,
                 )
             )
     return teachers, None
@@ -98,7 +94,7 @@ def _maker(width: int, seed: int, rows: Dataset, file: Path) -> Callable[[], nn.
                 views = torch.from_numpy(rows.inputs)[None]
                 # So small that a second thread only costs; and under torchrun each process comes here in its own time.
                 with one_thread():
-                    fit(network, views, torch.from_numpy(rows.labels), RECIPE, seed=seed, prepare=prepare, alone=True)
+                    fit(network, views, torch.from_numpy(rows.labels), RECIPE, seed=seed, prepare=PREPARE, alone=True)
                 with replacing(file) as temporary:
                     temporary.write_bytes(save(network.state_dict()))
             try:

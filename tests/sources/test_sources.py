@@ -23,7 +23,6 @@ from capmismatch.data.bank import LogitBank
 from capmismatch.data.datasets import load_dataset
 from capmismatch.errors import BankError, InputError
 from capmismatch.sources import letters
-from capmismatch.sources.checkpoint import Normalise
 from capmismatch.sources.collecting import collect
 from capmismatch.sources.families import load_family
 from capmismatch.sources.saved import looks_like_probabilities
@@ -249,17 +248,6 @@ def test_a_checkpoint_that_changed_since_is_not_collected_under_the_old_hash(tmp
     torch.save({key: value + 1 for key, value in build("net4").state_dict().items()}, file)  # the next epoch
     with pytest.raises(InputError, match=r"net4.pt has changed since the family was loaded"):
         family[0].logits(INPUTS)
-
-
-def test_normalise() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), dtype=np.uint8)
-    mean, std = np.array([0.1, 0.2, 0.3]), np.array([0.5, 0.6, 0.7])
-    wanted = ((images / 255 - mean) / std).transpose(0, 3, 1, 2)
-    np.testing.assert_allclose(Normalise(mean.tolist(), std.tolist())(images).numpy(), wanted, atol=1e-6)
-    features = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    np.testing.assert_array_equal(Normalise()(features).numpy(), features.astype(np.float32))
-    with pytest.raises(InputError, match=r"expected inputs of 3 channels, as mean and std have, got shape \(2, 4\)"):
-        Normalise([0.0] * 3, [1.0] * 3)(np.zeros((2, 4)))
 
 
 # --- saved logits ----------------------------------------------------------------------------------------------------

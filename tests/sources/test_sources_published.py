@@ -21,9 +21,9 @@ from capmismatch.data.bank import LogitBank
 from capmismatch.data.datasets import load_dataset
 from capmismatch.errors import InputError
 from capmismatch.sources._networks import PerImage, expand, find_file, hash_network, matching
-from capmismatch.sources.checkpoint import Normalise
 from capmismatch.sources.collecting import collect
 from capmismatch.sources.families import list_teachers, load_family
+from capmismatch.training.prepare import Normalise
 
 CLASSES = ("cat", "dog", "car")
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)

@@ -8,25 +8,20 @@ import importlib
 import importlib.util
 import re
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from capmismatch.architectures import count_parameters
 from capmismatch.errors import InputError
+from capmismatch.sources._weights import fit_weights, hash_file
 from capmismatch.sources.families import Teacher
 from capmismatch.training.prepare import Normalise
 
-WRAPPINGS = ("state_dict", "model_state_dict", "model", "net")
 _Build = Callable[[str, dict[str, Tensor]], nn.Module]  # of a checkpoint's stem and its weights
-PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
 
 
 def load(
@@ -53,7 +48,7 @@ def load(
             Teacher(
                 family=file.resolve().parent.name,
                 name=file.stem,
-                params=sum(p.numel() for p in network.parameters()),
+                params=count_parameters(network),
                 source=f"ckpt:{file.name}",
                 weights_hash=weights_hash,
                 preprocessing=repr(prepare),
@@ -69,87 +64,9 @@ def _by_number(name: str) -> list[str | int]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
-def hash_file(file: Path) -> str:
-    """SHA-256 of a checkpoint."""
-    try:
-        with open(file, "rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{file} is not a readable checkpoint: {error.strerror}") from None
-
-
 def _network(file: Path, build: _Build, weights_hash: str) -> nn.Module:
     what = f"the network that the builder made for {file.stem!r}"
     return fit_weights(partial(build, file.stem), file, weights_hash, what)
-
-
-def fit_weights(build: Callable[[dict[str, Tensor]], nn.Module], file: Path, weights_hash: str, what: str) -> nn.Module:
-    """Load a checkpoint, known by its hash, into the network that `build` makes for it.
-
-    `build` gets the state dict, for the sizes that it tells; keys or shapes that do not fit are listed.
-    """
-    weights = read_state_dict(file)
-    if hash_file(file) != weights_hash:  # a bank must not record one hash and hold another's logits
-        raise InputError(f"{file} has changed since the family was loaded: load the family again")
-    network = build(weights)
-    own = network.state_dict()
-    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    # Counters of batch norms came after many published checkpoints; nothing in eval mode reads them.
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    odd = [
-        f"{key} {tuple(weights[key].shape)}, expected {tuple(own[key].shape)}"
-        for key in sorted(own.keys() & weights.keys())
-        if own[key].shape != weights[key].shape
-    ]
-    if missing or extra or odd:
-        parts = [
-            f"{title}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
-            for title, names in (("missing", missing), ("unexpected", extra), ("of another shape", odd))
-            if names
-        ]
-        raise InputError(f"{file} does not fit {what}; {'; '.join(parts)}")
-    network.load_state_dict(weights, strict=False)
-    return network.eval()
-
-
-def read_state_dict(file: Path) -> dict[str, Tensor]:
-    """Weights of a checkpoint, unwrapped from what trainers put around them. Runs no code from the file."""
-    try:
-        if file.suffix == ".safetensors":
-            found: Any = load_file(file)
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of pickle protocols; what cannot be read is an error below
-                found = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"there is no file {file}") from None
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{file} is not a readable checkpoint: {error}") from None
-    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError ... on hostile or broken files
-        # Not torch's own text, which tells the reader how to run the code in the file.
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it asks for {asked[1]}" if asked else "it is damaged, or no checkpoint of torch.save"
-        raise InputError(
-            f"{file} cannot be read with weights only, and capmismatch never runs code from a checkpoint: {reason}. "
-            "Save its state_dict() instead."
-        ) from None
-    for wrapping in WRAPPINGS:
-        if isinstance(found, dict) and isinstance(found.get(wrapping), dict):
-            found = found[wrapping]
-            break
-    if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
-        what = f"keys {list(found)[:8]}" if isinstance(found, dict) else type(found).__name__
-        raise InputError(
-            f"{file} holds no state dict: expected a mapping from names to tensors, perhaps under one of "
-            f"{list(WRAPPINGS)}, got {what}"
-        )
-    return {_bare(str(key)): value for key, value in found.items()}
-
-
-def _bare(key: str) -> str:
-    while key.startswith(PREFIXES):
-        key = key.split(".", 1)[1]
-    return key
 
 
 def _builder(builder: str | Callable[[str], nn.Module], base: Path) -> _Build:

@@ -20,7 +20,8 @@ from torch import nn
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.datasets import load_dataset
 from capmismatch.errors import InputError
-from capmismatch.sources._networks import PerImage, expand, find_file, hash_network, matching
+from capmismatch.sources._networks import PerImage, expand, matching
+from capmismatch.sources._weights import find_file, hash_network
 from capmismatch.sources.collecting import collect
 from capmismatch.sources.families import list_teachers, load_family
 from capmismatch.training.prepare import Normalise

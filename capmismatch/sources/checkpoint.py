@@ -15,7 +15,7 @@ from types import ModuleType
 
 from torch import Tensor, nn
 
-from capmismatch.architectures import count_parameters
+from capmismatch.architectures import build_for, count_parameters
 from capmismatch.errors import InputError
 from capmismatch.sources._weights import fit_weights, hash_file
 from capmismatch.sources.families import Teacher
@@ -32,10 +32,31 @@ def load(
     std: Sequence[float] | None = None,
     base: str | Path = ".",
 ) -> tuple[list[Teacher], None]:
-    """The teachers whose checkpoints match `pattern`; each is built and loaded once here, so that errors come early."""
+    """Load the teachers whose checkpoints match; each is built and loaded once here, so that errors come early.
+
+    Parameters
+    ----------
+    pattern : str
+        Of files (.pt, .pth, .safetensors), with wildcards.
+    builder : str or callable
+        Makes the network of a checkpoint: a function of the file's stem, its name ``"module:function"``, or a
+        registered architecture ``"arch:NAME"`` where ``{stem}`` stands for the file's stem.
+    mean : sequence of float, optional
+        Subtracted from images in [0, 1], or from other inputs as they are; see
+        `capmismatch.training.prepare.Normalise`.
+    std : sequence of float, optional
+        What the difference is divided by.
+    base : str or Path
+        Folder that relative paths start from.
+
+    Returns
+    -------
+    tuple of list of Teacher, and None
+        The teachers; no data set comes with them.
+    """
     # Only the pattern has wildcards: a study may lie in a folder such as "runs[1]".
-    places = str(Path(glob.escape(str(base)), Path(pattern).expanduser()))
-    files = [Path(file) for file in sorted(glob.glob(places), key=_by_number)]
+    full_pattern = str(Path(glob.escape(str(base)), Path(pattern).expanduser()))
+    files = [Path(file) for file in sorted(glob.glob(full_pattern), key=_by_number)]
     if not files:
         raise InputError(f"no checkpoint matches {str(Path(base, pattern))!r}")
     build = _builder(builder, Path(base))
@@ -73,18 +94,16 @@ def _builder(builder: str | Callable[[str], nn.Module], base: Path) -> _Build:
     """From a checkpoint's stem and weights to a network: the user's function of the stem, or an architecture."""
     if callable(builder):
         return partial(_by_stem, builder)
-    place, _, rest = builder.partition(":")
-    if not rest:
+    module_name, _, name = builder.partition(":")
+    if not name:
         raise InputError(f"expected builder like 'module:function' or 'arch:NAME', got {builder!r}")
-    if place == "arch":
-        from capmismatch import architectures
-
-        return lambda stem, weights: architectures.build_for(rest.replace("{stem}", stem), weights)
-    module = _module(place, base.resolve())
-    function = getattr(module, rest, None)
+    if module_name == "arch":
+        return lambda stem, weights: build_for(name.replace("{stem}", stem), weights)
+    module = _module(module_name, base.resolve())
+    function = getattr(module, name, None)
     if not callable(function):
-        names = [name for name in vars(module) if callable(getattr(module, name)) and not name.startswith("_")]
-        raise InputError(f"module {place!r} has no function {rest!r}; it has {names}")
+        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise InputError(f"module {module_name!r} has no function {name!r}; it has {functions}")
     return partial(_by_stem, function)
 
 
@@ -95,13 +114,13 @@ def _by_stem(function: Callable[[str], nn.Module], stem: str, weights: dict[str,
     return network
 
 
-def _module(place: str, base: Path) -> ModuleType:
+def _module(module_name: str, base: Path) -> ModuleType:
     """A module beside the study file, as it is now, or else an installed one."""
-    beside = base / f"{place}.py"
-    sys.path.insert(0, str(base))  # what that module imports may lie beside it too
+    beside = base / f"{module_name}.py"
+    sys.path.insert(0, str(base))  # the module may import others beside it
     try:
         if not beside.exists():
-            return importlib.import_module(place)
+            return importlib.import_module(module_name)
         # Not by `import`: two studies may each have a "models.py", and a cell may be run again after an edit.
         name = f"capmismatch_builder_{hashlib.sha256(str(beside).encode()).hexdigest()[:16]}"
         spec = importlib.util.spec_from_file_location(name, beside)
@@ -111,6 +130,8 @@ def _module(place: str, base: Path) -> ModuleType:
         spec.loader.exec_module(module)
         return module
     except ImportError as error:
-        raise InputError(f"cannot import the builder's module {place!r} (looked in {base} too): {error}") from None
+        raise InputError(
+            f"cannot import the builder's module {module_name!r} (looked in {base} too): {error}"
+        ) from None
     finally:
         sys.path.remove(str(base))

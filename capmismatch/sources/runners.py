@@ -28,6 +28,17 @@ BY_POSITION = ". If they stand in the data set's order whatever they are called,
 class Passes:
     """How forward passes are made; what may change the numbers is recorded with the logits.
 
+    Parameters
+    ----------
+    batch_size : int
+        Rows per pass.
+    device : str
+        Where the network runs.
+    autocast : str or None
+        "bfloat16" or "float16": half precision where torch considers it safe.
+    channels_last : bool
+        Whether images lie in memory channel by channel.
+
     Examples
     --------
     >>> Passes().recorded, Passes(autocast="bfloat16", channels_last=True).recorded
@@ -75,7 +86,7 @@ def columns_of(teacher: Teacher, dataset: Dataset) -> NDArray[np.int64] | None:
 
 
 def options_of(teacher: Teacher, dataset: Dataset, passes: Passes) -> str:
-    """All that decides the logits of these weights and this preprocessing besides, in words; "" for plain passes."""
+    """What else decides the logits, given weights and preprocessing, in words; "" for plain passes."""
     if teacher.saved is not None:
         return ""
     columns = columns_of(teacher, dataset)

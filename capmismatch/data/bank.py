@@ -159,8 +159,8 @@ class LogitBank:
 
     def _verify(self, record: TeacherRecord) -> None:
         if record.sha256 and hash_logits(self._stored[record.key], self._step(1)) != record.sha256:
-            place = record.key if self.path is None else self.path / record.key / "logits.safetensors"
-            raise BankError(f"{place} is damaged: its logits do not match the hash stored with them")
+            file = record.key if self.path is None else self.path / record.key / "logits.safetensors"
+            raise BankError(f"{file} is damaged: its logits do not match the hash stored with them")
         self._verified.add(record.key)
 
     def _step(self, teachers: int) -> int:
@@ -303,7 +303,7 @@ class LogitBank:
 
     def _repr_html_(self) -> str:
         head = escape(repr(self).split("\n", 1)[0])
-        place = "in memory" if self.path is None else f"in {self.path}, {_bytes(self._stored.values())}"
+        where = "in memory" if self.path is None else f"in {self.path}, {_bytes(self._stored.values())}"
         table = self.table().to_html(
             index=False,
             escape=True,
@@ -311,7 +311,7 @@ class LogitBank:
             na_rep="",
             formatters={"params": _thousands, "macs": _thousands, "accuracy": "{:.4f}".format},
         )
-        return f"<p><b>{head}</b><br>{escape(place)}</p>{table}"
+        return f"<p><b>{head}</b><br>{escape(where)}</p>{table}"
 
 
 def _thousands(value: Any) -> str:

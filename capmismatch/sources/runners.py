@@ -121,19 +121,19 @@ class NetworkRunner:
     def __call__(self, low: int, high: int) -> NDArray[Any]:
         """Logits of the rows from `low` up to `high`."""
         step = self.passes.batch_size
-        _ = self.network  # first: a network that is trained as it is made needs gradients
+        _ = self.network  # made before inference mode: a network that is trained when it is made needs gradients
         with torch.inference_mode(), self.passes.precision():
-            parts = [
+            batches = [
                 self._batch(self.dataset.inputs[start : min(start + step, high)]) for start in range(low, high, step)
             ]
-        whole = np.concatenate(parts)
-        if self.columns is None or whole.ndim != 2:
-            return whole
-        if whole.shape[1] != self.outputs:
+        logits = np.concatenate(batches)
+        if self.columns is None or logits.ndim != 2:
+            return logits
+        if logits.shape[1] != self.outputs:
             raise InputError(
-                f"expected {self.outputs} logits, as many as teacher {self.key} names classes, got {whole.shape[1]}"
+                f"expected {self.outputs} logits, as many as teacher {self.key} names classes, got {logits.shape[1]}"
             )
-        return np.ascontiguousarray(whole[:, self.columns])
+        return np.ascontiguousarray(logits[:, self.columns])
 
     def _batch(self, raw: Any) -> NDArray[np.float32]:
         batch = self.prepare(raw).to(self.device)

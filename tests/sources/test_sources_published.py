@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from hostile import Trap
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
@@ -43,14 +43,6 @@ def write_images(folder: Path, sizes: tuple[tuple[int, int], ...] = ((40, 50), (
 def run(network: nn.Module, batch: torch.Tensor) -> np.ndarray[Any, Any]:
     with torch.inference_mode():
         return network.eval()(batch).numpy()
-
-
-class Trap:
-    def __init__(self, place: Path) -> None:
-        self.place = place
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.place),)
 
 
 # --- torchvision -----------------------------------------------------------------------------------------------------

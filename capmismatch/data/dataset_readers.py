@@ -243,44 +243,52 @@ HF_SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val"
 def read_huggingface(address: str, base: Path) -> RawDataset:
     """Read ``OWNER/NAME`` or a folder, with ``#SPLIT`` for one split; without it all that are train, val or test."""
     place, _, split = address.partition("#")
-    library = need("datasets", "huggingface", f"hf:{address}")
-    tables = _load_tables(library, address, Path(base, Path(place).expanduser()), place)
-    if not isinstance(tables, library.DatasetDict):
+    need("datasets", "huggingface", f"hf:{address}")
+    import datasets
+
+    tables = _load_tables(address, Path(base, Path(place).expanduser()), place)
+    if not isinstance(tables, datasets.DatasetDict):
         if split:
             raise InputError(f"'hf:{place}' has no splits to choose {split!r} from")
-        return _read_table(library, tables, address)
+        return _read_table(tables, address)
     if split:
         must_be_one_of(split, tables, f"split of 'hf:{place}'")
-        return _read_table(library, tables[split], address)
-    return _read_splits(library, tables, address)
+        return _read_table(tables[split], address)
+    return _read_splits(tables, address)
 
 
-def _load_tables(library: Any, address: str, path: Path, place: str) -> Any:
+def _load_tables(address: str, path: Path, place: str) -> Any:
     """One table, or a mapping from splits to tables: from disk where they lie at `path`, else from the hub."""
+    import datasets
+
     try:
         if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
-            return library.load_from_disk(str(path))
-        return library.load_dataset(str(path) if path.is_dir() else place)
+            return datasets.load_from_disk(str(path))
+        return datasets.load_dataset(str(path) if path.is_dir() else place)
     except Exception as error:  # of the library, of the file formats and of the network
         raise InputError(f"cannot read the data set 'hf:{address}': {type(error).__name__}: {error}") from None
 
 
-def _read_splits(library: Any, tables: Any, address: str) -> RawDataset:
+def _read_splits(tables: Any, address: str) -> RawDataset:
     """All tables named as a split, one after the other."""
+    import datasets
+
     names = [name for name in tables if name in HF_SPLITS]
     if not names:
         raise InputError(f"expected a split named as one of {list(HF_SPLITS)} in 'hf:{address}', got {list(tables)}")
     counts = [len(tables[name]) for name in names]
-    joined = _read_table(library, library.concatenate_datasets([tables[name] for name in names]), address)
+    joined = _read_table(datasets.concatenate_datasets([tables[name] for name in names]), address)
     return replace(
         joined, ids=_ids_by_part(names, counts), split=np.repeat([HF_SPLITS[name] for name in names], counts)
     )
 
 
-def _read_table(library: Any, table: Any, address: str) -> RawDataset:
+def _read_table(table: Any, address: str) -> RawDataset:
     """The one image column and the one class column of a table."""
-    image_column = _only_column(table, library.Image, address)
-    label_column = _only_column(table, library.ClassLabel, address)
+    import datasets
+
+    image_column = _only_column(table, datasets.Image, address)
+    label_column = _only_column(table, datasets.ClassLabel, address)
     names = list(table.features[label_column].names)
     shown_name = re.split(r"[/#]", address)[-1] or address
     return RawDataset(

@@ -42,8 +42,7 @@ def load(
         Makes the network of a checkpoint: a function of the file's stem, its name ``"module:function"``, or a
         registered architecture ``"arch:NAME"`` where ``{stem}`` stands for the file's stem.
     mean : sequence of float, optional
-        Subtracted from images in [0, 1], or from other inputs as they are; see
-        `capmismatch.training.prepare.Normalise`.
+        Subtracted from images in [0, 1], or from other inputs as they are: one number per channel, or one for all.
     std : sequence of float, optional
         What the difference is divided by.
     base : str or Path

@@ -25,10 +25,10 @@ from _table import show
 
 from capmismatch import architectures
 from capmismatch.data.datasets import Dataset
-from capmismatch.data.records import make_rows
-from capmismatch.sources.checkpoint import Normalise
+from capmismatch.data.rows import make_rows
 from capmismatch.sources.collecting import collect
 from capmismatch.sources.families import Family, Teacher
+from capmismatch.training.prepare import Normalise
 
 THREADS = 1
 BATCH = 256
@@ -38,7 +38,7 @@ MEMORY = """
 import sys, tempfile
 import numpy as np, torch
 from torch import nn
-from capmismatch.data.records import make_rows
+from capmismatch.data.rows import make_rows
 from capmismatch.sources.collecting import collect
 from capmismatch.data.datasets import Dataset
 from capmismatch.sources.families import Family, Teacher

@@ -11,7 +11,7 @@ from .data.bank import LogitBank as LogitBank
 from .data.bank import bank_from_arrays as bank_from_arrays
 from .data.datasets import Dataset as Dataset
 from .data.datasets import load_dataset as load_dataset
-from .data.records import make_rows as make_rows
+from .data.rows import make_rows as make_rows
 from .data.views import Views as Views
 from .diagnostics.dark_knowledge import dark_knowledge as dark_knowledge
 from .diagnostics.tables import affinity as affinity

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter, validators
 
 from capmismatch._utils.commands import command
-from capmismatch._utils.heap import keep_freed_memory
-from capmismatch._utils.machine import usable_cores
+from capmismatch._utils.machine import keep_freed_memory, usable_cores
 from capmismatch._version import __version__
 from capmismatch.errors import CapmismatchError, InputError
 

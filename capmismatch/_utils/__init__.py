@@ -1,1 +1,1 @@
-"""What every room needs: files and locks, optional packages, words, TOML, the machine, torchrun."""
+"""What every room uses: files and locks, optional packages, phrases, TOML, the machine, torchrun."""

@@ -1,4 +1,4 @@
-"""What to type: the commands that messages tell to run."""
+"""The commands that messages tell the user to run."""
 
 from __future__ import annotations
 
@@ -7,23 +7,34 @@ from pathlib import Path
 
 
 def command(verb: str, file: Path, folder: Path | None = None) -> str:
-    """The command of a study's stage, to be typed where one is.
+    """The shell command of one stage of a study, as it is typed in the current folder.
 
     Parameters
     ----------
-    verb : the command's name
-    file : the study file
-    folder : the study's folder, where it is not the file's
+    verb : str
+        Name of the stage, such as "collect".
+    file : Path
+        The study file.
+    folder : Path, optional
+        The study's folder, where that is not the file's.
+
+    Returns
+    -------
+    str
+        With quotes where the shell needs them.
 
     Examples
     --------
     >>> command("collect", Path("study.toml"), Path("elsewhere"))
     'capmismatch collect study.toml --folder elsewhere'
     """
-    where = [] if folder is None or folder.resolve() == file.resolve().parent else ["--folder", _from_here(folder)]
-    return shlex.join(["capmismatch", verb, _from_here(file), *where])
+    words = ["capmismatch", verb, _from_here(file)]
+    if folder is not None and folder.resolve() != file.resolve().parent:
+        words += ["--folder", _from_here(folder)]
+    return shlex.join(words)
 
 
 def _from_here(path: Path) -> str:
+    """A path relative to the current folder where it lies below it, else absolute."""
     path, here = path.resolve(), Path.cwd().resolve()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

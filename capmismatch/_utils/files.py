@@ -45,10 +45,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(written.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 is for secrets; these are results to share
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's mode 0600 is for secrets; these are results to share
         os.replace(temporary, target)
     except OSError as error:
-        raise CapmismatchError(f"cannot write {target}: {error}; what was there before is as it was") from error
+        raise CapmismatchError(f"cannot write {target}: {error}; what was there before is unchanged") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -65,10 +65,10 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def locked(path: str | os.PathLike[str], wait: bool = True) -> Iterator[bool]:
-    """Hold the lock file `path` inside the block; another process waits, or, without `wait`, is given False.
+    """Hold the lock file `path` inside the block; another process waits, or gets False without `wait`.
 
-    A process that dies lets go of it. It is `flock`'s lock, which on NFS is one of the server's: machines that share
-    a file system exclude each other as well.
+    The lock ends with its process. It is `flock`'s, which on NFS the server holds: machines that share a file system
+    exclude each other as well.
     """
     make_folder(Path(path).parent)
     lock = FileLock(path)
@@ -85,7 +85,7 @@ def locked(path: str | os.PathLike[str], wait: bool = True) -> Iterator[bool]:
 
 
 def is_locked(path: str | os.PathLike[str]) -> bool:
-    """Whether anybody holds a lock file."""
+    """Whether any process holds a lock file."""
     if not Path(path).exists():
         return False
     with locked(path, wait=False) as held:
@@ -93,7 +93,7 @@ def is_locked(path: str | os.PathLike[str]) -> bool:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what a process left that was killed while it wrote in a folder; only for who holds the folder's lock."""
+    """Remove what a killed process was writing in a folder; only the holder of the folder's lock may call this."""
     for file in folder.glob(f"{TEMPORARY}*"):
         file.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""From a TOML table to a dataclass, with errors that name the key, the place and the choices."""
+"""From a TOML table to a dataclass, with errors that name the key, where it stands, and the choices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,26 @@ T = TypeVar("T")
 
 
 def parse(kind: type[T], table: Mapping[str, Any], place: str) -> T:
-    """Build `kind` from a table whose keys are its fields.
+    """Build a dataclass from a table whose keys are its fields.
+
+    Parameters
+    ----------
+    kind : type
+        The dataclass.
+    table : mapping of str to Any
+        As `tomllib` reads it.
+    place : str
+        Where the table stands, for messages.
+
+    Returns
+    -------
+    T
+        An instance of `kind`.
+
+    Raises
+    ------
+    InputError
+        Where a key is unknown or missing, or a value has another type than its field.
 
     Examples
     --------
@@ -28,47 +47,59 @@ def parse(kind: type[T], table: Mapping[str, Any], place: str) -> T:
     if not isinstance(table, Mapping):
         raise InputError(f"expected a table at {place}, got {table!r}")
     hints = typing.get_type_hints(kind)
-    names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key in table:
-        must_be_one_of(key, names, f"key in {place}")
-    required = [
-        f.name
-        for f in dataclasses.fields(kind)  # type: ignore[arg-type]
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in table
-    ]
-    if required:
-        raise InputError(f"{place} lacks the key {required[0]!r}")
+        must_be_one_of(key, fields, f"key in {place}")
+    missing = next((name for name, field in fields.items() if name not in table and _is_required(field)), None)
+    if missing is not None:
+        raise InputError(f"{place} lacks the key {missing!r}")
     values = {key: _value(hints[key], value, f"{place}, key {key!r}") for key, value in table.items()}
     try:
         return kind(**values)
-    except InputError as error:  # from its own checks, which don't know the place
+    except InputError as error:  # from the dataclass's own checks, which do not know where the table stands
         raise InputError(f"{place}: {error}") from None
 
 
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
 def _value(hint: Any, value: Any, place: str) -> Any:
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    """A value as the type hint of its field wants it."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        fitting = [choice for choice in inner if choice is not type(None)]
-        for choice in fitting[:-1]:
-            try:
-                return _value(choice, value, place)
-            except InputError:
-                continue
-        return _value(fitting[-1], value, place)
+        return _first_that_fits([choice for choice in arguments if choice is not types.NoneType], value, place)
     if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise InputError(f"expected a list at {place}, got {value!r}")
-        return tuple(_value(inner[0], item, f"{place}, item {i}") for i, item in enumerate(value))
+        _check_is(value, list | tuple, "a list", place)
+        return tuple(_value(arguments[0], item, f"{place}, item {i}") for i, item in enumerate(value))
     if origin is dict:
-        if not isinstance(value, Mapping):
-            raise InputError(f"expected a table at {place}, got {value!r}")
-        return {str(key): _value(inner[1], item, f"{place}.{key}") for key, item in value.items()}
+        _check_is(value, Mapping, "a table", place)
+        return {str(key): _value(arguments[1], item, f"{place}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(hint):
         return parse(hint, value, place)  # type: ignore[arg-type]
-    if hint is Any:
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    return value if hint is Any else _plain(hint, value, place)
+
+
+def _first_that_fits(choices: list[Any], value: Any, place: str) -> Any:
+    """A value of the first type that takes it; the error is that of the last."""
+    for choice in choices[:-1]:
+        try:
+            return _value(choice, value, place)
+        except InputError:
+            continue
+    return _value(choices[-1], value, place)
+
+
+def _plain(kind: type, value: Any, place: str) -> Any:
+    """A number, string or truth value; whole numbers are taken as floats where a float is wanted."""
+    if isinstance(value, bool) and kind is not bool:  # Python's bool is an int
+        raise InputError(f"expected {kind.__name__} at {place}, got {value!r}")
+    if kind is float and isinstance(value, int):
         return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise InputError(f"expected {hint.__name__} at {place}, got {value!r}")
+    _check_is(value, kind, kind.__name__, place)
     return value
+
+
+def _check_is(value: Any, kind: Any, expected: str, place: str) -> None:
+    if not isinstance(value, kind):
+        raise InputError(f"expected {expected} at {place}, got {value!r}")

@@ -1,79 +1,94 @@
-"""Several processes at one bank, as ``torchrun`` starts them: who does which shard, and waiting for each other."""
+"""The processes that ``torchrun`` starts: how they share work, wait for each other, and pass errors on."""
 
 from __future__ import annotations
 
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any
 
+from capmismatch._utils.files import locked
 from capmismatch.errors import CapmismatchError
 
-# A worker may wait for another's whole shard of a large network; one that has died is torchrun's to notice.
-PATIENCE = timedelta(days=7)
-_times = itertools.count()
+# A worker may wait while another computes a shard of a large network; torchrun itself ends a group with a dead worker.
+TIMEOUT = timedelta(days=7)
+_group_numbers = itertools.count()
 
 
 class ProcessGroup:
-    """The processes that collect together; alone, every method is as simple as it can be.
+    """Processes that work together; with one process every method just calls the function it is given.
 
-    Attributes
+    Parameters
     ----------
-    rank, size : this process's number among how many
+    rank : int
+        Number of this process, in [0, size).
+    size : int
+        How many processes there are.
+    group : torch.distributed.ProcessGroup, optional
+        Through which they exchange Python objects; None takes torch's default group.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, group: Any = None) -> None:
         self.rank, self.size, self.group = rank, size, group
 
     def share(self, count: int) -> range:
-        """The shards of this process: every one is somebody's, and nobody's twice."""
+        """The numbers below `count` that are this process's work; each number is the work of exactly one process."""
         return range(self.rank, count, self.size)
 
     def on_rank_zero(self, run: Callable[[], Any]) -> Any:
-        """Let the first process run something, and give its answer to all; all raise if it fails."""
+        """Let the first process call a function, and give its answer to all; all raise if it fails."""
         answers = self.on_all_ranks(run if self.rank == 0 else lambda: None)
         return answers[0]
 
     def on_all_ranks(self, run: Callable[[], Any]) -> list[Any]:
-        """Run something in every process and wait for all: the answers by rank; all raise if one fails."""
+        """Call a function in every process and wait for all: the answers by rank; all raise if one fails."""
         if self.size == 1:
             return [run()]
         import torch.distributed as dist
 
-        answer, failed = None, None
+        answer, error_here = None, None
         try:
             answer = run()
-        except Exception as error:  # told to the others, which would wait for ever
-            failed = error
-        told: list[Any] = [None] * self.size
-        reason = None if failed is None else f"{type(failed).__name__}: {failed}"
-        dist.all_gather_object(told, (answer, reason), self.group)
-        if failed is not None:
-            raise failed
-        broken = next((rank for rank, (_, reason) in enumerate(told) if reason is not None), None)
-        if broken is not None:
-            raise CapmismatchError(f"worker {broken} of {self.size} failed: {told[broken][1]}")
-        return [answer for answer, _ in told]
+        except Exception as error:  # the other processes must hear of it, or they would wait for ever
+            error_here = error
+        message = None if error_here is None else f"{type(error_here).__name__}: {error_here}"
+        outcomes: list[Any] = [None] * self.size
+        dist.all_gather_object(outcomes, (answer, message), self.group)
+        if error_here is not None:
+            raise error_here
+        for rank, (_, message) in enumerate(outcomes):
+            if message is not None:
+                raise CapmismatchError(f"worker {rank} of {self.size} failed: {message}")
+        return [answer for answer, _ in outcomes]
+
+    @contextmanager
+    def lock_on_rank_zero(self, path: str | os.PathLike[str]) -> Iterator[None]:
+        """Let the first process hold a lock file inside the block; the others wait until it does."""
+        with ExitStack() as locks:
+            self.on_rank_zero(lambda: bool(locks.enter_context(locked(path))))
+            yield
 
 
 @contextmanager
 def process_group() -> Iterator[ProcessGroup]:
-    """The processes of this run: those of ``torchrun``, or of a process group that is there already; else one."""
+    """The processes of this run: those of ``torchrun`` or of an initialised process group; else this one alone."""
     import torch.distributed as dist
 
     if not dist.is_available() or not (dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) > 1):
         yield ProcessGroup()
         return
-    mine = not dist.is_initialized()
-    if mine:
-        store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
-        # Names of its own for each time: those of a group that is gone would lead to its closed connections.
-        own = dist.PrefixStore(f"capmismatch-{next(_times)}", store)
-        dist.init_process_group("gloo", store=own, rank=rank, world_size=size, timeout=PATIENCE)
-    # A group of its own: the caller's may be NCCL's, which has no place for Python objects on the CPU.
-    group = None if mine else dist.new_group(backend="gloo", timeout=PATIENCE)
+    initialized_before = dist.is_initialized()
+    group = None
+    if initialized_before:
+        # Another group: the caller's may be NCCL's, which cannot exchange Python objects on the CPU.
+        group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    else:
+        store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+        # Another prefix for each group: with the names of an earlier one, workers would find its closed connections.
+        prefixed = dist.PrefixStore(f"capmismatch-{next(_group_numbers)}", store)
+        dist.init_process_group("gloo", store=prefixed, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
         yield ProcessGroup(dist.get_rank(), dist.get_world_size(), group)
     finally:

@@ -56,12 +56,20 @@ class CifarResNet(nn.Module):
 
     Parameters
     ----------
-    depth : 6n+2, n blocks a stage
-    num_classes, in_channels : output columns and input channels
-    stem : width of the first convolution
-    shortcut : makes a block's shortcut from (inputs, outputs, stride)
-    relu_after_block : whether each block ends in a ReLU; if not, each stage does
-    pool : side of the average pooling before the linear layer (inputs of 32x32); None pools everything
+    depth : int
+        6n+2, with n blocks per stage.
+    num_classes : int
+        Output columns.
+    in_channels : int
+        Input channels.
+    stem : int
+        Width of the first convolution.
+    shortcut : callable
+        Makes a block's shortcut from (inputs, outputs, stride).
+    relu_after_block : bool
+        Whether each block ends in a ReLU; if not, each stage does.
+    pool : int or None
+        Side of the average pooling before the linear layer (inputs of 32x32); None pools everything.
     """
 
     layer1: nn.Module

@@ -14,6 +14,20 @@ from torch.utils.flop_counter import FlopCounterMode
 def count_parameters(model: nn.Module) -> int:
     """Count the parameters, trainable or frozen: shared weights once, buffers (such as running means) not at all.
 
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any network; it may lie on the meta device.
+
+    Returns
+    -------
+    int
+        How many numbers training fits.
+
+    See Also
+    --------
+    count_macs : count its multiply-accumulates.
+
     Examples
     --------
     >>> count_parameters(nn.Linear(3, 2))
@@ -31,8 +45,19 @@ def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
 
     Parameters
     ----------
-    model : takes one tensor with a leading batch axis
-    input_shape : of one example, without the batch axis, such as ``(3, 32, 32)``
+    model : torch.nn.Module
+        Takes one tensor with a leading batch axis.
+    input_shape : tuple of int
+        Of one example, without the batch axis, such as ``(3, 32, 32)``.
+
+    Returns
+    -------
+    int
+        Multiply-accumulates for one example.
+
+    See Also
+    --------
+    count_parameters : count its parameters.
 
     Examples
     --------

@@ -76,15 +76,28 @@ def register(
 
     Parameters
     ----------
-    template : a plain name, or one with fields: ``{depth}`` stands for a number, ``{widths:x}`` for numbers joined by
-        "x" (handed over as a tuple). The function gets `num_classes`, `in_channels` (if it takes it), the fields and
-        the options given to `build`, all by keyword.
-    listed : for a template, the members that `names` lists
-    example : options with which `names` sizes those members, where the function needs some
+    template : str
+        A plain name, or one with fields: ``{depth}`` stands for a number, ``{widths:x}`` for numbers joined by "x"
+        (passed as a tuple). The function gets `num_classes`, `in_channels` (if it takes it), the fields and the options
+        of `build`, all by keyword.
+    listed : tuple of str
+        For a template, the members that `names` lists.
+    example : mapping of str to Any, optional
+        Options with which `names` sizes those members, where the function needs some.
+
+    Returns
+    -------
+    callable
+        A decorator, which returns the function unchanged.
 
     Raises
     ------
-    InputError : where another function has taken the name
+    InputError
+        Where another function has taken the name.
+
+    See Also
+    --------
+    build : build a registered architecture.
 
     Examples
     --------
@@ -99,7 +112,7 @@ def register(
     def decorate(builder: Builder) -> Builder:
         has_fields = any(name for _, name, _, _ in string.Formatter().parse(template))
         kind = _Kind(template, builder, listed if has_fields else (template,), example or {})
-        # A notebook cell that is run again defines the same function anew: it takes its own place.
+        # A notebook cell that is run again defines the same function again: the new one replaces the old one.
         _KINDS[:] = [
             other for other in _KINDS if (other.template, _origin(other.builder)) != (template, _origin(builder))
         ]
@@ -121,20 +134,31 @@ def build(name: str, num_classes: int = 10, in_channels: int = 3, **options: Any
 
     Parameters
     ----------
-    name : one of `names`, or another member of its kind (``wrn-22-3``); case, and "-" against "_", do not matter
-    num_classes : columns of the output
-    in_channels : channels of the input images (MLPs have `in_features` instead)
-    options : what the architecture takes beyond these, such as `in_features`
+    name : str
+        One of `names`, or another member of its kind (``wrn-22-3``); case, and "-" against "_", do not matter.
+    num_classes : int
+        Columns of the output.
+    in_channels : int
+        Channels of the input images (MLPs have `in_features` instead).
+    **options : Any
+        What the architecture takes beyond these, such as `in_features`.
 
     Returns
     -------
-    A module from inputs (N, in_channels, H, W) to logits (N, num_classes), in training mode, initialised from torch's
-    random state (so deterministic under ``torch.manual_seed``).
+    torch.nn.Module
+        From inputs (N, in_channels, H, W) to logits (N, num_classes), in training mode, initialised from torch's random
+        state (so deterministic under ``torch.manual_seed``).
 
     Raises
     ------
-    InputError : for a name that no architecture has (lists the nearest), numbers that the architecture does not have,
-        and options that are missing or unknown
+    InputError
+        For a name that no architecture has (lists the nearest), numbers that the architecture does not have, and
+        options that are missing or unknown.
+
+    See Also
+    --------
+    build_for : build it with the sizes of a state dict.
+    names : list the names.
 
     Examples
     --------
@@ -155,9 +179,20 @@ def build_for(name: str, weights: Mapping[str, Tensor]) -> nn.Module:
 
     Parameters
     ----------
-    name : as in `build`
-    weights : a state dict; its first and last tensors, by the architecture's own order, tell the sizes. Where it lacks
-        them, the defaults of `build` stand: loading it will then say what does not fit.
+    name : str
+        As in `build`.
+    weights : mapping of str to torch.Tensor
+        A state dict; the architecture's first and last tensors show the sizes. Where it lacks them, the defaults of
+        `build` hold: loading it then reports what does not fit.
+
+    Returns
+    -------
+    torch.nn.Module
+        The network with fresh weights; `weights` are not loaded.
+
+    See Also
+    --------
+    build : build it with given sizes.
 
     Examples
     --------
@@ -182,11 +217,22 @@ def names(pattern: str = "*") -> list[str]:
 
     Parameters
     ----------
-    pattern : wildcards as in a shell, such as ``"wrn*"``
+    pattern : str
+        Wildcards as in a shell, such as ``"wrn*"``.
+
+    Returns
+    -------
+    list of str
+        The names that match.
 
     Raises
     ------
-    InputError : where nothing matches
+    InputError
+        Where nothing matches.
+
+    See Also
+    --------
+    build : build one of them.
 
     Examples
     --------
@@ -194,10 +240,10 @@ def names(pattern: str = "*") -> list[str]:
     ['wrn-16-2', 'wrn-28-2', 'wrn-40-2']
     """
     key = _normalise(pattern)
-    found = [(kind, name) for kind in _KINDS for name in kind.listed if fnmatchcase(_normalise(name), key)]
-    if not found:
+    matches = [name for kind in _KINDS for name in kind.listed if fnmatchcase(_normalise(name), key)]
+    if not matches:
         raise InputError(f"no architecture matches {pattern!r}; the kinds are {_kinds()}")
-    return [name for _, name in sorted(found, key=lambda pair: (_size(pair[1]), pair[1]))]
+    return sorted(matches, key=lambda name: (_size(name), name))
 
 
 def check_depth(depth: int, step: int, rest: int, name: str) -> int:
@@ -211,9 +257,7 @@ def check_depth(depth: int, step: int, rest: int, name: str) -> int:
 
 @functools.cache
 def _size(name: str) -> float:
-    found = _find(name)
-    assert found is not None  # only listed names come here
-    kind, fields = found
+    kind, fields = _known(name)
     try:
         with torch.device("meta"):  # shapes only: no memory, no random numbers drawn
             model = kind.build(name, fields, {"num_classes": 10, "in_channels": 3, **kind.example})
@@ -233,9 +277,9 @@ def _kinds() -> str:
 
 
 def _known(name: str) -> tuple[_Kind, dict[str, Any]]:
-    found = _find(name)
-    if found is not None:
-        return found
+    match = _find(name)
+    if match is not None:
+        return match
     by_key = {_normalise(member): member for kind in _KINDS for member in kind.listed}
     near = [by_key[key] for key in difflib.get_close_matches(_normalise(name), by_key, n=5, cutoff=0.4)]
     hint = f"near it: {near}; " if near else ""

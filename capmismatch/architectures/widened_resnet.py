@@ -43,8 +43,8 @@ class WidenedResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(inputs)
         for index, (base, stride) in enumerate(((16, 1), (32, 2), (64, 2)), start=1):
             outputs = base * width
-            others = (_Block(outputs, outputs, 1) for _ in range(n - 1))
-            setattr(self, f"layer{index}", nn.Sequential(_Block(inputs, outputs, stride), *others))
+            further = (_Block(outputs, outputs, 1) for _ in range(n - 1))
+            setattr(self, f"layer{index}", nn.Sequential(_Block(inputs, outputs, stride), *further))
             inputs = outputs
         self.fc = nn.Linear(inputs, num_classes)
         he_init(self)

@@ -1,17 +1,17 @@
-"""The logit bank: what every teacher said about every example, kept on disk.
+"""The logit bank: every teacher's logits on every example, kept on disk.
 
 ::
 
     bank/
       bank.json                          schema version, data set's name, fingerprint and class names
-      rows.parquet                       one row an example: id, label, split
+      rows.parquet                       one row per example: id, label, split
       <family>/<teacher>[-s<seed>]/
         logits.safetensors               (N, C) logits; its header says where they come from
         shard-00000.safetensors ...      while it is being collected
 
 Rows are keyed by example id. Logits are stored, never probabilities: half-precision probabilities tie. A teacher's
 bytes are compared with their hash when they are first read, so a damaged file is an error, never a wrong number.
-Nothing here knows of torch modules; `capmismatch.sources.collecting` fills a bank from a family.
+Nothing here imports torch; `capmismatch.sources.collecting` fills a bank from a family.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from capmismatch._utils.optional import need
 from capmismatch.data.bank_files import hash_logits, open_logits, read_rows
-from capmismatch.data.records import SPLITS, Rows, TeacherRecord, check_logits, make_rows, stratified_order, teacher_key
+from capmismatch.data.records import TeacherRecord, teacher_key
+from capmismatch.data.rows import SPLITS, Rows, check_logits, make_rows, stratified_order
 from capmismatch.errors import BankError, InputError, must_be_one_of
 
 if TYPE_CHECKING:
@@ -51,6 +52,30 @@ CHUNK_BYTES = 32 << 20  # how much of a bank is read at a time: memory stays bou
 class LogitBank:
     """Logits of many teachers on the same examples; open one with ``LogitBank(path)`` or make one with `collect`.
 
+    Parameters
+    ----------
+    path : str or Path
+        Folder of the bank.
+
+    Attributes
+    ----------
+    path : Path or None
+        Folder of the bank; None for one in memory.
+    rows : Rows
+        Labels, ids, splits and class names of the examples.
+    teachers : list of TeacherRecord
+        What is known of each teacher, smallest first within a family.
+
+    Raises
+    ------
+    BankError
+        Where the folder holds no bank, or a file of it is damaged or does not belong to it.
+
+    See Also
+    --------
+    bank_from_arrays : make a bank in memory.
+    capmismatch.collect : run the teachers of a family and store their logits.
+
     Examples
     --------
     >>> import numpy as np
@@ -61,9 +86,9 @@ class LogitBank:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path: Path | None = Path(path)
-        found = sorted(self.path.glob("*/*/logits.safetensors"))
+        files = sorted(self.path.glob("*/*/logits.safetensors"))
         rows = read_rows(self.path)
-        self._fill(rows, [open_logits(file, rows) for file in found])
+        self._fill(rows, [open_logits(file, rows) for file in files])
 
     def _fill(self, rows: Rows, opened: Iterable[tuple[TeacherRecord, Any]]) -> None:
         self.rows = rows
@@ -91,11 +116,7 @@ class LogitBank:
 
     def select(self, split: str | None) -> NDArray[np.int64]:
         """Row numbers of a split, or of all rows with None."""
-        if split is None:
-            return np.arange(len(self.rows.labels))
-        present = [name for name in SPLITS if (self.rows.split == name).any()]
-        must_be_one_of(split, present, "split")
-        return np.flatnonzero(self.rows.split == split)
+        return self.rows.select(split)
 
     def labels(self, split: str | None = None) -> NDArray[np.int64]:
         """(n,) labels of a split."""
@@ -103,7 +124,7 @@ class LogitBank:
 
     def logits(self, key: str, split: str | None = None) -> NDArray[Any]:
         """(n, C) logits of one teacher on a split, in the stored precision; all of it in memory."""
-        return np.concatenate([part for part, _ in self.chunks(key, split)])
+        return np.concatenate([logits for logits, _ in self.chunks(key, split)])
 
     def row(self, key: str, row: int) -> NDArray[Any]:
         """(C,) logits of one example, by its row in the bank."""
@@ -111,14 +132,14 @@ class LogitBank:
 
     def take(self, key: str, rows: NDArray[np.int64], columns: slice = slice(None)) -> NDArray[Any]:
         """(n, K) logits of one teacher: chosen rows of the bank in the order given, all classes or a range of them."""
-        return np.asarray(self._whole(key)[rows][:, columns])
+        return np.asarray(self._verified_logits(key)[rows][:, columns])
 
     def chunks(
         self, key: str, split: str | None = None, rows: int | None = None
     ) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
         """Logits and labels of a split, some thousand rows at a time, so that memory stays bounded."""
-        for part, labels in self.aligned_chunks([key], split, rows):
-            yield part[0], labels
+        for logits_of_keys, labels in self.aligned_chunks([key], split, rows):
+            yield logits_of_keys[0], labels
 
     def aligned_chunks(
         self, keys: Sequence[str], split: str | None = None, rows: int | None = None
@@ -127,10 +148,10 @@ class LogitBank:
         step = self._step(len(keys)) if rows is None else rows
         chosen = self.select(split)
         for start in range(0, len(chosen), step):
-            here = chosen[start : start + step]
-            yield [self.take(key, here) for key in keys], self.rows.labels[here]
+            chunk = chosen[start : start + step]
+            yield [self.take(key, chunk) for key in keys], self.rows.labels[chunk]
 
-    def _whole(self, key: str) -> Any:
+    def _verified_logits(self, key: str) -> Any:
         """The (N, C) logits of a teacher as stored, an array or a `LogitFile`; checked when first asked for."""
         if key not in self._verified:
             self._verify(self[key])
@@ -138,11 +159,12 @@ class LogitBank:
 
     def _verify(self, record: TeacherRecord) -> None:
         if record.sha256 and hash_logits(self._stored[record.key], self._step(1)) != record.sha256:
-            place = record.key if self.path is None else self.path / record.key / "logits.safetensors"
-            raise BankError(f"{place} is damaged: its logits do not match the hash stored with them")
+            file = record.key if self.path is None else self.path / record.key / "logits.safetensors"
+            raise BankError(f"{file} is damaged: its logits do not match the hash stored with them")
         self._verified.add(record.key)
 
     def _step(self, teachers: int) -> int:
+        """How many rows of so many teachers are read at a time."""
         return max(1, CHUNK_BYTES // (8 * len(self.classes) * max(1, teachers)))
 
     def subset(self, *, classes: Sequence[str | int] | None = None, n: int | None = None, seed: int = 0) -> LogitBank:
@@ -150,43 +172,57 @@ class LogitBank:
 
         Parameters
         ----------
-        classes : names, or numbers of columns: the examples of these classes are kept, and the columns of these classes
-            in the given order, as if the teachers knew no others
-        n : how many examples, drawn by class and split in the shares that they have; all by default
-        seed : of that draw
+        classes : sequence of str or int, optional
+            Names, or numbers of columns: the examples of these classes remain, and the columns of these classes in the
+            given order, as if the teachers knew no others. All by default.
+        n : int, optional
+            How many examples, drawn by class and split in proportion; all by default.
+        seed : int
+            Of that draw.
+
+        Returns
+        -------
+        LogitBank
+            In memory; accuracies and hashes are those of the subset.
 
         Examples
         --------
         >>> bank = bank_from_arrays({"net": np.eye(6)[:, :3]}, [0, 1, 2, 0, 1, 2], classes=["cat", "dog", "car"])
-        >>> part = bank.subset(classes=["car", "cat"], n=2)
-        >>> part.classes, part.labels().tolist()
+        >>> small = bank.subset(classes=["car", "cat"], n=2)
+        >>> small.classes, small.labels().tolist()
         (('car', 'cat'), [1, 0])
         """
         columns = np.arange(len(self.classes)) if classes is None else self._columns(classes)
-        place = np.full(len(self.classes), -1)
-        place[columns] = np.arange(len(columns))
-        rows = np.flatnonzero(place[self.rows.labels] >= 0)
+        new_label = np.full(len(self.classes), -1)
+        new_label[columns] = np.arange(len(columns))
+        index = np.flatnonzero(new_label[self.rows.labels] >= 0)
         if n is not None:
-            if not 1 <= n <= len(rows):
-                raise InputError(f"expected n in [1, {len(rows)}], the examples of these classes, got {n!r}")
-            groups = self.rows.labels[rows] * len(SPLITS) + np.searchsorted(sorted(SPLITS), self.rows.split[rows])
-            rows = np.sort(rows[stratified_order(groups, seed)[:n]])
-        new = make_rows(
+            index = self._drawn(index, n, seed)
+        rows = make_rows(
             self.rows.name,
-            place[self.rows.labels[rows]],
+            new_label[self.rows.labels[index]],
             [self.classes[column] for column in columns],
-            ids=self.rows.ids[rows],
-            split=self.rows.split[rows],
+            ids=self.rows.ids[index],
+            split=self.rows.split[index],
             inputs_hash=self.rows.inputs_hash,
         )
-        opened = []
-        for record in self.teachers:
-            whole, step = self._whole(record.key), self._step(1)
-            parts = [whole[rows[start : start + step]][:, columns] for start in range(0, len(rows), step)]
-            logits = np.concatenate(parts)
-            right = float((logits.argmax(1) == new.labels).mean())
-            opened.append((replace(record, accuracy=right, sha256=hash_logits(logits, step)), logits))
-        return _in_memory(new, opened)
+        return _in_memory(rows, [self._cut(record, index, columns, rows) for record in self.teachers])
+
+    def _drawn(self, index: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
+        """Draw `n` of some rows, stratified by class and split; in the order of the bank."""
+        if not 1 <= n <= len(index):
+            raise InputError(f"expected n in [1, {len(index)}], the examples of these classes, got {n!r}")
+        groups = self.rows.labels[index] * len(SPLITS) + np.searchsorted(sorted(SPLITS), self.rows.split[index])
+        return np.sort(index[stratified_order(groups, seed)[:n]])
+
+    def _cut(
+        self, record: TeacherRecord, index: NDArray[np.int64], columns: NDArray[np.int64], rows: Rows
+    ) -> tuple[TeacherRecord, NDArray[Any]]:
+        """A teacher's logits at some rows and columns, and its record for these."""
+        stored, step = self._verified_logits(record.key), self._step(1)
+        chunks = [stored[index[start : start + step]][:, columns] for start in range(0, len(index), step)]
+        logits = np.concatenate(chunks)
+        return replace(record, accuracy=_accuracy(logits, rows), sha256=hash_logits(logits, step)), logits
 
     def _columns(self, classes: Sequence[str | int]) -> NDArray[np.int64]:
         for name in classes:
@@ -194,17 +230,22 @@ class LogitBank:
                 must_be_one_of(name, self.classes, "class")
             elif not 0 <= name < len(self.classes):
                 raise InputError(f"expected classes in [0, {len(self.classes)}), got {name!r}")
-        found = [self.classes.index(name) if isinstance(name, str) else int(name) for name in classes]
-        double = next((column for column in found if found.count(column) > 1), None)
-        if double is not None:
-            raise InputError(f"expected distinct classes, got {self.classes[double]!r} twice")
-        return np.array(found, int)
+        columns = [self.classes.index(name) if isinstance(name, str) else int(name) for name in classes]
+        repeated = next((column for column in columns if columns.count(column) > 1), None)
+        if repeated is not None:
+            raise InputError(f"expected distinct classes, got {self.classes[repeated]!r} twice")
+        return np.array(columns, int)
 
     def to_xarray(self) -> xarray.Dataset:
         """All logits in one labelled array, dimensions ``(teacher, example, class)``; needs the extra ``xarray``.
 
-        Coordinates say what the bank knows of each teacher (family, seed, params, ...) and of each example (id, label,
+        Coordinates hold what the bank knows of each teacher (family, seed, params, ...) and of each example (id, label,
         split). Everything is read into memory.
+
+        Returns
+        -------
+        xarray.Dataset
+            With the variable ``logits``; the coordinate ``teacher`` holds the keys, ``name`` the teachers' names.
 
         Examples
         --------
@@ -214,7 +255,7 @@ class LogitBank:
         """
         xr = need("xarray", "xarray", "to_xarray")
         table = pd.DataFrame([asdict(record) for record in self.teachers])
-        known = {name: ("teacher", table[name].to_numpy()) for name in table.columns if name != "teacher"}
+        of_teachers = {name: ("teacher", table[name].to_numpy()) for name in table.columns if name != "teacher"}
         return xr.Dataset(
             {"logits": (("teacher", "example", "class"), np.stack([self.logits(key) for key in self.keys]))},
             coords={
@@ -224,16 +265,29 @@ class LogitBank:
                 "label": ("example", self.rows.labels),
                 "split": ("example", self.rows.split),
                 "name": ("teacher", table["teacher"].to_numpy()),
-                **known,
+                **of_teachers,
             },
             attrs={"data": self.rows.name, "fingerprint": self.rows.fingerprint},
         )
 
     def table(self) -> pd.DataFrame:
-        """One row a teacher: identity, size, accuracy over all rows, where it comes from, findings where there are."""
+        """Tabulate the teachers, smallest first within a family.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per teacher, with the columns
+
+            * ``family``, ``teacher``, ``seed``: which training run of which teacher
+            * ``params``, ``macs``: parameters, and multiply-accumulates for one example; missing where unknown
+            * ``accuracy``: over all rows of the bank, in [0, 1]
+            * ``dtype``: of the stored logits
+            * ``source``: where the teacher comes from
+            * ``options``, ``published``, ``findings``: as in `TeacherRecord`, each only if any teacher has some
+        """
         columns = ["family", "teacher", "seed", "params", "macs", "accuracy", "dtype", "source"]
-        known = [field.name for field in fields(TeacherRecord)]
-        frame = pd.DataFrame([asdict(record) for record in self.teachers], columns=known)
+        all_columns = [field.name for field in fields(TeacherRecord)]
+        frame = pd.DataFrame([asdict(record) for record in self.teachers], columns=all_columns)
         extra = ["options", "published", "findings"]
         return frame[columns + [name for name in extra if frame[name].map(bool, na_action="ignore").any()]]
 
@@ -243,14 +297,13 @@ class LogitBank:
             self._verify(record)
 
     def __repr__(self) -> str:
-        counts = {name: int((self.rows.split == name).sum()) for name in SPLITS}
-        splits = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        splits = ", ".join(f"{count} {name}" for name, count in self.rows.split_counts.items())
         head = f"LogitBank of {self.rows.name!r}: {len(self.teachers)} teachers, {len(self.classes)} classes, {splits}"
         return f"{head}\n{self.table().to_string(index=False)}" if self.teachers else head
 
     def _repr_html_(self) -> str:
         head = escape(repr(self).split("\n", 1)[0])
-        place = "in memory" if self.path is None else f"in {self.path}, {_bytes(self._stored.values())}"
+        where = "in memory" if self.path is None else f"in {self.path}, {_bytes(self._stored.values())}"
         table = self.table().to_html(
             index=False,
             escape=True,
@@ -258,7 +311,7 @@ class LogitBank:
             na_rep="",
             formatters={"params": _thousands, "macs": _thousands, "accuracy": "{:.4f}".format},
         )
-        return f"<p><b>{head}</b><br>{escape(place)}</p>{table}"
+        return f"<p><b>{head}</b><br>{escape(where)}</p>{table}"
 
 
 def _thousands(value: Any) -> str:
@@ -279,24 +332,50 @@ def bank_from_arrays(
     split: ArrayLike | None = None,
     name: str = "arrays",
 ) -> LogitBank:
-    """Make a bank in memory from one array of logits (N, C) a teacher; nothing is written.
+    """Make a bank in memory from one array of logits (N, C) per teacher; nothing is written.
 
     Parameters
     ----------
-    logits : teacher's name -> (N, C) array of logits
-    labels : (N,) integers in [0, C)
-    classes : names of the columns; their numbers by default
-    params : teacher's name -> number of parameters; orders the family
-    split : (N,) of "train", "val", "test"; all "val" by default
+    logits : mapping of str to array_like of shape (N, C)
+        Each teacher's name and its logits.
+    labels : array_like of shape (N,)
+        Integers in [0, C).
+    classes : sequence of str, optional
+        Names of the columns; their numbers by default.
+    params : mapping of str to int, optional
+        Each teacher's number of parameters; orders the family.
+    family : str
+        Name of the family.
+    split : array_like of shape (N,), optional
+        "train", "val" or "test" for each example; all "val" by default.
+    name : str
+        Name of the data set.
+
+    Returns
+    -------
+    LogitBank
+        In memory, with the keys ``family/teacher``.
+
+    Raises
+    ------
+    InputError
+        Where an array has another shape than the first one or the labels ask for, or holds NaN or infinity.
+
+    See Also
+    --------
+    LogitBank : open a bank on disk.
+
+    Examples
+    --------
+    >>> bank_from_arrays({"small": np.eye(3)}, [0, 1, 2]).keys
+    ['logits/small']
     """
     arrays = {teacher: _float_array(values, f"logits of {teacher!r}") for teacher, values in logits.items()}
     if not arrays:
         raise InputError("expected the logits of at least one teacher, got none")
-    first = next(iter(arrays.values()))
-    given = np.asarray(labels)
-    rows = make_rows(
-        name, given, classes if classes is not None else [str(c) for c in range(first.shape[1])], split=split
-    )
+    if classes is None:
+        classes = [str(column) for column in range(next(iter(arrays.values())).shape[1])]
+    rows = make_rows(name, labels, classes, split=split)
     for teacher in params or {}:
         must_be_one_of(teacher, arrays, "teacher in params")
     opened = []
@@ -309,10 +388,14 @@ def bank_from_arrays(
             source="arrays",
             dtype=str(values.dtype),
             order=order,
-            accuracy=float((values.argmax(1) == rows.labels).mean()),
+            accuracy=_accuracy(values, rows),
         )
         opened.append((record, values))
     return _in_memory(rows, opened)
+
+
+def _accuracy(logits: NDArray[Any], rows: Rows) -> float:
+    return float((logits.argmax(1) == rows.labels).mean())
 
 
 def _in_memory(rows: Rows, opened: Iterable[tuple[TeacherRecord, Any]]) -> LogitBank:

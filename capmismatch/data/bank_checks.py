@@ -1,4 +1,4 @@
-"""Are a bank's logits fit to be measured? What is found carries a code."""
+"""Checks whether a bank's logits are fit to be measured; each finding has a code."""
 
 from __future__ import annotations
 
@@ -33,14 +33,22 @@ def check_bank(bank: LogitBank) -> pd.DataFrame:
 
     Parameters
     ----------
-    bank : a LogitBank
+    bank : LogitBank
+        Of any number of teachers.
 
     Returns
     -------
-    DataFrame
-        One row a run: ``family, teacher, seed, drift, tied, findings``. `drift` is the mean logit over the mean
-        standard deviation of an example's logits, `tied` the share of examples of which two wrong classes are equal;
-        the codes in `findings` are those of collecting (CM001, CM002) and CM009, CM010, CM011.
+    pandas.DataFrame
+        One row per run, with the columns
+
+        * ``family``, ``teacher``, ``seed``: which run of which teacher; seed 0 where none is known
+        * ``drift``: mean logit over the mean standard deviation of an example's logits
+        * ``tied``: share of examples of which two wrong classes have equal logits, in [0, 1]
+        * ``findings``: codes, comma-separated: those of collecting (CM001, CM002), and CM009, CM010, CM011
+
+    See Also
+    --------
+    tell_checks : the findings in sentences.
 
     Examples
     --------
@@ -52,25 +60,25 @@ def check_bank(bank: LogitBank) -> pd.DataFrame:
     total = len(bank.rows.labels)
     picked = np.unique(np.linspace(0, total - 1, min(total, ROWS)).round().astype(int)).tolist()
     target = bank.rows.labels[picked][:, None] == np.arange(len(bank.classes))
-    found = []
+    runs = []
     for record in bank.teachers:
         logits = np.stack([bank.row(record.key, row) for row in picked]).astype(np.float64)
         spread, mean = logits.std(axis=1).mean(), logits.mean()
         drift = float(mean / spread) if spread else 0.0
         wrong = np.sort(np.where(target, np.nan, logits), axis=1)
         tied = float((np.diff(wrong, axis=1) == 0).any(axis=1).mean())
-        given = {
+        applies = {
             "CM009": bool((np.abs(logsumexp(logits, axis=1)) <= SUMS_TO_ONE).all()),
             "CM010": tied >= TIED,
             "CM011": abs(drift) >= DRIFT,
         }
-        codes = join_codes([*filter(None, record.findings.split(",")), *(code for code in given if given[code])])
-        found.append((record.family, record.teacher, record.seed or 0, drift, tied, codes))
-    return pd.DataFrame(found, columns=["family", "teacher", "seed", "drift", "tied", "findings"])
+        codes = join_codes([*filter(None, record.findings.split(",")), *(code for code in applies if applies[code])])
+        runs.append((record.family, record.teacher, record.seed or 0, drift, tied, codes))
+    return pd.DataFrame(runs, columns=["family", "teacher", "seed", "drift", "tied", "findings"])
 
 
 def tell_checks(checks: pd.DataFrame) -> Iterator[tuple[str, ...]]:
-    """What `check_bank` found, in sentences, each followed by its code if it has one.
+    """The findings of `check_bank` in sentences, each followed by its code if it has one.
 
     Examples
     --------
@@ -89,7 +97,7 @@ def tell_checks(checks: pd.DataFrame) -> Iterator[tuple[str, ...]]:
         f"({names.iloc[drift.argmax()]})",
     }
     for code in sorted(set(codes.explode()) - {""}):
-        found = sum(code in own for own in codes)
-        yield f"{start(explain(code).title)} in {found} of {total}{details.get(code, '')}.", code
+        affected = sum(code in codes_of_run for codes_of_run in codes)
+        yield f"{start(explain(code).title)} in {affected} of {total}{details.get(code, '')}.", code
     if checks["findings"].eq("").all():
         yield (f"Nothing is amiss with {total}: no drift of the mean logit, no ties, no probabilities.",)

@@ -1,7 +1,7 @@
-"""The files of a bank: making the folder, writing shards, joining them, and reading it all back with doubt.
+"""The files of a bank: making the folder, writing shards, joining them, and reading it back, every byte verified.
 
-Whatever does not fit what was written (a flipped byte, a cut file, another schema or data set) is a BankError that
-names the file. Nothing is ever repaired or removed but shards that are finished with and temporary files.
+Whatever differs from what was written (a flipped byte, a cut file, another schema or data set) is a BankError that
+names the file. Nothing is ever repaired, and nothing removed but joined shards and temporary files.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import weakref
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
 from capmismatch._utils.files import hash_of, locked, remove_temporaries, replacing, write_json, write_table
-from capmismatch.data.records import Rows, TeacherRecord
+from capmismatch.data.records import TeacherRecord
+from capmismatch.data.rows import Rows
 from capmismatch.errors import BankError
 
 SCHEMA = 1
@@ -35,7 +36,7 @@ def create(path: str | os.PathLike[str], rows: Rows) -> Path:
     """Make the folder of a bank, or check that the one there was made from the same data set."""
     folder = Path(path)
     if not (folder / "bank.json").exists():
-        with locked(folder / ".lock"):  # two at once with other data must not mix their rows
+        with locked(folder / ".lock"):  # two processes with different data sets must not mix their rows
             if not (folder / "bank.json").exists():
                 remove_temporaries(folder)
                 frame = pd.DataFrame({"id": rows.ids, "label": rows.labels, "split": rows.split})
@@ -49,51 +50,70 @@ def create(path: str | os.PathLike[str], rows: Rows) -> Path:
                     "fingerprint": rows.fingerprint,
                     "rows_sha256": _file_hash(folder / "rows.parquet"),
                 }
-                write_json(folder / "bank.json", head)  # last: a folder with a bank.json is whole
-    there = read_rows(folder)
-    if there.fingerprint != rows.fingerprint:
+                write_json(folder / "bank.json", head)  # last: a folder with a bank.json is complete
+    stored = read_rows(folder)
+    if stored.fingerprint != rows.fingerprint:
         raise BankError(
-            f"{folder} holds a bank of data set {there.name!r} with fingerprint {there.fingerprint[:12]}, not of "
+            f"{folder} holds a bank of data set {stored.name!r} with fingerprint {stored.fingerprint[:12]}, not of "
             f"{rows.name!r} with fingerprint {rows.fingerprint[:12]}: other rows, labels, classes or splits. "
             "Give another folder, or remove that one."
         )
     return folder
 
 
+@dataclass(frozen=True)
+class _Manifest:
+    """What bank.json says of the rows."""
+
+    name: str
+    classes: tuple[str, ...]
+    count: int
+    inputs_hash: str
+    fingerprint: str
+    rows_sha256: str
+
+
 def read_rows(folder: Path) -> Rows:
     """The rows of the bank in a folder, checked against the fingerprint in bank.json."""
-    manifest, file = folder / "bank.json", folder / "rows.parquet"
-    if not manifest.exists():
-        raise BankError(f"{folder} holds no bank: there is no bank.json in it")
-    try:
-        head = json.loads(manifest.read_text(encoding="utf-8"))
-        schema = head["schema"]
-        if schema == SCHEMA:
-            name, classes, count = str(head["name"]), tuple(map(str, head["classes"])), int(head["rows"])
-            inputs_hash, fingerprint, digest = (str(head[key]) for key in ("inputs_hash", "fingerprint", "rows_sha256"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BankError(f"{manifest} is damaged: expected the JSON of a bank, got {_reason(error)}") from None
-    if schema != SCHEMA:
-        raise BankError(f"{manifest} has schema {schema!r}, this version of capmismatch reads schema {SCHEMA}")
+    manifest = _read_manifest(folder / "bank.json")
+    file = folder / "rows.parquet"
     if not file.exists():
-        raise BankError(f"{file} is missing: expected the {count} rows of the bank")
-    if _file_hash(file) != digest:  # before it is parsed: a parser may do anything with damaged bytes
-        raise BankError(f"{file} or {manifest.name} is damaged: expected rows of SHA-256 {digest[:12]}")
+        raise BankError(f"{file} is missing: expected the {manifest.count} rows of the bank")
+    if _file_hash(file) != manifest.rows_sha256:  # before it is parsed: a parser may do anything with damaged bytes
+        raise BankError(f"{file} or bank.json is damaged: expected rows of SHA-256 {manifest.rows_sha256[:12]}")
     try:
         frame = pd.read_parquet(file)
         labels = frame["label"].to_numpy(np.int64)
         ids, split = (frame[column].to_numpy().astype(str) for column in ("id", "split"))
-        rows = Rows(name, labels, ids, split, classes, inputs_hash)
+        rows = Rows(manifest.name, labels, ids, split, manifest.classes, manifest.inputs_hash)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BankError(f"{file} is damaged: {_reason(error)}") from None
-    if len(labels) != count:
-        raise BankError(f"{file} has {len(labels)} rows, {manifest.name} says {count}")
-    if rows.fingerprint != fingerprint:
+    if len(labels) != manifest.count:
+        raise BankError(f"{file} has {len(labels)} rows, bank.json says {manifest.count}")
+    if rows.fingerprint != manifest.fingerprint:
         raise BankError(
-            f"{file} or {manifest.name} is damaged: expected rows of fingerprint {fingerprint[:12]}, "
+            f"{file} or bank.json is damaged: expected rows of fingerprint {manifest.fingerprint[:12]}, "
             f"got {rows.fingerprint[:12]}"
         )
     return rows
+
+
+def _read_manifest(file: Path) -> _Manifest:
+    if not file.exists():
+        raise BankError(f"{file.parent} holds no bank: there is no bank.json in it")
+    try:
+        head = json.loads(file.read_text(encoding="utf-8"))
+        schema = head["schema"]
+        if schema == SCHEMA:
+            return _Manifest(
+                str(head["name"]),
+                tuple(map(str, head["classes"])),
+                int(head["rows"]),
+                *(str(head[key]) for key in ("inputs_hash", "fingerprint", "rows_sha256")),
+            )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BankError(f"{file} is damaged: expected the JSON of a bank, got {_reason(error)}") from None
+    raise BankError(f"{file} has schema {schema!r}, this version of capmismatch reads schema {SCHEMA}")
 
 
 def _file_hash(file: Path) -> str:
@@ -110,10 +130,10 @@ def _reason(error: Exception) -> str:
 
 def write_shard(folder: Path, index: int, logits: NDArray[Any], made_from: str) -> None:
     """Write one shard of rows atomically; `made_from` stands for the weights, preprocessing and data behind it."""
-    part = np.ascontiguousarray(logits)
-    head = {"made_from": made_from, "sha256": hashlib.sha256(part.data).hexdigest()}
+    array = np.ascontiguousarray(logits)
+    head = {"made_from": made_from, "sha256": hashlib.sha256(array.data).hexdigest()}
     with replacing(_shard(folder, index)) as temporary:
-        temporary.write_bytes(save({"logits": part}, head))
+        temporary.write_bytes(save({"logits": array}, head))
 
 
 def read_shard(folder: Path, index: int, made_from: str) -> NDArray[Any] | None:
@@ -121,32 +141,32 @@ def read_shard(folder: Path, index: int, made_from: str) -> NDArray[Any] | None:
     file = _shard(folder, index)
     try:
         with safe_open(file, "np") as opened:
-            head, part = opened.metadata() or {}, opened.get_tensor("logits")
+            head, logits = opened.metadata() or {}, opened.get_tensor("logits")
     except (FileNotFoundError, SafetensorError):
         return None
-    if hashlib.sha256(part.data).hexdigest() != head.get("sha256"):
+    if hashlib.sha256(logits.data).hexdigest() != head.get("sha256"):
         return None
     if head.get("made_from") != made_from:
         raise BankError(
             f"{file} was collected with other weights, preprocessing, dtype or rows than those given now: remove "
             f"{folder} to collect anew, or give the teacher another name"
         )
-    return part
+    return logits
 
 
-def finish(folder: Path, record: TeacherRecord, rows: Rows, shards: int) -> TeacherRecord:
+def join_shards(folder: Path, record: TeacherRecord, rows: Rows, shards: int) -> TeacherRecord:
     """Join the shards into logits.safetensors, with accuracy and hash in its header, and remove them.
 
     safetensors cannot append, and joining in memory would need the whole array: the header is written by hand (8 bytes
     of length, JSON, then the raw rows), and read back through the library.
     """
-    digest, right, start = hashlib.sha256(), 0, 0
+    digest, correct, start = hashlib.sha256(), 0, 0
     for index in range(shards):
-        part = load_file(_shard(folder, index))["logits"]
-        digest.update(part.data)
-        right += int((part.argmax(1) == rows.labels[start : start + len(part)]).sum())
-        start += len(part)
-    record = replace(record.scored(right, len(rows.labels)), sha256=digest.hexdigest())
+        logits = load_file(_shard(folder, index))["logits"]
+        digest.update(logits.data)
+        correct += int((logits.argmax(1) == rows.labels[start : start + len(logits)]).sum())
+        start += len(logits)
+    record = replace(record.with_accuracy(correct, len(rows.labels)), sha256=digest.hexdigest())
     shape = (len(rows.labels), len(rows.classes))
     size = shape[0] * shape[1] * np.dtype(record.dtype).itemsize
     teacher = record.header | {"fingerprint": rows.fingerprint}
@@ -161,18 +181,18 @@ def finish(folder: Path, record: TeacherRecord, rows: Rows, shards: int) -> Teac
         file.write(len(head).to_bytes(8, "little") + head)
         for index in range(shards):
             file.write(load_file(_shard(folder, index))["logits"].data)
-    remove_leftovers(folder)
+    remove_shards(folder)
     return record
 
 
-def leftovers(folder: Path) -> list[Path]:
-    """Shards of a teacher: what a process that was killed leaves beside a finished file."""
+def shard_files(folder: Path) -> list[Path]:
+    """The shards of a teacher, also those that a killed process has left beside the joined file."""
     return sorted(folder.glob("shard-*.safetensors"))
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_shards(folder: Path) -> None:
     """Remove a teacher's shards."""
-    for shard in leftovers(folder):
+    for shard in shard_files(folder):
         shard.unlink(missing_ok=True)
 
 
@@ -215,31 +235,34 @@ class LogitFile:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
-        """(n, C) in an array of its own, which may be written to."""
+        """(n, C) as a new array, which may be written to."""
         index = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows
-        found = np.empty((len(index), self.shape[1]), self.dtype)
+        logits = np.empty((len(index), self.shape[1]), self.dtype)
         if not len(index):
-            return found
+            return logits
         if index.min() < 0 or index.max() >= len(self):
             raise IndexError(f"expected rows in [0, {len(self)}), got {index.min()} to {index.max()}")
         width = self.shape[1] * self.dtype.itemsize
+        # One read for each stretch of consecutive rows. Rows scattered over the file, as those of some classes are,
+        # make a read each, so this loop does little else.
         ends = [*(np.flatnonzero(np.diff(index) != 1) + 1).tolist(), len(index)]
-        places = (self.start + width * index[[0, *ends[:-1]]]).tolist()
-        raw, filled, number = found.reshape(-1).view(np.uint8).data, 0, self.file.fileno()
-        for end, place in zip(ends, places, strict=True):  # a row at a time where classes are read: little else in here
-            rest = raw[filled : end * width]
-            read = os.preadv(number, [rest], place)
-            if read < len(rest):
-                self._go_on(rest[read:], place + read)
+        offsets = (self.start + width * index[[0, *ends[:-1]]]).tolist()
+        raw, filled, descriptor = logits.reshape(-1).view(np.uint8).data, 0, self.file.fileno()
+        for end, offset in zip(ends, offsets, strict=True):
+            stretch = raw[filled : end * width]
+            count = os.preadv(descriptor, [stretch], offset)
+            if count < len(stretch):
+                self._read_remaining(stretch[count:], offset + count)
             filled = end * width
-        return found
+        return logits
 
-    def _go_on(self, rest: memoryview, place: int) -> None:
-        while rest:  # the system gives 2 GiB at a time, at most
-            read = os.preadv(self.file.fileno(), [rest], place)
-            if not read:
+    def _read_remaining(self, stretch: memoryview, offset: int) -> None:
+        """Read on where one call gave less than asked for: the system gives 2 GiB at a time at most."""
+        while stretch:
+            count = os.preadv(self.file.fileno(), [stretch], offset)
+            if not count:
                 raise BankError(f"{self.file.name} was cut while it was open")
-            rest, place = rest[read:], place + read
+            stretch, offset = stretch[count:], offset + count
 
 
 def open_logits(file: Path, rows: Rows) -> tuple[TeacherRecord, Any]:

@@ -1,12 +1,15 @@
-"""Where images with labels lie: folders, torchvision's data sets, Hugging Face's. Each reader gives a `Found`."""
+"""Readers of labelled images: folders, torchvision's data sets, Hugging Face's. Each gives a `RawDataset`.
+
+Every reader takes the same steps: locate the files or tables, read inputs and labels, name the classes. What it gives
+is checked afterwards, by `capmismatch.data.rows.make_rows`.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +17,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capmismatch._utils.optional import need
+from capmismatch.data.class_names import are_imagenet_ids, are_numbers
 from capmismatch.data.lazy_inputs import LazyInputs
-from capmismatch.data.records import SPLITS, are_numbers
+from capmismatch.data.rows import SPLITS
 from capmismatch.errors import InputError, must_be_one_of
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-# SHA-256 of the 1000 WordNet ids of ILSVRC 2012 in sorted order, which is the order of every published model's outputs.
-IMAGENET_WNIDS = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
 IMAGENET = "ImageNet-1K"
+IMAGENET_VALIDATION_SIZE = 50_000
 
 
 @dataclass(frozen=True)
-class Found:
-    """Inputs and labels as a source has them; None where it says nothing."""
+class RawDataset:
+    """Inputs and labels as a source holds them, not yet checked; None where the source does not say.
+
+    Attributes
+    ----------
+    inputs : array or LazyInputs
+        Of shape (N, ...).
+    labels : array_like of shape (N,)
+        Class numbers.
+    classes : sequence of str or None
+        Class names, in label order.
+    ids : array_like of shape (N,) or None
+        Example ids.
+    split : array_like of shape (N,) or None
+        "train", "val" or "test" for each example.
+    name : str or None
+        Of the data set.
+    """
 
     inputs: Any
     labels: Any
@@ -36,50 +55,59 @@ class Found:
     name: str | None = None
 
 
-def is_imagenet(classes: Sequence[str]) -> bool:
-    """Whether class names are the WordNet ids of ImageNet-1K in their usual order."""
-    return len(classes) == 1000 and hashlib.sha256("\n".join(classes).encode()).hexdigest() == IMAGENET_WNIDS
-
-
 # --- image folders ---------------------------------------------------------------------------------------------------
 
 
-def read_folder(folder: Path) -> Found:
-    """``class/image.png``, or ``train|val|test/class/image.png``; ids are the paths below `folder`."""
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}")
-    below = _subfolders(folder)
-    split_up = bool(below) and {path.name for path in below} <= set(SPLITS)
-    homes = [home for part in below for home in _subfolders(part)] if split_up else below
-    if not homes:
-        raise InputError(f"expected a folder of images for each class in {folder}, got no folder")
-    classes = sorted({home.name for home in homes})
-    files = [(home, file) for home in homes for file in sorted(home.rglob("*")) if file.suffix.lower() in ENDINGS]
-    full = {home for home, _ in files}
-    empty = next((home for home in homes if home not in full), None)
-    if empty is not None:
-        raise InputError(f"expected images ({', '.join(ENDINGS)}) in {empty}, got none")
-    ids = [file.relative_to(folder).as_posix() for _, file in files]
-    number = {name: index for index, name in enumerate(classes)}
-    places = [file for _, file in files]
-    whole = is_imagenet(classes) and len(files) == 50_000  # the validation set
-    return Found(
-        LazyInputs(
-            lambda row: _read_image(places[row]),
+def read_folder(folder: Path) -> RawDataset:
+    """Read ``class/image.png``, or ``train|val|test/class/image.png``; ids are the paths below `folder`."""
+    class_folders, has_splits = _class_folders(folder)
+    files, folders_of_files = _image_files(class_folders)
+    classes = sorted({class_folder.name for class_folder in class_folders})
+    label_of = {name: label for label, name in enumerate(classes)}
+    is_imagenet = are_imagenet_ids(classes) and len(files) == IMAGENET_VALIDATION_SIZE
+    return RawDataset(
+        inputs=LazyInputs(
+            lambda row: _read_image(files[row]),
             np.arange(len(files)),
             folder.name,
-            lambda row: str(places[row].stat().st_size),
+            lambda row: str(files[row].stat().st_size),
         ),
-        [number[home.name] for home, _ in files],
-        classes,
-        ids,
-        [home.parent.name for home, _ in files] if split_up else None,
-        IMAGENET if whole else None,
+        labels=[label_of[class_folder.name] for class_folder in folders_of_files],
+        classes=classes,
+        ids=[file.relative_to(folder).as_posix() for file in files],
+        split=[class_folder.parent.name for class_folder in folders_of_files] if has_splits else None,
+        name=IMAGENET if is_imagenet else None,
     )
+
+
+def _class_folders(folder: Path) -> tuple[list[Path], bool]:
+    """The folders named after classes, and whether they lie below folders named after splits."""
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}")
+    class_folders = _subfolders(folder)
+    has_splits = bool(class_folders) and {path.name for path in class_folders} <= set(SPLITS)
+    if has_splits:
+        class_folders = [path for split_folder in class_folders for path in _subfolders(split_folder)]
+    if not class_folders:
+        raise InputError(f"expected a folder of images for each class in {folder}, got no folder")
+    return class_folders, has_splits
 
 
 def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _image_files(class_folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """All images, and the class folder of each."""
+    files: list[Path] = []
+    folders_of_files: list[Path] = []
+    for class_folder in class_folders:
+        images = [file for file in sorted(class_folder.rglob("*")) if file.suffix.lower() in ENDINGS]
+        if not images:
+            raise InputError(f"expected images ({', '.join(ENDINGS)}) in {class_folder}, got none")
+        files += images
+        folders_of_files += [class_folder] * len(images)
+    return files, folders_of_files
 
 
 def _read_image(file: Path) -> Any:
@@ -95,67 +123,116 @@ def _read_image(file: Path) -> Any:
 # --- torchvision -----------------------------------------------------------------------------------------------------
 
 
-def read_torchvision(rest: str, root: Path, download: bool) -> Found:
-    """``NAME`` (its train and test part), ``NAME/train``, ``NAME/test``, or ``NAME/PART`` for any part that it has."""
+def read_torchvision(address: str, root: Path, download: bool) -> RawDataset:
+    """Read ``NAME`` (its train and test part), ``NAME/train``, ``NAME/test``, or ``NAME/PART`` for other parts."""
+    name, _, part = address.partition("/")
+    factory, selector = _torchvision_factory(name)
+    parts = _torchvision_parts(name, part, selector)
+    raw_parts = [_read_torchvision_part(name, factory, selector, one, root, download) for one in parts]
+    return raw_parts[0] if len(raw_parts) == 1 else _joined_parts(name, parts, raw_parts)
+
+
+def _torchvision_factory(name: str) -> tuple[Any, str]:
+    """The class of a torchvision data set, and its argument that selects a part: "train" or "split"."""
     from torchvision import datasets
 
-    name, _, part = rest.partition("/")
-    kinds = [n for n, v in vars(datasets).items() if inspect.isclass(v) and issubclass(v, datasets.VisionDataset)]
-    must_be_one_of(name, kinds, "torchvision data set")
-    kind = getattr(datasets, name)
-    takes = inspect.signature(kind.__init__).parameters
-    options: dict[str, Any] = {"download": download} if "download" in takes else {}
-    flag = "train" if "train" in takes else "split"
-    if flag not in takes:
+    names = [
+        key
+        for key, value in vars(datasets).items()
+        if inspect.isclass(value) and issubclass(value, datasets.VisionDataset)
+    ]
+    must_be_one_of(name, names, "torchvision data set")
+    factory = getattr(datasets, name)
+    selector = next((key for key in ("train", "split") if key in _arguments(factory)), None)
+    if selector is None:
         raise InputError(f"torchvision's {name} has no parts to choose from: make it yourself and hand it in")
-    if flag == "train":
+    return factory, selector
+
+
+def _arguments(factory: Any) -> list[str]:
+    return list(inspect.signature(factory.__init__).parameters)
+
+
+def _torchvision_parts(name: str, part: str, selector: str) -> list[str]:
+    """The parts to read: the one asked for, else train and test where the data set has just these."""
+    if selector == "train":
         must_be_one_of(part, ("", "train", "test"), f"part of torchvision:{name}")
     elif not part:
         raise InputError(f"expected a part such as 'torchvision:{name}/test' or '/val', got 'torchvision:{name}'")
-    parts = [part] if part else ["train", "test"]
-    found = []
-    for which in parts:
-        try:
-            made = kind(root=str(root), **{flag: which == "train" if flag == "train" else which}, **options)
-        except (RuntimeError, OSError, ValueError) as error:
-            hint = "" if download else "; give root=, the folder that holds it, or download=True"
-            raise InputError(f"cannot read torchvision's {name} in {root}: {error}{hint}") from None
-        found.append(read_map_style(made, name))
-    if len(found) == 1:
-        return found[0]
-    inputs: Any = [one.inputs for one in found]
-    if not all(isinstance(one, np.ndarray) for one in inputs):
+    return [part] if part else ["train", "test"]
+
+
+def _read_torchvision_part(name: str, factory: Any, selector: str, part: str, root: Path, download: bool) -> RawDataset:
+    options: dict[str, Any] = {selector: part == "train" if selector == "train" else part}
+    if "download" in _arguments(factory):
+        options["download"] = download
+    try:
+        source = factory(root=str(root), **options)
+    except (RuntimeError, OSError, ValueError) as error:
+        advice = "" if download else "; give root=, the folder that holds it, or download=True"
+        raise InputError(f"cannot read torchvision's {name} in {root}: {error}{advice}") from None
+    return read_map_style(source, name)
+
+
+def _joined_parts(name: str, parts: Sequence[str], raw_parts: Sequence[RawDataset]) -> RawDataset:
+    """The parts one after the other; their names are the split."""
+    inputs: Any = [raw.inputs for raw in raw_parts]
+    if not all(isinstance(array, np.ndarray) for array in inputs):
         raise InputError(f"the parts of torchvision's {name} cannot be joined: name one, as 'torchvision:{name}/test'")
-    counts = [len(one.labels) for one in found]
-    ids = [f"{which}/{row}" for which, count in zip(parts, counts, strict=True) for row in range(count)]
-    labels = np.concatenate([one.labels for one in found])
-    return Found(np.concatenate(inputs), labels, found[0].classes, ids, np.repeat(parts, counts))
+    counts = [len(raw.labels) for raw in raw_parts]
+    return RawDataset(
+        inputs=np.concatenate(inputs),
+        labels=np.concatenate([raw.labels for raw in raw_parts]),
+        classes=raw_parts[0].classes,
+        ids=_ids_by_part(parts, counts),
+        split=np.repeat(parts, counts),
+    )
 
 
-def read_map_style(source: Any, name: str) -> Found:
-    """A map-style data set of (input, label) pairs; what it keeps as one array is taken as that array."""
-    labels = getattr(source, "targets", None)
-    # `targets` are the labels before `target_transform`: then only the pairs themselves tell what the label is.
-    if labels is None or len(labels) != len(source) or getattr(source, "target_transform", None) is not None:
-        labels = [int(source[i][1]) for i in range(len(source))]
+def _ids_by_part(parts: Sequence[str], counts: Sequence[int]) -> list[str]:
+    return [f"{part}/{row}" for part, count in zip(parts, counts, strict=True) for row in range(count)]
+
+
+# --- map-style data sets ---------------------------------------------------------------------------------------------
+
+
+def read_map_style(source: Any, name: str) -> RawDataset:
+    """Read a map-style data set of (input, label) pairs; images that it holds as one array are taken as that array."""
     lazy = LazyInputs(lambda row: source[row][0], np.arange(len(source)), name)
+    array = _array_behind(source, lazy)
+    return RawDataset(
+        inputs=lazy if array is None else array,
+        labels=np.asarray(_labels_of(source)),
+        classes=_class_names_of(source),
+    )
+
+
+def _labels_of(source: Any) -> Any:
+    labels = getattr(source, "targets", None)
+    # `targets` are the labels before `target_transform`: where that is set, only the pairs show the labels.
+    if labels is None or len(labels) != len(source) or getattr(source, "target_transform", None) is not None:
+        return [int(source[row][1]) for row in range(len(source))]
+    return labels
+
+
+def _class_names_of(source: Any) -> list[str] | None:
     classes = getattr(source, "classes", None)
-    if classes is not None:  # ImageNet's are tuples of synonyms
-        classes = [value if isinstance(value, str) else ", ".join(map(str, value)) for value in classes]
-    inputs = _array_behind(source, lazy)
-    return Found(lazy if inputs is None else inputs, np.asarray(labels), classes)
+    if classes is None:
+        return None
+    # ImageNet's are tuples of synonyms.
+    return [value if isinstance(value, str) else ", ".join(map(str, value)) for value in classes]
 
 
 def _array_behind(source: Any, lazy: LazyInputs) -> NDArray[Any] | None:
-    """The uint8 images that CIFAR and MNIST keep in memory, where the pairs show just these."""
+    """The uint8 images that CIFAR and MNIST hold in memory, where the pairs show exactly these."""
     data: Any = getattr(source, "data", None)
-    transforms = (getattr(source, name, None) for name in ("transform", "transforms"))
-    if not hasattr(data, "__array__") or len(data) != len(source) or any(t is not None for t in transforms):
+    has_transform = any(getattr(source, name, None) is not None for name in ("transform", "transforms"))
+    if has_transform or not hasattr(data, "__array__") or len(data) != len(source):
         return None
     array = np.asarray(data)
     array = array[..., None] if array.ndim == 3 else array
-    same = array.dtype == np.uint8 and len(array) and np.array_equal(array[:1], lazy[:1])
-    return array if same else None
+    is_the_same = array.dtype == np.uint8 and len(array) and np.array_equal(array[:1], lazy[:1])
+    return array if is_the_same else None
 
 
 # --- Hugging Face ----------------------------------------------------------------------------------------------------
@@ -163,54 +240,69 @@ def _array_behind(source: Any, lazy: LazyInputs) -> NDArray[Any] | None:
 HF_SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 
 
-def read_huggingface(rest: str, base: Path) -> Found:
-    """``OWNER/NAME`` or a folder, and ``#SPLIT`` for one of its splits; all that are train, val or test without it."""
-    datasets = need("datasets", "huggingface", f"hf:{rest}")
-    found: Any
-    place, _, part = rest.partition("#")
-    path = Path(base, Path(place).expanduser())
+def read_huggingface(address: str, base: Path) -> RawDataset:
+    """Read ``OWNER/NAME`` or a folder, with ``#SPLIT`` for one split; without it all that are train, val or test."""
+    place, _, split = address.partition("#")
+    need("datasets", "huggingface", f"hf:{address}")
+    import datasets
+
+    tables = _load_tables(address, Path(base, Path(place).expanduser()), place)
+    if not isinstance(tables, datasets.DatasetDict):
+        if split:
+            raise InputError(f"'hf:{place}' has no splits to choose {split!r} from")
+        return _read_table(tables, address)
+    if split:
+        must_be_one_of(split, tables, f"split of 'hf:{place}'")
+        return _read_table(tables[split], address)
+    return _read_splits(tables, address)
+
+
+def _load_tables(address: str, path: Path, place: str) -> Any:
+    """One table, or a mapping from splits to tables: from disk where they lie at `path`, else from the hub."""
+    import datasets
+
     try:
         if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
-            found = datasets.load_from_disk(str(path))
-        else:
-            found = datasets.load_dataset(str(path) if path.is_dir() else place)
-    except Exception as error:  # the library raises its own kinds, and those of the file formats and of the network
-        raise InputError(f"cannot read the data set 'hf:{rest}': {type(error).__name__}: {error}") from None
-    if not isinstance(found, datasets.DatasetDict):  # a table without splits
-        if part:
-            raise InputError(f"'hf:{place}' has no splits to choose {part!r} from")
-        return _of_table(found, rest)
-    if part:
-        must_be_one_of(part, found, f"split of 'hf:{place}'")
-        return _of_table(found[part], rest)
-    names = [name for name in found if name in HF_SPLITS]
+            return datasets.load_from_disk(str(path))
+        return datasets.load_dataset(str(path) if path.is_dir() else place)
+    except Exception as error:  # of the library, of the file formats and of the network
+        raise InputError(f"cannot read the data set 'hf:{address}': {type(error).__name__}: {error}") from None
+
+
+def _read_splits(tables: Any, address: str) -> RawDataset:
+    """All tables named as a split, one after the other."""
+    import datasets
+
+    names = [name for name in tables if name in HF_SPLITS]
     if not names:
-        raise InputError(f"expected a split named as one of {list(HF_SPLITS)} in 'hf:{rest}', got {list(found)}")
-    whole = datasets.concatenate_datasets([found[name] for name in names])
-    split = np.repeat([HF_SPLITS[name] for name in names], [len(found[name]) for name in names])
-    ids = [f"{name}/{row}" for name in names for row in range(len(found[name]))]
-    joined = _of_table(whole, rest)
-    return Found(joined.inputs, joined.labels, joined.classes, ids, split)
+        raise InputError(f"expected a split named as one of {list(HF_SPLITS)} in 'hf:{address}', got {list(tables)}")
+    counts = [len(tables[name]) for name in names]
+    joined = _read_table(datasets.concatenate_datasets([tables[name] for name in names]), address)
+    return replace(
+        joined, ids=_ids_by_part(names, counts), split=np.repeat([HF_SPLITS[name] for name in names], counts)
+    )
 
 
-def _of_table(table: Any, rest: str) -> Found:
+def _read_table(table: Any, address: str) -> RawDataset:
     """The one image column and the one class column of a table."""
     import datasets
 
-    kinds: dict[type, list[str]] = {datasets.Image: [], datasets.ClassLabel: []}
-    for column, feature in table.features.items():
-        if type(feature) in kinds:
-            kinds[type(feature)].append(column)
-    for kind, columns in kinds.items():
-        if len(columns) != 1:
-            raise InputError(
-                f"expected one column of kind {kind.__name__} in 'hf:{rest}', got {columns} among "
-                f"{list(table.features)}: rename or remove columns, or hand a map-style data set in"
-            )
-    (image,), (label,) = kinds.values()
-    names = list(table.features[label].names)
-    return Found(
-        LazyInputs(lambda row: table[row][image], np.arange(len(table)), re.split(r"[/#]", rest)[-1] or rest),
-        np.asarray(table[label][:]),
-        None if are_numbers(names) else names,
+    image_column = _only_column(table, datasets.Image, address)
+    label_column = _only_column(table, datasets.ClassLabel, address)
+    names = list(table.features[label_column].names)
+    shown_name = re.split(r"[/#]", address)[-1] or address
+    return RawDataset(
+        inputs=LazyInputs(lambda row: table[row][image_column], np.arange(len(table)), shown_name),
+        labels=np.asarray(table[label_column][:]),
+        classes=None if are_numbers(names) else names,
     )
+
+
+def _only_column(table: Any, kind: type, address: str) -> str:
+    columns = [column for column, feature in table.features.items() if type(feature) is kind]
+    if len(columns) != 1:
+        raise InputError(
+            f"expected one column of kind {kind.__name__} in 'hf:{address}', got {columns} among "
+            f"{list(table.features)}: rename or remove columns, or hand a map-style data set in"
+        )
+    return columns[0]

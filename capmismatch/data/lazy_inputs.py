@@ -1,4 +1,4 @@
-"""Inputs that stay where they are until some rows are asked for: an image folder need not fit into memory."""
+"""Inputs that are read only when some rows are asked for: an image folder need not fit into memory."""
 
 from __future__ import annotations
 
@@ -19,15 +19,20 @@ class LazyInputs:
 
     Parameters
     ----------
-    fetch : row number -> array, or PIL image
-    rows : which rows, in which order
-    name : of the data set, for messages
-    stamp : what is known of a row without reading it, such as a file's size; goes into the data set's fingerprint
+    fetch : callable
+        From a row number to an array or PIL image.
+    rows : ndarray of int
+        Which rows, in which order.
+    name : str
+        Of the data set, for messages.
+    stamp : callable, optional
+        From a row number to what is known of the row without reading it, such as a file's size; it goes into the data
+        set's fingerprint.
 
     Examples
     --------
     >>> inputs = LazyInputs(lambda row: np.full(2, row), np.arange(4), "squares")
-    >>> inputs[1:3].tolist(), len(inputs.pick([3, 0])), inputs.shape
+    >>> inputs[1:3].tolist(), len(inputs.take([3, 0])), inputs.shape
     ([[1, 1], [2, 2]], 2, (4, 2))
     """
 
@@ -41,7 +46,7 @@ class LazyInputs:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As an array's, where all rows have the first one's shape."""
+        """As an array's, if all rows have the first one's shape."""
         return (len(self), *self[:1].shape[1:])
 
     @property
@@ -49,8 +54,8 @@ class LazyInputs:
         """As an array's."""
         return len(self.shape)
 
-    def pick(self, rows: Any) -> LazyInputs:
-        """The same source seen through other rows; nothing is read."""
+    def take(self, rows: Any) -> LazyInputs:
+        """Some of the rows, still lazy; nothing is read."""
         return LazyInputs(self.fetch, self.rows[np.asarray(rows)], self.name, self.stamp)
 
     def __getitem__(self, index: Any) -> Any:
@@ -58,24 +63,27 @@ class LazyInputs:
             return np.asarray(self)[index]
         rows = np.atleast_1d(self.rows[index])
         arrays = [as_array(self.fetch(int(row))) for row in rows]
-        odd = next((i for i, array in enumerate(arrays) if array.shape != arrays[0].shape), None)
-        if odd is None:
-            return np.stack(arrays) if arrays else np.empty((0, *self[:1].shape[1:]))
+        if not arrays:
+            return np.empty((0, *self[:1].shape[1:]))
+        different = next((i for i, array in enumerate(arrays) if array.shape != arrays[0].shape), None)
+        if different is None:
+            return np.stack(arrays)
         if all(_is_image(array) for array in arrays):
             return [to_image(array) for array in arrays]
         raise InputError(
             f"expected inputs of one shape in {self.name}, got {arrays[0].shape} at row {rows[0]} and "
-            f"{arrays[odd].shape} at row {rows[odd]}: resize them in the data set (only uint8 images may differ)"
+            f"{arrays[different].shape} at row {rows[different]}: resize them in the data set (only uint8 images may "
+            "differ)"
         )
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        whole = self[:]
-        if isinstance(whole, list):
+        inputs = self[:]
+        if isinstance(inputs, list):
             raise InputError(
                 f"the images of data set {self.name!r} differ in size: they cannot be one array, as students and views "
                 "take them; resize them first"
             )
-        return whole if dtype is None else whole.astype(dtype)
+        return inputs if dtype is None else inputs.astype(dtype)
 
 
 def as_array(value: Any) -> NDArray[Any]:

@@ -1,21 +1,14 @@
-"""What a bank knows of its teachers and of its examples, and the checks that both must pass."""
+"""What a bank knows of each of its teachers, and the key under which it keeps them."""
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-from capmismatch.errors import InputError, must_be_one_of
+from capmismatch.errors import InputError
 from capmismatch.findings import join_codes
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -24,16 +17,36 @@ class TeacherRecord:
 
     Attributes
     ----------
-    family, teacher, seed : identity; `seed` numbers the training runs of one teacher, None where only one is known
-    params, macs : None where unknown
-    source, weights_hash, preprocessing : where the logits come from
-    dtype : of the stored logits
-    accuracy : over all rows of the bank
-    order : place in its family as loaded
-    sha256 : of the stored logits' bytes
-    options : how the network was run, where that is not plain float32 on the CPU, and how its columns were mapped
-    published : the accuracy that its source claims for this data set, where that was compared
-    findings : codes, comma-separated; see `capmismatch.explain`
+    family : str
+        Name of the family.
+    teacher : str
+        Name of the teacher within it.
+    seed : int or None
+        Number of the training run, where several runs of one teacher are known.
+    params : int or None
+        Number of parameters; None where unknown.
+    macs : int or None
+        Multiply-accumulates for one example; None where unknown.
+    source : str
+        Where the teacher comes from, such as "torchvision:resnet18".
+    weights_hash : str
+        Of the weights behind the logits.
+    preprocessing : str
+        How inputs were prepared for the network.
+    dtype : str
+        Of the stored logits, "float32" or "float16".
+    accuracy : float
+        Over all rows of the bank, in [0, 1].
+    order : int
+        Position in its family as loaded.
+    sha256 : str
+        Of the stored logits' bytes.
+    options : str
+        How the network was run, where that is not plain float32 on the CPU, and how its columns were mapped.
+    published : float or None
+        The accuracy that its source claims for this data set, where that was compared.
+    findings : str
+        Codes, comma-separated; see `capmismatch.explain`.
     """
 
     family: str
@@ -59,18 +72,38 @@ class TeacherRecord:
 
     @property
     def header(self) -> dict[str, Any]:
-        """What a file says of the teacher; fields that came later stand there only where they tell something."""
-        return {k: v for k, v in asdict(self).items() if k not in ("options", "published", "findings") or v}
+        """The fields as a bank's file stores them; fields added in later versions are left out while they are empty."""
+        later = ("options", "published", "findings")
+        return {name: value for name, value in asdict(self).items() if name not in later or value}
 
-    def scored(self, right: int, count: int) -> TeacherRecord:
-        """With its accuracy over all rows, and finding CM002 where that is far from the published one.
+    def with_accuracy(self, correct: int, count: int) -> TeacherRecord:
+        """The record with its accuracy, and with finding CM002 where that is far from the published one.
 
-        Far is more than a percentage point, and more than three standard errors of a share of `count` examples.
+        Far is more than one percentage point and more than three standard errors of the published share among `count`
+        examples.
+
+        Parameters
+        ----------
+        correct : int
+            How many examples the teacher classifies correctly.
+        count : int
+            Of how many.
+
+        Returns
+        -------
+        TeacherRecord
+            A copy with `accuracy` and `findings` filled in.
+
+        Examples
+        --------
+        >>> record = TeacherRecord("resnet", "resnet18", published=0.7)
+        >>> [record.with_accuracy(correct, 10_000).findings for correct in (7000, 6800)]
+        ['', 'CM002']
         """
-        accuracy, findings = right / count, self.findings
+        accuracy, findings = correct / count, self.findings
         if self.published is not None:
-            doubt = max(0.01, 3 * (self.published * (1 - self.published) / count) ** 0.5)
-            if abs(accuracy - self.published) > doubt:
+            standard_error = (self.published * (1 - self.published) / count) ** 0.5
+            if abs(accuracy - self.published) > max(0.01, 3 * standard_error):
                 findings = join_codes([*filter(None, findings.split(",")), "CM002"])
         return replace(self, accuracy=accuracy, findings=findings)
 
@@ -95,134 +128,6 @@ def _escaped(name: str, what: str) -> str:
     if not name:
         raise InputError(f"expected a name for the {what}, got ''")
     text = quote(name, safe=" +=@")
-    if text.startswith("."):  # "." and ".." are folders of their own, and other dot files hide
+    if text.startswith("."):  # "." and ".." are folders already, and other names with a dot are hidden files
         text = "%2E" + text[1:]
-    return re.sub(r"-(s-?\d+)$", r"%2D\1", text)  # else "mlp48-s1" could be the run 1 of "mlp48"
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """The examples of a bank, in order.
-
-    Attributes
-    ----------
-    name : of the data set
-    labels : (N,) int64
-    ids : (N,) str, unique
-    split : (N,) str, "train", "val" or "test"
-    classes : names, in the order of the logits' columns
-    inputs_hash : of the inputs
-    fingerprint : of the whole data set: inputs, labels, ids, splits, classes
-    """
-
-    name: str
-    labels: NDArray[np.int64]
-    ids: NDArray[np.str_]
-    split: NDArray[np.str_]
-    classes: tuple[str, ...]
-    inputs_hash: str = ""
-    fingerprint: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "fingerprint", _fingerprint(self))
-
-
-def make_rows(
-    name: str,
-    labels: ArrayLike,
-    classes: Sequence[str],
-    *,
-    ids: ArrayLike | None = None,
-    split: ArrayLike | None = None,
-    inputs_hash: str = "",
-    place: str = "labels",
-) -> Rows:
-    """Check labels, ids, splits and class names against each other, and put a fingerprint on them."""
-    y = np.asarray(labels)
-    if y.ndim != 1 or len(y) == 0:
-        raise InputError(f"expected {place} of shape (N,) with N > 0, got shape {y.shape}")
-    if y.dtype.kind not in "iufb":
-        raise InputError(f"expected whole numbers as {place}, got {y[0]!r} at row 0")
-    names = tuple(str(c) for c in classes)
-    if len(names) < 2:
-        raise InputError(f"expected at least 2 classes, got {len(names)} ({', '.join(names)}) for {place}")
-    if len(set(names)) != len(names):
-        double = next(c for c in names if names.count(c) > 1)
-        raise InputError(f"expected distinct class names, got {double!r} twice for {place}")
-    bad = np.flatnonzero(~((y >= 0) & (y < len(names)) & (y == np.floor(y))))
-    if len(bad):
-        raise InputError(f"expected labels in [0, {len(names)}), got {y[bad[0]]} at row {bad[0]} of {place}")
-    identity = np.arange(len(y)).astype(str) if ids is None else np.asarray(ids).astype(str)
-    if identity.shape != y.shape:
-        raise InputError(f"expected {len(y)} ids, one an example, got shape {identity.shape} for {place}")
-    unique, count = np.unique(identity, return_counts=True)
-    if len(unique) != len(identity):
-        raise InputError(f"expected unique ids, got {str(unique[count > 1][0])!r} more than once for {place}")
-    parts = np.full(len(y), "val") if split is None else np.asarray(split).astype(str)
-    if parts.shape != y.shape:
-        raise InputError(f"expected {len(y)} split names, got shape {parts.shape} for {place}")
-    for part in np.unique(parts):
-        must_be_one_of(str(part), SPLITS, f"split of {place}")
-    return Rows(name, y.astype(np.int64), identity, parts, names, inputs_hash)
-
-
-def _fingerprint(rows: Rows) -> str:
-    digest = hashlib.sha256()
-    for piece in (rows.inputs_hash, "\0".join(rows.classes), "\0".join(rows.ids), "\0".join(rows.split)):
-        digest.update(piece.encode())
-        digest.update(b"\1")
-    digest.update(rows.labels.tobytes())
-    return digest.hexdigest()
-
-
-def stratified_order(labels: NDArray[Any], seed: int) -> NDArray[Any]:
-    """An order of the rows of which every stretch holds the classes in about the same shares as the whole."""
-    generator = np.random.default_rng(seed)
-    position = np.empty(len(labels))
-    for label in np.unique(labels):
-        rows = generator.permutation(np.flatnonzero(labels == label))
-        position[rows] = (np.arange(len(rows)) + generator.random()) / len(rows)
-    return np.argsort(position, kind="stable")
-
-
-def are_numbers(classes: Sequence[str]) -> bool:
-    """Whether class names are only their numbers, "0" to "C-1": what a data set without names gets."""
-    return list(classes) == [str(c) for c in range(len(classes))]
-
-
-def class_columns(own: Sequence[str], wanted: Sequence[str], place: str) -> NDArray[np.int64]:
-    """Where each class of `wanted` stands among `own`; numbers in place of names stand for any names in that order.
-
-    Examples
-    --------
-    >>> class_columns(["dog", "cat"], ["cat", "dog"], "pets.npz")
-    array([1, 0])
-    """
-    if len(own) != len(wanted):
-        raise InputError(f"expected {len(wanted)} classes, got {len(own)} from {place}")
-    if are_numbers(own) or are_numbers(wanted):
-        return np.arange(len(own))
-    missing = next((name for name in wanted if name not in own), None)
-    if missing is not None:
-        raise InputError(f"expected the classes {list(wanted)}, got {list(own)} from {place}: it has no {missing!r}")
-    return np.array([list(own).index(name) for name in wanted])
-
-
-def check_logits(logits: NDArray[Any], rows: Rows, place: str) -> None:
-    """Raise unless `logits` are finite and of shape (N, C) for these rows."""
-    expected = (len(rows.labels), len(rows.classes))
-    if logits.ndim != 2 or logits.shape[0] != expected[0]:
-        raise InputError(f"expected logits of shape {expected}, got {logits.shape} from {place}")
-    if logits.shape[1] != expected[1]:
-        raise InputError(f"expected {expected[1]} classes, got {logits.shape[1]} from {place}")
-    check_finite(logits, place)
-
-
-def check_finite(logits: NDArray[Any], place: str, first_row: int = 0) -> None:
-    """Raise at the first NaN or infinite logit, naming its row and class."""
-    bad = np.argwhere(~np.isfinite(logits))
-    if len(bad):
-        row, column = bad[0]
-        raise InputError(
-            f"expected finite logits, got {logits[row, column]} at row {row + first_row}, class {column} of {place}"
-        )
+    return re.sub(r"-(s-?\d+)$", r"%2D\1", text)  # else "mlp48-s1" could be run 1 of "mlp48"

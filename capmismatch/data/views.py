@@ -1,7 +1,7 @@
-"""Stored views: augmented copies of the training inputs, fixed, so that a teacher has to see each only once.
+"""Stored views: fixed augmented copies of the training inputs, so that a teacher has to run on each only once.
 
-A view is made from raw inputs by a seeded rule, kept as its parameters (kind, strength, seed, number) and made again
-where it is needed; the teachers' logits on it are collected into a bank of its own. Students then draw, for every
+A view is made from raw inputs by a seeded rule, described by its parameters (kind, strength, seed, number) and made
+again where it is needed; the teachers' logits on it are collected into a separate bank. Students then draw, for every
 example and epoch, one of the views, with the soft label that belongs to it.
 """
 
@@ -24,10 +24,14 @@ class Views:
 
     Attributes
     ----------
-    kind : "none" (the inputs themselves), "noise" (plus Gaussian noise), "flip" (view 0 as is, view 1 mirrored)
-    count : how many views; "none" has 1, "flip" 2
-    sigma : standard deviation of the noise, in units of the raw inputs
-    seed : of the noise
+    kind : str
+        "none" (the inputs themselves), "noise" (plus Gaussian noise) or "flip" (view 0 as is, view 1 mirrored).
+    count : int
+        How many views; "none" has 1, "flip" has 2.
+    sigma : float
+        Standard deviation of the noise, in units of the raw inputs.
+    seed : int
+        Of the noise.
     """
 
     kind: str = "none"
@@ -48,13 +52,25 @@ class Views:
             raise InputError(f"sigma > 0 belongs to views of kind 'noise', got sigma={self.sigma!r} with {self.kind!r}")
 
     def name(self, number: int) -> str:
-        """A name for the view's folder, which tells what it holds."""
+        """Name of the folder of a view's bank: kind, strength, seed and number."""
         return {"none": "plain", "flip": f"flip-{number}"}.get(
             self.kind, f"{self.kind}-{self.sigma:g}-seed{self.seed}-{number:03d}"
         )
 
     def make(self, inputs: NDArray[Any], number: int) -> NDArray[Any]:
-        """View `number` of raw inputs (n, ...); the same numbers every time.
+        """Make one view of raw inputs; every call gives the same numbers.
+
+        Parameters
+        ----------
+        inputs : ndarray of shape (n, ...)
+            Raw inputs; of kind "flip" images (n, H, W, C).
+        number : int
+            Which view, in [0, count).
+
+        Returns
+        -------
+        ndarray of the shape of `inputs`
+            The view: float32 of kind "noise", else in the dtype of `inputs`.
 
         Examples
         --------

@@ -17,8 +17,7 @@ from typing import Any
 
 import torch
 
-from capmismatch._utils.heap import keep_freed_memory
-from capmismatch._utils.machine import usable_cores
+from capmismatch._utils.machine import keep_freed_memory, usable_cores
 from capmismatch._utils.optional import need
 from capmismatch.errors import CapmismatchError
 

@@ -24,7 +24,7 @@ from capmismatch.distillation.runs import Experiment, Run, config_of, is_settled
 from capmismatch.errors import InputError
 from capmismatch.training.epoch_log import EpochLog
 from capmismatch.training.loop import Checkpoint, evaluate, fit
-from capmismatch.training.prepare import Prepare
+from capmismatch.training.prepare import Normalise
 
 CaughtWarning = tuple[str, type[Warning]]  # text and category
 
@@ -64,7 +64,7 @@ class Trainer:
 
     def __init__(self, study: Experiment) -> None:
         self.study, self.config = study, study.distillation
-        self.prepare = Prepare(self.config.center, self.config.scale)
+        self.prepare = Normalise(self.config.center, self.config.scale, channels_last=True)
         self._logits = lru_cache(maxsize=1)(self._read_logits)
         self._soft_labels = lru_cache(maxsize=2)(self._make_soft_labels)
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from capmismatch.data.datasets import Dataset
 from capmismatch.data.lazy_inputs import as_array
-from capmismatch.data.records import Rows
+from capmismatch.data.rows import Rows
 from capmismatch.errors import InputError
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from capmismatch import probes
 from capmismatch._numerics.isats_options import margin_of
 from capmismatch.data.bank import LogitBank
-from capmismatch.data.records import stratified_order
+from capmismatch.data.rows import stratified_order
 from capmismatch.diagnostics.dark_knowledge import dark_knowledge
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.ranks import rank_metrics

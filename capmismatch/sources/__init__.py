@@ -1,5 +1,5 @@
-"""Where teachers come from: one small file for each kind of source, each with a function ``load(rest, **options)``.
+"""Where teachers come from: one module for each kind of source, with a function ``load(address, **options)``.
 
-Sources whose networks have names also have ``describe(rest)``, which tells sizes without loading weights; see
-`capmismatch.sources.families.list_teachers`. timm and transformers are imported when they are asked for.
+Sources whose networks have names also have ``describe(address)``, which gives sizes without loading weights; see
+`capmismatch.list_teachers`. timm and transformers are imported only when a teacher of theirs is asked for.
 """

@@ -1,31 +1,39 @@
-"""What the sources of published networks share: names with wildcards, weights on disk, images one by one."""
+"""What the sources of published networks share: names with wildcards, sizes without weights, images one by one."""
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
-import glob
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from capmismatch.architectures import count_macs
+from capmismatch.architectures import count_macs, count_parameters
 from capmismatch.data.lazy_inputs import to_image
 from capmismatch.errors import InputError
-
-ENDINGS = (".pth", ".pt", ".safetensors", ".bin")
 
 
 @dataclass(frozen=True)
 class Listed:
-    """What is known of a network before any weight is loaded: what `capmismatch.list_teachers` shows."""
+    """What is known of a network before any weight is loaded: what `capmismatch.list_teachers` shows.
+
+    Attributes
+    ----------
+    name : str
+        Of the network.
+    params : int
+        Number of parameters.
+    macs : int or None
+        Multiply-accumulates for one example; None where they cannot be counted without weights.
+    input : tuple of int
+        Shape of one prepared example.
+    classes : int
+        Number of outputs.
+    """
 
     name: str
     params: int
@@ -35,7 +43,7 @@ class Listed:
 
 
 class PerImage:
-    """A network's own preprocessing: every image of a batch by itself, as RGB, then stacked."""
+    """A network's own preprocessing: every image of a batch separately, as RGB, then stacked."""
 
     def __init__(self, transform: Callable[[Any], Tensor]) -> None:
         self.transform = transform
@@ -56,35 +64,37 @@ def expand(pattern: str) -> list[str]:
     >>> expand("resnet{18,34}_x{,2}")
     ['resnet18_x', 'resnet18_x2', 'resnet34_x', 'resnet34_x2']
     """
-    found = re.search(r"\{([^{}]*)\}", pattern)
-    if found is None:
+    braces = re.search(r"\{([^{}]*)\}", pattern)
+    if braces is None:
         return [pattern]
-    before, after = pattern[: found.start()], pattern[found.end() :]
-    return [full for choice in found[1].split(",") for full in expand(before + choice.strip() + after)]
+    before, after = pattern[: braces.start()], pattern[braces.end() :]
+    return [name for choice in braces[1].split(",") for name in expand(before + choice.strip() + after)]
 
 
 def matching(pattern: str, names: Sequence[str], kind: str) -> list[str]:
-    """The names that a pattern with brace lists and wildcards means, each once.
+    """The names that match a pattern with brace lists and wildcards, each once; `kind` is the library, for messages.
 
     Examples
     --------
     >>> matching("resnet{18,34}*", ["resnet18", "resnet34_a", "vgg11"], "torchvision")
     ['resnet18', 'resnet34_a']
     """
-    found: list[str] = []
+    matches: list[str] = []
     for single in expand(pattern):
-        if any(sign in single for sign in "*?["):
-            hits = [name for name in names if fnmatch.fnmatchcase(name, single)]
-            if not hits:
-                raise InputError(f"no classifier of {kind} matches {single!r}")
-        else:
-            if single not in names:
-                near = difflib.get_close_matches(single, names, n=5)
-                hint = f"; near it: {near}" if near else ""
-                raise InputError(f"no classifier of {kind} is named {single!r}{hint}")
-            hits = [single]
-        found += [name for name in hits if name not in found]
-    return found
+        new = _by_wildcard(single, names, kind) if any(sign in single for sign in "*?[") else [single]
+        if not set(new) <= set(names):
+            near = difflib.get_close_matches(single, names, n=5)
+            hint = f"; near it: {near}" if near else ""
+            raise InputError(f"no classifier of {kind} is named {single!r}{hint}")
+        matches += [name for name in new if name not in matches]
+    return matches
+
+
+def _by_wildcard(pattern: str, names: Sequence[str], kind: str) -> list[str]:
+    matches = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+    if not matches:
+        raise InputError(f"no classifier of {kind} matches {pattern!r}")
+    return matches
 
 
 def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
@@ -92,76 +102,20 @@ def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
     try:
         with torch.device("meta"):
             return build().eval()
-    except NotImplementedError:  # regnets compute their widths with tensors: build the whole, drop its weights
+    except NotImplementedError:  # regnets compute their widths with tensors: build them with weights, then drop these
         return build().eval().to("meta")
-
-
-def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """The network with random weights drawn from a seed; the caller's own random numbers go on as before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build().eval()
-
-
-def count_params(network: nn.Module) -> int:
-    """How many numbers training fits."""
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def listed(name: str, network: nn.Module, size: tuple[int, ...], classes: int) -> Listed:
     """The row of one network, which may lie on the meta device."""
-    params = count_params(network)
+    params = count_parameters(network)
     try:
         macs = count_macs(network.requires_grad_(False), size)
-    except Exception:  # a network that looks at values can't run without any: one such must not hide all others
+    except Exception:  # a network that reads its values cannot run without any: it must not hide all other networks
         macs = None
     return Listed(name, params, macs, size, classes)
 
 
-def hash_network(network: nn.Module) -> str:
-    """SHA-256 of all weights and buffers, by name, type, shape and bytes."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\0".encode())
-        digest.update(np.ascontiguousarray(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()).data)
-    return digest.hexdigest()
-
-
-def find_file(weights: str | Path, name: str, base: str | Path) -> Path:
-    """The one checkpoint of a named network, in a folder (``NAME.pth``, ``NAME-abcd1234.pth``) or by a pattern.
-
-    In a pattern ``{name}`` stands for the network's name.
-    """
-    text = str(Path(weights).expanduser())
-    place = Path(base, text)
-    if place.is_dir():
-        found = [file for file in sorted(place.iterdir()) if _belongs(file, name)]
-    else:
-        pattern = Path(glob.escape(str(base)), text.replace("{name}", glob.escape(name)))
-        found = [Path(file) for file in sorted(glob.glob(str(pattern)))]
-    if len(found) != 1:
-        many = f"got {[file.name for file in found]}" if found else "got none"
-        raise InputError(f"expected one file with the weights of {name!r} at {str(place)!r}, {many}")
-    return found[0]
-
-
-def _belongs(file: Path, name: str) -> bool:
-    return file.suffix in ENDINGS and re.fullmatch(re.escape(name) + r"(-[0-9a-f]{8})?", file.stem) is not None
-
-
-def count_classes(network: nn.Module, state: dict[str, Tensor], file: Path) -> int:
-    """How many classes a checkpoint tells apart: the length of what the network's last layer holds in it."""
-    last = list(network.state_dict())[-1]
-    if last not in state or state[last].ndim == 0:
-        raise InputError(f"{file} does not fit: expected a last layer {last!r}, got {sorted(state)[:8]}")
-    return int(state[last].shape[0])
-
-
-def is_random(weights: Any) -> bool:
-    """Whether `weights` asks for random ones; a study file, which cannot say None, says "random"."""
-    return weights is None or weights == "random"
-
-
-def as_rows(found: Iterable[Listed]) -> list[Listed]:
-    """Smallest first."""
-    return sorted(found, key=lambda row: (row.params, row.name))
+def smallest_first(rows: Iterable[Listed]) -> list[Listed]:
+    """Sorted by the number of parameters, then by name."""
+    return sorted(rows, key=lambda row: (row.params, row.name))

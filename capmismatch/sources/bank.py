@@ -11,13 +11,26 @@ from numpy.typing import NDArray
 
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.datasets import Dataset
-from capmismatch.data.records import Rows
+from capmismatch.data.rows import Rows
 from capmismatch.sources.families import Teacher
 
 
-def load(place: str, *, base: str | Path = ".") -> tuple[list[Teacher], Dataset]:
-    """The teachers of the bank at `place`, and the data set that its rows make."""
-    bank = LogitBank(Path(base, Path(place).expanduser()))
+def load(folder: str, *, base: str | Path = ".") -> tuple[list[Teacher], Dataset]:
+    """Load the teachers of a bank.
+
+    Parameters
+    ----------
+    folder : str
+        Of the bank.
+    base : str or Path
+        Folder that relative paths start from.
+
+    Returns
+    -------
+    tuple of list of Teacher, and Dataset
+        The teachers, and the data set that the bank's rows make.
+    """
+    bank = LogitBank(Path(base, Path(folder).expanduser()))
     teachers = [
         Teacher(
             family=record.family,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from capmismatch._utils.files import hash_of, locked, remove_temporaries
+from capmismatch._utils.files import hash_of, remove_temporaries
 from capmismatch._utils.torchrun import ProcessGroup, process_group
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.bank_files import (
     create,
-    finish,
-    leftovers,
+    join_shards,
     read_record,
     read_shard,
-    remove_leftovers,
+    remove_shards,
+    shard_files,
     write_shard,
 )
 from capmismatch.data.datasets import Dataset
-from capmismatch.data.records import TeacherRecord, check_finite
+from capmismatch.data.records import TeacherRecord
+from capmismatch.data.rows import check_finite
 from capmismatch.errors import BankError, InputError, must_be_one_of
 from capmismatch.findings import FINDINGS
 from capmismatch.sources.families import Family, Teacher
-from capmismatch.sources.runners import NetworkRunner, Passes, SavedRunner, columns_of, recorded
+from capmismatch.sources.runners import NetworkRunner, Passes, SavedRunner, columns_of, options_of
 
 SHARD_ROWS = 8192
 
@@ -50,158 +50,208 @@ def collect(
 ) -> LogitBank:
     """Fill a bank with the logits of every teacher on every row of a data set.
 
-    What is there already is kept: a killed run, started again, goes on at the shard where it stopped and ends with the
+    What is there already stays: a killed run, started again, continues at the shard where it stopped and ends with the
     same bytes; teachers can be added to a bank later. Each teacher is locked while it runs, so that several processes
-    can share the work; the second at one teacher waits. Under ``torchrun`` the processes share every teacher's shards
-    instead, none padded and none done twice, and the bank has the bytes that one process would have written.
+    can share the work; a second process at the same teacher waits. Under ``torchrun`` the processes share every
+    teacher's shards instead, without padding or repetition, and the bank has the bytes that one process would have
+    written.
 
     A teacher that names its classes in another order than the data set is mapped by name (finding CM001), or refused
-    where names do not tell.
+    where the names do not match.
 
     Parameters
     ----------
-    family : from `load_family`
-    dataset : from `load_dataset`; None takes the one that came with saved logits. Saved logits and a data set are
-        matched by example id, class name and label.
-    path : folder of the bank; made where it is missing
-    batch_size : rows a forward pass
-    dtype : "float32" or "float16", of the stored logits
-    device : where the networks run, such as "cuda"; under ``torchrun`` each process takes its own
-    autocast : "bfloat16" or "float16": let torch run in half precision what it deems safe
-    channels_last : whether images lie in memory channel by channel (faster convolutions, other rounding)
-    check_published : whether a teacher's accuracy is compared with the one that its source claims (finding CM002); by
-        default where the data set is the one that it was measured on
-    progress : whether to show a bar
+    family : Family
+        From `load_family`.
+    dataset : Dataset or None
+        From `load_dataset`; None takes the one that came with saved logits. Saved logits and a data set are matched by
+        example id, class name and label.
+    path : str or Path
+        Folder of the bank; made where it is missing.
+    batch_size : int
+        Rows per forward pass.
+    dtype : str
+        "float32" or "float16", of the stored logits.
+    device : str
+        Where the networks run, such as "cuda"; under ``torchrun`` each process takes its own.
+    autocast : str, optional
+        "bfloat16" or "float16": let torch run in half precision where it considers that safe.
+    channels_last : bool
+        Whether images lie in memory channel by channel (faster convolutions, other rounding).
+    check_published : bool, optional
+        Whether a teacher's accuracy is compared with the one that its source claims (finding CM002); by default where
+        the data set is the one that it was measured on.
+    progress : bool
+        Whether to show a progress bar.
 
     Returns
     -------
     LogitBank
+        The bank in the folder, with all teachers that it holds.
 
     Raises
     ------
-    InputError : a teacher gives NaN, or another number of classes than the data set has; or overflows float16
-    BankError : the folder holds a bank of other data, or a teacher of that name with other weights
+    InputError
+        Where a teacher gives NaN, or another number of classes than the data set has, or overflows float16.
+    BankError
+        Where the folder holds a bank of other data, or a teacher of that name with other weights.
+
+    See Also
+    --------
+    load_family : the teachers.
+    load_dataset : the examples.
+    bank_from_arrays : a bank of logits that are in memory.
 
     Notes
     -----
     Device, autocast, channels_last and mapped columns are recorded where they differ from plain passes on the CPU, and
     a teacher that is there already must have been collected in the same way.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from capmismatch import load_dataset, load_family
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     family = load_family("letters:mlp", widths=[4], seeds=1, folder=folder)
+    ...     collect(family, load_dataset("letters", split={"test": 100}), f"{folder}/bank", progress=False).keys
+    ['mlp/mlp4-s0']
     """
     must_be_one_of(dtype, ("float32", "float16"), "dtype")
     passes = Passes(batch_size, device, autocast, channels_last)
-    if dataset is None:
-        dataset = family.dataset
-    if dataset is None:
+    data = dataset if dataset is not None else family.dataset
+    if data is None:
         raise InputError("expected a data set: only saved logits bring their own")
-    data = dataset
     with process_group() as processes:
         processes.on_rank_zero(lambda: create(path, data.rows))
         processes.on_all_ranks(lambda: create(path, data.rows))  # each worker's data set must be this bank's
-        folder, quiet = Path(path), not progress or processes.rank > 0
-        with tqdm(total=_shards(data) * len(family), desc="collect", unit="shard", disable=quiet) as bar:
+        job = _Job(data, Path(path), passes, dtype, check_published, processes)
+        quiet = not progress or processes.rank > 0
+        with tqdm(total=job.shards * len(family), desc="collect", unit="shard", disable=quiet) as bar:
             for order, teacher in enumerate(family):
                 bar.set_postfix_str(teacher.key)
-                compare = teacher.published_on == data.name if check_published is None else check_published
-                _Collector(teacher, order, data, folder, passes, dtype, compare, processes, bar).run()
-    return LogitBank(folder)
+                _TeacherCollector(job, teacher, order, bar).run()
+    return LogitBank(path)
 
 
-def _shards(dataset: Dataset) -> int:
-    return -(-len(dataset) // SHARD_ROWS)
+@dataclass(frozen=True)
+class _Job:
+    """What all teachers of one call of `collect` have in common."""
+
+    dataset: Dataset
+    bank_folder: Path
+    passes: Passes
+    dtype: str
+    check_published: bool | None
+    processes: ProcessGroup
+
+    @property
+    def shards(self) -> int:
+        """How many shards the logits of one teacher make."""
+        return -(-len(self.dataset) // SHARD_ROWS)
+
+    def rows_of_shard(self, index: int) -> range:
+        """The rows of a shard."""
+        return range(index * SHARD_ROWS, min((index + 1) * SHARD_ROWS, len(self.dataset)))
+
+    def record_of(self, teacher: Teacher, order: int) -> TeacherRecord:
+        """What the bank will know of a teacher before its logits are there."""
+        compare = self.check_published
+        if compare is None:
+            compare = teacher.published_on == self.dataset.name
+        return TeacherRecord(
+            family=teacher.family,
+            teacher=teacher.name,
+            seed=teacher.seed,
+            params=teacher.params,
+            macs=teacher.macs,
+            source=teacher.source,
+            weights_hash=teacher.weights_hash,
+            preprocessing=teacher.preprocessing,
+            dtype=self.dtype,
+            order=order,
+            options=options_of(teacher, self.dataset, self.passes),
+            published=teacher.published if compare else None,
+            findings="" if columns_of(teacher, self.dataset) is None else "CM001",
+        )
 
 
-class _Collector:
+class _TeacherCollector:
     """One teacher of a bank: its shards where they are missing, and the joined file."""
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        order: int,
-        dataset: Dataset,
-        folder: Path,
-        passes: Passes,
-        dtype: str,
-        compare: bool,
-        processes: ProcessGroup,
-        bar: Any,
-    ) -> None:
-        self.teacher, self.dataset, self.passes, self.dtype = teacher, dataset, passes, dtype
-        self.processes, self.bar, self.home = processes, bar, folder / teacher.key
-        self.whole = self.home / "logits.safetensors"
-        self.record = TeacherRecord(
-            teacher.family,
-            teacher.name,
-            teacher.seed,
-            teacher.params,
-            teacher.macs,
-            teacher.source,
-            teacher.weights_hash,
-            teacher.preprocessing,
-            dtype,
-            order=order,
-            options=recorded(teacher, dataset, passes),
-            published=teacher.published if compare else None,
-            findings="" if columns_of(teacher, dataset) is None else "CM001",
-        )
+    def __init__(self, job: _Job, teacher: Teacher, order: int, bar: Any) -> None:
+        self.job, self.teacher, self.bar = job, teacher, bar
+        self.folder = job.bank_folder / teacher.key
+        self.file = self.folder / "logits.safetensors"
+        self.record = job.record_of(teacher, order)
 
     def run(self) -> None:
         """Collect what is missing, or check that what is there was collected in the same way."""
-        if self.processes.on_rank_zero(lambda: not self.whole.exists() or bool(leftovers(self.home))):
-            with ExitStack() as held:
-                if self.processes.on_rank_zero(lambda: self._lacks(held)):
-                    self.processes.on_all_ranks(self._fill)
-                    self._tell(self.processes.on_rank_zero(self._finish))
+        processes = self.job.processes
+        if not processes.on_rank_zero(self._is_finished):
+            with processes.lock_on_rank_zero(self.folder / ".lock"):
+                if not processes.on_rank_zero(self._is_finished_after_tidying):
+                    processes.on_all_ranks(self._write_missing_shards)
+                    self._warn(processes.on_rank_zero(self._join_shards))
                     return
-        _check_same(self.record, self.whole, self.dataset)
-        self.bar.update(_shards(self.dataset))
+        _check_same(self.record, self.file, self.job.dataset)
+        self.bar.update(self.job.shards)
 
-    def _lacks(self, held: ExitStack) -> bool:
-        """Whether the file is missing, looked at under its lock, which is then held."""
-        held.enter_context(locked(self.home / ".lock"))
-        remove_temporaries(self.home)
-        if not self.whole.exists():
-            return True
-        remove_leftovers(self.home)  # of another process meanwhile, or one that was killed before it had tidied up
-        return False
+    def _is_finished(self) -> bool:
+        return self.file.exists() and not shard_files(self.folder)
 
-    def _fill(self) -> None:
+    def _is_finished_after_tidying(self) -> bool:
+        """Whether the joined file is there, once what killed processes have left is removed; only under the lock."""
+        remove_temporaries(self.folder)
+        if not self.file.exists():
+            return False
+        remove_shards(self.folder)
+        return True
+
+    def _write_missing_shards(self) -> None:
         """Write the shards of this worker that are missing."""
-        runner = (
-            SavedRunner(self.teacher, self.dataset)
-            if self.teacher.saved
-            else NetworkRunner(self.teacher, self.dataset, self.passes)
-        )
-        if self.record.macs is None and self.processes.rank == 0:
+        job, runner = self.job, self._runner()
+        if self.record.macs is None and job.processes.rank == 0:
             self.record = replace(self.record, macs=runner.macs)
-        made_from = hash_of(
+        made_from = self._made_from()
+        for index in job.processes.share(job.shards):
+            rows = job.rows_of_shard(index)
+            stored = read_shard(self.folder, index, made_from)
+            if stored is None or stored.shape != (len(rows), len(job.dataset.classes)):
+                logits = _logits(runner, rows.start, rows.stop, self.teacher, job.dataset, job.dtype)
+                write_shard(self.folder, index, logits, made_from)
+            self.bar.update(job.processes.size)
+
+    def _runner(self) -> SavedRunner | NetworkRunner:
+        if self.teacher.saved:
+            return SavedRunner(self.teacher, self.job.dataset)
+        return NetworkRunner(self.teacher, self.job.dataset, self.job.passes)
+
+    def _made_from(self) -> str:
+        """A hash of all that decides a shard's bytes but its rows."""
+        return hash_of(
             [
                 self.teacher.weights_hash,
                 self.teacher.preprocessing,
-                self.dtype,
-                self.dataset.rows.fingerprint,
+                self.job.dtype,
+                self.job.dataset.rows.fingerprint,
                 *filter(None, [self.record.options]),
             ]
         )
-        for index in self.processes.share(_shards(self.dataset)):
-            low, high = index * SHARD_ROWS, min((index + 1) * SHARD_ROWS, len(self.dataset))
-            there = read_shard(self.home, index, made_from)
-            if there is None or there.shape != (high - low, len(self.dataset.classes)):
-                logits = _logits(runner, low, high, self.teacher, self.dataset, self.dtype)
-                write_shard(self.home, index, logits, made_from)
-            self.bar.update(self.processes.size)
 
-    def _finish(self) -> TeacherRecord:
-        return finish(self.home, self.record, self.dataset.rows, _shards(self.dataset))
+    def _join_shards(self) -> TeacherRecord:
+        return join_shards(self.folder, self.record, self.job.dataset.rows, self.job.shards)
 
-    def _tell(self, record: TeacherRecord) -> None:
-        """Warn of what a user should know about this teacher."""
-        said = {
-            "CM001": f"its columns were mapped to those of {self.dataset.name!r} by name",
-            "CM002": f"{record.accuracy:.4f} on {self.dataset.name!r}, published {record.published or 0:.4f}",
+    def _warn(self, record: TeacherRecord) -> None:
+        """Warn of the findings about this teacher."""
+        data = self.job.dataset.name
+        details = {
+            "CM001": f"its columns were mapped to those of {data!r} by name",
+            "CM002": f"{record.accuracy:.4f} on {data!r}, published {record.published or 0:.4f}",
         }
         for code in filter(None, record.findings.split(",")):
-            if self.processes.rank == 0:
-                warnings.warn(f"{code} {FINDINGS[code].title}: teacher {record.key}: {said[code]}", stacklevel=4)
+            if self.job.processes.rank == 0:
+                message = f"{code} {FINDINGS[code].title}: teacher {record.key}: {details[code]}"
+                warnings.warn(message, stacklevel=4)  # at the caller of `collect`
 
 
 def _logits(
@@ -232,19 +282,26 @@ def _logits(
     return stored
 
 
-def _check_same(now: TeacherRecord, file: Path, dataset: Dataset) -> None:
-    record, fingerprint = read_record(file)
+def _check_same(record: TeacherRecord, file: Path, dataset: Dataset) -> None:
+    """Raise unless a joined file was collected from this teacher in the same way."""
+    stored_record, fingerprint = read_record(file)
     if fingerprint != dataset.rows.fingerprint:
         raise BankError(f"{file} was collected on other data (fingerprint {fingerprint[:12]}) than {dataset.name!r}")
-    for what, stored, given in (
-        ("name", (record.family, record.teacher, record.seed), (now.family, now.teacher, now.seed)),
-        ("weights", record.weights_hash[:12], now.weights_hash[:12]),
-        ("preprocessing", record.preprocessing, now.preprocessing),
-        ("dtype", record.dtype, now.dtype),
-        ("options", record.options, now.options),
-    ):
-        if stored != given:
+    stored, current = _collected_with(stored_record), _collected_with(record)
+    for what in current:
+        if stored[what] != current[what]:
             raise BankError(
-                f"{file} was collected with {what} {stored!r}, now given {given!r}: give the teacher another name, or "
-                "remove the file to collect anew"
+                f"{file} was collected with {what} {stored[what]!r}, now given {current[what]!r}: give the teacher "
+                "another name, or remove the file to collect anew"
             )
+
+
+def _collected_with(record: TeacherRecord) -> dict[str, Any]:
+    """What must be the same when a teacher is collected again."""
+    return {
+        "name": (record.family, record.teacher, record.seed),
+        "weights": record.weights_hash[:12],
+        "preprocessing": record.preprocessing,
+        "dtype": record.dtype,
+        "options": record.options,
+    }

@@ -1,21 +1,23 @@
 """Teachers and families of them, wherever they come from.
 
-``load_family("ckpt:teachers/*.pt", builder="my_models:make")`` hands each kind of source to one small file in
-`capmismatch.sources`; what comes back is a `Family`, a sequence of `Teacher`, smallest first where sizes are known.
+``load_family("ckpt:teachers/*.pt", builder="my_models:make")`` passes each kind of source to one module of
+`capmismatch.sources` and returns a `Family`, a sequence of `Teacher`, smallest first where sizes are known. A new
+source is one module and one line in `SOURCES`.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from capmismatch.data.records import Rows, teacher_key
+from capmismatch.data.records import teacher_key
+from capmismatch.data.rows import Rows
 from capmismatch.errors import InputError, must_be_one_of
 
 if TYPE_CHECKING:
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 
     from capmismatch.data.datasets import Dataset
 
-# kind -> module with a function `load(rest, **options) -> (list[Teacher], Dataset | None)` and, where names can be
-# listed without loading any weights, `describe(rest) -> list[Listed]`
+# One line per source: its kind, and a module with a function `load(address, **options) -> (list[Teacher], Dataset |
+# None)` and, where names can be listed without loading any weights, `describe(address) -> list[Listed]`.
 SOURCES = {
     "torchvision": "capmismatch.sources.torchvision",
     "timm": "capmismatch.sources.timm",
@@ -39,18 +41,38 @@ SOURCES = {
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """One network whose logits can be had: by running `module` on what `prepare` makes of inputs, or as `saved` ones.
+    """One network with its preprocessing, to be run on a data set; or logits of it that were saved before.
 
     Attributes
     ----------
-    family, name, seed : identity; `seed` numbers the training runs of one teacher, None where only one is known
-    params, macs : None where unknown
-    source, weights_hash, preprocessing : recorded in the bank
-    module : makes the network, weights loaded, in eval mode
-    prepare : a batch of raw inputs (n, ...) -> the tensor that the network takes: the teacher's own preprocessing
-    saved : instead of `module`, gives stored logits and the rows that they belong to
-    classes : names of the network's outputs, in order, where its source tells; None takes them as they stand
-    published, published_on : the accuracy that its source claims, and the name of the data set that it was measured on
+    family : str
+        Name of the family.
+    name : str
+        Name of the teacher within it.
+    seed : int or None
+        Number of the training run, where several runs of one teacher are known.
+    params : int or None
+        Number of parameters; None where unknown.
+    macs : int or None
+        Multiply-accumulates for one example; None where unknown.
+    source : str
+        Where it comes from; recorded in the bank.
+    weights_hash : str
+        Of its weights; recorded in the bank.
+    preprocessing : str
+        What `prepare` does; recorded in the bank.
+    module : callable or None
+        Makes the network, weights loaded, in eval mode.
+    prepare : callable or None
+        From a batch of raw inputs (n, ...) to the tensor that the network takes: the teacher's own preprocessing.
+    saved : callable or None
+        Instead of `module`: gives stored logits (N, C) and the rows that they belong to.
+    classes : tuple of str or None
+        Names of the network's outputs, in order, where its source has them; None takes the outputs as they stand.
+    published : float or None
+        The accuracy that its source claims, in [0, 1].
+    published_on : str
+        Name of the data set that `published` was measured on.
     """
 
     family: str
@@ -74,9 +96,19 @@ class Teacher:
         return teacher_key(self.family, self.name, self.seed)
 
     def logits(self, inputs: Any, batch_size: int = 256) -> NDArray[np.float32]:
-        """Run the network on raw inputs: logits (n, C) as a float32 array, columns in the network's own order.
+        """Run the network on raw inputs.
 
-        Inputs are an array (n, ...), images as uint8 (n, H, W, C), or a list of PIL images.
+        Parameters
+        ----------
+        inputs : ndarray or list of PIL images
+            Of shape (n, ...), images as uint8 (n, H, W, C).
+        batch_size : int
+            Rows per forward pass.
+
+        Returns
+        -------
+        ndarray of shape (n, C), float32
+            Logits, columns in the network's own order.
         """
         import torch
 
@@ -84,35 +116,50 @@ class Teacher:
             raise InputError(f"{self.key} has saved logits only: it cannot be run on new inputs")
         network = self.module().eval()
         with torch.inference_mode():
-            parts = [
+            logits = [
                 network(self.prepare(inputs[start : start + batch_size])).float().numpy()
                 for start in range(0, len(inputs), batch_size)
             ]
-        return np.concatenate(parts)
+        return np.concatenate(logits)
 
 
 class Family(Sequence[Teacher]):
-    """Teachers in order, and the data set that came with them where their logits were saved."""
+    """Teachers in order, and the data set that came with them where their logits were saved.
+
+    Parameters
+    ----------
+    teachers : sequence of Teacher
+        At least one, with distinct keys.
+    dataset : Dataset, optional
+        The examples of saved logits.
+
+    Raises
+    ------
+    InputError
+        Where there is no teacher, or two have the same key.
+    """
 
     def __init__(self, teachers: Sequence[Teacher], dataset: Dataset | None = None) -> None:
         if not teachers:
             raise InputError("expected at least one teacher, got an empty family")
         keys = [teacher.key for teacher in teachers]
-        double = next((key for key in keys if keys.count(key) > 1), None)
-        if double:
-            raise InputError(f"expected distinct teachers, got {double!r} twice; give the families other names")
+        repeated = next((key for key in keys if keys.count(key) > 1), None)
+        if repeated:
+            raise InputError(f"expected distinct teachers, got {repeated!r} twice; give the families other names")
         self.teachers = tuple(teachers)
         self.dataset = dataset
 
     def __getitem__(self, item: Any) -> Any:
-        if isinstance(item, str):
-            found = [t for t in self if t.key == item] or [t for t in self if t.name == item]
-            if len(found) > 1:
-                raise InputError(f"teacher {item!r} could be any of {[t.key for t in found]}: use one of these keys")
-            if not found:
-                must_be_one_of(item, [t.key for t in self], "teacher")
-            return found[0]
-        return self.teachers[item]
+        if not isinstance(item, str):
+            return self.teachers[item]
+        matches = [teacher for teacher in self if teacher.key == item]
+        matches = matches or [teacher for teacher in self if teacher.name == item]
+        if len(matches) > 1:
+            keys = [teacher.key for teacher in matches]
+            raise InputError(f"teacher {item!r} could be any of {keys}: use one of these keys")
+        if not matches:
+            must_be_one_of(item, [teacher.key for teacher in self], "teacher")
+        return matches[0]
 
     def __len__(self) -> int:
         return len(self.teachers)
@@ -133,21 +180,40 @@ def load_family(*specs: str, name: str | None = None, by_position: bool = False,
 
     Parameters
     ----------
-    specs : each ``kind:rest``
+    *specs : str
+        Each ``kind:address``, one of
 
         * ``torchvision:resnet{18,34,50}``, ``timm:resnet*.a1_in1k``, ``hf:OWNER/NAME``, ``hf:./FOLDERS``: image
           classifiers of these libraries, each with its own preprocessing; brace lists and wildcards name several.
           Option ``weights`` of the first two takes one's own files, or None for random ones; see `capmismatch.sources`.
-        * ``ckpt:PATTERN`` checkpoints (.pt, .pth, .safetensors) read with weights only. Options: ``builder`` makes the
+        * ``ckpt:PATTERN``: checkpoints (.pt, .pth, .safetensors) read with weights only. Options: ``builder`` makes the
           network of a checkpoint: a function of the file's stem, its name ``"module:function"``, or a registered
           architecture ``"arch:NAME"`` where ``{stem}`` stands for the file's stem; ``mean``, ``std`` normalise images.
         * ``logits:FILE.npz`` or ``logits:FOLDER``: logits saved before.
         * ``bank:FOLDER``: the teachers of a bank that was collected before.
         * ``letters:mlp``: multi-layer perceptrons trained here on UCI Letter Recognition. Options: ``widths``,
           ``seeds``, ...
-    name : the family's name in tables; by default the source says
-    by_position : take every network's outputs as the data set's classes in order, whatever its source calls them
-    options : of the sources; each source gets those that it knows, and one that none knows is an error
+    name : str, optional
+        The family's name in tables; by default the source's.
+    by_position : bool
+        Take every network's outputs as the data set's classes in order, whatever its source calls them.
+    **options : Any
+        Of the sources; each source gets those that it knows, and one that none knows is an error.
+
+    Returns
+    -------
+    Family
+        The teachers of all sources, those of one source smallest first.
+
+    Raises
+    ------
+    InputError
+        Where a source or option is unknown, an option is missing, or a teacher cannot be read.
+
+    See Also
+    --------
+    list_teachers : what a source has, without loading weights.
+    collect : run the teachers on a data set.
 
     Examples
     --------
@@ -157,39 +223,80 @@ def load_family(*specs: str, name: str | None = None, by_position: bool = False,
     """
     if not specs:
         raise InputError(f"expected at least one source like 'ckpt:teachers/*.pt'; the kinds are {sorted(SOURCES)}")
-    teachers: list[Teacher] = []
-    dataset = None
-    sources = [(spec, *_source(spec)) for spec in specs]
-    takes = [list(inspect.signature(source.load).parameters.values())[1:] for _, source, _ in sources]
+    sources = [_open(spec) for spec in specs]
+    known_options = dict.fromkeys(option for source in sources for option in source.options)
     for option in options:
-        known = dict.fromkeys(parameter.name for own in takes for parameter in own)
-        must_be_one_of(option, known, f"option of {' or '.join(repr(spec) for spec in specs)}")
-    for (spec, source, rest), parameters in zip(sources, takes, strict=True):
-        lacks = [p.name for p in parameters if p.default is inspect.Parameter.empty and p.name not in options]
-        if lacks:
-            raise InputError(f"{spec!r} lacks the option {lacks[0]!r}")
-        loaded, own = source.load(rest, **{p.name: options[p.name] for p in parameters if p.name in options})
-        if name is not None:
-            loaded = [replace(teacher, family=name) for teacher in loaded]
-        if by_position:
-            loaded = [replace(teacher, classes=None) for teacher in loaded]
-        teachers += sorted(loaded, key=lambda t: (t.params is None, t.params or 0))  # stable: else as given
-        dataset = dataset or own
-    return Family(teachers, dataset)
+        must_be_one_of(option, known_options, f"option of {' or '.join(repr(spec) for spec in specs)}")
+    teachers: list[Teacher] = []
+    datasets: list[Dataset] = []
+    for source in sources:
+        loaded, dataset = source.load(options)
+        teachers += sorted(loaded, key=_size)  # stable: teachers of unknown size stay in the source's order
+        datasets += [dataset] if dataset is not None else []
+    if name is not None:
+        teachers = [replace(teacher, family=name) for teacher in teachers]
+    if by_position:
+        teachers = [replace(teacher, classes=None) for teacher in teachers]
+    return Family(teachers, next(iter(datasets), None))
+
+
+def _size(teacher: Teacher) -> tuple[bool, int]:
+    """Sorts teachers by their number of parameters, those of unknown size last."""
+    return teacher.params is None, teacher.params or 0
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One of `SOURCES`, and the address of teachers within it."""
+
+    spec: str
+    module: Any
+    address: str
+
+    @property
+    def options(self) -> dict[str, bool]:
+        """The options that its `load` takes, and whether each is required."""
+        parameters = list(inspect.signature(self.module.load).parameters.values())[1:]
+        return {parameter.name: parameter.default is inspect.Parameter.empty for parameter in parameters}
+
+    def load(self, options: Mapping[str, Any]) -> tuple[list[Teacher], Dataset | None]:
+        """Load the teachers with those options that the source takes."""
+        for name, is_required in self.options.items():
+            if is_required and name not in options:
+                raise InputError(f"{self.spec!r} lacks the option {name!r}")
+        return self.module.load(self.address, **{name: options[name] for name in self.options if name in options})
+
+
+def _open(spec: str) -> _Source:
+    kind, _, address = spec.partition(":")
+    must_be_one_of(kind, SOURCES, f"the kind of source in {spec!r}")
+    return _Source(spec, importlib.import_module(SOURCES[kind]), address)
 
 
 def list_teachers(spec: str) -> pd.DataFrame:
-    """What a source has under some names, smallest first, without loading or downloading weights where it can tell.
+    """What a source has under some names, smallest first, without loading or downloading weights where possible.
 
     Parameters
     ----------
-    spec : as `load_family` takes it: ``"timm:resnet*"``, ``"torchvision:*"``, ``"hf:./FOLDERS"``, ...
+    spec : str
+        As `load_family` takes it: ``"timm:resnet*"``, ``"torchvision:*"``, ``"hf:./FOLDERS"``, ...
 
     Returns
     -------
     pandas.DataFrame
-        name, params, macs, input (the shape of one prepared example, such as "3x224x224"), classes; missing where the
-        source cannot say.
+        One row per network, with the columns
+
+        * ``name``: of the network, or the key of the teacher
+        * ``params``: number of parameters
+        * ``macs``: multiply-accumulates for one example
+        * ``input``: shape of one prepared example, such as "3x224x224"
+        * ``classes``: number of outputs
+
+        Values are missing where the source has none.
+
+    See Also
+    --------
+    load_family : load the teachers.
 
     Examples
     --------
@@ -201,16 +308,10 @@ def list_teachers(spec: str) -> pd.DataFrame:
     import pandas as pd
 
     columns = ["name", "params", "macs", "input", "classes"]
-    source, rest = _source(spec)
-    if hasattr(source, "describe"):
-        rows = [[r.name, r.params, r.macs, "x".join(map(str, r.input)), r.classes] for r in source.describe(rest)]
+    source = _open(spec)
+    if hasattr(source.module, "describe"):
+        networks = source.module.describe(source.address)
+        rows = [[net.name, net.params, net.macs, "x".join(map(str, net.input)), net.classes] for net in networks]
     else:
         rows = [[teacher.key, teacher.params, teacher.macs, None, None] for teacher in load_family(spec)]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _source(spec: str) -> tuple[Any, str]:
-    """The module that knows a kind of source, and what follows the colon."""
-    kind, _, rest = spec.partition(":")
-    must_be_one_of(kind, SOURCES, f"the kind of source in {spec!r}")
-    return importlib.import_module(SOURCES[kind]), rest

@@ -12,19 +12,30 @@ import torch
 from torch import Tensor, nn
 
 from capmismatch._utils.optional import need
+from capmismatch.architectures import count_parameters
 from capmismatch.data.lazy_inputs import to_image
 from capmismatch.errors import InputError
-from capmismatch.sources._networks import Listed, as_rows, count_params, expand, hash_network, listed, on_meta
+from capmismatch.sources._networks import Listed, expand, listed, on_meta, smallest_first
+from capmismatch.sources._weights import hash_network
 from capmismatch.sources.families import Teacher
 
 
 def load(where: str, *, revision: str | None = None, base: str | Path = ".") -> tuple[list[Teacher], None]:
-    """The classifier of a repository (brace lists name several), or those in local folders that match a pattern.
+    """Load the classifier of a repository (brace lists name several), or those in local folders that match a pattern.
 
     Parameters
     ----------
-    where : ``OWNER/NAME``, or a path that begins with ``.``, ``/`` or ``~``, as `save_pretrained` makes them
-    revision : branch, tag or commit of a repository
+    where : str
+        ``OWNER/NAME``, or the path of folders that `save_pretrained` made, beginning with ``.``, ``/`` or ``~``.
+    revision : str, optional
+        Branch, tag or commit of a repository.
+    base : str or Path
+        Folder that relative paths start from.
+
+    Returns
+    -------
+    tuple of list of Teacher, and None
+        The teachers; no data set comes with them.
     """
     need("transformers", "huggingface", f"hf:{where}")
     return [_teacher(place, revision) for place in _places(where, base)], None
@@ -40,17 +51,17 @@ def describe(where: str) -> list[Listed]:
         image = torch.zeros(64, 64, 3, dtype=torch.uint8).numpy()
         size = tuple(_Processor(_read(place, transformers.AutoImageProcessor.from_pretrained, None))([image]).shape[1:])
         rows.append(listed(_name(place), network, size, config.num_labels))
-    return as_rows(rows)
+    return smallest_first(rows)
 
 
 def _places(where: str, base: str | Path) -> list[str | Path]:
     if not where.startswith((".", "/", "~")):
         return list(expand(where))
     pattern = str(Path(glob.escape(str(base)), Path(where).expanduser()))
-    found = [Path(place) for place in sorted(glob.glob(pattern)) if Path(place, "config.json").is_file()]
-    if not found:
+    folders = [Path(path) for path in sorted(glob.glob(pattern)) if Path(path, "config.json").is_file()]
+    if not folders:
         raise InputError(f"no folder with a config.json, as save_pretrained makes them, matches {pattern!r}")
-    return list(found)
+    return list(folders)
 
 
 def _name(place: str | Path) -> str:
@@ -91,14 +102,15 @@ class _Processor:
         return self.processor(images=[to_image(image) for image in inputs], return_tensors="pt")["pixel_values"]
 
     def __repr__(self) -> str:
-        said = {name: value for name, value in json.loads(self.processor.to_json_string()).items() if value is not None}
-        return f"{type(self.processor).__name__} {json.dumps(said, sort_keys=True)}"
+        config = json.loads(self.processor.to_json_string())
+        settings = {name: value for name, value in config.items() if value is not None}
+        return f"{type(self.processor).__name__} {json.dumps(settings, sort_keys=True)}"
 
 
 def _network(place: str | Path, revision: str | None, weights_hash: str | None = None) -> nn.Module:
     from transformers import AutoModelForImageClassification
 
-    # In full precision, whatever the file was saved in: how to run it is for `collect` to say.
+    # In full precision, whatever the file was saved in: `collect` decides how it runs.
     read = partial(AutoModelForImageClassification.from_pretrained, dtype=torch.float32)
     network = _Logits(_read(place, read, revision)).eval()
     if weights_hash is not None and hash_network(network) != weights_hash:
@@ -118,7 +130,7 @@ def _teacher(place: str | Path, revision: str | None) -> Teacher:
     return Teacher(
         family="hf",
         name=_name(place),
-        params=count_params(network),
+        params=count_parameters(network),
         source=f"hf:{_name(place)}" + (f"@{revision}" if revision else ""),
         weights_hash=weights_hash,
         preprocessing=repr(prepare),

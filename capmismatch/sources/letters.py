@@ -7,33 +7,29 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import nn
 
+from capmismatch import architectures
 from capmismatch._utils.files import hash_of, locked, replacing
+from capmismatch.architectures import count_parameters
 from capmismatch.data.datasets import Dataset, load_dataset
 from capmismatch.errors import BankError, InputError
 from capmismatch.sources.families import Teacher
 from capmismatch.training.loop import Recipe, fit
+from capmismatch.training.prepare import Normalise
 
 WIDTHS = (12, 24, 48, 96, 192, 384, 768, 1024)
 SPLIT = {"train": 2000, "val": 6000, "test": 12000}
 RECIPE = Recipe(epochs=40, batch_size=250)
-
-
-def prepare(inputs: Any) -> Tensor:
-    """The 16 features, 0 to 15, centred and scaled: (x - 7) / 3."""
-    return (torch.as_tensor(inputs).to(torch.float32) - 7) / 3
+PREPARE = Normalise([7.0], [3.0])  # of the 16 features, 0 to 15
 
 
 def build(width: int) -> nn.Module:
     """Two hidden layers of `width` units, 16 features in, 26 letters out."""
-    from capmismatch import architectures
-
     return architectures.build(f"mlp{width}x{width}", 26, in_features=16)
 
 
@@ -46,15 +42,27 @@ def load(
     folder: str | Path | None = None,
     base: str | Path = ".",
 ) -> tuple[list[Teacher], None]:
-    """One teacher a width and seed; each is trained when first needed, and its weights are kept in `folder`.
+    """Load one teacher per width and seed; each is trained when first needed, and its weights are stored in `folder`.
 
     Parameters
     ----------
-    which : "mlp"
-    widths : of both hidden layers
-    seeds : training runs a width
-    train : rows to train on; by default the 2,000 of the embedded study
-    folder : where weights are kept, by default ``$CAPMISMATCH_CACHE`` or ``~/.cache/capmismatch``
+    which : str
+        "mlp", the one architecture.
+    widths : sequence of int
+        Of both hidden layers.
+    seeds : int
+        Training runs per width.
+    train : Dataset, optional
+        Rows to train on; by default the 2,000 of the embedded study.
+    folder : str or Path, optional
+        Where weights are stored, by default ``$CAPMISMATCH_CACHE`` or ``~/.cache/capmismatch``.
+    base : str or Path
+        Folder that relative paths start from.
+
+    Returns
+    -------
+    tuple of list of Teacher, and None
+        The teachers; no data set comes with them.
     """
     if which != "mlp":
         raise InputError(f"the letters source has one architecture, 'letters:mlp', not {'letters:' + which!r}")
@@ -66,12 +74,13 @@ def load(
             f"teachers of letters:mlp take the 16 features of 'letters' and tell 26 classes, got inputs of shape "
             f"{rows.inputs.shape[1:]} and {len(rows.classes)} classes from data set {rows.name!r}"
         )
-    home = Path(base, Path(folder).expanduser()) if folder is not None else cache_folder() / "letters"
+    weights_folder = Path(base, Path(folder).expanduser()) if folder is not None else cache_folder() / "letters"
     teachers = []
     for width in widths:
-        params = sum(p.numel() for p in build(width).parameters())
+        params = count_parameters(build(width))
         for seed in range(seeds):
             recipe = {"width": width, "seed": seed, "data": rows.rows.fingerprint, "recipe": repr(RECIPE)}
+            file_name = f"mlp{width}-s{seed}-{hash_of(recipe)}.safetensors"
             teachers.append(
                 Teacher(
                     family="mlp",
@@ -81,8 +90,8 @@ def load(
                     source="letters:mlp",
                     weights_hash=hash_of(recipe),
                     preprocessing="(x - 7) / 3",
-                    module=_maker(width, seed, rows, home / f"mlp{width}-s{seed}-{hash_of(recipe)}.safetensors"),
-                    prepare=prepare,
+                    module=_maker(width, seed, rows, weights_folder / file_name),
+                    prepare=PREPARE,
                 )
             )
     return teachers, None
@@ -90,15 +99,15 @@ def load(
 
 def _maker(width: int, seed: int, rows: Dataset, file: Path) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
-        # The caller's own draws of random numbers go on as if nothing had been drawn here.
+        # The caller's random state is as if nothing had been drawn here.
         with locked(file.with_suffix(".lock")), torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(hashlib.sha256(f"teacher {width} {seed}".encode()).hexdigest()[:8], 16))
             network = build(width)
             if not file.exists():
                 views = torch.from_numpy(rows.inputs)[None]
-                # So small that a second thread only costs; and under torchrun each process comes here in its own time.
+                # A second thread would only slow down so small a network; under torchrun each process trains alone.
                 with one_thread():
-                    fit(network, views, torch.from_numpy(rows.labels), RECIPE, seed=seed, prepare=prepare, alone=True)
+                    fit(network, views, torch.from_numpy(rows.labels), RECIPE, seed=seed, prepare=PREPARE, alone=True)
                 with replacing(file) as temporary:
                     temporary.write_bytes(save(network.state_dict()))
             try:
@@ -122,5 +131,5 @@ def one_thread() -> Iterator[None]:
 
 
 def cache_folder() -> Path:
-    """Where capmismatch keeps weights that it trained outside a study."""
+    """Where capmismatch stores weights that it trained outside a study."""
     return Path(os.environ.get("CAPMISMATCH_CACHE", Path.home() / ".cache" / "capmismatch"))

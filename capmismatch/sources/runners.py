@@ -14,18 +14,30 @@ from torch import Tensor, nn
 
 from capmismatch._utils.files import hash_of
 from capmismatch._utils.torchrun import local_device
+from capmismatch.data.class_names import match_classes
 from capmismatch.data.datasets import Dataset
-from capmismatch.data.records import class_columns
+from capmismatch.data.rows import Rows
 from capmismatch.errors import InputError, must_be_one_of
-from capmismatch.sources.class_names import match_classes
 from capmismatch.sources.families import Teacher
 
 AUTOCASTS = ("bfloat16", "float16")
+BY_POSITION = ". If they stand in the data set's order whatever they are called, load the family with by_position=True"
 
 
 @dataclass(frozen=True)
 class Passes:
     """How forward passes are made; what may change the numbers is recorded with the logits.
+
+    Parameters
+    ----------
+    batch_size : int
+        Rows per pass.
+    device : str
+        Where the network runs.
+    autocast : str or None
+        "bfloat16" or "float16": half precision where torch considers it safe.
+    channels_last : bool
+        Whether images lie in memory channel by channel.
 
     Examples
     --------
@@ -68,13 +80,13 @@ class Passes:
 
 def columns_of(teacher: Teacher, dataset: Dataset) -> NDArray[np.int64] | None:
     """The network's column of each class; None where they stand as they are. Saved logits are matched later."""
-    if teacher.saved is not None:
+    if teacher.saved is not None or teacher.classes is None:
         return None
-    return match_classes(teacher.classes, dataset.classes, f"teacher {teacher.key}")
+    return match_classes(teacher.classes, dataset.classes, f"teacher {teacher.key}", BY_POSITION)
 
 
-def recorded(teacher: Teacher, dataset: Dataset, passes: Passes) -> str:
-    """All that decides the logits of these weights and this preprocessing besides, in words; "" for plain passes."""
+def options_of(teacher: Teacher, dataset: Dataset, passes: Passes) -> str:
+    """What else decides the logits, given weights and preprocessing, in words; "" for plain passes."""
     if teacher.saved is not None:
         return ""
     columns = columns_of(teacher, dataset)
@@ -109,19 +121,19 @@ class NetworkRunner:
     def __call__(self, low: int, high: int) -> NDArray[Any]:
         """Logits of the rows from `low` up to `high`."""
         step = self.passes.batch_size
-        _ = self.network  # first: a network that is trained as it is made needs gradients
+        _ = self.network  # made before inference mode: a network that is trained when it is made needs gradients
         with torch.inference_mode(), self.passes.precision():
-            parts = [
+            batches = [
                 self._batch(self.dataset.inputs[start : min(start + step, high)]) for start in range(low, high, step)
             ]
-        whole = np.concatenate(parts)
-        if self.columns is None or whole.ndim != 2:
-            return whole
-        if whole.shape[1] != self.outputs:
+        logits = np.concatenate(batches)
+        if self.columns is None or logits.ndim != 2:
+            return logits
+        if logits.shape[1] != self.outputs:
             raise InputError(
-                f"expected {self.outputs} logits, as many as teacher {self.key} names classes, got {whole.shape[1]}"
+                f"expected {self.outputs} logits, as many as teacher {self.key} names classes, got {logits.shape[1]}"
             )
-        return np.ascontiguousarray(whole[:, self.columns])
+        return np.ascontiguousarray(logits[:, self.columns])
 
     def _batch(self, raw: Any) -> NDArray[np.float32]:
         batch = self.prepare(raw).to(self.device)
@@ -140,29 +152,44 @@ class SavedRunner:
 
     def __init__(self, teacher: Teacher, dataset: Dataset) -> None:
         assert teacher.saved is not None
-        own, logits = teacher.saved()
-        if own.fingerprint == dataset.rows.fingerprint:
+        saved_rows, logits = teacher.saved()
+        if saved_rows.fingerprint == dataset.rows.fingerprint:
             self.logits = logits
             return
-        columns = class_columns(own.classes, dataset.classes, f"the saved logits of teacher {teacher.key}")
-        place = {identity: row for row, identity in enumerate(own.ids)}
-        missing = next((identity for identity in dataset.rows.ids if identity not in place), None)
-        if missing is not None:
-            raise InputError(
-                f"teacher {teacher.key} has no saved logits for example {str(missing)!r} of data set {dataset.name!r}"
-            )
-        index = np.array([place[identity] for identity in dataset.rows.ids])
-        labels = np.argsort(columns)[own.labels[index]]
-        differs = np.flatnonzero(labels != dataset.labels)
-        if len(differs):
-            row = int(differs[0])
-            raise InputError(
-                f"expected the labels of {dataset.name!r}, got {dataset.classes[labels[row]]!r} with the saved logits "
-                f"of {teacher.key} and {dataset.classes[dataset.labels[row]]!r} in the data set at example "
-                f"{str(dataset.rows.ids[row])!r}"
-            )
+        matched = match_classes(saved_rows.classes, dataset.classes, f"the saved logits of teacher {teacher.key}")
+        columns = np.arange(len(dataset.classes)) if matched is None else matched
+        index = _rows_by_id(saved_rows, teacher, dataset)
+        _check_labels(saved_rows, index, columns, teacher, dataset)
         self.logits = logits[index][:, columns]
 
     def __call__(self, low: int, high: int) -> NDArray[Any]:
         """Logits of the rows from `low` up to `high`."""
         return np.asarray(self.logits[low:high])
+
+
+def _rows_by_id(saved: Rows, teacher: Teacher, dataset: Dataset) -> NDArray[np.int64]:
+    """The row of each example of the data set among the saved ones."""
+    row_of = {identity: row for row, identity in enumerate(saved.ids)}
+    missing = next((identity for identity in dataset.rows.ids if identity not in row_of), None)
+    if missing is not None:
+        raise InputError(
+            f"teacher {teacher.key} has no saved logits for example {str(missing)!r} of data set {dataset.name!r}"
+        )
+    return np.array([row_of[identity] for identity in dataset.rows.ids])
+
+
+def _check_labels(
+    saved: Rows, index: NDArray[np.int64], columns: NDArray[np.int64], teacher: Teacher, dataset: Dataset
+) -> None:
+    """Raise where an example's saved label is another one than in the data set."""
+    name_of = {column: dataset.classes[label] for label, column in enumerate(columns.tolist())}
+    saved_labels = saved.labels[index]
+    differs = np.flatnonzero(saved_labels != columns[dataset.labels])
+    if len(differs):
+        row = int(differs[0])
+        column = int(saved_labels[row])
+        raise InputError(
+            f"expected the labels of {dataset.name!r}, got {name_of.get(column, saved.classes[column])!r} with the "
+            f"saved logits of {teacher.key} and {dataset.classes[dataset.labels[row]]!r} in the data set at example "
+            f"{str(dataset.rows.ids[row])!r}"
+        )

@@ -1,9 +1,9 @@
 """``logits:FILE.npz`` or ``logits:FOLDER``: logits that were saved before.
 
-The file holds ``labels`` (N,) and ``logits_<name>`` (N, C), optionally ``classes``, ``ids``, ``split``, and of each
+The file holds ``labels`` (N,) and ``logits_<name>`` (N, C), optionally ``classes``, ``ids``, ``split``, and for each
 name ``params_<name>``, ``macs_<name>``, ``seed_<name>`` (which training run it is) and ``teacher_<name>`` (the
 teacher's name, where several runs share one). A folder holds ``family.json`` and one ``<name>.npy`` or
-``<name>.safetensors`` a name, with the JSON::
+``<name>.safetensors`` per name, with the JSON::
 
     {"labels": "labels.npy", "classes": ["cat", "dog"], "teachers": {"small": {"params": 1000}, "large": {"seed": 1}}}
 """
@@ -23,47 +23,41 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from capmismatch.data.datasets import Dataset, read_npz
-from capmismatch.data.records import Rows, check_logits, make_rows
+from capmismatch.data.rows import Rows, check_logits, make_rows
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.sources.families import Teacher
 
 FIELDS = ("teacher", "seed", "params", "macs")
 
 
-def load(place: str, *, probabilities: str = "refuse", base: str | Path = ".") -> tuple[list[Teacher], Dataset]:
-    """The teachers saved at `place`, and the data set that their labels make.
+def load(path: str, *, probabilities: str = "refuse", base: str | Path = ".") -> tuple[list[Teacher], Dataset]:
+    """Load the teachers whose logits were saved in a file or folder.
 
-    ``probabilities="convert"`` takes the logarithm where rows are probabilities; "refuse" (default) is an error then.
+    Parameters
+    ----------
+    path : str
+        Of the .npz, or of the folder with a ``family.json``.
+    probabilities : str
+        "refuse" makes rows of probabilities an error, "convert" takes their logarithm.
+    base : str or Path
+        Folder that relative paths start from.
+
+    Returns
+    -------
+    tuple of list of Teacher, and Dataset
+        The teachers, and the data set that their labels make.
     """
     must_be_one_of(probabilities, ("refuse", "convert"), "probabilities")
-    path = Path(base, Path(place).expanduser())
-    if path.is_dir():
-        arrays, head = _read_folder(path)
-    else:
-        arrays, head = _read_npz(path)
+    full_path = Path(base, Path(path).expanduser())
+    family = full_path.name if full_path.is_dir() else full_path.stem
+    arrays, head = (_read_folder if full_path.is_dir() else _read_npz)(full_path)
     if not arrays:
-        raise InputError(f"no teacher in {path}: expected arrays named 'logits_<teacher>'")
-    name, first = next(iter(arrays.items()))
-    if first.ndim != 2:
-        raise InputError(f"expected logits of shape (N, C) in {path}, got {first.shape} for teacher {name!r}")
-    family = path.name if path.is_dir() else path.stem
-    classes = head.get("classes")
-    rows = make_rows(
-        family,
-        head["labels"],
-        classes if classes is not None else [str(c) for c in range(first.shape[1])],
-        ids=head.get("ids"),
-        split=head.get("split"),
-        inputs_hash="saved logits",
-        place=f"labels of {path}",
-    )
+        raise InputError(f"no teacher in {full_path}: expected arrays named 'logits_<teacher>'")
+    rows = _rows(arrays, head, family, full_path)
     teachers = []
-    for name, raw in arrays.items():
-        logits = raw if raw.dtype in (np.float16, np.float32) else raw.astype(np.float32)
-        check_logits(logits, rows, f"teacher {name!r} in {path}")
-        if looks_like_probabilities(logits):
-            logits = _from_probabilities(logits, probabilities, name, path)
-        info = _checked(head["teachers"].get(name, {}), name, path)
+    for name, array in arrays.items():
+        logits = _checked_logits(array, rows, probabilities, name, full_path)
+        info = _checked_info(head["teachers"].get(name, {}), name, full_path)
         teachers.append(
             Teacher(
                 family=family,
@@ -71,13 +65,37 @@ def load(place: str, *, probabilities: str = "refuse", base: str | Path = ".") -
                 seed=info.get("seed"),
                 params=info.get("params"),
                 macs=info.get("macs"),
-                source=f"logits:{path.name}",
+                source=f"logits:{full_path.name}",
                 weights_hash=hashlib.sha256(np.ascontiguousarray(logits).data).hexdigest(),
                 preprocessing="none: saved logits",
                 saved=_Stored(rows, logits),
             )
         )
     return teachers, Dataset(rows, np.empty((len(rows.labels), 0), np.float32))
+
+
+def _rows(arrays: Mapping[str, NDArray[Any]], head: Mapping[str, Any], name: str, path: Path) -> Rows:
+    teacher, logits = next(iter(arrays.items()))
+    if logits.ndim != 2:
+        raise InputError(f"expected logits of shape (N, C) in {path}, got {logits.shape} for teacher {teacher!r}")
+    classes = head.get("classes")
+    return make_rows(
+        name,
+        head["labels"],
+        classes if classes is not None else [str(column) for column in range(logits.shape[1])],
+        ids=head.get("ids"),
+        split=head.get("split"),
+        inputs_hash="saved logits",
+        place=f"labels of {path}",
+    )
+
+
+def _checked_logits(array: NDArray[Any], rows: Rows, probabilities: str, name: str, path: Path) -> NDArray[Any]:
+    logits = array if array.dtype in (np.float16, np.float32) else array.astype(np.float32)
+    check_logits(logits, rows, f"teacher {name!r} in {path}")
+    if looks_like_probabilities(logits):
+        return _from_probabilities(logits, probabilities, name, path)
+    return logits
 
 
 class _Stored:
@@ -90,14 +108,14 @@ class _Stored:
         return self.rows, self.logits
 
 
-def _checked(info: Any, name: str, path: Path) -> Mapping[str, Any]:
+def _checked_info(info: Any, name: str, path: Path) -> Mapping[str, Any]:
     """What a file says of one teacher: known keys, whole numbers."""
     if not isinstance(info, Mapping):
         raise InputError(f"expected a mapping of {list(FIELDS)} for teacher {name!r} in {path}, got {info!r}")
     for field, value in info.items():
         must_be_one_of(field, FIELDS, f"key of teacher {name!r} in {path}")
-        number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-        if field != "teacher" and not number:
+        is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        if field != "teacher" and not is_count:
             raise InputError(f"expected a whole number as {field} of teacher {name!r} in {path}, got {value!r}")
     return info
 
@@ -110,8 +128,8 @@ def looks_like_probabilities(values: NDArray[Any], rows: int = 1000) -> bool:
     >>> looks_like_probabilities(np.array([[0.25, 0.75]])), looks_like_probabilities(np.array([[2.0, -1.0]]))
     (True, False)
     """
-    part = np.asarray(values[:rows], dtype=np.float64)
-    return bool((part >= 0).all() and (part <= 1).all() and (np.abs(part.sum(1) - 1) < 1e-2).all())
+    first = np.asarray(values[:rows], dtype=np.float64)
+    return bool((first >= 0).all() and (first <= 1).all() and (np.abs(first.sum(1) - 1) < 1e-2).all())
 
 
 def _from_probabilities(values: NDArray[Any], choice: str, name: str, path: Path) -> NDArray[np.float32]:
@@ -131,13 +149,13 @@ def _from_probabilities(values: NDArray[Any], choice: str, name: str, path: Path
 
 
 def _read_npz(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    whole = ("labels", "classes", "ids", "split")
-    of_each = tuple(f"{field}_" for field in ("logits", *FIELDS))
-    content = read_npz(path, lambda name: name in whole or name.startswith(of_each))
+    of_all = ("labels", "classes", "ids", "split")
+    of_one_teacher = tuple(f"{field}_" for field in ("logits", *FIELDS))
+    content = read_npz(path, lambda name: name in of_all or name.startswith(of_one_teacher))
     if "labels" not in content:
         raise InputError(f"expected an array 'labels' in {path}, got {sorted(content)}")
     arrays = {name.removeprefix("logits_"): value for name, value in content.items() if name.startswith("logits_")}
-    head: dict[str, Any] = {name: content[name] for name in whole if name in content}
+    head: dict[str, Any] = {name: content[name] for name in of_all if name in content}
     head["teachers"] = {name: {} for name in arrays}
     for name in content:
         field, _, teacher = name.partition("_")
@@ -164,11 +182,11 @@ def _read_folder(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     arrays = {}
     for teacher in head["teachers"]:
         files = [path / f"{teacher}{ending}" for ending in (".npy", ".safetensors")]
-        found = next((file for file in files if file.exists()), None)
-        if found is None:
+        file = next((file for file in files if file.exists()), None)
+        if file is None:
             names = " or ".join(file.name for file in files)
             raise InputError(f"teacher {teacher!r} of {manifest} has no file: expected {names}")
-        arrays[teacher] = _read_array(found)
+        arrays[teacher] = _read_array(file)
     return arrays, full
 
 

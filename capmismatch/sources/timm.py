@@ -10,22 +10,17 @@ from typing import Any
 from torch import nn
 
 from capmismatch._utils.optional import need
+from capmismatch.architectures import count_parameters
 from capmismatch.errors import InputError
-from capmismatch.sources._networks import (
-    Listed,
-    PerImage,
-    as_rows,
-    count_classes,
-    count_params,
+from capmismatch.sources._networks import Listed, PerImage, listed, matching, on_meta, smallest_first
+from capmismatch.sources._weights import (
+    Weights,
     find_file,
     hash_network,
     is_random,
-    listed,
-    matching,
-    on_meta,
-    seeded,
+    random_weights,
+    weights_from_file,
 )
-from capmismatch.sources.checkpoint import fit_weights, hash_file, read_state_dict
 from capmismatch.sources.families import Teacher
 
 LOCAL = "local-dir:"
@@ -34,19 +29,30 @@ LOCAL = "local-dir:"
 def load(
     pattern: str, *, weights: str | Path | None = "DEFAULT", seed: int = 0, base: str | Path = "."
 ) -> tuple[list[Teacher], None]:
-    """The classifiers whose names match, such as ``resnet*.a1_in1k``, ``resnet{18,34}`` or ``local-dir:FOLDERS``.
+    """Load the classifiers whose names match: ``resnet*.a1_in1k``, ``resnet{18,34}``, ``local-dir:FOLDERS``, ...
 
     Parameters
     ----------
-    weights : "DEFAULT" for those that timm publishes under that name, downloaded where they are missing; a folder or
-        file pattern with one's own (``{name}`` stands for the network's name); or None (in a study file "random") for
+    pattern : str
+        Names, with brace lists and wildcards.
+    weights : str, Path or None
+        "DEFAULT" for those that timm publishes under that name, downloaded where they are missing; a folder or file
+        pattern with one's own (``{name}`` stands for the network's name); or None (in a study file "random") for
         random ones. Folders that timm's `save_for_hf` made hold theirs.
-    seed : of random weights
+    seed : int
+        Of random weights.
+    base : str or Path
+        Folder that relative paths start from.
+
+    Returns
+    -------
+    tuple of list of Teacher, and None
+        The teachers; no data set comes with them.
     """
     need("timm", "timm", f"timm:{pattern}")
     if pattern.startswith(LOCAL):
         return [_from_folder(folder) for folder in _folders(pattern.removeprefix(LOCAL), base)], None
-    return [_teacher(name, weights, seed, base) for name in _names(pattern)], None
+    return [_teacher(name, _weights(name, weights, seed, base)) for name in _names(pattern)], None
 
 
 def describe(pattern: str) -> list[Listed]:
@@ -60,7 +66,7 @@ def describe(pattern: str) -> list[Listed]:
     for name in names:
         network: Any = on_meta(partial(_create, name))
         rows.append(listed(name, network, _config(network)["input_size"], network.num_classes))
-    return as_rows(rows)
+    return smallest_first(rows)
 
 
 def _names(pattern: str) -> list[str]:
@@ -71,11 +77,11 @@ def _names(pattern: str) -> list[str]:
 
 
 def _folders(pattern: str, base: str | Path) -> list[Path]:
-    places = str(Path(glob.escape(str(base)), Path(pattern).expanduser()))
-    found = [Path(place) for place in sorted(glob.glob(places)) if Path(place, "config.json").is_file()]
-    if not found:
-        raise InputError(f"no folder with a config.json, as timm's save_for_hf makes them, matches {places!r}")
-    return found
+    full_pattern = str(Path(glob.escape(str(base)), Path(pattern).expanduser()))
+    folders = [Path(path) for path in sorted(glob.glob(full_pattern)) if Path(path, "config.json").is_file()]
+    if not folders:
+        raise InputError(f"no folder with a config.json, as timm's save_for_hf makes them, matches {full_pattern!r}")
+    return folders
 
 
 def _create(name: str, pretrained: bool = False, classes: int | None = None) -> Any:
@@ -101,65 +107,48 @@ def _class_names(network: Any) -> tuple[str, ...] | None:
     """From the config that came with the weights, or ImageNet's by their number, perhaps after a background class."""
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
-    given, classes = network.pretrained_cfg.get("label_names"), network.num_classes
-    if given is not None and len(given) == classes:
-        return tuple(given)
+    names, classes = network.pretrained_cfg.get("label_names"), network.num_classes
+    if names is not None and len(names) == classes:
+        return tuple(names)
     background = classes == 1001
     subset = infer_imagenet_subset({"num_classes": classes - background})
     if subset is None:
         return None
-    names = tuple(ImageNetInfo(subset).label_names())
-    return ("background",) * background + names if len(names) == classes - background else None
+    imagenet_names = tuple(ImageNetInfo(subset).label_names())
+    return ("background",) * background + imagenet_names if len(imagenet_names) == classes - background else None
 
 
-def _described(network: Any, **fields: Any) -> Teacher:
-    from timm.data import create_transform
-
-    prepare = PerImage(create_transform(**_config(network), is_training=False))
-    return Teacher(
-        family="timm",
-        params=count_params(network),
-        preprocessing=repr(prepare),
-        prepare=prepare,
-        classes=_class_names(network),
-        **fields,
-    )
+def _weights(name: str, choice: str | Path | None, seed: int, base: str | Path) -> Weights:
+    if is_random(choice):
+        return random_weights(partial(_create, name), seed)
+    if choice == "DEFAULT":
+        return _published(name)
+    return weights_from_file(partial(_create, name), find_file(str(choice), name, base), f"timm's {name}")
 
 
-def _teacher(name: str, weights: str | Path | None, seed: int, base: str | Path) -> Teacher:
-    if is_random(weights):
-        module = partial(seeded, partial(_create, name), seed)
-        network = module()
-        return _described(
-            network,
-            name=name,
-            seed=seed,
-            source=f"timm:{name} random",
-            weights_hash=hash_network(network),
-            module=module,
-        )
-    if weights == "DEFAULT":
-        module = partial(_create, name, True)
-        network = module()
-        return _described(network, name=name, source=f"timm:{name}", weights_hash=hash_network(network), module=module)
-    file = find_file(str(weights), name, base)
-    weights_hash = hash_file(file)
-    classes = count_classes(on_meta(partial(_create, name)), read_state_dict(file), file)
-    module = partial(_from_file, name, classes, file, weights_hash)
-    return _described(module(), name=name, source=f"timm:{name} {file.name}", weights_hash=weights_hash, module=module)
-
-
-def _from_file(name: str, classes: int, file: Path, weights_hash: str) -> nn.Module:
-    return fit_weights(lambda _: _create(name, classes=classes), file, weights_hash, f"timm's {name}")
+def _published(name: str) -> Weights:
+    module = partial(_create, name, True)
+    network = module()
+    return Weights(module, network, "", hash_network(network))
 
 
 def _from_folder(folder: Path) -> Teacher:
-    module = partial(_create, f"{LOCAL}{folder}", True)
-    network = module()
-    return _described(
-        network,
-        name=folder.name,
-        source=f"timm:{LOCAL}{folder.name}",
-        weights_hash=hash_network(network),
-        module=module,
+    return _teacher(folder.name, _published(f"{LOCAL}{folder}"), f"{LOCAL}{folder.name}")
+
+
+def _teacher(name: str, weights: Weights, address: str | None = None) -> Teacher:
+    from timm.data import create_transform
+
+    prepare = PerImage(create_transform(**_config(weights.network), is_training=False))
+    return Teacher(
+        family="timm",
+        name=name,
+        seed=weights.seed,
+        params=count_parameters(weights.network),
+        source=f"timm:{address or name} {weights.source}".rstrip(),
+        weights_hash=weights.weights_hash,
+        preprocessing=repr(prepare),
+        module=weights.module,
+        prepare=prepare,
+        classes=_class_names(weights.network),
     )

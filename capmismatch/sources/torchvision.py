@@ -9,23 +9,11 @@ from typing import Any
 from torch import nn
 from torchvision import models
 
+from capmismatch.architectures import count_parameters
 from capmismatch.data.dataset_readers import IMAGENET
 from capmismatch.errors import InputError, must_be_one_of
-from capmismatch.sources._networks import (
-    Listed,
-    PerImage,
-    as_rows,
-    count_classes,
-    count_params,
-    find_file,
-    hash_network,
-    is_random,
-    listed,
-    matching,
-    on_meta,
-    seeded,
-)
-from capmismatch.sources.checkpoint import fit_weights, hash_file, read_state_dict
+from capmismatch.sources._networks import Listed, PerImage, listed, matching, on_meta, smallest_first
+from capmismatch.sources._weights import Weights, find_file, is_random, random_weights, weights_from_file
 from capmismatch.sources.families import Teacher
 
 
@@ -37,16 +25,28 @@ def load(
     seed: int = 0,
     base: str | Path = ".",
 ) -> tuple[list[Teacher], None]:
-    """The classifiers whose names match, such as ``resnet{18,34,50}`` or ``resnet*``.
+    """Load the classifiers whose names match, such as ``resnet{18,34,50}`` or ``resnet*``.
 
     Parameters
     ----------
-    weights : which of torchvision's weights, "DEFAULT" or a name such as "IMAGENET1K_V1", downloaded when the network
-        is first run; or a folder or file pattern with one's own (``{name}`` stands for the network's name); or None
-        (in a study file "random") for random ones
-    preset : of one's own or random weights: the torchvision weights whose transforms and class names they go with. A
-        file that still has the name under which torchvision publishes it goes with just those.
-    seed : of random weights
+    pattern : str
+        Names, with brace lists and wildcards.
+    weights : str, Path or None
+        Which of torchvision's weights, "DEFAULT" or a name such as "IMAGENET1K_V1", downloaded when the network is
+        first run; or a folder or file pattern with one's own (``{name}`` stands for the network's name); or None (in a
+        study file "random") for random ones.
+    preset : str
+        Of one's own or random weights: the torchvision weights whose transforms and class names they go with. A file
+        that still has the name under which torchvision publishes it goes with exactly those.
+    seed : int
+        Of random weights.
+    base : str or Path
+        Folder that relative paths start from.
+
+    Returns
+    -------
+    tuple of list of Teacher, and None
+        The teachers; no data set comes with them.
     """
     return [_teacher(name, weights, preset, seed, base) for name in _names(pattern)], None
 
@@ -55,20 +55,21 @@ def describe(pattern: str) -> list[Listed]:
     """Names and sizes, smallest first; nothing is downloaded."""
     rows = []
     for name in _names(pattern):
-        meta = _weights(name, "DEFAULT")
-        side = meta.transforms().crop_size[0]
-        rows.append(listed(name, on_meta(partial(_build, name)), (3, side, side), len(meta.meta["categories"])))
-    return as_rows(rows)
+        entry = _published(name, "DEFAULT")
+        side = entry.transforms().crop_size[0]
+        rows.append(listed(name, on_meta(partial(_build, name)), (3, side, side), len(entry.meta["categories"])))
+    return smallest_first(rows)
 
 
 def _names(pattern: str) -> list[str]:
     return matching(pattern, models.list_models(module=models), "torchvision")
 
 
-def _weights(name: str, which: str) -> Any:
-    kinds = models.get_model_weights(name)
-    must_be_one_of(which, kinds.__members__, f"weights of torchvision:{name}")
-    return kinds[which]
+def _published(name: str, which: str) -> Any:
+    """The entry of one of torchvision's published weights: their address, transforms, class names and accuracy."""
+    entries = models.get_model_weights(name)
+    must_be_one_of(which, entries.__members__, f"weights of torchvision:{name}")
+    return entries[which]
 
 
 def _build(name: str, classes: int | None = None) -> nn.Module:
@@ -78,48 +79,44 @@ def _build(name: str, classes: int | None = None) -> nn.Module:
     return models.get_model(name, weights=None, **options)
 
 
-def _teacher(name: str, weights: str | Path | None, preset: str, seed: int, base: str | Path) -> Teacher:
-    members = models.get_model_weights(name).__members__
-    run = None
-    if is_random(weights):
-        entry, run = _weights(name, preset), seed
-        module = partial(seeded, partial(_build, name), seed)
-        network = module()
-        source, weights_hash, params, published = "random", hash_network(network), count_params(network), False
-        classes = len(entry.meta["categories"])
-    elif str(weights) in members:
-        entry = _weights(name, str(weights))
-        module = partial(_download, name, entry)
-        # torchvision checks each download against the hash in its name
-        source, weights_hash, published = entry.name, entry.url.rsplit("/", 1)[-1], True
-        params, classes = count_params(on_meta(partial(_build, name))), len(entry.meta["categories"])
-    else:
-        if not _looks_like_path(str(weights)):
-            must_be_one_of(str(weights), members, f"weights of torchvision:{name}, if no path,")
-        file = find_file(str(weights), name, base)
-        official = next((one for one in members.values() if one.url.endswith(f"/{file.name}")), None)
-        entry, published = official or _weights(name, preset), official is not None
-        skeleton = on_meta(partial(_build, name))
-        weights_hash = hash_file(file)
-        classes = count_classes(skeleton, read_state_dict(file), file)
-        module = partial(_from_file, name, classes, file, weights_hash)
-        source, params = file.name, count_params(module())  # loaded once here, so that errors come early
+def _teacher(name: str, choice: str | Path | None, preset: str, seed: int, base: str | Path) -> Teacher:
+    weights, entry, is_published = _weights(name, choice, preset, seed, base)
     names = entry.meta["categories"]
     prepare = PerImage(entry.transforms())
     return Teacher(
         family="torchvision",
         name=name,
-        seed=run,
-        params=params,
-        source=f"torchvision:{name} {source}",
-        weights_hash=weights_hash,
+        seed=weights.seed,
+        params=count_parameters(weights.network),
+        source=f"torchvision:{name} {weights.source}",
+        weights_hash=weights.weights_hash,
         preprocessing=repr(prepare),
-        module=module,
+        module=weights.module,
         prepare=prepare,
-        classes=tuple(names) if len(names) == classes else None,
-        published=entry.meta["_metrics"][IMAGENET]["acc@1"] / 100 if published else None,
+        classes=tuple(names) if weights.classes in (None, len(names)) else None,
+        published=entry.meta["_metrics"][IMAGENET]["acc@1"] / 100 if is_published else None,
         published_on=IMAGENET,
     )
+
+
+def _weights(
+    name: str, choice: str | Path | None, preset: str, seed: int, base: str | Path
+) -> tuple[Weights, Any, bool]:
+    """The weights of a network, the published entry that they go with, and whether they are these themselves."""
+    build = partial(_build, name)
+    if is_random(choice):
+        return random_weights(build, seed), _published(name, preset), False
+    entries = models.get_model_weights(name).__members__
+    if str(choice) in entries:
+        entry = _published(name, str(choice))
+        file_name = entry.url.rsplit("/", 1)[-1]  # it holds a hash, with which torchvision checks each download
+        return Weights(partial(_download, name, entry), on_meta(build), entry.name, file_name), entry, True
+    if not _looks_like_path(str(choice)):
+        must_be_one_of(str(choice), entries, f"weights of torchvision:{name}, if no path,")
+    file = find_file(str(choice), name, base)
+    official = next((entry for entry in entries.values() if entry.url.endswith(f"/{file.name}")), None)
+    entry = official or _published(name, preset)
+    return weights_from_file(build, file, f"torchvision's {name}"), entry, official is not None
 
 
 def _looks_like_path(text: str) -> bool:
@@ -134,7 +131,3 @@ def _download(name: str, entry: Any) -> nn.Module:
             f"cannot download {entry} from {entry.url}: {error}. Fetch that file elsewhere and give its folder as "
             "weights=, or weights=None for random ones."
         ) from None
-
-
-def _from_file(name: str, classes: int, file: Path, weights_hash: str) -> nn.Module:
-    return fit_weights(lambda _: _build(name, classes), file, weights_hash, f"torchvision's {name}")

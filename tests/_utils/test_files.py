@@ -50,7 +50,7 @@ def test_full_disk_is_named_and_keeps_the_old_file(tmp_path: Path, monkeypatch: 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CapmismatchError, match=r"cannot write .*t\.parquet: .*No space left on device.*as it was"):
+    with pytest.raises(CapmismatchError, match=r"cannot write .*t\.parquet: .*No space left on device.*unchanged"):
         files.write_table(file, pd.DataFrame({"a": [2]}))
     assert file.read_bytes() == before
     assert names(tmp_path) == ["t.parquet"]

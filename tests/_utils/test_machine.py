@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from capmismatch._utils import heap
+from capmismatch._utils import machine
 
 FAULTS = """
 import resource, sys
 import torch
-from capmismatch._utils.heap import keep_freed_memory
+from capmismatch._utils.machine import keep_freed_memory
 if "kept" in sys.argv:
     keep_freed_memory()
 def batch():
@@ -34,9 +34,9 @@ def page_faults(*arguments: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc's")
 def test_what_is_freed_is_kept() -> None:
-    given_back, kept = page_faults(), page_faults("kept")
+    returned, reused = page_faults(), page_faults("kept")
     # Where the kernel gives whole pages of 2 MiB, ten arrays of 64 MiB still take 320.
-    assert given_back > 300 and kept < 0.1 * given_back
+    assert returned > 300 and reused < 0.1 * returned
 
 
 @pytest.mark.parametrize("system", ["darwin", "win32"])
@@ -45,5 +45,5 @@ def test_other_systems_have_no_such_setting(system: str, monkeypatch: pytest.Mon
         raise AssertionError("not asked")
 
     monkeypatch.setattr(sys, "platform", system)
-    monkeypatch.setattr(heap.ctypes, "CDLL", refuse)
-    heap.keep_freed_memory()
+    monkeypatch.setattr(machine.ctypes, "CDLL", refuse)
+    machine.keep_freed_memory()

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from capmismatch.data.bank import LogitBank, bank_from_arrays
-from capmismatch.data.bank_files import create, finish, write_shard
-from capmismatch.data.records import Rows, TeacherRecord, class_columns, make_rows, teacher_key
+from capmismatch.data.bank_files import create, join_shards, write_shard
+from capmismatch.data.records import TeacherRecord, teacher_key
+from capmismatch.data.rows import Rows, make_rows
 from capmismatch.errors import BankError, InputError
 
 SPLIT = np.array(["val", "test", "val", "test", "test", "val", "val", "test", "test", "test", "val"])
@@ -43,7 +44,7 @@ def put(folder: Path, record: TeacherRecord, logits: NDArray[Any], rows: Rows, s
     starts = range(0, len(logits), step)
     for index, start in enumerate(starts):
         write_shard(home, index, logits[start : start + step], "same")
-    return finish(home, record, rows, len(starts))
+    return join_shards(home, record, rows, len(starts))
 
 
 def make_bank(folder: Path, dtype: str = "float32") -> LogitBank:
@@ -395,7 +396,7 @@ def test_bank_from_arrays_errors(change: dict[str, Any], message: str) -> None:
 def test_ids_must_fit_and_be_unique() -> None:
     with pytest.raises(InputError, match="expected unique ids, got 'x' more than once"):
         make_rows("a", [0, 1], ["a", "b"], ids=["x", "x"])
-    with pytest.raises(InputError, match=r"expected 2 ids, one an example, got shape \(1,\)"):
+    with pytest.raises(InputError, match=r"expected 2 ids, one per example, got shape \(1,\)"):
         make_rows("a", [0, 1], ["a", "b"], ids=["x"])
 
 
@@ -412,17 +413,6 @@ def test_the_fingerprint_tells_every_part_of_the_data() -> None:
     prints = {make_rows("n", **{**base, **change}).fingerprint for change in changes}
     assert len(prints) == len(changes)
     assert make_rows("other", **base).fingerprint == make_rows("n", **base).fingerprint
-
-
-def test_class_columns() -> None:
-    own, wanted = ["b", "c", "a"], ["a", "b", "c"]
-    columns = class_columns(own, wanted, "x")
-    assert [own[c] for c in columns] == wanted
-    assert class_columns(["0", "1"], ["b", "a"], "x").tolist() == [0, 1]
-    with pytest.raises(InputError, match="expected 2 classes, got 3 from x"):
-        class_columns(own, ["a", "b"], "x")
-    with pytest.raises(InputError, match="it has no 'd'"):
-        class_columns(own, ["a", "b", "d"], "x")
 
 
 def test_unknown_teachers_and_splits_list_the_choices(tmp_path: Path) -> None:

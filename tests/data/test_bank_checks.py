@@ -23,9 +23,8 @@ def test_sound_logits_carry_nothing(logits):
     row = checked(logits)
     assert row["findings"] == "" and row["tied"] == 0 and abs(row["drift"]) < 0.1
     checks = check_bank(bank_from_arrays({"a": logits, "b": logits + 0.01}, np.arange(400) % 10))
-    assert list(tell_checks(checks)) == [
-        ("Nothing is amiss with 2 runs: no drift of the mean logit, no ties, no probabilities.",)
-    ]
+    ((sentence,),) = tell_checks(checks)  # one sentence, without a code
+    assert "2 runs" in sentence
 
 
 @pytest.mark.parametrize(("shift", "codes"), [(0.2, ""), (-0.5, "CM011"), (0.5, "CM011")])
@@ -60,10 +59,7 @@ def test_sentences_name_the_worst(logits):
     ((text, code),) = tell_checks(checks)
     worst = abs((logits - 2).mean()) / logits.std(axis=1).mean()
     assert code == "CM011"
-    assert text == (
-        f"Logits not centred in 2 of 3 runs: the mean logit lies up to {worst:.2f} standard deviations of an example's "
-        "logits from zero (b seed 0)."
-    )
+    assert all(fact in text for fact in ("2 of 3 runs", f"{worst:.2f}", "b seed 0"))
 
 
 def test_what_collecting_found_is_kept(logits):
@@ -72,4 +68,4 @@ def test_what_collecting_found_is_kept(logits):
     checks = check_bank(bank)
     assert checks["findings"].tolist() == ["CM001,CM002"]
     assert [code for _, code in tell_checks(checks)] == ["CM001", "CM002"]
-    assert next(tell_checks(checks))[0] == "Class order differs in 1 of 1 run."
+    assert "1 of 1 run" in next(tell_checks(checks))[0]

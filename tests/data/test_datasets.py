@@ -19,7 +19,7 @@ from PIL import Image
 from torch.utils.data import Subset, TensorDataset
 
 from capmismatch.data.datasets import Dataset, load_dataset
-from capmismatch.data.records import make_rows
+from capmismatch.data.rows import make_rows
 from capmismatch.errors import InputError
 
 
@@ -222,7 +222,7 @@ def test_splits_are_stratified_disjoint_seeded_and_stable() -> None:
 @given(st.integers(3, 400), st.lists(st.integers(1, 9), min_size=1, max_size=3), st.integers(0, 5))
 def test_shares_that_sum_to_one_use_every_row_once(n: int, weights: list[int], seed: int) -> None:
     shares = dict(zip(("val", "test", "train"), (w / sum(weights) for w in weights), strict=False))
-    if any(share * n < 1 for share in shares.values()):
+    if any(share * n <= 1 + 1e-9 for share in shares.values()):  # both borders of so small a part may round to one row
         return
     data = simple(n).resplit(shares, seed)
     assert sorted(data.rows.ids.astype(int)) == list(range(n))

@@ -32,7 +32,7 @@ from capmismatch.errors import BankError, CapmismatchError, InputError
 from capmismatch.study.study import Study
 from capmismatch.training.epoch_log import read_log
 from capmismatch.training.loop import Recipe, evaluate, fit
-from capmismatch.training.prepare import Prepare
+from capmismatch.training.prepare import Normalise
 
 IDENTITY = ["teacher", "teacher_seed", "student", "label", "seed", "split"]
 
@@ -64,7 +64,7 @@ def test_a_run_is_what_one_would_do_by_hand(tmp_path: Path, make_study: MakeStud
     train, held_out = study.train_data, study.eval_data
     views = np.stack([study.distillation.views.make(train.inputs, v) for v in range(2)])
     logits = torch.from_numpy(np.stack([study.view_bank(v).logits(run.teacher.key) for v in range(2)])).double()
-    prepare = Prepare((7.0,), (3.0,))
+    prepare = Normalise([7.0], [3.0], channels_last=True)
     torch.manual_seed(int(hash_of(["mlp6", 1]), 16) % 2**63)
     network = architectures.build("mlp6", 26, in_features=16)
     fit(

@@ -25,7 +25,7 @@ from torch import nn
 import capmismatch.sources.collecting as SELF
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.datasets import Dataset
-from capmismatch.data.records import make_rows
+from capmismatch.data.rows import make_rows
 from capmismatch.errors import BankError, CapmismatchError, InputError
 from capmismatch.sources.collecting import collect
 from capmismatch.sources.families import Family, Teacher
@@ -421,9 +421,9 @@ def test_killed_around_the_end(tmp_path: Path, moment: str, monkeypatch: pytest.
     quietly(teacher(), to=tmp_path / "whole")
     home = tmp_path / "a" / "fake" / "small"
     if moment == "last shard written":
-        monkeypatch.setattr(SELF, "finish", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        monkeypatch.setattr(SELF, "join_shards", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     elif moment == "joined":
-        place = "capmismatch.data.bank_files.remove_leftovers"
+        place = "capmismatch.data.bank_files.remove_shards"
         monkeypatch.setattr(place, lambda _: os.kill(os.getpid(), signal.SIGKILL))
     else:
         monkeypatch.setattr("capmismatch._utils.files.os.fsync", fsync_that_kills_at("logits"))

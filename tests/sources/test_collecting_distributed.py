@@ -20,7 +20,7 @@ SCRIPT = textwrap.dedent("""
     import numpy as np, torch
     from torch import nn
     import capmismatch as cm, capmismatch.sources.collecting as collecting
-    from capmismatch.data.records import make_rows
+    from capmismatch.data.rows import make_rows
     from capmismatch.sources.families import Family, Teacher
 
     torch.set_num_threads(1)

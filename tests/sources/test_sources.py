@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hostile import Trap
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 from torch import nn
@@ -23,7 +24,6 @@ from capmismatch.data.bank import LogitBank
 from capmismatch.data.datasets import load_dataset
 from capmismatch.errors import BankError, InputError
 from capmismatch.sources import letters
-from capmismatch.sources.checkpoint import Normalise
 from capmismatch.sources.collecting import collect
 from capmismatch.sources.families import load_family
 from capmismatch.sources.saved import looks_like_probabilities
@@ -65,7 +65,7 @@ def test_checkpoints_however_they_are_wrapped(tmp_path: Path, wrapping: str) -> 
     torch.save(WRAPPED[wrapping](build("net4").state_dict()), tmp_path / "net4.pt")
     family = load_family(f"ckpt:{tmp_path}/*.pt", builder=build)
     assert [teacher.key for teacher in family] == [f"{tmp_path.name}/net4"]
-    assert family[0].params == sum(p.numel() for p in build("net4").parameters())
+    assert family[0].params == 3 * 4 + 4 + 2 * 4 + 4 * 2 + 2
     np.testing.assert_allclose(family[0].logits(INPUTS), expected(), atol=2e-3 if wrapping == "half" else 1e-6)
 
 
@@ -144,16 +144,6 @@ def test_a_registered_architecture_gets_the_sizes_of_the_checkpoint(
     assert teacher.module is not None
     with torch.inference_mode():
         torch.testing.assert_close(teacher.module()(x), network(x))
-
-
-class Trap:
-    """Unpickling it would make a folder."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.place),)
 
 
 @pytest.mark.parametrize("how", ["torch", "pickle", "inside"])
@@ -249,17 +239,6 @@ def test_a_checkpoint_that_changed_since_is_not_collected_under_the_old_hash(tmp
     torch.save({key: value + 1 for key, value in build("net4").state_dict().items()}, file)  # the next epoch
     with pytest.raises(InputError, match=r"net4.pt has changed since the family was loaded"):
         family[0].logits(INPUTS)
-
-
-def test_normalise() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), dtype=np.uint8)
-    mean, std = np.array([0.1, 0.2, 0.3]), np.array([0.5, 0.6, 0.7])
-    wanted = ((images / 255 - mean) / std).transpose(0, 3, 1, 2)
-    np.testing.assert_allclose(Normalise(mean.tolist(), std.tolist())(images).numpy(), wanted, atol=1e-6)
-    features = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    np.testing.assert_array_equal(Normalise()(features).numpy(), features.astype(np.float32))
-    with pytest.raises(InputError, match=r"expected inputs of 3 channels, as mean and std have, got shape \(2, 4\)"):
-        Normalise([0.0] * 3, [1.0] * 3)(np.zeros((2, 4)))
 
 
 # --- saved logits ----------------------------------------------------------------------------------------------------

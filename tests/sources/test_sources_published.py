@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from hostile import Trap
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
@@ -20,10 +20,11 @@ from torch import nn
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.datasets import load_dataset
 from capmismatch.errors import InputError
-from capmismatch.sources._networks import PerImage, expand, find_file, hash_network, matching
-from capmismatch.sources.checkpoint import Normalise
+from capmismatch.sources._networks import PerImage, expand, matching
+from capmismatch.sources._weights import find_file, hash_network
 from capmismatch.sources.collecting import collect
 from capmismatch.sources.families import list_teachers, load_family
+from capmismatch.training.prepare import Normalise
 
 CLASSES = ("cat", "dog", "car")
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
@@ -42,14 +43,6 @@ def write_images(folder: Path, sizes: tuple[tuple[int, int], ...] = ((40, 50), (
 def run(network: nn.Module, batch: torch.Tensor) -> np.ndarray[Any, Any]:
     with torch.inference_mode():
         return network.eval()(batch).numpy()
-
-
-class Trap:
-    def __init__(self, place: Path) -> None:
-        self.place = place
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.place),)
 
 
 # --- torchvision -----------------------------------------------------------------------------------------------------

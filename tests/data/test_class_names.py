@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capmismatch.data.class_names import match_classes
 from capmismatch.errors import InputError
-from capmismatch.sources.class_names import match_classes
 
 words = st.text("abcde", min_size=1, max_size=4)
 
@@ -25,6 +25,14 @@ def test_a_permutation_is_undone(wanted: list[str], draws: object, background: b
     assert (columns is None) == (own == wanted)
 
 
+def test_names_that_are_missing_or_of_another_number_are_refused() -> None:
+    outputs = ["b", "c", "a"]
+    with pytest.raises(InputError, match="expected 2 classes, as the data set has, got 3 from it"):
+        match_classes(outputs, ["a", "b"], "it")
+    with pytest.raises(InputError, match=r"it has no 'd'; ask$"):
+        match_classes(outputs, ["a", "b", "d"], "it", "; ask")
+
+
 def test_synonyms_agree_but_must_not_be_ambiguous() -> None:
     assert match_classes(["tench, Tinca tinca", "crane"], ["Tench", "crane"], "it") is None
     own = ["crane, machine", "crane, bird", "tench"]
@@ -35,8 +43,7 @@ def test_synonyms_agree_but_must_not_be_ambiguous() -> None:
         match_classes(["x", "a, b", "c"], ["a", "b", "c"], "it")
 
 
-def test_numbers_and_missing_names_stand_as_they_are() -> None:
-    assert match_classes(None, ["a", "b"], "it") is None
+def test_numbers_stand_as_they_are() -> None:
     assert match_classes(["0", "1"], ["b", "a"], "it") is None
     assert match_classes(["x", "y"], ["0", "1"], "it") is None
 

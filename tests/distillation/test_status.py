@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pytest
 from tiny_study import STUDY, MakeStudy
 

@@ -12,7 +12,20 @@ from numpy.typing import NDArray
 from capmismatch.errors import InputError, must_be_one_of, must_count, require_columns
 from capmismatch.findings import join_codes
 from capmismatch.stats import correlations as st
-from capmismatch.stats.matching import compared, level_seeds, only_split, runs_as_units, warn_unmatched, with_families
+from capmismatch.stats.matching import (
+    UNIT,
+    PackedColumns,
+    compared,
+    level_seeds,
+    pack_columns,
+    resolve_split,
+    rows_of_split,
+    runs_as_units,
+    shared_teachers,
+    warn_unmatched,
+    with_families,
+    with_teacher,
+)
 
 __all__ = ["correlate"]
 
@@ -23,14 +36,10 @@ LINK_COLUMNS = (
 )
 """Columns of the links table."""
 
-FEW_TEACHERS = 5
-"""Fewer teachers of one family carry finding CM003: no order of their ranks has p < 0.05."""
-
 CONFIDENCE_BOUND = ("derived_average", "derived_variance", "derived_std")
 """Probes that contain the factor (1 - p_y), and so may restate confidence (finding CM005)."""
 
 _PARTIALS = ("partial_accuracy", "partial_params", "partial_accuracy_params", "partial_target_prob")
-_UNIT = ["family", "teacher"]
 _REPLICATES = 250  # bootstrap replicates held in memory at a time
 
 
@@ -150,7 +159,7 @@ def correlate(
     signs = _registered_signs() if expected_signs is None else expected_signs
     x = pack_columns(probes, teachers, ["probe", "tau"], ["seed"], "value", "the probes table")
     setting, seeds = ["student", "label", "method"], ["teacher_seed", "seed"]
-    results = pd.concat([level_seeds(rows, _UNIT) for _, rows in results.groupby(setting, dropna=False)])
+    results = pd.concat([level_seeds(rows, UNIT) for _, rows in results.groupby(setting, dropna=False)])
     y = pack_columns(results, teachers, setting, seeds, "accuracy", "the results table")
     controls = _controls(x, probes, teachers)
     families = pd.factorize(teachers.get_level_values("family"))[0].astype(np.int64)
@@ -168,18 +177,6 @@ def correlate(
 
 
 @dataclass(frozen=True)
-class _Packed:
-    """Values (n, R, K, p) of teachers, runs, seeds and columns, NaN where there is none, and the columns' keys."""
-
-    values: NDArray[np.float64]
-    keys: pd.DataFrame
-
-    @property
-    def means(self) -> NDArray[np.float64]:
-        return st.nested_mean(self.values)
-
-
-@dataclass(frozen=True)
 class _Block:
     """Columns that share the same teachers: probes x, accuracies y, group of each teacher, controls (3, n, p)."""
 
@@ -192,34 +189,17 @@ class _Block:
 def _chosen_rows(
     probes: pd.DataFrame, results: pd.DataFrame, probe_split: str, split: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    require_columns(probes, [*_UNIT, "params", "split", "seed", "tau", "probe", "value"], "the probes table")
-    wanted = [*_UNIT, "teacher_seed", "student", "label", "method", "seed", "split", "accuracy"]
-    require_columns(results, wanted, "the results table")
-    split = only_split(results, split)
-    rows_of(probes, probe_split, "the probes table")
-    rows = rows_of(results, split, "the results table")
-    taught = rows[rows["teacher"].fillna("").ne("") & rows["accuracy"].notna()]
+    """Probes that are numbers on one split, and accuracies of students with a teacher on the other."""
+    require_columns(probes, [*UNIT, "params", "split", "seed", "tau", "probe", "value"], "the probes table")
+    columns = [*UNIT, "teacher_seed", "student", "label", "method", "seed", "split", "accuracy"]
+    require_columns(results, columns, "the results table")
+    split = resolve_split(results["split"], split)
+    probes = rows_of_split(probes, probe_split, "the probes table")
+    taught = with_teacher(rows_of_split(results, split, "the results table"))
     if taught.empty:
         raise InputError(f"the results table has no row with a teacher and an accuracy on split {split!r}")
-    chosen = probes[probes["split"].eq(probe_split) & np.isfinite(probes["value"])]
-    return chosen, with_families(taught, chosen)
-
-
-def rows_of(frame: pd.DataFrame, split: str, what: str) -> pd.DataFrame:
-    """The rows of one split; an error that lists the splits there are where it has none."""
-    rows = frame[frame["split"].eq(split)]
-    if rows.empty:
-        raise InputError(f"{what} has no rows for the split {split!r}; it has {sorted(frame['split'].unique())}")
-    return rows
-
-
-def shared_teachers(probes: pd.DataFrame, results: pd.DataFrame) -> pd.MultiIndex:
-    probed, taught = (pd.MultiIndex.from_frame(frame[_UNIT].drop_duplicates()) for frame in (probes, results))
-    shared = probed.intersection(taught).sort_values()
-    if shared.empty:
-        lists = [["/".join(filter(None, unit)) for unit in index.sort_values()] for index in (probed, taught)]
-        raise InputError(f"no teacher has both probes and results: probes are of {lists[0]}, results of {lists[1]}")
-    return shared
+    measured = probes[np.isfinite(probes["value"])]
+    return measured, with_families(taught, measured)
 
 
 def _registered_signs() -> Mapping[str, float]:
@@ -228,46 +208,14 @@ def _registered_signs() -> Mapping[str, float]:
     return expected_signs()
 
 
-def pack_columns(
-    frame: pd.DataFrame, teachers: pd.MultiIndex, columns: list[str], levels: list[str], value: str, what: str
-) -> _Packed:
-    """Lay a tidy table out as an array: teacher, run, seed within the run, column."""
-    unit = teachers.get_indexer(pd.MultiIndex.from_frame(frame[_UNIT]))
-    frame = frame[unit >= 0].assign(unit=unit[unit >= 0])
-    for wrong, problem, advice in (
-        (frame[levels].isna().any(axis=1), "has no number for a seed in the row of", ""),
-        (
-            frame.duplicated(["unit", *columns, *levels]),
-            "holds more than one row for",
-            f"; give each run a number of its own in the column {levels[-1]!r}",
-        ),
-    ):
-        if wrong.any():
-            (row,) = frame[wrong].iloc[:1].to_dict("records")  # with Python's numbers rather than NumPy's
-            named = ", ".join(f"{name}={row[name]!r}" for name in [*_UNIT, *columns, *levels])
-            raise InputError(f"{what} {problem} {named}{advice}")
-    by_column = frame.groupby(columns, dropna=False, sort=True)
-    frame = frame.assign(column=by_column.ngroup())
-    keys = frame.drop_duplicates("column").sort_values("column")[columns].reset_index(drop=True)
-    place, outer = [], ["unit", "column"]
-    for level in levels:
-        place.append(frame.groupby(outer)[level].rank("dense").astype(int).to_numpy() - 1)
-        outer = [*outer, level]
-    run = place[0]
-    within = place[1] if len(place) > 1 else np.zeros_like(run)
-    values = np.full((len(teachers), run.max() + 1, within.max() + 1, len(keys)), np.nan)
-    values[frame["unit"], run, within, frame["column"]] = frame[value]
-    return _Packed(values, keys)
-
-
-def _controls(x: _Packed, probes: pd.DataFrame, teachers: pd.MultiIndex) -> NDArray[np.float64]:
+def _controls(x: PackedColumns, probes: pd.DataFrame, teachers: pd.MultiIndex) -> NDArray[np.float64]:
     """What each probe column is controlled for: accuracy, log parameters, p_y at its own temperature, as (3, n, p)."""
     means, name = x.means, x.keys["probe"]
     controls = np.full((3, *means.shape), np.nan)
     accuracy = np.flatnonzero(name.eq("accuracy"))
     if accuracy.size:
         controls[0] = means[:, accuracy[:1]]
-    params = probes.groupby(_UNIT)["params"].first().reindex(teachers).to_numpy(float)
+    params = probes.groupby(UNIT)["params"].first().reindex(teachers).to_numpy(float)
     controls[1] = np.log(np.where(params > 0, params, np.nan))[:, None]
     taus = x.keys["tau"].to_numpy(float)
     for confidence in np.flatnonzero(name.eq("target_prob")):
@@ -275,7 +223,9 @@ def _controls(x: _Packed, probes: pd.DataFrame, teachers: pd.MultiIndex) -> NDAr
     return controls
 
 
-def _blocks(x: _Packed, y: _Packed) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
+def _blocks(
+    x: PackedColumns, y: PackedColumns
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
     """Teachers, probe columns and result columns such that every column has every teacher of its block."""
     left, left_of = np.unique(np.isfinite(x.means), axis=1, return_inverse=True)
     right, right_of = np.unique(np.isfinite(y.means), axis=1, return_inverse=True)

@@ -18,6 +18,9 @@ from scipy import stats
 METRICS = ("spearman", "pearson", "kendall")
 """The correlations, in the order in which the tables list them."""
 
+FEW_TEACHERS = 5
+"""Fewer teachers of one family carry finding CM003: no order of their ranks has p < 0.05."""
+
 EXACT_PERMUTATIONS = math.factorial(9)
 """Up to this many permutations all are enumerated, above it they are drawn at random."""
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from capmismatch.stats.correlations import fisher_interval
+from capmismatch.stats.run_means import mean_over_runs, runs_by_unit
 
-_Z95 = float(stats.norm.ppf(0.975))
+Z95 = float(stats.norm.ppf(0.975))
 
 Floats = NDArray[np.float64]
 
@@ -71,34 +72,26 @@ def course(frame: pd.DataFrame, value: str) -> dict[str, Estimate]:
     >>> {teacher: mean.value for teacher, mean in course(frame, "value").items()}
     {'a': 1.0, 'b': 3.0}
     """
-    unit = ["teacher"]
+    runs = frame
     if "teacher_seed" in frame and frame.groupby("teacher")["teacher_seed"].nunique().gt(1).any():
-        unit = ["teacher", "teacher_seed"]
-        runs = frame.groupby(unit)[value].mean()
-    else:
-        runs = frame.set_index("teacher")[value]
-    teachers = frame.groupby("teacher")
-    by_teacher = runs.groupby(level="teacher")
-    mean, number = by_teacher.mean(), by_teacher.count()
-    free = int((number - 1).sum())
-    half = pd.Series(np.nan, index=mean.index)
-    if free > 0:
-        pooled = float(((runs - by_teacher.transform("mean")) ** 2).sum()) / free
-        half = float(stats.t.ppf(0.975, free)) * (pooled / number) ** 0.5
-    elif "se" in frame:
-        half = _Z95 * teachers["se"].mean()
-    elif value == "accuracy" and "n" in frame:
-        half = _Z95 * (mean * (1 - mean) / teachers["n"].first()) ** 0.5
-    order = teachers["params"].first().sort_values(kind="stable").index
-    return {
-        str(teacher): Estimate(
-            float(mean[teacher]),
-            float(mean[teacher] - half[teacher]),
-            float(mean[teacher] + half[teacher]),
-            int(number[teacher]),
-        )
-        for teacher in order
+        runs = frame.groupby(["teacher", "teacher_seed"])[value].mean().reset_index()
+    units, values = runs_by_unit(runs, "teacher", value)
+    over_runs = mean_over_runs(values, pool=True)
+    by_teacher = frame.groupby("teacher")
+    teachers = units["teacher"]
+    half = over_runs.half_widths
+    if not over_runs.free.any() and "se" in frame:
+        half = Z95 * by_teacher["se"].mean()[teachers].to_numpy(float)
+    elif not over_runs.free.any() and value == "accuracy" and "n" in frame:
+        examples = by_teacher["n"].first()[teachers].to_numpy(float)
+        half = Z95 * (over_runs.means * (1 - over_runs.means) / examples) ** 0.5
+    numbers = zip(over_runs.means, over_runs.means - half, over_runs.means + half, over_runs.runs, strict=True)
+    estimates = {
+        teacher: Estimate(float(mean), float(low), float(high), int(n))
+        for teacher, (mean, low, high, n) in zip(teachers, numbers, strict=True)
     }
+    by_size = by_teacher["params"].first().sort_values(kind="stable").index
+    return {str(teacher): estimates[teacher] for teacher in by_size}
 
 
 def times(over: Estimate, under: Estimate) -> Estimate:

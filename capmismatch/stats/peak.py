@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from capmismatch._utils.text import format_percent
 from capmismatch.errors import InputError, require_columns
+from capmismatch.stats.run_means import mean_over_runs
 
 __all__ = ["Peak", "peak", "peak_of"]
 
@@ -50,7 +52,7 @@ class Peak:
     def __repr__(self) -> str:
         """A few lines of text."""
         shape = "rises, then falls" if self.p_value < 0.05 else "a rise followed by a fall is not established"
-        likely = [f"{name} {chance:.0%}" for name, chance in self.probability.items() if chance >= 0.005]
+        likely = [f"{name} {format_percent(chance)}" for name, chance in self.probability.items() if chance >= 0.005]
         return (
             f"Peak at {self.teacher}: {shape} (p = {self.p_value:.3g}; rise {self.rise:.1f}, fall {self.fall:.1f} "
             f"standard errors)\n  chance of being the peak: {', '.join(likely)}"
@@ -262,19 +264,18 @@ def _checked_order(sizes: Floats, runs: list[Floats], names: list[str]) -> NDArr
 
 
 def _noise(runs: list[Floats], se: Floats | None, paired: bool) -> tuple[Floats, float]:
-    """Variance of each teacher's mean, and the degrees of freedom behind it."""
-    count = np.array([len(run) for run in runs])
-    free = int((count - 1).sum())
+    """Variance of each teacher's mean, and the degrees of freedom behind it; infinite where `se` gives it."""
+    counts = [len(run) for run in runs]
+    values = np.full((len(runs), max(counts)), np.nan)
+    for row, run in zip(values, runs, strict=True):
+        row[: len(run)] = run
     if paired:
-        if (count != count[0]).any() or count[0] < 2:
-            raise InputError(f"paired runs need two or more of every teacher, as many of each, got {count.tolist()}")
-        common = np.mean(runs, axis=0)
-        runs = [run - common for run in runs]
-        free = (len(runs) - 1) * (int(count[0]) - 1)
-    if free > 0:
-        pooled = sum(((run - run.mean()) ** 2).sum() for run in runs) / free
-        if pooled > 0:
-            return pooled / count, float(free)
+        if min(counts) < max(counts) or min(counts) < 2:
+            raise InputError(f"paired runs need two or more of every teacher, as many of each, got {counts}")
+        values = values - values.mean(axis=0)
+    pooled = mean_over_runs(values, pool=True, paired=paired)
+    if pooled.free[0] and pooled.variances[0] > 0:
+        return pooled.of_means, float(pooled.free[0])
     if se is None:
         raise InputError("no teacher has two runs that differ; give standard errors `se` of the means")
     if not (np.isfinite(se) & (se > 0)).all():

@@ -9,6 +9,8 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from capmismatch.stats.run_means import mean_over_runs
+
 Floats = NDArray[np.float64]
 
 # The grids of sqrt(A) and s, in standard deviations of a group's observed means, and of the shares rho and kappa.
@@ -101,28 +103,23 @@ def seed_noise(values: Floats, binomial: Floats | None = None, *, paired: bool =
     >>> noise.variances.round(3).tolist(), noise.free
     ([0.01, 0.01], 2.0)
     """
-    known = np.isfinite(values)
-    seeds = known.sum(axis=2)
-    run_means = np.divide(
-        np.where(known, values, 0).sum(axis=2), seeds, out=np.full(seeds.shape, np.nan), where=seeds > 0
-    )
-    runs = (seeds > 0).sum(axis=1)
+    n, n_runs, n_seeds = values.shape
+    by_run = mean_over_runs(values.reshape(n * n_runs, n_seeds))
+    run_means, seeds = by_run.means.reshape(n, n_runs), by_run.runs.reshape(n, n_runs).sum(axis=1)
+    runs = (by_run.runs.reshape(n, n_runs) > 0).sum(axis=1)
     alike = False
-    for groups, count in ((run_means, runs), (values.reshape(-1, values.shape[2]), seeds.sum(axis=1))):
-        here = np.isfinite(groups)
-        free = int(np.maximum(here.sum(axis=1) - 1, 0).sum())
-        free -= int(here.sum(axis=1).max() - 1) if paired else 0
-        if free > 0:
-            centre = np.where(here, groups, 0).sum(axis=1, keepdims=True) / np.maximum(
-                here.sum(axis=1, keepdims=True), 1
-            )
-            pooled = (np.where(here, groups - centre, 0) ** 2).sum() / free
-            if pooled < least**2:
-                alike = True
-                continue
-            return Noise(np.divide(pooled, count, out=np.full(len(count), np.nan), where=count > 0), float(free))
-    variances = np.full(len(values), np.nan) if binomial is None else binomial
-    return Noise(np.where(runs > 0, variances, np.nan), np.inf, alike)
+    # Seeds are pooled over the runs of all units; but each unit's mean is over all its seeds.
+    for repeats, number in ((run_means, runs), (values.reshape(n * n_runs, n_seeds), seeds)):
+        pooled = mean_over_runs(repeats, pool=True, paired=paired)
+        if not pooled.free[0]:
+            continue
+        if pooled.variances[0] < least**2:
+            alike = True
+            continue
+        variances = np.divide(pooled.variances[0], number, out=np.full(n, np.nan), where=number > 0)
+        return Noise(variances, float(pooled.free[0]))
+    examples = np.full(n, np.nan) if binomial is None else binomial
+    return Noise(np.where(runs > 0, examples, np.nan), np.inf, alike)
 
 
 def posterior_draws(group: Group, n_boot: int, rng: np.random.Generator, evidence: Sequence[Group] = ()) -> Draws:

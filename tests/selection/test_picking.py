@@ -11,10 +11,10 @@ from capmismatch.data.bank import LogitBank, bank_from_arrays
 from capmismatch.diagnostics import tables
 from capmismatch.diagnostics.tables import example_values
 from capmismatch.errors import InputError
-from capmismatch.selection.candidates import measured
-from capmismatch.selection.links import rows_of
+from capmismatch.selection.candidates import mean_probes, measured, rule_choices
 from capmismatch.selection.picking import Choice, pick
-from capmismatch.selection.rules import DEFAULT_RULE, RULES, rule_choices, teacher_probes
+from capmismatch.selection.rules import DEFAULT_RULE, RULES
+from capmismatch.stats.matching import rows_of_split
 
 SIZES = np.array([8, 14, 20, 26, 32, 56])
 QUALITY = np.array([-2.0, -1.0, 0.0, 2.0, 0.5, -1.5])  # of the students: the fourth teacher is the best
@@ -158,7 +158,7 @@ def test_reasons_are_few_and_the_rules_people_go_by_come_first(probes, results):
 
 def test_seed_spread_enters_the_error():
     table = probe_table(np.random.default_rng(2), runs=3)
-    long = teacher_probes(rows_of(table, "val", "probes")).query("probe == 'derived_std'")
+    long = mean_probes(rows_of_split(table, "val", "probes")).query("probe == 'derived_std'")
     runs = table.query("probe == 'derived_std'").groupby("teacher")["value"]
     expected = np.sqrt(0.0004**2 + runs.var().mean() / 3)
     np.testing.assert_allclose(long["se"], expected)
@@ -166,7 +166,7 @@ def test_seed_spread_enters_the_error():
 
 
 def test_rules_by_an_obvious_loop(probes):
-    wide = teacher_probes(probes).pivot(index=["family", "teacher"], columns="probe", values="value")
+    wide = mean_probes(probes).pivot(index=["family", "teacher"], columns="probe", values="value")
     wide["params"] = probes.groupby(["family", "teacher"])["params"].first()
     choices, missing = rule_choices(wide)
     for row in choices.itertuples():

@@ -61,25 +61,25 @@ def pick(
     """Choose a teacher: from its probes alone, with students of other families, or with its own students so far.
 
     **With probes alone** the teachers are ranked by one of them, by default that of
-    `picking.DEFAULT_RULE`. Teachers whose difference from the best has a 95 % interval that covers zero are
-    tied with it. With `values`, intervals and ties come from a bootstrap over the examples, which all teachers share,
-    and over runs where a teacher has several; else standard errors are taken as independent, which is conservative.
-    Among the tied the smallest is taken, for it is the cheapest.
+    `capmismatch.selection.rules.DEFAULT_RULE`. Teachers whose difference from the best has a 95 % interval that covers
+    zero are tied with it. With `values`, intervals and ties come from a bootstrap over the examples, which all teachers
+    share, and over runs where a teacher has several; else standard errors are taken as independent, which is
+    conservative. The smallest of the tied teachers is taken, because it is the cheapest.
 
     **With evidence**, students of other families or other students of these teachers, how far to trust each probe is
-    learnt from it (`capmismatch.stats.posterior.posterior_draws`: a ridge regression within families, its strength and
-    how far it carries over weighed by leaving families out). The teacher with the highest prediction is taken; P(best)
-    and expected regret come from draws of all teachers' accuracies. What each rule, and the evidence itself, would
-    have lost there is in the table of rules.
+    learnt from it (`capmismatch.stats.posterior.posterior_draws`: a ridge regression within families; its strength, and
+    how far it carries over, are weighed by leaving families out). The teacher with the highest prediction is taken;
+    P(best) and expected regret come from draws of all teachers' accuracies. The table of rules says what each rule, and
+    the evidence itself, would have lost there.
 
     **With results** each teacher's true accuracy is estimated from its students' seeds on `split`, shrunken toward
     what its probes, its peers and the evidence predict; the teacher with the highest estimate is taken. A teacher
     without students is predicted, with a wide interval, and gives way to one with students that is tied with it.
     P(best), expected regret, ties and the gain over plain cross-entropy come from the same draws; accuracies, gains and
     the regret of rules are reported on `report_split`, which takes no part in choosing. Settings are compared by their
-    best teachers in these draws, too: `Choice.settings` tells which cannot be told from the best one. Where teachers
-    share seeds all comparisons are within seeds, and intervals of accuracies are for these seeds. Noise comes from the
-    seeds; where there is one, or where all agree, from the number of examples (column ``n``).
+    best teachers in these draws, too: `Choice.settings` says which ones are tied with the best one. Where teachers
+    share seeds, all comparisons are within seeds, and intervals of accuracies are for these seeds. Noise comes from the
+    seeds; where there is a single seed, or where all agree, from the number of examples (column ``n``).
 
     Parameters
     ----------
@@ -90,20 +90,20 @@ def pick(
     values : DataFrame, optional
         The table of `capmismatch.example_values` with the rule's probe at its temperature, on `split`.
     evidence : pairs of DataFrame
-        ``(probes, results)`` of other studies. A family teaches something with three or more teachers taught.
+        ``(probes, results)`` of other studies. A family counts from three teachers with students on.
     family : str, optional
         Choose among this family's teachers. The other families of `probes` are evidence, as far as `results` has them.
     student : str, optional
         Default: all students; the choice is then the best on their mean accuracy.
     label : str, optional
-        The setting. Default: for each student the one whose best teacher does best on `split`.
+        The setting. Default: for each student the one in which its best teacher does best on `split`.
     rule : str
         ``"auto"`` (results or evidence where given, else the default rule), or a rule's name such as ``"largest"``.
     split, report_split : str
         Choose on the first, report on the second. Probes are read on `split`. Results (and evidence) that have only
         one of the two, as other trainers leave them, serve for both; a risk then says that the report is too good.
     n_boot : int
-        Draws.
+        Number of draws.
     seed : int
         Equal seeds give equal choices.
     mute : iterable of str
@@ -112,13 +112,20 @@ def pick(
     Returns
     -------
     Choice
+        The teacher, the tables that compare it with the others, and what speaks for and against it.
 
     Raises
     ------
     InputError
         If columns, the rule's probe, or rows for a split, family, student or label are missing (with a list of those
-        there are), if an accuracy is no share, if no teacher has both probes and results, or if the evidence is no list
-        of pairs or has nothing to learn from.
+        there are), if an accuracy is not in [0, 1], if no teacher has both probes and results, or if the evidence is
+        not a list of pairs or has nothing to learn from.
+
+    See Also
+    --------
+    capmismatch.pilot : Distils a little where the probes cannot tell.
+    capmismatch.correlate : Links every probe to the students' accuracy.
+    capmismatch.plots.pick_chart : Draws the table of teachers.
 
     Notes
     -----

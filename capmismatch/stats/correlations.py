@@ -39,6 +39,7 @@ def unit_vectors(values: Floats, groups: NDArray[np.int64], metric: str) -> Floa
     groups : array of shape (n,)
         Group of each unit; units are compared only within their group.
     metric : {"pearson", "spearman", "kendall"}
+        Which correlation.
 
     Returns
     -------
@@ -69,8 +70,11 @@ def correlations(x: Floats, y: Floats, groups: NDArray[np.int64], metric: str) -
     Parameters
     ----------
     x, y : array of shape (..., n, p) and (..., n, q)
+        Columns observed on n units; leading axes are replicates.
     groups : array of shape (n,)
+        Group of each unit.
     metric : {"pearson", "spearman", "kendall"}
+        Which correlation.
 
     Returns
     -------
@@ -105,9 +109,9 @@ def partial_correlation(xy: Floats, xc: Floats, yc: Floats) -> Floats:
 
 
 def effective_size(groups: NDArray[np.int64], metric: str) -> float:
-    """How many units of a single group would give as noisy a correlation as these groups do.
+    """The number of units of a single group whose correlation would be as noisy as that of these groups.
 
-    That whose variance without a link is the same: of Pearson's r ``1 / (n - 1)``, of Spearman's rho the same, of
+    Its variance without a link is the same: of Pearson's r ``1 / (n - 1)``, of Spearman's rho the same, of
     Kendall's tau ``2 (2n + 5) / (9n (n - 1))`` (Kendall, Biometrika 1938), pooled over groups by the squares of their
     shares of the sum of squared ranks or of the pairs.
 
@@ -124,8 +128,8 @@ def effective_size(groups: NDArray[np.int64], metric: str) -> float:
     if metric == "pearson":
         return float((sizes - 1).sum()) + 1
     shares = sizes * (sizes**2 - 1) if metric == "spearman" else sizes * (sizes - 1)
-    own = 1 / (sizes - 1) if metric == "spearman" else _kendall_variance(sizes)
-    variance = float((shares**2 * own).sum() / shares.sum() ** 2)
+    by_group = 1 / (sizes - 1) if metric == "spearman" else _kendall_variance(sizes)
+    variance = float((shares**2 * by_group).sum() / shares.sum() ** 2)
     if metric == "spearman":
         return 1 + 1 / variance
     linear = 9 * variance + 4  # of the quadratic equation that variance = 2 (2n + 5) / (9n (n - 1)) is for n
@@ -157,11 +161,13 @@ def fisher_interval(
     value : array
         Correlations.
     metric : {"pearson", "spearman", "kendall"}
+        Which correlation they are.
     n : float
         Number of units: `effective_size` of their groups, less one for each variable held fixed.
     replicates : array of shape (B, *value.shape), optional
         Bootstrap replicates of `value`, NaN where undefined. Without them normal theory stands alone.
-    level : float in (0, 1)
+    level : float
+        Of confidence, in (0, 1).
 
     Returns
     -------
@@ -182,11 +188,11 @@ def fisher_interval(
     scale = null / (1 - null) ** 2 if metric == "kendall" else 1 / (n - 3)
     variance = scale * (np.ones_like(value) if metric == "pearson" else 1 + value**2 / 2)
     if replicates is not None:
-        known = np.isfinite(replicates)
-        count = known.sum(axis=0)
-        replicate_z = np.where(known, np.arctanh(np.clip(replicates, -limit, limit)), 0.0)
+        defined = np.isfinite(replicates)
+        count = defined.sum(axis=0)
+        replicate_z = np.where(defined, np.arctanh(np.clip(replicates, -limit, limit)), 0.0)
         mean = replicate_z.sum(axis=0) / np.maximum(count, 1)
-        spread = (np.where(known, replicate_z - mean, 0.0) ** 2).sum(axis=0) / np.maximum(count, 1)
+        spread = (np.where(defined, replicate_z - mean, 0.0) ** 2).sum(axis=0) / np.maximum(count, 1)
         share = float(np.clip((n - 5) / 12, 0, 1 / 4))
         variance = np.where(count > 1, (1 - share) * variance + share * spread, variance)
     half = stats.norm.ppf((1 + level) / 2) * np.sqrt(variance)
@@ -204,10 +210,15 @@ def permutation_p(
     Parameters
     ----------
     x, y : array of shape (n, p) and (n, q)
+        Columns observed on n units.
     groups : array of shape (n,)
+        Group of each unit.
     metric : {"pearson", "spearman", "kendall"}
+        Which correlation.
     seed : int
+        Of the random permutations.
     draws : int
+        Number of random permutations.
 
     Returns
     -------
@@ -260,9 +271,9 @@ def benjamini_hochberg(p: Floats) -> Floats:
     [0.02, 0.04, nan]
     """
     adjusted = np.full(p.shape, np.nan)
-    known = np.isfinite(p)
-    if known.any():
-        adjusted[known] = stats.false_discovery_control(p[known], method="bh")
+    tested = np.isfinite(p)
+    if tested.any():
+        adjusted[tested] = stats.false_discovery_control(p[tested], method="bh")
     return adjusted
 
 
@@ -281,13 +292,12 @@ def resample_nested(values: Floats, units: NDArray[np.int64], runs: Floats, seed
     Parameters
     ----------
     values : array of shape (n, R, K, p)
-        Unit, run within the unit, seed within the run, column; packed: what exists comes first along R and K, the
-        rest is NaN.
+        Unit, run within the unit, seed within the run, column; packed: what exists comes first along R and K, then
+        NaN.
     units : array of shape (B, n)
         The unit that stands in each place of each replicate.
     runs : array of shape (B, n, R')
-        Uniform numbers in [0, 1), R' >= R. Given to two tables alike they draw the same runs from both where both
-        have the same runs.
+        Uniform numbers in [0, 1), R' >= R. Equal numbers draw equal runs from two tables that have the same runs.
     seeds : array of shape (B, n, R, K)
         Uniform numbers in [0, 1).
 
@@ -316,9 +326,9 @@ def resample_nested(values: Floats, units: NDArray[np.int64], runs: Floats, seed
 
 def nested_mean(values: Floats) -> Floats:
     """Mean over runs of the mean over seeds: (n, R, K, p) to (n, p), NaN where there is nothing."""
-    known = np.isfinite(values)
-    per_run = known.sum(axis=2)
-    run_mean = np.where(known, values, 0.0).sum(axis=2) / np.maximum(per_run, 1)
+    measured = np.isfinite(values)
+    per_run = measured.sum(axis=2)
+    run_mean = np.where(measured, values, 0.0).sum(axis=2) / np.maximum(per_run, 1)
     per_unit = (per_run > 0).sum(axis=1)
     return np.where(per_unit > 0, run_mean.sum(axis=1) / np.maximum(per_unit, 1), np.nan)
 
@@ -371,10 +381,10 @@ def _permutations(groups: tuple[int, ...], seed: int, draws: int) -> tuple[NDArr
         return orders, False
     orders = np.empty((1, len(label)), dtype=np.int8)
     for group in members:
-        own = group[_all_orders(len(group))].astype(np.int8)
+        within = group[_all_orders(len(group))].astype(np.int8)
         repeats = len(orders)
-        orders = np.repeat(orders, len(own), axis=0)
-        orders[:, group] = np.tile(own, (repeats, 1))
+        orders = np.repeat(orders, len(within), axis=0)
+        orders[:, group] = np.tile(within, (repeats, 1))
     return orders, True
 
 

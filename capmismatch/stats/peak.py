@@ -78,7 +78,7 @@ def peak(
     size : array of shape (T,)
         Size of each teacher (parameters or their logarithm; only the order counts).
     values : T arrays, or one of shape (T,) or (T, S)
-        The quantity for each teacher, one number for each run (or student seed); NaN are left out.
+        The quantity for each teacher, one number for each run (or student seed); NaN is left out.
     se : array of shape (T,), optional
         Standard errors of the teachers' means. Needed where no teacher has two runs; else the runs' own pooled
         variance counts.
@@ -93,10 +93,12 @@ def peak(
         (pooled over teachers, for two or three runs of one teacher say little); near-equal teachers make the
         observed winner look likelier than it is.
     seed : int
+        Equal seeds draw equally.
 
     Returns
     -------
     Peak
+        Where it peaks, and how sure that is.
 
     Raises
     ------
@@ -125,8 +127,8 @@ def peak(
     Examples
     --------
     >>> runs = [[0.60, 0.61], [0.65, 0.64], [0.70, 0.71], [0.66, 0.67], [0.62, 0.61]]
-    >>> found = peak([1, 2, 4, 8, 16], runs, teachers=["xs", "s", "m", "l", "xl"])
-    >>> found.teacher, found.p_value < 0.05
+    >>> hill = peak([1, 2, 4, 8, 16], runs, teachers=["xs", "s", "m", "l", "xl"])
+    >>> hill.teacher, hill.p_value < 0.05
     ('m', True)
     """
     sizes = np.asarray(size, dtype=float)
@@ -163,20 +165,21 @@ def peak_of(
     ----------
     frame : DataFrame
         ``teacher, params`` and `value`, filtered to one quantity: one family, split, probe and temperature, or one
-        family, split, student and label. Runs are told apart by ``teacher_seed`` where several are there, else each
-        row is one.
+        family, split, student and label. Rows with equal ``teacher_seed`` are one run where a teacher has several,
+        else each row is a run.
     value : str
         Column to look at: ``"value"`` of probes, ``"accuracy"`` of results. Standard errors come from the column
         ``se`` or, for accuracies, from ``n`` (binomial); they count only where no teacher has two runs.
     paired : bool
-        See `peak`. Runs are paired by ``teacher_seed`` and ``seed``; where some teacher lacks a run that another has
-        they cannot be, and count as without it.
+        See `peak`. Runs are paired by ``teacher_seed`` and ``seed``; they are not where some teacher lacks a run that
+        another one has.
     n_boot, seed : int
         See `peak`.
 
     Returns
     -------
     Peak
+        Where it peaks, and how sure that is.
 
     Raises
     ------

@@ -463,7 +463,7 @@ def test_the_chances_of_the_pair_and_of_the_setting_are_told(whole: tuple[Path, 
     assert _sure(taken, chances) == [
         f"{of}mlp8 with 'KD tau=4' is the best with a chance of 17 %; {likeliest}'KD tau=4' {setting} 27 %."
     ]
-    assert _sure(replace(taken, label="ATS"), chances) == [
+    assert _sure(replace(taken, setting=replace(taken.setting, label="ATS")), chances) == [
         f"{of}mlp8 with 'ATS' is the best with a chance of 73 %. That 'ATS' {setting} 73 %."
     ]
     assert _sure(replace(taken, teacher="mlp16"), chances) == [

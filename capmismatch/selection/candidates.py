@@ -89,11 +89,11 @@ def mean_probes(probes: pd.DataFrame) -> pd.DataFrame:
     by_runs = np.nan_to_num(over_runs.of_means)
     by_examples = by_key["se"].apply(lambda se: (se**2).mean()).to_numpy(float)
     variance = np.nan_to_num(by_examples) + by_runs
-    known = np.isfinite(by_examples) | (by_runs > 0)
+    has_error = np.isfinite(by_examples) | (by_runs > 0)
     return table.assign(
         tau=by_key["tau"].first().to_numpy(float),
         value=over_runs.means,
-        se=np.sqrt(np.where(known, variance, np.nan)),
+        se=np.sqrt(np.where(has_error, variance, np.nan)),
         run_se=np.sqrt(by_runs),
     )
 

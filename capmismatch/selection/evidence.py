@@ -204,11 +204,11 @@ def rule_losses(groups: Sequence[EvidenceGroup], new_family: bool, n_boot: int, 
         rules, _ = rule_choices(profiles)
         positions = profiles.index.get_indexer(pd.MultiIndex.from_frame(rules[UNIT]))
         by_rule = dict(zip(rules["rule"], loss[positions], strict=True))
-        others = [
+        other_groups = [
             other for other in groups if (other.family_code != group.family_code if new_family else other is not group)
         ]
-        if others:
-            unmeasured, learnt_from = group.candidates.unmeasured(), [other.choosing for other in others]
+        if other_groups:
+            unmeasured, learnt_from = group.candidates.unmeasured(), [other.choosing for other in other_groups]
             predicted = posterior_draws(unmeasured, n_boot, rng, learnt_from).means
             by_rule["evidence"] = float(loss[int(predicted.mean(axis=0).argmax())])
         losses.append(by_rule)

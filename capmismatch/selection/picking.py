@@ -181,12 +181,12 @@ def _split_by_family(
     if results is None:
         return None, []
     results = with_families(results, probes)
-    taught = with_teacher(results)
+    students = with_teacher(results)
     in_others = results["family"].ne(family) & results["family"].isin(probes["family"])
     pairs = [(probes[probes["family"].ne(family)], results[in_others])] if in_others.any() else []
-    in_family = bool(taught["family"].eq(family).any())
+    in_family = bool(students["family"].eq(family).any())
     if not in_family and not pairs:
-        shared_teachers(probes, taught)
+        shared_teachers(probes, students)
     return (results[~in_others] if in_family else None), pairs
 
 

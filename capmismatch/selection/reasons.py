@@ -73,7 +73,7 @@ def cheapest(tied: pd.DataFrame, chosen: pd.Series) -> list[str]:
     names = join([named(row) for _, row in tied.iterrows()])
     why = f"{named(chosen)} is taken as the smallest, so the cheapest, of them ({chosen['params']:,.0f} parameters)."
     if tied["params"].isna().any():
-        why = f"{named(chosen)} is taken for its value, for not all their sizes are known."
+        why = f"{named(chosen)} is taken for its value, because not all their sizes are known."
     return [f"Too close to call between {names}: the 95 % intervals of their differences cover zero. {why}"]
 
 
@@ -82,7 +82,7 @@ def rivals(rules: pd.DataFrame, chosen: pd.Series, used: Rule) -> list[str]:
     sentences: list[str] = []
     if rules.groupby(UNIT).ngroups < 2 and named(rules.iloc[0]) == named(chosen):
         return ["All rules would take it."]
-    relevant, others = _by_teacher(rules[rules["rule"].ne(used.name)])
+    relevant, further = _by_teacher(rules[rules["rule"].ne(used.name)])
     for taking in relevant:
         row = taking.iloc[0]
         if named(row) == named(chosen):
@@ -92,8 +92,8 @@ def rivals(rules: pd.DataFrame, chosen: pd.Series, used: Rule) -> list[str]:
             f"{_rules(taking)} would take {named(row)}: its {used.probe} is {_value(row['score'])}{_beside(row)}, "
             f"against {_value(chosen['score'])}{_beside(chosen)} of {named(chosen)}."
         )
-    if others:
-        first, *more = [(_rules(taking), named(taking.iloc[0])) for taking in others]
+    if further:
+        first, *more = [(_rules(taking), named(taking.iloc[0])) for taking in further]
         clauses = [f"Of the other rules {first[0]} would take {first[1]}", *(f"{who} {whom}" for who, whom in more)]
         sentences.append("; ".join(clauses) + ".")
     return sentences
@@ -117,7 +117,7 @@ def without_probe(teachers: Sequence[tuple[str, str]], rule: Rule, tau: float | 
     """Teachers that cannot be ranked, because they lack the probe."""
     names = ["/".join(teacher) for teacher in teachers]
     at = "" if tau is None else f" at tau={tau:g}"
-    return [f"Left out, for their {rule.probe}{at} is missing or no number: {join(names)}."] if names else []
+    return [f"Left out because their {rule.probe}{at} is missing or not a number: {join(names)}."] if names else []
 
 
 def confidence_risk(table: pd.DataFrame, rule: Rule) -> list[str]:
@@ -132,7 +132,9 @@ def confidence_risk(table: pd.DataFrame, rule: Rule) -> list[str]:
 
 def estimate(table: pd.DataFrame, chosen: pd.Series) -> str:
     """The chosen teacher's estimate, chance and expected loss."""
-    kind = "estimated from its students" if chosen["measured"] else "predicted, for it has no student in this setting"
+    kind = (
+        "estimated from its students" if chosen["measured"] else "predicted, because it has no student in this setting"
+    )
     return f"{named(chosen)}: accuracy {_accuracy(chosen)} on the choosing split, {kind}{chance(table, chosen)}."
 
 
@@ -154,7 +156,7 @@ def settings(students: pd.DataFrame, compared: pd.DataFrame) -> list[str]:
 
 
 def ties(table: pd.DataFrame, chosen: pd.Series) -> list[str]:
-    """Who cannot be told apart from the best, and what the cheapest of them would cost."""
+    """Which teachers are tied with the best, and what the cheapest of them would cost."""
     tied = table[table["tie"]]
     if len(table) < 2:
         return []
@@ -190,12 +192,12 @@ def rule_costs(rules: pd.DataFrame) -> list[str]:
     if not rules["regret"].any():  # a single teacher
         return []
     losses = []
-    relevant, others = _by_teacher(rules)
+    relevant, further = _by_teacher(rules)
     for taking in relevant:
         row = taking.iloc[0]
         loss = f"{row['regret']:.2f} points [{row['low']:.2f}, {row['high']:.2f}]"
         losses.append(f"{_rules(taking)} ({named(row)}) would lose {loss}")
-    for taking in others:
+    for taking in further:
         losses.append(f"{_rules(taking)} ({named(taking.iloc[0])}) {taking.iloc[0]['regret']:.2f}")
     return [f"{'; '.join(losses)}."] if losses else []
 
@@ -244,7 +246,7 @@ def setting_risks(compared: pd.DataFrame) -> list[str]:
     best, *tied = next(iter(unsettled.values()))
     names = [f"'{label}'" for label in tied[:SHOWN_SETTINGS]]
     names += [f"{len(tied) - len(names)} more"] if len(tied) > len(names) else []
-    return [f"The setting is not settled: {join(names)} cannot be told from '{best}'; more seeds would tell."]
+    return [f"The setting is not settled: {join(names)} may be as good as '{best}'; more seeds would tell."]
 
 
 def missing_probes(

@@ -102,9 +102,9 @@ def partial_correlation(xy: Floats, xc: Floats, yc: Floats) -> Floats:
     >>> round(float(partial_correlation(np.array(0.8), np.array(0.6), np.array(0.5))), 3)
     0.722
     """
-    left = (1 - xc**2) * (1 - yc**2)
-    defined = left > 1e-9
-    value = np.divide(xy - xc * yc, np.sqrt(np.where(defined, left, 1.0)))
+    unexplained = (1 - xc**2) * (1 - yc**2)
+    defined = unexplained > 1e-9
+    value = np.divide(xy - xc * yc, np.sqrt(np.where(defined, unexplained, 1.0)))
     return np.where(defined, np.clip(value, -1.0, 1.0), np.nan)
 
 
@@ -233,19 +233,19 @@ def permutation_p(
     0.0167
     """
     orders, exact = _permutations(tuple(groups.tolist()), seed, draws)
-    left = unit_vectors(x, groups, metric).astype(np.float32)
-    right = unit_vectors(y, groups, metric).astype(np.float32)
-    observed = left.T @ right
+    of_x = unit_vectors(x, groups, metric).astype(np.float32)
+    of_y = unit_vectors(y, groups, metric).astype(np.float32)
+    observed = of_x.T @ of_y
     bar = np.abs(observed) - 1e-6  # equal statistics must count as equal in spite of rounding
     # Lengths and means stay, so permuting a column only reorders its unit vector (for Kendall its table of signs).
-    table = _sign_table(right, groups) if metric == "kendall" else None
+    table = _sign_table(of_y, groups) if metric == "kendall" else None
     first, second = _pairs(tuple(groups.tolist()))
     hits = np.zeros(observed.shape)
     for start in range(0, len(orders), _ROWS):
         block = orders[start : start + _ROWS]
-        shuffled = right[block] if table is None else table[block[:, first], block[:, second]]
-        for column in range(right.shape[1]):
-            reached = np.abs(np.ascontiguousarray(shuffled[..., column]) @ left) >= bar[:, column]
+        shuffled = of_y[block] if table is None else table[block[:, first], block[:, second]]
+        for column in range(of_y.shape[1]):
+            reached = np.abs(np.ascontiguousarray(shuffled[..., column]) @ of_x) >= bar[:, column]
             hits[:, column] += reached.view(np.uint8).sum(axis=0, dtype=np.uint16)
     p = hits / len(orders) if exact else (1 + hits) / (1 + len(orders))
     return np.where(np.isnan(observed), np.nan, p)
@@ -394,4 +394,4 @@ def _all_orders(n: int) -> NDArray[np.int64]:
     if n == 0:
         return np.zeros((1, 0), dtype=np.int64)
     shorter = _all_orders(n - 1)
-    return np.concatenate([np.insert(shorter, place, n - 1, axis=1) for place in range(n)])
+    return np.concatenate([np.insert(shorter, position, n - 1, axis=1) for position in range(n)])

@@ -317,7 +317,7 @@ def compared(
 
 
 def share_seeds(rows: pd.DataFrame, by: list[str]) -> bool:
-    """Whether three or more units (told apart by the columns `by`) all have some seed, and there are several seeds.
+    """Whether three or more units (distinguished by the columns `by`) all have some seed, and there are several seeds.
 
     Then what a seed does to all units alike can be estimated, and taken out.
 

@@ -233,8 +233,8 @@ def _slopes(variances: Floats) -> Floats:
     rows = np.zeros((n - 2, n))
     for row, last in zip(rows, range(1, n - 1), strict=True):
         weight = 1 / variances[: last + 1]
-        place = np.arange(last + 1)
-        row[: last + 1] = weight * (place - np.average(place, weights=weight))
+        rank = np.arange(last + 1)
+        row[: last + 1] = weight * (rank - np.average(rank, weights=weight))
     return rows / np.sqrt((rows**2 * variances).sum(axis=1, keepdims=True))
 
 

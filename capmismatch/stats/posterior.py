@@ -299,10 +299,10 @@ def _left_out_scores(y: Floats, v: Floats, priors: Floats, group: NDArray[np.int
     total = np.zeros(len(priors))
     folds = np.unique(group)
     for fold in folds if len(folds) > 1 else []:
-        out, others = np.flatnonzero(group == fold), np.flatnonzero(group != fold)
-        between = marginal[:, others[:, None], out]
-        gain = np.linalg.solve(marginal[:, others[:, None], others], between).swapaxes(1, 2)
-        error = (y[out] - gain @ y[others])[..., None]
+        out, within = np.flatnonzero(group == fold), np.flatnonzero(group != fold)
+        between = marginal[:, within[:, None], out]
+        gain = np.linalg.solve(marginal[:, within[:, None], within], between).swapaxes(1, 2)
+        error = (y[out] - gain @ y[within])[..., None]
         cov = marginal[:, out[:, None], out] - gain @ between
         squared = (error * np.linalg.solve(cov, error)).sum(axis=(1, 2))
         total -= 0.5 * (squared + np.linalg.slogdet(cov)[1])

@@ -48,9 +48,9 @@ class RunMeans:
     @property
     def half_widths(self) -> Floats:
         """Half the width (n,) of the 95 % interval of each mean, Student's t; NaN without degrees of freedom."""
-        known = self.free > 0
-        quantiles = stats.t.ppf(0.975, np.where(known, self.free, 1))
-        return np.where(known, quantiles, np.nan) * self.errors
+        estimated = self.free > 0
+        quantiles = stats.t.ppf(0.975, np.where(estimated, self.free, 1))
+        return np.where(estimated, quantiles, np.nan) * self.errors
 
 
 def mean_over_runs(values: Floats, *, pool: bool | NDArray[Any] = False, paired: bool = False) -> RunMeans:

@@ -202,6 +202,11 @@ class Candidates:
     predictors: tuple[str, ...]
     families: tuple[Hashable, ...]
 
+    @classmethod
+    def of(cls, profiles: pd.DataFrame) -> Candidates:
+        """The teachers of one table, by themselves."""
+        return cls(profiles, predictors(profiles), tuple(family_codes([profiles])[0]))
+
     @property
     def identities(self) -> list[Hashable]:
         """What identifies each teacher in whatever table: the same name with the same probes is the same network."""

@@ -332,9 +332,9 @@ class Choice:
     def reasons(self) -> list[str]:
         """What speaks for the choice, in words with numbers."""
         table, row, basis = self.table, self._row, self.basis
-        own: list[str] = []
+        by_numbers: list[str] = []
         if basis.seeds is not None:
-            own += [
+            by_numbers += [
                 sentences.estimate(table, row),
                 *sentences.settings(self.students, self.settings),
                 *sentences.ties(table, row),
@@ -343,7 +343,7 @@ class Choice:
                 *sentences.from_elsewhere(basis.evidence),
             ]
         elif basis.evidence is not None:
-            own += [
+            by_numbers += [
                 sentences.predicted(table, row),
                 *sentences.ties(table, row),
                 *sentences.trusted(basis.evidence),
@@ -351,42 +351,42 @@ class Choice:
                 *sentences.setting_elsewhere(str(self.label), self.settings, basis.evidence),
             ]
         else:
-            own += [
+            by_numbers += [
                 *sentences.ranking(table, RULES[self.rule], self.tau),
                 *sentences.cheapest(table[table["tie"]], row),
                 *sentences.rivals(self.rules, row, RULES[self.rule]),
             ]
         before = () if self.pilot is None else self.pilot.reasons
-        return [*before, *own, *sentences.left_out(basis.missing.rules)]
+        return [*before, *by_numbers, *sentences.left_out(basis.missing.rules)]
 
     @property
     def risks(self) -> list[str]:
         """What speaks against it, in words with numbers."""
         table, row, basis, missing = self.table, self._row, self.basis, self.basis.missing
-        own: list[str] = []
+        by_numbers: list[str] = []
         if basis.seeds is not None:
             predicted = list(table.loc[~table["measured"], ["family", "teacher"]].itertuples(index=False, name=None))
-            own += [
+            by_numbers += [
                 *sentences.result_risks(table, row, basis.seeds),
                 *sentences.setting_risks(self.settings),
                 *sentences.missing_probes(missing.probes, among=predicted),
                 *sentences.one_split_risk(missing.split),
             ]
         elif basis.evidence is not None:
-            own += [
+            by_numbers += [
                 *sentences.evidence_risks(table, row, basis.evidence),
                 *sentences.missing_probes(missing.probes),
                 *sentences.setting_risks(self.settings),
             ]
         else:
-            own += [
+            by_numbers += [
                 sentences.prior_risk(self.rule),
                 *sentences.without_probe(missing.teachers, RULES[self.rule], self.tau),
                 *sentences.confidence_risk(table, RULES[self.rule]),
             ]
         before = () if self.pilot is None else self.pilot.risks
         few = [sentences.few(len(table))] if len(table) < FEW_TEACHERS else []
-        return [*before, *own, *few, *sentences.edge_risk(table, row)]
+        return [*before, *by_numbers, *few, *sentences.edge_risk(table, row)]
 
     # Pages
 

@@ -24,7 +24,7 @@ from capmismatch.selection.choice import (
     Missing,
     Setting,
 )
-from capmismatch.selection.evidence import EvidenceFacts, EvidenceGroup, as_pairs, best_setting, learn, rule_losses
+from capmismatch.selection.evidence import EvidenceFacts, EvidenceGroup, best_setting, learn, rule_losses
 from capmismatch.selection.rules import COMPANIONS, DEFAULT_RULE, DERIVED, RULES, Rule
 from capmismatch.selection.students import (
     SeedFacts,
@@ -144,7 +144,7 @@ def pick(
     must_be_one_of(rule, ["auto", *RULES], "rule")
     measurements, profiles = read_probes(probes, split)
     must_count(n_boot, "n_boot")
-    pairs = as_pairs(evidence)
+    pairs = _as_pairs(evidence)
     if results is not None:
         splits = resolve_splits(checked_results(results), split, report_split)
     if family is not None:
@@ -155,7 +155,9 @@ def pick(
         used = RULES[DEFAULT_RULE if rule == "auto" else rule]
         draws = _example_draws(values, measurements, profiles, used, n_boot, seed)
         return _by_probe(measurements, profiles, used, draws, mute)
-    candidates, groups = learn(profiles, pairs, split=split, report_split=report_split, label=label)
+    candidates, groups = Candidates.of(profiles), list[EvidenceGroup]()
+    if pairs:
+        candidates, groups = learn(profiles, pairs, split=split, report_split=report_split, label=label)
     if results is None:
         return _by_evidence(candidates, groups, rule, n_boot, seed, mute)
     results = with_families(results, measurements)
@@ -172,6 +174,27 @@ def pick(
     )
     only = splits.choosing if splits.choosing == splits.reporting and split != report_split else ""
     return _by_results(students, candidates, groups, rule, only, mute)
+
+
+def _as_pairs(evidence: Iterable[object]) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The evidence as a list of pairs of tables.
+
+    Raises
+    ------
+    InputError
+        If it is anything else, such as a single pair.
+    """
+    pairs = []
+    for number, pair in enumerate(evidence):
+        match pair:
+            case (pd.DataFrame() as probes, pd.DataFrame() as results):
+                pairs.append((probes, results))
+            case _:
+                raise InputError(
+                    "expected evidence to be a list of pairs of tables, such as [(probes, results)], got "
+                    f"{type(pair).__name__} as its item {number + 1}"
+                )
+    return pairs
 
 
 def _split_by_family(

@@ -69,9 +69,9 @@ def _open(study: Path, folder: Path | None, quiet: bool, workers: int = 1, **eng
 
 
 def _show(frame: Any, rows: int = 24) -> None:
-    from capmismatch._utils.text import short
+    from capmismatch._utils.text import format_number
 
-    shown = frame.head(rows).to_string(index=False, float_format=short)
+    shown = frame.head(rows).to_string(index=False, float_format=format_number)
     print(shown if len(frame) <= rows else f"{shown}\n... {len(frame) - rows} more rows")
 
 
@@ -153,10 +153,10 @@ def distill(
     quiet: Quiet = False,
 ) -> None:
     """Train every student of the study that is missing: runs/ and tables/results.parquet."""
-    from capmismatch.stats.matching import only_split
+    from capmismatch.stats.matching import resolve_split
 
     results = _open(study, folder, quiet, workers, engine=engine, address=address).distill()
-    held_out = results[results["split"] == only_split(results)]
+    held_out = results[results["split"] == resolve_split(results["split"])]
     _show(
         held_out.groupby(["student", "label", "teacher"], sort=False)["accuracy"]
         .agg(["mean", "std", "count"])
@@ -195,7 +195,7 @@ def pick(
     quiet: Quiet = False,
 ) -> None:
     """Choose a teacher, with reasons, risks and the table behind them."""
-    from capmismatch.selection.choice_page import check_page, write_page
+    from capmismatch.selection.choice import check_page, write_page
     from capmismatch.study.tables import load_table
 
     if out is not None:

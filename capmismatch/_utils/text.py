@@ -1,4 +1,4 @@
-"""Small pieces of sentences."""
+"""Small pieces of sentences, and how numbers and shares are written."""
 
 from __future__ import annotations
 
@@ -13,19 +13,73 @@ def join(parts: list[str]) -> str:
     return ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else "".join(parts)
 
 
-def short(value: float) -> str:
-    """Four significant digits, or a whole number with separators from a thousand on; a dash for NaN.
-
-    Examples
-    --------
-    >>> [short(value) for value in (0.0358312, 698.0, 32666.0, float("nan"))]
-    ['0.03583', '698', '32,666', '-']
-    """
-    if value != value:
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
 def count(number: int, noun: str) -> str:
     """``1 seed``, ``2 seeds``."""
     return f"{number} {noun}" + ("s" if number != 1 else "")
+
+
+def format_number(value: float | None, *, padded: bool = False, whole: bool | None = None, missing: str = "-") -> str:
+    """A number with four significant digits, or as a whole number with separators from a thousand on.
+
+    Parameters
+    ----------
+    value : float or None
+        The number.
+    padded : bool
+        Keep trailing zeros, so that the numbers of a column have equally many digits. Whole numbers stay whole.
+    whole : bool, optional
+        With `padded`, whether the numbers of this column are whole. Default: whether this one is.
+    missing : str
+        Stands for NaN, infinity and None.
+
+    Returns
+    -------
+    str
+        The number as text.
+
+    Examples
+    --------
+    >>> [format_number(value) for value in (0.0358312, 698.0, 32666.0, float("nan"))]
+    ['0.03583', '698', '32,666', '-']
+    >>> [format_number(value, padded=True) for value in (0.00123456, 0.5, 4)]
+    ['0.001235', '0.5000', '4']
+    >>> format_number(4, padded=True, whole=False)
+    '4.000'
+    """
+    if value is None or value != value or abs(value) == float("inf"):
+        return missing
+    shown_whole = value == round(value) if whole is None else whole
+    if abs(value) >= 1000 or (padded and shown_whole):
+        return f"{value:,.0f}"
+    return f"{value:#.4g}" if padded else f"{value:.4g}"
+
+
+def format_percent(share: float, digits: int = 0, *, at_most: float = float("inf")) -> str:
+    """A share in percent.
+
+    Parameters
+    ----------
+    share : float
+        A share of one.
+    digits : int
+        Decimals.
+    at_most : float
+        A larger share is written as "over" this one: a chance that is estimated from draws is never certain.
+
+    Returns
+    -------
+    str
+        With a space before the sign.
+
+    Examples
+    --------
+    >>> format_percent(0.734), format_percent(0.734, 1), format_percent(0.9996, at_most=0.99)
+    ('73 %', '73.4 %', 'over 99 %')
+    """
+    capped = min(share, at_most)
+    return ("over " if share > at_most else "") + f"{100 * capped:.{digits}f} %"
+
+
+def format_chance(chance: float) -> str:
+    """A chance that is estimated from draws: a whole percentage, at most "over 99 %"."""
+    return format_percent(chance, at_most=0.99)

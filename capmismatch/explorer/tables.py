@@ -18,9 +18,11 @@ from torch import Tensor
 
 from capmismatch import probes
 from capmismatch._numerics.isats_options import margin_of
+from capmismatch._utils.text import format_percent
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.rows import stratified_order
 from capmismatch.diagnostics.dark_knowledge import dark_knowledge
+from capmismatch.diagnostics.means import mean
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.ranks import rank_metrics
 from capmismatch.temperature import ats, isats, soften
@@ -229,7 +231,9 @@ class Reader:
                 "method": softening.method,
             }
             measured = softening.measure(self._logits[key], labels)
-            rows = [{**head, "quantity": name, **_mean(values)} for name, values in measured.items()]
+            rows = [
+                {**head, "quantity": name, **mean(values.double().cpu().numpy())} for name, values in measured.items()
+            ]
             self._measured[key, softening] = pd.DataFrame(rows)
         return self._measured[key, softening]
 
@@ -269,7 +273,7 @@ class Reader:
                     "split": self.split,
                     "class": view.label,
                     "metric": "wrong_tau_b",
-                    **_mean(row[~row.isnan()]),
+                    **mean(row[~row.isnan()].double().cpu().numpy()),
                 }
             )
         return pd.DataFrame(agreements)
@@ -302,15 +306,9 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _mean(values: Tensor) -> dict[str, float]:
-    n = len(values)
-    spread = float(values.std()) if n > 1 else math.nan
-    return {"value": float(values.mean()) if n else math.nan, "se": spread / math.sqrt(n) if n else math.nan, "n": n}
-
-
 def _percent(low: float, high: float) -> str:
     """A range of shares over teachers, or the one that all have."""
-    least, most = f"{low:.0%}", f"{high:.0%}"
+    least, most = format_percent(low), format_percent(high)
     return most if least == most else f"{least} to {most}"
 
 

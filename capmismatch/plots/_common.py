@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student_t
 
 from capmismatch.errors import InputError, require_columns
+from capmismatch.stats.matching import resolve_split
+from capmismatch.stats.run_means import mean_over_runs, runs_by_unit
 
 
 def literal(text: object) -> str:
@@ -99,8 +100,8 @@ def sole(frame: pd.DataFrame, column: str, what: str, value: Any = None, prefer:
     present = listed(frame[column])
     if value is None and len(present) <= 1:
         return frame
-    if value is None and prefer in present:
-        value = prefer
+    if value is None and prefer is not None and (preferred := resolve_split(present, prefer, among=None)) in present:
+        value = preferred
     if value is None:
         raise InputError(f"{what} has several values of {column}: {present}; choose one with {column}=")
     return rows_where(frame, what, **{column: value})
@@ -148,14 +149,11 @@ def over_runs(frame: pd.DataFrame, keys: Sequence[str], value: str = "value") ->
     DataFrame
         The keys, then ``mean, low, high, runs``, groups in order of first appearance.
     """
-    groups = frame.groupby(list(keys), sort=False, dropna=False)[value]
-    table = groups.agg(mean="mean", spread="std", runs="count").reset_index()
-    table = table[table["runs"] > 0].reset_index(drop=True)
-    many = table["runs"] >= 3
-    runs = table["runs"].where(many)
-    half = student_t.ppf(0.975, runs - 1) * table["spread"] / np.sqrt(runs)
-    table["low"], table["high"] = table["mean"] - half, table["mean"] + half
-    return table[[*keys, "mean", "low", "high", "runs"]]
+    table, values = runs_by_unit(frame, keys, value)
+    over = mean_over_runs(values)
+    half = np.where(over.runs >= 3, over.half_widths, np.nan)
+    table = table.assign(mean=over.means, low=over.means - half, high=over.means + half, runs=over.runs)
+    return table[table["runs"] > 0].reset_index(drop=True)
 
 
 def lines_over_runs(

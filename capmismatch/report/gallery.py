@@ -19,8 +19,8 @@ from capmismatch import plots
 from capmismatch.diagnostics.dark_knowledge import dark_knowledge
 from capmismatch.errors import InputError
 from capmismatch.report.study_folder import StudyFolder
-from capmismatch.selection.rules import DEFAULT_RULE, RULES, nearest_tau
-from capmismatch.stats.matching import only_split
+from capmismatch.selection.rules import DEFAULT_RULE, DEFAULT_TAU, RULES
+from capmismatch.stats.matching import nearest_tau, resolve_split
 
 MANY = 7  # settings, plain training among them, that one panel can hold
 GRID_PROBES = (
@@ -89,12 +89,12 @@ def draw_all(study: StudyFolder) -> list[Path]:
 def _capacity_curve(study: StudyFolder, student: str) -> Any:
     results = study.load("results")
     draw = plots.capacity_curve if results["label"].nunique() <= MANY else plots.capacity_grid
-    return draw(results, student=student, teachers=study.load("probes"), split=only_split(results))
+    return draw(results, student=student, teachers=study.load("probes"), split=resolve_split(results["split"]))
 
 
 def _tau(study: StudyFolder) -> float:
     """The temperature at which figures read the probes: that of ISATS where it was measured, else the nearest."""
-    return min(study.config.probe.taus, key=lambda tau: abs(tau - study.config.isats.tau_target))
+    return nearest_tau(study.config.probe.taus, study.config.isats.tau_target)
 
 
 def _smallest_first(study: StudyFolder) -> pd.DataFrame:
@@ -114,7 +114,7 @@ def _best_setting(study: StudyFolder) -> dict[str, str]:
     return {
         "student": distilled["student"].iloc[0],
         "label": distilled["label"].iloc[0],
-        "split": only_split(results),
+        "split": resolve_split(results["split"]),
     }
 
 
@@ -126,7 +126,7 @@ def _dark_knowledge(study: StudyFolder) -> Any:
         tau_other=settings.tau_other,
         constraint=settings.constraint,
         margin=settings.margin,
-        split="val" if (bank.rows.split == "val").any() else "test",
+        split=resolve_split(bank.rows.split, "val"),
     )
     return plots.dark_knowledge(example, among=_smallest_first(study))
 
@@ -138,7 +138,7 @@ def _pick_chart(study: StudyFolder) -> Any:
         return plots.pick_chart(table)
     probe = RULES[DEFAULT_RULE if rule == "auto" else rule].probe
     probes = study.load("probes")
-    return plots.pick_chart(table, probe=probe, tau=nearest_tau(probes[probes["probe"] == probe]["tau"]))
+    return plots.pick_chart(table, probe=probe, tau=nearest_tau(probes[probes["probe"] == probe]["tau"], DEFAULT_TAU))
 
 
 def _grid(study: StudyFolder) -> Any:

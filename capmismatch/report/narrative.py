@@ -12,8 +12,8 @@ import pandas as pd
 from capmismatch._utils.text import count, join, start
 from capmismatch.data.bank_checks import tell_checks
 from capmismatch.errors import InputError, require_columns
-from capmismatch.selection.links import FEW_TEACHERS, rows_of
 from capmismatch.selection.rules import COMPANIONS, DERIVED, NAMES
+from capmismatch.stats.correlations import FEW_TEACHERS
 from capmismatch.stats.estimates import (
     Estimate,
     against_best,
@@ -24,6 +24,7 @@ from capmismatch.stats.estimates import (
     pair_mean,
     times,
 )
+from capmismatch.stats.matching import nearest_tau, rows_of_split
 from capmismatch.stats.peak import Peak, peak_of
 
 __all__ = ["TOPICS", "Statement", "statements"]
@@ -159,14 +160,14 @@ def _students(taught: pd.DataFrame) -> Iterator[Statement]:
 
 def _variance(probes: pd.DataFrame, tau: float, split: str) -> Iterator[Statement]:
     require_columns(probes, ["family", "teacher", "params", "split", "tau", "probe", "value"], "the probes table")
-    measured = rows_of(probes, split, "the probes table").dropna(subset="value")
+    measured = rows_of_split(probes, split, "the probes table").dropna(subset="value")
     measured = measured[measured["probe"].isin([*DERIVED, *COMPANIONS])]
     there = set(measured["probe"])
     if not there.issuperset(COMPANIONS) or there.isdisjoint(DERIVED):
         lacking = join([name for name in COMPANIONS if name not in there] or list(DERIVED))
         yield Statement("variance", f"Not told: the probes lack {lacking}, and these are only told together.")
         return
-    measured = measured[measured["tau"].eq(min(measured["tau"].unique(), key=lambda there: abs(there - tau)))]
+    measured = measured[measured["tau"].eq(nearest_tau(measured["tau"], tau))]
     for _, family in measured.groupby("family", sort=False):
         means = {str(probe): course(rows, "value") for probe, rows in family.groupby("probe")}
         for probe in [name for name in DERIVED if name in means and all(c in means for c in COMPANIONS)]:
@@ -365,7 +366,7 @@ def _taught(results: pd.DataFrame, split: str) -> pd.DataFrame:
     """Rows of students that had a teacher, on one split."""
     wanted = ["family", "teacher", "params", "student", "label", "method", "tau", "seed", "split", "accuracy"]
     require_columns(results, wanted, "the results table")
-    rows = rows_of(results, split, "the results table")
+    rows = rows_of_split(results, split, "the results table")
     return rows[rows["method"].ne("CE") & rows["accuracy"].notna()]
 
 

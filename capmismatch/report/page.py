@@ -20,6 +20,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from capmismatch._utils.files import write_text
+from capmismatch._utils.text import format_chance, format_number
 from capmismatch.data.bank_checks import check_bank
 from capmismatch.errors import CapmismatchError
 from capmismatch.findings import Finding, explain
@@ -30,8 +31,8 @@ from capmismatch.report.narrative import TOPICS, Statement, statements
 from capmismatch.report.page_tables import Table
 from capmismatch.report.study_folder import StudyFolder
 from capmismatch.selection.choice import Choice
-from capmismatch.selection.reasons import percent
 from capmismatch.selection.rules import COMPANIONS, DERIVED, NAMES
+from capmismatch.stats.matching import nearest_tau, resolve_split
 
 __all__ = ["write_report"]
 
@@ -88,7 +89,7 @@ def write_report(study: StudyFolder) -> Path:
         If a table lacks a column that the page is made of.
     """
     tables = {name: study.load(name) for name in STAGES if study.has(name)}
-    tau = min(study.config.probe.taus, key=lambda tau: abs(tau - study.config.isats.tau_target))
+    tau = nearest_tau(study.config.probe.taus, study.config.isats.tau_target)
     choice, no_choice = _choice(study)
     told = _statements({**tables, **_checks(study)}, study.config.isats.tau_target)
     codes = {code for statement in told for code in statement.codes} | set(choice.findings if choice else [])
@@ -168,13 +169,13 @@ def _chosen(choice: Choice, probes: pd.DataFrame, tau: float) -> dict[str, str]:
     if len(choice.students):
         facts |= {"Student": choice.student or "all of the study", "Method": choice.label or "differs by student"}
     if choice.tau is not None or len(choice.students):
-        facts["Temperature"] = "differs by student" if choice.tau is None else shown.number(choice.tau)
+        facts["Temperature"] = "differs by student" if choice.tau is None else format_number(choice.tau, padded=True)
     if pd.notna(row["p_best"]):
-        facts["P(best)"] = percent(row["p_best"])
+        facts["P(best)"] = format_chance(row["p_best"])
         facts["Expected regret"] = f"{row['regret']:.2f} accuracy points"
     own = probes[probes["teacher"].eq(choice.teacher) & probes["family"].eq(choice.family)]
     if (soft := shown.soft_labels(own, tau)) is not None:
-        values = [f"{NAMES[name]} {shown.number(soft[name].iloc[0])}" for name in (*COMPANIONS, *DERIVED)]
+        values = [f"{NAMES[name]} {format_number(soft[name].iloc[0], padded=True)}" for name in (*COMPANIONS, *DERIVED)]
         facts[f"Soft labels at tau={tau:g}"] = ", ".join(values)
     return facts
 
@@ -201,8 +202,8 @@ def _checks(study: StudyFolder) -> dict[str, pd.DataFrame]:
 
 
 def _statements(tables: Mapping[str, pd.DataFrame], tau: float) -> list[Statement]:
-    probe_split = shown.one_split(tables["probes"], "val") if "probes" in tables else "val"
-    split = shown.one_split(tables["results"], "test") if "results" in tables else "test"
+    probe_split = resolve_split(tables["probes"]["split"], "val", among=None) if "probes" in tables else "val"
+    split = resolve_split(tables["results"]["split"], among=None) if "results" in tables else "test"
     return statements(tables, tau=tau, probe_split=probe_split, split=split)
 
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from capmismatch._utils.text import format_number
 from capmismatch.selection.choice import Choice
 from capmismatch.selection.rules import COMPANIONS, DERIVED
+from capmismatch.stats.matching import resolve_split
 
 TOP_LINKS = 30
 """How many of the strongest links the page shows; the others are in the file."""
@@ -37,32 +39,10 @@ class Table:
     rows: list[list[Cell]]
 
 
-def number(value: float | None, whole: bool | None = None) -> str:
-    """Four significant digits, or a whole number (by default where it is one); a dash for NaN and None.
-
-    Examples
-    --------
-    >>> [number(value) for value in (0.00123456, 0.5, 32666.0, 4, 123456.7, float("nan"), None)]
-    ['0.001235', '0.5000', '32,666', '4', '123,457', '–', '–']
-    >>> number(1.0, whole=False)
-    '1.000'
-    """
-    if value is None or not np.isfinite(value):
-        return "–"
-    if whole is None:
-        whole = value == round(value)
-    return f"{value:,.0f}" if whole or abs(value) >= 1e4 else f"{value:#.4g}"
-
-
-def one_split(frame: pd.DataFrame, wanted: str) -> str:
-    """The wanted split where the frame has it, else its first."""
-    splits = list(frame["split"].unique())
-    return wanted if wanted in splits or not splits else str(splits[0])
-
-
 def soft_labels(probes: pd.DataFrame, tau: float) -> pd.DataFrame | None:
     """p_y, IV and the derived probes of each teacher at a temperature; None where not all were measured."""
-    rows = probes[probes["split"].eq(one_split(probes, "val")) & probes["tau"].eq(tau) & probes["probe"].isin(_FIRST)]
+    split = resolve_split(probes["split"], "val", among=None)
+    rows = probes[probes["split"].eq(split) & probes["tau"].eq(tau) & probes["probe"].isin(_FIRST)]
     wide = rows.pivot_table(index=["family", "teacher"], columns="probe", values="value", sort=False)
     return wide[list(_FIRST)].reset_index() if set(_FIRST) <= set(wide) else None
 
@@ -70,7 +50,7 @@ def soft_labels(probes: pd.DataFrame, tau: float) -> pd.DataFrame | None:
 def teachers(choice: Choice, probes: pd.DataFrame, tau: float) -> Table:
     """The teachers, best first, with what is known of their size, accuracy and soft labels."""
     unit = ["family", "teacher"]
-    probes = probes[probes["split"].eq(one_split(probes, "val"))]
+    probes = probes[probes["split"].eq(resolve_split(probes["split"], "val", among=None))]
     known = probes.groupby(unit, as_index=False).agg(macs=("macs", "first"), runs=("seed", "nunique"))
     own = probes[probes["probe"].eq("accuracy")].groupby(unit)["value"].mean().rename("teacher_accuracy").reset_index()
     frame = known.merge(own, on=unit, how="left")
@@ -133,7 +113,7 @@ def rules(choice: Choice) -> Table:
 
 def probes(frame: pd.DataFrame, taus: Iterable[float]) -> list[Table]:
     """The probes without temperature, and those at each temperature; a row a teacher, the mean over its runs."""
-    split = one_split(frame, "val")
+    split = resolve_split(frame["split"], "val", among=None)
     frame = frame[frame["split"].eq(split)]
     kinds = [("probes", "Probes without temperature", frame["tau"].isna())]
     kinds += [(f"probes-tau-{tau:g}", f"Probes at tau={tau:g}", frame["tau"].eq(tau)) for tau in taus]
@@ -240,6 +220,8 @@ def _cells(column: pd.Series) -> list[Cell]:
     if pd.api.types.is_numeric_dtype(column):
         known = column[np.isfinite(column)]
         whole = bool((known == known.round()).all())  # one format a column, for the points to stand below each other
-        return [Cell(number(value, whole), repr(float(value)) if np.isfinite(value) else "", True) for value in column]
+        shown = [format_number(value, padded=True, whole=whole, missing="–") for value in column]
+        keys = [repr(float(value)) if np.isfinite(value) else "" for value in column]
+        return [Cell(text, key, True) for text, key in zip(shown, keys, strict=True)]
     texts = ["" if pd.isna(value) else str(value) for value in column]
     return [Cell(text, text, False) for text in texts]

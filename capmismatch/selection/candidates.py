@@ -1,7 +1,8 @@
-"""Teachers with their probes, and the groups that a posterior is drawn for: how their students of one kind did."""
+"""The teachers to choose among: their probes, whom each simple rule takes, and what their students reached."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,24 +11,38 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from capmismatch.errors import InputError, must_be_one_of, require_columns
-from capmismatch.selection.links import pack_columns, rows_of
-from capmismatch.selection.rules import teacher_probes
-from capmismatch.stats import correlations as st
-from capmismatch.stats.matching import seed_effects, share_seeds
+from capmismatch.selection.rules import DEFAULT_TAU, RULES
+from capmismatch.stats.matching import UNIT, nearest_tau, pack_columns, rows_of_split, seed_effects, share_seeds
 from capmismatch.stats.posterior import Group, Noise, seed_noise
-
-UNIT = ["family", "teacher"]
+from capmismatch.stats.run_means import mean_over_runs, runs_by_unit
 
 FEATURES = ("derived_std", "accuracy", "log_params")
-"""Probes from which students are predicted for teachers that have none: few, for teachers are few."""
+"""Probes from which students are predicted for teachers without any: few probes, because teachers are few."""
 
-_DIGITS = 9  # to which the probes of one teacher agree wherever they were read from
+_DIGITS = 9  # to which the probes of one teacher agree between tables
 
 Floats = NDArray[np.float64]
 
 
-def long_and_wide(probes: pd.DataFrame, split: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A probes table as one row for each teacher and probe, and as teachers by probes with ``params``.
+# From the probes table to teachers by probe ---------------------------------------------------------------------------
+
+
+def read_probes(probes: pd.DataFrame, split: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The probes of one split, as measurements and as one profile per teacher.
+
+    Parameters
+    ----------
+    probes : DataFrame
+        The probes table.
+    split : str
+        The split to read.
+
+    Returns
+    -------
+    measurements : DataFrame
+        One row per teacher and probe; the columns are those of `mean_probes`.
+    profiles : DataFrame
+        One row per teacher (index ``family, teacher``), one column per probe, and ``params``.
 
     Raises
     ------
@@ -35,12 +50,138 @@ def long_and_wide(probes: pd.DataFrame, split: str) -> tuple[pd.DataFrame, pd.Da
         If a column is missing or the split has no rows.
     """
     require_columns(probes, [*UNIT, "params", "split", "tau", "probe", "value", "se"], "the probes table")
-    rows = rows_of(probes, split, "the probes table")
-    long = teacher_probes(rows[np.isfinite(rows["value"])])
-    wide = long.pivot(index=UNIT, columns="probe", values="value")
-    wide = wide.reindex(pd.MultiIndex.from_frame(rows[UNIT].drop_duplicates().sort_values(UNIT)))
-    wide["params"] = rows.groupby(UNIT)["params"].first()
-    return long, wide
+    rows = rows_of_split(probes, split, "the probes table")
+    measurements = mean_probes(rows[np.isfinite(rows["value"])])
+    profiles = measurements.pivot(index=UNIT, columns="probe", values="value")
+    profiles = profiles.reindex(pd.MultiIndex.from_frame(rows[UNIT].drop_duplicates().sort_values(UNIT)))
+    profiles["params"] = rows.groupby(UNIT)["params"].first()
+    return measurements, profiles
+
+
+def mean_probes(probes: pd.DataFrame) -> pd.DataFrame:
+    """Mean of each teacher and probe over runs, at the temperature at which teachers are compared.
+
+    Parameters
+    ----------
+    probes : DataFrame
+        Rows of the probes table, of one split.
+
+    Returns
+    -------
+    DataFrame
+        One row per teacher and probe:
+
+        - ``family, teacher, probe`` : str
+        - ``tau`` : that nearest to `DEFAULT_TAU`; NaN for a probe without temperature
+        - ``value`` : mean over runs
+        - ``se`` : standard error by examples and runs together; the mean squared standard error over examples (which
+          all runs share) plus the squared `run_se`
+        - ``run_se`` : standard error by runs alone, their variance pooled over the teachers; 0 with single runs
+    """
+    at = probes.groupby("probe")["tau"].transform(lambda taus: nearest_tau(taus, DEFAULT_TAU))
+    # NaN != NaN, hence the second half: probes without temperature.
+    compared = probes[probes["tau"].eq(at) | (probes["tau"].isna() & at.isna())]
+    key = [*UNIT, "probe"]
+    compared = compared.sort_values(key, kind="stable")
+    table, values = runs_by_unit(compared, key, "value")
+    over_runs = mean_over_runs(values, pool=pd.factorize(table["probe"])[0])
+    by_key = compared.groupby(key, sort=False)
+    by_runs = np.nan_to_num(over_runs.of_means)
+    by_examples = by_key["se"].apply(lambda se: (se**2).mean()).to_numpy(float)
+    variance = np.nan_to_num(by_examples) + by_runs
+    has_error = np.isfinite(by_examples) | (by_runs > 0)
+    return table.assign(
+        tau=by_key["tau"].first().to_numpy(float),
+        value=over_runs.means,
+        se=np.sqrt(np.where(has_error, variance, np.nan)),
+        run_se=np.sqrt(by_runs),
+    )
+
+
+def of_family(profiles: pd.DataFrame, family: str) -> pd.DataFrame:
+    """The teachers of one family.
+
+    Raises
+    ------
+    InputError
+        If there is none; the message lists the families.
+    """
+    families = profiles.index.get_level_values("family")
+    must_be_one_of(family, sorted(set(families)), "family")
+    return profiles[families == family]
+
+
+def rule_choices(profiles: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Whom every rule takes, and the rules left out because their probe is missing.
+
+    Parameters
+    ----------
+    profiles : DataFrame
+        Teachers (index ``family, teacher``) by probe, with ``params``.
+
+    Returns
+    -------
+    choices : DataFrame
+        One row per rule: ``rule``, the ``family, teacher`` that it takes, and the ``value`` of its probe there.
+    missing : list of str
+        Names of the rules left out.
+    """
+    rows, missing = [], []
+    for rule in RULES.values():
+        column = profiles[rule.probe].dropna() if rule.probe in profiles else pd.Series(dtype=float)
+        if column.empty:
+            missing.append(rule.name)
+            continue
+        family, teacher = column.index[int(np.argmax(rule.sign * column.to_numpy()))]
+        rows.append((rule.name, family, teacher, float(column[family, teacher])))
+    return pd.DataFrame(rows, columns=["rule", *UNIT, "value"]), missing
+
+
+def probe_draws(values: pd.DataFrame, measurements: pd.DataFrame, probe: str, n_boot: int, seed: int) -> pd.DataFrame:
+    """Draws of a probe's mean for each teacher: a bootstrap over examples, with the noise of runs added.
+
+    Parameters
+    ----------
+    values : DataFrame
+        The table of `capmismatch.example_values`, with the probe at the temperature at which teachers are compared.
+    measurements : DataFrame
+        As `read_probes` returns them.
+    probe : str
+        Which probe.
+    n_boot, seed : int
+        Number of draws; equal seeds resample equal examples.
+
+    Returns
+    -------
+    DataFrame
+        One row per draw, one column per teacher (``family, teacher``).
+
+    Raises
+    ------
+    InputError
+        If a teacher lacks the probe at that temperature, or teachers have different examples.
+    """
+    from capmismatch.stats.bootstrap import bootstrap  # here, because it loads torch
+
+    require_columns(values, [*UNIT, "tau", "probe", "id", "value"], "the table of example values")
+    teachers = measurements[measurements["probe"].eq(probe)]
+    tau = float(teachers["tau"].iloc[0])
+    rows = values[values["probe"].eq(probe) & (values["tau"].eq(tau) | (values["tau"].isna() & math.isnan(tau)))]
+    rows = rows.astype(dict.fromkeys(UNIT, str))
+    by_example = rows.groupby(["id", *UNIT])["value"].mean().unstack(UNIT)
+    by_example = by_example.reindex(columns=pd.MultiIndex.from_frame(teachers[UNIT].astype(str)))
+    missing = by_example.columns[by_example.isna().any()] if len(by_example) else by_example.columns
+    if len(missing):
+        raise InputError(
+            f"the table of example values lacks {probe!r} at tau {tau:g} on some examples of {'/'.join(missing[0])}: "
+            "expected those of every teacher, on the split to choose on"
+        )
+    resampled = bootstrap(by_example.to_numpy(), n_boot=n_boot, seed=seed).replicates
+    run_noise = np.random.default_rng(seed).standard_normal(resampled.shape) * teachers["run_se"].to_numpy()
+    return pd.DataFrame(resampled + run_noise, columns=pd.MultiIndex.from_frame(teachers[UNIT]))
+
+
+# From teachers and rows of results to groups for the posterior --------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -49,57 +190,67 @@ class Candidates:
 
     Attributes
     ----------
-    wide : teachers (index of family and teacher) by probe, with ``params``
-    names : the probes that predict
-    families : a label for each teacher; equal labels are the same family in whatever table
+    profiles : DataFrame
+        Teachers (index ``family, teacher``) by probe, with ``params``.
+    predictors : tuple of str
+        The probes from which students are predicted.
+    families : tuple of Hashable
+        A code for each teacher's family; equal codes are the same family in whatever table.
     """
 
-    wide: pd.DataFrame
-    names: tuple[str, ...]
+    profiles: pd.DataFrame
+    predictors: tuple[str, ...]
     families: tuple[Hashable, ...]
 
-    @property
-    def teachers(self) -> list[Hashable]:
-        """What names each teacher in whatever table: the same name with the same probes is the same network."""
-        return _identities(self.wide)
+    @classmethod
+    def of(cls, profiles: pd.DataFrame) -> Candidates:
+        """The teachers of one table, by themselves."""
+        return cls(profiles, predictors(profiles), tuple(family_codes([profiles])[0]))
 
     @property
-    def lacking(self) -> dict[str, list[tuple[str, str]]]:
-        """Probes that predict, with the teachers of which they are not known."""
-        unknown = _with_size(self.wide)[list(self.names)].isna()
-        return {name.removeprefix("log_"): list(unknown.index[unknown[name]]) for name in self.names}
+    def identities(self) -> list[Hashable]:
+        """What identifies each teacher in whatever table: the same name with the same probes is the same network."""
+        return _identities(self.profiles)
+
+    @property
+    def missing_probes(self) -> dict[str, list[tuple[str, str]]]:
+        """The predictors, each with the teachers for which it is unknown."""
+        unknown = _with_size(self.profiles)[list(self.predictors)].isna()
+        return {name.removeprefix("log_"): list(unknown.index[unknown[name]]) for name in self.predictors}
 
     def unmeasured(self) -> Group:
-        """As they are before they have any student."""
-        nothing = np.full(len(self.wide), np.nan)
+        """The teachers before they have any student."""
+        nothing = np.full(len(self.profiles), np.nan)
         return self._group(nothing, Noise(nothing, np.inf))
 
     def groups(self, rows: pd.DataFrame) -> dict[str, Group]:
-        """As their students did in each setting (label), from rows of one student and split; see `measured`.
+        """What their students reached in each setting (label), from rows of one student and split; see `measured`.
 
-        Rows of plain cross-entropy take part in what seeds do, and have no group.
+        Rows of plain cross-entropy serve to estimate what seeds do, and have no group.
         """
         units, means, noise = measured(rows)
-        teachers = pd.MultiIndex.from_tuples(self.wide.index, names=UNIT)
-        found = {}
+        groups = {}
         for label in sorted(set(units.get_level_values("label"))):
-            place = units.get_indexer(pd.MultiIndex.from_tuples([(*unit, label) for unit in teachers]))
-            if (place < 0).all():
+            names = [(*teacher, label) for teacher in self.profiles.index]
+            position = units.get_indexer(pd.MultiIndex.from_tuples(names))
+            if (position < 0).all():
                 continue
-            own = np.where(place < 0, np.nan, means[place])
-            variances = np.where(place < 0, np.nan, noise.variances[place])
-            found[label] = self._group(own, replace(noise, variances=variances))
-        return found
+            variances = np.where(position < 0, np.nan, noise.variances[position])
+            groups[label] = self._group(
+                np.where(position < 0, np.nan, means[position]), replace(noise, variances=variances)
+            )
+        return groups
 
     def _group(self, means: Floats, noise: Noise) -> Group:
-        return Group(means, noise, _features(self.wide, self.names), self.teachers, self.families)
+        features = _features(self.profiles, self.predictors)
+        return Group(means, noise, features, self.identities, self.families)
 
 
 def measured(rows: pd.DataFrame) -> tuple[pd.MultiIndex, Floats, Noise]:
     """What each teacher's students reach in each setting, and how noisy that is.
 
     The noise is pooled over teachers and settings. Where seeds are shared, what a seed does to all students alike
-    (initial weights, order of batches) is no noise between them: it is taken out by least squares. On the embedded
+    (initial weights, order of batches) is no noise between them, and is taken out by least squares. On the embedded
     study, seeds that differ by 0.3-1.1 points differ by 0.3-0.5 points once this is done. So the noise is that of
     comparisons, and of a mean over these very seeds; with two or three of them, intervals for a new seed would be wide
     enough for any accuracy.
@@ -107,20 +258,21 @@ def measured(rows: pd.DataFrame) -> tuple[pd.MultiIndex, Floats, Noise]:
     Parameters
     ----------
     rows : DataFrame
-        Of one student and split.
+        Results of one student and split.
 
     Returns
     -------
     units : MultiIndex
         ``family, teacher, label``.
     means : array of shape (n,)
+        Mean accuracies, shares in [0, 1].
     noise : Noise
-        Of these means.
+        How noisy these means are.
 
     Raises
     ------
     InputError
-        If none has two seeds and the rows do not say the number of examples either.
+        If none has two seeds and the rows do not give the number of examples either.
     """
     by = [*UNIT, "label"]
     paired = share_seeds(rows, by)
@@ -134,67 +286,56 @@ def measured(rows: pd.DataFrame) -> tuple[pd.MultiIndex, Floats, Noise]:
     index = pd.MultiIndex.from_product([[""], range(len(units))], names=UNIT)
     try:
         packed = pack_columns(numbered, index, ["student"], ["teacher_seed", "seed"], "accuracy", "the results table")
-    except InputError:  # named by number there, here as the user knows it
+    except InputError:  # that message names units by number; this one by the names that the user knows
         named = pd.MultiIndex.from_frame(rows[UNIT].drop_duplicates())
         pack_columns(rows, named, ["student", "label"], ["teacher_seed", "seed"], "accuracy", "the results table")
         raise
-    means = st.nested_mean(packed.values)[:, 0]
+    means = packed.means[:, 0]
     examples = numbered.groupby(UNIT)["n"].first().to_numpy(float) if "n" in rows else np.full(len(units), np.nan)
-    one = 1 / examples  # right or wrong moves the accuracy by this; an accuracy of 0 or 1 is not certain either
-    share = means.clip(one, 1 - one)
-    least = 1e-9 if np.isnan(one).all() else float(np.nanmin(one))
-    noise = seed_noise(packed.values[..., 0], share * (1 - share) * one, paired=paired, least=least)
+    step = 1 / examples  # of the accuracy, by one example; an accuracy of 0 or 1 is not certain either
+    share = means.clip(step, 1 - step)
+    least = 1e-9 if np.isnan(step).all() else float(np.nanmin(step))
+    noise = seed_noise(packed.values[..., 0], share * (1 - share) * step, paired=paired, least=least)
     if np.isnan(noise.variances).any():
         seeds = "the student seeds of every teacher agree" if noise.alike else "every teacher has a single student seed"
         raise InputError(f"{seeds} and the results table has no column 'n' (examples): the noise is unknown")
     return units, means, replace(noise, shared=shared)
 
 
-def of_family(wide: pd.DataFrame, family: str) -> pd.DataFrame:
-    """The teachers of one family.
-
-    Raises
-    ------
-    InputError
-        If there is none; the message lists the families.
-    """
-    families = wide.index.get_level_values("family")
-    must_be_one_of(family, sorted(set(families)), "family")
-    return wide[families == family]
-
-
-def predictors(wide: pd.DataFrame) -> tuple[str, ...]:
+def predictors(profiles: pd.DataFrame) -> tuple[str, ...]:
     """Those of `FEATURES` that differ between the teachers."""
-    frame = _with_size(wide)
+    frame = _with_size(profiles)
     return tuple(name for name in FEATURES if name in frame and frame[name].nunique() > 1)
 
 
-def kinships(frames: Sequence[pd.DataFrame]) -> list[list[Hashable]]:
-    """A family label for each teacher of each frame; families that share a teacher get the same.
+def family_codes(tables: Sequence[pd.DataFrame]) -> list[list[Hashable]]:
+    """A family code for each teacher of each table of profiles; families that share a teacher get the same code.
 
-    A name alone does not make a family: that of one data set is another one on the next.
+    A name alone does not identify a family: on another data set the same name is another family.
     """
-    kin: list[set[Hashable]] = []
-    for frame in frames:
-        identities = pd.Series(_identities(frame))
-        for _, own in identities.groupby(frame.index.get_level_values("family").to_numpy(), sort=False):
-            touched = [members for members in kin if members & set(own)]
-            kin = [members for members in kin if members not in touched] + [set(own).union(*touched)]
-    number = {identity: place for place, members in enumerate(kin) for identity in members}
-    return [[number[identity] for identity in _identities(frame)] for frame in frames]
+    families: list[set[Hashable]] = []
+    for profiles in tables:
+        identities = pd.Series(_identities(profiles))
+        names = profiles.index.get_level_values("family").to_numpy()
+        for _, members in identities.groupby(names, sort=False):
+            overlapping = [family for family in families if family & set(members)]
+            families = [family for family in families if family not in overlapping]
+            families.append(set(members).union(*overlapping))
+    code = {identity: number for number, family in enumerate(families) for identity in family}
+    return [[code[identity] for identity in _identities(profiles)] for profiles in tables]
 
 
-def _identities(wide: pd.DataFrame) -> list[Hashable]:
-    probes = wide.reindex(columns=["params", *FEATURES[:2]]).astype(float).round(_DIGITS).fillna(-1.0)
-    return [(*unit, *values) for unit, values in zip(wide.index, probes.to_numpy().tolist(), strict=True)]
+def _identities(profiles: pd.DataFrame) -> list[Hashable]:
+    probes = profiles.reindex(columns=["params", *FEATURES[:2]]).astype(float).round(_DIGITS).fillna(-1.0)
+    return [(*unit, *values) for unit, values in zip(profiles.index, probes.to_numpy().tolist(), strict=True)]
 
 
-def _with_size(wide: pd.DataFrame) -> pd.DataFrame:
-    return wide.assign(log_params=np.log(wide["params"].where(wide["params"] > 0)))
+def _with_size(profiles: pd.DataFrame) -> pd.DataFrame:
+    return profiles.assign(log_params=np.log(profiles["params"].where(profiles["params"] > 0)))
 
 
-def _features(wide: pd.DataFrame, names: Sequence[str]) -> Floats:
-    """Standardised probes (T, p); what is unknown or constant stands at the mean."""
-    frame = _with_size(wide).reindex(columns=list(names)).astype(float)
+def _features(profiles: pd.DataFrame, names: Sequence[str]) -> Floats:
+    """Standardised probes (T, p); unknown or constant ones are at the mean."""
+    frame = _with_size(profiles).reindex(columns=list(names)).astype(float)
     spread = frame.std(ddof=0)
     return ((frame - frame.mean()) / spread.where(spread > 0)).fillna(0.0).to_numpy()

@@ -1,18 +1,27 @@
-"""The answer of `pick`: which teacher, why, and at what risk; as text, HTML and Markdown."""
+"""The answer of `pick`: which teacher, by what numbers; and how it is shown as text, HTML and Markdown."""
 
 from __future__ import annotations
 
 import html
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pandas as pd
 
-from capmismatch._utils.text import short
+from capmismatch._utils.files import write_text
+from capmismatch._utils.text import format_number
+from capmismatch.errors import InputError
 from capmismatch.findings import explain
-from capmismatch.selection.rules import COMPANIONS
+from capmismatch.selection import reasons as sentences
+from capmismatch.selection.evidence import EvidenceFacts
+from capmismatch.selection.rules import COMPANIONS, RULES
+from capmismatch.selection.students import SeedFacts
+from capmismatch.stats.correlations import FEW_TEACHERS
 
 _WIDTH = 100
+
 STUDENT_COLUMNS = (
     *("student", "label", "method", "tau", "family", "teacher", "p_best"),
     *("accuracy", "ce", "gain", "gain_low", "gain_high"),
@@ -25,85 +34,290 @@ SETTING_COLUMNS = (
 )
 """Columns of `Choice.settings`."""
 
-_GROUNDS = {
-    "results": "its students' results",
-    "evidence": "the evidence of other students",
-    "pilot": "a pilot",
-}
 _TEACHER_COLUMNS = ["family", "teacher", "params", "score", "low", "high", *COMPANIONS, "p_best", "regret", "tie"]
+
+
+# Numbers and codes ----------------------------------------------------------------------------------------------------
+
+
+def _no_students() -> pd.DataFrame:
+    return pd.DataFrame(columns=list(STUDENT_COLUMNS))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A student and how it is distilled; None for what is unknown or differs between students.
+
+    Attributes
+    ----------
+    student, label, method : str or None
+        The student, its setting, and the setting's method.
+    tau : float or None
+        The teacher's temperature in that setting, or that at which the probe of a rule was taken.
+    """
+
+    student: str | None = None
+    label: str | None = None
+    method: str | None = None
+    tau: float | None = None
+
+    @classmethod
+    def shared(cls, students: pd.DataFrame) -> Setting:
+        """What all rows of `Choice.students` have in common."""
+        common = {name: students[name].iloc[0] for name in ("student", "label", "method", "tau")}
+        common = {name: value for name, value in common.items() if students[name].nunique() == 1}
+        if "tau" in common:
+            common["tau"] = float(common["tau"])
+        return cls(**common)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The tables of what was compared.
+
+    Attributes
+    ----------
+    teachers, rules, students, settings : DataFrame
+        See `Choice.table` and the attributes of `Choice` with these names.
+    """
+
+    teachers: pd.DataFrame
+    rules: pd.DataFrame
+    students: pd.DataFrame = field(default_factory=_no_students)
+    settings: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What the tables lacked.
+
+    Attributes
+    ----------
+    rules : tuple of str
+        Rules without their probe.
+    teachers : tuple of (family, teacher)
+        Teachers without the probe by which the others are ranked.
+    probes : mapping from probe to list of (family, teacher)
+        Probes that predict students, with the teachers for which they are unknown.
+    split : str
+        The only split of the results where they lack the other one, else "".
+    """
+
+    rules: tuple[str, ...] = ()
+    teachers: tuple[tuple[str, str], ...] = ()
+    probes: Mapping[str, list[tuple[str, str]]] = field(default_factory=dict)
+    split: str = ""
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a choice rests on.
+
+    Attributes
+    ----------
+    missing : Missing
+        What the tables lacked.
+    seeds : SeedFacts or None
+        What the students' seeds say of the noise; None without results.
+    evidence : EvidenceFacts or None
+        What other families and students contributed; None without evidence.
+    """
+
+    missing: Missing = Missing()
+    seeds: SeedFacts | None = None
+    evidence: EvidenceFacts | None = None
+
+
+@dataclass(frozen=True)
+class PilotRecord:
+    """What a pilot adds to the choice from its students.
+
+    Attributes
+    ----------
+    rungs : DataFrame
+        See `Choice.rungs`.
+    reasons, risks : tuple of str
+        The pilot's own, shown before those of the choice.
+    """
+
+    rungs: pd.DataFrame
+    reasons: tuple[str, ...] = ()
+    risks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
 class Choice:
     """A teacher to distil from, and what speaks for and against it.
 
+    It holds numbers and codes alone; sentences (`title`, `reasons`, `risks`) and pages are made when they are shown.
+
     Attributes
     ----------
     teacher, family : str
-        The choice.
+        The teacher chosen, and its family.
     rule : str
-        What it was made by: ``"results"``, ``"evidence"``, ``"pilot"``, or the name of a rule; `grounds` says it in
-        words.
-    student, label, method : str or None
-        The student and its setting; None where there are no results, or where several students differ. By evidence, the
-        setting that did best there on average. How sure it is: see `settings`.
-    tau : float or None
-        The teacher's temperature in that setting, or that at which the probe of the rule was taken.
-    table : DataFrame
-        One row a teacher, best first: ``family, teacher, params, score, low, high, p_best, regret, tie, ...``.
-        `score` is the probe, the shrunken validation accuracy (with results), or the points of accuracy by which
-        students are predicted to stand above their mean over the teachers (by evidence); `low` and `high` are its 95 %
-        interval, `p_best` the chance of being the best teacher and `regret` the accuracy points expected to be lost
-        by taking it (NaN by a probe alone). Intervals of accuracies serve to compare teachers: they are for the mean
-        over these seeds, and leave out what a seed does to all students alike, so that those of new seeds may lie
-        outside. Where `score` is a derived probe, ``target_prob`` and
-        ``inherent_variance`` stand beside it, as far as they were measured.
-    rules : DataFrame
-        ``rule, family, teacher, value, regret, low, high``: whom each rule takes, and the accuracy points lost on
-        the test split by following it. By a probe alone, what that probe says of the teacher (``score``, ``tie`` and
-        the probes beside it) instead; by evidence also ``elsewhere``, the points that the rule lost there.
-    students : DataFrame
-        One row a student, empty without results: ``student, label, method, tau, family, teacher, p_best, accuracy,
-        ce, gain, gain_low, gain_high``: its own best teacher, that teacher's test accuracy, and the gain over
-        cross-entropy in points.
-    settings : DataFrame
-        One row a student and setting, best first: ``student, label, method, tau, family, teacher, score, behind, low,
-        high, p_best, tie``: the setting's best teacher and its estimated accuracy, the points that it lies behind the
-        best setting with their 95 % interval (within seeds), the chance of being the best setting, and whether that
-        interval covers zero. Empty where a single setting was looked at. By evidence, the mean over the students there,
-        without `student`, `family` and `teacher`.
-    reasons, risks : list of str
-        In words, with numbers.
+        What it was chosen by: ``"results"``, ``"evidence"``, ``"pilot"``, or the name of a rule.
+    setting : Setting
+        The student and its setting, also as attributes of the choice (`student`, `label`, `method`, `tau`). By
+        evidence, the setting that did best there on average. How sure it is: see `settings`.
+    comparison : Comparison
+        The tables, also as attributes of the choice (`table`, `rules`, `students`, `settings`).
+    basis : Basis
+        What was missing, what the seeds say of the noise, and what the evidence is.
     findings : list of str
         Codes; see `capmismatch.findings.explain`.
-    trust : DataFrame
-        ``probe, points, low, high``, by evidence: the accuracy points that a standard deviation of the probe within the
-        family is worth.
-    rungs : DataFrame
-        What a pilot did; see `capmismatch.pilot`.
+    pilot : PilotRecord or None
+        What a pilot did.
+
+    See Also
+    --------
+    capmismatch.pick : Makes a choice.
+    capmismatch.plots.pick_chart : Draws its table.
     """
 
     teacher: str
     family: str
     rule: str
-    student: str | None
-    label: str | None
-    method: str | None
-    tau: float | None
-    table: pd.DataFrame
-    rules: pd.DataFrame
-    students: pd.DataFrame
-    reasons: list[str]
-    risks: list[str]
+    setting: Setting
+    comparison: Comparison
+    basis: Basis
     findings: list[str]
-    trust: pd.DataFrame = field(default_factory=pd.DataFrame)
-    rungs: pd.DataFrame = field(default_factory=pd.DataFrame)
-    settings: pd.DataFrame = field(default_factory=pd.DataFrame)
+    pilot: PilotRecord | None = None
+
+    # Numbers
+
+    @property
+    def student(self) -> str | None:
+        """The student; None without results, or where there are several."""
+        return self.setting.student
+
+    @property
+    def label(self) -> str | None:
+        """The setting; None without results and evidence, or where it differs between students."""
+        return self.setting.label
+
+    @property
+    def method(self) -> str | None:
+        """The method of that setting."""
+        return self.setting.method
+
+    @property
+    def tau(self) -> float | None:
+        """The teacher's temperature in that setting, or that at which the probe of the rule was taken."""
+        return self.setting.tau
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The teachers, best first.
+
+        Returns
+        -------
+        DataFrame
+            One row per teacher:
+
+            - ``family, teacher, params`` : the teacher and its number of parameters
+            - ``score`` : its probe; with results the shrunken accuracy on the split to choose on; by evidence the
+              points of accuracy by which its students are predicted to stand above their mean over the teachers
+            - ``low, high`` : 95 % interval of the score. Intervals of accuracies serve to compare teachers: they are
+              for the mean over these seeds, and leave out what a seed does to all students alike, so that accuracies of
+              new seeds may lie outside
+            - ``p_best`` : chance of being the best teacher; NaN by a probe alone
+            - ``regret`` : accuracy points expected to be lost by taking it; NaN by a probe alone
+            - ``tie`` : whether the 95 % interval of its difference from the best covers zero
+            - ``target_prob, inherent_variance`` : beside a score that is a derived probe, where they were measured
+            - ``measured`` : with results or evidence, whether it has students in this setting
+            - ``accuracy`` : with results, measured accuracy on the split to report
+            - ``gain, gain_low, gain_high`` : with results, points over plain cross-entropy there, and their 95 %
+              interval; NaN where some student lacks plain cross-entropy
+        """
+        return self.comparison.teachers
+
+    @property
+    def rules(self) -> pd.DataFrame:
+        """Whom each rule takes, and what it loses.
+
+        Returns
+        -------
+        DataFrame
+            One row per rule:
+
+            - ``rule`` : its name
+            - ``family, teacher`` : whom it takes
+            - ``value`` : the rule's probe of that teacher
+            - ``regret, low, high`` : accuracy points lost by following it on the split to report, and their 95 %
+              interval; NaN by a probe alone
+            - ``elsewhere`` : by evidence, the points that it lost there
+            - ``score, tie, target_prob, inherent_variance`` : by a probe alone, how that teacher stands in `table`
+        """
+        return self.comparison.rules
+
+    @property
+    def students(self) -> pd.DataFrame:
+        """Every student with its own best teacher; empty without results.
+
+        Returns
+        -------
+        DataFrame
+            One row per student:
+
+            - ``student, label, method, tau`` : the student and its best setting
+            - ``family, teacher, p_best`` : its best teacher, and the chance of being that
+            - ``accuracy, ce`` : accuracy with that teacher and with plain cross-entropy, on the split to report
+            - ``gain, gain_low, gain_high`` : points over plain cross-entropy, and their 95 % interval
+        """
+        return self.comparison.students
+
+    @property
+    def settings(self) -> pd.DataFrame:
+        """How settings compare, each by its best teacher; empty where a single setting was looked at.
+
+        Returns
+        -------
+        DataFrame
+            One row per student and setting, best first (by evidence one per setting, the mean over students, without
+            ``student``, ``family`` and ``teacher``):
+
+            - ``student, label, method, tau`` : the student and the setting
+            - ``family, teacher`` : the setting's best teacher
+            - ``score`` : estimated accuracy with that teacher
+            - ``behind, low, high`` : points behind the best setting, and their 95 % interval within seeds
+            - ``p_best`` : chance of being the best setting
+            - ``tie`` : whether that interval covers zero
+        """
+        return self.comparison.settings
+
+    @property
+    def trust(self) -> pd.DataFrame:
+        """How far the evidence trusts each probe; empty in other choices.
+
+        Returns
+        -------
+        DataFrame
+            One row per probe:
+
+            - ``probe`` : its name
+            - ``points, low, high`` : accuracy points for one standard deviation of the probe within the family, and
+              their 95 % interval
+        """
+        return pd.DataFrame() if self.basis.evidence is None else self.basis.evidence.trust
+
+    @property
+    def rungs(self) -> pd.DataFrame:
+        """What a pilot did, one row per arm and rung (see `capmismatch.pilot`); empty in other choices."""
+        return pd.DataFrame() if self.pilot is None else self.pilot.rungs
+
+    @property
+    def _row(self) -> pd.Series:
+        """The chosen teacher's row of the table."""
+        chosen = self.table["teacher"].eq(self.teacher) & self.table["family"].eq(self.family)
+        return self.table[chosen].iloc[0]
+
+    # Sentences
 
     @property
     def grounds(self) -> str:
         """What the choice was made by, in words."""
-        return _GROUNDS.get(self.rule, f"the rule '{self.rule}'")
+        return sentences.grounds(self.rule)
 
     @property
     def title(self) -> str:
@@ -114,18 +328,80 @@ class Choice:
             f" ({', '.join(setting)})" if setting else ""
         )
 
+    @property
+    def reasons(self) -> list[str]:
+        """What speaks for the choice, in words with numbers."""
+        table, row, basis = self.table, self._row, self.basis
+        by_numbers: list[str] = []
+        if basis.seeds is not None:
+            by_numbers += [
+                sentences.estimate(table, row),
+                *sentences.settings(self.students, self.settings),
+                *sentences.ties(table, row),
+                *sentences.gain(table, row),
+                *sentences.rule_costs(self.rules),
+                *sentences.from_elsewhere(basis.evidence),
+            ]
+        elif basis.evidence is not None:
+            by_numbers += [
+                sentences.predicted(table, row),
+                *sentences.ties(table, row),
+                *sentences.trusted(basis.evidence),
+                *sentences.losses_elsewhere(basis.evidence),
+                *sentences.setting_elsewhere(str(self.label), self.settings, basis.evidence),
+            ]
+        else:
+            by_numbers += [
+                *sentences.ranking(table, RULES[self.rule], self.tau),
+                *sentences.cheapest(table[table["tie"]], row),
+                *sentences.rivals(self.rules, row, RULES[self.rule]),
+            ]
+        before = () if self.pilot is None else self.pilot.reasons
+        return [*before, *by_numbers, *sentences.left_out(basis.missing.rules)]
+
+    @property
+    def risks(self) -> list[str]:
+        """What speaks against it, in words with numbers."""
+        table, row, basis, missing = self.table, self._row, self.basis, self.basis.missing
+        by_numbers: list[str] = []
+        if basis.seeds is not None:
+            predicted = list(table.loc[~table["measured"], ["family", "teacher"]].itertuples(index=False, name=None))
+            by_numbers += [
+                *sentences.result_risks(table, row, basis.seeds),
+                *sentences.setting_risks(self.settings),
+                *sentences.missing_probes(missing.probes, among=predicted),
+                *sentences.one_split_risk(missing.split),
+            ]
+        elif basis.evidence is not None:
+            by_numbers += [
+                *sentences.evidence_risks(table, row, basis.evidence),
+                *sentences.missing_probes(missing.probes),
+                *sentences.setting_risks(self.settings),
+            ]
+        else:
+            by_numbers += [
+                sentences.prior_risk(self.rule),
+                *sentences.without_probe(missing.teachers, RULES[self.rule], self.tau),
+                *sentences.confidence_risk(table, RULES[self.rule]),
+            ]
+        before = () if self.pilot is None else self.pilot.risks
+        few = [sentences.few(len(table))] if len(table) < FEW_TEACHERS else []
+        return [*before, *by_numbers, *few, *sentences.edge_risk(table, row)]
+
+    # Pages
+
     def _sections(self) -> list[tuple[str, pd.DataFrame | list[str]]]:
         notes = [f"{code} {explain(code).title}" for code in self.findings]
         tables: list[tuple[str, pd.DataFrame | list[str]]] = [
             ("Why", self.reasons),
             ("Risks", self.risks),
             ("Findings", notes),
-            ("Teachers", _known(self.table[[name for name in _TEACHER_COLUMNS if name in self.table]])),
+            ("Teachers", _without_empty(self.table[[name for name in _TEACHER_COLUMNS if name in self.table]])),
             ("Students", self.students[["student", "label", "teacher", "accuracy", "gain", "gain_low", "gain_high"]]),
-            ("Settings", _compared(self.settings)),
-            ("Rules", _known(self.rules.drop(columns="family"))),
+            ("Settings", _shown_settings(self.settings)),
+            ("Rules", _without_empty(self.rules.drop(columns="family"))),
             ("Trust", self.trust),
-            ("Rungs", _rungs(self.rungs)),
+            ("Rungs", _rung_summary(self.rungs)),
         ]
         return [(name, content) for name, content in tables if len(content)]
 
@@ -136,7 +412,7 @@ class Choice:
             lines += ["", name]
             if isinstance(content, pd.DataFrame):
                 text = content.to_string(
-                    index=False, float_format=short, na_rep="-", max_colwidth=26, line_width=_WIDTH
+                    index=False, float_format=format_number, na_rep="-", max_colwidth=26, line_width=_WIDTH
                 )
                 lines += text.split("\n")
             else:
@@ -145,11 +421,14 @@ class Choice:
         return "\n".join(line.rstrip() for line in lines)
 
     def _repr_html_(self) -> str:
+        """The page as HTML, for notebooks."""
         parts = [f"<h3>{html.escape(self.title)}</h3>"]
         for name, content in self._sections():
             parts.append(f"<h4>{name}</h4>")
             if isinstance(content, pd.DataFrame):
-                parts.append(content.to_html(index=False, float_format=short, na_rep="-", escape=True, border=0))
+                parts.append(
+                    content.to_html(index=False, float_format=format_number, na_rep="-", escape=True, border=0)
+                )
             else:
                 parts.append("<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in content) + "</ul>")
         return "\n".join(parts)
@@ -167,8 +446,8 @@ class Choice:
         return "\n\n".join(parts) + "\n"
 
 
-def _rungs(arms: pd.DataFrame) -> pd.DataFrame:
-    """One row a rung of a pilot: its arms, and which of them was likeliest the best."""
+def _rung_summary(arms: pd.DataFrame) -> pd.DataFrame:
+    """One row per rung of a pilot: its arms, and which of them was likeliest the best."""
     if arms.empty:
         return arms
     by = ["stage", "rung", "epochs", "seeds"]
@@ -177,25 +456,63 @@ def _rungs(arms: pd.DataFrame) -> pd.DataFrame:
     return counts.merge(best[[*by, "teacher", "label", "p_best"]], on=by)
 
 
-def _compared(settings: pd.DataFrame) -> pd.DataFrame:
+def _shown_settings(settings: pd.DataFrame) -> pd.DataFrame:
     """Settings for the page: all of a single student, those that are tied of several."""
     if "student" in settings:
-        one = settings["student"].nunique() <= 1
-        settings = settings.drop(columns="student") if one else settings[settings["tie"]]
+        single = settings["student"].nunique() <= 1
+        settings = settings.drop(columns="student") if single else settings[settings["tie"]]
     return settings.drop(columns=["method", "tau", "family"], errors="ignore")
 
 
-def _known(frame: pd.DataFrame) -> pd.DataFrame:
-    """Without the columns that hold nothing, as all that takes results does where there are none."""
+def _without_empty(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without columns that are all NaN, such as those that need results where there are none."""
     return frame.dropna(axis="columns", how="all")
 
 
 def _cell(value: object) -> str:
     if isinstance(value, float):
-        return short(value)
+        return format_number(value)
     return _plain(str(value)).replace("|", "\\|").replace("\n", " ")
 
 
 def _plain(text: str) -> str:
-    """Names that look like tags are shown, not obeyed."""
+    """Text in which names that look like tags are shown as text."""
     return html.escape(text, quote=False)
+
+
+# A page as a file of its own ------------------------------------------------------------------------------------------
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
+table {{ border-collapse: collapse; display: block; overflow-x: auto; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: 0.2rem 0.6rem; text-align: right; border-bottom: 1px solid #ddd; }}
+</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+
+def check_page(path: Path) -> None:
+    """Raise an error unless the file's ending says what to write."""
+    if path.suffix not in (".html", ".md"):
+        raise InputError(f"expected a file that ends in .html or .md, got {str(path)!r}")
+
+
+def write_page(choice: Choice, path: Path) -> Path:
+    """Write a choice to a page of its own, HTML or Markdown by the ending of the file; return the file."""
+    check_page(path)
+    page = choice.to_markdown()
+    if path.suffix == ".html":
+        page = _PAGE.format(title=html.escape(choice.title), body=choice._repr_html_())
+    write_text(path, page)
+    return path

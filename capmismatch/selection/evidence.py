@@ -1,55 +1,108 @@
-"""What other families and students teach: how far probes can be trusted, and what each rule cost there."""
+"""What other families and students teach: how far probes can be trusted, and what each rule lost there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from capmismatch.errors import InputError
-from capmismatch.selection.candidates import Candidates, kinships, long_and_wide, of_family, predictors
-from capmismatch.selection.links import shared_teachers
-from capmismatch.selection.rules import rule_choices
-from capmismatch.selection.settings import Settings, Split, on_average
-from capmismatch.selection.students import named, on_both_splits, usable, with_columns, with_teacher
-from capmismatch.stats.matching import with_families
+from capmismatch.selection.candidates import Candidates, family_codes, of_family, predictors, read_probes, rule_choices
+from capmismatch.selection.students import (
+    SettingDraws,
+    SplitDraws,
+    average_settings,
+    checked_results,
+    methods_by_label,
+    resolve_splits,
+    usable_rows,
+)
+from capmismatch.stats.matching import UNIT, shared_teachers, with_families, with_teacher
 from capmismatch.stats.posterior import Group, posterior_draws
 
 FEW = 3
-"""A family with fewer teachers taught than this teaches nothing of its probes."""
+"""A family with students of fewer teachers than this teaches nothing of its probes."""
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """One family that taught one student, in the setting that was best for it.
+class EvidenceGroup:
+    """One family with the results of one student, in the setting that was best for it.
 
     Attributes
     ----------
-    family, student, label : whose, and the setting
-    settings, named : how all its settings did on the split to choose on, and method and temperature of each
-    candidates : the family's teachers
-    choosing, reporting : their students, on the split to choose on and on that to report
+    family, student, label : str
+        The family, the student, and its best setting.
+    settings : SettingDraws
+        How all its settings compare, on the split to choose on.
+    methods : mapping from label to (str, float)
+        Method and temperature of each setting.
+    candidates : Candidates
+        The family's teachers.
+    choosing, reporting : Group
+        Their students, on the split to choose on and on the one to report.
     """
 
     family: str
     student: str
     label: str
-    settings: Settings
-    named: Mapping[str, tuple[str, float]]
+    settings: SettingDraws
+    methods: Mapping[str, tuple[str, float]]
     candidates: Candidates
     choosing: Group
     reporting: Group
 
     @property
-    def kin(self) -> object:
-        """What tells families apart across tables."""
+    def family_code(self) -> object:
+        """What identifies the family in whatever table."""
         return self.candidates.families[0]
 
 
+@dataclass(frozen=True)
+class EvidenceFacts:
+    """What the evidence is, in numbers.
+
+    Attributes
+    ----------
+    groups, teachers, families, students : int
+        Number of groups (a family and a student each), and of different teachers, families and students in them.
+    alike : bool
+        Whether the seeds of some group agree to less than one example.
+    new_family : bool
+        Whether no group is of the candidates' own family.
+    best_in : int
+        Number of groups in which the chosen setting was the best.
+    losses : Series
+        Accuracy points that each rule lost there; see `rule_losses`.
+    trust : DataFrame
+        See `Choice.trust`.
+    """
+
+    groups: int
+    teachers: int
+    families: int
+    students: int
+    alike: bool
+    new_family: bool = False
+    best_in: int = 0
+    losses: pd.Series = field(default_factory=lambda: pd.Series(dtype=float))
+    trust: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @classmethod
+    def of(cls, groups: Sequence[EvidenceGroup]) -> EvidenceFacts:
+        """The numbers of groups of evidence."""
+        return cls(
+            groups=len(groups),
+            teachers=len({teacher for group in groups for teacher in group.candidates.identities}),
+            families=len({group.family_code for group in groups}),
+            students=len({group.student for group in groups}),
+            alike=any(group.choosing.noise.alike for group in groups),
+        )
+
+
 def learn(
-    wide: pd.DataFrame,
+    profiles: pd.DataFrame,
     evidence: Iterable[tuple[pd.DataFrame, pd.DataFrame]],
     *,
     split: str,
@@ -57,120 +110,122 @@ def learn(
     label: str | None,
     n_boot: int = 2000,
     seed: int = 0,
-) -> tuple[Candidates, list[Lesson]]:
-    """The teachers to choose among, and a lesson of each family and student in the evidence.
+) -> tuple[Candidates, list[EvidenceGroup]]:
+    """The teachers to choose among, and the evidence as one group per family and student.
 
     Parameters
     ----------
-    wide : DataFrame
+    profiles : DataFrame
         The teachers to choose among, by probe.
     evidence : pairs of a probes and a results table
+        Of other studies or families.
     split, report_split : str
-        Of the evidence, too.
+        The splits to choose and to report on, of the evidence, too.
     label : str, optional
         Take this setting where a student has it; else, and by default, that whose best teacher did best on `split`.
     n_boot, seed : int
-        Of the draws that settings are compared by.
+        Of the draws by which settings are compared.
+
+    Returns
+    -------
+    candidates : Candidates
+        The teachers to choose among.
+    groups : list of EvidenceGroup
+        In order of the evidence, then by family and student.
 
     Raises
     ------
     InputError
-        If a pair lacks columns or splits, has no teacher in common, or no family with three teachers that taught.
+        If a pair lacks columns or splits, has no teacher in common, or no family with three teachers with students.
     """
-    known = []
+    tables = []
     for number, (probes, results) in enumerate(evidence):
         try:
-            known += _families(probes, results, split, report_split)
+            tables += _families(probes, results, split, report_split)
         except InputError as error:
             raise InputError(f"evidence number {number + 1}: {error}") from error
-    names = predictors(wide)
-    labels = kinships([wide, *(frame for frame, _ in known)])
-    candidates = Candidates(wide, names, tuple(labels[0]))
-    lessons, rng = [], np.random.default_rng(seed)
-    for (frame, rows), kin in zip(known, labels[1:], strict=True):
-        own = Candidates(frame, names, tuple(kin))
-        choosing, reporting = (own.groups(rows[rows["split"].eq(name)]) for name in (split, report_split))
-        wanted = [label] if label is not None and label in choosing else list(choosing)
-        settings = Settings.of({name: Split.of(choosing[name], (), n_boot, rng) for name in wanted})
-        best, first = settings.best, rows.iloc[0]
-        whose = (str(first["family"]), str(first["student"]))
-        lessons.append(Lesson(*whose, best, settings, named(rows), own, choosing[best], reporting[best]))
-    return candidates, lessons
+    names = predictors(profiles)
+    codes = family_codes([profiles, *(family for family, _, _ in tables)])
+    candidates = Candidates(profiles, names, tuple(codes[0]))
+    groups, rng = [], np.random.default_rng(seed)
+    for (family, choosing_rows, reporting_rows), code in zip(tables, codes[1:], strict=True):
+        teachers = Candidates(family, names, tuple(code))
+        choosing, reporting = teachers.groups(choosing_rows), teachers.groups(reporting_rows)
+        compared = [label] if label is not None and label in choosing else list(choosing)
+        settings = SettingDraws.of({name: SplitDraws.of(choosing[name], (), n_boot, rng) for name in compared})
+        first = choosing_rows.iloc[0]
+        groups.append(
+            EvidenceGroup(
+                family=str(first["family"]),
+                student=str(first["student"]),
+                label=settings.best,
+                settings=settings,
+                methods=methods_by_label(choosing_rows),
+                candidates=teachers,
+                choosing=choosing[settings.best],
+                reporting=reporting[settings.best],
+            )
+        )
+    return candidates, groups
 
 
-def as_pairs(evidence: Iterable[object]) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    """The evidence as a list of pairs of tables.
+def rule_losses(groups: Sequence[EvidenceGroup], new_family: bool, n_boot: int, rng: np.random.Generator) -> pd.Series:
+    """Accuracy points that each rule lost on average over the groups, on the split to report; best first.
 
-    Raises
-    ------
-    InputError
-        If it is anything else, such as a single pair.
+    The rule ``"evidence"`` chooses without the group's own students: for a new family from the groups of other
+    families, else from all other groups. It is left out where there are none.
     """
-    pairs = []
-    for number, pair in enumerate(evidence):
-        match pair:
-            case (pd.DataFrame() as probes, pd.DataFrame() as results):
-                pairs.append((probes, results))
-            case _:
-                raise InputError(
-                    "expected evidence to be a list of pairs of tables, such as [(probes, results)], got "
-                    f"{type(pair).__name__} as its item {number + 1}"
-                )
-    return pairs
-
-
-def elsewhere(lessons: Sequence[Lesson], new_family: bool, n_boot: int, rng: np.random.Generator) -> pd.Series:
-    """Accuracy points that each rule lost on average in the lessons, on the split to report; best first.
-
-    The rule ``"evidence"`` chooses without the lesson's own students: for a new family from the lessons of other
-    families, else from all other lessons. It is left out where there are none.
-    """
-    lost: list[dict[str, float]] = []
-    for lesson in lessons:
-        draws = posterior_draws(lesson.reporting, n_boot, rng).means
+    losses: list[dict[str, float]] = []
+    for group in groups:
+        draws = posterior_draws(group.reporting, n_boot, rng).means
         loss = 100 * (draws.max(axis=1, keepdims=True) - draws).mean(axis=0)
-        index = lesson.candidates.wide.index
-        rules, _ = rule_choices(lesson.candidates.wide)
-        places = index.get_indexer(pd.MultiIndex.from_frame(rules[["family", "teacher"]]))
-        own = dict(zip(rules["rule"], loss[places], strict=True))
-        others = [other for other in lessons if (other.kin != lesson.kin if new_family else other is not lesson)]
-        if others:
-            group, known = lesson.candidates.unmeasured(), [other.choosing for other in others]
-            guessed = posterior_draws(group, n_boot, rng, known).means
-            own["evidence"] = float(loss[int(guessed.mean(axis=0).argmax())])
-        lost.append(own)
-    return pd.DataFrame(lost).mean().sort_values(kind="stable")
+        profiles = group.candidates.profiles
+        rules, _ = rule_choices(profiles)
+        positions = profiles.index.get_indexer(pd.MultiIndex.from_frame(rules[UNIT]))
+        by_rule = dict(zip(rules["rule"], loss[positions], strict=True))
+        other_groups = [
+            other for other in groups if (other.family_code != group.family_code if new_family else other is not group)
+        ]
+        if other_groups:
+            unmeasured, learnt_from = group.candidates.unmeasured(), [other.choosing for other in other_groups]
+            predicted = posterior_draws(unmeasured, n_boot, rng, learnt_from).means
+            by_rule["evidence"] = float(loss[int(predicted.mean(axis=0).argmax())])
+        losses.append(by_rule)
+    return pd.DataFrame(losses).mean().sort_values(kind="stable")
 
 
-def best_setting(lessons: Sequence[Lesson]) -> tuple[str, pd.DataFrame]:
-    """The setting that did best on average, and how the others compare with it (see `Settings.table`).
+def best_setting(groups: Sequence[EvidenceGroup]) -> tuple[str, pd.DataFrame]:
+    """The setting that did best on average, and how the others compare with it (see `SettingDraws.table`).
 
-    Where the lessons do not have the same settings it is the one that was best most often, and the table is empty.
+    Where the groups do not have the same settings it is the one that was best most often, and the table is empty.
     """
-    together = on_average([lesson.settings for lesson in lessons])
-    if together is not None:
-        table = together.table().drop(columns="place")
-        methods, taus = zip(*lessons[0].named.values(), strict=True)
-        ways = pd.DataFrame({"label": list(lessons[0].named), "method": methods, "tau": taus})
-        return together.best, ways.merge(table, on="label", how="right")
-    counts = pd.Series([lesson.label for lesson in lessons]).value_counts(sort=False)
+    average = average_settings([group.settings for group in groups])
+    if average is not None:
+        table = average.table().drop(columns="position")
+        methods, taus = zip(*groups[0].methods.values(), strict=True)
+        named = pd.DataFrame({"label": list(groups[0].methods), "method": methods, "tau": taus})
+        return average.best, named.merge(table, on="label", how="right")
+    counts = pd.Series([group.label for group in groups]).value_counts(sort=False)
     return str(counts.idxmax()), pd.DataFrame()
 
 
 def _families(
     probes: pd.DataFrame, results: pd.DataFrame, split: str, report_split: str
-) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    """Each family and student of a pair of tables: its teachers by probe, and its rows in settings that teach."""
-    wide = long_and_wide(probes, split)[1]
-    results, _ = on_both_splits(with_columns(results), split, report_split)
+) -> list[tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]]:
+    """Each family and student of a pair of tables: profiles of the teachers, rows to choose and to report on."""
+    profiles = read_probes(probes, split)[1]
+    splits = resolve_splits(checked_results(results), split, report_split)
     results = with_families(results, probes)
     shared_teachers(probes, with_teacher(results))
-    rows = usable(results, wide, split, report_split)
-    found = []
-    for _, own in rows.groupby(["family", "student"], sort=True):
-        enough = own.groupby("label")["teacher"].transform("nunique").ge(FEW)
+    rows = usable_rows(results, profiles, splits)
+    families = []
+    for _, of_student in rows.groupby(["family", "student"], sort=True):
+        enough = of_student.groupby("label")["teacher"].transform("nunique").ge(FEW)
         if enough.any():
-            found.append((of_family(wide, str(own["family"].iloc[0])), own[enough]))
-    if not found:
+            of_student = of_student[enough]
+            family = of_family(profiles, str(of_student["family"].iloc[0]))
+            choosing, reporting = (of_student[of_student["split"].eq(name)] for name in splits)
+            families.append((family, choosing, reporting))
+    if not families:
         raise InputError(f"no family has {FEW} teachers with students in one setting: there is nothing to learn from")
-    return found
+    return families

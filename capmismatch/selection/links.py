@@ -12,7 +12,20 @@ from numpy.typing import NDArray
 from capmismatch.errors import InputError, must_be_one_of, must_count, require_columns
 from capmismatch.findings import join_codes
 from capmismatch.stats import correlations as st
-from capmismatch.stats.matching import compared, level_seeds, only_split, runs_as_units, warn_unmatched, with_families
+from capmismatch.stats.matching import (
+    UNIT,
+    PackedColumns,
+    compared,
+    level_seeds,
+    pack_columns,
+    resolve_split,
+    rows_of_split,
+    runs_as_units,
+    shared_teachers,
+    warn_unmatched,
+    with_families,
+    with_teacher,
+)
 
 __all__ = ["correlate"]
 
@@ -23,14 +36,10 @@ LINK_COLUMNS = (
 )
 """Columns of the links table."""
 
-FEW_TEACHERS = 5
-"""Fewer teachers of one family carry finding CM003: no order of their ranks has p < 0.05."""
-
 CONFIDENCE_BOUND = ("derived_average", "derived_variance", "derived_std")
 """Probes that contain the factor (1 - p_y), and so may restate confidence (finding CM005)."""
 
 _PARTIALS = ("partial_accuracy", "partial_params", "partial_accuracy_params", "partial_target_prob")
-_UNIT = ["family", "teacher"]
 _REPLICATES = 250  # bootstrap replicates held in memory at a time
 
 
@@ -86,18 +95,32 @@ def correlate(
     Returns
     -------
     DataFrame
-        The links table: ``probe, tau, student, label, method, metric, value, low, high, p, p_adjusted, n,
-        partial_accuracy, partial_params, partial_accuracy_params, partial_target_prob, expected_sign, findings``, the
-        strongest Spearman correlations first; `metric` is "spearman", "pearson" or "kendall" (tau-b) and `n` the number
-        of teachers. The `partial_*` columns hold the same coefficient with the teacher's accuracy, log parameters, both
-        of them, or target probability at the same temperature held fixed (NaN where that is undefined or unknown, or
-        the teachers are so few that nothing else than -1 and 1 could come out).
+        The links table, the strongest Spearman correlations first; one row per probe, temperature, student, setting and
+        metric:
+
+        - ``probe, tau`` : the probe and its temperature
+        - ``student, label, method`` : the student and its setting
+        - ``metric`` : "spearman", "pearson" or "kendall" (tau-b)
+        - ``value, low, high`` : the correlation and its 95 % interval
+        - ``p, p_adjusted`` : of no link; the second corrected for all probes and temperatures
+        - ``n`` : number of teachers
+        - ``partial_accuracy, partial_params, partial_accuracy_params, partial_target_prob`` : the same coefficient with
+          the teacher's accuracy, log parameters, both of them, or target probability at the same temperature held
+          fixed; NaN where it is undefined or unknown, or where so few teachers could only give -1 or 1
+        - ``expected_sign`` : +1 or -1, or NaN
+        - ``findings`` : codes, separated by commas
 
     Raises
     ------
     InputError
         If a column is missing, a split has no rows, rows are repeated, no teacher has both probes and results, or
         `n_boot` is below 1.
+
+    See Also
+    --------
+    capmismatch.pick : Chooses a teacher from the same tables.
+    capmismatch.plots.probe_vs_student : Draws one link.
+    capmismatch.plots.probe_vs_student_grid : Draws several links.
 
     Notes
     -----
@@ -124,7 +147,7 @@ def correlate(
     the interval covers zero; CM005 a probe that contains (1 - p_y) whose interval excludes zero, but no longer with p_y
     at the same temperature held fixed, where p_y has a link of its own (normal-theory intervals of the partial
     correlation and of p_y's); CM006 a sign against expectation; CM012 teachers of several families compared with one
-    another; CM013 accuracies of another split than `split`; CM014 an undefined coefficient, for the probe or the
+    another; CM013 accuracies of another split than `split`; CM014 an undefined coefficient, because the probe or the
     accuracy is the same for all teachers. See `capmismatch.findings.explain`.
 
     Examples
@@ -150,33 +173,21 @@ def correlate(
     signs = _registered_signs() if expected_signs is None else expected_signs
     x = pack_columns(probes, teachers, ["probe", "tau"], ["seed"], "value", "the probes table")
     setting, seeds = ["student", "label", "method"], ["teacher_seed", "seed"]
-    results = pd.concat([level_seeds(rows, _UNIT) for _, rows in results.groupby(setting, dropna=False)])
+    results = pd.concat([level_seeds(rows, UNIT) for _, rows in results.groupby(setting, dropna=False)])
     y = pack_columns(results, teachers, setting, seeds, "accuracy", "the results table")
     controls = _controls(x, probes, teachers)
     families = pd.factorize(teachers.get_level_values("family"))[0].astype(np.int64)
 
     frames: list[pd.DataFrame] = []
-    for rows, left, right in _blocks(x, y):
+    for rows, of_x, of_y in _blocks(x, y):
         rows, groups = compared(rows, families, within_family)
         across = len(np.unique(families[rows])) > len(np.unique(groups))
-        block = _Block(x.values[rows][..., left], y.values[rows][..., right], groups, controls[:, rows][..., left])
-        keys = (x.keys.iloc[left], y.keys.iloc[right])
+        block = _Block(x.values[rows][..., of_x], y.values[rows][..., of_y], groups, controls[:, rows][..., of_x])
+        keys = (x.keys.iloc[of_x], y.keys.iloc[of_y])
         for metric in st.METRICS:
             frames.append(_link_rows(block, metric, *keys, n_boot=n_boot, seed=seed).assign(across=across))
     links = pd.concat(frames, ignore_index=True).assign(moved=moved)
     return _finish(links, signs, mute)
-
-
-@dataclass(frozen=True)
-class _Packed:
-    """Values (n, R, K, p) of teachers, runs, seeds and columns, NaN where there is none, and the columns' keys."""
-
-    values: NDArray[np.float64]
-    keys: pd.DataFrame
-
-    @property
-    def means(self) -> NDArray[np.float64]:
-        return st.nested_mean(self.values)
 
 
 @dataclass(frozen=True)
@@ -192,82 +203,33 @@ class _Block:
 def _chosen_rows(
     probes: pd.DataFrame, results: pd.DataFrame, probe_split: str, split: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    require_columns(probes, [*_UNIT, "params", "split", "seed", "tau", "probe", "value"], "the probes table")
-    wanted = [*_UNIT, "teacher_seed", "student", "label", "method", "seed", "split", "accuracy"]
-    require_columns(results, wanted, "the results table")
-    split = only_split(results, split)
-    rows_of(probes, probe_split, "the probes table")
-    rows = rows_of(results, split, "the results table")
-    taught = rows[rows["teacher"].fillna("").ne("") & rows["accuracy"].notna()]
-    if taught.empty:
+    """Probes that are numbers on one split, and accuracies of students with a teacher on the other."""
+    require_columns(probes, [*UNIT, "params", "split", "seed", "tau", "probe", "value"], "the probes table")
+    columns = [*UNIT, "teacher_seed", "student", "label", "method", "seed", "split", "accuracy"]
+    require_columns(results, columns, "the results table")
+    split = resolve_split(results["split"], split)
+    probes = rows_of_split(probes, probe_split, "the probes table")
+    students = with_teacher(rows_of_split(results, split, "the results table"))
+    if students.empty:
         raise InputError(f"the results table has no row with a teacher and an accuracy on split {split!r}")
-    chosen = probes[probes["split"].eq(probe_split) & np.isfinite(probes["value"])]
-    return chosen, with_families(taught, chosen)
-
-
-def rows_of(frame: pd.DataFrame, split: str, what: str) -> pd.DataFrame:
-    """The rows of one split; an error that lists the splits there are where it has none."""
-    rows = frame[frame["split"].eq(split)]
-    if rows.empty:
-        raise InputError(f"{what} has no rows for the split {split!r}; it has {sorted(frame['split'].unique())}")
-    return rows
-
-
-def shared_teachers(probes: pd.DataFrame, results: pd.DataFrame) -> pd.MultiIndex:
-    probed, taught = (pd.MultiIndex.from_frame(frame[_UNIT].drop_duplicates()) for frame in (probes, results))
-    shared = probed.intersection(taught).sort_values()
-    if shared.empty:
-        lists = [["/".join(filter(None, unit)) for unit in index.sort_values()] for index in (probed, taught)]
-        raise InputError(f"no teacher has both probes and results: probes are of {lists[0]}, results of {lists[1]}")
-    return shared
+    measured = probes[np.isfinite(probes["value"])]
+    return measured, with_families(students, measured)
 
 
 def _registered_signs() -> Mapping[str, float]:
-    from capmismatch.probes import expected_signs  # here, for the registry loads torch
+    from capmismatch.probes import expected_signs  # here, because the registry loads torch
 
     return expected_signs()
 
 
-def pack_columns(
-    frame: pd.DataFrame, teachers: pd.MultiIndex, columns: list[str], levels: list[str], value: str, what: str
-) -> _Packed:
-    """Lay a tidy table out as an array: teacher, run, seed within the run, column."""
-    unit = teachers.get_indexer(pd.MultiIndex.from_frame(frame[_UNIT]))
-    frame = frame[unit >= 0].assign(unit=unit[unit >= 0])
-    for wrong, problem, advice in (
-        (frame[levels].isna().any(axis=1), "has no number for a seed in the row of", ""),
-        (
-            frame.duplicated(["unit", *columns, *levels]),
-            "holds more than one row for",
-            f"; give each run a number of its own in the column {levels[-1]!r}",
-        ),
-    ):
-        if wrong.any():
-            (row,) = frame[wrong].iloc[:1].to_dict("records")  # with Python's numbers rather than NumPy's
-            named = ", ".join(f"{name}={row[name]!r}" for name in [*_UNIT, *columns, *levels])
-            raise InputError(f"{what} {problem} {named}{advice}")
-    by_column = frame.groupby(columns, dropna=False, sort=True)
-    frame = frame.assign(column=by_column.ngroup())
-    keys = frame.drop_duplicates("column").sort_values("column")[columns].reset_index(drop=True)
-    place, outer = [], ["unit", "column"]
-    for level in levels:
-        place.append(frame.groupby(outer)[level].rank("dense").astype(int).to_numpy() - 1)
-        outer = [*outer, level]
-    run = place[0]
-    within = place[1] if len(place) > 1 else np.zeros_like(run)
-    values = np.full((len(teachers), run.max() + 1, within.max() + 1, len(keys)), np.nan)
-    values[frame["unit"], run, within, frame["column"]] = frame[value]
-    return _Packed(values, keys)
-
-
-def _controls(x: _Packed, probes: pd.DataFrame, teachers: pd.MultiIndex) -> NDArray[np.float64]:
+def _controls(x: PackedColumns, probes: pd.DataFrame, teachers: pd.MultiIndex) -> NDArray[np.float64]:
     """What each probe column is controlled for: accuracy, log parameters, p_y at its own temperature, as (3, n, p)."""
     means, name = x.means, x.keys["probe"]
     controls = np.full((3, *means.shape), np.nan)
     accuracy = np.flatnonzero(name.eq("accuracy"))
     if accuracy.size:
         controls[0] = means[:, accuracy[:1]]
-    params = probes.groupby(_UNIT)["params"].first().reindex(teachers).to_numpy(float)
+    params = probes.groupby(UNIT)["params"].first().reindex(teachers).to_numpy(float)
     controls[1] = np.log(np.where(params > 0, params, np.nan))[:, None]
     taus = x.keys["tau"].to_numpy(float)
     for confidence in np.flatnonzero(name.eq("target_prob")):
@@ -275,22 +237,24 @@ def _controls(x: _Packed, probes: pd.DataFrame, teachers: pd.MultiIndex) -> NDAr
     return controls
 
 
-def _blocks(x: _Packed, y: _Packed) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
+def _blocks(
+    x: PackedColumns, y: PackedColumns
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
     """Teachers, probe columns and result columns such that every column has every teacher of its block."""
-    left, left_of = np.unique(np.isfinite(x.means), axis=1, return_inverse=True)
-    right, right_of = np.unique(np.isfinite(y.means), axis=1, return_inverse=True)
-    for i in range(left.shape[1]):
-        for j in range(right.shape[1]):
-            rows = np.flatnonzero(left[:, i] & right[:, j])
-            yield rows, np.flatnonzero(left_of == i), np.flatnonzero(right_of == j)
+    probed, probed_of = np.unique(np.isfinite(x.means), axis=1, return_inverse=True)
+    measured, measured_of = np.unique(np.isfinite(y.means), axis=1, return_inverse=True)
+    for i in range(probed.shape[1]):
+        for j in range(measured.shape[1]):
+            rows = np.flatnonzero(probed[:, i] & measured[:, j])
+            yield rows, np.flatnonzero(probed_of == i), np.flatnonzero(measured_of == j)
 
 
 def _link_rows(
-    block: _Block, metric: str, left: pd.DataFrame, right: pd.DataFrame, *, n_boot: int, seed: int
+    block: _Block, metric: str, x_keys: pd.DataFrame, y_keys: pd.DataFrame, *, n_boot: int, seed: int
 ) -> pd.DataFrame:
     """One row for each pair of columns of the block."""
     n = len(block.groups)
-    shape = (len(left), len(right))
+    shape = (len(x_keys), len(y_keys))
     links = {name: np.full(shape, np.nan) for name in ("value", "low", "high", "p", *_PARTIALS)}
     restates = np.zeros(shape, dtype=bool)
     if n >= 3:
@@ -302,7 +266,8 @@ def _link_rows(
         p = st.permutation_p(x, y, block.groups, metric, seed=seed)
         links = {"value": value, "low": low, "high": high, "p": p, **dict(zip(_PARTIALS, partials, strict=True))}
     index = [axis.ravel() for axis in np.indices(shape)]
-    frame = pd.concat([left.iloc[index[0]].reset_index(drop=True), right.iloc[index[1]].reset_index(drop=True)], axis=1)
+    pairs = [keys.iloc[rows].reset_index(drop=True) for keys, rows in zip((x_keys, y_keys), index, strict=True)]
+    frame = pd.concat(pairs, axis=1)
     for name, values in links.items():
         frame[name] = values.ravel()
     few = st.least_p(block.groups) >= 0.05
@@ -334,10 +299,10 @@ def _partials(
     That is where p_y has a link, and the column has none once p_y is held fixed. Without the first, a link that only
     few teachers carry would be called confidence wherever holding something fixed costs it its significance.
     """
-    left, right = st.unit_vectors(x, block.groups, metric), st.unit_vectors(y, block.groups, metric)
+    of_x, of_y = st.unit_vectors(x, block.groups, metric), st.unit_vectors(y, block.groups, metric)
     # Most columns share one control, but p_y goes with the temperature of the column.
     held = [st.unit_vectors(control, block.groups, metric) for control in block.controls]
-    with_x, with_y = [(left * unit).sum(axis=0)[:, None] for unit in held], [unit.T @ right for unit in held]
+    with_x, with_y = [(of_x * unit).sum(axis=0)[:, None] for unit in held], [unit.T @ of_y for unit in held]
     accuracy, params, confidence = (st.partial_correlation(value, *pair) for pair in zip(with_x, with_y, strict=True))
     between = (held[0] * held[1]).sum(axis=0)[:, None]
     both = st.partial_correlation(

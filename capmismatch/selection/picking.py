@@ -1,4 +1,8 @@
-"""Which teacher to distil from, how sure that is, and what simpler rules would have cost."""
+"""Which teacher to distil from, how sure that is, and what simpler rules would have cost.
+
+Read from top to bottom: `pick` reads the tables and takes one of three ways, by a probe alone, by evidence, or by
+results. Each turns draws of accuracies into tables, and these into a `Choice`, which makes its sentences when shown.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +14,29 @@ import pandas as pd
 
 from capmismatch.errors import InputError, must_be_one_of, must_count
 from capmismatch.findings import without_muted
-from capmismatch.selection import evidence_reasons as learnt
-from capmismatch.selection import reasons as words
-from capmismatch.selection.candidates import UNIT, Candidates, long_and_wide, of_family
-from capmismatch.selection.choice import STUDENT_COLUMNS, Choice
-from capmismatch.selection.choice_tables import (
-    best_tested,
-    probe_table,
-    result_table,
-    rules_with_loss,
-    setting_table,
-    student_table,
-    summary,
-    taken,
+from capmismatch.selection.candidates import Candidates, Floats, of_family, probe_draws, read_probes, rule_choices
+from capmismatch.selection.choice import (
+    SETTING_COLUMNS,
+    STUDENT_COLUMNS,
+    Basis,
+    Choice,
+    Comparison,
+    Missing,
+    Setting,
 )
-from capmismatch.selection.evidence import Lesson, as_pairs, best_setting, elsewhere, learn
-from capmismatch.selection.links import FEW_TEACHERS, shared_teachers
-from capmismatch.selection.rules import COMPANIONS, DEFAULT_RULE, RULES, rule_choices
-from capmismatch.selection.students import Taught, draw_students, on_both_splits, with_columns, with_teacher
-from capmismatch.stats.matching import with_families
+from capmismatch.selection.evidence import EvidenceFacts, EvidenceGroup, best_setting, learn, rule_losses
+from capmismatch.selection.rules import COMPANIONS, DEFAULT_RULE, DERIVED, RULES, Rule
+from capmismatch.selection.students import (
+    SeedFacts,
+    StudentResults,
+    chances,
+    checked_results,
+    draw_students,
+    resolve_splits,
+)
+from capmismatch.stats.correlations import FEW_TEACHERS
+from capmismatch.stats.estimates import Z95
+from capmismatch.stats.matching import UNIT, shared_teachers, with_families, with_teacher
 from capmismatch.stats.posterior import posterior_draws
 
 __all__ = ["Choice", "pick"]
@@ -53,25 +61,25 @@ def pick(
     """Choose a teacher: from its probes alone, with students of other families, or with its own students so far.
 
     **With probes alone** the teachers are ranked by one of them, by default that of
-    `picking.DEFAULT_RULE`. Teachers whose difference from the best has a 95 % interval that covers zero are
-    tied with it. With `values`, intervals and ties come from a bootstrap over the examples, which all teachers share,
-    and over runs where a teacher has several; else standard errors are taken as independent, which is conservative.
-    Among the tied the smallest is taken, for it is the cheapest.
+    `capmismatch.selection.rules.DEFAULT_RULE`. Teachers whose difference from the best has a 95 % interval that covers
+    zero are tied with it. With `values`, intervals and ties come from a bootstrap over the examples, which all teachers
+    share, and over runs where a teacher has several; else standard errors are taken as independent, which is
+    conservative. The smallest of the tied teachers is taken, because it is the cheapest.
 
     **With evidence**, students of other families or other students of these teachers, how far to trust each probe is
-    learnt from it (`capmismatch.stats.posterior.posterior_draws`: a ridge regression within families, its strength and
-    how far it carries over weighed by leaving families out). The teacher with the highest prediction is taken; P(best)
-    and expected regret come from draws of all teachers' accuracies. What each rule, and the evidence itself, would
-    have lost there is in the table of rules.
+    learnt from it (`capmismatch.stats.posterior.posterior_draws`: a ridge regression within families; its strength, and
+    how far it carries over, are weighed by leaving families out). The teacher with the highest prediction is taken;
+    P(best) and expected regret come from draws of all teachers' accuracies. The table of rules says what each rule, and
+    the evidence itself, would have lost there.
 
     **With results** each teacher's true accuracy is estimated from its students' seeds on `split`, shrunken toward
     what its probes, its peers and the evidence predict; the teacher with the highest estimate is taken. A teacher
     without students is predicted, with a wide interval, and gives way to one with students that is tied with it.
     P(best), expected regret, ties and the gain over plain cross-entropy come from the same draws; accuracies, gains and
     the regret of rules are reported on `report_split`, which takes no part in choosing. Settings are compared by their
-    best teachers in these draws, too: `Choice.settings` tells which cannot be told from the best one. Where teachers
-    share seeds all comparisons are within seeds, and intervals of accuracies are for these seeds. Noise comes from the
-    seeds; where there is one, or where all agree, from the number of examples (column ``n``).
+    best teachers in these draws, too: `Choice.settings` says which ones are tied with the best one. Where teachers
+    share seeds, all comparisons are within seeds, and intervals of accuracies are for these seeds. Noise comes from the
+    seeds; where there is a single seed, or where all agree, from the number of examples (column ``n``).
 
     Parameters
     ----------
@@ -82,20 +90,20 @@ def pick(
     values : DataFrame, optional
         The table of `capmismatch.example_values` with the rule's probe at its temperature, on `split`.
     evidence : pairs of DataFrame
-        ``(probes, results)`` of other studies. A family teaches something with three or more teachers taught.
+        ``(probes, results)`` of other studies. A family counts from three teachers with students on.
     family : str, optional
         Choose among this family's teachers. The other families of `probes` are evidence, as far as `results` has them.
     student : str, optional
         Default: all students; the choice is then the best on their mean accuracy.
     label : str, optional
-        The setting. Default: for each student the one whose best teacher does best on `split`.
+        The setting. Default: for each student the one in which its best teacher does best on `split`.
     rule : str
         ``"auto"`` (results or evidence where given, else the default rule), or a rule's name such as ``"largest"``.
     split, report_split : str
         Choose on the first, report on the second. Probes are read on `split`. Results (and evidence) that have only
         one of the two, as other trainers leave them, serve for both; a risk then says that the report is too good.
     n_boot : int
-        Draws.
+        Number of draws.
     seed : int
         Equal seeds give equal choices.
     mute : iterable of str
@@ -104,13 +112,20 @@ def pick(
     Returns
     -------
     Choice
+        The teacher, the tables that compare it with the others, and what speaks for and against it.
 
     Raises
     ------
     InputError
         If columns, the rule's probe, or rows for a split, family, student or label are missing (with a list of those
-        there are), if an accuracy is no share, if no teacher has both probes and results, or if the evidence is no list
-        of pairs or has nothing to learn from.
+        there are), if an accuracy is not in [0, 1], if no teacher has both probes and results, or if the evidence is
+        not a list of pairs or has nothing to learn from.
+
+    See Also
+    --------
+    capmismatch.pilot : Distils a little where the probes cannot tell.
+    capmismatch.correlate : Links every probe to the students' accuracy.
+    capmismatch.plots.pick_chart : Draws the table of teachers.
 
     Notes
     -----
@@ -127,223 +142,335 @@ def pick(
     ('middle', 'highest derived_std', ['CM003'])
     """
     must_be_one_of(rule, ["auto", *RULES], "rule")
-    long, wide = long_and_wide(probes, split)
+    measurements, profiles = read_probes(probes, split)
     must_count(n_boot, "n_boot")
-    pairs, only = as_pairs(evidence), ""
+    pairs = _as_pairs(evidence)
     if results is not None:
-        results, only = on_both_splits(with_columns(results), split, report_split)
+        splits = resolve_splits(checked_results(results), split, report_split)
     if family is not None:
-        long, wide = long[long["family"].eq(family)], of_family(wide, family)
-        results, others = _apart(probes, results, family)
-        pairs += others
+        measurements, profiles = measurements[measurements["family"].eq(family)], of_family(profiles, family)
+        results, other_families = _split_by_family(probes, results, family)
+        pairs += other_families
     if results is None and not pairs:
-        return _by_rule(long, wide, DEFAULT_RULE if rule == "auto" else rule, mute, values, n_boot, seed)
-    candidates, lessons = learn(wide, pairs, split=split, report_split=report_split, label=label)
+        used = RULES[DEFAULT_RULE if rule == "auto" else rule]
+        draws = _example_draws(values, measurements, profiles, used, n_boot, seed)
+        return _by_probe(measurements, profiles, used, draws, mute)
+    candidates, groups = Candidates.of(profiles), list[EvidenceGroup]()
+    if pairs:
+        candidates, groups = learn(profiles, pairs, split=split, report_split=report_split, label=label)
     if results is None:
-        return _by_evidence(candidates, lessons, rule, n_boot, seed, mute)
-    results = with_families(results, long)
-    shared_teachers(long, with_teacher(results))
-    groups = [lesson.choosing for lesson in lessons], [lesson.reporting for lesson in lessons]
-    taught = draw_students(
+        return _by_evidence(candidates, groups, rule, n_boot, seed, mute)
+    results = with_families(results, measurements)
+    shared_teachers(measurements, with_teacher(results))
+    students = draw_students(
         results,
         candidates,
-        groups,
+        ([group.choosing for group in groups], [group.reporting for group in groups]),
+        splits,
         student=student,
         label=label,
-        split=split,
-        report_split=report_split,
         n_boot=n_boot,
         seed=seed,
     )
-    return _by_results(taught, candidates, rule, mute, learnt.from_elsewhere(lessons), words.one_split_risk(only))
+    only = splits.choosing if splits.choosing == splits.reporting and split != report_split else ""
+    return _by_results(students, candidates, groups, rule, only, mute)
 
 
-def _apart(
+def _as_pairs(evidence: Iterable[object]) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The evidence as a list of pairs of tables.
+
+    Raises
+    ------
+    InputError
+        If it is anything else, such as a single pair.
+    """
+    pairs = []
+    for number, pair in enumerate(evidence):
+        match pair:
+            case (pd.DataFrame() as probes, pd.DataFrame() as results):
+                pairs.append((probes, results))
+            case _:
+                raise InputError(
+                    "expected evidence to be a list of pairs of tables, such as [(probes, results)], got "
+                    f"{type(pair).__name__} as its item {number + 1}"
+                )
+    return pairs
+
+
+def _split_by_family(
     probes: pd.DataFrame, results: pd.DataFrame | None, family: str
 ) -> tuple[pd.DataFrame | None, list[tuple[pd.DataFrame, pd.DataFrame]]]:
     """Results of a family (None where it has none), and those of the other families as evidence."""
     if results is None:
         return None, []
     results = with_families(results, probes)
-    taught = with_teacher(results)
-    own, others = taught["family"].eq(family), results["family"].ne(family) & results["family"].isin(probes["family"])
-    pairs = [(probes[probes["family"].ne(family)], results[others])] if others.any() else []
-    if not own.any() and not pairs:
-        shared_teachers(probes, taught)
-    return (results[~others] if own.any() else None), pairs
+    students = with_teacher(results)
+    in_others = results["family"].ne(family) & results["family"].isin(probes["family"])
+    pairs = [(probes[probes["family"].ne(family)], results[in_others])] if in_others.any() else []
+    in_family = bool(students["family"].eq(family).any())
+    if not in_family and not pairs:
+        shared_teachers(probes, students)
+    return (results[~in_others] if in_family else None), pairs
 
 
-# Without results: one probe ---------------------------------------------------------------------------------------
+# By a probe alone -----------------------------------------------------------------------------------------------------
 
 
-def _by_rule(
-    long: pd.DataFrame,
-    wide: pd.DataFrame,
-    rule: str,
-    mute: Iterable[str],
+def _example_draws(
     values: pd.DataFrame | None,
+    measurements: pd.DataFrame,
+    profiles: pd.DataFrame,
+    used: Rule,
     n_boot: int,
     seed: int,
-) -> Choice:
-    used = RULES[rule]
-    if used.probe not in wide or wide[used.probe].isna().all():
-        there = sorted(set(long["probe"]))
+) -> pd.DataFrame | None:
+    """Draws of the rule's probe over examples, where their values are known."""
+    if used.probe not in profiles or profiles[used.probe].isna().all():
+        measured = sorted(set(measurements["probe"]))
         raise InputError(
-            f"the rule {rule!r} needs the probe {used.probe!r}; the probes table has {there} on this split"
+            f"the rule {used.name!r} needs the probe {used.probe!r}; the probes table has {measured} on this split"
         )
-    draws = None
-    if values is not None and used.probe != "params":
-        from capmismatch.selection.rule_draws import rule_draws  # here, for it loads torch
+    if values is None or used.probe == "params":
+        return None
+    return probe_draws(values, measurements, used.probe, n_boot, seed)
 
-        draws = rule_draws(values, long, used.probe, n_boot, seed)
-    table, tau = probe_table(long, wide, used.probe, used.sign, draws)
+
+def _by_probe(
+    measurements: pd.DataFrame, profiles: pd.DataFrame, used: Rule, draws: pd.DataFrame | None, mute: Iterable[str]
+) -> Choice:
+    """The best teacher by a rule's probe; the smallest of those tied with it."""
+    table, tau = _probe_table(measurements, profiles, used, draws)
     chosen, tied = table.iloc[0], table[table["tie"]]
-    findings = ["CM007"] if len(tied) > 1 else []
     if len(tied) > 1 and tied["params"].notna().all():
         chosen = tied.iloc[int(tied["params"].argmin())]
-    rules, missing = rule_choices(wide)
+    rules, missing_rules = rule_choices(profiles)
     rules = rules.assign(regret=np.nan, low=np.nan, high=np.nan)
     beside = [name for name in COMPANIONS if name in table]
     rules = rules.merge(table[[*UNIT, "score", "tie"]], on=UNIT, how="left")
-    rules = rules.merge(wide[beside].reset_index(), on=UNIT, how="left")
-    reasons = [
-        *words.ranking(table, used, tau),
-        *words.cheapest(tied, chosen),
-        *words.rivals(rules, chosen, used),
-        *words.left_out(missing),
-    ]
-    risks = [
-        f"No student has been taught yet: the rule is a prior{words.measured_for(rule)}, and what it costs here is "
-        "unknown. A pilot (--pilot) would tell."
-    ]
-    risks += [*words.without_probe(wide, table, used, tau), *words.confidence_risk(table, used)]
-    students = pd.DataFrame(columns=list(STUDENT_COLUMNS))
-    return _choice(chosen, rule, students, table, rules, reasons, risks, findings, mute, tau=tau)
-
-
-# With evidence: what other families and students teach -----------------------------------------------------------
-
-
-def _by_evidence(
-    candidates: Candidates, lessons: Sequence[Lesson], rule: str, n_boot: int, seed: int, mute: Iterable[str]
-) -> Choice:
-    rng = np.random.default_rng(seed)
-    wide = candidates.wide
-    drawn = posterior_draws(candidates.unmeasured(), n_boot, rng, [lesson.choosing for lesson in lessons])
-    table = wide["params"].reset_index().assign(**summary(drawn.means), measured=False)
-    table[["score", "low", "high"]] *= 100
-    table = table.sort_values("score", ascending=False, kind="stable").reset_index(drop=True)
-    new_family = not set(candidates.families) & {lesson.kin for lesson in lessons}
-    there = elsewhere(lessons, new_family, n_boot, rng)
-    rules, missing = rules_with_loss(wide, drawn.means, rule)
-    rules = rules.assign(elsewhere=rules["rule"].map(there))
-    chosen = table.iloc[0] if rule == "auto" else taken(rules, table, rule)
-    low, high = np.quantile(100 * drawn.slopes, [0.025, 0.975], axis=0)
-    trust = pd.DataFrame(
-        {"probe": candidates.names, "points": 100 * drawn.slopes.mean(axis=0), "low": low, "high": high}
-    )
-    label, compared = best_setting(lessons)
-    method, tau = next(lesson.named[label] for lesson in lessons if label in lesson.named)
-    reasons = [
-        learnt.predicted(table, chosen),
-        *words.ties(table, chosen),
-        *learnt.trusted(trust, lessons),
-        *learnt.cost_elsewhere(there, new_family),
-        *learnt.setting_elsewhere(label, compared, lessons),
-        *words.left_out(missing),
-    ]
-    risks = [
-        *learnt.evidence_risks(table, chosen, lessons, new_family),
-        *words.unknown_probes(candidates, wide.index),
-        *words.setting_risks(compared),
-    ]
-    findings = ["CM007"] if table["tie"].sum() > 1 else []
-    students = pd.DataFrame(columns=list(STUDENT_COLUMNS))
-    choice = _choice(
-        chosen,
-        "evidence" if rule == "auto" else rule,
-        students,
-        table,
-        rules,
-        reasons,
-        risks,
-        findings,
-        mute,
-        tau=tau,
-    )
-    return replace(choice, label=label, method=method, trust=trust, settings=compared)
-
-
-# With results: draws of every teacher's accuracy -------------------------------------------------------------------
-
-
-def _by_results(
-    taught: list[Taught], candidates: Candidates, rule: str, mute: Iterable[str], reasons: list[str], risks: list[str]
-) -> Choice:
-    wide = candidates.wide
-    choosing = np.mean([part.choosing.draws for part in taught], axis=0)
-    reporting = np.mean([part.reporting.draws for part in taught], axis=0)
-    plain = None
-    if all(part.plain is not None for part in taught):
-        plain = np.mean([part.plain for part in taught if part.plain is not None], axis=0)
-    table = result_table(taught, wide, choosing, reporting, plain)
-    rules, missing = rules_with_loss(wide, reporting, rule)
-    chosen = table.iloc[best_tested(table)] if rule == "auto" else taken(rules, table, rule)
-    students, compared = student_table(taught, wide), setting_table(taught, wide)
-    reasons = [
-        words.estimate(table, chosen),
-        *words.settings(students, compared),
-        *words.ties(table, chosen),
-        *words.gain(table, chosen),
-        *words.rule_costs(rules),
-        *reasons,
-        *words.left_out(missing),
-    ]
-    predicted = table.loc[~table["measured"], UNIT].itertuples(index=False, name=None)
-    risks = [
-        *words.result_risks(table, chosen, taught),
-        *words.setting_risks(compared),
-        *words.unknown_probes(candidates, predicted),
-        *risks,
-    ]
-    findings = ["CM007"] if table["tie"].sum() > 1 else []
-    choice = _choice(
-        chosen, "results" if rule == "auto" else rule, students, table, rules, reasons, risks, findings, mute
-    )
-    return replace(choice, settings=compared)
-
-
-def _choice(
-    chosen: pd.Series,
-    rule: str,
-    students: pd.DataFrame,
-    table: pd.DataFrame,
-    rules: pd.DataFrame,
-    reasons: list[str],
-    risks: list[str],
-    findings: list[str],
-    mute: Iterable[str],
-    tau: float | None = None,
-) -> Choice:
-    """Join the parts; a setting is named where all students share it."""
-    if len(table) < FEW_TEACHERS:
-        findings = [*findings, "CM003"]
-        risks = [*risks, words.few(len(table))]
-    shared = {
-        name: students[name].iloc[0] for name in ("student", "label", "method", "tau") if students[name].nunique() == 1
-    }
+    rules = rules.merge(profiles[beside].reset_index(), on=UNIT, how="left")
+    ranked = pd.MultiIndex.from_frame(table[UNIT])
+    unranked = tuple(teacher for teacher in profiles.index if teacher not in ranked)
     return Choice(
         teacher=str(chosen["teacher"]),
         family=str(chosen["family"]),
-        rule=rule,
-        student=shared.get("student"),
-        label=shared.get("label"),
-        method=shared.get("method"),
-        tau=float(shared["tau"]) if "tau" in shared else tau,
-        table=table,
-        rules=rules,
-        students=students,
-        reasons=reasons,
-        risks=[*risks, *words.edge_risk(table, chosen)],
-        findings=without_muted(findings, mute),
+        rule=used.name,
+        setting=Setting(tau=tau),
+        comparison=Comparison(table, rules),
+        basis=Basis(Missing(rules=tuple(missing_rules), teachers=unranked)),
+        findings=_findings(table, mute),
     )
+
+
+def _probe_table(
+    measurements: pd.DataFrame, profiles: pd.DataFrame, used: Rule, draws: pd.DataFrame | None
+) -> tuple[pd.DataFrame, float | None]:
+    """The teachers, best first by the rule's probe, and the temperature it was taken at."""
+    if used.probe == "params":
+        table, tau = profiles["params"].dropna().rename("score").reset_index().assign(se=0.0), None
+    else:
+        rows = measurements[measurements["probe"].eq(used.probe)]
+        tau = float(rows["tau"].iloc[0]) if rows["tau"].notna().all() else None
+        table = rows.rename(columns={"value": "score"})[[*UNIT, "score", "se"]]
+    table = table.merge(profiles["params"].reset_index(), on=UNIT)
+    table = table.sort_values("score", ascending=used.sign < 0, kind="stable").reset_index(drop=True)
+    if draws is None:
+        best, half = table.iloc[0], Z95 * table["se"]
+        low, high = table["score"] - half, table["score"] + half
+        # An unknown standard error gives no grounds to call two values equal.
+        tie = used.sign * (best["score"] - table["score"]) <= Z95 * np.hypot(table["se"], best["se"]).fillna(0)
+    else:
+        drawn = draws[pd.MultiIndex.from_frame(table[UNIT])].to_numpy()
+        low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+        tie = np.quantile(used.sign * (drawn[:, [0]] - drawn), 0.025, axis=0) <= 0
+    table = table.assign(low=low, high=high, p_best=np.nan, regret=np.nan, tie=tie | (table.index == 0))
+    columns = [*UNIT, "params", "score", "low", "high", "p_best", "regret", "tie"]
+    if used.probe in DERIVED and set(COMPANIONS) <= set(profiles):
+        table = table.merge(profiles[list(COMPANIONS)].reset_index(), on=UNIT, how="left")
+        columns += COMPANIONS
+    return table[columns], tau
+
+
+# By evidence: what other families and students teach ------------------------------------------------------------------
+
+
+def _by_evidence(
+    candidates: Candidates, groups: Sequence[EvidenceGroup], rule: str, n_boot: int, seed: int, mute: Iterable[str]
+) -> Choice:
+    """The teacher with the highest predicted accuracy of its students."""
+    rng = np.random.default_rng(seed)
+    profiles = candidates.profiles
+    predicted = posterior_draws(candidates.unmeasured(), n_boot, rng, [group.choosing for group in groups])
+    table = profiles["params"].reset_index().assign(**draw_summary(predicted.means), measured=False)
+    table[["score", "low", "high"]] *= 100
+    table = table.sort_values("score", ascending=False, kind="stable").reset_index(drop=True)
+    new_family = not set(candidates.families) & {group.family_code for group in groups}
+    losses = rule_losses(groups, new_family, n_boot, rng)
+    rules, missing_rules = _rules_with_loss(profiles, predicted.means, rule)
+    rules = rules.assign(elsewhere=rules["rule"].map(losses))
+    chosen = table.iloc[0] if rule == "auto" else _taken_by(rules, table, rule)
+    low, high = np.quantile(100 * predicted.slopes, [0.025, 0.975], axis=0)
+    points = 100 * predicted.slopes.mean(axis=0)
+    trust = pd.DataFrame({"probe": candidates.predictors, "points": points, "low": low, "high": high})
+    label, settings = best_setting(groups)
+    method, tau = next(group.methods[label] for group in groups if label in group.methods)
+    best_in = sum(group.label == label for group in groups)
+    facts = replace(EvidenceFacts.of(groups), new_family=new_family, best_in=best_in, losses=losses, trust=trust)
+    return Choice(
+        teacher=str(chosen["teacher"]),
+        family=str(chosen["family"]),
+        rule="evidence" if rule == "auto" else rule,
+        setting=Setting(label=label, method=method, tau=tau),
+        comparison=Comparison(table, rules, settings=settings),
+        basis=Basis(Missing(rules=tuple(missing_rules), probes=candidates.missing_probes), evidence=facts),
+        findings=_findings(table, mute),
+    )
+
+
+# By results: draws of every teacher's accuracy ------------------------------------------------------------------------
+
+
+def _by_results(
+    students: list[StudentResults],
+    candidates: Candidates,
+    groups: Sequence[EvidenceGroup],
+    rule: str,
+    only_split: str,
+    mute: Iterable[str],
+) -> Choice:
+    """The teacher with the highest estimated accuracy on the mean over the students."""
+    profiles = candidates.profiles
+    choosing = np.mean([student.choosing.draws for student in students], axis=0)
+    reporting = np.mean([student.reporting.draws for student in students], axis=0)
+    baselines = [student.cross_entropy for student in students if student.cross_entropy is not None]
+    baseline = np.mean(baselines, axis=0) if len(baselines) == len(students) else None
+    table = _result_table(students, profiles, choosing, reporting, baseline)
+    rules, missing_rules = _rules_with_loss(profiles, reporting, rule)
+    chosen = table.iloc[_best_tested(table)] if rule == "auto" else _taken_by(rules, table, rule)
+    by_student, settings = _student_table(students, profiles), _setting_table(students, profiles)
+    missing = Missing(rules=tuple(missing_rules), probes=candidates.missing_probes, split=only_split)
+    return Choice(
+        teacher=str(chosen["teacher"]),
+        family=str(chosen["family"]),
+        rule="results" if rule == "auto" else rule,
+        setting=Setting.shared(by_student),
+        comparison=Comparison(table, rules, by_student, settings),
+        basis=Basis(missing, SeedFacts.of(students), EvidenceFacts.of(groups) if groups else None),
+        findings=_findings(table, mute),
+    )
+
+
+def _result_table(
+    students: Sequence[StudentResults],
+    profiles: pd.DataFrame,
+    choosing: Floats,
+    reporting: Floats,
+    baseline: Floats | None,
+) -> pd.DataFrame:
+    """The teachers, best first by the draws to choose by, with their accuracies and gains on the split to report."""
+    table = (
+        profiles["params"]
+        .reset_index()
+        .assign(
+            **draw_summary(choosing),
+            measured=np.all([np.isfinite(student.choosing.means) for student in students], axis=0),
+            accuracy=np.mean([student.reporting.means for student in students], axis=0),
+            gain=np.nan,
+            gain_low=np.nan,
+            gain_high=np.nan,
+        )
+    )
+    if baseline is not None:
+        gain = 100 * (reporting - baseline[:, None])
+        table["gain"] = gain.mean(axis=0)
+        table["gain_low"], table["gain_high"] = np.quantile(gain, [0.025, 0.975], axis=0)
+    return table.sort_values("score", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def _student_table(students: Sequence[StudentResults], profiles: pd.DataFrame) -> pd.DataFrame:
+    """Every student's own best teacher: `Choice.students`."""
+    rows = []
+    for student in students:
+        teachers = pd.DataFrame(draw_summary(student.choosing.draws))
+        best = _best_tested(teachers.assign(measured=np.isfinite(student.choosing.means)))
+        gain = [np.nan] * 3
+        if student.cross_entropy is not None:
+            gains = 100 * (student.reporting.draws[:, best] - student.cross_entropy)
+            gain = [gains.mean(), *np.quantile(gains, [0.025, 0.975])]
+        setting = (student.student, student.label, *student.methods[student.label])
+        accuracies = (student.reporting.means[best], student.cross_entropy_mean)
+        rows.append((*setting, *profiles.index[best], float(teachers["p_best"].iloc[best]), *accuracies, *gain))
+    return pd.DataFrame(rows, columns=list(STUDENT_COLUMNS))
+
+
+def _setting_table(students: Sequence[StudentResults], profiles: pd.DataFrame) -> pd.DataFrame:
+    """Every student's settings with their best teachers: `Choice.settings`; without students of a single setting."""
+    rows = []
+    for student in students:
+        for row in student.settings.table().to_dict("records"):
+            label, position = row.pop("label"), row.pop("position")
+            rows.append((student.student, label, *student.methods[label], *profiles.index[position], *row.values()))
+    return pd.DataFrame(rows, columns=list(SETTING_COLUMNS))
+
+
+# What draws of accuracies say -----------------------------------------------------------------------------------------
+
+
+def draw_summary(draws: Floats) -> dict[str, Floats]:
+    """What draws of accuracies say of each teacher.
+
+    Parameters
+    ----------
+    draws : array of shape (n_boot, T)
+        Draws of the teachers' accuracies, shares.
+
+    Returns
+    -------
+    dict of arrays of shape (T,)
+        ``score`` (mean), ``low, high`` (95 % interval), ``p_best`` (chance of being the best), ``regret`` (points
+        expected to be lost by taking this teacher) and ``tie`` (whether the 95 % interval of the difference from the
+        teacher with the highest score covers zero).
+    """
+    score = draws.mean(axis=0)
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    best = int(np.argmax(score))
+    return {
+        "score": score,
+        "low": low,
+        "high": high,
+        "p_best": chances(draws),
+        "regret": 100 * (draws.max(axis=1, keepdims=True) - draws).mean(axis=0),
+        "tie": np.quantile(draws[:, [best]] - draws, 0.025, axis=0) <= 0,
+    }
+
+
+def _rules_with_loss(profiles: pd.DataFrame, draws: Floats, rule: str) -> tuple[pd.DataFrame, list[str]]:
+    """Whom every rule takes and what is lost by it, the least first; and the rules that lack their probe."""
+    rules, missing = rule_choices(profiles)
+    if rule in missing:
+        raise InputError(
+            f"the rule {rule!r} needs the probe {RULES[rule].probe!r}; there are {sorted(profiles.columns)}"
+        )
+    losses = 100 * (draws.max(axis=1, keepdims=True) - draws)
+    by_rule = losses[:, profiles.index.get_indexer(pd.MultiIndex.from_frame(rules[UNIT]))]
+    low, high = np.quantile(by_rule, [0.025, 0.975], axis=0)
+    rules = rules.assign(regret=by_rule.mean(axis=0), low=low, high=high)
+    return rules.sort_values("regret", kind="stable").reset_index(drop=True), missing
+
+
+def _taken_by(rules: pd.DataFrame, table: pd.DataFrame, rule: str) -> pd.Series:
+    """The row of the teacher that a rule takes."""
+    row = rules[rules["rule"].eq(rule)].iloc[0]
+    return table[table["teacher"].eq(row["teacher"]) & table["family"].eq(row["family"])].iloc[0]
+
+
+def _best_tested(table: pd.DataFrame) -> int:
+    """Position of the best teacher; one tied with it that has students goes before one that is only predicted."""
+    tested = table["tie"] & table["measured"]
+    return int(table["score"].where(tested if tested.any() else table["tie"]).argmax())
+
+
+def _findings(table: pd.DataFrame, mute: Iterable[str]) -> list[str]:
+    """Codes of what limits the comparison of the teachers."""
+    findings = ["CM007"] if table["tie"].sum() > 1 else []
+    findings += ["CM003"] if len(table) < FEW_TEACHERS else []
+    return without_muted(findings, mute)

@@ -1,22 +1,30 @@
-"""The reasons and risks of a choice, in words with numbers."""
+"""The sentences of a choice: its reasons and risks in words, made from its numbers when it is shown."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from capmismatch._utils.text import count, join, short
-from capmismatch.selection.candidates import UNIT, Candidates
+from capmismatch._utils.text import count, format_chance, format_number, join
+from capmismatch.selection.evidence import EvidenceFacts
 from capmismatch.selection.rules import COMPANIONS, DEFAULT_RULE, DEFAULT_TAU, DERIVED, NAMES, RELEVANT, Rule
-from capmismatch.selection.students import Taught
+from capmismatch.selection.students import SeedFacts
 from capmismatch.stats.estimates import Estimate
+from capmismatch.stats.matching import UNIT
 
-TOLD_STUDENTS = 3
-TOLD_SETTINGS = 3
+SHOWN_STUDENTS = 3
+"""Students that the reasons speak of; all are in the table."""
+
+SHOWN_SETTINGS = 3
+"""Settings tied with the best that a risk names."""
+
 SHARED = 0.05
 """Points by which seeds move all students alike, below which it is not worth a sentence."""
+
+FEW_FAMILIES = 3
+"""With fewer families of evidence than this, leaving one out tells little."""
 
 ALIKE = (
     "The seeds of each teacher agree to less than one example: were they different runs? They say nothing of the "
@@ -24,15 +32,24 @@ ALIKE = (
 )
 """What it means that `capmismatch.stats.posterior.Noise.alike`."""
 
+_GROUNDS = {
+    "results": "its students' results",
+    "evidence": "the evidence of other students",
+    "pilot": "a pilot",
+}
 
-def percent(share: float) -> str:
-    """A chance as a whole percentage; draws do not make one certain."""
-    return "over 99 %" if share > 0.99 else f"{100 * share:.0f} %"
+
+def grounds(rule: str) -> str:
+    """What a choice was made by."""
+    return _GROUNDS.get(rule, f"the rule '{rule}'")
 
 
 def named(row: pd.Series) -> str:
     """The teacher of a row of a table, with its family."""
     return f"{row['family']}/{row['teacher']}"
+
+
+# By a probe alone ----------------------------------------------------------------------------------------------------
 
 
 def ranking(table: pd.DataFrame, rule: Rule, tau: float | None) -> list[str]:
@@ -49,14 +66,6 @@ def ranking(table: pd.DataFrame, rule: Rule, tau: float | None) -> list[str]:
     return [sentence]
 
 
-def without_probe(wide: pd.DataFrame, table: pd.DataFrame, rule: Rule, tau: float | None) -> list[str]:
-    """Teachers that cannot be ranked, for they lack the probe."""
-    ranked = pd.MultiIndex.from_frame(table[UNIT])
-    names = ["/".join(unit) for unit in wide.index if unit not in ranked]
-    at = "" if tau is None else f" at tau={tau:g}"
-    return [f"Left out, for their {rule.probe}{at} is missing or no number: {join(names)}."] if names else []
-
-
 def cheapest(tied: pd.DataFrame, chosen: pd.Series) -> list[str]:
     """Who is tied, and why the chosen one is taken among them."""
     if len(tied) < 2:
@@ -64,7 +73,7 @@ def cheapest(tied: pd.DataFrame, chosen: pd.Series) -> list[str]:
     names = join([named(row) for _, row in tied.iterrows()])
     why = f"{named(chosen)} is taken as the smallest, so the cheapest, of them ({chosen['params']:,.0f} parameters)."
     if tied["params"].isna().any():
-        why = f"{named(chosen)} is taken for its value, for not all their sizes are known."
+        why = f"{named(chosen)} is taken for its value, because not all their sizes are known."
     return [f"Too close to call between {names}: the 95 % intervals of their differences cover zero. {why}"]
 
 
@@ -73,7 +82,7 @@ def rivals(rules: pd.DataFrame, chosen: pd.Series, used: Rule) -> list[str]:
     sentences: list[str] = []
     if rules.groupby(UNIT).ngroups < 2 and named(rules.iloc[0]) == named(chosen):
         return ["All rules would take it."]
-    relevant, others = _by_teacher(rules[rules["rule"].ne(used.name)])
+    relevant, further = _by_teacher(rules[rules["rule"].ne(used.name)])
     for taking in relevant:
         row = taking.iloc[0]
         if named(row) == named(chosen):
@@ -83,41 +92,71 @@ def rivals(rules: pd.DataFrame, chosen: pd.Series, used: Rule) -> list[str]:
             f"{_rules(taking)} would take {named(row)}: its {used.probe} is {_value(row['score'])}{_beside(row)}, "
             f"against {_value(chosen['score'])}{_beside(chosen)} of {named(chosen)}."
         )
-    if others:
-        first, *more = [(_rules(taking), named(taking.iloc[0])) for taking in others]
-        told = [f"Of the other rules {first[0]} would take {first[1]}", *(f"{who} {whom}" for who, whom in more)]
-        sentences.append("; ".join(told) + ".")
+    if further:
+        first, *more = [(_rules(taking), named(taking.iloc[0])) for taking in further]
+        clauses = [f"Of the other rules {first[0]} would take {first[1]}", *(f"{who} {whom}" for who, whom in more)]
+        sentences.append("; ".join(clauses) + ".")
     return sentences
 
 
-def left_out(missing: list[str]) -> list[str]:
+def left_out(missing: Sequence[str]) -> list[str]:
     """Which rules had no probe to go by."""
     return [f"Rules left out because the table lacks their probe: {', '.join(missing)}."] if missing else []
 
 
+def prior_risk(rule: str) -> str:
+    """That no student has confirmed the rule."""
+    measured = " (where measured, cheap under plain KD, no better than others under ATS and ISATS)"
+    return (
+        f"No student has been taught yet: the rule is a prior{measured if rule == DEFAULT_RULE else ''}, and what it "
+        "costs here is unknown. A pilot (--pilot) would tell."
+    )
+
+
+def without_probe(teachers: Sequence[tuple[str, str]], rule: Rule, tau: float | None) -> list[str]:
+    """Teachers that cannot be ranked, because they lack the probe."""
+    names = ["/".join(teacher) for teacher in teachers]
+    at = "" if tau is None else f" at tau={tau:g}"
+    return [f"Left out because their {rule.probe}{at} is missing or not a number: {join(names)}."] if names else []
+
+
+def confidence_risk(table: pd.DataFrame, rule: Rule) -> list[str]:
+    """A derived probe without p_y and IV beside it may restate the teachers' confidence."""
+    if rule.probe not in DERIVED or set(COMPANIONS) <= set(table):
+        return []
+    return [f"{rule.probe} may only restate confidence: p_y and the inherent variance, which would tell, are missing."]
+
+
+# By students' results -----------------------------------------------------------------------------------------------
+
+
 def estimate(table: pd.DataFrame, chosen: pd.Series) -> str:
     """The chosen teacher's estimate, chance and expected loss."""
-    kind = "estimated from its students" if chosen["measured"] else "predicted, for it has no student in this setting"
+    kind = (
+        "estimated from its students" if chosen["measured"] else "predicted, because it has no student in this setting"
+    )
     return f"{named(chosen)}: accuracy {_accuracy(chosen)} on the choosing split, {kind}{chance(table, chosen)}."
 
 
 def settings(students: pd.DataFrame, compared: pd.DataFrame) -> list[str]:
     """Best setting and teacher of each of the first students, and how sure the setting is."""
-    told = []
-    for _, row in students.head(TOLD_STUDENTS).iterrows():
+    sentences = []
+    for _, row in students.head(SHOWN_STUDENTS).iterrows():
         report = f"accuracy to report: {Estimate(row['accuracy']).percent()}"
         ahead = lead(compared[compared["student"].eq(row["student"])])
         if len(students) == 1:
-            told.append(f"Setting: '{row['label']}' with {named(row)} ({report}){ahead}.")
+            sentences.append(f"Setting: '{row['label']}' with {named(row)} ({report}){ahead}.")
             continue
-        likely = f"the best teacher with a chance of {percent(row['p_best'])}"
-        told.append(f"Setting of '{row['student']}': '{row['label']}' with {named(row)} ({likely}; {report}){ahead}.")
-    more = len(students) - len(told)
-    return [*told, f"{count(more, 'more student')} in the table."] if more > 0 else told
+        likely = f"the best teacher with a chance of {format_chance(row['p_best'])}"
+        sentences.append(
+            f"Setting of '{row['student']}': '{row['label']}' with {named(row)} ({likely}; {report}){ahead}."
+        )
+    more = len(students) - len(sentences)
+    return [*sentences, f"{count(more, 'more student')} in the table."] if more > 0 else sentences
 
 
 def ties(table: pd.DataFrame, chosen: pd.Series) -> list[str]:
-    """Who cannot be told apart from the best, and what the cheapest of them would cost."""
+    """Which teachers are tied with the best, and what the cheapest of them would cost."""
     tied = table[table["tie"]]
     if len(table) < 2:
         return []
@@ -153,36 +192,39 @@ def rule_costs(rules: pd.DataFrame) -> list[str]:
     if not rules["regret"].any():  # a single teacher
         return []
     losses = []
-    relevant, others = _by_teacher(rules)
+    relevant, further = _by_teacher(rules)
     for taking in relevant:
         row = taking.iloc[0]
         loss = f"{row['regret']:.2f} points [{row['low']:.2f}, {row['high']:.2f}]"
         losses.append(f"{_rules(taking)} ({named(row)}) would lose {loss}")
-    for taking in others:
+    for taking in further:
         losses.append(f"{_rules(taking)} ({named(taking.iloc[0])}) {taking.iloc[0]['regret']:.2f}")
     return [f"{'; '.join(losses)}."] if losses else []
 
 
-def result_risks(table: pd.DataFrame, chosen: pd.Series, taught: Sequence[Taught]) -> list[str]:
+def from_elsewhere(evidence: EvidenceFacts | None) -> list[str]:
+    """That an estimate leans on evidence as well."""
+    return [f"Estimates lean on other students too: those of {_extent(evidence)}."] if evidence else []
+
+
+def result_risks(table: pd.DataFrame, chosen: pd.Series, seeds: SeedFacts) -> list[str]:
     """What could make the choice wrong although the numbers are right."""
     risks = []
     absent = table[~table["measured"]]
     if len(absent):
         names = ", ".join(named(row) for _, row in absent.iterrows())
         risks.append(f"Without students in this setting, and only predicted, with wide intervals: {names}.")
-    noises = [part.choosing.noise for part in taught]
-    if any(noise.alike for noise in noises):
+    if seeds.alike:
         risks.append(ALIKE)
-    elif any(np.isinf(noise.free) for noise in noises):
+    elif seeds.single:
         risks.append("Some students have a single seed: their noise is that of the examples alone, which is too small.")
-    shared = max((100 * noise.shared for noise in noises if np.isfinite(noise.shared)), default=0.0)
-    if shared >= SHARED:
+    if seeds.shared >= SHARED:
         risks.append(
             "Intervals of accuracies are for these seeds, to compare teachers: new seeds may lift or lower all "
-            f"students together (from seed to seed by {shared:.1f} points here, one standard deviation)."
+            f"students together (from seed to seed by {seeds.shared:.1f} points here, one standard deviation)."
         )
     if chosen["tie"] and chosen["p_best"] < 0.5:
-        another = percent(1 - chosen["p_best"])
+        another = format_chance(1 - chosen["p_best"])
         risks.append(f"Another teacher is the best with a chance of {another}; more seeds would tell.")
     return risks
 
@@ -192,40 +234,114 @@ def setting_risks(compared: pd.DataFrame) -> list[str]:
     if compared.empty:
         return []
     unsettled = {
-        str(student): own[own["tie"]]["label"].tolist()
-        for student, own in compared.groupby(compared["student"] if "student" in compared else np.zeros(len(compared)))
-        if own["tie"].sum() > 1
+        str(student): rows[rows["tie"]]["label"].tolist()
+        for student, rows in compared.groupby(compared["student"] if "student" in compared else np.zeros(len(compared)))
+        if rows["tie"].sum() > 1
     }
     if not unsettled:
         return []
     if len(unsettled) > 1 or ("student" in compared and compared["student"].nunique() > 1):
         whose = join([f"'{student}'" for student in unsettled])
         return [f"The setting is not settled for {whose}: see the ties among settings. More seeds would tell."]
-    best, *others = next(iter(unsettled.values()))
-    names = [f"'{label}'" for label in others[:TOLD_SETTINGS]]
-    names += [f"{len(others) - len(names)} more"] if len(others) > len(names) else []
-    return [f"The setting is not settled: {join(names)} cannot be told from '{best}'; more seeds would tell."]
+    best, *tied = next(iter(unsettled.values()))
+    names = [f"'{label}'" for label in tied[:SHOWN_SETTINGS]]
+    names += [f"{len(tied) - len(names)} more"] if len(tied) > len(names) else []
+    return [f"The setting is not settled: {join(names)} may be as good as '{best}'; more seeds would tell."]
 
 
-def unknown_probes(candidates: Candidates, only: Iterable[tuple[str, str]]) -> list[str]:
-    """Probes that predict, and that some of these teachers lack."""
-    wanted = set(only)
+def missing_probes(
+    probes: Mapping[str, Sequence[tuple[str, str]]], among: Sequence[tuple[str, str]] | None = None
+) -> list[str]:
+    """Probes that predict, and that some teachers (of those in `among`) lack."""
     lacking = [
         f"{probe} of {join(names)}"
-        for probe, units in candidates.lacking.items()
-        if (names := ["/".join(unit) for unit in units if unit in wanted])
+        for probe, teachers in probes.items()
+        if (names := ["/".join(teacher) for teacher in teachers if among is None or teacher in among])
     ]
     return [f"Probes that are missing count as average: {'; '.join(lacking)}."] if lacking else []
 
 
 def one_split_risk(only: str) -> list[str]:
-    """What it means that results are of one split alone."""
+    """What it means that the results have one split alone ("" where they have both)."""
     if not only:
         return []
     return [
         f"There are results on {only!r} alone: what is reported was also chosen by, and looks better than it is. "
         "Measure the student that you take on other examples."
     ]
+
+
+# By evidence ---------------------------------------------------------------------------------------------------------
+
+
+def predicted(table: pd.DataFrame, chosen: pd.Series) -> str:
+    """What the evidence predicts of the chosen teacher."""
+    if len(table) < 2:
+        return f"{named(chosen)} is the only teacher that there is to choose."
+    return (
+        f"{named(chosen)}: the accuracy of its students is predicted to differ from the mean over these teachers by "
+        f"{chosen['score']:+.2f} points [{chosen['low']:+.2f}, {chosen['high']:+.2f}]{chance(table, chosen)}."
+    )
+
+
+def trusted(evidence: EvidenceFacts) -> list[str]:
+    """How far each probe is trusted."""
+    trust = evidence.trust
+    if trust.empty:
+        return []
+    worth = [f"{r['probe']} {r['points']:+.2f} [{r['low']:+.2f}, {r['high']:+.2f}]" for _, r in trust.iterrows()]
+    where = f"Learnt from the students of {_extent(evidence)}, in points for a standard deviation more of a probe"
+    sentence = f"{where}: {join(worth)}."
+    if not ((trust["low"] > 0) | (trust["high"] < 0)).any():
+        sentence += " All these intervals cover zero: no probe is shown to matter."
+    return [sentence]
+
+
+def losses_elsewhere(evidence: EvidenceFacts) -> list[str]:
+    """What choosing in this way, and the rules that people go by, lost in the evidence."""
+    losses = evidence.losses
+    costs = [f"'{rule}' {losses[rule]:.2f}" for rule in RELEVANT if rule in losses]
+    if "evidence" not in losses:
+        return [f"There the rules lost on average (points): {join(costs)}."] if costs else []
+    unit = "family" if evidence.new_family else "kind of student"
+    against = f", against {join(costs)}" if costs else ""
+    return [f"Chosen so for each {unit} there from the others, teachers lost {losses['evidence']:.2f} points{against}."]
+
+
+def setting_elsewhere(label: str, compared: pd.DataFrame, evidence: EvidenceFacts) -> list[str]:
+    """The setting that did best in the evidence, and how sure that is."""
+    on_average = " on average" if evidence.groups > 1 and len(compared) else ""
+    if evidence.students == 1:
+        unit = "families"
+    else:
+        unit = "kinds of student" if evidence.families == 1 else "kinds of student in their families"
+    where = f" (for {evidence.best_in} of {evidence.groups} {unit})" if evidence.groups > 1 else ""
+    return [f"Setting: '{label}' did best there{on_average}{where}{lead(compared)}."]
+
+
+def evidence_risks(table: pd.DataFrame, chosen: pd.Series, evidence: EvidenceFacts) -> list[str]:
+    """What could make a choice by evidence wrong."""
+    risks = ["No student of this kind has been taught by these teachers yet: all is predicted."]
+    if evidence.new_family:
+        risks[0] = "No student of this family has been taught yet: all is predicted from its probes."
+        if evidence.families < FEW_FAMILIES:
+            families = _families(evidence.families)
+            risks.append(f"With {families} to learn from, how far probes carry over is hardly known.")
+    if evidence.alike:
+        risks.append(ALIKE)
+    risks.append("Points are on the scale of the evidence's students; other data may spread them more or less.")
+    if named(chosen) == named(table.iloc[0]) and chosen["p_best"] < 0.5:
+        another = format_chance(1 - chosen["p_best"])
+        risks.append(f"Another teacher is the best with a chance of {another}; a pilot (--pilot) would tell.")
+    return risks
+
+
+# However it was chosen ----------------------------------------------------------------------------------------------
+
+
+def few(number: int) -> str:
+    """That few teachers were compared."""
+    return "There is one teacher: nothing was compared." if number == 1 else f"Only {number} teachers were compared."
 
 
 def edge_risk(table: pd.DataFrame, chosen: pd.Series) -> list[str]:
@@ -237,22 +353,7 @@ def edge_risk(table: pd.DataFrame, chosen: pd.Series) -> list[str]:
     return [f"{named(chosen)} is the {end} teacher here: a still {end.replace('est', 'er')} one may be better."]
 
 
-def measured_for(rule: str) -> str:
-    """Where the default rule was found to be cheap."""
-    known = " (where measured, cheap under plain KD, no better than others under ATS and ISATS)"
-    return known if rule == DEFAULT_RULE else ""
-
-
-def confidence_risk(table: pd.DataFrame, rule: Rule) -> list[str]:
-    """A derived probe without p_y and IV beside it may restate the teachers' confidence."""
-    if rule.probe not in DERIVED or set(COMPANIONS) <= set(table):
-        return []
-    return [f"{rule.probe} may only restate confidence: p_y and the inherent variance, which would tell, are missing."]
-
-
-def few(number: int) -> str:
-    """That few teachers were compared."""
-    return "There is one teacher: nothing was compared." if number == 1 else f"Only {number} teachers were compared."
+# Pieces of sentences -------------------------------------------------------------------------------------------------
 
 
 def chance(table: pd.DataFrame, chosen: pd.Series) -> str:
@@ -260,8 +361,8 @@ def chance(table: pd.DataFrame, chosen: pd.Series) -> str:
     if len(table) < 2:
         return ""
     return (
-        f"; it is the best teacher with a chance of {percent(chosen['p_best'])}, and taking it is expected to lose "
-        f"{chosen['regret']:.2f} accuracy points"
+        f"; it is the best teacher with a chance of {format_chance(chosen['p_best'])}, and taking it is expected to "
+        f"lose {chosen['regret']:.2f} accuracy points"
     )
 
 
@@ -272,7 +373,7 @@ def lead(compared: pd.DataFrame) -> str:
     best, following = compared.iloc[0], compared.iloc[1]
     ahead = f"{following['behind']:.2f} points [{following['low']:.2f}, {following['high']:.2f}]"
     return (
-        f", the best of {len(compared)} settings with a chance of {percent(best['p_best'])}; it leads "
+        f", the best of {len(compared)} settings with a chance of {format_chance(best['p_best'])}; it leads "
         f"'{following['label']}' by {ahead}"
     )
 
@@ -290,12 +391,24 @@ def _smaller(tied: pd.DataFrame, chosen: pd.Series) -> str:
     return f" The smallest of them is {named(small)} ({sizes}): to take it instead is expected to {loss} points."
 
 
+def _families(number: int) -> str:
+    """``1 family``, ``2 families``."""
+    return f"{number} {'family' if number == 1 else 'families'}"
+
+
+def _extent(evidence: EvidenceFacts) -> str:
+    """How much evidence there is."""
+    kinds = f" ({evidence.students} kinds of student)" if evidence.students > 1 else ""
+    return f"{count(evidence.teachers, 'teacher')} in {_families(evidence.families)}{kinds}"
+
+
 def _by_teacher(rules: pd.DataFrame) -> tuple[list[pd.DataFrame], list[pd.DataFrame]]:
-    """A frame a teacher, of the rules that take it: those with a relevant rule, and the others."""
-    rank = rules["rule"].map({rule: place for place, rule in enumerate(RELEVANT)})
+    """The rules that take each teacher, a frame per teacher: first those with a relevant rule, then the others."""
+    rank = rules["rule"].map({rule: position for position, rule in enumerate(RELEVANT)})
     ordered = rules.assign(rank=rank).sort_values("rank", kind="stable", na_position="last")
     frames = [taking for _, taking in ordered.groupby(UNIT, sort=False)]
-    return [own for own in frames if own["rank"].notna().any()], [own for own in frames if own["rank"].isna().all()]
+    relevant = [frame for frame in frames if frame["rank"].notna().any()]
+    return relevant, [frame for frame in frames if frame["rank"].isna().all()]
 
 
 def _rules(taking: pd.DataFrame) -> str:
@@ -324,4 +437,4 @@ def _accuracy(row: pd.Series) -> str:
 
 
 def _value(number: float) -> str:
-    return "unknown" if np.isnan(number) else short(number)
+    return "unknown" if np.isnan(number) else format_number(number)

@@ -1,14 +1,11 @@
-"""Simple rules that name a teacher from its probes alone."""
+"""The table of simple rules that name a teacher from its probes alone; a new rule is one entry of `RULES`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import pandas as pd
-
 DEFAULT_RULE = "highest derived_std"
-"""What `pick` goes by when it has no student results.
+"""The rule that `pick` follows without results and evidence.
 
 The variance of a teacher's probabilities over the wrong classes rises and falls with capacity and goes together with
 its students' accuracy in the journal paper (arXiv 2405.13078, which plots the square root). Measured with twelve
@@ -27,14 +24,13 @@ variance itself, the rule is no guide. Where there are results, `pick` goes by t
 """
 
 DEFAULT_TAU = 4.0
-"""Temperature at which tempered probes are compared, where the table has it; else the nearest there is."""
-
+"""Temperature at which tempered probes are compared where the table has it, else the nearest one on a log scale."""
 
 COMPANIONS = ("target_prob", "inherent_variance")
-"""What always stands beside a derived probe: DV = (1 - p_y)^2 IV, so that alone it may only restate confidence."""
+"""Always shown beside a derived probe: DV = (1 - p_y)^2 IV, so that alone it may only restate confidence."""
 
 DERIVED = ("derived_std", "derived_variance")
-"""Probes that are told only together with `COMPANIONS`."""
+"""Probes that are shown only together with `COMPANIONS`."""
 
 NAMES = {
     "target_prob": "p_y",
@@ -44,15 +40,25 @@ NAMES = {
     "accuracy": "the teacher's accuracy",
     "params": "parameters",
 }
-"""What sentences call these probes."""
+"""Names of probes in sentences."""
 
 RELEVANT = ("largest", "most accurate", DEFAULT_RULE)
-"""What people do without a diagnosis, and the prior: the rules that reasons speak of; all are in the table."""
+"""Rules that the reasons compare with: what people do without a diagnosis, and the prior. The table has all rules."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Take the teacher with the highest (`sign` +1) or lowest (-1) value of a probe."""
+    """Take the teacher with the highest or lowest value of a probe.
+
+    Attributes
+    ----------
+    name : str
+        Such as ``"largest"``.
+    probe : str
+        A probe, or ``"params"``.
+    sign : int
+        +1 for the highest value, -1 for the lowest.
+    """
 
     name: str
     probe: str
@@ -73,70 +79,3 @@ RULES: dict[str, Rule] = {
     )
 }
 """Every rule by its name."""
-
-
-def nearest_tau(taus: pd.Series) -> float:
-    """The temperature nearest to the default on a log scale; NaN where the probe has none.
-
-    Examples
-    --------
-    >>> nearest_tau(pd.Series([1.0, 3.0, 8.0]))
-    3.0
-    """
-    known = taus.dropna().unique()
-    return float(known[np.argmin(np.abs(np.log(known / DEFAULT_TAU)))]) if len(known) else float("nan")
-
-
-def teacher_probes(probes: pd.DataFrame) -> pd.DataFrame:
-    """One row for each teacher and probe at the temperature it is compared at.
-
-    Parameters
-    ----------
-    probes : DataFrame
-        Rows of the probes table of one split.
-
-    Returns
-    -------
-    DataFrame
-        ``family, teacher, probe, tau, value, se``: mean over runs; `se` joins the mean squared standard error over
-        examples (runs share the examples) with the spread of runs, pooled over teachers, over the number of runs.
-    """
-    at = probes.groupby("probe")["tau"].transform(nearest_tau)
-    # NaN != NaN, hence the second half: probes without temperature.
-    chosen = probes[probes["tau"].eq(at) | (probes["tau"].isna() & at.isna())]
-    key = ["family", "teacher", "probe"]
-    runs = chosen.groupby(key, sort=True)["value"].agg(["mean", "var", "count"])
-    runs["tau"] = chosen.groupby(key)["tau"].first()
-    runs["examples"] = chosen.groupby(key)["se"].apply(lambda se: (se**2).mean())
-    free = (runs["count"] - 1).groupby("probe").transform("sum")
-    squares = (runs["var"].fillna(0) * (runs["count"] - 1)).groupby("probe").transform("sum")
-    spread = (squares / free.where(free > 0)).fillna(0) / runs["count"]
-    variance = runs["examples"].fillna(0) + spread
-    runs["se"] = np.sqrt(variance.where(runs["examples"].notna() | (spread > 0)))
-    runs["run_se"] = np.sqrt(spread)
-    return runs.rename(columns={"mean": "value"}).reset_index()[[*key, "tau", "value", "se", "run_se"]]
-
-
-def rule_choices(values: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """What every rule takes, and the rules left out because their probe is missing.
-
-    Parameters
-    ----------
-    values : DataFrame
-        Teachers (index of family and teacher) by probe, with a column ``params``.
-
-    Returns
-    -------
-    choices : DataFrame
-        ``rule, family, teacher, value``.
-    missing : list of str
-    """
-    rows, missing = [], []
-    for rule in RULES.values():
-        column = values[rule.probe].dropna() if rule.probe in values else pd.Series(dtype=float)
-        if column.empty:
-            missing.append(rule.name)
-            continue
-        family, teacher = column.index[int(np.argmax(rule.sign * column.to_numpy()))]
-        rows.append((rule.name, family, teacher, float(column[family, teacher])))
-    return pd.DataFrame(rows, columns=["rule", "family", "teacher", "value"]), missing

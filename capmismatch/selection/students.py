@@ -1,47 +1,197 @@
-"""From rows of results to draws of what each candidate teacher's students reach."""
+"""From rows of results to draws of what each candidate teacher's students reach, in every setting."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from capmismatch.errors import InputError, must_be_one_of, require_columns
-from capmismatch.selection.candidates import UNIT, Candidates, Floats, measured
-from capmismatch.selection.links import rows_of
-from capmismatch.selection.settings import Settings, Split
-from capmismatch.stats.posterior import Group
+from capmismatch.selection.candidates import Candidates, Floats, measured
+from capmismatch.stats.matching import UNIT, resolve_split, rows_of_split, with_teacher
+from capmismatch.stats.posterior import Group, Noise, posterior_draws
+
+
+class Splits(NamedTuple):
+    """The split of the results to choose on, and the one to report on; equal where the results have one alone."""
+
+    choosing: str
+    reporting: str
 
 
 @dataclass(frozen=True)
-class Taught:
-    """One student in its best setting: the splits to choose on and to report, draws (n_boot,) of plain cross-entropy.
+class SplitDraws:
+    """What the candidates' students reach on one split.
 
-    `named` are the method and temperature of each of its `settings`.
+    Attributes
+    ----------
+    draws : array of shape (n_boot, T)
+        Draws of the true accuracies.
+    means : array of shape (T,)
+        Measured mean accuracies; NaN for teachers without students.
+    noise : Noise
+        How noisy these means are.
+    """
+
+    draws: Floats
+    means: Floats
+    noise: Noise
+
+    @classmethod
+    def of(cls, group: Group, evidence: Sequence[Group], n_boot: int, rng: np.random.Generator) -> SplitDraws:
+        """Draws for a group, with what is learnt from the groups of evidence."""
+        return cls(posterior_draws(group, n_boot, rng, evidence).means, group.means, group.noise)
+
+
+@dataclass(frozen=True)
+class SettingDraws:
+    """The settings of one student, each judged by what its best teacher reaches.
+
+    That teacher is the one with the highest estimate, so that a setting is not better for having many that might be.
+    What a seed does to all students alike is not in the draws: settings are compared within seeds.
+
+    Attributes
+    ----------
+    labels : tuple of str
+        The S settings.
+    teachers : tuple of int
+        Position of each setting's best teacher among the candidates.
+    draws : array of shape (n_boot, S)
+        Draws of that teacher's accuracy.
+    """
+
+    labels: tuple[str, ...]
+    teachers: tuple[int, ...]
+    draws: Floats
+
+    @classmethod
+    def of(cls, splits: Mapping[str, SplitDraws]) -> SettingDraws:
+        """From what the students of every setting reach on the split to choose on."""
+        scores = [np.where(np.isfinite(split.means), split.draws.mean(axis=0), -np.inf) for split in splits.values()]
+        teachers = [int(score.argmax()) for score in scores]
+        draws = [split.draws[:, teacher] for split, teacher in zip(splits.values(), teachers, strict=True)]
+        return cls(tuple(splits), tuple(teachers), np.stack(draws, axis=1))
+
+    @property
+    def best(self) -> str:
+        """The setting with the highest estimate."""
+        return self.labels[int(self.draws.mean(axis=0).argmax())]
+
+    def table(self) -> pd.DataFrame:
+        """The settings, best first; empty where there is nothing to compare.
+
+        Returns
+        -------
+        DataFrame
+            One row per setting:
+
+            - ``label`` : the setting
+            - ``position`` : of its best teacher among the candidates
+            - ``score`` : estimated accuracy of that teacher's students
+            - ``behind, low, high`` : points behind the best setting, with their 95 % interval
+            - ``p_best`` : chance of being the best setting
+            - ``tie`` : whether that interval covers zero
+
+        Examples
+        --------
+        >>> draws = np.array([[0.60, 0.61, 0.50], [0.62, 0.60, 0.51], [0.63, 0.62, 0.52]])
+        >>> SettingDraws(("KD", "ATS", "DKD"), (0, 0, 1), draws).table()[["label", "behind", "p_best", "tie"]].round(2)
+          label  behind  p_best    tie
+        0    KD    0.00    0.67   True
+        1   ATS    0.67    0.33   True
+        2   DKD   10.67    0.00  False
+        """
+        score = self.draws.mean(axis=0)
+        behind = 100 * (self.draws[:, [int(score.argmax())]] - self.draws)
+        low, high = np.quantile(behind, [0.025, 0.975], axis=0)
+        table = pd.DataFrame(
+            {
+                "label": self.labels,
+                "position": self.teachers,
+                "score": score,
+                "behind": behind.mean(axis=0),
+                "low": low,
+                "high": high,
+                "p_best": chances(self.draws),
+                "tie": low <= 0,
+            }
+        )
+        table = table.sort_values("score", ascending=False, kind="stable").reset_index(drop=True)
+        return table if len(table) > 1 else table[:0]
+
+
+@dataclass(frozen=True)
+class StudentResults:
+    """What one student reaches with every candidate teacher, in its best setting.
+
+    Attributes
+    ----------
+    student, label : str
+        The student, and its best setting (or the one asked for).
+    settings : SettingDraws
+        How its settings compare.
+    methods : mapping from label to (str, float)
+        Method and temperature of each setting.
+    choosing, reporting : SplitDraws
+        On the split to choose on and on the one to report.
+    cross_entropy : array of shape (n_boot,), or None
+        Draws of its accuracy with plain cross-entropy, on the split to report.
+    cross_entropy_mean : float
+        That accuracy as measured; NaN where there is none.
     """
 
     student: str
     label: str
-    settings: Settings
-    named: Mapping[str, tuple[str, float]]
-    choosing: Split
-    reporting: Split
-    plain: Floats | None
-    plain_mean: float
+    settings: SettingDraws
+    methods: Mapping[str, tuple[str, float]]
+    choosing: SplitDraws
+    reporting: SplitDraws
+    cross_entropy: Floats | None
+    cross_entropy_mean: float
 
 
-def with_columns(results: pd.DataFrame) -> pd.DataFrame:
-    """The results, after a check that they have the columns to choose by, and shares as accuracies.
+@dataclass(frozen=True)
+class SeedFacts:
+    """What the seeds of the students say of the noise.
+
+    Attributes
+    ----------
+    alike : bool
+        Whether the seeds of some student agree to less than one example.
+    single : bool
+        Whether some student has single seeds, so that its noise is that of the examples.
+    shared : float
+        Accuracy points (one standard deviation) by which a seed moves all students alike; 0 where that is unknown.
+    """
+
+    alike: bool
+    single: bool
+    shared: float
+
+    @classmethod
+    def of(cls, students: Sequence[StudentResults]) -> SeedFacts:
+        """The facts of several students, on the split to choose on."""
+        noises = [student.choosing.noise for student in students]
+        return cls(
+            alike=any(noise.alike for noise in noises),
+            single=any(bool(np.isinf(noise.free)) for noise in noises),
+            shared=max((100 * noise.shared for noise in noises if np.isfinite(noise.shared)), default=0.0),
+        )
+
+
+def checked_results(results: pd.DataFrame) -> pd.DataFrame:
+    """The results, after a check of their columns and accuracies.
 
     Raises
     ------
     InputError
-        If a column is missing, or an accuracy is no share.
+        If a column is missing, or an accuracy is not in [0, 1].
     """
-    wanted = [*UNIT, "teacher_seed", "student", "label", "method", "tau", "seed", "split", "accuracy"]
-    require_columns(results, wanted, "the results table")
+    columns = [*UNIT, "teacher_seed", "student", "label", "method", "tau", "seed", "split", "accuracy"]
+    require_columns(results, columns, "the results table")
     accuracy = results["accuracy"]
     wrong = results[accuracy.notna() & ~accuracy.between(0, 1)]
     if len(wrong):
@@ -53,44 +203,37 @@ def with_columns(results: pd.DataFrame) -> pd.DataFrame:
     return results
 
 
-def on_both_splits(results: pd.DataFrame, split: str, report_split: str) -> tuple[pd.DataFrame, str]:
-    """Results of one of the splits alone count for both, and that split is named; else as they are, and "".
+def resolve_splits(results: pd.DataFrame, split: str, report_split: str) -> Splits:
+    """The splits to choose and to report on; results that have only one of the two serve for both.
 
-    Other trainers keep one accuracy a student. To choose by it is better than not to choose, and is told.
+    Other trainers keep one accuracy per student. Choosing by it is better than not choosing, and `Choice.risks` says
+    so.
     """
-    there = {split, report_split} & set(results["split"])
-    if len(there) != 1 or split == report_split:
-        return results, ""
-    (only,) = there
-    missing = report_split if only == split else split
-    return pd.concat([results, results[results["split"].eq(only)].assign(split=missing)], ignore_index=True), only
+    asked = (split, report_split)
+    return Splits(*(resolve_split(results["split"], name, among=asked) for name in asked))
 
 
-def with_teacher(results: pd.DataFrame) -> pd.DataFrame:
-    """The rows that have a teacher and an accuracy."""
-    return results[results["teacher"].fillna("").ne("") & results["accuracy"].notna()]
-
-
-def usable(
-    results: pd.DataFrame, wide: pd.DataFrame, split: str, report_split: str, student: str | None = None
+def usable_rows(
+    results: pd.DataFrame, profiles: pd.DataFrame, splits: Splits, student: str | None = None
 ) -> pd.DataFrame:
     """Rows of these teachers, in settings that can be both chosen and reported.
 
     Raises
     ------
     InputError
-        If a split or student is not there, or nothing is left.
+        If a split or student is not there, or no row is left.
     """
-    for name in (split, report_split):
-        rows_of(results, name, "the results table")
+    for split in splits:
+        rows_of_split(results, split, "the results table")
     rows = with_teacher(results)
     if student is not None:
         must_be_one_of(student, sorted(rows["student"].unique()), "student")
         rows = rows[rows["student"].eq(student)]
-    rows = rows[pd.MultiIndex.from_frame(rows[UNIT]).isin(wide.index) & rows["split"].isin([split, report_split])]
-    rows = rows[rows.groupby(["student", "label"])["split"].transform("nunique").eq(len({split, report_split}))]
+    rows = rows[pd.MultiIndex.from_frame(rows[UNIT]).isin(profiles.index) & rows["split"].isin(splits)]
+    rows = rows[rows.groupby(["student", "label"])["split"].transform("nunique").eq(len(set(splits)))]
     if rows.empty:
-        raise InputError(f"no student and label has results with these teachers on both {split!r} and {report_split!r}")
+        where = f"both {splits.choosing!r} and {splits.reporting!r}" if len(set(splits)) > 1 else repr(splits.choosing)
+        raise InputError(f"no student and label has results with these teachers on {where}")
     return rows
 
 
@@ -98,60 +241,71 @@ def draw_students(
     results: pd.DataFrame,
     candidates: Candidates,
     evidence: tuple[Sequence[Group], Sequence[Group]],
+    splits: Splits,
     *,
     student: str | None,
     label: str | None,
-    split: str,
-    report_split: str,
     n_boot: int,
     seed: int,
-) -> list[Taught]:
-    """Every student in its best setting (or the one given), with draws of the teachers' accuracies.
+) -> list[StudentResults]:
+    """Every student in its best setting (or the one asked for), with draws of the teachers' accuracies.
 
     Parameters
     ----------
     results : DataFrame
+        The results table.
     candidates : Candidates
+        The teachers to choose among.
     evidence : pair of sequences of Group
-        What other families and students teach, on the split to choose on and on that to report.
-    student, label : str, optional
-    split, report_split : str
+        Other families and students, on their split to choose on and on that to report.
+    splits : Splits
         The setting is chosen on the first.
+    student, label : str, optional
+        Only this student; only this setting, where a student has it.
     n_boot, seed : int
+        Number of draws; equal seeds draw equally.
 
     Returns
     -------
-    list of Taught
+    list of StudentResults
+        One per student, by name.
 
     Raises
     ------
     InputError
-        As `usable`, and if the label is not there or the noise of the seeds is unknown.
+        As `usable_rows`, and if the label is not there or the noise of the seeds is unknown.
     """
-    rows = usable(results, candidates.wide, split, report_split, student)
+    rows = usable_rows(results, candidates.profiles, splits, student)
     if label is not None:
         must_be_one_of(label, sorted(rows["label"].unique()), "label")
         rows = rows[rows.groupby("student")["label"].transform(lambda labels: label in set(labels))]
     rng = np.random.default_rng(seed)
-    taught = []
-    for own_name, own in rows.groupby("student", sort=True):
-        choosing = candidates.groups(own[own["split"].eq(split)])
-        splits = {
-            key: Split.of(group, evidence[0], n_boot, rng) for key, group in choosing.items() if label in (None, key)
+    students = []
+    for name, of_student in rows.groupby("student", sort=True):
+        groups = candidates.groups(of_student[of_student["split"].eq(splits.choosing)])
+        by_setting = {
+            key: SplitDraws.of(group, evidence[0], n_boot, rng) for key, group in groups.items() if label in (None, key)
         }
-        settings = Settings.of(splits)
-        best = settings.best
-        own = own[own["split"].eq(report_split)]
-        plain = results[results["teacher"].fillna("").eq("") & results["student"].eq(own_name)]
-        plain = plain[plain["split"].eq(report_split) & plain["accuracy"].notna()].assign(family="", teacher="")
-        beside = pd.concat([own, plain]) if len(plain) else own
-        reporting = Split.of(candidates.groups(beside)[best], evidence[1], n_boot, rng)
-        draws, mean = _plain(beside, n_boot, rng), float(plain["accuracy"].mean())
-        taught.append(Taught(str(own_name), best, settings, named(own), splits[best], reporting, draws, mean))
-    return taught
+        settings = SettingDraws.of(by_setting)
+        reported = of_student[of_student["split"].eq(splits.reporting)]
+        baseline = _cross_entropy_rows(results, str(name), splits.reporting)
+        beside = pd.concat([reported, baseline]) if len(baseline) else reported
+        students.append(
+            StudentResults(
+                student=str(name),
+                label=settings.best,
+                settings=settings,
+                methods=methods_by_label(reported),
+                choosing=by_setting[settings.best],
+                reporting=SplitDraws.of(candidates.groups(beside)[settings.best], evidence[1], n_boot, rng),
+                cross_entropy=_cross_entropy_draws(beside, n_boot, rng),
+                cross_entropy_mean=float(baseline["accuracy"].mean()),
+            )
+        )
+    return students
 
 
-def named(rows: pd.DataFrame) -> dict[str, tuple[str, float]]:
+def methods_by_label(rows: pd.DataFrame) -> dict[str, tuple[str, float]]:
     """Method and temperature of each label."""
     first = rows.drop_duplicates("label")
     return {
@@ -160,11 +314,32 @@ def named(rows: pd.DataFrame) -> dict[str, tuple[str, float]]:
     }
 
 
-def _plain(beside: pd.DataFrame, n_boot: int, rng: np.random.Generator) -> Floats | None:
-    """Draws of plain cross-entropy's mean, from rows in which taught students of the same seeds stand beside it."""
+def average_settings(students: Sequence[SettingDraws]) -> SettingDraws | None:
+    """Settings on the mean over several students; None where the best of some student was not tried with all."""
+    shared = set(students[0].labels).intersection(*(student.labels for student in students))
+    if not shared >= {student.best for student in students}:
+        return None
+    labels = tuple(label for label in students[0].labels if label in shared)
+    draws = [student.draws[:, [student.labels.index(label) for label in labels]] for student in students]
+    return SettingDraws(labels, (-1,) * len(labels), np.mean(draws, axis=0))
+
+
+def chances(draws: Floats) -> Floats:
+    """The share of draws (n_boot, S) in which each column is the highest."""
+    return np.bincount(draws.argmax(axis=1), minlength=draws.shape[1]) / len(draws)
+
+
+def _cross_entropy_rows(results: pd.DataFrame, student: str, split: str) -> pd.DataFrame:
+    """A student's rows of plain cross-entropy on a split: those without a teacher."""
+    rows = results[results["teacher"].fillna("").eq("") & results["student"].eq(student)]
+    return rows[rows["split"].eq(split) & rows["accuracy"].notna()].assign(family="", teacher="")
+
+
+def _cross_entropy_draws(beside: pd.DataFrame, n_boot: int, rng: np.random.Generator) -> Floats | None:
+    """Draws of plain cross-entropy's mean, from its rows and those of distilled students with the same seeds."""
     units, means, noise = measured(beside)
-    place = np.flatnonzero(units.get_level_values("teacher") == "")
-    if not len(place):
+    position = np.flatnonzero(units.get_level_values("teacher") == "")
+    if not len(position):
         return None
     spread = rng.standard_t(noise.free, n_boot) if np.isfinite(noise.free) else rng.standard_normal(n_boot)
-    return means[place[0]] + np.sqrt(noise.variances[place[0]]) * spread
+    return means[position[0]] + np.sqrt(noise.variances[position[0]]) * spread

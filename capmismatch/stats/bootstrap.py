@@ -33,18 +33,17 @@ class Bootstrap:
     Attributes
     ----------
     value : array
-        The statistic of the examples as they are; a scalar statistic has shape ().
+        The statistic of the examples themselves; a scalar statistic has shape ().
     replicates : array of shape (n_boot, ...)
         The statistic of each resample. All columns saw the same resamples.
     n : int
-        Examples.
+        Number of examples.
     level : float
-        Of the interval.
+        Of the interval, in (0, 1).
 
     Examples
     --------
-    >>> found = bootstrap([1.0, 2.0, 3.0, 4.0], n_boot=500)
-    >>> print(found)
+    >>> print(bootstrap([1.0, 2.0, 3.0, 4.0], n_boot=500))
     2.5 [1.5, 3.5], se 0.531, n 4
     """
 
@@ -85,13 +84,13 @@ class Bootstrap:
         """
         if self.value.ndim != 1 or not -len(self.value) <= column < len(self.value):
             raise InputError(f"expected one of {self.value.shape} columns to compare with, got {column}")
-        apart = self.replicates - self.replicates[:, column, None]
-        return replace(self, value=self.value - self.value[column], replicates=apart)
+        differences = self.replicates - self.replicates[:, column, None]
+        return replace(self, value=self.value - self.value[column], replicates=differences)
 
     def table(self, names: Sequence[object] | None = None) -> pd.DataFrame:
-        """``value, low, high, se, n``: a row a column of the values, named by `names`."""
-        parts = {name: np.atleast_1d(getattr(self, name)) for name in ("value", "low", "high", "se")}
-        return pd.DataFrame(parts, index=None if names is None else list(names)).assign(n=self.n)
+        """The columns of the values as the rows of a table, named by `names`: ``value, low, high, se, n``."""
+        columns = {name: np.atleast_1d(getattr(self, name)) for name in ("value", "low", "high", "se")}
+        return pd.DataFrame(columns, index=None if names is None else list(names)).assign(n=self.n)
 
     def __str__(self) -> str:
         if self.value.ndim:
@@ -115,19 +114,18 @@ def bootstrap(
 
     Parameters
     ----------
-    values
-        Shape (N,), or (N, K) for K teachers, probes or pairs on the same N examples. NaN (an example on which the
+    values : array or tensor of shape (N,) or (N, K)
+        Values of N examples, or of K teachers, probes or pairs on the same examples. NaN (an example on which the
         quantity is not defined) is left out of its column's means.
-    statistic
-        "mean", or a function from resampled values (N,) or (N, K) to a number or an array, called once a resample.
-    strata
-        Shape (N,), such as the labels: draw within each, so that every resample has as many examples of each as there
-        are.
-    n_boot
-        Resamples.
-    level
+    statistic : str or callable
+        "mean", or a function from resampled values (N,) or (N, K) to a number or an array, called once per resample.
+    strata : array of shape (N,), optional
+        Such as the labels: draw within each stratum, so that every resample has as many examples of it as the data.
+    n_boot : int
+        Number of resamples, two or more.
+    level : float
         Of the percentile interval, in (0, 1).
-    seed
+    seed : int
         Equal seeds draw equal resamples, so that results for the same examples can be compared in pairs.
 
     Returns
@@ -193,7 +191,7 @@ def _draws(n: int, strata: NDArray[Any] | None, n_boot: int, seed: int) -> Itera
     if strata is None:
         return (rng.integers(n, size=n) for _ in range(n_boot))
     if strata.shape != (n,):
-        raise InputError(f"expected {n} strata, one an example, got shape {strata.shape}")
+        raise InputError(f"expected {n} strata, one per example, got shape {strata.shape}")
     _, member, sizes = np.unique(strata, return_inverse=True, return_counts=True)
     order = np.argsort(member, kind="stable")
     last = np.cumsum(sizes)
@@ -217,11 +215,11 @@ def _counted(draws: Iterator[NDArray[np.int64]], n: int) -> Iterator[Floats]:
 
 def _means(counts: Floats, columns: Floats) -> Floats:
     """Weighted means of the columns, (resamples, K)."""
-    known = ~np.isnan(columns)
-    if known.all():
+    defined = ~np.isnan(columns)
+    if defined.all():
         return counts @ columns / counts.sum(axis=1, keepdims=True)
-    with np.errstate(invalid="ignore"):  # no known value in a resample: 0/0
-        return (counts @ np.where(known, columns, 0)) / (counts @ known)
+    with np.errstate(invalid="ignore"):  # no defined value in a resample: 0/0
+        return (counts @ np.where(defined, columns, 0)) / (counts @ defined)
 
 
 def _ignoring_nan(function: Callable[..., Floats], replicates: Floats, **options: Any) -> Floats:

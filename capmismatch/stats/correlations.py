@@ -18,6 +18,9 @@ from scipy import stats
 METRICS = ("spearman", "pearson", "kendall")
 """The correlations, in the order in which the tables list them."""
 
+FEW_TEACHERS = 5
+"""Fewer teachers of one family carry finding CM003: no order of their ranks has p < 0.05."""
+
 EXACT_PERMUTATIONS = math.factorial(9)
 """Up to this many permutations all are enumerated, above it they are drawn at random."""
 
@@ -36,6 +39,7 @@ def unit_vectors(values: Floats, groups: NDArray[np.int64], metric: str) -> Floa
     groups : array of shape (n,)
         Group of each unit; units are compared only within their group.
     metric : {"pearson", "spearman", "kendall"}
+        Which correlation.
 
     Returns
     -------
@@ -66,8 +70,11 @@ def correlations(x: Floats, y: Floats, groups: NDArray[np.int64], metric: str) -
     Parameters
     ----------
     x, y : array of shape (..., n, p) and (..., n, q)
+        Columns observed on n units; leading axes are replicates.
     groups : array of shape (n,)
+        Group of each unit.
     metric : {"pearson", "spearman", "kendall"}
+        Which correlation.
 
     Returns
     -------
@@ -95,16 +102,16 @@ def partial_correlation(xy: Floats, xc: Floats, yc: Floats) -> Floats:
     >>> round(float(partial_correlation(np.array(0.8), np.array(0.6), np.array(0.5))), 3)
     0.722
     """
-    left = (1 - xc**2) * (1 - yc**2)
-    defined = left > 1e-9
-    value = np.divide(xy - xc * yc, np.sqrt(np.where(defined, left, 1.0)))
+    unexplained = (1 - xc**2) * (1 - yc**2)
+    defined = unexplained > 1e-9
+    value = np.divide(xy - xc * yc, np.sqrt(np.where(defined, unexplained, 1.0)))
     return np.where(defined, np.clip(value, -1.0, 1.0), np.nan)
 
 
 def effective_size(groups: NDArray[np.int64], metric: str) -> float:
-    """How many units of a single group would give as noisy a correlation as these groups do.
+    """The number of units of a single group whose correlation would be as noisy as that of these groups.
 
-    That whose variance without a link is the same: of Pearson's r ``1 / (n - 1)``, of Spearman's rho the same, of
+    Its variance without a link is the same: of Pearson's r ``1 / (n - 1)``, of Spearman's rho the same, of
     Kendall's tau ``2 (2n + 5) / (9n (n - 1))`` (Kendall, Biometrika 1938), pooled over groups by the squares of their
     shares of the sum of squared ranks or of the pairs.
 
@@ -121,8 +128,8 @@ def effective_size(groups: NDArray[np.int64], metric: str) -> float:
     if metric == "pearson":
         return float((sizes - 1).sum()) + 1
     shares = sizes * (sizes**2 - 1) if metric == "spearman" else sizes * (sizes - 1)
-    own = 1 / (sizes - 1) if metric == "spearman" else _kendall_variance(sizes)
-    variance = float((shares**2 * own).sum() / shares.sum() ** 2)
+    by_group = 1 / (sizes - 1) if metric == "spearman" else _kendall_variance(sizes)
+    variance = float((shares**2 * by_group).sum() / shares.sum() ** 2)
     if metric == "spearman":
         return 1 + 1 / variance
     linear = 9 * variance + 4  # of the quadratic equation that variance = 2 (2n + 5) / (9n (n - 1)) is for n
@@ -154,11 +161,13 @@ def fisher_interval(
     value : array
         Correlations.
     metric : {"pearson", "spearman", "kendall"}
+        Which correlation they are.
     n : float
         Number of units: `effective_size` of their groups, less one for each variable held fixed.
     replicates : array of shape (B, *value.shape), optional
         Bootstrap replicates of `value`, NaN where undefined. Without them normal theory stands alone.
-    level : float in (0, 1)
+    level : float
+        Of confidence, in (0, 1).
 
     Returns
     -------
@@ -179,11 +188,11 @@ def fisher_interval(
     scale = null / (1 - null) ** 2 if metric == "kendall" else 1 / (n - 3)
     variance = scale * (np.ones_like(value) if metric == "pearson" else 1 + value**2 / 2)
     if replicates is not None:
-        known = np.isfinite(replicates)
-        count = known.sum(axis=0)
-        replicate_z = np.where(known, np.arctanh(np.clip(replicates, -limit, limit)), 0.0)
+        defined = np.isfinite(replicates)
+        count = defined.sum(axis=0)
+        replicate_z = np.where(defined, np.arctanh(np.clip(replicates, -limit, limit)), 0.0)
         mean = replicate_z.sum(axis=0) / np.maximum(count, 1)
-        spread = (np.where(known, replicate_z - mean, 0.0) ** 2).sum(axis=0) / np.maximum(count, 1)
+        spread = (np.where(defined, replicate_z - mean, 0.0) ** 2).sum(axis=0) / np.maximum(count, 1)
         share = float(np.clip((n - 5) / 12, 0, 1 / 4))
         variance = np.where(count > 1, (1 - share) * variance + share * spread, variance)
     half = stats.norm.ppf((1 + level) / 2) * np.sqrt(variance)
@@ -201,10 +210,15 @@ def permutation_p(
     Parameters
     ----------
     x, y : array of shape (n, p) and (n, q)
+        Columns observed on n units.
     groups : array of shape (n,)
+        Group of each unit.
     metric : {"pearson", "spearman", "kendall"}
+        Which correlation.
     seed : int
+        Of the random permutations.
     draws : int
+        Number of random permutations.
 
     Returns
     -------
@@ -219,19 +233,19 @@ def permutation_p(
     0.0167
     """
     orders, exact = _permutations(tuple(groups.tolist()), seed, draws)
-    left = unit_vectors(x, groups, metric).astype(np.float32)
-    right = unit_vectors(y, groups, metric).astype(np.float32)
-    observed = left.T @ right
+    of_x = unit_vectors(x, groups, metric).astype(np.float32)
+    of_y = unit_vectors(y, groups, metric).astype(np.float32)
+    observed = of_x.T @ of_y
     bar = np.abs(observed) - 1e-6  # equal statistics must count as equal in spite of rounding
     # Lengths and means stay, so permuting a column only reorders its unit vector (for Kendall its table of signs).
-    table = _sign_table(right, groups) if metric == "kendall" else None
+    table = _sign_table(of_y, groups) if metric == "kendall" else None
     first, second = _pairs(tuple(groups.tolist()))
     hits = np.zeros(observed.shape)
     for start in range(0, len(orders), _ROWS):
         block = orders[start : start + _ROWS]
-        shuffled = right[block] if table is None else table[block[:, first], block[:, second]]
-        for column in range(right.shape[1]):
-            reached = np.abs(np.ascontiguousarray(shuffled[..., column]) @ left) >= bar[:, column]
+        shuffled = of_y[block] if table is None else table[block[:, first], block[:, second]]
+        for column in range(of_y.shape[1]):
+            reached = np.abs(np.ascontiguousarray(shuffled[..., column]) @ of_x) >= bar[:, column]
             hits[:, column] += reached.view(np.uint8).sum(axis=0, dtype=np.uint16)
     p = hits / len(orders) if exact else (1 + hits) / (1 + len(orders))
     return np.where(np.isnan(observed), np.nan, p)
@@ -257,9 +271,9 @@ def benjamini_hochberg(p: Floats) -> Floats:
     [0.02, 0.04, nan]
     """
     adjusted = np.full(p.shape, np.nan)
-    known = np.isfinite(p)
-    if known.any():
-        adjusted[known] = stats.false_discovery_control(p[known], method="bh")
+    tested = np.isfinite(p)
+    if tested.any():
+        adjusted[tested] = stats.false_discovery_control(p[tested], method="bh")
     return adjusted
 
 
@@ -278,13 +292,12 @@ def resample_nested(values: Floats, units: NDArray[np.int64], runs: Floats, seed
     Parameters
     ----------
     values : array of shape (n, R, K, p)
-        Unit, run within the unit, seed within the run, column; packed: what exists comes first along R and K, the
-        rest is NaN.
+        Unit, run within the unit, seed within the run, column; packed: what exists comes first along R and K, then
+        NaN.
     units : array of shape (B, n)
         The unit that stands in each place of each replicate.
     runs : array of shape (B, n, R')
-        Uniform numbers in [0, 1), R' >= R. Given to two tables alike they draw the same runs from both where both
-        have the same runs.
+        Uniform numbers in [0, 1), R' >= R. Equal numbers draw equal runs from two tables that have the same runs.
     seeds : array of shape (B, n, R, K)
         Uniform numbers in [0, 1).
 
@@ -313,9 +326,9 @@ def resample_nested(values: Floats, units: NDArray[np.int64], runs: Floats, seed
 
 def nested_mean(values: Floats) -> Floats:
     """Mean over runs of the mean over seeds: (n, R, K, p) to (n, p), NaN where there is nothing."""
-    known = np.isfinite(values)
-    per_run = known.sum(axis=2)
-    run_mean = np.where(known, values, 0.0).sum(axis=2) / np.maximum(per_run, 1)
+    measured = np.isfinite(values)
+    per_run = measured.sum(axis=2)
+    run_mean = np.where(measured, values, 0.0).sum(axis=2) / np.maximum(per_run, 1)
     per_unit = (per_run > 0).sum(axis=1)
     return np.where(per_unit > 0, run_mean.sum(axis=1) / np.maximum(per_unit, 1), np.nan)
 
@@ -368,10 +381,10 @@ def _permutations(groups: tuple[int, ...], seed: int, draws: int) -> tuple[NDArr
         return orders, False
     orders = np.empty((1, len(label)), dtype=np.int8)
     for group in members:
-        own = group[_all_orders(len(group))].astype(np.int8)
+        within = group[_all_orders(len(group))].astype(np.int8)
         repeats = len(orders)
-        orders = np.repeat(orders, len(own), axis=0)
-        orders[:, group] = np.tile(own, (repeats, 1))
+        orders = np.repeat(orders, len(within), axis=0)
+        orders[:, group] = np.tile(within, (repeats, 1))
     return orders, True
 
 
@@ -381,4 +394,4 @@ def _all_orders(n: int) -> NDArray[np.int64]:
     if n == 0:
         return np.zeros((1, 0), dtype=np.int64)
     shorter = _all_orders(n - 1)
-    return np.concatenate([np.insert(shorter, place, n - 1, axis=1) for place in range(n)])
+    return np.concatenate([np.insert(shorter, position, n - 1, axis=1) for position in range(n)])

@@ -11,15 +11,25 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from capmismatch.stats.correlations import fisher_interval
+from capmismatch.stats.run_means import mean_over_runs, runs_by_unit
 
-_Z95 = float(stats.norm.ppf(0.975))
+Z95 = float(stats.norm.ppf(0.975))
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, its 95 % interval (NaN where there are too few units for one), and how many units it comes from.
+    """A value with its 95 % interval.
+
+    Attributes
+    ----------
+    value : float
+        The estimate; NaN where it is unknown.
+    low, high : float
+        Its 95 % interval; NaN where there are too few units for one.
+    n : int
+        Number of units that it comes from.
 
     Examples
     --------
@@ -71,34 +81,26 @@ def course(frame: pd.DataFrame, value: str) -> dict[str, Estimate]:
     >>> {teacher: mean.value for teacher, mean in course(frame, "value").items()}
     {'a': 1.0, 'b': 3.0}
     """
-    unit = ["teacher"]
+    runs = frame
     if "teacher_seed" in frame and frame.groupby("teacher")["teacher_seed"].nunique().gt(1).any():
-        unit = ["teacher", "teacher_seed"]
-        runs = frame.groupby(unit)[value].mean()
-    else:
-        runs = frame.set_index("teacher")[value]
-    teachers = frame.groupby("teacher")
-    by_teacher = runs.groupby(level="teacher")
-    mean, number = by_teacher.mean(), by_teacher.count()
-    free = int((number - 1).sum())
-    half = pd.Series(np.nan, index=mean.index)
-    if free > 0:
-        pooled = float(((runs - by_teacher.transform("mean")) ** 2).sum()) / free
-        half = float(stats.t.ppf(0.975, free)) * (pooled / number) ** 0.5
-    elif "se" in frame:
-        half = _Z95 * teachers["se"].mean()
-    elif value == "accuracy" and "n" in frame:
-        half = _Z95 * (mean * (1 - mean) / teachers["n"].first()) ** 0.5
-    order = teachers["params"].first().sort_values(kind="stable").index
-    return {
-        str(teacher): Estimate(
-            float(mean[teacher]),
-            float(mean[teacher] - half[teacher]),
-            float(mean[teacher] + half[teacher]),
-            int(number[teacher]),
-        )
-        for teacher in order
+        runs = frame.groupby(["teacher", "teacher_seed"])[value].mean().reset_index()
+    units, values = runs_by_unit(runs, "teacher", value)
+    over_runs = mean_over_runs(values, pool=True)
+    by_teacher = frame.groupby("teacher")
+    teachers = units["teacher"]
+    half = over_runs.half_widths
+    if not over_runs.free.any() and "se" in frame:
+        half = Z95 * by_teacher["se"].mean()[teachers].to_numpy(float)
+    elif not over_runs.free.any() and value == "accuracy" and "n" in frame:
+        examples = by_teacher["n"].first()[teachers].to_numpy(float)
+        half = Z95 * (over_runs.means * (1 - over_runs.means) / examples) ** 0.5
+    numbers = zip(over_runs.means, over_runs.means - half, over_runs.means + half, over_runs.runs, strict=True)
+    estimates = {
+        teacher: Estimate(float(mean), float(low), float(high), int(n))
+        for teacher, (mean, low, high, n) in zip(teachers, numbers, strict=True)
     }
+    by_size = by_teacher["params"].first().sort_values(kind="stable").index
+    return {str(teacher): estimates[teacher] for teacher in by_size}
 
 
 def times(over: Estimate, under: Estimate) -> Estimate:
@@ -132,11 +134,11 @@ def difference(left: pd.Series, right: pd.Series) -> Estimate:
     >>> difference(left, right).points()
     '+1.33 points [-0.10, +2.77]'
     """
-    apart = (left - right).dropna()
-    mean, n = float(apart.mean()), len(apart)
+    differences = (left - right).dropna()
+    mean, n = float(differences.mean()), len(differences)
     if n < 2:
         return Estimate(mean, n=n)
-    half = float(stats.t.ppf(0.975, n - 1) * apart.std(ddof=1) / np.sqrt(n))
+    half = float(stats.t.ppf(0.975, n - 1) * differences.std(ddof=1) / np.sqrt(n))
     return Estimate(mean, mean - half, mean + half, n)
 
 
@@ -148,9 +150,14 @@ def against_best(seeds: pd.DataFrame, teacher: str) -> Estimate:
     Parameters
     ----------
     seeds : DataFrame
-        Accuracies, a row a seed (two or more) and a column a teacher.
+        Accuracies: one row per seed (two or more), one column per teacher.
     teacher : str
         A column.
+
+    Returns
+    -------
+    Estimate
+        Mean difference, a share; negative where the students of `teacher` do worse.
 
     Examples
     --------
@@ -158,8 +165,8 @@ def against_best(seeds: pd.DataFrame, teacher: str) -> Estimate:
     >>> against_best(seeds, "l").points()
     '-3.33 points [-6.20, -0.46]'
     """
-    others = (seeds.sum() - seeds) / (len(seeds) - 1)
-    best = [seeds.at[seed, others.loc[seed].idxmax()] for seed in seeds.index]
+    on_other_seeds = (seeds.sum() - seeds) / (len(seeds) - 1)
+    best = [seeds.at[seed, on_other_seeds.loc[seed].idxmax()] for seed in seeds.index]
     return difference(seeds[teacher], pd.Series(best, index=seeds.index))
 
 
@@ -176,10 +183,10 @@ def held_fixed(partial: float, teachers: int) -> Estimate:
 
 
 def pair_mean(alike: Floats, distances: Iterable[int], *, below_floor: bool = False) -> Estimate:
-    """Mean over pairs of teachers that stand some places apart in size.
+    """Mean over pairs of teachers that are some ranks apart in size.
 
-    The interval is Student's t with the jackknife's standard error, which leaves out one teacher at a time, for pairs
-    that share a teacher are not independent. (Percentiles of a bootstrap over eight teachers are too narrow.)
+    The interval is Student's t with the jackknife's standard error, which leaves out one teacher at a time, because
+    pairs that share a teacher are not independent. (Percentiles of a bootstrap over eight teachers are too narrow.)
 
     Parameters
     ----------
@@ -190,26 +197,31 @@ def pair_mean(alike: Floats, distances: Iterable[int], *, below_floor: bool = Fa
     below_floor : bool
         Instead of the agreement, how far it lies below the mean of the two teachers' own diagonals.
 
+    Returns
+    -------
+    Estimate
+        Mean over the pairs; `n` is their number.
+
     Examples
     --------
     >>> alike = np.array([[0.8, 0.7, 0.5], [0.7, 0.9, 0.8], [0.5, 0.8, 1.0]])
     >>> round(pair_mean(alike, [1]).value, 3), round(pair_mean(alike, [1], below_floor=True).value, 3)
     (0.75, 0.15)
     """
-    place = np.arange(len(alike))
-    apart = place[None] - place[:, None]
+    ranks = np.arange(len(alike))
+    distance = ranks[None] - ranks[:, None]
     if below_floor:
         floor = np.diag(alike)
         alike = (floor[:, None] + floor[None]) / 2 - alike
-    first, second = np.nonzero(np.isin(apart, list(distances)) & np.isfinite(alike))
+    first, second = np.nonzero(np.isin(distance, list(distances)) & np.isfinite(alike))
     values = alike[first, second]
     if not len(values):
         return Estimate(np.nan)
     mean, n = float(values.mean()), len(alike)
-    without = [values[(first != left_out) & (second != left_out)] for left_out in place]
-    if not all(len(rest) for rest in without):
+    without = [values[(first != left_out) & (second != left_out)] for left_out in ranks]
+    if not all(len(remaining) for remaining in without):
         return Estimate(mean, n=len(values))
-    means = np.array([rest.mean() for rest in without])
+    means = np.array([remaining.mean() for remaining in without])
     error = np.sqrt((n - 1) / n * ((means - means.mean()) ** 2).sum())
     half = float(stats.t.ppf(0.975, n - 1) * error)
     return Estimate(mean, mean - half, mean + half, len(values))

@@ -1,8 +1,10 @@
-"""Rows of results made comparable: families not told, splits and probes not there, and what seeds do to all alike."""
+"""Tables made comparable: splits, families and temperatures resolved, teachers aligned, seed effects taken out."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -10,13 +12,214 @@ from numpy.typing import NDArray
 
 from capmismatch._utils.text import count, join
 from capmismatch.errors import InputError
+from capmismatch.stats.correlations import nested_mean
 
-OF_STUDENTS = ("val", "test")
-"""Splits on which students are measured."""
+UNIT = ["family", "teacher"]
+"""Columns that name a teacher, the unit of all statements about teachers."""
+
+STUDENT_SPLITS = ("val", "test")
+"""Splits on which students are measured, the one to choose on first."""
+
+
+# Splits and temperatures --------------------------------------------------------------------------------------------
+
+
+def resolve_split(
+    splits: Iterable[str], preferred: str = "test", among: Collection[str] | None = STUDENT_SPLITS
+) -> str:
+    """The split to read from a table: the preferred one, or the only other one that may stand in for it.
+
+    Parameters
+    ----------
+    splits : iterable of str
+        The table's column ``split``.
+    preferred : str
+        The split asked for.
+    among : collection of str, optional
+        Splits that may stand in for each other; None: any.
+
+    Returns
+    -------
+    str
+        `preferred` also where nothing can stand in for it (the table then has no rows of it).
+
+    See Also
+    --------
+    splits_present : All of a table's splits on which students are measured.
+    rows_of_split : The rows of one split.
+
+    Examples
+    --------
+    >>> resolve_split(["val", "val"]), resolve_split(["val", "test"]), resolve_split(["train"])
+    ('val', 'test', 'test')
+    >>> resolve_split(["train"], among=None)
+    'train'
+    """
+    if among is not None and preferred not in among:
+        return preferred
+    present = {split for split in pd.unique(np.asarray(splits)) if among is None or split in among}
+    return str(present.pop()) if preferred not in present and len(present) == 1 else preferred
+
+
+def splits_present(splits: Iterable[str]) -> list[str]:
+    """The splits of `STUDENT_SPLITS` that are in a table or bank, the one to choose on first.
+
+    Examples
+    --------
+    >>> splits_present(["test", "train", "val", "test"])
+    ['val', 'test']
+    """
+    present = set(pd.unique(np.asarray(splits)))
+    return [split for split in STUDENT_SPLITS if split in present]
+
+
+def rows_of_split(frame: pd.DataFrame, split: str, what: str) -> pd.DataFrame:
+    """The rows of one split.
+
+    Raises
+    ------
+    InputError
+        If there are none; the message lists the splits of the table, which it calls `what`.
+    """
+    rows = frame[frame["split"].eq(split)]
+    if rows.empty:
+        raise InputError(f"{what} has no rows for the split {split!r}; it has {sorted(frame['split'].unique())}")
+    return rows
+
+
+def nearest_tau(taus: Iterable[float], target: float) -> float:
+    """The temperature nearest to a target on a log scale (of two equally near ones the first).
+
+    A ratio is what counts: 2 and 8 are equally far from 4.
+
+    Parameters
+    ----------
+    taus : iterable of float
+        Temperatures; NaN is left out.
+    target : float
+        The temperature looked for.
+
+    Returns
+    -------
+    float
+        One of `taus`; NaN where there is none.
+
+    Examples
+    --------
+    >>> nearest_tau([1.0, 3.0, 8.0], 4.0), nearest_tau([1.0, 2.0], 1.45)
+    (3.0, 2.0)
+    """
+    measured = pd.unique(np.asarray(taus, dtype=float))
+    measured = measured[np.isfinite(measured)]
+    return float(measured[np.argmin(np.abs(np.log(measured / target)))]) if len(measured) else float("nan")
+
+
+# Teachers -----------------------------------------------------------------------------------------------------------
+
+
+def shared_teachers(probes: pd.DataFrame, results: pd.DataFrame) -> pd.MultiIndex:
+    """The teachers (family and name) that both tables have, sorted.
+
+    Raises
+    ------
+    InputError
+        If there are none; the message lists those of each table.
+    """
+    probed, with_students = (pd.MultiIndex.from_frame(frame[UNIT].drop_duplicates()) for frame in (probes, results))
+    shared = probed.intersection(with_students).sort_values()
+    if shared.empty:
+        lists = [["/".join(filter(None, unit)) for unit in index.sort_values()] for index in (probed, with_students)]
+        raise InputError(f"no teacher has both probes and results: probes are of {lists[0]}, results of {lists[1]}")
+    return shared
+
+
+def with_teacher(results: pd.DataFrame) -> pd.DataFrame:
+    """The rows that have a teacher and an accuracy."""
+    return results[results["teacher"].fillna("").ne("") & results["accuracy"].notna()]
+
+
+@dataclass(frozen=True)
+class PackedColumns:
+    """The columns of a tidy table as an array.
+
+    Attributes
+    ----------
+    values : array of shape (n, R, K, p)
+        Teacher, run, seed and column; NaN where there is none.
+    keys : DataFrame
+        What names each of the p columns.
+    """
+
+    values: NDArray[np.float64]
+    keys: pd.DataFrame
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """Means (n, p) over runs of the means over seeds."""
+        return nested_mean(self.values)
+
+
+def pack_columns(
+    frame: pd.DataFrame, teachers: pd.MultiIndex, columns: list[str], levels: Sequence[str], value: str, what: str
+) -> PackedColumns:
+    """Lay a tidy table out as an array: teacher, run, seed within the run, column.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Has ``family``, ``teacher``, `columns`, `levels` and `value`.
+    teachers : MultiIndex
+        Family and name of each teacher; rows of others are left out.
+    columns : list of str
+        What tells one column of the array from another.
+    levels : sequence of str
+        The column that numbers runs and, where there is one, that which numbers seeds within a run.
+    value : str
+        The column that fills the array.
+    what : str
+        What an error calls the table.
+
+    Returns
+    -------
+    PackedColumns
+        The array, and the key of each of its columns.
+
+    Raises
+    ------
+    InputError
+        If a seed is missing or a row is there twice.
+    """
+    unit = teachers.get_indexer(pd.MultiIndex.from_frame(frame[UNIT]))
+    frame = frame[unit >= 0].assign(unit=unit[unit >= 0])
+    levels = list(levels)
+    for wrong, problem, advice in (
+        (frame[levels].isna().any(axis=1), "has no number for a seed in the row of", ""),
+        (
+            frame.duplicated(["unit", *columns, *levels]),
+            "holds more than one row for",
+            f"; give each run a number of its own in the column {levels[-1]!r}",
+        ),
+    ):
+        if wrong.any():
+            (row,) = frame[wrong].iloc[:1].to_dict("records")  # with Python's numbers rather than NumPy's
+            named = ", ".join(f"{name}={row[name]!r}" for name in [*UNIT, *columns, *levels])
+            raise InputError(f"{what} {problem} {named}{advice}")
+    by_column = frame.groupby(columns, dropna=False, sort=True)
+    frame = frame.assign(column=by_column.ngroup())
+    keys = frame.drop_duplicates("column").sort_values("column")[columns].reset_index(drop=True)
+    numbers, outer = [], ["unit", "column"]
+    for level in levels:
+        numbers.append(frame.groupby(outer)[level].rank("dense").astype(int).to_numpy() - 1)
+        outer = [*outer, level]
+    run = numbers[0]
+    seed = numbers[1] if len(numbers) > 1 else np.zeros_like(run)
+    values = np.full((len(teachers), run.max() + 1, seed.max() + 1, len(keys)), np.nan)
+    values[frame["unit"], run, seed, frame["column"]] = frame[value]
+    return PackedColumns(values, keys)
 
 
 def with_families(results: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
-    """Results in which each teacher with an empty family has that of the probes' teacher of its name.
+    """Results in which a teacher with an empty family gets the family that the probes table gives to its name.
 
     Parameters
     ----------
@@ -25,6 +228,11 @@ def with_families(results: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
         are.
     probes : DataFrame
         Has columns ``family`` and ``teacher``.
+
+    Returns
+    -------
+    DataFrame
+        The results with their column ``family`` filled in.
 
     Raises
     ------
@@ -40,55 +248,43 @@ def with_families(results: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
     nameless = results["family"].fillna("").eq("") & results["teacher"].fillna("").ne("")
     if not nameless.any():
         return results
-    known = probes[["family", "teacher"]].drop_duplicates()
-    several = known[known["teacher"].duplicated(keep=False) & known["teacher"].isin(results["teacher"][nameless])]
-    if len(several):
-        teacher, families = next(iter(several.groupby("teacher")["family"]))
+    probed = probes[UNIT].drop_duplicates()
+    ambiguous = probed[probed["teacher"].duplicated(keep=False) & probed["teacher"].isin(results["teacher"][nameless])]
+    if len(ambiguous):
+        teacher, families = next(iter(ambiguous.groupby("teacher")["family"]))
         raise InputError(
             f"the results do not say which teacher {teacher!r} they mean, that of family {' or '.join(families)}: give "
             "them a column 'family'"
         )
-    found = results["teacher"].map(known.set_index("teacher")["family"])
-    return results.assign(family=results["family"].mask(nameless, found.fillna("")))
-
-
-def only_split(results: pd.DataFrame, wanted: str = "test") -> str:
-    """The wanted split; where the results have only the other one of "val" and "test", that.
-
-    Examples
-    --------
-    >>> only_split(pd.DataFrame({"split": ["val", "val"]})), only_split(pd.DataFrame({"split": ["val", "test"]}))
-    ('val', 'test')
-    """
-    there = set(results["split"]).intersection(OF_STUDENTS)
-    return there.pop() if there and wanted in OF_STUDENTS and wanted not in there else wanted
+    family = results["teacher"].map(probed.set_index("teacher")["family"])
+    return results.assign(family=results["family"].mask(nameless, family.fillna("")))
 
 
 def warn_unmatched(probes: pd.DataFrame, results: pd.DataFrame) -> None:
-    """Warn of teachers that have students but no probes: as a rule a name is written in two ways.
+    """Warn of teachers that have students but no probes: usually a name is spelled in two ways.
 
-    Teachers without students are usual, but where the warning is given they are told too: the other way to write it may
-    be among them. Where no teacher has both, that is an error, and not of this function.
+    Teachers without students are normal, but the warning lists them too, because the other spelling may be among them.
+    Where no teacher has both, `shared_teachers` raises an error instead.
     """
-    probed, taught = (
-        {"/".join(filter(None, unit)) for unit in frame[["family", "teacher"]].drop_duplicates().to_numpy()}
+    probed, with_students = (
+        {"/".join(filter(None, unit)) for unit in frame[UNIT].drop_duplicates().to_numpy()}
         for frame in (probes, results)
     )
-    lost, idle = sorted(taught - probed), sorted(probed - taught)
-    if not lost or not taught & probed:
+    unmatched, unused = sorted(with_students - probed), sorted(probed - with_students)
+    if not unmatched or not with_students & probed:
         return
-    text = f"left out, for the results have students of {join(lost)} but the probes lack "
-    text += "that teacher" if len(lost) == 1 else "these teachers"
-    if idle:
-        text += f"; {count(len(idle), 'teacher')} with probes but without students: {join(idle)}"
+    text = f"left out, because the results have students of {join(unmatched)} but the probes lack "
+    text += "that teacher" if len(unmatched) == 1 else "these teachers"
+    if unused:
+        text += f"; {count(len(unused), 'teacher')} with probes but without students: {join(unused)}"
     warnings.warn(text, stacklevel=3)
 
 
 def runs_as_units(probes: pd.DataFrame, results: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Both tables with every training run as a teacher of its own."""
     runs = probes.assign(teacher=probes["teacher"] + " seed " + probes["seed"].astype(str), seed=0)
-    taught = results.assign(teacher=results["teacher"] + " seed " + results["teacher_seed"].astype(str), teacher_seed=0)
-    return runs, taught
+    names = results["teacher"] + " seed " + results["teacher_seed"].astype(str)
+    return runs, results.assign(teacher=names, teacher_seed=0)
 
 
 def compared(
@@ -96,8 +292,9 @@ def compared(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The teachers that can be compared, and the group within which each is.
 
-    By default within families where at least half of the teachers are in families of three or more. What sets families
-    apart would else pass for what sets teachers apart; but where most are single, little is left to compare.
+    By default teachers are compared within families where at least half of them are in families of three or more:
+    else a difference between families would pass for one between teachers. Where most families have a single teacher,
+    little would be left to compare, and all are compared with all.
 
     Examples
     --------
@@ -116,10 +313,22 @@ def compared(
     return rows, families[rows]
 
 
+# Seeds --------------------------------------------------------------------------------------------------------------
+
+
 def share_seeds(rows: pd.DataFrame, by: list[str]) -> bool:
-    """Whether the units (by columns), three or more, all have a seed in common, and there is more than one seed."""
-    sharing = rows.groupby("seed")[by].apply(lambda units: len(units.drop_duplicates()))
-    return len(sharing) > 1 and bool(sharing.max() == len(rows[by].drop_duplicates()) >= 3)
+    """Whether three or more units (distinguished by the columns `by`) all have some seed, and there are several seeds.
+
+    Then what a seed does to all units alike can be estimated, and taken out.
+
+    Examples
+    --------
+    >>> rows = pd.DataFrame({"teacher": list("abcab"), "seed": [0, 0, 0, 1, 1]})
+    >>> share_seeds(rows, ["teacher"]), share_seeds(rows[rows["seed"].eq(0)], ["teacher"])
+    (True, False)
+    """
+    units_with_seed = rows.groupby("seed")[by].apply(lambda units: len(units.drop_duplicates()))
+    return len(units_with_seed) > 1 and bool(units_with_seed.max() == len(rows[by].drop_duplicates()) >= 3)
 
 
 def seed_effects(rows: pd.DataFrame, by: list[str]) -> pd.Series:
@@ -141,9 +350,9 @@ def seed_effects(rows: pd.DataFrame, by: list[str]) -> pd.Series:
 
 
 def level_seeds(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Rows in which units that lack some of the seeds are no better or worse for the luck of those that they have.
+    """Rows without seed effects, so that units that lack some seeds are not favoured by the seeds that they have.
 
-    Where every unit has every seed, or none is shared by all, nothing is changed.
+    Nothing is changed where every unit has every seed, or where no seed is shared by all.
     """
     pairs = rows[[*by, "seed"]].drop_duplicates()
     if len(pairs) == len(rows[by].drop_duplicates()) * rows["seed"].nunique() or not share_seeds(rows, by):

@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from capmismatch._utils.text import format_percent
 from capmismatch.errors import InputError, require_columns
+from capmismatch.stats.run_means import mean_over_runs
 
 __all__ = ["Peak", "peak", "peak_of"]
 
@@ -50,7 +52,7 @@ class Peak:
     def __repr__(self) -> str:
         """A few lines of text."""
         shape = "rises, then falls" if self.p_value < 0.05 else "a rise followed by a fall is not established"
-        likely = [f"{name} {chance:.0%}" for name, chance in self.probability.items() if chance >= 0.005]
+        likely = [f"{name} {format_percent(chance)}" for name, chance in self.probability.items() if chance >= 0.005]
         return (
             f"Peak at {self.teacher}: {shape} (p = {self.p_value:.3g}; rise {self.rise:.1f}, fall {self.fall:.1f} "
             f"standard errors)\n  chance of being the peak: {', '.join(likely)}"
@@ -76,7 +78,7 @@ def peak(
     size : array of shape (T,)
         Size of each teacher (parameters or their logarithm; only the order counts).
     values : T arrays, or one of shape (T,) or (T, S)
-        The quantity for each teacher, one number for each run (or student seed); NaN are left out.
+        The quantity for each teacher, one number for each run (or student seed); NaN is left out.
     se : array of shape (T,), optional
         Standard errors of the teachers' means. Needed where no teacher has two runs; else the runs' own pooled
         variance counts.
@@ -91,10 +93,12 @@ def peak(
         (pooled over teachers, for two or three runs of one teacher say little); near-equal teachers make the
         observed winner look likelier than it is.
     seed : int
+        Equal seeds draw equally.
 
     Returns
     -------
     Peak
+        Where it peaks, and how sure that is.
 
     Raises
     ------
@@ -123,8 +127,8 @@ def peak(
     Examples
     --------
     >>> runs = [[0.60, 0.61], [0.65, 0.64], [0.70, 0.71], [0.66, 0.67], [0.62, 0.61]]
-    >>> found = peak([1, 2, 4, 8, 16], runs, teachers=["xs", "s", "m", "l", "xl"])
-    >>> found.teacher, found.p_value < 0.05
+    >>> hill = peak([1, 2, 4, 8, 16], runs, teachers=["xs", "s", "m", "l", "xl"])
+    >>> hill.teacher, hill.p_value < 0.05
     ('m', True)
     """
     sizes = np.asarray(size, dtype=float)
@@ -161,20 +165,21 @@ def peak_of(
     ----------
     frame : DataFrame
         ``teacher, params`` and `value`, filtered to one quantity: one family, split, probe and temperature, or one
-        family, split, student and label. Runs are told apart by ``teacher_seed`` where several are there, else each
-        row is one.
+        family, split, student and label. Rows with equal ``teacher_seed`` are one run where a teacher has several,
+        else each row is a run.
     value : str
         Column to look at: ``"value"`` of probes, ``"accuracy"`` of results. Standard errors come from the column
         ``se`` or, for accuracies, from ``n`` (binomial); they count only where no teacher has two runs.
     paired : bool
-        See `peak`. Runs are paired by ``teacher_seed`` and ``seed``; where some teacher lacks a run that another has
-        they cannot be, and count as without it.
+        See `peak`. Runs are paired by ``teacher_seed`` and ``seed``; they are not where some teacher lacks a run that
+        another one has.
     n_boot, seed : int
         See `peak`.
 
     Returns
     -------
     Peak
+        Where it peaks, and how sure that is.
 
     Raises
     ------
@@ -228,8 +233,8 @@ def _slopes(variances: Floats) -> Floats:
     rows = np.zeros((n - 2, n))
     for row, last in zip(rows, range(1, n - 1), strict=True):
         weight = 1 / variances[: last + 1]
-        place = np.arange(last + 1)
-        row[: last + 1] = weight * (place - np.average(place, weights=weight))
+        rank = np.arange(last + 1)
+        row[: last + 1] = weight * (rank - np.average(rank, weights=weight))
     return rows / np.sqrt((rows**2 * variances).sum(axis=1, keepdims=True))
 
 
@@ -262,19 +267,18 @@ def _checked_order(sizes: Floats, runs: list[Floats], names: list[str]) -> NDArr
 
 
 def _noise(runs: list[Floats], se: Floats | None, paired: bool) -> tuple[Floats, float]:
-    """Variance of each teacher's mean, and the degrees of freedom behind it."""
-    count = np.array([len(run) for run in runs])
-    free = int((count - 1).sum())
+    """Variance of each teacher's mean, and the degrees of freedom behind it; infinite where `se` gives it."""
+    counts = [len(run) for run in runs]
+    values = np.full((len(runs), max(counts)), np.nan)
+    for row, run in zip(values, runs, strict=True):
+        row[: len(run)] = run
     if paired:
-        if (count != count[0]).any() or count[0] < 2:
-            raise InputError(f"paired runs need two or more of every teacher, as many of each, got {count.tolist()}")
-        common = np.mean(runs, axis=0)
-        runs = [run - common for run in runs]
-        free = (len(runs) - 1) * (int(count[0]) - 1)
-    if free > 0:
-        pooled = sum(((run - run.mean()) ** 2).sum() for run in runs) / free
-        if pooled > 0:
-            return pooled / count, float(free)
+        if min(counts) < max(counts) or min(counts) < 2:
+            raise InputError(f"paired runs need two or more of every teacher, as many of each, got {counts}")
+        values = values - values.mean(axis=0)
+    pooled = mean_over_runs(values, pool=True, paired=paired)
+    if pooled.free[0] and pooled.variances[0] > 0:
+        return pooled.of_means, float(pooled.free[0])
     if se is None:
         raise InputError("no teacher has two runs that differ; give standard errors `se` of the means")
     if not (np.isfinite(se) & (se > 0)).all():

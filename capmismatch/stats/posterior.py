@@ -9,6 +9,8 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from capmismatch.stats.run_means import mean_over_runs
+
 Floats = NDArray[np.float64]
 
 # The grids of sqrt(A) and s, in standard deviations of a group's observed means, and of the shares rho and kappa.
@@ -25,10 +27,14 @@ class Noise:
 
     Attributes
     ----------
-    variances : of each unit's mean; NaN where it has none
-    free : degrees of freedom behind the pooled estimate; infinite where the examples give it
-    alike : whether all seeds of a unit agree, so that they say nothing of the noise
-    shared : standard deviation of what seeds do to all units alike, which was taken out; NaN where it was not
+    variances : array of shape (n,)
+        Variance of each unit's mean; NaN where it has none.
+    free : float
+        Degrees of freedom behind the pooled estimate; infinite where it comes from the number of examples.
+    alike : bool
+        Whether all seeds of a unit agree, so that they say nothing of the noise.
+    shared : float
+        Standard deviation of what seeds do to all units alike, which was taken out; NaN where it was not.
     """
 
     variances: Floats
@@ -43,11 +49,16 @@ class Group:
 
     Attributes
     ----------
-    means : (T,) mean accuracies of their students; NaN for teachers without
-    noise : of these means
-    features : (T, p) standardised probes; p may be 0
-    teachers : T names; the same name in two groups is the same teacher
-    families : T names; slopes on the probes may differ between families
+    means : array of shape (T,)
+        Mean accuracies of their students; NaN for teachers without students.
+    noise : Noise
+        How noisy these means are.
+    features : array of shape (T, p)
+        Standardised probes; p may be 0.
+    teachers : sequence of T Hashable
+        Names; the same name in two groups is the same teacher.
+    families : sequence of T Hashable
+        Names; slopes on the probes may differ between families.
     """
 
     means: Floats
@@ -59,15 +70,23 @@ class Group:
     @property
     def spread(self) -> float:
         """Standard deviation of the means, at least that of their noise."""
-        seen = self.means[np.isfinite(self.means)]
-        noise = self.noise.variances[np.isfinite(self.means)]
-        between = float(seen.std(ddof=1)) if len(seen) > 1 else 0.0
-        return max(between, float(np.sqrt(noise.mean())), 1e-12) if len(seen) else float("nan")
+        measured = np.isfinite(self.means)
+        means, noise = self.means[measured], self.noise.variances[measured]
+        between = float(means.std(ddof=1)) if len(means) > 1 else 0.0
+        return max(between, float(np.sqrt(noise.mean())), 1e-12) if len(means) else float("nan")
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Draws of the true means (n_boot, T), and of the slopes on the probes (n_boot, p), in the units of the means."""
+    """Draws of a group's true means and slopes, in the units of the means.
+
+    Attributes
+    ----------
+    means : array of shape (n_boot, T)
+        The teachers' true means.
+    slopes : array of shape (n_boot, p)
+        What one standard deviation of each probe is worth.
+    """
 
     means: Floats
     slopes: Floats
@@ -77,7 +96,7 @@ def seed_noise(values: Floats, binomial: Floats | None = None, *, paired: bool =
     """Noise of the means over runs of the means over seeds, pooled over units.
 
     Where some unit has two runs, the variance of run means (which holds the seeds' as well) over the number of runs;
-    else the variance of seeds over the number of seeds; else, with single seeds only, that of the examples. So too
+    else the variance of seeds over the number of seeds; else, with single seeds only, that of the examples. The same
     where seeds all agree: copies of one run, or too coarse an accuracy, do not make a mean certain.
 
     Parameters
@@ -94,6 +113,7 @@ def seed_noise(values: Floats, binomial: Floats | None = None, *, paired: bool =
     Returns
     -------
     Noise
+        Of the units' means.
 
     Examples
     --------
@@ -101,28 +121,23 @@ def seed_noise(values: Floats, binomial: Floats | None = None, *, paired: bool =
     >>> noise.variances.round(3).tolist(), noise.free
     ([0.01, 0.01], 2.0)
     """
-    known = np.isfinite(values)
-    seeds = known.sum(axis=2)
-    run_means = np.divide(
-        np.where(known, values, 0).sum(axis=2), seeds, out=np.full(seeds.shape, np.nan), where=seeds > 0
-    )
-    runs = (seeds > 0).sum(axis=1)
+    n, n_runs, n_seeds = values.shape
+    by_run = mean_over_runs(values.reshape(n * n_runs, n_seeds))
+    run_means, seeds = by_run.means.reshape(n, n_runs), by_run.runs.reshape(n, n_runs).sum(axis=1)
+    runs = (by_run.runs.reshape(n, n_runs) > 0).sum(axis=1)
     alike = False
-    for groups, count in ((run_means, runs), (values.reshape(-1, values.shape[2]), seeds.sum(axis=1))):
-        here = np.isfinite(groups)
-        free = int(np.maximum(here.sum(axis=1) - 1, 0).sum())
-        free -= int(here.sum(axis=1).max() - 1) if paired else 0
-        if free > 0:
-            centre = np.where(here, groups, 0).sum(axis=1, keepdims=True) / np.maximum(
-                here.sum(axis=1, keepdims=True), 1
-            )
-            pooled = (np.where(here, groups - centre, 0) ** 2).sum() / free
-            if pooled < least**2:
-                alike = True
-                continue
-            return Noise(np.divide(pooled, count, out=np.full(len(count), np.nan), where=count > 0), float(free))
-    variances = np.full(len(values), np.nan) if binomial is None else binomial
-    return Noise(np.where(runs > 0, variances, np.nan), np.inf, alike)
+    # Seeds are pooled over the runs of all units; but each unit's mean is over all its seeds.
+    for repeats, number in ((run_means, runs), (values.reshape(n * n_runs, n_seeds), seeds)):
+        pooled = mean_over_runs(repeats, pool=True, paired=paired)
+        if not pooled.free[0]:
+            continue
+        if pooled.variances[0] < least**2:
+            alike = True
+            continue
+        variances = np.divide(pooled.variances[0], number, out=np.full(n, np.nan), where=number > 0)
+        return Noise(variances, float(pooled.free[0]))
+    examples = np.full(n, np.nan) if binomial is None else binomial
+    return Noise(np.where(runs > 0, examples, np.nan), np.inf, alike)
 
 
 def posterior_draws(group: Group, n_boot: int, rng: np.random.Generator, evidence: Sequence[Group] = ()) -> Draws:
@@ -152,9 +167,11 @@ def posterior_draws(group: Group, n_boot: int, rng: np.random.Generator, evidenc
         Whose true means are asked for. With fewer than three teachers measured it has the mean spread of the evidence.
         With none its spread is one of the evidence's, drawn at random, and the draws are relative to its mean.
     n_boot : int
+        Number of draws.
     rng : Generator
+        Source of random numbers.
     evidence : sequence of Group
-        Others, all with teachers measured, and the same features.
+        Other groups, all with measured teachers and the same features.
 
     Returns
     -------
@@ -176,18 +193,18 @@ def posterior_draws(group: Group, n_boot: int, rng: np.random.Generator, evidenc
     weights = np.exp(scores - scores.max())
     counts = rng.multinomial(n_boot, weights / weights.sum())
     size = len(group.means)
-    wanted = np.r_[:size, priors.shape[1] - group.features.shape[1] : priors.shape[1]]
-    typical, parts = [], []
+    asked = np.r_[:size, priors.shape[1] - group.features.shape[1] : priors.shape[1]]  # its means, and the slopes
+    centres, deviations = [], []
     for prior, count in zip(priors[counts > 0], counts[counts > 0], strict=True):
         mean, cov = _condition(units.y, units.v, prior, units.seen)
-        root = np.linalg.cholesky(cov[np.ix_(wanted, wanted)] + 1e-10 * np.eye(len(wanted)))
-        typical.append(np.tile(mean[wanted], (count, 1)))
-        parts.append(rng.standard_normal((count, len(wanted))) @ root.T)
-    middle, apart = np.concatenate(typical), np.concatenate(parts)
+        root = np.linalg.cholesky(cov[np.ix_(asked, asked)] + 1e-10 * np.eye(len(asked)))
+        centres.append(np.tile(mean[asked], (count, 1)))
+        deviations.append(rng.standard_normal((count, len(asked))) @ root.T)
+    centre, deviation = np.concatenate(centres), np.concatenate(deviations)
     measured = np.isfinite(group.means)
     if measured.any() and np.isfinite(group.noise.free):
-        apart *= np.sqrt(group.noise.free / rng.chisquare(group.noise.free, (n_boot, 1)))
-    draws = units.scale * rng.permutation(middle + apart)
+        deviation *= np.sqrt(group.noise.free / rng.chisquare(group.noise.free, (n_boot, 1)))  # Student's t
+    draws = units.scale * rng.permutation(centre + deviation)
     means, slopes = draws[:, :size], draws[:, size:]
     if measured.any():
         return Draws(float(group.means[measured].mean()) + means, slopes)
@@ -212,8 +229,8 @@ class _Units:
     @classmethod
     def of(cls, group: Group, evidence: Sequence[Group]) -> _Units:
         spreads = [other.spread for other in evidence]
-        own = np.isfinite(group.means).sum() >= 3 or not evidence
-        scale = group.spread if own else float(np.mean(spreads))
+        enough = np.isfinite(group.means).sum() >= 3 or not evidence
+        scale = group.spread if enough else float(np.mean(spreads))
         everyone = [group, *evidence]
         y = [_centred(one.means) / unit for one, unit in zip(everyone, [scale, *spreads], strict=True)]
         v = [one.noise.variances / unit**2 for one, unit in zip(everyone, [scale, *spreads], strict=True)]
@@ -245,19 +262,19 @@ class _Units:
             _ALIKE if alike.sum() > count else (0.0,),
         )
         level = _LEVEL**2 * _same(self.groups)
-        kin = np.append(self.families, np.full(width, self.families[0]))
+        families = np.append(self.families, np.full(width, self.families[0]))
         probes = np.concatenate([self.features, np.eye(width)]) / np.sqrt(max(width, 1))
         priors = []
         for between, slope, shared, kappa in product(*kinds):
-            prior = slope**2 * (probes @ probes.T) * (shared + (1 - shared) * _same(kin))
+            prior = slope**2 * (probes @ probes.T) * (shared + (1 - shared) * _same(families))
             prior[:count, :count] += level + between**2 * (kappa * alike + (1 - kappa) * np.eye(count))
             priors.append(prior)
         return np.array(priors)
 
 
 def _centred(values: Floats) -> Floats:
-    known = np.isfinite(values)
-    return values - (values[known].mean() if known.any() else 0.0)
+    measured = np.isfinite(values)
+    return values - (values[measured].mean() if measured.any() else 0.0)
 
 
 def _codes(names: Sequence[Hashable]) -> NDArray[np.int64]:
@@ -282,10 +299,10 @@ def _left_out_scores(y: Floats, v: Floats, priors: Floats, group: NDArray[np.int
     total = np.zeros(len(priors))
     folds = np.unique(group)
     for fold in folds if len(folds) > 1 else []:
-        out, rest = np.flatnonzero(group == fold), np.flatnonzero(group != fold)
-        between = marginal[:, rest[:, None], out]
-        gain = np.linalg.solve(marginal[:, rest[:, None], rest], between).swapaxes(1, 2)
-        error = (y[out] - gain @ y[rest])[..., None]
+        out, within = np.flatnonzero(group == fold), np.flatnonzero(group != fold)
+        between = marginal[:, within[:, None], out]
+        gain = np.linalg.solve(marginal[:, within[:, None], within], between).swapaxes(1, 2)
+        error = (y[out] - gain @ y[within])[..., None]
         cov = marginal[:, out[:, None], out] - gain @ between
         squared = (error * np.linalg.solve(cov, error)).sum(axis=(1, 2))
         total -= 0.5 * (squared + np.linalg.slogdet(cov)[1])

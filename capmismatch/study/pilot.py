@@ -10,17 +10,17 @@ import numpy as np
 import pandas as pd
 
 from capmismatch._utils.files import write_table
-from capmismatch._utils.text import count
+from capmismatch._utils.text import count, format_chance, format_percent
 from capmismatch.distillation.grid import distill
 from capmismatch.distillation.methods import Method
 from capmismatch.errors import must_be_one_of
-from capmismatch.selection.candidates import UNIT, Candidates, Floats, long_and_wide, measured, of_family
-from capmismatch.selection.choice import Choice
-from capmismatch.selection.evidence import FEW, Lesson, learn
+from capmismatch.selection.candidates import Candidates, Floats, measured, of_family, read_probes
+from capmismatch.selection.choice import Choice, PilotRecord
+from capmismatch.selection.evidence import FEW, EvidenceGroup, learn
 from capmismatch.selection.picking import pick
-from capmismatch.selection.reasons import percent
 from capmismatch.selection.rules import DEFAULT_RULE, RULES
-from capmismatch.selection.settings import chances
+from capmismatch.selection.students import chances
+from capmismatch.stats.matching import UNIT, splits_present
 from capmismatch.stats.posterior import Group, posterior_draws
 from capmismatch.study.halving import HOPELESS, SURE, Rung, halve
 from capmismatch.study.pilot_plan import FINALISTS, PilotPlan, make_plan, settings_of
@@ -114,11 +114,11 @@ def pilot(
     1.4, the largest 2.3.
     """
     bank = study.bank
-    splits = [name for name in ("val", "test") if (bank.rows.split == name).any()]
+    splits = splits_present(bank.rows.split)
     probes, said = study.load("probes"), study.pick_options()
     pairs = said["evidence"] if evidence is None else list(evidence)
     family, student = family or said["family"], student or said["student"]
-    wide = long_and_wide(probes, splits[0])[1]
+    wide = read_probes(probes, splits[0])[1]
     if family is not None:
         wide = of_family(wide, family)
     students = study.distillation.students
@@ -157,14 +157,16 @@ def pilot(
     table = pd.DataFrame(rungs.rows, columns=list(RUNG_COLUMNS))
     for name, frame in (("pilot", table), ("pick", choice.table)):
         write_table(study.folder / "tables" / f"{name}.parquet", frame)
-    reasons = [_spent(plan, table, rungs.runs), *_sure(choice, rungs.pairs), *choice.reasons]
-    return replace(choice, rule="pilot", rungs=table, reasons=reasons, risks=[*_hasty(plan), *choice.risks])
+    reasons = (_spent(plan, table, rungs.runs), *_sure(choice, rungs.pairs))
+    return replace(choice, rule="pilot", pilot=PilotRecord(table, reasons, tuple(_hasty(plan))))
 
 
-def _possible(candidates: Candidates, lessons: Sequence[Lesson], n_boot: int, rng: np.random.Generator) -> list[int]:
+def _possible(
+    candidates: Candidates, lessons: Sequence[EvidenceGroup], n_boot: int, rng: np.random.Generator
+) -> list[int]:
     """The teachers that the evidence does not rule out, likeliest first; without evidence all, by the default rule."""
     if not lessons:
-        wide, rule = candidates.wide, RULES[DEFAULT_RULE]
+        wide, rule = candidates.profiles, RULES[DEFAULT_RULE]
         scores = wide.get(rule.probe, pd.Series(np.nan, wide.index)).fillna(-np.inf * rule.sign)
         return [int(arm) for arm in np.argsort(-rule.sign * scores.to_numpy(), kind="stable")]
     draws = posterior_draws(candidates.unmeasured(), n_boot, rng, [lesson.choosing for lesson in lessons]).means
@@ -182,7 +184,7 @@ class _Rungs:
         plan: PilotPlan,
         found: Found,
         candidates: Candidates,
-        lessons: Sequence[Lesson],
+        lessons: Sequence[EvidenceGroup],
         split: str,
         n_boot: int,
         rng: np.random.Generator,
@@ -199,7 +201,7 @@ class _Rungs:
 
     def teachers(self, alive: list[int]) -> list[tuple[str, str]]:
         """Halve the teachers by the first setting."""
-        method, units = self.plan.settings[0], list(self.candidates.wide.index)
+        method, units = self.plan.settings[0], list(self.candidates.profiles.index)
 
         def judge(rung: Rung, arms: list[int]) -> Floats:
             self._train(rung, [(units[arm], method) for arm in arms])
@@ -338,14 +340,15 @@ def _sure(choice: Choice, pairs: Chances) -> list[str]:
     pair, best = (choice.family, choice.teacher, label), max(pairs, key=lambda pair: pairs[pair])
     told = f"Of {len(pairs)} pairs of teacher and setting, "
     told += (
-        f"{teacher} with '{label}' is the best with a chance of {percent(pairs[pair])}"
+        f"{teacher} with '{label}' is the best with a chance of {format_chance(pairs[pair])}"
         if (pair in pairs)
         else f"{teacher} was in none, as it was dropped before"
     )
     if pair != best:
-        told += f"; the likeliest is {best[0]}/{best[1]} with '{best[2]}', with {percent(pairs[best])}"
+        told += f"; the likeliest is {best[0]}/{best[1]} with '{best[2]}', with {format_chance(pairs[best])}"
     setting = sum(chance for (_, _, other), chance in pairs.items() if other == label)
-    return [f"{told}. That '{label}' is the best setting, with whichever teacher, has a chance of {percent(setting)}."]
+    chance = format_chance(setting)
+    return [f"{told}. That '{label}' is the best setting, with whichever teacher, has a chance of {chance}."]
 
 
 def _spent(plan: PilotPlan, table: pd.DataFrame, runs: pd.DataFrame) -> str:
@@ -357,6 +360,6 @@ def _spent(plan: PilotPlan, table: pd.DataFrame, runs: pd.DataFrame) -> str:
     rungs = " and ".join(f"{count(int(number), 'rung')} of {stage}" for stage, number in stages.items())
     told = (
         f"A pilot of {rungs}: {count(len(new), 'student')}, {passes:,} forward and backward passes "
-        f"({passes / plan.whole_grid:.0%} of the whole grid)"
+        f"({format_percent(passes / plan.whole_grid)} of the whole grid)"
     )
     return told + (f", and {count(before, 'student')} finished before." if before else ".")

@@ -6,8 +6,8 @@ import pandas as pd
 
 from capmismatch.data.bank import LogitBank
 from capmismatch.diagnostics.tables import example_values
-from capmismatch.selection.candidates import UNIT
-from capmismatch.selection.rules import DEFAULT_RULE, RULES, nearest_tau
+from capmismatch.selection.rules import DEFAULT_RULE, DEFAULT_TAU, RULES
+from capmismatch.stats.matching import UNIT, nearest_tau
 
 
 def rule_values(bank: LogitBank, probes: pd.DataFrame, rule: str, split: str, device: str) -> pd.DataFrame | None:
@@ -20,5 +20,5 @@ def rule_values(bank: LogitBank, probes: pd.DataFrame, rule: str, split: str, de
     taus = probes.loc[probes["probe"].eq(used.probe), "tau"] if used else probes["tau"][:0]
     if used is None or taus.empty or measured - {(record.family, record.teacher) for record in bank.teachers}:
         return None
-    at = [nearest_tau(taus)] if taus.notna().any() else []
+    at = [nearest_tau(taus, DEFAULT_TAU)] if taus.notna().any() else []
     return example_values(bank, [used.probe], at, split=split, device=device)

@@ -433,7 +433,9 @@ class Study:
 
 def _splits(bank: LogitBank) -> list[str]:
     """Splits of a bank to measure on, the one for choosing first."""
-    return [name for name in ("val", "test") if (bank.rows.split == name).any()]
+    from capmismatch.stats.matching import splits_present
+
+    return splits_present(bank.rows.split)
 
 
 def load_study(file: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None, **options: Any) -> Study:

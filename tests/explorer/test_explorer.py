@@ -335,7 +335,7 @@ def test_an_unconstrained_search_warns_in_words_only(bank: cm.LogitBank) -> None
         explorer.constraint.value = "none"
     at_bound = explorer.tables["soft_labels"].query("quantity == 'at_bound'")["value"]
     assert at_bound.min() > 0.5
-    assert f"ends on a bound for {at_bound.min():.0%} to {at_bound.max():.0%}" in explorer._note.value
+    assert f"ends on a bound for {100 * at_bound.min():.0f} % to {100 * at_bound.max():.0f} %" in explorer._note.value
 
 
 def test_where_widgets_cannot_be_shown_there_is_text(bank: cm.LogitBank) -> None:

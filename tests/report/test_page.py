@@ -16,6 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from capmismatch._utils.files import write_table
+from capmismatch._utils.text import format_number
 from capmismatch.data.bank import _in_memory, bank_from_arrays, make_rows
 from capmismatch.data.records import TeacherRecord
 from capmismatch.errors import InputError
@@ -23,7 +24,7 @@ from capmismatch.report import gallery
 from capmismatch.report import page as report_page
 from capmismatch.report.narrative import TOPICS
 from capmismatch.report.page import write_report
-from capmismatch.report.page_tables import TOP_LINKS, links, number, probes, results, soft_labels
+from capmismatch.report.page_tables import TOP_LINKS, links, probes, results, soft_labels
 from capmismatch.selection.links import correlate
 from capmismatch.study.study import Study
 
@@ -376,7 +377,8 @@ def test_results_table_holds_means_and_deviations(whole, tables):
     ]["accuracy"]
     row = next(row for row in rows if row[:3] == ["mlp24", "KD tau=4", "mlp384"])
     found = dict(zip(header, row, strict=True))
-    assert found["accuracy_test"] == number(chosen.mean()) and found["sd_test"] == number(chosen.std(ddof=1))
+    assert found["accuracy_test"] == format_number(chosen.mean(), padded=True)
+    assert found["sd_test"] == format_number(chosen.std(ddof=1), padded=True)
     assert found["runs_test"] == "3"
     assert ["mlp12", "CE", ""] in [row[:3] for row in rows]
 

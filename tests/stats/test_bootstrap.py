@@ -186,7 +186,7 @@ def test_reads_well():
         (lambda: bootstrap(["a", "b"]), "expected real numbers as values, got list"),
         (lambda: bootstrap([1.0, np.inf]), r"finite values \(or NaN\) under a mean, got inf at row 1"),
         (lambda: bootstrap([1.0, 2.0], "median"), r"statistic must be one of \['mean'\], not 'median'"),
-        (lambda: bootstrap([1.0, 2.0], strata=[1]), r"expected 2 strata, one an example, got shape \(1,\)"),
+        (lambda: bootstrap([1.0, 2.0], strata=[1]), r"expected 2 strata, one per example, got shape \(1,\)"),
         (lambda: bootstrap([1.0, 2.0], n_boot=1), "n_boot to be a whole number of at least 2, got 1"),
         (lambda: bootstrap([1.0, 2.0], n_boot=2.5), "got 2.5"),
         (lambda: bootstrap([1.0, 2.0], level=95), r"level in \(0, 1\), got 95"),

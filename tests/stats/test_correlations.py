@@ -169,6 +169,25 @@ def test_fisher_interval_holds_its_value(metric, n):
         assert (low <= value).all() and (value <= high).all()
 
 
+def test_kendalls_interval_at_eight_teachers_by_the_published_variance():
+    # Kendall (Biometrika 1938), without a link: var(tau) = 2 (2n + 5) / (9n (n - 1)); delta method on the z scale.
+    n, tau = 8, 0.5
+    null = 2 * (2 * n + 5) / (9 * n * (n - 1))
+    assert null == pytest.approx(1 / 12)  # as it happens at n = 8
+    half = 1.959964 * np.sqrt(null / (1 - null) ** 2 * (1 + tau**2 / 2))
+    low, high = st.fisher_interval(np.array(tau), "kendall", n)
+    assert [low, high] == pytest.approx(np.tanh([np.arctanh(tau) - half, np.arctanh(tau) + half]), abs=1e-6)
+
+
+@pytest.mark.parametrize(("n", "weight"), [(4, 0), (5, 0), (6.5, 1 / 8), (8, 1 / 4), (30, 1 / 4)])
+def test_the_bootstrap_has_weight_from_five_units_on(n, weight):
+    replicates = np.tanh(np.random.default_rng(0).normal(0, 2.0, 4000))
+    spread = np.arctanh(np.clip(replicates, -(1 - 1e-4), 1 - 1e-4)).var()
+    half = 1.959964 * np.sqrt((1 - weight) / (n - 3) + weight * spread)
+    _, high = st.fisher_interval(np.array(0.0), "pearson", n, replicates)
+    assert float(np.arctanh(high)) == pytest.approx(half, rel=1e-6)
+
+
 def test_resample_nested_mean_of_means_by_a_slow_loop():
     rng = np.random.default_rng(5)
     values = rng.standard_normal((4, 3, 2, 2))
@@ -242,6 +261,16 @@ def test_posterior_shrinks_to_the_peers_and_predicts_from_the_probes():
     shrunk = posterior_draws(group, 4000, rng).means.mean(axis=0)
     assert shrunk.std() < 0.8 * noisy.std()
     assert shrunk.mean() == pytest.approx(noisy.mean(), abs=0.05)
+
+
+def test_posterior_draws_have_the_tails_of_students_t():
+    means, variances = np.array([0.5, 0.6, 0.7, 0.8]), np.full(4, 1e-4)
+    draws = []
+    for free in (3.0, np.inf):
+        group = Group(means, Noise(variances, free), np.zeros((4, 0)), teachers="abcd", families="ffff")
+        draws.append(posterior_draws(group, 40_000, np.random.default_rng(0)).means[:, 0])
+    half = [np.diff(np.quantile(sample, [0.025, 0.975]))[0] / 2 for sample in draws]
+    assert half[0] / half[1] == pytest.approx(stats.t.ppf(0.975, 3) / stats.norm.ppf(0.975), rel=0.05)  # 3.18 / 1.96
 
 
 def test_posterior_intervals_cover_and_p_best_is_calibrated():

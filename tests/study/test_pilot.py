@@ -455,7 +455,7 @@ def test_the_chances_of_the_pair_and_of_the_setting_are_told(whole: tuple[Path, 
     _, choice, _ = whole
     pairs = choice.rungs[choice.rungs["stage"].eq("settings")]
     assert choice.reasons[1].startswith(f"Of {pairs['rung'].eq(1).sum()} pairs of teacher and setting, mlp/")
-    taken = replace(choice, teacher="mlp8", label="KD tau=4")
+    taken = replace(choice, teacher="mlp8", setting=replace(choice.setting, label="KD tau=4"))
     chances = {("mlp", "mlp8", "KD tau=4"): 0.17, ("mlp", "mlp4", "KD tau=4"): 0.1, ("mlp", "mlp8", "ATS"): 0.73}
     of = "Of 3 pairs of teacher and setting, mlp/"
     likeliest = "the likeliest is mlp/mlp8 with 'ATS', with 73 %. That "
@@ -463,7 +463,7 @@ def test_the_chances_of_the_pair_and_of_the_setting_are_told(whole: tuple[Path, 
     assert _sure(taken, chances) == [
         f"{of}mlp8 with 'KD tau=4' is the best with a chance of 17 %; {likeliest}'KD tau=4' {setting} 27 %."
     ]
-    assert _sure(replace(taken, label="ATS"), chances) == [
+    assert _sure(replace(taken, setting=replace(taken.setting, label="ATS")), chances) == [
         f"{of}mlp8 with 'ATS' is the best with a chance of 73 %. That 'ATS' {setting} 73 %."
     ]
     assert _sure(replace(taken, teacher="mlp16"), chances) == [

@@ -1,0 +1,187 @@
+"""Do the teachers differ at all? An F test on teachers and seeds, and how reliable the teachers' means are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from capmismatch.errors import InputError, require_columns
+from capmismatch.stats.matching import only_split
+
+Floats = NDArray[np.float64]
+
+COLUMNS = (
+    "student",
+    "label",
+    "split",
+    "teachers",
+    "runs",
+    "F",
+    "df1",
+    "df2",
+    "p",
+    "reliability",
+    "low",
+    "high",
+    "ceiling",
+    "seeds_for_80",
+)
+WANTED_RELIABILITY = 0.8
+CONFIDENCE = 0.95
+
+
+def teacher_differences(results: pd.DataFrame, *, split: str = "test") -> pd.DataFrame:
+    r"""Test whether the students' accuracy depends on the teacher at all, beyond what the seed does.
+
+    For each student and setting, with teachers t and seeds s,
+
+    .. math:: y_{ts} = m + a_t + b_s + e_{ts}, \qquad F = \frac{MS_{teacher}}{MS_{error}},
+
+    where :math:`b_s` is left out if teachers do not share their seeds. With :math:`\hat r = 1 - 1/F` the reliability of
+    a teacher's mean, no probe is expected to correlate with these means by more than :math:`\sqrt{\hat r}`.
+
+    Parameters
+    ----------
+    results : DataFrame
+        Students' results with the columns ``teacher, student, label, seed, split, accuracy`` and, where known,
+        ``family`` and ``teacher_seed``. Rows without a teacher are left out.
+    split : str
+        The split to test on. Where the results have only the other one of "val" and "test", that is taken.
+
+    Returns
+    -------
+    DataFrame
+        One row per student and setting, in the order of the results:
+
+        ``student``, ``label``
+            The student's architecture, and the setting (method and temperature) it was trained with.
+        ``split``
+            The split whose accuracies are tested.
+        ``teachers``, ``runs``
+            How many teachers and runs enter.
+        ``F``, ``df1``, ``df2``, ``p``
+            The F test of "all teachers teach alike". NaN where no teacher has two runs: noise cannot be told from
+            differences then.
+        ``reliability``, ``low``, ``high``
+            The share of the variance of the teachers' means that is due to the teachers, in [0, 1], with its 95 %
+            interval (exact for equal numbers of runs and normal noise).
+        ``ceiling``
+            The square root of ``reliability``: the highest correlation to expect of any probe.
+        ``seeds_for_80``
+            Runs per teacher at which the reliability would reach 0.8; infinite where no difference shows.
+
+    Raises
+    ------
+    InputError
+        If a column is missing, or no row with a teacher is left on the split.
+
+    See Also
+    --------
+    capmismatch.correlate : Correlations that this ceiling bounds.
+    capmismatch.pick : Choosing among the teachers.
+
+    Notes
+    -----
+    The reliability is the intraclass correlation of the means, ICC(C, k) of McGraw & Wong (1996, two-way), or ICC(1, k)
+    where no seed is shared; the interval is theirs. The number of runs follows Spearman and Brown (1910). The bound on
+    correlations is Spearman's attenuation (1904).
+
+    Examples
+    --------
+    >>> rows = [
+    ...     {"family": "f", "teacher": t, "student": "s", "label": "KD", "seed": k, "split": "val", "accuracy": a + e}
+    ...     for t, a in (("small", 0.70), ("middle", 0.72), ("large", 0.71))
+    ...     for k, e in ((0, 0.001), (1, -0.001), (2, 0.001 * (t == "small")))
+    ... ]
+    >>> teacher_differences(pd.DataFrame(rows))[["label", "df1", "df2", "reliability", "seeds_for_80"]].round(2)
+      label  df1  df2  reliability  seeds_for_80
+    0    KD    2    4          1.0           1.0
+    """
+    require_columns(results, ["teacher", "student", "label", "seed", "split", "accuracy"], "the results table")
+    split = only_split(results, split)
+    rows = results[results["teacher"].fillna("").ne("") & results["accuracy"].notna() & results["split"].eq(split)]
+    if rows.empty:
+        raise InputError(f"the results table has no students of a teacher on the split {split!r}")
+    return pd.DataFrame(_settings(rows, split), columns=list(COLUMNS))
+
+
+def _settings(rows: pd.DataFrame, split: str) -> Iterator[dict[str, object]]:
+    for (student, label), setting in rows.groupby(["student", "label"], sort=False):
+        family = setting["family"].fillna("") if "family" in setting else ""
+        teacher = pd.factorize(pd.Series(family, index=setting.index) + "/" + setting["teacher"].astype(str))[0]
+        seed = pd.factorize(setting["seed"])[0]
+        test = f_test(setting["accuracy"].to_numpy(float), teacher, seed)
+        yield {"student": student, "label": label, "split": split, **test}
+
+
+def f_test(values: Floats, teacher: NDArray[np.int64], seed: NDArray[np.int64]) -> dict[str, float]:
+    """The F test of `teacher_differences` for one setting.
+
+    Parameters
+    ----------
+    values : (R,) array of float
+        Accuracy of each run.
+    teacher, seed : (R,) arrays of int
+        Codes from 0 on, of the run's teacher and of its seed.
+
+    Returns
+    -------
+    dict
+        The columns of `teacher_differences` from ``teachers`` on.
+    """
+    teachers, runs = int(teacher.max()) + 1, len(values)
+    by_teacher = np.eye(teachers)[teacher]
+    counts = by_teacher.sum(0)
+    seeds = np.eye(int(seed.max()) + 1)[seed] if _crossed(teacher, seed) else np.ones((runs, 1))
+    base_rank, base_rss = _fit(seeds, values)
+    full_rank, full_rss = _fit(np.hstack([seeds, by_teacher]), values)
+    df1, df2 = full_rank - base_rank, runs - full_rank
+    result: dict[str, float] = {"teachers": teachers, "runs": runs, "df1": df1, "df2": df2}
+    if df1 < 1 or df2 < 1:
+        unknown = ("F", "p", "reliability", "low", "high", "ceiling", "seeds_for_80")
+        return result | dict.fromkeys(unknown, math.nan)
+    between, within = (base_rss - full_rss) / df1, full_rss / df2
+    ratio = between / within if within > 1e-24 else math.inf if between > 1e-24 else 0.0
+    tail = (1 - CONFIDENCE) / 2
+    low, high = (ratio / float(stats.f.isf(tail, df1, df2)), ratio * float(stats.f.isf(tail, df2, df1)))
+    reliability = _reliability(ratio)
+    runs_per_teacher = (runs - (counts**2).sum() / runs) / max(teachers - 1, 1)
+    return result | {
+        "F": ratio,
+        "p": float(stats.f.sf(ratio, df1, df2)),
+        "reliability": reliability,
+        "low": _reliability(low),
+        "high": _reliability(high),
+        "ceiling": math.sqrt(reliability),
+        "seeds_for_80": _runs_needed(reliability, runs_per_teacher),
+    }
+
+
+def _crossed(teacher: NDArray[np.int64], seed: NDArray[np.int64]) -> bool:
+    """Whether seeds can be told from teachers: some seed has several teachers, and some teacher several seeds."""
+    pairs = np.unique(np.stack([teacher, seed]), axis=1)
+    return bool(np.bincount(pairs[0]).max() > 1 and np.bincount(pairs[1]).max() > 1)
+
+
+def _fit(design: Floats, values: Floats) -> tuple[int, float]:
+    """Rank of a design and the residual sum of squares of its least-squares fit."""
+    fitted, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
+    return int(rank), float(((values - design @ fitted) ** 2).sum())
+
+
+def _reliability(ratio: float) -> float:
+    return 0.0 if ratio <= 1 else 1 - 1 / ratio
+
+
+def _runs_needed(reliability: float, runs: float) -> float:
+    """Runs per teacher for the wanted reliability, from that of the mean over `runs`: Spearman-Brown."""
+    if reliability <= 0:
+        return math.inf
+    single = reliability / (runs - (runs - 1) * reliability)  # of one run
+    odds = WANTED_RELIABILITY / (1 - WANTED_RELIABILITY)
+    return float(max(1, math.ceil(odds * (1 - single) / single - 1e-9))) if single < 1 else 1.0

@@ -22,7 +22,15 @@ from torch import Tensor
 
 from capmismatch._numerics.arrays import ArrayLike, as_labels, as_logits
 from capmismatch._numerics.class_means import mean_by_class
-from capmismatch._numerics.rank_blocks import Metric, as_floats, as_teachers, home, measure, of_two, real_numbers
+from capmismatch._numerics.rank_blocks import (
+    Metric,
+    as_floats,
+    as_teachers,
+    measure,
+    of_two,
+    ranking_device,
+    real_numbers,
+)
 from capmismatch._numerics.softmax import Softened, WrongAlone, take_apart
 from capmismatch._numerics.threads import blocks
 from capmismatch.errors import InputError, must_be_positive
@@ -302,7 +310,7 @@ def affinity_matrix(logits: ArrayLike, labels: ArrayLike, tau: float, num_classe
         wanted = "C" if num_classes is None else num_classes
         raise InputError(f"expected logits of shape (N, {wanted}), got {tuple(rows.shape)}")
     n, classes = rows.shape
-    device = home([rows])
+    device = ranking_device([rows])
     targets = as_labels(labels, n, classes).to(device)
 
     def wrong_alone(part: slice) -> tuple[list[Softened], Tensor]:

@@ -17,11 +17,11 @@ from capmismatch.errors import InputError
 try:
     import numba  # noqa: F401
 except ImportError:
-    LOOPS = False
+    HAS_NUMBA = False
 else:
-    LOOPS = True
+    HAS_NUMBA = True
 
-ON_DEVICE = 8  # times the logits that suit a thread's cache: an accelerator is slow at small things
+ACCELERATOR_FACTOR = 8  # times the logits that suit a thread's cache: an accelerator is slow at small things
 
 
 def as_device(name: str) -> torch.device:
@@ -41,21 +41,21 @@ def as_device(name: str) -> torch.device:
     return device
 
 
-def on_host(values: Tensor) -> NDArray[Any]:
+def to_numpy(values: Tensor) -> NDArray[Any]:
     """Values as an array, wherever they were computed."""
     return values.detach().cpu().numpy()
 
 
-def by_loops(device: torch.device) -> bool:
+def uses_loops(device: torch.device) -> bool:
     """Whether compiled loops work there."""
-    return LOOPS and device.type == "cpu"
+    return HAS_NUMBA and device.type == "cpu"
 
 
-def threads(device: torch.device) -> int:
+def thread_count(device: torch.device) -> int:
     """Threads that work side by side: as many as torch uses. Tensor operations use more by themselves, so one."""
-    return torch.get_num_threads() if by_loops(device) else 1
+    return torch.get_num_threads() if uses_loops(device) else 1
 
 
-def at_once(logits: int, device: torch.device) -> int:
+def logits_at_once(logits: int, device: torch.device) -> int:
     """How many logits to work on at a time, given how many of them suit a thread of the CPU."""
-    return logits if device.type == "cpu" else ON_DEVICE * logits
+    return logits if device.type == "cpu" else ACCELERATOR_FACTOR * logits

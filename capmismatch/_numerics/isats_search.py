@@ -17,9 +17,9 @@ from torch import Tensor
 
 from capmismatch._numerics import devices, isats_tensors
 from capmismatch._numerics.isats_problem import Search
-from capmismatch._numerics.threads import blocks, each
+from capmismatch._numerics.threads import blocks, run_in_threads
 
-if devices.LOOPS:
+if devices.HAS_NUMBA:
     from capmismatch._numerics import isats_loops as kernel
 
 BLOCK_LOGITS = 1 << 16  # what a thread searches at a time
@@ -31,7 +31,7 @@ def maximise(search: Search, lower: Tensor, upper: Tensor) -> Tensor:
     Where the variance is zero whatever tau_other is (all wrong logits equal, or two classes), it is tau_target, as
     nearly as the interval allows: plain temperature scaling.
     """
-    if not devices.by_loops(lower.device):
+    if not devices.uses_loops(lower.device):
         return _by_tensors(search, lower, upper)
     found = torch.empty_like(lower)
     tensors = (search.below, search.target, search.top_wrong, lower, upper, found)
@@ -40,7 +40,7 @@ def maximise(search: Search, lower: Tensor, upper: Tensor) -> Tensor:
     def run(rows: slice) -> None:
         kernel.search_rows(search.tau_target, *(array[rows] for array in arrays))
 
-    each(run, blocks(len(found), max(1, BLOCK_LOGITS // search.below.shape[1])), torch.get_num_threads())
+    run_in_threads(run, blocks(len(found), max(1, BLOCK_LOGITS // search.below.shape[1])), torch.get_num_threads())
     return found
 
 

@@ -16,10 +16,10 @@ from capmismatch._numerics import devices
 from capmismatch._numerics.arrays import ArrayLike, as_labels, widest_float
 from capmismatch._numerics.cached import cached_property
 from capmismatch._numerics.rank_tensors import MAX_CLASSES, Ints, TensorRanks
-from capmismatch._numerics.threads import blocks, each
+from capmismatch._numerics.threads import blocks, run_in_threads
 from capmismatch.errors import InputError
 
-if devices.LOOPS:
+if devices.HAS_NUMBA:
     from capmismatch._numerics.rank_loops import LoopRanks, Space
 
 Floats = NDArray[np.float64]
@@ -118,11 +118,11 @@ def measure(teachers: list[Any], labels: ArrayLike | None, metrics: list[Metric]
     if not 1 <= classes <= MAX_CLASSES:
         raise InputError(f"expected between 1 and {MAX_CLASSES} classes, got {classes}")
 
-    values, device = np.empty((len(metrics), len(pairs), n)), home(teachers)
+    values, device = np.empty((len(metrics), len(pairs), n)), ranking_device(teachers)
     if not len(pairs):
         return values
 
-    loops, threads = devices.by_loops(device), devices.threads(device)
+    loops, threads = devices.uses_loops(device), devices.thread_count(device)
     width = classes * (len(teachers) if loops else max(len(teachers), len(pairs)))  # numbers a row
     most = (BLOCK_CELLS if device.type == "cpu" else DEVICE_CELLS) // width
     rows = max(1, min(most, max(SMALL_CELLS // width, -(-n // threads))))
@@ -143,11 +143,11 @@ def measure(teachers: list[Any], labels: ArrayLike | None, metrics: list[Metric]
         for m, metric in enumerate(metrics):
             values[m, :, block] = part.measure(metric)
 
-    each(run, blocks(n, rows), threads)
+    run_in_threads(run, blocks(n, rows), threads)
     return values
 
 
-def home(teachers: list[Any]) -> torch.device:
+def ranking_device(teachers: list[Any]) -> torch.device:
     """Where the logits of a teacher are, if it isn't the CPU and knows float64; else the CPU."""
     tensors = [rows for rows in teachers if isinstance(rows, Tensor) and widest_float(rows) == torch.float64]
     return next((rows.device for rows in tensors if rows.device.type != "cpu"), torch.device("cpu"))

@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from capmismatch._numerics.devices import on_host
+from capmismatch._numerics.devices import to_numpy
 
 Ints = NDArray[np.int64]
 
@@ -47,13 +47,13 @@ class TensorRanks:
         )
         self.shape = len(logits[0]), logits[0].shape[1]
         self.mid = self.first + self.last - self.order.shape[2]
-        self.ties = on_host((self.last - self.first - 1).sum(2) // 2)
-        self.nans = on_host(torch.stack([rows.isnan().sum(1) for rows in logits]))
+        self.ties = to_numpy((self.last - self.first - 1).sum(2) // 2)
+        self.nans = to_numpy(torch.stack([rows.isnan().sum(1) for rows in logits]))
 
     def target(self, labels: Ints) -> tuple[Ints, Ints, Ints]:
         """Where each row's target stands: position, first of its tie group, one past the last; (T, n) each."""
         parts = (self._of_target(part, labels)[:, :, 0] for part in (self.position, self.first, self.last))
-        position, first, last = map(on_host, parts)
+        position, first, last = map(to_numpy, parts)
         return position, first, last
 
     def concordance(self, pairs: Ints) -> Ints:
@@ -66,7 +66,7 @@ class TensorRanks:
         ways = self.position, self.first + self.last - 1 - self.position
         orders = [torch.empty_like(way).scatter_(2, way, self._classes.expand_as(way)) for way in ways]
         discordant = torch.stack([_inversions(way[b].gather(2, order[a])) for order in orders for way in ways])
-        return on_host(classes * (classes - 1) // 2 - discordant.sum(0) // 2)
+        return to_numpy(classes * (classes - 1) // 2 - discordant.sum(0) // 2)
 
     def target_concordance(self, labels: Ints, pairs: Ints) -> Ints:
         """Return the part of `concordance` that the pairs (target, other class) make, (P, n)."""
@@ -105,7 +105,7 @@ class TensorRanks:
 
     def _products(self, values: Tensor, pairs: Ints) -> Ints:
         a, b = self._here(pairs.T)
-        return on_host((values[a] * values[b]).sum(2))
+        return to_numpy((values[a] * values[b]).sum(2))
 
 
 def _ranked(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -18,10 +18,10 @@ from torch import Tensor
 from capmismatch._numerics import devices
 from capmismatch._numerics.arrays import ArrayLike, as_pair, widest_float
 from capmismatch._numerics.cached import cached_property
-from capmismatch._numerics.threads import blocks, each
+from capmismatch._numerics.threads import blocks, run_in_threads
 from capmismatch.errors import must_be_positive
 
-if devices.LOOPS:
+if devices.HAS_NUMBA:
     from capmismatch._numerics import softmax_loops as kernels
 
 BLOCK_LOGITS = 1 << 16  # what a thread works on at a time
@@ -60,7 +60,7 @@ class LogitParts:
 
 
 def _compiled(rows: Tensor) -> bool:
-    return devices.by_loops(rows.device) and not rows.requires_grad
+    return devices.uses_loops(rows.device) and not rows.requires_grad
 
 
 def take_apart(logits: Tensor, labels: Tensor) -> LogitParts:
@@ -153,7 +153,7 @@ def rates_of(below: Tensor, taus: Sequence[float | Tensor]) -> Tensor:
 
 
 def _in_blocks(run: Callable[[slice], None], n: int, width: int) -> None:
-    each(run, blocks(n, max(1, BLOCK_LOGITS // width)), torch.get_num_threads())
+    run_in_threads(run, blocks(n, max(1, BLOCK_LOGITS // width)), torch.get_num_threads())
 
 
 class Softened:

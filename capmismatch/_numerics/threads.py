@@ -51,7 +51,7 @@ def blocks(n: int, rows: int) -> list[slice]:
     return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
 
 
-def each(run: Callable[[Part], object], parts: Iterable[Part], threads: int) -> None:
+def run_in_threads(run: Callable[[Part], object], parts: Iterable[Part], threads: int) -> None:
     """Call `run` for every part, in up to `threads` threads; a call from within such a thread starts no more.
 
     The calling thread is one of them: parts that take a millisecond are not kept waiting by a thread that wakes.
@@ -84,12 +84,12 @@ def each(run: Callable[[Part], object], parts: Iterable[Part], threads: int) -> 
             helper.result()
 
 
-def in_order(run: Callable[[Part], Result], parts: Iterable[Part], threads: int) -> Iterator[Result]:
+def map_in_threads(run: Callable[[Part], Result], parts: Iterable[Part], threads: int) -> Iterator[Result]:
     """Yield what `run` returns for one part after the other, made in threads, at most two parts a thread ahead.
 
     Examples
     --------
-    >>> list(in_order(abs, [-3, 2, -1], threads=2))
+    >>> list(map_in_threads(abs, [-3, 2, -1], threads=2))
     [3, 2, 1]
     """
     if threads == 1 or _is_working():

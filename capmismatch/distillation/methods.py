@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from capmismatch._numerics.isats_options import CENTERS, CONSTRAINTS, margin_of
+from capmismatch._numerics.soft_label_spec import CENTERS, CONSTRAINTS, margin_of
 from capmismatch.errors import InputError, must_be_one_of, must_be_positive
 
 if TYPE_CHECKING:

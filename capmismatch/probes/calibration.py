@@ -12,11 +12,11 @@ from torch import Tensor
 from capmismatch._numerics import devices
 from capmismatch._numerics.arrays import ArrayLike, widest_float
 from capmismatch._numerics.softmax import Softened
-from capmismatch._numerics.threads import blocks, each
+from capmismatch._numerics.threads import blocks, run_in_threads
 from capmismatch.errors import InputError
 from capmismatch.probes._registry import per_example, register
 
-if devices.LOOPS:
+if devices.HAS_NUMBA:
     from capmismatch._numerics import softmax_loops as kernels
 
 CLASSES_AT_ONCE = 64
@@ -209,12 +209,12 @@ def adaptive_error(class_probs: Tensor, is_class: Tensor, bins: int = BINS) -> T
     probs = class_probs.detach().to(widest_float(class_probs))
     ranges, parts = min(bins, len(probs)), blocks(probs.shape[1], CLASSES_AT_ONCE)
     shares = probs.new_zeros((len(parts), len(probs)))
-    measure = _by_loops if devices.by_loops(probs.device) else _by_tensors
+    measure = _by_loops if devices.uses_loops(probs.device) else _by_tensors
 
     def run(part: slice) -> None:
         measure(probs[:, part], is_class[:, part], ranges, shares[part.start // CLASSES_AT_ONCE])
 
-    each(run, parts, devices.threads(probs.device))  # each part sums by itself, in whatever thread it is
+    run_in_threads(run, parts, devices.thread_count(probs.device))  # each part sums by itself, in whatever thread it is
     return shares.sum(0).to(class_probs)
 
 

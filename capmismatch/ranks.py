@@ -254,11 +254,11 @@ def rank_metrics(
     teachers = as_teachers(logits)
     names = list(metrics)
     parsed = [Metric.parse(name) for name in names]
-    wanted = list(itertools.combinations(range(len(teachers)), 2)) if pairs is None else list(pairs)
-    for place, pair in enumerate(wanted):
+    chosen = list(itertools.combinations(range(len(teachers)), 2)) if pairs is None else list(pairs)
+    for index, pair in enumerate(chosen):
         if len(pair) != 2 or not all(0 <= teacher < len(teachers) for teacher in pair):
-            raise InputError(f"expected pairs of teachers in [0, {len(teachers)}), got {tuple(pair)} at pair {place}")
-    values = measure(teachers, labels, parsed, np.array(wanted, dtype=np.int64).reshape(-1, 2))
+            raise InputError(f"expected pairs of teachers in [0, {len(teachers)}), got {tuple(pair)} at pair {index}")
+    values = measure(teachers, labels, parsed, np.array(chosen, dtype=np.int64).reshape(-1, 2))
     return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
 
 
@@ -307,17 +307,17 @@ def affinity_matrix(logits: ArrayLike, labels: ArrayLike, tau: float, num_classe
     must_be_positive(tau, "tau")
     rows = real_numbers(logits, "logits")
     if rows.ndim != 2 or num_classes not in (None, rows.shape[1]):
-        wanted = "C" if num_classes is None else num_classes
-        raise InputError(f"expected logits of shape (N, {wanted}), got {tuple(rows.shape)}")
+        expected = "C" if num_classes is None else num_classes
+        raise InputError(f"expected logits of shape (N, {expected}), got {tuple(rows.shape)}")
     n, classes = rows.shape
     device = ranking_device([rows])
     targets = as_labels(labels, n, classes).to(device)
 
-    def wrong_alone(part: slice) -> tuple[list[Softened], Tensor]:
-        kept = as_floats(rows[part]).to(device)
-        kept = kept.to(torch.promote_types(kept.dtype, torch.float32))
-        finite = as_logits(kept.clamp_min(torch.finfo(kept.dtype).min), place=f"logits[{part.start}:{part.stop}]")
-        return [WrongAlone.of(take_apart(finite, targets[part]), float(tau))], targets[part]
+    def wrong_alone(block: slice) -> tuple[list[Softened], Tensor]:
+        floats = as_floats(rows[block]).to(device)
+        floats = floats.to(torch.promote_types(floats.dtype, torch.float32))
+        finite = as_logits(floats.clamp_min(torch.finfo(floats.dtype).min), place=f"logits[{block.start}:{block.stop}]")
+        return [WrongAlone.of(take_apart(finite, targets[block]), float(tau))], targets[block]
 
     sums = torch.zeros((1, classes, classes), dtype=torch.float64, device=device)
     return mean_by_class(map(wrong_alone, blocks(n, max(1, AFFINITY_CELLS // classes))), sums)[0].cpu()

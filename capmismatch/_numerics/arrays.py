@@ -46,14 +46,14 @@ def as_labels(labels: ArrayLike, rows: int, num_classes: int, *, place: str = "l
     tensor = _as_tensor(labels, place)
     if tensor.ndim != 1 or len(tensor) != rows:
         raise InputError(f"expected {rows} {place}, one a row of the logits, got shape {tuple(tensor.shape)}")
-    whole = tensor.to(torch.int64)
-    if tensor.is_floating_point() and not bool((whole == tensor).all()):
+    integers = tensor.to(torch.int64)
+    if tensor.is_floating_point() and not bool((integers == tensor).all()):
         raise InputError(f"expected whole numbers as {place}, got {tensor.dtype} with fractions")
-    bad = ((whole < 0) | (whole >= num_classes)).nonzero()
+    bad = ((integers < 0) | (integers >= num_classes)).nonzero()
     if len(bad):
         row = int(bad[0])
-        raise InputError(f"expected labels in [0, {num_classes}), got {int(whole[row])} at row {row} of {place}")
-    return whole
+        raise InputError(f"expected labels in [0, {num_classes}), got {int(integers[row])} at row {row} of {place}")
+    return integers
 
 
 def as_pair(logits: ArrayLike, labels: ArrayLike, *, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:

@@ -51,12 +51,12 @@ class AroundClass:
     @classmethod
     def of_each(cls, softened: Sequence[Softened], means: Tensor, group: Tensor) -> list[AroundClass]:
         """The same at T temperatures, means (T, G, C), for which the rows are read once."""
-        found = [cls(part, mean, group) for part, mean in zip(softened, means, strict=True)]
+        around = [cls(rows, mean, group) for rows, mean in zip(softened, means, strict=True)]
         if softened and softened[0].raw.compiled and not means.requires_grad:
             divergence, distance = compare_with_classes(softened, means, _log(means), means.argmax(2), group)
-            for part, *values in zip(found, divergence, distance, strict=True):
-                part.divergence, part.squared_distance = values
-        return found
+            for rows, *values in zip(around, divergence, distance, strict=True):
+                rows.divergence, rows.squared_distance = values
+        return around
 
     @property
     def mean(self) -> Tensor:

@@ -33,15 +33,15 @@ def maximise(search: Search, lower: Tensor, upper: Tensor) -> Tensor:
     """
     if not devices.uses_loops(lower.device):
         return _by_tensors(search, lower, upper)
-    found = torch.empty_like(lower)
-    tensors = (search.below, search.target, search.top_wrong, lower, upper, found)
+    tau_other = torch.empty_like(lower)
+    tensors = (search.below, search.target, search.top_wrong, lower, upper, tau_other)
     arrays = [tensor.contiguous().numpy() for tensor in tensors]
 
     def run(rows: slice) -> None:
         kernel.search_rows(search.tau_target, *(array[rows] for array in arrays))
 
-    run_in_threads(run, blocks(len(found), max(1, BLOCK_LOGITS // search.below.shape[1])), torch.get_num_threads())
-    return found
+    run_in_threads(run, blocks(len(tau_other), max(1, BLOCK_LOGITS // search.below.shape[1])), torch.get_num_threads())
+    return tau_other
 
 
 def _by_tensors(search: Search, lower: Tensor, upper: Tensor) -> Tensor:

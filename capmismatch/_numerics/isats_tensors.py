@@ -142,19 +142,19 @@ class Spans(NamedTuple):
 
     def split(self, search: Search, best: Best, which: Tensor) -> Spans:
         """Split some of them: at the maximum where one is in between, in the middle elsewhere."""
-        kept, cut = self.only(~which), self.only(which)
+        unsplit, cut = self.only(~which), self.only(which)
         if len(cut.rows) == 0:
-            return kept
+            return unsplit
         fresh = cut.fresh
         u = 0.5 * (cut.left.beta.log() + cut.right.beta.log())
         if bool(fresh.any()):
             u[fresh] = _root(search.rows(cut.rows[fresh]), cut.left.at(fresh), cut.right.at(fresh))
-        parts = blocks(len(u), max(1, CELLS // search.below.shape[1]))
-        new = _joined([points(search.rows(cut.rows[part]), u[part].exp()) for part in parts])
+        pieces = blocks(len(u), max(1, CELLS // search.below.shape[1]))
+        new = _joined([points(search.rows(cut.rows[piece]), u[piece].exp()) for piece in pieces])
         new = new._replace(peak=fresh.to(u.dtype))
         best.add(cut.rows[fresh], new.at(fresh))
-        left, right = _joined([kept.left, cut.left, new]), _joined([kept.right, new, cut.right])
-        return Spans(torch.cat([kept.rows, cut.rows, cut.rows]), left, right)
+        left, right = _joined([unsplit.left, cut.left, new]), _joined([unsplit.right, new, cut.right])
+        return Spans(torch.cat([unsplit.rows, cut.rows, cut.rows]), left, right)
 
 
 def _below(left: Points, right: Points, limit: Tensor) -> Tensor:

@@ -41,8 +41,8 @@ class Metric(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> Metric:
         """From a name in tables."""
-        if found := re.fullmatch(r"top(\d+)_overlap", name):
-            return cls("top_overlap", wrong=True, k=int(found[1]))
+        if match := re.fullmatch(r"top(\d+)_overlap", name):
+            return cls("top_overlap", wrong=True, k=int(match[1]))
         if name not in METRICS:
             raise InputError(f"metrics must be among {list(METRICS)}, not {name!r}")
         return cls(name.removeprefix("wrong_"), wrong=name.startswith("wrong_"))
@@ -129,19 +129,19 @@ def measure(teachers: list[Any], labels: ArrayLike | None, metrics: list[Metric]
     mine = threading.local()
 
     def ranked(block: slice) -> TensorRanks | LoopRanks:
-        parts = [logits[block] for logits in teachers]
+        logits = [of_teacher[block] for of_teacher in teachers]
         if not loops:
-            return TensorRanks([as_floats(part).to(device).contiguous() for part in parts])
+            return TensorRanks([as_floats(rows).to(device).contiguous() for rows in logits])
         if not hasattr(mine, "space"):
-            dtype = np.result_type(*(as_floats(part[:0]).cpu().numpy() for part in parts))  # has room for each
+            dtype = np.result_type(*(as_floats(rows[:0]).cpu().numpy() for rows in logits))  # has room for each
             mine.space = Space((rows, len(teachers), classes), dtype)
-        arrays = [as_floats(part).cpu().numpy() if isinstance(part, Tensor) else part for part in parts]
+        arrays = [as_floats(rows).cpu().numpy() if isinstance(rows, Tensor) else rows for rows in logits]
         return LoopRanks(arrays, mine.space)
 
     def run(block: slice) -> None:
-        part = Block(ranked(block), None if targets is None else targets[block], pairs)
+        of_block = Block(ranked(block), None if targets is None else targets[block], pairs)
         for m, metric in enumerate(metrics):
-            values[m, :, block] = part.measure(metric)
+            values[m, :, block] = of_block.measure(metric)
 
     run_in_threads(run, blocks(n, rows), threads)
     return values
@@ -155,14 +155,14 @@ def ranking_device(teachers: list[Any]) -> torch.device:
 
 def real_numbers(values: ArrayLike, what: str) -> Any:
     """Return the tensor or array that it is, checked to hold real numbers, without a copy."""
-    kept: Any = values.detach().resolve_neg() if isinstance(values, Tensor) else np.asarray(values)
-    if isinstance(kept, Tensor):
-        real = not kept.is_complex() and kept.dtype != torch.bool
+    numbers: Any = values.detach().resolve_neg() if isinstance(values, Tensor) else np.asarray(values)
+    if isinstance(numbers, Tensor):
+        real = not numbers.is_complex() and numbers.dtype != torch.bool
     else:
-        real = kept.dtype.kind in "iu" or (kept.dtype.kind == "f" and kept.dtype.itemsize <= 8)
+        real = numbers.dtype.kind in "iu" or (numbers.dtype.kind == "f" and numbers.dtype.itemsize <= 8)
     if not real:
-        raise InputError(f"expected real numbers of at most 64 bits in {what}, got dtype {kept.dtype}")
-    return kept
+        raise InputError(f"expected real numbers of at most 64 bits in {what}, got dtype {numbers.dtype}")
+    return numbers
 
 
 def as_floats(rows: Any) -> Tensor:

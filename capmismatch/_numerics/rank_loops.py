@@ -143,10 +143,10 @@ def _place(words: Any, shift: Any, order: Any, spans: Any, mid: Any, ties: Any) 
 
 
 @_inlined
-def _below(bits: Any, counts: Any, place: Any, lanes: Any) -> Any:
-    """How many of the inserted places are less than `place`."""
-    word = place >> _SIX
-    inside: Any = _popcount(bits[word] & ((ONE << (place & _WORD)) - ONE))
+def _below(bits: Any, counts: Any, position: Any, lanes: Any) -> Any:
+    """How many of the inserted places are less than `position`."""
+    word = position >> _SIX
+    inside: Any = _popcount(bits[word] & ((ONE << (position & _WORD)) - ONE))
     if lanes is not None:
         shift = (word & np.uint64(3)) << np.uint64(4)
         return inside + ((counts[0, word >> np.uint64(2)] >> shift) & np.uint64(65535))
@@ -158,10 +158,10 @@ def _below(bits: Any, counts: Any, place: Any, lanes: Any) -> Any:
 
 
 @_inlined
-def _insert(bits: Any, counts: Any, place: Any, lanes: Any) -> None:
-    """Set the bit of a place and raise the running counts of the words above."""
-    word = place >> _SIX
-    bits[word] |= ONE << (place & _WORD)
+def _insert(bits: Any, counts: Any, position: Any, lanes: Any) -> None:
+    """Set the bit of a position and raise the running counts of the words above."""
+    word = position >> _SIX
+    bits[word] |= ONE << (position & _WORD)
     if lanes is not None:
         counts[0, 0] += lanes[word, 0]
         counts[0, 1] += lanes[word, 1]
@@ -177,22 +177,22 @@ def _insert(bits: Any, counts: Any, place: Any, lanes: Any) -> None:
 @_part
 def _discordant(walk: Any, bits: Any, counts: Any, lanes: Any) -> Any:
     """Discordant pairs, as if the walked teacher had no ties (the other may)."""
-    found: Any = 0
+    inversions: Any = 0
     for i in range(walk.size):
-        found += i - np.int64(_below(bits, counts, walk[i] >> HIGH, lanes))
+        inversions += i - np.int64(_below(bits, counts, walk[i] >> HIGH, lanes))
         _insert(bits, counts, walk[i] & FIELD, lanes)
-    return found
+    return inversions
 
 
 @_inlined
 def _discordant_of_few(walk: Any) -> Any:
     """The same of up to 63 classes, whose places are the bits of one word."""
-    found: Any = 0
+    inversions: Any = 0
     inserted = np.uint64(0)
     for i in range(walk.size):
-        found += i - np.int64(_popcount(inserted & ((ONE << (walk[i] >> HIGH)) - ONE)))
+        inversions += i - np.int64(_popcount(inserted & ((ONE << (walk[i] >> HIGH)) - ONE)))
         inserted |= ONE << (walk[i] & FIELD)
-    return found
+    return inversions
 
 
 @_part
@@ -255,8 +255,8 @@ def _concordance(order: Any, spans: Any, ties: Any, pairs: Any, counts: Any, lan
                     counted, joint = _within_ties(order[r, a], spans[r, a], walk)
             bits[:] = 0
             counts[:] = 0
-            found = _discordant_of_few(walk) if classes < 64 else _discordant(walk, bits, counts, lanes)
-            out[p, r] = total - ties[r, a] - ties[r, b] + joint - 2 * (found - counted)
+            inversions = _discordant_of_few(walk) if classes < 64 else _discordant(walk, bits, counts, lanes)
+            out[p, r] = total - ties[r, a] - ties[r, b] + joint - 2 * (inversions - counted)
     return out
 
 
@@ -269,10 +269,10 @@ def _target_concordance(mid: Any, labels: Any, pairs: Any) -> Any:
         for p in range(pairs.shape[0]):
             left, right = mid[r, pairs[p, 0]], mid[r, pairs[p, 1]]
             x, y = left[labels[r]], right[labels[r]]
-            found: Any = 0
+            net: Any = 0
             for c in range(classes):
-                found += ((left[c] < x) - (left[c] > x)) * ((right[c] < y) - (right[c] > y))
-            out[p, r] = found
+                net += ((left[c] < x) - (left[c] > x)) * ((right[c] < y) - (right[c] > y))
+            out[p, r] = net
     return out
 
 
@@ -284,18 +284,18 @@ def _rank_products(mid: Any, labels: Any, pairs: Any) -> Any:
     for r in range(n):
         for p in range(pairs.shape[0]):
             left, right = mid[r, pairs[p, 0]], mid[r, pairs[p, 1]]
-            found: Any = 0
+            total: Any = 0
             if labels[r] < 0:
                 for c in range(classes):
-                    found += np.int64(left[c]) * np.int64(right[c])
+                    total += np.int64(left[c]) * np.int64(right[c])
             else:
                 x, y = left[labels[r]], right[labels[r]]
                 # leaving the target out moves a doubled, centred rank by one towards the target's
                 for c in range(classes):
                     moved = left[c] + (left[c] < x) - (left[c] > x)
-                    found += moved * (right[c] + (right[c] < y) - (right[c] > y))
-                found -= np.int64(x) * np.int64(y)
-            out[p, r] = found
+                    total += moved * (right[c] + (right[c] < y) - (right[c] > y))
+                total -= np.int64(x) * np.int64(y)
+            out[p, r] = total
     return out
 
 
@@ -311,14 +311,14 @@ def _shared_top(order: Any, spans: Any, labels: Any, pairs: Any, k: Any) -> Any:
             lowest = classes - k
             if target >= 0 and np.int64(right[target] & FIELD) >= lowest:
                 lowest -= 1
-            found, taken, i = 0, 0, classes - 1
+            shared, taken, i = 0, 0, classes - 1
             while taken < k:
                 c = left[i]
                 if c != target:
                     taken += 1
-                    found += np.int64(right[c] & FIELD) >= lowest
+                    shared += np.int64(right[c] & FIELD) >= lowest
                 i -= 1
-            out[p, r] = found
+            out[p, r] = shared
     return out
 
 
@@ -356,8 +356,8 @@ class LoopRanks:
     def target(self, labels: Ints) -> tuple[Ints, Ints, Ints]:
         """Position, first of the tie group, one past its last."""
         spans = self.spans[np.arange(len(labels)), :, labels].T
-        parts = (spans & FIELD, (spans >> LOW) & FIELD, spans >> HIGH)
-        return tuple(part.astype(np.int64) for part in parts)  # type: ignore[return-value]
+        fields = (spans & FIELD, (spans >> LOW) & FIELD, spans >> HIGH)
+        return tuple(field.astype(np.int64) for field in fields)  # type: ignore[return-value]
 
     def concordance(self, pairs: Ints) -> Ints:
         """Choose the running counts by the number of classes."""

@@ -43,7 +43,7 @@ class TensorRanks:
 
     def __init__(self, logits: list[Tensor]) -> None:
         self.order, self.position, self.first, self.last = (
-            torch.stack(part) for part in zip(*map(_ranked, logits), strict=True)
+            torch.stack(values) for values in zip(*map(_ranked, logits), strict=True)
         )
         self.shape = len(logits[0]), logits[0].shape[1]
         self.mid = self.first + self.last - self.order.shape[2]
@@ -52,7 +52,7 @@ class TensorRanks:
 
     def target(self, labels: Ints) -> tuple[Ints, Ints, Ints]:
         """Where each row's target stands: position, first of its tie group, one past the last; (T, n) each."""
-        parts = (self._of_target(part, labels)[:, :, 0] for part in (self.position, self.first, self.last))
+        parts = (self._of_target(values, labels)[:, :, 0] for values in (self.position, self.first, self.last))
         position, first, last = map(to_numpy, parts)
         return position, first, last
 
@@ -83,9 +83,9 @@ class TensorRanks:
     def shared_top(self, labels: Ints, pairs: Ints, k: int) -> Ints:
         """How many of their k top classes, the target left out, two teachers share, (P, n)."""
         top = self.order.flip(2)[:, :, : k + 1]
-        kept = top != self._here(labels)[:, None]
-        kept &= kept.cumsum(2) <= k
-        members = torch.zeros_like(self.order).scatter_(2, top, kept.to(self.order.dtype))
+        is_member = top != self._here(labels)[:, None]
+        is_member &= is_member.cumsum(2) <= k
+        members = torch.zeros_like(self.order).scatter_(2, top, is_member.to(self.order.dtype))
         return self._products(members, pairs)
 
     @property
@@ -116,12 +116,12 @@ def _ranked(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     keys = torch.where(bits < 0, -size, size).masked_fill(logits.isnan(), most)  # ascending as the floats, zeros alike
     classes = keys.shape[1]
     places = torch.arange(classes, device=keys.device)
-    keys, place = keys.flip(1).sort(dim=1, stable=True)
-    order = classes - 1 - place
+    keys, reversed_class = keys.flip(1).sort(dim=1, stable=True)
+    order = classes - 1 - reversed_class
     changes, always = keys[:, 1:] != keys[:, :-1], torch.ones_like(keys[:, :1], dtype=torch.bool)
     first = torch.where(torch.cat([always, changes], 1), places, 0).cummax(1).values
     last = torch.where(torch.cat([changes, always], 1), places + 1, classes).flip(1).cummin(1).values.flip(1)
-    by_class = (torch.empty_like(order).scatter_(1, order, part) for part in (places.expand_as(order), first, last))
+    by_class = (torch.empty_like(order).scatter_(1, order, values) for values in (places.expand_as(order), first, last))
     position, first, last = by_class
     return order, position, first, last
 
@@ -132,13 +132,13 @@ def _inversions(sequence: Tensor) -> Tensor:
     half = 1 << max(0, classes - 1).bit_length() >> 1
     values = torch.arange(2 * half, dtype=torch.int32, device=sequence.device).repeat(*lead, 1)
     values[..., :classes] = sequence  # what fills up to a power of two is last and largest
-    found = torch.zeros(lead, dtype=torch.int64, device=sequence.device)
+    inversions = torch.zeros(lead, dtype=torch.int64, device=sequence.device)
     while half:
         values = values.view(*lead, -1, 2 * half)
         upper = (values & half) != 0
         before = upper.cumsum(-1, dtype=torch.int32)  # of the upper half, up to here
-        found += before.masked_fill(upper, 0).sum((-2, -1))
-        place = torch.arange(2 * half, device=values.device)
-        values = torch.empty_like(values).scatter_(-1, torch.where(upper, before + (half - 1), place - before), values)
+        inversions += before.masked_fill(upper, 0).sum((-2, -1))
+        index = torch.arange(2 * half, device=values.device)
+        values = torch.empty_like(values).scatter_(-1, torch.where(upper, before + (half - 1), index - before), values)
         half >>= 1
-    return found
+    return inversions

@@ -83,8 +83,8 @@ def _taken_apart(logits: Tensor, wide: Tensor, labels: Tensor) -> LogitParts:
     second = wrong.topk(2, dim=1).values[:, 1] if wrong.shape[1] > 1 else torch.full_like(top, -torch.inf)
     mean = wide.mean(1)
     std = (wide - mean[:, None]).norm(dim=1) / wide.shape[1] ** 0.5
-    place = (wrong == top[:, None]).to(torch.int8).argmax(1)  # the first: on some devices max takes any of equal ones
-    top_class = wrong_class.gather(1, place[:, None])[:, 0]
+    top_index = (wrong == top[:, None]).to(torch.int8).argmax(1)  # the first: on some devices max takes any of equals
+    top_class = wrong_class.gather(1, top_index[:, None])[:, 0]
     correct = ((target > top) | ((target == top) & (labels < top_class))).to(wide.dtype)
     return LogitParts(logits, labels, target, top, second, top_class, mean, std, correct, wrong - top[:, None])
 
@@ -118,11 +118,11 @@ def sums_at(below: Tensor, taus: Sequence[float | Tensor]) -> list[Sums]:
     if not _compiled(below):
         return [_sums(below, tau) for tau in taus]
     rates = rates_of(below, taus)
-    found = torch.empty((3, *rates.shape), dtype=torch.float64)
-    arrays = [rates.numpy(), *(part.numpy() for part in found)]
+    sums = torch.empty((3, *rates.shape), dtype=torch.float64)
+    arrays = [rates.numpy(), *(values.numpy() for values in sums)]
     wrong = below.numpy()
     _in_blocks(lambda rows: kernels.row_sums(wrong[rows], *(array[:, rows] for array in arrays)), *wrong.shape)
-    return [Sums(*found[:, t]) for t in range(len(taus))]
+    return [Sums(*sums[:, t]) for t in range(len(taus))]
 
 
 def _sums(below: Tensor, tau: float | Tensor) -> Sums:
@@ -187,10 +187,10 @@ class Softened:
     @classmethod
     def at_each(cls, raw: LogitParts, taus: Sequence[float]) -> list[Softened]:
         """The same over several temperatures, for which the rows are read once; quickest `in_octaves`."""
-        found = [cls.of(raw, tau) for tau in taus]
-        for softened, sums in zip(found, sums_at(raw.below, taus), strict=True):
+        softened_at = [cls.of(raw, tau) for tau in taus]
+        for softened, sums in zip(softened_at, sums_at(raw.below, taus), strict=True):
             softened.sums = sums
-        return found
+        return softened_at
 
     @property
     def logits(self) -> Tensor:
@@ -320,15 +320,15 @@ def add_to_classes(softened: Sequence[Softened], group: Tensor, sums: Tensor) ->
         tensors = (raw.below, raw.labels, *_weights(softened), group, sums)
         kernels.add_to_classes(*(tensor.numpy() for tensor in tensors))
     else:
-        for part, into in zip(softened, sums, strict=True):
-            into.index_add_(0, group, part.probs.detach())
+        for rows, into in zip(softened, sums, strict=True):
+            into.index_add_(0, group, rows.probs.detach())
 
 
 def compare_with_classes(
     softened: Sequence[Softened], means: Tensor, logs: Tensor, pivots: Tensor, group: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Sum p log(p / m) and sum (p - m)^2, (T, N) each, with m = means[t, group], in compiled code."""
-    raw, log_scale = softened[0].raw, torch.stack([part.log_wrong_scale for part in softened])
+    raw, log_scale = softened[0].raw, torch.stack([rows.log_wrong_scale for rows in softened])
     divergence, distance = torch.empty((2, len(softened), len(group)), dtype=torch.float64)
     rows = (raw.below, raw.labels, *_weights(softened), log_scale, group)
     kernels.against_classes(*(tensor.numpy() for tensor in (*rows, means, logs, pivots, divergence, distance)))
@@ -337,7 +337,7 @@ def compare_with_classes(
 
 def _weights(softened: Sequence[Softened]) -> tuple[Tensor, Tensor, Tensor]:
     """Inverse temperatures, probability of the largest wrong class, and of the target: (T, N) each."""
-    rates = rates_of(softened[0].raw.below, [part.tau for part in softened])
+    rates = rates_of(softened[0].raw.below, [rows.tau for rows in softened])
     return rates, torch.stack([p.wrong_scale for p in softened]), torch.stack([p.target_prob for p in softened])
 
 

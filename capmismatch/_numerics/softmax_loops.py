@@ -97,10 +97,10 @@ def class_probabilities(logits: Any, logsumexp: Any, out: Any) -> None:
 
 @of_finite
 def _largest(values: Any) -> float:
-    found = -math.inf
+    largest = -math.inf
     for i in range(len(values)):
-        found = max(found, float(values[i]))
-    return found
+        largest = max(largest, float(values[i]))
+    return largest
 
 
 @vectorised
@@ -263,14 +263,14 @@ def against_classes(
             one = _against(b[:low], e[:low], *about, mean[:low], log_mean[:low])
             two = _against(b[i:j], e[i:j], *about, mean[low + 1 : high], log_mean[low + 1 : high])
             three = _against(b[high:], e[high:], *about, mean[high + 1 :], log_mean[high + 1 :])
-            apart, squares, less = one[0] + two[0] + three[0], one[1] + two[1] + three[1], one[2] + two[2] + three[2]
+            gaps, squares, less = one[0] + two[0] + three[0], one[1] + two[1] + three[1], one[2] + two[2] + three[2]
             if pivot != y:
-                own = p - mean[y]
-                apart += _gap(p, own, math.log(max(p, LEAST)) - log_mean[y])
-                squares, less = squares + own * own, less + own
+                of_target = p - mean[y]
+                gaps += _gap(p, of_target, math.log(max(p, LEAST)) - log_mean[y])
+                squares, less = squares + of_target * of_target, less + of_target
             ratio = max(-less / mean[pivot], EPSILON - 1.0)
-            apart += _gap(mean[pivot] * (1.0 + ratio), -less, math.log1p(ratio))
-            divergence[t, row] = apart
+            gaps += _gap(mean[pivot] * (1.0 + ratio), -less, math.log1p(ratio))
+            divergence[t, row] = gaps
             distance[t, row] = squares + less * less
 
 
@@ -307,14 +307,14 @@ def adaptive_class(p: Any, hits: Any, ranges: int, share: Any) -> None:
     for bucket in range(BUCKETS):
         while last + 1 < ranges and start[bucket] >= (last + 1) * n // ranges:
             last += 1
-        whole = last + 1 == ranges or start[bucket + 1] <= (last + 1) * n // ranges
-        in_range[bucket] = last if whole else -1
-    found = np.empty(n, np.int16)
+        in_one_range = last + 1 == ranges or start[bucket + 1] <= (last + 1) * n // ranges
+        in_range[bucket] = last if in_one_range else -1
+    range_of = np.empty(n, np.int16)
     gap = np.zeros(ranges)
     split = 0
     for i in range(n):
         r = in_range[(bits[i] >> shift) - base]
-        found[i] = r
+        range_of[i] = r
         if r >= 0:
             gap[r] += p[i]
         else:
@@ -322,29 +322,29 @@ def adaptive_class(p: Any, hits: Any, ranges: int, share: Any) -> None:
     rows = np.empty(split, np.int64)
     split = 0
     for i in range(n):
-        if found[i] < 0:
+        if range_of[i] < 0:
             rows[split] = i
             split += 1
     _sort_stably(rows, p)
-    bucket, place = -1, 0
+    bucket, position = -1, 0
     for row in rows:
-        own = (bits[row] >> shift) - base
-        if own != bucket:
-            bucket, place = own, start[own]
-        r = ((place + 1) * ranges - 1) // n  # the last range that starts at or before this place
-        found[row] = r
+        own_bucket = (bits[row] >> shift) - base
+        if own_bucket != bucket:
+            bucket, position = own_bucket, start[own_bucket]
+        r = ((position + 1) * ranges - 1) // n  # the last range that starts at or before this position
+        range_of[row] = r
         gap[r] += p[row]
-        place += 1
+        position += 1
     for row in hits:
-        gap[found[row]] -= 1.0
+        gap[range_of[row]] -= 1.0
     weight = np.empty(ranges)
     for r in range(ranges):
         count = (r + 1) * n // ranges - r * n // ranges
         weight[r] = ((gap[r] > 0.0) - (gap[r] < 0.0)) * n / (ranges * count)
     for i in range(n):
-        share[i] += weight[found[i]] * p[i]
+        share[i] += weight[range_of[i]] * p[i]
     for row in hits:
-        share[row] -= weight[found[row]]
+        share[row] -= weight[range_of[row]]
 
 
 @inside
@@ -357,13 +357,13 @@ def _sort_stably(rows: Any, p: Any) -> None:
         for low in range(0, n, 2 * width):
             middle, high = min(low + width, n), min(low + 2 * width, n)
             left, right = low, middle
-            for place in range(low, high):
+            for position in range(low, high):
                 if left < middle and (right >= high or p[rows[left]] <= p[rows[right]]):
-                    other[place] = rows[left]
+                    other[position] = rows[left]
                     left += 1
                 else:
-                    other[place] = rows[right]
+                    other[position] = rows[right]
                     right += 1
-        for place in range(n):
-            rows[place] = other[place]
+        for position in range(n):
+            rows[position] = other[position]
         width *= 2

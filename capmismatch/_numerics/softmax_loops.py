@@ -1,9 +1,8 @@
 r"""Compiled loops over the rows of a softmax: what probes, class means and calibration errors spend their time in.
 
-The inputs of nearly all are rows of *below*: the K = C - 1 wrong logits of an example, in order, less their largest, so
-that exponents are <= 0 and one of them is 0; and *rates*, the inverse temperatures. Everything is float64, each row is
-worked on by itself and in the same order, so results depend neither on threads nor on how rows were cut into blocks.
-What each function computes stands in its first line; `softmax` has the same in tensor operations.
+The package `_numerics` lists the letters. Nearly all functions take rows of *below* and *rates*, the inverse
+temperatures. Everything is float64, each row is computed by itself and in the same order, so results depend neither on
+threads nor on how rows were cut into blocks. `softmax` has the same in tensor operations.
 
 Exponentials come in pairs, e = exp(r b) and x = e - 1, both to their last digits: differences between nearly equal
 classes live on those of x. With exp(r b) = s (1 + w), s a power of two, and w = 2^f - 1, |f| <= 1/2, from a polynomial,
@@ -18,9 +17,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-# "contract" allows a multiply and an add to be one instruction; "reassoc" lets sums go in vectors; "nnan" the same for
-# the largest of finite numbers. All loops are free of the interpreter's lock. Those that only other loops call get no
-# way in from Python, which would take time to compile.
+# "contract" allows a multiply and an add to be one instruction; "reassoc" lets sums use vectors; "nnan" the same for
+# the largest of finite numbers. All loops release the interpreter's lock. Those that only other loops call cannot be
+# called from Python: the wrappers would take time to compile.
 OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
 INSIDE: dict[str, Any] = {**OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 compiled = njit(**OPTIONS, fastmath={"contract"})
@@ -33,8 +32,8 @@ SMALLEST = -1023.0  # of exponents of two: a float whose exponent has no bit set
 ROUNDER = 1.5 * 2.0**52  # adding it rounds to a whole number, which then stands in the lowest bits
 # 2^f - 1 = f (P1 + P2 f + ...): Taylor's series, cut where its rest is below the last digit for |f| <= 1/2
 P1, P2, P3, P4, P5, P6, P7, P8, P9, P10, P11, P12 = (math.log(2) ** k / math.factorial(k) for k in range(1, 13))
-NEAR = 1 / 16  # of log ratios: nearer to 0, p log(p / m) - p + m comes from its series
-# exp(-d) - 1 + d = d^2 (R2 + R3 d + ...): Taylor's series, cut where its rest is below 1e-13 for |d| < NEAR
+SERIES_WITHIN = 1 / 16  # of log ratios: this near to 0, p log(p / m) - p + m comes from its series
+# exp(-d) - 1 + d = d^2 (R2 + R3 d + ...): Taylor's series, cut where its rest is below 1e-13 for |d| < SERIES_WITHIN
 R2, R3, R4, R5, R6, R7, R8 = ((-1) ** k / math.factorial(k) for k in range(2, 9))
 LEAST, EPSILON = 2.0**-1022, 2.0**-52  # the least normal number, and the distance of 1 from the next
 
@@ -154,20 +153,20 @@ def take_apart(
 
 @vectorised
 def _sums(b: Any, e: Any, x: Any) -> tuple[float, float, float, float]:
-    rest, excess, squares, first = 0.0, 0.0, 0.0, 0.0
+    tail, excess, squares, first = 0.0, 0.0, 0.0, 0.0
     for i in range(len(b)):
-        rest += e[i]
+        tail += e[i]
         excess += x[i]
         squares += x[i] * x[i]
         first += e[i] * b[i]
-    return rest, excess, squares, first
+    return tail, excess, squares, first
 
 
 @compiled
-def row_sums(below: Any, rates: Any, rest: Any, variance: Any, mean_below: Any) -> None:
+def row_sums(below: Any, rates: Any, tail: Any, variance: Any, mean_below: Any) -> None:
     """Sum of e = exp(rate b) without the largest, population variance of q~ = e / sum e, mean of b under q~: (T, n).
 
-    The largest e is 1, and would take the digits of a small rest. The squares are taken about the largest class, so
+    The largest e is 1, and would take the digits of a small tail. The squares are taken about the largest class, so
     x = e - 1 is 0 there: sum x^2 <= (K + 1) sum (x - mean)^2, and their difference loses no more than the digits of K.
     """
     n, k = below.shape
@@ -180,8 +179,8 @@ def row_sums(below: Any, rates: Any, rest: Any, variance: Any, mean_below: Any) 
         for t in range(len(rates)):
             exponentials_at(b, rates, t, row, e, bits, x)
             e[top] = 0.0
-            rest[t, row], excess, squares, first = _sums(b, e, x)
-            everything = 1.0 + rest[t, row]
+            tail[t, row], excess, squares, first = _sums(b, e, x)
+            everything = 1.0 + tail[t, row]
             variance[t, row] = max(squares - excess * excess / k, 0.0) / (k * everything * everything)
             mean_below[t, row] = first / everything
 
@@ -214,7 +213,7 @@ def add_to_classes(below: Any, labels: Any, rates: Any, scale: Any, target: Any,
 def _gap(p: float, less: float, d: float) -> float:
     """One class's p log(p / m) - p + m >= 0, given p, less = p - m and d = log(p / m)."""
     series = R2 + d * (R3 + d * (R4 + d * (R5 + d * (R6 + d * (R7 + d * R8)))))
-    return p * d * d * series if abs(d) < NEAR else p * d - less
+    return p * d * d * series if abs(d) < SERIES_WITHIN else p * d - less
 
 
 @vectorised
@@ -280,7 +279,9 @@ BUCKETS = 4096
 
 
 @compiled
-def adaptive_class(p: Any, hits: Any, ranges: int, share: Any) -> None:
+def adaptive_class(  # noqa: C901 - one numeric kernel: a bucket sort whose steps share their counts
+    p: Any, hits: Any, ranges: int, share: Any
+) -> None:
     """Add to `share` (N,) what each example has in the adaptive calibration error of one class.
 
     p (N,) are the class's probabilities, `hits` the rows of its own examples. In place of a sort: positive floats are

@@ -1,9 +1,9 @@
-"""How alike teachers order the classes: Kendall's tau-b, Spearman's rho and top-k overlap per example, and per class.
+"""How similarly teachers order the classes: Kendall's tau-b, Spearman's rho and top-k overlap, per example or class.
 
 Every row is sorted once per teacher, whatever is asked about it and however many pairs of teachers share it; all
 counting is in integers, so results depend neither on the number of threads nor on how the rows were cut into blocks.
-Memory beyond inputs and results is bounded by a block of rows. Threads: as many as torch uses
-(`torch.set_num_threads`).
+`_numerics.rank_blocks` follows one row of five classes from its logits to tau-b. Memory beyond inputs and results is
+bounded by a block of rows. Threads: as many as torch uses (`torch.set_num_threads`).
 
 Logits may be tensors or arrays of any float type, half precision and bfloat16 included (integers are read as float64).
 Tensors on an accelerator are ranked there, to the same integers; results are float64 tensors on the CPU. **Infinities**
@@ -35,7 +35,7 @@ from capmismatch._numerics.softmax import Softened, WrongAlone, take_apart
 from capmismatch._numerics.threads import blocks
 from capmismatch.errors import InputError, must_be_positive
 
-AFFINITY_CELLS = 1 << 18  # logits of class affinities worked on at a time
+AFFINITY_CELLS = 1 << 18  # logits that class affinities are computed of at a time
 
 # ------------------------------------------------------------------------------------------------------------ two rows
 
@@ -50,8 +50,8 @@ def kendall_tau_b(a: ArrayLike, b: ArrayLike) -> Tensor:
 
     Parameters
     ----------
-    a, b
-        Shapes (..., C), whose leading axes broadcast.
+    a, b : array_like, shape (..., C)
+        Logits of two teachers, or any numbers to rank; the leading axes broadcast.
 
     Returns
     -------
@@ -62,6 +62,12 @@ def kendall_tau_b(a: ArrayLike, b: ArrayLike) -> Tensor:
     ------
     InputError
         Shapes that do not fit, values that are not real numbers.
+
+    See Also
+    --------
+    wrong_class_tau_b : Over the wrong classes only.
+    pairwise_tau_b, rank_metrics : Of many teachers at once.
+    capmismatch.rank_stability : Means over the examples of a bank.
 
     References
     ----------
@@ -81,10 +87,10 @@ def wrong_class_tau_b(logits_a: ArrayLike, logits_b: ArrayLike, labels: ArrayLik
 
     Parameters
     ----------
-    logits_a, logits_b
-        Shape (N, C).
-    labels
-        Shape (N,), integers in [0, C).
+    logits_a, logits_b : array_like, shape (N, C)
+        Logits of two teachers.
+    labels : array_like of int, shape (N,)
+        In [0, C).
 
     Returns
     -------
@@ -95,6 +101,13 @@ def wrong_class_tau_b(logits_a: ArrayLike, logits_b: ArrayLike, labels: ArrayLik
     ------
     InputError
         Shapes that do not fit, labels out of range.
+
+    See Also
+    --------
+    kendall_tau_b : Over all classes, with the formula.
+    rank_metrics : Several metrics of many teachers from one sort of each row.
+    capmismatch.rank_stability : Means over the examples of a bank.
+    capmismatch.plots.rank_matrix : The figure of that table.
 
     References
     ----------
@@ -113,10 +126,10 @@ def spearman(a: ArrayLike, b: ArrayLike, labels: ArrayLike | None = None) -> Ten
 
     Parameters
     ----------
-    a, b
-        Shapes (..., C), whose leading axes broadcast; (N, C) with `labels`.
-    labels
-        Shape (N,): leave each example's target out, so that only the wrong classes are ranked.
+    a, b : array_like, shape (..., C), or (N, C) with `labels`
+        Logits of two teachers, or any numbers to rank; the leading axes broadcast.
+    labels : array_like of int, shape (N,), optional
+        Leave each example's target out, so that only the wrong classes are ranked.
 
     Returns
     -------
@@ -127,6 +140,11 @@ def spearman(a: ArrayLike, b: ArrayLike, labels: ArrayLike | None = None) -> Ten
     ------
     InputError
         Shapes that do not fit, labels out of range.
+
+    See Also
+    --------
+    kendall_tau_b : The measure that tables have by default.
+    capmismatch.rank_stability : Means over the examples of a bank.
 
     References
     ----------
@@ -147,12 +165,12 @@ def topk_overlap(a: ArrayLike, b: ArrayLike, k: int, labels: ArrayLike | None = 
 
     Parameters
     ----------
-    a, b
-        Shapes (..., C), whose leading axes broadcast; (N, C) with `labels`.
-    k
+    a, b : array_like, shape (..., C), or (N, C) with `labels`
+        Logits of two teachers, or any numbers to rank; the leading axes broadcast.
+    k : int
         In [1, C], or in [1, C-1] with `labels`.
-    labels
-        Shape (N,): leave each example's target out of both sets.
+    labels : array_like of int, shape (N,), optional
+        Leave each example's target out of both sets.
 
     Returns
     -------
@@ -163,6 +181,11 @@ def topk_overlap(a: ArrayLike, b: ArrayLike, k: int, labels: ArrayLike | None = 
     ------
     InputError
         Shapes that do not fit, k or labels out of range.
+
+    See Also
+    --------
+    rank_metrics : The same of many teachers, as "top{k}_overlap".
+    capmismatch.rank_stability : Means over the examples of a bank.
 
     Examples
     --------
@@ -180,10 +203,10 @@ def pairwise_tau_b(logits: ArrayLike | Sequence[ArrayLike], labels: ArrayLike | 
 
     Parameters
     ----------
-    logits
-        Shape (T, N, C), or a sequence of T arrays (N, C), which may be memory-mapped and differ in float type.
-    labels
-        Shape (N,): compare over the wrong classes only.
+    logits : array_like, shape (T, N, C), or sequence of T array_like, shape (N, C)
+        Logits of T teachers; the arrays may be memory-mapped and differ in float type.
+    labels : array_like of int, shape (N,), optional
+        Compare over the wrong classes only.
 
     Returns
     -------
@@ -222,33 +245,38 @@ def rank_metrics(
 
     Parameters
     ----------
-    logits
-        Shape (T, n, C), or a sequence of T arrays (n, C), which may be memory-mapped and differ in float type.
-    labels
-        Shape (n,); needed by metrics over the wrong classes.
-    metrics
+    logits : array_like, shape (T, n, C), or sequence of T array_like, shape (n, C)
+        Logits of T teachers; the arrays may be memory-mapped and differ in float type.
+    labels : array_like of int, shape (n,), optional
+        Required by metrics over the wrong classes.
+    metrics : iterable of str, default ("wrong_tau_b",)
         "wrong_tau_b", "tau_b", "wrong_spearman", "spearman" and, for any k, "top{k}_overlap", which is over the wrong
         classes.
-    pairs
-        P pairs of teachers (a, b) by index; by default ``itertools.combinations(range(T), 2)``.
+    pairs : iterable of (int, int), optional
+        P pairs of teachers by index; by default ``itertools.combinations(range(T), 2)``.
 
     Returns
     -------
-    dict[str, Tensor]
-        For each metric (P, n), as `wrong_class_tau_b`, `kendall_tau_b`, `spearman` and `topk_overlap` give it.
+    dict of str to Tensor
+        For each metric, shape (P, n), as `wrong_class_tau_b`, `kendall_tau_b`, `spearman` and `topk_overlap` give it.
 
     Raises
     ------
     InputError
         Shapes that do not fit; labels, k or teachers out of range; an unknown metric; labels missing.
 
+    See Also
+    --------
+    capmismatch.rank_stability : Means over the examples of a bank.
+    capmismatch.plots.rank_matrix : The figure of that table.
+
     Examples
     --------
     >>> logits = [[[5.0, 1.0, 2.0, 3.0]], [[5.0, 1.0, 3.0, 2.0]], [[5.0, 3.0, 2.0, 1.0]]]
-    >>> found = rank_metrics(logits, [0], metrics=["wrong_tau_b", "top1_overlap"])
-    >>> found["wrong_tau_b"][:, 0]
+    >>> values = rank_metrics(logits, [0], metrics=["wrong_tau_b", "top1_overlap"])
+    >>> values["wrong_tau_b"][:, 0]
     tensor([ 0.3333, -1.0000, -0.3333], dtype=torch.float64)
-    >>> found["top1_overlap"][:, 0]
+    >>> values["top1_overlap"][:, 0]
     tensor([0., 0., 0.], dtype=torch.float64)
     """
     teachers = as_teachers(logits)
@@ -269,18 +297,17 @@ def affinity_matrix(logits: ArrayLike, labels: ArrayLike, tau: float, num_classe
     """Which wrong classes a teacher sees in the examples of each class.
 
     Row y is the mean over the examples of class y of q~, the softmax over the wrong classes alone at `tau`.
-    `capmismatch.affinity` gives those of all teachers of a bank as a table.
 
     Parameters
     ----------
-    logits
-        Shape (N, C), C >= 2. -inf masks a class.
-    labels
-        Shape (N,), integers in [0, C).
-    tau
-        Temperature.
-    num_classes
-        The C to insist on; by default the logits'.
+    logits : array_like, shape (N, C), C >= 2
+        Logits of one teacher. -inf masks a class.
+    labels : array_like of int, shape (N,)
+        In [0, C).
+    tau : float
+        Temperature > 0.
+    num_classes : int, optional
+        The C to insist on; by default that of the logits.
 
     Returns
     -------
@@ -292,6 +319,12 @@ def affinity_matrix(logits: ArrayLike, labels: ArrayLike, tau: float, num_classe
     InputError
         Shapes that do not fit, labels out of range, NaN and +inf, which have no softmax, a temperature that is not
         positive.
+
+    See Also
+    --------
+    affinity_tau_b : Compares two of them.
+    capmismatch.affinity : The matrices of all teachers of a bank, as a table.
+    capmismatch.plots.affinity_map : The figure of that table.
 
     References
     ----------
@@ -328,8 +361,8 @@ def affinity_tau_b(matrix_a: ArrayLike, matrix_b: ArrayLike) -> Tensor:
 
     Parameters
     ----------
-    matrix_a, matrix_b
-        Shape (C, C).
+    matrix_a, matrix_b : array_like, shape (C, C)
+        Of two teachers, as `affinity_matrix` returns them.
 
     Returns
     -------
@@ -340,6 +373,10 @@ def affinity_tau_b(matrix_a: ArrayLike, matrix_b: ArrayLike) -> Tensor:
     ------
     InputError
         Shapes that do not fit.
+
+    See Also
+    --------
+    capmismatch.rank_stability : Means over the classes of a bank, as "affinity_tau_b".
 
     Examples
     --------

@@ -139,8 +139,10 @@ class ClassGroup:
 
     def around(self, block: slice) -> dict[float | None, AroundClass]:
         """The rows of a block at each temperature, each beside the mean soft label of its class."""
+        means = self._means  # first: it reads all blocks, and this one is to be the one held
         softened, class_index = self._at_temperatures(block)
-        return dict(zip(self._temperatures, AroundClass.of_each(softened, self._means, class_index), strict=True))
+        around = AroundClass.of_each(softened, means, class_index)
+        return dict(zip(self._temperatures, around, strict=True))
 
     @cached_property
     def _means(self) -> Tensor:
@@ -163,7 +165,7 @@ class AllRows:
         self._teacher = teacher
         self.confidence, self.correct, self.logsumexp = np.empty((3, len(teacher)))
 
-    def collect(self, positions: Ints, softened: Softened) -> None:
+    def add(self, positions: Ints, softened: Softened) -> None:
         """Take in some rows at tau = 1."""
         self.confidence[positions] = to_numpy(softened.confidence)
         self.correct[positions] = to_numpy(softened.raw.correct)
@@ -204,7 +206,7 @@ class AllRows:
 
 
 class Kind(NamedTuple):
-    """How probes of one kind get their values: one value for each row that `inputs` are of."""
+    """How probes of one kind get a value for each row."""
 
     needs: str  # "row": its own soft label; "class means": also that of its class; "all rows": all of the teacher
     compute: Callable[[Probe, Any], Any]  # of the probe and of a `Softened`, an `AroundClass` or `AllRows`
@@ -227,10 +229,10 @@ def _measured(
     for kind, (needs, _) in KINDS.items():
         of_kind = [p for p in probes if p.kind == kind]
         columns[needs] += [(p, tau) for p in of_kind for tau in (temperatures if p.tempered else [None])]
-    if not any(columns.values()):
-        return
     teacher = TeacherRows(bank, key, bank.select(split), device)
     everyone = AllRows(teacher)
+    if not any(columns.values()):
+        return
 
     def measure(positions: Ints) -> tuple[Ints, Values]:
         """Values of all rows of some classes."""
@@ -239,7 +241,7 @@ def _measured(
         values: Values = {(p.name, tau): np.empty(len(positions)) for p, tau in asked}
         for block in group.blocks:
             softened = group.softened(block)
-            everyone.collect(positions[block], softened[None])
+            everyone.add(positions[block], softened[None])
             for p, tau in columns["row"]:
                 values[p.name, tau][block] = to_numpy(KINDS[p.kind].compute(p, softened[tau]))
         for block in group.blocks if columns["class means"] else ():

@@ -26,9 +26,9 @@ from _table import show
 from scipy.optimize import minimize_scalar
 from scipy.special import log_expit, logsumexp
 
-from capmismatch._numerics.isats_options import margin_of
+from capmismatch._numerics.soft_label_spec import SoftLabelSpec, margin_of
 from capmismatch._numerics.softmax import take_apart
-from capmismatch.temperature import CONSTRAINTS, ISATSSetting, isats
+from capmismatch.temperature import CONSTRAINTS, isats, soften_parts
 
 TAU_TARGET, LOW, HIGH = 4.0, 0.5, 8.0
 TARGET_RATIO, TARGET_ERROR = 10, 1e-6
@@ -142,9 +142,9 @@ def fastest(runs: list[Callable[[], object]], turns: int) -> list[float]:
 
 def compare(classes: int, rows: int, constraint: str, turns: int) -> Row:
     logits, labels = example(classes, rows)
-    setting = ISATSSetting(TAU_TARGET, (LOW, HIGH), constraint, "mean", margin_of(constraint, None))
+    spec = SoftLabelSpec("ISATS", TAU_TARGET, constraint=constraint, bounds=(LOW, HIGH))
     runs = [
-        lambda: setting.search(take_apart(logits, labels)).tau_other,
+        lambda: soften_parts(spec, take_apart(logits, labels)).tau_other,
         lambda: isats(logits, labels, TAU_TARGET, (LOW, HIGH), constraint=constraint),
         lambda: dense(logits, labels, constraint),
     ]
@@ -152,7 +152,7 @@ def compare(classes: int, rows: int, constraint: str, turns: int) -> Row:
     errors, within = [], 0
     for f, y, center in ((logits[:50], labels[:50], "mean"), (*inside(classes, 50), "none")):
         true, inner = truth(f, y, constraint, center)
-        ours = replace(setting, center=center).search(take_apart(f, y)).tau_other
+        ours = soften_parts(replace(spec, center=center), take_apart(f, y)).tau_other
         errors.append([np.abs(tau.numpy() / true - 1).max() for tau in (ours, dense(f, y, constraint, center))])
         within += int(inner.sum())
     error, dense_error = np.max(errors, 0)

@@ -1,9 +1,9 @@
-"""How alike teachers order the classes: Kendall's tau-b, Spearman's rho and top-k overlap per example, and per class.
+"""How similarly teachers order the classes: Kendall's tau-b, Spearman's rho and top-k overlap, per example or class.
 
 Every row is sorted once per teacher, whatever is asked about it and however many pairs of teachers share it; all
 counting is in integers, so results depend neither on the number of threads nor on how the rows were cut into blocks.
-Memory beyond inputs and results is bounded by a block of rows. Threads: as many as torch uses
-(`torch.set_num_threads`).
+`_numerics.rank_blocks` follows one row of five classes from its logits to tau-b. Memory beyond inputs and results is
+bounded by a block of rows. Threads: as many as torch uses (`torch.set_num_threads`).
 
 Logits may be tensors or arrays of any float type, half precision and bfloat16 included (integers are read as float64).
 Tensors on an accelerator are ranked there, to the same integers; results are float64 tensors on the CPU. **Infinities**
@@ -22,12 +22,20 @@ from torch import Tensor
 
 from capmismatch._numerics.arrays import ArrayLike, as_labels, as_logits
 from capmismatch._numerics.class_means import mean_by_class
-from capmismatch._numerics.rank_blocks import Metric, as_floats, as_teachers, home, measure, of_two, real_numbers
+from capmismatch._numerics.rank_blocks import (
+    Metric,
+    as_floats,
+    as_teachers,
+    measure,
+    of_two,
+    ranking_device,
+    real_numbers,
+)
 from capmismatch._numerics.softmax import Softened, WrongAlone, take_apart
 from capmismatch._numerics.threads import blocks
 from capmismatch.errors import InputError, must_be_positive
 
-AFFINITY_CELLS = 1 << 18  # logits of class affinities worked on at a time
+AFFINITY_CELLS = 1 << 18  # logits that class affinities are computed of at a time
 
 # ------------------------------------------------------------------------------------------------------------ two rows
 
@@ -42,8 +50,8 @@ def kendall_tau_b(a: ArrayLike, b: ArrayLike) -> Tensor:
 
     Parameters
     ----------
-    a, b
-        Shapes (..., C), whose leading axes broadcast.
+    a, b : array_like, shape (..., C)
+        Logits of two teachers, or any numbers to rank; the leading axes broadcast.
 
     Returns
     -------
@@ -54,6 +62,12 @@ def kendall_tau_b(a: ArrayLike, b: ArrayLike) -> Tensor:
     ------
     InputError
         Shapes that do not fit, values that are not real numbers.
+
+    See Also
+    --------
+    wrong_class_tau_b : Over the wrong classes only.
+    pairwise_tau_b, rank_metrics : Of many teachers at once.
+    capmismatch.rank_stability : Means over the examples of a bank.
 
     References
     ----------
@@ -73,10 +87,10 @@ def wrong_class_tau_b(logits_a: ArrayLike, logits_b: ArrayLike, labels: ArrayLik
 
     Parameters
     ----------
-    logits_a, logits_b
-        Shape (N, C).
-    labels
-        Shape (N,), integers in [0, C).
+    logits_a, logits_b : array_like, shape (N, C)
+        Logits of two teachers.
+    labels : array_like of int, shape (N,)
+        In [0, C).
 
     Returns
     -------
@@ -87,6 +101,13 @@ def wrong_class_tau_b(logits_a: ArrayLike, logits_b: ArrayLike, labels: ArrayLik
     ------
     InputError
         Shapes that do not fit, labels out of range.
+
+    See Also
+    --------
+    kendall_tau_b : Over all classes, with the formula.
+    rank_metrics : Several metrics of many teachers from one sort of each row.
+    capmismatch.rank_stability : Means over the examples of a bank.
+    capmismatch.plots.rank_matrix : The figure of that table.
 
     References
     ----------
@@ -105,10 +126,10 @@ def spearman(a: ArrayLike, b: ArrayLike, labels: ArrayLike | None = None) -> Ten
 
     Parameters
     ----------
-    a, b
-        Shapes (..., C), whose leading axes broadcast; (N, C) with `labels`.
-    labels
-        Shape (N,): leave each example's target out, so that only the wrong classes are ranked.
+    a, b : array_like, shape (..., C), or (N, C) with `labels`
+        Logits of two teachers, or any numbers to rank; the leading axes broadcast.
+    labels : array_like of int, shape (N,), optional
+        Leave each example's target out, so that only the wrong classes are ranked.
 
     Returns
     -------
@@ -119,6 +140,11 @@ def spearman(a: ArrayLike, b: ArrayLike, labels: ArrayLike | None = None) -> Ten
     ------
     InputError
         Shapes that do not fit, labels out of range.
+
+    See Also
+    --------
+    kendall_tau_b : The measure that tables have by default.
+    capmismatch.rank_stability : Means over the examples of a bank.
 
     References
     ----------
@@ -139,12 +165,12 @@ def topk_overlap(a: ArrayLike, b: ArrayLike, k: int, labels: ArrayLike | None = 
 
     Parameters
     ----------
-    a, b
-        Shapes (..., C), whose leading axes broadcast; (N, C) with `labels`.
-    k
+    a, b : array_like, shape (..., C), or (N, C) with `labels`
+        Logits of two teachers, or any numbers to rank; the leading axes broadcast.
+    k : int
         In [1, C], or in [1, C-1] with `labels`.
-    labels
-        Shape (N,): leave each example's target out of both sets.
+    labels : array_like of int, shape (N,), optional
+        Leave each example's target out of both sets.
 
     Returns
     -------
@@ -155,6 +181,11 @@ def topk_overlap(a: ArrayLike, b: ArrayLike, k: int, labels: ArrayLike | None = 
     ------
     InputError
         Shapes that do not fit, k or labels out of range.
+
+    See Also
+    --------
+    rank_metrics : The same of many teachers, as "top{k}_overlap".
+    capmismatch.rank_stability : Means over the examples of a bank.
 
     Examples
     --------
@@ -172,10 +203,10 @@ def pairwise_tau_b(logits: ArrayLike | Sequence[ArrayLike], labels: ArrayLike | 
 
     Parameters
     ----------
-    logits
-        Shape (T, N, C), or a sequence of T arrays (N, C), which may be memory-mapped and differ in float type.
-    labels
-        Shape (N,): compare over the wrong classes only.
+    logits : array_like, shape (T, N, C), or sequence of T array_like, shape (N, C)
+        Logits of T teachers; the arrays may be memory-mapped and differ in float type.
+    labels : array_like of int, shape (N,), optional
+        Compare over the wrong classes only.
 
     Returns
     -------
@@ -214,43 +245,48 @@ def rank_metrics(
 
     Parameters
     ----------
-    logits
-        Shape (T, n, C), or a sequence of T arrays (n, C), which may be memory-mapped and differ in float type.
-    labels
-        Shape (n,); needed by metrics over the wrong classes.
-    metrics
+    logits : array_like, shape (T, n, C), or sequence of T array_like, shape (n, C)
+        Logits of T teachers; the arrays may be memory-mapped and differ in float type.
+    labels : array_like of int, shape (n,), optional
+        Required by metrics over the wrong classes.
+    metrics : iterable of str, default ("wrong_tau_b",)
         "wrong_tau_b", "tau_b", "wrong_spearman", "spearman" and, for any k, "top{k}_overlap", which is over the wrong
         classes.
-    pairs
-        P pairs of teachers (a, b) by index; by default ``itertools.combinations(range(T), 2)``.
+    pairs : iterable of (int, int), optional
+        P pairs of teachers by index; by default ``itertools.combinations(range(T), 2)``.
 
     Returns
     -------
-    dict[str, Tensor]
-        For each metric (P, n), as `wrong_class_tau_b`, `kendall_tau_b`, `spearman` and `topk_overlap` give it.
+    dict of str to Tensor
+        For each metric, shape (P, n), as `wrong_class_tau_b`, `kendall_tau_b`, `spearman` and `topk_overlap` give it.
 
     Raises
     ------
     InputError
         Shapes that do not fit; labels, k or teachers out of range; an unknown metric; labels missing.
 
+    See Also
+    --------
+    capmismatch.rank_stability : Means over the examples of a bank.
+    capmismatch.plots.rank_matrix : The figure of that table.
+
     Examples
     --------
     >>> logits = [[[5.0, 1.0, 2.0, 3.0]], [[5.0, 1.0, 3.0, 2.0]], [[5.0, 3.0, 2.0, 1.0]]]
-    >>> found = rank_metrics(logits, [0], metrics=["wrong_tau_b", "top1_overlap"])
-    >>> found["wrong_tau_b"][:, 0]
+    >>> values = rank_metrics(logits, [0], metrics=["wrong_tau_b", "top1_overlap"])
+    >>> values["wrong_tau_b"][:, 0]
     tensor([ 0.3333, -1.0000, -0.3333], dtype=torch.float64)
-    >>> found["top1_overlap"][:, 0]
+    >>> values["top1_overlap"][:, 0]
     tensor([0., 0., 0.], dtype=torch.float64)
     """
     teachers = as_teachers(logits)
     names = list(metrics)
     parsed = [Metric.parse(name) for name in names]
-    wanted = list(itertools.combinations(range(len(teachers)), 2)) if pairs is None else list(pairs)
-    for place, pair in enumerate(wanted):
+    chosen = list(itertools.combinations(range(len(teachers)), 2)) if pairs is None else list(pairs)
+    for index, pair in enumerate(chosen):
         if len(pair) != 2 or not all(0 <= teacher < len(teachers) for teacher in pair):
-            raise InputError(f"expected pairs of teachers in [0, {len(teachers)}), got {tuple(pair)} at pair {place}")
-    values = measure(teachers, labels, parsed, np.array(wanted, dtype=np.int64).reshape(-1, 2))
+            raise InputError(f"expected pairs of teachers in [0, {len(teachers)}), got {tuple(pair)} at pair {index}")
+    values = measure(teachers, labels, parsed, np.array(chosen, dtype=np.int64).reshape(-1, 2))
     return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
 
 
@@ -261,18 +297,17 @@ def affinity_matrix(logits: ArrayLike, labels: ArrayLike, tau: float, num_classe
     """Which wrong classes a teacher sees in the examples of each class.
 
     Row y is the mean over the examples of class y of q~, the softmax over the wrong classes alone at `tau`.
-    `capmismatch.affinity` gives those of all teachers of a bank as a table.
 
     Parameters
     ----------
-    logits
-        Shape (N, C), C >= 2. -inf masks a class.
-    labels
-        Shape (N,), integers in [0, C).
-    tau
-        Temperature.
-    num_classes
-        The C to insist on; by default the logits'.
+    logits : array_like, shape (N, C), C >= 2
+        Logits of one teacher. -inf masks a class.
+    labels : array_like of int, shape (N,)
+        In [0, C).
+    tau : float
+        Temperature > 0.
+    num_classes : int, optional
+        The C to insist on; by default that of the logits.
 
     Returns
     -------
@@ -284,6 +319,12 @@ def affinity_matrix(logits: ArrayLike, labels: ArrayLike, tau: float, num_classe
     InputError
         Shapes that do not fit, labels out of range, NaN and +inf, which have no softmax, a temperature that is not
         positive.
+
+    See Also
+    --------
+    affinity_tau_b : Compares two of them.
+    capmismatch.affinity : The matrices of all teachers of a bank, as a table.
+    capmismatch.plots.affinity_map : The figure of that table.
 
     References
     ----------
@@ -299,17 +340,17 @@ def affinity_matrix(logits: ArrayLike, labels: ArrayLike, tau: float, num_classe
     must_be_positive(tau, "tau")
     rows = real_numbers(logits, "logits")
     if rows.ndim != 2 or num_classes not in (None, rows.shape[1]):
-        wanted = "C" if num_classes is None else num_classes
-        raise InputError(f"expected logits of shape (N, {wanted}), got {tuple(rows.shape)}")
+        expected = "C" if num_classes is None else num_classes
+        raise InputError(f"expected logits of shape (N, {expected}), got {tuple(rows.shape)}")
     n, classes = rows.shape
-    device = home([rows])
+    device = ranking_device([rows])
     targets = as_labels(labels, n, classes).to(device)
 
-    def wrong_alone(part: slice) -> tuple[list[Softened], Tensor]:
-        kept = as_floats(rows[part]).to(device)
-        kept = kept.to(torch.promote_types(kept.dtype, torch.float32))
-        finite = as_logits(kept.clamp_min(torch.finfo(kept.dtype).min), place=f"logits[{part.start}:{part.stop}]")
-        return [WrongAlone.of(take_apart(finite, targets[part]), float(tau))], targets[part]
+    def wrong_alone(block: slice) -> tuple[list[Softened], Tensor]:
+        floats = as_floats(rows[block]).to(device)
+        floats = floats.to(torch.promote_types(floats.dtype, torch.float32))
+        finite = as_logits(floats.clamp_min(torch.finfo(floats.dtype).min), place=f"logits[{block.start}:{block.stop}]")
+        return [WrongAlone.of(take_apart(finite, targets[block]), float(tau))], targets[block]
 
     sums = torch.zeros((1, classes, classes), dtype=torch.float64, device=device)
     return mean_by_class(map(wrong_alone, blocks(n, max(1, AFFINITY_CELLS // classes))), sums)[0].cpu()
@@ -320,8 +361,8 @@ def affinity_tau_b(matrix_a: ArrayLike, matrix_b: ArrayLike) -> Tensor:
 
     Parameters
     ----------
-    matrix_a, matrix_b
-        Shape (C, C).
+    matrix_a, matrix_b : array_like, shape (C, C)
+        Of two teachers, as `affinity_matrix` returns them.
 
     Returns
     -------
@@ -332,6 +373,10 @@ def affinity_tau_b(matrix_a: ArrayLike, matrix_b: ArrayLike) -> Tensor:
     ------
     InputError
         Shapes that do not fit.
+
+    See Also
+    --------
+    capmismatch.rank_stability : Means over the classes of a bank, as "affinity_tau_b".
 
     Examples
     --------

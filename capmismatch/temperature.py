@@ -11,6 +11,8 @@ ATS    f_y / tau_target         f_c / tau_other
 ISATS  f_y / tau_target         f_c / tau_other(i), per example, to maximise the derived variance
 ====== ======================== ===========================================================
 
+`SoftLabelSpec` describes one such setting; `soft_labels` applies it.
+
 Two traps, and what stands against them:
 
 * ATS and ISATS are not shift-invariant: adding a constant to all logits changes the result. ``center="mean"`` (the
@@ -23,7 +25,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -31,11 +32,56 @@ import torch
 from torch import Tensor
 
 from capmismatch._numerics.arrays import ArrayLike, as_logits, as_pair
-from capmismatch._numerics.isats_options import CENTERS, CONSTRAINTS, margin_of
 from capmismatch._numerics.isats_problem import Search
 from capmismatch._numerics.isats_search import maximise, order_interval
+from capmismatch._numerics.soft_label_spec import (
+    BOUNDS,
+    CENTERS,
+    CONSTRAINTS,
+    TAU,
+    TAU_OTHER,
+    SoftLabelSpec,
+)
 from capmismatch._numerics.softmax import Asymmetric, LogitParts, Softened, take_apart
-from capmismatch.errors import InputError, must_be_one_of, must_be_positive
+from capmismatch.errors import must_be_one_of, must_be_positive
+
+__all__ = ["CENTERS", "CONSTRAINTS", "ISATSResult", "SoftLabelSpec", "ats", "isats", "soft_labels", "soften"]
+
+
+def soft_labels(spec: SoftLabelSpec, logits: ArrayLike, labels: ArrayLike) -> Tensor:
+    """Make soft labels of a teacher's logits as `spec` describes them.
+
+    Parameters
+    ----------
+    spec : SoftLabelSpec
+        Method and temperatures.
+    logits : array_like, shape (N, C)
+        Finite logits.
+    labels : array_like of int, shape (N,)
+        In [0, C).
+
+    Returns
+    -------
+    Tensor
+        Shape (N, C), probabilities, float32 or wider.
+
+    See Also
+    --------
+    soften, ats, isats : The three methods with their formulas and sources.
+    capmismatch.restored_variance : What each method does to the variance of every teacher of a bank.
+
+    Examples
+    --------
+    >>> soft_labels(SoftLabelSpec("TS", tau=2.0), [[2.0, 0.0, 0.0]], [0]).round(decimals=3)
+    tensor([[0.5760, 0.2120, 0.2120]])
+    """
+    if spec.method == "TS":
+        return soften(logits, labels, spec.tau)
+    if spec.method == "ATS":
+        return ats(logits, labels, spec.tau, spec.tau_other, center=spec.center)
+    return isats(
+        logits, labels, spec.tau, spec.bounds, constraint=spec.constraint, center=spec.center, margin=spec.margin
+    ).probs
 
 
 def soften(logits: ArrayLike, labels: ArrayLike = None, tau: float = 1.0) -> Tensor:
@@ -43,13 +89,26 @@ def soften(logits: ArrayLike, labels: ArrayLike = None, tau: float = 1.0) -> Ten
 
     Parameters
     ----------
-    logits : (N, C) tensor or array
-    labels : ignored; it stands here so that `soften`, `ats` and `isats` are called alike
-    tau : positive temperature
+    logits : array_like, shape (N, C)
+        Finite logits.
+    labels : array_like of int, optional
+        Ignored; it stands here so that `soften`, `ats` and `isats` are called alike.
+    tau : float, default 1.0
+        Temperature > 0.
 
     Returns
     -------
-    (N, C) tensor of probabilities, float32 or wider, differentiable in `logits`.
+    Tensor
+        Shape (N, C), probabilities, float32 or wider, differentiable in `logits`.
+
+    Raises
+    ------
+    InputError
+        Logits of another shape or not finite, a temperature that is not positive.
+
+    See Also
+    --------
+    ats, isats : With a temperature of its own for the wrong classes.
 
     References
     ----------
@@ -65,20 +124,37 @@ def soften(logits: ArrayLike, labels: ArrayLike = None, tau: float = 1.0) -> Ten
 
 
 def ats(
-    logits: ArrayLike, labels: ArrayLike, tau_target: float = 4.0, tau_other: float = 2.0, *, center: str = "mean"
+    logits: ArrayLike, labels: ArrayLike, tau_target: float = TAU, tau_other: float = TAU_OTHER, *, center: str = "mean"
 ) -> Tensor:
     r"""Asymmetric temperature scaling: the target's logit over `tau_target`, the others' over `tau_other`.
 
     Parameters
     ----------
-    logits : (N, C) tensor or array
-    labels : (N,) integers in [0, C)
-    tau_target, tau_other : positive temperatures; equal ones give plain temperature scaling
-    center : "mean" subtracts each row's mean logit first, "none" takes the logits as they are
+    logits : array_like, shape (N, C)
+        Finite logits.
+    labels : array_like of int, shape (N,)
+        In [0, C).
+    tau_target : float, default 4.0
+        Temperature > 0 of the target's logit.
+    tau_other : float, default 3.0
+        Temperature > 0 of the wrong classes' logits; equal to `tau_target` it gives plain temperature scaling.
+    center : {"mean", "none"}, default "mean"
+        "mean" subtracts each row's mean logit first, "none" takes the logits as they are.
 
     Returns
     -------
-    (N, C) tensor of probabilities, float32 or wider, differentiable in `logits`.
+    Tensor
+        Shape (N, C), probabilities, float32 or wider, differentiable in `logits`.
+
+    Raises
+    ------
+    InputError
+        Logits or labels that do not fit, a temperature that is not positive, an unknown `center`.
+
+    See Also
+    --------
+    isats : Chooses `tau_other` for each example.
+    capmismatch.losses.ats : The loss of a student taught with these soft labels.
 
     References
     ----------
@@ -97,17 +173,26 @@ def ats(
 
 @dataclass(frozen=True, eq=False)
 class ISATSResult:
-    """What `isats` found, example by example; every field is a tensor of N rows.
+    """What `isats` returns for N examples of C classes.
 
     Attributes
     ----------
-    probs : (N, C) soft labels, in the logits' own precision (float32 at least)
-    tau_other : (N,) the temperature of the wrong classes
-    at_bound : (N,) bool, whether `tau_other` sits on an end of `bounds`
-    constrained : (N,) bool, whether the constraint, not the maximum or a bound, set `tau_other`
-    target_prob : (N,) p_y under the result
-    variance, variance_before : (N,) derived variance under the result, and under plain ``tau = tau_target``
-    flipped : (N,) bool, whether the arg max of `probs` differs from that of the logits
+    probs : Tensor, shape (N, C)
+        Soft labels, in the logits' own precision (float32 at least).
+    tau_other : Tensor, shape (N,)
+        Temperature of the wrong classes.
+    at_bound : Tensor of bool, shape (N,)
+        Whether `tau_other` sits on an end of `bounds`.
+    constrained : Tensor of bool, shape (N,)
+        Whether the constraint, not the maximum or a bound, set `tau_other`.
+    target_prob : Tensor, shape (N,)
+        p_y of the result, in [0, 1].
+    variance : Tensor, shape (N,)
+        Derived variance of the result.
+    variance_before : Tensor, shape (N,)
+        Derived variance of plain temperature scaling at ``tau = tau_target``.
+    flipped : Tensor of bool, shape (N,)
+        Whether the arg max of `probs` differs from that of the logits.
     """
 
     probs: Tensor
@@ -135,8 +220,8 @@ class ISATSResult:
 def isats(
     logits: ArrayLike,
     labels: ArrayLike,
-    tau_target: float = 4.0,
-    bounds: tuple[float, float] = (0.5, 8.0),
+    tau_target: float = TAU,
+    bounds: tuple[float, float] = BOUNDS,
     *,
     constraint: str = "order",
     center: str = "mean",
@@ -159,11 +244,16 @@ def isats(
 
     Parameters
     ----------
-    logits : (N, C) tensor or array of the teacher
-    labels : (N,) integers in [0, C)
-    tau_target : positive temperature of the target's logit
-    bounds : (low, high), 0 < low < high, between which tau_other is searched
-    constraint : what keeps the variance from growing by handing all mass to one wrong class
+    logits : array_like, shape (N, C)
+        Finite logits of the teacher.
+    labels : array_like of int, shape (N,)
+        In [0, C).
+    tau_target : float, default 4.0
+        Temperature > 0 of the target's logit.
+    bounds : tuple of float, default (0.5, 8.0)
+        (low, high), 0 < low < high, between which tau_other is searched.
+    constraint : {"order", "anchor", "none"}, default "order"
+        What keeps the variance from growing by handing all mass to one wrong class:
 
         * "order": the target stays on top of every example where the teacher has it there,
           :math:`f_y/\tau_{target} - \max_c f_c/\tau_{other} \ge` `margin`. Where no tau_other in `bounds` reaches the
@@ -175,12 +265,32 @@ def isats(
         The default rests on two studies of students. On UCI letters (``data/letters``) order with margins 0 to 1 and
         anchor are within 0.1 points of each other, and "none" costs 1.3 to 1.6 points; on CIFAR-10 (``data/cifar10``)
         order with margin 1 is best, anchor costs 0.5 points, margin 0 1.5, and "none" 5.1.
-    center : "mean" or "none", as in `ats`
-    margin : only with "order": how far, in logits after division, the target has to stay on top; >= 0, by default 1
+    center : {"mean", "none"}, default "mean"
+        As in `ats`.
+    margin : float, optional
+        Only with "order": how far, in logits after division, the target has to stay on top; >= 0, 1 by default.
 
     Returns
     -------
     ISATSResult
+        Soft labels, temperatures and their diagnosis, example by example.
+
+    Raises
+    ------
+    InputError
+        Logits or labels that do not fit, a number out of its range, an unknown `constraint` or `center`, a margin
+        without the constraint "order".
+
+    Warns
+    -----
+    UserWarning
+        If, without a constraint, more than half of the examples sit on the lower bound.
+
+    See Also
+    --------
+    capmismatch.restored_variance : The same for every teacher of a bank, beside TS and ATS.
+    capmismatch.plots.isats_restored : The figure of that table.
+    capmismatch.losses.isats : The loss of a student taught with these soft labels.
 
     References
     ----------
@@ -189,16 +299,17 @@ def isats(
 
     Examples
     --------
-    >>> found = isats([[9.0, 3.0, -5.0, -7.0]], [0], tau_target=4.0)
-    >>> round(float(found.tau_other[0]), 3), bool(found.flipped[0])
+    >>> result = isats([[9.0, 3.0, -5.0, -7.0]], [0], tau_target=4.0)
+    >>> round(float(result.tau_other[0]), 3), bool(result.flipped[0])
     (2.4, False)
     """
-    setting = ISATSSetting(tau_target, bounds, constraint, center, margin_of(constraint, margin))
-    given, y = as_pair(logits, labels)
-    raw = take_apart(given.detach(), y)
-    found = setting.search(raw)
-    low = setting.bounds[0]
-    degenerate = float((found.tau_other <= low).double().mean()) if len(y) else 0.0
+    must_be_positive(tau_target, "tau_target")
+    spec = SoftLabelSpec("ISATS", tau_target, TAU_OTHER, constraint, margin, center, bounds)
+    f, y = as_pair(logits, labels)
+    raw = take_apart(f.detach(), y)
+    result = soften_parts(spec, raw)
+    low = spec.bounds[0]
+    degenerate = float((result.tau_other <= low).double().mean()) if len(y) else 0.0
     if constraint == "none" and degenerate > 0.5:
         warnings.warn(
             f"ISATS without a constraint sits on its lower bound (tau_other = {low:g}) for {degenerate:.0%} of the "
@@ -206,14 +317,14 @@ def isats(
             stacklevel=2,
         )
     return ISATSResult(
-        probs=found.softened.probs.to(given.dtype),
-        tau_other=found.tau_other,
-        at_bound=found.at_bound,
-        constrained=found.constrained,
-        target_prob=found.softened.target_prob,
-        variance=_variance(found.softened),
-        variance_before=_variance(Softened.of(raw, setting.tau_target)),
-        flipped=found.flipped,
+        probs=result.softened.probs.to(f.dtype),
+        tau_other=result.tau_other,
+        at_bound=result.at_bound,
+        constrained=result.constrained,
+        target_prob=result.softened.target_prob,
+        variance=_variance(result.softened),
+        variance_before=_variance(Softened.of(raw, tau_target)),
+        flipped=result.flipped,
     )
 
 
@@ -221,61 +332,62 @@ def _variance(softened: Softened) -> Tensor:
     return softened.wrong_mass**2 * softened.inherent_variance
 
 
-class ISATSFound(NamedTuple):
-    """What the search found, (N,) each, and the soft labels, which are computed when they are asked for."""
+class SoftenedParts(NamedTuple):
+    """What `soften_parts` returns for N examples; the fields are those of `ISATSResult`."""
 
-    tau_other: Tensor
-    at_bound: Tensor
-    constrained: Tensor
-    flipped: Tensor
-    softened: Asymmetric
-
-
-@dataclass(frozen=True)
-class ISATSSetting:
-    """The options of `isats`, checked, and its search without the soft labels."""
-
-    tau_target: float
-    bounds: tuple[float, float]
-    constraint: str
-    center: str
-    margin: float
-
-    def __post_init__(self) -> None:
-        must_be_positive(self.tau_target, "tau_target")
-        must_be_one_of(self.constraint, CONSTRAINTS, "constraint")
-        must_be_one_of(self.center, CENTERS, "center")
-        object.__setattr__(self, "bounds", _checked_bounds(self.bounds))
-        if not (isinstance(self.margin, Real) and 0 <= self.margin < float("inf")):
-            raise InputError(f"margin must be a number >= 0, got {self.margin!r}")
-        if self.margin and self.constraint != "order":
-            raise InputError(
-                f"margin belongs to constraint 'order', got margin={self.margin!r} with constraint={self.constraint!r}"
-            )
-
-    def search(self, raw: LogitParts) -> ISATSFound:
-        """The best tau_other of each row."""
-        origin = raw.target_logit if self.constraint == "anchor" else origin_of(raw, self.center)
-        target, top = (raw.target_logit - origin) / self.tau_target, raw.max_wrong_logit - origin
-        search = Search(target, top, raw.below, float(self.tau_target))
-        low, high = self.bounds
-        lower, upper = torch.full_like(target, low), torch.full_like(target, high)
-        on_top = raw.correct > 0
-        if self.constraint == "order":
-            lower, upper = order_interval(search, on_top, self.margin, lower, upper)
-        tau_other = maximise(search, lower, upper)
-        softened = Asymmetric.of_two(raw, self.tau_target, tau_other, origin)
-        flipped = softened.flipped
-        if self.constraint == "order":  # on the edge of margin 0 the target and the runner-up tie: that is no flip
-            flipped &= ~(on_top & search.on_top(tau_other))
-        at_bound = (tau_other <= low) | (tau_other >= high)
-        on_edge = (tau_other <= lower) | (tau_other >= upper)
-        return ISATSFound(tau_other, at_bound, on_edge & ~at_bound, flipped, softened)
+    softened: Asymmetric  # the soft labels: probabilities and what probes read of them, computed when asked for
+    tau_other: Tensor  # (N,) the same for all examples but under ISATS
+    at_bound: Tensor  # (N,) bool, False but under ISATS
+    constrained: Tensor  # (N,) bool, False but under ISATS
+    flipped: Tensor  # (N,) bool
 
 
-def origin_of(raw: LogitParts, center: str) -> Tensor:
-    """(N,) what `center` takes off all logits of a row."""
-    must_be_one_of(center, CENTERS, "center")
+def soften_parts(spec: SoftLabelSpec, raw: LogitParts) -> SoftenedParts:
+    """Apply `spec` to rows that `take_apart` has split, for all that reads more of soft labels than probabilities.
+
+    Parameters
+    ----------
+    spec : SoftLabelSpec
+        Method and temperatures.
+    raw : LogitParts
+        N rows.
+
+    Returns
+    -------
+    SoftenedParts
+        The soft labels in the widest float of the device, and what the search of ISATS found.
+    """
+    if spec.method == "ISATS":
+        return _searched(spec, raw)
+    tau_other = spec.tau if spec.method == "TS" else spec.tau_other
+    origin = torch.zeros_like(raw.mean_logit) if spec.method == "TS" else _origin(raw, spec.center)
+    softened = Asymmetric.of_two(raw, spec.tau, tau_other, origin)
+    nowhere = torch.zeros_like(raw.target_logit, dtype=torch.bool)
+    return SoftenedParts(softened, torch.full_like(raw.target_logit, tau_other), nowhere, nowhere, softened.flipped)
+
+
+def _searched(spec: SoftLabelSpec, raw: LogitParts) -> SoftenedParts:
+    """ISATS: the best tau_other of each row."""
+    origin = raw.target_logit if spec.constraint == "anchor" else _origin(raw, spec.center)
+    target, top = (raw.target_logit - origin) / spec.tau, raw.max_wrong_logit - origin
+    search = Search(target, top, raw.below, float(spec.tau))
+    low, high = spec.bounds
+    lower, upper = torch.full_like(target, low), torch.full_like(target, high)
+    on_top = raw.correct > 0
+    if spec.constraint == "order":
+        lower, upper = order_interval(search, on_top, spec.margin or 0.0, lower, upper)
+    tau_other = maximise(search, lower, upper)
+    softened = Asymmetric.of_two(raw, spec.tau, tau_other, origin)
+    flipped = softened.flipped
+    if spec.constraint == "order":  # on the edge of margin 0 the target and the runner-up tie: that is no flip
+        flipped &= ~(on_top & search.on_top(tau_other))
+    at_bound = (tau_other <= low) | (tau_other >= high)
+    on_edge = (tau_other <= lower) | (tau_other >= upper)
+    return SoftenedParts(softened, tau_other, at_bound, on_edge & ~at_bound, flipped)
+
+
+def _origin(raw: LogitParts, center: str) -> Tensor:
+    """(N,) what `center` subtracts from all logits of a row."""
     return raw.mean_logit if center == "mean" else torch.zeros_like(raw.mean_logit)
 
 
@@ -287,13 +399,3 @@ def _asymmetric(f: Tensor, labels: Tensor, tau_target: float, tau_other: float) 
 def _centered(f: Tensor, center: str) -> Tensor:
     must_be_one_of(center, CENTERS, "center")
     return f - f.mean(1, keepdim=True) if center == "mean" else f
-
-
-def _checked_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
-    try:
-        low, high = (float(end) for end in bounds)
-    except (TypeError, ValueError):
-        raise InputError(f"bounds must be two numbers (low, high), got {bounds!r}") from None
-    if not 0 < low < high < float("inf"):
-        raise InputError(f"bounds must be two numbers with 0 < low < high, got {bounds!r}")
-    return low, high

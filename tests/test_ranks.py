@@ -20,14 +20,14 @@ from capmismatch import ranks
 from capmismatch._numerics import devices, rank_blocks
 from capmismatch.errors import InputError
 
-BACKENDS = [False, True] if devices.LOOPS else [False]  # tensor operations, and compiled loops
+BACKENDS = [False, True] if devices.HAS_NUMBA else [False]  # tensor operations, and compiled loops
 NAMES = {False: "tensors", True: "loops"}
 EVERY_METRIC = ["wrong_tau_b", "tau_b", "wrong_spearman", "spearman", "top1_overlap", "top3_overlap"]
 
 
 @pytest.fixture(params=BACKENDS, ids=NAMES.get)
 def backend(request, monkeypatch):
-    monkeypatch.setattr(devices, "LOOPS", request.param)
+    monkeypatch.setattr(devices, "HAS_NUMBA", request.param)
     return request.param
 
 
@@ -74,7 +74,7 @@ def test_ties_infinities_and_halves_like_scipy(backend, case):
     rows, target, dtype = case
     a, b = rows.astype(dtype)[:, None]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(devices, "LOOPS", backend)
+        patch.setattr(devices, "HAS_NUMBA", backend)
         close(ranks.kendall_tau_b(a, b), scipy_rows(kendalltau, a, b))
         close(ranks.spearman(a, b), scipy_rows(spearmanr, a, b))
         if a.shape[1] > 2:
@@ -136,7 +136,7 @@ def test_any_load_of_ties_like_scipy(seed, classes, levels):
     a, b = teachers(seed, (2, 2, classes), levels=levels)
     for backend in BACKENDS:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(devices, "LOOPS", backend)
+            patch.setattr(devices, "HAS_NUMBA", backend)
             close(ranks.kendall_tau_b(a, b), scipy_rows(kendalltau, a, b))
 
 
@@ -250,7 +250,7 @@ def test_neither_threads_nor_blocks_nor_chunks_nor_backend_matter(monkeypatch, c
     expected = ranks.rank_metrics(logits, labels, EVERY_METRIC)
     threads = torch.get_num_threads()
     for backend, count, cells in itertools.product(BACKENDS, (1, 3), (1, 5000)):
-        monkeypatch.setattr(devices, "LOOPS", backend)
+        monkeypatch.setattr(devices, "HAS_NUMBA", backend)
         monkeypatch.setattr(rank_blocks, "BLOCK_CELLS", cells)
         monkeypatch.setattr(rank_blocks, "SMALL_CELLS", 1)
         torch.set_num_threads(count)
@@ -266,8 +266,8 @@ def test_without_numba_the_numbers_are_the_same():
     """In a process that cannot import it; the tests above run both backends beside each other."""
     code = (
         "import sys; sys.modules['numba'] = None\n"
-        "import numpy as np; from capmismatch import _where, ranks\n"
-        "assert not _where.LOOPS\n"
+        "import numpy as np; from capmismatch import ranks; from capmismatch._numerics import devices\n"
+        "assert not devices.HAS_NUMBA\n"
         "logits = np.random.default_rng(0).normal(size=(2, 1, 9)).round(1)\n"
         "print(ranks.wrong_class_tau_b(*logits, [3]).item())"
     )

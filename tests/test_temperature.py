@@ -460,7 +460,7 @@ def test_compiled_and_batched_search_agree(monkeypatch, constraint, classes):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         compiled = isats(logits, labels, constraint=constraint)
-        monkeypatch.setattr(devices, "LOOPS", False)
+        monkeypatch.setattr(devices, "HAS_NUMBA", False)
         batched = isats(logits, labels, constraint=constraint)
     torch.testing.assert_close(compiled.variance, batched.variance, rtol=1e-12, atol=0)
     torch.testing.assert_close(compiled.tau_other, batched.tau_other, rtol=1e-8, atol=0)
@@ -476,7 +476,7 @@ NEAR_TIES = [
 @pytest.fixture(params=["loops", "tensors"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "tensors":
-        monkeypatch.setattr(devices, "LOOPS", False)
+        monkeypatch.setattr(devices, "HAS_NUMBA", False)
     return request.param
 
 
@@ -564,7 +564,7 @@ def test_both_searches_take_the_same_end_of_a_level_stretch(monkeypatch: pytest.
     logits = generator.normal(size=(20_000, 5)) * np.exp(generator.normal(size=(20_000, 1)) * 2)
     labels = generator.integers(0, 5, 20_000)
     compiled = isats(logits, labels, bounds=(0.05, 100.0), constraint="none")
-    monkeypatch.setattr(devices, "LOOPS", False)
+    monkeypatch.setattr(devices, "HAS_NUMBA", False)
     batched = isats(logits, labels, bounds=(0.05, 100.0), constraint="none")
     torch.testing.assert_close(compiled.tau_other, batched.tau_other, rtol=1e-8, atol=0)
     assert torch.equal(compiled.at_bound, batched.at_bound)

@@ -1,1 +1,36 @@
-"""Sums over the classes of many examples, twice: compiled loops on the CPU, tensor operations elsewhere."""
+"""Sums over classes, twice: compiled loops on the CPU, tensor operations on any other device.
+
+=================================  ==========================  ===================  =====================
+subject                            entry                       compiled loops       tensor operations
+=================================  ==========================  ===================  =====================
+softmax, its sums and moments      `softmax`                   `softmax_loops`      `softmax`
+mean soft labels of classes        `class_means`               `softmax_loops`      `class_means`
+order of classes (tau-b, rho)      `rank_blocks`               `rank_loops`         `rank_tensors`
+temperatures of ISATS              `isats_search`              `isats_loops`        `isats_tensors`
+=================================  ==========================  ===================  =====================
+
+`devices` decides which of the two works, `threads` runs the loops side by side. Beside them stand `arrays` (input that
+users hand in), `soft_label_spec` (how soft labels are made; no torch) and `isats_problem` (the function that ISATS
+maximises, and its tolerances).
+
+Letters that formulas and loops share:
+
+=============  ======================================================================================================
+letter         meaning
+=============  ======================================================================================================
+N, n           rows (examples); n in a block of them
+C, K           classes; K = C - 1 wrong ones
+T, G, P        temperatures (teachers, where ranks are compared); classes in a group; pairs of teachers
+f, y           logits of a row, and its label
+m              largest wrong logit of a row; in sums against class means, the mean soft label of the row's class
+b              "below": wrong logits in the order of their classes, less the largest; b <= 0, and one of them is 0
+beta, rate     inverse temperature of the wrong classes, 1 / tau
+e, bits        exp(beta b), and the same 64 bits seen as integers
+x              e - 1, to its last digits
+a              f_y / tau_target
+p, p_y         soft label, and the target's probability
+q~             softmax over the wrong classes alone, e / sum e
+=============  ======================================================================================================
+
+`isats_problem` adds G, A, L and D of the search, `rank_blocks` the order, spans and counts behind tau-b.
+"""

@@ -23,7 +23,7 @@ def _as_tensor(values: ArrayLike, place: str) -> Tensor:
 
 
 def as_logits(logits: ArrayLike, *, dtype: torch.dtype | None = None, place: str = "logits") -> Tensor:
-    """Return finite logits of shape (N, C), C >= 2, in `dtype` (by default their own, float32 at least)."""
+    """Return finite logits of shape (N, C), C >= 2, in `dtype` (by default their own type, float32 at least)."""
     tensor = _as_tensor(logits, place)
     if not tensor.is_floating_point():
         tensor = tensor.to(torch.get_default_dtype())
@@ -45,15 +45,15 @@ def as_labels(labels: ArrayLike, rows: int, num_classes: int, *, place: str = "l
     """Return labels of shape (N,) as int64, checked to lie in [0, C)."""
     tensor = _as_tensor(labels, place)
     if tensor.ndim != 1 or len(tensor) != rows:
-        raise InputError(f"expected {rows} {place}, one a row of the logits, got shape {tuple(tensor.shape)}")
-    whole = tensor.to(torch.int64)
-    if tensor.is_floating_point() and not bool((whole == tensor).all()):
+        raise InputError(f"expected {rows} {place}, one for each row of the logits, got shape {tuple(tensor.shape)}")
+    integers = tensor.to(torch.int64)
+    if tensor.is_floating_point() and not bool((integers == tensor).all()):
         raise InputError(f"expected whole numbers as {place}, got {tensor.dtype} with fractions")
-    bad = ((whole < 0) | (whole >= num_classes)).nonzero()
+    bad = ((integers < 0) | (integers >= num_classes)).nonzero()
     if len(bad):
         row = int(bad[0])
-        raise InputError(f"expected labels in [0, {num_classes}), got {int(whole[row])} at row {row} of {place}")
-    return whole
+        raise InputError(f"expected labels in [0, {num_classes}), got {int(integers[row])} at row {row} of {place}")
+    return integers
 
 
 def as_pair(logits: ArrayLike, labels: ArrayLike, *, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
@@ -63,5 +63,5 @@ def as_pair(logits: ArrayLike, labels: ArrayLike, *, dtype: torch.dtype | None =
 
 
 def widest_float(tensor: Tensor) -> torch.dtype:
-    """float64 wherever the device has it (Apple's MPS does not): probes and searches are worth their digits."""
+    """float64 wherever the device has it (Apple's MPS does not): probes and searches need its digits."""
     return torch.float32 if tensor.device.type == "mps" else torch.float64

@@ -10,16 +10,25 @@ from torch import Tensor
 from capmismatch._numerics.cached import cached_property
 from capmismatch._numerics.softmax import Softened, add_to_classes, compare_with_classes
 
-NEAR = 1 / 16  # of log ratios: nearer to 0, p log(p / m) - p + m comes from its series
+SERIES_WITHIN = (
+    1 / 16
+)  # of log ratios: this near to 0, p log(p / m) - p + m comes from its series; as in `softmax_loops`
 
 
 def mean_by_class(parts: Iterable[tuple[Sequence[Softened], Tensor]], sums: Tensor) -> Tensor:
-    """Mean soft labels p of each class, (T, G, C), whatever the parts that its rows come in.
+    """Mean soft labels p of each class at T temperatures, from rows that come in parts.
 
     Parameters
     ----------
-    parts : T Softened of the same rows, and which of G classes each of the rows belongs to, (n,)
-    sums : zeros (T, G, C), filled and returned; NaN for classes without rows
+    parts : iterable of (sequence of Softened, Tensor of int)
+        Of each part the same n rows at T temperatures, and which of G classes each row belongs to, (n,).
+    sums : Tensor, shape (T, G, C)
+        Zeros; filled and returned.
+
+    Returns
+    -------
+    Tensor
+        Shape (T, G, C); NaN for classes without rows.
 
     Examples
     --------
@@ -36,13 +45,16 @@ def mean_by_class(parts: Iterable[tuple[Sequence[Softened], Tensor]], sums: Tens
 
 
 class AroundClass:
-    """How the soft labels of examples lie around the mean soft labels of their classes.
+    """How far the soft labels of N examples lie from the mean soft labels of their classes.
 
     Parameters
     ----------
-    softened : of N examples
-    means : (G, C) mean soft labels of G classes
-    group : (N,) which of them is each example's
+    softened : Softened
+        The examples.
+    means : Tensor, shape (G, C)
+        Mean soft labels of G classes.
+    group : Tensor of int, shape (N,)
+        Which of the G classes each example belongs to.
     """
 
     def __init__(self, softened: Softened, means: Tensor, group: Tensor) -> None:
@@ -50,13 +62,13 @@ class AroundClass:
 
     @classmethod
     def of_each(cls, softened: Sequence[Softened], means: Tensor, group: Tensor) -> list[AroundClass]:
-        """The same at T temperatures, means (T, G, C), for which the rows are read once."""
-        found = [cls(part, mean, group) for part, mean in zip(softened, means, strict=True)]
+        """One per temperature, with means (T, G, C); the rows are read once."""
+        around = [cls(rows, mean, group) for rows, mean in zip(softened, means, strict=True)]
         if softened and softened[0].raw.compiled and not means.requires_grad:
             divergence, distance = compare_with_classes(softened, means, _log(means), means.argmax(2), group)
-            for part, *values in zip(found, divergence, distance, strict=True):
-                part.divergence, part.squared_distance = values
-        return found
+            for rows, *values in zip(around, divergence, distance, strict=True):
+                rows.divergence, rows.squared_distance = values
+        return around
 
     @property
     def mean(self) -> Tensor:
@@ -67,8 +79,8 @@ class AroundClass:
     def difference(self) -> Tensor:
         """(N, C) p - m.
 
-        Where p and m round to 1 their difference has no digits left. It is that of all others, as both add up to 1; so
-        the difference of the class of the largest m always comes from those of the others.
+        Where p and m round to 1 their difference has no digits. As both add up to 1, it is minus the sum of the other
+        differences; so the difference of the class of the largest m is always computed that way.
         """
         less = (self.softened.probs - self.mean).scatter(1, self._pivot, 0.0)
         return less.scatter(1, self._pivot, -less.sum(1, keepdim=True))
@@ -79,10 +91,10 @@ class AroundClass:
         p, m, less = self.softened.probs, self.mean, self.difference
         ratio = (less / m).gather(1, self._pivot).clamp_min(torch.finfo(m.dtype).eps - 1.0)
         d = (self.softened.log_probs - _log(self.means)[self.group]).scatter(1, self._pivot, ratio.log1p())
-        near, nested = d.clamp(-NEAR, NEAR), torch.ones_like(d)
+        near, nested = d.clamp(-SERIES_WITHIN, SERIES_WITHIN), torch.ones_like(d)
         for k in range(8, 2, -1):  # exp(-d) - 1 + d = d^2 / 2 (1 - d / 3 (1 - d / 4 (...)))
             nested = 1 - near / k * nested
-        return torch.where(d.abs() < NEAR, p * near.square() / 2 * nested, p * d - less).sum(1)
+        return torch.where(d.abs() < SERIES_WITHIN, p * near.square() / 2 * nested, p * d - less).sum(1)
 
     @cached_property
     def squared_distance(self) -> Tensor:

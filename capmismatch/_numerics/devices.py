@@ -1,7 +1,7 @@
 """Where numbers are computed: by compiled loops in threads on the CPU, by tensor operations on any other device.
 
-Both give the same: the same integers where ranks are counted, the same to 1e-10 elsewhere. Tensor operations also stand
-in on the CPU, where numba is missing or logits carry a gradient.
+Both give the same: the same integers where ranks are counted, the same to 1e-10 elsewhere. Tensor operations are also
+used on the CPU where numba is missing or logits carry a gradient.
 """
 
 from __future__ import annotations
@@ -17,15 +17,30 @@ from capmismatch.errors import InputError
 try:
     import numba  # noqa: F401
 except ImportError:
-    LOOPS = False
+    HAS_NUMBA = False
 else:
-    LOOPS = True
+    HAS_NUMBA = True
 
-ON_DEVICE = 8  # times the logits that suit a thread's cache: an accelerator is slow at small things
+ACCELERATOR_FACTOR = 8  # times the logits that suit a thread's cache: an accelerator is slow at small things
 
 
 def as_device(name: str) -> torch.device:
-    """The device of that name, checked to be there and to know float64.
+    """The device of that name, checked to exist and to have float64.
+
+    Parameters
+    ----------
+    name : str
+        Such as "cpu" or "cuda".
+
+    Returns
+    -------
+    torch.device
+        The device.
+
+    Raises
+    ------
+    InputError
+        There is no such device, or it has no float64.
 
     Examples
     --------
@@ -41,21 +56,21 @@ def as_device(name: str) -> torch.device:
     return device
 
 
-def on_host(values: Tensor) -> NDArray[Any]:
+def to_numpy(values: Tensor) -> NDArray[Any]:
     """Values as an array, wherever they were computed."""
     return values.detach().cpu().numpy()
 
 
-def by_loops(device: torch.device) -> bool:
-    """Whether compiled loops work there."""
-    return LOOPS and device.type == "cpu"
+def uses_loops(device: torch.device) -> bool:
+    """Whether compiled loops work on that device."""
+    return HAS_NUMBA and device.type == "cpu"
 
 
-def threads(device: torch.device) -> int:
-    """Threads that work side by side: as many as torch uses. Tensor operations use more by themselves, so one."""
-    return torch.get_num_threads() if by_loops(device) else 1
+def thread_count(device: torch.device) -> int:
+    """Threads that work side by side: as many as torch uses, or one for tensor operations, which start their own."""
+    return torch.get_num_threads() if uses_loops(device) else 1
 
 
-def at_once(logits: int, device: torch.device) -> int:
-    """How many logits to work on at a time, given how many of them suit a thread of the CPU."""
-    return logits if device.type == "cpu" else ON_DEVICE * logits
+def logits_at_once(logits: int, device: torch.device) -> int:
+    """How many logits to work on at a time on that device, from how many suit a thread of the CPU."""
+    return logits if device.type == "cpu" else ACCELERATOR_FACTOR * logits

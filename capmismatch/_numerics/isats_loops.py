@@ -1,7 +1,8 @@
-"""The search of ISATS in numba, row after row; `isats_search` says how it goes, and why it is sure.
+"""The search of ISATS in numba, row after row.
 
-With b the wrong logits less their maximum m, beta = 1 / tau_other, K = C - 1 and q~ the softmax of beta b, the
-logarithm of the derived variance is, up to a constant,
+`isats_search` describes the search and lists its steps here and in `isats_tensors`, the reference; `isats_problem` has
+the bounds that make it sure, the package `_numerics` the letters. The logarithm of the derived variance is, up to a
+constant,
 
     G(beta) = 2 log(1 - p_y) + log D,       D = sum (q~ - 1/K)^2,       logit(p_y) = a - beta m - log sum exp(beta b)
 
@@ -21,15 +22,14 @@ from typing import Any
 
 import numpy as np
 
-from capmismatch._numerics.isats_problem import LEVEL, MOST_SPLITS, NEAR, ODD, SLACK
+from capmismatch._numerics.isats_problem import MOST_SPLITS, SLACK, SLACK_AT_MAXIMUM, TIE, UNEXPLAINED
 from capmismatch._numerics.softmax_loops import compiled, exponentials, inside, scratch, vectorised
 
 CLOSE = 3e-5  # relative length of Newton's step after which the next would be shorter than 1e-8
 MOST_STEPS = 60
-# What is kept of a point: beta, G, its parts 2 log(1 - p_y) and log D, the convex L and the slopes of A and L (see
-# `isats_search`), G' and G'', whether it is a maximum, and whether it is sure that nothing is to be
-# found up to the next one.
-BETA, HEIGHT, REST, SPREAD, LOSS, RISE, FALL, SLOPE, BEND, PEAK, SURE, FIELDS = range(12)
+# What is stored of a point: the fields of `isats_tensors.Points`, and SURE: whether nothing higher lies between it and
+# the next one.
+BETA, HEIGHT, WRONG_MASS, SPREAD, LOSS, RISE, FALL, SLOPE, BEND, PEAK, SURE, FIELDS = range(12)
 
 
 @inside
@@ -69,15 +69,15 @@ def _sums(b: Any, e: Any, x: Any) -> tuple[float, float, float, float, float, fl
 
 @inside
 def _fill(points: Any, i: int, b: Any, e: Any, x: Any, beta: float, a: float, m: float) -> None:
-    """All that is kept of point i, at beta, whose e and x are given."""
+    """Fill all fields of point i, at beta, from e and x there."""
     total, excess, squares, both, e1, e2, x1, x2 = _sums(b, e, x)
     k = len(b)
     log_total = math.log(total)
-    p, rest, log_rest = _log_odds_terms(a - beta * m - log_total)
+    p, wrong, log_wrong = _log_odds_terms(a - beta * m - log_total)
     spread = squares - excess * excess / k  # D times total^2, as are q1 and q2
     mean = e1 / total
     expected = mean + m
-    points[i, BETA], points[i, REST], points[i, LOSS] = beta, 2.0 * log_rest, 2.0 * (log_total - log_rest)
+    points[i, BETA], points[i, WRONG_MASS], points[i, LOSS] = beta, 2.0 * log_wrong, 2.0 * (log_total - log_wrong)
     points[i, FALL], points[i, PEAK], points[i, SURE] = 2.0 * (mean - p * expected), 0.0, 0.0
     if spread <= 0.0:
         points[i, SPREAD] = points[i, HEIGHT] = -math.inf
@@ -89,10 +89,10 @@ def _fill(points: Any, i: int, b: Any, e: Any, x: Any, beta: float, a: float, m:
     ratio = 2.0 * q1 / spread
     bend = 4.0 * q2 / spread - 2.0 * variance * (1.0 + total * total / (k * spread))
     points[i, SPREAD] = math.log(spread) - 2.0 * log_total
-    points[i, HEIGHT] = points[i, REST] + points[i, SPREAD]
+    points[i, HEIGHT] = points[i, WRONG_MASS] + points[i, SPREAD]
     points[i, RISE] = ratio + 2.0 * mean - 2.0 / beta
     points[i, SLOPE] = 2.0 * p * expected + ratio
-    points[i, BEND] = 2.0 * p * (variance - rest * expected * expected) + bend - ratio * ratio
+    points[i, BEND] = 2.0 * p * (variance - wrong * expected * expected) + bend - ratio * ratio
 
 
 @inside
@@ -104,8 +104,8 @@ def _most(height: float, slope: float, start: float, left: float, right: float) 
 
 @inside
 def _below(points: Any, left: int, right: int, limit: float) -> bool:
-    """Whether it is sure that G stays below the limit between two points, or is monotone, so that its ends tell all."""
-    if points[right, SPREAD] + max(points[left, REST], points[right, REST]) <= limit:
+    """Whether G surely stays below the limit between two points, or is monotone, so that no inner point is higher."""
+    if points[right, SPREAD] + max(points[left, WRONG_MASS], points[right, WRONG_MASS]) <= limit:
         return True
     start, end = points[left, BETA], points[right, BETA]
     fall, steepest = points[left, FALL], points[right, FALL]
@@ -145,7 +145,9 @@ def _looks_simple(points: Any, left: int, right: int) -> bool:
     else:
         one_sign = first > 0.0 and 3.0 * first > -h * bend
     change = points[right, HEIGHT] - points[left, HEIGHT]
-    return one_sign and abs(h / 2.0 * (first + last) + h * h / 12.0 * (bend - final) - change) <= ODD * abs(change)
+    return one_sign and abs(h / 2.0 * (first + last) + h * h / 12.0 * (bend - final) - change) <= UNEXPLAINED * abs(
+        change
+    )
 
 
 @inside
@@ -153,7 +155,7 @@ def _settled(points: Any, left: int, right: int, most: float) -> bool:
     """Whether nothing between two points has to be looked at, `most` being the highest maximum so far."""
     if points[left, SURE] == 0.0:
         touches = points[left, PEAK] + points[right, PEAK] > 0.0
-        slack = NEAR if touches and _looks_simple(points, left, right) else SLACK
+        slack = SLACK_AT_MAXIMUM if touches and _looks_simple(points, left, right) else SLACK
         if _holds_maximum(points, left, right):
             slack = 0.0
         points[left, SURE] = 1.0 if _below(points, left, right, most + slack) else 0.0
@@ -177,7 +179,7 @@ def _climb(points: Any, new: int, left: int, right: int, b: Any, e: Any, bits: A
             to = 0.5 * (low + high)
             step = high - low
         if abs(step) <= CLOSE * beta:
-            points[new, BETA] = to  # what else is kept of the point differs by less than matters from here on
+            points[new, BETA] = to  # the other fields differ by less than matters from here on
             break
         exponentials(b, to, e, bits, x)
         _fill(points, new, b, e, x, to, a, m)
@@ -226,7 +228,7 @@ def _is_maximum(points: Any, i: int, last: int) -> bool:
 
 
 @inside
-def _search_row(
+def _search_row(  # noqa: C901 - one numeric kernel, whose phases share the points and their links
     b: Any,
     e: Any,
     bits: Any,
@@ -274,14 +276,14 @@ def _search_row(
     # Of maxima as high as each other up to rounding, the least tau_other.
     best = 0.0
     for i in range(count):
-        if _is_maximum(points, i, last) and points[i, HEIGHT] >= most - LEVEL:
+        if _is_maximum(points, i, last) and points[i, HEIGHT] >= most - TIE:
             best = max(best, points[i, BETA])
     return best if best > 0.0 else points[top, BETA]
 
 
 @compiled
-def search_rows(tau_target: float, below: Any, a: Any, m: Any, lower: Any, upper: Any, found: Any) -> None:
-    """Fill `found` with tau_other of each row: below (n, K), a = f_y / tau_target, m, and each row's [lower, upper]."""
+def search_rows(tau_target: float, below: Any, a: Any, m: Any, lower: Any, upper: Any, tau_other: Any) -> None:
+    """Fill `tau_other` of each row: below (n, K), a = f_y / tau_target, m, and each row's [lower, upper]."""
     n, k = below.shape
     e, bits, x = scratch(k)
     octaves = 0
@@ -291,5 +293,5 @@ def search_rows(tau_target: float, below: Any, a: Any, m: Any, lower: Any, upper
     for row in range(n):
         low, high = 1.0 / upper[row], 1.0 / lower[row]
         beta = _search_row(below[row], e, bits, x, points, after, a[row], m[row], low, high, 1.0 / tau_target)
-        # The ends themselves, not their inverse's inverse: whether tau_other sits on one is told by equality.
-        found[row] = upper[row] if beta <= low else lower[row] if beta >= high else 1.0 / beta
+        # The ends themselves, not their inverse's inverse: callers compare tau_other with them for equality.
+        tau_other[row] = upper[row] if beta <= low else lower[row] if beta >= high else 1.0 / beta

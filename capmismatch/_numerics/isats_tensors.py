@@ -1,4 +1,7 @@
-"""The search of ISATS in tensor operations, all rows at a time; `isats_search` says how it goes."""
+"""The search of ISATS in tensor operations, all rows at a time: the reference.
+
+`isats_search` describes the search and lists its steps here and in `isats_loops`, which runs on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from capmismatch._numerics.isats_problem import LEVEL, MOST_SPLITS, NEAR, ODD, SLACK, Search
+from capmismatch._numerics.isats_problem import MOST_SPLITS, SLACK, SLACK_AT_MAXIMUM, TIE, UNEXPLAINED, Search
 from capmismatch._numerics.threads import blocks
 
 SCAN_STEP = math.log(4)  # of log beta, at most
@@ -17,11 +20,11 @@ CELLS = 1 << 22  # logits at a time where rows are split many times over
 
 
 class Points(NamedTuple):
-    """G and its parts at one beta of each row, (N,) each: see `isats_search`."""
+    """G and its parts at one beta of each row, as `isats_problem` defines them, (N,) each."""
 
     beta: Tensor
-    height: Tensor
-    rest: Tensor  # 2 log(1 - p_y)
+    height: Tensor  # G
+    wrong_mass: Tensor  # 2 log(1 - p_y)
     spread: Tensor  # log D
     loss: Tensor  # L
     rise: Tensor  # A'
@@ -46,18 +49,18 @@ def points(search: Search, beta: Tensor) -> Points:
     from_mean = search.below - mean[:, None]
     square, variance = deviation.square().sum(1), (q * from_mean.square()).sum(1)
     odds = search.target - search.top_wrong * beta - total.log()
-    p, log_rest = torch.sigmoid(odds), torch.nn.functional.logsigmoid(-odds)
+    p, log_wrong = torch.sigmoid(odds), torch.nn.functional.logsigmoid(-odds)
     expected = mean + search.top_wrong
     ratio = 2 * (deviation * q * from_mean).sum(1) / square
     bend = (4 * (q * from_mean).square().sum(1) - 2 * (square + 1 / k) * variance) / square - ratio.square()
-    bend += 2 * p * (variance - log_rest.exp() * expected.square())
+    bend += 2 * p * (variance - log_wrong.exp() * expected.square())
     flat = square == 0
     return Points(
         beta=beta,
-        height=2 * log_rest + square.log(),
-        rest=2 * log_rest,
+        height=2 * log_wrong + square.log(),
+        wrong_mass=2 * log_wrong,
         spread=square.log(),
-        loss=2 * (total.log() - log_rest),
+        loss=2 * (total.log() - log_wrong),
         rise=(ratio + 2 * mean - 2 / beta).masked_fill(flat, 0.0),
         fall=2 * (mean - p * expected),
         slope=(2 * p * expected + ratio).masked_fill(flat, 0.0),
@@ -81,7 +84,7 @@ def maximiser(search: Search, low: Tensor, high: Tensor) -> Tensor:
     splits = torch.zeros_like(everyone)
     while True:
         near = spans.touches_peak & _look_simple(spans.left, spans.right)
-        slack = torch.where(spans.fresh, 0.0, torch.where(near, NEAR, SLACK))
+        slack = torch.where(spans.fresh, 0.0, torch.where(near, SLACK_AT_MAXIMUM, SLACK))
         sure = _below(spans.left, spans.right, best.height[spans.rows] + slack)
         spans = spans.only(~sure & (splits[spans.rows] < MOST_SPLITS))
         if len(spans.rows) == 0:
@@ -107,16 +110,17 @@ class Best:
 
     def __init__(self, everyone: Tensor, low: Tensor) -> None:
         self.height = torch.full_like(low, -torch.inf)
-        self.found = [(everyone, low, self.height)]
+        self.maxima = [(everyone, low, self.height)]
 
     def add(self, rows: Tensor, peaks: Points) -> None:
+        """Take in one more maximum of some rows."""
         self.height = self.height.scatter_reduce(0, rows, peaks.height, "amax")
-        self.found.append((rows, peaks.beta, peaks.height))
+        self.maxima.append((rows, peaks.beta, peaks.height))
 
     def beta(self) -> Tensor:
         """Of the maxima as high as each other up to rounding, the one of least tau_other."""
-        rows, beta, height = (torch.cat(values) for values in zip(*self.found, strict=True))
-        level = height >= self.height[rows] - LEVEL
+        rows, beta, height = (torch.cat(values) for values in zip(*self.maxima, strict=True))
+        level = height >= self.height[rows] - TIE
         return torch.zeros_like(self.height).scatter_reduce(0, rows[level], beta[level], "amax")
 
 
@@ -134,6 +138,7 @@ class Spans(NamedTuple):
 
     @property
     def touches_peak(self) -> Tensor:
+        """Whether either end is a maximum that was closed in on."""
         return self.left.peak + self.right.peak > 0
 
     def only(self, which: Tensor) -> Spans:
@@ -142,24 +147,24 @@ class Spans(NamedTuple):
 
     def split(self, search: Search, best: Best, which: Tensor) -> Spans:
         """Split some of them: at the maximum where one is in between, in the middle elsewhere."""
-        kept, cut = self.only(~which), self.only(which)
+        unsplit, cut = self.only(~which), self.only(which)
         if len(cut.rows) == 0:
-            return kept
+            return unsplit
         fresh = cut.fresh
         u = 0.5 * (cut.left.beta.log() + cut.right.beta.log())
         if bool(fresh.any()):
             u[fresh] = _root(search.rows(cut.rows[fresh]), cut.left.at(fresh), cut.right.at(fresh))
-        parts = blocks(len(u), max(1, CELLS // search.below.shape[1]))
-        new = _joined([points(search.rows(cut.rows[part]), u[part].exp()) for part in parts])
+        pieces = blocks(len(u), max(1, CELLS // search.below.shape[1]))
+        new = _joined([points(search.rows(cut.rows[piece]), u[piece].exp()) for piece in pieces])
         new = new._replace(peak=fresh.to(u.dtype))
         best.add(cut.rows[fresh], new.at(fresh))
-        left, right = _joined([kept.left, cut.left, new]), _joined([kept.right, new, cut.right])
-        return Spans(torch.cat([kept.rows, cut.rows, cut.rows]), left, right)
+        left, right = _joined([unsplit.left, cut.left, new]), _joined([unsplit.right, new, cut.right])
+        return Spans(torch.cat([unsplit.rows, cut.rows, cut.rows]), left, right)
 
 
 def _below(left: Points, right: Points, limit: Tensor) -> Tensor:
-    """Whether it is sure that G stays below the limit between two points, or is monotone, so that its ends tell all."""
-    simple = right.spread + torch.maximum(left.rest, right.rest) <= limit
+    """Whether G surely stays below the limit between two points, or is monotone, so that no inner point is higher."""
+    simple = right.spread + torch.maximum(left.wrong_mass, right.wrong_mass) <= limit
     rising = left.rise - right.fall + 2 / right.beta > 0
     falling = right.rise - left.fall + 2 / left.beta < 0
     width, loss, bent = right.beta - left.beta, right.loss - left.loss, right.fall - left.fall
@@ -190,7 +195,7 @@ def _look_simple(left: Points, right: Points) -> Tensor:
     falls, climbs = (last < 0) & (3 * last < h * final), (first > 0) & (3 * first > -h * bend)
     change = right.height - left.height
     unexplained = (h / 2 * (first + last) + h.square() / 12 * (bend - final) - change).abs()
-    return torch.where(left.peak > 0, falls, climbs) & (unexplained <= ODD * change.abs())
+    return torch.where(left.peak > 0, falls, climbs) & (unexplained <= UNEXPLAINED * change.abs())
 
 
 def _root(search: Search, left: Points, right: Points, tolerance: float = 1e-9) -> Tensor:

@@ -1,4 +1,54 @@
-"""Rank metrics over blocks of rows: each block is sorted once a teacher, then measured in a thread of its own."""
+r"""How two rows of logits become a rank correlation: sorted once per teacher, then counted in integers.
+
+This module cuts the rows into blocks, gives each to a thread, and makes metrics of the counts. The counts come from
+`rank_loops` (compiled, on the CPU) or `rank_tensors` (on any other device): the same integers.
+
+**One row, step by step.** Two teachers, five classes, and class 0 is the label:
+
+========================  =============  ===============  ======================================================
+of each class             teacher A      teacher B        meaning
+========================  =============  ===============  ======================================================
+logits                    3 1 2 2 0      5 1 3 0 2        classes 2 and 3 are tied in A
+``position``              4 1 3 2 0      4 1 3 0 2        where the class stands in ascending order
+``first``                 4 1 2 2 0      4 1 3 0 2        where its group of tied classes starts
+``last``                  5 2 4 4 1      5 2 4 1 3        one past the end of that group
+``mid``                   4 -2 1 1 -4    4 -2 2 -4 0      first + last - C: twice the average rank, centred
+========================  =============  ===============  ======================================================
+
+and of the row as a whole
+
+=================  ===================================================================================================
+``order``          the class at each position: 4 1 3 2 0 in A, 3 1 4 2 0 in B. NaN come last. Tied classes stand in
+                   descending class index, so that reading from the end breaks ties by ascending class index.
+``ties``           pairs of tied classes: 1 in A, 0 in B
+``nans``           classes whose logit is NaN: none here
+=================  ===================================================================================================
+
+>>> a, b = torch.tensor([[3.0, 1.0, 2.0, 2.0, 0.0]]), torch.tensor([[5.0, 1.0, 3.0, 0.0, 2.0]])
+>>> ranks = TensorRanks([a, b])
+>>> ranks.order[:, 0].tolist(), ranks.ties[:, 0].tolist()
+([[4, 1, 3, 2, 0], [3, 1, 4, 2, 0]], [1, 0])
+>>> ranks.mid[:, 0].tolist()
+[[4, -2, 1, 1, -4], [4, -2, 2, -4, 0]]
+
+*All classes.* Walk A's order, 4 1 3 2 0, and write down B's positions: 2 1 0 3 4. Every pair that stands in descending
+order there is discordant: (2, 1), (2, 0), (1, 0), so Q = 3. Of the 10 pairs one is tied in A, so P = 10 - 1 - 3 = 6,
+and tau-b is (P - Q) / sqrt((10 - 1) (10 - 0)) = 3 / sqrt(90). P - Q is called ``concordance``:
+
+>>> ranks.concordance(np.array([[0, 1]])).item()
+3
+
+*Wrong classes only.* The label stands above all 4 others in both: these pairs add 4 to the concordance
+(``target_concordance``, from the signs of differences of ``mid``) and are subtracted; 6 pairs are left, of which A ties
+one. So tau-b is (3 - 4) / sqrt((6 - 1) (6 - 0)). No row is sorted a second time:
+
+>>> ranks.target_concordance(np.array([0]), np.array([[0, 1]])).item()
+4
+>>> of_two(a, b, None, Metric("tau_b")), of_two(a, b, [0], Metric("tau_b", wrong=True))
+(tensor([0.3162], dtype=torch.float64), tensor([-0.1826], dtype=torch.float64))
+
+Spearman's rho is Pearson's correlation of ``mid``, and the top-k overlap compares the ends of ``order``.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +66,10 @@ from capmismatch._numerics import devices
 from capmismatch._numerics.arrays import ArrayLike, as_labels, widest_float
 from capmismatch._numerics.cached import cached_property
 from capmismatch._numerics.rank_tensors import MAX_CLASSES, Ints, TensorRanks
-from capmismatch._numerics.threads import blocks, each
+from capmismatch._numerics.threads import blocks, run_in_threads
 from capmismatch.errors import InputError
 
-if devices.LOOPS:
+if devices.HAS_NUMBA:
     from capmismatch._numerics.rank_loops import LoopRanks, Space
 
 Floats = NDArray[np.float64]
@@ -27,12 +77,22 @@ Floats = NDArray[np.float64]
 METRICS = ("wrong_tau_b", "tau_b", "wrong_spearman", "spearman", "top{k}_overlap")
 
 BLOCK_CELLS = 1 << 18  # logits ranked at a time in a thread: up to 8 MB, still in the cache when pairs read the ranks
-SMALL_CELLS = 1 << 14  # below this a thread costs more than it saves
+SMALL_CELLS = 1 << 14  # with fewer, a thread costs more than it saves
 DEVICE_CELLS = 1 << 24  # classes in the sequences of all pairs on an accelerator, at some 50 bytes each
 
 
 class Metric(NamedTuple):
-    """One metric: "tau_b", "spearman" or "top_overlap"; over the wrong classes or all; k of the overlap."""
+    """One metric.
+
+    Attributes
+    ----------
+    kind : str
+        "tau_b", "spearman" or "top_overlap": the method of `Block` that computes it.
+    wrong : bool
+        Whether over the wrong classes only.
+    k : int
+        Of the overlap.
+    """
 
     kind: str
     wrong: bool = False
@@ -40,26 +100,26 @@ class Metric(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> Metric:
-        """From a name in tables."""
-        if found := re.fullmatch(r"top(\d+)_overlap", name):
-            return cls("top_overlap", wrong=True, k=int(found[1]))
+        """The metric that has this name in tables."""
+        if match := re.fullmatch(r"top(\d+)_overlap", name):
+            return cls("top_overlap", wrong=True, k=int(match[1]))
         if name not in METRICS:
             raise InputError(f"metrics must be among {list(METRICS)}, not {name!r}")
         return cls(name.removeprefix("wrong_"), wrong=name.startswith("wrong_"))
 
 
 class Block:
-    """One block of rows of all teachers, sorted once; each metric gives (P, n)."""
+    """One block of rows of all teachers, sorted once; each metric gives (P, n) for P pairs of teachers."""
 
     def __init__(self, ranks: TensorRanks | LoopRanks, labels: Ints | None, pairs: Ints) -> None:
         self.n, self.classes = ranks.shape
         self.ranks, self.labels, self.pairs = ranks, labels, pairs
 
     def measure(self, metric: Metric) -> Floats:
-        """Value of one metric, NaN where a compared class is."""
+        """Value of one metric; NaN where a compared class is NaN."""
         values = getattr(self, metric.kind)(metric)
         nans = self.ranks.nans
-        if metric.wrong:  # NaN sorts last: so does a target that is NaN
+        if metric.wrong:  # NaN sorts last, and so does a target that is NaN
             nans = nans - (self.target_spans[0] >= self.classes - nans)
         first, second = self.pairs.T
         return np.where((nans[first] == 0) & (nans[second] == 0), values, np.nan)
@@ -106,7 +166,7 @@ class Block:
 
 
 def measure(teachers: list[Any], labels: ArrayLike | None, metrics: list[Metric], pairs: Ints) -> Floats:
-    """All metrics, (M, P, N), over blocks of rows in threads."""
+    """All metrics of all pairs of teachers, (M, P, N), over blocks of rows in threads."""
     n, classes = teachers[0].shape
     targets = None if labels is None else as_labels(labels, n, classes).cpu().numpy()
     for metric in metrics:
@@ -118,51 +178,51 @@ def measure(teachers: list[Any], labels: ArrayLike | None, metrics: list[Metric]
     if not 1 <= classes <= MAX_CLASSES:
         raise InputError(f"expected between 1 and {MAX_CLASSES} classes, got {classes}")
 
-    values, device = np.empty((len(metrics), len(pairs), n)), home(teachers)
+    values, device = np.empty((len(metrics), len(pairs), n)), ranking_device(teachers)
     if not len(pairs):
         return values
 
-    loops, threads = devices.by_loops(device), devices.threads(device)
+    loops, threads = devices.uses_loops(device), devices.thread_count(device)
     width = classes * (len(teachers) if loops else max(len(teachers), len(pairs)))  # numbers a row
     most = (BLOCK_CELLS if device.type == "cpu" else DEVICE_CELLS) // width
     rows = max(1, min(most, max(SMALL_CELLS // width, -(-n // threads))))
-    mine = threading.local()
+    of_thread = threading.local()
 
     def ranked(block: slice) -> TensorRanks | LoopRanks:
-        parts = [logits[block] for logits in teachers]
+        logits = [of_teacher[block] for of_teacher in teachers]
         if not loops:
-            return TensorRanks([as_floats(part).to(device).contiguous() for part in parts])
-        if not hasattr(mine, "space"):
-            dtype = np.result_type(*(as_floats(part[:0]).cpu().numpy() for part in parts))  # has room for each
-            mine.space = Space((rows, len(teachers), classes), dtype)
-        arrays = [as_floats(part).cpu().numpy() if isinstance(part, Tensor) else part for part in parts]
-        return LoopRanks(arrays, mine.space)
+            return TensorRanks([as_floats(rows).to(device).contiguous() for rows in logits])
+        if not hasattr(of_thread, "space"):
+            dtype = np.result_type(*(as_floats(rows[:0]).cpu().numpy() for rows in logits))  # wide enough for each
+            of_thread.space = Space((rows, len(teachers), classes), dtype)
+        arrays = [as_floats(rows).cpu().numpy() if isinstance(rows, Tensor) else rows for rows in logits]
+        return LoopRanks(arrays, of_thread.space)
 
     def run(block: slice) -> None:
-        part = Block(ranked(block), None if targets is None else targets[block], pairs)
+        of_block = Block(ranked(block), None if targets is None else targets[block], pairs)
         for m, metric in enumerate(metrics):
-            values[m, :, block] = part.measure(metric)
+            values[m, :, block] = of_block.measure(metric)
 
-    each(run, blocks(n, rows), threads)
+    run_in_threads(run, blocks(n, rows), threads)
     return values
 
 
-def home(teachers: list[Any]) -> torch.device:
-    """Where the logits of a teacher are, if it isn't the CPU and knows float64; else the CPU."""
+def ranking_device(teachers: list[Any]) -> torch.device:
+    """Where the logits are ranked: on the first accelerator with float64 that holds any of them, else on the CPU."""
     tensors = [rows for rows in teachers if isinstance(rows, Tensor) and widest_float(rows) == torch.float64]
     return next((rows.device for rows in tensors if rows.device.type != "cpu"), torch.device("cpu"))
 
 
 def real_numbers(values: ArrayLike, what: str) -> Any:
-    """Return the tensor or array that it is, checked to hold real numbers, without a copy."""
-    kept: Any = values.detach().resolve_neg() if isinstance(values, Tensor) else np.asarray(values)
-    if isinstance(kept, Tensor):
-        real = not kept.is_complex() and kept.dtype != torch.bool
+    """The tensor or array itself, without a copy, checked to hold real numbers."""
+    numbers: Any = values.detach().resolve_neg() if isinstance(values, Tensor) else np.asarray(values)
+    if isinstance(numbers, Tensor):
+        real = not numbers.is_complex() and numbers.dtype != torch.bool
     else:
-        real = kept.dtype.kind in "iu" or (kept.dtype.kind == "f" and kept.dtype.itemsize <= 8)
+        real = numbers.dtype.kind in "iu" or (numbers.dtype.kind == "f" and numbers.dtype.itemsize <= 8)
     if not real:
-        raise InputError(f"expected real numbers of at most 64 bits in {what}, got dtype {kept.dtype}")
-    return kept
+        raise InputError(f"expected real numbers of at most 64 bits in {what}, got dtype {numbers.dtype}")
+    return numbers
 
 
 def as_floats(rows: Any) -> Tensor:

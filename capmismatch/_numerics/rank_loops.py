@@ -1,10 +1,11 @@
 """Exact integer counts behind the class ranks, compiled by numba.
 
-`rank_tensors` has the same as tensor operations, and says what `order`, `first`, `last` and `mid` are. The
-loops are serial and release the interpreter's lock; they are compiled on first use and kept on disk.
+`rank_tensors` has the same as tensor operations; `rank_blocks` shows on one row what is counted, and defines `order`,
+`position`, `first`, `last` and `mid`. The loops are serial and release the interpreter's lock; they are compiled on
+first use and cached on disk.
 
 **Spans.** A class's position, and the first of its tie group and one past its last, are packed in 21 bits each: one
-gather instead of three is what the pair loop's speed hangs on.
+gather instead of three, on which the speed of the pair loop depends. Class 2 of teacher A there: 3 | 2 << 21 | 4 << 42.
 
 **Sorting.** A class and its key, an integer that ascends as the float, are packed into one word, and NumPy sorts the
 words: it does so with the processor's vector instructions, several times as fast as any `argsort`. The lower bits count
@@ -15,10 +16,10 @@ classes from the last, so that ties come in descending class index::
     64 bits, first                          lower part of the key 43 | class 21
     64 bits, then                           upper part of the key 21 | rank of the lower part 21 | class 21
 
-**Discordant pairs.** Teacher A's order is walked, and bits are set at teacher B's ranks: how many of those inserted so
-far lie below a rank is a popcount in its word of 64 bits, plus a running count of the words below. Up to 1023 classes
-the counts of 16 words are 16-bit lanes of four integers; above, they are the nodes of a tree, four children each: a
-node holds, in three 21-bit lanes, how many lie below its second, third and fourth child.
+**Discordant pairs.** Teacher A's order is walked, and bits are set at teacher B's positions: how many of those inserted
+so far lie below a position is a popcount in its word of 64 bits, plus a running count of the words below. Up to 1023
+classes the counts of 16 words are 16-bit lanes of four integers; above, they are the nodes of a tree, four children
+each: a node holds, in three 21-bit lanes, how many lie below its second, third and fourth child.
 """
 
 from __future__ import annotations
@@ -37,15 +38,15 @@ LOW, HIGH, ONE = np.uint64(21), np.uint64(42), np.uint64(1)
 _INFINITY = {2: 0x7C00, 4: 0x7F80_0000, 8: 0x7FF0 << 48}  # bit patterns of +inf by bytes a float
 
 _compiled = njit(cache=True, nogil=True)
-# What only other kernels call goes without the wrappers for calls from elsewhere: a fifth of the time to compile.
+# Kernels that only other kernels call have no wrappers for calls from Python: a fifth of the time to compile.
 _bare: Any = {"nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _part = njit(**_bare)
-_inlined = njit(forceinline=True, **_bare)  # around calls that are not, numba counts references to their arrays
+_inlined = njit(forceinline=True, **_bare)  # around calls that are not inlined, numba counts references to their arrays
 
 _SIX, _WORD = np.uint64(6), np.uint64(63)
 _LOWER = (ONE << np.uint64(43)) - ONE  # the bits of a double's key that fit above a class
 _FIELDS = ONE | ONE << LOW | ONE << HIGH  # one in each field of a span, and in each lane of a node
-_FLAT_MAX = 1023  # places 0..C lie in 16 words of 64 bits
+_FLAT_MAX = 1023  # positions 0..C lie in 16 words of 64 bits
 _FEW_TIES = 8  # tied pairs a class up to which looking at each beats ordering them by both teachers
 
 
@@ -55,7 +56,7 @@ def _lane_steps() -> NDArray[np.uint64]:
     return above.astype("<u2").view("<u8").astype(np.uint64)
 
 
-_LANES = _lane_steps()  # given to the kernels for few classes, None for many: numba compiles each case by itself
+_LANES = _lane_steps()  # for the kernels of few classes; those of many get None, which numba compiles separately
 
 
 def _count_bits(typing_context: Any, word: Any) -> Any:
@@ -143,10 +144,10 @@ def _place(words: Any, shift: Any, order: Any, spans: Any, mid: Any, ties: Any) 
 
 
 @_inlined
-def _below(bits: Any, counts: Any, place: Any, lanes: Any) -> Any:
-    """How many of the inserted places are less than `place`."""
-    word = place >> _SIX
-    inside: Any = _popcount(bits[word] & ((ONE << (place & _WORD)) - ONE))
+def _below(bits: Any, counts: Any, position: Any, lanes: Any) -> Any:
+    """How many of the inserted positions are less than `position`."""
+    word = position >> _SIX
+    inside: Any = _popcount(bits[word] & ((ONE << (position & _WORD)) - ONE))
     if lanes is not None:
         shift = (word & np.uint64(3)) << np.uint64(4)
         return inside + ((counts[0, word >> np.uint64(2)] >> shift) & np.uint64(65535))
@@ -158,10 +159,10 @@ def _below(bits: Any, counts: Any, place: Any, lanes: Any) -> Any:
 
 
 @_inlined
-def _insert(bits: Any, counts: Any, place: Any, lanes: Any) -> None:
-    """Set the bit of a place and raise the running counts of the words above."""
-    word = place >> _SIX
-    bits[word] |= ONE << (place & _WORD)
+def _insert(bits: Any, counts: Any, position: Any, lanes: Any) -> None:
+    """Set the bit of a position and raise the running counts of the words above."""
+    word = position >> _SIX
+    bits[word] |= ONE << (position & _WORD)
     if lanes is not None:
         counts[0, 0] += lanes[word, 0]
         counts[0, 1] += lanes[word, 1]
@@ -177,22 +178,22 @@ def _insert(bits: Any, counts: Any, place: Any, lanes: Any) -> None:
 @_part
 def _discordant(walk: Any, bits: Any, counts: Any, lanes: Any) -> Any:
     """Discordant pairs, as if the walked teacher had no ties (the other may)."""
-    found: Any = 0
+    inversions: Any = 0
     for i in range(walk.size):
-        found += i - np.int64(_below(bits, counts, walk[i] >> HIGH, lanes))
+        inversions += i - np.int64(_below(bits, counts, walk[i] >> HIGH, lanes))
         _insert(bits, counts, walk[i] & FIELD, lanes)
-    return found
+    return inversions
 
 
 @_inlined
 def _discordant_of_few(walk: Any) -> Any:
-    """The same of up to 63 classes, whose places are the bits of one word."""
-    found: Any = 0
+    """The same for up to 63 classes, whose positions are the bits of one word."""
+    inversions: Any = 0
     inserted = np.uint64(0)
     for i in range(walk.size):
-        found += i - np.int64(_popcount(inserted & ((ONE << (walk[i] >> HIGH)) - ONE)))
+        inversions += i - np.int64(_popcount(inserted & ((ONE << (walk[i] >> HIGH)) - ONE)))
         inserted |= ONE << (walk[i] & FIELD)
-    return found
+    return inversions
 
 
 @_part
@@ -255,24 +256,24 @@ def _concordance(order: Any, spans: Any, ties: Any, pairs: Any, counts: Any, lan
                     counted, joint = _within_ties(order[r, a], spans[r, a], walk)
             bits[:] = 0
             counts[:] = 0
-            found = _discordant_of_few(walk) if classes < 64 else _discordant(walk, bits, counts, lanes)
-            out[p, r] = total - ties[r, a] - ties[r, b] + joint - 2 * (found - counted)
+            inversions = _discordant_of_few(walk) if classes < 64 else _discordant(walk, bits, counts, lanes)
+            out[p, r] = total - ties[r, a] - ties[r, b] + joint - 2 * (inversions - counted)
     return out
 
 
 @_compiled
 def _target_concordance(mid: Any, labels: Any, pairs: Any) -> Any:
-    """The part of it that pairs with the target make."""
+    """The part of the concordance that pairs with the target make."""
     n, _, classes = mid.shape
     out = np.empty((pairs.shape[0], n), np.int64)
     for r in range(n):
         for p in range(pairs.shape[0]):
             left, right = mid[r, pairs[p, 0]], mid[r, pairs[p, 1]]
             x, y = left[labels[r]], right[labels[r]]
-            found: Any = 0
+            net: Any = 0
             for c in range(classes):
-                found += ((left[c] < x) - (left[c] > x)) * ((right[c] < y) - (right[c] > y))
-            out[p, r] = found
+                net += ((left[c] < x) - (left[c] > x)) * ((right[c] < y) - (right[c] > y))
+            out[p, r] = net
     return out
 
 
@@ -284,18 +285,18 @@ def _rank_products(mid: Any, labels: Any, pairs: Any) -> Any:
     for r in range(n):
         for p in range(pairs.shape[0]):
             left, right = mid[r, pairs[p, 0]], mid[r, pairs[p, 1]]
-            found: Any = 0
+            total: Any = 0
             if labels[r] < 0:
                 for c in range(classes):
-                    found += np.int64(left[c]) * np.int64(right[c])
+                    total += np.int64(left[c]) * np.int64(right[c])
             else:
                 x, y = left[labels[r]], right[labels[r]]
                 # leaving the target out moves a doubled, centred rank by one towards the target's
                 for c in range(classes):
                     moved = left[c] + (left[c] < x) - (left[c] > x)
-                    found += moved * (right[c] + (right[c] < y) - (right[c] > y))
-                found -= np.int64(x) * np.int64(y)
-            out[p, r] = found
+                    total += moved * (right[c] + (right[c] < y) - (right[c] > y))
+                total -= np.int64(x) * np.int64(y)
+            out[p, r] = total
     return out
 
 
@@ -311,14 +312,14 @@ def _shared_top(order: Any, spans: Any, labels: Any, pairs: Any, k: Any) -> Any:
             lowest = classes - k
             if target >= 0 and np.int64(right[target] & FIELD) >= lowest:
                 lowest -= 1
-            found, taken, i = 0, 0, classes - 1
+            shared, taken, i = 0, 0, classes - 1
             while taken < k:
                 c = left[i]
                 if c != target:
                     taken += 1
-                    found += np.int64(right[c] & FIELD) >= lowest
+                    shared += np.int64(right[c] & FIELD) >= lowest
                 i -= 1
-            out[p, r] = found
+            out[p, r] = shared
     return out
 
 
@@ -356,8 +357,8 @@ class LoopRanks:
     def target(self, labels: Ints) -> tuple[Ints, Ints, Ints]:
         """Position, first of the tie group, one past its last."""
         spans = self.spans[np.arange(len(labels)), :, labels].T
-        parts = (spans & FIELD, (spans >> LOW) & FIELD, spans >> HIGH)
-        return tuple(part.astype(np.int64) for part in parts)  # type: ignore[return-value]
+        fields = (spans & FIELD, (spans >> LOW) & FIELD, spans >> HIGH)
+        return tuple(field.astype(np.int64) for field in fields)  # type: ignore[return-value]
 
     def concordance(self, pairs: Ints) -> Ints:
         """Choose the running counts by the number of classes."""

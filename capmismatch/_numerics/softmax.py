@@ -1,4 +1,4 @@
-r"""The pieces of a softmax that probes, temperatures and class means share: computed once a row, in log space.
+r"""The pieces of a softmax that probes, temperatures and class means share: computed once per row, in log space.
 
 `take_apart` splits logits into the target's and the wrong ones, `Softened` holds them over a temperature. On the CPU
 the sums over classes are taken by compiled loops (`softmax_loops`), one pass for any number of temperatures;
@@ -18,28 +18,39 @@ from torch import Tensor
 from capmismatch._numerics import devices
 from capmismatch._numerics.arrays import ArrayLike, as_pair, widest_float
 from capmismatch._numerics.cached import cached_property
-from capmismatch._numerics.threads import blocks, each
+from capmismatch._numerics.threads import blocks, run_in_threads
 from capmismatch.errors import must_be_positive
 
-if devices.LOOPS:
+if devices.HAS_NUMBA:
     from capmismatch._numerics import softmax_loops as kernels
 
-BLOCK_LOGITS = 1 << 16  # what a thread works on at a time
+BLOCK_LOGITS = 1 << 16  # that a thread works on at a time
 
 
 @dataclass(frozen=True)
 class LogitParts:
-    """Logits taken apart: what does not depend on the temperature.
+    """Logits taken apart: everything that does not depend on the temperature.
 
     Attributes
     ----------
-    logits : (N, C), as given
-    labels : (N,)
-    target_logit, max_wrong_logit, second_wrong_logit : (N,); the last is -inf with 2 classes
-    top_wrong_class : (N,) the class of the largest wrong logit, the first of equal ones
-    mean_logit, logit_std : (N,) over all classes, ddof 0
-    correct : (N,) 1.0 where the arg max is the target (the first of equal logits counts), else 0.0
-    below : (N, C-1) wrong logits in the order of their classes, less their largest
+    logits : Tensor, shape (N, C)
+        As they were passed.
+    labels : Tensor of int, shape (N,)
+        In [0, C).
+    target_logit : Tensor, shape (N,)
+        Logit of the label.
+    max_wrong_logit : Tensor, shape (N,)
+        Largest wrong logit.
+    second_wrong_logit : Tensor, shape (N,)
+        Second largest wrong logit; -inf with 2 classes.
+    top_wrong_class : Tensor of int, shape (N,)
+        Class of the largest wrong logit, the first of equal ones.
+    mean_logit, logit_std : Tensor, shape (N,)
+        Mean and population standard deviation over all classes.
+    correct : Tensor, shape (N,)
+        1.0 where the arg max is the target (the first of equal logits counts), else 0.0.
+    below : Tensor, shape (N, C-1)
+        Wrong logits in the order of their classes, less their largest.
     """
 
     logits: Tensor
@@ -60,7 +71,7 @@ class LogitParts:
 
 
 def _compiled(rows: Tensor) -> bool:
-    return devices.by_loops(rows.device) and not rows.requires_grad
+    return devices.uses_loops(rows.device) and not rows.requires_grad
 
 
 def take_apart(logits: Tensor, labels: Tensor) -> LogitParts:
@@ -83,8 +94,8 @@ def _taken_apart(logits: Tensor, wide: Tensor, labels: Tensor) -> LogitParts:
     second = wrong.topk(2, dim=1).values[:, 1] if wrong.shape[1] > 1 else torch.full_like(top, -torch.inf)
     mean = wide.mean(1)
     std = (wide - mean[:, None]).norm(dim=1) / wide.shape[1] ** 0.5
-    place = (wrong == top[:, None]).to(torch.int8).argmax(1)  # the first: on some devices max takes any of equal ones
-    top_class = wrong_class.gather(1, place[:, None])[:, 0]
+    top_index = (wrong == top[:, None]).to(torch.int8).argmax(1)  # the first: on some devices max takes any of equals
+    top_class = wrong_class.gather(1, top_index[:, None])[:, 0]
     correct = ((target > top) | ((target == top) & (labels < top_class))).to(wide.dtype)
     return LogitParts(logits, labels, target, top, second, top_class, mean, std, correct, wrong - top[:, None])
 
@@ -96,43 +107,53 @@ def _wrong_classes(labels: Tensor, classes: int) -> Tensor:
 
 
 class Sums(NamedTuple):
-    """With e = exp((f - largest wrong f) / tau), sums over wrong classes of each row, (N,)."""
+    """Sums over the wrong classes of each row, with e = exp((f - largest wrong f) / tau).
 
-    rest: Tensor  # sum e without the largest, which is 1 and would take the digits of a small rest
-    variance: Tensor  # population variance of q~ = e / sum e
-    mean_below: Tensor  # mean of f - largest wrong f under q~
+    Attributes
+    ----------
+    tail : Tensor, shape (N,)
+        Sum of e without the largest, which is 1 and would take the digits of a small tail.
+    variance : Tensor, shape (N,)
+        Population variance of q~ = e / sum e.
+    mean_below : Tensor, shape (N,)
+        Mean of f - largest wrong f under q~.
+    """
+
+    tail: Tensor
+    variance: Tensor
+    mean_below: Tensor
 
     @property
     def total(self) -> Tensor:
         """Sum e."""
-        return 1.0 + self.rest
+        return 1.0 + self.tail
 
     @property
     def log_total(self) -> Tensor:
         """The logarithm of sum e, to its last digits also where one class takes nearly all."""
-        return self.rest.log1p()
+        return self.tail.log1p()
 
 
 def sums_at(below: Tensor, taus: Sequence[float | Tensor]) -> list[Sums]:
-    """Sums over `below` (N, C-1) at each temperature: a number, or (N,) one a row."""
+    """Sums over `below` (N, C-1) at each temperature: a number, or (N,) with one per row."""
     if not _compiled(below):
         return [_sums(below, tau) for tau in taus]
     rates = rates_of(below, taus)
-    found = torch.empty((3, *rates.shape), dtype=torch.float64)
-    arrays = [rates.numpy(), *(part.numpy() for part in found)]
+    sums = torch.empty((3, *rates.shape), dtype=torch.float64)
+    arrays = [rates.numpy(), *(values.numpy() for values in sums)]
     wrong = below.numpy()
     _in_blocks(lambda rows: kernels.row_sums(wrong[rows], *(array[:, rows] for array in arrays)), *wrong.shape)
-    return [Sums(*found[:, t]) for t in range(len(taus))]
+    return [Sums(*sums[:, t]) for t in range(len(taus))]
 
 
 def _sums(below: Tensor, tau: float | Tensor) -> Sums:
     x = below / (tau[:, None] if isinstance(tau, Tensor) else tau)
     e, less_one = x.exp(), x.expm1()  # less_one keeps the digits of differences between nearly equal classes
     top = below.argmax(1, keepdim=True)
-    rest = e.scatter(1, top, less_one.gather(1, top)).sum(1)  # e - 1 is 0 there, and has the gradient of e
-    total = 1.0 + rest
+    tail = e.scatter(1, top, less_one.gather(1, top)).sum(1)  # e - 1 is 0 there, and has the gradient of e
+    total = 1.0 + tail
     deviation = less_one - less_one.mean(1, keepdim=True)
-    return Sums(rest, deviation.square().mean(1) / total**2, torch.einsum("nc,nc->n", e, below) / total)
+    return Sums(tail, deviation.square().mean(1) / total**2, torch.einsum("nc,nc->n", e, below) / total)
 
 
 def in_octaves(taus: Iterable[float]) -> list[float]:
@@ -153,7 +174,7 @@ def rates_of(below: Tensor, taus: Sequence[float | Tensor]) -> Tensor:
 
 
 def _in_blocks(run: Callable[[slice], None], n: int, width: int) -> None:
-    each(run, blocks(n, max(1, BLOCK_LOGITS // width)), torch.get_num_threads())
+    run_in_threads(run, blocks(n, max(1, BLOCK_LOGITS // width)), torch.get_num_threads())
 
 
 class Softened:
@@ -165,9 +186,12 @@ class Softened:
 
     Parameters
     ----------
-    logits : (N, C) tensor or array
-    labels : (N,) integers in [0, C)
-    tau : positive temperature
+    logits : array_like, shape (N, C)
+        Finite logits.
+    labels : array_like of int, shape (N,)
+        In [0, C).
+    tau : float, default 1.0
+        Temperature > 0.
     """
 
     raw: LogitParts
@@ -179,7 +203,7 @@ class Softened:
 
     @classmethod
     def of(cls, raw: LogitParts, tau: float | Tensor) -> Softened:
-        """The same from logits that have been taken apart, over one temperature or one a row, (N,)."""
+        """The same from logits that have been taken apart, over one temperature or one per row, (N,)."""
         new = object.__new__(cls)
         new.raw, new.tau = raw, tau
         return new
@@ -187,10 +211,10 @@ class Softened:
     @classmethod
     def at_each(cls, raw: LogitParts, taus: Sequence[float]) -> list[Softened]:
         """The same over several temperatures, for which the rows are read once; quickest `in_octaves`."""
-        found = [cls.of(raw, tau) for tau in taus]
-        for softened, sums in zip(found, sums_at(raw.below, taus), strict=True):
+        softened_at = [cls.of(raw, tau) for tau in taus]
+        for softened, sums in zip(softened_at, sums_at(raw.below, taus), strict=True):
             softened.sums = sums
-        return found
+        return softened_at
 
     @property
     def logits(self) -> Tensor:
@@ -305,7 +329,7 @@ class Softened:
 
 
 def class_probabilities(logits: Tensor, logsumexp: Tensor) -> Tensor:
-    """exp(f - logsumexp), float64, of logits (K, N), a class a row, and the (N,) of all classes."""
+    """exp(f - logsumexp), float64, of logits (K, N), one row per class, and the (N,) logsumexp of all classes."""
     if not _compiled(logits):
         return (logits - logsumexp).exp_()
     out = torch.empty(logits.shape, dtype=torch.float64)
@@ -320,15 +344,15 @@ def add_to_classes(softened: Sequence[Softened], group: Tensor, sums: Tensor) ->
         tensors = (raw.below, raw.labels, *_weights(softened), group, sums)
         kernels.add_to_classes(*(tensor.numpy() for tensor in tensors))
     else:
-        for part, into in zip(softened, sums, strict=True):
-            into.index_add_(0, group, part.probs.detach())
+        for rows, into in zip(softened, sums, strict=True):
+            into.index_add_(0, group, rows.probs.detach())
 
 
 def compare_with_classes(
     softened: Sequence[Softened], means: Tensor, logs: Tensor, pivots: Tensor, group: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Sum p log(p / m) and sum (p - m)^2, (T, N) each, with m = means[t, group], in compiled code."""
-    raw, log_scale = softened[0].raw, torch.stack([part.log_wrong_scale for part in softened])
+    raw, log_scale = softened[0].raw, torch.stack([rows.log_wrong_scale for rows in softened])
     divergence, distance = torch.empty((2, len(softened), len(group)), dtype=torch.float64)
     rows = (raw.below, raw.labels, *_weights(softened), log_scale, group)
     kernels.against_classes(*(tensor.numpy() for tensor in (*rows, means, logs, pivots, divergence, distance)))
@@ -337,7 +361,7 @@ def compare_with_classes(
 
 def _weights(softened: Sequence[Softened]) -> tuple[Tensor, Tensor, Tensor]:
     """Inverse temperatures, probability of the largest wrong class, and of the target: (T, N) each."""
-    rates = rates_of(softened[0].raw.below, [part.tau for part in softened])
+    rates = rates_of(softened[0].raw.below, [rows.tau for rows in softened])
     return rates, torch.stack([p.wrong_scale for p in softened]), torch.stack([p.target_prob for p in softened])
 
 
@@ -356,13 +380,13 @@ class WrongAlone(Softened):
 
 
 class Asymmetric(Softened):
-    """Logits whose target's is over a temperature of its own: ATS, and ISATS with one tau a row."""
+    """Logits whose target's is divided by a temperature of its own: ATS, and ISATS with one tau per row."""
 
     tau_target: float
 
     @classmethod
     def of_two(cls, raw: LogitParts, tau_target: float, tau_other: float | Tensor, origin: Tensor) -> Asymmetric:
-        """With `origin` (N,), which the result depends on, taken off all logits of a row first."""
+        """With `origin` (N,), which the result depends on, subtracted from all logits of a row first."""
         new = cls.of(
             replace(raw, target_logit=raw.target_logit - origin, max_wrong_logit=raw.max_wrong_logit - origin),
             tau_other,

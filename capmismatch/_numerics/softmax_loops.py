@@ -1,9 +1,8 @@
 r"""Compiled loops over the rows of a softmax: what probes, class means and calibration errors spend their time in.
 
-The inputs of nearly all are rows of *below*: the K = C - 1 wrong logits of an example, in order, less their largest, so
-that exponents are <= 0 and one of them is 0; and *rates*, the inverse temperatures. Everything is float64, each row is
-worked on by itself and in the same order, so results depend neither on threads nor on how rows were cut into blocks.
-What each function computes stands in its first line; `softmax` has the same in tensor operations.
+The package `_numerics` lists the letters. Nearly all functions take rows of *below* and *rates*, the inverse
+temperatures. Everything is float64, each row is computed by itself and in the same order, so results depend neither on
+threads nor on how rows were cut into blocks. `softmax` has the same in tensor operations.
 
 Exponentials come in pairs, e = exp(r b) and x = e - 1, both to their last digits: differences between nearly equal
 classes live on those of x. With exp(r b) = s (1 + w), s a power of two, and w = 2^f - 1, |f| <= 1/2, from a polynomial,
@@ -18,9 +17,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-# "contract" allows a multiply and an add to be one instruction; "reassoc" lets sums go in vectors; "nnan" the same for
-# the largest of finite numbers. All loops are free of the interpreter's lock. Those that only other loops call get no
-# way in from Python, which would take time to compile.
+# "contract" allows a multiply and an add to be one instruction; "reassoc" lets sums use vectors; "nnan" the same for
+# the largest of finite numbers. All loops release the interpreter's lock. Those that only other loops call cannot be
+# called from Python: the wrappers would take time to compile.
 OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
 INSIDE: dict[str, Any] = {**OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 compiled = njit(**OPTIONS, fastmath={"contract"})
@@ -33,8 +32,8 @@ SMALLEST = -1023.0  # of exponents of two: a float whose exponent has no bit set
 ROUNDER = 1.5 * 2.0**52  # adding it rounds to a whole number, which then stands in the lowest bits
 # 2^f - 1 = f (P1 + P2 f + ...): Taylor's series, cut where its rest is below the last digit for |f| <= 1/2
 P1, P2, P3, P4, P5, P6, P7, P8, P9, P10, P11, P12 = (math.log(2) ** k / math.factorial(k) for k in range(1, 13))
-NEAR = 1 / 16  # of log ratios: nearer to 0, p log(p / m) - p + m comes from its series
-# exp(-d) - 1 + d = d^2 (R2 + R3 d + ...): Taylor's series, cut where its rest is below 1e-13 for |d| < NEAR
+SERIES_WITHIN = 1 / 16  # of log ratios: this near to 0, p log(p / m) - p + m comes from its series
+# exp(-d) - 1 + d = d^2 (R2 + R3 d + ...): Taylor's series, cut where its rest is below 1e-13 for |d| < SERIES_WITHIN
 R2, R3, R4, R5, R6, R7, R8 = ((-1) ** k / math.factorial(k) for k in range(2, 9))
 LEAST, EPSILON = 2.0**-1022, 2.0**-52  # the least normal number, and the distance of 1 from the next
 
@@ -97,10 +96,10 @@ def class_probabilities(logits: Any, logsumexp: Any, out: Any) -> None:
 
 @of_finite
 def _largest(values: Any) -> float:
-    found = -math.inf
+    largest = -math.inf
     for i in range(len(values)):
-        found = max(found, float(values[i]))
-    return found
+        largest = max(largest, float(values[i]))
+    return largest
 
 
 @vectorised
@@ -154,20 +153,20 @@ def take_apart(
 
 @vectorised
 def _sums(b: Any, e: Any, x: Any) -> tuple[float, float, float, float]:
-    rest, excess, squares, first = 0.0, 0.0, 0.0, 0.0
+    tail, excess, squares, first = 0.0, 0.0, 0.0, 0.0
     for i in range(len(b)):
-        rest += e[i]
+        tail += e[i]
         excess += x[i]
         squares += x[i] * x[i]
         first += e[i] * b[i]
-    return rest, excess, squares, first
+    return tail, excess, squares, first
 
 
 @compiled
-def row_sums(below: Any, rates: Any, rest: Any, variance: Any, mean_below: Any) -> None:
+def row_sums(below: Any, rates: Any, tail: Any, variance: Any, mean_below: Any) -> None:
     """Sum of e = exp(rate b) without the largest, population variance of q~ = e / sum e, mean of b under q~: (T, n).
 
-    The largest e is 1, and would take the digits of a small rest. The squares are taken about the largest class, so
+    The largest e is 1, and would take the digits of a small tail. The squares are taken about the largest class, so
     x = e - 1 is 0 there: sum x^2 <= (K + 1) sum (x - mean)^2, and their difference loses no more than the digits of K.
     """
     n, k = below.shape
@@ -180,8 +179,8 @@ def row_sums(below: Any, rates: Any, rest: Any, variance: Any, mean_below: Any) 
         for t in range(len(rates)):
             exponentials_at(b, rates, t, row, e, bits, x)
             e[top] = 0.0
-            rest[t, row], excess, squares, first = _sums(b, e, x)
-            everything = 1.0 + rest[t, row]
+            tail[t, row], excess, squares, first = _sums(b, e, x)
+            everything = 1.0 + tail[t, row]
             variance[t, row] = max(squares - excess * excess / k, 0.0) / (k * everything * everything)
             mean_below[t, row] = first / everything
 
@@ -214,7 +213,7 @@ def add_to_classes(below: Any, labels: Any, rates: Any, scale: Any, target: Any,
 def _gap(p: float, less: float, d: float) -> float:
     """One class's p log(p / m) - p + m >= 0, given p, less = p - m and d = log(p / m)."""
     series = R2 + d * (R3 + d * (R4 + d * (R5 + d * (R6 + d * (R7 + d * R8)))))
-    return p * d * d * series if abs(d) < NEAR else p * d - less
+    return p * d * d * series if abs(d) < SERIES_WITHIN else p * d - less
 
 
 @vectorised
@@ -263,14 +262,14 @@ def against_classes(
             one = _against(b[:low], e[:low], *about, mean[:low], log_mean[:low])
             two = _against(b[i:j], e[i:j], *about, mean[low + 1 : high], log_mean[low + 1 : high])
             three = _against(b[high:], e[high:], *about, mean[high + 1 :], log_mean[high + 1 :])
-            apart, squares, less = one[0] + two[0] + three[0], one[1] + two[1] + three[1], one[2] + two[2] + three[2]
+            gaps, squares, less = one[0] + two[0] + three[0], one[1] + two[1] + three[1], one[2] + two[2] + three[2]
             if pivot != y:
-                own = p - mean[y]
-                apart += _gap(p, own, math.log(max(p, LEAST)) - log_mean[y])
-                squares, less = squares + own * own, less + own
+                of_target = p - mean[y]
+                gaps += _gap(p, of_target, math.log(max(p, LEAST)) - log_mean[y])
+                squares, less = squares + of_target * of_target, less + of_target
             ratio = max(-less / mean[pivot], EPSILON - 1.0)
-            apart += _gap(mean[pivot] * (1.0 + ratio), -less, math.log1p(ratio))
-            divergence[t, row] = apart
+            gaps += _gap(mean[pivot] * (1.0 + ratio), -less, math.log1p(ratio))
+            divergence[t, row] = gaps
             distance[t, row] = squares + less * less
 
 
@@ -280,7 +279,9 @@ BUCKETS = 4096
 
 
 @compiled
-def adaptive_class(p: Any, hits: Any, ranges: int, share: Any) -> None:
+def adaptive_class(  # noqa: C901 - one numeric kernel: a bucket sort whose steps share their counts
+    p: Any, hits: Any, ranges: int, share: Any
+) -> None:
     """Add to `share` (N,) what each example has in the adaptive calibration error of one class.
 
     p (N,) are the class's probabilities, `hits` the rows of its own examples. In place of a sort: positive floats are
@@ -307,14 +308,14 @@ def adaptive_class(p: Any, hits: Any, ranges: int, share: Any) -> None:
     for bucket in range(BUCKETS):
         while last + 1 < ranges and start[bucket] >= (last + 1) * n // ranges:
             last += 1
-        whole = last + 1 == ranges or start[bucket + 1] <= (last + 1) * n // ranges
-        in_range[bucket] = last if whole else -1
-    found = np.empty(n, np.int16)
+        in_one_range = last + 1 == ranges or start[bucket + 1] <= (last + 1) * n // ranges
+        in_range[bucket] = last if in_one_range else -1
+    range_of = np.empty(n, np.int16)
     gap = np.zeros(ranges)
     split = 0
     for i in range(n):
         r = in_range[(bits[i] >> shift) - base]
-        found[i] = r
+        range_of[i] = r
         if r >= 0:
             gap[r] += p[i]
         else:
@@ -322,29 +323,29 @@ def adaptive_class(p: Any, hits: Any, ranges: int, share: Any) -> None:
     rows = np.empty(split, np.int64)
     split = 0
     for i in range(n):
-        if found[i] < 0:
+        if range_of[i] < 0:
             rows[split] = i
             split += 1
     _sort_stably(rows, p)
-    bucket, place = -1, 0
+    bucket, position = -1, 0
     for row in rows:
-        own = (bits[row] >> shift) - base
-        if own != bucket:
-            bucket, place = own, start[own]
-        r = ((place + 1) * ranges - 1) // n  # the last range that starts at or before this place
-        found[row] = r
+        own_bucket = (bits[row] >> shift) - base
+        if own_bucket != bucket:
+            bucket, position = own_bucket, start[own_bucket]
+        r = ((position + 1) * ranges - 1) // n  # the last range that starts at or before this position
+        range_of[row] = r
         gap[r] += p[row]
-        place += 1
+        position += 1
     for row in hits:
-        gap[found[row]] -= 1.0
+        gap[range_of[row]] -= 1.0
     weight = np.empty(ranges)
     for r in range(ranges):
         count = (r + 1) * n // ranges - r * n // ranges
         weight[r] = ((gap[r] > 0.0) - (gap[r] < 0.0)) * n / (ranges * count)
     for i in range(n):
-        share[i] += weight[found[i]] * p[i]
+        share[i] += weight[range_of[i]] * p[i]
     for row in hits:
-        share[row] -= weight[found[row]]
+        share[row] -= weight[range_of[row]]
 
 
 @inside
@@ -357,13 +358,13 @@ def _sort_stably(rows: Any, p: Any) -> None:
         for low in range(0, n, 2 * width):
             middle, high = min(low + width, n), min(low + 2 * width, n)
             left, right = low, middle
-            for place in range(low, high):
+            for position in range(low, high):
                 if left < middle and (right >= high or p[rows[left]] <= p[rows[right]]):
-                    other[place] = rows[left]
+                    other[position] = rows[left]
                     left += 1
                 else:
-                    other[place] = rows[right]
+                    other[position] = rows[right]
                     right += 1
-        for place in range(n):
-            rows[place] = other[place]
+        for position in range(n):
+            rows[position] = other[position]
         width *= 2

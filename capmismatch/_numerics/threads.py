@@ -1,4 +1,4 @@
-"""Rows cut into blocks, and blocks worked on in threads: for kernels that let go of the interpreter's lock."""
+"""Rows cut into blocks, and blocks worked on in threads: for kernels that release the interpreter's lock."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
 
-Part = TypeVar("Part")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
-_here = threading.local()
+_this_thread = threading.local()
 
 
 @contextmanager
 def _working() -> Iterator[None]:
     """What is called from here starts no threads."""
-    _here.working = True
+    _this_thread.working = True
     try:
         yield
     finally:
-        _here.working = False
+        _this_thread.working = False
 
 
 def _is_working() -> bool:
-    return getattr(_here, "working", False)
+    return getattr(_this_thread, "working", False)
 
 
 @cache
@@ -51,60 +51,91 @@ def blocks(n: int, rows: int) -> list[slice]:
     return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
 
 
-def each(run: Callable[[Part], object], parts: Iterable[Part], threads: int) -> None:
-    """Call `run` for every part, in up to `threads` threads; a call from within such a thread starts no more.
+def run_in_threads(run: Callable[[Item], object], items: Iterable[Item], threads: int) -> None:
+    """Call ``run(item)`` for every item, in any order; a call from within such a thread starts no more threads.
 
-    The calling thread is one of them: parts that take a millisecond are not kept waiting by a thread that wakes.
+    The calling thread is one of them, so that items of a millisecond do not wait until another thread wakes up. After
+    an error no further item is started, and the error is raised here.
+
+    Parameters
+    ----------
+    run : callable
+        Takes one item.
+    items : iterable
+        Such as the slices of `blocks`.
+    threads : int
+        How many work side by side, at most.
+
+    Examples
+    --------
+    >>> squares = [0, 0, 0]
+    >>> run_in_threads(lambda i: squares.__setitem__(i, i * i), range(3), threads=2)
+    >>> squares
+    [0, 1, 4]
     """
-    waiting = deque(parts)
+    waiting = deque(items)
 
     def work() -> None:
         try:
             with _working():
                 while waiting:
                     try:
-                        part = waiting.popleft()
+                        item = waiting.popleft()
                     except IndexError:  # another thread was faster
                         return
-                    run(part)
+                    run(item)
         finally:
-            waiting.clear()  # after an error, nobody starts another
+            waiting.clear()  # after an error, no thread starts another
 
     if _is_working():
-        for part in waiting:
-            run(part)
+        for item in waiting:
+            run(item)
         return
     helpers = [_submit(_pool(), work) for _ in range(min(threads, len(waiting)) - 1)]
     try:
         work()
     finally:
-        wait([helper for helper in helpers if not helper.cancel()])  # one still in the queue has nothing left to do
+        wait([helper for helper in helpers if not helper.cancel()])  # one still in the queue has nothing to do
     for helper in helpers:
         if not helper.cancelled():
             helper.result()
 
 
-def in_order(run: Callable[[Part], Result], parts: Iterable[Part], threads: int) -> Iterator[Result]:
-    """Yield what `run` returns for one part after the other, made in threads, at most two parts a thread ahead.
+def map_in_threads(run: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """Yield ``run(item)`` for every item, in their order, computed in threads at most two items per thread ahead.
+
+    Parameters
+    ----------
+    run : callable
+        Takes one item.
+    items : iterable
+        Read as results are taken, not all at once.
+    threads : int
+        How many work side by side, at most.
+
+    Yields
+    ------
+    object
+        What `run` returns.
 
     Examples
     --------
-    >>> list(in_order(abs, [-3, 2, -1], threads=2))
+    >>> list(map_in_threads(abs, [-3, 2, -1], threads=2))
     [3, 2, 1]
     """
     if threads == 1 or _is_working():
-        yield from map(run, parts)
+        yield from map(run, items)
         return
 
-    def work(part: Part) -> Result:
+    def work(item: Item) -> Result:
         with _working():
-            return run(part)
+            return run(item)
 
     ahead: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
-            for part in parts:
-                ahead.append(_submit(pool, work, part))
+            for item in items:
+                ahead.append(_submit(pool, work, item))
                 if len(ahead) > 2 * threads:
                     yield ahead.popleft().result()
             while ahead:
@@ -114,14 +145,14 @@ def in_order(run: Callable[[Part], Result], parts: Iterable[Part], threads: int)
                 future.cancel()
 
 
-def _submit(pool: ThreadPoolExecutor, work: Callable[..., Result], *parts: object) -> Future[Result]:
-    """Have it called by a thread, or by this one when the interpreter is on its way out and starts no more."""
+def _submit(pool: ThreadPoolExecutor, work: Callable[..., Result], *arguments: object) -> Future[Result]:
+    """Call `work` in a thread, or in this one when the interpreter is shutting down and starts no more."""
     try:
-        return pool.submit(work, *parts)
+        return pool.submit(work, *arguments)
     except RuntimeError:
         done: Future[Result] = Future()
         try:
-            done.set_result(work(*parts))
+            done.set_result(work(*arguments))
         except BaseException as error:
             done.set_exception(error)
         return done

@@ -1,29 +1,29 @@
-"""What probes, class affinities and restored variances are of each example of one teacher, read from a bank in parts.
+"""Values of every example of one teacher: probes, class affinities and restored variances, read from a bank in blocks.
 
 Rows are read class by class, so that the mean soft labels that some probes need are complete after a few rows, and no
 (C, C) matrix is held. A row's numbers come from that row and its class alone. Whatever the number of threads and the
-size of the groups, what is counted is the same to the last bit; other numbers are the same to some 1e-15 of themselves,
-because a processor rounds logarithms in vectors and one by one in different ways, and both decide which it does.
+size of the groups, counts are the same to the last bit; other numbers are the same to some 1e-15 of themselves, because
+a processor rounds logarithms in vectors and one by one in different ways, and both decide which it does.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from capmismatch._numerics.cached import cached_property
 from capmismatch._numerics.class_means import AroundClass, mean_by_class
-from capmismatch._numerics.devices import at_once, on_host, threads
+from capmismatch._numerics.devices import logits_at_once, thread_count, to_numpy
+from capmismatch._numerics.soft_label_spec import SoftLabelSpec
 from capmismatch._numerics.softmax import (
-    Asymmetric,
     LogitParts,
     Softened,
     WrongAlone,
@@ -31,24 +31,62 @@ from capmismatch._numerics.softmax import (
     in_octaves,
     take_apart,
 )
-from capmismatch._numerics.threads import blocks, each, in_order
+from capmismatch._numerics.threads import blocks, map_in_threads, run_in_threads
 from capmismatch.data.bank import LogitBank
 from capmismatch.diagnostics.means import Means, mean
 from capmismatch.probes import REGISTRY, Probe
-from capmismatch.temperature import ISATSSetting, origin_of
+from capmismatch.temperature import soften_parts
 
 GROUP_LOGITS = 1 << 20  # a thread works on at a time: large enough that calls cost little, small enough for memory
 COLUMN_BYTES = 64 << 20  # of the classes whose probabilities over all examples are held at a time
 SORTED = 1 << 20  # probabilities of some classes over all examples that a thread sorts at a time
+RESTORED = ("target_prob", "derived_variance", "derived_std", "inherent_variance")  # probes of the restored variance
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Values = dict[tuple[str, float | None], Floats]
+Column = tuple[str, float | None]  # name of a probe, and the temperature; None for probes that do not depend on it
+Values = dict[Column, Floats]
 
 
-def read(bank: LogitBank, key: str, rows: Ints, device: torch.device) -> LogitParts:
-    """Logits of one teacher, taken apart; that they are finite has been checked when they entered the bank."""
-    return take_apart(_widened(bank.take(key, rows), device), torch.from_numpy(bank.rows.labels[rows]).to(device))
+# ------------------------------------------------------------------------------------------------- rows of one teacher
+
+
+class TeacherRows:
+    """The rows of one teacher that are measured: n of them, in the bank's order, counted here from 0.
+
+    Parameters
+    ----------
+    bank : LogitBank
+        Where the logits lie.
+    key : str
+        The teacher's key in the bank.
+    rows : ndarray of int, shape (n,)
+        Rows of the bank.
+    device : torch.device
+        Where to compute.
+    """
+
+    def __init__(self, bank: LogitBank, key: str, rows: Ints, device: torch.device) -> None:
+        self.bank, self.key, self.rows, self.device = bank, key, rows, device
+        self.labels = bank.rows.labels[rows]
+        self.dtype = bank.take(key, rows[:0]).dtype  # the bytes are checked here, not in every thread
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, positions: Ints | slice) -> LogitParts:
+        """Some rows, taken apart; that they are finite has been checked when they entered the bank."""
+        logits = _widened(self.bank.take(self.key, self.rows[positions]), self.device)
+        return take_apart(logits, torch.from_numpy(self.labels[positions]).to(self.device))
+
+    def blocks(self, count: int) -> list[slice]:
+        """Slices of `count` rows that a thread works on at a time."""
+        return blocks(count, max(1, logits_at_once(GROUP_LOGITS, self.device) // len(self.bank.classes)))
+
+    def class_groups(self) -> list[Ints]:
+        """Positions that a thread works on at a time: all rows of some classes."""
+        size = logits_at_once(GROUP_LOGITS, self.device) // len(self.bank.classes)
+        return groups_of_classes(self.labels, size)
 
 
 def _widened(logits: NDArray[Any], device: torch.device) -> Tensor:
@@ -57,99 +95,8 @@ def _widened(logits: NDArray[Any], device: torch.device) -> Tensor:
     return stored.to(torch.promote_types(stored.dtype, torch.float32))
 
 
-def row_blocks(bank: LogitBank, rows: Ints, device: torch.device) -> list[slice]:
-    """Slices of `rows` that are worked on at a time."""
-    return blocks(len(rows), max(1, at_once(GROUP_LOGITS, device) // len(bank.classes)))
-
-
-def class_groups(bank: LogitBank, rows: Ints, device: torch.device) -> list[Ints]:
-    """Places in `rows` that are worked on at a time: all examples of some classes."""
-    return groups_of_classes(bank.rows.labels[rows], at_once(GROUP_LOGITS, device) // len(bank.classes))
-
-
-def values_of(
-    bank: LogitBank, key: str, taus: Sequence[float], probes: Sequence[Probe], split: str | None, device: torch.device
-) -> Values:
-    """(probe, tau) -> (n,) values in the order of the bank's rows; tau is None for probes that do not depend on it."""
-    rows = len(bank.select(split))
-    found = {(p.name, tau): np.empty(rows) for p in probes for tau in (taus if p.tempered else [None])}
-    for places, values in _measured(bank, key, taus, probes, split, device):
-        for name, of_group in values.items():
-            found[name][places] = of_group
-    return found
-
-
-def means_of(
-    bank: LogitBank, key: str, taus: Sequence[float], probes: Sequence[Probe], split: str | None, device: torch.device
-) -> dict[tuple[str, float | None], dict[str, float]]:
-    """(probe, tau) -> value, se and n of the mean over examples, of which only some are held at a time."""
-    found: dict[tuple[tuple[str, float | None], ...], Means] = {}
-    for _, values in _measured(bank, key, taus, probes, split, device):
-        if values:
-            found.setdefault(tuple(values), Means(len(values))).add(np.stack([*values.values()]))
-    of_family = [p for p in probes if p.kind == "family"]
-    columns = {(p.name, None): mean(np.array([p.compute(bank[key].params or np.nan)])) for p in of_family}
-    return columns | {name: means.columns(i) for names, means in found.items() for i, name in enumerate(names)}
-
-
-def _measured(
-    bank: LogitBank, key: str, taus: Sequence[float], probes: Sequence[Probe], split: str | None, device: torch.device
-) -> Iterator[tuple[Ints, Values]]:
-    """Places of some examples and their values, group after group in the order of classes; then what needs all."""
-    kinds: dict[str, list[Probe]] = defaultdict(list)
-    for p in probes:
-        kinds[p.kind].append(p)
-    rows = bank.select(split)
-    temperatures = in_octaves(taus if any(p.tempered for p in probes) else [])
-    of_examples = [(p, tau) for p in kinds["example"] for tau in (temperatures if p.tempered else [None])]
-    of_spread = [(p, tau) for p in kinds["spread"] for tau in temperatures]
-    confidence, correct, logsumexp = of_all = np.empty((3, len(rows)))
-    bank.take(key, rows[:0])  # the bytes are checked here, not in every thread
-
-    def run(places: Ints) -> tuple[Ints, Values]:
-        """Measure the examples at `places`, which are all of their classes."""
-        found: Values = {(p.name, tau): np.empty(len(places)) for p, tau in [*of_examples, *of_spread]}
-        classes, group = np.unique(bank.rows.labels[rows[places]], return_inverse=True)
-        parts = row_blocks(bank, places, device)
-
-        @lru_cache(maxsize=1)  # nearly always there is one part, read once
-        def softened(part: int) -> dict[float | None, Softened]:
-            raw = read(bank, key, rows[places[parts[part]]], device)
-            at_each = in_octaves({1.0, *temperatures})
-            own: dict[float | None, Softened] = dict(zip(at_each, Softened.at_each(raw, at_each), strict=True))
-            return own | {None: own[1.0]}
-
-        def at_temperatures(part: int) -> tuple[list[Softened], Tensor]:
-            return [softened(part)[tau] for tau in temperatures], torch.from_numpy(group[parts[part]]).to(device)
-
-        for part, here in enumerate(parts):
-            own = softened(part)
-            for values, known in zip(of_all, (own[1].confidence, own[1].raw.correct, own[1].logsumexp), strict=True):
-                values[places[here]] = on_host(known)
-            for p, tau in of_examples:
-                found[p.name, tau][here] = on_host(p.compute(own[tau]))
-        if of_spread:
-            sums = torch.zeros((len(temperatures), len(classes), len(bank.classes)), dtype=torch.float64, device=device)
-            means = mean_by_class(map(at_temperatures, range(len(parts))), sums)
-            for part, here in enumerate(parts):
-                each_tau, its_class = at_temperatures(part)
-                around = dict(zip(temperatures, AroundClass.of_each(each_tau, means, its_class), strict=True))
-                for p, tau in of_spread:
-                    found[p.name, tau][here] = on_host(p.compute(around[tau].softened, around[tau]))
-        return places, found
-
-    if any(kinds[kind] for kind in ("example", "spread", "calibration", "classes")):
-        yield from in_order(run, class_groups(bank, rows, device), threads(device))
-    everywhere = np.arange(len(rows))
-    for p in kinds["calibration"]:
-        shares = p.compute(torch.from_numpy(confidence), torch.from_numpy(correct))
-        yield everywhere, {(p.name, None): shares.numpy()}
-    for p in kinds["classes"]:
-        yield everywhere, {(p.name, None): _over_classes(p, bank, key, rows, logsumexp, device)}
-
-
 def groups_of_classes(labels: Ints, size: int) -> list[Ints]:
-    """Places of the examples, sorted by class, cut between classes into groups of at most `size`, or one class.
+    """Positions of the examples, sorted by class, cut between classes into groups of at most `size`, or one class.
 
     Examples
     --------
@@ -165,41 +112,175 @@ def groups_of_classes(labels: Ints, size: int) -> list[Ints]:
     return [order[start:end] for start, end in pairwise(cuts)]
 
 
-def _over_classes(p: Probe, bank: LogitBank, key: str, rows: Ints, logsumexp: Floats, device: torch.device) -> Floats:
-    """A probe that looks at each class's probabilities over all examples: some classes at a time, to bound memory."""
-    side_by_side = max(1, min(64, SORTED // max(1, len(rows))))
-    width = side_by_side * bank.take(key, rows[:0]).itemsize * max(1, len(rows))
-    total = np.zeros(len(rows))
-    for classes in blocks(len(bank.classes), side_by_side * max(1, COLUMN_BYTES // width)):
-        for share in _shares(p, bank, key, rows, logsumexp, classes, side_by_side, device):
-            total += share
-    return total / len(bank.classes)
+# -------------------------------------------------------------------------------------------------------------- probes
 
 
-def _shares(
-    p: Probe,
-    bank: LogitBank,
-    key: str,
-    rows: Ints,
-    logsumexp: Floats,
-    classes: slice,
-    side_by_side: int,
-    device: torch.device,
-) -> Iterator[Floats]:
-    """What the probe gives for `side_by_side` of some classes after the other, always in the same order."""
-    labels, normaliser = (torch.from_numpy(values).to(device) for values in (bank.rows.labels[rows], logsumexp))
-    columns = np.empty((classes.stop - classes.start, len(rows)), bank.take(key, rows[:0]).dtype)
+class ClassGroup:
+    """All rows of some classes, read block by block, at several temperatures.
 
-    def fill(part: slice) -> None:
-        columns[:, part] = bank.take(key, rows[part], classes).T
+    Only the block asked for last is held. Nearly always there is one, so its rows are read once; where a class has more
+    rows than a block, each pass over the blocks reads them again.
+    """
 
-    def compute(part: slice) -> Floats:
-        probs = class_probabilities(_widened(columns[part], device), normaliser)
-        is_class = torch.arange(classes.start + part.start, classes.start + part.stop, device=device)[:, None] == labels
-        return on_host(p.compute(probs.T, is_class.T))
+    def __init__(self, teacher: TeacherRows, positions: Ints, temperatures: Sequence[float]) -> None:
+        self._teacher, self._positions, self._temperatures = teacher, positions, temperatures
+        self._classes, self._class_index = np.unique(teacher.labels[positions], return_inverse=True)
+        self.blocks = teacher.blocks(len(positions))
+        self._held: tuple[slice, dict[float | None, Softened]] | None = None
 
-    each(fill, row_blocks(bank, rows, device), threads(device))
-    return in_order(compute, blocks(len(columns), side_by_side), threads(device))
+    def softened(self, block: slice) -> dict[float | None, Softened]:
+        """The rows of a block at each temperature; None stands for tau = 1, where untempered probes are taken."""
+        if self._held is None or self._held[0] != block:
+            raw = self._teacher.read(self._positions[block])
+            taus = in_octaves({1.0, *self._temperatures})
+            by_tau: dict[float | None, Softened] = dict(zip(taus, Softened.at_each(raw, taus), strict=True))
+            self._held = block, by_tau | {None: by_tau[1.0]}
+        return self._held[1]
+
+    def around(self, block: slice) -> dict[float | None, AroundClass]:
+        """The rows of a block at each temperature, each beside the mean soft label of its class."""
+        means = self._means  # first: it reads all blocks, and this one is to be the one held
+        softened, class_index = self._at_temperatures(block)
+        around = AroundClass.of_each(softened, means, class_index)
+        return dict(zip(self._temperatures, around, strict=True))
+
+    @cached_property
+    def _means(self) -> Tensor:
+        """(T, G, C) mean soft labels of the classes."""
+        shape = len(self._temperatures), len(self._classes), len(self._teacher.bank.classes)
+        sums = torch.zeros(shape, dtype=torch.float64, device=self._teacher.device)
+        return mean_by_class(map(self._at_temperatures, self.blocks), sums)
+
+    def _at_temperatures(self, block: slice) -> tuple[list[Softened], Tensor]:
+        """The rows of a block at each temperature, and which of the group's classes each row has."""
+        softened = self.softened(block)
+        class_index = torch.from_numpy(self._class_index[block]).to(self._teacher.device)
+        return [softened[tau] for tau in self._temperatures], class_index
+
+
+class AllRows:
+    """What is known of all n rows once each has been read: confidence, hit and logsumexp at tau = 1, (n,) each."""
+
+    def __init__(self, teacher: TeacherRows) -> None:
+        self._teacher = teacher
+        self.confidence, self.correct, self.logsumexp = np.empty((3, len(teacher)))
+
+    def add(self, positions: Ints, softened: Softened) -> None:
+        """Take in some rows at tau = 1."""
+        self.confidence[positions] = to_numpy(softened.confidence)
+        self.correct[positions] = to_numpy(softened.raw.correct)
+        self.logsumexp[positions] = to_numpy(softened.logsumexp)
+
+    def over_bins(self, p: Probe) -> Floats:
+        """A probe that looks at the confidences and hits of all rows."""
+        values: Tensor = p.compute(torch.from_numpy(self.confidence), torch.from_numpy(self.correct))
+        return values.numpy()
+
+    def mean_over_classes(self, p: Probe) -> Floats:
+        """A probe that looks at each class's probabilities over all rows: some classes at a time, to bound memory."""
+        n, classes = len(self._teacher), len(self._teacher.bank.classes)
+        side_by_side = max(1, min(64, SORTED // max(1, n)))
+        width = side_by_side * self._teacher.dtype.itemsize * max(1, n)
+        total = np.zeros(n)
+        for some in blocks(classes, side_by_side * max(1, COLUMN_BYTES // width)):
+            for share in self._shares(p, some, side_by_side):
+                total += share
+        return total / classes
+
+    def _shares(self, p: Probe, classes: slice, side_by_side: int) -> Iterator[Floats]:
+        """Values of the probe for `side_by_side` of some classes at a time, always in the same order."""
+        teacher = self._teacher
+        labels, logsumexp = (torch.from_numpy(values).to(teacher.device) for values in (teacher.labels, self.logsumexp))
+        columns = np.empty((classes.stop - classes.start, len(teacher)), teacher.dtype)
+
+        def fill(block: slice) -> None:
+            columns[:, block] = teacher.bank.take(teacher.key, teacher.rows[block], classes).T
+
+        def compute(some: slice) -> Floats:
+            probs = class_probabilities(_widened(columns[some], teacher.device), logsumexp)
+            numbers = torch.arange(classes.start + some.start, classes.start + some.stop, device=teacher.device)
+            return to_numpy(p.compute(probs.T, (numbers[:, None] == labels).T))
+
+        run_in_threads(fill, teacher.blocks(len(teacher)), thread_count(teacher.device))
+        return map_in_threads(compute, blocks(len(columns), side_by_side), thread_count(teacher.device))
+
+
+class Kind(NamedTuple):
+    """How probes of one kind get a value for each row."""
+
+    needs: str  # "row": its own soft label; "class means": also that of its class; "all rows": all of the teacher
+    compute: Callable[[Probe, Any], Any]  # of the probe and of a `Softened`, an `AroundClass` or `AllRows`
+
+
+KINDS = {
+    "example": Kind("row", lambda p, softened: p.compute(softened)),
+    "spread": Kind("class means", lambda p, around: p.compute(around.softened, around)),
+    "calibration": Kind("all rows", lambda p, everyone: everyone.over_bins(p)),
+    "classes": Kind("all rows", lambda p, everyone: everyone.mean_over_classes(p)),
+}
+
+
+def _measured(
+    bank: LogitBank, key: str, taus: Sequence[float], probes: Sequence[Probe], split: str | None, device: torch.device
+) -> Iterator[tuple[Ints, Values]]:
+    """Positions of some rows and their values: group after group in the order of classes, then what needs all rows."""
+    temperatures = in_octaves(taus if any(p.tempered for p in probes) else [])
+    columns: dict[str, list[tuple[Probe, float | None]]] = defaultdict(list)
+    for kind, (needs, _) in KINDS.items():
+        of_kind = [p for p in probes if p.kind == kind]
+        columns[needs] += [(p, tau) for p in of_kind for tau in (temperatures if p.tempered else [None])]
+    teacher = TeacherRows(bank, key, bank.select(split), device)
+    everyone = AllRows(teacher)
+    if not any(columns.values()):
+        return
+
+    def measure(positions: Ints) -> tuple[Ints, Values]:
+        """Values of all rows of some classes."""
+        group = ClassGroup(teacher, positions, temperatures)
+        asked = [*columns["row"], *columns["class means"]]
+        values: Values = {(p.name, tau): np.empty(len(positions)) for p, tau in asked}
+        for block in group.blocks:
+            softened = group.softened(block)
+            everyone.add(positions[block], softened[None])
+            for p, tau in columns["row"]:
+                values[p.name, tau][block] = to_numpy(KINDS[p.kind].compute(p, softened[tau]))
+        for block in group.blocks if columns["class means"] else ():
+            around = group.around(block)
+            for p, tau in columns["class means"]:
+                values[p.name, tau][block] = to_numpy(KINDS[p.kind].compute(p, around[tau]))
+        return positions, values
+
+    yield from map_in_threads(measure, teacher.class_groups(), thread_count(device))
+    for p, tau in columns["all rows"]:
+        yield np.arange(len(teacher)), {(p.name, tau): KINDS[p.kind].compute(p, everyone)}
+
+
+def values_of(
+    bank: LogitBank, key: str, taus: Sequence[float], probes: Sequence[Probe], split: str | None, device: torch.device
+) -> Values:
+    """(probe, tau) -> (n,) values in the order of the bank's rows; tau is None for probes that do not depend on it."""
+    count = len(bank.select(split))
+    columns = {(p.name, tau): np.empty(count) for p in probes for tau in (taus if p.tempered else [None])}
+    for positions, values in _measured(bank, key, taus, probes, split, device):
+        for name, of_group in values.items():
+            columns[name][positions] = of_group
+    return columns
+
+
+def means_of(
+    bank: LogitBank, key: str, taus: Sequence[float], probes: Sequence[Probe], split: str | None, device: torch.device
+) -> dict[Column, dict[str, float]]:
+    """(probe, tau) -> value, se and n of the mean over examples, of which only some are held at a time."""
+    running: dict[tuple[Column, ...], Means] = {}
+    for _, values in _measured(bank, key, taus, probes, split, device):
+        if values:
+            running.setdefault(tuple(values), Means(len(values))).add(np.stack([*values.values()]))
+    of_family = [p for p in probes if p.kind == "family"]
+    columns = {(p.name, None): mean(np.array([p.compute(bank[key].params or np.nan)])) for p in of_family}
+    return columns | {name: means.columns(i) for names, means in running.items() for i, name in enumerate(names)}
+
+
+# ---------------------------------------------------------------------------------------------------- class affinities
 
 
 def affinities(bank: LogitBank, tau: float, split: str | None, device: torch.device) -> Iterator[tuple[Ints, Tensor]]:
@@ -208,49 +289,57 @@ def affinities(bank: LogitBank, tau: float, split: str | None, device: torch.dev
     A row is the mean over the examples of its class of q~, the softmax over the wrong classes alone; (T, G, C).
     """
     rows = bank.select(split)
-    for key in bank.keys:
-        bank.take(key, rows[:0])  # the bytes are checked here, not in every thread
-    for places in class_groups(bank, rows, device):
-        classes, group = np.unique(bank.rows.labels[rows[places]], return_inverse=True)
-        yield classes, _affinities(bank, tau, rows[places], torch.from_numpy(group).to(device), len(classes))
+    teachers = [TeacherRows(bank, key, rows, device) for key in bank.keys]
+    for positions in teachers[0].class_groups():
+        classes, class_index = np.unique(teachers[0].labels[positions], return_inverse=True)
+        yield classes, _affinities(teachers, tau, positions, torch.from_numpy(class_index).to(device), len(classes))
 
 
-def _affinities(bank: LogitBank, tau: float, rows: Ints, group: Tensor, groups: int) -> Tensor:
-    means = torch.zeros((len(bank.keys), groups, len(bank.classes)), dtype=torch.float64, device=group.device)
-    parts = row_blocks(bank, rows, group.device)
+def _affinities(teachers: Sequence[TeacherRows], tau: float, positions: Ints, group: Tensor, groups: int) -> Tensor:
+    """(T, G, C) of the rows at `positions`, whose classes are `group` (n,), each < G."""
+    shape = len(teachers), groups, len(teachers[0].bank.classes)
+    means = torch.zeros(shape, dtype=torch.float64, device=group.device)
 
-    def run(teacher: int) -> None:
-        raws = (read(bank, bank.keys[teacher], rows[part], group.device) for part in parts)
-        wrong = (([WrongAlone.of(raw, tau)], group[part]) for raw, part in zip(raws, parts, strict=True))
-        mean_by_class(wrong, means[teacher : teacher + 1])
+    def fill(index: int) -> None:
+        teacher = teachers[index]
+        softened = (
+            ([WrongAlone.of(teacher.read(positions[block]), tau)], group[block])
+            for block in teacher.blocks(len(positions))
+        )
+        mean_by_class(softened, means[index : index + 1])
 
-    each(run, range(len(means)), threads(group.device))
+    run_in_threads(fill, range(len(means)), thread_count(group.device))
     return means
 
 
+# --------------------------------------------------------------------------------------------------- restored variance
+
+
 def restored_values(
-    bank: LogitBank, key: str, setting: ISATSSetting, tau_other: float, split: str | None, device: torch.device
-) -> dict[tuple[str, str], Floats]:
-    """(method, quantity) -> (n,) values, and ("", "right") where the arg max is the target."""
-    rows = bank.select(split)
-    shape = ("target_prob", "derived_variance", "derived_std", "inherent_variance")
-    found = {(method, name): np.empty(len(rows)) for method in ("TS", "ATS", "ISATS") for name in (*shape, "flipped")}
-    found |= {("ISATS", name): np.empty(len(rows)) for name in ("at_bound", "tau_other_mean")}
-    found["", "right"] = np.empty(len(rows))
-    bank.take(key, rows[:0])  # the bytes are checked here, not in every thread
+    bank: LogitBank, key: str, specs: Sequence[SoftLabelSpec], split: str | None, device: torch.device
+) -> tuple[dict[tuple[str, str], Floats], NDArray[np.bool_]]:
+    """(method, quantity) -> (n,) values of each spec, and whether the teacher gets each row right, (n,)."""
+    teacher = TeacherRows(bank, key, bank.select(split), device)
+    values: dict[tuple[str, str], Floats] = {}
+    for spec in specs:
+        searched = ("at_bound", "tau_other_mean") if spec.method == "ISATS" else ()
+        values |= {(spec.method, name): np.empty(len(teacher)) for name in (*RESTORED, "flipped", *searched)}
+    correct = np.empty(len(teacher), dtype=bool)
 
-    def run(part: slice) -> None:
-        raw = read(bank, key, rows[part], device)
-        search = setting.search(raw)
-        ts = Asymmetric.of_two(raw, setting.tau_target, setting.tau_target, torch.zeros_like(raw.mean_logit))
-        ats = Asymmetric.of_two(raw, setting.tau_target, tau_other, origin_of(raw, setting.center))
-        values = {("", "right"): raw.correct}
-        values |= {("ISATS", "at_bound"): search.at_bound, ("ISATS", "tau_other_mean"): search.tau_other}
-        for method, softened in (("TS", ts), ("ATS", ats), ("ISATS", search.softened)):
-            values[method, "flipped"] = search.flipped if method == "ISATS" else softened.flipped
-            values |= {(method, name): REGISTRY[name].compute(softened) for name in shape}
-        for name, value in values.items():
-            found[name][part] = on_host(value)
+    def measure(block: slice) -> None:
+        raw = teacher.read(block)
+        correct[block] = to_numpy(raw.correct)
+        for spec in specs:
+            result = soften_parts(spec, raw)
+            quantities = {name: REGISTRY[name].compute(result.softened) for name in RESTORED}
+            quantities |= {
+                "flipped": result.flipped,
+                "at_bound": result.at_bound,
+                "tau_other_mean": result.tau_other,
+            }
+            for name, of_block in quantities.items():
+                if (spec.method, name) in values:
+                    values[spec.method, name][block] = to_numpy(of_block)
 
-    each(run, row_blocks(bank, rows, device), threads(device))
-    return found
+    run_in_threads(measure, teacher.blocks(len(teacher)), thread_count(device))
+    return values, correct

@@ -22,11 +22,11 @@ class Means:
         self.n, self.mean, self.square = np.zeros((3, rows))
 
     def add(self, values: NDArray[np.float64]) -> None:
-        """Take in more examples' values (K, n); NaN is a value that is not known."""
-        known = ~np.isnan(values)
-        n = known.sum(1)
-        mean = np.where(known, values, 0.0).sum(1) / np.maximum(n, 1)
-        square = np.where(known, values - mean[:, None], 0.0)
+        """Take in more examples' values (K, n); NaN counts as missing."""
+        present = ~np.isnan(values)
+        n = present.sum(1)
+        mean = np.where(present, values, 0.0).sum(1) / np.maximum(n, 1)
+        square = np.where(present, values - mean[:, None], 0.0)
         delta, total = mean - self.mean, self.n + n
         share = n / np.maximum(total, 1)
         self.square += np.einsum("pn,pn->p", square, square) + delta * delta * self.n * share

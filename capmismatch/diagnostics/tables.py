@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from capmismatch import ranks as _ranks
-from capmismatch._numerics.devices import as_device, at_once
-from capmismatch._numerics.isats_options import margin_of
+from capmismatch._numerics.devices import as_device, logits_at_once
+from capmismatch._numerics.soft_label_spec import BOUNDS, TAU, TAU_OTHER, SoftLabelSpec, compared_specs
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.diagnostics.example_values import affinities, means_of, restored_values, values_of
 from capmismatch.diagnostics.means import Means, mean
 from capmismatch.errors import InputError, must_be_one_of, must_be_positive
 from capmismatch.probes import REGISTRY, calibration_bins
-from capmismatch.temperature import ISATSSetting
 
 TAUS = (1.0, 2.0, 4.0, 8.0)
 RANK_LOGITS = 1 << 23  # of all teachers together, ranked at a time
@@ -40,7 +40,7 @@ def _identity(record: TeacherRecord) -> dict[str, Any]:
     }
 
 
-def _run(record: TeacherRecord) -> int:
+def _seed(record: TeacherRecord) -> int:
     return 0 if record.seed is None else record.seed
 
 
@@ -57,19 +57,45 @@ def probe(
 
     Parameters
     ----------
-    bank : a LogitBank
-    taus : temperatures of the tempered probes
-    names : of the registry in `capmismatch.probes.REGISTRY`; all by default
-    split : rows to measure on; None for all of the bank
-    device : where to compute, such as "cuda"
-    progress : whether to show a bar
+    bank : LogitBank
+        Logits of the teachers.
+    taus : iterable of float, default (1, 2, 4, 8)
+        Temperatures > 0 of the tempered probes.
+    names : iterable of str, optional
+        Names in `capmismatch.probes.REGISTRY`; all by default.
+    split : str or None, default "val"
+        Rows to measure on; None for all rows of the bank.
+    device : str, default "cpu"
+        Where to compute, such as "cuda".
+    progress : bool, default True
+        Whether to show a progress bar.
 
     Returns
     -------
-    Tidy DataFrame with columns family, teacher, params, macs, split, seed, tau, probe, value, se, n. `value` is the
-    mean over examples and `se` its standard error (NaN for log_params); `tau` is NaN for probes that do not depend on
-    it. Calibration errors are means of absolute values: their standard errors take the bins' signs as given, and say
-    nothing of the upward bias that few examples bring.
+    DataFrame
+        One row per teacher, probe and temperature, with the columns
+
+        * family, teacher: names
+        * params, macs: size and cost of the teacher, NaN where unknown
+        * split: of the rows, or "all"
+        * seed: of the teacher's training run
+        * tau: temperature; NaN for probes that do not depend on it
+        * probe: name in the registry
+        * value: mean over the examples
+        * se: standard error of `value`; NaN for log_params. Calibration errors are means of absolute values: their
+          standard errors take the signs of the bins as fixed, and do not show the upward bias of few examples.
+        * n: number of examples
+
+    Raises
+    ------
+    InputError
+        An unknown probe or split, a temperature that is not positive, a device that is not there.
+
+    See Also
+    --------
+    example_values : The values of every example behind these means.
+    capmismatch.probes : The formulas.
+    capmismatch.correlate : Links of this table with the accuracy of students.
 
     Examples
     --------
@@ -81,22 +107,22 @@ def probe(
     0       a  1.0  0.870
     1       a  4.0  0.414
     """
-    temperatures, wanted, place = _temperatures(taus), _names(names), as_device(device)
+    temperatures, chosen, where = _temperatures(taus), _names(names), as_device(device)
     rows = []
     with tqdm(bank.teachers, desc="probe", unit="teacher", disable=not progress) as bar:
         for record in bar:
             bar.set_postfix_str(record.key)
-            found = means_of(bank, record.key, temperatures, [REGISTRY[name] for name in wanted], split, place)
-            for name in wanted:
+            means = means_of(bank, record.key, temperatures, [REGISTRY[name] for name in chosen], split, where)
+            for name in chosen:
                 for tau in temperatures if REGISTRY[name].tempered else [None]:
                     rows.append(
                         {
                             **_identity(record),
                             "split": split or "all",
-                            "seed": _run(record),
+                            "seed": _seed(record),
                             "tau": math.nan if tau is None else tau,
                             "probe": name,
-                            **found[name, tau],
+                            **means[name, tau],
                         }
                     )
     return pd.DataFrame(rows)
@@ -115,24 +141,44 @@ def example_values(
 
     Parameters
     ----------
-    bank : a LogitBank
-    probes : names of the registry in `capmismatch.probes.REGISTRY` but log_params, which no example has; all by default
-    taus : temperatures of the tempered probes
-    teachers : keys as in ``bank.keys``; all by default
-    split : rows to measure on; None for all of the bank
-    device : where to compute, such as "cuda"
+    bank : LogitBank
+        Logits of the teachers.
+    probes : iterable of str, optional
+        Names in `capmismatch.probes.REGISTRY` but log_params, which examples do not have; all by default.
+    taus : iterable of float, default (1, 2, 4, 8)
+        Temperatures > 0 of the tempered probes.
+    teachers : iterable of str, optional
+        Keys as in ``bank.keys``; all by default.
+    split : str or None, default "val"
+        Rows to measure on; None for all rows of the bank.
+    device : str, default "cpu"
+        Where to compute, such as "cuda".
 
     Returns
     -------
-    Tidy DataFrame with columns family, teacher, seed, split, tau, probe, id, label, value: a row for each teacher,
-    probe, temperature (NaN for probes that do not depend on it) and example, which its id in the bank and the name of
-    its class tell. A calibration error's values are each example's share: its confidence less hit, with the sign of its
-    bin. Names are categories; ``DataFrame.pivot`` makes the table wide.
+    DataFrame
+        One row per teacher, probe, temperature and example; names are categories, and ``DataFrame.pivot`` makes the
+        table wide. Columns:
+
+        * family, teacher: names
+        * seed: of the teacher's training run
+        * split: of the rows, or "all"
+        * tau: temperature; NaN for probes that do not depend on it
+        * probe: name in the registry
+        * id: of the example in the bank
+        * label: name of the example's class
+        * value: of the probe. For a calibration error it is the example's share: its confidence less hit, with the
+          sign of its bin.
 
     Raises
     ------
     InputError
         An unknown probe, teacher or split, a temperature that is not positive, a device that is not there.
+
+    See Also
+    --------
+    probe : The means of these values.
+    capmismatch.match_examples : Aligns them with other results of the same examples.
 
     Examples
     --------
@@ -148,20 +194,20 @@ def example_values(
     3       b  NaN          nll  0     0  0.000
     """
     temperatures = _temperatures(taus)
-    known = [name for name, p in REGISTRY.items() if p.kind != "family"]
-    wanted = known if probes is None else list(dict.fromkeys(probes))
-    for name in wanted:
-        must_be_one_of(name, known, "probe")
-    chosen = [bank[key] for key in (bank.keys if teachers is None else dict.fromkeys(teachers))]
-    rows, place = bank.select(split), as_device(device)
+    per_example = [name for name, p in REGISTRY.items() if p.kind != "family"]
+    chosen = per_example if probes is None else list(dict.fromkeys(probes))
+    for name in chosen:
+        must_be_one_of(name, per_example, "probe")
+    records = [bank[key] for key in (bank.keys if teachers is None else dict.fromkeys(teachers))]
+    rows, where = bank.select(split), as_device(device)
     heads, values = [], []
-    for record in chosen:
-        found = values_of(bank, record.key, temperatures, [REGISTRY[name] for name in wanted], split, place)
-        for name in wanted:
+    for record in records:
+        columns = values_of(bank, record.key, temperatures, [REGISTRY[name] for name in chosen], split, where)
+        for name in chosen:
             for tau in temperatures if REGISTRY[name].tempered else [None]:
                 at = math.nan if tau is None else tau
-                heads.append((record.family, record.teacher, _run(record), split or "all", at, name))
-                values.append(found[name, tau])
+                heads.append((record.family, record.teacher, _seed(record), split or "all", at, name))
+                values.append(columns[name, tau])
     table = pd.DataFrame(heads, columns=["family", "teacher", "seed", "split", "tau", "probe"])
     table = table.astype(dict.fromkeys(["family", "teacher", "split", "probe"], "category"))
     table = table.loc[table.index.repeat(len(rows))].reset_index(drop=True)
@@ -174,17 +220,17 @@ def example_values(
 
 
 def _temperatures(taus: Iterable[float]) -> list[float]:
-    found = list(dict.fromkeys(float(tau) for tau in taus))
-    for tau in found:
+    temperatures = list(dict.fromkeys(float(tau) for tau in taus))
+    for tau in temperatures:
         must_be_positive(tau, "tau")
-    return found
+    return temperatures
 
 
 def _names(names: Iterable[str] | None) -> list[str]:
-    found = list(REGISTRY) if names is None else list(dict.fromkeys(names))
-    for name in found:
+    chosen = list(REGISTRY) if names is None else list(dict.fromkeys(names))
+    for name in chosen:
         must_be_one_of(name, REGISTRY, "probe")
-    return found
+    return chosen
 
 
 PAIR_METRICS = ("wrong_tau_b", "tau_b", "wrong_spearman", "spearman", "top1_overlap", "top3_overlap", "top5_overlap")
@@ -200,26 +246,57 @@ def rank_stability(
     device: str = "cpu",
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Measure how far each two teachers order the classes alike.
+    """Measure how similarly each pair of teachers orders the classes.
+
+    Two runs of one teacher that differ only in the seed give the noise floor.
 
     Parameters
     ----------
-    bank : a LogitBank of at least two teachers
-    metrics : "wrong_tau_b" (Kendall tau-b over the wrong classes, per example), "tau_b" (over all classes),
-        "wrong_spearman", "spearman", "top1_overlap", "top3_overlap", "top5_overlap" (of the k largest wrong classes),
-        "affinity_tau_b" (per class, over rows of the affinity matrix at `tau`). Overlaps of more classes than there are
-        wrong ones are left out.
-    tau : of the affinity matrices
-    split : rows to measure on; None for all of the bank
-    device : where to compute, such as "cuda"
-    progress : whether to show a bar
+    bank : LogitBank
+        Logits of at least two teachers.
+    metrics : iterable of str
+        All by default:
+
+        * "wrong_tau_b": Kendall's tau-b over the wrong classes, per example
+        * "tau_b": Kendall's tau-b over all classes, per example
+        * "wrong_spearman", "spearman": Spearman's rho over the same classes, per example
+        * "top1_overlap", "top3_overlap", "top5_overlap": share of the k largest wrong classes that both have, per
+          example; left out where there are fewer than k wrong classes
+        * "affinity_tau_b": Kendall's tau-b per class, over rows of the affinity matrices at `tau`
+    tau : float, default 4.0
+        Temperature > 0 of the affinity matrices.
+    split : str or None, default "val"
+        Rows to measure on; None for all rows of the bank.
+    device : str, default "cpu"
+        Where to compute, such as "cuda".
+    progress : bool, default True
+        Whether to show a progress bar.
 
     Returns
     -------
-    Tidy DataFrame with a row a pair and metric: family_a, teacher_a, seed_a, family_b, teacher_b, seed_b, split,
-    metric, value, se, n. `value` is the mean over the n examples (or classes) whose metric is defined: where a teacher
-    gives all compared classes the same logit, there is no order. Two runs of one teacher that differ in the seed make
-    the noise floor.
+    DataFrame
+        One row per pair of teachers and metric, with the columns
+
+        * family_a, teacher_a, seed_a: the first teacher and the seed of its training run
+        * family_b, teacher_b, seed_b: the second
+        * split: of the rows, or "all"
+        * metric: name of the metric
+        * value: mean over the examples (or classes) whose metric is defined; it is not where a teacher gives all
+          compared classes the same logit
+        * se: standard error of `value`
+        * n: number of examples (or classes) in the mean
+
+    Raises
+    ------
+    InputError
+        Fewer than two teachers, an unknown metric or split, a temperature that is not positive, a device that is not
+        there.
+
+    See Also
+    --------
+    capmismatch.ranks.rank_metrics : The same metrics of arrays, per example.
+    capmismatch.ranks.affinity_tau_b : The same of two affinity matrices, per class.
+    capmismatch.plots.rank_matrix : The figure of this table.
 
     Examples
     --------
@@ -236,41 +313,46 @@ def rank_stability(
     must_be_positive(tau, "tau")
     if len(bank.teachers) < 2:
         raise InputError(f"class ranks compare teachers: expected at least 2 in the bank, got {len(bank.teachers)}")
-    wrong = len(bank.classes) - 1
-    chosen = [m for m in chosen if not m.startswith("top") or int(m[3]) <= wrong]
-    pairs, place = list(combinations(range(len(bank.teachers)), 2)), as_device(device)
-    found = {metric: Means(len(pairs)) for metric in chosen}
+    wrong_classes = len(bank.classes) - 1
+    chosen = [m for m in chosen if not m.startswith("top") or int(m[3]) <= wrong_classes]
+    pairs, where = list(combinations(range(len(bank.teachers)), 2)), as_device(device)
+    means = {metric: Means(len(pairs)) for metric in chosen}
     per_example = [metric for metric in chosen if metric in PAIR_METRICS]
     if per_example:
-        step = max(1, at_once(RANK_LOGITS, place) // (len(bank.classes) * len(bank.teachers)))
+        step = max(1, logits_at_once(RANK_LOGITS, where) // (len(bank.classes) * len(bank.teachers)))
         with tqdm(total=len(bank.select(split)), desc="ranks", unit="row", disable=not progress) as bar:
-            for parts, labels in bank.aligned_chunks(bank.keys, split, rows=step):
-                logits = [torch.from_numpy(part).to(place) for part in parts]
+            for blocks, labels in bank.aligned_chunks(bank.keys, split, rows=step):
+                logits = [torch.from_numpy(block).to(where) for block in blocks]
                 for metric, values in _ranks.rank_metrics(logits, labels, per_example, pairs).items():
-                    found[metric].add(values.numpy())
+                    means[metric].add(values.numpy())
                 bar.update(len(labels))
     if "affinity_tau_b" in chosen:
-        for classes, matrices in affinities(bank, tau, split, place):
+        for classes, matrices in affinities(bank, tau, split, where):
             compared = _ranks.rank_metrics(matrices, classes, ["wrong_tau_b"], pairs)
-            found["affinity_tau_b"].add(compared["wrong_tau_b"].numpy())
-    out = []
+            means["affinity_tau_b"].add(compared["wrong_tau_b"].numpy())
+    return _rank_table(bank, pairs, means, split or "all")
+
+
+def _rank_table(bank: LogitBank, pairs: list[tuple[int, int]], means: dict[str, Means], split: str) -> pd.DataFrame:
+    """One row per pair of teachers and metric."""
+    rows = []
     for pair, (a, b) in enumerate(pairs):
         first, second = bank.teachers[a], bank.teachers[b]
-        for metric in chosen:
-            out.append(
+        for metric, of_pairs in means.items():
+            rows.append(
                 {
                     "family_a": first.family,
                     "teacher_a": first.teacher,
-                    "seed_a": _run(first),
+                    "seed_a": _seed(first),
                     "family_b": second.family,
                     "teacher_b": second.teacher,
-                    "seed_b": _run(second),
-                    "split": split or "all",
+                    "seed_b": _seed(second),
+                    "split": split,
                     "metric": metric,
-                    **found[metric].columns(pair),
+                    **of_pairs.columns(pair),
                 }
             )
-    return pd.DataFrame(out)
+    return pd.DataFrame(rows)
 
 
 def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val", device: str = "cpu") -> pd.DataFrame:
@@ -278,32 +360,54 @@ def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val", de
 
     Parameters
     ----------
-    bank : a LogitBank
-    tau : temperature of q~
-    split : rows to measure on; None for all of the bank
-    device : where to compute, such as "cuda"
+    bank : LogitBank
+        Logits of the teachers.
+    tau : float, default 4.0
+        Temperature > 0 of q~.
+    split : str or None, default "val"
+        Rows to measure on; None for all rows of the bank.
+    device : str, default "cpu"
+        Where to compute, such as "cuda".
 
     Returns
     -------
-    Tidy DataFrame with columns family, teacher, seed, tau, true_class, other_class, value; the diagonal is left out,
-    and so are classes without examples.
+    DataFrame
+        One row per teacher, class with examples and other class, with the columns
+
+        * family, teacher: names
+        * seed: of the teacher's training run
+        * tau: temperature
+        * true_class: class of the examples
+        * other_class: wrong class; the diagonal is left out
+        * value: mean of q~, in [0, 1]; sums to 1 over the other classes
+
+    Raises
+    ------
+    InputError
+        An unknown split, a temperature that is not positive, a device that is not there.
+
+    See Also
+    --------
+    capmismatch.ranks.affinity_matrix : The same of one array of logits.
+    rank_stability : Compares these matrices between teachers ("affinity_tau_b").
+    capmismatch.plots.affinity_map : The figure of this table.
     """
     must_be_positive(tau, "tau")
     present, classes = np.unique(bank.labels(split)), np.arange(len(bank.classes))
     true, other = (present[:, None] != classes).nonzero()
     values = np.empty((len(bank.keys), len(present), len(classes) - 1))
-    for own, matrices in affinities(bank, float(tau), split, as_device(device)):
-        rows = matrices.cpu().numpy()[:, own[:, None] != classes]
-        values[:, np.searchsorted(present, own)] = rows.reshape(len(values), len(own), -1)
+    for some, matrices in affinities(bank, float(tau), split, as_device(device)):
+        off_diagonal = matrices.cpu().numpy()[:, some[:, None] != classes]
+        values[:, np.searchsorted(present, some)] = off_diagonal.reshape(len(values), len(some), -1)
     families, teachers = (pd.Categorical([getattr(r, name) for r in bank.teachers]) for name in ("family", "teacher"))
-    named = pd.CategoricalDtype(list(bank.classes))  # millions of rows of text would take longer than all the sums
+    class_names = pd.CategoricalDtype(list(bank.classes))  # text in millions of rows would take longer than all sums
     codes = (np.tile(index.astype(np.int32), len(values)) for index in (present[true], other))
-    true_class, other_class = (pd.Categorical.from_codes(each_row, dtype=named) for each_row in codes)
+    true_class, other_class = (pd.Categorical.from_codes(each_row, dtype=class_names) for each_row in codes)
     return pd.DataFrame(
         {
             "family": families.repeat(len(true)),
             "teacher": teachers.repeat(len(true)),
-            "seed": np.repeat([_run(record) for record in bank.teachers], len(true)),
+            "seed": np.repeat([_seed(record) for record in bank.teachers], len(true)),
             "tau": float(tau),
             "true_class": true_class,
             "other_class": other_class,
@@ -318,34 +422,55 @@ def reliability(bank: LogitBank, *, split: str | None = "val", device: str = "cp
 
     Parameters
     ----------
-    bank : a LogitBank
-    split : rows to measure on; None for all of the bank
-    device : where to compute, such as "cuda"
+    bank : LogitBank
+        Logits of the teachers.
+    split : str or None, default "val"
+        Rows to measure on; None for all rows of the bank.
+    device : str, default "cpu"
+        Where to compute, such as "cuda".
 
     Returns
     -------
-    Tidy DataFrame with columns family, teacher, seed, bin_low, bin_high, confidence, accuracy, n.
+    DataFrame
+        One row per teacher and bin (15 of equal width), with the columns
+
+        * family, teacher: names
+        * seed: of the teacher's training run
+        * bin_low, bin_high: the bin (low, high] of confidence, in [0, 1]
+        * confidence: mean confidence in the bin, NaN where it is empty
+        * accuracy: share of hits in the bin, NaN where it is empty
+        * n: number of examples in the bin
+
+    Raises
+    ------
+    InputError
+        An unknown split, a device that is not there.
+
+    See Also
+    --------
+    capmismatch.probes.calibration_bins : The same of one array of confidences.
+    capmismatch.plots.reliability : The figure of this table.
     """
-    wanted, place = [REGISTRY["confidence"], REGISTRY["accuracy"]], as_device(device)
+    probes, where = [REGISTRY["confidence"], REGISTRY["accuracy"]], as_device(device)
     frames = []
     for record in bank.teachers:
-        found = values_of(bank, record.key, [], wanted, split, place)
-        confidence, correct = (torch.from_numpy(found[name, None]) for name in ("confidence", "accuracy"))
+        values = values_of(bank, record.key, [], probes, split, where)
+        confidence, correct = (torch.from_numpy(values[name, None]) for name in ("confidence", "accuracy"))
         bins = calibration_bins(confidence, correct)
-        identity = {"family": record.family, "teacher": record.teacher, "seed": _run(record)}
-        frames.append(pd.DataFrame({**identity, **{name: values.numpy() for name, values in bins.items()}}))
+        identity = {"family": record.family, "teacher": record.teacher, "seed": _seed(record)}
+        frames.append(pd.DataFrame({**identity, **{name: column.numpy() for name, column in bins.items()}}))
     return pd.concat(frames, ignore_index=True)
 
 
 def restored_variance(
     bank: LogitBank,
-    tau_target: float = 4.0,
+    tau_target: float = TAU,
     *,
-    tau_other: float = 3.0,
+    tau_other: float = TAU_OTHER,
     constraint: str = "order",
     margin: float | None = None,
     center: str = "mean",
-    bounds: tuple[float, float] = (0.5, 8.0),
+    bounds: tuple[float, float] = BOUNDS,
     split: str | None = "val",
     device: str = "cpu",
     progress: bool = True,
@@ -354,51 +479,98 @@ def restored_variance(
 
     Parameters
     ----------
-    bank : a LogitBank
-    tau_target : temperature of TS, and of the target's logit under ATS and ISATS
-    tau_other : of the wrong classes under ATS
-    constraint, margin, center, bounds : of `capmismatch.temperature.isats`
-    split : rows to measure on; None for all of the bank
-    device : where to compute, such as "cuda"
-    progress : whether to show a bar
+    bank : LogitBank
+        Logits of the teachers.
+    tau_target : float, default 4.0
+        Temperature > 0 of TS, and of the target's logit under ATS and ISATS.
+    tau_other : float, default 3.0
+        Temperature > 0 of the wrong classes under ATS.
+    constraint : {"order", "anchor", "none"}, default "order"
+        Of `capmismatch.temperature.isats`.
+    margin : float, optional
+        Of `capmismatch.temperature.isats`; 1 by default with the constraint "order".
+    center : {"mean", "none"}, default "mean"
+        Of `capmismatch.temperature.ats` and `capmismatch.temperature.isats`.
+    bounds : tuple of float, default (0.5, 8.0)
+        (low, high) between which ISATS searches its temperature of the wrong classes.
+    split : str or None, default "val"
+        Rows to measure on; None for all rows of the bank.
+    device : str, default "cpu"
+        Where to compute, such as "cuda".
+    progress : bool, default True
+        Whether to show a progress bar.
 
     Returns
     -------
-    Tidy DataFrame with columns family, teacher, params, macs, split, seed, method, constraint, margin, tau_target,
-    tau_other, quantity, value, se, n. `quantity` is one of derived_variance, derived_std, inherent_variance,
-    target_prob, flipped (share of examples whose arg max moved), overtaken (share of those with the target on top that
-    lost it), at_bound, tau_other_mean, tau_other_q10, tau_other_q50, tau_other_q90.
+    DataFrame
+        One row per teacher, method and quantity, with the columns
+
+        * family, teacher: names
+        * params, macs: size and cost of the teacher, NaN where unknown
+        * split: of the rows, or "all"
+        * seed: of the teacher's training run
+        * method: TS, ATS or ISATS
+        * constraint, margin: of ISATS; "" and NaN for the other methods
+        * tau_target: temperature of the target's logit
+        * tau_other: temperature of the wrong classes; NaN for ISATS, which has one per example
+        * quantity: derived_variance, derived_std, inherent_variance, target_prob; flipped (share of examples whose arg
+          max moved); overtaken (share of the examples with the target on top that lost it); for ISATS also at_bound
+          (share of examples whose tau_other sits on a bound), tau_other_mean and its quantiles tau_other_q10,
+          tau_other_q50, tau_other_q90
+        * value: mean over the examples, or the quantile
+        * se: standard error of `value`; NaN for quantiles
+        * n: number of examples
+
+    Raises
+    ------
+    InputError
+        A number out of its range, an unknown constraint, center or split, a device that is not there.
+
+    See Also
+    --------
+    capmismatch.temperature.isats : The same of one array of logits, per example.
+    capmismatch.plots.isats_restored : The figure of this table.
+    capmismatch.dark_knowledge : The same methods on one example, class by class.
     """
-    must_be_positive(tau_other, "tau_other")
-    setting = ISATSSetting(tau_target, bounds, constraint, center, margin_of(constraint, margin))
-    place = as_device(device)
+    must_be_positive(tau_target, "tau_target")
+    specs = compared_specs(tau_target, tau_other, constraint, margin, center, bounds)
+    where = as_device(device)
     rows = []
     with tqdm(bank.teachers, desc="isats", unit="teacher", disable=not progress) as bar:
         for record in bar:
             bar.set_postfix_str(record.key)
-            found = restored_values(bank, record.key, setting, tau_other, split, place)
-            right = found.pop(("", "right")) > 0
-            settings = {"TS": tau_target, "ATS": tau_other, "ISATS": math.nan}
-            for method, other in settings.items():
-                own = method == "ISATS"
+            values, correct = restored_values(bank, record.key, specs, split, where)
+            for spec in specs:
                 head = {
                     **_identity(record),
                     "split": split or "all",
-                    "seed": _run(record),
-                    "method": method,
-                    "constraint": constraint if own else "",
-                    "margin": setting.margin if own else math.nan,
-                    "tau_target": float(tau_target),
-                    "tau_other": other,
+                    "seed": _seed(record),
+                    "method": spec.method,
+                    **_shown_settings(spec),
                 }
-                for (name, quantity), values in found.items():
-                    if name == method:
-                        rows.append({**head, "quantity": quantity, **mean(values)})
-                rows.append({**head, "quantity": "overtaken", **mean(found[method, "flipped"][right])})
-                if own:
-                    chosen = found[method, "tau_other_mean"]
-                    for name, value in zip(("q10", "q50", "q90"), np.quantile(chosen, (0.1, 0.5, 0.9)), strict=True):
-                        told = {"quantity": f"tau_other_{name}", "value": value, "se": math.nan, "n": len(chosen)}
-                        rows.append(head | told)
-            del found  # before the next teacher's are made
+                of_spec = {quantity: column for (method, quantity), column in values.items() if method == spec.method}
+                rows += [{**head, **row} for row in _restored_rows(of_spec, correct)]
+            del values, of_spec  # before the next teacher's are made
     return pd.DataFrame(rows)
+
+
+def _shown_settings(spec: SoftLabelSpec) -> dict[str, Any]:
+    """The settings in the columns of `restored_variance`, blank where the method does not read them."""
+    searched = spec.method == "ISATS"
+    return {
+        "constraint": spec.constraint if searched else "",
+        "margin": spec.margin if searched else math.nan,
+        "tau_target": float(spec.tau),
+        "tau_other": {"TS": spec.tau, "ATS": spec.tau_other, "ISATS": math.nan}[spec.method],
+    }
+
+
+def _restored_rows(values: dict[str, NDArray[np.float64]], correct: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """Quantity, value, se and n of one teacher's soft labels, from the (n,) values of its examples."""
+    rows = [{"quantity": quantity, **mean(column)} for quantity, column in values.items()]
+    rows.append({"quantity": "overtaken", **mean(values["flipped"][correct])})
+    if "tau_other_mean" in values:
+        tau_other = values["tau_other_mean"]
+        for name, value in zip(("q10", "q50", "q90"), np.quantile(tau_other, (0.1, 0.5, 0.9)), strict=True):
+            rows.append({"quantity": f"tau_other_{name}", "value": value, "se": math.nan, "n": len(tau_other)})
+    return rows

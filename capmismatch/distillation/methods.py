@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from capmismatch._numerics.isats_options import CENTERS, CONSTRAINTS, margin_of
+from capmismatch._numerics.soft_label_spec import CENTERS, CONSTRAINTS, margin_of
 from capmismatch.errors import InputError, must_be_one_of, must_be_positive
 
 if TYPE_CHECKING:  # naming a setting does not load torch

@@ -16,45 +16,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from capmismatch import probes
-from capmismatch._numerics.isats_options import margin_of
+from capmismatch._numerics.arrays import as_pair
+from capmismatch._numerics.soft_label_spec import SoftLabelSpec
+from capmismatch._numerics.softmax import take_apart
 from capmismatch._utils.text import format_percent
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.rows import stratified_order
-from capmismatch.diagnostics.dark_knowledge import dark_knowledge
+from capmismatch.diagnostics.dark_knowledge import example_soft_labels
 from capmismatch.diagnostics.means import mean
 from capmismatch.errors import InputError, must_be_one_of
+from capmismatch.probes import REGISTRY
 from capmismatch.ranks import rank_metrics
-from capmismatch.temperature import ats, isats, soften
+from capmismatch.temperature import soften_parts
 
-METHODS = ("TS", "ATS", "ISATS")
 QUANTITIES = ("target_prob", "inherent_variance", "derived_std", "derived_variance")
 
 
-@dataclass(frozen=True)
-class Softening:
-    """How soft labels are made of logits: TS, ATS or ISATS, with the settings of `capmismatch.restored_variance`.
+class Softening(SoftLabelSpec):
+    """How the explorer makes soft labels, and what it measures of them.
 
     Examples
     --------
-    >>> Softening("ATS", tau=4.0, tau_other=2.0).plain
-    Softening(method='TS', tau=4.0, tau_other=3.0, constraint='order', margin=1.0)
+    >>> Softening("ATS", tau=4.0, tau_other=2.0).plain.label
+    'TS tau=4'
     """
-
-    method: str = "ISATS"
-    tau: float = 4.0
-    tau_other: float = 3.0
-    constraint: str = "order"
-    margin: float | None = None
-
-    def __post_init__(self) -> None:
-        must_be_one_of(self.method, METHODS, "method")
-        object.__setattr__(self, "margin", margin_of(self.constraint, self.margin))
-
-    @property
-    def plain(self) -> Softening:
-        """Plain temperature scaling at the same temperature: what the method is compared with."""
-        return Softening("TS", self.tau)
 
     @property
     def steps(self) -> list[Softening]:
@@ -63,19 +48,12 @@ class Softening:
 
     def measure(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Each of `QUANTITIES`, whether the arg max moved and, for ISATS, tau_other and whether it is at its bound."""
-        found: dict[str, Tensor] = {}
+        result = soften_parts(self, take_apart(*as_pair(logits, labels)))
+        values = {name: REGISTRY[name].compute(result.softened) for name in QUANTITIES}
+        values["flipped"] = result.flipped.double()
         if self.method == "ISATS":
-            with _quiet():
-                search = isats(logits, labels, self.tau, constraint=self.constraint, margin=self.margin)
-            soft, found["flipped"] = search.probs, search.flipped.double()
-            found |= {"tau_other": search.tau_other, "at_bound": search.at_bound.double()}
-        else:
-            soft = soften(logits, labels, self.tau)
-            if self.method == "ATS":
-                soft = ats(logits, labels, self.tau, self.tau_other)
-            found["flipped"] = (soft.argmax(1) != logits.argmax(1)).double()
-        log_soft = soft.clamp_min(torch.finfo(soft.dtype).tiny).log()  # logits of the soft labels, at tau = 1
-        return {name: getattr(probes, name)(log_soft, labels) for name in QUANTITIES} | found
+            values |= {"tau_other": result.tau_other, "at_bound": result.at_bound.double()}
+        return values
 
 
 @dataclass(frozen=True)
@@ -280,22 +258,12 @@ class Reader:
 
     def example(self, view: View) -> pd.DataFrame:
         """Soft labels of the example, before and after: the columns of `capmismatch.dark_knowledge`."""
-        softening = view.softening
         frames = []
         with _quiet():
             for key in view.teachers:
-                frame = dark_knowledge(
-                    self.bank,
-                    view.example,
-                    [key],
-                    tau=softening.tau,
-                    tau_other=softening.tau_other,
-                    constraint=softening.constraint,
-                    margin=softening.margin,
-                )
+                frame = example_soft_labels(self.bank, view.softening.steps, view.example, [key])
                 frames.append(frame.assign(teacher=self.labels[key]))
-        table = pd.concat(frames, ignore_index=True)
-        return table[table["method"].isin([step.method for step in softening.steps])].reset_index(drop=True)
+        return pd.concat(frames, ignore_index=True)
 
 
 @contextmanager

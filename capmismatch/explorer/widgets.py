@@ -8,13 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from capmismatch._numerics.isats_options import CONSTRAINTS
+from capmismatch._numerics.soft_label_spec import CENTERS, CONSTRAINTS, SOFT_METHODS
 from capmismatch._utils.optional import need
 from capmismatch.data.bank import LogitBank
 from capmismatch.errors import CapmismatchError
 from capmismatch.explorer import figures
 from capmismatch.explorer.images import Images
-from capmismatch.explorer.tables import METHODS, Reader, Softening, View, first_view
+from capmismatch.explorer.tables import Reader, Softening, View, first_view
 
 
 def explore(
@@ -89,7 +89,7 @@ class Explorer:
         The tables behind the pictures: "soft_labels", "class_ranks", "example".
     widget : ipywidgets.VBox
         The whole, to be put into another layout.
-    teachers, method, tau, tau_other, constraint, margin, label, example : ipywidgets.Widget
+    teachers, method, tau, tau_other, constraint, margin, center, label, example : ipywidgets.Widget
         The controls; to set a ``value`` is to choose.
     """
 
@@ -113,11 +113,12 @@ class Explorer:
             rows=min(max(len(keys), 4), 7),
             **look(description="Teachers", tooltip="Ctrl or Shift chooses several"),
         )
-        self.method = w.Dropdown(options=METHODS, value=softening.method, **look(description="Method"))
+        self.method = w.Dropdown(options=SOFT_METHODS, value=softening.method, **look(description="Method"))
         self.tau = slider(softening.tau, "Temperature τ", 0.5, 16, 0.5)
         self.tau_other = slider(softening.tau_other, "τ of the others", 0.5, 16, 0.25)
         self.constraint = w.Dropdown(options=CONSTRAINTS, value=softening.constraint, **look(description="Constraint"))
         self.margin = slider(softening.margin or 0.0, "Margin", 0, 5, 0.25)
+        self.center = w.Dropdown(options=CENTERS, value=softening.center, **look(description="Centre"))
         self.label = w.Dropdown(options=reader.classes, value=view.label, **look(description="Class"))
         examples = reader.examples(view.label)
         self.example = w.Dropdown(options=examples, value=view.example, **look(description="Example"))
@@ -125,7 +126,7 @@ class Explorer:
         self._pictures = {name: w.Image(format="png", layout=w.Layout(width="100%")) for name in names}
         self._numbers, self._note = w.HTML(), w.HTML()
         self.widget = self._laid_out(w)
-        settings = (self.method, self.tau, self.tau_other, self.constraint, self.margin)
+        settings = (self.method, self.tau, self.tau_other, self.constraint, self.margin, self.center)
         for control in (self.teachers, *settings, self.label, self.example):
             control.observe(self._chosen, "value")
         self._show()
@@ -137,7 +138,7 @@ class Explorer:
             return w.VBox(children, layout=w.Layout(flex=flex, min_width="0"))
 
         wrap = {"display": "flex", "flex_flow": "row wrap", "align_items": "flex-start"}
-        settings = [self.method, self.tau, self.tau_other, self.constraint, self.margin]
+        settings = [self.method, self.tau, self.tau_other, self.constraint, self.margin, self.center]
         columns = ([self.teachers], settings, [self.label, self.example])
         controls = [column(children, "1 1 17em") for children in columns]
         soft_labels, class_ranks, example = self._pictures.values()
@@ -156,8 +157,14 @@ class Explorer:
         elif self.method.value == "ISATS":
             settings = {"constraint": self.constraint.value}
             settings |= {"margin": self.margin.value} if self.constraint.value == "order" else {}
+        if self._reads_center():
+            settings["center"] = self.center.value
         softening = Softening(self.method.value, self.tau.value, **settings)
         return View(tuple(self.teachers.value), softening, self.label.value, self.example.value)
+
+    def _reads_center(self) -> bool:
+        """Whether the chosen method depends on the centring of the logits."""
+        return self.method.value == "ATS" or (self.method.value == "ISATS" and self.constraint.value != "anchor")
 
     def _chosen(self, change: Any) -> None:
         if change["owner"] is self.label:
@@ -170,6 +177,7 @@ class Explorer:
         self.constraint.layout.display = None if self.method.value == "ISATS" else "none"
         order = self.method.value == "ISATS" and self.constraint.value == "order"
         self.margin.layout.display = None if order else "none"
+        self.center.layout.display = None if self._reads_center() else "none"
         view = self.view
         if not view.teachers:
             self._note.value = "<p>Choose at least one teacher.</p>"

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from capmismatch import temperature
 from capmismatch._numerics.arrays import as_logits
+from capmismatch._numerics.soft_label_spec import TAU_OTHER
 from capmismatch.errors import InputError, must_be_positive
 from capmismatch.losses._terms import checked_labels, kl, logits_pair, single, standardize
 
@@ -103,7 +104,7 @@ def ats(
     teacher: Tensor,
     labels: Tensor,
     tau_target: float = 4.0,
-    tau_other: float = 2.0,
+    tau_other: float = TAU_OTHER,
     tau_student: float = 1.0,
     *,
     center: str = "mean",

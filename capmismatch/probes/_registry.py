@@ -9,6 +9,7 @@ to one file of this folder.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,15 +27,25 @@ class Probe:
 
     Attributes
     ----------
-    name : as in tables
-    formula, source : for tables, reports and docs
-    expected_sign : +1 if a higher value is expected to help students, -1 if a lower one is, 0 if the field is undecided
-    tempered : whether the value depends on tau; the others are taken at tau = 1 and carry NaN in tables
-    kind : what `compute` takes. "example" (a `Softened`), "spread" (a `Softened`, and an `AroundClass` of the same
-        examples), "calibration" (confidences and hits of all examples), "classes" (all examples' probabilities of some
-        classes, and whether each is of that class) and "family" (the number of parameters)
-    compute : the function itself. It gives a value for each example, whose mean and standard error tables show; one
-        number with kind "family"
+    name : str
+        As in tables.
+    formula, source : str
+        For tables, reports and docs.
+    expected_sign : int
+        +1 if a higher value is expected to help students, -1 if a lower one is, 0 if the field is undecided.
+    tempered : bool
+        Whether the value depends on tau; the others are taken at tau = 1 and have NaN there in tables.
+    kind : str
+        What `compute` takes:
+
+        * "example": a `Softened`
+        * "spread": a `Softened`, and an `AroundClass` of the same examples
+        * "calibration": confidences and hits of all examples, (N,) each
+        * "classes": all examples' probabilities of some classes, (N, K), and whether each is of that class, (N, K)
+        * "family": the number of parameters
+    compute : callable
+        Returns a value for each example, (N,), whose mean and standard error tables show; one number with kind
+        "family".
     """
 
     name: str
@@ -52,7 +63,28 @@ REGISTRY: dict[str, Probe] = {}
 def register(
     name: str, kind: str, compute: Callable[..., Any], formula: str, source: str, expected_sign: int, tempered: bool
 ) -> None:
-    """Enter a probe; a second one of the same name is an error."""
+    """Enter a probe into the registry; the parameters are the fields of `Probe`.
+
+    Parameters
+    ----------
+    name : str
+        As in tables.
+    kind : str
+        What `compute` takes.
+    compute : callable
+        The formula.
+    formula, source : str
+        For tables, reports and docs.
+    expected_sign : int
+        -1, 0 or 1.
+    tempered : bool
+        Whether the value depends on tau.
+
+    Raises
+    ------
+    InputError
+        There is a probe of that name.
+    """
     if name in REGISTRY:
         raise InputError(f"a probe named {name!r} exists already")
     REGISTRY[name] = Probe(name, formula, source, expected_sign, tempered, kind, compute)
@@ -61,7 +93,24 @@ def register(
 def per_example(
     formula: str, source: str, expected_sign: int, tempered: bool = True
 ) -> Callable[[Callable[[Softened], Tensor]], Callable[..., Tensor]]:
-    """Make ``probe(logits, labels, tau) -> (N,)`` of a function of `Softened`, and register it."""
+    """Make ``probe(logits, labels, tau) -> (N,)`` of a function of `Softened`, and register it.
+
+    The public function gets the docstring of the decorated one, completed by the sections that all probes share.
+
+    Parameters
+    ----------
+    formula, source : str
+        For tables, reports and docs.
+    expected_sign : int
+        +1 if a higher value is expected to help students, -1 if a lower one is, 0 if the field is undecided.
+    tempered : bool, default True
+        Whether the value depends on tau.
+
+    Returns
+    -------
+    callable
+        The decorator.
+    """
 
     def decorate(compute: Callable[[Softened], Tensor]) -> Callable[..., Tensor]:
         register(compute.__name__, "example", compute, formula, source, expected_sign, tempered)
@@ -73,13 +122,51 @@ def per_example(
         # The public signature is this function's, not that of the function of `Softened` it wraps.
         del public.__wrapped__
         public.__annotations__ = {"logits": "ArrayLike", "labels": "ArrayLike", "tau": "float", "return": "Tensor"}
+        public.__doc__ = _completed(inspect.getdoc(compute) or "", source, tempered)
         return public
 
     return decorate
 
 
+def _completed(docstring: str, source: str, tempered: bool) -> str:
+    """Put the sections that all probes share before the examples of a docstring."""
+    description, title, examples = docstring.partition("Examples\n--------\n")
+    tau = "Temperature > 0." if tempered else "Temperature > 0; tables have this probe at 1."
+    return f"""{description.rstrip()}
+
+Parameters
+----------
+logits : array_like, shape (N, C)
+    Finite logits.
+labels : array_like of int, shape (N,)
+    In [0, C).
+tau : float, default 1.0
+    {tau}
+
+Returns
+-------
+Tensor
+    Shape (N,), float64: one value per example.
+
+Raises
+------
+InputError
+    Logits or labels that do not fit, a temperature that is not positive.
+
+References
+----------
+{source}
+
+{title}{examples}"""
+
+
 def expected_signs() -> dict[str, int]:
     """The expected sign of every registered probe's link with student accuracy.
+
+    Returns
+    -------
+    dict of str to int
+        Probe -> +1, -1, or 0 where the field is undecided.
 
     Examples
     --------

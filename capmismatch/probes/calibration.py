@@ -12,15 +12,15 @@ from torch import Tensor
 from capmismatch._numerics import devices
 from capmismatch._numerics.arrays import ArrayLike, widest_float
 from capmismatch._numerics.softmax import Softened
-from capmismatch._numerics.threads import blocks, each
+from capmismatch._numerics.threads import blocks, run_in_threads
 from capmismatch.errors import InputError
 from capmismatch.probes._registry import per_example, register
 
-if devices.LOOPS:
+if devices.HAS_NUMBA:
     from capmismatch._numerics import softmax_loops as kernels
 
 CLASSES_AT_ONCE = 64
-BINS = 15  # the field's habit since Guo et al. 2017
+BINS = 15  # as the field does since Guo et al. 2017
 
 
 @per_example("mean of [arg max f = y]", "textbook", expected_sign=1, tempered=False)
@@ -90,12 +90,22 @@ def calibration_bins(confidence: Tensor, correct: Tensor, bins: int = BINS) -> d
 
     Parameters
     ----------
-    confidence, correct : (N,) tensors, the largest probability and 1.0 where the arg max is right
+    confidence : Tensor, shape (N,)
+        Largest probability of each example, in [0, 1].
+    correct : Tensor, shape (N,)
+        1.0 where the arg max is right, else 0.0.
+    bins : int, default 15
+        Number of intervals.
 
     Returns
     -------
-    Dict of (bins,) tensors: ``bin_low``, ``bin_high``, ``confidence`` and ``accuracy`` (means; NaN in empty bins),
-    ``n``.
+    dict of str to Tensor
+        ``bin_low`` and ``bin_high``, the ends of each interval; ``confidence`` and ``accuracy``, means of the examples
+        in it (NaN in empty bins); ``n``, their number. Shape (bins,) each.
+
+    See Also
+    --------
+    capmismatch.reliability : The same for every teacher of a bank.
     """
     index = _bin_index(confidence, bins)
     n = torch.bincount(index, minlength=bins).to(confidence.dtype)
@@ -154,6 +164,27 @@ def _ece_under(confidence: Tensor, correct: Tensor) -> Tensor:
 def ece(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> float:
     r"""Expected calibration error, :math:`\sum_b \frac{n_b}{N} |\mathrm{acc}_b - \mathrm{conf}_b|`, 15 equal bins.
 
+    Parameters
+    ----------
+    logits : array_like, shape (N, C)
+        Finite logits.
+    labels : array_like of int, shape (N,)
+        In [0, C).
+    tau : float, default 1.0
+        Temperature > 0.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Raises
+    ------
+    InputError
+        No examples, logits or labels that do not fit, a temperature that is not positive.
+
+    References
+    ----------
     Guo et al. 2017, arXiv 1706.04599.
 
     Examples
@@ -167,6 +198,27 @@ def ece(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> float:
 def ece_over(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> float:
     r"""Over-confident part of the ECE, :math:`\sum_b \frac{n_b}{N} \max(\mathrm{conf}_b - \mathrm{acc}_b, 0)`.
 
+    Parameters
+    ----------
+    logits : array_like, shape (N, C)
+        Finite logits.
+    labels : array_like of int, shape (N,)
+        In [0, C).
+    tau : float, default 1.0
+        Temperature > 0.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Raises
+    ------
+    InputError
+        No examples, logits or labels that do not fit, a temperature that is not positive.
+
+    References
+    ----------
     Kim et al. 2025, arXiv 2508.20224.
 
     Examples
@@ -180,6 +232,27 @@ def ece_over(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> float:
 def ece_under(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> float:
     r"""Under-confident part of the ECE, :math:`\sum_b \frac{n_b}{N} \max(\mathrm{acc}_b - \mathrm{conf}_b, 0)`.
 
+    Parameters
+    ----------
+    logits : array_like, shape (N, C)
+        Finite logits.
+    labels : array_like of int, shape (N,)
+        In [0, C).
+    tau : float, default 1.0
+        Temperature > 0.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Raises
+    ------
+    InputError
+        No examples, logits or labels that do not fit, a temperature that is not positive.
+
+    References
+    ----------
     Kim et al. 2025, arXiv 2508.20224.
 
     Examples
@@ -198,28 +271,34 @@ def adaptive_error(class_probs: Tensor, is_class: Tensor, bins: int = BINS) -> T
 
     Parameters
     ----------
-    class_probs : (N, K) probabilities of K classes
-    is_class : (N, K) whether the example is of that class
+    class_probs : Tensor, shape (N, K)
+        Probabilities of K classes.
+    is_class : Tensor of bool, shape (N, K)
+        Whether the example is of that class.
+    bins : int, default 15
+        Ranges of equal count; with fewer examples, each example is its own range.
 
     Returns
     -------
-    (N,) tensor. Of equal probabilities the earlier example comes first. With fewer than `bins` examples, each example
-    is its own range.
+    Tensor
+        Shape (N,). Of equal probabilities the earlier example comes first.
     """
     probs = class_probs.detach().to(widest_float(class_probs))
     ranges, parts = min(bins, len(probs)), blocks(probs.shape[1], CLASSES_AT_ONCE)
     shares = probs.new_zeros((len(parts), len(probs)))
-    measure = _by_loops if devices.by_loops(probs.device) else _by_tensors
+    measure = _by_loops if devices.uses_loops(probs.device) else _by_tensors
 
     def run(part: slice) -> None:
         measure(probs[:, part], is_class[:, part], ranges, shares[part.start // CLASSES_AT_ONCE])
 
-    each(run, parts, devices.threads(probs.device))  # each part sums by itself, in whatever thread it is
+    run_in_threads(
+        run, parts, devices.thread_count(probs.device)
+    )  # each part sums by itself, whichever thread takes it
     return shares.sum(0).to(class_probs)
 
 
 def _by_loops(probs: Tensor, is_class: Tensor, ranges: int, share: Tensor) -> None:
-    """Add to `share` (N,) what each example has in the errors of some classes, (N, K)."""
+    """Add to `share` (N,) each example's share in the errors of some classes, (N, K)."""
     for p, hit in zip(probs.T.contiguous().numpy(), is_class.T.contiguous().numpy(), strict=True):
         kernels.adaptive_class(p, hit.nonzero()[0], ranges, share.numpy())
 
@@ -238,8 +317,31 @@ def classwise_ace(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> flo
 
     .. math:: \frac{1}{CR} \sum_c \sum_r |\mathrm{acc}(r, c) - \mathrm{conf}(r, c)|
 
-    For each class its probabilities over all examples are sorted into R = 15 ranges of equal count. Nixon et al. 2019,
-    arXiv 1904.01685; the strongest known rival of the derived variance: Kim et al. 2025, arXiv 2508.20224.
+    For each class its probabilities over all examples are sorted into R = 15 ranges of equal count. It is the strongest
+    known rival of the derived variance.
+
+    Parameters
+    ----------
+    logits : array_like, shape (N, C)
+        Finite logits.
+    labels : array_like of int, shape (N,)
+        In [0, C).
+    tau : float, default 1.0
+        Temperature > 0.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Raises
+    ------
+    InputError
+        No examples, logits or labels that do not fit, a temperature that is not positive.
+
+    References
+    ----------
+    Nixon et al. 2019, arXiv 1904.01685. Kim et al. 2025, arXiv 2508.20224.
 
     Examples
     --------

@@ -10,6 +10,16 @@ from capmismatch.probes._registry import register
 def log_params(params: float) -> float:
     """Base-10 logarithm of the number of parameters; NaN where it is unknown.
 
+    Parameters
+    ----------
+    params : float
+        Number of parameters; NaN or 0 where it is unknown.
+
+    Returns
+    -------
+    float
+        log10 of `params`.
+
     Examples
     --------
     >>> log_params(1000)

@@ -1,7 +1,7 @@
-r"""Probes that hold each example's soft label against its class: how much the examples of one class differ.
+r"""Probes that compare each example's soft label with the mean one of its class: how much examples of a class differ.
 
-They need the mean soft label of every class first (`class_means`); given it, each is a value for each example, so means
-have standard errors. All take logits (N, C), labels (N,), tau.
+They need the mean soft label of every class first (`class_means`); after that each is a value for each example, so
+means have standard errors. All take logits (N, C), labels (N,), tau.
 """
 
 from __future__ import annotations
@@ -18,6 +18,25 @@ from capmismatch.probes._registry import register
 
 def class_means(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> Tensor:
     """Mean soft label of the examples of each class, (C, C) float64; rows of absent classes are NaN.
+
+    Parameters
+    ----------
+    logits : array_like, shape (N, C)
+        Finite logits.
+    labels : array_like of int, shape (N,)
+        In [0, C).
+    tau : float, default 1.0
+        Temperature > 0.
+
+    Returns
+    -------
+    Tensor
+        Shape (C, C), float64; row y is the mean soft label of class y and sums to 1.
+
+    Raises
+    ------
+    InputError
+        Logits or labels that do not fit, a temperature that is not positive.
 
     Examples
     --------
@@ -54,17 +73,34 @@ def cmi(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0, means: ArrayLike
     r"""Conditional mutual information of input and output given the class, example by example, in nats.
 
     :math:`KL(p_x \,\|\, \bar p_{y})` with :math:`\bar p_y` the mean soft label of class y; the mean over examples is
-    the CMI. Ye et al. 2024, "Bayes conditional distribution estimation for knowledge distillation", arXiv 2401.08732,
-    where a teacher with more of it teaches better. Computed as the sum of :math:`p \log(p / \bar p) - p + \bar p \ge 0`
-    over classes, which keeps its digits where all examples of a class are confident.
+    the CMI; in the source a teacher with more of it teaches better. Computed as the sum of
+    :math:`p \log(p / \bar p) - p + \bar p \ge 0` over classes, which keeps its digits where all examples of a class are
+    confident.
 
     Parameters
     ----------
-    means : (C, C) from `class_means`; by default those of these examples
+    logits : array_like, shape (N, C)
+        Finite logits.
+    labels : array_like of int, shape (N,)
+        In [0, C).
+    tau : float, default 1.0
+        Temperature > 0.
+    means : array_like, shape (C, C), optional
+        From `class_means`; by default those of these examples.
 
     Returns
     -------
-    (N,) float64 tensor, >= 0.
+    Tensor
+        Shape (N,), float64, >= 0.
+
+    Raises
+    ------
+    InputError
+        Logits, labels or means that do not fit, a temperature that is not positive.
+
+    References
+    ----------
+    Ye et al. 2024, "Bayes conditional distribution estimation for knowledge distillation", arXiv 2401.08732.
 
     Examples
     --------
@@ -84,11 +120,24 @@ def within_class_spread(
 
     Parameters
     ----------
-    means : (C, C) from `class_means`; by default those of these examples
+    logits : array_like, shape (N, C)
+        Finite logits.
+    labels : array_like of int, shape (N,)
+        In [0, C).
+    tau : float, default 1.0
+        Temperature > 0.
+    means : array_like, shape (C, C), optional
+        From `class_means`; by default those of these examples.
 
     Returns
     -------
-    (N,) float64 tensor, >= 0.
+    Tensor
+        Shape (N,), float64, >= 0.
+
+    Raises
+    ------
+    InputError
+        Logits, labels or means that do not fit, a temperature that is not positive.
 
     Examples
     --------

@@ -5,7 +5,7 @@ All take logits (N, C), labels (N,), a temperature tau > 0 (default 1), and retu
 
 .. math:: v(q) = (1 - p_y)^2 \, v(\tilde q) = (C-1)^2 \, e(q)^2 \, v(\tilde q),
 
-so a derived variance alone may only restate confidence: read it beside p_y and the inherent variance.
+so a derived variance alone may only restate confidence: read it together with p_y and the inherent variance.
 
 ATS paper: Li et al., NeurIPS 2022, arXiv 2210.04427. Journal paper: Fan, Li, Zhan, Frontiers of Computer Science 2026,
 20(6): 2006333, arXiv 2405.13078.
@@ -114,7 +114,7 @@ def entropy(softened: Softened) -> Tensor:
 
 @per_example("H(q~) / log(C - 1)", "normalised non-target entropy", expected_sign=0)
 def wrong_entropy(softened: Softened) -> Tensor:
-    r"""Entropy of :math:`\tilde q` over its largest value, :math:`H(\tilde q) / \log(C - 1)`, in [0, 1].
+    r"""Entropy of :math:`\tilde q` divided by its largest possible value, :math:`H(\tilde q) / \log(C - 1)`, in [0, 1].
 
     NaN with 2 classes.
 

@@ -16,7 +16,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from capmismatch import plots
-from capmismatch.diagnostics.dark_knowledge import dark_knowledge
+from capmismatch.diagnostics.dark_knowledge import example_soft_labels
 from capmismatch.errors import InputError
 from capmismatch.report.study_folder import StudyFolder
 from capmismatch.selection.rules import DEFAULT_RULE, DEFAULT_TAU, RULES
@@ -119,15 +119,8 @@ def _best_setting(study: StudyFolder) -> dict[str, str]:
 
 
 def _dark_knowledge(study: StudyFolder) -> Any:
-    settings, bank = study.config.isats, study.bank
-    example = dark_knowledge(
-        bank,
-        tau=settings.tau_target,
-        tau_other=settings.tau_other,
-        constraint=settings.constraint,
-        margin=settings.margin,
-        split=resolve_split(bank.rows.split, "val"),
-    )
+    split = resolve_split(study.bank.rows.split, "val")
+    example = example_soft_labels(study.bank, study.config.isats.specs(), split=split)
     return plots.dark_knowledge(example, among=_smallest_first(study))
 
 

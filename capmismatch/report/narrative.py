@@ -9,6 +9,7 @@ from math import ceil
 import numpy as np
 import pandas as pd
 
+from capmismatch._numerics.soft_label_spec import SOFT_METHODS
 from capmismatch._utils.text import count, join, start
 from capmismatch.data.bank_checks import tell_checks
 from capmismatch.errors import InputError, require_columns
@@ -230,7 +231,7 @@ def _restored(restored: pd.DataFrame) -> Iterator[Statement]:
             (str(quantity), str(method)): course(rows, "value")
             for (quantity, method), rows in family.groupby(["quantity", "method"])
         }
-        methods = [m for m in ("TS", "ATS", "ISATS") if all((quantity, m) in means for quantity in told)]
+        methods = [m for m in SOFT_METHODS if all((quantity, m) in means for quantity in told)]
         if "TS" not in methods or family["params"].isna().any():  # without sizes there is no largest teacher
             yield Statement("restored", f"Not told: the table lacks sizes of teachers, or {join([*told])} under TS.")
             continue

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from capmismatch.errors import InputError, require_columns
-from capmismatch.stats.matching import only_split
+from capmismatch.stats.matching import resolve_split
 
 Floats = NDArray[np.float64]
 
@@ -103,7 +103,7 @@ def teacher_differences(results: pd.DataFrame, *, split: str = "test") -> pd.Dat
     0    KD    2    4          1.0           1.0
     """
     require_columns(results, ["teacher", "student", "label", "seed", "split", "accuracy"], "the results table")
-    split = only_split(results, split)
+    split = resolve_split(results["split"], split)
     rows = results[results["teacher"].fillna("").ne("") & results["accuracy"].notna() & results["split"].eq(split)]
     if rows.empty:
         raise InputError(f"the results table has no students of a teacher on the split {split!r}")

@@ -92,8 +92,8 @@ def joint_draws(
     """
     priors = _priors(settings, evidence)
     data = _Measured.of(settings, evidence) if any(np.isfinite(group.means).any() for group in settings) else None
-    scores = [prior.log_weight + (0.0 if data is None else data.scores(prior)) for prior in priors]
-    weights = np.exp(np.array(scores) - np.max(scores))
+    scores = np.array([prior.log_weight + (np.zeros(()) if data is None else data.scores(prior)) for prior in priors])
+    weights = np.exp(scores - scores.max())
     counts = rng.multinomial(n_boot, (weights / weights.sum()).ravel()).reshape(weights.shape)
     draw = _unmeasured if data is None else data.draw
     drawn = [draw(prior, count, rng) for prior, count in zip(priors, counts, strict=True) if count.any()]
@@ -271,7 +271,7 @@ class _Measured:
             y=(means[seen] - middle) / unit,
             v=variances[seen] / unit**2,
             seen=seen,
-            levels=np.kron(np.eye(len(settings)), np.ones((len(settings[0].means), 1))),
+            levels=np.repeat(np.eye(len(settings)), len(settings[0].means), axis=0),
             free=settings[0].noise.free,
             unit=unit,
             middle=middle,
@@ -319,9 +319,9 @@ class _Measured:
     def _whitened(self, prior: _Prior, ratio: float) -> tuple[Floats, Floats, Floats]:
         """Root of the measured means' covariance over lambda; levels and (means, prior means) divided by it."""
         seen = self.seen
-        root = np.linalg.cholesky(ratio * prior.cov[np.ix_(seen, seen)] + np.diag(self.v))
+        root: Floats = np.linalg.cholesky(ratio * prior.cov[np.ix_(seen, seen)] + np.diag(self.v))
         levels, pair = self._seen_levels, np.c_[self.y, np.sqrt(ratio) * prior.mean[seen]]
-        solved = np.linalg.solve(root, np.c_[levels, pair])
+        solved: Floats = np.linalg.solve(root, np.c_[levels, pair])
         return root, solved[:, : levels.shape[1]], solved[:, levels.shape[1] :]
 
     def draw(self, prior: _Prior, counts: Ints, rng: np.random.Generator) -> Floats:

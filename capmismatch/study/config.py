@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from capmismatch._numerics.soft_label_spec import SoftLabelSpec, compared_specs
 from capmismatch._utils.toml import parse
 from capmismatch.distillation.config import DistillConfig
 from capmismatch.distillation.methods import Method
@@ -88,6 +89,10 @@ class IsatsConfig:
     constraint: str = "order"
     margin: float | None = None
     center: str = "mean"
+
+    def specs(self) -> list[SoftLabelSpec]:
+        """TS, ATS and ISATS with these settings."""
+        return compared_specs(self.tau_target, self.tau_other, self.constraint, self.margin, self.center)
 
 
 @dataclass(frozen=True)

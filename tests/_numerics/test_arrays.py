@@ -92,7 +92,7 @@ def test_no_rows_are_fine() -> None:
         (lambda: as_logits([["a", "b"]]), "expected numbers as logits, got list"),
         (lambda: as_logits([[1.0, 2.0], [3.0]]), "expected numbers as logits, got list"),
         (lambda: as_labels(["cat"], 1, 3), "expected numbers as labels, got list"),
-        (lambda: as_labels([0, 1], 3, 3), r"expected 3 labels, one a row of the logits, got shape \(2,\)"),
+        (lambda: as_labels([0, 1], 3, 3), r"expected 3 labels, one for each row of the logits, got shape \(2,\)"),
         (lambda: as_labels([[0]], 1, 3), r"expected 1 labels.*got shape \(1, 1\)"),
         (lambda: as_labels([0, 3], 2, 3), r"labels in \[0, 3\), got 3 at row 1 of labels"),
         (lambda: as_labels([-1], 1, 3, place="targets"), r"labels in \[0, 3\), got -1 at row 0 of targets"),

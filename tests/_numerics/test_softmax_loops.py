@@ -21,7 +21,7 @@ from capmismatch._numerics import devices
 from capmismatch._numerics.cached import cached_property
 from capmismatch._numerics.class_means import AroundClass
 from capmismatch._numerics.softmax import Asymmetric, Softened, WrongAlone, add_to_classes, in_octaves, take_apart
-from capmismatch._numerics.threads import blocks, each, in_order
+from capmismatch._numerics.threads import blocks, map_in_threads, run_in_threads
 from capmismatch.probes import adaptive_error, calibration
 
 kernels = pytest.importorskip("capmismatch._numerics.softmax_loops")
@@ -51,7 +51,7 @@ def example(rows: int, classes: int, dtype: torch.dtype = torch.float64) -> tupl
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """What follows runs without compiled loops."""
-    monkeypatch.setattr(devices, "LOOPS", False)
+    monkeypatch.setattr(devices, "HAS_NUMBA", False)
     return monkeypatch
 
 
@@ -160,7 +160,7 @@ def test_adaptive_error_of_many_examples(monkeypatch: pytest.MonkeyPatch, kind: 
     }[kind]
     hits = torch.from_numpy(rng.random((5000, 3)) < p * 0.8)
     quick = adaptive_error(torch.from_numpy(p), hits)
-    monkeypatch.setattr(devices, "LOOPS", False)
+    monkeypatch.setattr(devices, "HAS_NUMBA", False)
     torch.testing.assert_close(quick, adaptive_error(torch.from_numpy(p), hits), rtol=1e-11, atol=1e-12)
 
 
@@ -173,9 +173,9 @@ def test_a_thread_starts_no_more_threads() -> None:
 
     def outer(part: slice) -> None:
         me = threading.current_thread().name
-        each(lambda _: seen.append((me, threading.current_thread().name)), blocks(4, 1), 2)
+        run_in_threads(lambda _: seen.append((me, threading.current_thread().name)), blocks(4, 1), 2)
 
-    each(outer, blocks(3, 1), 2)
+    run_in_threads(outer, blocks(3, 1), 2)
     assert len(seen) == 12 and all(a == b for a, b in seen)
 
 
@@ -192,10 +192,10 @@ def test_an_error_in_a_thread_is_raised_and_ends_the_work(faulty: str) -> None:
         time.sleep(0.01)
 
     with pytest.raises(KeyError, match="spoilt"):
-        each(work, blocks(1000, 1), 2)
+        run_in_threads(work, blocks(1000, 1), 2)
     assert len(begun) < 100
     done: list[slice] = []
-    each(done.append, blocks(3, 1), 2)
+    run_in_threads(done.append, blocks(3, 1), 2)
     assert len(done) == 3
 
 
@@ -203,10 +203,10 @@ def test_nobody_waits_for_the_work_of_others() -> None:
     """Helpers of one call may stand in the queue behind those of others."""
     go, slow = threading.Event(), []
     for _ in range(70):  # more than there are threads
-        slow.append(threading.Thread(target=each, args=(lambda _: go.wait(60), blocks(2, 1), 2)))
+        slow.append(threading.Thread(target=run_in_threads, args=(lambda _: go.wait(60), blocks(2, 1), 2)))
         slow[-1].start()
     done: list[slice] = []
-    each(done.append, blocks(4, 1), 2)
+    run_in_threads(done.append, blocks(4, 1), 2)
     assert len(done) == 4 and all(thread.is_alive() for thread in slow)
     go.set()
     for thread in slow:
@@ -220,23 +220,23 @@ def test_parts_are_made_few_ahead_and_in_order() -> None:
         made.append(part)
         return -part
 
-    found = in_order(work, range(100), 2)
+    found = map_in_threads(work, range(100), 2)
     assert [next(found) for _ in range(3)] == [0, -1, -2]
     time.sleep(0.05)
     assert 3 <= len(made) <= 3 + 2 * 2
     found.close()
-    assert list(in_order(work, range(50), 3)) == [-part for part in range(50)]
+    assert list(map_in_threads(work, range(50), 3)) == [-part for part in range(50)]
 
 
 def test_work_goes_on_when_the_interpreter_starts_no_more_threads() -> None:
     code = """
 import atexit, threading
-from capmismatch._numerics.threads import each, in_order
+from capmismatch._numerics.threads import map_in_threads, run_in_threads
 def late():
-    each(lambda part: done.append(part), range(4), 2)
-    print(len(done), list(in_order(abs, [-1, 2], 2)))
+    run_in_threads(lambda part: done.append(part), range(4), 2)
+    print(len(done), list(map_in_threads(abs, [-1, 2], 2)))
 done = []
-each(done.append, range(4), 2)
+run_in_threads(done.append, range(4), 2)
 atexit.register(late)
 """
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -253,7 +253,7 @@ def test_threads_compute_kept_values_side_by_side() -> None:
             return 3
 
     found: list[int] = []
-    each(lambda _: found.append(Slow().value), blocks(2, 1), 2)
+    run_in_threads(lambda _: found.append(Slow().value), blocks(2, 1), 2)
     assert found == [3, 3]
 
 
@@ -263,8 +263,10 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
     def work(_: slice) -> None:
         time.sleep(0.01)
 
-    each(work, blocks(4, 1), 2)
-    child = multiprocessing.get_context("fork").Process(target=each, args=(work, blocks(4, 1), 2), daemon=True)
+    run_in_threads(work, blocks(4, 1), 2)
+    child = multiprocessing.get_context("fork").Process(
+        target=run_in_threads, args=(work, blocks(4, 1), 2), daemon=True
+    )
     child.start()
     child.join(60)
     assert child.exitcode == 0
@@ -287,7 +289,7 @@ def test_confident_rows_against_tensor_operations(monkeypatch: pytest.MonkeyPatc
     logits = 0.2 * logits + gap * torch.nn.functional.one_hot(chosen, 7)
     found = {}
     for loops in (True, False):
-        monkeypatch.setattr(devices, "LOOPS", loops)
+        monkeypatch.setattr(devices, "HAS_NUMBA", loops)
         names = ("entropy", "wrong_entropy", "cmi", "within_class_spread")
         found[loops] = {(name, tau): getattr(probes, name)(logits, labels, tau) for name in names for tau in (1.0, 3.0)}
     for name, quick in found[True].items():

@@ -143,7 +143,7 @@ def test_numbers_are_the_same_without_compiled_loops(monkeypatch: pytest.MonkeyP
         "restored": lambda: restored_variance(bank, progress=False),
     }
     compiled = {name: call() for name, call in calls.items()}
-    monkeypatch.setattr(devices, "LOOPS", False)
+    monkeypatch.setattr(devices, "HAS_NUMBA", False)
     for name, call in calls.items():
         pd.testing.assert_frame_equal(call(), compiled[name], rtol=1e-7, atol=1e-14, obj=name)
 

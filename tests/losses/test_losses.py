@@ -176,7 +176,7 @@ def test_zero_with_zero_gradient_at_the_teacher(name: str) -> None:
 def test_least_of_the_cross_entropies_is_the_entropy_of_the_soft_labels() -> None:
     _, t, y = batch(seed=3)
     for q, loss in [
-        (temperature.ats(t, y, 4.0, 2.0), losses.ats),
+        (temperature.ats(t, y, 4.0, 3.0), losses.ats),
         (temperature.isats(t, y, 4.0).probs, losses.isats),
     ]:
         s = q.log().requires_grad_()
@@ -237,7 +237,7 @@ def test_ats_at_equal_temperatures_is_temperature_scaling() -> None:
 def test_ats_and_isats_hand_their_options_on() -> None:
     s, t, y = batch(scale=5)
     t = t + 3.0
-    q = temperature.ats(t, y, 4.0, 2.0, center="none")
+    q = temperature.ats(t, y, 4.0, 3.0, center="none")
     torch.testing.assert_close(losses.ats(s, t, y, center="none"), losses.soft_cross_entropy(s, q))
     for options in ({"constraint": "anchor"}, {"margin": 0.5, "bounds": (1.0, 3.0), "center": "none"}):
         q = temperature.isats(t, y, 4.0, **options).probs

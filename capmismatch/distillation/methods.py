@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from capmismatch._numerics.soft_label_spec import CENTERS, CONSTRAINTS, margin_of
+from capmismatch._numerics.soft_label_spec import CENTERS, CONSTRAINTS, SoftLabelSpec, margin_of
 from capmismatch.errors import InputError, must_be_one_of, must_be_positive
 
 if TYPE_CHECKING:  # naming a setting does not load torch
@@ -235,6 +235,14 @@ class Method:
         words += [f"{key}={value}" for key, value in sorted(self.options.items()) if key != "assistants"]
         return " ".join(words)
 
+    @property
+    def soft_label_spec(self) -> SoftLabelSpec:
+        """How the soft labels of KD, ATS and ISATS are made of the teacher's logits; an error for other methods."""
+        must_be_one_of(self.name, SOFT_LABEL_METHODS, "a method with soft labels")
+        named = {name: getattr(self, name) for name in ("tau", "tau_other", "constraint", "margin", "center")}
+        known = {name: value for name, value in named.items() if value is not None}
+        return SoftLabelSpec("TS" if self.name == "KD" else self.name, **known)
+
     def soft_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return what the student is given of the teacher.
 
@@ -253,26 +261,12 @@ class Method:
         """
         import torch
 
-        if self.spec.kind != "soft labels":
-            return logits.float()
-        probs = self._probabilities(logits, labels)
-        return torch.stack([probs.float(), logits.float()], 1) if "rank_weight" in self.options else probs
-
-    def _probabilities(self, logits: Tensor, labels: Tensor) -> Tensor:
         from capmismatch import temperature
 
-        if self.name == "KD":
-            return temperature.soften(logits, labels, self.tau or 4.0)
-        if self.name == "ATS":
-            return temperature.ats(logits, labels, self.tau or 4.0, self.tau_other or 3.0, center=self.center or "mean")
-        return temperature.isats(
-            logits,
-            labels,
-            self.tau or 4.0,
-            constraint=self.constraint or "order",
-            center=self.center or "mean",
-            margin=self.margin,
-        ).probs
+        if self.spec.kind != "soft labels":
+            return logits.float()
+        probs = temperature.soft_labels(self.soft_label_spec, logits, labels)
+        return torch.stack([probs.float(), logits.float()], 1) if "rank_weight" in self.options else probs
 
     def criterion(
         self, network: nn.Module | None = None, epochs: int | None = None

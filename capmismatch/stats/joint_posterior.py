@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -316,12 +316,12 @@ class _Measured:
         levels = self.levels[self.seen]
         return levels[:, levels.any(axis=0)]
 
-    def _whitened(self, prior: _Prior, ratio: float) -> tuple[Floats, Floats, Floats]:
+    def _whitened(self, prior: _Prior, ratio: float) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Root of the measured means' covariance over lambda; levels and (means, prior means) divided by it."""
         seen = self.seen
-        root: Floats = np.linalg.cholesky(ratio * prior.cov[np.ix_(seen, seen)] + np.diag(self.v))
+        root: NDArray[Any] = np.linalg.cholesky(ratio * prior.cov[np.ix_(seen, seen)] + np.diag(self.v))
         levels, pair = self._seen_levels, np.c_[self.y, np.sqrt(ratio) * prior.mean[seen]]
-        solved: Floats = np.linalg.solve(root, np.c_[levels, pair])
+        solved: NDArray[Any] = np.linalg.solve(root, np.c_[levels, pair])
         return root, solved[:, : levels.shape[1]], solved[:, levels.shape[1] :]
 
     def draw(self, prior: _Prior, counts: Ints, rng: np.random.Generator) -> Floats:

@@ -25,7 +25,7 @@ from capmismatch.stats.posterior import Group, posterior_draws
 from capmismatch.study.halving import HOPELESS, SURE, Rung, halve
 from capmismatch.study.pilot_plan import FINALISTS, PilotPlan, make_plan, settings_of
 from capmismatch.study.pilot_runs import PLAIN, Found, find
-from capmismatch.study.short_study import ShortStudy
+from capmismatch.study.short_study import short_study
 
 if TYPE_CHECKING:
     from capmismatch.study.study import Study
@@ -254,7 +254,7 @@ class _Rungs:
         found: bool = False,
     ) -> None:
         """Train students, or read those that are there."""
-        short = ShortStudy(self.study, teachers, method, seeds=rung.seeds, epochs=rung.epochs, students=students)
+        short = short_study(self.study, teachers, method, seeds=rung.seeds, epochs=rung.epochs, students=students)
         done = distill(short).assign(epochs=rung.epochs, found=found)
         both = pd.concat([self.runs, done]) if len(self.runs) else done
         self.runs = both.drop_duplicates(_RUN, ignore_index=True)

@@ -14,7 +14,7 @@ from capmismatch._utils.files import hash_of, write_json
 from capmismatch._utils.torchrun import process_group
 from capmismatch.distillation.methods import Method
 from capmismatch.distillation.runs import plan, run_folder
-from capmismatch.study.short_study import ShortStudy
+from capmismatch.study.short_study import short_study
 from capmismatch.study.study import Study
 from capmismatch.study.tables import table_file
 
@@ -54,7 +54,7 @@ def find(
     """
     seen: dict[tuple[tuple[str, str], str, str], dict[int, Path]] = defaultdict(dict)
     for method in methods:
-        whole = ShortStudy(
+        whole = short_study(
             study, teachers, method, seeds=study.distillation.seeds, epochs=study.recipe.epochs, students=students
         )
         for run in plan(whole, whole.bank):

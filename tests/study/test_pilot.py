@@ -31,7 +31,7 @@ from capmismatch.study.halving import Rung, cost, halve, ladder, least_budget, n
 from capmismatch.study.pilot import RUNG_COLUMNS, _sure, pilot
 from capmismatch.study.pilot_plan import PilotPlan, make_plan, settings_of
 from capmismatch.study.pilot_runs import Found
-from capmismatch.study.short_study import ShortStudy, shortened
+from capmismatch.study.short_study import short_study, shortened
 from capmismatch.study.study import Study
 from capmismatch.training.recipes import Recipe
 
@@ -335,7 +335,7 @@ def test_whole_length_runs_are_those_of_the_grid(whole: tuple[Path, Any, list[st
     folder, choice, _ = whole
     study = study_in(folder, taught)
     record = study.bank.teachers[0]
-    short = ShortStudy(study, [(record.family, record.teacher)], Method("KD"), seeds=1, epochs=4, students=("mlp5",))
+    short = short_study(study, [(record.family, record.teacher)], Method("KD"), seeds=1, epochs=4, students=("mlp5",))
     run = grid_runs.plan(short, short.bank)[0]
     assert len(grid_runs.plan(short, short.bank)) == 1
     assert grid_runs.config_of(short, run) == grid_runs.config_of(study, run)
@@ -346,11 +346,21 @@ def test_whole_length_runs_are_those_of_the_grid(whole: tuple[Path, Any, list[st
 def test_other_processes_train_by_the_recipe_of_the_rung(tmp_path: Path, taught: Path) -> None:
     study = study_in(tmp_path, taught)
     record = study.bank.teachers[0]
-    short = ShortStudy(study, [(record.family, record.teacher)], Method("KD"), seeds=1, epochs=2, students=("mlp5",))
+    short = short_study(study, [(record.family, record.teacher)], Method("KD"), seeds=1, epochs=2, students=("mlp5",))
     there = pickle.loads(pickle.dumps(student_trainer.Trainer(short))).study
     run = grid_runs.plan(short, short.bank)[0]
     assert there.recipe == short.recipe != study.recipe
+    assert there.bank.keys == short.bank.keys == [record.key] and len(there.family) == len(short.family) == 1
     assert grid_runs.run_folder(there, run) == grid_runs.run_folder(short, run)
+
+
+def test_a_short_study_is_a_copy_that_shares_what_is_loaded(tmp_path: Path, taught: Path) -> None:
+    study = study_in(tmp_path, taught)
+    short = short_study(study, TEACHERS[:2], Method("KD"), seeds=1, epochs=2, students=("mlp5",))
+    assert short.train_data is study.train_data and short.eval_data is study.eval_data
+    assert [teacher.name for teacher in short.family] == ["mlp4", "mlp8"] and len(study.family) == 4
+    assert (short.recipe.epochs, study.recipe.epochs) == (2, 4)
+    assert (short.file, short.folder, short.workers) == (study.file, study.folder, study.workers)
 
 
 def test_only_validation_rows_choose(whole: tuple[Path, Any, list[str]], taught: Path, tmp_path: Path) -> None:
@@ -419,7 +429,7 @@ def test_a_fifth_of_a_small_study_is_enough(tmp_path: Path, taught: Path) -> Non
 def test_finished_students_are_used_and_not_trained_shorter(tmp_path: Path, taught: Path) -> None:
     study = study_in(tmp_path, taught)
     half = [("mlp", "mlp12"), ("mlp", "mlp16")]
-    grid.distill(ShortStudy(study, half, Method("KD"), seeds=2, epochs=4, students=("mlp5", "mlp6")))
+    grid.distill(short_study(study, half, Method("KD"), seeds=2, epochs=4, students=("mlp5", "mlp6")))
     before, told = {*finished(tmp_path)}, list[str]()
     choice = pilot(study, "30%", taus=(2, 8), n_boot=200, tell=told.append)
     new = {*finished(tmp_path)} - before

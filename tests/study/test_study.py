@@ -224,7 +224,7 @@ def test_a_kill_between_table_and_stamp_is_no_lie(tmp_path: Path, monkeypatch: p
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("capmismatch.study.study.write_json", die)
+        patch.setattr("capmismatch.study.tables.write_json", die)
         Study(saved_study(tmp_path, "[probe]\ntaus = [3]"), progress=False).probe()
     back = Study(saved_study(tmp_path), progress=False).probe()
     assert set(back["tau"].dropna()) == {1.0, 2.0, 4.0, 8.0}

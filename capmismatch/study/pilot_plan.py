@@ -189,8 +189,10 @@ class _StagePrice:
         """Rungs for a budget in epochs of training."""
         if not self.arms:
             return ()
-        options = {"finalists": FINALISTS, "finished": self.finished, "full_length": full_length}
-        return tuple(ladder(self.arms, epochs, budget / self.networks, **options))
+        budget /= self.networks
+        return tuple(
+            ladder(self.arms, epochs, budget, finalists=FINALISTS, finished=self.finished, full_length=full_length)
+        )
 
     def of(self, rungs: Sequence[Rung]) -> int:
         """Epochs of training of rungs at most."""

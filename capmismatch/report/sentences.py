@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import singledispatch
 
 import numpy as np
@@ -32,16 +32,17 @@ from capmismatch.selection.rules import NAMES
 __all__ = ["UNKNOWN", "sentence"]
 
 UNKNOWN = {
-    "probes": "the probes lack {lacking}, and these are only told together",
+    "probes": "the probes lack {lacking}, and these are only reported together",
     "pairs": "the table has no wrong_tau_b between two teachers of one family",
     "restored": "the table lacks sizes of teachers, or {lacking} under TS",
-    "links": "the links table has no Spearman correlation that may be told",
+    "links": "the links table has no Spearman correlation that can be reported",
     "plain": "the results have no student taught by plain cross-entropy (method CE)",
     "isats": "no student was taught both by KD and by ISATS at the same temperatures",
 }
 """Reason that a question has no answer -> what is missing."""
 
 NO_DIFFERENCE = "no difference is shown"
+NO_SHAPE = "whether there is a rise and fall is not known"
 PAIRS = {"neighbours": "neighbours in size", "any": "any two different teachers"}
 HELD_FIXED = {"target_prob": "p_y", "accuracy": "the teacher's accuracy"}
 
@@ -65,7 +66,7 @@ def sentence(facts: object) -> str:
 
 @sentence.register
 def _(facts: Unknown) -> str:
-    return f"Not told: {UNKNOWN[facts.reason].format(lacking=join(list(facts.lacking)))}."
+    return f"Not known: {UNKNOWN[facts.reason].format(lacking=join(list(facts.lacking)))}."
 
 
 @sentence.register
@@ -86,7 +87,7 @@ def _(facts: StudentCourses) -> str:
 def _(facts: StudentCourse) -> str:
     name = _name(facts.subject)
     if facts.shape is None:
-        return f"{name}: a rise and fall cannot be told, {facts.why_unknown}."
+        return f"{name}: {NO_SHAPE}: {facts.why_unknown}."
     heights = join([f"{mean.percent()} with {teacher}" for teacher, mean in (facts.accuracy or {}).items()])
     text = f"{name}: accuracy {_shape(facts.shape)}. It is {heights}."
     if facts.gaps is not None:
@@ -101,7 +102,7 @@ def _(facts: StudentCourse) -> str:
 @sentence.register
 def _(facts: ProbeCourse) -> str:
     title = start(f"{_family(facts.family)}{NAMES[facts.probe]} at tau={facts.tau:g}")
-    shape = f" {_shape(facts.shape)}." if facts.shape else f": a rise and fall cannot be told, {facts.why_unknown}."
+    shape = f" {_shape(facts.shape)}." if facts.shape else f": {NO_SHAPE}: {facts.why_unknown}."
     values = [
         f"{NAMES[probe]} is {join([f'{mean.text()} for {teacher}' for teacher, mean in means.items()])}"
         for probe, means in facts.means.items()
@@ -237,5 +238,4 @@ def _correlation(link: Link) -> str:
 
 
 def _companions(links: Sequence[Link]) -> str:
-    names: Mapping[str, str] = NAMES
-    return join([f"{names[link.probe]} {_correlation(link)}" for link in links])
+    return join([f"{NAMES[link.probe]} {_correlation(link)}" for link in links])

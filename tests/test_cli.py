@@ -137,6 +137,14 @@ def test_version() -> None:
     assert command("--version").out.strip() == __version__
 
 
+def test_the_package_runs_as_a_module() -> None:
+    line = [sys.executable, "-m", "capmismatch"]
+    shown = subprocess.run([*line, "--version"], capture_output=True, text=True)
+    assert (shown.returncode, shown.stdout.strip(), shown.stderr) == (0, __version__, "")
+    failed = subprocess.run([*line, "probe", "no/such/study.toml"], capture_output=True, text=True)
+    assert failed.returncode == 2 and failed.stderr.startswith("error: there is no study file")
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 

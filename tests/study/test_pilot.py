@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
+from studies import letters_study
 
 from capmismatch.cli import app
 from capmismatch.distillation import grid, student_trainer
@@ -35,30 +36,16 @@ from capmismatch.study.short_study import short_study, shortened
 from capmismatch.study.study import Study
 from capmismatch.training.recipes import Recipe
 
-STUDY = """
-name = "tiny"
-[data]
-source = "letters"
-split = { train = 260, val = 400, test = 200 }
-[[family]]
-source = "letters:mlp"
-widths = [4, 8, 12, 16]
-seeds = 1
-[probe]
-taus = [4]
-[distill]
-students = ["mlp5", "mlp6"]
-seeds = 4
-center = [7]
-scale = [3]
-recipe = { epochs = 4, batch_size = 50 }
-[[distill.methods]]
-name = "CE"
-[[distill.methods]]
-name = "KD"
-[[distill.methods]]
-name = "ATS"
-"""
+STUDY = letters_study(
+    rows=(260, 400, 200),
+    widths=(4, 8, 12, 16),
+    teacher_seeds=1,
+    taus=(4,),
+    students=("mlp5", "mlp6"),
+    seeds=4,
+    recipe="epochs = 4, batch_size = 50",
+    methods=("CE", "KD", "ATS"),
+)
 
 
 @pytest.fixture(autouse=True)

@@ -152,7 +152,19 @@ def _rungs(arms: int, epochs: int, finalists: int, thinning: int, start: int) ->
 
 
 def new_runs(rungs: Sequence[Rung], finished: Sequence[int] = ()) -> list[int]:
-    """Runs that each rung adds at most, where arms have so many seeds of full length already.
+    """Runs that each rung adds at most.
+
+    Parameters
+    ----------
+    rungs : sequence of Rung
+        As `ladder` makes them.
+    finished : sequence of int
+        Seeds of full length that arms have already.
+
+    Returns
+    -------
+    list of int
+        One number per rung.
 
     Examples
     --------

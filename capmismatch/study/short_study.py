@@ -50,6 +50,18 @@ def short_study(
 def shortened(recipe: Recipe, epochs: int) -> Recipe:
     """A recipe with fewer epochs; its milestones and warm-up keep their share of them.
 
+    Parameters
+    ----------
+    recipe : Recipe
+        The whole one.
+    epochs : int
+        Of the shorter one.
+
+    Returns
+    -------
+    Recipe
+        The shorter one.
+
     Examples
     --------
     >>> shortened(Recipe(epochs=240, schedule="step", milestones=(150, 180, 210), warmup_epochs=5), 48)

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -38,7 +38,7 @@ Folder = Annotated[Path | None, Parameter(help="Where results go; by default the
 Workers = Annotated[
     int,
     Parameter(
-        help="Processes that train students side by side; by default one a core.",
+        help="Processes that train students side by side; default: one per CPU core.",
         env_var="CAPMISMATCH_WORKERS",
         validator=validators.Number(gte=1),
         show_default=False,
@@ -66,6 +66,11 @@ def _open(study: Path, folder: Path | None, quiet: bool, workers: int = 1, **eng
 
     file = study / "study.toml" if study.is_dir() else study
     return Study(file, folder, workers=workers, progress=not quiet, **engine)
+
+
+def _set(**options: Any) -> dict[str, Any]:
+    """The options that were set on the command line."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _show(frame: Any, rows: int = 24) -> None:
@@ -198,28 +203,32 @@ def pick(
     from capmismatch.selection.choice import check_page, write_page
     from capmismatch.study.tables import load_table
 
+    options = _set(family=family, student=student, label=label, rule=rule)
+    _check_pilot_options(pilot, tau, options)
     if out is not None:
         check_page(out)  # before a pilot takes its hours
     opened = _open(study, folder, quiet, workers)
-    given = {"family": family, "student": student, "label": label, "rule": rule}
-    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if evidence:
         options["evidence"] = [(load_table(at, "probes"), load_table(at, "results")) for at in evidence]
     if pilot is None:
-        if tau:
-            raise InputError("--tau belongs to --pilot")
         choice = opened.pick(**options)
         print(choice)
     else:
-        alone = sorted({"label", "rule"} & options.keys())
-        if alone:
-            raise InputError(f"--{alone[0]} does not go with --pilot, which compares the settings of the study")
         from capmismatch.study.pilot import pilot as run_pilot
 
         choice = run_pilot(opened, pilot, taus=tau, **options)
         print(f"\n{choice}")
     if out is not None:
         print(f"\n{write_page(choice, out)}")
+
+
+def _check_pilot_options(pilot: str | None, taus: tuple[float, ...], options: Mapping[str, Any]) -> None:
+    """Refuse options of ``pick`` that need a pilot, or do not go with one."""
+    if pilot is None and taus:
+        raise InputError("--tau belongs to --pilot")
+    fixed = sorted({"label", "rule"} & options.keys())
+    if pilot is not None and fixed:
+        raise InputError(f"--{fixed[0]} does not go with --pilot, which compares the settings of the study")
 
 
 @_command
@@ -248,8 +257,8 @@ def status(
     # A sum with a part that is not known is not known.
     counts = table.groupby(keys, sort=False)[numbers].apply(lambda rows: rows.sum(skipna=False))
     counts[numbers[:-1]] = counts[numbers[:-1]].astype(int)
-    left = [_duration(seconds) for seconds in counts.pop("seconds_left")]
-    _show(counts.assign(left=left).reset_index(), len(counts))
+    durations = [_duration(seconds) for seconds in counts.pop("seconds_left")]
+    _show(counts.assign(left=durations).reset_index(), len(counts))
     done, runs, running, seconds = (table[n].sum(skipna=False) for n in ("done", "runs", "running", "seconds_left"))
     at_once = max(1, int(running))
     print(f"\n{done} of {runs} done; time left, {at_once} at a time: {_duration(seconds / at_once)}")
@@ -268,7 +277,7 @@ def _duration(seconds: float) -> str:
 def soften(
     source: Annotated[Path, Parameter(help="A study.toml, its folder, or the folder of a bank.")],
     *,
-    out: Annotated[Path, Parameter(help="A .safetensors or .npz file; {teacher} in its name writes one a teacher.")],
+    out: Annotated[Path, Parameter(help="A .safetensors or .npz file; {teacher} in its name writes one per teacher.")],
     method: Annotated[
         Literal["kd", "ats", "isats", "logits"], Parameter(help="Whose soft labels; or the logits as they are.")
     ] = "kd",
@@ -293,14 +302,13 @@ def soften(
     from capmismatch.distillation.methods import Method
     from capmismatch.distillation.soft_label_files import soft_labels
 
-    settings = {"tau": tau, "tau_other": tau_other, "constraint": constraint, "margin": margin, "center": center}
-    given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
-    if method == "logits" and given:
-        raise InputError(f"--method logits takes no {next(iter(given))}: it writes the logits as they are")
-    made = None if method == "logits" else Method(method.upper(), **given)
-    banks, part = _banks(source, folder, split)
+    options = _set(tau=tau, tau_other=tau_other, constraint=constraint, margin=margin, center=center)
+    if method == "logits" and options:
+        raise InputError(f"--method logits takes no {next(iter(options))}: it writes the logits as they are")
+    setting = None if method == "logits" else Method(method.upper(), **options)
+    banks, bank_split = _banks(source, folder, split)
     for key in banks[0].keys if teacher is None and "{teacher}" in str(out) else [teacher]:
-        soft = soft_labels(banks, key, made, split=part)
+        soft = soft_labels(banks, key, setting, split=bank_split)
         print(soft)
         print(soft.write(str(out).replace("{teacher}", soft.teacher), dtype))
 
@@ -327,7 +335,7 @@ def track(
 
 
 def _banks(source: Path, folder: Path | None, split: str | None) -> tuple[list[LogitBank], str | None]:
-    """A bank, or a bank a view of a study's training rows; and the split to take of them."""
+    """A bank, or one bank per view of a study's training rows; and the split to take of them."""
     from capmismatch.data.bank import LogitBank
 
     if (source / "bank.json").exists():
@@ -345,10 +353,10 @@ def teachers(
     """List what a source has under some names: parameters, MACs, input size, classes; nothing is downloaded."""
     from capmismatch.sources.families import list_teachers
 
-    found = list_teachers(source)
+    table = list_teachers(source)
     for column in ("params", "macs", "classes"):
-        found[column] = [f"{value:,.0f}" if value == value and value is not None else "" for value in found[column]]
-    print(found.fillna("").to_string(index=False))
+        table[column] = [f"{value:,.0f}" if value == value and value is not None else "" for value in table[column]]
+    print(table.fillna("").to_string(index=False))
 
 
 def main() -> None:
@@ -359,11 +367,11 @@ def main() -> None:
         try:
             app()
         finally:
-            sys.stdout.flush()  # what is left for the end of the process could only fail with a traceback
+            sys.stdout.flush()  # a failure at the end of the process would show a traceback
     except BrokenPipeError:
         if not _reader_has_left():
             raise
-        sys.exit(141)  # as a shell tells it of other tools
+        sys.exit(141)  # as a shell reports it of other tools
     except CapmismatchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

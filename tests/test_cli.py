@@ -1,4 +1,4 @@
-"""The command line, on a study small enough to run all its stages: five saved teachers and students' results as CSV."""
+"""The command line, on a study small enough to run all its stages: four saved teachers and students' results as CSV."""
 
 from __future__ import annotations
 
@@ -13,56 +13,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
+from studies import TEACHERS, saved_study
 
 from capmismatch import __version__, cli
 from capmismatch.errors import InputError
 from capmismatch.report import gallery
 from capmismatch.study.study import STAGES, Study
-
-TEACHERS = ("r8", "r14", "r20", "r32", "r56")
-STUDY = """\
-name = "tiny"
-question = "Which of five saved teachers?"
-results = "results.csv"
-
-[data]
-source = "npz:family.npz"
-
-[[family]]
-source = "logits:family.npz"
-
-[probe]
-taus = [1, 4]
-
-[correlate]
-n_boot = 100
-"""
-
-
-def write_study(folder: Path) -> Path:
-    generator = np.random.default_rng(0)
-    labels = np.arange(120) % 6
-    shared = generator.normal(size=(120, 6)) + 3 * np.eye(6)[labels]
-    arrays = {"labels": labels, "X": np.zeros((120, 1)), "classes": np.array(list("abcdef"))}
-    rows = []
-    for size, name in enumerate(TEACHERS, start=1):
-        own = generator.normal(size=shared.shape) / size
-        arrays[f"logits_{name}"] = (size * (shared + own)).astype(np.float32)
-        arrays[f"params_{name}"] = np.array(1000 * 2**size)
-    for split in ("val", "test"):
-        for seed in range(2):
-            rows.append(("", "", "cnn", "CE", np.nan, seed, split, 0.60 + 0.01 * seed, 60))
-            for size, name in enumerate(TEACHERS, start=1):
-                accuracy = 0.70 - 0.02 * abs(size - 3) + 0.002 * seed
-                rows.append(("family", name, "cnn", "KD", 4, seed, split, accuracy, 60))
-    np.savez(folder / "family.npz", **arrays)
-    columns = ["family", "teacher", "student", "method", "tau", "seed", "split", "accuracy", "n"]
-    pd.DataFrame(rows, columns=columns).to_csv(folder / "results.csv", index=False)
-    (folder / "study.toml").write_text(STUDY)
-    return folder / "study.toml"
 
 
 class Outcome:
@@ -97,14 +55,14 @@ def few_figures() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study file that no test runs or changes."""
-    return write_study(tmp_path_factory.mktemp("study"))
+    return saved_study(tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     """The folder of a study that `capmismatch run` has run, and what it printed."""
     folder = tmp_path_factory.mktemp("run")
-    write_study(folder)
+    saved_study(folder)
     return folder, command("run", folder / "study.toml", "--quiet")
 
 
@@ -137,6 +95,14 @@ def test_version() -> None:
     assert command("--version").out.strip() == __version__
 
 
+def test_the_package_runs_as_a_module() -> None:
+    line = [sys.executable, "-m", "capmismatch"]
+    shown = subprocess.run([*line, "--version"], capture_output=True, text=True)
+    assert (shown.returncode, shown.stdout.strip(), shown.stderr) == (0, __version__, "")
+    failed = subprocess.run([*line, "probe", "no/such/study.toml"], capture_output=True, text=True)
+    assert failed.returncode == 2 and failed.stderr.startswith("error: there is no study file")
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
@@ -153,8 +119,8 @@ def test_missing_study_file(tmp_path: Path) -> None:
 
 
 def test_unknown_key_is_told_with_the_nearest(tmp_path: Path) -> None:
-    study = write_study(tmp_path)
-    study.write_text(STUDY.replace("taus =", "tau ="))
+    study = saved_study(tmp_path)
+    study.write_text(f"{study.read_text()}[probe]\ntau = [4]\n")
     assert_one_line(command("probe", study), "'tau'", "did you mean 'taus'?")
 
 
@@ -181,7 +147,7 @@ def test_stage_before_its_input_names_the_stage_to_run(
 
 def test_commands_that_errors_name_work_as_they_stand(tmp_path: Path) -> None:
     """One after the other they lead to a pick."""
-    words, stages = ["pick", str(write_study(tmp_path)), "--folder", str(tmp_path / "else where")], []
+    words, stages = ["pick", str(saved_study(tmp_path)), "--folder", str(tmp_path / "else where")], []
     while (outcome := command(*words)).code:
         hint = re.search("run `capmismatch (.*)` first", outcome.err)
         assert hint, outcome.err
@@ -210,7 +176,7 @@ def test_wrong_option_is_named(study: Path, words: list[str]) -> None:
     assert outcome.code != 0
     assert words[0].replace("fodler", "folder") in outcome.err
     assert "Traceback" not in outcome.err
-    assert made(study.parent) == {"study.toml", "family.npz", "results.csv"}
+    assert made(study.parent) == {"study.toml", "teachers.npz", "data.npz", "results.csv"}
 
 
 def test_interrupt_says_how_to_go_on(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,11 +224,11 @@ def test_unforeseen_errors_keep_their_traceback(study: Path, monkeypatch: pytest
 def test_run_prints_teachers_choice_and_where_things_are(first: tuple[Path, Outcome]) -> None:
     folder, outcome = first
     assert (outcome.code, outcome.err) == (0, "")
-    assert "tiny: Which of five saved teachers?" in outcome.out
+    assert "saved: Which of four saved teachers?" in outcome.out
     table = outcome.out.split("Teachers\n")[1].splitlines()
     assert table[0].split()[:2] == ["family", "teacher"]
-    assert [line.split()[1] for line in table[1:6]] == list(TEACHERS)
-    assert "Take teacher family/r20 by its students' results (student cnn, KD tau=4)" in outcome.out
+    assert [line.split()[1] for line in table[1:5]] == list(TEACHERS)
+    assert "Take teacher teachers/l by its students' results (student tiny, KD tau=4)" in outcome.out
     for name in ("report.html", "figures", "tables"):
         assert str(folder / name) in outcome.out
         assert (folder / name).exists()
@@ -270,7 +236,7 @@ def test_run_prints_teachers_choice_and_where_things_are(first: tuple[Path, Outc
 
 def test_second_run_keeps_what_is_done(first: tuple[Path, Outcome]) -> None:
     folder, outcome = first
-    names = ("bank/family/r8/logits.safetensors", *(f"tables/{t}.parquet" for t in ("probes", "ranks", "restored")))
+    names = ("bank/teachers/xs/logits.safetensors", *(f"tables/{t}.parquet" for t in ("probes", "ranks", "restored")))
     before = [(folder / name).stat().st_mtime_ns for name in names]
     again = command("run", folder, "--quiet")
     assert (again.code, again.err) == (0, "")
@@ -279,18 +245,18 @@ def test_second_run_keeps_what_is_done(first: tuple[Path, Outcome]) -> None:
 
 
 def test_stages_one_by_one_leave_the_same_as_run(studied: Path, tmp_path: Path) -> None:
-    study = write_study(tmp_path)
+    study = saved_study(tmp_path)
     shown = {stage: command(stage, study, "--quiet") for stage in STAGES}
     codes = {stage: (outcome.code, outcome.err) for stage, outcome in shown.items()}
     assert codes == dict.fromkeys(STAGES, (0, ""))
     expected = {
-        "collect": "5 teachers",
+        "collect": "4 teachers",
         "probe": "accuracy",
         "ranks": "wrong_tau_b",
         "isats": "ISATS",
         "distill": "KD tau=4",
         "correlate": "spearman",
-        "pick": "Take teacher family/r20",
+        "pick": "Take teacher teachers/l",
         "plot": str(tmp_path / "figures" / "variance_vs_capacity.png"),
         "report": str(tmp_path / "report.html"),
     }
@@ -306,19 +272,19 @@ def made(folder: Path) -> set[str]:
 
 def test_a_pick_is_written_as_a_page(studied: Path, tmp_path: Path) -> None:
     plain = command("pick", studied)
-    for name, start in {"pick.html": "<!doctype html>", "pick.md": "## Take teacher family/r20"}.items():
+    for name, start in {"pick.html": "<!doctype html>", "pick.md": "## Take teacher teachers/l"}.items():
         outcome = command("pick", studied, "--out", tmp_path / "new" / name)
         assert outcome.out == f"{plain.out}\n{tmp_path / 'new' / name}\n"
         page = (tmp_path / "new" / name).read_text(encoding="utf-8")
-        assert page.startswith(start) and "Take teacher family/r20" in page and "p_best" in page
+        assert page.startswith(start) and "Take teacher teachers/l" in page and "p_best" in page
     assert_one_line(command("pick", studied, "--out", tmp_path / "pick.pdf"), "ends in .html or .md", "pick.pdf")
 
 
 def test_results_of_one_split_are_shown(tmp_path: Path) -> None:
-    study = write_study(tmp_path)
+    study = saved_study(tmp_path)
     pd.read_csv(tmp_path / "results.csv").query("split == 'val'").to_csv(tmp_path / "results.csv", index=False)
     outcome = command("distill", study, "--quiet")
-    assert outcome.code == 0 and "r56" in outcome.out
+    assert outcome.code == 0 and "xs" in outcome.out
 
 
 def test_long_tables_are_cut(studied: Path) -> None:
@@ -329,13 +295,13 @@ def test_long_tables_are_cut(studied: Path) -> None:
 
 
 def test_progress_is_shown_unless_quiet(tmp_path: Path) -> None:
-    write_study(tmp_path)
+    saved_study(tmp_path)
     assert "collect" in command("collect", tmp_path).err
     assert command("probe", tmp_path, "--quiet").err == ""
 
 
 def test_results_go_to_another_folder(tmp_path: Path) -> None:
-    write_study(tmp_path)
+    saved_study(tmp_path)
     before = made(tmp_path)
     outcome = command("collect", tmp_path, "--folder", tmp_path / "elsewhere", "--quiet")
     assert outcome.code == 0

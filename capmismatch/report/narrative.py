@@ -1,4 +1,7 @@
-"""What a study shows, in sentences computed from its tables; each number with its interval, null results included."""
+"""What a study shows, computed from its tables: facts with their intervals, null results included.
+
+`statements` gives numbers and codes (`capmismatch.report.facts`); `capmismatch.report.sentences` words them.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,30 @@ import numpy as np
 import pandas as pd
 
 from capmismatch._numerics.soft_label_spec import SOFT_METHODS
-from capmismatch._utils.text import count, join, start
 from capmismatch.data.bank_checks import tell_checks
 from capmismatch.errors import InputError, require_columns
-from capmismatch.selection.rules import COMPANIONS, DERIVED, NAMES
+from capmismatch.report.facts import (
+    ClosestLink,
+    Facts,
+    Gain,
+    IsatsGain,
+    Link,
+    LinkCounts,
+    LogitCheck,
+    Means,
+    ProbeCourse,
+    RankAgreement,
+    Restored,
+    RestoredRatios,
+    Shape,
+    StudentCourse,
+    StudentCourses,
+    Subject,
+    Unknown,
+    VarianceLink,
+)
+from capmismatch.report.sentences import sentence
+from capmismatch.selection.rules import COMPANIONS, DERIVED
 from capmismatch.stats.correlations import FEW_TEACHERS
 from capmismatch.stats.estimates import (
     Estimate,
@@ -40,10 +63,16 @@ TOPICS: dict[str, tuple[str, str]] = {
     "large": ("Do the largest teachers teach better with ISATS than with plain soft labels?", "results"),
     "logits": ("Are the teachers' logits fit to be measured?", "checks"),
 }
-"""Topic -> the question that its statements answer, and the table they are computed from; in the order of telling."""
+"""Topic -> the question that its statements answer, and the table they come from; in the report's order."""
 
 MANY_AT_BOUND = 0.25
 """From this share of examples on, a search for a temperature that ends on its bound carries finding CM008."""
+
+FEW = ("CM003",)
+"""The code of statements about too few teachers."""
+
+QUANTITIES = ("derived_variance", *COMPANIONS)
+"""What ATS and ISATS are judged by, always together."""
 
 
 @dataclass(frozen=True)
@@ -54,30 +83,37 @@ class Statement:
     ----------
     topic : str
         A key of `TOPICS`.
-    text : str
-        Sentences, with the numbers and their intervals.
+    facts : dataclass
+        One of those in `capmismatch.report.facts`: the numbers with their intervals, and whose they are.
     codes : tuple of str
         Findings that bear on it, see `capmismatch.findings.explain`.
     """
 
     topic: str
-    text: str
+    facts: Facts
     codes: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """Its sentences."""
+        return sentence(self.facts)
 
 
 def statements(
     tables: Mapping[str, pd.DataFrame], *, tau: float = 4.0, probe_split: str = "val", split: str = "test"
 ) -> list[Statement]:
-    """Tell what a study's tables show; topics whose table is absent are left out.
+    """Say what a study's tables show; topics whose table is absent are left out.
 
     Parameters
     ----------
     tables : mapping from name to DataFrame
         Any of ``probes, ranks, restored, results, links``, and ``checks`` of `capmismatch.data.bank_checks.check_bank`.
     tau : float
-        Temperature of interest; the nearest that there is is taken.
-    probe_split, split : str
-        Split of the probes, and of the students' accuracies.
+        Temperature of interest; the nearest one in the table is taken.
+    probe_split : str
+        Split of the probes.
+    split : str
+        Split of the students' accuracies.
 
     Returns
     -------
@@ -104,85 +140,136 @@ def statements(
     >>> rows = [("", "CE", 0, 0.60), ("", "CE", 1, 0.62), ("s", "KD", 0, 0.65), ("s", "KD", 1, 0.68)]
     >>> results = pd.DataFrame(rows, columns=["teacher", "method", "seed", "accuracy"]).assign(
     ...     family="f", label=lambda t: t["method"], student="cnn", params=1e5, tau=4.0, split="test", n=1000)
-    >>> [s.text for s in statements({"results": results}) if s.topic == "gain"]
-    ['Student cnn, KD: +5.50 points [-0.85, +11.85] over plain cross-entropy, mean over 1 teacher and 2 seeds: no
-    difference is shown, the interval covers zero.']
+    >>> (gain,) = [s for s in statements({"results": results}) if s.topic == "gain"]
+    >>> round(gain.facts.gain.value, 3), gain.facts.gain.n, gain.facts.teachers
+    (0.055, 2, 1)
+    >>> gain.text
+    'Student cnn, KD: +5.50 points [-0.85, +11.85] over plain cross-entropy, mean over 1 teacher and 2 seeds: no
+    difference is shown, the interval covers zero.'
     """
-    told: dict[str, Callable[[pd.DataFrame], Iterator[Statement]]] = {
-        "students": lambda results: _students(_taught(results, split)),
+    topics: dict[str, Callable[[pd.DataFrame], Iterator[Statement]]] = {
+        "students": lambda results: _students(_with_teacher(results, split)),
         "variance": lambda probes: _variance(probes, tau, probe_split),
         "ranks": _ranks,
         "restored": _restored,
         "links": lambda links: _links(links, tau),
         "gain": lambda results: _gain(results, split),
-        "large": lambda results: _large(_taught(results, split)),
+        "large": lambda results: _large(_with_teacher(results, split)),
         "logits": _logits,
     }
-    there = [(topic, table) for topic, (_, table) in TOPICS.items() if table in tables]
-    return [statement for topic, table in there for statement in told[topic](tables[table])]
+    return [
+        statement
+        for topic, (_, table) in TOPICS.items()
+        if table in tables
+        for statement in topics[topic](tables[table])
+    ]
 
 
-# One function a topic -------------------------------------------------------------------------------------------------
+# Students' accuracy ---------------------------------------------------------------------------------------------------
 
 
-def _students(taught: pd.DataFrame) -> Iterator[Statement]:
-    told, tested, paired = list[Statement](), 0, list[bool]()
-    for _, rows in taught.groupby(["family", "student", "label"], sort=False):
-        name, means, seeds = _setting(taught, rows), course(rows, "accuracy"), by_seed(rows)
-        try:
-            found = peak_of(rows, value="accuracy", paired=True)
-        except InputError as error:
-            told.append(Statement("students", f"{name}: a rise and fall cannot be told, {error}.", _few(means)))
-            continue
-        tested += found.p_value < 0.05
-        heights = join([f"{means[teacher].percent()} with {teacher}" for teacher in _ends(means, found)])
-        text = f"{name}: accuracy {_shape(found)}. It is {heights}."
-        if len(seeds) > 1 and {(small := next(iter(means))), (large := next(reversed(means)))} <= set(seeds):
-            apart, best = {end: against_best(seeds, end) for end in (small, large)}, seeds.mean().idxmax()
-            paired.append(all(gap.high < 0 for gap in apart.values()))
-            verdicts = [
-                f"{gap.points()} with {end} ({gap.verdict('better', 'worse', 'no difference is shown')})"
-                for end, gap in apart.items()
-                if end != best
-            ]
-            text += f" Paired by seed, against the teacher that is best on the other seeds: {join(verdicts)}."
-            text += f" {best} is itself the best on average." if best in apart else ""
-        told.append(Statement("students", text, _few(means)))
-    of = count(len(told), "combination")
-    summary = f"A rise followed by a fall is shown in {tested} of {of} of student and method (p < 0.05, uncorrected)."
-    if paired:
-        summary += (
-            " Compared seed by seed, both the smallest and the largest teacher are worse than the best in "
-            f"{sum(paired)} of {len(paired)}."
-        )
-    yield Statement("students", summary)
-    yield from told
+def _students(results: pd.DataFrame) -> Iterator[Statement]:
+    courses = [
+        (_student_course(_subject(results, rows), rows), rows["teacher"].nunique())
+        for _, rows in results.groupby(["family", "student", "label"], sort=False)
+    ]
+    paired = [facts.both_ends_worse for facts, _ in courses if facts.both_ends_worse is not None]
+    peaked = sum(facts.shape is not None and facts.shape.established for facts, _ in courses)
+    yield Statement("students", StudentCourses(len(courses), peaked, len(paired), sum(paired)))
+    for facts, teachers in courses:
+        yield Statement("students", facts, FEW if teachers < FEW_TEACHERS else ())
+
+
+def _student_course(subject: Subject, rows: pd.DataFrame) -> StudentCourse:
+    means, seeds = course(rows, "accuracy"), by_seed(rows)
+    try:
+        peak = peak_of(rows, value="accuracy", paired=True)
+    except InputError as error:
+        return StudentCourse(subject, None, str(error))
+    accuracy = {teacher: means[teacher] for teacher in _ends(means, peak)}
+    ends = [next(iter(means)), next(reversed(list(means)))]
+    if len(seeds) < 2 or not set(ends) <= set(seeds):
+        return StudentCourse(subject, _shape(peak), accuracy=accuracy)
+    best = str(seeds.mean().idxmax())
+    gaps = {end: against_best(seeds, end) for end in ends}
+    return StudentCourse(
+        subject,
+        _shape(peak),
+        accuracy=accuracy,
+        gaps={end: gap for end, gap in gaps.items() if end != best},
+        best_end=best if best in gaps else "",
+        both_ends_worse=all(gap.high < 0 for gap in gaps.values()),
+    )
+
+
+def _gain(results: pd.DataFrame, split: str) -> Iterator[Statement]:
+    with_teacher = _with_teacher(results, split)
+    plain = results[results["split"].eq(split) & results["method"].eq("CE")]
+    if plain.empty:
+        yield Statement("gain", Unknown("plain"))
+        return
+    for (_, student, _), rows in with_teacher.groupby(["family", "student", "label"], sort=False):
+        seeds = by_seed(rows)
+        baseline = plain[plain["student"].eq(str(student))].groupby("seed")["accuracy"].mean()
+        gain = difference(seeds.mean(axis=1), baseline)
+        yield Statement("gain", Gain(_subject(with_teacher, rows), gain, seeds.shape[1]))
+
+
+def _large(results: pd.DataFrame) -> Iterator[Statement]:
+    gains = [
+        gain for _, rows in results.groupby(["family", "student"], sort=False) for gain in _isats_gains(results, rows)
+    ]
+    if not gains:
+        yield Statement("large", Unknown("isats"))
+    for gain in gains:
+        yield Statement("large", gain)
+
+
+def _isats_gains(results: pd.DataFrame, rows: pd.DataFrame) -> Iterator[IsatsGain]:
+    """Each setting of ISATS against each with plain soft labels at its temperatures, for one family and student."""
+    sizes = rows.groupby("teacher")["params"].first().dropna().sort_values(kind="stable")
+    largest = [str(teacher) for teacher in sizes.index[len(sizes) - ceil(len(sizes) / 3) :]]
+    rows = rows[rows["teacher"].isin(largest)]
+    temperatures = [name for name in ("tau", "tau_student") if name in rows]
+    for _, isats in rows[rows["method"].eq("ISATS")].groupby("label", sort=False):
+        plain = rows[rows["method"].eq("KD")]
+        for temperature in temperatures:
+            plain = plain[plain[temperature].isin(isats[temperature])]
+        for plain_label, symmetric in plain.groupby("label", sort=False):
+            gain = difference(by_seed(isats).mean(axis=1), by_seed(symmetric).mean(axis=1))
+            yield IsatsGain(_subject(results, isats), str(plain_label), tuple(largest), gain)
+
+
+# Teachers' soft labels ------------------------------------------------------------------------------------------------
 
 
 def _variance(probes: pd.DataFrame, tau: float, split: str) -> Iterator[Statement]:
     require_columns(probes, ["family", "teacher", "params", "split", "tau", "probe", "value"], "the probes table")
     measured = rows_of_split(probes, split, "the probes table").dropna(subset="value")
     measured = measured[measured["probe"].isin([*DERIVED, *COMPANIONS])]
-    there = set(measured["probe"])
-    if not there.issuperset(COMPANIONS) or there.isdisjoint(DERIVED):
-        lacking = join([name for name in COMPANIONS if name not in there] or list(DERIVED))
-        yield Statement("variance", f"Not told: the probes lack {lacking}, and these are only told together.")
+    names = set(measured["probe"])
+    if not names.issuperset(COMPANIONS) or names.isdisjoint(DERIVED):
+        lacking = [name for name in COMPANIONS if name not in names] or DERIVED
+        yield Statement("variance", Unknown("probes", tuple(lacking)))
         return
     measured = measured[measured["tau"].eq(nearest_tau(measured["tau"], tau))]
-    for _, family in measured.groupby("family", sort=False):
-        means = {str(probe): course(rows, "value") for probe, rows in family.groupby("probe")}
-        for probe in [name for name in DERIVED if name in means and all(c in means for c in COMPANIONS)]:
-            title = start(f"{_prefix(measured, family)}{NAMES[probe]} at tau={family['tau'].iloc[0]:g}")
-            try:
-                found = peak_of(family[family["probe"].eq(probe)])
-                shape, ends = f" {_shape(found)}.", _ends(means[probe], found)
-            except InputError as error:
-                shape, ends = f": a rise and fall cannot be told, {error}.", _ends(means[probe])
-            values = [
-                f"{NAMES[name]} is {join([f'{means[name][end].text()} for {end}' for end in ends])}"
-                for name in (probe, *COMPANIONS)
-            ]
-            yield Statement("variance", f"{title}{shape} {start('; '.join(values))}.", _few(means[probe]))
+    for _, rows in measured.groupby("family", sort=False):
+        means = {str(probe): course(of_probe, "value") for probe, of_probe in rows.groupby("probe")}
+        for probe in [name for name in DERIVED if {name, *COMPANIONS} <= means.keys()]:
+            facts = _probe_course(probe, rows, means, _family(measured, rows))
+            yield Statement("variance", facts, FEW if len(means[probe]) < FEW_TEACHERS else ())
+
+
+def _probe_course(probe: str, rows: pd.DataFrame, means: Mapping[str, Means], family: str) -> ProbeCourse:
+    """How a derived probe changes with size, beside p_y and the inherent variance of the same teachers."""
+    peak, why_unknown = None, ""
+    try:
+        peak = peak_of(rows[rows["probe"].eq(probe)])
+    except InputError as error:
+        why_unknown = str(error)
+    ends = _ends(means[probe], peak)
+    of_ends = {name: {teacher: means[name][teacher] for teacher in ends} for name in (probe, *COMPANIONS)}
+    return ProbeCourse(probe, float(rows["tau"].iloc[0]), family, _shape(peak) if peak else None, why_unknown, of_ends)
 
 
 def _ranks(ranks: pd.DataFrame) -> Iterator[Statement]:
@@ -190,232 +277,166 @@ def _ranks(ranks: pd.DataFrame) -> Iterator[Statement]:
     rows = ranks[ranks["metric"].eq("wrong_tau_b") & ranks["family_a"].eq(ranks["family_b"])]
     rows = rows.rename(columns={"family_a": "family"})
     if rows["teacher_a"].eq(rows["teacher_b"]).all():
-        yield Statement("ranks", "Not told: the table has no wrong_tau_b between two teachers of one family.")
-    for _, family in rows.groupby("family", sort=False):
-        names = pd.unique(pd.concat([family["teacher_a"], family["teacher_b"]]))  # the table's rows go by size
-        if len(names) < 2:
-            continue
-        means = family.groupby(["teacher_a", "teacher_b"])["value"].mean().unstack()
-        square = means.reindex(index=names, columns=names).to_numpy(float)
-        alike = np.fmax(square, square.T)
-        pairs = {"neighbours in size": [1], "any two different teachers": list(range(1, len(names)))}
-        parts = [f"{pair_mean(alike, apart).text()} between {which}" for which, apart in pairs.items()]
-        parts.append(f"{float(alike[0, -1]):.3g} between the smallest and the largest ({names[0]} and {names[-1]})")
-        text = (
-            f"{start(_prefix(rows, family) + 'Kendall')}'s tau-b over the wrong classes of an example is on average "
-            f"{join(parts)}; 1 is the same order, 0 is chance."
-        )
-        codes = () if len(names) >= FEW_TEACHERS else ("CM003",)
-        floor = pair_mean(alike, [0])
-        if np.isnan(floor.value):
-            text += " No teacher has two runs: there is no noise floor to hold this against."
-            yield Statement("ranks", text, codes)
-            continue
-        text += f" Runs of one teacher that differ only in the seed, the noise floor, reach {floor.text()}."
-        for which, apart in pairs.items():
-            lost = pair_mean(alike, apart, below_floor=True)
-            verdict = lost.verdict(
-                "size changes the order more than a seed does",
-                "size changes the order less than a seed does",
-                "no more change is shown than a seed makes",
-            )
-            text += f" Between {which} it lies {lost.text()} below the floor of the same teachers: {verdict}."
-        yield Statement("ranks", text, codes)
+        yield Statement("ranks", Unknown("pairs"))
+    for _, of_family in rows.groupby("family", sort=False):
+        names = pd.unique(pd.concat([of_family["teacher_a"], of_family["teacher_b"]]))  # the table's rows go by size
+        if len(names) > 1:
+            facts = _rank_agreement(of_family, [str(name) for name in names], _family(rows, of_family))
+            yield Statement("ranks", facts, FEW if len(names) < FEW_TEACHERS else ())
+
+
+def _rank_agreement(rows: pd.DataFrame, names: list[str], family: str) -> RankAgreement:
+    means = rows.groupby(["teacher_a", "teacher_b"])["value"].mean().unstack()
+    square = means.reindex(index=names, columns=names).to_numpy(float)
+    agreement = np.fmax(square, square.T)
+    distances = {"neighbours": [1], "any": list(range(1, len(names)))}
+    floor = pair_mean(agreement, [0])
+    below_floor = {
+        pairs: pair_mean(agreement, apart, below_floor=True)
+        for pairs, apart in distances.items()
+        if not np.isnan(floor.value)
+    }
+    return RankAgreement(
+        family,
+        {pairs: pair_mean(agreement, apart) for pairs, apart in distances.items()},
+        names[0],
+        names[-1],
+        float(agreement[0, -1]),
+        floor,
+        below_floor,
+    )
 
 
 def _restored(restored: pd.DataFrame) -> Iterator[Statement]:
     require_columns(restored, ["family", "teacher", "params", "method", "quantity", "value"], "the restored table")
-    told = ("derived_variance", *COMPANIONS)
-    for _, family in restored.dropna(subset="value").groupby("family", sort=False):
+    for _, rows in restored.dropna(subset="value").groupby("family", sort=False):
         means = {
-            (str(quantity), str(method)): course(rows, "value")
-            for (quantity, method), rows in family.groupby(["quantity", "method"])
+            (str(quantity), str(method)): course(of_method, "value")
+            for (quantity, method), of_method in rows.groupby(["quantity", "method"])
         }
-        methods = [m for m in SOFT_METHODS if all((quantity, m) in means for quantity in told)]
-        if "TS" not in methods or family["params"].isna().any():  # without sizes there is no largest teacher
-            yield Statement("restored", f"Not told: the table lacks sizes of teachers, or {join([*told])} under TS.")
+        methods = [name for name in SOFT_METHODS if all((q, name) in means for q in QUANTITIES)]
+        if "TS" not in methods or rows["params"].isna().any():  # without sizes there is no largest teacher
+            yield Statement("restored", Unknown("restored", QUANTITIES))
             continue
-        plain = means["derived_variance", "TS"]
-        top, largest = max(plain, key=lambda teacher: plain[teacher].value), next(reversed(plain))
-        for size, teacher in {"largest": largest, "smallest": next(iter(plain))}.items():
-            parts = [
-                f"{NAMES[q]} is {join([f'{means[q, m][teacher].text()} under {m}' for m in methods])}" for q in told
-            ]
-            moved = [f"{means['flipped', m][teacher].percent()} under {m}" for m in methods if ("flipped", m) in means]
-            parts += [f"the arg max moves for {join(moved)}"] if moved else []
-            codes: tuple[str, ...] = ()
-            if ("at_bound", "ISATS") in means:
-                bound = means["at_bound", "ISATS"][teacher]
-                parts.append(f"the search of ISATS ends on its bound for {bound.percent()} of examples")
-                codes = ("CM008",) if bound.value >= MANY_AT_BOUND else ()
-            name = start(f"{_prefix(restored, family)}{size} teacher, {teacher}")
-            yield Statement("restored", f"{name}: {'; '.join(parts)}.", codes)
-        shares = []
-        for q in told:
-            ratios = {m: times(means[q, m][largest], means[q, "TS"][top]).text() for m in methods}
-            shares.append(f"{NAMES[q]} is {join([f'{ratio} times under {m}' for m, ratio in ratios.items()])}")
-        name = start(f"{_prefix(restored, family)}largest teacher, {largest}")
-        text = f"{name}, against the one with the highest derived variance under TS, {top}: {'; '.join(shares)}."
-        yield Statement("restored", text)
+        plain, family = means["derived_variance", "TS"], _family(restored, rows)
+        smallest, largest = next(iter(plain)), next(reversed(list(plain)))
+        for size, teacher in {"largest": largest, "smallest": smallest}.items():
+            facts = _restored_of(teacher, size, means, methods, family)
+            often = facts.at_bound is not None and facts.at_bound.value >= MANY_AT_BOUND
+            yield Statement("restored", facts, ("CM008",) if often else ())
+        highest = max(plain, key=lambda teacher: plain[teacher].value)
+        ratios = {
+            quantity: {
+                method: times(means[quantity, method][largest], means[quantity, "TS"][highest]) for method in methods
+            }
+            for quantity in QUANTITIES
+        }
+        yield Statement("restored", RestoredRatios(family, largest, highest, ratios))
 
 
-def _links(links: pd.DataFrame, tau: float) -> Iterator[Statement]:
-    wanted = ["probe", "tau", "student", "label", "metric", "value", "low", "high", "p_adjusted", "n", "findings"]
-    require_columns(links, [*wanted, "partial_target_prob", "partial_accuracy"], "the links table")
-    spearman = links[links["metric"].eq("spearman") & links["value"].notna()]
-    closest, derived, significant, lasting = [], [], 0, 0
-    for (student, label), rows in spearman.groupby(["student", "label"], sort=False):
-        # A derived probe whose companions were not measured is not told.
-        rows = rows[[row["probe"] not in DERIVED or bool(_beside(rows, row)) for _, row in rows.iterrows()]]
-        if rows.empty:
-            continue
-        best = rows.iloc[int(rows["value"].abs().argmax())]
-        clear = bool(best["p_adjusted"] < 0.05)
-        significant += clear
-        beside = f" Beside it: {_beside(rows, best)}." if best["probe"] in DERIVED else ""
-        name = f"Student {student}, {label}"
-        closest.append(
-            Statement(
-                "links",
-                f"{name}: of {count(len(rows), 'probe')} and temperatures {_named(best)} tracks accuracy most "
-                f"closely over {count(best['n'], 'teacher')}, Spearman {_correlation(best)}, {'' if clear else 'not '}"
-                f"significant when corrected for all of them (p = {best['p_adjusted']:.2g}).{beside}",
-                _codes(best),
-            )
-        )
-        variance = rows[rows["probe"].eq("derived_variance")]
-        if variance.empty:
-            continue
-        link = variance.iloc[int((variance["tau"] - tau).abs().argmin())]
-        held = {
-            given: held_fixed(link[f"partial_{column}"], link["n"])
-            for given, column in {"p_y": "target_prob", "the teacher's accuracy": "accuracy"}.items()
-        }
-        lost = [given for given, estimate in held.items() if not estimate.excludes_zero]
-        verdict = "it survives both" if not lost else f"it cannot be told apart from {join(lost)}"
-        if not (link["low"] > 0 or link["high"] < 0):
-            verdict = "its interval covers zero, so there is no established link that could survive"
-        else:
-            lasting += not lost
-        fixed = join([f"{estimate.text('.2f')} given {given}" for given, estimate in held.items()])
-        text = f"{name}: the link of {_named(link)} is {_correlation(link)}; {fixed}: {verdict}."
-        derived.append(Statement("links", f"{text} Beside it: {_beside(rows, link)}.", _codes(link)))
-    if not closest:
-        yield Statement("links", "Not told: the links table has no Spearman correlation that may be told.")
-        return
-    yield Statement(
-        "links",
-        f"In {significant} of {count(len(closest), 'combination')} of student and method some probe's link is "
-        f"significant (p < 0.05) when corrected for the number of probes; in {lasting} of {len(derived)} the derived "
-        f"variance near tau={tau:g} is linked to accuracy and stays so given p_y, and given the teacher's accuracy.",
+def _restored_of(
+    teacher: str, size: str, means: Mapping[tuple[str, str], Means], methods: list[str], family: str
+) -> Restored:
+    """One teacher's quantities by method, and their price."""
+    return Restored(
+        family,
+        size,
+        teacher,
+        {quantity: {method: means[quantity, method][teacher] for method in methods} for quantity in QUANTITIES},
+        {method: means["flipped", method][teacher] for method in methods if ("flipped", method) in means},
+        means["at_bound", "ISATS"][teacher] if ("at_bound", "ISATS") in means else None,
     )
-    yield from [*closest, *derived]
-
-
-def _gain(results: pd.DataFrame, split: str) -> Iterator[Statement]:
-    taught = _taught(results, split)
-    plain = results[results["split"].eq(split) & results["method"].eq("CE")]
-    if plain.empty:
-        yield Statement("gain", "Not told: the results have no student taught by plain cross-entropy (method CE).")
-        return
-    for (_, student, _), rows in taught.groupby(["family", "student", "label"], sort=False):
-        seeds = by_seed(rows)
-        alone = plain[plain["student"].eq(str(student))].groupby("seed")["accuracy"].mean()
-        gained = difference(seeds.mean(axis=1), alone)
-        verdict = gained.verdict("a gain", "a loss", "no difference is shown, the interval covers zero")
-        yield Statement(
-            "gain",
-            f"{_setting(taught, rows)}: {gained.points()} over plain cross-entropy, "
-            f"mean over {count(seeds.shape[1], 'teacher')} and {count(gained.n, 'seed')}: {verdict}.",
-        )
-
-
-def _large(taught: pd.DataFrame) -> Iterator[Statement]:
-    told = []
-    for (_, student), rows in taught.groupby(["family", "student"], sort=False):
-        sizes = rows.groupby("teacher")["params"].first().dropna().sort_values(kind="stable")
-        large = [str(teacher) for teacher in sizes.index[len(sizes) - ceil(len(sizes) / 3) :]]
-        rows = rows[rows["teacher"].isin(large)]
-        for label, asymmetric in rows[rows["method"].eq("ISATS")].groupby("label", sort=False):
-            plain = rows[rows["method"].eq("KD")]
-            for temperature in [name for name in ("tau", "tau_student") if name in rows]:
-                plain = plain[plain[temperature].isin(asymmetric[temperature])]
-            for plain_label, symmetric in plain.groupby("label", sort=False):
-                apart = difference(by_seed(asymmetric).mean(axis=1), by_seed(symmetric).mean(axis=1))
-                verdict = apart.verdict("ISATS is better", "plain soft labels are better", "no difference is shown")
-                told.append(
-                    Statement(
-                        "large",
-                        f"{start(_prefix(taught, rows) + 'student')} {student}, largest third of the teachers "
-                        f"({join(large)}): {label} less {plain_label} is {apart.points()}, mean over "
-                        f"{count(apart.n, 'seed')}: {verdict}.",
-                    )
-                )
-    nothing = Statement("large", "Not told: no student was taught both by KD and by ISATS at the same temperatures.")
-    yield from told or [nothing]
 
 
 def _logits(checks: pd.DataFrame) -> Iterator[Statement]:
     for text, *codes in tell_checks(checks):
-        yield Statement("logits", text, tuple(codes))
+        yield Statement("logits", LogitCheck(text), tuple(codes))
 
 
-# Rows and words -------------------------------------------------------------------------------------------------------
+# Links of probes and students -----------------------------------------------------------------------------------------
 
 
-def _taught(results: pd.DataFrame, split: str) -> pd.DataFrame:
+def _links(links: pd.DataFrame, tau: float) -> Iterator[Statement]:
+    columns = ["probe", "tau", "student", "label", "metric", "value", "low", "high", "p_adjusted", "n", "findings"]
+    require_columns(links, [*columns, "partial_target_prob", "partial_accuracy"], "the links table")
+    spearman = links[links["metric"].eq("spearman") & links["value"].notna()]
+    closest: list[tuple[ClosestLink, pd.Series]] = []
+    of_variance: list[tuple[VarianceLink, pd.Series]] = []
+    for (student, label), rows in spearman.groupby(["student", "label"], sort=False):
+        subject, rows = Subject(str(student), str(label)), _with_companions(rows)
+        if rows.empty:
+            continue
+        best = rows.iloc[int(rows["value"].abs().argmax())]
+        companions = _companions(rows, best) if best["probe"] in DERIVED else ()
+        closest.append((ClosestLink(subject, len(rows), _link(best), companions), best))
+        variance = rows[rows["probe"].eq("derived_variance")]
+        if len(variance):
+            nearest = variance.iloc[int((variance["tau"] - tau).abs().argmin())]
+            of_variance.append((_variance_link(subject, nearest, _companions(rows, nearest)), nearest))
+    if not closest:
+        yield Statement("links", Unknown("links"))
+        return
+    significant = sum(facts.link.significant for facts, _ in closest)
+    surviving = sum(facts.survives for facts, _ in of_variance)
+    yield Statement("links", LinkCounts(len(closest), significant, len(of_variance), surviving, tau))
+    with_rows: list[tuple[ClosestLink | VarianceLink, pd.Series]] = [*closest, *of_variance]
+    for facts, row in with_rows:
+        yield Statement("links", facts, tuple(code for code in str(row["findings"]).split(",") if code))
+
+
+def _variance_link(subject: Subject, row: pd.Series, companions: tuple[Link, ...]) -> VarianceLink:
+    partial = {name: held_fixed(row[f"partial_{name}"], row["n"]) for name in ("target_prob", "accuracy")}
+    return VarianceLink(subject, _link(row), partial, companions)
+
+
+def _with_companions(rows: pd.DataFrame) -> pd.DataFrame:
+    """The links of one setting, less those of derived probes whose companions were not measured."""
+    return rows[[row["probe"] not in DERIVED or bool(_companions(rows, row)) for _, row in rows.iterrows()]]
+
+
+def _companions(rows: pd.DataFrame, row: pd.Series) -> tuple[Link, ...]:
+    """The links of p_y and of the inherent variance at the temperature of a link; empty where one is missing."""
+    same_tau = rows[rows["tau"].eq(row["tau"])].set_index("probe", drop=False)
+    if not all(probe in same_tau.index for probe in COMPANIONS):
+        return ()
+    return tuple(_link(pd.Series(same_tau.loc[probe])) for probe in COMPANIONS)
+
+
+def _link(row: pd.Series) -> Link:
+    correlation = Estimate(float(row["value"]), float(row["low"]), float(row["high"]), int(row["n"]))
+    return Link(str(row["probe"]), float(row["tau"]), correlation, float(row["p_adjusted"]))
+
+
+# Rows and subjects ----------------------------------------------------------------------------------------------------
+
+
+def _with_teacher(results: pd.DataFrame, split: str) -> pd.DataFrame:
     """Rows of students that had a teacher, on one split."""
-    wanted = ["family", "teacher", "params", "student", "label", "method", "tau", "seed", "split", "accuracy"]
-    require_columns(results, wanted, "the results table")
+    columns = ["family", "teacher", "params", "student", "label", "method", "tau", "seed", "split", "accuracy"]
+    require_columns(results, columns, "the results table")
     rows = rows_of_split(results, split, "the results table")
     return rows[rows["method"].ne("CE") & rows["accuracy"].notna()]
 
 
-def _shape(found: Peak) -> str:
+def _shape(peak: Peak) -> Shape:
     """Whether there is a rise and a fall, and the teachers among which the peak lies with a chance of 95 %."""
-    shape = "rises, then falls," if found.p_value < 0.05 else "shows no established rise followed by a fall"
-    chance = pd.Series(found.probability).sort_values(ascending=False, kind="stable")
+    chance = pd.Series(peak.probability).sort_values(ascending=False, kind="stable")
     likely = set(chance.index[: int((chance.cumsum() < 0.95).sum()) + 1])
-    among = [teacher for teacher in found.probability if teacher in likely]
-    where = among[0] if len(among) == 1 else f"one of {join(among)}"
-    return f"{shape} as teachers grow (p = {found.p_value:.2g}); the peak is {where} (95 % interval)"
+    return Shape(peak.p_value, peak.teacher, tuple(teacher for teacher in peak.probability if teacher in likely))
 
 
-def _ends(means: Mapping[str, Estimate], found: Peak | None = None) -> list[str]:
+def _ends(means: Means, peak: Peak | None = None) -> list[str]:
     """The smallest, the highest and the largest teacher, each once."""
-    told = {next(iter(means)), next(reversed(list(means))), found.teacher if found else None}
-    return [teacher for teacher in means if teacher in told]
+    names = list(means)
+    chosen = {names[0], names[-1], peak.teacher if peak else None}
+    return [teacher for teacher in names if teacher in chosen]
 
 
-def _few(means: Mapping[str, Estimate]) -> tuple[str, ...]:
-    return ("CM003",) if len(means) < FEW_TEACHERS else ()
-
-
-def _beside(rows: pd.DataFrame, link: pd.Series) -> str:
-    """The links of p_y and of the inherent variance at the temperature of a link; empty where one is missing."""
-    at = rows[rows["tau"].eq(link["tau"])].set_index("probe")
-    if not all(probe in at.index for probe in COMPANIONS):
-        return ""
-    return join([f"{NAMES[probe]} {_correlation(pd.Series(at.loc[probe]))}" for probe in COMPANIONS])
-
-
-def _correlation(link: pd.Series) -> str:
-    return Estimate(link["value"], link["low"], link["high"]).text(".2f")
-
-
-def _named(link: pd.Series) -> str:
-    return NAMES.get(link["probe"], link["probe"]) + ("" if np.isnan(link["tau"]) else f" at tau={link['tau']:g}")
-
-
-def _codes(link: pd.Series) -> tuple[str, ...]:
-    return tuple(code for code in str(link["findings"]).split(",") if code)
-
-
-def _setting(frame: pd.DataFrame, rows: pd.DataFrame) -> str:
+def _subject(frame: pd.DataFrame, rows: pd.DataFrame) -> Subject:
     first = rows.iloc[0]
-    return start(f"{_prefix(frame, rows)}student {first['student']}, {first['label']}")
+    return Subject(str(first["student"]), str(first["label"]), _family(frame, rows))
 
 
-def _prefix(frame: pd.DataFrame, rows: pd.DataFrame) -> str:
-    """The family, where the frame has several."""
-    return f"family {rows['family'].iloc[0]}, " if frame["family"].nunique() > 1 else ""
+def _family(frame: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """The family of the rows where the frame has several; else nothing."""
+    return str(rows["family"].iloc[0]) if frame["family"].nunique() > 1 else ""

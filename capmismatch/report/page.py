@@ -57,12 +57,48 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture of the page: its title, caption, the file's stem, and the PNG in base64."""
+    """A picture of the page.
+
+    Attributes
+    ----------
+    title, caption : str
+        What stands beside it.
+    stem : str
+        Of the file's name.
+    png : str
+        The picture in base64.
+    """
 
     title: str
     caption: str
     stem: str
     png: str
+
+
+@dataclass(frozen=True)
+class MissingTable:
+    """A table that a page does without.
+
+    Attributes
+    ----------
+    table : str
+        Its name.
+    command : str
+        What to type to make it; empty where the study names no students.
+    questions : tuple of str
+        What it would have answered.
+    """
+
+    table: str
+    command: str
+    questions: tuple[str, ...]
+
+    def __str__(self) -> str:
+        why = "the study names neither students to teach nor a file of results"
+        if self.command:
+            why = f"run `{self.command}` to make it"
+        questions = ", ".join(f"“{question}”" for question in self.questions)
+        return f"The table of {self.table} is absent: {why}. Left out with it: {questions}."
 
 
 def write_report(study: StudyFolder) -> Path:
@@ -91,8 +127,8 @@ def write_report(study: StudyFolder) -> Path:
     tables = {name: study.load(name) for name in STAGES if study.has(name)}
     tau = nearest_tau(study.config.probe.taus, study.config.isats.tau_target)
     choice, no_choice = _choice(study)
-    told = _statements({**tables, **_checks(study)}, study.config.isats.tau_target)
-    codes = {code for statement in told for code in statement.codes} | set(choice.findings if choice else [])
+    narrative = _statements({**tables, **_checks(study)}, study.config.isats.tau_target)
+    codes = {code for statement in narrative for code in statement.codes} | set(choice.findings if choice else [])
     page = (
         _environment()
         .get_template("report.html")
@@ -103,7 +139,7 @@ def write_report(study: StudyFolder) -> Path:
             chosen=_chosen(choice, tables["probes"], tau) if choice else {},
             grounds=_grounds(choice) if choice else [],
             findings=[explain(code) for code in choice.findings] if choice else [],
-            topics=_by_topic(told),
+            topics=_by_topic(narrative),
             glossary=[explain(code) for code in sorted(codes)],
             missing=_missing(study, tables),
             tables=_tables(tables, choice, tau),
@@ -120,7 +156,7 @@ def write_report(study: StudyFolder) -> Path:
 
 
 def _environment() -> jinja2.Environment:
-    made = jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("capmismatch.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -128,10 +164,10 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters["quiet_intervals"] = _quiet_intervals
-    made.filters["with_lead"] = _with_lead
-    made.filters["breakable"] = _breakable
-    return made
+    environment.filters["quiet_intervals"] = _quiet_intervals
+    environment.filters["with_lead"] = _with_lead
+    environment.filters["breakable"] = _breakable
+    return environment
 
 
 def _quiet_intervals(text: str) -> Markup:
@@ -141,10 +177,10 @@ def _quiet_intervals(text: str) -> Markup:
 
 def _with_lead(text: str) -> Markup:
     """As `_quiet_intervals`, what a statement is about (up to a colon) marked, so that the eye finds it in a list."""
-    about, colon, rest = text.partition(": ")
+    about, colon, statement = text.partition(": ")
     if not colon or "[" in about or ". " in about:
         return _quiet_intervals(text)
-    return Markup("<strong>{}:</strong> {}").format(about, _quiet_intervals(rest))
+    return Markup("<strong>{}:</strong> {}").format(about, _quiet_intervals(statement))
 
 
 def _breakable(text: str) -> Markup:
@@ -158,7 +194,7 @@ def _choice(study: StudyFolder) -> tuple[Choice | None, str]:
         return None, "There is no pick: teachers have not been probed yet."
     try:
         return study.pick(), ""
-    except CapmismatchError as error:  # a page without a pick still tells what the tables show
+    except CapmismatchError as error:  # a page without a pick still shows the tables
         return None, f"There is no pick: {error}."
 
 
@@ -173,8 +209,8 @@ def _chosen(choice: Choice, probes: pd.DataFrame, tau: float) -> dict[str, str]:
     if pd.notna(row["p_best"]):
         facts["P(best)"] = format_chance(row["p_best"])
         facts["Expected regret"] = f"{row['regret']:.2f} accuracy points"
-    own = probes[probes["teacher"].eq(choice.teacher) & probes["family"].eq(choice.family)]
-    if (soft := shown.soft_labels(own, tau)) is not None:
+    of_teacher = probes[probes["teacher"].eq(choice.teacher) & probes["family"].eq(choice.family)]
+    if (soft := shown.soft_labels(of_teacher, tau)) is not None:
         values = [f"{NAMES[name]} {format_number(soft[name].iloc[0], padded=True)}" for name in (*COMPANIONS, *DERIVED)]
         facts[f"Soft labels at tau={tau:g}"] = ", ".join(values)
     return facts
@@ -187,7 +223,7 @@ def _grounds(choice: Choice) -> list[tuple[str, list[str]]]:
     longest_first = "|".join(re.escape(name) for name in sorted(labels, key=len, reverse=True))
     sections = {"Reasons": choice.reasons, "Risks": choice.risks}
     return [
-        (title, [re.sub(longest_first, lambda found: labels[found[0]], sentence) for sentence in sentences])
+        (title, [re.sub(longest_first, lambda match: labels[match[0]], sentence) for sentence in sentences])
         for title, sentences in sections.items()
         if sentences
     ]
@@ -197,7 +233,7 @@ def _checks(study: StudyFolder) -> dict[str, pd.DataFrame]:
     """What there is to say of the logits; nothing without a bank."""
     try:
         return {"checks": check_bank(study.bank)}
-    except CapmismatchError:  # the tables can be told without it
+    except CapmismatchError:  # the tables do not need it
         return {}
 
 
@@ -207,49 +243,47 @@ def _statements(tables: Mapping[str, pd.DataFrame], tau: float) -> list[Statemen
     return statements(tables, tau=tau, probe_split=probe_split, split=split)
 
 
-def _by_topic(told: Iterable[Statement]) -> list[tuple[str, str, list[tuple[str, list[Finding]]]]]:
+def _by_topic(facts: Iterable[Statement]) -> list[tuple[str, str, list[tuple[str, list[Finding]]]]]:
     """Topic, question and its statements, in the order of `TOPICS`; topics without statements are left out."""
     topics: dict[str, list[tuple[str, list[Finding]]]] = {}
-    for statement in told:
+    for statement in facts:
         topics.setdefault(statement.topic, []).append((statement.text, [explain(code) for code in statement.codes]))
     return [(topic, TOPICS[topic][0], topics[topic]) for topic in TOPICS if topic in topics]
 
 
-def _missing(study: StudyFolder, tables: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Why parts of the page are left out, a sentence each."""
-    sentences = []
+def _missing(study: StudyFolder, tables: Mapping[str, pd.DataFrame]) -> list[MissingTable]:
+    """The tables that the study lacks."""
+    no_students = study.config.distill is None and study.config.results is None
+    missing = []
     for table, stage in STAGES.items():
-        if table in tables:
-            continue
-        questions = [f"“{question}”" for question, needs in TOPICS.values() if needs == table]
-        why = f"run `{_command(study, stage)}` to make it"
-        if table in ("results", "links") and study.config.distill is None and study.config.results is None:
-            why = "the study names neither students to teach nor a file of results"
-        sentences.append(f"The table of {table} is absent: {why}. Left out with it: {', '.join(questions)}.")
-    return sentences
+        if table not in tables:
+            command = "" if no_students and table in ("results", "links") else _command(study, stage)
+            questions = tuple(question for question, needs in TOPICS.values() if needs == table)
+            missing.append(MissingTable(table, command, questions))
+    return missing
 
 
 def _tables(tables: Mapping[str, pd.DataFrame], choice: Choice | None, tau: float) -> list[Table]:
-    made: list[Table] = []
+    page: list[Table] = []
     if choice is not None:
-        made += [shown.teachers(choice, tables["probes"], tau), *shown.students(choice), shown.rules(choice)]
+        page += [shown.teachers(choice, tables["probes"], tau), *shown.students(choice), shown.rules(choice)]
     if "probes" in tables:
-        made += shown.probes(tables["probes"], sorted({1.0, tau}))
+        page += shown.probes(tables["probes"], sorted({1.0, tau}))
     if "links" in tables:
-        made.append(shown.links(tables["links"]))
+        page.append(shown.links(tables["links"]))
     if "ranks" in tables:
-        made.append(shown.ranks(tables["ranks"]))
+        page.append(shown.ranks(tables["ranks"]))
     if "restored" in tables:
-        made.append(shown.restored(tables["restored"]))
+        page.append(shown.restored(tables["restored"]))
     if "results" in tables:
-        made.append(shown.results(tables["results"]))
-    return made
+        page.append(shown.results(tables["results"]))
+    return page
 
 
 def _figures(folder: Path) -> list[Figure]:
     """Every PNG of a folder: what students do first, then the gallery's order."""
     names = {unquote(file.stem): file for file in sorted(folder.glob("*.png"))}
-    order = {name: place for place, name in enumerate(gallery.FIGURES)}
+    order = {name: position for position, name in enumerate(gallery.FIGURES)}
     first = "capacity_curve"
     ordered = sorted(names, key=lambda name: -1 if name.startswith(first) else order.get(name, len(order)))
     return [
@@ -265,12 +299,12 @@ def _figures(folder: Path) -> list[Figure]:
 
 def _full_names(folder: Path) -> dict[str, str]:
     """Full names of teachers that the figures show in short, as `capmismatch.plots.save` wrote them into each PNG."""
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for file in sorted(folder.glob("*.png")):
-        with suppress(OSError), Image.open(file) as picture:  # a broken picture has no names to tell
+        with suppress(OSError), Image.open(file) as picture:  # a broken picture holds no names
             lines = str(picture.info.get("Description", "")).splitlines()
-            found |= dict(line.split(" = ", 1) for line in lines if " = " in line)
-    return dict(sorted(found.items()))
+            names |= dict(line.split(" = ", 1) for line in lines if " = " in line)
+    return dict(sorted(names.items()))
 
 
 def _commands(study: StudyFolder) -> list[tuple[str, str]]:
@@ -305,13 +339,13 @@ def _facts(study: StudyFolder, tables: Mapping[str, pd.DataFrame]) -> list[tuple
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:  # run from its sources, or an optional package
             continue
-    return found
+    return versions
 
 
 def _iso(seconds: float) -> str:

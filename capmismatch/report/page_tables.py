@@ -21,7 +21,17 @@ _FIRST = (*COMPANIONS, *DERIVED)  # side by side, and ahead of the other columns
 
 @dataclass(frozen=True)
 class Cell:
-    """What is read, and what it sorts by (a number as text, or the text itself; empty sorts last)."""
+    """A cell of a table.
+
+    Attributes
+    ----------
+    text : str
+        What is read.
+    key : str
+        What it sorts by: a number as text, or the text itself; empty sorts last.
+    is_number : bool
+        Whether it is a number.
+    """
 
     text: str
     key: str
@@ -30,7 +40,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the page."""
+    """A table of the page.
+
+    Attributes
+    ----------
+    name : str
+        Of its heading's id.
+    title, caption : str
+        Above it.
+    columns : list of str
+        Its head.
+    rows : list of list of Cell
+        Its body.
+    """
 
     name: str
     title: str
@@ -48,19 +70,19 @@ def soft_labels(probes: pd.DataFrame, tau: float) -> pd.DataFrame | None:
 
 
 def teachers(choice: Choice, probes: pd.DataFrame, tau: float) -> Table:
-    """The teachers, best first, with what is known of their size, accuracy and soft labels."""
+    """The teachers, best first, with their size, accuracy and soft labels as far as they are known."""
     unit = ["family", "teacher"]
     probes = probes[probes["split"].eq(resolve_split(probes["split"], "val", among=None))]
-    known = probes.groupby(unit, as_index=False).agg(macs=("macs", "first"), runs=("seed", "nunique"))
-    own = probes[probes["probe"].eq("accuracy")].groupby(unit)["value"].mean().rename("teacher_accuracy").reset_index()
-    frame = known.merge(own, on=unit, how="left")
+    frame = probes.groupby(unit, as_index=False).agg(macs=("macs", "first"), runs=("seed", "nunique"))
+    accuracies = probes[probes["probe"].eq("accuracy")].groupby(unit)["value"].mean().rename("teacher_accuracy")
+    frame = frame.merge(accuracies.reset_index(), on=unit, how="left")
     if (soft := soft_labels(probes, tau)) is not None:
         frame = frame.merge(soft, on=unit, how="left")
     judged = choice.table.drop(columns=list(COMPANIONS), errors="ignore")  # the soft labels hold them, at `tau`
     judged = judged.rename(columns={"accuracy": "student_accuracy"})
     frame = judged[[*unit, "params"]].merge(frame, on=unit).merge(judged.drop(columns="params"), on=unit)
     frame = frame.dropna(axis="columns", how="all")
-    return _table("teachers", "Teachers", f"One row a teacher, best first. {_meanings(frame, choice, tau)}.", frame)
+    return _table("teachers", "Teachers", f"One row per teacher, best first. {_meanings(frame, choice, tau)}.", frame)
 
 
 def _meanings(frame: pd.DataFrame, choice: Choice, tau: float) -> str:
@@ -92,15 +114,16 @@ def students(choice: Choice) -> list[Table]:
         "The setting and teacher that each student does best with on the choosing split; accuracy, ce (plain "
         "cross-entropy) and gain (points, with its 95 % interval) on the reporting split."
     )
-    found = [_table("students", "Students", caption, choice.students)]
+    tables = [_table("students", "Students", caption, choice.students)]
     if not choice.settings.empty:
         caption = (
             "Each setting with its best teacher, on the choosing split; behind: accuracy points below the first, with "
             "their 95 % interval; p_best: chance of being the best setting; tie: too close to the first to call."
         )
-        told = ["method", "tau", *(["student"] if len(choice.students) == 1 else [])]  # by the label, and above
-        found.append(_table("settings", "Settings", caption, choice.settings.drop(columns=told, errors="ignore")))
-    return found
+        redundant = ["method", "tau", *(["student"] if len(choice.students) == 1 else [])]  # in the label, and above
+        settings = choice.settings.drop(columns=redundant, errors="ignore")
+        tables.append(_table("settings", "Settings", caption, settings))
+    return tables
 
 
 def rules(choice: Choice) -> Table:
@@ -112,17 +135,17 @@ def rules(choice: Choice) -> Table:
 
 
 def probes(frame: pd.DataFrame, taus: Iterable[float]) -> list[Table]:
-    """The probes without temperature, and those at each temperature; a row a teacher, the mean over its runs."""
+    """The probes without temperature, and those at each temperature; one row per teacher, the mean over its runs."""
     split = resolve_split(frame["split"], "val", among=None)
     frame = frame[frame["split"].eq(split)]
     kinds = [("probes", "Probes without temperature", frame["tau"].isna())]
     kinds += [(f"probes-tau-{tau:g}", f"Probes at tau={tau:g}", frame["tau"].eq(tau)) for tau in taus]
-    made = []
+    tables = []
     for name, title, chosen in kinds:
         wide = _wide(frame[chosen], ["family", "teacher"], "probe")
         if len(wide):
-            made.append(_table(name, title, f"One row a teacher, the mean over its runs, on split {split}.", wide))
-    return made
+            tables.append(_table(name, title, f"One row per teacher, the mean over its runs, on split {split}.", wide))
+    return tables
 
 
 def links(frame: pd.DataFrame) -> Table:
@@ -130,12 +153,12 @@ def links(frame: pd.DataFrame) -> Table:
     spearman = frame[frame["metric"].eq("spearman") & frame["value"].notna()]
     spearman = spearman.reset_index(drop=True)
     keys = list(spearman[["student", "label", "tau", "probe"]].itertuples(index=False, name=None))
-    place = {key: index for index, key in enumerate(keys)}
-    kept: dict[int, None] = {}  # an ordered set
+    position = {key: index for index, key in enumerate(keys)}
+    shown: dict[int, None] = {}  # an ordered set
     for index, (student, label, tau, probe) in enumerate(keys[:TOP_LINKS]):
-        beside = [place.get((student, label, tau, name), -1) for name in COMPANIONS] if probe in DERIVED else []
-        if -1 not in beside:
-            kept |= dict.fromkeys([index, *beside])
+        companions = [position.get((student, label, tau, name), -1) for name in COMPANIONS] if probe in DERIVED else []
+        if -1 not in companions:
+            shown |= dict.fromkeys([index, *companions])
     columns = [
         "student",
         "label",
@@ -159,11 +182,11 @@ def links(frame: pd.DataFrame) -> Table:
         "temperature. n: teachers; p_adjusted: corrected for the number of probes; partial_*: with that variable held "
         "fixed; expected_sign: the direction that the probe's source expects, 0 for none."
     )
-    return _table("links", "Links", caption, spearman.iloc[list(kept)][[name for name in columns if name in spearman]])
+    return _table("links", "Links", caption, spearman.iloc[list(shown)][[name for name in columns if name in spearman]])
 
 
 def ranks(frame: pd.DataFrame) -> Table:
-    """Agreement of each two teachers, a column a metric; a teacher with itself is the noise floor."""
+    """Agreement of each two teachers, one column per metric; a teacher with itself is the noise floor."""
     wide = _wide(frame, ["family_a", "teacher_a", "family_b", "teacher_b"], "metric")
     if wide["family_a"].eq(wide["family_b"]).all() and wide["family_a"].nunique() == 1:
         wide = wide.drop(columns=["family_a", "family_b"])
@@ -174,7 +197,7 @@ def ranks(frame: pd.DataFrame) -> Table:
 
 
 def restored(frame: pd.DataFrame) -> Table:
-    """What TS, ATS and ISATS make of each teacher's soft labels, a column a quantity."""
+    """What TS, ATS and ISATS make of each teacher's soft labels, one column per quantity."""
     wide = _wide(frame.dropna(subset="value"), ["family", "teacher", "method"], "quantity")
     caption = (
         "Mean over runs. flipped: share of examples whose arg max moved; overtaken: share of those with the target on "
@@ -184,7 +207,7 @@ def restored(frame: pd.DataFrame) -> Table:
 
 
 def results(frame: pd.DataFrame) -> Table:
-    """Mean and standard deviation of the students' accuracy over runs, a column pair a split."""
+    """Mean and standard deviation of the students' accuracy over runs, a pair of columns per split."""
     keys = ["student", "label", "family", "teacher"]
     by_split = []
     for split, rows in frame.groupby("split", sort=False):
@@ -198,7 +221,7 @@ def results(frame: pd.DataFrame) -> Table:
 
 
 def _wide(frame: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:
-    """Means over runs, a column a probe, metric or quantity; derived ones only beside p_y and IV."""
+    """Means over runs, one column per probe, metric or quantity; derived ones only beside p_y and IV."""
     wide = frame.pivot_table(index=keys, columns=column, values="value", sort=False).reset_index()
     names = [name for name in wide if name not in keys]
     if not set(COMPANIONS) <= set(names):
@@ -209,7 +232,7 @@ def _wide(frame: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:
 def _table(name: str, title: str, caption: str, frame: pd.DataFrame) -> Table:
     if "family" in frame and frame["family"].replace("", np.nan).nunique() <= 1:
         frame = frame.drop(columns="family")  # the same in each row
-    columns = [_cells(frame.iloc[:, place]) for place in range(frame.shape[1])]
+    columns = [_cells(frame.iloc[:, column]) for column in range(frame.shape[1])]
     rows = [list(row) for row in zip(*columns, strict=True)]
     return Table(name, title, caption, [str(column) for column in frame], rows)
 
@@ -218,10 +241,10 @@ def _cells(column: pd.Series) -> list[Cell]:
     if pd.api.types.is_bool_dtype(column):
         return [Cell("yes" if value else "no", str(int(value)), False) for value in column]
     if pd.api.types.is_numeric_dtype(column):
-        known = column[np.isfinite(column)]
-        whole = bool((known == known.round()).all())  # one format a column, for the points to stand below each other
-        shown = [format_number(value, padded=True, whole=whole, missing="–") for value in column]
+        finite = column[np.isfinite(column)]
+        whole = bool((finite == finite.round()).all())  # one format a column, for the points to stand below each other
+        texts = [format_number(value, padded=True, whole=whole, missing="–") for value in column]
         keys = [repr(float(value)) if np.isfinite(value) else "" for value in column]
-        return [Cell(text, key, True) for text, key in zip(shown, keys, strict=True)]
+        return [Cell(text, key, True) for text, key in zip(texts, keys, strict=True)]
     texts = ["" if pd.isna(value) else str(value) for value in column]
     return [Cell(text, text, False) for text in texts]

@@ -1,4 +1,4 @@
-"""What a ``study.toml`` may say: one dataclass a table, and reading the file into them."""
+"""What a ``study.toml`` may say: one dataclass per table, and reading the file into them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,23 @@ class DataConfig:
 
     Attributes
     ----------
-    source : as `load_dataset` takes it; may be left out where the first saved logits bring their rows
-    name : what the data are called in the bank and the report; by default the source says
-    split : part -> count or share; "val" and "test" rows go into the bank, "train" rows teach students. By default the
-        split that the source brings, else half "val" and half "test"
-    train : another source for the training rows (its "train" part where it brings a split); then `split` has no "train"
-    train_rows : how many of that source's rows to take, stratified by class; all by default
-    seed : of the splits
-    root, download : folder of torchvision's data sets, and whether it may fetch them
+    source : str, optional
+        As `load_dataset` takes it; may be left out where the first saved logits bring their rows.
+    name : str, optional
+        What the data are called in the bank and the report; by default the source says.
+    split : dict from str to int or float, optional
+        Part -> count or share; "val" and "test" rows go into the bank, "train" rows teach students. By default the
+        split that the source brings, else half "val" and half "test".
+    train : str, optional
+        Another source for the training rows (its "train" part where it brings a split); then `split` has no "train".
+    train_rows : int, optional
+        How many of that source's rows to take, stratified by class; all by default.
+    seed : int
+        Of the splits.
+    root : str, optional
+        Folder of torchvision's data sets.
+    download : bool
+        Whether torchvision may fetch them.
     """
 
     source: str | None = None
@@ -49,9 +58,12 @@ class ProbeConfig:
 
     Attributes
     ----------
-    taus : temperatures of the probes that depend on one
-    names : which probes, of `capmismatch.probes.REGISTRY`; all by default
-    device : where they, class ranks and restored variance are computed, such as "cuda"
+    taus : tuple of float
+        Temperatures of the probes that depend on one.
+    names : tuple of str, optional
+        Which probes, of `capmismatch.probes.REGISTRY`; all by default.
+    device : str
+        Where they, class ranks and restored variance are computed, such as "cuda".
     """
 
     taus: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
@@ -65,7 +77,8 @@ class RanksConfig:
 
     Attributes
     ----------
-    tau : temperature of the affinity matrices
+    tau : float
+        Temperature of the affinity matrices.
     """
 
     tau: float = 4.0
@@ -77,11 +90,16 @@ class IsatsConfig:
 
     Attributes
     ----------
-    tau_target : of the target's logit, and of plain temperature scaling
-    tau_other : of the wrong classes' logits under ATS
-    constraint : of ISATS: "order", "anchor" or "none"
-    margin : of the constraint "order", in logits; 1 by default
-    center : "mean" takes each row's mean logit out first, "none" does not
+    tau_target : float
+        Of the target's logit, and of plain temperature scaling.
+    tau_other : float
+        Of the wrong classes' logits under ATS.
+    constraint : str
+        Of ISATS: "order", "anchor" or "none".
+    margin : float, optional
+        Of the constraint "order", in logits; 1 by default.
+    center : str
+        "mean" subtracts each row's mean logit first, "none" does not.
     """
 
     tau_target: float = 4.0
@@ -101,11 +119,16 @@ class CollectConfig:
 
     Attributes
     ----------
-    batch_size : rows a forward pass
-    dtype : "float32" or "float16", of the stored logits
-    device : where the networks run, such as "cuda"
-    autocast : "bfloat16" or "float16": half precision where torch deems it safe
-    channels_last : whether images lie in memory channel by channel
+    batch_size : int
+        Rows per forward pass.
+    dtype : str
+        "float32" or "float16", of the stored logits.
+    device : str
+        Where the networks run, such as "cuda".
+    autocast : str, optional
+        "bfloat16" or "float16": half precision where torch deems it safe.
+    channels_last : bool
+        Whether images lie in memory channel by channel.
     """
 
     batch_size: int = 256
@@ -121,10 +144,14 @@ class ResultsConfig:
 
     Attributes
     ----------
-    file : CSV or Parquet
-    columns : the file's column names where they differ, ``{ top1 = "accuracy" }``
-    percent : whether accuracies are percentages
-    splits : the file's names of splits where they differ, ``{ "held out" = "test" }``
+    file : str
+        CSV or Parquet.
+    columns : dict from str to str
+        The file's column names where they differ, ``{ top1 = "accuracy" }``.
+    percent : bool
+        Whether accuracies are percentages.
+    splits : dict from str to str
+        The file's names of splits where they differ, ``{ "held out" = "test" }``.
     """
 
     file: str
@@ -139,8 +166,10 @@ class CorrelateConfig:
 
     Attributes
     ----------
-    n_boot : bootstrap replicates, 1 or more
-    seed : of the bootstrap and of random permutations
+    n_boot : int
+        Bootstrap replicates, 1 or more.
+    seed : int
+        Of the bootstrap and of random permutations.
     """
 
     n_boot: int = 2000
@@ -156,10 +185,16 @@ class PickConfig:
 
     Attributes
     ----------
-    evidence : folders of other studies, whose probes and results tell how far to trust the probes
-    family : choose among its teachers; those of other families are evidence where they have students
-    student, label : go by this kind of student, or this setting, alone
-    rule : "auto", or a rule's name such as "largest"
+    evidence : tuple of str
+        Folders of other studies, whose probes and results show how far to trust the probes.
+    family : str, optional
+        Choose among its teachers; those of other families are evidence where they have students.
+    student : str, optional
+        Go by this kind of student alone.
+    label : str, optional
+        Go by this setting alone.
+    rule : str
+        "auto", or a rule's name such as "largest".
     """
 
     evidence: tuple[str, ...] = ()
@@ -175,14 +210,31 @@ class StudyConfig:
 
     Attributes
     ----------
-    name : of the study
-    family : ``[[family]]``, one table for each source of teachers
-    data : ``[data]``, the examples
-    distill : ``[distill]``, the students; left out where nothing is trained
-    results : a CSV or Parquet file of students trained elsewhere, instead of ``[distill]``; where its columns have
-        other names ``{ file = "mine.csv", columns = { top1 = "accuracy" }, percent = true }``
-    question : what the study asks; stands on top of the report
-    collect, probe, ranks, isats, correlate, pick : a table for each of these stages
+    name : str
+        Of the study.
+    family : tuple of dict
+        ``[[family]]``, one table for each source of teachers.
+    data : DataConfig
+        ``[data]``, the examples.
+    distill : DistillConfig, optional
+        ``[distill]``, the students; left out where nothing is trained.
+    results : str or ResultsConfig, optional
+        A CSV or Parquet file of students trained elsewhere, instead of ``[distill]``; where its columns have other
+        names ``{ file = "mine.csv", columns = { top1 = "accuracy" }, percent = true }``.
+    question : str
+        What the study asks; stands on top of the report.
+    collect : CollectConfig
+        ``[collect]``.
+    probe : ProbeConfig
+        ``[probe]``.
+    ranks : RanksConfig
+        ``[ranks]``.
+    isats : IsatsConfig
+        ``[isats]``.
+    correlate : CorrelateConfig
+        ``[correlate]``.
+    pick : PickConfig
+        ``[pick]``.
     """
 
     name: str
@@ -200,7 +252,23 @@ class StudyConfig:
 
 
 def read_study(file: Path) -> StudyConfig:
-    """Read and check a study file."""
+    """Read and check a study file.
+
+    Parameters
+    ----------
+    file : Path
+        The ``study.toml``.
+
+    Returns
+    -------
+    StudyConfig
+        What it says, with ``${NAME}`` replaced by environment variables.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, it is not TOML, or it says something that no study has.
+    """
     if not file.is_file():
         raise InputError(f"there is no study file {file}")
     try:

@@ -7,6 +7,7 @@ caller trains, and says how likely each arm is to be the best.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -30,7 +31,17 @@ HOPELESS = 0.01
 
 @dataclass(frozen=True)
 class Rung:
-    """At most so many arms are trained for so many epochs with so many seeds each."""
+    """One step of a ladder.
+
+    Attributes
+    ----------
+    arms : int
+        How many are trained, at most.
+    epochs : int
+        Of each run.
+    seeds : int
+        Runs of each arm.
+    """
 
     arms: int
     epochs: int
@@ -38,7 +49,13 @@ class Rung:
 
 
 def ladder(
-    arms: int, epochs: int, budget: float, *, finalists: int = 2, there: Sequence[int] = (), whole: bool = False
+    arms: int,
+    epochs: int,
+    budget: float,
+    *,
+    finalists: int = 2,
+    finished: Sequence[int] = (),
+    full_length: bool = False,
 ) -> list[Rung]:
     """Rungs that halve the arms down to the finalists, and give each arm that is left as much again as it had.
 
@@ -59,10 +76,10 @@ def ladder(
         In epochs of training, over all arms, seeds and rungs.
     finalists : int
         Arms in the last rung.
-    there : sequence of int
-        Seeds of whole length that arms have already; arms beyond these have none. They cost nothing, and as whole runs
-        compare with whole ones only, no rung is shorter where there are any.
-    whole : bool
+    finished : sequence of int
+        Seeds of full length that arms have already; arms beyond these have none. They cost nothing, and as full runs
+        compare with full ones only, no rung is shorter where there are any.
+    full_length : bool
         Whether shorter rungs are out of the question anyway.
 
     Returns
@@ -85,33 +102,37 @@ def ladder(
     [Rung(arms=8, epochs=30, seeds=1), Rung(arms=2, epochs=30, seeds=2)]
     >>> ladder(8, 30, budget=260)
     [Rung(arms=8, epochs=17, seeds=1), Rung(arms=2, epochs=30, seeds=2)]
-    >>> ladder(8, 30, budget=260, there=[2, 2])
+    >>> ladder(8, 30, budget=260, finished=[2, 2])
     [Rung(arms=8, epochs=30, seeds=1), Rung(arms=2, epochs=30, seeds=2)]
     """
 
-    def rungs(start: int, thinning: int) -> list[Rung]:
-        return _rungs(arms, epochs, finalists, thinning, start)
+    def price(start: int, thinning: int) -> int:
+        return cost(_rungs(arms, epochs, finalists, thinning, start), finished)
 
-    affordable = (number for number in THINNING if cost(rungs(epochs, number), there) <= budget)
-    thinning = next(affordable, arms)
-    low = _shortest(epochs, there, whole)
-    high = low + math.ceil(budget) + epochs * max(there, default=0)
-    least = cost(rungs(low, thinning), there)
+    thinning = next((number for number in THINNING if price(epochs, number) <= budget), arms)
+    shortest = _shortest(epochs, finished, full_length)
+    least = price(shortest, thinning)
     if least > budget:
         raise InputError(f"expected a budget of at least {least} epochs to compare {arms}, got {budget:g}")
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if cost(rungs(middle, thinning), there) <= budget else (low, middle)
-    return rungs(low, thinning)
+    if price(epochs, thinning) <= budget:
+        longest = epochs + math.ceil(budget) + epochs * max(finished, default=0)
+        starts = range(epochs, longest)
+    else:
+        starts = range(shortest, epochs)
+    affordable = bisect_right(starts, budget, key=lambda start: price(start, thinning))  # prices rise with the start
+    return _rungs(arms, epochs, finalists, thinning, starts[affordable - 1])
 
 
-def least_budget(arms: int, epochs: int, *, finalists: int = 2, there: Sequence[int] = (), whole: bool = False) -> int:
+def least_budget(
+    arms: int, epochs: int, *, finalists: int = 2, finished: Sequence[int] = (), full_length: bool = False
+) -> int:
     """The smallest budget that `ladder` can do with."""
-    return cost(_rungs(arms, epochs, finalists, arms, _shortest(epochs, there, whole)), there)
+    return cost(_rungs(arms, epochs, finalists, arms, _shortest(epochs, finished, full_length)), finished)
 
 
-def _shortest(epochs: int, there: Sequence[int], whole: bool) -> int:
-    return epochs if whole or any(there) else math.ceil(SHORTEST * epochs)
+def _shortest(epochs: int, finished: Sequence[int], full_length: bool) -> int:
+    """Epochs of the shortest first rung that is worth training."""
+    return epochs if full_length or any(finished) else math.ceil(SHORTEST * epochs)
 
 
 def _rungs(arms: int, epochs: int, finalists: int, thinning: int, start: int) -> list[Rung]:
@@ -119,9 +140,9 @@ def _rungs(arms: int, epochs: int, finalists: int, thinning: int, start: int) ->
     sizes = [arms]
     while sizes[-1] > finalists:
         sizes.append(max(finalists, math.ceil(sizes[-1] / thinning)))
-    each = [start * step for step in range(1, len(sizes) + 1)]
-    each[-1] = max(each[-1], 2 * epochs)
-    rungs = [Rung(size, min(epochs, own), max(1, own // epochs)) for size, own in zip(sizes, each, strict=True)]
+    totals = [start * step for step in range(1, len(sizes) + 1)]
+    totals[-1] = max(totals[-1], 2 * epochs)
+    rungs = [Rung(size, min(epochs, total), max(1, total // epochs)) for size, total in zip(sizes, totals, strict=True)]
     # Where the next rung would train nothing more, there is no need to wait for it.
     return [
         rung
@@ -130,27 +151,39 @@ def _rungs(arms: int, epochs: int, finalists: int, thinning: int, start: int) ->
     ]
 
 
-def new_runs(rungs: Sequence[Rung], there: Sequence[int] = ()) -> list[int]:
-    """Runs that each rung adds at most, where arms have so many seeds of whole length already.
+def new_runs(rungs: Sequence[Rung], finished: Sequence[int] = ()) -> list[int]:
+    """Runs that each rung adds at most.
+
+    Parameters
+    ----------
+    rungs : sequence of Rung
+        As `ladder` makes them.
+    finished : sequence of int
+        Seeds of full length that arms have already.
+
+    Returns
+    -------
+    list of int
+        One number per rung.
 
     Examples
     --------
-    >>> new_runs([Rung(4, 30, 1), Rung(2, 30, 2)], there=[2])  # three lack the first seed; two of them may go on
+    >>> new_runs([Rung(4, 30, 1), Rung(2, 30, 2)], finished=[2])  # three lack the first seed; two of them may go on
     [3, 2]
     """
-    seeds = sorted([*there, *[0] * (rungs[0].arms - len(there))]) if rungs else []
-    found, before = [], Rung(0, 0, 0)
+    seeds = sorted([*finished, *[0] * (rungs[0].arms - len(finished))]) if rungs else []
+    added, before = [], Rung(0, 0, 0)
     for rung in rungs:
-        known = before.seeds if before.epochs == rung.epochs else 0
-        own = seeds[: rung.arms]  # at worst, those that have least go on
-        found.append(sum(max(0, rung.seeds - max(known, number)) for number in own))
+        trained = before.seeds if before.epochs == rung.epochs else 0
+        worst = seeds[: rung.arms]  # those that have least go on
+        added.append(sum(max(0, rung.seeds - max(trained, number)) for number in worst))
         before = rung
-    return found
+    return added
 
 
-def cost(rungs: Sequence[Rung], there: Sequence[int] = ()) -> int:
+def cost(rungs: Sequence[Rung], finished: Sequence[int] = ()) -> int:
     """Epochs of training of a ladder at most: fewer where arms are dropped early."""
-    return sum(number * rung.epochs for number, rung in zip(new_runs(rungs, there), rungs, strict=True))
+    return sum(number * rung.epochs for number, rung in zip(new_runs(rungs, finished), rungs, strict=True))
 
 
 def halve(
@@ -161,6 +194,7 @@ def halve(
     Parameters
     ----------
     rungs : sequence of Rung
+        As `ladder` makes them.
     judge : callable
         Trains the arms alive as the rung says, and gives every arm's chance (dropped ones' too) of being the best.
     alive : sequence of int
@@ -178,12 +212,14 @@ def halve(
     >>> halve(ladder(4, 10, budget=100), lambda rung, alive: chances, range(4))
     [3, 2]
     """
-    left = list(alive)
+    survivors = list(alive)
     for rung, room in zip(rungs, [*(rung.arms for rung in rungs[1:]), rungs[-1].arms], strict=True):
-        chances = judge(rung, left)
-        left = sorted(left, key=lambda arm: -chances[arm])
-        known = rung.seeds > 1  # by single seeds the noise, and so any certainty, is a guess
-        left = [left[0], *(arm for arm in left[1:room] if chances[arm] >= HOPELESS or not known)]
-        if known and (len(left) == 1 or chances[left[0]] >= SURE):
+        chances = judge(rung, survivors)
+        best, *next_best = sorted(survivors, key=lambda arm: -chances[arm])
+        if rung.seeds == 1:  # by single seeds the noise, and so any certainty, is a guess
+            survivors = [best, *next_best[: room - 1]]
+            continue
+        survivors = [best, *(arm for arm in next_best[: room - 1] if chances[arm] >= HOPELESS)]
+        if len(survivors) == 1 or chances[best] >= SURE:
             break
-    return left
+    return survivors

@@ -1,4 +1,4 @@
-"""What the probe of a selection rule is of every example of a bank, so that a pick can say how sure its order is."""
+"""The probe of a selection rule for every example of a bank, so that a pick can say how sure its order is."""
 
 from __future__ import annotations
 
@@ -11,9 +11,26 @@ from capmismatch.stats.matching import UNIT, nearest_tau
 
 
 def rule_values(bank: LogitBank, probes: pd.DataFrame, rule: str, split: str, device: str) -> pd.DataFrame | None:
-    """What the probe of a rule ("auto" for the default) is of every example.
+    """The probe of a rule, for every example.
 
-    None where no example has it, or where the bank lacks a teacher of the probes table.
+    Parameters
+    ----------
+    bank : LogitBank
+        With the logits of all teachers.
+    probes : DataFrame
+        The probes table.
+    rule : str
+        Its name; "auto" for the default.
+    split : str
+        Rows to measure on.
+    device : str
+        Where to compute, such as "cuda".
+
+    Returns
+    -------
+    DataFrame or None
+        As `capmismatch.example_values` gives it; None where no example has the probe, or where the bank lacks a teacher
+        of the probes table.
     """
     measured = set(probes[UNIT].itertuples(index=False, name=None))
     used = RULES.get(DEFAULT_RULE if rule == "auto" else rule)

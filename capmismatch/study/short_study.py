@@ -1,71 +1,66 @@
-"""A study cut to some of its teachers, settings, seeds and epochs."""
+"""A study cut to some of its teachers, students, seeds and epochs, and to one setting."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
-from capmismatch.data.bank import LogitBank
 from capmismatch.distillation.methods import Method
-from capmismatch.sources.families import Family
 from capmismatch.study.study import Study
 from capmismatch.training.recipes import Recipe
 
 
-class ShortStudy(Study):
-    """A study cut down. It shares the folder of the whole one, and so its bank and its runs.
+def short_study(
+    study: Study,
+    teachers: Iterable[tuple[str, str]],
+    method: Method,
+    *,
+    seeds: int,
+    epochs: int,
+    students: tuple[str, ...],
+) -> Study:
+    """Cut a study down. The short one shares the folder of the whole one, and so its bank and its runs.
 
     Parameters
     ----------
-    whole : Study
-        Data sets that it has loaded are shared.
-    teachers : pairs of family and teacher
-    method : the only setting
-    seeds, epochs : of the students; the recipe is `shortened`
-    students : names
+    study : Study
+        With ``[distill]``.
+    teachers : iterable of pairs of family and teacher
+        Those that teach; only they look at the students' training rows.
+    method : Method
+        The only setting.
+    seeds : int
+        Training runs of each student.
+    epochs : int
+        Of the recipe, which is `shortened`.
+    students : tuple of str
+        Names of architectures.
+
+    Returns
+    -------
+    Study
+        As `Study.with_settings` makes it.
     """
-
-    def __init__(
-        self,
-        whole: Study,
-        teachers: Iterable[tuple[str, str]],
-        method: Method,
-        *,
-        seeds: int,
-        epochs: int,
-        students: tuple[str, ...],
-    ) -> None:
-        self.__dict__.update({name: value for name, value in vars(whole).items() if name not in ("family", "recipe")})
-        self.whole, self.chosen = whole, frozenset(teachers)
-        recipe = shortened(whole.recipe, epochs).to_dict()
-        self.config = replace(
-            whole.config,
-            distill=replace(
-                whole.distillation,
-                methods=(method,),
-                seeds=seeds,
-                students=students,
-                recipe=recipe,
-            ),
-        )
-
-    @property
-    def bank(self) -> LogitBank:
-        """The collected bank, with the chosen teachers alone."""
-        bank = self.whole.bank
-        bank.teachers = [record for record in bank.teachers if (record.family, record.teacher) in self.chosen]
-        return bank
-
-    @cached_property
-    def family(self) -> Family:
-        """The chosen teachers: only they look at the students' training rows."""
-        return Family([teacher for teacher in self.whole.family if (teacher.family, teacher.name) in self.chosen])
+    recipe = shortened(study.recipe, epochs).to_dict()
+    settings = replace(study.distillation, methods=(method,), seeds=seeds, students=students, recipe=recipe)
+    return study.with_settings(settings, teachers)
 
 
 def shortened(recipe: Recipe, epochs: int) -> Recipe:
     """A recipe with fewer epochs; its milestones and warm-up keep their share of them.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        The whole one.
+    epochs : int
+        Of the shorter one.
+
+    Returns
+    -------
+    Recipe
+        The shorter one.
 
     Examples
     --------

@@ -5,16 +5,17 @@
     my-study/  study.toml  teachers/  bank/  runs/  tables/*.parquet  figures/*  report.html
 
 Each stage reads what the one before left and writes its own files, so each can be run again, resumed, inspected alone.
+
+Stages import what they need when they run: torch, SciPy and Matplotlib take seconds, and a command needs few of them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ from capmismatch._utils.commands import command
 from capmismatch._utils.files import hash_of, write_json, write_table
 from capmismatch._utils.toml import parse
 from capmismatch._version import __version__
+from capmismatch.data.bank import LogitBank
+from capmismatch.distillation.results import load_results
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.study.config import (
     CollectConfig,
@@ -38,10 +41,10 @@ from capmismatch.study.config import (
     StudyConfig,
     read_study,
 )
-from capmismatch.study.tables import load_table, table_file
+from capmismatch.study.study_data import StudyData
+from capmismatch.study.tables import is_stamped, kept_table, load_table, table_file, table_hashes
 
 if TYPE_CHECKING:
-    from capmismatch.data.bank import LogitBank
     from capmismatch.data.datasets import Dataset
     from capmismatch.selection.picking import Choice
     from capmismatch.sources.families import Family
@@ -69,13 +72,25 @@ class Study:
 
     Parameters
     ----------
-    file : the ``study.toml``
-    folder : where results go; by default the file's own folder
-    workers : processes that train students side by side
-    progress : whether to show bars
-    engine, address : where students are trained: "processes" of this machine, or "ray", by default a cluster started
-        here, else the one at the address
-    config : settings that have been read already, instead of those that the file holds now
+    file : path
+        The ``study.toml``.
+    folder : path, optional
+        Where results go; by default the file's own folder.
+    workers : int
+        Processes that train students side by side.
+    progress : bool
+        Whether to show bars.
+    engine : str
+        Where students are trained: "processes" of this machine, or "ray".
+    address : str, optional
+        Of the Ray cluster; by default one is started here.
+    config : StudyConfig, optional
+        Settings that have been read already, instead of those that the file holds now.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, it says something that no study has, or an option does not fit.
     """
 
     def __init__(
@@ -99,10 +114,48 @@ class Study:
         self.folder = Path(folder).resolve() if folder is not None else self.file.parent
         self.workers, self.progress = workers, progress
         self.engine, self.address = engine, address
+        self._data = StudyData(self.config, self.file, self.folder)
+        self._chosen: tuple[tuple[str, str], ...] | None = None
+
+    def with_settings(self, distill: DistillConfig, teachers: Iterable[tuple[str, str]] | None = None) -> Study:
+        """A copy with other settings of the students, cut down to some teachers.
+
+        It shares the folder, and so the bank and the runs, and the data sets and teachers that are loaded.
+
+        Parameters
+        ----------
+        distill : DistillConfig
+            Instead of ``[distill]``.
+        teachers : iterable of pairs of family and teacher, optional
+            Those to keep; by default all that this study has.
+
+        Returns
+        -------
+        Study
+            The copy; this study stays as it is.
+
+        Examples
+        --------
+        >>> study = Study("study.toml", config=StudyConfig("mine", (), distill=DistillConfig(("mlp12",), ())))
+        >>> study.with_settings(replace(study.distillation, seeds=7)).distillation.seeds, study.distillation.seeds
+        (7, 2)
+        """
+        copy = Study(
+            self.file,
+            self.folder,
+            workers=self.workers,
+            progress=self.progress,
+            engine=self.engine,
+            address=self.address,
+            config=replace(self.config, distill=distill),
+        )
+        copy._data = self._data
+        copy._chosen = self._chosen if teachers is None else tuple(sorted(set(teachers)))
+        return copy
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # With its settings, not the file's: the file may be edited, and that of a short study says something else.
-        return _opened_elsewhere, (self.file, self.folder, self.config)
+        # With its settings, not the file's: the file may be edited, and a copy with other settings differs from it.
+        return _opened_elsewhere, (self.file, self.folder, self.config, self._chosen)
 
     # --- what the file says, loaded ---------------------------------------------------------------------------------
 
@@ -111,88 +164,24 @@ class Study:
         """Folder that relative paths in the study file start from."""
         return self.file.parent
 
-    def _load(self, source: str, **options: Any) -> Dataset:
-        from capmismatch.data.datasets import load_dataset
-
-        data = self.config.data
-        return load_dataset(source, root=data.root, download=data.download, base=self.base, **options)
-
-    @cached_property
-    def _whole(self) -> Dataset:
-        data = self.config.data
-        if data.source is not None:
-            found = self._load(data.source, split=data.split, seed=data.seed)
-        elif data.split is None:
-            found = self._brought_along()
-        else:
-            found = self._brought_along().resplit(data.split, data.seed)
-        if data.split is None and (found.rows.split == "val").all():
-            return found.resplit({"val": 0.5, "test": 0.5}, data.seed)
-        return found
-
-    def _brought_along(self) -> Dataset:
-        """The rows of the first saved logits, for a study without a data set of its own."""
-        for number, table in enumerate(self.config.family):
-            if str(table.get("source", "")).startswith(("logits:", "bank:")):
-                dataset = self._load_family(number, table).dataset
-                assert dataset is not None
-                return dataset
-        raise InputError(f"{self.file.name} lacks [data] source: only saved logits bring rows of their own")
-
-    @cached_property
+    @property
     def eval_data(self) -> Dataset:
         """Validation and test rows."""
-        import numpy as np
+        return self._data.eval_data
 
-        rows = np.flatnonzero(self._whole.rows.split != "train")
-        if not len(rows):
-            raise InputError(f"[data] of {self.file.name} leaves no validation or test rows, only 'train'")
-        return self._whole.take(rows, name=self.config.data.name)
-
-    @cached_property
+    @property
     def train_data(self) -> Dataset:
         """Training rows of the students."""
-        data, name = self.config.data, self.file.name
-        if data.train is None:
-            if not (self._whole.rows.split == "train").any():
-                raise InputError(f"{name} names no training rows: give [data] a 'train' source or split")
-            if data.train_rows is not None:
-                raise InputError(f"[data] of {name} has train_rows without a 'train' source: say it in 'split'")
-            return self._whole.part("train")
-        if data.train == data.source or "train" in (data.split or {}):
-            raise InputError(f"[data] of {name} has the training rows twice: give 'train' another source, or drop it")
-        found = self._load(data.train)
-        if (found.rows.split == "train").any():
-            found = found.part("train")
-        found = found.resplit({"train": 1.0 if data.train_rows is None else data.train_rows}, data.seed)
-        own, seen = list(found.classes), list(self.eval_data.classes)
-        if own != seen:  # class 3 here must be class 3 there
-            raise InputError(f"expected training rows of {name} with the classes {seen}, got {own} from {data.train}")
-        return found
+        return self._data.train_data
 
     @cached_property
     def family(self) -> Family:
-        """All teachers of all ``[[family]]`` tables."""
+        """The teachers of all ``[[family]]`` tables, or those to which the study was cut down."""
         from capmismatch.sources.families import Family
 
-        return Family([t for number, table in enumerate(self.config.family) for t in self._load_family(number, table)])
-
-    def _load_family(self, number: int, table: dict[str, Any]) -> Family:
-        from capmismatch.sources.families import load_family
-
-        options = dict(table)
-        source = options.pop("source", None)
-        if not isinstance(source, str):
-            raise InputError(f"[[family]] number {number + 1} of {self.file.name} lacks the key 'source'")
-        options["base"] = self.base
-        if source.startswith("letters:"):
-            options["base"] = self.folder
-            options.setdefault("folder", "teachers")
-            options["train"] = self.train_data
-        try:
-            return load_family(source, **options)
-        except InputError as error:
-            raise InputError(f"[[family]] number {number + 1} of {self.file.name}: {error}") from error
+        if self._chosen is None:
+            return self._data.family
+        return Family([teacher for teacher in self._data.family if (teacher.family, teacher.name) in self._chosen])
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -217,11 +206,12 @@ class Study:
     def collect(self) -> LogitBank:
         """Logits of every teacher on validation and test rows."""
         bank = self._collected(self.eval_data, self.folder / "bank", self.progress)
-        left = [record for record in bank.teachers if record.key not in {teacher.key for teacher in self.family}]
-        if left:
+        named = {teacher.key for teacher in self.family}
+        unnamed = [record.key for record in bank.teachers if record.key not in named]
+        if unnamed:
             warnings.warn(
                 f"{bank.path} holds teachers that {self.file.name} no longer names, and all stages go on with them: "
-                f"{', '.join(record.key for record in left)}. Remove their folders there to leave them out",
+                f"{', '.join(unnamed)}. Remove their folders there to leave them out",
                 stacklevel=2,
             )
         return bank
@@ -233,13 +223,14 @@ class Study:
 
     @property
     def bank(self) -> LogitBank:
-        """The collected bank."""
-        from capmismatch.data.bank import LogitBank
-
+        """The collected bank, with the teachers to which the study was cut down."""
         if not (self.folder / "bank" / "bank.json").exists():
             collect = command("collect", self.file, self.folder)
             raise InputError(f"there is no bank in {self.folder}: run `{collect}` first")
-        return LogitBank(self.folder / "bank")
+        bank = LogitBank(self.folder / "bank")
+        if self._chosen is not None:
+            bank.teachers = [record for record in bank.teachers if (record.family, record.teacher) in self._chosen]
+        return bank
 
     def view_bank(self, number: int) -> LogitBank:
         """Logits of every teacher on view `number` of the training rows; collected where missing."""
@@ -251,64 +242,53 @@ class Study:
         """The probes table, on validation and on test rows."""
         from capmismatch.diagnostics.tables import probe
 
-        bank, s = self.bank, self.config.probe
-        return self._table(
-            "probes",
-            bank,
-            s,
-            lambda: pd.concat(
-                [
-                    probe(bank, s.taus, s.names, split=split, device=s.device, progress=self.progress)
-                    for split in _splits(bank)
-                ],
-                ignore_index=True,
-            ),
-        )
+        bank, settings = self.bank, self.config.probe
+
+        def measure(split: str) -> pd.DataFrame:
+            options: dict[str, Any] = {"split": split, "device": settings.device, "progress": self.progress}
+            return probe(bank, settings.taus, settings.names, **options)
+
+        def make() -> pd.DataFrame:
+            return pd.concat([measure(split) for split in _splits(bank)], ignore_index=True)
+
+        return kept_table(self.folder, "probes", _inputs(bank, settings), make)
 
     def ranks(self) -> pd.DataFrame:
         """The table of class-rank stability; beside it, the affinity matrices."""
         from capmismatch.diagnostics.tables import affinity, rank_stability
 
         bank, settings = self.bank, self.config.ranks
-        where: dict[str, Any] = {"split": _splits(bank)[0], "device": self.config.probe.device}
-        self._table("affinity", bank, settings, lambda: affinity(bank, settings.tau, **where))
-        return self._table(
-            "ranks", bank, settings, lambda: rank_stability(bank, tau=settings.tau, **where, progress=self.progress)
-        )
+        inputs = _inputs(bank, settings)
+        options: dict[str, Any] = {"tau": settings.tau, "split": _splits(bank)[0], "device": self.config.probe.device}
+        kept_table(self.folder, "affinity", inputs, lambda: affinity(bank, **options))
+        return kept_table(self.folder, "ranks", inputs, lambda: rank_stability(bank, **options, progress=self.progress))
 
     def isats(self) -> pd.DataFrame:
         """The table of restored variance."""
         from capmismatch.diagnostics.tables import restored_variance
 
-        bank, s = self.bank, self.config.isats
-        return self._table(
-            "restored",
-            bank,
-            s,
-            lambda: restored_variance(
+        bank, settings = self.bank, self.config.isats
+
+        def make() -> pd.DataFrame:
+            return restored_variance(
                 bank,
-                s.tau_target,
-                tau_other=s.tau_other,
-                constraint=s.constraint,
-                margin=s.margin,
-                center=s.center,
+                **asdict(settings),
                 split=_splits(bank)[0],
                 device=self.config.probe.device,
                 progress=self.progress,
-            ),
-        )
+            )
+
+        return kept_table(self.folder, "restored", _inputs(bank, settings), make)
 
     def distill(self) -> pd.DataFrame:
         """The results table: every student, setting and seed, each a run that is kept."""
-        from capmismatch.distillation.grid import distill
-        from capmismatch.distillation.results import load_results
+        config = self.config.results
+        if config is None:
+            from capmismatch.distillation.grid import distill
 
-        given = self.config.results
-        if given is None:
             results = distill(self)
         else:
-            given = ResultsConfig(given) if isinstance(given, str) else given
-            options = asdict(given)
+            options = asdict(ResultsConfig(config) if isinstance(config, str) else config)
             results = load_results(self.base / Path(options.pop("file")).expanduser(), **options)
         write_table(table_file(self.folder, "results"), results)
         return results
@@ -323,23 +303,26 @@ class Study:
         """The links table: probes against students."""
         from capmismatch.selection.links import correlate
 
-        s = self.config.correlate
-        split, probes, results = _splits(self.bank)[0], self.load("probes"), self.load("results")
-        made_from = [repr(s), split, self._hashes("probes", "results")]
-        return self._kept("links", made_from, lambda: correlate(probes, results, probe_split=split, **asdict(s)))
+        settings, split = self.config.correlate, _splits(self.bank)[0]
+        probes, results = self.load("probes"), self.load("results")
+        inputs = [repr(settings), split, table_hashes(self.folder, "probes", "results")]
+        return kept_table(
+            self.folder, "links", inputs, lambda: correlate(probes, results, probe_split=split, **asdict(settings))
+        )
 
     def pick(self, **options: Any) -> Choice:
         """The choice of a teacher; from students' results where there are any. Options go before those of [pick]."""
         from capmismatch.selection.picking import pick
         from capmismatch.study.rule_values import rule_values
 
-        split, probes, given = _splits(self.bank)[0], self.load("probes"), self.pick_options() | options
+        split, probes = _splits(self.bank)[0], self.load("probes")
         results = self.load("results") if self.has("results") else None
-        if results is None and not given["evidence"]:
-            rule, device = given.get("rule", "auto"), self.config.probe.device
-            given.setdefault("values", rule_values(self.bank, probes, rule, split, device))
-        choice = pick(probes, results, split=split, **given)
-        write_table(self.folder / "tables" / "pick.parquet", choice.table)
+        options = self.pick_options() | options
+        if results is None and not options["evidence"]:
+            rule, device = options.get("rule", "auto"), self.config.probe.device
+            options.setdefault("values", rule_values(self.bank, probes, rule, split, device))
+        choice = pick(probes, results, split=split, **options)
+        write_table(table_file(self.folder, "pick"), choice.table)
         return choice
 
     def pick_options(self) -> dict[str, Any]:
@@ -351,18 +334,19 @@ class Study:
 
     def plot(self) -> list[Path]:
         """Draw every figure that the tables allow; PDF, PNG and CSV each. Kept while no table changes."""
-        folder, beside = self.folder / "figures", self.folder / "figures" / "made_from.json"
-        stamp = hash_of([__version__, repr(self.config.probe), repr(self.config.isats), self._hashes()])
-        if beside.exists() and stamp in beside.read_text(encoding="utf-8"):
-            kept = [folder / name for name in json.loads(beside.read_text(encoding="utf-8"))["figures"]]
-            if all(file.with_suffix(ending).exists() for file in kept for ending in (".pdf", ".png", ".csv")):
-                return kept
+        folder, stamp_file = self.folder / "figures", self.folder / "figures" / "made_from.json"
+        config = self.config
+        stamp = hash_of([__version__, repr(config.probe), repr(config.isats), table_hashes(self.folder)])
+        if is_stamped(stamp_file, stamp):
+            figures = [folder / name for name in json.loads(stamp_file.read_text(encoding="utf-8"))["figures"]]
+            if all(file.with_suffix(ending).exists() for file in figures for ending in (".pdf", ".png", ".csv")):
+                return figures
         from capmismatch.report.gallery import draw_all
 
-        beside.unlink(missing_ok=True)
-        drawn = draw_all(self)
-        write_json(beside, {"made_from": stamp, "figures": [file.name for file in drawn]})
-        return drawn
+        stamp_file.unlink(missing_ok=True)
+        figures = draw_all(self)
+        write_json(stamp_file, {"made_from": stamp, "figures": [file.name for file in figures]})
+        return figures
 
     def report(self) -> Path:
         """Write report.html."""
@@ -389,7 +373,7 @@ class Study:
         return choice
 
     def teachers(self) -> pd.DataFrame:
-        """One row a teacher: identity, size, and accuracy on each split, as far as stages have run."""
+        """One row per teacher: identity, size, and accuracy on each split, as far as stages have run."""
         probes = self.load("probes")
         rows = probes[probes["probe"] == "accuracy"]
         keys = ["family", "teacher", "seed", "params", "macs"]
@@ -407,28 +391,11 @@ class Study:
         """A table that a stage left."""
         return load_table(self.folder, table, self.file)
 
-    def _table(self, name: str, bank: LogitBank, settings: Any, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """A table, made anew only if the bank or the settings changed since."""
-        teachers = [[record.key, record.params, record.sha256] for record in bank.teachers]
-        return self._kept(name, [repr(settings), bank.rows.fingerprint, teachers], make)
 
-    def _kept(self, name: str, made_from: list[Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """A table, made anew only if what it is made from changed since."""
-        file = table_file(self.folder, name)
-        stamp, beside = hash_of([__version__, made_from]), file.with_suffix(".json")
-        if file.exists() and beside.exists() and stamp in beside.read_text(encoding="utf-8"):
-            return self.load(name)
-        frame = make()
-        beside.unlink(missing_ok=True)  # first: killed in between, no stamp must vouch for the other table
-        write_table(file, frame)
-        write_json(beside, {"made_from": stamp})
-        return frame
-
-    def _hashes(self, *tables: str) -> dict[str, str]:
-        """SHA-256 of tables as they lie on disk; by default of all."""
-        files = [table_file(self.folder, name) for name in tables]
-        found = files or sorted((self.folder / "tables").glob("*.parquet"))
-        return {file.stem: hashlib.sha256(file.read_bytes()).hexdigest() for file in found if file.exists()}
+def _inputs(bank: LogitBank, settings: Any) -> list[Any]:
+    """All that decides a table that is measured on a bank."""
+    teachers = [[record.key, record.params, record.sha256] for record in bank.teachers]
+    return [repr(settings), bank.rows.fingerprint, teachers]
 
 
 def _splits(bank: LogitBank) -> list[str]:
@@ -439,17 +406,35 @@ def _splits(bank: LogitBank) -> list[str]:
 
 
 def load_study(file: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None, **options: Any) -> Study:
-    """Open a study; the same as ``Study(file, folder)``."""
+    """Open a study; the same as ``Study(file, folder)``.
+
+    Parameters
+    ----------
+    file : path
+        The ``study.toml``.
+    folder : path, optional
+        Where results go; by default the file's own folder.
+    **options : Any
+        As `Study` takes them.
+
+    Returns
+    -------
+    Study
+        The study, of which nothing but the file has been read.
+    """
     return Study(file, folder, **options)
 
 
 _LATEST: dict[str, Study] = {}  # at most one
 
 
-def _opened_elsewhere(file: Path, folder: Path, config: StudyConfig) -> Study:
+def _opened_elsewhere(
+    file: Path, folder: Path, config: StudyConfig, teachers: tuple[tuple[str, str], ...] | None
+) -> Study:
     """A study in a process that was sent it; the same one each time, so that data sets are loaded once."""
-    key = repr((file, folder, config))
+    key = repr((file, folder, config, teachers))
     if key not in _LATEST:
         _LATEST.clear()
         _LATEST[key] = Study(file, folder, progress=False, config=config)
+        _LATEST[key]._chosen = teachers
     return _LATEST[key]

@@ -9,6 +9,7 @@ import statsmodels.api as sm
 from scipy import stats
 
 from capmismatch.errors import InputError
+from capmismatch.report.facts import LinkCounts, StudentCourses, Subject, Unknown
 from capmismatch.report.narrative import TOPICS, statements
 from capmismatch.selection.links import correlate
 from capmismatch.stats.estimates import Estimate, against_best, course, difference, held_fixed, pair_mean, times
@@ -143,146 +144,155 @@ def restored_table(bound=0.1):
     return pd.DataFrame(rows, columns=columns)
 
 
-def told(topic, **tables):
+def said(topic, **tables):
     return [statement for statement in statements(tables) if statement.topic == topic]
+
+
+def facts_of(topic, **tables):
+    return [statement.facts for statement in said(topic, **tables)]
+
+
+def verdict(estimate):
+    """Sign of what is established: 1, -1, 0 for no difference; None without an interval."""
+    return None if np.isnan(estimate.low) else int(estimate.low > 0) - int(estimate.high < 0)
 
 
 # Students' course ----------------------------------------------------------------------------------------------------
 
 
-def test_a_peak_is_told_with_its_place_and_both_falls():
-    summary, only = told("students", results=results_table(HILL))
-    assert "shown in 1 of 1 combination of student and method" in summary.text
-    assert "worse than the best in 1 of 1." in summary.text
-    assert only.text.startswith("Student cnn, KD tau=4: accuracy rises, then falls, as teachers grow (p = 0.0")
-    assert "the peak is t4 (95 % interval)" in only.text
-    assert re.search(r"69\.\d % \[6\d\.\d, 69\.\d\] with t4", only.text)
-    assert only.text.count("(worse)") == 2
+def test_a_peak_has_its_place_and_both_falls():
+    summary, only = facts_of("students", results=results_table(HILL))
+    assert summary == StudentCourses(combinations=1, peaked=1, paired=1, both_ends_worse=1)
+    assert only.subject == Subject("cnn", "KD tau=4") and only.both_ends_worse and not only.best_end
+    assert only.shape.p_value < 0.05 and only.shape.peak == "t4" and only.shape.likely == ("t4",)
+    assert list(only.accuracy) == ["t1", "t4", "t7"]
+    top = only.accuracy["t4"]
+    assert 0.6 < top.low < top.value < top.high < 0.7 and top.value == pytest.approx(0.69, abs=0.01)
+    assert {end: verdict(gap) for end, gap in only.gaps.items()} == {"t1": -1, "t7": -1}
 
 
 def test_an_end_that_is_the_best_is_not_held_against_itself():
-    only = told("students", results=results_table(np.linspace(0.6, 0.7, 7)))[1]
-    assert only.text.count(" points ") == 1 and "with t1 (worse). t7 is itself the best on average." in only.text
+    only = facts_of("students", results=results_table(np.linspace(0.6, 0.7, 7)))[1]
+    assert {end: verdict(gap) for end, gap in only.gaps.items()} == {"t1": -1} and only.best_end == "t7"
 
 
-def test_a_flat_course_is_told_as_no_peak():
-    summary, only = told("students", results=results_table(np.full(7, 0.65), noise=0.01))
-    assert "shown in 0 of 1 " in summary.text and "worse than the best in 0 of 1." in summary.text
-    assert "shows no established rise followed by a fall" in only.text
-    assert only.text.count("no difference is shown") == 2
+def test_a_flat_course_has_no_peak():
+    summary, only = facts_of("students", results=results_table(np.full(7, 0.65), noise=0.01))
+    assert (summary.peaked, summary.both_ends_worse, summary.paired) == (0, 0, 1)
+    assert not only.shape.established and [verdict(gap) for gap in only.gaps.values()] == [0, 0]
 
 
 def test_a_monotone_course_falls_at_one_end_only():
-    summary, only = told("students", results=results_table(np.linspace(0.6, 0.7, 7)))
-    assert "shown in 0 of 1 " in summary.text
-    assert "the peak is t7" in only.text
-    assert only.text.count("(worse)") == 1
+    summary, only = facts_of("students", results=results_table(np.linspace(0.6, 0.7, 7)))
+    assert summary.peaked == 0 and only.shape.peak == "t7" and only.shape.likely == ("t7",)
+    assert [verdict(gap) for gap in only.gaps.values()] == [-1]
 
 
 def test_pairing_by_seed_finds_what_the_scatter_of_seeds_hides():
     table = results_table(0.65 + (HILL - 0.6) / 10, noise=0.0005)
     table["accuracy"] += 0.01 * np.array([-1.0, 1.0, 2.0, -2.0])[table["seed"]]
-    summary, _ = told("students", results=table)
-    assert "shown in 1 of 1 " in summary.text and "worse than the best in 1 of 1." in summary.text
+    assert facts_of("students", results=table)[0] == StudentCourses(1, 1, 1, 1)
     lacking = table.drop(index=table.index[table["split"].eq("test")][0])  # then runs cannot be paired
-    unpaired, _ = told("students", results=lacking)
-    assert "shown in 0 of 1 " in unpaired.text
+    assert facts_of("students", results=lacking)[0].peaked == 0
 
 
 def test_two_teachers_cannot_rise_and_fall():
-    results = results_table([0.6, 0.7], teachers=["t1", "t2"])
-    only = told("students", results=results)[1]
-    assert "cannot be told, a rise and a fall need at least 3 teachers, got 2" in only.text
+    only = said("students", results=results_table([0.6, 0.7], teachers=["t1", "t2"]))[1]
+    assert only.facts.shape is None and "3 teachers, got 2" in only.facts.why_unknown
     assert only.codes == ("CM003",)
 
 
 def test_families_are_told_apart():
     both = pd.concat([results_table(HILL), results_table(HILL[:3], teachers=TEACHERS[:3], family="g")])
-    texts = [statement.text for statement in told("students", results=both)[1:]]
-    assert [text.split(",")[0] for text in texts] == ["Family f", "Family g"]
+    assert [facts.subject.family for facts in facts_of("students", results=both)[1:]] == ["f", "g"]
 
 
 # Variance ------------------------------------------------------------------------------------------------------------
 
 
 def test_variance_peak_stands_beside_confidence_and_inherent_variance():
-    std, variance = told("variance", probes=probes_table())
-    assert std.text.startswith("Derived std at tau=4 rises, then falls,")
-    assert "the peak is t4" in variance.text
-    for statement in (std, variance):
-        for name in ("p_y is 0.", "inherent variance is 0."):
-            assert name in statement.text
-        assert statement.text.count(" for t4") == 3
+    std, variance = facts_of("variance", probes=probes_table())
+    assert (std.probe, std.tau, variance.probe) == ("derived_std", 4.0, "derived_variance")
+    assert std.shape.established and variance.shape.peak == "t4"
+    for facts in (std, variance):
+        assert list(facts.means) == [facts.probe, "target_prob", "inherent_variance"]
+        assert all(list(means) == ["t1", "t4", "t7"] for means in facts.means.values())
+    assert std.means["target_prob"]["t7"].value == pytest.approx(0.9, rel=0.02)
 
 
-def test_no_variance_peak_is_told():
-    std, _ = told("variance", probes=probes_table(shape=np.linspace(0.5, 0.7, 7)))
-    assert "shows no established rise followed by a fall" in std.text
+def test_no_variance_peak_is_reported():
+    std, _ = facts_of("variance", probes=probes_table(shape=np.linspace(0.5, 0.7, 7)))
+    assert not std.shape.established
 
 
-def test_derived_probes_are_not_told_alone():
+def test_derived_probes_are_not_reported_alone():
     probes = probes_table()
-    (only,) = told("variance", probes=probes[probes["probe"] != "target_prob"])
-    assert only.text == "Not told: the probes lack target_prob, and these are only told together."
+    only = facts_of("variance", probes=probes[probes["probe"] != "target_prob"])
+    assert only == [Unknown("probes", ("target_prob",))]
 
 
-def test_the_nearest_temperature_is_told():
-    other = probes_table().assign(tau=1.0)
-    both = pd.concat([other, probes_table()])
-    texts = [s.text for s in statements({"probes": both}, tau=1.4)]
-    assert all("at tau=1 " in text for text in texts)
+def test_the_nearest_temperature_is_taken():
+    both = pd.concat([probes_table().assign(tau=1.0), probes_table()])
+    assert {statement.facts.tau for statement in statements({"probes": both}, tau=1.4)} == {1.0}
 
 
 # Ranks ---------------------------------------------------------------------------------------------------------------
 
 
 def test_ranks_as_alike_as_runs_of_one_teacher():
-    (only,) = told("ranks", ranks=ranks_table(0.0))
-    assert only.text.count("no more change is shown than a seed makes") == 2
+    (only,) = facts_of("ranks", ranks=ranks_table(0.0))
+    assert {pairs: verdict(lost) for pairs, lost in only.below_floor.items()} == {"neighbours": 0, "any": 0}
 
 
 def test_ranks_that_drift_with_size():
-    (only,) = told("ranks", ranks=ranks_table(0.05))
-    assert only.text.count("size changes the order more than a seed does") == 2
-    ends = re.search(r"and (\S+) between the smallest and the largest \(t1 and t7\)", only.text)
-    assert float(ends[1]) == pytest.approx(0.5, abs=0.01)
+    (only,) = facts_of("ranks", ranks=ranks_table(0.05))
+    assert {pairs: verdict(lost) for pairs, lost in only.below_floor.items()} == {"neighbours": 1, "any": 1}
+    assert (only.smallest, only.largest) == ("t1", "t7") and only.of_ends == pytest.approx(0.5, abs=0.01)
+    assert only.agreement["neighbours"].value == pytest.approx(0.75, abs=0.01)
+    assert only.floor.value == pytest.approx(0.8, abs=0.01)
 
 
 def test_ranks_without_second_runs_have_no_floor():
-    (only,) = told("ranks", ranks=ranks_table(0.05, runs=1))
-    assert "there is no noise floor" in only.text
-    assert "below the floor" not in only.text
+    (only,) = facts_of("ranks", ranks=ranks_table(0.05, runs=1))
+    assert np.isnan(only.floor.value) and not only.below_floor
 
 
 def test_ranks_need_two_teachers():
-    (only,) = told("ranks", ranks=ranks_table(0.0, teachers=["t1"]))
-    assert only.text.startswith("Not told")
+    assert facts_of("ranks", ranks=ranks_table(0.0, teachers=["t1"])) == [Unknown("pairs")]
 
 
 # Restored ------------------------------------------------------------------------------------------------------------
 
 
-def test_restored_tells_both_ends_and_the_ratio():
-    large, small, against = told("restored", restored=restored_table())
-    assert large.text.startswith("Largest teacher, t7: derived variance is 0.000400 [")
-    assert small.text.startswith("Smallest teacher, t1: derived variance is 0.00640 [")
-    assert "the arg max moves for 0.0 % [0.0, 0.0] under TS, 25.0 % [" in large.text
-    assert "ends on its bound for 10.0 % [" in large.text
-    assert "highest derived variance under TS, t1: derived variance is 0.0625 [" in against.text
-    assert re.search(r"under TS, 0\.125 \[\S+ \S+ times under ATS and 0\.18[78] \[", against.text)
-    assert "inherent variance is 1.00 times under TS, 2.00 [" in against.text
-    assert large.codes == small.codes == ()
+def test_restored_has_both_ends_and_the_ratio():
+    large, small, against = facts_of("restored", restored=restored_table())
+    assert [(facts.size, facts.teacher) for facts in (large, small)] == [("largest", "t7"), ("smallest", "t1")]
+    for facts, target in ((large, 0.8), (small, 0.2)):
+        for factor, method in enumerate(["TS", "ATS", "ISATS"], start=1):
+            values = {name: by_method[method].value for name, by_method in facts.quantities.items()}
+            inherent = 0.01 * factor
+            expected = (1 - target) ** 2 * inherent, target, inherent
+            assert tuple(values.values()) == pytest.approx(expected)
+            assert list(values) == ["derived_variance", "target_prob", "inherent_variance"]
+    assert {method: share.value for method, share in large.flipped.items()} == {"TS": 0.0, "ATS": 0.25, "ISATS": 0.0}
+    assert large.at_bound.value == pytest.approx(0.1) and large.at_bound.low < 0.1 < large.at_bound.high
+    assert (against.largest, against.highest) == ("t7", "t1")
+    ratios = [ratio.value for ratio in against.ratios["derived_variance"].values()]
+    assert ratios == pytest.approx([0.2**2 / 0.8**2 * factor for factor in (1, 2, 3)])
+    assert [ratio.value for ratio in against.ratios["inherent_variance"].values()] == pytest.approx([1, 2, 3])
 
 
-def test_a_search_that_ends_on_its_bound_is_marked():
-    assert told("restored", restored=restored_table(bound=0.9))[0].codes == ("CM008",)
+@pytest.mark.parametrize(("bound", "codes"), [(0.1, ()), (0.9, ("CM008",))])
+def test_a_search_that_ends_on_its_bound_is_marked(bound, codes):
+    large, small, _ = said("restored", restored=restored_table(bound=bound))
+    assert large.codes == small.codes == codes
 
 
-def test_restored_without_its_factors_is_not_told():
+def test_restored_without_its_factors_is_not_reported():
     table = restored_table()
+    unknown = Unknown("restored", ("derived_variance", "target_prob", "inherent_variance"))
     for broken in (table[table["quantity"] != "inherent_variance"], table.assign(params=np.nan)):
-        (only,) = told("restored", restored=broken)
-        assert only.text.startswith("Not told: the table lacks sizes of teachers, or derived_variance, target_prob and")
+        assert facts_of("restored", restored=broken) == [unknown]
 
 
 # Links ---------------------------------------------------------------------------------------------------------------
@@ -296,126 +306,148 @@ def links_table(heights, **options):
 
 def test_a_link_that_survives():
     # The hill is the course of the variance, not that of p_y, IV or the teacher's accuracy, which all grow.
-    summary, best, variance = told("links", links=links_table(HILL + 0.0001 * np.arange(7)))
-    assert "In 1 of 1 combination of student and method some probe's link is significant" in summary.text
-    assert "in 1 of 1 the derived variance near tau=4 is linked" in summary.text
-    assert "it survives both" in variance.text
-    assert re.search(r"(derived variance|derived std) at tau=4 tracks accuracy most closely over 7 teachers", best.text)
-    assert "Beside it: p_y" in best.text and "Beside it: p_y" in variance.text
+    summary, best, variance = facts_of("links", links=links_table(HILL + 0.0001 * np.arange(7)))
+    assert summary == LinkCounts(combinations=1, significant=1, with_variance=1, surviving=1, tau=4.0)
+    assert variance.survives and variance.lost_to == ()
+    assert best.link.probe in ("derived_variance", "derived_std") and best.link.tau == 4 and best.link.significant
+    assert best.link.correlation.n == 7 and best.link.correlation.value > 0.9
+    for facts in (best, variance):
+        assert [link.probe for link in facts.companions] == ["target_prob", "inherent_variance"]
 
 
 def test_a_link_that_restates_confidence():
     size = np.linspace(0.2, 0.9, 7)
     falling = 0.9 - 0.3 * size + np.array([0.0, 0.0, 0.02, -0.02, 0.0, 0.0, 0.0])
-    links = links_table(0.9 - size / 3, shape=falling)
-    _, _, variance = told("links", links=links)
-    assert "it cannot be told apart from p_y and the teacher's accuracy" in variance.text
+    _, _, variance = said("links", links=links_table(0.9 - size / 3, shape=falling))
+    assert variance.facts.lost_to == ("target_prob", "accuracy") and not variance.facts.survives
     assert "CM005" in variance.codes
 
 
-def test_no_link_is_told_as_none():
+def test_no_link_is_reported_as_none():
     heights = 0.65 + 0.01 * np.array([1.0, -1.0, 0.4, 0.0, -0.4, 1.1, -1.2])
-    summary, best, variance = told("links", links=links_table(heights))
-    assert "In 0 of 1 combination" in summary.text and "in 0 of 1 the derived variance" in summary.text
-    assert ", not significant when corrected" in best.text
-    assert "its interval covers zero, so there is no established link that could survive" in variance.text
+    summary, best, variance = said("links", links=links_table(heights))
+    assert summary.facts == LinkCounts(1, 0, 1, 0, 4.0)
+    assert not best.facts.link.significant
+    assert not variance.facts.link.correlation.excludes_zero and not variance.facts.survives
     assert variance.codes == ("CM004",)
 
 
-def test_links_of_derived_probes_without_companions_are_not_told():
+def test_links_of_derived_probes_without_companions_are_left_out():
     links = links_table(HILL + 0.0001 * np.arange(7))
-    texts = [s.text for s in told("links", links=links[links["probe"] != "inherent_variance"])]
-    assert not any("derived std" in text or "derived variance at" in text for text in texts)
-    assert "in 0 of 0 the derived variance" in texts[0]
+    summary, *facts = facts_of("links", links=links[links["probe"] != "inherent_variance"])
+    assert summary.with_variance == 0 and facts
+    assert not {fact.link.probe for fact in facts} & {"derived_std", "derived_variance"}
 
 
 # Differences between methods -----------------------------------------------------------------------------------------
 
 
+def assert_estimate(estimate, value, interval):
+    np.testing.assert_allclose([estimate.value, estimate.low, estimate.high], [value, *interval])
+
+
 def test_gain_is_paired_by_seed_and_averaged_over_teachers():
     kd, ce = results_table(HILL), plain_table()
-    (only,) = told("gain", results=pd.concat([kd, ce]))
+    (only,) = facts_of("gain", results=pd.concat([kd, ce]))
     apart = (
         kd[kd["split"] == "test"].groupby("seed")["accuracy"].mean()
         - ce[ce["split"] == "test"].set_index("seed")["accuracy"]
     )
-    low, high = 100 * np.array(stats.ttest_1samp(apart, 0).confidence_interval(0.95))
-    assert f"{100 * apart.mean():+.2f} points [{low:+.2f}, {high:+.2f}] over plain cross-entropy" in only.text
-    assert only.text.endswith("mean over 7 teachers and 4 seeds: a gain.")
+    assert_estimate(only.gain, apart.mean(), stats.ttest_1samp(apart, 0).confidence_interval(0.95))
+    assert (only.teachers, only.gain.n, verdict(only.gain)) == (7, 4, 1)
 
 
-@pytest.mark.parametrize(("plain", "verdict"), [(0.70, "a loss"), (0.641, "no difference is shown")])
-def test_a_loss_and_a_null_gain_are_told_plainly(plain, verdict):
+@pytest.mark.parametrize(("plain", "sign"), [(0.70, -1), (0.641, 0)])
+def test_a_loss_and_a_null_gain_are_reported(plain, sign):
     table = pd.concat([results_table(np.full(7, 0.64), noise=0.004), plain_table(plain, noise=0.004)])
-    (only,) = told("gain", results=table)
-    assert f"seeds: {verdict}" in only.text
+    (only,) = facts_of("gain", results=table)
+    assert verdict(only.gain) == sign
 
 
 def test_one_seed_gives_no_interval():
-    table = pd.concat([results_table(HILL, seeds=1), plain_table(seeds=1)])
-    (only,) = told("gain", results=table)
-    assert "[" not in only.text and "nothing is established" in only.text
+    (only,) = said("gain", results=pd.concat([results_table(HILL, seeds=1), plain_table(seeds=1)]))
+    assert verdict(only.facts.gain) is None and "[" not in only.text
 
 
 def test_gain_without_plain_students():
-    (only,) = told("gain", results=results_table(HILL))
-    assert only.text.startswith("Not told: the results have no student taught by plain cross-entropy")
+    assert facts_of("gain", results=results_table(HILL)) == [Unknown("plain")]
 
 
 def test_isats_against_kd_at_the_largest_third():
     kd = results_table(HILL, seed=1)
     isats = results_table(HILL + np.where(np.arange(7) >= 4, 0.02, -0.5), "ISATS order m=1 tau=4", "ISATS", seed=2)
-    (only,) = told("large", results=pd.concat([kd, isats]))
+    (only,) = facts_of("large", results=pd.concat([kd, isats]))
     means = [
         table[table["split"].eq("test") & table["teacher"].isin(TEACHERS[4:])].groupby("seed")["accuracy"].mean()
         for table in (isats, kd)
     ]
-    low, high = 100 * np.array(stats.ttest_rel(*means).confidence_interval(0.95))
-    gap = 100 * (means[0] - means[1]).mean()
-    assert f"is {gap:+.2f} points [{low:+.2f}, {high:+.2f}], mean over 4 seeds: ISATS is better." in only.text
-    assert "largest third of the teachers (t5, t6 and t7): ISATS order m=1 tau=4 less KD tau=4" in only.text
+    assert_estimate(only.gain, (means[0] - means[1]).mean(), stats.ttest_rel(*means).confidence_interval(0.95))
+    assert (only.subject.label, only.plain_label) == ("ISATS order m=1 tau=4", "KD tau=4")
+    assert only.teachers == ("t5", "t6", "t7") and only.gain.n == 4 and verdict(only.gain) == 1
 
 
 def test_isats_is_held_against_kd_at_the_same_temperature_of_the_student():
     kd = results_table(HILL, seed=1).assign(tau_student=1.0)
     other = results_table(HILL - 0.3, "KD tau=4 student tau=4", seed=1).assign(tau_student=4.0)
     isats = results_table(HILL, "ISATS order m=1 tau=4", "ISATS", seed=2).assign(tau_student=1.0)
-    (only,) = told("large", results=pd.concat([kd, other, isats]))
-    assert "less KD tau=4 is" in only.text
-    (only,) = told("large", results=pd.concat([other, isats]))
-    assert only.text.startswith("Not told")
+    (only,) = facts_of("large", results=pd.concat([kd, other, isats]))
+    assert only.plain_label == "KD tau=4"
+    assert facts_of("large", results=pd.concat([other, isats])) == [Unknown("isats")]
 
 
 def test_isats_no_better_than_kd():
     kd = results_table(HILL, seed=1, noise=0.01)
     isats = results_table(HILL, "ISATS order m=1 tau=4", "ISATS", seed=2, noise=0.01)
-    (only,) = told("large", results=pd.concat([kd, isats]))
-    assert "no difference is shown" in only.text
+    (only,) = facts_of("large", results=pd.concat([kd, isats]))
+    assert verdict(only.gain) == 0
 
 
 def test_isats_without_kd_is_not_compared():
-    (only,) = told("large", results=results_table(HILL))
-    assert only.text.startswith("Not told")
+    assert facts_of("large", results=results_table(HILL)) == [Unknown("isats")]
 
 
 # Whole ---------------------------------------------------------------------------------------------------------------
 
 
-def test_topics_come_in_order_and_derived_probes_never_alone():
-    tables = {
-        "results": pd.concat([results_table(HILL), plain_table()]),
+@pytest.fixture(scope="module")
+def every_table():
+    checks = {"teacher": ["a", "b"], "seed": 0, "drift": [0.4, 0.0], "tied": 0.0, "findings": ["CM011", ""]}
+    isats = results_table(HILL, "ISATS order m=1 tau=4", "ISATS", seed=2)
+    return {
+        "results": pd.concat([results_table(HILL), isats, plain_table()]),
         "probes": probes_table(),
         "ranks": ranks_table(0.02),
         "restored": restored_table(),
         "links": links_table(HILL),
-        "checks": pd.DataFrame({"teacher": ["a"], "seed": 0, "drift": 0.0, "tied": 0.0, "findings": ""}),
+        "checks": pd.DataFrame(checks),
     }
-    found = statements(tables)
+
+
+def test_topics_come_in_order_and_derived_probes_never_alone(every_table):
+    found = statements(every_table)
     assert list(dict.fromkeys(statement.topic for statement in found)) == list(TOPICS)
     for statement in found:
         if re.search(r"derived (variance|std)", statement.text) and "combination" not in statement.text:
             assert "p_y" in statement.text and "inherent variance" in statement.text
-    assert found == statements(tables)
+    assert repr(found) == repr(statements(every_table))
+
+
+def test_the_narrative_as_it_is_worded(every_table, golden):
+    """The one test of the sentences themselves, with some in which something is unknown or not established."""
+    tables = [
+        every_table,
+        {"results": pd.concat([results_table(HILL, seeds=1), plain_table(seeds=1)])},
+        {"results": results_table([0.6, 0.7], teachers=["t1", "t2"])},
+        {"probes": probes_table(shape=np.linspace(0.5, 0.7, 7)), "ranks": ranks_table(0.0, runs=1)},
+        {"probes": probes_table().query("probe != 'target_prob'"), "ranks": ranks_table(0.0, teachers=["t1"])},
+        {"restored": restored_table().assign(params=np.nan), "links": links_table(HILL[::-1]).query("tau > 99")},
+    ]
+    lines = [
+        " ".join([f"{statement.topic}:", statement.text, *statement.codes])
+        for given in tables
+        for statement in statements(given)
+    ]
+    golden("narrative.txt", "\n".join(lines) + "\n")
 
 
 def test_absent_tables_leave_their_topics_out():

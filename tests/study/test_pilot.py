@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
+from studies import letters_study
 
 from capmismatch.cli import app
 from capmismatch.distillation import grid, student_trainer
@@ -28,37 +29,23 @@ from capmismatch.distillation.methods import Method
 from capmismatch.errors import InputError
 from capmismatch.sources import letters
 from capmismatch.study.halving import Rung, cost, halve, ladder, least_budget, new_runs
-from capmismatch.study.pilot import RUNG_COLUMNS, _sure, pilot
-from capmismatch.study.pilot_plan import PilotPlan, make_plan, settings_of
-from capmismatch.study.pilot_runs import Found
-from capmismatch.study.short_study import ShortStudy, shortened
+from capmismatch.study.pilot import RUNG_COLUMNS, PairChances, pilot
+from capmismatch.study.pilot_plan import LeftOut, PilotPlan, make_plan, settings_of
+from capmismatch.study.pilot_runs import FinishedRuns
+from capmismatch.study.short_study import short_study, shortened
 from capmismatch.study.study import Study
 from capmismatch.training.recipes import Recipe
 
-STUDY = """
-name = "tiny"
-[data]
-source = "letters"
-split = { train = 260, val = 400, test = 200 }
-[[family]]
-source = "letters:mlp"
-widths = [4, 8, 12, 16]
-seeds = 1
-[probe]
-taus = [4]
-[distill]
-students = ["mlp5", "mlp6"]
-seeds = 4
-center = [7]
-scale = [3]
-recipe = { epochs = 4, batch_size = 50 }
-[[distill.methods]]
-name = "CE"
-[[distill.methods]]
-name = "KD"
-[[distill.methods]]
-name = "ATS"
-"""
+STUDY = letters_study(
+    rows=(260, 400, 200),
+    widths=(4, 8, 12, 16),
+    teacher_seeds=1,
+    taus=(4,),
+    students=("mlp5", "mlp6"),
+    seeds=4,
+    recipe="epochs = 4, batch_size = 50",
+    methods=("CE", "KD", "ATS"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -100,9 +87,9 @@ def silent(_: str) -> None:
 TEACHERS = [("mlp", f"mlp{width}") for width in (4, 8, 12, 16)]
 
 
-def planned(study: Study, budget: Any, taus: tuple[float, ...] = (), found: Found | None = None) -> PilotPlan:
+def planned(study: Study, budget: Any, taus: tuple[float, ...] = (), finished: FinishedRuns | None = None) -> PilotPlan:
     """A plan for all four teachers."""
-    return make_plan(study, budget, TEACHERS, study.distillation.students, settings_of(study, taus), found)
+    return make_plan(study, budget, TEACHERS, study.distillation.students, settings_of(study, taus), finished)
 
 
 # --- ladders ---------------------------------------------------------------------------------------------------------
@@ -128,8 +115,8 @@ def test_a_ladder_halves_grows_and_keeps_to_its_budget(arms: int, epochs: int, m
 def test_runs_that_are_there_cost_nothing(there: list[int], epochs: int, data: some.DataObject) -> None:
     """The most that any choice of arms can cost, and rungs of whole length as soon as an arm has a whole run."""
     arms = len(there)
-    least = least_budget(arms, epochs, there=there)
-    rungs = ladder(arms, epochs, data.draw(some.floats(1.0, 4.0)) * least, there=there)
+    least = least_budget(arms, epochs, finished=there)
+    rungs = ladder(arms, epochs, data.draw(some.floats(1.0, 4.0)) * least, finished=there)
     if any(there):
         assert {rung.epochs for rung in rungs} == {epochs}
     most = 0
@@ -213,18 +200,23 @@ def test_a_small_budget_compares_less_and_says_what_it_leaves_out(tmp_path: Path
         spent = plan.passes
         said += [plan.left_out] if plan.left_out not in said else []
         assert len(plan.teachers) == 4 or plan.by_teacher == (Rung(len(plan.teachers), 4, 1),)
-    second, rest = "second seeds, without which chances are rough", " Nothing is left out from 66.7% on."
-    setting, plain = "Left out to keep to the budget: the setting 'ATS tau=4/3'", "plain cross-entropy"
+    ats = LeftOut(("ATS tau=4/3",), enough=2 / 3)
+    single = replace(ats, second_seeds=True)
+    no_baseline = {"plain_seeds": 2, "baseline": True}
     assert said == [
-        f"{setting}; {plain}; {second}; mlp/mlp12 and mlp/mlp16, put last by the probes.{rest}",
-        f"{setting}; {plain}; {second}; mlp/mlp16, put last by the probes.{rest}",
-        f"{setting}; {plain}; {second}.{rest}",
-        f"{setting}; a second seed of {plain}; {second}.{rest}",
-        f"{setting}; {plain}.{rest}",
-        f"{setting}.{rest}",
-        "",
+        replace(single, **no_baseline, teachers=tuple(TEACHERS[2:])),
+        replace(single, **no_baseline, teachers=tuple(TEACHERS[3:])),
+        replace(single, **no_baseline),
+        replace(single, plain_seeds=1),
+        replace(ats, **no_baseline),
+        ats,
+        LeftOut(enough=2 / 3),
     ]
-    assert planned(study, "66.7%").left_out == "" != planned(study, "66.6%").left_out
+    assert str(said[0]) == (
+        "Left out to keep to the budget: the setting 'ATS tau=4/3'; plain cross-entropy; second seeds, without which "
+        "chances are rough; mlp/mlp12 and mlp/mlp16, put last by the probes. Nothing is left out from 66.7% on."
+    )
+    assert not planned(study, "66.7%").left_out and planned(study, "66.6%").left_out
 
 
 def test_whole_runs_come_before_more_seeds(tmp_path: Path, taught: Path) -> None:
@@ -233,14 +225,14 @@ def test_whole_runs_come_before_more_seeds(tmp_path: Path, taught: Path) -> None
     for budget in np.arange(6, 150, 2.5):
         plan = planned(study, f"{budget}%", (2, 8))
         if min(rung.epochs for rung in [*plan.by_teacher, *plan.by_setting]) < 4:
-            least = least_budget(4, 4, whole=True) + least_budget(12, 4, there=[2, 2]) + 2 * 4
+            least = least_budget(4, 4, full_length=True) + least_budget(12, 4, finished=[2, 2]) + 2 * 4
             assert 2 * least > budget / 100 * 72 * 4
 
 
 def test_finished_runs_cost_nothing(tmp_path: Path, taught: Path) -> None:
     study = study_in(tmp_path, taught)
     both = {(teacher, "KD tau=4", student): 2 for teacher in TEACHERS[2:] for student in ("mlp5", "mlp6")}
-    plan = planned(study, "20%", found=Found(both))
+    plan = planned(study, "20%", finished=FinishedRuns(both))
     assert plan.finished == 8 and "8 finished students of the study are used, at no cost." in str(plan)
     assert {rung.epochs for rung in plan.by_teacher} == {4}  # whole runs compare with whole ones only
     assert plan.passes == 2 * 260 * (cost(plan.by_teacher, [2, 2]) + 2 * 4) <= 0.2 * plan.whole_grid
@@ -251,8 +243,8 @@ def test_finished_runs_cost_nothing(tmp_path: Path, taught: Path) -> None:
         for method in study.distillation.methods
         for teacher in (TEACHERS if method.name != "CE" else [("", "")])
     }
-    assert planned(study, 0.1, found=Found(everything)).passes == 0
-    assert not planned(study, 0.1, found=Found(everything)).left_out
+    assert planned(study, 0.1, finished=FinishedRuns(everything)).passes == 0
+    assert not planned(study, 0.1, finished=FinishedRuns(everything)).left_out
 
 
 @pytest.mark.parametrize("budget", ["much", "0%", -3, "nan"])
@@ -335,7 +327,7 @@ def test_whole_length_runs_are_those_of_the_grid(whole: tuple[Path, Any, list[st
     folder, choice, _ = whole
     study = study_in(folder, taught)
     record = study.bank.teachers[0]
-    short = ShortStudy(study, [(record.family, record.teacher)], Method("KD"), seeds=1, epochs=4, students=("mlp5",))
+    short = short_study(study, [(record.family, record.teacher)], Method("KD"), seeds=1, epochs=4, students=("mlp5",))
     run = grid_runs.plan(short, short.bank)[0]
     assert len(grid_runs.plan(short, short.bank)) == 1
     assert grid_runs.config_of(short, run) == grid_runs.config_of(study, run)
@@ -346,11 +338,21 @@ def test_whole_length_runs_are_those_of_the_grid(whole: tuple[Path, Any, list[st
 def test_other_processes_train_by_the_recipe_of_the_rung(tmp_path: Path, taught: Path) -> None:
     study = study_in(tmp_path, taught)
     record = study.bank.teachers[0]
-    short = ShortStudy(study, [(record.family, record.teacher)], Method("KD"), seeds=1, epochs=2, students=("mlp5",))
+    short = short_study(study, [(record.family, record.teacher)], Method("KD"), seeds=1, epochs=2, students=("mlp5",))
     there = pickle.loads(pickle.dumps(student_trainer.Trainer(short))).study
     run = grid_runs.plan(short, short.bank)[0]
     assert there.recipe == short.recipe != study.recipe
+    assert there.bank.keys == short.bank.keys == [record.key] and len(there.family) == len(short.family) == 1
     assert grid_runs.run_folder(there, run) == grid_runs.run_folder(short, run)
+
+
+def test_a_short_study_is_a_copy_that_shares_what_is_loaded(tmp_path: Path, taught: Path) -> None:
+    study = study_in(tmp_path, taught)
+    short = short_study(study, TEACHERS[:2], Method("KD"), seeds=1, epochs=2, students=("mlp5",))
+    assert short.train_data is study.train_data and short.eval_data is study.eval_data
+    assert [teacher.name for teacher in short.family] == ["mlp4", "mlp8"] and len(study.family) == 4
+    assert (short.recipe.epochs, study.recipe.epochs) == (2, 4)
+    assert (short.file, short.folder, short.workers) == (study.file, study.folder, study.workers)
 
 
 def test_only_validation_rows_choose(whole: tuple[Path, Any, list[str]], taught: Path, tmp_path: Path) -> None:
@@ -419,7 +421,7 @@ def test_a_fifth_of_a_small_study_is_enough(tmp_path: Path, taught: Path) -> Non
 def test_finished_students_are_used_and_not_trained_shorter(tmp_path: Path, taught: Path) -> None:
     study = study_in(tmp_path, taught)
     half = [("mlp", "mlp12"), ("mlp", "mlp16")]
-    grid.distill(ShortStudy(study, half, Method("KD"), seeds=2, epochs=4, students=("mlp5", "mlp6")))
+    grid.distill(short_study(study, half, Method("KD"), seeds=2, epochs=4, students=("mlp5", "mlp6")))
     before, told = {*finished(tmp_path)}, list[str]()
     choice = pilot(study, "30%", taus=(2, 8), n_boot=200, tell=told.append)
     new = {*finished(tmp_path)} - before
@@ -455,20 +457,16 @@ def test_the_chances_of_the_pair_and_of_the_setting_are_told(whole: tuple[Path, 
     _, choice, _ = whole
     pairs = choice.rungs[choice.rungs["stage"].eq("settings")]
     assert choice.reasons[1].startswith(f"Of {pairs['rung'].eq(1).sum()} pairs of teacher and setting, mlp/")
-    taken = replace(choice, teacher="mlp8", setting=replace(choice.setting, label="KD tau=4"))
     chances = {("mlp", "mlp8", "KD tau=4"): 0.17, ("mlp", "mlp4", "KD tau=4"): 0.1, ("mlp", "mlp8", "ATS"): 0.73}
-    of = "Of 3 pairs of teacher and setting, mlp/"
-    likeliest = "the likeliest is mlp/mlp8 with 'ATS', with 73 %. That "
-    setting = "is the best setting, with whichever teacher, has a chance of"
-    assert _sure(taken, chances) == [
-        f"{of}mlp8 with 'KD tau=4' is the best with a chance of 17 %; {likeliest}'KD tau=4' {setting} 27 %."
-    ]
-    assert _sure(replace(taken, setting=replace(taken.setting, label="ATS")), chances) == [
-        f"{of}mlp8 with 'ATS' is the best with a chance of 73 %. That 'ATS' {setting} 73 %."
-    ]
-    assert _sure(replace(taken, teacher="mlp16"), chances) == [
-        f"{of}mlp16 was in none, as it was dropped before; {likeliest}'KD tau=4' {setting} 27 %."
-    ]
+    chosen, likeliest = ("mlp", "mlp8", "KD tau=4"), ("mlp", "mlp8", "ATS")
+    sure = PairChances.of(chosen, chances)
+    assert sure == PairChances(chosen, 3, 0.17, likeliest, 0.73, pytest.approx(0.27))
+    for number in ("17 %", "73 %", "27 %"):
+        assert number in str(sure)
+    assert PairChances.of(likeliest, chances) == PairChances(likeliest, 3, 0.73, likeliest, 0.73, 0.73)
+    assert str(PairChances.of(likeliest, chances)).count("73 %") == 2
+    dropped = PairChances.of(("mlp", "mlp16", "KD tau=4"), chances)
+    assert dropped.chance is None and "dropped before" in str(dropped)
 
 
 def test_one_setting_and_one_family_member_less(tmp_path: Path, taught: Path) -> None:

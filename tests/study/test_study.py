@@ -3,97 +3,20 @@
 from __future__ import annotations
 
 import shutil
-import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from studies import letters_study, saved_study, write_study
 
 from capmismatch.distillation import student_trainer
 from capmismatch.errors import BankError, CapmismatchError, InputError
 from capmismatch.sources import letters
 from capmismatch.study.study import Study, load_study
 
-LETTERS = """
-name = "tiny"
-[data]
-source = "letters"
-split = { train = 300, val = 400, test = 300 }
-[[family]]
-source = "letters:mlp"
-widths = [4, 8, 16]
-seeds = 2
-[probe]
-taus = [1, 4]
-[distill]
-students = ["mlp5"]
-seeds = 2
-center = [7]
-scale = [3]
-recipe = { epochs = 1, batch_size = 100 }
-[[distill.methods]]
-name = "CE"
-[[distill.methods]]
-name = "KD"
-[correlate]
-n_boot = 20
-"""
-
-
-def write(folder: Path, text: str, **replaced: str) -> Path:
-    for old, new in replaced.items():
-        assert old in text
-        text = text.replace(old, new)
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "study.toml"
-    file.write_text(textwrap.dedent(text))
-    return file
-
-
-def saved_study(folder: Path, extra: str = "", results: bool = True, **arrays: Any) -> Path:
-    """Saved logits of four teachers of 40 examples, and a table of results."""
-    draws = np.random.default_rng(0)
-    labels = np.arange(40) % 4
-    content: dict[str, Any] = {"labels": labels, "classes": list("abcd")}
-    rows = []
-    for number, name in enumerate(["xs", "s", "m", "l"]):
-        content[f"logits_{name}"] = draws.normal(size=(40, 4)) + (1 + number) * np.eye(4)[labels]
-        content[f"params_{name}"] = 10 * 4**number
-        rows += [
-            {
-                "family": "teachers",
-                "teacher": name,
-                "student": "tiny",
-                "method": "KD",
-                "tau": 4,
-                "seed": seed,
-                "split": split,
-                "accuracy": 0.6 + 0.05 * number + 0.01 * draws.normal(),
-                "n": 100,
-            }
-            for seed in range(2)
-            for split in ("val", "test")
-        ]
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / "teachers.npz", **(content | arrays))
-    np.savez(folder / "data.npz", X=np.zeros((40, 1)), labels=labels, classes=list("abcd"))
-    pd.DataFrame(rows).to_csv(folder / "results.csv", index=False)
-    return write(
-        folder,
-        f"""
-        name = "saved"
-        {'results = "results.csv"' if results else ""}
-        [data]
-        source = "npz:data.npz"
-        [[family]]
-        source = "logits:teachers.npz"
-        {extra}
-        [correlate]
-        n_boot = 20
-    """,
-    )
+LETTERS = letters_study()
 
 
 def to_pick(study: Study) -> Any:
@@ -133,7 +56,7 @@ def test_a_study_of_saved_logits_and_given_results(tmp_path: Path) -> None:
     accuracy = probes.query("probe == 'accuracy' and teacher == 'm' and split == 'val'")["value"].item()
     bank = study.bank
     assert accuracy == pytest.approx((bank.logits("teachers/m", "val").argmax(1) == bank.labels("val")).mean())
-    assert len(study.load("results")) == 16
+    assert len(study.load("results")) == 16 + 4
     assert set(study.load("links")["student"]) == {"tiny"}
     assert choice.table.iloc[0]["teacher"] == "l"
     pd.testing.assert_frame_equal(study.load("pick"), choice.table)
@@ -164,7 +87,7 @@ def test_a_study_without_students_still_picks(tmp_path: Path) -> None:
 
 def test_a_study_of_letters_and_a_second_time_without_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(letters, "RECIPE", letters.Recipe(epochs=2, batch_size=100))
-    file = write(tmp_path / "in", LETTERS)
+    file = write_study(tmp_path / "in", LETTERS)
     folder = tmp_path / "out"
     first = to_pick(Study(file, folder, progress=False))
     assert sorted(f.name for f in folder.iterdir()) == ["bank", "runs", "tables", "teachers"]
@@ -224,7 +147,7 @@ def test_a_kill_between_table_and_stamp_is_no_lie(tmp_path: Path, monkeypatch: p
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("capmismatch.study.study.write_json", die)
+        patch.setattr("capmismatch.study.tables.write_json", die)
         Study(saved_study(tmp_path, "[probe]\ntaus = [3]"), progress=False).probe()
     back = Study(saved_study(tmp_path), progress=False).probe()
     assert set(back["tau"].dropna()) == {1.0, 2.0, 4.0, 8.0}
@@ -285,7 +208,7 @@ def test_families_that_share_a_teachers_name_have_all_their_figures(tmp_path: Pa
     (tmp_path / "other").mkdir()
     shutil.copy(tmp_path / "teachers.npz", tmp_path / "other" / "rivals.npz")
     study = Study(
-        write(
+        write_study(
             tmp_path,
             """
         name = "two"
@@ -378,12 +301,12 @@ def test_no_file(tmp_path: Path) -> None:
 )
 def test_a_file_that_is_wrong_is_told_at_once(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Study(write(tmp_path, text))
+        Study(write_study(tmp_path, text))
 
 
 def test_workers(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected workers >= 1, got 0"):
-        Study(write(tmp_path, LETTERS), workers=0)
+        Study(write_study(tmp_path, LETTERS), workers=0)
 
 
 @pytest.mark.parametrize(
@@ -400,7 +323,7 @@ def test_workers(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_told_when_it_is_needed(tmp_path: Path, old: str, new: str, attribute: str, message: str) -> None:
-    study = Study(write(tmp_path, LETTERS, **{old: new}))
+    study = Study(write_study(tmp_path, LETTERS, **{old: new}))
     with pytest.raises(InputError, match=message):
         getattr(study, attribute)
 
@@ -408,7 +331,7 @@ def test_what_is_told_when_it_is_needed(tmp_path: Path, old: str, new: str, attr
 def test_the_environment_is_put_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_PLACE", str(tmp_path))
     saved_study(tmp_path)
-    file = write(tmp_path / "in", (tmp_path / "study.toml").read_text().replace("npz:", "npz:${SOME_PLACE}/"))
+    file = write_study(tmp_path / "in", (tmp_path / "study.toml").read_text().replace("npz:", "npz:${SOME_PLACE}/"))
     assert len(Study(file).eval_data) == 40
 
 
@@ -433,14 +356,14 @@ source = "logits:x.npz"
 def test_by_default_the_sources_own_split_is_kept(tmp_path: Path) -> None:
     """To split it anew would put its training rows among the test rows."""
     data(tmp_path, "eval", 6, split=["train", "train", "val", "test", "test", "val"])
-    study = Study(write(tmp_path, ROWS))
+    study = Study(write_study(tmp_path, ROWS))
     assert study.eval_data.rows.ids.tolist() == ["2", "3", "4", "5"]
     assert study.train_data.rows.ids.tolist() == ["0", "1"]
 
 
 def test_by_default_a_source_without_split_is_halved_even_if_odd(tmp_path: Path) -> None:
     data(tmp_path, "eval", 7)
-    rows = Study(write(tmp_path, ROWS)).eval_data.rows
+    rows = Study(write_study(tmp_path, ROWS)).eval_data.rows
     assert sorted(rows.ids.tolist()) == [str(i) for i in range(7)]
     assert sorted([(rows.split == "val").sum(), (rows.split == "test").sum()]) == [3, 4]
 
@@ -449,18 +372,18 @@ def test_training_rows_of_another_source(tmp_path: Path) -> None:
     data(tmp_path, "eval", 6)
     data(tmp_path, "train", 9, split=["train"] * 6 + ["test"] * 3)
     text = ROWS.replace("[[family]]", 'train = "npz:train.npz"\n[[family]]')
-    assert sorted(Study(write(tmp_path, text)).train_data.rows.ids.tolist()) == list("012345")
-    few = Study(write(tmp_path, text.replace("[[family]]", "train_rows = 4\n[[family]]")))
+    assert sorted(Study(write_study(tmp_path, text)).train_data.rows.ids.tolist()) == list("012345")
+    few = Study(write_study(tmp_path, text.replace("[[family]]", "train_rows = 4\n[[family]]")))
     assert np.bincount(few.train_data.labels).tolist() == [2, 2]
     assert set(few.train_data.rows.ids) < set("012345")
     data(tmp_path, "train", 9, classes=["b", "a"])
     with pytest.raises(InputError, match=r"with the classes \['a', 'b'\], got \['b', 'a'\] from npz:train"):
-        _ = Study(write(tmp_path, text)).train_data
+        _ = Study(write_study(tmp_path, text)).train_data
 
 
 def test_a_grid_that_fails_altogether_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(letters, "RECIPE", letters.Recipe(epochs=1, batch_size=100))
-    study = Study(write(tmp_path, LETTERS), progress=False)
+    study = Study(write_study(tmp_path, LETTERS), progress=False)
     study.collect()
 
     def fail(*_: Any, **__: Any) -> None:
@@ -491,7 +414,7 @@ def test_links_and_figures_are_kept_while_no_table_changes(tmp_path: Path, monke
 
 def test_saved_logits_bring_their_rows(tmp_path: Path) -> None:
     saved_study(tmp_path)
-    file = write(
+    file = write_study(
         tmp_path,
         """
         name = "saved"
@@ -507,7 +430,7 @@ def test_saved_logits_bring_their_rows(tmp_path: Path) -> None:
         rows = bank.rows.ids.astype(int)
         np.testing.assert_allclose(bank.logits("teachers/xs"), saved["logits_xs"][rows].astype(np.float32))
     assert to_pick(study).teacher
-    letters = write(
+    letters = write_study(
         tmp_path,
         """
         name = "letters"

@@ -1,0 +1,408 @@
+"""The numbers that a study shows, as `capmismatch.report.narrative` computes and `sentences` words them.
+
+An `Estimate` holds a value, its 95 % interval (NaN where there is none), and how many units it comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from capmismatch.stats.estimates import Estimate
+
+Means = Mapping[str, Estimate]
+"""Estimates by teacher, or by method."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Whose numbers these are.
+
+    Attributes
+    ----------
+    student, label : str
+        Of the students and their setting.
+    family : str
+        Of the teachers; empty where the table has one family.
+    """
+
+    student: str
+    label: str
+    family: str = ""
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Why a question has no answer.
+
+    Attributes
+    ----------
+    reason : str
+        A key of `sentences.UNKNOWN`.
+    lacking : tuple of str
+        What the table lacks.
+    """
+
+    reason: str
+    lacking: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Whether something rises, then falls, as teachers grow.
+
+    Attributes
+    ----------
+    p_value : float
+        Of there being no rise followed by a fall.
+    peak : str
+        The teacher where it is highest.
+    likely : tuple of str
+        Teachers among which the peak lies with a chance of 95 %, by size.
+    """
+
+    p_value: float
+    peak: str
+    likely: tuple[str, ...]
+
+    @property
+    def established(self) -> bool:
+        """Whether there is a rise followed by a fall (p < 0.05)."""
+        return self.p_value < 0.05
+
+
+@dataclass(frozen=True)
+class StudentCourse:
+    """How students do as teachers grow.
+
+    Attributes
+    ----------
+    subject : Subject
+        Which students.
+    shape : Shape or None
+        None where it is not known.
+    why_unknown : str
+        Why the shape is not known.
+    accuracy : mapping from teacher to Estimate
+        Of the smallest, the best and the largest teacher, as shares.
+    gaps : mapping from teacher to Estimate
+        Smallest and largest teacher less the one that is best on the other seeds, paired by seed; of those that are not
+        the best themselves.
+    best_end : str
+        The smallest or largest teacher where it is the best itself; else empty.
+    both_ends_worse : bool or None
+        Whether smallest and largest are shown to be worse; None where they cannot be paired by seed.
+    """
+
+    subject: Subject
+    shape: Shape | None
+    why_unknown: str = ""
+    accuracy: Means | None = None
+    gaps: Means | None = None
+    best_end: str = ""
+    both_ends_worse: bool | None = None
+
+
+@dataclass(frozen=True)
+class StudentCourses:
+    """How many combinations of student and method do better, then worse, as teachers grow.
+
+    Attributes
+    ----------
+    combinations : int
+        All of them.
+    peaked : int
+        Those with an established rise followed by a fall.
+    paired : int
+        Those whose teachers can be compared seed by seed.
+    both_ends_worse : int
+        Of these, where both the smallest and the largest teacher are worse than the best.
+    """
+
+    combinations: int
+    peaked: int
+    paired: int
+    both_ends_worse: int
+
+
+@dataclass(frozen=True)
+class ProbeCourse:
+    """How a probe of the variance over wrong classes changes as teachers grow.
+
+    Attributes
+    ----------
+    probe : str
+        Its name.
+    tau : float
+        Temperature.
+    family : str
+        Of the teachers; empty where there is one family.
+    shape : Shape or None
+        None where it is not known.
+    why_unknown : str
+        Why the shape is not known.
+    means : mapping from probe to mapping from teacher to Estimate
+        Of this probe, p_y and the inherent variance: of the smallest, the highest and the largest teacher.
+    """
+
+    probe: str
+    tau: float
+    family: str
+    shape: Shape | None
+    why_unknown: str
+    means: Mapping[str, Means]
+
+
+@dataclass(frozen=True)
+class RankAgreement:
+    """How far teachers order the wrong classes alike: Kendall's tau-b, 1 for the same order, 0 for chance.
+
+    Attributes
+    ----------
+    family : str
+        Of the teachers; empty where there is one family.
+    agreement : mapping from str to Estimate
+        Of "neighbours" in size, and of "any" two different teachers.
+    smallest, largest : str
+        Teachers.
+    of_ends : float
+        Agreement of the smallest and the largest.
+    floor : Estimate
+        Agreement of runs of one teacher that differ in the seed; NaN where no teacher has two.
+    below_floor : mapping from str to Estimate
+        How far "neighbours" and "any" lie below the floor of the same teachers; empty without a floor.
+    """
+
+    family: str
+    agreement: Means
+    smallest: str
+    largest: str
+    of_ends: float
+    floor: Estimate
+    below_floor: Means
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What TS, ATS and ISATS make of one teacher's soft labels.
+
+    Attributes
+    ----------
+    family : str
+        Of the teacher; empty where there is one family.
+    size : str
+        "largest" or "smallest".
+    teacher : str
+        Its name.
+    quantities : mapping from quantity to mapping from method to Estimate
+        Derived variance, p_y and inherent variance.
+    flipped : mapping from method to Estimate
+        Share of examples whose arg max moves.
+    at_bound : Estimate or None
+        Share of examples whose search for ISATS' temperature ends on its bound.
+    """
+
+    family: str
+    size: str
+    teacher: str
+    quantities: Mapping[str, Means]
+    flipped: Means
+    at_bound: Estimate | None
+
+
+@dataclass(frozen=True)
+class RestoredRatios:
+    """The largest teacher's soft labels over those of the teacher with the highest derived variance under TS.
+
+    Attributes
+    ----------
+    family : str
+        Of the teachers; empty where there is one family.
+    largest, highest : str
+        The two teachers.
+    ratios : mapping from quantity to mapping from method to Estimate
+        The largest under the method over the highest under TS.
+    """
+
+    family: str
+    largest: str
+    highest: str
+    ratios: Mapping[str, Means]
+
+
+@dataclass(frozen=True)
+class Link:
+    """A probe's Spearman correlation with the students' accuracy over teachers.
+
+    Attributes
+    ----------
+    probe : str
+        Its name.
+    tau : float
+        Temperature, NaN where the probe has none.
+    correlation : Estimate
+        With the number of teachers.
+    p_adjusted : float
+        p-value, corrected for the number of probes.
+    """
+
+    probe: str
+    tau: float
+    correlation: Estimate
+    p_adjusted: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether the corrected p-value is below 0.05."""
+        return self.p_adjusted < 0.05
+
+
+@dataclass(frozen=True)
+class ClosestLink:
+    """The probe that tracks the accuracy of some students most closely.
+
+    Attributes
+    ----------
+    subject : Subject
+        Which students.
+    probes : int
+        Probes and temperatures to choose from.
+    link : Link
+        The strongest.
+    companions : tuple of Link
+        For a derived probe those of p_y and the inherent variance at its temperature.
+    """
+
+    subject: Subject
+    probes: int
+    link: Link
+    companions: tuple[Link, ...]
+
+
+@dataclass(frozen=True)
+class VarianceLink:
+    """The link of the derived variance, and what is left of it when another variable is held fixed.
+
+    Attributes
+    ----------
+    subject : Subject
+        Which students.
+    link : Link
+        At the temperature nearest to that of interest.
+    held_fixed : mapping from str to Estimate
+        Partial correlation given "target_prob" (p_y), and given "accuracy" (the teacher's).
+    companions : tuple of Link
+        Those of p_y and the inherent variance at the same temperature.
+    """
+
+    subject: Subject
+    link: Link
+    held_fixed: Means
+    companions: tuple[Link, ...]
+
+    @property
+    def lost_to(self) -> tuple[str, ...]:
+        """Variables given which the link is no longer established."""
+        return tuple(name for name, partial in self.held_fixed.items() if not partial.excludes_zero)
+
+    @property
+    def survives(self) -> bool:
+        """Whether the link is established, and stays so with either variable held fixed."""
+        return self.link.correlation.excludes_zero and not self.lost_to
+
+
+@dataclass(frozen=True)
+class LinkCounts:
+    """In how many combinations of student and method probes track accuracy.
+
+    Attributes
+    ----------
+    combinations : int
+        All of them.
+    significant : int
+        Those where some probe's link is significant when corrected for the number of probes.
+    with_variance : int
+        Those where the derived variance was measured.
+    surviving : int
+        Of these, where its link is established and stays so with p_y, and with the teacher's accuracy, held fixed.
+    tau : float
+        The temperature of interest.
+    """
+
+    combinations: int
+    significant: int
+    with_variance: int
+    surviving: int
+    tau: float
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a method gains over plain cross-entropy.
+
+    Attributes
+    ----------
+    subject : Subject
+        Which students.
+    gain : Estimate
+        Difference of accuracies as a share, paired by seed; with the number of seeds.
+    teachers : int
+        Over which accuracies are averaged.
+    """
+
+    subject: Subject
+    gain: Estimate
+    teachers: int
+
+
+@dataclass(frozen=True)
+class IsatsGain:
+    """What ISATS gains over plain soft labels at the same temperatures, with the largest third of the teachers.
+
+    Attributes
+    ----------
+    subject : Subject
+        Which students; the label is that of ISATS.
+    plain_label : str
+        The setting with plain soft labels.
+    teachers : tuple of str
+        The largest third, by size.
+    gain : Estimate
+        ISATS less plain soft labels, as a share, paired by seed; with the number of seeds.
+    """
+
+    subject: Subject
+    plain_label: str
+    teachers: tuple[str, ...]
+    gain: Estimate
+
+
+@dataclass(frozen=True)
+class LogitCheck:
+    """What a look at the logits showed.
+
+    Attributes
+    ----------
+    sentence : str
+        As `capmismatch.data.bank_checks.tell_checks` words it.
+    """
+
+    sentence: str
+
+
+Facts = (
+    Unknown
+    | StudentCourse
+    | StudentCourses
+    | ProbeCourse
+    | RankAgreement
+    | Restored
+    | RestoredRatios
+    | ClosestLink
+    | VarianceLink
+    | LinkCounts
+    | Gain
+    | IsatsGain
+    | LogitCheck
+)
+"""What one statement of the report rests on."""

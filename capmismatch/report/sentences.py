@@ -1,0 +1,241 @@
+"""The facts of a report in English: all wording of `capmismatch.report.narrative` in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import singledispatch
+
+import numpy as np
+
+from capmismatch._utils.text import count, join, start
+from capmismatch.report.facts import (
+    ClosestLink,
+    Gain,
+    IsatsGain,
+    Link,
+    LinkCounts,
+    LogitCheck,
+    Means,
+    ProbeCourse,
+    RankAgreement,
+    Restored,
+    RestoredRatios,
+    Shape,
+    StudentCourse,
+    StudentCourses,
+    Subject,
+    Unknown,
+    VarianceLink,
+)
+from capmismatch.selection.rules import NAMES
+
+__all__ = ["UNKNOWN", "sentence"]
+
+UNKNOWN = {
+    "probes": "the probes lack {lacking}, and these are only reported together",
+    "pairs": "the table has no wrong_tau_b between two teachers of one family",
+    "restored": "the table lacks sizes of teachers, or {lacking} under TS",
+    "links": "the links table has no Spearman correlation that can be reported",
+    "plain": "the results have no student taught by plain cross-entropy (method CE)",
+    "isats": "no student was taught both by KD and by ISATS at the same temperatures",
+}
+"""Reason that a question has no answer -> what is missing."""
+
+NO_DIFFERENCE = "no difference is shown"
+NO_SHAPE = "whether there is a rise and fall is not known"
+PAIRS = {"neighbours": "neighbours in size", "any": "any two different teachers"}
+HELD_FIXED = {"target_prob": "p_y", "accuracy": "the teacher's accuracy"}
+
+
+@singledispatch
+def sentence(facts: object) -> str:
+    """Facts in words, the numbers with their intervals.
+
+    Parameters
+    ----------
+    facts : dataclass
+        One of those in `capmismatch.report.facts`.
+
+    Returns
+    -------
+    str
+        One sentence or more; what they are about comes first, up to a colon.
+    """
+    raise TypeError(f"there are no words for {type(facts).__name__}")
+
+
+@sentence.register
+def _(facts: Unknown) -> str:
+    return f"Not known: {UNKNOWN[facts.reason].format(lacking=join(list(facts.lacking)))}."
+
+
+@sentence.register
+def _(facts: StudentCourses) -> str:
+    text = (
+        f"A rise followed by a fall is shown in {facts.peaked} of {count(facts.combinations, 'combination')} of "
+        "student and method (p < 0.05, uncorrected)."
+    )
+    if facts.paired:
+        text += (
+            " Compared seed by seed, both the smallest and the largest teacher are worse than the best in "
+            f"{facts.both_ends_worse} of {facts.paired}."
+        )
+    return text
+
+
+@sentence.register
+def _(facts: StudentCourse) -> str:
+    name = _name(facts.subject)
+    if facts.shape is None:
+        return f"{name}: {NO_SHAPE}: {facts.why_unknown}."
+    heights = join([f"{mean.percent()} with {teacher}" for teacher, mean in (facts.accuracy or {}).items()])
+    text = f"{name}: accuracy {_shape(facts.shape)}. It is {heights}."
+    if facts.gaps is not None:
+        verdicts = [
+            f"{gap.points()} with {end} ({gap.verdict('better', 'worse', NO_DIFFERENCE)})"
+            for end, gap in facts.gaps.items()
+        ]
+        text += f" Paired by seed, against the teacher that is best on the other seeds: {join(verdicts)}."
+    return text + (f" {facts.best_end} is itself the best on average." if facts.best_end else "")
+
+
+@sentence.register
+def _(facts: ProbeCourse) -> str:
+    title = start(f"{_family(facts.family)}{NAMES[facts.probe]} at tau={facts.tau:g}")
+    shape = f" {_shape(facts.shape)}." if facts.shape else f": {NO_SHAPE}: {facts.why_unknown}."
+    values = [
+        f"{NAMES[probe]} is {join([f'{mean.text()} for {teacher}' for teacher, mean in means.items()])}"
+        for probe, means in facts.means.items()
+    ]
+    return f"{title}{shape} {start('; '.join(values))}."
+
+
+@sentence.register
+def _(facts: RankAgreement) -> str:
+    parts = [f"{facts.agreement[pairs].text()} between {which}" for pairs, which in PAIRS.items()]
+    parts.append(f"{facts.of_ends:.3g} between the smallest and the largest ({facts.smallest} and {facts.largest})")
+    text = (
+        f"{start(_family(facts.family) + 'Kendall')}'s tau-b over the wrong classes of an example is on average "
+        f"{join(parts)}; 1 is the same order, 0 is chance."
+    )
+    if not facts.below_floor:
+        return f"{text} No teacher has two runs: there is no noise floor to hold this against."
+    text += f" Runs of one teacher that differ only in the seed, the noise floor, reach {facts.floor.text()}."
+    for pairs, lost in facts.below_floor.items():
+        verdict = lost.verdict(
+            "size changes the order more than a seed does",
+            "size changes the order less than a seed does",
+            "no more change is shown than a seed makes",
+        )
+        text += f" Between {PAIRS[pairs]} it lies {lost.text()} below the floor of the same teachers: {verdict}."
+    return text
+
+
+@sentence.register
+def _(facts: Restored) -> str:
+    parts = [f"{NAMES[name]} is {_under(means)}" for name, means in facts.quantities.items()]
+    if facts.flipped:
+        moved = [f"{share.percent()} under {method}" for method, share in facts.flipped.items()]
+        parts.append(f"the arg max moves for {join(moved)}")
+    if facts.at_bound is not None:
+        parts.append(f"the search of ISATS ends on its bound for {facts.at_bound.percent()} of examples")
+    return f"{start(f'{_family(facts.family)}{facts.size} teacher, {facts.teacher}')}: {'; '.join(parts)}."
+
+
+@sentence.register
+def _(facts: RestoredRatios) -> str:
+    parts = [f"{NAMES[name]} is {_under(ratios, ' times')}" for name, ratios in facts.ratios.items()]
+    name = start(f"{_family(facts.family)}largest teacher, {facts.largest}")
+    against = f"against the one with the highest derived variance under TS, {facts.highest}"
+    return f"{name}, {against}: {'; '.join(parts)}."
+
+
+@sentence.register
+def _(facts: LinkCounts) -> str:
+    return (
+        f"In {facts.significant} of {count(facts.combinations, 'combination')} of student and method some probe's link "
+        f"is significant (p < 0.05) when corrected for the number of probes; in {facts.surviving} of "
+        f"{facts.with_variance} the derived variance near tau={facts.tau:g} is linked to accuracy and stays so given "
+        "p_y, and given the teacher's accuracy."
+    )
+
+
+@sentence.register
+def _(facts: ClosestLink) -> str:
+    link = facts.link
+    text = (
+        f"{_name(facts.subject)}: of {count(facts.probes, 'probe')} and temperatures {_probe(link)} tracks accuracy "
+        f"most closely over {count(link.correlation.n, 'teacher')}, Spearman {_correlation(link)}, "
+        f"{'' if link.significant else 'not '}significant when corrected for all of them (p = {link.p_adjusted:.2g})."
+    )
+    return text + (f" Beside it: {_companions(facts.companions)}." if facts.companions else "")
+
+
+@sentence.register
+def _(facts: VarianceLink) -> str:
+    link = facts.link
+    if not link.correlation.excludes_zero:
+        verdict = "its interval covers zero, so there is no established link that could survive"
+    elif facts.survives:
+        verdict = "it survives both"
+    else:
+        verdict = f"it cannot be told apart from {join([HELD_FIXED[name] for name in facts.lost_to])}"
+    fixed = join([f"{partial.text('.2f')} given {HELD_FIXED[name]}" for name, partial in facts.held_fixed.items()])
+    text = f"{_name(facts.subject)}: the link of {_probe(link)} is {_correlation(link)}; {fixed}: {verdict}."
+    return f"{text} Beside it: {_companions(facts.companions)}."
+
+
+@sentence.register
+def _(facts: Gain) -> str:
+    verdict = facts.gain.verdict("a gain", "a loss", f"{NO_DIFFERENCE}, the interval covers zero")
+    return (
+        f"{_name(facts.subject)}: {facts.gain.points()} over plain cross-entropy, "
+        f"mean over {count(facts.teachers, 'teacher')} and {count(facts.gain.n, 'seed')}: {verdict}."
+    )
+
+
+@sentence.register
+def _(facts: IsatsGain) -> str:
+    subject, gain = facts.subject, facts.gain
+    verdict = gain.verdict("ISATS is better", "plain soft labels are better", NO_DIFFERENCE)
+    return (
+        f"{start(f'{_family(subject.family)}student')} {subject.student}, largest third of the teachers "
+        f"({join(list(facts.teachers))}): {subject.label} less {facts.plain_label} is {gain.points()}, mean over "
+        f"{count(gain.n, 'seed')}: {verdict}."
+    )
+
+
+@sentence.register
+def _(facts: LogitCheck) -> str:
+    return facts.sentence
+
+
+def _name(subject: Subject) -> str:
+    return start(f"{_family(subject.family)}student {subject.student}, {subject.label}")
+
+
+def _family(family: str) -> str:
+    return f"family {family}, " if family else ""
+
+
+def _shape(shape: Shape) -> str:
+    """Whether there is a rise and a fall, and where the peak lies."""
+    course = "rises, then falls," if shape.established else "shows no established rise followed by a fall"
+    peak = shape.likely[0] if len(shape.likely) == 1 else f"one of {join(list(shape.likely))}"
+    return f"{course} as teachers grow (p = {shape.p_value:.2g}); the peak is {peak} (95 % interval)"
+
+
+def _under(means: Means, unit: str = "") -> str:
+    return join([f"{mean.text()}{unit} under {method}" for method, mean in means.items()])
+
+
+def _probe(link: Link) -> str:
+    return NAMES.get(link.probe, link.probe) + ("" if np.isnan(link.tau) else f" at tau={link.tau:g}")
+
+
+def _correlation(link: Link) -> str:
+    return link.correlation.text(".2f")
+
+
+def _companions(links: Sequence[Link]) -> str:
+    return join([f"{NAMES[link.probe]} {_correlation(link)}" for link in links])

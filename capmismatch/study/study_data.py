@@ -1,0 +1,130 @@
+"""What a study file names, loaded: its examples and its teachers."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from capmismatch.errors import InputError
+from capmismatch.study.config import StudyConfig
+
+if TYPE_CHECKING:
+    from capmismatch.data.datasets import Dataset
+    from capmismatch.sources.families import Family
+
+BRINGS_ROWS = ("logits:", "bank:")
+"""Sources of teachers that bring the rows their logits are of."""
+
+
+class StudyData:
+    """The examples and teachers of a study; each is loaded when it is first asked for, and only once.
+
+    Parameters
+    ----------
+    config : StudyConfig
+        What the study file says; ``[data]`` and ``[[family]]`` are used.
+    file : Path
+        The study file: messages name it, and relative paths start from its folder.
+    folder : Path
+        The study's folder, where teachers that are trained here are kept.
+    """
+
+    def __init__(self, config: StudyConfig, file: Path, folder: Path) -> None:
+        self.config, self.file, self.folder = config, file, folder
+
+    @cached_property
+    def examples(self) -> Dataset:
+        """All rows of ``[data]``, or of the first saved logits, each with its split."""
+        data = self.config.data
+        if data.source is not None:
+            examples = self._read(data.source, split=data.split, seed=data.seed)
+        else:
+            examples = self._rows_of_saved_logits()
+            if data.split is not None:
+                examples = examples.resplit(data.split, data.seed)
+        if data.split is None and (examples.rows.split == "val").all():
+            return examples.resplit({"val": 0.5, "test": 0.5}, data.seed)
+        return examples
+
+    @cached_property
+    def eval_data(self) -> Dataset:
+        """Validation and test rows."""
+        import numpy as np
+
+        rows = np.flatnonzero(self.examples.rows.split != "train")
+        if not len(rows):
+            raise InputError(f"[data] of {self.file.name} leaves no validation or test rows, only 'train'")
+        return self.examples.take(rows, name=self.config.data.name)
+
+    @cached_property
+    def train_data(self) -> Dataset:
+        """Training rows of the students."""
+        return self._train_part() if self.config.data.train is None else self._train_source(self.config.data.train)
+
+    @cached_property
+    def family(self) -> Family:
+        """All teachers of all ``[[family]]`` tables."""
+        from capmismatch.sources.families import Family
+
+        tables = enumerate(self.config.family)
+        return Family([teacher for number, table in tables for teacher in self._family(number, table)])
+
+    def _read(self, source: str, **options: Any) -> Dataset:
+        """A data set by its source, read with the study's options."""
+        from capmismatch.data.datasets import load_dataset
+
+        data = self.config.data
+        return load_dataset(source, root=data.root, download=data.download, base=self.file.parent, **options)
+
+    def _rows_of_saved_logits(self) -> Dataset:
+        """The rows of the first saved logits, for a study without a data set."""
+        for number, table in enumerate(self.config.family):
+            if str(table.get("source", "")).startswith(BRINGS_ROWS):
+                dataset = self._family(number, table).dataset
+                assert dataset is not None
+                return dataset
+        raise InputError(f"{self.file.name} lacks [data] source: only saved logits bring rows of their own")
+
+    def _train_part(self) -> Dataset:
+        """The training rows of the same source as the evaluation rows."""
+        name = self.file.name
+        if not (self.examples.rows.split == "train").any():
+            raise InputError(f"{name} names no training rows: give [data] a 'train' source or split")
+        if self.config.data.train_rows is not None:
+            raise InputError(f"[data] of {name} has train_rows without a 'train' source: say it in 'split'")
+        return self.examples.part("train")
+
+    def _train_source(self, source: str) -> Dataset:
+        """The training rows of a source for them alone."""
+        data, name = self.config.data, self.file.name
+        if source == data.source or "train" in (data.split or {}):
+            raise InputError(f"[data] of {name} has the training rows twice: give 'train' another source, or drop it")
+        train = self._read(source)
+        if (train.rows.split == "train").any():
+            train = train.part("train")
+        train = train.resplit({"train": 1.0 if data.train_rows is None else data.train_rows}, data.seed)
+        classes, expected = list(train.classes), list(self.eval_data.classes)
+        if classes != expected:  # class 3 here must be class 3 there
+            raise InputError(
+                f"expected training rows of {name} with the classes {expected}, got {classes} from {source}"
+            )
+        return train
+
+    def _family(self, number: int, table: dict[str, Any]) -> Family:
+        """The teachers of one ``[[family]]`` table."""
+        from capmismatch.sources.families import load_family
+
+        options, title = dict(table), f"[[family]] number {number + 1} of {self.file.name}"
+        source = options.pop("source", None)
+        if not isinstance(source, str):
+            raise InputError(f"{title} lacks the key 'source'")
+        options["base"] = self.file.parent
+        if source.startswith("letters:"):  # trained here, on the students' training rows
+            options["base"] = self.folder
+            options.setdefault("folder", "teachers")
+            options["train"] = self.train_data
+        try:
+            return load_family(source, **options)
+        except InputError as error:
+            raise InputError(f"{title}: {error}") from error

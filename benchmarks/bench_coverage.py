@@ -20,8 +20,9 @@ from scipy import stats
 
 from capmismatch.selection.links import _Block, resampled
 from capmismatch.stats import correlations as st
+from capmismatch.stats.groups import Group, seed_noise
 from capmismatch.stats.peak import peak
-from capmismatch.stats.posterior import Group, posterior_draws, seed_noise
+from capmismatch.stats.posterior import posterior_draws
 
 SIZES = ([5], [6], [8], [12], [4, 4], [6, 6], [4, 8])
 """Teachers of each family whose links are looked at."""

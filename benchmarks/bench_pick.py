@@ -16,7 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from capmismatch.selection.candidates import measured
-from capmismatch.stats.posterior import Group, Noise, posterior_draws, seed_noise
+from capmismatch.stats.groups import Group, Noise, seed_noise
+from capmismatch.stats.posterior import posterior_draws
 from capmismatch.study.halving import Rung, halve, ladder
 
 Floats = NDArray[np.float64]

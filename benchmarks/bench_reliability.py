@@ -23,8 +23,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from capmismatch.stats.joint_posterior import joint_draws
-from capmismatch.stats.posterior import Group, Noise
+from capmismatch.stats.groups import Group, Noise
+from capmismatch.stats.posterior import joint_draws
 
 Floats = NDArray[np.float64]
 HERE = Path(__file__).parent

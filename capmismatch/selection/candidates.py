@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from capmismatch.errors import InputError, must_be_one_of, require_columns
 from capmismatch.selection.rules import DEFAULT_TAU, RULES
+from capmismatch.stats.groups import Group, Noise, seed_noise
 from capmismatch.stats.matching import UNIT, nearest_tau, pack_columns, rows_of_split, seed_effects, share_seeds
-from capmismatch.stats.posterior import Group, Noise, seed_noise
 from capmismatch.stats.run_means import mean_over_runs, runs_by_unit
 
 FEATURES = ("derived_std", "accuracy", "log_params")

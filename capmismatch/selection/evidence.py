@@ -19,8 +19,9 @@ from capmismatch.selection.students import (
     resolve_splits,
     usable_rows,
 )
+from capmismatch.stats.groups import Group
 from capmismatch.stats.matching import UNIT, shared_teachers, with_families, with_teacher
-from capmismatch.stats.posterior import Group, posterior_draws
+from capmismatch.stats.posterior import posterior_draws
 
 FEW = 3
 """A family with students of fewer teachers than this teaches nothing of its probes."""
@@ -151,8 +152,8 @@ def learn(
     for (family, choosing_rows, reporting_rows), code in zip(tables, codes[1:], strict=True):
         teachers = Candidates(family, names, tuple(code))
         choosing, reporting = teachers.groups(choosing_rows), teachers.groups(reporting_rows)
-        compared = [label] if label is not None and label in choosing else list(choosing)
-        settings = SettingDraws.of({name: SplitDraws.of(choosing[name], (), n_boot, rng) for name in compared})
+        compared = {label: choosing[label]} if label is not None and label in choosing else choosing
+        settings = SettingDraws.of(SplitDraws.of_settings(compared, (), n_boot, rng))
         first = choosing_rows.iloc[0]
         groups.append(
             EvidenceGroup(

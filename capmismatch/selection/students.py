@@ -11,8 +11,9 @@ import pandas as pd
 
 from capmismatch.errors import InputError, must_be_one_of, require_columns
 from capmismatch.selection.candidates import Candidates, Floats, measured
+from capmismatch.stats.groups import Group, Noise
 from capmismatch.stats.matching import UNIT, resolve_split, rows_of_split, with_teacher
-from capmismatch.stats.posterior import Group, Noise, posterior_draws
+from capmismatch.stats.posterior import joint_draws
 
 
 class Splits(NamedTuple):
@@ -41,9 +42,15 @@ class SplitDraws:
     noise: Noise
 
     @classmethod
-    def of(cls, group: Group, evidence: Sequence[Group], n_boot: int, rng: np.random.Generator) -> SplitDraws:
-        """Draws for a group, with what is learnt from the groups of evidence."""
-        return cls(posterior_draws(group, n_boot, rng, evidence).means, group.means, group.noise)
+    def of_settings(
+        cls, groups: Mapping[str, Group], evidence: Sequence[Group], n_boot: int, rng: np.random.Generator
+    ) -> dict[str, SplitDraws]:
+        """Draws for every setting of one student, from one posterior over settings and teachers."""
+        draws = joint_draws(list(groups.values()), n_boot, rng, evidence).means
+        return {
+            label: cls(draws[:, number], group.means, group.noise)
+            for number, (label, group) in enumerate(groups.items())
+        }
 
 
 @dataclass(frozen=True)
@@ -283,13 +290,14 @@ def draw_students(
     students = []
     for name, of_student in rows.groupby("student", sort=True):
         groups = candidates.groups(of_student[of_student["split"].eq(splits.choosing)])
-        by_setting = {
-            key: SplitDraws.of(group, evidence[0], n_boot, rng) for key, group in groups.items() if label in (None, key)
-        }
+        asked = {key: group for key, group in groups.items() if label in (None, key)}
+        by_setting = SplitDraws.of_settings(asked, evidence[0], n_boot, rng)
         settings = SettingDraws.of(by_setting)
         reported = of_student[of_student["split"].eq(splits.reporting)]
         baseline = _cross_entropy_rows(results, str(name), splits.reporting)
         beside = pd.concat([reported, baseline]) if len(baseline) else reported
+        groups = candidates.groups(beside)
+        reporting = SplitDraws.of_settings({key: groups[key] for key in asked}, evidence[1], n_boot, rng)
         students.append(
             StudentResults(
                 student=str(name),
@@ -297,7 +305,7 @@ def draw_students(
                 settings=settings,
                 methods=methods_by_label(reported),
                 choosing=by_setting[settings.best],
-                reporting=SplitDraws.of(candidates.groups(beside)[settings.best], evidence[1], n_boot, rng),
+                reporting=reporting[settings.best],
                 cross_entropy=_cross_entropy_draws(beside, n_boot, rng),
                 cross_entropy_mean=float(baseline["accuracy"].mean()),
             )

@@ -1,309 +1,396 @@
-"""What teachers' students truly reach, given a few noisy seeds: shrinkage toward what the probes predict."""
+r"""One posterior of what every teacher's students truly reach in every setting, from a few noisy seeds.
+
+In setting s, teacher t's students have the true mean accuracy
+
+.. math:: \mu_{st} = c_s + \tau z_{st}, \qquad \bar y_{st} \sim N(\mu_{st}, \lambda v_{st}), \quad c_s \text{ flat},
+
+where v is the variance that the seeds (or, with single seeds, the examples) suggest, and the teachers' profile z has
+three sources:
+
+.. math::
+    z_{st} = \sqrt{\kappa}\, \zeta_t + \sqrt{1-\kappa}\, \zeta_{st}, \qquad
+    \zeta_t = \sqrt{h}\, x_t^\top \beta_f / \sqrt{p} + \sqrt{1-h}\, u_t, \qquad u_t \sim N(0, 1).
+
+The share h is what the standardised probes x explain, by slopes :math:`\beta_f \sim N(0, I)` that families share to a
+share rho; kappa is the share of the profile that all settings have in common. Everything that a few seeds cannot tell
+is averaged over rather than estimated: the ratio of differences to noise :math:`r = \tau^2 / \lambda \bar v`, the noise
+itself (lambda), h, kappa, rho, and how far students of the same teachers are alike. So a chance of being the best means
+what it says also after the setting was chosen by its maximum, and with seeds too few to know their own noise.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from capmismatch.stats.run_means import mean_over_runs
+from capmismatch.stats.groups import Group
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
-# The grids of sqrt(A) and s, in standard deviations of a group's observed means, and of the shares rho and kappa.
-_BETWEEN = (0.05, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-_SLOPE = (0.0, 0.25, 0.5, 1.0, 2.0)
-_SHARED = (0.0, 0.5, 0.9)
-_ALIKE = (0.0, 0.5, 0.95)
-_LEVEL = 30.0  # of a group's common level: so vague that it is flat
-
-
-@dataclass(frozen=True)
-class Noise:
-    """How noisy the means of units are.
-
-    Attributes
-    ----------
-    variances : array of shape (n,)
-        Variance of each unit's mean; NaN where it has none.
-    free : float
-        Degrees of freedom behind the pooled estimate; infinite where it comes from the number of examples.
-    alike : bool
-        Whether all seeds of a unit agree, so that they say nothing of the noise.
-    shared : float
-        Standard deviation of what seeds do to all units alike, which was taken out; NaN where it was not.
-    """
-
-    variances: Floats
-    free: float
-    alike: bool = False
-    shared: float = float("nan")
-
-
-@dataclass(frozen=True)
-class Group:
-    """Teachers that are compared with each other: those of one family, say, by the students of one kind.
-
-    Attributes
-    ----------
-    means : array of shape (T,)
-        Mean accuracies of their students; NaN for teachers without students.
-    noise : Noise
-        How noisy these means are.
-    features : array of shape (T, p)
-        Standardised probes; p may be 0.
-    teachers : sequence of T Hashable
-        Names; the same name in two groups is the same teacher.
-    families : sequence of T Hashable
-        Names; slopes on the probes may differ between families.
-    """
-
-    means: Floats
-    noise: Noise
-    features: Floats
-    teachers: Sequence[Hashable]
-    families: Sequence[Hashable]
-
-    @property
-    def spread(self) -> float:
-        """Standard deviation of the means, at least that of their noise."""
-        measured = np.isfinite(self.means)
-        means, noise = self.means[measured], self.noise.variances[measured]
-        between = float(means.std(ddof=1)) if len(means) > 1 else 0.0
-        return max(between, float(np.sqrt(noise.mean())), 1e-12) if len(means) else float("nan")
+# Each grid with its prior weights. Ratios from "differences are a tenth of a seed's noise" to "eight times as large".
+RATIOS, RATIO_WEIGHTS = np.array([1 / 64, 1 / 16, 1 / 4, 1, 4, 16, 64]), np.array([1, 1, 1, 1, 0.7, 0.4, 0.2])
+EXPLAINED, EXPLAINED_WEIGHTS = np.array([0.0, 0.3, 0.7, 0.95]), np.array([2, 1, 1, 0.5])
+COMMON = np.array([0.0, 0.5, 0.9, 0.99])  # of the profile, over settings
+SHARED = np.array([0.0, 0.5, 0.9])  # of the slopes, over families
+ALIKE = np.array([0.0, 0.5, 0.95])  # of the profile of the same teachers, over students
+SINGLE_SEED_NOISE = 30.0  # seeds may scatter up to this times the variance that the examples alone give
+SPREAD_SD = 0.8  # of log tau around that of the evidence
+_LEVEL = 30.0  # of a group's level: so vague that it is flat
+_SMALL = 1e-9
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Draws of a group's true means and slopes, in the units of the means.
+    """Draws from the posterior.
 
     Attributes
     ----------
-    means : array of shape (n_boot, T)
-        The teachers' true means.
-    slopes : array of shape (n_boot, p)
-        What one standard deviation of each probe is worth.
+    means : (n_boot, S, T) or (n_boot, T) array of float
+        True mean accuracies of each setting and teacher, or of each teacher in one setting; relative to their mean
+        where no teacher was measured.
+    slopes : (n_boot, p) array of float
+        Change of the accuracy per standard deviation of each probe, in the first teacher's family.
     """
 
     means: Floats
     slopes: Floats
 
 
-def seed_noise(values: Floats, binomial: Floats | None = None, *, paired: bool = False, least: float = 1e-9) -> Noise:
-    """Noise of the means over runs of the means over seeds, pooled over units.
-
-    Where some unit has two runs, the variance of run means (which holds the seeds' as well) over the number of runs;
-    else the variance of seeds over the number of seeds; else, with single seeds only, that of the examples. The same
-    where seeds all agree: copies of one run, or too coarse an accuracy, do not make a mean certain.
+def joint_draws(
+    settings: Sequence[Group], n_boot: int, rng: np.random.Generator, evidence: Sequence[Group] = ()
+) -> Draws:
+    """Draws of the true means of the same teachers in one or several settings.
 
     Parameters
     ----------
-    values : array of shape (n, R, K)
-        Unit, run, seed; packed, NaN where there is none.
-    binomial : array of shape (n,), optional
-        Sampling variance of each unit's accuracy over the examples: a lower bound, used where seeds say nothing.
-    paired : bool
-        Whether what a seed does to all units alike was taken out of the values, at the cost of its degrees of freedom.
-    least : float
-        Seeds with a smaller standard deviation agree.
-
-    Returns
-    -------
-    Noise
-        Of the units' means.
-
-    Examples
-    --------
-    >>> noise = seed_noise(np.array([[[0.1, 0.3]], [[0.5, 0.7]]]))
-    >>> noise.variances.round(3).tolist(), noise.free
-    ([0.01, 0.01], 2.0)
-    """
-    n, n_runs, n_seeds = values.shape
-    by_run = mean_over_runs(values.reshape(n * n_runs, n_seeds))
-    run_means, seeds = by_run.means.reshape(n, n_runs), by_run.runs.reshape(n, n_runs).sum(axis=1)
-    runs = (by_run.runs.reshape(n, n_runs) > 0).sum(axis=1)
-    alike = False
-    # Seeds are pooled over the runs of all units; but each unit's mean is over all its seeds.
-    for repeats, number in ((run_means, runs), (values.reshape(n * n_runs, n_seeds), seeds)):
-        pooled = mean_over_runs(repeats, pool=True, paired=paired)
-        if not pooled.free[0]:
-            continue
-        if pooled.variances[0] < least**2:
-            alike = True
-            continue
-        variances = np.divide(pooled.variances[0], number, out=np.full(n, np.nan), where=number > 0)
-        return Noise(variances, float(pooled.free[0]))
-    examples = np.full(n, np.nan) if binomial is None else binomial
-    return Noise(np.where(runs > 0, examples, np.nan), np.inf, alike)
-
-
-def posterior_draws(group: Group, n_boot: int, rng: np.random.Generator, evidence: Sequence[Group] = ()) -> Draws:
-    r"""Draws of the teachers' true means: empirical Bayes over a shrunken regression on probes.
-
-    For teacher t of family f in group g, all in units of the spread of the group's means,
-
-    .. math::
-        \bar y_{gt} \sim N(\mu_{gt}, v_{gt}), \quad \mu_{gt} = c_g + x_t^\top (\beta + \delta_f) + u_t + w_{gt}, \quad
-        c_g \text{ flat}
-
-    .. math::
-        \beta \sim N(0, \rho s^2 I / p), \; \delta_f \sim N(0, (1 - \rho) s^2 I / p), \;
-        u_t \sim N(0, \kappa A), \; w_{gt} \sim N(0, (1 - \kappa) A)
-
-    so that, given A, s, rho and kappa, a teacher's mean is pulled toward the ridge prediction of its probes by v / (A +
-    v), and a teacher without students gets that prediction with its whole uncertainty. Without features the pull is
-    toward the mean of its peers. Groups of evidence teach how far the probes are to be trusted (s), how far that
-    carries over from family to family (rho), and, where they share teachers, from student to student (kappa). The four
-    run over a grid; each point is weighted by how well it predicts every fold from the others (a family where three
-    have students, else a teacher), and draws are taken from the mixture: with few teachers no single value deserves
-    trust.
-
-    Parameters
-    ----------
-    group : Group
-        Whose true means are asked for. With fewer than three teachers measured it has the mean spread of the evidence.
-        With none its spread is one of the evidence's, drawn at random, and the draws are relative to its mean.
+    settings : sequence of Group
+        One for each setting, with the same teachers, families and features. Teachers that a setting did not measure are
+        predicted from the others, from their probes and from the evidence.
     n_boot : int
         Number of draws.
     rng : Generator
-        Source of random numbers.
+        The source of randomness.
     evidence : sequence of Group
-        Other groups, all with measured teachers and the same features.
+        Other students or families, all with teachers measured, and the same features.
 
     Returns
     -------
     Draws
-        Widened to Student's t for the degrees of freedom of the group's noise. Slopes are those of the family of the
-        group's first teacher.
+        Of all settings and teachers.
 
     Examples
     --------
-    >>> means = np.array([0.70, 0.72, np.nan])
-    >>> noise = Noise(np.array([1e-6, 1e-6, np.nan]), np.inf)
-    >>> group = Group(means, noise, np.zeros((3, 0)), teachers="abc", families="fff")
-    >>> posterior_draws(group, 4000, np.random.default_rng(0)).means.mean(axis=0).round(2).tolist()
-    [0.7, 0.72, 0.71]
+    >>> from capmismatch.stats.groups import Noise
+    >>> group = Group(np.array([0.70, 0.72, 0.74]), Noise(np.full(3, 1e-8), 6.0), np.zeros((3, 0)), "abc", "fff")
+    >>> joint_draws([group], 500, np.random.default_rng(0)).means.mean(axis=0).round(2).tolist()
+    [[0.7, 0.72, 0.74]]
     """
-    units = _Units.of(group, evidence)
-    priors = units.priors()
-    scores = _left_out_scores(units.y, units.v, priors[:, units.seen[:, None], units.seen], units.folds)
+    priors = _priors(settings, evidence)
+    data = _Measured.of(settings, evidence) if any(np.isfinite(group.means).any() for group in settings) else None
+    scores = np.array([prior.log_weight + (np.zeros(()) if data is None else data.scores(prior)) for prior in priors])
     weights = np.exp(scores - scores.max())
-    counts = rng.multinomial(n_boot, weights / weights.sum())
-    size = len(group.means)
-    asked = np.r_[:size, priors.shape[1] - group.features.shape[1] : priors.shape[1]]  # its means, and the slopes
-    centres, deviations = [], []
-    for prior, count in zip(priors[counts > 0], counts[counts > 0], strict=True):
-        mean, cov = _condition(units.y, units.v, prior, units.seen)
-        root = np.linalg.cholesky(cov[np.ix_(asked, asked)] + 1e-10 * np.eye(len(asked)))
-        centres.append(np.tile(mean[asked], (count, 1)))
-        deviations.append(rng.standard_normal((count, len(asked))) @ root.T)
-    centre, deviation = np.concatenate(centres), np.concatenate(deviations)
-    measured = np.isfinite(group.means)
-    if measured.any() and np.isfinite(group.noise.free):
-        deviation *= np.sqrt(group.noise.free / rng.chisquare(group.noise.free, (n_boot, 1)))  # Student's t
-    draws = units.scale * rng.permutation(centre + deviation)
-    means, slopes = draws[:, :size], draws[:, size:]
-    if measured.any():
-        return Draws(float(group.means[measured].mean()) + means, slopes)
-    spreads = np.array([other.spread for other in evidence])
-    draws *= rng.choice(spreads / units.scale, (n_boot, 1))
-    return Draws(means - means.mean(axis=1, keepdims=True), slopes)
+    counts = rng.multinomial(n_boot, (weights / weights.sum()).ravel()).reshape(weights.shape)
+    draw = _unmeasured if data is None else data.draw
+    drawn = [draw(prior, count, rng) for prior, count in zip(priors, counts, strict=True) if count.any()]
+    stacked = rng.permutation(np.concatenate(drawn))
+    size = len(settings) * len(settings[0].means)
+    means = stacked[:, :size].reshape(n_boot, len(settings), -1)
+    if data is not None:
+        return Draws(data.middle + means, stacked[:, size:])
+    spreads = rng.choice(np.exp(_log_spreads(evidence)), (n_boot, 1))
+    return Draws(spreads[..., None] * (means - means.mean(axis=2, keepdims=True)), spreads * stacked[:, size:])
+
+
+def posterior_draws(group: Group, n_boot: int, rng: np.random.Generator, evidence: Sequence[Group] = ()) -> Draws:
+    """Draws of the true means of one setting, and of the slopes: `joint_draws` of a single group.
+
+    Parameters
+    ----------
+    group : Group
+        Whose true means are asked for. If no teacher was measured, the spread is one of the evidence's, drawn at
+        random, and the draws are relative to their mean.
+    n_boot : int
+        Number of draws.
+    rng : Generator
+        The source of randomness.
+    evidence : sequence of Group
+        As of `joint_draws`.
+
+    Returns
+    -------
+    Draws
+        Its means have the shape (n_boot, T).
+
+    Examples
+    --------
+    >>> from capmismatch.stats.groups import Noise
+    >>> group = Group(np.array([0.70, 0.72, np.nan]), Noise(np.full(3, 1e-6), 9.0), np.zeros((3, 0)), "abc", "fff")
+    >>> draws = posterior_draws(group, 4000, np.random.default_rng(0))
+    >>> draws.means.mean(axis=0).round(2).tolist(), draws.slopes.shape
+    ([0.7, 0.72, 0.71], (4000, 0))
+    """
+    draws = joint_draws([group], n_boot, rng, evidence)
+    return Draws(draws.means[:, 0], draws.slopes)
+
+
+# --- the profile z and the slopes, before this student's results -----------------------------------------------------
+
+
+class _Prior(NamedTuple):
+    """Normal distribution of the profile (S * T, setting by setting) and the slopes (p), given h, kappa, rho, alike."""
+
+    log_weight: float
+    mean: Floats
+    cov: Floats
+
+
+def _priors(settings: Sequence[Group], evidence: Sequence[Group]) -> list[_Prior]:
+    """One for each point of the grid, weighted by how well it predicts the evidence."""
+    first, several = settings[0], len(settings) > 1
+    units = _Units.of([first, *evidence])
+    width = first.features.shape[1]
+    grid = product(
+        zip(EXPLAINED, np.log(EXPLAINED_WEIGHTS), strict=True) if width else [(0.0, 0.0)],
+        SHARED if width and len(np.unique(units.families)) > 1 else [1.0],
+        ALIKE if len(np.unique(units.teachers)) < len(units.teachers) else [0.0],
+    )
+    priors = []
+    for (explained, log_weight), shared, alike in grid:
+        weight, mean, cov, fresh = units.condition(explained, shared, alike)
+        for common in COMMON if several else [1.0]:
+            priors.append(_Prior(log_weight + weight, *_repeat(mean, cov, fresh, common, len(settings))))
+    return priors
+
+
+def _repeat(mean: Floats, cov: Floats, fresh: Floats, common: float, settings: int) -> tuple[Floats, Floats]:
+    """The profile of several settings from that of one: `common` of it is the same in all, the others are fresh."""
+    count = len(fresh)
+    place = np.r_[np.tile(np.arange(count), settings), np.arange(count, len(mean))]
+    root = np.r_[np.full(count * settings, np.sqrt(common)), np.ones(len(mean) - count)]
+    wide = cov[np.ix_(place, place)] * np.outer(root, root)
+    profile = count * settings
+    wide[:profile, :profile] += np.kron(np.eye(settings), (1 - common) * fresh)
+    return mean[place] * root, wide
 
 
 @dataclass(frozen=True)
 class _Units:
-    """The teachers of all groups, one under the other, in units of their group's spread; `y` and `v` of those seen."""
+    """Teachers of the student in question, then those of the evidence, one under the other.
+
+    Attributes
+    ----------
+    features : (N, p) array of float
+        Standardised probes.
+    groups, teachers, families : (N,) arrays of int
+        Equal numbers are the same.
+    count : int
+        How many stand in the group in question, the first.
+    seen : (E,) array of int
+        Units of the evidence that were measured.
+    y, v : (E,) arrays of float
+        Their means, centred, and the variances of these, in units of their group's true spread.
+    """
 
     features: Floats
-    groups: NDArray[np.int64]
-    teachers: NDArray[np.int64]
-    families: NDArray[np.int64]
-    seen: NDArray[np.int64]
+    groups: Ints
+    teachers: Ints
+    families: Ints
+    count: int
+    seen: Ints
     y: Floats
     v: Floats
-    scale: float
 
     @classmethod
-    def of(cls, group: Group, evidence: Sequence[Group]) -> _Units:
-        spreads = [other.spread for other in evidence]
-        enough = np.isfinite(group.means).sum() >= 3 or not evidence
-        scale = group.spread if enough else float(np.mean(spreads))
-        everyone = [group, *evidence]
-        y = [_centred(one.means) / unit for one, unit in zip(everyone, [scale, *spreads], strict=True)]
-        v = [one.noise.variances / unit**2 for one, unit in zip(everyone, [scale, *spreads], strict=True)]
-        stacked, seen = np.concatenate(y), np.flatnonzero(np.isfinite(np.concatenate(y)))
+    def of(cls, groups: Sequence[Group]) -> _Units:
+        count = len(groups[0].means)
+        taus = np.r_[1.0, np.exp(_log_spreads(groups[1:]))]
+        y = np.concatenate(
+            [(g.means - np.nanmean(g.means)) / tau for g, tau in zip(groups[1:], taus[1:], strict=True)]
+            or [np.zeros(0)]
+        )
+        v = np.concatenate(
+            [g.noise.variances / tau**2 for g, tau in zip(groups[1:], taus[1:], strict=True)] or [np.zeros(0)]
+        )
+        known = np.flatnonzero(np.isfinite(y))
         return cls(
-            features=np.concatenate([one.features for one in everyone]),
-            groups=np.repeat(np.arange(len(everyone)), [len(one.means) for one in everyone]),
-            teachers=_codes([name for one in everyone for name in one.teachers]),
-            families=_codes([name for one in everyone for name in one.families]),
+            features=np.concatenate([group.features for group in groups]),
+            groups=np.repeat(np.arange(len(groups)), [len(group.means) for group in groups]),
+            teachers=_codes([name for group in groups for name in group.teachers]),
+            families=_codes([name for group in groups for name in group.families]),
+            count=count,
+            seen=count + known,
+            y=y[known],
+            v=v[known],
+        )
+
+    def condition(self, explained: float, shared: float, alike: float) -> tuple[float, Floats, Floats, Floats]:
+        """Log density of the evidence; mean and covariance of profile and slopes given it; their prior covariance."""
+        width, count = self.features.shape[1], self.count
+        rows = np.r_[np.arange(count), self.seen]
+        probes = np.concatenate([self.features[rows], np.eye(width)]) / np.sqrt(max(width, 1))
+        family = np.r_[self.families[rows], np.full(width, self.families[0])]
+        prior = explained * (probes @ probes.T) * (shared + (1 - shared) * _same(family))
+        own = _same(self.teachers[rows]) * (alike + (1 - alike) * _same(self.groups[rows]))
+        prior[: len(rows), : len(rows)] += (1 - explained) * own
+        target = np.r_[np.arange(count), np.arange(len(rows), len(prior))]
+        fresh, before = prior[:count, :count], prior[np.ix_(target, target)]
+        if not len(self.seen):
+            return 0.0, np.zeros(len(target)), before, fresh
+        there = np.arange(count, len(rows))
+        marginal = prior[np.ix_(there, there)] + np.diag(self.v) + _LEVEL**2 * _same(self.groups[self.seen])
+        root = np.linalg.cholesky(marginal)
+        half = np.linalg.solve(root, np.c_[self.y, prior[np.ix_(there, target)]])
+        weight = -0.5 * half[:, 0] @ half[:, 0] - np.log(np.diag(root)).sum()
+        return weight, half[:, 1:].T @ half[:, 0], before - half[:, 1:].T @ half[:, 1:], fresh
+
+
+def _log_spreads(groups: Sequence[Group]) -> Floats:
+    """Log of each group's standard deviation of true means: that of the measured ones, less their noise."""
+    spreads = []
+    for group in groups:
+        seen = np.isfinite(group.means)
+        total = group.spread**2
+        spreads.append(0.5 * np.log(max(total - group.noise.variances[seen].mean(), 0.1 * total)))
+    return np.array(spreads)
+
+
+# --- with this student's results -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The measured means of all settings, in units of their noise.
+
+    Attributes
+    ----------
+    y, v : (N,) arrays of float
+        Means and their suggested variances, of the units that were measured.
+    seen : (N,) array of int
+        Their places among the S * T units.
+    levels : (S * T, S) array of float
+        1 where a unit belongs to a setting.
+    free : float
+        Degrees of freedom behind the variances; infinite where the examples give them.
+    unit : float
+        What one stands for in accuracy.
+    middle : float
+        What was taken off all means.
+    log_taus : (E,) array of float
+        Of the evidence's spreads, in units.
+    """
+
+    y: Floats
+    v: Floats
+    seen: Ints
+    levels: Floats
+    free: float
+    unit: float
+    middle: float
+    log_taus: Floats
+
+    @classmethod
+    def of(cls, settings: Sequence[Group], evidence: Sequence[Group]) -> _Measured:
+        means = np.concatenate([group.means for group in settings])
+        variances = np.concatenate([group.noise.variances for group in settings])
+        seen = np.flatnonzero(np.isfinite(means))
+        unit, middle = float(np.sqrt(variances[seen].mean())), float(means[seen].mean())
+        return cls(
+            y=(means[seen] - middle) / unit,
+            v=variances[seen] / unit**2,
             seen=seen,
-            y=stacked[seen],
-            v=np.concatenate(v)[seen],
-            scale=scale,
+            levels=np.repeat(np.eye(len(settings)), len(settings[0].means), axis=0),
+            free=settings[0].noise.free,
+            unit=unit,
+            middle=middle,
+            log_taus=_log_spreads(evidence) - np.log(unit),
         )
 
     @property
-    def folds(self) -> NDArray[np.int64]:
-        families = self.families[self.seen]
-        return families if len(np.unique(families)) >= 3 else self.teachers[self.seen]
+    def noise_scales(self) -> Floats:
+        """The grid of lambda: from one on where only the examples speak, else around one as far as chance may lead."""
+        if np.isinf(self.free):
+            return np.exp(np.linspace(0, np.log(SINGLE_SEED_NOISE), 15))
+        reach = np.log(400) / np.sqrt(min(self.free, 100) / 2 + 0.5)
+        return np.exp(np.linspace(-0.5 * reach, reach, 31))
 
-    def priors(self) -> Floats:
-        """Covariances (G, N + p, N + p) of the true means and of the slopes in the first teacher's family."""
-        count, width = self.features.shape
-        alike = _same(self.teachers)
-        kinds = (
-            _BETWEEN,
-            _SLOPE if width else (0.0,),
-            _SHARED if width and len(np.unique(self.families)) > 1 else (0.0,),
-            _ALIKE if alike.sum() > count else (0.0,),
-        )
-        level = _LEVEL**2 * _same(self.groups)
-        families = np.append(self.families, np.full(width, self.families[0]))
-        probes = np.concatenate([self.features, np.eye(width)]) / np.sqrt(max(width, 1))
-        priors = []
-        for between, slope, shared, kappa in product(*kinds):
-            prior = slope**2 * (probes @ probes.T) * (shared + (1 - shared) * _same(families))
-            prior[:count, :count] += level + between**2 * (kappa * alike + (1 - kappa) * np.eye(count))
-            priors.append(prior)
-        return np.array(priors)
+    def scores(self, prior: _Prior) -> Floats:
+        """Log weights (R, L) of the ratios and the noise scales."""
+        scale = self.noise_scales
+        degrees = len(self.y) - self._seen_levels.shape[1]
+        scores = np.empty((len(RATIOS), len(scale)))
+        for row, ratio in enumerate(RATIOS):
+            root, levels, half = self._whitened(prior, ratio)
+            inner = np.linalg.cholesky(levels.T @ levels)
+            out = np.linalg.solve(inner, levels.T @ half)
+            (yy, ym), (_, mm) = half.T @ half - out.T @ out
+            square = yy / scale - 2 * ym / np.sqrt(scale) + mm
+            volume = np.log(np.diag(root)).sum() + np.log(np.diag(inner)).sum()
+            scores[row] = -0.5 * square - volume - 0.5 * degrees * np.log(scale) + np.log(RATIO_WEIGHTS[row])
+            scores[row] += self._spread_score(0.5 * np.log(ratio * scale))
+        if np.isfinite(self.free):
+            scores -= 0.5 * self.free * (np.log(scale) + 1 / scale)
+        return scores
+
+    def _spread_score(self, log_tau: Floats) -> Floats:
+        """Log density of log tau, given the spreads of the evidence."""
+        if not len(self.log_taus):
+            return np.zeros_like(log_tau)
+        variance = SPREAD_SD**2 * (1 + 1 / len(self.log_taus))
+        return -0.5 * (log_tau - self.log_taus.mean()) ** 2 / variance
+
+    @property
+    def _seen_levels(self) -> Floats:
+        levels = self.levels[self.seen]
+        return levels[:, levels.any(axis=0)]
+
+    def _whitened(self, prior: _Prior, ratio: float) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Root of the measured means' covariance over lambda; levels and (means, prior means) divided by it."""
+        seen = self.seen
+        root: NDArray[Any] = np.linalg.cholesky(ratio * prior.cov[np.ix_(seen, seen)] + np.diag(self.v))
+        levels, pair = self._seen_levels, np.c_[self.y, np.sqrt(ratio) * prior.mean[seen]]
+        solved: NDArray[Any] = np.linalg.solve(root, np.c_[levels, pair])
+        return root, solved[:, : levels.shape[1]], solved[:, levels.shape[1] :]
+
+    def draw(self, prior: _Prior, counts: Ints, rng: np.random.Generator) -> Floats:
+        """Draws (n, S * T + p), as many of each ratio and noise scale as `counts` (R, L) says."""
+        size, width = self.levels.shape[0], len(prior.mean)
+        own = np.zeros((width, self._seen_levels.shape[1]))
+        own[:size] = self.levels[:, self.levels[self.seen].any(axis=0)]
+        drawn = []
+        for ratio, count in zip(RATIOS, counts, strict=True):
+            if not count.any():
+                continue
+            root, levels, half = self._whitened(prior, ratio)
+            gain = np.linalg.solve(root, ratio * prior.cov[self.seen]).T  # (M, N), of whitened residuals
+            inverse = np.linalg.inv(levels.T @ levels)
+            level = inverse @ levels.T @ half  # of the means, and of what the prior expects of them
+            measured, expected = (gain @ (half - levels @ level) + own @ level).T
+            left = own - gain @ levels
+            cov = ratio * prior.cov - gain @ gain.T + left @ inverse @ left.T
+            scale = np.sqrt(np.repeat(self.noise_scales, count))[:, None]
+            middle = measured + scale * (np.sqrt(ratio) * prior.mean - expected)
+            noise = rng.standard_normal((len(scale), width)) @ np.linalg.cholesky(cov + _SMALL * np.eye(width)).T
+            drawn.append(middle + scale * noise)
+        return self.unit * np.concatenate(drawn)
 
 
-def _centred(values: Floats) -> Floats:
-    measured = np.isfinite(values)
-    return values - (values[measured].mean() if measured.any() else 0.0)
+def _unmeasured(prior: _Prior, count: Ints, rng: np.random.Generator) -> Floats:
+    """Draws (n, S * T + p) of a profile and slopes of which nothing was measured."""
+    root = np.linalg.cholesky(prior.cov + _SMALL * np.eye(len(prior.mean)))
+    return prior.mean + rng.standard_normal((int(count), len(prior.mean))) @ root.T
 
 
-def _codes(names: Sequence[Hashable]) -> NDArray[np.int64]:
+def _codes(names: Sequence[Hashable]) -> Ints:
     """A number for each name, by first appearance."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
 
 
-def _same(codes: NDArray[np.int64]) -> Floats:
+def _same(codes: Ints) -> Floats:
     return (codes[:, None] == codes[None, :]).astype(float)
-
-
-def _condition(y: Floats, v: Floats, prior: Floats, seen: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Mean and covariance of all that the prior speaks of, given the observed."""
-    gain = np.linalg.solve(prior[np.ix_(seen, seen)] + np.diag(v), prior[seen]).T
-    return gain @ y, prior - gain @ prior[seen]
-
-
-def _left_out_scores(y: Floats, v: Floats, priors: Floats, group: NDArray[np.int64]) -> Floats:
-    """Log density of every fold given the others, summed, up to a constant: priors (G, n, n) to (G,)."""
-    marginal = priors + np.diag(v)
-    total = np.zeros(len(priors))
-    folds = np.unique(group)
-    for fold in folds if len(folds) > 1 else []:
-        out, within = np.flatnonzero(group == fold), np.flatnonzero(group != fold)
-        between = marginal[:, within[:, None], out]
-        gain = np.linalg.solve(marginal[:, within[:, None], within], between).swapaxes(1, 2)
-        error = (y[out] - gain @ y[within])[..., None]
-        cov = marginal[:, out[:, None], out] - gain @ between
-        squared = (error * np.linalg.solve(cov, error)).sum(axis=(1, 2))
-        total -= 0.5 * (squared + np.linalg.slogdet(cov)[1])
-    return total

@@ -12,7 +12,8 @@ import pandas as pd
 from capmismatch.selection.candidates import Candidates, Floats, measured
 from capmismatch.selection.evidence import EvidenceGroup
 from capmismatch.selection.students import chances
-from capmismatch.stats.posterior import Group, posterior_draws
+from capmismatch.stats.groups import Group
+from capmismatch.stats.posterior import posterior_draws
 from capmismatch.study.halving import Rung, halve
 from capmismatch.study.pilot_plan import FINALISTS, PilotPlan
 from capmismatch.study.pilot_runs import Arm, PilotRuns, Teacher

@@ -1,0 +1,117 @@
+"""Teachers that are compared, how their students did, and how noisy that is."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from capmismatch.stats.run_means import mean_over_runs
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How noisy the means of units are.
+
+    Attributes
+    ----------
+    variances : array of shape (n,)
+        Variance of each unit's mean; NaN where it has none.
+    free : float
+        Degrees of freedom behind the pooled estimate. Infinite where it comes from the number of examples, and is less
+        than what seeds do.
+    alike : bool
+        Whether all seeds of a unit agree, so that they say nothing of the noise.
+    shared : float
+        Standard deviation of what seeds do to all units alike, which was taken out; NaN where it was not.
+    """
+
+    variances: Floats
+    free: float
+    alike: bool = False
+    shared: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Teachers that are compared with each other: those of one family, say, by the students of one kind.
+
+    Attributes
+    ----------
+    means : array of shape (T,)
+        Mean accuracies of their students; NaN for teachers without students.
+    noise : Noise
+        How noisy these means are.
+    features : array of shape (T, p)
+        Standardised probes; p may be 0.
+    teachers : sequence of T Hashable
+        Names; the same name in two groups is the same teacher.
+    families : sequence of T Hashable
+        Names; slopes on the probes may differ between families.
+    """
+
+    means: Floats
+    noise: Noise
+    features: Floats
+    teachers: Sequence[Hashable]
+    families: Sequence[Hashable]
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the means, at least that of their noise."""
+        measured = np.isfinite(self.means)
+        means, noise = self.means[measured], self.noise.variances[measured]
+        between = float(means.std(ddof=1)) if len(means) > 1 else 0.0
+        return max(between, float(np.sqrt(noise.mean())), 1e-12) if len(means) else float("nan")
+
+
+def seed_noise(values: Floats, binomial: Floats | None = None, *, paired: bool = False, least: float = 1e-9) -> Noise:
+    """Noise of the means over runs of the means over seeds, pooled over units.
+
+    Where some unit has two runs, the variance of run means (which holds the seeds' as well) over the number of runs;
+    else the variance of seeds over the number of seeds; else, with single seeds only, that of the examples. The same
+    where seeds all agree: copies of one run, or too coarse an accuracy, do not make a mean certain.
+
+    Parameters
+    ----------
+    values : array of shape (n, R, K)
+        Unit, run, seed; packed, NaN where there is none.
+    binomial : array of shape (n,), optional
+        Sampling variance of each unit's accuracy over the examples: a lower bound, used where seeds say nothing.
+    paired : bool
+        Whether what a seed does to all units alike was taken out of the values, at the cost of its degrees of freedom.
+    least : float
+        Seeds with a smaller standard deviation agree.
+
+    Returns
+    -------
+    Noise
+        Of the units' means.
+
+    Examples
+    --------
+    >>> noise = seed_noise(np.array([[[0.1, 0.3]], [[0.5, 0.7]]]))
+    >>> noise.variances.round(3).tolist(), noise.free
+    ([0.01, 0.01], 2.0)
+    """
+    n, n_runs, n_seeds = values.shape
+    by_run = mean_over_runs(values.reshape(n * n_runs, n_seeds))
+    run_means, seeds = by_run.means.reshape(n, n_runs), by_run.runs.reshape(n, n_runs).sum(axis=1)
+    runs = (by_run.runs.reshape(n, n_runs) > 0).sum(axis=1)
+    alike = False
+    # Seeds are pooled over the runs of all units; but each unit's mean is over all its seeds.
+    for repeats, number in ((run_means, runs), (values.reshape(n * n_runs, n_seeds), seeds)):
+        pooled = mean_over_runs(repeats, pool=True, paired=paired)
+        if not pooled.free[0]:
+            continue
+        if pooled.variances[0] < least**2:
+            alike = True
+            continue
+        variances = np.divide(pooled.variances[0], number, out=np.full(n, np.nan), where=number > 0)
+        return Noise(variances, float(pooled.free[0]))
+    examples = np.full(n, np.nan) if binomial is None else binomial
+    return Noise(np.where(runs > 0, examples, np.nan), np.inf, alike)

@@ -68,8 +68,8 @@ FINDINGS: dict[str, Finding] = {
         Finding(
             "CM007",
             "teachers cannot be told apart",
-            "The difference between the best teachers is within its 95 % interval: they are tied, and another "
-            "criterion (such as cost) may decide.",
+            "The difference between the best teachers is within its 95 % interval. That does not make them equal: "
+            "`Choice.cheapest` names the smallest teacher that loses no more than the tolerance with a chance of 90 %.",
         ),
         Finding(
             "CM008",
@@ -113,6 +113,13 @@ FINDINGS: dict[str, Finding] = {
             "nothing varies",
             "The probe, or the students' accuracy, is the same for all teachers that are compared, so that the "
             "coefficient is undefined.",
+        ),
+        Finding(
+            "CM015",
+            "no reliable difference between teachers",
+            "The students' mean accuracies say little about the teachers: their reliability is below 0.8 (see "
+            "`capmismatch.teacher_differences`). No probe can be expected to correlate with them by more than the "
+            "square root of the reliability. More seeds raise it.",
         ),
     )
 }

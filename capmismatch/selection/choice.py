@@ -34,7 +34,17 @@ SETTING_COLUMNS = (
 )
 """Columns of `Choice.settings`."""
 
-_TEACHER_COLUMNS = ["family", "teacher", "params", "score", "low", "high", *COMPANIONS, "p_best", "regret", "tie"]
+_TEACHER_COLUMNS = [
+    *("family", "teacher", "params", "score", "low", "high"),
+    *COMPANIONS,
+    *("p_best", "regret", "within", "tie"),
+]
+
+SURE_WITHIN = 0.9
+"""Chance of losing no more than the tolerance from which on a teacher counts as good enough."""
+
+CLEAR, LEANING = 0.8, 0.5
+"""P(best) from which on a choice is clear, and from which on it leans to a teacher."""
 
 
 # Numbers and codes ----------------------------------------------------------------------------------------------------
@@ -79,12 +89,15 @@ class Comparison:
     ----------
     teachers, rules, students, settings : DataFrame
         See `Choice.table` and the attributes of `Choice` with these names.
+    tolerance : float
+        Accuracy points that do not matter.
     """
 
     teachers: pd.DataFrame
     rules: pd.DataFrame
     students: pd.DataFrame = field(default_factory=_no_students)
     settings: pd.DataFrame = field(default_factory=pd.DataFrame)
+    tolerance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -121,11 +134,14 @@ class Basis:
         What the students' seeds say of the noise; None without results.
     evidence : EvidenceFacts or None
         What other families and students contributed; None without evidence.
+    differences : DataFrame or None
+        Rows of `capmismatch.teacher_differences` for the settings that were chosen; None without results.
     """
 
     missing: Missing = Missing()
     seeds: SeedFacts | None = None
     evidence: EvidenceFacts | None = None
+    differences: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -223,10 +239,13 @@ class Choice:
               new seeds may lie outside
             - ``p_best`` : chance of being the best teacher; NaN by a probe alone
             - ``regret`` : accuracy points expected to be lost by taking it; NaN by a probe alone
-            - ``tie`` : whether the 95 % interval of its difference from the best covers zero
+            - ``within`` : chance of losing no more than the tolerance by taking it; NaN by a probe alone
+            - ``tie`` : whether the 95 % interval of its difference from the best covers zero: not shown to be worse,
+              which does not mean as good
             - ``target_prob, inherent_variance`` : beside a score that is a derived probe, where they were measured
             - ``measured`` : with results or evidence, whether it has students in this setting
-            - ``accuracy`` : with results, measured accuracy on the split to report
+            - ``accuracy`` : with results, estimated accuracy on the split to report, drawn toward the peers as the
+              score is: the mean of the seeds by which a teacher was chosen would be too high
             - ``gain, gain_low, gain_high`` : with results, points over plain cross-entropy there, and their 95 %
               interval; NaN where some student lacks plain cross-entropy
         """
@@ -307,6 +326,40 @@ class Choice:
         return pd.DataFrame() if self.pilot is None else self.pilot.rungs
 
     @property
+    def p_best(self) -> float:
+        """Chance that the chosen teacher is the best of these, in [0, 1]; NaN by a probe alone."""
+        return float(self._row["p_best"])
+
+    @property
+    def expected_regret(self) -> float:
+        """Accuracy points expected to be lost against the best of these teachers, >= 0; NaN by a probe alone."""
+        return float(self._row["regret"])
+
+    @property
+    def grade(self) -> str:
+        """How sure the choice is.
+
+        Returns
+        -------
+        str
+            "clear" (P(best) of 0.8 or more), "leaning" (0.5 or more), "toss-up", or "none" where no student speaks.
+        """
+        if pd.isna(self._row["p_best"]):
+            return "none"
+        return "clear" if self.p_best >= CLEAR else "leaning" if self.p_best >= LEANING else "toss-up"
+
+    @property
+    def cheapest(self) -> str | None:
+        """The smallest teacher that loses no more than the tolerance with a chance of 90 %, or None."""
+        row = self._cheapest
+        return None if row is None else str(row["teacher"])
+
+    @property
+    def _cheapest(self) -> pd.Series | None:
+        enough = self.table[self.table["within"].ge(SURE_WITHIN)].dropna(subset="params")
+        return enough.loc[enough["params"].idxmin()] if len(enough) else None
+
+    @property
     def _row(self) -> pd.Series:
         """The chosen teacher's row of the table."""
         chosen = self.table["teacher"].eq(self.teacher) & self.table["family"].eq(self.family)
@@ -324,9 +377,9 @@ class Choice:
         """The choice in one line."""
         setting = [] if self.student is None else [f"student {self.student}"]
         setting += [] if self.label is None else [self.label]
-        return f"Take teacher {self.family}/{self.teacher} by {self.grounds}" + (
-            f" ({', '.join(setting)})" if setting else ""
-        )
+        where = f" ({', '.join(setting)})" if setting else ""
+        unshown = sentences.no_difference(self.basis.differences)
+        return f"{sentences.VERDICTS[self.grade]} {self.family}/{self.teacher} by {self.grounds}{where}{unshown}"
 
     @property
     def reasons(self) -> list[str]:
@@ -337,7 +390,9 @@ class Choice:
             by_numbers += [
                 sentences.estimate(table, row),
                 *sentences.settings(self.students, self.settings),
+                *sentences.differences(basis.differences),
                 *sentences.ties(table, row),
+                *sentences.cheapest_within(self._cheapest, row, self.comparison.tolerance),
                 *sentences.gain(table, row),
                 *sentences.rule_costs(self.rules),
                 *sentences.from_elsewhere(basis.evidence),
@@ -346,6 +401,7 @@ class Choice:
             by_numbers += [
                 sentences.predicted(table, row),
                 *sentences.ties(table, row),
+                *sentences.cheapest_within(self._cheapest, row, self.comparison.tolerance),
                 *sentences.trusted(basis.evidence),
                 *sentences.losses_elsewhere(basis.evidence),
                 *sentences.setting_elsewhere(str(self.label), self.settings, basis.evidence),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from capmismatch.errors import InputError, must_be_one_of, must_count, require_columns
 from capmismatch.findings import join_codes
 from capmismatch.stats import correlations as st
+from capmismatch.stats.differences import WANTED_RELIABILITY, teacher_differences
 from capmismatch.stats.matching import (
     UNIT,
     PackedColumns,
@@ -32,7 +33,7 @@ __all__ = ["correlate"]
 LINK_COLUMNS = (
     *("probe", "tau", "student", "label", "method", "metric", "value", "low", "high", "p", "p_adjusted", "n"),
     *("partial_accuracy", "partial_params", "partial_accuracy_params", "partial_target_prob", "expected_sign"),
-    "findings",
+    *("ceiling", "findings"),
 )
 """Columns of the links table."""
 
@@ -108,6 +109,8 @@ def correlate(
           the teacher's accuracy, log parameters, both of them, or target probability at the same temperature held
           fixed; NaN where it is undefined or unknown, or where so few teachers could only give -1 or 1
         - ``expected_sign`` : +1 or -1, or NaN
+        - ``ceiling`` : the highest correlation to expect of any probe, the square root of the reliability of the
+          teachers' means (`capmismatch.teacher_differences`); NaN with single seeds
         - ``findings`` : codes, separated by commas
 
     Raises
@@ -130,6 +133,7 @@ def correlate(
     seed noise draws toward zero. Simulated (``benchmarks/bench_coverage.py``) with 1000 families of each of 168 kinds
     (one or two runs, one to four student seeds, no to a strong link, normal or heavy-tailed probes) they cover the
     truth in
+
     * 93.1-97.8 % for Pearson, whatever the number of teachers;
     * 92.8-99.1 % for Spearman and Kendall with 8 or 12 teachers of one family, or 4 and 8 or 6 and 6 of two, and
       93.0-99.0 % with 6, 96.4 % on average; those above 97 % are mostly of single seeds;
@@ -148,7 +152,8 @@ def correlate(
     at the same temperature held fixed, where p_y has a link of its own (normal-theory intervals of the partial
     correlation and of p_y's); CM006 a sign against expectation; CM012 teachers of several families compared with one
     another; CM013 accuracies of another split than `split`; CM014 an undefined coefficient, because the probe or the
-    accuracy is the same for all teachers. See `capmismatch.findings.explain`.
+    accuracy is the same for all teachers; CM015 teachers' means with a reliability below 0.8. See
+    `capmismatch.findings.explain`.
 
     Examples
     --------
@@ -172,6 +177,7 @@ def correlate(
     teachers = shared_teachers(probes, results)
     signs = _registered_signs() if expected_signs is None else expected_signs
     x = pack_columns(probes, teachers, ["probe", "tau"], ["seed"], "value", "the probes table")
+    differences = teacher_differences(results, split=str(results["split"].iloc[0]))
     setting, seeds = ["student", "label", "method"], ["teacher_seed", "seed"]
     results = pd.concat([level_seeds(rows, UNIT) for _, rows in results.groupby(setting, dropna=False)])
     y = pack_columns(results, teachers, setting, seeds, "accuracy", "the results table")
@@ -187,7 +193,8 @@ def correlate(
         for metric in st.METRICS:
             frames.append(_link_rows(block, metric, *keys, n_boot=n_boot, seed=seed).assign(across=across))
     links = pd.concat(frames, ignore_index=True).assign(moved=moved)
-    return _finish(links, signs, mute)
+    reliable = differences[["student", "label", "reliability", "ceiling"]]
+    return _finish(links.merge(reliable, on=["student", "label"], how="left"), signs, mute)
 
 
 @dataclass(frozen=True)
@@ -341,6 +348,7 @@ def _finish(links: pd.DataFrame, signs: Mapping[str, float], mute: Iterable[str]
         "CM012": links["across"] & links["value"].notna(),
         "CM013": links["moved"],
         "CM014": links["value"].isna() & links["n"].ge(3),
+        "CM015": links["reliability"].lt(WANTED_RELIABILITY),
     }
     marked = pd.DataFrame(flags)
     links["findings"] = [join_codes(marked.columns[row], mute) for row in marked.to_numpy()]

@@ -35,6 +35,7 @@ from capmismatch.selection.students import (
     resolve_splits,
 )
 from capmismatch.stats.correlations import FEW_TEACHERS
+from capmismatch.stats.differences import WANTED_RELIABILITY, teacher_differences
 from capmismatch.stats.estimates import Z95
 from capmismatch.stats.matching import UNIT, shared_teachers, with_families, with_teacher
 from capmismatch.stats.posterior import posterior_draws
@@ -54,6 +55,7 @@ def pick(
     rule: str = "auto",
     split: str = "val",
     report_split: str = "test",
+    tolerance: float = 0.3,
     n_boot: int = 2000,
     seed: int = 0,
     mute: Iterable[str] = (),
@@ -102,6 +104,9 @@ def pick(
     split, report_split : str
         Choose on the first, report on the second. Probes are read on `split`. Results (and evidence) that have only
         one of the two, as other trainers leave them, serve for both; a risk then says that the report is too good.
+    tolerance : float
+        Accuracy points, >= 0, that do not matter to you: `Choice.cheapest` is the smallest teacher that loses no more
+        than this against the best with a chance of 90 %.
     n_boot : int
         Number of draws.
     seed : int
@@ -144,6 +149,8 @@ def pick(
     must_be_one_of(rule, ["auto", *RULES], "rule")
     measurements, profiles = read_probes(probes, split)
     must_count(n_boot, "n_boot")
+    if not 0 <= tolerance < np.inf:
+        raise InputError(f"expected a tolerance in accuracy points >= 0, got {tolerance!r}")
     pairs = _as_pairs(evidence)
     if results is not None:
         splits = resolve_splits(checked_results(results), split, report_split)
@@ -159,7 +166,7 @@ def pick(
     if pairs:
         candidates, groups = learn(profiles, pairs, split=split, report_split=report_split, label=label)
     if results is None:
-        return _by_evidence(candidates, groups, rule, n_boot, seed, mute)
+        return _by_evidence(candidates, groups, rule, tolerance, n_boot, seed, mute)
     results = with_families(results, measurements)
     shared_teachers(measurements, with_teacher(results))
     students = draw_students(
@@ -173,7 +180,8 @@ def pick(
         seed=seed,
     )
     only = splits.choosing if splits.choosing == splits.reporting and split != report_split else ""
-    return _by_results(students, candidates, groups, rule, only, mute)
+    choice = _by_results(students, candidates, groups, rule, tolerance, only, mute)
+    return _with_differences(choice, results, splits.choosing, mute)
 
 
 def _as_pairs(evidence: Iterable[object]) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
@@ -282,8 +290,8 @@ def _probe_table(
         drawn = draws[pd.MultiIndex.from_frame(table[UNIT])].to_numpy()
         low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
         tie = np.quantile(used.sign * (drawn[:, [0]] - drawn), 0.025, axis=0) <= 0
-    table = table.assign(low=low, high=high, p_best=np.nan, regret=np.nan, tie=tie | (table.index == 0))
-    columns = [*UNIT, "params", "score", "low", "high", "p_best", "regret", "tie"]
+    table = table.assign(low=low, high=high, p_best=np.nan, regret=np.nan, within=np.nan, tie=tie | (table.index == 0))
+    columns = [*UNIT, "params", "score", "low", "high", "p_best", "regret", "within", "tie"]
     if used.probe in DERIVED and set(COMPANIONS) <= set(profiles):
         table = table.merge(profiles[list(COMPANIONS)].reset_index(), on=UNIT, how="left")
         columns += COMPANIONS
@@ -294,13 +302,19 @@ def _probe_table(
 
 
 def _by_evidence(
-    candidates: Candidates, groups: Sequence[EvidenceGroup], rule: str, n_boot: int, seed: int, mute: Iterable[str]
+    candidates: Candidates,
+    groups: Sequence[EvidenceGroup],
+    rule: str,
+    tolerance: float,
+    n_boot: int,
+    seed: int,
+    mute: Iterable[str],
 ) -> Choice:
     """The teacher with the highest predicted accuracy of its students."""
     rng = np.random.default_rng(seed)
     profiles = candidates.profiles
     predicted = posterior_draws(candidates.unmeasured(), n_boot, rng, [group.choosing for group in groups])
-    table = profiles["params"].reset_index().assign(**draw_summary(predicted.means), measured=False)
+    table = profiles["params"].reset_index().assign(**draw_summary(predicted.means, tolerance), measured=False)
     table[["score", "low", "high"]] *= 100
     table = table.sort_values("score", ascending=False, kind="stable").reset_index(drop=True)
     new_family = not set(candidates.families) & {group.family_code for group in groups}
@@ -320,7 +334,7 @@ def _by_evidence(
         family=str(chosen["family"]),
         rule="evidence" if rule == "auto" else rule,
         setting=Setting(label=label, method=method, tau=tau),
-        comparison=Comparison(table, rules, settings=settings),
+        comparison=Comparison(table, rules, settings=settings, tolerance=tolerance),
         basis=Basis(Missing(rules=tuple(missing_rules), probes=candidates.missing_probes), evidence=facts),
         findings=_findings(table, mute),
     )
@@ -334,6 +348,7 @@ def _by_results(
     candidates: Candidates,
     groups: Sequence[EvidenceGroup],
     rule: str,
+    tolerance: float,
     only_split: str,
     mute: Iterable[str],
 ) -> Choice:
@@ -343,7 +358,7 @@ def _by_results(
     reporting = np.mean([student.reporting.draws for student in students], axis=0)
     baselines = [student.cross_entropy for student in students if student.cross_entropy is not None]
     baseline = np.mean(baselines, axis=0) if len(baselines) == len(students) else None
-    table = _result_table(students, profiles, choosing, reporting, baseline)
+    table = _result_table(students, profiles, tolerance, (choosing, reporting, baseline))
     rules, missing_rules = _rules_with_loss(profiles, reporting, rule)
     chosen = table.iloc[_best_tested(table)] if rule == "auto" else _taken_by(rules, table, rule)
     by_student, settings = _student_table(students, profiles), _setting_table(students, profiles)
@@ -353,27 +368,41 @@ def _by_results(
         family=str(chosen["family"]),
         rule="results" if rule == "auto" else rule,
         setting=Setting.shared(by_student),
-        comparison=Comparison(table, rules, by_student, settings),
+        comparison=Comparison(table, rules, by_student, settings, tolerance),
         basis=Basis(missing, SeedFacts.of(students), EvidenceFacts.of(groups) if groups else None),
         findings=_findings(table, mute),
     )
 
 
+def _with_differences(choice: Choice, results: pd.DataFrame, split: str, mute: Iterable[str]) -> Choice:
+    """The choice with the test of whether the teachers differ at all, in the settings that were chosen."""
+    differences = teacher_differences(results, split=split)
+    chosen = differences.merge(choice.students[["student", "label"]], on=["student", "label"])
+    unreliable = ["CM015"] if chosen["reliability"].lt(WANTED_RELIABILITY).any() else []
+    findings = without_muted([*choice.findings, *unreliable], mute)
+    return replace(choice, basis=replace(choice.basis, differences=chosen), findings=findings)
+
+
 def _result_table(
     students: Sequence[StudentResults],
     profiles: pd.DataFrame,
-    choosing: Floats,
-    reporting: Floats,
-    baseline: Floats | None,
+    tolerance: float,
+    draws: tuple[Floats, Floats, Floats | None],
 ) -> pd.DataFrame:
-    """The teachers, best first by the draws to choose by, with their accuracies and gains on the split to report."""
+    """The teachers, best first by the draws to choose by, with their accuracies and gains on the split to report.
+
+    Accuracies are those of the posterior, drawn toward the peers: the mean of the very seeds by which a teacher was
+    chosen is too high.
+    """
+    choosing, reporting, baseline = draws
+    tested = np.all([np.isfinite(student.reporting.means) for student in students], axis=0)
     table = (
         profiles["params"]
         .reset_index()
         .assign(
-            **draw_summary(choosing),
+            **draw_summary(choosing, tolerance),
             measured=np.all([np.isfinite(student.choosing.means) for student in students], axis=0),
-            accuracy=np.mean([student.reporting.means for student in students], axis=0),
+            accuracy=np.where(tested, reporting.mean(axis=0), np.nan),
             gain=np.nan,
             gain_low=np.nan,
             gain_high=np.nan,
@@ -390,14 +419,14 @@ def _student_table(students: Sequence[StudentResults], profiles: pd.DataFrame) -
     """Every student's own best teacher: `Choice.students`."""
     rows = []
     for student in students:
-        teachers = pd.DataFrame(draw_summary(student.choosing.draws))
+        teachers = pd.DataFrame(draw_summary(student.choosing.draws, 0.0))
         best = _best_tested(teachers.assign(measured=np.isfinite(student.choosing.means)))
         gain = [np.nan] * 3
         if student.cross_entropy is not None:
             gains = 100 * (student.reporting.draws[:, best] - student.cross_entropy)
             gain = [gains.mean(), *np.quantile(gains, [0.025, 0.975])]
         setting = (student.student, student.label, *student.methods[student.label])
-        accuracies = (student.reporting.means[best], student.cross_entropy_mean)
+        accuracies = (student.reporting.draws[:, best].mean(), student.cross_entropy_mean)
         rows.append((*setting, *profiles.index[best], float(teachers["p_best"].iloc[best]), *accuracies, *gain))
     return pd.DataFrame(rows, columns=list(STUDENT_COLUMNS))
 
@@ -415,30 +444,34 @@ def _setting_table(students: Sequence[StudentResults], profiles: pd.DataFrame) -
 # What draws of accuracies say -----------------------------------------------------------------------------------------
 
 
-def draw_summary(draws: Floats) -> dict[str, Floats]:
+def draw_summary(draws: Floats, tolerance: float) -> dict[str, Floats]:
     """What draws of accuracies say of each teacher.
 
     Parameters
     ----------
     draws : array of shape (n_boot, T)
         Draws of the teachers' accuracies, shares.
+    tolerance : float
+        Accuracy points, >= 0.
 
     Returns
     -------
     dict of arrays of shape (T,)
         ``score`` (mean), ``low, high`` (95 % interval), ``p_best`` (chance of being the best), ``regret`` (points
-        expected to be lost by taking this teacher) and ``tie`` (whether the 95 % interval of the difference from the
-        teacher with the highest score covers zero).
+        expected to be lost by taking this teacher), ``within`` (chance of losing no more than the tolerance) and
+        ``tie`` (whether the 95 % interval of the difference from the teacher with the highest score covers zero).
     """
     score = draws.mean(axis=0)
     low, high = np.quantile(draws, [0.025, 0.975], axis=0)
     best = int(np.argmax(score))
+    losses = 100 * (draws.max(axis=1, keepdims=True) - draws)
     return {
         "score": score,
         "low": low,
         "high": high,
         "p_best": chances(draws),
-        "regret": 100 * (draws.max(axis=1, keepdims=True) - draws).mean(axis=0),
+        "regret": losses.mean(axis=0),
+        "within": (losses <= tolerance + 1e-9).mean(axis=0),
         "tie": np.quantile(draws[:, [best]] - draws, 0.025, axis=0) <= 0,
     }
 

@@ -11,6 +11,7 @@ from capmismatch._utils.text import count, format_chance, format_number, join
 from capmismatch.selection.evidence import EvidenceFacts
 from capmismatch.selection.rules import COMPANIONS, DEFAULT_RULE, DEFAULT_TAU, DERIVED, NAMES, RELEVANT, Rule
 from capmismatch.selection.students import SeedFacts
+from capmismatch.stats.differences import WANTED_RELIABILITY
 from capmismatch.stats.estimates import Estimate
 from capmismatch.stats.matching import UNIT
 
@@ -19,6 +20,9 @@ SHOWN_STUDENTS = 3
 
 SHOWN_SETTINGS = 3
 """Settings tied with the best that a risk names."""
+
+SIGNIFICANT = 0.05
+"""Level of the test of whether teachers differ."""
 
 SHARED = 0.05
 """Points by which seeds move all students alike, below which it is not worth a sentence."""
@@ -37,6 +41,10 @@ _GROUNDS = {
     "evidence": "the evidence of other students",
     "pilot": "a pilot",
 }
+
+
+VERDICTS = {"clear": "Take teacher", "leaning": "Leaning to teacher", "toss-up": "Toss-up:", "none": "First guess:"}
+"""How a choice begins, by its grade."""
 
 
 def grounds(rule: str) -> str:
@@ -74,7 +82,10 @@ def cheapest(tied: pd.DataFrame, chosen: pd.Series) -> list[str]:
     why = f"{named(chosen)} is taken as the smallest, so the cheapest, of them ({chosen['params']:,.0f} parameters)."
     if tied["params"].isna().any():
         why = f"{named(chosen)} is taken for its value, because not all their sizes are known."
-    return [f"Too close to call between {names}: the 95 % intervals of their differences cover zero. {why}"]
+    return [
+        f"Too close to call between {names} on this probe: the 95 % intervals of their differences cover zero, which "
+        f"does not make their students equal. {why}"
+    ]
 
 
 def rivals(rules: pd.DataFrame, chosen: pd.Series, used: Rule) -> list[str]:
@@ -172,7 +183,42 @@ def ties(table: pd.DataFrame, chosen: pd.Series) -> list[str]:
     if len(untested):
         better = join([named(row) for _, row in untested.iterrows()])
         sentence += f" Predicted to do as well or better, but without a student in this setting: {better}."
-    return [f"{sentence}{_smaller(tied, chosen)}"]
+    return [sentence]
+
+
+def differences(tests: pd.DataFrame | None) -> list[str]:
+    """Where the students do not tell the teachers apart reliably, beyond what the seed does."""
+    if tests is None:
+        return []
+    sentences = []
+    for _, test in tests[tests["reliability"].lt(WANTED_RELIABILITY)].head(SHOWN_STUDENTS).iterrows():
+        name = f"'{test['student']}' by '{test['label']}'"
+        shown = "differ" if test["p"] < SIGNIFICANT else "are not shown to differ"
+        more = f"{test['seeds_for_80']:.0f} seeds would reach 0.8" if np.isfinite(test["seeds_for_80"]) else ""
+        more = more or "no number of seeds is known to reach 0.8"
+        sentences.append(
+            f"The teachers {shown} for {name}: F({test['df1']:.0f}, {test['df2']:.0f}) = {test['F']:.2f}, "
+            f"p = {test['p']:.2g}. Their means have a reliability of {test['reliability']:.2f} "
+            f"[{test['low']:.2f}, {test['high']:.2f}]; {more}."
+        )
+    return sentences
+
+
+def no_difference(tests: pd.DataFrame | None) -> str:
+    """The end of a title where the students do not show that teachers differ; else empty."""
+    if tests is None or not len(tests) or (tests["p"] < SIGNIFICANT).any():
+        return ""
+    return ": no difference between these teachers is shown"
+
+
+def cheapest_within(cheapest: pd.Series | None, chosen: pd.Series, tolerance: float) -> list[str]:
+    """The smallest teacher that is good enough, where it is not the chosen one; or that none is."""
+    if cheapest is None:
+        return [f"No teacher is within {tolerance:g} points of the best with a chance of 90 %."]
+    if named(cheapest) == named(chosen):
+        return []
+    size, sure = f"{cheapest['params']:,.0f} parameters", format_chance(cheapest["within"])
+    return [f"The cheapest teacher within {tolerance:g} points of the best is {named(cheapest)} ({size}; {sure})."]
 
 
 def gain(table: pd.DataFrame, chosen: pd.Series) -> list[str]:
@@ -376,19 +422,6 @@ def lead(compared: pd.DataFrame) -> str:
         f", the best of {len(compared)} settings with a chance of {format_chance(best['p_best'])}; it leads "
         f"'{following['label']}' by {ahead}"
     )
-
-
-def _smaller(tied: pd.DataFrame, chosen: pd.Series) -> str:
-    """The smallest teacher that is tied with the best, and what it costs to take it instead."""
-    if tied["params"].isna().all():
-        return ""
-    small = tied[tied["params"].eq(tied["params"].min())].iloc[0]
-    if named(small) == named(chosen) or small["params"] >= chosen["params"]:
-        return ""
-    cost = small["regret"] - chosen["regret"]
-    loss = f"lose {cost:.2f}" if cost >= 0 else f"gain {-cost:.2f}"
-    sizes = f"{small['params']:,.0f} parameters against {chosen['params']:,.0f}"
-    return f" The smallest of them is {named(small)} ({sizes}): to take it instead is expected to {loss} points."
 
 
 def _families(number: int) -> str:

@@ -65,8 +65,8 @@ def teacher_differences(results: pd.DataFrame, *, split: str = "test") -> pd.Dat
         ``teachers``, ``runs``
             How many teachers and runs enter.
         ``F``, ``df1``, ``df2``, ``p``
-            The F test of "all teachers teach alike". NaN where no teacher has two runs: noise cannot be told from
-            differences then.
+            The F test of "all teachers teach alike". NaN where no teacher has two runs, so that noise cannot be told
+            from differences, or where nothing varies.
         ``reliability``, ``low``, ``high``
             The share of the variance of the teachers' means that is due to the teachers, in [0, 1], with its 95 %
             interval (exact for equal numbers of runs and normal noise).
@@ -142,11 +142,11 @@ def f_test(values: Floats, teacher: NDArray[np.int64], seed: NDArray[np.int64]) 
     full_rank, full_rss = _fit(np.hstack([seeds, by_teacher]), values)
     df1, df2 = full_rank - base_rank, runs - full_rank
     result: dict[str, float] = {"teachers": teachers, "runs": runs, "df1": df1, "df2": df2}
-    if df1 < 1 or df2 < 1:
+    if df1 < 1 or df2 < 1 or base_rss < 1e-24:  # a single teacher, single runs, or nothing that varies
         unknown = ("F", "p", "reliability", "low", "high", "ceiling", "seeds_for_80")
         return result | dict.fromkeys(unknown, math.nan)
     between, within = (base_rss - full_rss) / df1, full_rss / df2
-    ratio = between / within if within > 1e-24 else math.inf if between > 1e-24 else 0.0
+    ratio = between / within if within > 1e-24 else math.inf
     tail = (1 - CONFIDENCE) / 2
     low, high = (ratio / float(stats.f.isf(tail, df1, df2)), ratio * float(stats.f.isf(tail, df2, df1)))
     reliability = _reliability(ratio)

@@ -249,7 +249,7 @@ def test_posterior_shrinks_to_the_peers_and_predicts_from_the_probes():
 
 
 def test_few_seeds_widen_the_intervals():
-    """With three degrees of freedom behind the noise they are wider than Student's t, as the noise may be larger still."""
+    """With three degrees of freedom behind the noise they are wider than Student's t: it may be larger still."""
     means, variances = np.array([0.5, 0.6, 0.7, 0.8]), np.full(4, 1e-5)
     halves = []
     for free in (3.0, 1e6):

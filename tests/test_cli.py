@@ -153,7 +153,7 @@ def test_commands_that_errors_name_work_as_they_stand(tmp_path: Path) -> None:
         assert hint, outcome.err
         stages.append(shlex.split(hint[1])[0])
         assert command(*shlex.split(hint[1]), "--quiet").code == 0
-    assert stages == ["collect", "probe"] and "Take teacher" in outcome.out
+    assert stages == ["collect", "probe"] and "First guess: " in outcome.out
 
 
 def test_evidence_that_is_no_study_and_runs_that_are_not_there(study: Path, studied: Path, tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_run_prints_teachers_choice_and_where_things_are(first: tuple[Path, Outc
     table = outcome.out.split("Teachers\n")[1].splitlines()
     assert table[0].split()[:2] == ["family", "teacher"]
     assert [line.split()[1] for line in table[1:5]] == list(TEACHERS)
-    assert "Take teacher teachers/l by its students' results (student tiny, KD tau=4)" in outcome.out
+    assert "teachers/l by its students' results (student tiny, KD tau=4)" in outcome.out
     for name in ("report.html", "figures", "tables"):
         assert str(folder / name) in outcome.out
         assert (folder / name).exists()
@@ -256,7 +256,7 @@ def test_stages_one_by_one_leave_the_same_as_run(studied: Path, tmp_path: Path) 
         "isats": "ISATS",
         "distill": "KD tau=4",
         "correlate": "spearman",
-        "pick": "Take teacher teachers/l",
+        "pick": " teachers/l by ",
         "plot": str(tmp_path / "figures" / "variance_vs_capacity.png"),
         "report": str(tmp_path / "report.html"),
     }
@@ -272,11 +272,11 @@ def made(folder: Path) -> set[str]:
 
 def test_a_pick_is_written_as_a_page(studied: Path, tmp_path: Path) -> None:
     plain = command("pick", studied)
-    for name, start in {"pick.html": "<!doctype html>", "pick.md": "## Take teacher teachers/l"}.items():
+    for name, start in {"pick.html": "<!doctype html>", "pick.md": "## "}.items():
         outcome = command("pick", studied, "--out", tmp_path / "new" / name)
         assert outcome.out == f"{plain.out}\n{tmp_path / 'new' / name}\n"
         page = (tmp_path / "new" / name).read_text(encoding="utf-8")
-        assert page.startswith(start) and "Take teacher teachers/l" in page and "p_best" in page
+        assert page.startswith(start) and " teachers/l by " in page and "p_best" in page
     assert_one_line(command("pick", studied, "--out", tmp_path / "pick.pdf"), "ends in .html or .md", "pick.pdf")
 
 

@@ -368,6 +368,11 @@ class Choice:
     # Sentences
 
     @property
+    def verdict(self) -> str:
+        """How the title begins, by the grade: "Take teacher", "Leaning to teacher", "Toss-up:", "First guess:"."""
+        return sentences.VERDICTS[self.grade]
+
+    @property
     def grounds(self) -> str:
         """What the choice was made by, in words."""
         return sentences.grounds(self.rule)
@@ -379,7 +384,7 @@ class Choice:
         setting += [] if self.label is None else [self.label]
         where = f" ({', '.join(setting)})" if setting else ""
         unshown = sentences.no_difference(self.basis.differences)
-        return f"{sentences.VERDICTS[self.grade]} {self.family}/{self.teacher} by {self.grounds}{where}{unshown}"
+        return f"{self.verdict} {self.family}/{self.teacher} by {self.grounds}{where}{unshown}"
 
     @property
     def reasons(self) -> list[str]:

@@ -13,6 +13,7 @@ import pytest
 from capmismatch import plots
 from capmismatch.data.bank import bank_from_arrays
 from capmismatch.report import gallery
+from capmismatch.study.config import IsatsConfig
 
 FILES = sorted(file.stem for file in Path(plots.__path__[0]).glob("[a-z]*.py"))
 
@@ -40,7 +41,7 @@ def test_figures_are_drawn_in_order_where_their_tables_are(tmp_path, monkeypatch
         "ranks": plot_tables.ranks_table(plot_tables.MLPS[:3]),
         "results": plot_tables.results_table(plot_tables.MLPS[:3]),
     }
-    isats = SimpleNamespace(tau_target=4.0, tau_other=3.0, constraint="order", margin=1.0)
+    isats = IsatsConfig(margin=1.0)
     study = SimpleNamespace(
         folder=tmp_path,
         progress=False,

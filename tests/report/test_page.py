@@ -185,7 +185,7 @@ def test_the_answer_is_up_front(whole):
     assert re.fullmatch(r"\d+\.\d\d accuracy points", facts["Expected regret"])
     for name in ("p_y 0.", "inherent variance 0.", "derived std 0.", "derived variance 0."):
         assert name in facts["Soft labels at tau=4"]
-    assert next(text for text in page.text_of("p") if text.startswith("Take teacher "))
+    assert next(text for text in page.text_of("p") if text.endswith("of family mlp"))
     assert {"Reasons", "Findings"} <= set(page.text_of("h3"))
     assert not any("mlp/" in text for text in page.text_of("li")), "without the family: the names are unique"
     assert any(text.startswith(f"CM007 {explain('CM007').title}. ") for text in page.text_of("li"))

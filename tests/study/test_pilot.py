@@ -503,7 +503,7 @@ def test_the_command_tells_first(
     told, folder = whole[2], tmp_path / "copy"
     shutil.copytree(whole[0], folder, symlinks=True)  # by more draws it may go another way, and train
     app(["pick", str(folder), "--pilot", "45%", "--quiet"], result_action="return_value")
-    assert capsys.readouterr().out.startswith(f"{told[0]}\n\nTake teacher mlp/mlp")
+    assert capsys.readouterr().out.startswith(f"{told[0]}\n\n")
     with pytest.raises(InputError, match="--label does not go with --pilot"):
         app(["pick", str(folder), "--pilot", "45%", "--label", "KD tau=4"], result_action="return_value")
     with pytest.raises(InputError, match="--tau belongs to --pilot"):

@@ -61,6 +61,7 @@ bench: $(VENV)/installed-dev
 bench-statistics: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/bench_coverage.py
 	$(BIN)/python benchmarks/bench_pick.py
+	$(BIN)/python benchmarks/bench_reliability.py
 
 # A warning is an error. DOCS_EXECUTE=1 runs the notebooks, so that their outputs show.
 docs: $(VENV)/installed-dev

@@ -114,6 +114,13 @@ FINDINGS: dict[str, Finding] = {
             "The probe, or the students' accuracy, is the same for all teachers that are compared, so that the "
             "coefficient is undefined.",
         ),
+        Finding(
+            "CM016",
+            "not on the scale of logits",
+            "The teacher's values have the form of probabilities (rows that sum to 1), percentages (rows that sum to "
+            "100) or sigmoids (all between 0 and 1). A softmax of these is nearly flat, or nearly hard, and no probe or "
+            "soft label of it means anything: give what the network computes before its last softmax or sigmoid.",
+        ),
     )
 }
 """Every finding by its code."""

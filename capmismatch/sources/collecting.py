@@ -247,6 +247,7 @@ class _TeacherCollector:
         details = {
             "CM001": f"its columns were mapped to those of {data!r} by name",
             "CM002": f"{record.accuracy:.4f} on {data!r}, published {record.published or 0:.4f}",
+            "CM016": "its rows are probabilities, percentages or sigmoids, not what comes before the last layer",
         }
         for code in filter(None, record.findings.split(",")):
             if self.job.processes.rank == 0:

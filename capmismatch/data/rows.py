@@ -195,7 +195,8 @@ def numbered_classes(labels: NDArray[Any], place: str) -> list[str]:
     wrong = np.flatnonzero(~np.isfinite(labels)) if labels.dtype.kind == "f" else np.flatnonzero(labels < 0)
     if len(wrong):
         row = wrong[0]
-        raise InputError(f"expected labels in [0, C), got {labels[row]} at row {row} of {place}")
+        count = max(int(labels.max()) + 1, 1) if labels.dtype.kind != "f" else "C"
+        raise InputError(f"expected labels in [0, {count}), got {labels[row]} at row {row} of {place}")
     distinct = np.unique(labels)
     largest = int(distinct[-1])
     others_are_complete = len(distinct) > 2 and int(distinct[-2]) == len(distinct) - 2

@@ -43,7 +43,7 @@ def plain_array(values: Any, place: str, wanted: str = "numbers") -> NDArray[Any
     True
     >>> plain_array(["7", "n/a"], "labels", "whole numbers")
     Traceback (most recent call last):
-    capmismatch.errors.InputError: expected whole numbers as labels, got '7' at row 0
+    capmismatch.errors.InputError: expected whole numbers as labels, got 'n/a' at row 1
     """
     if hasattr(values, "detach"):
         array = _of_tensor(values, place, wanted)
@@ -59,7 +59,7 @@ def plain_array(values: Any, place: str, wanted: str = "numbers") -> NDArray[Any
     if array.dtype.kind == "V":
         array = _of_small_floats(array, place, wanted)
     if array.dtype.kind not in "biuf":
-        index = (0,) * array.ndim
+        index = _first_text(array) if array.dtype.kind in "US" else (0,) * array.ndim
         got = repr(array[index].item()) + at(index) if array.size else f"an array of {array.dtype}"
         raise InputError(f"expected {wanted} as {place}, got {got}")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
@@ -77,6 +77,16 @@ def at(index: tuple[int, ...]) -> str:
         return ""
     rest = "" if len(index) == 1 else f", class {index[1]}" if len(index) == 2 else f", place {tuple(index[1:])}"
     return f" at row {index[0]}{rest}"
+
+
+def _first_text(array: NDArray[Any]) -> tuple[int, ...]:
+    """Where the first text stands that is no number; where all are, the first."""
+    for index, value in np.ndenumerate(array):
+        try:
+            float(value)
+        except ValueError:
+            return tuple(index)
+    return (0,) * array.ndim
 
 
 def _of_tensor(tensor: Any, place: str, wanted: str) -> NDArray[Any]:

@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from html import escape
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -213,7 +214,7 @@ class LogitBank:
 
     def _drawn(self, index: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
         """Draw `n` of some rows, stratified by class and split; in the order of the bank."""
-        if not 1 <= n <= len(index):
+        if not isinstance(n, Integral) or isinstance(n, bool) or not 1 <= n <= len(index):
             raise InputError(f"expected n in [1, {len(index)}], the examples of these classes, got {n!r}")
         groups = self.rows.labels[index] * len(SPLITS) + np.searchsorted(sorted(SPLITS), self.rows.split[index])
         return np.sort(index[stratified_order(groups, seed)[:n]])
@@ -231,7 +232,7 @@ class LogitBank:
         for name in classes:
             if isinstance(name, str):
                 must_be_one_of(name, self.classes, "class")
-            elif not 0 <= name < len(self.classes):
+            elif not isinstance(name, Integral) or not 0 <= name < len(self.classes):
                 raise InputError(f"expected classes in [0, {len(self.classes)}), got {name!r}")
         columns = [self.classes.index(name) if isinstance(name, str) else int(name) for name in classes]
         repeated = next((column for column in columns if columns.count(column) > 1), None)

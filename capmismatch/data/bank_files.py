@@ -113,7 +113,7 @@ def _read_manifest(file: Path) -> _Manifest:
                 int(head["rows"]),
                 *(str(head[key]) for key in ("inputs_hash", "fingerprint", "rows_sha256")),
             )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BankError(f"{file} is damaged: expected the JSON of a bank, got {_reason(error)}") from None
     raise BankError(f"{file} has schema {schema!r}, this version of capmismatch reads schema {SCHEMA}")
 

@@ -208,7 +208,8 @@ def load_dataset(
     else:
         raise InputError(f"expected {KINDS} or a map-style torch data set, got {type(source).__name__}")
     class_names = raw.classes if classes is None else classes
-    dataset = _checked(raw, class_names, name or raw.name or source_name, str(source))
+    place = source if isinstance(source, str) else source_name
+    dataset = _checked(raw, class_names, name or raw.name or source_name, place)
     return dataset if split is None else dataset.resplit(split, seed)
 
 

@@ -115,7 +115,7 @@ def make_rows(
     checked_labels = _checked_labels(labels, len(class_names), place)
     count = len(checked_labels)
     return Rows(
-        name,
+        readable(name, "names of data sets"),
         checked_labels,
         np.arange(count).astype(str) if ids is None else _checked_ids(ids, count, place),
         np.full(count, "val") if split is None else _checked_split(split, count, place),
@@ -229,7 +229,12 @@ def readable(text: Any, place: str) -> str:
 
 def _texts(values: Any, place: str) -> NDArray[np.str_]:
     """Ids or names of splits as an array of text."""
-    array = np.asarray(values)
+    try:
+        array = np.asarray([readable(value, place) for value in values] if isinstance(values, list) else values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"expected a list of text as {place}, got {type(values).__name__}: {error}") from None
     if array.dtype.kind not in "SO" and not _has_surrogates(array):
         return array.astype(str)
     texts = [readable(value, place) for value in array.ravel().tolist()]
@@ -244,7 +249,7 @@ def _has_surrogates(array: NDArray[Any]) -> bool:
 
 
 def _checked_classes(classes: Any, place: str) -> tuple[str, ...]:
-    if isinstance(classes, str | bytes) or not hasattr(classes, "__iter__") or np.ndim(classes) == 0:
+    if isinstance(classes, str | bytes) or not hasattr(classes, "__iter__") or getattr(classes, "ndim", 1) != 1:
         raise InputError(f"expected a list of class names for {place}, got {classes!r}")
     names = tuple(readable(name, f"the class names for {place}") for name in classes)
     if len(names) < 2:

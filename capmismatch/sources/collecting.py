@@ -180,6 +180,7 @@ class _TeacherCollector:
 
     def __init__(self, job: _Job, teacher: Teacher, order: int, bar: Any) -> None:
         self.job, self.teacher, self.bar = job, teacher, bar
+        _check_length(teacher.key)
         self.folder = job.bank_folder / teacher.key
         self.file = self.folder / "logits.safetensors"
         self.record = job.record_of(teacher, order)
@@ -253,6 +254,16 @@ class _TeacherCollector:
             if self.job.processes.rank == 0:
                 message = f"{code} {FINDINGS[code].title}: teacher {record.key}: {details[code]}"
                 warnings.warn(message, stacklevel=4)  # at the caller of `collect`
+
+
+def _check_length(key: str) -> None:
+    """Raise where a file system could not hold the names of a teacher's folders: most stop at 255 bytes."""
+    longest = max(key.split("/"), key=len)
+    if len(longest) > 255:
+        raise InputError(
+            f"expected names of teachers of up to 255 letters (other than plain ones count several times), got "
+            f"{len(longest)} in {longest[:60]!r}...: give a shorter name"
+        )
 
 
 def _logits(

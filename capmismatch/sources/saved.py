@@ -216,7 +216,7 @@ def _read_folder(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     arrays = {}
     for teacher in head["teachers"]:
         files = [path / f"{teacher}{ending}" for ending in (".npy", ".safetensors")]
-        file = next((file for file in files if file.exists()), None)
+        file = next((file for file in files if len(file.name.encode(errors="replace")) <= 255 and file.exists()), None)
         if file is None:
             names = " or ".join(file.name for file in files)
             raise InputError(f"teacher {teacher!r} of {manifest} has no file: expected {names}")

@@ -192,11 +192,10 @@ def numbered_classes(labels: NDArray[Any], place: str) -> list[str]:
     Traceback (most recent call last):
     capmismatch.errors.InputError: expected labels that number the classes, got 255 at row 3 of labels, far above all ...
     """
-    wrong = np.flatnonzero(~np.isfinite(labels)) if labels.dtype.kind == "f" else np.flatnonzero(labels < 0)
+    wrong = np.flatnonzero(~(np.isfinite(labels) & (labels >= 0) & (labels == np.floor(labels))))
     if len(wrong):
-        row = wrong[0]
-        count = max(int(labels.max()) + 1, 1) if labels.dtype.kind != "f" else "C"
-        raise InputError(f"expected labels in [0, {count}), got {labels[row]} at row {row} of {place}")
+        row, largest = wrong[0], np.max(labels[np.isfinite(labels)], initial=0)
+        raise InputError(f"expected labels in [0, {int(largest) + 1}), got {labels[row]} at row {row} of {place}")
     distinct = np.unique(labels)
     largest = int(distinct[-1])
     others_are_complete = len(distinct) > 2 and int(distinct[-2]) == len(distinct) - 2

@@ -132,5 +132,5 @@ def _of_small_floats(array: NDArray[Any], place: str, wanted: str) -> NDArray[An
     if array.dtype.fields is None and array.dtype.itemsize == 2:
         return (np.ascontiguousarray(array).view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     raise InputError(
-        f"expected {wanted} as {place}, got an array of {array.dtype}, whose bytes may mean anything: save it as float32"
+        f"expected {wanted} as {place}, got an array of {array.dtype}, whose bytes may mean anything: save float32"
     )

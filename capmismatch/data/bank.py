@@ -253,7 +253,7 @@ class LogitBank:
 
         Examples
         --------
-        >>> bank = bank_from_arrays({"small": 4 * np.eye(3), "large": 9 * np.eye(3)}, [0, 1, 2], classes=["a", "b", "c"])
+        >>> bank = bank_from_arrays({"small": 4 * np.eye(3), "large": 9 * np.eye(3)}, [0, 1, 2], classes=list("abc"))
         >>> float(bank.to_xarray().logits.sel({"teacher": "logits/large", "class": "b"}).max())
         9.0
         """

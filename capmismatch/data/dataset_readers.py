@@ -222,8 +222,8 @@ def _pair(source: Any, row: int, name: str) -> Any:
     if not isinstance(pair, Sequence) or isinstance(pair, str | bytes) or len(pair) < 2:
         keys = f" with the keys {list(pair)}" if isinstance(pair, Mapping) else ""
         raise InputError(
-            f"expected pairs (input, label), got {type(pair).__name__}{keys} at row {row} of data set {name!r}: hand in a "
-            "data set that gives (input, label)"
+            f"expected pairs (input, label), got {type(pair).__name__}{keys} at row {row} of data set {name!r}: "
+            "hand in a data set that gives (input, label)"
         )
     return pair
 

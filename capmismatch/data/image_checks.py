@@ -40,8 +40,8 @@ def eight_bits(image: Image, place: str) -> Image:
     if image.mode in COLOUR_MODES:
         return image.convert("RGB")
     raise InputError(
-        f"expected an image of 8 bits a channel, got one of mode {image.mode!r} (16 bits, 32 bits or floats) in {place}: "
-        "scale it to 0 to 255 first"
+        f"expected an image of 8 bits a channel, got one of mode {image.mode!r} (16 bits, 32 bits or floats) in {place}"
+        ": scale it to 0 to 255 first"
     )
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class LazyInputs:
     """Rows fetched one by one: an array (n, ...) where all asked for have one shape, else a list of PIL images.
 
-    Where grey and coloured images occur, all are taken as coloured: `sample` settles it once, so that every batch has as
-    many channels as the others.
+    Where grey and coloured images occur, all are taken as coloured: `sample` settles it once, so that every batch has
+    as many channels as the others.
 
     Parameters
     ----------

@@ -131,4 +131,5 @@ class LogitScale:
     @property
     def name(self) -> str:
         """The first kind that enough of the rows have the form of, or ""."""
-        return next((kind for kind, share in SHARES.items() if self.rows and self.counts[kind] >= share * self.rows), "")
+        enough = (kind for kind, share in SHARES.items() if self.counts[kind] >= share * self.rows > 0)
+        return next(enough, "")

@@ -1,4 +1,4 @@
-"""Reading .npz files of others: no pickle, no file that unpacks to more than it is worth, every error with the file's name."""
+"""Reading .npz files of others: no pickle, nothing that unpacks out of proportion, and errors that name the file."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, p
         in_file = member.file_size - file.tell()
         if size != in_file:
             raise InputError(
-                f"array {name!r} of {path} is damaged: its header tells of shape {shape} of {dtype}, {size:,} bytes, the "
-                f"file has {in_file:,}"
+                f"array {name!r} of {path} is damaged: its header tells of shape {shape} of {dtype}, {size:,} bytes, "
+                f"the file has {in_file:,}"
             )
         if size > LARGE and size > TIGHT * max(1, member.compress_size):
             raise InputError(

@@ -43,7 +43,7 @@ class Listed:
 
 
 class PerImage:
-    """A network's own preprocessing: every image of a batch separately, as RGB (or grey, for networks of one channel)."""
+    """A network's own preprocessing: every image of a batch separately, as RGB, or grey for one channel."""
 
     def __init__(self, transform: Callable[[Any], Tensor], channels: int = 3) -> None:
         self.transform, self.channels = transform, channels
@@ -69,9 +69,7 @@ def prepared(prepare: Callable[[Any], Tensor], raw: Any, teacher: str, data: str
         return prepare(raw)
     except Exception as error:  # of the preprocessing of some library, or of Normalise, which knows no teacher
         reason = str(error) if isinstance(error, CapmismatchError) else _reason(error)
-        raise InputError(
-            f"cannot prepare {_shape(raw)} of {data} for teacher {teacher}: {reason}"
-        ) from None
+        raise InputError(f"cannot prepare {_shape(raw)} of {data} for teacher {teacher}: {reason}") from None
 
 
 def logits_of(network: nn.Module, batch: Tensor, teacher: str, data: str) -> Tensor:

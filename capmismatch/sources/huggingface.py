@@ -108,7 +108,7 @@ class _Processor:
     def __call__(self, inputs: Any) -> Tensor:
         images: list[Any] = [to_image(image, self.channels) for image in inputs]
         options: dict[str, Any] = {}
-        if self.channels == 1:  # processors take grey images as arrays with a channel axis alone, and would make them RGB
+        if self.channels == 1:  # processors take grey images as arrays with a channel axis alone
             images, options = [np.array(image)[None] for image in images], {"input_data_format": "channels_first"}
             options["do_convert_rgb"] = False
         return self.processor(images=images, return_tensors="pt", **options)["pixel_values"]

@@ -82,10 +82,10 @@ def _check_kind(path: Path) -> None:
     """Raise where a file is of a kind that holds logits elsewhere, but not here."""
     if path.is_file() and path.suffix.lower() != ".npz":
         kind = path.suffix or "no ending"
-        advice = " (of one array: put it into a folder, beside a family.json)" if kind in (".npy", ".safetensors") else ""
+        advice = " (put it into a folder, beside a family.json)" if kind in (".npy", ".safetensors") else ""
         raise InputError(
-            f"expected logits as an .npz file, or as a folder with a family.json and one .npy or .safetensors per teacher, "
-            f"got {path} of kind {kind!r}{advice}: np.savez('logits.npz', labels=labels, logits_small=...) makes one"
+            f"expected logits as an .npz file, or as a folder with a family.json and one .npy or .safetensors per "
+            f"teacher, got {path} of kind {kind!r}{advice}: np.savez('a.npz', labels=labels, logits_small=...) makes one"
         )
 
 
@@ -118,8 +118,8 @@ def _names_of_columns(logits: NDArray[Any], path: Path) -> list[str]:
 def _checked_logits(array: NDArray[Any], rows: Rows, probabilities: str, name: str, path: Path) -> NDArray[Any]:
     if array.ndim == 2 and len(array) != len(rows.labels):  # before anything is converted: it may be a huge map
         raise InputError(
-            f"expected logits of shape {(len(rows.labels), len(rows.classes))}, got {array.shape} from teacher {name!r} in "
-            f"{path}"
+            f"expected logits of shape {(len(rows.labels), len(rows.classes))}, got {array.shape} from teacher "
+            f"{name!r} in {path}"
         )
     logits = logit_array(array, f"the logits of teacher {name!r} in {path}")
     check_logits(logits, rows, f"teacher {name!r} in {path}")

@@ -59,7 +59,7 @@ class Normalise:
     def __call__(self, inputs: Any) -> Tensor:
         """Prepare one batch, an array or tensor (n, ...)."""
         x = _as_tensor(inputs)
-        if x.dtype == torch.uint8 and x.ndim == 3:  # grey images without a channel axis, as the files of MNIST have them
+        if x.dtype == torch.uint8 and x.ndim == 3:  # grey images without a channel axis, as MNIST has them
             x = x[..., None]
         self._check_scale(x)
         channel_axis = -1 if self.channels_last else 1
@@ -77,7 +77,7 @@ class Normalise:
         return (x - self.mean.to(x.device).view(shape)) / self.std.to(x.device).view(shape)
 
     def _check_scale(self, x: Tensor) -> None:
-        """Raise, or warn, where mean and std are of another scale than the images: 0 to 255 for [0, 1], or the reverse."""
+        """Raise, or warn, where mean and std are of another scale than the images."""
         if self.mean is None or self.std is None or x.ndim != 4 or not x.numel():
             return
         shown = f"mean={_shown(self.mean)}, std={_shown(self.std)}"
@@ -95,8 +95,8 @@ class Normalise:
             )
         if not self._is_wide and bool((self.mean > 0).any()) and least >= 0 and largest > 20:
             warnings.warn(
-                f"inputs go up to {largest:g}, and {shown} are for images in [0, 1]: float inputs are taken as they are, "
-                "so divide these by 255 or give them as uint8",
+                f"inputs go up to {largest:g}, and {shown} are for images in [0, 1]: float inputs are taken as they "
+                "are, so divide these by 255 or give them as uint8",
                 stacklevel=3,
             )
 

@@ -140,7 +140,7 @@ def spoiled(value: Any, dtype: Any = None) -> Any:
         (LOGITS.astype("M8[s]"), "expected numbers as logits of 'a', got"),
         (LOGITS > 0, "got True and False"),
         (np.zeros((60, 5), "V1"), "whose bytes may mean anything"),
-        (np.ma.masked_array(LOGITS, mask=LOGITS == LOGITS[3, 2]), "got a masked value at row 3, class 2"),
+        (np.ma.masked_array(LOGITS, mask=np.equal(LOGITS, LOGITS[3, 2])), "got a masked value at row 3, class 2"),
         (TENSOR.to_sparse(), "expected numbers as logits of 'a', got a tensor"),
         ([[1, 2], [3]], "expected numbers as logits of 'a', got list"),
     ],
@@ -183,11 +183,12 @@ def test_names_of_teachers_that_no_file_system_holds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "labels",
-    [[0, 2, 1], [[0], [2], [1]], [0.0, 2.0, 1.0], torch.tensor([0, 2, 1]), np.array([0, 2, 1], ">i2"), np.array([0, 2, 1], object),
+    [[0, 2, 1], [[0], [2], [1]], [0.0, 2.0, 1.0], torch.tensor([0, 2, 1]), np.array([0, 2, 1], ">i2"),
+     np.array([0, 2, 1], object),
      [np.array([0]), np.array([2]), np.array([1])], pd.Series([0, 2, 1])],
 )  # fmt: skip
 def test_labels_as_people_have_them(labels: Any) -> None:
-    assert make_rows("a", labels, "xyz".split() + ["b", "c"]).labels.tolist() == [0, 2, 1]
+    assert make_rows("a", labels, list("xyz")).labels.tolist() == [0, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -329,7 +330,7 @@ def test_grey_images_without_an_axis(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((6, 3, 8, 8), np.uint8), r"got shape \(6, 3, 8, 8\) .* channels first: give images.transpose\(0, 2, 3, 1\)"),
+        (np.zeros((6, 3, 8, 8), np.uint8), r"shape \(6, 3, 8, 8\) .* first: give images.transpose\(0, 2, 3, 1\)"),
         (np.zeros((6, 8, 8, 3), np.uint16), "got uint16 of shape"),
         (np.zeros((6, 8, 8, 3), np.int64), "got int64 of shape"),
         (np.where(np.arange(12).reshape(6, 2) == 5, np.nan, 0), "expected finite inputs, got nan at row 2 of npz"),

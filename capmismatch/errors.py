@@ -53,7 +53,7 @@ def must_count(value: object, name: str) -> None:
         raise InputError(f"expected {name} a whole number >= 1, got {value!r}")
 
 
-def must_be_a_count(value: object, name: str) -> None:
+def must_be_a_count(value: Any, name: str) -> None:
     """Raise unless `value` is a whole number from 0 on that a file can hold, or None for unknown.
 
     Examples
@@ -64,7 +64,8 @@ def must_be_a_count(value: object, name: str) -> None:
     """
     if value is None:
         return
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value < 2**63 or value != int(value):
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < 2**63 or value % 1:
         shown = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "one of more than 30 digits"
         raise InputError(f"expected a whole number as {name}, got {shown}")
 

@@ -62,14 +62,14 @@ def check_bank(bank: LogitBank) -> pd.DataFrame:
     for record in bank.teachers:
         logits = np.stack([bank.row(record.key, row) for row in picked]).astype(np.float64)
         spread, mean = logits.std(axis=1).mean(), logits.mean()
-        drift = float(mean / spread) if spread else 0.0
+        drift, kind = float(mean / spread) if spread else 0.0, looks_like(logits)
         wrong = np.sort(np.where(target, np.nan, logits), axis=1)
         tied = float((np.diff(wrong, axis=1) == 0).any(axis=1).mean())
         applies = {
-            "CM009": looks_like(logits) == "log-probabilities",
+            "CM009": kind == "log-probabilities",
             "CM010": tied >= TIED,
             "CM011": abs(drift) >= DRIFT,
-            "CM016": looks_like(logits) in NOT_LOGITS,
+            "CM016": kind in NOT_LOGITS,
         }
         codes = join_codes([*filter(None, record.findings.split(",")), *(code for code in applies if applies[code])])
         runs.append((record.family, record.teacher, record.seed or 0, drift, tied, codes))

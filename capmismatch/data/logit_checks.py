@@ -22,6 +22,9 @@ SHARES = {"probabilities": 0.25, "percentages": 0.25, "log-probabilities": 0.5, 
 """From which share of rows on an array counts as such. Failed rows (of zeros, say) do not hide the others; logits of
 two classes may well lie in [0, 1] by chance, and rarely sum to 1."""
 
+BLOCK = 1 << 21
+"""How many numbers are looked at together, so that memory stays bounded."""
+
 NOT_LOGITS = ("probabilities", "percentages", "sigmoids")
 """Of these a softmax is no longer what the network says; that of log-probabilities still is."""
 
@@ -115,9 +118,13 @@ class LogitScale:
 
     def add(self, values: NDArray[Any]) -> None:
         """Look at some more rows (n, C)."""
-        array = np.asarray(values, np.float64)
-        if array.size == 0:
+        if not values.size:
             return
+        step = max(1, BLOCK // values.shape[1])
+        for start in range(0, len(values), step):
+            self._add(np.asarray(values[start : start + step], np.float64))
+
+    def _add(self, array: NDArray[np.float64]) -> None:
         least, largest, total = array.min(1), array.max(1), array.sum(1)
         in_unit = (least >= -1e-6) & (largest <= 1 + 1e-3)
         in_percent = (least >= -1e-4) & (largest <= 100 + 1e-1) & (largest > 1 + 1e-3)

@@ -85,7 +85,7 @@ def _check_kind(path: Path) -> None:
         advice = " (put it into a folder, beside a family.json)" if kind in (".npy", ".safetensors") else ""
         raise InputError(
             f"expected logits as an .npz file, or as a folder with a family.json and one .npy or .safetensors per "
-            f"teacher, got {path} of kind {kind!r}{advice}: np.savez('a.npz', labels=labels, logits_small=...) makes one"
+            f"teacher, got {path} of kind {kind!r}{advice}: np.savez('a.npz', labels=..., logits_small=...) makes one"
         )
 
 

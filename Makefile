@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo lab test coverage lint types check figures bench bench-statistics docs strip clean
+.PHONY: demo lab test fuzz coverage lint types check figures bench bench-statistics docs strip clean
 
 # Remade when the dependencies change; everything below runs in it.
 $(VENV)/installed: pyproject.toml
@@ -28,6 +28,11 @@ lab: $(VENV)/installed-notebook
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
+
+# Mutated inputs at every door, as many as EXAMPLES for each; `make test` draws a few, always the same.
+EXAMPLES ?= 20000
+fuzz: $(VENV)/installed-dev
+	CAPMISMATCH_FUZZ=$(EXAMPLES) $(BIN)/python -m pytest tests/data/test_fuzz_doors.py
 
 # Which lines no test reaches; no floor. ARGS="tests/selection" and the like go to pytest. Pages: htmlcov/index.html.
 coverage: $(VENV)/installed-dev

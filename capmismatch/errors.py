@@ -53,6 +53,23 @@ def must_count(value: object, name: str) -> None:
         raise InputError(f"expected {name} a whole number >= 1, got {value!r}")
 
 
+def must_be_a_count(value: Any, name: str) -> None:
+    """Raise unless `value` is a whole number from 0 on that a file can hold, or None for unknown.
+
+    Examples
+    --------
+    >>> must_be_a_count(1.5, "params of teacher 'a'")
+    Traceback (most recent call last):
+    capmismatch.errors.InputError: expected a whole number as params of teacher 'a', got 1.5
+    """
+    if value is None:
+        return
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < 2**63 or value % 1:
+        shown = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "one of more than 30 digits"
+        raise InputError(f"expected a whole number as {name}, got {shown}")
+
+
 def require_columns(frame: Any, columns: Iterable[str], what: str) -> None:
     """Raise unless the data frame has all `columns`; `what` names the frame in the message.
 

@@ -121,6 +121,13 @@ FINDINGS: dict[str, Finding] = {
             "`capmismatch.teacher_differences`). No probe can be expected to correlate with them by more than the "
             "square root of the reliability. More seeds raise it.",
         ),
+        Finding(
+            "CM016",
+            "not on the scale of logits",
+            "The teacher's values have the form of probabilities (rows that sum to 1), percentages (rows that sum to "
+            "100) or sigmoids (all between 0 and 1). A softmax of these is nearly flat, or nearly hard, and no probe "
+            "or soft label of it means anything: give what the network computes before its last softmax or sigmoid.",
+        ),
     )
 }
 """Every finding by its code."""

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from capmismatch._numerics.plain_arrays import plain_array
 from capmismatch.errors import InputError
 
 ArrayLike = Any  # a tensor, an array, or nested lists
 
 
 def _as_tensor(values: ArrayLike, place: str) -> Tensor:
-    if isinstance(values, np.ndarray) and (not values.flags.writeable or any(step < 0 for step in values.strides)):
-        values = values.copy()  # memory-mapped or reversed rows: torch takes neither
+    """A dense tensor of real numbers; floats in lists count as torch's default type, as `torch.as_tensor` has them."""
+    if isinstance(values, Tensor):
+        if values.is_complex() or values.layout != torch.strided or values.is_quantized:
+            kind = values.layout if values.layout != torch.strided else values.dtype
+            raise InputError(f"expected numbers as {place}, got a tensor of {kind}")
+        return values
+    array = plain_array(values, place)
+    if not array.flags.writeable or any(step < 0 for step in array.strides):
+        array = array.copy()  # memory-mapped or reversed rows: torch takes neither
     try:
-        return torch.as_tensor(values)
+        tensor = torch.as_tensor(array)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"expected numbers as {place}, got {type(values).__name__}: {error}") from None
+    is_list = not hasattr(values, "dtype") and not hasattr(values, "dtypes")
+    return tensor.to(torch.get_default_dtype()) if is_list and tensor.is_floating_point() else tensor
 
 
 def as_logits(logits: ArrayLike, *, dtype: torch.dtype | None = None, place: str = "logits") -> Tensor:

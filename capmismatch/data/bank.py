@@ -17,9 +17,11 @@ Nothing here imports torch; `capmismatch.sources.collecting` fills a bank from a
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from html import escape
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +31,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from capmismatch._utils.optional import need
 from capmismatch.data.bank_files import hash_logits, open_logits, read_rows
+from capmismatch.data.logit_checks import NOT_LOGITS, logit_array, looks_like
 from capmismatch.data.records import TeacherRecord, teacher_key
 from capmismatch.data.rows import SPLITS, Rows, check_logits, make_rows, stratified_order
-from capmismatch.errors import BankError, InputError, must_be_one_of
+from capmismatch.errors import BankError, InputError, must_be_a_count, must_be_one_of
+from capmismatch.findings import explain
 
 if TYPE_CHECKING:
     import xarray
@@ -79,7 +83,7 @@ class LogitBank:
     Examples
     --------
     >>> import numpy as np
-    >>> bank = bank_from_arrays({"small": np.eye(3), "large": 9 * np.eye(3)}, [0, 1, 2])
+    >>> bank = bank_from_arrays({"small": 4 * np.eye(3), "large": 9 * np.eye(3)}, [0, 1, 2])
     >>> [record.teacher for record in bank.teachers], bank.logits("logits/large").shape
     (['small', 'large'], (3, 3))
     """
@@ -187,7 +191,7 @@ class LogitBank:
 
         Examples
         --------
-        >>> bank = bank_from_arrays({"net": np.eye(6)[:, :3]}, [0, 1, 2, 0, 1, 2], classes=["cat", "dog", "car"])
+        >>> bank = bank_from_arrays({"net": 4 * np.eye(6)[:, :3]}, [0, 1, 2, 0, 1, 2], classes=["cat", "dog", "car"])
         >>> small = bank.subset(classes=["car", "cat"], n=2)
         >>> small.classes, small.labels().tolist()
         (('car', 'cat'), [1, 0])
@@ -210,7 +214,7 @@ class LogitBank:
 
     def _drawn(self, index: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
         """Draw `n` of some rows, stratified by class and split; in the order of the bank."""
-        if not 1 <= n <= len(index):
+        if not isinstance(n, Integral) or isinstance(n, bool) or not 1 <= n <= len(index):
             raise InputError(f"expected n in [1, {len(index)}], the examples of these classes, got {n!r}")
         groups = self.rows.labels[index] * len(SPLITS) + np.searchsorted(sorted(SPLITS), self.rows.split[index])
         return np.sort(index[stratified_order(groups, seed)[:n]])
@@ -228,7 +232,7 @@ class LogitBank:
         for name in classes:
             if isinstance(name, str):
                 must_be_one_of(name, self.classes, "class")
-            elif not 0 <= name < len(self.classes):
+            elif not isinstance(name, Integral) or not 0 <= name < len(self.classes):
                 raise InputError(f"expected classes in [0, {len(self.classes)}), got {name!r}")
         columns = [self.classes.index(name) if isinstance(name, str) else int(name) for name in classes]
         repeated = next((column for column in columns if columns.count(column) > 1), None)
@@ -249,7 +253,7 @@ class LogitBank:
 
         Examples
         --------
-        >>> bank = bank_from_arrays({"small": np.eye(3), "large": 9 * np.eye(3)}, [0, 1, 2], classes=["a", "b", "c"])
+        >>> bank = bank_from_arrays({"small": 4 * np.eye(3), "large": 9 * np.eye(3)}, [0, 1, 2], classes=list("abc"))
         >>> float(bank.to_xarray().logits.sel({"teacher": "logits/large", "class": "b"}).max())
         9.0
         """
@@ -367,31 +371,53 @@ def bank_from_arrays(
 
     Examples
     --------
-    >>> bank_from_arrays({"small": np.eye(3)}, [0, 1, 2]).keys
+    >>> bank_from_arrays({"small": 4 * np.eye(3)}, [0, 1, 2]).keys
     ['logits/small']
     """
-    arrays = {teacher: _float_array(values, f"logits of {teacher!r}") for teacher, values in logits.items()}
-    if not arrays:
-        raise InputError("expected the logits of at least one teacher, got none")
+    arrays = _arrays_by_name(logits)
     if classes is None:
         classes = [str(column) for column in range(next(iter(arrays.values())).shape[1])]
     rows = make_rows(name, labels, classes, split=split)
-    for teacher in params or {}:
+    sizes = {str(teacher): size for teacher, size in (params or {}).items()}
+    for teacher, size in sizes.items():
         must_be_one_of(teacher, arrays, "teacher in params")
+        must_be_a_count(size, f"params of teacher {teacher!r}")
     opened = []
     for order, (teacher, values) in enumerate(arrays.items()):
         check_logits(values, rows, f"teacher {teacher!r}")
         record = TeacherRecord(
             family,
             teacher,
-            params=(params or {}).get(teacher),
+            params=sizes.get(teacher),
             source="arrays",
             dtype=str(values.dtype),
             order=order,
             accuracy=_accuracy(values, rows),
+            findings=_findings(values, teacher),
         )
         opened.append((record, values))
     return _in_memory(rows, opened)
+
+
+def _arrays_by_name(logits: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
+    """Each teacher's logits; names that are no text, such as the 20 of a ResNet-20, become text."""
+    if not isinstance(logits, Mapping):
+        raise InputError(f"expected a mapping from teachers' names to logits, got {type(logits).__name__}")
+    arrays = {str(teacher): logit_array(values, f"logits of {str(teacher)!r}") for teacher, values in logits.items()}
+    if not arrays:
+        raise InputError("expected the logits of at least one teacher, got none")
+    if len(arrays) < len(logits):
+        raise InputError(f"expected distinct names of teachers, got {list(logits)}")
+    return arrays
+
+
+def _findings(logits: NDArray[Any], teacher: str) -> str:
+    """CM016, with a warning, where the "logits" are something else."""
+    kind = looks_like(logits)
+    if kind not in NOT_LOGITS:
+        return ""
+    warnings.warn(f"CM016 {explain('CM016').title}: teacher {teacher!r} holds {kind}", stacklevel=3)
+    return "CM016"
 
 
 def _accuracy(logits: NDArray[Any], rows: Rows) -> float:
@@ -403,10 +429,3 @@ def _in_memory(rows: Rows, opened: Iterable[tuple[TeacherRecord, Any]]) -> Logit
     bank.path = None
     bank._fill(rows, opened)
     return bank
-
-
-def _float_array(values: ArrayLike, place: str) -> NDArray[Any]:
-    array = np.asarray(values)
-    if array.ndim != 2:
-        raise InputError(f"expected {place} of shape (N, C), got shape {array.shape}")
-    return array if array.dtype in (np.float16, np.float32) else array.astype(np.float32)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.special import logsumexp
 
 from capmismatch._utils.text import count, start
+from capmismatch.data.logit_checks import NOT_LOGITS, looks_like
 from capmismatch.findings import explain, join_codes
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ DRIFT = 0.1
 
 TIED = 0.05
 """From this share of examples on that have two equal wrong classes, CM010 is given."""
-
-SUMS_TO_ONE = 0.02
-"""How far the log-sum-exp of rows may be from zero for them to be logarithms of (rounded) probabilities, CM009."""
 
 
 def check_bank(bank: LogitBank) -> pd.DataFrame:
@@ -44,7 +41,8 @@ def check_bank(bank: LogitBank) -> pd.DataFrame:
         * ``family``, ``teacher``, ``seed``: which run of which teacher; seed 0 where none is known
         * ``drift``: mean logit over the mean standard deviation of an example's logits
         * ``tied``: share of examples of which two wrong classes have equal logits, in [0, 1]
-        * ``findings``: codes, comma-separated: those of collecting (CM001, CM002), and CM009, CM010, CM011
+        * ``findings``: codes, comma-separated: those of collecting (CM001, CM002), and CM009, CM010,
+          CM011, CM016
 
     See Also
     --------
@@ -64,13 +62,14 @@ def check_bank(bank: LogitBank) -> pd.DataFrame:
     for record in bank.teachers:
         logits = np.stack([bank.row(record.key, row) for row in picked]).astype(np.float64)
         spread, mean = logits.std(axis=1).mean(), logits.mean()
-        drift = float(mean / spread) if spread else 0.0
+        drift, kind = float(mean / spread) if spread else 0.0, looks_like(logits)
         wrong = np.sort(np.where(target, np.nan, logits), axis=1)
         tied = float((np.diff(wrong, axis=1) == 0).any(axis=1).mean())
         applies = {
-            "CM009": bool((np.abs(logsumexp(logits, axis=1)) <= SUMS_TO_ONE).all()),
+            "CM009": kind == "log-probabilities",
             "CM010": tied >= TIED,
             "CM011": abs(drift) >= DRIFT,
+            "CM016": kind in NOT_LOGITS,
         }
         codes = join_codes([*filter(None, record.findings.split(",")), *(code for code in applies if applies[code])])
         runs.append((record.family, record.teacher, record.seed or 0, drift, tied, codes))

@@ -21,9 +21,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
 from capmismatch._utils.files import hash_of, locked, remove_temporaries, replacing, write_json, write_table
+from capmismatch.data.logit_checks import NOT_LOGITS, LogitScale
 from capmismatch.data.records import TeacherRecord
 from capmismatch.data.rows import Rows
 from capmismatch.errors import BankError
+from capmismatch.findings import join_codes
 
 SCHEMA = 1
 _SAFE_NAMES = {"float32": "F32", "float16": "F16"}
@@ -111,7 +113,7 @@ def _read_manifest(file: Path) -> _Manifest:
                 int(head["rows"]),
                 *(str(head[key]) for key in ("inputs_hash", "fingerprint", "rows_sha256")),
             )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BankError(f"{file} is damaged: expected the JSON of a bank, got {_reason(error)}") from None
     raise BankError(f"{file} has schema {schema!r}, this version of capmismatch reads schema {SCHEMA}")
 
@@ -160,12 +162,15 @@ def join_shards(folder: Path, record: TeacherRecord, rows: Rows, shards: int) ->
     safetensors cannot append, and joining in memory would need the whole array: the header is written by hand (8 bytes
     of length, JSON, then the raw rows), and read back through the library.
     """
-    digest, correct, start = hashlib.sha256(), 0, 0
+    digest, correct, start, scale = hashlib.sha256(), 0, 0, LogitScale()
     for index in range(shards):
         logits = load_file(_shard(folder, index))["logits"]
         digest.update(logits.data)
+        scale.add(logits)
         correct += int((logits.argmax(1) == rows.labels[start : start + len(logits)]).sum())
         start += len(logits)
+    if scale.name in NOT_LOGITS:
+        record = replace(record, findings=join_codes([*filter(None, record.findings.split(",")), "CM016"]))
     record = replace(record.with_accuracy(correct, len(rows.labels)), sha256=digest.hexdigest())
     shape = (len(rows.labels), len(rows.classes))
     size = shape[0] * shape[1] * np.dtype(record.dtype).itemsize

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from capmismatch._numerics.plain_arrays import plain_array
 from capmismatch._utils.optional import need
 from capmismatch.data.class_names import are_imagenet_ids, are_numbers
+from capmismatch.data.image_checks import eight_bits
 from capmismatch.data.lazy_inputs import LazyInputs
-from capmismatch.data.rows import SPLITS
-from capmismatch.errors import InputError, must_be_one_of
+from capmismatch.data.rows import SPLITS, label_array
+from capmismatch.errors import CapmismatchError, InputError, must_be_one_of
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 IMAGENET = "ImageNet-1K"
 IMAGENET_VALIDATION_SIZE = 50_000
 
@@ -111,12 +113,14 @@ def _image_files(class_folders: Sequence[Path]) -> tuple[list[Path], list[Path]]
 
 
 def _read_image(file: Path) -> Any:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(file) as opened:
-            return opened.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
+            return eight_bits(opened, str(file)).convert("RGB")
+    except CapmismatchError:
+        raise
+    except Exception as error:  # PIL's decoders raise many kinds, and its own for images of absurd size
         raise InputError(f"{file} is not a readable image: {error}") from None
 
 
@@ -182,7 +186,7 @@ def _joined_parts(name: str, parts: Sequence[str], raw_parts: Sequence[RawDatase
     counts = [len(raw.labels) for raw in raw_parts]
     return RawDataset(
         inputs=np.concatenate(inputs),
-        labels=np.concatenate([raw.labels for raw in raw_parts]),
+        labels=np.concatenate([label_array(raw.labels, f"labels of torchvision's {name}") for raw in raw_parts]),
         classes=raw_parts[0].classes,
         ids=_ids_by_part(parts, counts),
         split=np.repeat(parts, counts),
@@ -198,21 +202,51 @@ def _ids_by_part(parts: Sequence[str], counts: Sequence[int]) -> list[str]:
 
 def read_map_style(source: Any, name: str) -> RawDataset:
     """Read a map-style data set of (input, label) pairs; images that it holds as one array are taken as that array."""
-    lazy = LazyInputs(lambda row: source[row][0], np.arange(len(source)), name)
+    lazy = LazyInputs(lambda row: _pair(source, row, name)[0], np.arange(len(source)), name)
+    labels = _labels_of(source, name)
     array = _array_behind(source, lazy)
     return RawDataset(
         inputs=lazy if array is None else array,
-        labels=np.asarray(_labels_of(source)),
+        labels=labels,
         classes=_class_names_of(source),
     )
 
 
-def _labels_of(source: Any) -> Any:
+def _pair(source: Any, row: int, name: str) -> Any:
+    """Input and label of one row."""
+    try:
+        pair = source[row]
+    except Exception as error:  # of the data set that was handed in: whatever it is, the row is named
+        reason = str(error).splitlines()[0] if str(error) else "no reason given"
+        raise InputError(f"row {row} of data set {name!r} cannot be read: {type(error).__name__}: {reason}") from None
+    if not isinstance(pair, Sequence) or isinstance(pair, str | bytes) or len(pair) < 2:
+        keys = f" with the keys {list(pair)}" if isinstance(pair, Mapping) else ""
+        raise InputError(
+            f"expected pairs (input, label), got {type(pair).__name__}{keys} at row {row} of data set {name!r}: "
+            "hand in a data set that gives (input, label)"
+        )
+    return pair
+
+
+def _labels_of(source: Any, name: str) -> Any:
     labels = getattr(source, "targets", None)
     # `targets` are the labels before `target_transform`: where that is set, only the pairs show the labels.
-    if labels is None or len(labels) != len(source) or getattr(source, "target_transform", None) is not None:
-        return [int(source[row][1]) for row in range(len(source))]
+    has_length = hasattr(labels, "__len__") and np.ndim(labels) > 0
+    if not has_length or len(labels) != len(source) or getattr(source, "target_transform", None) is not None:
+        return [_one_label(_pair(source, row, name)[1], row, name) for row in range(len(source))]
     return labels
+
+
+def _one_label(value: Any, row: int, name: str) -> float:
+    """A label of a pair: a number, or an array or tensor of one, as MedMNIST's sets give."""
+    place = f"the label of row {row} of data set {name!r}"
+    label = plain_array(value, place, "a whole number")
+    if label.size != 1:
+        raise InputError(
+            f"expected a whole number as {place}, got {label.tolist()[:10]} of shape {label.shape}: several labels an "
+            "example are not supported"
+        )
+    return label.item()
 
 
 def _class_names_of(source: Any) -> list[str] | None:
@@ -293,7 +327,7 @@ def _read_table(table: Any, address: str) -> RawDataset:
     shown_name = re.split(r"[/#]", address)[-1] or address
     return RawDataset(
         inputs=LazyInputs(lambda row: table[row][image_column], np.arange(len(table)), shown_name),
-        labels=np.asarray(table[label_column][:]),
+        labels=label_array(table[label_column][:], f"labels of hf:{address}"),
         classes=None if are_numbers(names) else names,
     )
 

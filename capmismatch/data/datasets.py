@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import numbers
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capmismatch.data.dataset_readers import RawDataset, read_folder, read_huggingface, read_map_style, read_torchvision
+from capmismatch.data.image_checks import checked_inputs
 from capmismatch.data.lazy_inputs import LazyInputs, as_array
-from capmismatch.data.rows import SPLITS, Rows, make_rows, stratified_order
+from capmismatch.data.npz_files import read_npz
+from capmismatch.data.rows import SPLITS, Rows, label_array, make_rows, numbered_classes, stratified_order
 from capmismatch.errors import InputError, must_be_one_of
 
 
@@ -87,6 +87,7 @@ class Dataset:
 
     def with_inputs(self, inputs: NDArray[Any], name: str) -> Dataset:
         """The same rows with other inputs, such as a stored view."""
+        inputs = checked_inputs(inputs, name)
         rows = make_rows(
             name, self.labels, self.classes, ids=self.rows.ids, split=self.rows.split, inputs_hash=_inputs_hash(inputs)
         )
@@ -207,7 +208,8 @@ def load_dataset(
     else:
         raise InputError(f"expected {KINDS} or a map-style torch data set, got {type(source).__name__}")
     class_names = raw.classes if classes is None else classes
-    dataset = _checked(raw, class_names, name or raw.name or source_name, str(source))
+    place = source if isinstance(source, str) else source_name
+    dataset = _checked(raw, class_names, name or raw.name or source_name, place)
     return dataset if split is None else dataset.resplit(split, seed)
 
 
@@ -236,55 +238,33 @@ INPUT_NAMES = ("inputs", "images", "X")
 
 
 def _read_npz(path: Path) -> RawDataset:
-    arrays = read_npz(path, lambda name: name in (*INPUT_NAMES, "labels", "classes", "ids", "split"))
+    arrays, names = read_npz(path, lambda name: name in (*INPUT_NAMES, "labels", "classes", "ids", "split"))
     inputs_name = next((name for name in INPUT_NAMES if name in arrays), None)
     if inputs_name is None or "labels" not in arrays:
-        raise InputError(f"expected arrays 'labels' and one of {list(INPUT_NAMES)} in {path}, got {sorted(arrays)}")
-    inputs, labels = arrays[inputs_name], arrays["labels"]
-    if len(inputs) != len(labels):
-        raise InputError(f"expected as many inputs as labels in {path}, got {len(inputs)} and {len(labels)}")
+        raise InputError(f"expected arrays 'labels' and one of {list(INPUT_NAMES)} in {path}, got {names}")
+    inputs, labels = arrays[inputs_name], label_array(arrays["labels"], f"labels of {path}")
     return RawDataset(inputs, labels, arrays.get("classes"), arrays.get("ids"), arrays.get("split"))
-
-
-def read_npz(path: Path, select: Callable[[str], bool]) -> dict[str, NDArray[Any]]:
-    """The arrays of an .npz whose names `select` accepts, read without pickle, with errors that name the file."""
-    if not path.exists():
-        raise InputError(f"there is no file {path}")
-    name = ""
-    try:
-        file = np.load(path, allow_pickle=False)
-        if isinstance(file, np.ndarray):
-            raise ValueError("it holds a single array")
-        arrays = {}
-        with file:
-            for name in filter(select, file.files):
-                arrays[name] = file[name]
-        return arrays
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if name and "allow_pickle" in str(error):
-            raise InputError(
-                f"array {name!r} of {path} holds Python objects that only pickle could read, which capmismatch does "
-                "not: save numbers or strings"
-            ) from None
-        raise InputError(f"{path} is not a readable .npz: {error}") from None
 
 
 def _checked(raw: RawDataset, classes: Any, name: str, source: str) -> Dataset:
     """The data set of what a reader gave; classes without names are numbered."""
-    labels = np.asarray(raw.labels)
+    place = f"labels of {source}"
+    labels = label_array(raw.labels, place)
+    inputs = raw.inputs if isinstance(raw.inputs, LazyInputs) else checked_inputs(raw.inputs, source)
+    if len(inputs) != len(labels):
+        raise InputError(f"expected as many inputs as labels in {source}, got {len(inputs)} and {len(labels)}")
     if classes is None:
-        largest = np.nanmax(labels) if labels.size and labels.dtype.kind in "iuf" else 1
-        classes = [str(number) for number in range(int(largest) + 1)]
+        classes = numbered_classes(labels, place)
     rows = make_rows(
         name,
         labels,
         classes,
         ids=raw.ids,
         split=raw.split,
-        inputs_hash=_inputs_hash(raw.inputs),
-        place=f"labels of {source}",
+        inputs_hash=_inputs_hash(inputs),
+        place=place,
     )
-    return Dataset(rows, raw.inputs)
+    return Dataset(rows, inputs)
 
 
 def _inputs_hash(inputs: Any) -> str:
@@ -292,7 +272,7 @@ def _inputs_hash(inputs: Any) -> str:
     if isinstance(inputs, np.ndarray):
         return _array_hash(inputs, len(inputs)).hexdigest()
     spread = np.unique(np.linspace(0, len(inputs) - 1, 64).astype(int)) if len(inputs) else np.arange(0)
-    sample = inputs[spread]
+    sample = inputs.sample(spread) if isinstance(inputs, LazyInputs) and len(inputs) else inputs[spread]
     if isinstance(sample, list):
         digest = hashlib.sha256(f"{len(inputs)} images".encode())
         for image in sample:

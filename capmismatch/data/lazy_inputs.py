@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from capmismatch.errors import InputError
+from capmismatch._numerics.plain_arrays import plain_array
+from capmismatch.data.image_checks import eight_bits, is_image
+from capmismatch.errors import CapmismatchError, InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
 class LazyInputs:
     """Rows fetched one by one: an array (n, ...) where all asked for have one shape, else a list of PIL images.
+
+    Where grey and coloured images occur, all are taken as coloured: `sample` settles it once, so that every batch has
+    as many channels as the others.
 
     Parameters
     ----------
@@ -28,6 +33,8 @@ class LazyInputs:
     stamp : callable, optional
         From a row number to what is known of the row without reading it, such as a file's size; it goes into the data
         set's fingerprint.
+    channels : int, optional
+        How many channels images have, where that is known; `sample` finds out.
 
     Examples
     --------
@@ -37,9 +44,14 @@ class LazyInputs:
     """
 
     def __init__(
-        self, fetch: Callable[[int], Any], rows: NDArray[Any], name: str, stamp: Callable[[int], str] | None = None
+        self,
+        fetch: Callable[[int], Any],
+        rows: NDArray[Any],
+        name: str,
+        stamp: Callable[[int], str] | None = None,
+        channels: int | None = None,
     ) -> None:
-        self.fetch, self.rows, self.name, self.stamp = fetch, rows, name, stamp
+        self.fetch, self.rows, self.name, self.stamp, self.channels = fetch, rows, name, stamp, channels
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -56,19 +68,54 @@ class LazyInputs:
 
     def take(self, rows: Any) -> LazyInputs:
         """Some of the rows, still lazy; nothing is read."""
-        return LazyInputs(self.fetch, self.rows[np.asarray(rows)], self.name, self.stamp)
+        return LazyInputs(self.fetch, self.rows[np.asarray(rows)], self.name, self.stamp, self.channels)
+
+    def sample(self, rows: NDArray[Any]) -> Any:
+        """As indexing with `rows`; settles, too, how many channels images have: 3 where those of these rows differ."""
+        numbers = self.rows[rows]
+        arrays = [self._fetched(int(row)) for row in numbers]
+        if self.channels is None and arrays and all(is_image(array) for array in arrays):
+            counts = {_channels(array) for array in arrays}
+            self.channels = counts.pop() if len(counts) == 1 else 3
+            arrays = [self._in_channels(array, int(row)) for array, row in zip(arrays, numbers, strict=True)]
+        return self._joined(arrays, numbers)
+
+    def _fetched(self, row: int) -> NDArray[Any]:
+        """One input as an array, in as many channels as the others."""
+        place = f"row {row} of data set {self.name!r}"
+        try:
+            array = as_array(self.fetch(row), place)
+        except CapmismatchError:
+            raise
+        except Exception as error:  # of a data set handed in, of an image library: whatever it is, the row is named
+            reason = str(error).splitlines()[0] if str(error) else "no reason given"
+            raise InputError(f"{place} cannot be read: {type(error).__name__}: {reason}") from None
+        return self._in_channels(array, row)
+
+    def _in_channels(self, array: NDArray[Any], row: int) -> NDArray[Any]:
+        """An image in as many channels as the others, where that is settled."""
+        if self.channels is None or not is_image(array) or _channels(array) == self.channels:
+            return array
+        if self.channels == 3:
+            return np.asarray(to_image(array))
+        raise InputError(
+            f"expected images of {self.channels} channels, as the others of data set {self.name!r} have, got "
+            f"{_channels(array)} at row {row}: convert them all alike"
+        )
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, tuple):
             return np.asarray(self)[index]
         rows = np.atleast_1d(self.rows[index])
-        arrays = [as_array(self.fetch(int(row))) for row in rows]
-        if not arrays:
-            return np.empty((0, *self[:1].shape[1:]))
+        arrays = [self._fetched(int(row)) for row in rows]
+        return self._joined(arrays, rows) if arrays else np.empty((0, *self[:1].shape[1:]))
+
+    def _joined(self, arrays: list[NDArray[Any]], rows: NDArray[Any]) -> Any:
+        """One array of all, or a list of images where their sizes differ."""
         different = next((i for i, array in enumerate(arrays) if array.shape != arrays[0].shape), None)
         if different is None:
             return np.stack(arrays)
-        if all(_is_image(array) for array in arrays):
+        if all(is_image(array) for array in arrays):
             return [to_image(array) for array in arrays]
         raise InputError(
             f"expected inputs of one shape in {self.name}, got {arrays[0].shape} at row {rows[0]} and "
@@ -86,25 +133,29 @@ class LazyInputs:
         return inputs if dtype is None else inputs.astype(dtype)
 
 
-def as_array(value: Any) -> NDArray[Any]:
+def _channels(image: NDArray[Any]) -> int:
+    return 1 if image.ndim == 2 else int(image.shape[2])
+
+
+def as_array(value: Any, place: str = "the inputs") -> NDArray[Any]:
     """An input as an array; a grey PIL image gets a channel axis, as a coloured one has."""
-    array = np.asarray(value)
-    return array[:, :, None] if hasattr(value, "convert") and array.ndim == 2 else array
+    if hasattr(value, "convert"):
+        array = np.asarray(eight_bits(value, place))
+        return array[:, :, None] if array.ndim == 2 else array
+    return plain_array(value, place, "an image or numbers")
 
 
-def _is_image(array: NDArray[Any]) -> bool:
-    return array.dtype == np.uint8 and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4)))
-
-
-def to_image(value: Any) -> Image:
-    """A uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or any PIL image, as an RGB image."""
+def to_image(value: Any, channels: int = 3) -> Image:
+    """A uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or any PIL image, as an RGB image, or a grey one."""
     from PIL import Image
 
+    mode = "L" if channels == 1 else "RGB"
     if hasattr(value, "convert"):
-        return value.convert("RGB")
-    if not _is_image(value):
+        return eight_bits(value, "the inputs").convert(mode)
+    if not isinstance(value, np.ndarray) or not is_image(value):
+        kind = f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
         raise InputError(
-            f"expected images: uint8 arrays of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or PIL images, got "
-            f"{value.dtype} of shape {value.shape}"
+            "expected images: uint8 arrays of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or PIL images, got "
+            f"{kind}"
         )
-    return Image.fromarray(value[:, :, 0] if value.ndim == 3 and value.shape[2] == 1 else value).convert("RGB")
+    return Image.fromarray(value[:, :, 0] if value.ndim == 3 and value.shape[2] == 1 else value).convert(mode)

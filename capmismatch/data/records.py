@@ -125,9 +125,9 @@ def teacher_key(family: str, teacher: str, seed: int | None) -> str:
 
 
 def _escaped(name: str, what: str) -> str:
-    if not name:
-        raise InputError(f"expected a name for the {what}, got ''")
-    text = quote(name, safe=" +=@")
+    if not name or not isinstance(name, str):
+        raise InputError(f"expected a name for the {what}, got {name!r}")
+    text = quote(name, safe=" +=@", errors="backslashreplace")
     if text.startswith("."):  # "." and ".." are folders already, and other names with a dot are hidden files
         text = "%2E" + text[1:]
     return re.sub(r"-(s-?\d+)$", r"%2D\1", text)  # else "mlp48-s1" could be run 1 of "mlp48"

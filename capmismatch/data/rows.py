@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from capmismatch._numerics.plain_arrays import at, plain_array
 from capmismatch.errors import InputError, must_be_one_of
 
 SPLITS = ("train", "val", "test")
+
+LARGEST_LOGIT = 1e30
+"""Beyond it no network's logits lie, but the stand-ins for "not among the top k" do: the least number of a type."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +115,7 @@ def make_rows(
     checked_labels = _checked_labels(labels, len(class_names), place)
     count = len(checked_labels)
     return Rows(
-        name,
+        readable(name, "names of data sets"),
         checked_labels,
         np.arange(count).astype(str) if ids is None else _checked_ids(ids, count, place),
         np.full(count, "val") if split is None else _checked_split(split, count, place),
@@ -119,22 +124,143 @@ def make_rows(
     )
 
 
-def _checked_classes(classes: Sequence[str], place: str) -> tuple[str, ...]:
-    names = tuple(str(name) for name in classes)
+def label_array(labels: Any, place: str) -> NDArray[Any]:
+    """Labels (N,) of whole numbers, 0 or more, as any source has them; their largest value is not yet checked.
+
+    Parameters
+    ----------
+    labels : Any
+        An array, tensor or list. (N, 1), as MedMNIST has them, are taken as (N,); floats that are whole, too.
+    place : str
+        What the labels are called in messages.
+
+    Returns
+    -------
+    ndarray of shape (N,)
+        As handed in, but for byte order and type.
+
+    Raises
+    ------
+    InputError
+        Where a label is text, missing or no whole number, or the shape is another one; the message names the row.
+
+    Examples
+    --------
+    >>> label_array([[2], [0]], "labels").tolist()
+    [2, 0]
+    """
+    array = plain_array(labels, place, "whole numbers")
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or len(array) == 0:
+        is_one_hot = array.ndim == 2 and len(array) > 0 and bool((((array == 0) | (array == 1)).all(1)).all())
+        advice = "; of one-hot labels give labels.argmax(1), several labels an example are not supported"
+        raise InputError(
+            f"expected {place} of shape (N,) with N > 0, got shape {array.shape}{advice if is_one_hot else ''}"
+        )
+    return array
+
+
+def numbered_classes(labels: NDArray[Any], place: str) -> list[str]:
+    """The names "0" to "C-1" for labels whose classes nobody has named.
+
+    A label that stands alone far above all others, or classes of which hardly any has an example, are no classes but a
+    mark for missing labels (255, 65535, 2^31 - 1, ...): names for all of them would fill the memory.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (N,)
+        From `label_array`.
+    place : str
+        What the labels are called in messages.
+
+    Returns
+    -------
+    list of str
+        The names.
+
+    Raises
+    ------
+    InputError
+        Where the labels can't be numbers of classes.
+
+    Examples
+    --------
+    >>> numbered_classes(np.array([0, 2]), "labels")
+    ['0', '1', '2']
+    >>> numbered_classes(np.array([0, 2, 1, 255]), "labels")
+    Traceback (most recent call last):
+    capmismatch.errors.InputError: expected labels that number the classes, got 255 at row 3 of labels, far above ...
+    """
+    wrong = np.flatnonzero(~(np.isfinite(labels) & (labels >= 0) & (labels == np.floor(labels))))
+    if len(wrong):
+        row, largest = wrong[0], np.max(labels[np.isfinite(labels)], initial=0)
+        raise InputError(f"expected labels in [0, {int(largest) + 1}), got {labels[row]} at row {row} of {place}")
+    distinct = np.unique(labels)
+    largest = int(distinct[-1])
+    others_are_complete = len(distinct) > 2 and int(distinct[-2]) == len(distinct) - 2
+    is_alone = others_are_complete and largest >= 20 and largest >= 2 * len(distinct)
+    if is_alone or (largest >= 1000 and largest >= 20 * len(distinct)):
+        row = int(np.flatnonzero(labels == distinct[-1])[0])
+        raise InputError(
+            f"expected labels that number the classes, got {largest} at row {row} of {place}, far above all "
+            f"{len(distinct)} distinct labels: leave out the rows where it stands for a missing label, or give the "
+            "names of all classes as classes"
+        )
+    return [str(number) for number in range(largest + 1)]
+
+
+def readable(text: Any, place: str) -> str:
+    r"""A name or id as text that can be encoded: bytes are read as UTF-8, odd bytes of file names are escaped.
+
+    Examples
+    --------
+    >>> readable("café".encode(), "classes"), readable("x\udce9.png", "ids"), readable(20, "classes")
+    ('café', 'x\\udce9.png', '20')
+    """
+    if isinstance(text, bytes):
+        try:
+            return text.decode()
+        except UnicodeDecodeError:
+            raise InputError(f"expected text in UTF-8, got the bytes {text!r} among {place}") from None
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+
+def _texts(values: Any, place: str) -> NDArray[np.str_]:
+    """Ids or names of splits as an array of text."""
+    try:
+        array = np.asarray([readable(value, place) for value in values] if isinstance(values, list) else values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"expected a list of text as {place}, got {type(values).__name__}: {error}") from None
+    if array.dtype.kind not in "SO" and not _has_surrogates(array):
+        return array.astype(str)
+    texts = [readable(value, place) for value in array.ravel().tolist()]
+    return np.array(texts, dtype=str).reshape(array.shape)
+
+
+def _has_surrogates(array: NDArray[Any]) -> bool:
+    if array.dtype.kind != "U" or not array.size:
+        return False
+    codes = np.ascontiguousarray(array).view(np.uint32)
+    return bool(((codes >= 0xD800) & (codes < 0xE000)).any())
+
+
+def _checked_classes(classes: Any, place: str) -> tuple[str, ...]:
+    if isinstance(classes, str | bytes) or not hasattr(classes, "__iter__") or getattr(classes, "ndim", 1) != 1:
+        raise InputError(f"expected a list of class names for {place}, got {classes!r}")
+    names = tuple(readable(name, f"the class names for {place}") for name in classes)
     if len(names) < 2:
         raise InputError(f"expected at least 2 classes, got {len(names)} ({', '.join(names)}) for {place}")
-    repeated = next((name for name in names if names.count(name) > 1), None)
+    repeated = next((name for name, uses in Counter(names).items() if uses > 1), None)
     if repeated is not None:
         raise InputError(f"expected distinct class names, got {repeated!r} twice for {place}")
     return names
 
 
-def _checked_labels(labels: ArrayLike, classes: int, place: str) -> NDArray[np.int64]:
-    array = np.asarray(labels)
-    if array.ndim != 1 or len(array) == 0:
-        raise InputError(f"expected {place} of shape (N,) with N > 0, got shape {array.shape}")
-    if array.dtype.kind not in "iufb":
-        raise InputError(f"expected whole numbers as {place}, got {array[0]!r} at row 0")
+def _checked_labels(labels: Any, classes: int, place: str) -> NDArray[np.int64]:
+    array = label_array(labels, place)
     wrong_rows = np.flatnonzero(~((array >= 0) & (array < classes) & (array == np.floor(array))))
     if len(wrong_rows):
         row = wrong_rows[0]
@@ -142,8 +268,8 @@ def _checked_labels(labels: ArrayLike, classes: int, place: str) -> NDArray[np.i
     return array.astype(np.int64)
 
 
-def _checked_ids(ids: ArrayLike, count: int, place: str) -> NDArray[np.str_]:
-    array = np.asarray(ids).astype(str)
+def _checked_ids(ids: Any, count: int, place: str) -> NDArray[np.str_]:
+    array = _texts(ids, f"the ids for {place}")
     if array.shape != (count,):
         raise InputError(f"expected {count} ids, one per example, got shape {array.shape} for {place}")
     unique, uses = np.unique(array, return_counts=True)
@@ -152,8 +278,8 @@ def _checked_ids(ids: ArrayLike, count: int, place: str) -> NDArray[np.str_]:
     return array
 
 
-def _checked_split(split: ArrayLike, count: int, place: str) -> NDArray[np.str_]:
-    array = np.asarray(split).astype(str)
+def _checked_split(split: Any, count: int, place: str) -> NDArray[np.str_]:
+    array = _texts(split, f"the splits for {place}")
     if array.shape != (count,):
         raise InputError(f"expected {count} split names, got shape {array.shape} for {place}")
     for name in np.unique(array):
@@ -191,10 +317,14 @@ def check_logits(logits: NDArray[Any], rows: Rows, place: str) -> None:
 
 
 def check_finite(logits: NDArray[Any], place: str, first_row: int = 0) -> None:
-    """Raise at the first NaN or infinite logit, naming its row (counted from `first_row`) and class."""
-    wrong = np.argwhere(~np.isfinite(logits))
-    if len(wrong):
-        row, column = wrong[0]
+    """Raise at the first NaN, infinite or absurdly large logit, naming its row (counted from `first_row`) and class."""
+    if not logits.size or (float(logits.max()) <= LARGEST_LOGIT and float(logits.min()) >= -LARGEST_LOGIT):  # no NaN
+        return
+    row, column = np.argwhere(~(np.abs(logits.astype(np.float64)) <= LARGEST_LOGIT))[0].tolist()
+    value, where = logits[row, column], f"{at((row + first_row, column))} of {place}"
+    if np.isfinite(value):
         raise InputError(
-            f"expected finite logits, got {logits[row, column]} at row {row + first_row}, class {column} of {place}"
+            f"expected logits up to {LARGEST_LOGIT:g} in size, got {value:g}{where}: stand-ins for the logits of other "
+            "than the top k classes cannot be measured, all classes are needed"
         )
+    raise InputError(f"expected finite logits, got {value}{where}")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from capmismatch.architectures import count_macs, count_parameters
 from capmismatch.data.lazy_inputs import to_image
-from capmismatch.errors import InputError
+from capmismatch.errors import CapmismatchError, InputError
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,62 @@ class Listed:
 
 
 class PerImage:
-    """A network's own preprocessing: every image of a batch separately, as RGB, then stacked."""
+    """A network's own preprocessing: every image of a batch separately, as RGB, or grey for one channel."""
 
-    def __init__(self, transform: Callable[[Any], Tensor]) -> None:
-        self.transform = transform
+    def __init__(self, transform: Callable[[Any], Tensor], channels: int = 3) -> None:
+        self.transform, self.channels = transform, channels
 
     def __call__(self, inputs: Any) -> Tensor:
         """A batch of raw images, (n, H, W, C) uint8 or a list of PIL images, as the tensor that the network takes."""
-        return torch.stack([self.transform(to_image(image)) for image in inputs])
+        return torch.stack([self.transform(to_image(image, self.channels)) for image in inputs])
 
     def __repr__(self) -> str:
-        return re.sub(r"\s+", " ", repr(self.transform))
+        return ("grey " if self.channels == 1 else "") + re.sub(r"\s+", " ", repr(self.transform))
+
+
+def check_channels(channels: int, place: str) -> int:
+    """The number of channels of a network's images, 1 or 3; others cannot be made from grey or coloured ones."""
+    if channels not in (1, 3):
+        raise InputError(f"expected a network for grey or RGB images, got {place} for images of {channels} channels")
+    return channels
+
+
+def prepared(prepare: Callable[[Any], Tensor], raw: Any, teacher: str, data: str) -> Tensor:
+    """A batch as the network takes it; whatever goes wrong is told with the teacher and the data."""
+    try:
+        return prepare(raw)
+    except Exception as error:  # of the preprocessing of some library, or of Normalise, which knows no teacher
+        reason = str(error) if isinstance(error, CapmismatchError) else _reason(error)
+        raise InputError(f"cannot prepare {_shape(raw)} of {data} for teacher {teacher}: {reason}") from None
+
+
+def logits_of(network: nn.Module, batch: Tensor, teacher: str, data: str) -> Tensor:
+    """The logits of a prepared batch, as float32; whatever the network raises is told with teacher, data and shape."""
+    try:
+        logits = network(batch)
+    except torch.OutOfMemoryError:
+        raise InputError(
+            f"teacher {teacher} needs more memory than there is for a batch of {len(batch)} rows of {data}: give a "
+            "smaller batch_size"
+        ) from None
+    except Exception as error:
+        raise InputError(
+            f"teacher {teacher} cannot take the inputs of {data}, prepared as {batch.dtype} of shape "
+            f"{tuple(batch.shape)}: {_reason(error)}. Images are taken as uint8 (N, H, W, C), floats as (N, C, H, W)"
+        ) from error
+    if not isinstance(logits, Tensor):
+        raise InputError(f"expected a tensor of logits from teacher {teacher}, got {type(logits).__name__}")
+    if logits.is_complex():
+        raise InputError(f"expected real logits from teacher {teacher}, got {logits.dtype}")
+    return logits.float()
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
+
+
+def _shape(raw: Any) -> str:
+    return f"inputs of shape {tuple(raw.shape)}" if hasattr(raw, "shape") else f"{len(raw)} inputs"
 
 
 def expand(pattern: str) -> list[str]:

@@ -180,6 +180,7 @@ class _TeacherCollector:
 
     def __init__(self, job: _Job, teacher: Teacher, order: int, bar: Any) -> None:
         self.job, self.teacher, self.bar = job, teacher, bar
+        _check_length(teacher.key)
         self.folder = job.bank_folder / teacher.key
         self.file = self.folder / "logits.safetensors"
         self.record = job.record_of(teacher, order)
@@ -247,11 +248,22 @@ class _TeacherCollector:
         details = {
             "CM001": f"its columns were mapped to those of {data!r} by name",
             "CM002": f"{record.accuracy:.4f} on {data!r}, published {record.published or 0:.4f}",
+            "CM016": "its rows are probabilities, percentages or sigmoids, not what comes before the last layer",
         }
         for code in filter(None, record.findings.split(",")):
             if self.job.processes.rank == 0:
                 message = f"{code} {FINDINGS[code].title}: teacher {record.key}: {details[code]}"
                 warnings.warn(message, stacklevel=4)  # at the caller of `collect`
+
+
+def _check_length(key: str) -> None:
+    """Raise where a file system could not hold the names of a teacher's folders: most stop at 255 bytes."""
+    longest = max(key.split("/"), key=len)
+    if len(longest) > 255:
+        raise InputError(
+            f"expected names of teachers of up to 255 letters (other than plain ones count several times), got "
+            f"{len(longest)} in {longest[:60]!r}...: give a shorter name"
+        )
 
 
 def _logits(

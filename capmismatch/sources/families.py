@@ -112,15 +112,18 @@ class Teacher:
         """
         import torch
 
+        from capmismatch.sources._networks import logits_of, prepared
+
         if self.module is None or self.prepare is None:
             raise InputError(f"{self.key} has saved logits only: it cannot be run on new inputs")
         network = self.module().eval()
         with torch.inference_mode():
+            batches = (inputs[start : start + batch_size] for start in range(0, len(inputs), batch_size))
             logits = [
-                network(self.prepare(inputs[start : start + batch_size])).float().numpy()
-                for start in range(0, len(inputs), batch_size)
+                logits_of(network, prepared(self.prepare, batch, self.key, "these inputs"), self.key, "these inputs")
+                for batch in batches
             ]
-        return np.concatenate(logits)
+        return np.concatenate([batch.numpy() for batch in logits])
 
 
 class Family(Sequence[Teacher]):

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from capmismatch._utils.optional import need
 from capmismatch.architectures import count_parameters
 from capmismatch.data.lazy_inputs import to_image
 from capmismatch.errors import InputError
-from capmismatch.sources._networks import Listed, expand, listed, on_meta, smallest_first
+from capmismatch.sources._networks import Listed, check_channels, expand, listed, on_meta, smallest_first
 from capmismatch.sources._weights import hash_network
 from capmismatch.sources.families import Teacher
 
@@ -49,7 +50,8 @@ def describe(where: str) -> list[Listed]:
         config = _read(place, transformers.AutoConfig.from_pretrained, None)
         network = on_meta(partial(_Logits.of, transformers.AutoModelForImageClassification.from_config, config))
         image = torch.zeros(64, 64, 3, dtype=torch.uint8).numpy()
-        size = tuple(_Processor(_read(place, transformers.AutoImageProcessor.from_pretrained, None))([image]).shape[1:])
+        processor = _read(place, transformers.AutoImageProcessor.from_pretrained, None)
+        size = tuple(_Processor(processor, _channels(config, place))([image]).shape[1:])
         rows.append(listed(_name(place), network, size, config.num_labels))
     return smallest_first(rows)
 
@@ -92,19 +94,30 @@ class _Logits(nn.Module):
         return cls(make(*arguments))
 
 
-class _Processor:
-    """The image processor that came with the weights, on RGB images."""
+def _channels(config: Any, place: str | Path) -> int:
+    """How many channels the network's images have; 3 where its configuration says nothing."""
+    return check_channels(getattr(config, "num_channels", 3), f"'hf:{place}'")
 
-    def __init__(self, processor: Any) -> None:
-        self.processor = processor
+
+class _Processor:
+    """The image processor that came with the weights, on RGB images, or grey ones for a network of one channel."""
+
+    def __init__(self, processor: Any, channels: int = 3) -> None:
+        self.processor, self.channels = processor, channels
 
     def __call__(self, inputs: Any) -> Tensor:
-        return self.processor(images=[to_image(image) for image in inputs], return_tensors="pt")["pixel_values"]
+        images: list[Any] = [to_image(image, self.channels) for image in inputs]
+        options: dict[str, Any] = {}
+        if self.channels == 1:  # processors take grey images as arrays with a channel axis alone
+            images, options = [np.array(image)[None] for image in images], {"input_data_format": "channels_first"}
+            options["do_convert_rgb"] = False
+        return self.processor(images=images, return_tensors="pt", **options)["pixel_values"]
 
     def __repr__(self) -> str:
         config = json.loads(self.processor.to_json_string())
         settings = {name: value for name, value in config.items() if value is not None}
-        return f"{type(self.processor).__name__} {json.dumps(settings, sort_keys=True)}"
+        grey = "grey " if self.channels == 1 else ""
+        return f"{grey}{type(self.processor).__name__} {json.dumps(settings, sort_keys=True)}"
 
 
 def _network(place: str | Path, revision: str | None, weights_hash: str | None = None) -> nn.Module:
@@ -125,7 +138,9 @@ def _teacher(place: str | Path, revision: str | None) -> Teacher:
     names = network.inner.config.id2label
     classes = tuple(str(names[number]) for number in sorted(names))
     unnamed = all(name == f"LABEL_{number}" for number, name in enumerate(classes))
-    prepare = _Processor(_read(place, AutoImageProcessor.from_pretrained, revision))
+    prepare = _Processor(
+        _read(place, AutoImageProcessor.from_pretrained, revision), _channels(network.inner.config, place)
+    )
     weights_hash = hash_network(network)
     return Teacher(
         family="hf",

@@ -18,6 +18,7 @@ from capmismatch.data.class_names import match_classes
 from capmismatch.data.datasets import Dataset
 from capmismatch.data.rows import Rows
 from capmismatch.errors import InputError, must_be_one_of
+from capmismatch.sources._networks import logits_of, prepared
 from capmismatch.sources.families import Teacher
 
 AUTOCASTS = ("bfloat16", "float16")
@@ -116,7 +117,13 @@ class NetworkRunner:
         """Multiply-accumulates for one example as the data set has them."""
         from capmismatch.architectures import count_macs
 
-        return count_macs(self.network, tuple(self.prepare(self.dataset.inputs[:1]).shape[1:]))
+        batch = self._prepared(self.dataset.inputs[:1])
+        try:
+            return count_macs(self.network, tuple(batch.shape[1:]))
+        except Exception:
+            with torch.inference_mode():
+                logits_of(self.network, batch, self.key, self._data)  # the error that names teacher, data and shape
+            raise
 
     def __call__(self, low: int, high: int) -> NDArray[Any]:
         """Logits of the rows from `low` up to `high`."""
@@ -135,14 +142,18 @@ class NetworkRunner:
             )
         return np.ascontiguousarray(logits[:, self.columns])
 
-    def _batch(self, raw: Any) -> NDArray[np.float32]:
-        batch = self.prepare(raw).to(self.device)
+    @property
+    def _data(self) -> str:
+        return f"data set {self.dataset.name!r}"
+
+    def _prepared(self, raw: Any) -> Tensor:
+        batch = prepared(self.prepare, raw, self.key, self._data).to(self.device)
         if self.passes.channels_last and batch.ndim == 4:
             batch = batch.contiguous(memory_format=torch.channels_last)
-        logits = self.network(batch)
-        if not isinstance(logits, Tensor):
-            raise InputError(f"expected a tensor of logits from teacher {self.key}, got {type(logits).__name__}")
-        return logits.float().cpu().numpy()
+        return batch
+
+    def _batch(self, raw: Any) -> NDArray[np.float32]:
+        return logits_of(self.network, self._prepared(raw), self.key, self._data).cpu().numpy()
 
 
 class SavedRunner:

@@ -12,7 +12,7 @@ from torch import nn
 from capmismatch._utils.optional import need
 from capmismatch.architectures import count_parameters
 from capmismatch.errors import InputError
-from capmismatch.sources._networks import Listed, PerImage, listed, matching, on_meta, smallest_first
+from capmismatch.sources._networks import Listed, PerImage, check_channels, listed, matching, on_meta, smallest_first
 from capmismatch.sources._weights import (
     Weights,
     find_file,
@@ -139,7 +139,9 @@ def _from_folder(folder: Path) -> Teacher:
 def _teacher(name: str, weights: Weights, address: str | None = None) -> Teacher:
     from timm.data import create_transform
 
-    prepare = PerImage(create_transform(**_config(weights.network), is_training=False))
+    config = _config(weights.network)
+    channels = check_channels(config["input_size"][0], f"timm's {name}")
+    prepare = PerImage(create_transform(**config, is_training=False), channels)
     return Teacher(
         family="timm",
         name=name,

@@ -26,7 +26,6 @@ from capmismatch.errors import BankError, InputError
 from capmismatch.sources import letters
 from capmismatch.sources.collecting import collect
 from capmismatch.sources.families import load_family
-from capmismatch.sources.saved import looks_like_probabilities
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------
 
@@ -303,7 +302,7 @@ def test_probabilities_are_refused_or_converted_with_a_warning(tmp_path: Path) -
     source = npz(tmp_path, logits_small=probabilities)
     with pytest.raises(InputError, match=r"teacher 'small' in .*a.npz holds probabilities, not logits"):
         load_family(source)
-    with pytest.raises(InputError, match=r"probabilities must be one of \['refuse', 'convert'\], not 'yes'"):
+    with pytest.raises(InputError, match=r"probabilities must be one of \['refuse', 'convert', 'keep'\], not 'yes'"):
         load_family(source, probabilities="yes")
     with pytest.warns(UserWarning, match=r"teacher 'small' in .*: logits were made from probabilities.* 17% of the"):
         family = load_family(source, probabilities="convert")
@@ -311,12 +310,6 @@ def test_probabilities_are_refused_or_converted_with_a_warning(tmp_path: Path) -
     np.testing.assert_allclose(softmax(logits.astype(float))[1:], softmax(LOGITS["small"])[1:], rtol=1e-5)
     assert np.isfinite(logits).all()
     np.testing.assert_array_equal(family["large"].saved()[1], LOGITS["large"].astype(np.float32))
-
-
-def test_looks_like_probabilities() -> None:
-    assert looks_like_probabilities(softmax(LOGITS["small"]).astype(np.float16))
-    assert not looks_like_probabilities(np.log(softmax(LOGITS["small"])))
-    assert not looks_like_probabilities(np.full((2, 3), 0.5))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -188,7 +189,8 @@ def load_family(*specs: str, name: str | None = None, by_position: bool = False,
           Option ``weights`` of the first two takes one's own files, or None for random ones; see `capmismatch.sources`.
         * ``ckpt:PATTERN``: checkpoints (.pt, .pth, .safetensors) read with weights only. Options: ``builder`` makes the
           network of a checkpoint: a function of the file's stem, its name ``"module:function"``, or a registered
-          architecture ``"arch:NAME"`` where ``{stem}`` stands for the file's stem; ``mean``, ``std`` normalise images.
+          architecture ``"arch:NAME"`` where ``{stem}`` stands for the file's stem, ``{parent}`` for its folder's name;
+          ``mean``, ``std`` normalise images; ``key``, ``prefix`` choose among several weights of one file.
         * ``logits:FILE.npz`` or ``logits:FOLDER``: logits saved before.
         * ``bank:FOLDER``: the teachers of a bank that was collected before.
         * ``letters:mlp``: multi-layer perceptrons trained here on UCI Letter Recognition. Options: ``widths``,
@@ -231,13 +233,25 @@ def load_family(*specs: str, name: str | None = None, by_position: bool = False,
     datasets: list[Dataset] = []
     for source in sources:
         loaded, dataset = source.load(options)
+        loaded = loaded if name is None else _renamed(loaded, name)
         teachers += sorted(loaded, key=_size)  # stable: teachers of unknown size stay in the source's order
         datasets += [dataset] if dataset is not None else []
-    if name is not None:
-        teachers = [replace(teacher, family=name) for teacher in teachers]
     if by_position:
         teachers = [replace(teacher, classes=None) for teacher in teachers]
     return Family(teachers, next(iter(datasets), None))
+
+
+def _renamed(teachers: list[Teacher], family: str) -> list[Teacher]:
+    """A source's teachers under one family's name; such as would then be one keep their family's name before theirs."""
+    keys = Counter((teacher.name, teacher.seed) for teacher in teachers)
+    return [
+        replace(
+            teacher,
+            family=family,
+            name=teacher.name if keys[teacher.name, teacher.seed] == 1 else f"{teacher.family}-{teacher.name}",
+        )
+        for teacher in teachers
+    ]
 
 
 def _size(teacher: Teacher) -> tuple[bool, int]:

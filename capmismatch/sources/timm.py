@@ -13,6 +13,7 @@ from capmismatch._utils.optional import need
 from capmismatch.architectures import count_parameters
 from capmismatch.errors import InputError
 from capmismatch.sources._networks import Listed, PerImage, listed, matching, on_meta, smallest_first
+from capmismatch.sources._state_dicts import Choice
 from capmismatch.sources._weights import (
     Weights,
     find_file,
@@ -27,7 +28,13 @@ LOCAL = "local-dir:"
 
 
 def load(
-    pattern: str, *, weights: str | Path | None = "DEFAULT", seed: int = 0, base: str | Path = "."
+    pattern: str,
+    *,
+    weights: str | Path | None = "DEFAULT",
+    seed: int = 0,
+    key: str | None = None,
+    prefix: str | None = None,
+    base: str | Path = ".",
 ) -> tuple[list[Teacher], None]:
     """Load the classifiers whose names match: ``resnet*.a1_in1k``, ``resnet{18,34}``, ``local-dir:FOLDERS``, ...
 
@@ -41,6 +48,9 @@ def load(
         random ones. Folders that timm's `save_for_hf` made hold theirs.
     seed : int
         Of random weights.
+    key, prefix : str, optional
+        Of one's own weights: the key of the file under which they lie, such as "state_dict_ema", and with what their
+        names begin, such as "student.", where it holds several.
     base : str or Path
         Folder that relative paths start from.
 
@@ -52,7 +62,8 @@ def load(
     need("timm", "timm", f"timm:{pattern}")
     if pattern.startswith(LOCAL):
         return [_from_folder(folder) for folder in _folders(pattern.removeprefix(LOCAL), base)], None
-    return [_teacher(name, _weights(name, weights, seed, base)) for name in _names(pattern)], None
+    choice = Choice(key, prefix)
+    return [_teacher(name, _weights(name, weights, seed, choice, base)) for name in _names(pattern)], None
 
 
 def describe(pattern: str) -> list[Listed]:
@@ -118,12 +129,12 @@ def _class_names(network: Any) -> tuple[str, ...] | None:
     return ("background",) * background + imagenet_names if len(imagenet_names) == classes - background else None
 
 
-def _weights(name: str, choice: str | Path | None, seed: int, base: str | Path) -> Weights:
-    if is_random(choice):
+def _weights(name: str, weights: str | Path | None, seed: int, choice: Choice, base: str | Path) -> Weights:
+    if is_random(weights):
         return random_weights(partial(_create, name), seed)
-    if choice == "DEFAULT":
+    if weights == "DEFAULT":
         return _published(name)
-    return weights_from_file(partial(_create, name), find_file(str(choice), name, base), f"timm's {name}")
+    return weights_from_file(partial(_create, name), find_file(str(weights), name, base), f"timm's {name}", choice)
 
 
 def _published(name: str) -> Weights:

@@ -114,6 +114,13 @@ FINDINGS: dict[str, Finding] = {
             "The probe, or the students' accuracy, is the same for all teachers that are compared, so that the "
             "coefficient is undefined.",
         ),
+        Finding(
+            "CM018",
+            "class order assumed",
+            "The teacher does not name its outputs, and its library sorts class folders in another order than the data "
+            "set has. The columns were taken in the library's order; load the family with by_position=True where the "
+            "teacher was trained on the data set's order.",
+        ),
     )
 }
 """Every finding by its code."""

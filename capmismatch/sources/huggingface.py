@@ -111,8 +111,15 @@ def _network(place: str | Path, revision: str | None, weights_hash: str | None =
     from transformers import AutoModelForImageClassification
 
     # In full precision, whatever the file was saved in: `collect` decides how it runs.
-    read = partial(AutoModelForImageClassification.from_pretrained, dtype=torch.float32)
-    network = _Logits(_read(place, read, revision)).eval()
+    read = partial(AutoModelForImageClassification.from_pretrained, dtype=torch.float32, output_loading_info=True)
+    model, loaded = _read(place, read, revision)
+    missing = sorted(map(str, loaded["missing_keys"]))
+    if missing:  # transformers draws them at random, with no more than a warning
+        raise InputError(
+            f"'hf:{place}' holds no weights for {', '.join(missing[:8])}: a backbone without its classification head is "
+            "no classifier. Fine-tune it, and save that"
+        )
+    network = _Logits(model).eval()
     if weights_hash is not None and hash_network(network) != weights_hash:
         raise InputError(f"the weights of 'hf:{place}' have changed since the family was loaded: load the family again")
     return network

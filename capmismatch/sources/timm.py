@@ -150,16 +150,21 @@ def _from_folder(folder: Path) -> Teacher:
 def _teacher(name: str, weights: Weights, address: str | None = None) -> Teacher:
     from timm.data import create_transform
 
-    prepare = PerImage(create_transform(**_config(weights.network), is_training=False))
+    network: Any = weights.network
+    if network.num_classes == 0:
+        raise InputError(f"timm's {address or name} has no classification head: its outputs are features, not logits")
+    names = _class_names(network)
+    prepare = PerImage(create_transform(**_config(network), is_training=False))
     return Teacher(
         family="timm",
         name=name,
         seed=weights.seed,
-        params=count_parameters(weights.network),
+        params=count_parameters(network),
         source=f"timm:{address or name} {weights.source}".rstrip(),
         weights_hash=weights.weights_hash,
         preprocessing=repr(prepare),
         module=weights.module,
         prepare=prepare,
-        classes=_class_names(weights.network),
+        classes=names,
+        natural_order=names is None and weights.seed is None,
     )

@@ -185,9 +185,7 @@ def _equal_names(outputs: Sequence[str], classes: Sequence[str]) -> dict[int, in
     return found
 
 
-def _unique_synonyms(
-    outputs: Sequence[str], classes: Sequence[str], found: Mapping[int, int]
-) -> dict[int, set[int]]:
+def _unique_synonyms(outputs: Sequence[str], classes: Sequence[str], found: Mapping[int, int]) -> dict[int, set[int]]:
     """From a class without an equal name to the outputs that alone share a synonym with it alone."""
     taken = set(found.values())
     output_of = _once({column: _synonyms(name) for column, name in enumerate(outputs) if column not in taken})
@@ -202,7 +200,9 @@ def _unique_synonyms(
 def _one_for_each(fits: Mapping[int, set[int]], outputs: Sequence[str], classes: Sequence[str]) -> dict[int, int]:
     """The one output of each class, or an error that names the first class that has none or several."""
     for label, class_name in enumerate(classes):
-        near = sorted(fits.get(label) or (c for c, name in enumerate(outputs) if _synonyms(name) & _synonyms(class_name)))
+        near = sorted(
+            fits.get(label) or (c for c, name in enumerate(outputs) if _synonyms(name) & _synonyms(class_name))
+        )
         if label not in fits and not near:
             raise InputError(f"it has no {class_name!r}")
         if label not in fits or len(near) > 1:

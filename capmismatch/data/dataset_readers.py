@@ -281,6 +281,7 @@ def _read_table(table: Any, address: str, columns: Columns, parts: Mapping[str, 
     label_column = _label_column(table, columns.label, address)
     values = table[label_column][:]
     feature = table.features[label_column]
+    names: list[str] | None
     if type(feature) is datasets.ClassLabel:
         labels, names, doubt = values, list(feature.names), ""
     else:
@@ -307,7 +308,9 @@ def _labels_of_values(values: Sequence[Any], place: str) -> tuple[list[Any], lis
         return list(values), None, ""
     odd = next(((row, value) for row, value in enumerate(values) if not isinstance(value, str | None)), None)
     if odd is not None:
-        raise InputError(f"expected one class, as a whole number or text, at every row of {place}, got {odd[1]!r} at row {odd[0]}")
+        raise InputError(
+            f"expected one class, as a whole number or text, at every row of {place}, got {odd[1]!r} at row {odd[0]}"
+        )
     classes, doubt = order_of_classes(map(composed, known))
     label_of = {name: label for label, name in enumerate(classes)}
     return [None if value is None else label_of[composed(value)] for value in values], classes, doubt
@@ -333,7 +336,9 @@ def _check_images(table: Any, column: str, address: str) -> None:
         undecoded = table.with_format("arrow")[column]
         row = next((row for row, value in enumerate(undecoded) if not value.is_valid), None)
         if row is not None:
-            raise InputError(f"expected an image at every row of column {column!r} of 'hf:{address}', got none at row {row}")
+            raise InputError(
+                f"expected an image at every row of column {column!r} of 'hf:{address}', got none at row {row}"
+            )
 
 
 def _image_column(table: Any, wanted: str | None, address: str) -> str:

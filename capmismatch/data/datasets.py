@@ -261,7 +261,9 @@ def load_dataset(
         raw = read_map_style(source, name or source_name)
     else:
         raise InputError(f"expected {KINDS} or a map-style torch data set, got {type(source).__name__}")
-    dataset = _checked(raw, classes if raw.classes is None else raw.classes, name or raw.name or source_name, str(source))
+    dataset = _checked(
+        raw, classes if raw.classes is None else raw.classes, name or raw.name or source_name, str(source)
+    )
     if classes is not None and raw.classes is not None:
         dataset = dataset.with_classes(classes)
     elif raw.doubt:
@@ -272,9 +274,7 @@ def load_dataset(
 KINDS = "'letters', 'npz:FILE', 'folder:PATH', 'torchvision:NAME', 'hf:NAME'"
 
 
-def _read(
-    source: str, base: Path, root: str | Path | None, download: bool, columns: Columns
-) -> tuple[RawDataset, str]:
+def _read(source: str, base: Path, root: str | Path | None, download: bool, columns: Columns) -> tuple[RawDataset, str]:
     """What a source holds, and its name."""
     kind, _, address = source.partition(":")
     if kind != "hf" and columns != Columns():

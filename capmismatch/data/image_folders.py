@@ -124,7 +124,9 @@ def order_of_classes(names: Iterable[str]) -> tuple[list[str], str]:
     order = default_order(text)
     natural = sorted(text, key=lambda name: (natural_key(name), name))
     if order != text:
-        how = f"numbers, taken by value ({_shown(order)}); torchvision's ImageFolder takes them as text ({_shown(text)})"
+        how = (
+            f"numbers, taken by value ({_shown(order)}); torchvision's ImageFolder takes them as text ({_shown(text)})"
+        )
     elif order != natural:
         how = f"taken as text ({_shown(order)}), as torchvision's ImageFolder does; timm sorts them ({_shown(natural)})"
     else:
@@ -219,7 +221,9 @@ def _check_parts(folder: Path, found: LabelledFiles) -> None:
     every = set(found.names)
     lacking = {part: sorted(every - names) for part, names in classes.items() if every - names}
     if lacking:
-        told = "; ".join(f"{part!r} has no image of {len(names)} classes, {names[:3]} ..." for part, names in lacking.items())
+        told = "; ".join(
+            f"{part!r} has no image of {len(names)} classes, {names[:3]} ..." for part, names in lacking.items()
+        )
         warnings.warn(f"{folder}: {told}", stacklevel=6)
 
 
@@ -308,4 +312,3 @@ def _images_in(folder: Path, left_out: Counter[str]) -> list[Path]:
             elif not name.lower().endswith(NO_IMAGES):
                 left_out[f"{Path(name).suffix.lower() or 'nameless-kind'} files"] += 1
     return sorted(images)
-

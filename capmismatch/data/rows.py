@@ -128,7 +128,9 @@ def _checked_classes(classes: Sequence[str], place: str) -> tuple[str, ...]:
     distinct = numbered(names)
     if distinct != names:
         twice = sorted({name for name, unique in zip(names, distinct, strict=True) if name != unique})
-        warnings.warn(f"class names stand twice for {place}, and were numbered from the second on: {twice}", stacklevel=4)
+        warnings.warn(
+            f"class names stand twice for {place}, and were numbered from the second on: {twice}", stacklevel=4
+        )
     return distinct
 
 

@@ -56,6 +56,20 @@ class PerImage:
         return re.sub(r"\s+", " ", repr(self.transform))
 
 
+def reason_of(error: Exception) -> str:
+    """Kind and first line of a library's error, without its advice to load a file in a way that may run code.
+
+    Examples
+    --------
+    >>> reason_of(OSError("no network\\nat all"))
+    'OSError: no network'
+    """
+    lines = str(error).splitlines()
+    if re.search(r"weights[_ -]only|pickle", str(error), re.IGNORECASE):
+        lines = ["its weights cannot be read with weights only, and no code from a file is ever run"]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip()
+
+
 def expand(pattern: str) -> list[str]:
     """Brace lists written out.
 

@@ -134,9 +134,9 @@ HARMLESS = {
 """What settings beside the weights are made of, and what is put in its place."""
 
 
-def _stand_ins() -> list[type]:
+def _stand_ins() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     """One class for each name of `HARMLESS`: torch's reader knows allowed classes by module and name."""
-    stand_ins = []
+    stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = []
     for path, kind in HARMLESS.items():
         module, name = path.rsplit(".", 1)
         stand_ins.append(type(name, (kind,), {"__module__": module, "__qualname__": name}))
@@ -147,7 +147,9 @@ def read_state_dict(file: Path, choice: Choice | None = None) -> StateDict:
     """Weights of a checkpoint, unwrapped from what trainers put around them. Runs no code from the file."""
     content, key = _read_checkpoint(file), (choice or Choice()).key
     content, told = _unwrapped(content, file) if key is None else _under_key(content, key, file)
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)} if _is_dict(content) else {}
+    tensors = (
+        {str(name): value for name, value in content.items() if isinstance(value, Tensor)} if _is_dict(content) else {}
+    )
     if not tensors:
         what = f"keys {list(content)[:8]}" if isinstance(content, dict) else type(content).__name__
         raise InputError(
@@ -333,7 +335,9 @@ def _load(network: nn.Module, expected: Mapping[str, Tensor], tensors: Mapping[s
         if expected[name].shape != tensors[name].shape
     ]
     known = {name: value for name, value in tensors.items() if name in expected or not _may_be_left(name)}
-    fitting = {name: value for name, value in known.items() if name not in expected or expected[name].shape == value.shape}
+    fitting = {
+        name: value for name, value in known.items() if name not in expected or expected[name].shape == value.shape
+    }
     try:
         result = network.load_state_dict(fitting, strict=False)
     except RuntimeError as error:  # shapes of weights that a hook has renamed

@@ -15,7 +15,7 @@ from capmismatch._utils.optional import need
 from capmismatch.architectures import count_parameters
 from capmismatch.data.lazy_inputs import to_image
 from capmismatch.errors import InputError
-from capmismatch.sources._networks import Listed, expand, listed, on_meta, smallest_first
+from capmismatch.sources._networks import Listed, expand, listed, on_meta, reason_of, smallest_first
 from capmismatch.sources._weights import hash_network
 from capmismatch.sources.families import Teacher
 
@@ -73,8 +73,7 @@ def _read(place: str | Path, read: Any, revision: str | None) -> Any:
     try:
         return read(str(place), trust_remote_code=False, **options)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, and those of the file formats
-        reason = str(error).splitlines()[0] if str(error) else "no reason given"
-        raise InputError(f"transformers cannot load 'hf:{place}': {type(error).__name__}: {reason}") from None
+        raise InputError(f"transformers cannot load 'hf:{place}': {reason_of(error)}") from None
 
 
 class _Logits(nn.Module):

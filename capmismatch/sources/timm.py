@@ -12,7 +12,7 @@ from torch import nn
 from capmismatch._utils.optional import need
 from capmismatch.architectures import count_parameters
 from capmismatch.errors import InputError
-from capmismatch.sources._networks import Listed, PerImage, listed, matching, on_meta, smallest_first
+from capmismatch.sources._networks import Listed, PerImage, listed, matching, on_meta, reason_of, smallest_first
 from capmismatch.sources._state_dicts import Choice
 from capmismatch.sources._weights import (
     Weights,
@@ -103,8 +103,8 @@ def _create(name: str, pretrained: bool = False, classes: int | None = None) -> 
         return timm.create_model(name, pretrained=pretrained, **options).eval()
     except Exception as error:  # of the network, the hub, the file, or a damaged config
         raise InputError(
-            f"timm cannot load {name!r}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. "
-            "Give a folder of weights as weights=, or weights=None for random ones."
+            f"timm cannot load {name!r}: {reason_of(error)}. Give a folder of weights as weights=, or weights=None for "
+            "random ones."
         ) from None
 
 

@@ -516,5 +516,7 @@ def test_hf_rows_without_an_image_are_named(hf: Any, tmp_path: Path) -> None:
     features = hf.Features({"image": hf.Image(), "label": hf.ClassLabel(names=["cat", "dog"])})
     images = [Image.new("RGB", (4, 5)), None, Image.new("RGB", (4, 5))]
     hf.Dataset.from_dict({"image": images, "label": [0, 1, 0]}, features=features).save_to_disk(tmp_path / "x")
-    with pytest.raises(InputError, match="expected an image at every row of column 'image' of 'hf:x', got none at row 1"):
+    with pytest.raises(
+        InputError, match="expected an image at every row of column 'image' of 'hf:x', got none at row 1"
+    ):
         load_dataset("hf:x", base=tmp_path)

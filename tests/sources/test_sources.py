@@ -60,9 +60,14 @@ WRAPPED: dict[str, Any] = {
     "compiled": lambda w: {"state_dict": {f"module._orig_mod.{k}": v for k, v in w.items()}},
     "lightning": lambda w: {"state_dict": {f"model.{k}": v for k, v in w.items()}, "hyper_parameters": {"lr": 0.1}},
     "beside a loss": lambda w: {"state_dict": {**w, "criterion.weight": torch.ones(3)}},
-    "lightning beside a loss": lambda w: {"state_dict": {"loss_fn.w": torch.ones(1), **{f"net.{k}": v for k, v in w.items()}}},
+    "lightning beside a loss": lambda w: {
+        "state_dict": {"loss_fn.w": torch.ones(1), **{f"net.{k}": v for k, v in w.items()}}
+    },
     "of a distiller": lambda w: {"model": {f"module.student.{k}": v for k, v in w.items()}},
-    "beside another network": lambda w: {**{f"student.{k}": v for k, v in w.items()}, "teacher.0.weight": torch.ones(9, 3)},
+    "beside another network": lambda w: {
+        **{f"student.{k}": v for k, v in w.items()},
+        "teacher.0.weight": torch.ones(9, 3),
+    },
     "fsdp": lambda w: {f"_fsdp_wrapped_module.{k}": v for k, v in w.items()},
     "fabric": lambda w: {"model": {f"_forward_module.{k}": v for k, v in w.items()}},
     "compiled inside": lambda w: {k.replace("0.", "0._orig_mod.", 1) if k[0] == "0" else k: v for k, v in w.items()},
@@ -179,7 +184,9 @@ def test_a_builder_may_wrap_the_network_itself(tmp_path: Path) -> None:
 
 
 def shifted(step: float) -> dict[str, Any]:
-    return {key: value + step if value.is_floating_point() else value for key, value in build("net4").state_dict().items()}
+    return {
+        key: value + step if value.is_floating_point() else value for key, value in build("net4").state_dict().items()
+    }
 
 
 def test_plain_and_averaged_weights_are_told_apart(tmp_path: Path) -> None:

@@ -31,6 +31,6 @@ from capmismatch.architectures import (  # noqa: F401 - each import registers it
     widened_resnet,
 )
 from capmismatch.architectures.counting import count_macs, count_parameters
-from capmismatch.architectures.registry import build, build_for, is_known, names, register
+from capmismatch.architectures.registry import build, build_for, names, register
 
-__all__ = ["build", "build_for", "count_macs", "count_parameters", "is_known", "names", "register"]
+__all__ = ["build", "build_for", "count_macs", "count_parameters", "names", "register"]

@@ -221,8 +221,10 @@ class Columns:
 
     Attributes
     ----------
-    image, label : str or None
-        Names of columns.
+    image : str or None
+        Column of the images.
+    label : str or None
+        Column of the classes.
     """
 
     image: str | None = None

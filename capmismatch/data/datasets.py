@@ -132,8 +132,8 @@ class Dataset:
         if place is None and (len(names) != len(self.classes) or not set(names).isdisjoint(self.classes)):
             odd = sorted(set(names) ^ set(self.classes))
             raise InputError(
-                f"expected the {len(self.classes)} classes of {self.name!r} in some order, got {len(names)} names; only "
-                f"one side has {odd[:6]}"
+                f"expected the {len(self.classes)} classes of {self.name!r} in some order, got {len(names)} names; "
+                f"only one side has {odd[:6]}"
             )
         labels = self.labels if place is None else np.argsort(place)[self.labels]
         rows = make_rows(
@@ -215,7 +215,7 @@ def load_dataset(
         * ``"npz:FILE"``: holds ``labels`` (N,), one of ``inputs``, ``images``, ``X`` (N, ...), and optionally
           ``classes``, ``ids``, ``split``
         * ``"folder:PATH"``: one folder of images per class, such as ImageNet's validation folder, perhaps below
-          ``train``, ``val``, ``test``. Example ids are paths below PATH; images may differ in size.
+          ``train``, ``val``, ``test`` in any spelling; Tiny-ImageNet's annotations are read. Example ids are paths below PATH; images may differ in size.
         * ``"torchvision:CIFAR10"`` (its train and test part), ``"torchvision:FashionMNIST/test"``, ...
         * ``"hf:OWNER/NAME"``, ``"hf:FOLDER"``, ``"hf:OWNER/NAME#validation"``: an image classification set of the
           ``datasets`` library
@@ -233,9 +233,10 @@ def load_dataset(
         Folder that holds torchvision's data sets; by default `base`.
     download : bool
         Whether torchvision may download what is missing.
-    image_column, label_column : str, optional
-        Which columns of a Hugging Face data set hold images and labels, where its features leave a choice, as the fine
-        and coarse labels of CIFAR-100.
+    image_column : str, optional
+        Which column of a Hugging Face data set holds the images, where its features leave a choice.
+    label_column : str, optional
+        Which column holds the classes, where its features leave a choice, as the fine and coarse labels of CIFAR-100.
     base : str or Path
         Folder that relative paths start from.
 

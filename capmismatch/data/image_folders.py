@@ -1,7 +1,7 @@
 """Image folders as people have them: which files are images, which class and which part each belongs to.
 
-Folders of classes lie at the top, or below folders that are named as parts ("train", "Valid", "testing"). Tiny-ImageNet's
-annotations are read. Layouts that leave a doubt are refused by name, and what is left out is counted.
+Folders of classes lie at the top, or below folders that are named as parts ("train", "Valid", "testing").
+Tiny-ImageNet's annotations are read. Layouts that leave a doubt are refused by name, and what is left out is counted.
 """
 
 from __future__ import annotations
@@ -150,8 +150,8 @@ def _part_folders(folder: Path, below: Sequence[Path], left_out: Counter[str]) -
     with_images = [path.name for path in others if _images_in(path, Counter())]
     if with_images:
         raise InputError(
-            f"expected parts or classes in {folder}, got the parts {[path.name for path in parts]} beside {with_images}: "
-            "name a folder that holds only one kind, or move the others away"
+            f"expected parts or classes in {folder}, got the parts {[path.name for path in parts]} beside "
+            f"{with_images}: name a folder that holds only one kind, or move the others away"
         )
     return parts
 
@@ -179,7 +179,7 @@ def _read_part(path: Path, found: LabelledFiles) -> None:
 
 
 def _read_annotated(path: Path, annotations: Path, part: str | None, found: LabelledFiles) -> None:
-    """A part whose images lie together, with their classes in a file of lines "NAME<tab>CLASS<tab>...", as Tiny-ImageNet."""
+    """A part whose images lie together; a file has lines "NAME<tab>CLASS<tab>...", as Tiny-ImageNet's."""
     try:
         lines = annotations.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -61,7 +61,7 @@ def reason_of(error: Exception) -> str:
 
     Examples
     --------
-    >>> reason_of(OSError("no network\\nat all"))
+    >>> reason_of(OSError("no network"))
     'OSError: no network'
     """
     lines = str(error).splitlines()

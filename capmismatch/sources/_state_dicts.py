@@ -1,4 +1,4 @@
-"""State dicts as trainers leave them: read without running code, unwrapped, and named as the network names its weights."""
+"""State dicts as trainers leave them: read without running code, unwrapped, named as the network names its weights."""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ from types import ModuleType
 
 from torch import Tensor, nn
 
-from capmismatch.architectures import build_for, count_parameters, is_known
+from capmismatch.architectures import build_for, count_parameters
+from capmismatch.architectures.registry import is_known
 from capmismatch.errors import InputError
 from capmismatch.sources._networks import expand
 from capmismatch.sources._state_dicts import Choice, Fitted
@@ -50,9 +51,9 @@ def load(
         Of files (.pt, .pth, .safetensors), with wildcards (``**`` for any number of folders) and brace lists.
     builder : str or callable
         Makes the network of a checkpoint: a function of the file's stem (and of its path, where it has a parameter
-        `path`), its name ``"module:function"``, or a registered architecture ``"arch:NAME"`` where ``{stem}`` stands for
-        the file's stem and ``{parent}`` for the name of its folder, of which what follows an architecture's name, as in
-        ``wrn_40_2_vanilla``, is left out.
+        `path`), its name ``"module:function"``, or a registered architecture ``"arch:NAME"`` where ``{stem}`` stands
+        for the file's stem and ``{parent}`` for the name of its folder, of which what follows an architecture's name,
+        as in ``wrn_40_2_vanilla``, is left out.
     mean : sequence of float, optional
         Subtracted from images in [0, 1], or from other inputs as they are: one number per channel, or one for all.
     std : sequence of float, optional

@@ -252,8 +252,7 @@ class _TeacherCollector:
         data = self.job.dataset.name
         details = {
             "CM001": f"its columns were mapped to those of {data!r} by name",
-            "CM018": f"its columns were taken in timm's order of the classes of {data!r}; by_position=True takes them as "
-            "they stand",
+            "CM018": f"its columns were taken in timm's order of {data!r}'s classes, with by_position=True as they are",
             "CM002": f"{record.accuracy:.4f} on {data!r}, published {record.published or 0:.4f}",
         }
         for code in filter(None, record.findings.split(",")):

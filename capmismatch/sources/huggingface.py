@@ -115,8 +115,8 @@ def _network(place: str | Path, revision: str | None, weights_hash: str | None =
     missing = sorted(map(str, loaded["missing_keys"]))
     if missing:  # transformers draws them at random, with no more than a warning
         raise InputError(
-            f"'hf:{place}' holds no weights for {', '.join(missing[:8])}: a backbone without its classification head is "
-            "no classifier. Fine-tune it, and save that"
+            f"'hf:{place}' holds no weights for {', '.join(missing[:8])}: a backbone without its classification head "
+            "is no classifier. Fine-tune it, and save that"
         )
     network = _Logits(model).eval()
     if weights_hash is not None and hash_network(network) != weights_hash:

@@ -181,7 +181,7 @@ def _rows_by_id(saved: Rows, teacher: Teacher, dataset: Dataset) -> NDArray[np.i
 
 
 def _distinct_ids(ids: NDArray[np.str_]) -> list[str]:
-    """The ids in Unicode's composed form, as file systems differ in it; as they are where that makes two of them one."""
+    """The ids in Unicode's composed form, as file systems differ in it; as they are where two become one."""
     composed_ids = list(map(composed, ids.tolist()))
     return composed_ids if len(set(composed_ids)) == len(composed_ids) else ids.tolist()
 

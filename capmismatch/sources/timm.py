@@ -48,9 +48,10 @@ def load(
         random ones. Folders that timm's `save_for_hf` made hold theirs.
     seed : int
         Of random weights.
-    key, prefix : str, optional
-        Of one's own weights: the key of the file under which they lie, such as "state_dict_ema", and with what their
-        names begin, such as "student.", where it holds several.
+    key : str, optional
+        Of one's own weights: under which key of the file they lie, such as "state_dict_ema", where it holds several.
+    prefix : str, optional
+        Of one's own weights: with what their names begin, such as "student.", where the file holds several.
     base : str or Path
         Folder that relative paths start from.
 

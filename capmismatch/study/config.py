@@ -30,8 +30,10 @@ class DataConfig:
     classes : tuple of str, optional
         The classes in the order that labels and unnamed teachers' outputs have, where the source's order is another; or
         their names, where the source has none.
-    image_column, label_column : str, optional
-        Of a Hugging Face data set that has several.
+    image_column : str, optional
+        Column of the images, where a Hugging Face data set has several.
+    label_column : str, optional
+        Column of the classes, where a Hugging Face data set has several, such as "fine_label" of CIFAR-100.
     split : dict from str to int or float, optional
         Part -> count or share; "val" and "test" rows go into the bank, "train" rows teach students. By default the
         split that the source brings, else half "val" and half "test".

@@ -473,7 +473,7 @@ def test_hf_columns_by_name(hf: Any, tmp_path: Path) -> None:
         load_dataset(source)
     assert load_dataset(source, label_column="fine_label").classes == ("a", "b", "c")
     assert load_dataset(source, label_column="coarse_label").labels.tolist() == [0, 1, 0, 1]
-    with pytest.raises(InputError, match="label_column of 'hf:.*' must be one of"):
+    with pytest.raises(InputError, match=r"label_column of 'hf:.*' must be one of"):
         load_dataset(source, label_column="img")
     with pytest.raises(InputError, match="image_column and label_column are of Hugging Face data sets"):
         load_dataset("letters", label_column="fine_label")

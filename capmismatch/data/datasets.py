@@ -215,8 +215,8 @@ def load_dataset(
         * ``"npz:FILE"``: holds ``labels`` (N,), one of ``inputs``, ``images``, ``X`` (N, ...), and optionally
           ``classes``, ``ids``, ``split``
         * ``"folder:PATH"``: one folder of images per class, such as ImageNet's validation folder, perhaps below
-          ``train``, ``val``, ``test`` in any spelling; Tiny-ImageNet's annotations are read. Example ids are paths below
-          PATH; images may differ in size.
+          ``train``, ``val``, ``test`` in any spelling; Tiny-ImageNet's annotations are read. Example ids are paths
+          below PATH; images may differ in size.
         * ``"torchvision:CIFAR10"`` (its train and test part), ``"torchvision:FashionMNIST/test"``, ...
         * ``"hf:OWNER/NAME"``, ``"hf:FOLDER"``, ``"hf:OWNER/NAME#validation"``: an image classification set of the
           ``datasets`` library

@@ -198,7 +198,7 @@ def _unwrapped(content: Any, file: Path) -> tuple[Any, str]:
         if not _is_dict(content):
             break
         nested = [key for key, value in content.items() if _is_dict(value) and value and isinstance(key, str)]
-        plain = [key for key in PLAIN if key in nested]
+        plain = [key for key in PLAIN if key in nested and _holds_weights(content[key])]
         averaged = [key for key in nested if AVERAGED.search(key) and _holds_weights(content[key])]
         other = [key for key in nested if _count_tensors(content[key]) > _count_tensors(content)]
         if not (plain or averaged or other):

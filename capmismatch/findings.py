@@ -128,6 +128,13 @@ FINDINGS: dict[str, Finding] = {
             "100) or sigmoids (all between 0 and 1). A softmax of these is nearly flat, or nearly hard, and no probe "
             "or soft label of it means anything: give what the network computes before its last softmax or sigmoid.",
         ),
+        Finding(
+            "CM018",
+            "class order assumed",
+            "The teacher does not name its outputs, and its library sorts class folders in another order than the data "
+            "set has. The columns were taken in the library's order; load the family with by_position=True where the "
+            "teacher was trained on the data set's order.",
+        ),
     )
 }
 """Every finding by its code."""

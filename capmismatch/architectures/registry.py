@@ -203,13 +203,27 @@ def build_for(name: str, weights: Mapping[str, Tensor]) -> nn.Module:
     kind, fields = _known(name)
     sizes: dict[str, Any] = {"num_classes": 10, "in_channels": 3, **kind.example}
     with torch.device("meta"):
-        keys = list(kind.build(name, fields, sizes).state_dict())
-    first, last = weights.get(keys[0]), weights.get(keys[-1])
+        example = kind.build(name, fields, sizes)
+    keys = list(example.state_dict())
+    own_name = getattr(example, "own_name", str)  # an architecture may know other names for its weights
+    named = {own_name(key): value for key, value in weights.items()}
+    first, last = named.get(keys[0]), named.get(keys[-1])
     if first is not None and first.ndim > 1:
         sizes["in_features" if first.ndim == 2 else "in_channels"] = first.shape[1]
     if last is not None and last.ndim:
         sizes["num_classes"] = last.shape[0]
     return kind.build(name, fields, sizes)
+
+
+def is_known(name: str) -> bool:
+    """Whether `build` knows an architecture of this name.
+
+    Examples
+    --------
+    >>> is_known("wrn-22-3"), is_known("wrn-22-3-vanilla")
+    (True, False)
+    """
+    return _find(name) is not None
 
 
 def names(pattern: str = "*") -> list[str]:

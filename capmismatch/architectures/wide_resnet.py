@@ -58,17 +58,24 @@ class WideResNet(nn.Module):
         he_init(self)
         self.register_load_state_dict_pre_hook(_accept_other_names)
 
+    @staticmethod
+    def own_name(name: str) -> str:
+        """The name that a weight has here, of the name that it has in a state dict."""
+        for theirs, ours in (("block", "layer"), ("fc.", "linear.")):
+            if name.startswith(theirs):
+                return ours + name.removeprefix(theirs)
+        return name
+
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, in_channels, H, W) to logits (N, num_classes)."""
         x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
         return self.linear(global_average(torch.relu(self.bn1(x))))
 
 
-def _accept_other_names(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+def _accept_other_names(module: WideResNet, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     for key in list(state_dict):
-        for theirs, ours in (("block", "layer"), ("fc.", "linear.")):
-            if key.startswith(prefix + theirs):
-                state_dict[prefix + ours + key.removeprefix(prefix + theirs)] = state_dict.pop(key)
+        if key.startswith(prefix):
+            state_dict[prefix + module.own_name(key.removeprefix(prefix))] = state_dict.pop(key)
 
 
 USUAL = ((10, 1), (16, 1), (28, 1), (40, 1), (16, 2), (28, 2), (40, 2), (16, 4), (28, 4), (28, 10))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,13 @@ from numpy.typing import NDArray
 
 from capmismatch._numerics.plain_arrays import plain_array
 from capmismatch._utils.optional import need
-from capmismatch.data.class_names import are_imagenet_ids, are_numbers
+from capmismatch.data.class_names import are_imagenet_ids, are_numbers, composed
 from capmismatch.data.image_checks import eight_bits
+from capmismatch.data.image_folders import PARTS, find_images, order_of_classes, part_of
 from capmismatch.data.lazy_inputs import LazyInputs
-from capmismatch.data.rows import SPLITS, label_array
+from capmismatch.data.rows import label_array
 from capmismatch.errors import CapmismatchError, InputError, must_be_one_of
 
-ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 IMAGENET = "ImageNet-1K"
 IMAGENET_VALIDATION_SIZE = 50_000
 
@@ -47,6 +48,8 @@ class RawDataset:
         "train", "val" or "test" for each example.
     name : str or None
         Of the data set.
+    doubt : str
+        What may be wrong with the order of the classes, in words; told unless the user gives the order.
     """
 
     inputs: Any
@@ -55,6 +58,7 @@ class RawDataset:
     ids: Any = None
     split: Any = None
     name: str | None = None
+    doubt: str = ""
 
 
 # --- image folders ---------------------------------------------------------------------------------------------------
@@ -62,9 +66,9 @@ class RawDataset:
 
 def read_folder(folder: Path) -> RawDataset:
     """Read ``class/image.png``, or ``train|val|test/class/image.png``; ids are the paths below `folder`."""
-    class_folders, has_splits = _class_folders(folder)
-    files, folders_of_files = _image_files(class_folders)
-    classes = sorted({class_folder.name for class_folder in class_folders})
+    found = find_images(folder)
+    files = found.files
+    classes, doubt = order_of_classes(found.names)
     label_of = {name: label for label, name in enumerate(classes)}
     is_imagenet = are_imagenet_ids(classes) and len(files) == IMAGENET_VALIDATION_SIZE
     return RawDataset(
@@ -74,42 +78,13 @@ def read_folder(folder: Path) -> RawDataset:
             folder.name,
             lambda row: str(files[row].stat().st_size),
         ),
-        labels=[label_of[class_folder.name] for class_folder in folders_of_files],
+        labels=[label_of[name] for name in found.names],
         classes=classes,
         ids=[file.relative_to(folder).as_posix() for file in files],
-        split=[class_folder.parent.name for class_folder in folders_of_files] if has_splits else None,
+        split=found.parts,
         name=IMAGENET if is_imagenet else None,
+        doubt=doubt,
     )
-
-
-def _class_folders(folder: Path) -> tuple[list[Path], bool]:
-    """The folders named after classes, and whether they lie below folders named after splits."""
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}")
-    class_folders = _subfolders(folder)
-    has_splits = bool(class_folders) and {path.name for path in class_folders} <= set(SPLITS)
-    if has_splits:
-        class_folders = [path for split_folder in class_folders for path in _subfolders(split_folder)]
-    if not class_folders:
-        raise InputError(f"expected a folder of images for each class in {folder}, got no folder")
-    return class_folders, has_splits
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _image_files(class_folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """All images, and the class folder of each."""
-    files: list[Path] = []
-    folders_of_files: list[Path] = []
-    for class_folder in class_folders:
-        images = [file for file in sorted(class_folder.rglob("*")) if file.suffix.lower() in ENDINGS]
-        if not images:
-            raise InputError(f"expected images ({', '.join(ENDINGS)}) in {class_folder}, got none")
-        files += images
-        folders_of_files += [class_folder] * len(images)
-    return files, folders_of_files
 
 
 def _read_image(file: Path) -> Any:
@@ -271,24 +246,42 @@ def _array_behind(source: Any, lazy: LazyInputs) -> NDArray[Any] | None:
 
 # --- Hugging Face ----------------------------------------------------------------------------------------------------
 
-HF_SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
+LABEL_COLUMNS = ("label", "labels", "target", "targets", "class", "class_label")
+"""Names of columns of plain numbers or texts that are taken as labels without being asked for."""
 
 
-def read_huggingface(address: str, base: Path) -> RawDataset:
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table hold images and labels; None where its features tell.
+
+    Attributes
+    ----------
+    image : str or None
+        Column of the images.
+    label : str or None
+        Column of the classes.
+    """
+
+    image: str | None = None
+    label: str | None = None
+
+
+def read_huggingface(address: str, base: Path, columns: Columns | None = None) -> RawDataset:
     """Read ``OWNER/NAME`` or a folder, with ``#SPLIT`` for one split; without it all that are train, val or test."""
     place, _, split = address.partition("#")
     need("datasets", "huggingface", f"hf:{address}")
     import datasets
 
     tables = _load_tables(address, Path(base, Path(place).expanduser()), place)
+    wanted = columns or Columns()
     if not isinstance(tables, datasets.DatasetDict):
         if split:
             raise InputError(f"'hf:{place}' has no splits to choose {split!r} from")
-        return _read_table(tables, address)
+        return _read_table(tables, address, wanted, None)
     if split:
         must_be_one_of(split, tables, f"split of 'hf:{place}'")
-        return _read_table(tables[split], address)
-    return _read_splits(tables, address)
+        return _read_table(tables[split], address, wanted, None)
+    return _read_splits(tables, address, wanted)
 
 
 def _load_tables(address: str, path: Path, place: str) -> Any:
@@ -303,40 +296,115 @@ def _load_tables(address: str, path: Path, place: str) -> Any:
         raise InputError(f"cannot read the data set 'hf:{address}': {type(error).__name__}: {error}") from None
 
 
-def _read_splits(tables: Any, address: str) -> RawDataset:
+def _read_splits(tables: Any, address: str, columns: Columns) -> RawDataset:
     """All tables named as a split, one after the other."""
     import datasets
 
-    names = [name for name in tables if name in HF_SPLITS]
+    names = [name for name in tables if part_of(name)]
     if not names:
-        raise InputError(f"expected a split named as one of {list(HF_SPLITS)} in 'hf:{address}', got {list(tables)}")
-    counts = [len(tables[name]) for name in names]
-    joined = _read_table(datasets.concatenate_datasets([tables[name] for name in names]), address)
-    return replace(
-        joined, ids=_ids_by_part(names, counts), split=np.repeat([HF_SPLITS[name] for name in names], counts)
-    )
+        raise InputError(f"expected a split named as one of {list(PARTS)} in 'hf:{address}', got {list(tables)}")
+    joined = datasets.concatenate_datasets([tables[name] for name in names])
+    return _read_table(joined, address, columns, {name: len(tables[name]) for name in names})
 
 
-def _read_table(table: Any, address: str) -> RawDataset:
-    """The one image column and the one class column of a table."""
+def _read_table(table: Any, address: str, columns: Columns, parts: Mapping[str, int] | None) -> RawDataset:
+    """The image column and the label column of a table, without the rows that have no label.
+
+    `parts` tells which splits the table was joined from, and how many rows each has.
+    """
     import datasets
 
-    image_column = _only_column(table, datasets.Image, address)
-    label_column = _only_column(table, datasets.ClassLabel, address)
-    names = list(table.features[label_column].names)
+    image_column = _image_column(table, columns.image, address)
+    label_column = _label_column(table, columns.label, address)
+    values = table[label_column][:]
+    feature = table.features[label_column]
+    names: list[str] | None
+    if type(feature) is datasets.ClassLabel:
+        labels, names, doubt = values, list(feature.names), ""
+    else:
+        labels, names, doubt = _labels_of_values(values, f"column {label_column!r} of hf:{address}")
+    splits = np.repeat(list(parts), list(parts.values())) if parts else None
+    kept = _labelled_rows(labels, splits, f"hf:{address}")
+    _check_images(table, image_column, address)
+    ids = np.array(_ids_by_part(list(parts), list(parts.values())) if parts else np.arange(len(table)).astype(str))
     shown_name = re.split(r"[/#]", address)[-1] or address
     return RawDataset(
-        inputs=LazyInputs(lambda row: table[row][image_column], np.arange(len(table)), shown_name),
-        labels=label_array(table[label_column][:], f"labels of hf:{address}"),
-        classes=None if are_numbers(names) else names,
+        inputs=LazyInputs(lambda row: table[row][image_column], kept, shown_name),
+        labels=label_array([labels[row] for row in kept], f"labels of hf:{address}"),
+        classes=None if names is None or are_numbers(names) else names,
+        ids=ids[kept],
+        split=None if splits is None else [part_of(name) for name in splits[kept]],
+        doubt=doubt,
     )
 
 
-def _only_column(table: Any, kind: type, address: str) -> str:
-    columns = [column for column, feature in table.features.items() if type(feature) is kind]
+def _labels_of_values(values: Sequence[Any], place: str) -> tuple[list[Any], list[str] | None, str]:
+    """Labels of a column of plain values: whole numbers as they are, texts as the names of classes."""
+    known = [value for value in values if value is not None]
+    if all(isinstance(value, int) for value in known):
+        return list(values), None, ""
+    odd = next(((row, value) for row, value in enumerate(values) if not isinstance(value, str | None)), None)
+    if odd is not None:
+        raise InputError(
+            f"expected one class, as a whole number or text, at every row of {place}, got {odd[1]!r} at row {odd[0]}"
+        )
+    classes, doubt = order_of_classes(map(composed, known))
+    label_of = {name: label for label, name in enumerate(classes)}
+    return [None if value is None else label_of[composed(value)] for value in values], classes, doubt
+
+
+def _labelled_rows(labels: Sequence[int | None], splits: NDArray[Any] | None, place: str) -> NDArray[np.int64]:
+    """The rows with a label; others (null, or -1 as the hub marks them) are counted in a warning."""
+    has_label = np.array([label is not None and label != -1 for label in labels], dtype=bool)
+    if not has_label.any():
+        raise InputError(f"expected labels in {place}, got {len(has_label)} rows without one")
+    if not has_label.all():
+        where = splits if splits is not None else np.full(len(has_label), "the data set")
+        counts = [
+            f"{(~has_label[where == part]).sum()} of {(where == part).sum()} in {part}"
+            for part in dict.fromkeys(where[~has_label].tolist())
+        ]
+        warnings.warn(f"{place}: left out rows without a label: {', '.join(counts)}", stacklevel=6)
+    return np.flatnonzero(has_label)
+
+
+def _check_images(table: Any, column: str, address: str) -> None:
+    if table.data.column(column).null_count:
+        undecoded = table.with_format("arrow")[column]
+        row = next((row for row, value in enumerate(undecoded) if not value.is_valid), None)
+        if row is not None:
+            raise InputError(
+                f"expected an image at every row of column {column!r} of 'hf:{address}', got none at row {row}"
+            )
+
+
+def _image_column(table: Any, wanted: str | None, address: str) -> str:
+    import datasets
+
+    columns = [column for column, feature in table.features.items() if type(feature) is datasets.Image]
+    return _only_column(table, columns, wanted, "Image", "image_column", address)
+
+
+def _label_column(table: Any, wanted: str | None, address: str) -> str:
+    """The one column of classes; else the one plain column that is named like labels; else the one asked for."""
+    import datasets
+
+    columns = [column for column, feature in table.features.items() if type(feature) is datasets.ClassLabel]
+    plain = [column for column, feature in table.features.items() if type(feature) is datasets.Value]
+    if wanted in plain:
+        return str(wanted)
+    if not columns:
+        columns = [column for column in plain if column.casefold() in LABEL_COLUMNS]
+    return _only_column(table, columns, wanted, "ClassLabel", "label_column", address)
+
+
+def _only_column(table: Any, columns: Sequence[str], wanted: str | None, kind: str, option: str, address: str) -> str:
+    if wanted is not None:
+        must_be_one_of(wanted, columns, f"{option} of 'hf:{address}'")
+        return wanted
     if len(columns) != 1:
         raise InputError(
-            f"expected one column of kind {kind.__name__} in 'hf:{address}', got {columns} among "
-            f"{list(table.features)}: rename or remove columns, or hand a map-style data set in"
+            f"expected one column of kind {kind} in 'hf:{address}', got {list(columns)} among {list(table.features)}: "
+            f"choose one by {option}=, or hand a map-style data set in"
         )
     return columns[0]

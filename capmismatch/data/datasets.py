@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import numbers
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -17,7 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from capmismatch.data.dataset_readers import RawDataset, read_folder, read_huggingface, read_map_style, read_torchvision
+from capmismatch.data.class_names import numbered, place_in
+from capmismatch.data.dataset_readers import (
+    Columns,
+    RawDataset,
+    read_folder,
+    read_huggingface,
+    read_map_style,
+    read_torchvision,
+)
 from capmismatch.data.image_checks import checked_inputs
 from capmismatch.data.lazy_inputs import LazyInputs, as_array
 from capmismatch.data.npz_files import read_npz
@@ -93,6 +102,46 @@ class Dataset:
         )
         return Dataset(rows, inputs)
 
+    def with_classes(self, classes: Sequence[str]) -> Dataset:
+        """The same rows with the classes in another order, labels with them, or under other names.
+
+        Parameters
+        ----------
+        classes : sequence of str
+            The names that there are, in the order that labels shall have; or, if it has none of them, new names in the
+            order that there is.
+
+        Returns
+        -------
+        Dataset
+            With these classes.
+
+        Raises
+        ------
+        InputError
+            Where the names are neither.
+
+        Examples
+        --------
+        >>> letters = load_dataset("letters")
+        >>> back = letters.with_classes(letters.classes[::-1])
+        >>> back.classes[0], int(letters.labels[0] + back.labels[0])
+        ('Z', 25)
+        """
+        names = numbered([str(name) for name in classes])
+        place = place_in(self.classes, names)
+        if place is None and (len(names) != len(self.classes) or not set(names).isdisjoint(self.classes)):
+            odd = sorted(set(names) ^ set(self.classes))
+            raise InputError(
+                f"expected the {len(self.classes)} classes of {self.name!r} in some order, got {len(names)} names; "
+                f"only one side has {odd[:6]}"
+            )
+        labels = self.labels if place is None else np.argsort(place)[self.labels]
+        rows = make_rows(
+            self.name, labels, names, ids=self.rows.ids, split=self.rows.split, inputs_hash=self.rows.inputs_hash
+        )
+        return Dataset(rows, self.inputs)
+
     def resplit(self, split: Mapping[str, float], seed: int = 0) -> Dataset:
         """Split again into "train", "val", "test", stratified by class, by a fixed seed.
 
@@ -152,6 +201,8 @@ def load_dataset(
     name: str | None = None,
     root: str | Path | None = None,
     download: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
     base: str | Path = ".",
 ) -> Dataset:
     """Load a data set.
@@ -165,7 +216,8 @@ def load_dataset(
         * ``"npz:FILE"``: holds ``labels`` (N,), one of ``inputs``, ``images``, ``X`` (N, ...), and optionally
           ``classes``, ``ids``, ``split``
         * ``"folder:PATH"``: one folder of images per class, such as ImageNet's validation folder, perhaps below
-          ``train``, ``val``, ``test``. Example ids are paths below PATH; images may differ in size.
+          ``train``, ``val``, ``test`` in any spelling; Tiny-ImageNet's annotations are read. Example ids are paths
+          below PATH; images may differ in size.
         * ``"torchvision:CIFAR10"`` (its train and test part), ``"torchvision:FashionMNIST/test"``, ...
         * ``"hf:OWNER/NAME"``, ``"hf:FOLDER"``, ``"hf:OWNER/NAME#validation"``: an image classification set of the
           ``datasets`` library
@@ -175,13 +227,18 @@ def load_dataset(
     seed : int
         Of that split.
     classes : sequence of str, optional
-        Class names, where the source has none; numbers by default.
+        Class names, where the source has none; numbers by default. Where it has these names in another order, the order
+        of the labels, as in `Dataset.with_classes`.
     name : str, optional
         Name to show; by default the file's stem.
     root : str or Path, optional
         Folder that holds torchvision's data sets; by default `base`.
     download : bool
         Whether torchvision may download what is missing.
+    image_column : str, optional
+        Which column of a Hugging Face data set holds the images, where its features leave a choice.
+    label_column : str, optional
+        Which column holds the classes, where its features leave a choice, as the fine and coarse labels of CIFAR-100.
     base : str or Path
         Folder that relative paths start from.
 
@@ -201,24 +258,30 @@ def load_dataset(
     Dataset('letters': 20000 examples, 26 classes, 2000 train, 6000 val, 12000 test)
     """
     if isinstance(source, str):
-        raw, source_name = _read(source, Path(base), root, download)
+        raw, source_name = _read(source, Path(base), root, download, Columns(image_column, label_column))
     elif hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         source_name = type(source).__name__
         raw = read_map_style(source, name or source_name)
     else:
         raise InputError(f"expected {KINDS} or a map-style torch data set, got {type(source).__name__}")
-    class_names = raw.classes if classes is None else classes
     place = source if isinstance(source, str) else source_name
+    class_names = classes if raw.classes is None else raw.classes
     dataset = _checked(raw, class_names, name or raw.name or source_name, place)
+    if classes is not None and raw.classes is not None:
+        dataset = dataset.with_classes(classes)
+    elif raw.doubt:
+        warnings.warn(f"the classes of {source} are {raw.doubt}", stacklevel=2)
     return dataset if split is None else dataset.resplit(split, seed)
 
 
 KINDS = "'letters', 'npz:FILE', 'folder:PATH', 'torchvision:NAME', 'hf:NAME'"
 
 
-def _read(source: str, base: Path, root: str | Path | None, download: bool) -> tuple[RawDataset, str]:
+def _read(source: str, base: Path, root: str | Path | None, download: bool, columns: Columns) -> tuple[RawDataset, str]:
     """What a source holds, and its name."""
     kind, _, address = source.partition(":")
+    if kind != "hf" and columns != Columns():
+        raise InputError(f"image_column and label_column are of Hugging Face data sets, 'hf:NAME', got {source!r}")
     if kind == "letters" and not address:
         with resources.as_file(resources.files("capmismatch") / "embedded" / "letters.npz") as file:
             return _read_npz(file), "letters"
@@ -230,7 +293,7 @@ def _read(source: str, base: Path, root: str | Path | None, download: bool) -> t
     if kind == "torchvision" and address:
         return read_torchvision(address, Path(base, Path(root or ".").expanduser()), download), address
     if kind == "hf" and address:
-        return read_huggingface(address, base), address
+        return read_huggingface(address, base, columns), address
     raise InputError(f"expected a data set like {KINDS}, got {source!r}")
 
 

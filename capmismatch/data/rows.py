@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from capmismatch._numerics.plain_arrays import at, plain_array
+from capmismatch.data.class_names import numbered
 from capmismatch.errors import InputError, must_be_one_of
 
 SPLITS = ("train", "val", "test")
@@ -86,7 +87,7 @@ def make_rows(
     labels : array_like of shape (N,)
         Whole numbers in [0, C).
     classes : sequence of str
-        The C class names, distinct.
+        The C class names; those that stand twice are numbered, with a warning.
     ids : array_like of shape (N,), optional
         Example ids, unique; row numbers by default.
     split : array_like of shape (N,), optional
@@ -253,10 +254,13 @@ def _checked_classes(classes: Any, place: str) -> tuple[str, ...]:
     names = tuple(readable(name, f"the class names for {place}") for name in classes)
     if len(names) < 2:
         raise InputError(f"expected at least 2 classes, got {len(names)} ({', '.join(names)}) for {place}")
-    repeated = next((name for name, uses in Counter(names).items() if uses > 1), None)
-    if repeated is not None:
-        raise InputError(f"expected distinct class names, got {repeated!r} twice for {place}")
-    return names
+    distinct = numbered(names)
+    if distinct != names:
+        twice = sorted({name for name, unique in zip(names, distinct, strict=True) if name != unique})
+        warnings.warn(
+            f"class names stand twice for {place}, and were numbered from the second on: {twice}", stacklevel=4
+        )
+    return distinct
 
 
 def _checked_labels(labels: Any, classes: int, place: str) -> NDArray[np.int64]:

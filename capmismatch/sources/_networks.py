@@ -101,6 +101,20 @@ def _shape(raw: Any) -> str:
     return f"inputs of shape {tuple(raw.shape)}" if hasattr(raw, "shape") else f"{len(raw)} inputs"
 
 
+def reason_of(error: Exception) -> str:
+    """Kind and first line of a library's error, without its advice to load a file in a way that may run code.
+
+    Examples
+    --------
+    >>> reason_of(OSError("no network"))
+    'OSError: no network'
+    """
+    lines = str(error).splitlines()
+    if re.search(r"weights[_ -]only|pickle", str(error), re.IGNORECASE):
+        lines = ["its weights cannot be read with weights only, and no code from a file is ever run"]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip()
+
+
 def expand(pattern: str) -> list[str]:
     """Brace lists written out.
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import re
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,16 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from capmismatch.errors import InputError
 from capmismatch.sources._networks import on_meta
+from capmismatch.sources._state_dicts import Choice, Fitted, fit, read_state_dict
 
 ENDINGS = (".pth", ".pt", ".safetensors", ".bin")
-WRAPPINGS = ("state_dict", "model_state_dict", "model", "net")
-PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
 
 
 @dataclass(frozen=True)
@@ -61,16 +57,37 @@ def random_weights(build: Callable[[], nn.Module], seed: int) -> Weights:
     return Weights(module, network, "random", hash_network(network), seed=seed)
 
 
-def weights_from_file(build: Callable[..., nn.Module], file: Path, what: str) -> Weights:
+def weights_from_file(build: Callable[..., nn.Module], file: Path, what: str, choice: Choice) -> Weights:
     """A user's own weights; `build` makes the network, with as many classes as it is told (``classes=``)."""
-    weights_hash = hash_file(file)
-    classes = count_classes(on_meta(build), read_state_dict(file), file)
-    module = partial(_built_from_file, partial(build, classes=classes), file, weights_hash, what)
-    return Weights(module, module(), file.name, weights_hash, classes)
+    file_hash = hash_file(file)
+    last = list(on_meta(build).state_dict())[-1]
+    for_weights = partial(_built_for, build, last, file)
+    fitted = fit_weights(for_weights, file, file_hash, what, choice)
+    return Weights(
+        module=partial(_network_of, for_weights, file, file_hash, what, choice),
+        network=fitted.network,
+        source=with_words(file.name, fitted.told),
+        weights_hash=choice.hash_with(file_hash),
+        classes=int(fitted.network.state_dict()[last].shape[0]),
+    )
 
 
-def _built_from_file(build: Callable[[], nn.Module], file: Path, weights_hash: str, what: str) -> nn.Module:
-    return fit_weights(lambda _: build(), file, weights_hash, what)
+def _network_of(
+    build: Callable[[dict[str, Tensor]], nn.Module], file: Path, file_hash: str, what: str, choice: Choice
+) -> nn.Module:
+    return fit_weights(build, file, file_hash, what, choice).network
+
+
+def _built_for(build: Callable[..., nn.Module], last: str, file: Path, state: dict[str, Tensor]) -> nn.Module:
+    """The network with as many classes as a checkpoint tells apart: the length of its last weights."""
+    if last not in state or state[last].ndim == 0:
+        raise InputError(f"{file} does not fit: expected a last layer {last!r}, got {sorted(state)[:8]}")
+    return build(classes=int(state[last].shape[0]))
+
+
+def with_words(source: str, told: str) -> str:
+    """A source, and in brackets what should be said of it."""
+    return f"{source} ({told})" if told else source
 
 
 def is_random(weights: Any) -> bool:
@@ -125,88 +142,14 @@ def _belongs(file: Path, name: str) -> bool:
     return file.suffix in ENDINGS and re.fullmatch(re.escape(name) + r"(-[0-9a-f]{8})?", file.stem) is not None
 
 
-def count_classes(network: nn.Module, state: dict[str, Tensor], file: Path) -> int:
-    """How many classes a checkpoint tells apart: the length of what the network's last layer holds in it."""
-    last = list(network.state_dict())[-1]
-    if last not in state or state[last].ndim == 0:
-        raise InputError(f"{file} does not fit: expected a last layer {last!r}, got {sorted(state)[:8]}")
-    return int(state[last].shape[0])
-
-
-def fit_weights(build: Callable[[dict[str, Tensor]], nn.Module], file: Path, weights_hash: str, what: str) -> nn.Module:
+def fit_weights(
+    build: Callable[[dict[str, Tensor]], nn.Module], file: Path, file_hash: str, what: str, choice: Choice
+) -> Fitted:
     """Load a checkpoint, known by its hash, into the network that `build` makes for it.
 
     `build` gets the state dict, whose shapes show the sizes; keys or shapes that do not fit are listed.
     """
-    weights = read_state_dict(file)
-    if hash_file(file) != weights_hash:  # a bank must not record one hash and hold another's logits
+    state = read_state_dict(file, choice)
+    if hash_file(file) != file_hash:  # a bank must not record one hash and hold another's logits
         raise InputError(f"{file} has changed since the family was loaded: load the family again")
-    network = build(weights)
-    _check_fit(network.state_dict(), weights, f"{file} does not fit {what}")
-    network.load_state_dict(weights, strict=False)
-    return network.eval()
-
-
-def _check_fit(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], message: str) -> None:
-    """Raise, with a list, where keys or shapes differ."""
-    # Counters of batch norms came after many published checkpoints; nothing in eval mode reads them.
-    missing = [key for key in sorted(expected.keys() - weights.keys()) if not key.endswith("num_batches_tracked")]
-    wrong_shapes = [
-        f"{key} {tuple(weights[key].shape)}, expected {tuple(expected[key].shape)}"
-        for key in sorted(expected.keys() & weights.keys())
-        if expected[key].shape != weights[key].shape
-    ]
-    differences = {
-        "missing": missing,
-        "unexpected": sorted(weights.keys() - expected.keys()),
-        "of another shape": wrong_shapes,
-    }
-    if any(differences.values()):
-        lists = [
-            f"{title}: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}"
-            for title, keys in differences.items()
-            if keys
-        ]
-        raise InputError(f"{message}; {'; '.join(lists)}")
-
-
-def read_state_dict(file: Path) -> dict[str, Tensor]:
-    """Weights of a checkpoint, unwrapped from what trainers put around them. Runs no code from the file."""
-    content = _read_checkpoint(file)
-    if isinstance(content, dict):
-        wrapped = (content[key] for key in WRAPPINGS if isinstance(content.get(key), dict))
-        content = next(wrapped, content)
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        what = f"keys {list(content)[:8]}" if isinstance(content, dict) else type(content).__name__
-        raise InputError(
-            f"{file} holds no state dict: expected a mapping from names to tensors, perhaps under one of "
-            f"{list(WRAPPINGS)}, got {what}"
-        )
-    return {_without_prefixes(str(key)): value for key, value in content.items()}
-
-
-def _read_checkpoint(file: Path) -> Any:
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols; what cannot be read is an error below
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"there is no file {file}") from None
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{file} is not a readable checkpoint: {error}") from None
-    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError ... on hostile or broken files
-        # Not torch's own text, which explains how to run the code in the file.
-        requested = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it asks for {requested[1]}" if requested else "it is damaged, or no checkpoint of torch.save"
-        raise InputError(
-            f"{file} cannot be read with weights only, and capmismatch never runs code from a checkpoint: {reason}. "
-            "Save its state_dict() instead."
-        ) from None
-
-
-def _without_prefixes(key: str) -> str:
-    while key.startswith(PREFIXES):
-        key = key.split(".", 1)[1]
-    return key
+    return fit(build, state, choice, f"{file} does not fit {what}")

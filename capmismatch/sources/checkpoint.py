@@ -6,8 +6,11 @@ import glob
 import hashlib
 import importlib
 import importlib.util
+import inspect
+import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,35 +19,50 @@ from types import ModuleType
 from torch import Tensor, nn
 
 from capmismatch.architectures import build_for, count_parameters
+from capmismatch.architectures.registry import is_known
 from capmismatch.errors import InputError
-from capmismatch.sources._weights import fit_weights, hash_file
+from capmismatch.sources._networks import expand
+from capmismatch.sources._state_dicts import Choice, Fitted
+from capmismatch.sources._weights import fit_weights, hash_file, with_words
 from capmismatch.sources.families import Teacher
 from capmismatch.training.prepare import Normalise
 
-_Build = Callable[[str, dict[str, Tensor]], nn.Module]  # of a checkpoint's stem and its weights
+_Build = Callable[[Path, dict[str, Tensor]], nn.Module]  # of a checkpoint's path and its weights
 
 
 def load(
     pattern: str,
     *,
-    builder: str | Callable[[str], nn.Module],
+    builder: str | Callable[..., nn.Module],
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    key: str | None = None,
+    prefix: str | None = None,
     base: str | Path = ".",
 ) -> tuple[list[Teacher], None]:
     """Load the teachers whose checkpoints match; each is built and loaded once here, so that errors come early.
 
+    Where every run has a folder of its own, the folders above make one family, and each teacher has the name of the
+    part of its path that varies.
+
     Parameters
     ----------
     pattern : str
-        Of files (.pt, .pth, .safetensors), with wildcards.
+        Of files (.pt, .pth, .safetensors), with wildcards (``**`` for any number of folders) and brace lists.
     builder : str or callable
-        Makes the network of a checkpoint: a function of the file's stem, its name ``"module:function"``, or a
-        registered architecture ``"arch:NAME"`` where ``{stem}`` stands for the file's stem.
+        Makes the network of a checkpoint: a function of the file's stem (and of its path, where it has a parameter
+        `path`), its name ``"module:function"``, or a registered architecture ``"arch:NAME"`` where ``{stem}`` stands
+        for the file's stem and ``{parent}`` for the name of its folder, of which what follows an architecture's name,
+        as in ``wrn_40_2_vanilla``, is left out.
     mean : sequence of float, optional
         Subtracted from images in [0, 1], or from other inputs as they are: one number per channel, or one for all.
     std : sequence of float, optional
         What the difference is divided by.
+    key : str, optional
+        Under which key of the file the weights lie, such as "state_dict_ema"; by default the usual ones, and plain
+        weights rather than averaged ones.
+    prefix : str, optional
+        With what the names of the weights begin, such as "student."; by default that is found out.
     base : str or Path
         Folder that relative paths start from.
 
@@ -53,30 +71,38 @@ def load(
     tuple of list of Teacher, and None
         The teachers; no data set comes with them.
     """
-    # Only the pattern has wildcards: a study may lie in a folder such as "runs[1]".
-    full_pattern = str(Path(glob.escape(str(base)), Path(pattern).expanduser()))
-    files = [Path(file) for file in sorted(glob.glob(full_pattern), key=_by_number)]
-    if not files:
-        raise InputError(f"no checkpoint matches {str(Path(base, pattern))!r}")
+    files = _files(pattern, base)
     build = _builder(builder, Path(base))
-    prepare = Normalise(mean, std)
+    prepare, choice = Normalise(mean, std), Choice(key, prefix)
     teachers = []
-    for file in files:
-        weights_hash = hash_file(file)
-        network = _network(file, build, weights_hash)
+    for file, (family, name, place) in zip(files, _names(files), strict=True):
+        file_hash = hash_file(file)
+        fitted = _fitted(file, name, build, file_hash, choice)
         teachers.append(
             Teacher(
-                family=file.resolve().parent.name,
-                name=file.stem,
-                params=count_parameters(network),
-                source=f"ckpt:{file.name}",
-                weights_hash=weights_hash,
+                family=family,
+                name=name,
+                params=count_parameters(fitted.network),
+                source=with_words(f"ckpt:{place}", fitted.told),
+                weights_hash=choice.hash_with(file_hash),
                 preprocessing=repr(prepare),
-                module=partial(_network, file, build, weights_hash),
+                module=partial(_network, file, name, build, file_hash, choice),
                 prepare=prepare,
             )
         )
     return teachers, None
+
+
+def _files(pattern: str, base: str | Path) -> list[Path]:
+    """The files that match, those with numbers in their order."""
+    for patterns in ([pattern], expand(pattern)):  # a file's own name may have braces
+        # Only the pattern has wildcards: a study may lie in a folder such as "runs[1]".
+        full = [str(Path(glob.escape(str(base)), Path(one).expanduser())) for one in patterns]
+        found = dict.fromkeys(file for one in full for file in glob.glob(one, recursive=True))
+        paths = [Path(file) for file in sorted(found, key=_by_number)]
+        if paths:
+            return [path for path in paths if not path.is_dir()] or paths
+    raise InputError(f"no checkpoint matches {str(Path(base, pattern))!r}")
 
 
 def _by_number(name: str) -> list[str | int]:
@@ -84,33 +110,91 @@ def _by_number(name: str) -> list[str | int]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
-def _network(file: Path, build: _Build, weights_hash: str) -> nn.Module:
-    what = f"the network that the builder made for {file.stem!r}"
-    return fit_weights(partial(build, file.stem), file, weights_hash, what)
+def _names(files: Sequence[Path]) -> list[tuple[str, str, str]]:
+    """Family, teacher and shown place of each file: folder and stem, or for runs in folders what varies in the path."""
+    usual = [(file.resolve().parent.name, file.stem, file.name) for file in files]
+    folders = Counter(file.parent for file in files)
+    are_families = len(set(usual)) == len(files) and max(folders.values()) > 1
+    if len(folders) == 1 or are_families:
+        return usual
+    top = Path(os.path.commonpath([file.absolute().parent for file in files]))
+    places = [file.absolute().relative_to(top) for file in files]
+    parts = [_varying([*place.parts[:-1], place.stem], places) for place in places]
+    separator = "-" if len({"-".join(part) for part in parts}) == len(parts) else "/"
+    return [
+        (top.resolve().name or "ckpt", separator.join(part), place.as_posix())
+        for part, place in zip(parts, places, strict=True)
+    ]
 
 
-def _builder(builder: str | Callable[[str], nn.Module], base: Path) -> _Build:
-    """From a checkpoint's stem and weights to a network: the user's function of the stem, or an architecture."""
+def _varying(parts: list[str], places: Sequence[Path]) -> list[str]:
+    """The parts of a path that are not the same in all of them; beginning and end, where they differ in depth."""
+    every = [[*place.parts[:-1], place.stem] for place in places]
+    if len({len(other) for other in every}) == 1:
+        return [part for depth, part in enumerate(parts) if len({other[depth] for other in every}) > 1]
+    return parts[:-1] if len({other[-1] for other in every}) == 1 and len(parts) > 1 else parts
+
+
+def _fitted(file: Path, name: str, build: _Build, file_hash: str, choice: Choice) -> Fitted:
+    what = f"the network that the builder made for {name!r}"
+    return fit_weights(partial(build, file), file, file_hash, what, choice)
+
+
+def _network(file: Path, name: str, build: _Build, file_hash: str, choice: Choice) -> nn.Module:
+    return _fitted(file, name, build, file_hash, choice).network
+
+
+def _builder(builder: str | Callable[..., nn.Module], base: Path) -> _Build:
+    """From a checkpoint's path and weights to a network: the user's function of the stem, or an architecture."""
     if callable(builder):
-        return partial(_by_stem, builder)
+        return partial(_by_function, builder)
     module_name, _, name = builder.partition(":")
     if not name:
         raise InputError(f"expected builder like 'module:function' or 'arch:NAME', got {builder!r}")
     if module_name == "arch":
-        return lambda stem, weights: build_for(name.replace("{stem}", stem), weights)
+        return partial(_by_architecture, name)
     module = _module(module_name, base.resolve())
     function = getattr(module, name, None)
     if not callable(function):
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise InputError(f"module {module_name!r} has no function {name!r}; it has {functions}")
-    return partial(_by_stem, function)
+    return partial(_by_function, function)
 
 
-def _by_stem(function: Callable[[str], nn.Module], stem: str, weights: dict[str, Tensor]) -> nn.Module:
-    network = function(stem)
+def _by_function(function: Callable[..., nn.Module], file: Path, weights: dict[str, Tensor]) -> nn.Module:
+    try:
+        parameters = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # of a callable without a signature
+        parameters = []
+    stem = () if parameters == ["path"] else (file.stem,)
+    network = function(*stem, path=file) if "path" in parameters else function(*stem)
     if not isinstance(network, nn.Module):
-        raise InputError(f"the builder gave {type(network).__name__} for {stem!r}, not a torch.nn.Module")
+        raise InputError(f"the builder gave {type(network).__name__} for {file.stem!r}, not a torch.nn.Module")
     return network
+
+
+def _by_architecture(template: str, file: Path, weights: dict[str, Tensor]) -> nn.Module:
+    names = {"{stem}": file.stem, "{parent}": file.resolve().parent.name}
+    name = template
+    for placeholder, value in names.items():
+        name = name.replace(placeholder, value)
+    known = name if name == template else _known_part(name)
+    by_folder = _known_part(template.replace("{stem}", names["{parent}"]))
+    if known is None and by_folder is not None:
+        raise InputError(
+            f"no architecture is named {name!r}, but the folder of {file} is named after {by_folder!r}: builder='arch:"
+            f"{template.replace('{stem}', '{parent}')}' takes that name"
+        )
+    return build_for(known or name, weights)
+
+
+def _known_part(name: str) -> str | None:
+    """The longest beginning, of whole parts, that is an architecture's name: of "vgg8_vanilla" "vgg8"."""
+    while not is_known(name):
+        if not re.search(r"[-_.]", name):
+            return None
+        name = re.split(r"[-_.](?!.*[-_.])", name)[0]  # without its last part
+    return name
 
 
 def _module(module_name: str, base: Path) -> ModuleType:

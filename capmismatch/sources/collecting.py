@@ -171,8 +171,14 @@ class _Job:
             order=order,
             options=options_of(teacher, self.dataset, self.passes),
             published=teacher.published if compare else None,
-            findings="" if columns_of(teacher, self.dataset) is None else "CM001",
+            findings=self._order_finding(teacher),
         )
+
+    def _order_finding(self, teacher: Teacher) -> str:
+        """CM001 where columns are mapped by name, CM018 where only the way is known in which its library sorts them."""
+        if columns_of(teacher, self.dataset) is None:
+            return ""
+        return "CM018" if teacher.classes is None else "CM001"
 
 
 class _TeacherCollector:
@@ -247,6 +253,7 @@ class _TeacherCollector:
         data = self.job.dataset.name
         details = {
             "CM001": f"its columns were mapped to those of {data!r} by name",
+            "CM018": f"its columns were taken in timm's order of {data!r}'s classes, with by_position=True as they are",
             "CM002": f"{record.accuracy:.4f} on {data!r}, published {record.published or 0:.4f}",
             "CM016": "its rows are probabilities, percentages or sigmoids, not what comes before the last layer",
         }

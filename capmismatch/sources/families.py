@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from capmismatch.data.class_names import default_order, natural_key
 from capmismatch.data.records import teacher_key
 from capmismatch.data.rows import Rows
 from capmismatch.errors import InputError, must_be_one_of
@@ -69,6 +71,9 @@ class Teacher:
         Instead of `module`: gives stored logits (N, C) and the rows that they belong to.
     classes : tuple of str or None
         Names of the network's outputs, in order, where its source has them; None takes the outputs as they stand.
+    natural_order : bool
+        Whether a network that does not name its outputs was trained by a library that sorts class folders as timm does:
+        numbers within names by value, upper and lower case alike.
     published : float or None
         The accuracy that its source claims, in [0, 1].
     published_on : str
@@ -87,6 +92,7 @@ class Teacher:
     prepare: Callable[[Any], Tensor] | None = None
     saved: Callable[[], tuple[Rows, NDArray[Any]]] | None = None
     classes: tuple[str, ...] | None = None
+    natural_order: bool = False
     published: float | None = None
     published_on: str = ""
 
@@ -94,6 +100,24 @@ class Teacher:
     def key(self) -> str:
         """The name under which a bank keeps it."""
         return teacher_key(self.family, self.name, self.seed)
+
+    def output_names(self, classes: Sequence[str]) -> tuple[str, ...] | None:
+        """The names of its outputs on a data set with these classes; None takes the outputs as they stand.
+
+        Where only its library's way to sort folders is known, and nobody has put the classes in another order, its
+        outputs are the classes sorted so.
+
+        Examples
+        --------
+        >>> Teacher("timm", "own", natural_order=True).output_names(["Banana", "apple"])
+        ('apple', 'Banana')
+        """
+        if self.classes is not None or not self.natural_order:
+            return self.classes
+        by_text, given = sorted(classes), list(classes)
+        natural = sorted(by_text, key=lambda name: (natural_key(name), name))
+        is_unsorted = given not in (by_text, default_order(classes))
+        return None if is_unsorted or given == natural else tuple(natural)
 
     def logits(self, inputs: Any, batch_size: int = 256) -> NDArray[np.float32]:
         """Run the network on raw inputs.
@@ -191,7 +215,8 @@ def load_family(*specs: str, name: str | None = None, by_position: bool = False,
           Option ``weights`` of the first two takes one's own files, or None for random ones; see `capmismatch.sources`.
         * ``ckpt:PATTERN``: checkpoints (.pt, .pth, .safetensors) read with weights only. Options: ``builder`` makes the
           network of a checkpoint: a function of the file's stem, its name ``"module:function"``, or a registered
-          architecture ``"arch:NAME"`` where ``{stem}`` stands for the file's stem; ``mean``, ``std`` normalise images.
+          architecture ``"arch:NAME"`` where ``{stem}`` stands for the file's stem, ``{parent}`` for its folder's name;
+          ``mean``, ``std`` normalise images; ``key``, ``prefix`` choose among several weights of one file.
         * ``logits:FILE.npz`` or ``logits:FOLDER``: logits saved before.
         * ``bank:FOLDER``: the teachers of a bank that was collected before.
         * ``letters:mlp``: multi-layer perceptrons trained here on UCI Letter Recognition. Options: ``widths``,
@@ -234,13 +259,25 @@ def load_family(*specs: str, name: str | None = None, by_position: bool = False,
     datasets: list[Dataset] = []
     for source in sources:
         loaded, dataset = source.load(options)
+        loaded = loaded if name is None else _renamed(loaded, name)
         teachers += sorted(loaded, key=_size)  # stable: teachers of unknown size stay in the source's order
         datasets += [dataset] if dataset is not None else []
-    if name is not None:
-        teachers = [replace(teacher, family=name) for teacher in teachers]
     if by_position:
-        teachers = [replace(teacher, classes=None) for teacher in teachers]
+        teachers = [replace(teacher, classes=None, natural_order=False) for teacher in teachers]
     return Family(teachers, next(iter(datasets), None))
+
+
+def _renamed(teachers: list[Teacher], family: str) -> list[Teacher]:
+    """A source's teachers under one family's name; such as would then be one keep their family's name before theirs."""
+    keys = Counter((teacher.name, teacher.seed) for teacher in teachers)
+    return [
+        replace(
+            teacher,
+            family=family,
+            name=teacher.name if keys[teacher.name, teacher.seed] == 1 else f"{teacher.family}-{teacher.name}",
+        )
+        for teacher in teachers
+    ]
 
 
 def _size(teacher: Teacher) -> tuple[bool, int]:

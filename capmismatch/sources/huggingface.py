@@ -16,7 +16,7 @@ from capmismatch._utils.optional import need
 from capmismatch.architectures import count_parameters
 from capmismatch.data.lazy_inputs import to_image
 from capmismatch.errors import InputError
-from capmismatch.sources._networks import Listed, check_channels, expand, listed, on_meta, smallest_first
+from capmismatch.sources._networks import Listed, check_channels, expand, listed, on_meta, reason_of, smallest_first
 from capmismatch.sources._weights import hash_network
 from capmismatch.sources.families import Teacher
 
@@ -75,8 +75,7 @@ def _read(place: str | Path, read: Any, revision: str | None) -> Any:
     try:
         return read(str(place), trust_remote_code=False, **options)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, and those of the file formats
-        reason = str(error).splitlines()[0] if str(error) else "no reason given"
-        raise InputError(f"transformers cannot load 'hf:{place}': {type(error).__name__}: {reason}") from None
+        raise InputError(f"transformers cannot load 'hf:{place}': {reason_of(error)}") from None
 
 
 class _Logits(nn.Module):
@@ -124,8 +123,15 @@ def _network(place: str | Path, revision: str | None, weights_hash: str | None =
     from transformers import AutoModelForImageClassification
 
     # In full precision, whatever the file was saved in: `collect` decides how it runs.
-    read = partial(AutoModelForImageClassification.from_pretrained, dtype=torch.float32)
-    network = _Logits(_read(place, read, revision)).eval()
+    read = partial(AutoModelForImageClassification.from_pretrained, dtype=torch.float32, output_loading_info=True)
+    model, loaded = _read(place, read, revision)
+    missing = sorted(map(str, loaded["missing_keys"]))
+    if missing:  # transformers draws them at random, with no more than a warning
+        raise InputError(
+            f"'hf:{place}' holds no weights for {', '.join(missing[:8])}: a backbone without its classification head "
+            "is no classifier. Fine-tune it, and save that"
+        )
+    network = _Logits(model).eval()
     if weights_hash is not None and hash_network(network) != weights_hash:
         raise InputError(f"the weights of 'hf:{place}' have changed since the family was loaded: load the family again")
     return network

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from capmismatch._utils.files import hash_of
 from capmismatch._utils.torchrun import local_device
-from capmismatch.data.class_names import match_classes
+from capmismatch.data.class_names import composed, match_classes
 from capmismatch.data.datasets import Dataset
 from capmismatch.data.rows import Rows
 from capmismatch.errors import InputError, must_be_one_of
@@ -81,9 +81,10 @@ class Passes:
 
 def columns_of(teacher: Teacher, dataset: Dataset) -> NDArray[np.int64] | None:
     """The network's column of each class; None where they stand as they are. Saved logits are matched later."""
-    if teacher.saved is not None or teacher.classes is None:
+    names = None if teacher.saved is not None else teacher.output_names(dataset.classes)
+    if names is None:
         return None
-    return match_classes(teacher.classes, dataset.classes, f"teacher {teacher.key}", BY_POSITION)
+    return match_classes(names, dataset.classes, f"teacher {teacher.key}", BY_POSITION)
 
 
 def options_of(teacher: Teacher, dataset: Dataset, passes: Passes) -> str:
@@ -104,7 +105,7 @@ class NetworkRunner:
         self.make, self.prepare = teacher.module, teacher.prepare
         self.key, self.dataset, self.passes = teacher.key, dataset, passes
         self.device = local_device(passes.device)
-        self.columns, self.outputs = columns_of(teacher, dataset), len(teacher.classes or ())
+        self.columns, self.outputs = columns_of(teacher, dataset), len(teacher.output_names(dataset.classes) or ())
 
     @cached_property
     def network(self) -> nn.Module:
@@ -180,13 +181,20 @@ class SavedRunner:
 
 def _rows_by_id(saved: Rows, teacher: Teacher, dataset: Dataset) -> NDArray[np.int64]:
     """The row of each example of the data set among the saved ones."""
-    row_of = {identity: row for row, identity in enumerate(saved.ids)}
-    missing = next((identity for identity in dataset.rows.ids if identity not in row_of), None)
+    own, wanted = _distinct_ids(saved.ids), _distinct_ids(dataset.rows.ids)
+    row_of = {identity: row for row, identity in enumerate(own)}
+    missing = next((identity for identity in wanted if identity not in row_of), None)
     if missing is not None:
         raise InputError(
             f"teacher {teacher.key} has no saved logits for example {str(missing)!r} of data set {dataset.name!r}"
         )
-    return np.array([row_of[identity] for identity in dataset.rows.ids])
+    return np.array([row_of[identity] for identity in wanted])
+
+
+def _distinct_ids(ids: NDArray[np.str_]) -> list[str]:
+    """The ids in Unicode's composed form, as file systems differ in it; as they are where two become one."""
+    composed_ids = list(map(composed, ids.tolist()))
+    return composed_ids if len(set(composed_ids)) == len(composed_ids) else ids.tolist()
 
 
 def _check_labels(

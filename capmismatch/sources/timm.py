@@ -12,7 +12,17 @@ from torch import nn
 from capmismatch._utils.optional import need
 from capmismatch.architectures import count_parameters
 from capmismatch.errors import InputError
-from capmismatch.sources._networks import Listed, PerImage, check_channels, listed, matching, on_meta, smallest_first
+from capmismatch.sources._networks import (
+    Listed,
+    PerImage,
+    check_channels,
+    listed,
+    matching,
+    on_meta,
+    reason_of,
+    smallest_first,
+)
+from capmismatch.sources._state_dicts import Choice
 from capmismatch.sources._weights import (
     Weights,
     find_file,
@@ -27,7 +37,13 @@ LOCAL = "local-dir:"
 
 
 def load(
-    pattern: str, *, weights: str | Path | None = "DEFAULT", seed: int = 0, base: str | Path = "."
+    pattern: str,
+    *,
+    weights: str | Path | None = "DEFAULT",
+    seed: int = 0,
+    key: str | None = None,
+    prefix: str | None = None,
+    base: str | Path = ".",
 ) -> tuple[list[Teacher], None]:
     """Load the classifiers whose names match: ``resnet*.a1_in1k``, ``resnet{18,34}``, ``local-dir:FOLDERS``, ...
 
@@ -41,6 +57,10 @@ def load(
         random ones. Folders that timm's `save_for_hf` made hold theirs.
     seed : int
         Of random weights.
+    key : str, optional
+        Of one's own weights: under which key of the file they lie, such as "state_dict_ema", where it holds several.
+    prefix : str, optional
+        Of one's own weights: with what their names begin, such as "student.", where the file holds several.
     base : str or Path
         Folder that relative paths start from.
 
@@ -52,7 +72,8 @@ def load(
     need("timm", "timm", f"timm:{pattern}")
     if pattern.startswith(LOCAL):
         return [_from_folder(folder) for folder in _folders(pattern.removeprefix(LOCAL), base)], None
-    return [_teacher(name, _weights(name, weights, seed, base)) for name in _names(pattern)], None
+    choice = Choice(key, prefix)
+    return [_teacher(name, _weights(name, weights, seed, choice, base)) for name in _names(pattern)], None
 
 
 def describe(pattern: str) -> list[Listed]:
@@ -92,8 +113,8 @@ def _create(name: str, pretrained: bool = False, classes: int | None = None) -> 
         return timm.create_model(name, pretrained=pretrained, **options).eval()
     except Exception as error:  # of the network, the hub, the file, or a damaged config
         raise InputError(
-            f"timm cannot load {name!r}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. "
-            "Give a folder of weights as weights=, or weights=None for random ones."
+            f"timm cannot load {name!r}: {reason_of(error)}. Give a folder of weights as weights=, or weights=None for "
+            "random ones."
         ) from None
 
 
@@ -118,12 +139,12 @@ def _class_names(network: Any) -> tuple[str, ...] | None:
     return ("background",) * background + imagenet_names if len(imagenet_names) == classes - background else None
 
 
-def _weights(name: str, choice: str | Path | None, seed: int, base: str | Path) -> Weights:
-    if is_random(choice):
+def _weights(name: str, weights: str | Path | None, seed: int, choice: Choice, base: str | Path) -> Weights:
+    if is_random(weights):
         return random_weights(partial(_create, name), seed)
-    if choice == "DEFAULT":
+    if weights == "DEFAULT":
         return _published(name)
-    return weights_from_file(partial(_create, name), find_file(str(choice), name, base), f"timm's {name}")
+    return weights_from_file(partial(_create, name), find_file(str(weights), name, base), f"timm's {name}", choice)
 
 
 def _published(name: str) -> Weights:
@@ -139,18 +160,22 @@ def _from_folder(folder: Path) -> Teacher:
 def _teacher(name: str, weights: Weights, address: str | None = None) -> Teacher:
     from timm.data import create_transform
 
-    config = _config(weights.network)
+    network: Any = weights.network
+    if network.num_classes == 0:
+        raise InputError(f"timm's {address or name} has no classification head: its outputs are features, not logits")
+    names, config = _class_names(network), _config(network)
     channels = check_channels(config["input_size"][0], f"timm's {name}")
     prepare = PerImage(create_transform(**config, is_training=False), channels)
     return Teacher(
         family="timm",
         name=name,
         seed=weights.seed,
-        params=count_parameters(weights.network),
+        params=count_parameters(network),
         source=f"timm:{address or name} {weights.source}".rstrip(),
         weights_hash=weights.weights_hash,
         preprocessing=repr(prepare),
         module=weights.module,
         prepare=prepare,
-        classes=_class_names(weights.network),
+        classes=names,
+        natural_order=names is None and weights.seed is None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from capmismatch.architectures import count_parameters
 from capmismatch.data.dataset_readers import IMAGENET
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.sources._networks import Listed, PerImage, listed, matching, on_meta, smallest_first
+from capmismatch.sources._state_dicts import Choice
 from capmismatch.sources._weights import Weights, find_file, is_random, random_weights, weights_from_file
 from capmismatch.sources.families import Teacher
 
@@ -23,6 +25,8 @@ def load(
     weights: str | Path | None = "DEFAULT",
     preset: str = "DEFAULT",
     seed: int = 0,
+    key: str | None = None,
+    prefix: str | None = None,
     base: str | Path = ".",
 ) -> tuple[list[Teacher], None]:
     """Load the classifiers whose names match, such as ``resnet{18,34,50}`` or ``resnet*``.
@@ -40,6 +44,10 @@ def load(
         that still has the name under which torchvision publishes it goes with exactly those.
     seed : int
         Of random weights.
+    key : str, optional
+        Of one's own weights: under which key of the file they lie, such as "state_dict_ema", where it holds several.
+    prefix : str, optional
+        Of one's own weights: with what their names begin, such as "student.", where the file holds several.
     base : str or Path
         Folder that relative paths start from.
 
@@ -48,7 +56,8 @@ def load(
     tuple of list of Teacher, and None
         The teachers; no data set comes with them.
     """
-    return [_teacher(name, weights, preset, seed, base) for name in _names(pattern)], None
+    own = _Own(preset, seed, Choice(key, prefix), base)
+    return [_teacher(name, weights, own) for name in _names(pattern)], None
 
 
 def describe(pattern: str) -> list[Listed]:
@@ -79,8 +88,18 @@ def _build(name: str, classes: int | None = None) -> nn.Module:
     return models.get_model(name, weights=None, **options)
 
 
-def _teacher(name: str, choice: str | Path | None, preset: str, seed: int, base: str | Path) -> Teacher:
-    weights, entry, is_published = _weights(name, choice, preset, seed, base)
+@dataclass(frozen=True)
+class _Own:
+    """What goes with one's own or random weights."""
+
+    preset: str
+    seed: int
+    choice: Choice
+    base: str | Path
+
+
+def _teacher(name: str, choice: str | Path | None, own: _Own) -> Teacher:
+    weights, entry, is_published = _weights(name, choice, own)
     names = entry.meta["categories"]
     prepare = PerImage(entry.transforms())
     return Teacher(
@@ -99,13 +118,11 @@ def _teacher(name: str, choice: str | Path | None, preset: str, seed: int, base:
     )
 
 
-def _weights(
-    name: str, choice: str | Path | None, preset: str, seed: int, base: str | Path
-) -> tuple[Weights, Any, bool]:
+def _weights(name: str, choice: str | Path | None, own: _Own) -> tuple[Weights, Any, bool]:
     """The weights of a network, the published entry that they go with, and whether they are these themselves."""
     build = partial(_build, name)
     if is_random(choice):
-        return random_weights(build, seed), _published(name, preset), False
+        return random_weights(build, own.seed), _published(name, own.preset), False
     entries = models.get_model_weights(name).__members__
     if str(choice) in entries:
         entry = _published(name, str(choice))
@@ -113,10 +130,10 @@ def _weights(
         return Weights(partial(_download, name, entry), on_meta(build), entry.name, file_name), entry, True
     if not _looks_like_path(str(choice)):
         must_be_one_of(str(choice), entries, f"weights of torchvision:{name}, if no path,")
-    file = find_file(str(choice), name, base)
+    file = find_file(str(choice), name, own.base)
     official = next((entry for entry in entries.values() if entry.url.endswith(f"/{file.name}")), None)
-    entry = official or _published(name, preset)
-    return weights_from_file(build, file, f"torchvision's {name}"), entry, official is not None
+    entry = official or _published(name, own.preset)
+    return weights_from_file(build, file, f"torchvision's {name}", own.choice), entry, official is not None
 
 
 def _looks_like_path(text: str) -> bool:

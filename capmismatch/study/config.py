@@ -27,6 +27,13 @@ class DataConfig:
         As `load_dataset` takes it; may be left out where the first saved logits bring their rows.
     name : str, optional
         What the data are called in the bank and the report; by default the source says.
+    classes : tuple of str, optional
+        The classes in the order that labels and unnamed teachers' outputs have, where the source's order is another; or
+        their names, where the source has none.
+    image_column : str, optional
+        Column of the images, where a Hugging Face data set has several.
+    label_column : str, optional
+        Column of the classes, where a Hugging Face data set has several, such as "fine_label" of CIFAR-100.
     split : dict from str to int or float, optional
         Part -> count or share; "val" and "test" rows go into the bank, "train" rows teach students. By default the
         split that the source brings, else half "val" and half "test".
@@ -44,6 +51,9 @@ class DataConfig:
 
     source: str | None = None
     name: str | None = None
+    classes: tuple[str, ...] | None = None
+    image_column: str | None = None
+    label_column: str | None = None
     split: dict[str, int | float] | None = None
     train: str | None = None
     train_rows: int | None = None

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from capmismatch.data.class_names import composed
 from capmismatch.errors import InputError
 from capmismatch.study.config import StudyConfig
 
@@ -41,6 +42,8 @@ class StudyData:
             examples = self._read(data.source, split=data.split, seed=data.seed)
         else:
             examples = self._rows_of_saved_logits()
+            if data.classes is not None:
+                examples = examples.with_classes(data.classes)
             if data.split is not None:
                 examples = examples.resplit(data.split, data.seed)
         if data.split is None and (examples.rows.split == "val").all():
@@ -75,7 +78,16 @@ class StudyData:
         from capmismatch.data.datasets import load_dataset
 
         data = self.config.data
-        return load_dataset(source, root=data.root, download=data.download, base=self.file.parent, **options)
+        return load_dataset(
+            source,
+            classes=data.classes,
+            image_column=data.image_column,
+            label_column=data.label_column,
+            root=data.root,
+            download=data.download,
+            base=self.file.parent,
+            **options,
+        )
 
     def _rows_of_saved_logits(self) -> Dataset:
         """The rows of the first saved logits, for a study without a data set."""
@@ -105,7 +117,7 @@ class StudyData:
             train = train.part("train")
         train = train.resplit({"train": 1.0 if data.train_rows is None else data.train_rows}, data.seed)
         classes, expected = list(train.classes), list(self.eval_data.classes)
-        if classes != expected:  # class 3 here must be class 3 there
+        if list(map(composed, classes)) != list(map(composed, expected)):  # class 3 here must be class 3 there
             raise InputError(
                 f"expected training rows of {name} with the classes {expected}, got {classes} from {source}"
             )

@@ -380,7 +380,6 @@ def test_bank_from_arrays() -> None:
         ({"labels": [[0, 1]]}, r"expected labels of shape \(N,\) with N > 0, got shape \(1, 2\)"),
         ({"labels": []}, r"expected labels of shape \(N,\) with N > 0"),
         ({"classes": ["a"]}, r"expected at least 2 classes, got 1 \(a\)"),
-        ({"classes": ["a", "a"]}, "expected distinct class names, got 'a' twice"),
         ({"classes": ["a", "b", "c"]}, "expected 3 classes, got 2 from teacher 'a'"),
         ({"split": ["val"]}, r"expected 2 split names, got shape \(1,\)"),
         ({"split": ["val", "tset"]}, "split of labels must be one of .*not 'tset'; did you mean 'test'"),
@@ -523,3 +522,9 @@ def test_to_xarray_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "xarray", None)
     with pytest.raises(InputError, match=r"to_xarray needs xarray.*: pip install 'capmismatch\[xarray\]'"):
         make_bank(tmp_path).to_xarray()
+
+
+def test_class_names_that_stand_twice_are_numbered() -> None:
+    with pytest.warns(UserWarning, match=r"numbered from the second on: \['a'\]"):
+        bank = bank_from_arrays({"t": np.eye(3)}, [0, 1, 2], classes=["a", "b", "a"])
+    assert bank.rows.classes == ("a", "b", "a (2)")

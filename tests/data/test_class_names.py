@@ -43,6 +43,41 @@ def test_synonyms_agree_but_must_not_be_ambiguous() -> None:
         match_classes(["x", "a, b", "c"], ["a", "b", "c"], "it")
 
 
+@pytest.mark.parametrize(
+    ("outputs", "classes", "columns"),
+    [
+        (["a", "b, c", "b, d"], ["a", "b, d", "b, c"], [0, 2, 1]),  # a shared part says nothing beside equal names
+        (["b, c", "b"], ["b", "b, c"], [1, 0]),
+        (["tin, can", "can, able"], ["able", "tin"], [1, 0]),
+        (["x, p", "x, q", "y"], ["q, x", "y", "x, p"], [1, 2, 0]),
+        (["Polish", "polish"], ["polish", "Polish"], [1, 0]),
+        (["cafe\u0301", "tea"], ["tea", "caf\u00e9"], [1, 0]),
+        (["old_man", "sea"], ["sea", "Old  Man"], [1, 0]),
+        ([str(k) for k in range(12)], sorted(map(str, range(12))), [int(k) for k in sorted(map(str, range(12)))]),
+        (["2", "0", "1"], ["0", "1", "2"], [1, 2, 0]),
+        (["00", "01", "02"], ["0", "2", "1"], [0, 2, 1]),
+        (["1", "2", "3"], ["0", "1", "2"], None),  # other numbers are no names: both ascend, so their order holds
+        (["crane", "tench", "crane"], ["crane", "tench", "crane (2)"], None),
+    ],
+)
+def test_equal_names_first_then_unique_synonyms(outputs: list[str], classes: list[str], columns: list[int]) -> None:
+    found = match_classes(outputs, classes, "it")
+    assert (None if found is None else found.tolist()) == columns
+
+
+@pytest.mark.parametrize(
+    ("outputs", "classes", "message"),
+    [
+        (["crane", "crane", "tench"], ["tench", "crane", "crane (2)"], "'crane' stands twice, and the order differs"),
+        (["1", "3", "2"], ["0", "1", "2"], "other numbers than the data set's, and not in ascending order"),
+        (["2", "1", "0"], ["cat", "dog", "eel"], "it has no 'cat'"),
+    ],
+)
+def test_what_names_leave_open_is_refused(outputs: list[str], classes: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        match_classes(outputs, classes, "it")
+
+
 def test_numbers_stand_as_they_are() -> None:
     assert match_classes(["0", "1"], ["b", "a"], "it") is None
     assert match_classes(["x", "y"], ["0", "1"], "it") is None

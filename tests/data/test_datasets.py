@@ -456,3 +456,67 @@ def test_hf_errors(hf: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(hf, "load_dataset", lambda *_: (_ for _ in ()).throw(ConnectionError("offline")))
     with pytest.raises(InputError, match="cannot read the data set 'hf:a/b': ConnectionError: offline"):
         load_dataset("hf:a/b")
+
+
+def hf_columns(hf: Any, folder: Path, labels: dict[str, Any], kinds: dict[str, Any]) -> str:
+    images = [Image.new("RGB", (4, 5), (row,) * 3) for row in range(len(next(iter(labels.values()))))]
+    features = hf.Features({"img": hf.Image(), **kinds})
+    hf.Dataset.from_dict({"img": images, **labels}, features=features).save_to_disk(folder)
+    return f"hf:{folder}"
+
+
+def test_hf_columns_by_name(hf: Any, tmp_path: Path) -> None:
+    fine, coarse = hf.ClassLabel(names=["a", "b", "c"]), hf.ClassLabel(names=["x", "y"])
+    labels = {"fine_label": [0, 1, 2, 0], "coarse_label": [0, 1, 0, 1]}
+    source = hf_columns(hf, tmp_path / "two", labels, {"fine_label": fine, "coarse_label": coarse})
+    with pytest.raises(InputError, match=r"got \['fine_label', 'coarse_label'\] among .*choose one by label_column="):
+        load_dataset(source)
+    assert load_dataset(source, label_column="fine_label").classes == ("a", "b", "c")
+    assert load_dataset(source, label_column="coarse_label").labels.tolist() == [0, 1, 0, 1]
+    with pytest.raises(InputError, match=r"label_column of 'hf:.*' must be one of"):
+        load_dataset(source, label_column="img")
+    with pytest.raises(InputError, match="image_column and label_column are of Hugging Face data sets"):
+        load_dataset("letters", label_column="fine_label")
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "classes", "labels"),
+    [
+        ([0, 1, 1, 0], "int64", ("0", "1"), [0, 1, 1, 0]),
+        (["b", "a", "a", "b"], "string", ("a", "b"), [1, 0, 0, 1]),
+        (["10", "9", "9", "10"], "string", ("9", "10"), [1, 0, 0, 1]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:the classes of")
+def test_hf_labels_as_plain_values(
+    hf: Any, tmp_path: Path, values: list[Any], kind: str, classes: tuple[str, ...], labels: list[int]
+) -> None:
+    data = load_dataset(hf_columns(hf, tmp_path / "plain", {"label": values}, {"label": hf.Value(kind)}))
+    assert data.classes == classes
+    assert data.labels.tolist() == labels
+
+
+@pytest.mark.parametrize("unlabelled", [-1, None])
+def test_hf_rows_without_a_label_are_counted(hf: Any, tmp_path: Path, unlabelled: Any) -> None:
+    kind = hf.ClassLabel(names=["cat", "dog"])
+    with pytest.warns(UserWarning, match="left out rows without a label: 1 of 4 in the data set"):
+        data = load_dataset(hf_columns(hf, tmp_path / "x", {"label": [0, unlabelled, 1, 0]}, {"label": kind}))
+    assert data.labels.tolist() == [0, 1, 0]
+    assert data.rows.ids.tolist() == ["0", "2", "3"]  # as without the gap
+    assert data.inputs[:][:, 0, 0, 0].tolist() == [0, 2, 3]
+    features = hf.Features({"image": hf.Image(), "label": kind})
+    test = hf.Dataset.from_dict({"image": [Image.new("RGB", (4, 5))] * 2, "label": [-1, -1]}, features=features)
+    hf.DatasetDict(train=hf_table(hf, 4), validation=hf_table(hf, 2), test=test).save_to_disk(tmp_path / "parts")
+    with pytest.warns(UserWarning, match="left out rows without a label: 2 of 2 in test"):
+        parts = load_dataset("hf:./parts", base=tmp_path)
+    assert parts.rows.split_counts == {"train": 4, "val": 2}
+
+
+def test_hf_rows_without_an_image_are_named(hf: Any, tmp_path: Path) -> None:
+    features = hf.Features({"image": hf.Image(), "label": hf.ClassLabel(names=["cat", "dog"])})
+    images = [Image.new("RGB", (4, 5)), None, Image.new("RGB", (4, 5))]
+    hf.Dataset.from_dict({"image": images, "label": [0, 1, 0]}, features=features).save_to_disk(tmp_path / "x")
+    with pytest.raises(
+        InputError, match="expected an image at every row of column 'image' of 'hf:x', got none at row 1"
+    ):
+        load_dataset("hf:x", base=tmp_path)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
+import datetime
 import json
 import os
 import pickle
@@ -54,6 +57,34 @@ WRAPPED: dict[str, Any] = {
     "net": lambda w: {"net": w, "acc": 91.2, "epoch": 1},
     "data parallel": lambda w: {f"module.{k}": v for k, v in w.items()},
     "compiled": lambda w: {"state_dict": {f"module._orig_mod.{k}": v for k, v in w.items()}},
+    "lightning": lambda w: {"state_dict": {f"model.{k}": v for k, v in w.items()}, "hyper_parameters": {"lr": 0.1}},
+    "beside a loss": lambda w: {"state_dict": {**w, "criterion.weight": torch.ones(3)}},
+    "lightning beside a loss": lambda w: {
+        "state_dict": {"loss_fn.w": torch.ones(1), **{f"net.{k}": v for k, v in w.items()}}
+    },
+    "of a distiller": lambda w: {"model": {f"module.student.{k}": v for k, v in w.items()}},
+    "beside another network": lambda w: {
+        **{f"student.{k}": v for k, v in w.items()},
+        "teacher.0.weight": torch.ones(9, 3),
+    },
+    "fsdp": lambda w: {f"_fsdp_wrapped_module.{k}": v for k, v in w.items()},
+    "fabric": lambda w: {"model": {f"_forward_module.{k}": v for k, v in w.items()}},
+    "compiled inside": lambda w: {k.replace("0.", "0._orig_mod.", 1) if k[0] == "0" else k: v for k, v in w.items()},
+    "averaged": lambda w: {"n_averaged": torch.tensor(3), **{f"module.{k}": v for k, v in w.items()}},
+    "averaged in a file": lambda w: {"model_ema": {"n_averaged": torch.tensor(3), **w}},
+    "deepspeed": lambda w: {"module": w, "optimizer": None, "ds_config": {"a": 1}},
+    "nested": lambda w: {"state_dict": {"model": w}},
+    "under any key": lambda w: {"classifier_of_2024": w, "epoch": 3},
+    "epoch beside": lambda w: {**w, "epoch": 3, "args": None},
+    "counters": lambda w: {**w, "total_ops": torch.zeros(1), "0.total_params": torch.zeros(1)},
+    "settings": lambda w: {
+        "model": w,
+        "args": argparse.Namespace(lr=0.1, out=Path("runs")),
+        "acc": np.float64(0.5),
+        "best": np.float32(1),
+        "at": datetime.datetime(2024, 1, 1),
+        "log": collections.defaultdict(list, {"acc": [np.int64(3)]}),
+    },
     "half": lambda w: {k: v.half() if v.is_floating_point() else v for k, v in w.items()},
     "no counters": lambda w: {k: v for k, v in w.items() if "num_batches" not in k},
 }
@@ -143,6 +174,129 @@ def test_a_registered_architecture_gets_the_sizes_of_the_checkpoint(
     assert teacher.module is not None
     with torch.inference_mode():
         torch.testing.assert_close(teacher.module()(x), network(x))
+
+
+def test_a_builder_may_wrap_the_network_itself(tmp_path: Path) -> None:
+    torch.save(nn.DataParallel(build("net4")).state_dict(), tmp_path / "net4.pt")
+    family = load_family(f"ckpt:{tmp_path}/*.pt", builder=lambda stem: nn.DataParallel(build(stem)))
+    np.testing.assert_allclose(family[0].logits(INPUTS), expected(), atol=1e-6)
+
+
+def shifted(step: float) -> dict[str, Any]:
+    return {
+        key: value + step if value.is_floating_point() else value for key, value in build("net4").state_dict().items()
+    }
+
+
+def test_plain_and_averaged_weights_are_told_apart(tmp_path: Path) -> None:
+    file = tmp_path / "net4.pt"
+    torch.save({"state_dict": shifted(0), "state_dict_ema": shifted(1)}, file)
+    plain = load_family(f"ckpt:{file}", builder=build)[0]
+    averaged = load_family(f"ckpt:{file}", builder=build, key="state_dict_ema")[0]
+    np.testing.assert_allclose(plain.logits(INPUTS), expected(), atol=1e-6)
+    assert plain.source == "ckpt:net4.pt (plain weights 'state_dict', not the averaged 'state_dict_ema')"
+    assert averaged.source == "ckpt:net4.pt (averaged weights 'state_dict_ema')"
+    assert np.abs(averaged.logits(INPUTS) - plain.logits(INPUTS)).max() > 0.1
+    assert averaged.weights_hash != plain.weights_hash
+    with pytest.raises(InputError, match=r"no weights under the key 'ema'; the mappings in it are \['state_dict', "):
+        load_family(f"ckpt:{file}", builder=build, key="ema")
+    torch.save({"epoch": 1, "ema": shifted(1)}, file)
+    assert load_family(f"ckpt:{file}", builder=build)[0].source == "ckpt:net4.pt (averaged weights 'ema')"
+    torch.save({"a": shifted(1), "b": {"net": shifted(0)}}, file)
+    by_path = load_family(f"ckpt:{file}", builder=build, key="b.net")[0]
+    np.testing.assert_allclose(by_path.logits(INPUTS), expected(), atol=1e-6)
+
+
+def test_several_networks_in_one_file_need_a_choice(tmp_path: Path) -> None:
+    file = tmp_path / "net4.pt"
+    torch.save({f"{name}.{k}": v for name, step in (("one", 0), ("two", 1)) for k, v in shifted(step).items()}, file)
+    with pytest.raises(InputError, match=r"weights named \['one.', 'two.'\] fit it, choose one by prefix="):
+        load_family(f"ckpt:{file}", builder=build)
+    one, two = (load_family(f"ckpt:{file}", builder=build, prefix=prefix)[0] for prefix in ("one", "two."))
+    np.testing.assert_allclose(one.logits(INPUTS), expected(), atol=1e-6)
+    assert one.weights_hash != two.weights_hash
+    assert "prefix 'two.'" in two.source
+    with pytest.raises(InputError, match=r"no weight begins with 'three.'; they begin with \['one', 'two'\]"):
+        load_family(f"ckpt:{file}", builder=build, prefix="three")
+    torch.save({"first": shifted(0), "second": shifted(1)}, file)
+    with pytest.raises(InputError, match=r"several state dicts, under \['first', 'second'\]: choose one by key="):
+        load_family(f"ckpt:{file}", builder=build)
+
+
+@pytest.mark.parametrize("name", ["wrn_16_2", "wrn_10_1"])
+def test_the_other_names_of_wide_resnets(tmp_path: Path, name: str) -> None:
+    network = architectures.build(name, num_classes=100).eval()
+    theirs = {
+        f"module.{k}".replace("module.layer", "module.block").replace("module.linear", "module.fc"): v
+        for k, v in network.state_dict().items()
+    }
+    (tmp_path / f"{name}_vanilla").mkdir()
+    torch.save({"model": theirs, "epoch": 240}, tmp_path / f"{name}_vanilla" / "ckpt_epoch_240.pth")
+    (teacher,) = load_family(f"ckpt:{tmp_path}/*/ckpt_epoch_240.pth", builder="arch:{parent}")
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    with torch.no_grad():
+        wanted = network(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)
+    np.testing.assert_allclose(teacher.logits(images), wanted, atol=1e-4)
+
+
+def zoo(folder: Path, *places: str) -> None:
+    for number, place in enumerate(places):
+        file = folder / place
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(shifted(number), file)
+
+
+@pytest.mark.parametrize(
+    ("places", "pattern", "keys"),
+    [
+        (("a_vanilla/ckpt_240.pth", "b_vanilla/ckpt_240.pth"), "*/ckpt_240.pth", ["zoo/a_vanilla", "zoo/b_vanilla"]),
+        (("a/x.pt", "b/y.pt", "c/x.pt"), "{a,b}/*.pt", ["zoo/a-x", "zoo/b-y"]),
+        (("run10/ckpts/best.pt", "run9/ckpts/best.pt"), "**/*.pt", ["zoo/run9", "zoo/run10"]),
+        (("a/best.pt", "b/deep/best.pt"), "**/best.pt", ["zoo/a", "zoo/b-deep"]),
+        (("r/1.pt", "r/2.pt", "v/1.pt"), "*/*.pt", ["r/1", "r/2", "v/1"]),  # folders of several are families
+        (("a/k/1.pt", "a/k/2.pt", "b/k/1.pt"), "*/k/*.pt", ["zoo/a-1", "zoo/a-2", "zoo/b-1"]),
+        (("x{1}.pt",), "x{1}.pt", ["zoo/x{1}"]),
+    ],
+)
+def test_runs_in_folders(tmp_path: Path, places: tuple[str, ...], pattern: str, keys: list[str]) -> None:
+    zoo(tmp_path / "zoo", *places)
+    family = load_family(f"ckpt:zoo/{pattern}", builder=lambda stem: build("net4"), base=tmp_path)
+    assert sorted(f"{teacher.family}/{teacher.name}" for teacher in family) == sorted(keys)
+
+
+def test_folders_of_several_under_one_name(tmp_path: Path) -> None:
+    zoo(tmp_path, "r/1.pt", "r/2.pt", "v/1.pt")
+    family = load_family("ckpt:*/*.pt", builder=lambda stem: build("net4"), base=tmp_path, name="all")
+    assert [teacher.name for teacher in family] == ["r-1", "2", "v-1"]
+
+
+def test_builders_that_see_the_path(tmp_path: Path) -> None:
+    torch.save(build("net4").state_dict(), tmp_path / "last.pt")
+    seen = []
+
+    def by_path(path: Path) -> nn.Module:
+        seen.append(path.name)
+        return build("net4")
+
+    def by_both(stem: str, *, path: Path) -> nn.Module:
+        seen.append((stem, path.suffix))
+        return build("net4")
+
+    for builder in (by_path, by_both):
+        load_family(f"ckpt:{tmp_path}/*.pt", builder=builder)
+    assert seen == ["last.pt", ("last", ".pt")]
+    with pytest.raises(InputError, match=r"is named after 'vgg8': builder='arch:\{parent\}' takes that name"):
+        (tmp_path / "vgg8_vanilla").mkdir()
+        (tmp_path / "last.pt").rename(tmp_path / "vgg8_vanilla" / "last.pt")
+        load_family(f"ckpt:{tmp_path}/vgg8_vanilla/last.pt", builder="arch:{stem}")
+
+
+def test_a_trap_among_settings_runs_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "net4.pt"
+    torch.save({"model": shifted(0), "args": argparse.Namespace(x=Trap(tmp_path / "sprung"))}, file)
+    with pytest.raises(InputError, match=r"asks for posix.mkdir"):
+        load_family(f"ckpt:{file}", builder=build)
+    assert not (tmp_path / "sprung").exists()
 
 
 @pytest.mark.parametrize("how", ["torch", "pickle", "inside"])

@@ -200,6 +200,53 @@ def test_timm_weights_from_a_file(timm: Any, tmp_path: Path, ending: str) -> Non
     assert (teacher.classes, teacher.key) == (None, "timm/test_resnet.r160_in1k")
 
 
+def test_timm_weights_without_names_stand_in_timms_order(timm: Any, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    network = timm.create_model("test_resnet.r160_in1k", num_classes=3)
+    torch.save({"state_dict": network.state_dict()}, tmp_path / "own.pt")
+    names = ["apple", "Banana", "cherry"]  # timm's order; as text "Banana" comes first
+    for name in names:
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.fromarray(IMAGES[0]).save(tmp_path / "images" / name / "0.png")
+    with pytest.warns(UserWarning, match="taken as text"):
+        data = load_dataset(f"folder:{tmp_path / 'images'}")
+    assert data.classes == ("Banana", "apple", "cherry")
+    options: dict[str, Any] = {"weights": "own.pt", "base": tmp_path}
+    family = load_family("timm:test_resnet.r160_in1k", **options)
+    raw = family[0].logits(data.inputs[:])
+    with pytest.warns(UserWarning, match="CM018 class order assumed"):
+        bank = collect(family, data, tmp_path / "bank", progress=False)
+    np.testing.assert_allclose(bank.logits(family[0].key), raw[:, [1, 0, 2]], atol=1e-6)
+    assert bank.teachers[0].findings == "CM018"
+    by_position = load_family("timm:test_resnet.r160_in1k", by_position=True, **options)
+    in_its_order, in_another = data.with_classes(names), data.with_classes(["cherry", "apple", "Banana"])
+    for number, (kept, rows) in enumerate([(by_position, data), (family, in_its_order), (family, in_another)]):
+        bank = collect(kept, rows, tmp_path / f"bank{number}", progress=False)
+        np.testing.assert_allclose(bank.logits(family[0].key), raw, atol=1e-6)
+
+
+def test_timm_without_a_head_is_refused(timm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, **options: create(name, **options | {"num_classes": 0}))
+    with pytest.raises(InputError, match="timm's test_vit has no classification head"):
+        load_family("timm:test_vit", weights=None)
+
+
+def test_timm_says_which_weights_of_a_file(timm: Any, tmp_path: Path) -> None:
+    network = timm.create_model("test_resnet.r160_in1k", num_classes=3)
+    weights = network.state_dict()
+    averaged = {key: value + 0.5 if value.is_floating_point() else value for key, value in weights.items()}
+    torch.save({"state_dict": weights, "state_dict_ema": averaged}, tmp_path / "own.pt")
+    for key, words, wanted in (
+        (None, "plain weights 'state_dict', not the averaged 'state_dict_ema'", weights),
+        ("state_dict_ema", "averaged weights 'state_dict_ema'", averaged),
+    ):
+        teacher = load_family("timm:test_resnet.r160_in1k", weights="own.pt", key=key, base=tmp_path)[0]
+        assert teacher.source == f"timm:test_resnet.r160_in1k own.pt ({words})"
+        assert teacher.module is not None
+        assert torch.equal(teacher.module().state_dict()["fc.bias"], wanted["fc.bias"])
+
+
 def test_timm_random_weights_wildcards_and_class_names(timm: Any) -> None:
     family = load_family("timm:test_{resnet,vit}*.r160_in1k", weights=None)
     assert [teacher.params for teacher in family] == sorted(teacher.params for teacher in family)
@@ -287,6 +334,13 @@ def test_hf_background_class_is_left_out(transformers: Any, tmp_path: Path) -> N
     np.testing.assert_allclose(bank.logits("hf/net"), family[0].logits(data.inputs[:])[:, [3, 2, 1]], atol=1e-6)
 
 
+def test_hf_without_a_head_is_refused(transformers: Any, tmp_path: Path) -> None:
+    network = save_vit(transformers, tmp_path / "net")
+    network.vit.save_pretrained(tmp_path / "net")
+    with pytest.raises(InputError, match=r"'hf:.*net' holds no weights for classifier.bias, classifier.weight"):
+        load_family("hf:./net", base=tmp_path)
+
+
 def test_hf_without_names_stands_as_it_is(transformers: Any, tmp_path: Path) -> None:
     save_vit(transformers, tmp_path / "net", 3)
     assert load_family("hf:./net", base=tmp_path)[0].classes is None
@@ -309,8 +363,9 @@ def test_hf_problems_are_input_errors(transformers: Any, tmp_path: Path) -> None
     save_vit(transformers, tmp_path / "net")
     (tmp_path / "net" / "model.safetensors").unlink()
     torch.save(Trap(tmp_path / "sprung"), tmp_path / "net" / "pytorch_model.bin")
-    with pytest.raises(InputError, match=r"transformers cannot load 'hf:.*net'"):
+    with pytest.raises(InputError, match=r"transformers cannot load 'hf:.*net'") as raised:
         load_family("hf:./net", base=tmp_path)
+    assert "weights_only" not in str(raised.value)  # torch advises to run the code after all
     assert not (tmp_path / "sprung").exists()
 
 

@@ -31,6 +31,22 @@ def to_pick(study: Study) -> Any:
     return study.pick()
 
 
+@pytest.mark.parametrize("source", ['source = "npz:data.npz"', ""])
+def test_a_study_may_fix_the_order_of_classes(tmp_path: Path, source: str) -> None:
+    file = saved_study(tmp_path)
+    plain = load_study(file, progress=False).collect()
+    text = file.read_text().replace('source = "npz:data.npz"', f'{source}\nclasses = ["d", "b", "a", "c"]')
+    file.write_text(text)
+    shutil.rmtree(tmp_path / "bank")
+    bank = load_study(file, progress=False).collect()
+    assert bank.rows.classes == ("d", "b", "a", "c")
+    order, (key, *_) = [3, 1, 0, 2], bank.keys
+    place = {name: row for row, name in enumerate(plain.rows.ids.tolist())}
+    rows = [place[name] for name in bank.rows.ids.tolist()]
+    np.testing.assert_array_equal(bank.logits(key), plain.logits(key)[rows][:, order])
+    assert [order[label] for label in bank.rows.labels] == plain.rows.labels[rows].tolist()
+
+
 def files(folder: Path, pattern: str) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.glob(pattern))}
 

@@ -194,7 +194,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(studied: Path, words: list[st
     """As after ``| head``: before anything is written, and with output that the pipe still held."""
     reader, writer = os.pipe()
     os.close(reader)
-    line = [sys.executable, "-m", "capmismatch.cli", words[0], str(studied), *words[1:]]
+    line = [sys.executable, "-m", "capmismatch", words[0], str(studied), *words[1:]]
     try:
         ended = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE, text=True)
     finally:

@@ -130,6 +130,7 @@ def correlate(
     seed noise draws toward zero. Simulated (``benchmarks/bench_coverage.py``) with 1000 families of each of 168 kinds
     (one or two runs, one to four student seeds, no to a strong link, normal or heavy-tailed probes) they cover the
     truth in
+
     * 93.1-97.8 % for Pearson, whatever the number of teachers;
     * 92.8-99.1 % for Spearman and Kendall with 8 or 12 teachers of one family, or 4 and 8 or 6 and 6 of two, and
       93.0-99.0 % with 6, 96.4 % on average; those above 97 % are mostly of single seeds;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import pkgutil
 import re
 import runpy
 from pathlib import Path
@@ -18,6 +19,7 @@ FLOORS: Any = runpy.run_path(str(ROOT / "docs" / "_ext" / "floors.py"))
 ROOMS = [room for floor in FLOORS["layers"]() for room in floor]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 NAMED = re.findall(r"`([\w*./]+\.pyi?)(?:: (\w+))?`", PAGE)
+FILE_ENDINGS = (".toml", ".css", ".egg", ".git", ".yml")
 LASTING_ADDRESSES = {"bank", "schedules", "softening"}  # modules that only import from the rooms
 
 
@@ -42,6 +44,41 @@ def test_the_page_names_folders_that_exist() -> None:
         assert found(folder), folder
     for path in re.findall(r"`capmismatch/([\w./]+)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")):
         assert found(path), path
+
+
+def test_contributing_names_tables_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(
+        r"`([A-Z_]+)` of `capmismatch/([\w./]+)`|in `capmismatch/([\w./]+)`, its name in `([A-Z]+)` there", text
+    )
+    assert len(named) >= 6
+    for before, path, earlier, after in named:
+        source = (PACKAGE / (path or earlier)).read_text(encoding="utf-8")
+        assert re.search(rf"^{before or after}\b", source, re.MULTILINE), (path, before or after)
+
+
+def test_dotted_paths_in_the_docs_lead_somewhere() -> None:
+    """Modules and what is in them, by the names that they have now."""
+    pages = [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(ROOT / "data").rglob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+    ]
+    pages += [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "examples").rglob("*.py")]
+    pages += [*(ROOT / "benchmarks").glob("*.*"), *(ROOT / "docs" / "reference" / "api").glob("*.rst")]
+    for page in pages:
+        for path in set(re.findall(r"(?<![\w./-])capmismatch(?:\.[A-Za-z_]\w*)+", page.read_text(encoding="utf-8"))):
+            assert path.endswith(FILE_ENDINGS) or is_importable(path), f"{page} names {path}"
+
+
+def is_importable(path: str) -> bool:
+    """Whether a dotted path is a module or reached from one by attributes."""
+    try:
+        pkgutil.resolve_name(path)
+    except (ImportError, AttributeError):
+        return False
+    return True
 
 
 def test_the_contract_knows_every_room() -> None:

@@ -150,9 +150,11 @@ def test_looking_waits_for_nobody(study: Study) -> None:
     assert study.status()["running"].sum() == 0
 
 
-@pytest.mark.parametrize(("by", "labels"), [("teacher", ["no teacher", "one"]), ("method", ["CE", "KD tau=4"])])
+@pytest.mark.parametrize(
+    ("by", "labels"), [("teacher", ["no teacher", "mlp4", "mlp8"]), ("method", ["CE", "KD tau=2", "DKD"])]
+)
 def test_the_figure_draws_what_status_gives(study: Study, by: str, labels: list[str]) -> None:
     ax = plots.study_progress(study.status(), by=by)
     drawn = plots.drawn_data(ax)
-    assert drawn["label"].tolist() == labels and drawn["runs"].tolist() == drawn["waiting"].tolist() == [4, 4]
+    assert drawn["label"].tolist() == labels and drawn["runs"].tolist() == drawn["waiting"].tolist() == [4, 8, 8]
     plt.close(ax.figure)

@@ -13,6 +13,7 @@ import tables as synthetic
 from capmismatch import plots
 from capmismatch.data.bank import bank_from_arrays
 from capmismatch.report import gallery
+from capmismatch.study.config import IsatsConfig
 
 FILES = sorted(file.stem for file in Path(plots.__path__[0]).glob("[a-z]*.py"))
 
@@ -40,11 +41,10 @@ def test_figures_are_drawn_in_order_where_their_tables_are(tmp_path, monkeypatch
         "ranks": synthetic.ranks_table(synthetic.MLPS[:3]),
         "results": synthetic.results_table(synthetic.MLPS[:3]),
     }
-    isats = SimpleNamespace(tau_target=4.0, tau_other=3.0, constraint="order", margin=1.0)
     study = SimpleNamespace(
         folder=tmp_path,
         progress=False,
-        config=SimpleNamespace(isats=isats),
+        config=SimpleNamespace(isats=IsatsConfig()),
         bank=bank_from_arrays({"net": 3 * np.eye(4)}, [0, 1, 2, 3], split=["val", "val", "test", "test"]),
         has=tables.__contains__,
         load=tables.__getitem__,

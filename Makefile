@@ -26,8 +26,9 @@ demo: $(VENV)/installed
 lab: $(VENV)/installed-notebook
 	$(BIN)/jupyter-lab $(ARGS) notebooks
 
+# ARGS="-n 2 --dist loadfile" runs two files at a time; ARGS="tests/selection" one room.
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ARGS)
 
 # Which lines no test reaches; no floor. ARGS="tests/selection" and the like go to pytest. Pages: htmlcov/index.html.
 coverage: $(VENV)/installed-dev

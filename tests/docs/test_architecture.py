@@ -108,3 +108,12 @@ def test_the_picture_shows_every_room_once() -> None:
     names = re.findall(r"<strong>(\w+)(?:/|\.py)</strong>", picture)
     assert names == ROOMS
     assert "`" not in picture
+
+
+def test_attributes_that_share_an_entry_get_one_each() -> None:
+    separate: Any = runpy.run_path(str(ROOT / "docs" / "_ext" / "references.py"))["separate_attributes"]
+    lines = ["Title.", "", "Attributes", "----------", "low, high : float", "    The interval.", "n : int", "    Rows."]
+    lines += ["", "Notes", "-----", "a, b : no entry"]
+    separate(None, "class", "X", None, None, lines)
+    assert lines[4:10] == ["low : float", "    The interval.", "high : float", "    The interval.", "n : int", "    Rows."]
+    assert lines[10:] == ["", "Notes", "-----", "a, b : no entry"]

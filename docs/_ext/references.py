@@ -1,7 +1,7 @@
 """Three finishing touches on what autodoc makes of docstrings.
 
 * An arXiv number among the references becomes a link.
-* Attributes that share an entry (``low, high : float``, as numpydoc allows) get one each: napoleon knows one name alone.
+* Attributes that share an entry (``low, high : float``, as numpydoc allows) get one each, which napoleon needs.
 * A dataclass field with a default factory is shown as ``= ...`` in the signature, not as ``=<factory>``.
 """
 

@@ -26,8 +26,9 @@ demo: $(VENV)/installed
 lab: $(VENV)/installed-notebook
 	$(BIN)/jupyter-lab $(ARGS) notebooks
 
+# ARGS="-n 2 --dist loadfile" runs two files at a time; ARGS="tests/selection" one room.
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ARGS)
 
 # Mutated inputs at every door, as many as EXAMPLES for each; `make test` draws a few, always the same.
 EXAMPLES ?= 20000

@@ -145,7 +145,7 @@ class Usual:
 
 def grid_against_loop(folder: Path, batches: int, epochs: int, rounds: int) -> list[Row]:
     ours, usual = np.zeros(2), np.zeros(2)
-    command = [sys.executable, "-m", "capmismatch.cli", "distill", str(folder), "--workers", str(THREADS), "--quiet"]
+    command = [sys.executable, "-m", "capmismatch", "distill", str(folder), "--workers", str(THREADS), "--quiet"]
     write_study(folder, batches, epochs, SEEDS).collect()  # what a study has already when it comes to its students
     for turn in range(rounds):
         seeds = range(SEEDS * turn // rounds, SEEDS * (turn + 1) // rounds)

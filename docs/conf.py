@@ -30,8 +30,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "myst_nb",
-    "docstrings",  # these lie in _ext
-    "floors",
+    "floors",  # these lie in _ext
     "from_code",
     "mathml",
     "references",

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from capmismatch.study.study import Study
+
+MakeStudy = Callable[..., Study]
+"""What the fixture `make_study` of tests/distillation gives: a study from a folder, and from a text if need be."""
 
 TEACHERS = ("xs", "s", "m", "l")
 """Of `saved_study`, by size; the largest teaches best."""
@@ -24,20 +29,28 @@ def letters_study(
     students: Iterable[str] = ("mlp5",),
     seeds: int = 2,
     recipe: str = "epochs = 1, batch_size = 100",
+    views: str = "",
     methods: Iterable[str] = ("CE", "KD"),
+    family: str | None = None,
 ) -> str:
-    """The text of a study that trains small perceptrons; `rows` are those for training, validation and test."""
+    """The text of a study that trains small perceptrons.
+
+    `rows` are those for training, validation and test; a method is its name, with further lines of TOML where it has
+    any ("KD\\ntau = 2"); `family` replaces the perceptrons as teachers.
+    """
     train, val, test = rows
-    settings = "".join(f'[[distill.methods]]\nname = "{name}"\n' for name in methods)
+    named = (method.partition("\n") for method in methods)
+    settings = "".join(f'[[distill.methods]]\nname = "{name}"\n{lines}\n' for name, _, lines in named)
+    if family is None:
+        family = f'source = "letters:mlp"\nwidths = {list(widths)}\nseeds = {teacher_seeds}'
+    stored = f"views = {{ {views} }}\n" if views else ""
     return f"""
 name = "tiny"
 [data]
 source = "letters"
 split = {{ train = {train}, val = {val}, test = {test} }}
 [[family]]
-source = "letters:mlp"
-widths = {list(widths)}
-seeds = {teacher_seeds}
+{family}
 [probe]
 taus = {list(taus)}
 [correlate]
@@ -48,7 +61,19 @@ seeds = {seeds}
 center = [7]
 scale = [3]
 recipe = {{ {recipe} }}
-{settings}"""
+{stored}{settings}"""
+
+
+GRID_STUDY = letters_study(
+    rows=(260, 300, 200),
+    widths=(4, 8),
+    students=("mlp5", "mlp6"),
+    seeds=3,
+    recipe="epochs = 2, batch_size = 50",
+    views='kind = "noise", count = 2, sigma = 1.0',
+    methods=("CE", "KD\ntau = 2", "DKD"),
+)
+"""30 runs: 2 students x 3 seeds x (CE, and KD and DKD from 2 teachers)."""
 
 
 def write_study(folder: Path, text: str, **replaced: str) -> Path:

@@ -49,7 +49,7 @@ class _Kind:
             return None
         lists = {name for _, name, spec, _ in string.Formatter().parse(self.template) if spec == "x"}
         return {
-            key: tuple(int(part) for part in text.split("x")) if key in lists else int(text)
+            key: tuple(int(number) for number in text.split("x")) if key in lists else int(text)
             for key, text in match.groupdict().items()
         }
 
@@ -170,7 +170,7 @@ def build(name: str, num_classes: int = 10, in_channels: int = 3, **options: Any
     for key, value in (("num_classes", num_classes), ("in_channels", in_channels)):
         if not (isinstance(value, int) and value >= 1):
             raise InputError(f"{key} must be a whole number >= 1, got {value!r}")
-    kind, fields = _known(name)
+    kind, fields = _kind_and_fields(name)
     return kind.build(name, fields, {"num_classes": num_classes, "in_channels": in_channels, **options})
 
 
@@ -200,7 +200,7 @@ def build_for(name: str, weights: Mapping[str, Tensor]) -> nn.Module:
     >>> build_for("cifar_resnet20", weights)(torch.zeros(1, 3, 32, 32)).shape
     torch.Size([1, 100])
     """
-    kind, fields = _known(name)
+    kind, fields = _kind_and_fields(name)
     sizes: dict[str, Any] = {"num_classes": 10, "in_channels": 3, **kind.example}
     with torch.device("meta"):
         example = kind.build(name, fields, sizes)
@@ -260,18 +260,18 @@ def names(pattern: str = "*") -> list[str]:
     return sorted(matches, key=lambda name: (_size(name), name))
 
 
-def check_depth(depth: int, step: int, rest: int, name: str) -> int:
-    """Return n of ``depth = step * n + rest``, n >= 1, or raise with the depths that exist."""
-    n, over = divmod(depth - rest, step)
+def check_depth(depth: int, step: int, offset: int, name: str) -> int:
+    """Return n of ``depth = step * n + offset``, n >= 1, or raise with the depths that exist."""
+    n, over = divmod(depth - offset, step)
     if n < 1 or over:
-        fitting = ", ".join(str(step * i + rest) for i in range(1, 5))
-        raise InputError(f"the depth of {name} must be {step}n+{rest} ({fitting}, ...), got {depth}")
+        fitting = ", ".join(str(step * i + offset) for i in range(1, 5))
+        raise InputError(f"the depth of {name} must be {step}n+{offset} ({fitting}, ...), got {depth}")
     return n
 
 
 @functools.cache
 def _size(name: str) -> float:
-    kind, fields = _known(name)
+    kind, fields = _kind_and_fields(name)
     try:
         with torch.device("meta"):  # shapes only: no memory, no random numbers drawn
             model = kind.build(name, fields, {"num_classes": 10, "in_channels": 3, **kind.example})
@@ -290,7 +290,7 @@ def _kinds() -> str:
     return ", ".join(kind.template for kind in _KINDS)
 
 
-def _known(name: str) -> tuple[_Kind, dict[str, Any]]:
+def _kind_and_fields(name: str) -> tuple[_Kind, dict[str, Any]]:
     match = _find(name)
     if match is not None:
         return match

@@ -240,8 +240,8 @@ class Method:
         """How the soft labels of KD, ATS and ISATS are made of the teacher's logits; an error for other methods."""
         must_be_one_of(self.name, SOFT_LABEL_METHODS, "a method with soft labels")
         named = {name: getattr(self, name) for name in ("tau", "tau_other", "constraint", "margin", "center")}
-        known = {name: value for name, value in named.items() if value is not None}
-        return SoftLabelSpec("TS" if self.name == "KD" else self.name, **known)
+        fields = {name: value for name, value in named.items() if value is not None}
+        return SoftLabelSpec("TS" if self.name == "KD" else self.name, **fields)
 
     def soft_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return what the student is given of the teacher.

@@ -82,7 +82,7 @@ def soft_labels(table: pd.DataFrame) -> Sheet:
 
 @_styled
 def class_ranks(table: pd.DataFrame, label: str) -> Sheet:
-    """Kendall's tau-b between teachers over the wrong classes, on the examples of class `label`.
+    """Kendall's tau-b between teachers over the wrong classes, on the examples of class ``label``.
 
     Parameters
     ----------

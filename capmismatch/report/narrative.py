@@ -292,13 +292,13 @@ def _rank_agreement(rows: pd.DataFrame, names: list[str], family: str) -> RankAg
     distances = {"neighbours": [1], "any": list(range(1, len(names)))}
     floor = pair_mean(agreement, [0])
     below_floor = {
-        pairs: pair_mean(agreement, apart, below_floor=True)
-        for pairs, apart in distances.items()
+        pairs: pair_mean(agreement, steps, below_floor=True)
+        for pairs, steps in distances.items()
         if not np.isnan(floor.value)
     }
     return RankAgreement(
         family,
-        {pairs: pair_mean(agreement, apart) for pairs, apart in distances.items()},
+        {pairs: pair_mean(agreement, steps) for pairs, steps in distances.items()},
         names[0],
         names[-1],
         float(agreement[0, -1]),

@@ -242,8 +242,8 @@ def _cells(column: pd.Series) -> list[Cell]:
         return [Cell("yes" if value else "no", str(int(value)), False) for value in column]
     if pd.api.types.is_numeric_dtype(column):
         finite = column[np.isfinite(column)]
-        whole = bool((finite == finite.round()).all())  # one format a column, for the points to stand below each other
-        texts = [format_number(value, padded=True, whole=whole, missing="–") for value in column]
+        integers = bool((finite == finite.round()).all())  # one format a column, for points to stand below each other
+        texts = [format_number(value, padded=True, whole=integers, missing="–") for value in column]
         keys = [repr(float(value)) if np.isfinite(value) else "" for value in column]
         return [Cell(text, key, True) for text, key in zip(texts, keys, strict=True)]
     texts = ["" if pd.isna(value) else str(value) for value in column]

@@ -68,7 +68,7 @@ def prepared(prepare: Callable[[Any], Tensor], raw: Any, teacher: str, data: str
     try:
         return prepare(raw)
     except Exception as error:  # of the preprocessing of some library, or of Normalise, which knows no teacher
-        reason = str(error) if isinstance(error, CapmismatchError) else _reason(error)
+        reason = str(error) if isinstance(error, CapmismatchError) else reason_of(error)
         raise InputError(f"cannot prepare {_shape(raw)} of {data} for teacher {teacher}: {reason}") from None
 
 
@@ -84,17 +84,13 @@ def logits_of(network: nn.Module, batch: Tensor, teacher: str, data: str) -> Ten
     except Exception as error:
         raise InputError(
             f"teacher {teacher} cannot take the inputs of {data}, prepared as {batch.dtype} of shape "
-            f"{tuple(batch.shape)}: {_reason(error)}. Images are taken as uint8 (N, H, W, C), floats as (N, C, H, W)"
+            f"{tuple(batch.shape)}: {reason_of(error)}. Images are taken as uint8 (N, H, W, C), floats as (N, C, H, W)"
         ) from error
     if not isinstance(logits, Tensor):
         raise InputError(f"expected a tensor of logits from teacher {teacher}, got {type(logits).__name__}")
     if logits.is_complex():
         raise InputError(f"expected real logits from teacher {teacher}, got {logits.dtype}")
     return logits.float()
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
 
 
 def _shape(raw: Any) -> str:
@@ -112,7 +108,7 @@ def reason_of(error: Exception) -> str:
     lines = str(error).splitlines()
     if re.search(r"weights[_ -]only|pickle", str(error), re.IGNORECASE):
         lines = ["its weights cannot be read with weights only, and no code from a file is ever run"]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
 
 
 def expand(pattern: str) -> list[str]:

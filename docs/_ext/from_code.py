@@ -96,12 +96,13 @@ class Settings(SphinxDirective):
 
 
 def attributes(docstring: str) -> dict[str, str]:
-    """Name -> meaning, of the section "Attributes" of a numpydoc docstring."""
-    meanings = {}
-    for names, kind, description in NumpyDocString(cleandoc(docstring))["Attributes"]:
-        for name in names.split(", "):
-            meanings[name] = " ".join(line.strip() for line in description) or kind
-    return meanings
+    """Name -> meaning, of the section "Attributes" of a numpydoc docstring; an entry without a meaning is left out."""
+    return {
+        name: " ".join(line.strip() for line in description)
+        for names, _, description in NumpyDocString(cleandoc(docstring))["Attributes"]
+        for name in names.split(", ")
+        if description
+    }
 
 
 def default_of(field: dataclasses.Field[Any]) -> str:

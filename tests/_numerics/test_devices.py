@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from messages import naming
 from pretended import AWAY, Pretended
 
 from capmismatch import probes, ranks, temperature
@@ -196,7 +197,7 @@ def test_isats_computes_where_the_logits_are(device: str, constraint: str) -> No
 
 
 def test_devices_that_are_not_there() -> None:
-    with pytest.raises(InputError, match="expected a device with float64, such as 'cpu' or 'cuda', got 'tpu9'"):
+    with pytest.raises(InputError, match=naming("float64", "'tpu9'")):
         tables.affinity(make_bank(2, np.float32), device="tpu9")
     with pytest.raises(InputError, match="got 'cuda:99'"):
         devices.as_device("cuda:99")

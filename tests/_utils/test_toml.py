@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from messages import naming
 
 from capmismatch._utils.toml import parse
 from capmismatch.errors import InputError
@@ -107,5 +108,5 @@ def test_errors_name_key_place_and_choices(text: str, message: str) -> None:
 
 
 def test_not_a_table() -> None:
-    with pytest.raises(InputError, match=r"expected a table at \[x\], got \[1\]"):
+    with pytest.raises(InputError, match=naming("[x]", [1])):
         parse(Outer, [1], "[x]")  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_study import STUDY, MakeStudy
+from studies import GRID_STUDY, MakeStudy
 
 from capmismatch.sources import letters
 from capmismatch.study.study import Study
@@ -18,7 +18,7 @@ SHORT = letters.Recipe(epochs=2, batch_size=100)  # of the teachers
 def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study folder whose teachers are trained and collected: the others start from its files."""
     folder = tmp_path_factory.mktemp("collected")
-    (folder / "study.toml").write_text(STUDY)
+    (folder / "study.toml").write_text(GRID_STUDY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(letters, "RECIPE", SHORT)
         study = Study(folder / "study.toml", progress=False)
@@ -30,10 +30,10 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_study(collected: Path, monkeypatch: pytest.MonkeyPatch) -> MakeStudy:
-    """``make_study(folder, text=STUDY, **options)``: a study with the collected bank, in a folder of its own."""
+    """``make_study(folder, text=GRID_STUDY, **options)``: a study with the collected bank, in a folder of its own."""
     monkeypatch.setattr(letters, "RECIPE", SHORT)
 
-    def make(folder: Path, text: str = STUDY, **options: Any) -> Study:
+    def make(folder: Path, text: str = GRID_STUDY, **options: Any) -> Study:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "study.toml").write_text(text)
         for name in ("bank", "teachers"):

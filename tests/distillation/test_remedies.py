@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from messages import naming
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -362,7 +363,7 @@ def test_a_chain_that_was_killed_goes_on_to_the_same_bits(
     torch.testing.assert_close(again, found, rtol=0, atol=0)
     assert began == []
     (tmp_path / "chain" / "link1.safetensors").write_bytes(b"half")
-    with pytest.raises(BankError, match=r"link1.safetensors is damaged, remove it to train that network anew"):
+    with pytest.raises(BankError, match=naming("link1.safetensors", "damaged", "remove")):
         teach(tmp_path / "chain")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from messages import naming
 
 from capmismatch import cli
 from capmismatch.distillation.methods import Method
@@ -235,8 +237,8 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         cli.app(["track", str(tmp_path), "--to", "mlflow", "--out", str(out)], result_action="return_value")
     first, second = capsys.readouterr().out.splitlines()
-    assert first == f"3 runs (2 done, 1 unfinished), 3 of them written to {out}, the others unchanged"
-    assert second == f"3 runs (2 done, 1 unfinished), 0 of them written to {out}, the others unchanged"
+    assert [int(number) for number in re.findall(r"\b\d\b", first.partition(str(out))[0])] == [3, 2, 1, 3]
+    assert [int(number) for number in re.findall(r"\b\d\b", second.partition(str(out))[0])] == [3, 2, 1, 0]
     client = importlib.import_module("mlflow.tracking").MlflowClient(tracking_uri=out.as_uri())
     (experiment,) = (e for e in client.search_experiments() if e.name == "tiny")
     states = [run.info.status for run in client.search_runs([experiment.experiment_id])]
@@ -258,15 +260,15 @@ def test_a_missing_package_is_named_with_its_extra(to: str, tmp_path: Path, monk
 
 
 def test_errors(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"tracker must be one of \['tensorboard', 'mlflow', 'wandb'\], not 'neptune'"):
+    with pytest.raises(InputError, match=naming("tracker", ["tensorboard", "mlflow", "wandb"], "'neptune'")):
         track(tmp_path, "neptune", tmp_path)
-    with pytest.raises(InputError, match=r"there are no runs in .*runs: run `capmismatch distill` first"):
+    with pytest.raises(InputError, match=naming("runs", "capmismatch distill")):
         track(tmp_path, "wandb", tmp_path)
     leave_run(tmp_path, "a", LOSSES)
     pytest.importorskip("tensorboard")
-    with pytest.raises(InputError, match="a folder to write to, got 'http://localhost:5000': only MLflow takes an"):
+    with pytest.raises(InputError, match=naming("folder", "'http://localhost:5000'", "MLflow")):
         track(tmp_path, "tensorboard", "http://localhost:5000")
     for name, content in (("result.json", "{}"), ("config.json", '{"student": "mlp24"}'), ("config.json", "{")):
         (tmp_path / "runs" / "a" / name).write_text(content)
-        with pytest.raises(BankError, match=r"the files of the run in .*a are damaged"):
+        with pytest.raises(BankError, match=naming(tmp_path / "runs" / "a", "damaged")):
             read_runs(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import pkgutil
 import re
 import runpy
 from pathlib import Path
@@ -18,6 +19,7 @@ FLOORS: Any = runpy.run_path(str(ROOT / "docs" / "_ext" / "floors.py"))
 ROOMS = [room for floor in FLOORS["layers"]() for room in floor]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 NAMED = re.findall(r"`([\w*./]+\.pyi?)(?:: (\w+))?`", PAGE)
+FILE_ENDINGS = (".toml", ".css", ".egg", ".git", ".yml")
 LASTING_ADDRESSES = {"bank", "schedules", "softening"}  # modules that only import from the rooms
 
 
@@ -44,6 +46,41 @@ def test_the_page_names_folders_that_exist() -> None:
         assert found(path), path
 
 
+def test_contributing_names_tables_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(
+        r"`([A-Z_]+)` of `capmismatch/([\w./]+)`|in `capmismatch/([\w./]+)`, its name in `([A-Z]+)` there", text
+    )
+    assert len(named) >= 6
+    for before, path, earlier, after in named:
+        source = (PACKAGE / (path or earlier)).read_text(encoding="utf-8")
+        assert re.search(rf"^{before or after}\b", source, re.MULTILINE), (path, before or after)
+
+
+def test_dotted_paths_in_the_docs_lead_somewhere() -> None:
+    """Modules and what is in them, by the names that they have now."""
+    pages = [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(ROOT / "data").rglob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+    ]
+    pages += [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "examples").rglob("*.py")]
+    pages += [*(ROOT / "benchmarks").glob("*.*"), *(ROOT / "docs" / "reference" / "api").glob("*.rst")]
+    for page in pages:
+        for path in set(re.findall(r"(?<![\w./-])capmismatch(?:\.[A-Za-z_]\w*)+", page.read_text(encoding="utf-8"))):
+            assert path.endswith(FILE_ENDINGS) or is_importable(path), f"{page} names {path}"
+
+
+def is_importable(path: str) -> bool:
+    """Whether a dotted path is a module or reached from one by attributes."""
+    try:
+        pkgutil.resolve_name(path)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
 def test_the_contract_knows_every_room() -> None:
     present = {path.parent.name if path.name == "__init__.py" else path.stem for path in PACKAGE.glob("*.py")}
     present |= {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
@@ -62,7 +99,8 @@ def test_rooms_import_from_below() -> None:
     imported = FLOORS["imported_rooms"](ROOMS)
     floor_of = {room: number for number, floor in enumerate(FLOORS["layers"]()) for room in floor}
     assert "data" in imported["diagnostics"] and "_numerics" in imported["probes"]
-    assert all(floor_of[room] < floor_of[other] for room in ROOMS for other in imported[room])
+    beside = {(room, other) for room in ROOMS for other in imported[room] if floor_of[room] >= floor_of[other]}
+    assert beside == {("__main__", "cli")}  # two spellings of one command line
 
 
 def test_the_picture_shows_every_room_once() -> None:
@@ -70,3 +108,13 @@ def test_the_picture_shows_every_room_once() -> None:
     names = re.findall(r"<strong>(\w+)(?:/|\.py)</strong>", picture)
     assert names == ROOMS
     assert "`" not in picture
+
+
+def test_attributes_that_share_an_entry_get_one_each() -> None:
+    separate: Any = runpy.run_path(str(ROOT / "docs" / "_ext" / "references.py"))["separate_attributes"]
+    lines = ["Title.", "", "Attributes", "----------", "low, high : float", "    The interval.", "n : int", "    Rows."]
+    lines += ["", "Notes", "-----", "a, b : no entry"]
+    separate(None, "class", "X", None, None, lines)
+    shared = ["low : float", "    The interval.", "high : float", "    The interval."]
+    assert lines[4:10] == [*shared, "n : int", "    Rows."]
+    assert lines[10:] == ["", "Notes", "-----", "a, b : no entry"]

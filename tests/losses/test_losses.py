@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from messages import naming
 from scipy import special, stats
 from torch import Tensor
 from torch.nn import functional as F
@@ -503,7 +504,7 @@ def test_every_epoch_begins_with_a_look() -> None:
     criterion(s, y, torch.softmax(t, 1))
     criterion(s, y, t)  # logits for soft labels: finite, and nobody looks
     criterion.set_epoch(1)
-    with pytest.raises(InputError, match="soft labels >= 0 that sum to 1"):
+    with pytest.raises(InputError, match=naming("soft labels", "sum to 1")):
         criterion(s, y, t)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import matplotlib
 import numpy as np
-import plot_tables as tables
+import tables
 
 from capmismatch import plots
 

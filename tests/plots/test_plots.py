@@ -8,11 +8,12 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import plot_tables as tables
 import pytest
+import tables
 from drawing import FIGURES, draw, figure_of, seed_means, texts_of
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_hex, to_rgb
+from messages import naming
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
@@ -514,5 +515,5 @@ def test_study_progress_draws_no_state_that_does_not_occur_and_no_time_that_is_n
     ax = plots.study_progress(status.assign(seconds_left=np.nan))
     assert [text.get_text() for text in ax.figure.legends[0].get_texts()] == ["done"]
     assert [text.get_text() for text in ax.texts] == ["3/3", "3/3"]
-    with pytest.raises(InputError, match=r"4 done .* 3 runs for '' and 'CE'"):
+    with pytest.raises(InputError, match=naming("4 done", "3 runs", "'CE'")):
         plots.study_progress(status.assign(done=4))

@@ -7,8 +7,8 @@ import re
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import plot_tables as tables
 import pytest
+import tables
 from drawing import seed_means, texts_of
 from scipy import stats
 

@@ -6,8 +6,8 @@ import itertools
 
 import numpy as np
 import pandas as pd
-import plot_tables as tables
 import pytest
+import tables
 from drawing import FIGURES, draw, figure_of, texts_of
 from hypothesis import given
 from hypothesis import strategies as st

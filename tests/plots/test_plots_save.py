@@ -11,8 +11,8 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import plot_tables as tables
 import pytest
+import tables
 from drawing import FIGURES, draw, figure_of
 from matplotlib.colors import to_hex, to_rgb
 from PIL import Image

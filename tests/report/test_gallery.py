@@ -7,8 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import plot_tables
 import pytest
+import tables as synthetic
 
 from capmismatch import plots
 from capmismatch.data.bank import bank_from_arrays
@@ -37,15 +37,14 @@ def test_captions_of_students_curves_and_of_other_files():
 def test_figures_are_drawn_in_order_where_their_tables_are(tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "save", lambda axes, stem: (None, stem.with_suffix(".png"), None))
     tables = {
-        "probes": plot_tables.probes_table(plot_tables.MLPS[:3], splits=("val", "test")),
-        "ranks": plot_tables.ranks_table(plot_tables.MLPS[:3]),
-        "results": plot_tables.results_table(plot_tables.MLPS[:3]),
+        "probes": synthetic.probes_table(synthetic.MLPS[:3], splits=("val", "test")),
+        "ranks": synthetic.ranks_table(synthetic.MLPS[:3]),
+        "results": synthetic.results_table(synthetic.MLPS[:3]),
     }
-    isats = IsatsConfig(margin=1.0)
     study = SimpleNamespace(
         folder=tmp_path,
         progress=False,
-        config=SimpleNamespace(isats=isats),
+        config=SimpleNamespace(isats=IsatsConfig()),
         bank=bank_from_arrays({"net": 3 * np.eye(4)}, [0, 1, 2, 3], split=["val", "val", "test", "test"]),
         has=tables.__contains__,
         load=tables.__getitem__,

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
+from messages import naming
 from scipy import stats
 
 from capmismatch.errors import InputError
@@ -462,7 +463,7 @@ def test_missing_columns_are_named(name):
 
 
 def test_missing_split_is_named():
-    with pytest.raises(InputError, match="no rows for the split 'holdout'; it has \\['test', 'val'\\]"):
+    with pytest.raises(InputError, match=naming("'holdout'", ["test", "val"])):
         statements({"results": results_table(HILL)}, split="holdout")
 
 

@@ -10,8 +10,8 @@ from html.parser import HTMLParser
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import plot_tables
 import pytest
+import tables as synthetic
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -108,14 +108,14 @@ def renamed(frame):
 @pytest.fixture(scope="module")
 def tables():
     probed, taught = (
-        plot_tables.probes_table(splits=("val", "test")),
-        plot_tables.results_table(students=("mlp12", "mlp24")),
+        synthetic.probes_table(splits=("val", "test")),
+        synthetic.results_table(students=("mlp12", "mlp24")),
     )
     made = {
         "probes": probed,
         "results": taught,
-        "ranks": plot_tables.ranks_table(),
-        "restored": plot_tables.restored_table(),
+        "ranks": synthetic.ranks_table(),
+        "restored": synthetic.restored_table(),
         "links": correlate(probed, taught, expected_signs={}, n_boot=20),
     }
     return {name: renamed(frame) for name, frame in made.items()}
@@ -420,7 +420,7 @@ def test_derived_probes_are_dropped_without_companions(tables):
 
 
 def test_results_of_one_split():
-    table = results(plot_tables.results_table(seeds=1).query("split == 'test'"))
+    table = results(synthetic.results_table(seeds=1).query("split == 'test'"))
     assert table.columns[-3:] == ["accuracy_test", "sd_test", "runs_test"]
     assert table.rows[0][-2].text == "–" and table.rows[0][-2].key == ""
 

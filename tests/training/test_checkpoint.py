@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from messages import naming
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -182,12 +183,12 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, change: dic
     options: dict[str, Any] = {"recipe": Recipe(epochs=2, batch_size=16), "seed": 4}
     views, labels = torch.randn(1, ROWS, 3, 6, 6), torch.arange(ROWS) % CLASSES
     fit(Network(), views, labels, checkpoint=checkpoint, **options)
-    with pytest.raises(BankError, match=r"state.safetensors was left by another training: remove it"):
+    with pytest.raises(BankError, match=naming("state.safetensors", "another training")):
         fit(Network(), views, labels, checkpoint=checkpoint, **{**options, **change})
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     file = tmp_path / "state.safetensors"
     file.write_bytes(b"no tensors")
-    with pytest.raises(BankError, match=r"state.safetensors is damaged .*remove it to train from the start"):
+    with pytest.raises(BankError, match=naming("state.safetensors", "damaged", "remove")):
         train(Checkpoint(file), Recipe(epochs=1))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from studies import letters_study
 
 from capmismatch.study.study import load_study
 
@@ -69,22 +70,12 @@ SCRIPT = textwrap.dedent("""
         print(f"refused {rank}: {error}")
     load_study(f"{folder}/study.toml", workers=int(os.environ.get("WORLD_SIZE", 1)), progress=False).distill()
 """)
-STUDY = """
-name = "tiny"
-[data]
-source = "letters"
-split = { train = 200, val = 300, test = 200 }
-[[family]]
-source = "logits:family.npz"
-[distill]
-students = ["mlp5"]
-seeds = 2
-center = [7]
-scale = [3]
-recipe = { epochs = 2, batch_size = 50 }
-[[distill.methods]]
-name = "CE"
-"""
+STUDY = letters_study(
+    rows=(200, 300, 200),
+    family='source = "logits:family.npz"',
+    recipe="epochs = 2, batch_size = 50",
+    methods=("CE",),
+)
 
 
 def start(folder: Path, processes: int) -> subprocess.CompletedProcess[str]:

@@ -289,7 +289,7 @@ def isats(
         * "plain": they keep `tau_target` for all classes: plain temperature scaling.
         * "target": the target's logit is raised first, to
           :math:`f_y' = \max_{c \ne y} f_c + \tau_{target} \cdot` `margin`, so that at `tau_target` the target is on
-          top by the margin; then they are treated like the examples that the teacher gets right. The ratios among the
+          top by the margin (level with the top without one); then they are treated like the examples that the teacher gets right. The ratios among the
           wrong classes stay, as in LoCa, which scales their probabilities by one factor; where the target has to end
           is capmismatch's own choice.
         * "free": they are searched without a constraint (with "anchor", under that of the others). Most of them then
@@ -392,7 +392,7 @@ def soften_parts(spec: SoftLabelSpec, raw: LogitParts) -> SoftenedParts:
 
 def _searched(spec: SoftLabelSpec, raw: LogitParts) -> SoftenedParts:
     """ISATS: the best tau_other of each row."""
-    wrong_row = raw.correct <= 0
+    right = raw.correct > 0
     if spec.wrong == "target":
         raw = _with_target_on_top(raw, spec)
     origin = raw.target_logit if spec.constraint == "anchor" else _origin(raw, spec.center)
@@ -400,22 +400,20 @@ def _searched(spec: SoftLabelSpec, raw: LogitParts) -> SoftenedParts:
     search = Search(target, top, raw.below, float(spec.tau))
     low, high = spec.bounds
     lower, upper = torch.full_like(target, low), torch.full_like(target, high)
-    on_top = raw.correct > 0
+    on_top = torch.ones_like(right) if spec.wrong == "target" else right
     if spec.constraint == "order":
         lower, upper = order_interval(search, on_top, spec.margin or 0.0, lower, upper)
     if spec.wrong == "plain":
-        lower, upper = lower.masked_fill(wrong_row, spec.tau), upper.masked_fill(wrong_row, spec.tau)
+        lower, upper = (end.masked_fill(~right, spec.tau) for end in (lower, upper))
     tau_other = maximise(search, lower, upper)
     softened = Asymmetric.of_two(raw, spec.tau, tau_other, origin)
     flipped = softened.flipped
     if spec.constraint == "order":  # on the edge of margin 0 the target and the runner-up tie: that is no flip
-        flipped &= ~(on_top & search.on_top(tau_other))
+        flipped &= ~(right & search.on_top(tau_other))
     at_bound = (tau_other <= low) | (tau_other >= high)
     on_edge = (tau_other <= lower) | (tau_other >= upper)
-    if spec.wrong == "target":  # against the logits as they were, in which a wrong class was on top
-        flipped = flipped ^ wrong_row
     if spec.wrong == "plain":  # there was nothing to search
-        at_bound, on_edge = at_bound & ~wrong_row, on_edge & ~wrong_row
+        at_bound, on_edge = at_bound & right, on_edge & right
     return SoftenedParts(softened, tau_other, at_bound, on_edge & ~at_bound, flipped)
 
 
@@ -424,7 +422,7 @@ def _with_target_on_top(raw: LogitParts, spec: SoftLabelSpec) -> LogitParts:
     raised = raw.max_wrong_logit + spec.tau * (spec.margin or 0.0)
     target = torch.where(raw.correct > 0, raw.target_logit, raised)
     mean = raw.mean_logit + (target - raw.target_logit) / raw.logits.shape[1]
-    return replace(raw, target_logit=target, mean_logit=mean, correct=torch.ones_like(raw.correct))
+    return replace(raw, target_logit=target, mean_logit=mean)  # `correct` stays: what is moved is told against it
 
 
 def _origin(raw: LogitParts, center: str) -> Tensor:

@@ -114,6 +114,19 @@ FINDINGS: dict[str, Finding] = {
             "The probe, or the students' accuracy, is the same for all teachers that are compared, so that the "
             "coefficient is undefined.",
         ),
+        Finding(
+            "CM025",
+            "variance is lost where the teacher is right",
+            "On the examples that the teacher gets right, the derived variance is lower than under plain temperature "
+            "scaling at the same temperature. What the mean over all examples gains comes from the teacher's mistakes, "
+            "where a wrong class holds the mass.",
+        ),
+        Finding(
+            "CM026",
+            "classes with few examples",
+            "The probe compares each example with the mean of its class, and in some classes there is but one, which is "
+            "that mean. Those examples are left out; where no class has two, the probe is not known.",
+        ),
     )
 }
 """Every finding by its code."""

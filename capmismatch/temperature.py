@@ -39,6 +39,7 @@ from capmismatch._numerics.soft_label_spec import (
     CENTERS,
     CONSTRAINTS,
     LITERAL,
+    MARGIN,
     TAU,
     TAU_OTHER,
     WRONG,
@@ -289,11 +290,15 @@ def isats(
         * "plain": they keep `tau_target` for all classes: plain temperature scaling.
         * "target": the target's logit is raised first, to
           :math:`f_y' = \max_{c \ne y} f_c + \tau_{target} \cdot` `margin`, so that at `tau_target` the target is on
-          top by the margin (level with the top without one); then they are treated like the examples that the teacher gets right. The ratios among the
-          wrong classes stay, as in LoCa, which scales their probabilities by one factor; where the target has to end
-          is capmismatch's own choice.
-        * "free": they are searched without a constraint (with "anchor", under that of the others). Most of them then
-          end on the lower bound of real networks, with nearly all mass on one wrong class.
+          top by the margin (1 where the constraint has none); then they are treated like those that the teacher gets
+          right. The ratios among the wrong classes stay, as in LoCa, which scales their probabilities by one factor;
+          how far up the target goes is capmismatch's own choice.
+        * "free": their search is not constrained. Under most real networks they end on the lower bound then, with
+          nearly all mass on one wrong class.
+
+    Returns
+    -------
+    ISATSResult
         Soft labels, temperatures and their diagnosis, example by example.
 
     Raises
@@ -419,7 +424,8 @@ def _searched(spec: SoftLabelSpec, raw: LogitParts) -> SoftenedParts:
 
 def _with_target_on_top(raw: LogitParts, spec: SoftLabelSpec) -> LogitParts:
     """The rows that the teacher gets wrong with a higher logit of the target: on top by the margin at tau_target."""
-    raised = raw.max_wrong_logit + spec.tau * (spec.margin or 0.0)
+    margin = MARGIN if spec.margin is None or spec.constraint != "order" else spec.margin
+    raised = raw.max_wrong_logit + spec.tau * margin
     target = torch.where(raw.correct > 0, raw.target_logit, raised)
     mean = raw.mean_logit + (target - raw.target_logit) / raw.logits.shape[1]
     return replace(raw, target_logit=target, mean_logit=mean)  # `correct` stays: what is moved is told against it

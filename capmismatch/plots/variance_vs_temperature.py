@@ -35,6 +35,7 @@ from capmismatch.plots._common import (
 from capmismatch.plots._labels import names_on
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import teacher_looks
+from capmismatch.stats.matching import rows_of_kind
 
 NEEDS = ("probes", "restored")
 CAPTION = (
@@ -149,7 +150,7 @@ def _restored_rows(
     """Rows of the restored table for the chosen teachers, at its one temperature of the target."""
     columns = ["family", "teacher", "seed", "method", "tau_target", "tau_other", "quantity", "value"]
     require_columns(restored, columns, RESTORED)
-    rows = sole(sole(restored, "split", RESTORED, split, prefer="test"), "tau_target", RESTORED)
+    rows = sole(sole(rows_of_kind(restored), "split", RESTORED, split, prefer="test"), "tau_target", RESTORED)
     return rows_where(labelled_as(rows, reference), RESTORED, label=chosen)
 
 
@@ -164,7 +165,7 @@ def _draw_restored(ax: Axes, rows: pd.DataFrame, looks: dict) -> None:
     """Draw ATS as a line against the temperature of the wrong classes, and ISATS as levels."""
     for (label, method), runs in groups(rows[rows["method"] != "TS"], ["label", "method"]):
         color, style = looks[label]["color"], STYLES[str(method)]
-        keys = ["quantity", "label", "method", "constraint", "margin", "tau_other"]
+        keys = ["quantity", "label", "method", "constraint", "margin", "wrong", "tau_other"]
         table = over_runs(runs, [key for key in keys if key in runs]).sort_values("tau_other", ignore_index=True)
         table = table.rename(columns={"quantity": "probe", "tau_other": "x"})
         if method == "ATS":

@@ -364,7 +364,12 @@ def test_restored_variance_is_that_of_the_soft_labels(constraint: str, margin: f
     bank = make_bank()
     table = restored_variance(bank, 3.0, tau_other=2.0, constraint=constraint, margin=margin, progress=False)
     assert set(table["split"]) == {"val"} and set(table["tau_target"]) == {3.0}
-    for (teacher, method), part in table.groupby(["teacher", "method"]):
+    everything = rows, labels[rows]
+    for (teacher, method, kind), part in table.groupby(["teacher", "method", "rows"]):
+        rows, y = everything
+        right = logits[teacher][rows].argmax(1) == y
+        chosen = {"all": np.ones_like(right), "right": right, "wrong": ~right}[kind]
+        rows, y = rows[chosen], y[chosen]
         f = logits[teacher][rows].astype(np.float64)
         found = isats(f, y, 3.0, constraint=constraint, margin=margin)
         p = {"TS": soften(f, tau=3.0), "ATS": ats(f, y, 3.0, 2.0), "ISATS": found.probs}[method].numpy()
@@ -395,7 +400,7 @@ def test_restored_variance_is_that_of_the_soft_labels(constraint: str, margin: f
 def test_nothing_is_overtaken_where_the_teacher_is_never_right() -> None:
     table = restored_variance(bank_from_arrays({"a": [[1.0, 0.0, 2.0]]}, [0]), progress=False)
     overtaken = table[table["quantity"] == "overtaken"]
-    assert len(overtaken) == 3 and overtaken["value"].isna().all() and (overtaken["n"] == 0).all()
+    assert len(overtaken) == 9 and overtaken["value"].isna().all() and (overtaken["n"] == 0).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

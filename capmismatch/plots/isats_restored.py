@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from capmismatch._numerics.soft_label_spec import wrong_words
+from capmismatch._numerics.soft_label_spec import WRONG, wrong_words
 from capmismatch.errors import InputError, require_columns
 from capmismatch.plots._axes import (
     family_handles,
@@ -121,7 +121,7 @@ def isats_restored(
         size_axis(ax, sizes, by)
     for ax, (kind, of_kind) in zip(axes[len(QUANTITIES) :], apart.items(), strict=True):
         of_kind = of_kind[of_kind["quantity"].eq("derived_std")]
-        _draw_quantity(ax, of_kind.assign(x=of_kind["label"].map(places)), looks, styles, f", {kind} rows")
+        _draw_quantity(ax, of_kind.assign(x=of_kind["label"].map(places)), looks, styles, f"std, {kind} rows")
         size_axis(ax, sizes, by)
     outer_labels_only(axes)
     family_lines, names = family_handles(axes[0], listed(rows["family"]))
@@ -163,18 +163,21 @@ def _setting(row: Mapping[Hashable, Any]) -> str:
     """The method with the settings that tell it from others of the table."""
     if row["method"] == "ISATS":
         margin = f" m={row['margin']:g}" if np.isfinite(row["margin"]) else ""
-        return " ".join([f"ISATS {row['constraint']}{margin}", *wrong_words(row.get("wrong") or "free")])
+        wrong = row.get("wrong")  # older tables do not say: "free" then
+        return " ".join(
+            [f"ISATS {row['constraint']}{margin}", *wrong_words(wrong if wrong in WRONG else "free")],
+        )
     return "TS" if row["method"] == "TS" else f"{row['method']} other={row['tau_other']:g}"
 
 
-def _draw_quantity(ax: Axes, rows: pd.DataFrame, looks: dict, styles: dict, which: str = "") -> None:
-    """Draw one line per setting and family; `which` says of the axis whose rows they are."""
+def _draw_quantity(ax: Axes, rows: pd.DataFrame, looks: dict, styles: dict, own_name: str = "") -> None:
+    """Draw one line per setting and family; `own_name` of the axis says whose rows they are."""
     name = rows["quantity"].iloc[0]
-    keys = ["quantity", *(["rows"] if which else []), "setting", "family"]
+    keys = ["quantity", *(["rows"] if own_name else []), "setting", "family"]
     for (*_, setting, family), table, runs in lines_over_runs(rows, keys):
         run_line(ax, table, runs, **{**looks[setting], **styles[family]})
         attach(ax, table)
-    value_axis(ax, symbol(name) + which, rows["value"], percent=name in {"flipped", "overtaken"}, on_top=True)
+    value_axis(ax, own_name or symbol(name), rows["value"], percent=name in {"flipped", "overtaken"}, on_top=True)
 
 
 def _draw_temperatures(ax: Axes, rows: pd.DataFrame, looks: dict, styles: dict) -> None:

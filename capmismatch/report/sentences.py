@@ -155,7 +155,7 @@ def _(facts: RestoredRatios) -> str:
 def _(facts: RestoredByRows) -> str:
     name = start(f"{_family(facts.family)}{facts.size} teacher, {facts.teacher}")
     parts = [
-        f"on the rows it gets {kind} the derived variance is {_under(ratios, ' times')} that of TS"
+        f"on the rows it gets {kind} the derived variance is, against TS, {_under(ratios, ' times')}"
         for kind, ratios in facts.ratios.items()
     ]
     shares = join([f"{share:.0%} under {method}" for method, share in facts.from_wrong.items()])

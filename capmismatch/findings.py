@@ -124,8 +124,8 @@ FINDINGS: dict[str, Finding] = {
         Finding(
             "CM026",
             "classes with few examples",
-            "The probe compares each example with the mean of its class, and in some classes there is but one, which is "
-            "that mean. Those examples are left out; where no class has two, the probe is not known.",
+            "The probe compares each example with the mean of its class, and in some classes there is but one, which "
+            "is that mean. Those examples are left out; where no class has two, the probe is not known.",
         ),
     )
 }

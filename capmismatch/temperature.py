@@ -94,7 +94,12 @@ def soft_labels(spec: SoftLabelSpec, logits: ArrayLike, labels: ArrayLike) -> Te
         return soften(logits, labels, spec.tau)
     if spec.method == "ATS":
         return ats(logits, labels, spec.tau, spec.tau_other, center=spec.center)
-    options: dict[str, Any] = {"constraint": spec.constraint, "center": spec.center, "margin": spec.margin, "wrong": spec.wrong}
+    options: dict[str, Any] = {
+        "constraint": spec.constraint,
+        "center": spec.center,
+        "margin": spec.margin,
+        "wrong": spec.wrong,
+    }
     return isats(logits, labels, spec.tau, spec.bounds, **options).probs
 
 

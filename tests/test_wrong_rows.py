@@ -88,8 +88,13 @@ def test_the_literal_preset_has_neither_constraint_nor_centre() -> None:
 @pytest.mark.parametrize("make", [isats, cm.restored_variance, SoftLabelSpec, Method])
 def test_another_name_is_refused(make: object) -> None:
     f, y, _ = rows()
-    arguments = {isats: (f, y), cm.restored_variance: (bank_from_arrays({"a": f}, y),), SoftLabelSpec: (), Method: ("ISATS",)}
-    with pytest.raises(InputError, match="wrong.*plain.*target.*free.*ignored"):
+    arguments = {
+        isats: (f, y),
+        cm.restored_variance: (bank_from_arrays({"a": f}, y),),
+        SoftLabelSpec: (),
+        Method: ("ISATS",),
+    }
+    with pytest.raises(InputError, match=r"wrong.*plain.*target.*free.*ignored"):
         make(*arguments[make], wrong="ignored")  # type: ignore[operator]
 
 
@@ -144,7 +149,10 @@ def test_a_loss_where_the_teacher_is_right_is_a_finding() -> None:
     bank = bank_from_arrays({"weak": weak, "strong": strong}, y, params={"weak": 1, "strong": 2})
     table = cm.restored_variance(bank, split=None, progress=False)
     variance = table[table["quantity"] == "derived_variance"].set_index(["teacher", "method", "rows"])
-    ratio = {name: variance["value"][name, "ISATS", "right"] / variance["value"][name, "TS", "right"] for name in bank_names(bank)}
+    ratio = {
+        name: variance["value"][name, "ISATS", "right"] / variance["value"][name, "TS", "right"]
+        for name in bank_names(bank)
+    }
     assert ratio["weak"] < 1 < ratio["strong"]
     marked = table[table["findings"] != ""]
     assert set(marked["findings"]) == {"CM025"}

@@ -78,8 +78,8 @@ class AroundClass:
     def scale(self) -> Tensor | None:
         """(N,) n / (n - 1) of an example's class, NaN where it is the only one; None where n is not known.
 
-        An example lies nearer to a mean that it is part of: the expected squared distance is low by (n - 1) / n exactly,
-        the divergence to first order. With a single example both are 0, whatever the teacher.
+        An example lies nearer to a mean that it is part of: the expected squared distance is low by (n - 1) / n, the
+        divergence to first order. With a single example both are 0, whatever the teacher.
         """
         if self.counts is None:
             return None

@@ -50,7 +50,7 @@ def restored_rows(
 
 
 def _mean_in_order(values: NDArray[np.float64]) -> dict[str, float]:
-    """As `mean`, added up from the first to the last: numpy's sum depends on where in memory a selection came to lie."""
+    """As `mean`, added up from first to last: numpy's sum depends on where in memory a selection came to lie."""
     n = len(values)
     if n == 0:
         return mean(values)

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from capmismatch import ranks as _ranks
@@ -23,7 +22,7 @@ from capmismatch._numerics.devices import as_device, logits_at_once
 from capmismatch._numerics.soft_label_spec import BOUNDS, TAU, TAU_OTHER, WRONG_ROWS, compared_specs
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.diagnostics.example_values import affinities, means_of, restored_values, values_of
-from capmismatch.diagnostics.means import Means, mean
+from capmismatch.diagnostics.means import Means
 from capmismatch.diagnostics.restored import restored_rows, shown_settings
 from capmismatch.errors import InputError, must_be_one_of, must_be_positive
 from capmismatch.probes import REGISTRY, calibration_bins

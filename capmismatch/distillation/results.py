@@ -77,8 +77,8 @@ def load_results(
         * ``student``: name; "student" by default
         * ``label``: readable name of the setting, see `Method.label`
         * ``method``: name of the method; "CE" is plain cross-entropy
-        * ``tau``, ``tau_other``, ``tau_student``, ``weight``, ``constraint``, ``margin``, ``wrong``: of the setting, see
-          `Method`; NaN or empty where the method takes none, or where the file does not say
+        * ``tau``, ``tau_other``, ``tau_student``, ``weight``, ``constraint``, ``margin``, ``wrong``: of the setting,
+          see `Method`; NaN or empty where the method takes none, or where the file does not say
         * ``seed``: which of the student's training runs; 0 by default
         * ``split``: "train", "val" or "test"; "test" by default
         * ``accuracy``: share of right predictions, in [0, 1]

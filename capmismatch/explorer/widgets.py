@@ -69,7 +69,8 @@ def explore(
     >>> bank = bank_from_arrays({"small": np.eye(4), "large": 9 * np.eye(4)}, [0, 1, 2, 3], classes=list("abcd"))
     >>> explorer = explore(bank)
     >>> explorer.method.value = "TS"
-    >>> explorer.tables["soft_labels"].query("quantity == 'target_prob' and rows == 'all'")[["label", "method", "value"]].round(3)
+    >>> p_y = explorer.tables["soft_labels"].query("quantity == 'target_prob' and rows == 'all'")
+    >>> p_y[["label", "method", "value"]].round(3)
        label method  value
     0  small     TS   0.30
     5  large     TS   0.76

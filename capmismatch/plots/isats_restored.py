@@ -106,7 +106,9 @@ def isats_restored(
     rows = _select(rows_of_kind(restored), tau_others, tau_target, split, by)
     measured = restored[restored["value"].notna()]  # a teacher that is always right has no wrong rows
     kinds = {kind: rows_of_kind(measured, kind) for kind in KINDS}
-    apart = {kind: _select(of_kind, tau_others, tau_target, split, by) for kind, of_kind in kinds.items() if len(of_kind)}
+    apart = {
+        kind: _select(of_kind, tau_others, tau_target, split, by) for kind, of_kind in kinds.items() if len(of_kind)
+    }
     sizes = by_size(rows, by)
     places = size_positions(sizes)
     rows = rows.assign(x=rows["label"].map(places))

@@ -78,9 +78,9 @@ def variance_vs_temperature(
         ISATS rows, whose ``tau_other`` differs from example to example, as dotted levels. Needs one ``tau_target``.
     coupled : DataFrame, optional
         A table of restored variance at several temperatures, whose ATS rows have ``tau_target`` = 1.25 tau and
-        ``tau_other`` = 0.75 tau; they are drawn against tau, as a line of their own. This is how the forerunner of ISATS,
-        arXiv 2210.04427, couples the two temperatures. It is made by ``pd.concat([restored_variance(bank, 1.25 * tau,
-        tau_other=0.75 * tau) for tau in taus])``; rows of other methods and temperatures are left out.
+        ``tau_other`` = 0.75 tau; they are drawn against tau, as a line of their own: ATS, the forerunner of ISATS
+        (arXiv 2210.04427), with its two temperatures coupled. It is made by ``pd.concat([restored_variance(bank,
+        1.25 * tau, tau_other=0.75 * tau) for tau in taus])``; rows of other methods and temperatures are left out.
     split : str, optional
         By default the only one, or ``"test"`` where there are several.
     by : str
@@ -169,9 +169,7 @@ def _restored_rows(
     return rows_where(labelled_as(rows, reference), RESTORED, label=chosen)
 
 
-def _coupled_rows(
-    coupled: pd.DataFrame, reference: pd.DataFrame, chosen: list[str], split: str | None
-) -> pd.DataFrame:
+def _coupled_rows(coupled: pd.DataFrame, reference: pd.DataFrame, chosen: list[str], split: str | None) -> pd.DataFrame:
     """ATS rows whose temperatures are coupled, for the chosen teachers, with their tau."""
     columns = ["family", "teacher", "seed", "method", "tau_target", "tau_other", "quantity", "value"]
     require_columns(coupled, columns, COUPLED_TABLE)

@@ -151,7 +151,8 @@ def correlate(
     at the same temperature held fixed, where p_y has a link of its own (normal-theory intervals of the partial
     correlation and of p_y's); CM006 a sign against expectation; CM012 teachers of several families compared with one
     another; CM013 accuracies of another split than `split`; CM014 an undefined coefficient, because the probe or the
-    accuracy is the same for all teachers; CM026 examples left out that are the only ones of their class. See `capmismatch.findings.explain`.
+    accuracy is the same for all teachers; CM026 examples left out that are the only ones of their class.
+    See `capmismatch.findings.explain`.
 
     Examples
     --------

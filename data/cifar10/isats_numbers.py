@@ -1,4 +1,4 @@
-"""What ISATS makes of the rows that published networks get right, and of those they get wrong: the table of docs/concepts/isats.md.
+"""What ISATS makes of rows that published networks get right, and of wrong ones: the table of docs/concepts/isats.md.
 
     python data/cifar10/isats_numbers.py
 
@@ -23,7 +23,8 @@ SETTINGS = {
     "`order`, margin 1": {"constraint": "order", "margin": 1.0},
     "`anchor`": {"constraint": "anchor"},
 }
-HEAD = "| family | constraint | examples at the lower end | at the upper end | $p_y$ | a wrong class overtakes | DV against plain $\\tau = 4$ |"
+COLUMNS = ("family", "constraint", "examples at the lower end", "at the upper end", "$p_y$", "a wrong class overtakes")
+HEAD = f"| {' | '.join(COLUMNS)} | DV against plain $\\tau = 4$ |"
 
 
 def numbers(found: ISATSResult, rows: np.ndarray) -> list[float]:
@@ -44,7 +45,8 @@ def line(name: str, setting: str, of_networks: list[list[float]]) -> str:
     """One row of the table."""
     lower, upper, p_y, overtaken, ratio = zip(*of_networks, strict=True)
     percent = [span([100 * share for share in shares], ".0f", " %") for shares in (lower, upper, overtaken)]
-    return f"| {name} | {setting} | {percent[0]} | {percent[1]} | {span(p_y, '.2f')} | {percent[2]} | ×{span(ratio, '.3g')} |"
+    cells = [name, setting, percent[0], percent[1], span(p_y, ".2f"), percent[2], f"×{span(ratio, '.3g')}"]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:

@@ -48,7 +48,10 @@ def main(file: Path) -> None:
     accuracy = tables(results)
     widths = list(accuracy["free"].index)
     thirds = {"small": widths[:3], "middle": widths[3:5], "large": widths[5:]}
-    print(f"free: {accuracy['free'].to_numpy().mean():.2f} %;", *(f"{name}: {', '.join(t)};" for name, t in thirds.items()))
+    print(
+        f"free: {accuracy['free'].to_numpy().mean():.2f} %;",
+        *(f"{name}: {', '.join(t)};" for name, t in thirds.items()),
+    )
     for name, other in (("plain", "free"), ("target", "free"), ("KD", "free"), ("plain", "target"), ("plain", "KD")):
         less = accuracy[name] - accuracy[other]
         print(f"{name} less {other}: {'{:+.2f} [{:+.2f}, {:+.2f}]'.format(*crossed(less.to_numpy()))}", end="")

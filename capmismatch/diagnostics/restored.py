@@ -37,26 +37,14 @@ def restored_rows(
         of_kind = {quantity: column[chosen] for quantity, column in values.items()}
         for quantity, column in of_kind.items():
             lost = kind == "right" and quantity == "derived_variance" and _is_lower(column, plain[chosen])
-            value = mean(column) if kind == "all" else _mean_in_order(column)
-            yield {"quantity": quantity, "rows": kind, **value, "findings": join_codes(["CM025"] if lost else [])}
+            yield {"quantity": quantity, "rows": kind, **mean(column), "findings": join_codes(["CM025"] if lost else [])}
         overtaken = of_kind["flipped"][correct[chosen]]
-        value = mean(overtaken) if kind == "all" else _mean_in_order(overtaken)
-        yield {"quantity": "overtaken", "rows": kind, **value, "findings": ""}
+        yield {"quantity": "overtaken", "rows": kind, **mean(overtaken), "findings": ""}
         tau_other = of_kind.get("tau_other_mean")
         for name, level in (("q10", 0.1), ("q50", 0.5), ("q90", 0.9)) if tau_other is not None else ():
             reached = float(np.quantile(tau_other, level)) if len(tau_other) else math.nan
             quantile = {"value": reached, "se": math.nan, "n": len(tau_other)}
             yield {"quantity": f"tau_other_{name}", "rows": kind, **quantile, "findings": ""}
-
-
-def _mean_in_order(values: NDArray[np.float64]) -> dict[str, float]:
-    """As `mean`, added up from first to last: numpy's sum depends on where in memory a selection came to lie."""
-    n = len(values)
-    if n == 0:
-        return mean(values)
-    value = float(values.cumsum()[-1]) / n
-    variance = float(np.square(values - value).cumsum()[-1]) / (n - 1) if n > 1 else math.nan
-    return {"value": value, "se": math.sqrt(variance / n), "n": n}
 
 
 def _is_lower(values: NDArray[np.float64], plain: NDArray[np.float64]) -> bool:

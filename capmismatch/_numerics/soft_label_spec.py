@@ -91,7 +91,8 @@ class SoftLabelSpec:
         >>> spec.constraint, spec.center, spec.wrong
         ('none', 'none', 'free')
         """
-        return cls("ISATS", tau, bounds=bounds, **LITERAL)
+        constraint, center, wrong = (LITERAL[name] for name in ("constraint", "center", "wrong"))
+        return cls("ISATS", tau, constraint=constraint, center=center, bounds=bounds, wrong=wrong)
 
     def __post_init__(self) -> None:
         must_be_one_of(self.method, SOFT_METHODS, "method")

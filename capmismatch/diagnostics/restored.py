@@ -37,7 +37,12 @@ def restored_rows(
         of_kind = {quantity: column[chosen] for quantity, column in values.items()}
         for quantity, column in of_kind.items():
             lost = kind == "right" and quantity == "derived_variance" and _is_lower(column, plain[chosen])
-            yield {"quantity": quantity, "rows": kind, **mean(column), "findings": join_codes(["CM025"] if lost else [])}
+            yield {
+                "quantity": quantity,
+                "rows": kind,
+                **mean(column),
+                "findings": join_codes(["CM025"] if lost else []),
+            }
         overtaken = of_kind["flipped"][correct[chosen]]
         yield {"quantity": "overtaken", "rows": kind, **mean(overtaken), "findings": ""}
         tau_other = of_kind.get("tau_other_mean")

@@ -268,6 +268,7 @@ class Method:
         Returns
         -------
         dict
+            The fields by their names.
 
         Examples
         --------
@@ -289,6 +290,7 @@ class Method:
         Returns
         -------
         Method
+            The setting, with the meaning that it had when it was written.
         """
         takes = METHODS[fields["name"]].fields if fields.get("name") in METHODS else {}
         return cls(**{**{name: value for name, value in _LATER.items() if name in takes}, **fields})

@@ -445,7 +445,9 @@ def test_a_class_of_one_example_has_no_spread() -> None:
     for probe in (probes.cmi, probes.within_class_spread):
         found = probe(logits, labels, 2.0).numpy()
         assert np.isnan(found[-1]) and np.isfinite(found[:-1]).all()
-        np.testing.assert_array_equal(probe(logits, labels, 2.0, probes.class_means(logits, labels, 2.0))[:-1], found[:-1])
+        np.testing.assert_array_equal(
+            probe(logits, labels, 2.0, probes.class_means(logits, labels, 2.0))[:-1], found[:-1]
+        )
 
 
 def test_debiased_spread_is_that_of_the_population() -> None:

@@ -33,20 +33,18 @@ def restored_rows(
 
     `plain` is the derived variance of each example under TS: where the right rows lose some of it, a finding says so.
     """
-    for kind, chosen in {"all": slice(None), "right": correct, "wrong": ~correct}.items():
+    for kind, chosen in {"all": np.ones_like(correct), "right": correct, "wrong": ~correct}.items():
         of_kind = {quantity: column[chosen] for quantity, column in values.items()}
         for quantity, column in of_kind.items():
             lost = kind == "right" and quantity == "derived_variance" and _is_lower(column, plain[chosen])
-            yield {
-                "quantity": quantity,
-                "rows": kind,
-                **mean(column),
-                "findings": join_codes(["CM025"] if lost else []),
-            }
+            codes = join_codes(["CM025"] if lost else [])
+            yield {"quantity": quantity, "rows": kind, **mean(column), "findings": codes}
         overtaken = of_kind["flipped"][correct[chosen]]
         yield {"quantity": "overtaken", "rows": kind, **mean(overtaken), "findings": ""}
-        tau_other = of_kind.get("tau_other_mean")
-        for name, level in (("q10", 0.1), ("q50", 0.5), ("q90", 0.9)) if tau_other is not None else ():
+        if "tau_other_mean" not in of_kind:
+            continue
+        tau_other = of_kind["tau_other_mean"]
+        for name, level in (("q10", 0.1), ("q50", 0.5), ("q90", 0.9)):
             reached = float(np.quantile(tau_other, level)) if len(tau_other) else math.nan
             quantile = {"value": reached, "se": math.nan, "n": len(tau_other)}
             yield {"quantity": f"tau_other_{name}", "rows": kind, **quantile, "findings": ""}

@@ -214,7 +214,7 @@ class Reader:
             }
             raw = take_apart(*as_pair(self._logits[key], labels))
             right = raw.correct.cpu().numpy() > 0
-            kinds = {"all": slice(None), "right": right, "wrong": ~right}
+            kinds = {"all": np.ones_like(right), "right": right, "wrong": ~right}
             rows = [
                 {**head, "quantity": name, "rows": kind, **mean(values.double().cpu().numpy()[chosen])}
                 for name, values in softening.measure(raw).items()

@@ -375,8 +375,8 @@ def _restored_by_rows(restored: pd.DataFrame, teacher: str, size: str, family: s
         method: wrong.value * examples["wrong"] / sum(means[kind][method].value * examples[kind] for kind in means)
         for method, wrong in means["wrong"].items()
     }
-    codes = rows_of_kind(rows, "right")["findings"] if "findings" in rows else []
-    found = sorted({code for cell in codes for code in str(cell).split(",") if code})
+    cells = list(rows_of_kind(rows, "right")["findings"].astype(str)) if "findings" in rows else []
+    found = sorted({code for cell in cells for code in cell.split(",") if code})
     yield Statement("restored", RestoredByRows(family, size, teacher, ratios, shares), tuple(found))
 
 

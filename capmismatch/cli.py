@@ -293,6 +293,10 @@ def soften(
     ] = None,
     margin: Annotated[float | None, Parameter(help="Of the order, 1 by default; isats.")] = None,
     center: Annotated[Literal["mean", "none"] | None, Parameter(help="'mean' by default; ats and isats.")] = None,
+    wrong: Annotated[
+        Literal["plain", "target", "free"] | None,
+        Parameter(help="What happens to rows that the teacher gets wrong; isats."),
+    ] = None,
     dtype: Annotated[
         Literal["float32", "float16"], Parameter(help="float16 keeps logarithms of soft labels, at half the size.")
     ] = "float32",
@@ -302,7 +306,7 @@ def soften(
     from capmismatch.distillation.methods import Method
     from capmismatch.distillation.soft_label_files import soft_labels
 
-    options = _set(tau=tau, tau_other=tau_other, constraint=constraint, margin=margin, center=center)
+    options = _set(tau=tau, tau_other=tau_other, constraint=constraint, margin=margin, center=center, wrong=wrong)
     if method == "logits" and options:
         raise InputError(f"--method logits takes no {next(iter(options))}: it writes the logits as they are")
     setting = None if method == "logits" else Method(method.upper(), **options)

@@ -135,6 +135,19 @@ FINDINGS: dict[str, Finding] = {
             "set has. The columns were taken in the library's order; load the family with by_position=True where the "
             "teacher was trained on the data set's order.",
         ),
+        Finding(
+            "CM025",
+            "variance is lost where the teacher is right",
+            "On the examples that the teacher gets right, the derived variance is lower than under plain temperature "
+            "scaling at the same temperature. What the mean over all examples gains comes from the teacher's mistakes, "
+            "where a wrong class holds the mass.",
+        ),
+        Finding(
+            "CM026",
+            "classes with few examples",
+            "The probe compares each example with the mean of its class, and in some classes there is but one, which "
+            "is that mean. Those examples are left out; where no class has two, the probe is not known.",
+        ),
     )
 }
 """Every finding by its code."""

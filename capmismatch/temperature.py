@@ -24,8 +24,8 @@ Two traps, and what stands against them:
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,14 +38,29 @@ from capmismatch._numerics.soft_label_spec import (
     BOUNDS,
     CENTERS,
     CONSTRAINTS,
+    LITERAL,
+    MARGIN,
     TAU,
     TAU_OTHER,
+    WRONG,
+    WRONG_ROWS,
     SoftLabelSpec,
 )
 from capmismatch._numerics.softmax import Asymmetric, LogitParts, Softened, take_apart
 from capmismatch.errors import must_be_one_of, must_be_positive
 
-__all__ = ["CENTERS", "CONSTRAINTS", "ISATSResult", "SoftLabelSpec", "ats", "isats", "soft_labels", "soften"]
+__all__ = [
+    "CENTERS",
+    "CONSTRAINTS",
+    "LITERAL",
+    "WRONG",
+    "ISATSResult",
+    "SoftLabelSpec",
+    "ats",
+    "isats",
+    "soft_labels",
+    "soften",
+]
 
 
 def soft_labels(spec: SoftLabelSpec, logits: ArrayLike, labels: ArrayLike) -> Tensor:
@@ -79,9 +94,13 @@ def soft_labels(spec: SoftLabelSpec, logits: ArrayLike, labels: ArrayLike) -> Te
         return soften(logits, labels, spec.tau)
     if spec.method == "ATS":
         return ats(logits, labels, spec.tau, spec.tau_other, center=spec.center)
-    return isats(
-        logits, labels, spec.tau, spec.bounds, constraint=spec.constraint, center=spec.center, margin=spec.margin
-    ).probs
+    options: dict[str, Any] = {
+        "constraint": spec.constraint,
+        "center": spec.center,
+        "margin": spec.margin,
+        "wrong": spec.wrong,
+    }
+    return isats(logits, labels, spec.tau, spec.bounds, **options).probs
 
 
 def soften(logits: ArrayLike, labels: ArrayLike = None, tau: float = 1.0) -> Tensor:
@@ -226,6 +245,7 @@ def isats(
     constraint: str = "order",
     center: str = "mean",
     margin: float | None = None,
+    wrong: str = WRONG_ROWS,
 ) -> ISATSResult:
     r"""Per-example asymmetric temperature scaling that maximises the derived variance.
 
@@ -257,7 +277,7 @@ def isats(
 
         * "order": the target stays on top of every example where the teacher has it there,
           :math:`f_y/\tau_{target} - \max_c f_c/\tau_{other} \ge` `margin`. Where no tau_other in `bounds` reaches the
-          margin, the one that comes nearest is taken. Examples that the teacher misclassifies are not constrained.
+          margin, the one that comes nearest is taken. Of examples that the teacher gets wrong, see `wrong`.
         * "anchor": logits are taken relative to the target's, so where the teacher has it on top, p_y never falls below
           its value at the flattest temperature. `center` and `tau_target` have no effect then.
         * "none": the literal arg max. It runs into the lower bound on most examples of real networks, and warns.
@@ -269,6 +289,17 @@ def isats(
         As in `ats`.
     margin : float, optional
         Only with "order": how far, in logits after division, the target has to stay on top; >= 0, 1 by default.
+    wrong : {"plain", "target", "free"}, default "free"
+        What happens to the examples that the teacher gets wrong, which have no order to keep:
+
+        * "plain": they keep `tau_target` for all classes: plain temperature scaling.
+        * "target": the target's logit is raised first, to
+          :math:`f_y' = \max_{c \ne y} f_c + \tau_{target} \cdot` `margin`, so that at `tau_target` the target is on
+          top by the margin (1 where the constraint has none); then they are treated like those that the teacher gets
+          right. The ratios among the wrong classes stay, as in LoCa, which scales their probabilities by one factor;
+          how far up the target goes is capmismatch's own choice.
+        * "free": their search is not constrained. Under most real networks they end on the lower bound then, with
+          nearly all mass on one wrong class.
 
     Returns
     -------
@@ -278,8 +309,8 @@ def isats(
     Raises
     ------
     InputError
-        Logits or labels that do not fit, a number out of its range, an unknown `constraint` or `center`, a margin
-        without the constraint "order".
+        Logits or labels that do not fit, a number out of its range, an unknown `constraint`, `center` or `wrong`,
+        a margin without the constraint "order".
 
     Warns
     -----
@@ -295,7 +326,10 @@ def isats(
     References
     ----------
     Fan, Li, Zhan, "Exploring dark knowledge under various teacher capacities and addressing capacity mismatch",
-    Frontiers of Computer Science 2026, 20(6): 2006333 (arXiv 2405.13078). The constraints are capmismatch's own.
+    Frontiers of Computer Science 2026, 20(6): 2006333 (arXiv 2405.13078). The constraints, and what
+    happens to wrong rows, are capmismatch's own; `LITERAL` has the settings without any of it.
+
+    Yang, Wu, Yang, "LoCa: Logit calibration for knowledge distillation", ECAI 2024, arXiv 2409.04778.
 
     Examples
     --------
@@ -304,7 +338,7 @@ def isats(
     (2.4, False)
     """
     must_be_positive(tau_target, "tau_target")
-    spec = SoftLabelSpec("ISATS", tau_target, TAU_OTHER, constraint, margin, center, bounds)
+    spec = SoftLabelSpec("ISATS", tau_target, TAU_OTHER, constraint, margin, center, bounds, wrong)
     f, y = as_pair(logits, labels)
     raw = take_apart(f.detach(), y)
     result = soften_parts(spec, raw)
@@ -368,22 +402,38 @@ def soften_parts(spec: SoftLabelSpec, raw: LogitParts) -> SoftenedParts:
 
 def _searched(spec: SoftLabelSpec, raw: LogitParts) -> SoftenedParts:
     """ISATS: the best tau_other of each row."""
+    right = raw.correct > 0
+    if spec.wrong == "target":
+        raw = _with_target_on_top(raw, spec)
     origin = raw.target_logit if spec.constraint == "anchor" else _origin(raw, spec.center)
     target, top = (raw.target_logit - origin) / spec.tau, raw.max_wrong_logit - origin
     search = Search(target, top, raw.below, float(spec.tau))
     low, high = spec.bounds
     lower, upper = torch.full_like(target, low), torch.full_like(target, high)
-    on_top = raw.correct > 0
+    on_top = torch.ones_like(right) if spec.wrong == "target" else right
     if spec.constraint == "order":
         lower, upper = order_interval(search, on_top, spec.margin or 0.0, lower, upper)
+    if spec.wrong == "plain":
+        lower, upper = (end.masked_fill(~right, spec.tau) for end in (lower, upper))
     tau_other = maximise(search, lower, upper)
     softened = Asymmetric.of_two(raw, spec.tau, tau_other, origin)
     flipped = softened.flipped
     if spec.constraint == "order":  # on the edge of margin 0 the target and the runner-up tie: that is no flip
-        flipped &= ~(on_top & search.on_top(tau_other))
+        flipped &= ~(right & search.on_top(tau_other))
     at_bound = (tau_other <= low) | (tau_other >= high)
     on_edge = (tau_other <= lower) | (tau_other >= upper)
+    if spec.wrong == "plain":  # there was nothing to search
+        at_bound, on_edge = at_bound & right, on_edge & right
     return SoftenedParts(softened, tau_other, at_bound, on_edge & ~at_bound, flipped)
+
+
+def _with_target_on_top(raw: LogitParts, spec: SoftLabelSpec) -> LogitParts:
+    """The rows that the teacher gets wrong with a higher logit of the target: on top by the margin at tau_target."""
+    margin = MARGIN if spec.margin is None or spec.constraint != "order" else spec.margin
+    raised = raw.max_wrong_logit + spec.tau * margin
+    target = torch.where(raw.correct > 0, raw.target_logit, raised)
+    mean = raw.mean_logit + (target - raw.target_logit) / raw.logits.shape[1]
+    return replace(raw, target_logit=target, mean_logit=mean)  # `correct` stays: what is moved is told against it
 
 
 def _origin(raw: LogitParts, center: str) -> Tensor:

@@ -55,20 +55,36 @@ class AroundClass:
         Mean soft labels of G classes.
     group : Tensor of int, shape (N,)
         Which of the G classes each example belongs to.
+    counts : Tensor of int, shape (G,), optional
+        How many examples the mean of each class was taken over, where these examples are among them.
     """
 
-    def __init__(self, softened: Softened, means: Tensor, group: Tensor) -> None:
-        self.softened, self.means, self.group = softened, means, group
+    def __init__(self, softened: Softened, means: Tensor, group: Tensor, counts: Tensor | None = None) -> None:
+        self.softened, self.means, self.group, self.counts = softened, means, group, counts
 
     @classmethod
-    def of_each(cls, softened: Sequence[Softened], means: Tensor, group: Tensor) -> list[AroundClass]:
+    def of_each(
+        cls, softened: Sequence[Softened], means: Tensor, group: Tensor, counts: Tensor | None = None
+    ) -> list[AroundClass]:
         """One per temperature, with means (T, G, C); the rows are read once."""
-        around = [cls(rows, mean, group) for rows, mean in zip(softened, means, strict=True)]
+        around = [cls(rows, mean, group, counts) for rows, mean in zip(softened, means, strict=True)]
         if softened and softened[0].raw.compiled and not means.requires_grad:
             divergence, distance = compare_with_classes(softened, means, _log(means), means.argmax(2), group)
             for rows, *values in zip(around, divergence, distance, strict=True):
                 rows.divergence, rows.squared_distance = values
         return around
+
+    @property
+    def scale(self) -> Tensor | None:
+        """(N,) n / (n - 1) of an example's class, NaN where it is the only one; None where n is not known.
+
+        An example lies nearer to a mean that it is part of: the expected squared distance is low by (n - 1) / n, the
+        divergence to first order. With a single example both are 0, whatever the teacher.
+        """
+        if self.counts is None:
+            return None
+        n = self.counts.to(self.means.dtype)
+        return torch.where(n > 1, n / (n - 1), torch.nan)[self.group]
 
     @property
     def mean(self) -> Tensor:

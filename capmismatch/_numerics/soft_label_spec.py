@@ -6,8 +6,10 @@ it: `soft_labels` returns the probabilities of a spec, `soften_parts` also what 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
+from types import MappingProxyType
 from typing import Self
 
 from capmismatch.errors import InputError, must_be_one_of, must_be_positive
@@ -15,10 +17,19 @@ from capmismatch.errors import InputError, must_be_one_of, must_be_positive
 SOFT_METHODS = ("TS", "ATS", "ISATS")
 CENTERS = ("mean", "none")
 CONSTRAINTS = ("order", "anchor", "none")
+WRONG = ("plain", "target", "free")
 TAU = 4.0  # of the target's logit
 TAU_OTHER = 3.0  # of the wrong classes' logits under ATS
 BOUNDS = (0.5, 8.0)  # of the search of ISATS
 MARGIN = 1.0  # of the constraint "order"; `capmismatch.temperature.isats` names the studies that it rests on
+WRONG_ROWS = "free"  # what ISATS does with rows that the teacher gets wrong, where nobody says
+
+LITERAL: Mapping[str, str] = MappingProxyType({"constraint": "none", "center": "none", "wrong": "free"})
+"""ISATS as it is told in one sentence: whatever temperature maximises the variance, of the logits as they are.
+
+No constraint, no centring, all rows alike: what the announcement of the paper literally says, for those who want to
+repeat it. It is no claim about what the paper's code does.
+"""
 
 
 @dataclass(frozen=True)
@@ -44,11 +55,14 @@ class SoftLabelSpec:
         "mean" subtracts each row's mean logit first, "none" takes the logits as they are. Read by ATS and ISATS.
     bounds : tuple of float
         (low, high) with 0 < low < high, between which ISATS searches its tau_other.
+    wrong : str
+        What happens to the rows that the teacher gets wrong: "plain", "target" or "free"; see
+        `capmismatch.temperature.isats`. Read by ISATS.
 
     Raises
     ------
     InputError
-        An unknown method, constraint or center, or a number out of its range.
+        An unknown method, constraint, center or wrong, or a number out of its range.
 
     Examples
     --------
@@ -65,6 +79,20 @@ class SoftLabelSpec:
     margin: float | None = None
     center: str = "mean"
     bounds: tuple[float, float] = BOUNDS
+    wrong: str = WRONG_ROWS
+
+    @classmethod
+    def literal(cls, tau: float = TAU, bounds: tuple[float, float] = BOUNDS) -> Self:
+        """ISATS with the settings of `LITERAL`.
+
+        Examples
+        --------
+        >>> spec = SoftLabelSpec.literal()
+        >>> spec.constraint, spec.center, spec.wrong
+        ('none', 'none', 'free')
+        """
+        constraint, center, wrong = (LITERAL[name] for name in ("constraint", "center", "wrong"))
+        return cls("ISATS", tau, constraint=constraint, center=center, bounds=bounds, wrong=wrong)
 
     def __post_init__(self) -> None:
         must_be_one_of(self.method, SOFT_METHODS, "method")
@@ -72,6 +100,7 @@ class SoftLabelSpec:
         must_be_positive(self.tau_other, "tau_other")
         must_be_one_of(self.constraint, CONSTRAINTS, "constraint")
         must_be_one_of(self.center, CENTERS, "center")
+        must_be_one_of(self.wrong, WRONG, "wrong")
         object.__setattr__(self, "bounds", _checked_bounds(self.bounds))
         margin = margin_of(self.constraint, self.margin)
         if not (isinstance(margin, Real) and 0 <= margin < float("inf")):
@@ -93,6 +122,7 @@ class SoftLabelSpec:
         words = [self.method]
         if self.method == "ISATS":
             words += [self.constraint, *([f"m={self.margin:g}"] if self.constraint == "order" else [])]
+            words += wrong_words(self.wrong)
         words.append(f"tau={self.tau:g}" + (f"/{self.tau_other:g}" if self.method == "ATS" else ""))
         if self.center == "none" and self.method != "TS":
             words.append("uncentred")
@@ -108,6 +138,7 @@ def compared_specs(
     margin: float | None = None,
     center: str = "mean",
     bounds: tuple[float, float] = BOUNDS,
+    wrong: str = WRONG_ROWS,
 ) -> list[SoftLabelSpec]:
     """TS, ATS and ISATS with the same settings, as tables and figures compare them.
 
@@ -116,7 +147,18 @@ def compared_specs(
     >>> [spec.label for spec in compared_specs(tau_other=2.0)]
     ['TS tau=4', 'ATS tau=4/2', 'ISATS order m=1 tau=4']
     """
-    return [SoftLabelSpec(method, tau, tau_other, constraint, margin, center, bounds) for method in SOFT_METHODS]
+    return [SoftLabelSpec(method, tau, tau_other, constraint, margin, center, bounds, wrong) for method in SOFT_METHODS]
+
+
+def wrong_words(wrong: str) -> list[str]:
+    """What a label says of the rows that the teacher gets wrong: nothing where they are treated as by default.
+
+    Examples
+    --------
+    >>> wrong_words(WRONG_ROWS), wrong_words("target")
+    ([], ['wrong=target'])
+    """
+    return [] if wrong == WRONG_ROWS else [f"wrong={wrong}"]
 
 
 def margin_of(constraint: str, margin: float | None) -> float:

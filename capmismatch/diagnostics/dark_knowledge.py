@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from capmismatch import probes
-from capmismatch._numerics.soft_label_spec import TAU, TAU_OTHER, SoftLabelSpec, compared_specs
+from capmismatch._numerics.soft_label_spec import TAU, TAU_OTHER, WRONG_ROWS, SoftLabelSpec, compared_specs
 from capmismatch.data.bank import LogitBank
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.temperature import soft_labels
@@ -26,6 +26,7 @@ def dark_knowledge(
     constraint: str = "order",
     margin: float | None = None,
     center: str = "mean",
+    wrong: str = WRONG_ROWS,
     split: str | None = "val",
 ) -> pd.DataFrame:
     """Soft labels of one example by several teachers under TS, ATS and ISATS.
@@ -50,6 +51,8 @@ def dark_knowledge(
         Of `capmismatch.temperature.isats`; 1 by default with the constraint "order".
     center : {"mean", "none"}, default "mean"
         Of `capmismatch.temperature.ats` and `capmismatch.temperature.isats`.
+    wrong : {"plain", "target", "free"}, default "free"
+        Of `capmismatch.temperature.isats`.
     split : str or None, default "val"
         Where to look for an example; None for the whole bank.
 
@@ -87,7 +90,7 @@ def dark_knowledge(
     cat      0.54  0.76
     dog      0.26  0.10
     """
-    specs = compared_specs(tau, tau_other, constraint, margin, center)
+    specs = compared_specs(tau, tau_other, constraint, margin, center, wrong=wrong)
     return example_soft_labels(bank, specs, example, teachers, split=split)
 
 

@@ -141,7 +141,8 @@ class ClassGroup:
         """The rows of a block at each temperature, each beside the mean soft label of its class."""
         means = self._means  # first: it reads all blocks, and this one is to be the one held
         softened, class_index = self._at_temperatures(block)
-        around = AroundClass.of_each(softened, means, class_index)
+        counts = torch.from_numpy(np.bincount(self._class_index)).to(class_index.device)
+        around = AroundClass.of_each(softened, means, class_index, counts)
         return dict(zip(self._temperatures, around, strict=True))
 
     @cached_property

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from capmismatch import ranks as _ranks
 from capmismatch._numerics.devices import as_device, logits_at_once
-from capmismatch._numerics.soft_label_spec import BOUNDS, TAU, TAU_OTHER, SoftLabelSpec, compared_specs
+from capmismatch._numerics.soft_label_spec import BOUNDS, TAU, TAU_OTHER, WRONG_ROWS, compared_specs
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.diagnostics.example_values import affinities, means_of, restored_values, values_of
-from capmismatch.diagnostics.means import Means, mean
+from capmismatch.diagnostics.means import Means
+from capmismatch.diagnostics.restored import restored_rows, shown_settings
 from capmismatch.errors import InputError, must_be_one_of, must_be_positive
 from capmismatch.probes import REGISTRY, calibration_bins
 
@@ -471,6 +471,7 @@ def restored_variance(
     margin: float | None = None,
     center: str = "mean",
     bounds: tuple[float, float] = BOUNDS,
+    wrong: str = WRONG_ROWS,
     split: str | None = "val",
     device: str = "cpu",
     progress: bool = True,
@@ -493,6 +494,8 @@ def restored_variance(
         Of `capmismatch.temperature.ats` and `capmismatch.temperature.isats`.
     bounds : tuple of float, default (0.5, 8.0)
         (low, high) between which ISATS searches its temperature of the wrong classes.
+    wrong : {"plain", "target", "free"}, default "free"
+        Of `capmismatch.temperature.isats`: what happens to the rows that a teacher gets wrong.
     split : str or None, default "val"
         Rows to measure on; None for all rows of the bank.
     device : str, default "cpu"
@@ -503,28 +506,30 @@ def restored_variance(
     Returns
     -------
     DataFrame
-        One row per teacher, method and quantity, with the columns
+        One row per teacher, method, quantity and kind of rows, with the columns
 
         * family, teacher: names
         * params, macs: size and cost of the teacher, NaN where unknown
         * split: of the rows, or "all"
         * seed: of the teacher's training run
         * method: TS, ATS or ISATS
-        * constraint, margin: of ISATS; "" and NaN for the other methods
+        * constraint, margin, wrong: of ISATS; "", NaN and "" for the other methods
         * tau_target: temperature of the target's logit
         * tau_other: temperature of the wrong classes; NaN for ISATS, which has one per example
         * quantity: derived_variance, derived_std, inherent_variance, target_prob; flipped (share of examples whose arg
           max moved); overtaken (share of the examples with the target on top that lost it); for ISATS also at_bound
           (share of examples whose tau_other sits on a bound), tau_other_mean and its quantiles tau_other_q10,
           tau_other_q50, tau_other_q90
-        * value: mean over the examples, or the quantile
+        * rows: "all" examples, those that the teacher gets "right", or those that it gets "wrong"
+        * value: mean over these examples, or the quantile; NaN where there are none
         * se: standard error of `value`; NaN for quantiles
-        * n: number of examples
+        * n: number of these examples
+        * findings: {ref}`CM025 <cm025>` with the derived variance of "right" rows where it is lower than under TS
 
     Raises
     ------
     InputError
-        A number out of its range, an unknown constraint, center or split, a device that is not there.
+        A number out of its range, an unknown constraint, center, wrong or split, a device that is not there.
 
     See Also
     --------
@@ -533,7 +538,7 @@ def restored_variance(
     capmismatch.dark_knowledge : The same methods on one example, class by class.
     """
     must_be_positive(tau_target, "tau_target")
-    specs = compared_specs(tau_target, tau_other, constraint, margin, center, bounds)
+    specs = compared_specs(tau_target, tau_other, constraint, margin, center, bounds, wrong)
     where = as_device(device)
     rows = []
     with tqdm(bank.teachers, desc="isats", unit="teacher", disable=not progress) as bar:
@@ -546,31 +551,10 @@ def restored_variance(
                     "split": split or "all",
                     "seed": _seed(record),
                     "method": spec.method,
-                    **_shown_settings(spec),
+                    **shown_settings(spec),
                 }
                 of_spec = {quantity: column for (method, quantity), column in values.items() if method == spec.method}
-                rows += [{**head, **row} for row in _restored_rows(of_spec, correct)]
-            del values, of_spec  # before the next teacher's are made
+                plain = values["TS", "derived_variance"]
+                rows += [{**head, **row} for row in restored_rows(of_spec, correct, plain)]
+            del values, of_spec, plain  # before the next teacher's are made
     return pd.DataFrame(rows)
-
-
-def _shown_settings(spec: SoftLabelSpec) -> dict[str, Any]:
-    """The settings in the columns of `restored_variance`, blank where the method does not read them."""
-    searched = spec.method == "ISATS"
-    return {
-        "constraint": spec.constraint if searched else "",
-        "margin": spec.margin if searched else math.nan,
-        "tau_target": float(spec.tau),
-        "tau_other": {"TS": spec.tau, "ATS": spec.tau_other, "ISATS": math.nan}[spec.method],
-    }
-
-
-def _restored_rows(values: dict[str, NDArray[np.float64]], correct: NDArray[np.bool_]) -> list[dict[str, Any]]:
-    """Quantity, value, se and n of one teacher's soft labels, from the (n,) values of its examples."""
-    rows = [{"quantity": quantity, **mean(column)} for quantity, column in values.items()]
-    rows.append({"quantity": "overtaken", **mean(values["flipped"][correct])})
-    if "tau_other_mean" in values:
-        tau_other = values["tau_other_mean"]
-        for name, value in zip(("q10", "q50", "q90"), np.quantile(tau_other, (0.1, 0.5, 0.9)), strict=True):
-            rows.append({"quantity": f"tau_other_{name}", "value": value, "se": math.nan, "n": len(tau_other)})
-    return rows

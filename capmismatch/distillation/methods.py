@@ -12,10 +12,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from capmismatch._numerics.soft_label_spec import CENTERS, CONSTRAINTS, SoftLabelSpec, margin_of
+from capmismatch._numerics.soft_label_spec import (
+    CENTERS,
+    CONSTRAINTS,
+    WRONG,
+    WRONG_ROWS,
+    SoftLabelSpec,
+    margin_of,
+    wrong_words,
+)
 from capmismatch.errors import InputError, must_be_one_of, must_be_positive
 
 if TYPE_CHECKING:  # naming a setting does not load torch
@@ -62,7 +70,8 @@ METHODS: dict[str, MethodSpec] = {
     "CE": MethodSpec("labels", "", {}, ()),
     "KD": _soft_labels(),
     "ATS": _soft_labels(tau_other=3.0, center="mean"),
-    "ISATS": _soft_labels(constraint="order", margin=None, center="mean"),  # the margin follows from the constraint
+    # the margin follows from the constraint
+    "ISATS": _soft_labels(constraint="order", margin=None, center="mean", wrong=WRONG_ROWS),
     "DKD": _logits("dkd"),
     "NormKD": _logits("norm_kd"),
     "StdKD": _logits("standardized_kd"),
@@ -73,7 +82,8 @@ METHODS: dict[str, MethodSpec] = {
 """The methods by their names in tables."""
 
 SOFT_LABEL_METHODS = tuple(name for name, spec in METHODS.items() if spec.kind == "soft labels")
-_FIELDS = ("tau", "tau_other", "tau_student", "weight", "constraint", "margin", "center")
+_FIELDS = ("tau", "tau_other", "tau_student", "weight", "constraint", "margin", "center", "wrong")
+_LATER = {"wrong": "free"}  # fields that methods did not have at first -> what all of them did then
 
 
 def _is_number(value: Any) -> bool:
@@ -126,6 +136,8 @@ class Method:
           `criteria.EarlyStopped`
         * "assistants": names of architectures through which the teacher's knowledge is passed to the student; see
           `remedies.teach_through`
+    wrong : str or None
+        As in `capmismatch.temperature.isats`: "plain", "target" or "free". ISATS only.
 
     See Also
     --------
@@ -149,6 +161,7 @@ class Method:
     margin: float | None = None
     center: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    wrong: str | None = None
 
     def __post_init__(self) -> None:
         must_be_one_of(self.name, METHODS, "method")
@@ -192,6 +205,8 @@ class Method:
             raise InputError(f"expected margin of method {self.name} >= 0, got {self.margin!r}")
         if self.center is not None:
             must_be_one_of(self.center, CENTERS, f"center of method {self.name}")
+        if self.wrong is not None:
+            must_be_one_of(self.wrong, WRONG, f"wrong of method {self.name}")
 
     def _check_options(self) -> None:
         if self.options and not self.has_teacher:
@@ -222,6 +237,7 @@ class Method:
             words.append(self.constraint)
         if self.constraint == "order":
             words.append(f"m={self.margin:g}")
+        words += [] if self.wrong is None else wrong_words(self.wrong)
         if self.tau is not None:
             words.append(f"tau={self.tau:g}" if self.tau_other is None else f"tau={self.tau:g}/{self.tau_other:g}")
         if self.tau_student != defaults.get("tau_student"):
@@ -239,9 +255,45 @@ class Method:
     def soft_label_spec(self) -> SoftLabelSpec:
         """How the soft labels of KD, ATS and ISATS are made of the teacher's logits; an error for other methods."""
         must_be_one_of(self.name, SOFT_LABEL_METHODS, "a method with soft labels")
-        named = {name: getattr(self, name) for name in ("tau", "tau_other", "constraint", "margin", "center")}
-        fields = {name: value for name, value in named.items() if value is not None}
+        named = ("tau", "tau_other", "constraint", "margin", "center", "wrong")
+        fields: dict[str, Any] = {name: value for name in named if (value := getattr(self, name)) is not None}
         return SoftLabelSpec("TS" if self.name == "KD" else self.name, **fields)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all that decides what the setting means, to be written or hashed; `from_dict` reads it.
+
+        A field that came later is left out where it stands for what was done before there was a choice. So a setting
+        keeps its hash, and no hash or file of then is taken for another setting, whatever the default is now.
+
+        Returns
+        -------
+        dict
+            The fields by their names.
+
+        Examples
+        --------
+        >>> "wrong" in Method("ISATS", wrong="free").to_dict(), Method("ISATS", wrong="plain").to_dict()["wrong"]
+        (False, 'plain')
+        """
+        unsaid = {name for name, then in _LATER.items() if getattr(self, name) in (None, then)}
+        return {name: value for name, value in asdict(self).items() if name not in unsaid}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Method:
+        """Return the setting that `to_dict` told of, also by an earlier version.
+
+        Parameters
+        ----------
+        fields : mapping of str to Any
+            From `to_dict`.
+
+        Returns
+        -------
+        Method
+            The setting, with the meaning that it had when it was written.
+        """
+        takes = METHODS[fields["name"]].fields if fields.get("name") in METHODS else {}
+        return cls(**{**{name: value for name, value in _LATER.items() if name in takes}, **fields})
 
     def soft_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return what the student is given of the teacher.

@@ -28,16 +28,17 @@ COLUMNS = (
     "weight",
     "constraint",
     "margin",
+    "wrong",
     "seed",
     "split",
     "accuracy",
     "n",
 )
-NAMES = ("family", "teacher", "student", "label", "method", "constraint", "split")
+NAMES = ("family", "teacher", "student", "label", "method", "constraint", "wrong", "split")
 NUMBERS = ("params", "tau", "tau_other", "tau_student", "weight", "margin", "n")
 SEEDS = ("teacher_seed", "seed")
 SPLIT_SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
-SETTING = ("tau", "tau_other", "tau_student", "weight", "constraint", "margin")
+SETTING = ("tau", "tau_other", "tau_student", "weight", "constraint", "margin", "wrong")
 
 
 def load_results(
@@ -76,8 +77,8 @@ def load_results(
         * ``student``: name; "student" by default
         * ``label``: readable name of the setting, see `Method.label`
         * ``method``: name of the method; "CE" is plain cross-entropy
-        * ``tau``, ``tau_other``, ``tau_student``, ``weight``, ``constraint``, ``margin``: of the setting, see `Method`;
-          NaN or empty where the method takes none
+        * ``tau``, ``tau_other``, ``tau_student``, ``weight``, ``constraint``, ``margin``, ``wrong``: of the setting,
+          see `Method`; NaN or empty where the method takes none, or where the file does not say
         * ``seed``: which of the student's training runs; 0 by default
         * ``split``: "train", "val" or "test"; "test" by default
         * ``accuracy``: share of right predictions, in [0, 1]
@@ -193,7 +194,8 @@ def complete(frame: pd.DataFrame) -> pd.DataFrame:
     for column in NUMBERS:
         full[column] = full[column].astype(float) if column in full else float("nan")
     full["teacher"] = full["teacher"].fillna("").astype(str)
-    full["constraint"] = full["constraint"].fillna("").astype(str) if "constraint" in full else ""
+    for column in ("constraint", "wrong"):
+        full[column] = full[column].fillna("").astype(str) if column in full else ""
     without_teacher = full["method"] == "CE"
     full.loc[without_teacher, ["family", "teacher"]] = ""
     full.loc[without_teacher, "params"] = float("nan")

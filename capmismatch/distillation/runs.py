@@ -129,7 +129,7 @@ def config_of(study: Experiment, run: Run) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "student": run.student,
-        "method": asdict(run.method),
+        "method": run.method.to_dict(),
         "seed": run.seed,
         "teacher": teacher,
         "train": study.train_data.rows.fingerprint,

@@ -24,7 +24,7 @@ import json
 import os
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -163,7 +163,7 @@ class SoftLabels:
 
     @property
     def _metadata(self) -> dict[str, Any]:
-        method = None if self.method is None else asdict(self.method)
+        method = None if self.method is None else self.method.to_dict()
         return {
             "format": "capmismatch soft labels 1",
             "teacher": self.teacher,
@@ -320,7 +320,7 @@ def load_soft_labels(file: str | os.PathLike[str]) -> SoftLabels:
             torch.from_numpy(arrays["labels"]),
             tuple(metadata["classes"]),
             metadata["teacher"],
-            None if metadata["method"] is None else Method(**metadata["method"]),
+            None if metadata["method"] is None else Method.from_dict(metadata["method"]),
             tuple(metadata["views"]),
             metadata["fingerprint"],
         )

@@ -131,7 +131,7 @@ def _read_run(folder: Path) -> TrackedRun:
         done, splits = (folder / "result.json").exists(), {}
         if done:
             splits = json.loads((folder / "result.json").read_text(encoding="utf-8"))["splits"]
-        method, teacher = Method(**config["method"]), config["teacher"]
+        method, teacher = Method.from_dict(config["method"]), config["teacher"]
         return TrackedRun(
             folder.name,
             run_name(config["student"], method, config["seed"], teacher["key"] if teacher else None),

@@ -18,6 +18,7 @@ from capmismatch.plots._axes import symbol
 from capmismatch.plots._common import listed, literal
 from capmismatch.plots._labels import short_names
 from capmismatch.plots._style import setting_looks
+from capmismatch.stats.matching import rows_of_kind
 
 WIDE, LEFT, RIGHT = 10.0, 4.0, 6.0  # inches: a whole row of the page, and the two pictures that share one
 EDGE = 0.12  # inches around everything
@@ -57,6 +58,7 @@ def soft_labels(table: pd.DataFrame) -> Sheet:
     bytes
         A PNG.
     """
+    table = rows_of_kind(table)
     teachers, methods = listed(table["label"]), listed(table["method"])
     top, step = HEAD + 0.35, 0.3
     sheet = Sheet(WIDE, top + step * len(teachers) + 0.35)

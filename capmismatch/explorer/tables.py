@@ -18,7 +18,7 @@ from torch import Tensor
 
 from capmismatch._numerics.arrays import as_pair
 from capmismatch._numerics.soft_label_spec import SoftLabelSpec
-from capmismatch._numerics.softmax import take_apart
+from capmismatch._numerics.softmax import LogitParts, take_apart
 from capmismatch._utils.text import format_percent
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.rows import stratified_order
@@ -27,6 +27,7 @@ from capmismatch.diagnostics.means import mean
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.probes import REGISTRY
 from capmismatch.ranks import rank_metrics
+from capmismatch.stats.matching import rows_of_kind
 from capmismatch.temperature import soften_parts
 
 QUANTITIES = ("target_prob", "inherent_variance", "derived_std", "derived_variance")
@@ -46,9 +47,9 @@ class Softening(SoftLabelSpec):
         """Before and after; one step only where the method is TS itself."""
         return [self.plain] if self.method == "TS" else [self.plain, self]
 
-    def measure(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def measure(self, raw: LogitParts) -> dict[str, Tensor]:
         """Each of `QUANTITIES`, whether the arg max moved and, for ISATS, tau_other and whether it is at its bound."""
-        result = soften_parts(self, take_apart(*as_pair(logits, labels)))
+        result = soften_parts(self, raw)
         values = {name: REGISTRY[name].compute(result.softened) for name in QUANTITIES}
         values["flipped"] = result.flipped.double()
         if self.method == "ISATS":
@@ -155,13 +156,15 @@ class Reader:
         over = f"all {many:,}" if few == many else f"{few:,} of the {many:,}"
         ranked = len(self._class_rows(view))
         sentences = [f"Means over {over} examples of split {self.split}, ranks over {ranked:,} of the class."]
-        means = soft_labels[soft_labels["method"] == method].groupby("quantity")["value"]
+        means = rows_of_kind(soft_labels[soft_labels["method"] == method]).groupby("quantity")["value"]
         low, high = means.min(), means.max()
         if method != "TS":
             sentences.append(f"{method} moves the arg max of {_percent(low['flipped'], high['flipped'])} of them.")
         if method == "ISATS":
             sentences.append(f"Its search ends on a bound for {_percent(low['at_bound'], high['at_bound'])}.")
-        return " ".join(sentences)
+        if method != "TS":
+            sentences += [_of_kind(soft_labels, method, kind) for kind in ("right", "wrong")]
+        return " ".join(filter(None, sentences))
 
     def soft_labels(self, view: View) -> pd.DataFrame:
         """What the soft labels of each teacher are like, before and after.
@@ -181,9 +184,10 @@ class Reader:
             * ``label``: the run's name in figures
             * ``method``: ``"TS"`` (before), then the method that is chosen
             * ``quantity``: one of `QUANTITIES`, ``flipped``, and for ISATS ``tau_other`` and ``at_bound``
-            * ``value``: mean over the sample
+            * ``rows``: "all" rows of the sample, those that the teacher gets "right", or those that it gets "wrong"
+            * ``value``: mean over these rows
             * ``se``: its standard error
-            * ``n``: rows of the sample
+            * ``n``: how many rows
 
         See Also
         --------
@@ -208,9 +212,13 @@ class Reader:
                 "label": self.labels[key],
                 "method": softening.method,
             }
-            measured = softening.measure(self._logits[key], labels)
+            raw = take_apart(*as_pair(self._logits[key], labels))
+            right = raw.correct.cpu().numpy() > 0
+            kinds = {"all": np.ones_like(right), "right": right, "wrong": ~right}
             rows = [
-                {**head, "quantity": name, **mean(values.double().cpu().numpy())} for name, values in measured.items()
+                {**head, "quantity": name, "rows": kind, **mean(values.double().cpu().numpy()[chosen])}
+                for name, values in softening.measure(raw).items()
+                for kind, chosen in kinds.items()
             ]
             self._measured[key, softening] = pd.DataFrame(rows)
         return self._measured[key, softening]
@@ -272,6 +280,18 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="ISATS without a constraint")
         yield
+
+
+def _of_kind(soft_labels: pd.DataFrame, method: str, kind: str) -> str:
+    """The derived variance of right or of wrong rows against that under TS, in words; nothing where it is unknown."""
+    variance = soft_labels[soft_labels["quantity"] == "derived_variance"]
+    value = rows_of_kind(variance, kind).pivot(index="label", columns="method", values="value")
+    ratio = (value[method] / value["TS"]).dropna()
+    if ratio.empty:
+        return ""
+    low, high = f"{ratio.min():.2g}", f"{ratio.max():.2g}"
+    times = low if low == high else f"{low} to {high}"
+    return f"Where the teacher is {kind}, the derived variance is {times} times that of TS."
 
 
 def _percent(low: float, high: float) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from capmismatch._numerics.soft_label_spec import CENTERS, CONSTRAINTS, SOFT_METHODS
+from capmismatch._numerics.soft_label_spec import CENTERS, CONSTRAINTS, SOFT_METHODS, WRONG
 from capmismatch._utils.optional import need
 from capmismatch.data.bank import LogitBank
 from capmismatch.errors import CapmismatchError
@@ -69,7 +69,8 @@ def explore(
     >>> bank = bank_from_arrays({"small": np.eye(4), "large": 9 * np.eye(4)}, [0, 1, 2, 3], classes=list("abcd"))
     >>> explorer = explore(bank)
     >>> explorer.method.value = "TS"
-    >>> explorer.tables["soft_labels"].query("quantity == 'target_prob'")[["label", "method", "value"]].round(3)
+    >>> p_y = explorer.tables["soft_labels"].query("quantity == 'target_prob' and rows == 'all'")
+    >>> p_y[["label", "method", "value"]].round(3)
        label method  value
     0  small     TS   0.30
     5  large     TS   0.76
@@ -89,7 +90,7 @@ class Explorer:
         The tables behind the pictures: "soft_labels", "class_ranks", "example".
     widget : ipywidgets.VBox
         The whole, to be put into another layout.
-    teachers, method, tau, tau_other, constraint, margin, center, label, example : ipywidgets.Widget
+    teachers, method, tau, tau_other, constraint, margin, center, wrong, label, example : ipywidgets.Widget
         The controls; to set a ``value`` is to choose.
     """
 
@@ -119,6 +120,7 @@ class Explorer:
         self.constraint = w.Dropdown(options=CONSTRAINTS, value=softening.constraint, **look(description="Constraint"))
         self.margin = slider(softening.margin or 0.0, "Margin", 0, 5, 0.25)
         self.center = w.Dropdown(options=CENTERS, value=softening.center, **look(description="Centre"))
+        self.wrong = w.Dropdown(options=WRONG, value=softening.wrong, **look(description="Wrong rows"))
         self.label = w.Dropdown(options=reader.classes, value=view.label, **look(description="Class"))
         examples = reader.examples(view.label)
         self.example = w.Dropdown(options=examples, value=view.example, **look(description="Example"))
@@ -126,10 +128,14 @@ class Explorer:
         self._pictures = {name: w.Image(format="png", layout=w.Layout(width="100%")) for name in names}
         self._numbers, self._note = w.HTML(), w.HTML()
         self.widget = self._laid_out(w)
-        settings = (self.method, self.tau, self.tau_other, self.constraint, self.margin, self.center)
-        for control in (self.teachers, *settings, self.label, self.example):
+        for control in (self.teachers, *self._settings, self.label, self.example):
             control.observe(self._chosen, "value")
         self._show()
+
+    @property
+    def _settings(self) -> list[Any]:
+        """The controls of the method's settings."""
+        return [self.method, self.tau, self.tau_other, self.constraint, self.margin, self.center, self.wrong]
 
     def _laid_out(self, w: Any) -> Any:
         """Three columns of controls over the pictures; on a narrow page they stand below each other."""
@@ -138,8 +144,7 @@ class Explorer:
             return w.VBox(children, layout=w.Layout(flex=flex, min_width="0"))
 
         wrap = {"display": "flex", "flex_flow": "row wrap", "align_items": "flex-start"}
-        settings = [self.method, self.tau, self.tau_other, self.constraint, self.margin, self.center]
-        columns = ([self.teachers], settings, [self.label, self.example])
+        columns = ([self.teachers], self._settings, [self.label, self.example])
         controls = [column(children, "1 1 17em") for children in columns]
         soft_labels, class_ranks, example = self._pictures.values()
         lower = [column([class_ranks], f"{figures.LEFT:g} 1 18em"), column([example], f"{figures.RIGHT:g} 1 24em")]
@@ -155,7 +160,7 @@ class Explorer:
         if self.method.value == "ATS":
             settings = {"tau_other": self.tau_other.value}
         elif self.method.value == "ISATS":
-            settings = {"constraint": self.constraint.value}
+            settings = {"constraint": self.constraint.value, "wrong": self.wrong.value}
             settings |= {"margin": self.margin.value} if self.constraint.value == "order" else {}
         if self._reads_center():
             settings["center"] = self.center.value
@@ -174,7 +179,8 @@ class Explorer:
     def _show(self) -> None:
         """Bring all that depends on what was changed up to date, and nothing else."""
         self.tau_other.layout.display = None if self.method.value == "ATS" else "none"
-        self.constraint.layout.display = None if self.method.value == "ISATS" else "none"
+        for control in (self.constraint, self.wrong):
+            control.layout.display = None if self.method.value == "ISATS" else "none"
         order = self.method.value == "ISATS" and self.constraint.value == "order"
         self.margin.layout.display = None if order else "none"
         self.center.layout.display = None if self._reads_center() else "none"
@@ -215,11 +221,11 @@ class Explorer:
 def _wide(table: pd.DataFrame) -> pd.DataFrame:
     """One row per teacher and method, one column per quantity."""
     order = list(table["quantity"].unique())
-    return table.pivot_table(index=["label", "method"], columns="quantity", values="value", sort=False)[order]
+    return table.pivot_table(index=["label", "method", "rows"], columns="quantity", values="value", sort=False)[order]
 
 
 def _numbers(table: pd.DataFrame) -> str:
     """The means as an HTML table; names are escaped."""
-    wide = _wide(table).rename_axis(index=["teacher", "method"], columns=None).reset_index()
+    wide = _wide(table).rename_axis(index=["teacher", "method", "rows"], columns=None).reset_index()
     shown = wide.to_html(index=False, escape=True, border=0, na_rep="–", float_format="{:.4g}".format)
     return f'<div style="overflow-x: auto">{shown}</div>'

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from capmismatch import temperature
 from capmismatch._numerics.arrays import as_logits
-from capmismatch._numerics.soft_label_spec import TAU_OTHER
+from capmismatch._numerics.soft_label_spec import TAU_OTHER, WRONG_ROWS
 from capmismatch.errors import InputError, must_be_positive
 from capmismatch.losses._terms import checked_labels, kl, logits_pair, single, standardize
 
@@ -167,6 +167,7 @@ def isats(
     constraint: str = "order",
     center: str = "mean",
     margin: float | None = None,
+    wrong: str = WRONG_ROWS,
     check: bool = True,
 ) -> Tensor:
     r"""Cross-entropy with the teacher's ISATS soft labels, :math:`\tau_s^2 \, H(q^{ISATS}, p^s_{\tau_s})`.
@@ -194,6 +195,8 @@ def isats(
         As in `capmismatch.temperature.isats`.
     margin : float, optional
         As in `capmismatch.temperature.isats`.
+    wrong : str, default "free"
+        As in `capmismatch.temperature.isats`.
     check : bool, default True
         Whether the student's values are checked too; the teacher's always are.
 
@@ -218,9 +221,8 @@ def isats(
     1.3863
     """
     _, t = logits_pair(student, teacher, check)
-    q = temperature.isats(
-        t, checked_labels(labels, t, check), tau_target, bounds, constraint=constraint, center=center, margin=margin
-    ).probs
+    y, options = checked_labels(labels, t, check), {"constraint": constraint, "center": center, "wrong": wrong}
+    q = temperature.isats(t, y, tau_target, bounds, margin=margin, **options).probs
     return soft_cross_entropy(student, q, tau_student, check=check)
 
 

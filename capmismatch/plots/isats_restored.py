@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from capmismatch._numerics.soft_label_spec import WRONG, wrong_words
 from capmismatch.errors import InputError, require_columns
 from capmismatch.plots._axes import (
     family_handles,
@@ -34,16 +35,19 @@ from capmismatch.plots._common import (
 )
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import setting_looks
+from capmismatch.stats.matching import rows_of_kind
 
 NEEDS = ("restored",)
 CAPTION = (
     "What plain temperature scaling (TS), ATS and ISATS make of each teacher's soft labels: the derived standard "
     "deviation, and its price in the target's probability, in examples whose arg max moves and in targets that a wrong "
     "class overtakes. The temperature that ISATS chooses for the wrong classes: median over the examples, with a band "
-    "from the 10 % to the 90 % quantile."
+    "from the 10 % to the 90 % quantile. Last, the derived standard deviation of the examples that the teacher gets "
+    "right, and of those that it gets wrong."
 )
 WHAT = "the restored table"
 QUANTITIES = ["derived_std", "inherent_variance", "target_prob", "tau_other", "flipped", "overtaken"]
+KINDS = ("right", "wrong")
 QUANTILES = ["tau_other_q10", "tau_other_q50", "tau_other_q90"]
 
 
@@ -61,7 +65,7 @@ def isats_restored(
     ----------
     restored : DataFrame
         Columns ``family, teacher, params, split, seed, method, constraint, margin, tau_target, tau_other, quantity,
-        value``.
+        value``; and ``rows``, ``wrong`` of newer tables.
     tau_others : sequence of float, optional
         Temperatures of ATS to draw; by default all, or three spread over them.
     tau_target : float, optional
@@ -76,7 +80,8 @@ def isats_restored(
     ndarray of Axes
         Six panels, shape (6,): derived std, inherent variance, p_y; the median of the examples' tau_other with a band
         from the 10 % to the 90 % quantile (ISATS); the share of examples whose arg max moved, and whose target was
-        overtaken.
+        overtaken. Eight, shape (8,), where the table tells rows apart: the last two hold the derived std of the
+        examples that the teacher gets right, and of those that it gets wrong.
 
     Raises
     ------
@@ -98,17 +103,27 @@ def isats_restored(
     >>> axes[0].figure.legends[0].get_texts()[0].get_text()
     'ISATS order m=1'
     """
-    rows = _select(restored, tau_others, tau_target, split, by)
+    rows = _select(rows_of_kind(restored), tau_others, tau_target, split, by)
+    measured = restored[restored["value"].notna()]  # a teacher that is always right has no wrong rows
+    kinds = {kind: rows_of_kind(measured, kind) for kind in KINDS}
+    apart = {
+        kind: _select(of_kind, tau_others, tau_target, split, by) for kind, of_kind in kinds.items() if len(of_kind)
+    }
     sizes = by_size(rows, by)
-    rows = rows.assign(x=rows["label"].map(size_positions(sizes)))
+    places = size_positions(sizes)
+    rows = rows.assign(x=rows["label"].map(places))
     looks, styles = _looks(rows)
 
-    axes = panels(len(QUANTITIES), narrowest=1.4)
-    for ax, name in zip(axes, QUANTITIES, strict=True):
+    axes = panels(len(QUANTITIES) + len(apart), narrowest=1.4)
+    for ax, name in zip(axes, QUANTITIES, strict=False):
         if name == "tau_other":
             _draw_temperatures(ax, rows, looks, styles)
         else:
             _draw_quantity(ax, rows[rows["quantity"] == name], looks, styles)
+        size_axis(ax, sizes, by)
+    for ax, (kind, of_kind) in zip(axes[len(QUANTITIES) :], apart.items(), strict=True):
+        of_kind = of_kind[of_kind["quantity"].eq("derived_std")]
+        _draw_quantity(ax, of_kind.assign(x=of_kind["label"].map(places)), looks, styles, f"std, {kind} rows")
         size_axis(ax, sizes, by)
     outer_labels_only(axes)
     family_lines, names = family_handles(axes[0], listed(rows["family"]))
@@ -129,6 +144,8 @@ def _select(
         raise InputError(f"{WHAT} has no ATS rows with tau_other {missing}; it has {ats_taus}")
     rows = rows[(rows["method"] != "ATS") | rows["tau_other"].isin(shown)]
     needed = {*QUANTITIES, *QUANTILES} - {"tau_other"}
+    if set(rows.get("rows", [])) == {"wrong"}:
+        needed -= {"overtaken"}  # of targets that were on top
     if absent := sorted(needed - set(rows["quantity"])):
         raise InputError(f"{WHAT} has no rows with quantity {absent}; it has {listed(rows['quantity'])}")
     return rows.assign(label=teacher_labels(rows), setting=[_setting(row) for row in rows.to_dict("records")])
@@ -148,17 +165,21 @@ def _setting(row: Mapping[Hashable, Any]) -> str:
     """The method with the settings that tell it from others of the table."""
     if row["method"] == "ISATS":
         margin = f" m={row['margin']:g}" if np.isfinite(row["margin"]) else ""
-        return f"ISATS {row['constraint']}{margin}"
+        wrong = row.get("wrong")  # older tables do not say: "free" then
+        return " ".join(
+            [f"ISATS {row['constraint']}{margin}", *wrong_words(wrong if wrong in WRONG else "free")],
+        )
     return "TS" if row["method"] == "TS" else f"{row['method']} other={row['tau_other']:g}"
 
 
-def _draw_quantity(ax: Axes, rows: pd.DataFrame, looks: dict, styles: dict) -> None:
-    """Draw one line per setting and family."""
+def _draw_quantity(ax: Axes, rows: pd.DataFrame, looks: dict, styles: dict, own_name: str = "") -> None:
+    """Draw one line per setting and family; `own_name` of the axis says whose rows they are."""
     name = rows["quantity"].iloc[0]
-    for (_, setting, family), table, runs in lines_over_runs(rows, ["quantity", "setting", "family"]):
+    keys = ["quantity", *(["rows"] if own_name else []), "setting", "family"]
+    for (*_, setting, family), table, runs in lines_over_runs(rows, keys):
         run_line(ax, table, runs, **{**looks[setting], **styles[family]})
         attach(ax, table)
-    value_axis(ax, symbol(name), rows["value"], percent=name in {"flipped", "overtaken"}, on_top=True)
+    value_axis(ax, own_name or symbol(name), rows["value"], percent=name in {"flipped", "overtaken"}, on_top=True)
 
 
 def _draw_temperatures(ax: Axes, rows: pd.DataFrame, looks: dict, styles: dict) -> None:

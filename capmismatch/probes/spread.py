@@ -56,20 +56,42 @@ def _around(logits: ArrayLike, labels: ArrayLike, tau: float, means: ArrayLike |
     softened = Softened(logits, labels, tau)
     num_classes = softened.wrong_classes + 1
     matrix = _means(softened) if means is None else torch.as_tensor(means).to(softened.raw.below)
+    counts = torch.bincount(softened.labels, minlength=num_classes) if means is None else None
     if matrix.shape != (num_classes, num_classes):
         raise InputError(f"expected class means of shape ({num_classes}, {num_classes}), got {tuple(matrix.shape)}")
-    return softened, AroundClass.of_each([softened], matrix[None], softened.labels)[0]
+    return softened, AroundClass.of_each([softened], matrix[None], softened.labels, counts)[0]
 
 
 def _cmi(softened: Softened, around: AroundClass) -> Tensor:
-    return around.divergence.clamp_min(0.0)  # rounding of numbers below 1e-308 has either sign
+    return _known(around.divergence.clamp_min(0.0), around)  # rounding of numbers below 1e-308 has either sign
 
 
 def _within_class_spread(softened: Softened, around: AroundClass) -> Tensor:
-    return around.squared_distance
+    return _known(around.squared_distance, around)
 
 
-def cmi(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0, means: ArrayLike | None = None) -> Tensor:
+def _known(values: Tensor, around: AroundClass) -> Tensor:
+    """NaN where an example is the only one of its class, and so its class's mean."""
+    scale = around.scale
+    return values if scale is None else torch.where(scale.isnan(), scale, values)
+
+
+def _debiased(values: Tensor, around: AroundClass, debiased: bool) -> Tensor:
+    if not debiased:
+        return values
+    if around.scale is None:
+        raise InputError("debiased=True corrects for means of these examples, and means of others were given")
+    return values * around.scale
+
+
+def cmi(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    tau: float = 1.0,
+    means: ArrayLike | None = None,
+    *,
+    debiased: bool = False,
+) -> Tensor:
     r"""Conditional mutual information of input and output given the class, example by example, in nats.
 
     :math:`KL(p_x \,\|\, \bar p_{y})` with :math:`\bar p_y` the mean soft label of class y; the mean over examples is
@@ -87,16 +109,19 @@ def cmi(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0, means: ArrayLike
         Temperature > 0.
     means : array_like, shape (C, C), optional
         From `class_means`; by default those of these examples.
+    debiased : bool, default False
+        Whether to multiply by n / (n - 1), n the examples of the class: an example is part of its class's mean, which
+        draws the mean nearer by (n - 1) / n: exactly so for the squared distance, to first order for the divergence.
 
     Returns
     -------
     Tensor
-        Shape (N,), float64, >= 0.
+        Shape (N,), float64, >= 0; NaN where an example is the only one of its class and no means are given.
 
     Raises
     ------
     InputError
-        Logits, labels or means that do not fit, a temperature that is not positive.
+        Logits, labels or means that do not fit, a temperature that is not positive, `debiased` with `means`.
 
     References
     ----------
@@ -107,11 +132,17 @@ def cmi(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0, means: ArrayLike
     >>> cmi([[1.0, 0.0], [1.0, 0.0]], [0, 0]).abs().max() < 1e-12
     tensor(True)
     """
-    return _cmi(*_around(logits, labels, tau, means))
+    softened, around = _around(logits, labels, tau, means)
+    return _debiased(_cmi(softened, around), around, debiased)
 
 
 def within_class_spread(
-    logits: ArrayLike, labels: ArrayLike, tau: float = 1.0, means: ArrayLike | None = None
+    logits: ArrayLike,
+    labels: ArrayLike,
+    tau: float = 1.0,
+    means: ArrayLike | None = None,
+    *,
+    debiased: bool = False,
 ) -> Tensor:
     r"""Squared distance of each soft label from its class's mean, :math:`\|p_x - \bar p_y\|^2`.
 
@@ -128,23 +159,27 @@ def within_class_spread(
         Temperature > 0.
     means : array_like, shape (C, C), optional
         From `class_means`; by default those of these examples.
+    debiased : bool, default False
+        Whether to multiply by n / (n - 1), n the examples of the class: an example is part of its class's mean, which
+        draws the mean nearer by (n - 1) / n: exactly so for the squared distance, to first order for the divergence.
 
     Returns
     -------
     Tensor
-        Shape (N,), float64, >= 0.
+        Shape (N,), float64, >= 0; NaN where an example is the only one of its class and no means are given.
 
     Raises
     ------
     InputError
-        Logits, labels or means that do not fit, a temperature that is not positive.
+        Logits, labels or means that do not fit, a temperature that is not positive, `debiased` with `means`.
 
     Examples
     --------
     >>> within_class_spread([[50.0, 0.0], [0.0, 50.0]], [0, 0])
     tensor([0.5000, 0.5000], dtype=torch.float64)
     """
-    return _within_class_spread(*_around(logits, labels, tau, means))
+    softened, around = _around(logits, labels, tau, means)
+    return _debiased(_within_class_spread(softened, around), around, debiased)
 
 
 register("cmi", "spread", _cmi, "mean KL(p_x || mean p of the class)", "Ye et al. 2024, arXiv 2401.08732", 1, True)

@@ -231,6 +231,31 @@ class RestoredRatios:
 
 
 @dataclass(frozen=True)
+class RestoredByRows:
+    """Where the derived variance of one teacher comes from: the rows it gets right, and those it gets wrong.
+
+    Attributes
+    ----------
+    family : str
+        Of the teacher; empty where there is one family.
+    size : str
+        "largest" or "smallest".
+    teacher : str
+        Its name.
+    ratios : mapping from "right" or "wrong" to mapping from method to Estimate
+        The derived variance of these rows over that under TS; the interval is that of the method's mean.
+    from_wrong : mapping from method to float
+        Share of the derived variance of all rows that the wrong ones hold.
+    """
+
+    family: str
+    size: str
+    teacher: str
+    ratios: Mapping[str, Means]
+    from_wrong: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Link:
     """A probe's Spearman correlation with the students' accuracy over teachers.
 
@@ -403,6 +428,7 @@ Facts = (
     | LinkCounts
     | Gain
     | IsatsGain
+    | RestoredByRows
     | LogitCheck
 )
 """What one statement of the report rests on."""

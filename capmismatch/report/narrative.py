@@ -27,6 +27,7 @@ from capmismatch.report.facts import (
     ProbeCourse,
     RankAgreement,
     Restored,
+    RestoredByRows,
     RestoredRatios,
     Shape,
     StudentCourse,
@@ -48,7 +49,7 @@ from capmismatch.stats.estimates import (
     pair_mean,
     times,
 )
-from capmismatch.stats.matching import nearest_tau, rows_of_split
+from capmismatch.stats.matching import nearest_tau, rows_of_kind, rows_of_split
 from capmismatch.stats.peak import Peak, peak_of
 
 __all__ = ["TOPICS", "Statement", "statements"]
@@ -309,7 +310,9 @@ def _rank_agreement(rows: pd.DataFrame, names: list[str], family: str) -> RankAg
 
 def _restored(restored: pd.DataFrame) -> Iterator[Statement]:
     require_columns(restored, ["family", "teacher", "params", "method", "quantity", "value"], "the restored table")
-    for _, rows in restored.dropna(subset="value").groupby("family", sort=False):
+    everything = restored.dropna(subset="value")
+    restored = rows_of_kind(everything)
+    for family_name, rows in restored.groupby("family", sort=False):
         means = {
             (str(quantity), str(method)): course(of_method, "value")
             for (quantity, method), of_method in rows.groupby(["quantity", "method"])
@@ -324,6 +327,7 @@ def _restored(restored: pd.DataFrame) -> Iterator[Statement]:
             facts = _restored_of(teacher, size, means, methods, family)
             often = facts.at_bound is not None and facts.at_bound.value >= MANY_AT_BOUND
             yield Statement("restored", facts, ("CM008",) if often else ())
+            yield from _restored_by_rows(everything[everything["family"].eq(family_name)], teacher, size, family)
         highest = max(plain, key=lambda teacher: plain[teacher].value)
         ratios = {
             quantity: {
@@ -346,6 +350,41 @@ def _restored_of(
         {method: means["flipped", method][teacher] for method in methods if ("flipped", method) in means},
         means["at_bound", "ISATS"][teacher] if ("at_bound", "ISATS") in means else None,
     )
+
+
+def _restored_by_rows(restored: pd.DataFrame, teacher: str, size: str, family: str) -> Iterator[Statement]:
+    """Where one teacher's derived variance comes from; nothing where the table does not tell rows apart."""
+    rows = restored[restored["teacher"].eq(teacher) & restored["quantity"].eq("derived_variance")]
+    means = {
+        kind: {
+            method: course(of_method, "value")[teacher]
+            for method in SOFT_METHODS
+            if len(of_method := of_kind[of_kind["method"].eq(method)])
+        }
+        for kind in ("right", "wrong")
+        if len(of_kind := rows_of_kind(rows, kind))
+    }
+    if any("TS" not in of_kind or len(of_kind) < 2 for of_kind in means.values()) or len(means) < 2:
+        return
+    ratios = {
+        kind: {method: _over(mean, of_kind["TS"].value) for method, mean in of_kind.items() if method != "TS"}
+        for kind, of_kind in means.items()
+    }
+    examples = {kind: rows_of_kind(rows, kind)["n"].mean() for kind in means}
+    shares = {
+        method: wrong.value * examples["wrong"] / sum(means[kind][method].value * examples[kind] for kind in means)
+        for method, wrong in means["wrong"].items()
+    }
+    cells = list(rows_of_kind(rows, "right")["findings"].astype(str)) if "findings" in rows else []
+    found = sorted({code for cell in cells for code in cell.split(",") if code})
+    yield Statement("restored", RestoredByRows(family, size, teacher, ratios, shares), tuple(found))
+
+
+def _over(mean: Estimate, plain: float) -> Estimate:
+    """A mean in units of another, which is of the same examples: the interval is not joined with the other's."""
+    if not plain > 0:
+        return Estimate(np.nan)
+    return Estimate(mean.value / plain, mean.low / plain, mean.high / plain, mean.n)
 
 
 def _logits(checks: pd.DataFrame) -> Iterator[Statement]:

@@ -198,12 +198,15 @@ def ranks(frame: pd.DataFrame) -> Table:
 
 def restored(frame: pd.DataFrame) -> Table:
     """What TS, ATS and ISATS make of each teacher's soft labels, one column per quantity."""
-    wide = _wide(frame.dropna(subset="value"), ["family", "teacher", "method"], "quantity")
+    kinds, apart = [], ""
+    if "rows" in frame:
+        kinds, apart = ["rows"], " rows: all examples, those that the teacher gets right, or those that it gets wrong."
+    wide = _wide(frame.dropna(subset="value"), ["family", "teacher", "method", *kinds], "quantity")
     caption = (
         "Mean over runs. flipped: share of examples whose arg max moved; overtaken: share of those with the target on "
         "top where it no longer is; at_bound: share whose search for tau_other ended on its bound."
     )
-    return _table("restored", "Restored variance", caption, wide)
+    return _table("restored", "Restored variance", caption + apart, wide)
 
 
 def results(frame: pd.DataFrame) -> Table:

@@ -19,6 +19,7 @@ from capmismatch.report.facts import (
     ProbeCourse,
     RankAgreement,
     Restored,
+    RestoredByRows,
     RestoredRatios,
     Shape,
     StudentCourse,
@@ -148,6 +149,17 @@ def _(facts: RestoredRatios) -> str:
     name = start(f"{_family(facts.family)}largest teacher, {facts.largest}")
     against = f"against the one with the highest derived variance under TS, {facts.highest}"
     return f"{name}, {against}: {'; '.join(parts)}."
+
+
+@sentence.register
+def _(facts: RestoredByRows) -> str:
+    name = start(f"{_family(facts.family)}{facts.size} teacher, {facts.teacher}")
+    parts = [
+        f"on the rows it gets {kind} the derived variance is, against TS, {_under(ratios, ' times')}"
+        for kind, ratios in facts.ratios.items()
+    ]
+    shares = join([f"{share:.0%} under {method}" for method, share in facts.from_wrong.items()])
+    return f"{name}: {'; '.join(parts)}. The rows it gets wrong hold {shares} of the derived variance of all rows."
 
 
 @sentence.register

@@ -37,6 +37,9 @@ LINK_COLUMNS = (
 )
 """Columns of the links table."""
 
+CLASS_MEANS = ("cmi", "within_class_spread")
+"""Probes that compare examples with the mean of their class, which a single example is itself."""
+
 CONFIDENCE_BOUND = ("derived_average", "derived_variance", "derived_std")
 """Probes that contain the factor (1 - p_y), and so may restate confidence (finding CM005)."""
 
@@ -152,8 +155,8 @@ def correlate(
     at the same temperature held fixed, where p_y has a link of its own (normal-theory intervals of the partial
     correlation and of p_y's); CM006 a sign against expectation; CM012 teachers of several families compared with one
     another; CM013 accuracies of another split than `split`; CM014 an undefined coefficient, because the probe or the
-    accuracy is the same for all teachers; CM015 teachers' means with a reliability below 0.8. See
-    `capmismatch.findings.explain`.
+    accuracy is the same for all teachers; CM015 teachers' means with a reliability below 0.8; CM026 examples left out
+    that are the only ones of their class. See `capmismatch.findings.explain`.
 
     Examples
     --------
@@ -192,7 +195,9 @@ def correlate(
         keys = (x.keys.iloc[of_x], y.keys.iloc[of_y])
         for metric in st.METRICS:
             frames.append(_link_rows(block, metric, *keys, n_boot=n_boot, seed=seed).assign(across=across))
+    thin = set(probes["probe"][_left_out(probes) > 0])
     links = pd.concat(frames, ignore_index=True).assign(moved=moved)
+    links["thin"] = links["probe"].isin(thin)
     reliable = differences[["student", "label", "reliability", "ceiling"]]
     return _finish(links.merge(reliable, on=["student", "label"], how="left"), signs, mute)
 
@@ -220,7 +225,17 @@ def _chosen_rows(
     if students.empty:
         raise InputError(f"the results table has no row with a teacher and an accuracy on split {split!r}")
     measured = probes[np.isfinite(probes["value"])]
-    return measured, with_families(students, measured)
+    students = with_families(students, measured)
+    # A probe that no class had the examples for stays, to be told of.
+    return probes[np.isfinite(probes["value"]) | _left_out(probes).eq(1)], students
+
+
+def _left_out(probes: pd.DataFrame) -> pd.Series:
+    """Share of a teacher's examples that a probe of class means leaves out, as the only ones of their classes."""
+    if "n" not in probes:
+        return pd.Series(0.0, index=probes.index)
+    every = probes["n"].groupby([probes[name] for name in (*UNIT, "seed")]).transform("max")
+    return (1 - probes["n"] / every).where(probes["probe"].isin(CLASS_MEANS), 0.0)
 
 
 def _registered_signs() -> Mapping[str, float]:
@@ -349,6 +364,7 @@ def _finish(links: pd.DataFrame, signs: Mapping[str, float], mute: Iterable[str]
         "CM013": links["moved"],
         "CM014": links["value"].isna() & links["n"].ge(3),
         "CM015": links["reliability"].lt(WANTED_RELIABILITY),
+        "CM026": links["thin"],
     }
     marked = pd.DataFrame(flags)
     links["findings"] = [join_codes(marked.columns[row], mute) for row in marked.to_numpy()]

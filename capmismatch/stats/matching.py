@@ -73,6 +73,22 @@ def splits_present(splits: Iterable[str]) -> list[str]:
     return [split for split in STUDENT_SPLITS if split in present]
 
 
+def rows_of_kind(restored: pd.DataFrame, kind: str = "all") -> pd.DataFrame:
+    """The rows of a table of restored variance that tell of one kind of examples: "all", "right" or "wrong".
+
+    A table without the column ``rows`` tells of all examples.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"rows": ["all", "right"], "value": [1.0, 2.0]})
+    >>> rows_of_kind(table)["value"].tolist(), len(rows_of_kind(table[["value"]])), len(rows_of_kind(table, "wrong"))
+    ([1.0], 2, 0)
+    """
+    if "rows" not in restored:
+        return restored if kind == "all" else restored.iloc[:0]
+    return restored[restored["rows"] == kind]
+
+
 def rows_of_split(frame: pd.DataFrame, split: str, what: str) -> pd.DataFrame:
     """The rows of one split.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from capmismatch._numerics.soft_label_spec import SoftLabelSpec, compared_specs
+from capmismatch._numerics.soft_label_spec import WRONG_ROWS, SoftLabelSpec, compared_specs
 from capmismatch._utils.toml import parse
 from capmismatch.distillation.config import DistillConfig
 from capmismatch.distillation.methods import Method
@@ -110,6 +110,8 @@ class IsatsConfig:
         Of the constraint "order", in logits; 1 by default.
     center : str
         "mean" subtracts each row's mean logit first, "none" does not.
+    wrong : str
+        What ISATS does with rows that the teacher gets wrong: "plain", "target" or "free".
     """
 
     tau_target: float = 4.0
@@ -117,10 +119,12 @@ class IsatsConfig:
     constraint: str = "order"
     margin: float | None = None
     center: str = "mean"
+    wrong: str = WRONG_ROWS
 
     def specs(self) -> list[SoftLabelSpec]:
         """TS, ATS and ISATS with these settings."""
-        return compared_specs(self.tau_target, self.tau_other, self.constraint, self.margin, self.center)
+        settings = (self.tau_target, self.tau_other, self.constraint, self.margin, self.center)
+        return compared_specs(*settings, wrong=self.wrong)
 
 
 @dataclass(frozen=True)

@@ -113,10 +113,10 @@ def test_the_centring_reaches_every_table_that_compares_methods() -> None:
     np.testing.assert_allclose(ats, temperature.ats(f[3:4], y[3:4], 4.0, 2.0, center="none")[0], rtol=1e-12)
 
     restored = cm.restored_variance(bank, tau_other=2.0, center="none", split=None, progress=False)
-    restored = restored.query("method == 'ATS'").set_index("quantity")["value"]
+    restored = restored.query("method == 'ATS' and rows == 'all'").set_index("quantity")["value"]
     reader = Reader(bank, split=None, n=None)
     softening = Softening("ATS", tau_other=2.0, center="none")
-    shown = reader.soft_labels(View(("logits/a",), softening, "u", example)).query("method == 'ATS'")
+    shown = reader.soft_labels(View(("logits/a",), softening, "u", example)).query("method == 'ATS' and rows == 'all'")
     for quantity in ("target_prob", "derived_variance", "flipped"):
         value = shown[shown["quantity"] == quantity]["value"].item()
         assert value == pytest.approx(restored[quantity], rel=1e-12), quantity

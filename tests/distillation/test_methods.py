@@ -34,11 +34,11 @@ def test_the_table_of_methods_fits_what_it_names() -> None:
 
 def test_hashes_of_settings_do_not_change() -> None:
     """They are part of the names of runs: a changed field or default would train everything anew."""
-    digest = hash_of([dataclasses.asdict(Method(name)) for name in METHODS])
+    digest = hash_of([Method(name).to_dict() for name in METHODS])
     assert digest == "8179635cd44f471f"
     remedies = {"gate": 0.0, "stop_after": 0.5, "rank_weight": 1.0, "assistants": ["mlp8"]}
     assert set(remedies) == set(REMEDIES)
-    assert hash_of(dataclasses.asdict(Method("ISATS", margin=0.5, options=remedies))) == "eb56e09aa73a5ecb"
+    assert hash_of(Method("ISATS", margin=0.5, options=remedies).to_dict()) == "eb56e09aa73a5ecb"
 
 
 @pytest.mark.parametrize(
@@ -49,13 +49,14 @@ def test_hashes_of_settings_do_not_change() -> None:
         (Method("ATS"), {"tau": 4.0, "tau_student": 1.0, "weight": 0.5, "tau_other": 3.0, "center": "mean"}),
         (
             Method("ISATS"),
-            {"tau": 4.0, "tau_student": 1.0, "weight": 0.5, "constraint": "order", "margin": 1.0, "center": "mean"},
+            {"tau": 4.0, "tau_student": 1.0, "weight": 0.5, "constraint": "order", "margin": 1.0, "center": "mean"}
+            | {"wrong": "free"},
         ),
         *((Method(name), {}) for name in LOGIT_LOSSES),
     ],
 )
 def test_defaults_are_filled_in_and_the_rest_is_none(method: Method, expected: dict) -> None:
-    for name in ("tau", "tau_other", "tau_student", "weight", "constraint", "margin", "center"):
+    for name in ("tau", "tau_other", "tau_student", "weight", "constraint", "margin", "center", "wrong"):
         assert getattr(method, name) == expected.get(name), name
 
 

@@ -70,19 +70,19 @@ def test_soft_labels_are_those_of_restored_variance(bank: cm.LogitBank, settings
         bank, own.tau, tau_other=own.tau_other, constraint=own.constraint, margin=own.margin, progress=False
     ).replace({"quantity": {"tau_other_mean": "tau_other"}})
     found = reader.soft_labels(view)
-    keys = ["teacher", "method", "quantity"]
+    keys = ["teacher", "method", "quantity", "rows"]
     both = found.merge(whole, on=keys, suffixes=("", "_whole"))
     assert len(both) == len(found) and set(found["method"]) == {"TS", own.method}
     assert set(found["quantity"]) >= {*QUANTITIES, "flipped"}
     np.testing.assert_allclose(both["value"], both["value_whole"], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(both["se"], both["se_whole"], rtol=1e-9, atol=1e-12)
-    assert (both["n"] == 100).all()
+    assert (both["n"] == both["n_whole"]).all() and (both.query("rows == 'all'")["n"] == 100).all()
 
 
 def test_a_sample_holds_every_class_in_its_share(bank: cm.LogitBank) -> None:
     reader = Reader(bank, n=20)
     found = reader.soft_labels(view_of(reader))
-    assert (found["n"] == 20).all()
+    assert (found.query("rows == 'all'")["n"] == 20).all()
     assert np.bincount(bank.rows.labels[reader.sample]).tolist() == [4] * 5
     assert set(bank.rows.split[reader.sample]) == {"val"}
     assert {"20", "100"} <= set(re.findall(r"\d+", reader.note(view_of(reader, method="TS"), found)))
@@ -334,7 +334,7 @@ def test_an_unconstrained_search_warns_in_words_only(bank: cm.LogitBank) -> None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         explorer.constraint.value = "none"
-    at_bound = explorer.tables["soft_labels"].query("quantity == 'at_bound'")["value"]
+    at_bound = explorer.tables["soft_labels"].query("quantity == 'at_bound' and rows == 'all'")["value"]
     assert at_bound.min() > 0.5
     assert f"ends on a bound for {100 * at_bound.min():.0f} % to {100 * at_bound.max():.0f} %" in explorer._note.value
 

@@ -437,3 +437,33 @@ def test_public_signatures_are_those_of_pure_functions() -> None:
 def test_errors_say_what_and_where(call: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_a_class_of_one_example_has_no_spread() -> None:
+    logits, labels = example(30, 3)
+    logits, labels = np.vstack([logits, [[9.0, 0.0, 1.0]]]), np.append(np.where(labels == 2, 1, labels), 2)
+    for probe in (probes.cmi, probes.within_class_spread):
+        found = probe(logits, labels, 2.0).numpy()
+        assert np.isnan(found[-1]) and np.isfinite(found[:-1]).all()
+        np.testing.assert_array_equal(
+            probe(logits, labels, 2.0, probes.class_means(logits, labels, 2.0))[:-1], found[:-1]
+        )
+
+
+def test_debiased_spread_is_that_of_the_population() -> None:
+    """Means over many small samples: the spread without bias, the divergence with less of it."""
+    rng = np.random.default_rng(0)
+    population = 2 * rng.standard_normal((200_000, 3))
+    means = probes.class_means(population, np.zeros(len(population), dtype=int), 1.0).numpy()
+    labels = np.repeat(np.arange(3), 4)[:12] * 0
+    for probe, within in ((probes.within_class_spread, 0.01), (probes.cmi, 0.1)):
+        truth = float(probe(population, np.zeros(len(population), dtype=int), 1.0, np.nan_to_num(means)).mean())
+        plain, debiased = [], []
+        for _ in range(400):
+            rows = population[rng.integers(0, len(population), 12)]
+            plain.append(float(probe(rows, labels).mean()))
+            debiased.append(float(probe(rows, labels, debiased=True).mean()))
+        assert np.mean(plain) < 0.95 * truth
+        assert np.mean(debiased) == pytest.approx(truth, rel=within + 0.02)
+    with pytest.raises(InputError, match="debiased"):
+        probes.cmi(population[:4], labels[:4], means=means, debiased=True)

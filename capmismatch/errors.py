@@ -12,6 +12,9 @@ from numbers import Integral, Real
 from typing import Any
 
 
+TEMPERATURES = (1e-100, 1e100)  # beyond, logits over a temperature lose all digits or overflow
+
+
 class CapmismatchError(Exception):
     """Base of every error that capmismatch raises on purpose."""
 
@@ -47,10 +50,34 @@ def must_be_positive(value: float, name: str) -> None:
         raise InputError(f"{name} must be a positive number, got {value!r}")
 
 
-def must_count(value: object, name: str) -> None:
-    """Raise unless `value` is a whole number, 1 or more."""
-    if not (isinstance(value, Integral) and int(value) >= 1):
-        raise InputError(f"expected {name} a whole number >= 1, got {value!r}")
+def must_be_temperature(value: float, name: str) -> None:
+    """Raise unless `value` is a temperature that numbers of 64 bits can divide by and compare.
+
+    Examples
+    --------
+    >>> must_be_temperature(1e-310, "tau")
+    Traceback (most recent call last):
+    capmismatch.errors.InputError: tau must be a positive number in [1e-100, 1e+100], got 1e-310
+    """
+    must_be_positive(value, name)
+    least, most = TEMPERATURES
+    if not least <= value <= most:
+        raise InputError(f"{name} must be a positive number in [{least:g}, {most:g}], got {value!r}")
+
+
+def must_count(value: object, name: str, most: int | None = None) -> None:
+    """Raise unless `value` is a whole number, 1 or more, and at most `most`, where more ask for time or memory for none.
+
+    Examples
+    --------
+    >>> must_count(2**70, "bins", 100_000)
+    Traceback (most recent call last):
+    capmismatch.errors.InputError: expected bins a whole number in [1, 100000], got 1180591620717411303424
+    """
+    is_count = isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+    if not is_count or (most is not None and int(value) > most):  # type: ignore[call-overload]
+        expected = ">= 1" if most is None else f"in [1, {most}]"
+        raise InputError(f"expected {name} a whole number {expected}, got {value!r}")
 
 
 def require_columns(frame: Any, columns: Iterable[str], what: str) -> None:

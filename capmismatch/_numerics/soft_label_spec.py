@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Self
 
-from capmismatch.errors import InputError, must_be_one_of, must_be_positive
+from capmismatch.errors import InputError, must_be_one_of, must_be_temperature
 
 SOFT_METHODS = ("TS", "ATS", "ISATS")
 CENTERS = ("mean", "none")
@@ -18,6 +18,7 @@ CONSTRAINTS = ("order", "anchor", "none")
 TAU = 4.0  # of the target's logit
 TAU_OTHER = 3.0  # of the wrong classes' logits under ATS
 BOUNDS = (0.5, 8.0)  # of the search of ISATS
+LARGEST_MARGIN = 1e30
 MARGIN = 1.0  # of the constraint "order"; `capmismatch.temperature.isats` names the studies that it rests on
 
 
@@ -68,14 +69,14 @@ class SoftLabelSpec:
 
     def __post_init__(self) -> None:
         must_be_one_of(self.method, SOFT_METHODS, "method")
-        must_be_positive(self.tau, "tau")
-        must_be_positive(self.tau_other, "tau_other")
+        must_be_temperature(self.tau, "tau")
+        must_be_temperature(self.tau_other, "tau_other")
         must_be_one_of(self.constraint, CONSTRAINTS, "constraint")
         must_be_one_of(self.center, CENTERS, "center")
         object.__setattr__(self, "bounds", _checked_bounds(self.bounds))
         margin = margin_of(self.constraint, self.margin)
-        if not (isinstance(margin, Real) and 0 <= margin < float("inf")):
-            raise InputError(f"margin must be a number >= 0, got {margin!r}")
+        if not (isinstance(margin, Real) and 0 <= margin <= LARGEST_MARGIN):
+            raise InputError(f"margin must be a number in [0, {LARGEST_MARGIN:g}], got {margin!r}")
         if margin and self.constraint != "order":
             raise InputError(
                 f"margin belongs to constraint 'order', got margin={margin!r} with constraint={self.constraint!r}"
@@ -139,4 +140,6 @@ def _checked_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
         raise InputError(f"bounds must be two numbers (low, high), got {bounds!r}") from None
     if not 0 < low < high < float("inf"):
         raise InputError(f"bounds must be two numbers with 0 < low < high, got {bounds!r}")
+    for end, name in ((low, "the lower of the bounds"), (high, "the upper of the bounds")):
+        must_be_temperature(end, name)
     return low, high

@@ -24,7 +24,7 @@ from capmismatch._numerics.soft_label_spec import BOUNDS, TAU, TAU_OTHER, SoftLa
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.diagnostics.example_values import affinities, means_of, restored_values, values_of
 from capmismatch.diagnostics.means import Means, mean
-from capmismatch.errors import InputError, must_be_one_of, must_be_positive
+from capmismatch.errors import InputError, must_be_one_of, must_be_temperature
 from capmismatch.probes import REGISTRY, calibration_bins
 
 TAUS = (1.0, 2.0, 4.0, 8.0)
@@ -222,7 +222,7 @@ def example_values(
 def _temperatures(taus: Iterable[float]) -> list[float]:
     temperatures = list(dict.fromkeys(float(tau) for tau in taus))
     for tau in temperatures:
-        must_be_positive(tau, "tau")
+        must_be_temperature(tau, "tau")
     return temperatures
 
 
@@ -310,7 +310,7 @@ def rank_stability(
     chosen = list(dict.fromkeys(metrics))
     for metric in chosen:
         must_be_one_of(metric, METRICS, "metric")
-    must_be_positive(tau, "tau")
+    must_be_temperature(tau, "tau")
     if len(bank.teachers) < 2:
         raise InputError(f"class ranks compare teachers: expected at least 2 in the bank, got {len(bank.teachers)}")
     wrong_classes = len(bank.classes) - 1
@@ -392,7 +392,7 @@ def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val", de
     rank_stability : Compares these matrices between teachers ("affinity_tau_b").
     capmismatch.plots.affinity_map : The figure of this table.
     """
-    must_be_positive(tau, "tau")
+    must_be_temperature(tau, "tau")
     present, classes = np.unique(bank.labels(split)), np.arange(len(bank.classes))
     true, other = (present[:, None] != classes).nonzero()
     values = np.empty((len(bank.keys), len(present), len(classes) - 1))
@@ -532,7 +532,7 @@ def restored_variance(
     capmismatch.plots.isats_restored : The figure of this table.
     capmismatch.dark_knowledge : The same methods on one example, class by class.
     """
-    must_be_positive(tau_target, "tau_target")
+    must_be_temperature(tau_target, "tau_target")
     specs = compared_specs(tau_target, tau_other, constraint, margin, center, bounds)
     where = as_device(device)
     rows = []

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-from capmismatch._numerics.arrays import ArrayLike
+from capmismatch._numerics.arrays import ArrayLike, plain_numbers
 from capmismatch.errors import InputError, must_be_one_of
 
 Floats = NDArray[np.float64]
@@ -174,6 +174,7 @@ def bootstrap(
 
 
 def _as_floats(values: ArrayLike) -> Floats:
+    values = plain_numbers(values, "values")
     if isinstance(values, Tensor):
         values = values.detach().cpu().double().numpy()
     try:

@@ -351,8 +351,7 @@ def affinity_matrix(logits: ArrayLike, labels: ArrayLike, tau: float, num_classe
         floats = floats.to(torch.promote_types(floats.dtype, torch.float32))
         masked = floats == -torch.inf
         _refuse_all_masked(masked, targets[block], block.start)
-        least = floats.new_tensor(-LARGEST_LOGIT)
-        finite = as_logits(torch.where(masked, least, floats), place=f"logits[{block.start}:{block.stop}]")
+        finite = as_logits(floats.masked_fill(masked, -LARGEST_LOGIT), place=f"logits[{block.start}:{block.stop}]")
         return [WrongAlone.of(take_apart(finite, targets[block]), float(tau))], targets[block]
 
     sums = torch.zeros((1, classes, classes), dtype=torch.float64, device=device)

@@ -103,17 +103,18 @@ def as_labels(labels: ArrayLike, rows: int, num_classes: int, *, place: str = "l
     integers = tensor.to(torch.int64)
     if tensor.is_floating_point() and not bool((integers == tensor).all()):
         row = int((integers != tensor).nonzero()[0])
-        raise InputError(f"expected whole numbers as {place}, got {float(tensor[row])} at row {row}")
+        got = f"{tensor.dtype} with fractions, {float(tensor[row])} at row {row}"
+        raise InputError(f"expected whole numbers as {place}, got {got}")
     check_range(integers, num_classes, place)
     return integers
 
 
-def check_range(index: Tensor, size: int, place: str) -> None:
+def check_range(index: Tensor, size: int, place: str, what: str = "labels") -> None:
     """Raise unless all whole numbers lie in [0, size): compiled loops look nothing up outside their arrays."""
     bad = ((index < 0) | (index >= size)).nonzero()
     if len(bad):
         row = int(bad[0, 0])
-        raise InputError(f"expected {place} in [0, {size}), got {int(index[row])} at row {row} of {place}")
+        raise InputError(f"expected {what} in [0, {size}), got {int(index[row])} at row {row} of {place}")
 
 
 def as_pair(logits: ArrayLike, labels: ArrayLike, *, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:

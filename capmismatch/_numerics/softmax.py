@@ -350,7 +350,7 @@ def add_to_classes(softened: Sequence[Softened], group: Tensor, sums: Tensor) ->
     """Add p of each row, at the temperature of each of T Softened of the same rows, to sums[t, group], (T, G, C)."""
     raw = softened[0].raw
     _must_have_rows(group, len(raw.labels), "groups")
-    check_range(group, sums.shape[1], "groups")
+    check_range(group, sums.shape[1], "groups", "groups")
     if raw.compiled:
         tensors = (raw.below, raw.labels, *_weights(softened), group, sums)
         kernels.add_to_classes(*(tensor.numpy() for tensor in tensors))
@@ -364,7 +364,7 @@ def compare_with_classes(
 ) -> tuple[Tensor, Tensor]:
     """Sum p log(p / m) and sum (p - m)^2, (T, N) each, with m = means[t, group], in compiled code."""
     _must_have_rows(group, len(softened[0].raw.labels), "groups")
-    check_range(group, means.shape[1], "groups")
+    check_range(group, means.shape[1], "groups", "groups")
     raw, log_scale = softened[0].raw, torch.stack([rows.log_wrong_scale for rows in softened])
     divergence, distance = torch.empty((2, len(softened), len(group)), dtype=torch.float64)
     rows = (raw.below, raw.labels, *_weights(softened), log_scale, group)

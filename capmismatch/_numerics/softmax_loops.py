@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from capmismatch._numerics.ties import CALIBRATED, TIE
+from capmismatch._numerics.ties import CALIBRATED
 
 # "contract" allows a multiply and an add to be one instruction; "reassoc" lets sums use vectors; "nnan" the same for
 # the largest of finite numbers. All loops release the interpreter's lock. Those that only other loops call cannot be
@@ -281,7 +281,7 @@ BUCKETS = 4096
 
 
 @inside
-def _extend_ties(in_range: Any, start: Any, lowest: Any, highest: Any) -> None:
+def _extend_ties(in_range: Any, start: Any, lowest: Any, highest: Any, tie: int) -> None:
     """Mark by -1 also the buckets whose values may tie across the end of a range.
 
     A range may end between two buckets, and ties go on from one bucket to the next: once upwards, once downwards.
@@ -289,27 +289,27 @@ def _extend_ties(in_range: Any, start: Any, lowest: Any, highest: Any) -> None:
     before = -1
     for bucket in range(BUCKETS):
         if start[bucket + 1] > start[bucket]:
-            if before >= 0 and lowest[bucket] - highest[before] <= TIE and in_range[bucket] != in_range[before]:
+            if before >= 0 and lowest[bucket] - highest[before] <= tie and in_range[bucket] != in_range[before]:
                 in_range[bucket] = in_range[before] = -1
             before = bucket
     before = -1
     for bucket in range(BUCKETS - 1, -1, -1):
         if start[bucket + 1] > start[bucket]:
-            if before >= 0 and lowest[before] - highest[bucket] <= TIE and in_range[before] == -1:
+            if before >= 0 and lowest[before] - highest[bucket] <= tie and in_range[before] == -1:
                 in_range[bucket] = -1
             before = bucket
 
 
 @inside
-def _put_ties_in_order(rows: Any, bits: Any, p: Any) -> None:
+def _put_ties_in_order(rows: Any, bits: Any, p: Any, tie: int) -> None:
     """Sort ascending rows by p; rows that tie, each with the next, keep their order."""
     _sort_stably(rows, p)
     first = np.empty(len(p), np.float64)
     value, tied = 0.0, False
     for i in range(len(rows)):
-        step = bits[rows[i]] - bits[rows[i - 1]] if i > 0 else TIE + 1
-        tied |= 0 < step <= TIE
-        if step > TIE:
+        step = bits[rows[i]] - bits[rows[i - 1]] if i > 0 else tie + 1
+        tied |= 0 < step <= tie
+        if step > tie:
             value = float(i)
         first[rows[i]] = value
     if tied:
@@ -319,13 +319,13 @@ def _put_ties_in_order(rows: Any, bits: Any, p: Any) -> None:
 
 @compiled
 def adaptive_class(  # noqa: C901 - one numeric kernel: a bucket sort whose steps share their counts
-    p: Any, hits: Any, ranges: int, share: Any
+    p: Any, hits: Any, ranges: int, share: Any, tie: int
 ) -> None:
     """Add to `share` (N,) what each example has in the adaptive calibration error of one class.
 
     p (N,) are the class's probabilities, `hits` the rows of its own examples. In place of a sort: positive floats are
     ordered like their bits, so the leading bits tell an example's bucket, and only buckets that a range ends in are
-    sorted, by p and then by row; so are rows whose p tie.
+    sorted, by p and then by row. Rows tie whose p are no more than `tie` floats apart.
     """
     n = len(p)
     if n == 0:
@@ -356,7 +356,7 @@ def adaptive_class(  # noqa: C901 - one numeric kernel: a bucket sort whose step
             last += 1
         in_one_range = last + 1 == ranges or start[bucket + 1] <= (last + 1) * n // ranges
         in_range[bucket] = last if in_one_range else -1
-    _extend_ties(in_range, start, lowest, highest)
+    _extend_ties(in_range, start, lowest, highest, tie)
     range_of = np.empty(n, np.int32)
     gap = np.zeros(ranges)
     split = 0
@@ -373,7 +373,7 @@ def adaptive_class(  # noqa: C901 - one numeric kernel: a bucket sort whose step
         if range_of[i] < 0:
             rows[split] = i
             split += 1
-    _put_ties_in_order(rows, bits, p)
+    _put_ties_in_order(rows, bits, p, tie)
     i = 0
     for bucket in range(BUCKETS):
         if in_range[bucket] >= 0:

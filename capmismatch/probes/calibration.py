@@ -304,10 +304,11 @@ def adaptive_error(class_probs: Tensor, is_class: Tensor, bins: int = BINS) -> T
     _check_probabilities(probs, is_class)
     ranges, parts = min(bins, len(probs)), blocks(probs.shape[1], CLASSES_AT_ONCE)
     shares = probs.new_zeros((len(parts), len(probs)))
+    tie = TIE if probs.dtype == torch.float64 else TIE_OF_SINGLES
     measure = _by_loops if devices.uses_loops(probs.device) else _by_tensors
 
     def run(part: slice) -> None:
-        measure(probs[:, part], is_class[:, part], ranges, shares[part.start // CLASSES_AT_ONCE])
+        measure(probs[:, part], is_class[:, part], ranges, shares[part.start // CLASSES_AT_ONCE], tie)
 
     run_in_threads(
         run, parts, devices.thread_count(probs.device)
@@ -326,28 +327,27 @@ def _check_probabilities(probs: Tensor, is_class: Tensor) -> None:
             raise InputError(f"expected probabilities in [0, 1], got some in [{least:g}, {most:g}]")
 
 
-def _by_loops(probs: Tensor, is_class: Tensor, ranges: int, share: Tensor) -> None:
-    """Add to `share` (N,) each example's share in the errors of some classes, (N, K)."""
+def _by_loops(probs: Tensor, is_class: Tensor, ranges: int, share: Tensor, tie: int = 0) -> None:
+    """Add to `share` (N,) each example's share in the errors of some classes, (N, K); `tie` in floats apart."""
     for p, hit in zip(probs.T.contiguous().numpy(), is_class.T.contiguous().numpy(), strict=True):
-        kernels.adaptive_class(p, hit.nonzero()[0], ranges, share.numpy())
+        kernels.adaptive_class(p, hit.nonzero()[0], ranges, share.numpy(), tie)
 
 
-def _by_tensors(probs: Tensor, is_class: Tensor, ranges: int, share: Tensor) -> None:
+def _by_tensors(probs: Tensor, is_class: Tensor, ranges: int, share: Tensor, tie: int = 0) -> None:
     rows = len(probs)
     counts = [(r + 1) * rows // ranges - r * rows // ranges for r in range(ranges)]
-    order = _order(probs)
+    order = _order(probs, tie)
     gaps = (probs - is_class.to(probs)).gather(0, order).split(counts)
     weighted = [gap * _sign(gap.sum(0), len(gap)) * (rows / (ranges * len(gap))) for gap in gaps]
     share += torch.zeros_like(probs).scatter_(0, order, torch.cat(weighted)).sum(1)
 
 
-def _order(probs: Tensor) -> Tensor:
+def _order(probs: Tensor, tie: int) -> Tensor:
     """Rows of each class by probability, (N, K); rows that tie, each with the next, keep their order."""
     order = probs.argsort(dim=0, stable=True)
-    double = probs.dtype == torch.float64
-    bits = probs.gather(0, order).view(torch.int64 if double else torch.int32)
+    bits = probs.gather(0, order).view(torch.int64 if probs.dtype == torch.float64 else torch.int32)
     steps = bits.diff(dim=0)
-    apart = steps > (TIE if double else TIE_OF_SINGLES)
+    apart = steps > tie
     if not bool((~apart & (steps > 0)).any()):
         return order
     group = torch.cat([torch.zeros_like(order[:1]), apart.cumsum(0)])

@@ -110,7 +110,7 @@ def calibration_bins(confidence: Tensor, correct: Tensor, bins: int = BINS) -> d
     --------
     capmismatch.reliability : The same for every teacher of a bank.
     """
-    must_count(bins, "bins", MOST_BINS)
+    must_count(bins, "bins", most=MOST_BINS)
     index = _bin_index(confidence, bins)
     n = torch.bincount(index, minlength=bins).to(confidence.dtype)
     edges = torch.linspace(0, 1, bins + 1, dtype=confidence.dtype, device=confidence.device)

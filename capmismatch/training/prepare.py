@@ -43,7 +43,7 @@ class Normalise:
             raise InputError(f"expected both mean and std, or neither, got mean={mean!r}, std={std!r}")
         if mean is not None and std is not None and len(mean) != len(std):
             raise InputError(f"expected as many numbers in mean as in std, got {list(mean)!r} and {list(std)!r}")
-        if std is not None and not all(value > 0 for value in std):
+        if std is not None and not all(0 < value < float("inf") for value in std):
             raise InputError(f"expected positive std, got {list(std)!r}")
         self.mean = None if mean is None else torch.tensor(list(mean), dtype=torch.float32)
         self.std = None if std is None else torch.tensor(list(std), dtype=torch.float32)

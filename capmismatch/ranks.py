@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -284,7 +285,8 @@ def rank_metrics(
     parsed = [Metric.parse(name) for name in names]
     chosen = list(itertools.combinations(range(len(teachers)), 2)) if pairs is None else list(pairs)
     for index, pair in enumerate(chosen):
-        if len(pair) != 2 or not all(0 <= teacher < len(teachers) for teacher in pair):
+        whole = all(isinstance(teacher, Integral) for teacher in pair)
+        if len(pair) != 2 or not whole or not all(0 <= teacher < len(teachers) for teacher in pair):
             raise InputError(f"expected pairs of teachers in [0, {len(teachers)}), got {tuple(pair)} at pair {index}")
     values = measure(teachers, labels, parsed, np.array(chosen, dtype=np.int64).reshape(-1, 2))
     return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}

@@ -76,7 +76,7 @@ class SoftLabelSpec:
         object.__setattr__(self, "bounds", _checked_bounds(self.bounds))
         margin = margin_of(self.constraint, self.margin)
         if not (isinstance(margin, Real) and 0 <= margin <= LARGEST_MARGIN):
-            raise InputError(f"margin must be a number in [0, {LARGEST_MARGIN:g}], got {margin!r}")
+            raise InputError(f"margin must be a number >= 0, got {margin!r}")
         if margin and self.constraint != "order":
             raise InputError(
                 f"margin belongs to constraint 'order', got margin={margin!r} with constraint={self.constraint!r}"

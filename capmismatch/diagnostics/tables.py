@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from capmismatch._numerics.soft_label_spec import BOUNDS, TAU, TAU_OTHER, SoftLa
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.diagnostics.example_values import affinities, means_of, restored_values, values_of
 from capmismatch.diagnostics.means import Means, mean
-from capmismatch.errors import InputError, must_be_one_of, must_be_temperature
+from capmismatch.errors import MOST_TEMPERATURES, InputError, must_be_one_of, must_be_temperature
 from capmismatch.probes import REGISTRY, calibration_bins
 
 TAUS = (1.0, 2.0, 4.0, 8.0)
@@ -220,10 +220,14 @@ def example_values(
 
 
 def _temperatures(taus: Iterable[float]) -> list[float]:
-    temperatures = list(dict.fromkeys(float(tau) for tau in taus))
-    for tau in temperatures:
+    if isinstance(taus, str | bytes) or not isinstance(taus, Iterable):
+        raise InputError(f"expected a list of temperatures as taus, got {taus!r}")
+    listed = list(islice(taus, MOST_TEMPERATURES + 1))
+    if len(listed) > MOST_TEMPERATURES:
+        raise InputError(f"expected at most {MOST_TEMPERATURES} temperatures as taus, got more")
+    for tau in listed:
         must_be_temperature(tau, "tau")
-    return temperatures
+    return list(dict.fromkeys(float(tau) for tau in listed))
 
 
 def _names(names: Iterable[str] | None) -> list[str]:

@@ -111,6 +111,10 @@ def calibration_bins(confidence: Tensor, correct: Tensor, bins: int = BINS) -> d
     capmismatch.reliability : The same for every teacher of a bank.
     """
     must_count(bins, "bins", most=MOST_BINS)
+    if confidence.ndim != 1 or confidence.shape != correct.shape:
+        shapes = tuple(confidence.shape), tuple(correct.shape)
+        raise InputError(f"expected confidence and correct of one shape (N,), got {shapes[0]} and {shapes[1]}")
+    _must_be_shares(confidence, "confidence")
     index = _bin_index(confidence, bins)
     n = torch.bincount(index, minlength=bins).to(confidence.dtype)
     edges = torch.linspace(0, 1, bins + 1, dtype=confidence.dtype, device=confidence.device)
@@ -321,10 +325,15 @@ def _check_probabilities(probs: Tensor, is_class: Tensor) -> None:
     if probs.ndim != 2 or probs.shape != is_class.shape:
         shapes = tuple(probs.shape), tuple(is_class.shape)
         raise InputError(f"expected probabilities and classes of one shape (N, K), got {shapes[0]} and {shapes[1]}")
-    if probs.numel():
-        least, most = (float(end) for end in torch.aminmax(probs))
+    _must_be_shares(probs, "probabilities")
+
+
+def _must_be_shares(values: Tensor, place: str) -> None:
+    """Raise unless all lie in [0, 1], up to rounding."""
+    if values.numel():
+        least, most = (float(end) for end in torch.aminmax(values.detach()))
         if not (least >= 0 and most <= 1 + 1e-6):
-            raise InputError(f"expected probabilities in [0, 1], got some in [{least:g}, {most:g}]")
+            raise InputError(f"expected {place} in [0, 1], got some in [{least:g}, {most:g}]")
 
 
 def _by_loops(probs: Tensor, is_class: Tensor, ranges: int, share: Tensor, tie: int = 0) -> None:

@@ -72,6 +72,7 @@ def load(
     must_count(seeds, "seeds", most=MOST_SEEDS)
     for width in widths:
         must_count(width, "a width of letters:mlp", most=MOST_UNITS)
+    widths = [int(width) for width in widths]  # of an array, too
     rows = train if train is not None else load_dataset("letters", split=SPLIT).part("train")
     if rows.inputs.shape[1:] != (16,) or len(rows.classes) != 26:
         raise InputError(

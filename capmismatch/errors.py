@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
-
 MOST_RESAMPLES = 1_000_000  # of a bootstrap: its intervals end to three digits, and more ask for memory for nothing
 MOST_TEMPERATURES = 1_000  # in one list
 TEMPERATURES = (1e-100, 1e100)  # beyond, logits over a temperature lose all digits or overflow

@@ -6,6 +6,7 @@ used on the CPU where numba is missing or has no place for what it compiles, or 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import tempfile
@@ -21,7 +22,7 @@ from capmismatch.errors import InputError
 try:
     import numba
 except ImportError:
-    numba = None
+    numba = None  # type: ignore[assignment]
 
 ACCELERATOR_FACTOR = 8  # times the logits that suit a thread's cache: an accelerator is slow at small things
 
@@ -45,10 +46,8 @@ def _private_folder() -> str:
     """
     if hasattr(os, "getuid"):
         folder = os.path.join(tempfile.gettempdir(), f"capmismatch-numba-{os.getuid()}")
-        try:
+        with contextlib.suppress(FileExistsError):
             os.mkdir(folder, 0o700)
-        except FileExistsError:
-            pass
         status = os.lstat(folder)
         if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077:
             return folder

@@ -108,7 +108,7 @@ def _hints(load: Callable[..., Any]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name, hint in load.__annotations__.items():
             try:
-                found[name] = eval(hint, load.__globals__) if isinstance(hint, str) else hint  # noqa: S307 - own code
+                found[name] = eval(hint, load.__globals__) if isinstance(hint, str) else hint
             except NameError:
                 found[name] = Any
         return found

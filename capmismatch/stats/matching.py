@@ -345,7 +345,8 @@ def seed_effects(rows: pd.DataFrame, by: list[str]) -> pd.Series:
     >>> (rows["accuracy"] - seed_effects(rows, ["teacher"])).round(3).tolist()
     [0.58, 0.58, 0.68, 0.68, 0.98]
     """
-    unit, seed = rows.groupby(by).ngroup().to_numpy(), pd.factorize(rows["seed"])[0]
+    unit = rows.groupby(by).ngroup().to_numpy().astype(np.int64)
+    seed = pd.factorize(rows["seed"])[0].astype(np.int64)
     accuracy = rows["accuracy"].to_numpy(float)
     units, seeds = unit.max() + 1, seed.max() + 1
     if len(rows) * (units + seeds) <= MOST_CELLS:

@@ -121,7 +121,7 @@ def test_errors_say_what_and_where(call, message: str) -> None:
     ],
 )
 def test_what_would_be_read_in_another_sense_is_refused(values) -> None:
-    with pytest.raises(InputError, match="as logits|of logits"):
+    with pytest.raises(InputError, match=r"as logits|of logits"):
         as_logits(values)
 
 

@@ -14,6 +14,7 @@ from capmismatch._numerics import devices
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not devices.HAS_NUMBA, reason="needs numba")
 def test_no_kernel_leaves_its_arrays(tmp_path: Path) -> None:
     """In a process of its own, as numba decides about bounds when it compiles; its cache does not tell these apart."""

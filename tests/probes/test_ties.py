@@ -78,7 +78,7 @@ def error_by(measure: Any, p: Array, hit: Array, bins: int, tie: int) -> Array:
     st.randoms(use_true_random=False),
 )
 def test_last_digits_change_nothing(p: Array, bins: int, random: Any) -> None:
-    """Each number is moved by up to a thousand floats; loops and tensor operations find what they find of equal ones."""
+    """Each number is moved by up to a thousand floats, and the errors are those of equal numbers."""
     hit = np.array([random.random() < 0.4 for _ in p])
     moved = (p.view(np.int64) - np.where(p > 0, [random.randrange(1000) for _ in p], 0)).view(np.float64)
     for measure in (calibration._by_loops, calibration._by_tensors):

@@ -64,7 +64,9 @@ def test_from_how_many_shared_seeds_on_results_are_paired(teachers, seeds, expec
 
 
 @pytest.mark.parametrize(("units", "seeds"), [(5, 30), (30, 6)])
-def test_effects_of_many_seeds_are_those_of_least_squares(units: int, seeds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_effects_of_many_seeds_are_those_of_least_squares(
+    units: int, seeds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(0)
     pairs = [(f"t{u}", s) for u in range(units) for s in range(seeds) if s == 0 or rng.random() < 0.7]
     rows = pd.DataFrame(pairs, columns=["teacher", "seed"]).assign(accuracy=rng.random(len(pairs)))

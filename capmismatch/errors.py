@@ -11,6 +11,10 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
+MOST_RESAMPLES = 1_000_000  # of a bootstrap: its intervals end to three digits, and more ask for memory for nothing
+MOST_TEMPERATURES = 1_000  # in one list
+TEMPERATURES = (1e-100, 1e100)  # beyond, logits over a temperature lose all digits or overflow
+
 
 class CapmismatchError(Exception):
     """Base of every error that capmismatch raises on purpose."""
@@ -47,10 +51,27 @@ def must_be_positive(value: float, name: str) -> None:
         raise InputError(f"{name} must be a positive number, got {value!r}")
 
 
-def must_count(value: object, name: str) -> None:
-    """Raise unless `value` is a whole number, 1 or more."""
-    if not (isinstance(value, Integral) and int(value) >= 1):
-        raise InputError(f"expected {name} a whole number >= 1, got {value!r}")
+def must_be_temperature(value: float, name: str) -> None:
+    """Raise unless `value` is a temperature that numbers of 64 bits can divide by and compare.
+
+    Examples
+    --------
+    >>> must_be_temperature(1e-310, "tau")
+    Traceback (most recent call last):
+    capmismatch.errors.InputError: tau must be a positive number in [1e-100, 1e+100], got 1e-310
+    """
+    must_be_positive(value, name)
+    least, most = TEMPERATURES
+    if not least <= value <= most:
+        raise InputError(f"{name} must be a positive number in [{least:g}, {most:g}], got {value!r}")
+
+
+def must_count(value: object, name: str, least: int = 1, most: int = 2**63 - 1) -> None:
+    """Raise unless `value` is a whole number, 1 or more, or within other bounds."""
+    if isinstance(value, bool) or not (isinstance(value, Integral) and int(value) >= least):
+        raise InputError(f"expected {name} a whole number >= {least}, got {value!r}")
+    if int(value) > most:
+        raise InputError(f"expected {name} a whole number <= {most}, got {value!r}")
 
 
 def must_be_a_count(value: Any, name: str) -> None:

@@ -15,12 +15,13 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from capmismatch._numerics.arrays import ArrayLike, as_labels, as_logits
+from capmismatch._numerics.arrays import LARGEST_LOGIT, ArrayLike, as_labels, as_logits
 from capmismatch._numerics.class_means import mean_by_class
 from capmismatch._numerics.rank_blocks import (
     Metric,
@@ -33,7 +34,7 @@ from capmismatch._numerics.rank_blocks import (
 )
 from capmismatch._numerics.softmax import Softened, WrongAlone, take_apart
 from capmismatch._numerics.threads import blocks
-from capmismatch.errors import InputError, must_be_positive
+from capmismatch.errors import InputError, must_be_temperature
 
 AFFINITY_CELLS = 1 << 18  # logits that class affinities are computed of at a time
 
@@ -284,7 +285,8 @@ def rank_metrics(
     parsed = [Metric.parse(name) for name in names]
     chosen = list(itertools.combinations(range(len(teachers)), 2)) if pairs is None else list(pairs)
     for index, pair in enumerate(chosen):
-        if len(pair) != 2 or not all(0 <= teacher < len(teachers) for teacher in pair):
+        whole = all(isinstance(teacher, Integral) for teacher in pair)
+        if len(pair) != 2 or not whole or not all(0 <= teacher < len(teachers) for teacher in pair):
             raise InputError(f"expected pairs of teachers in [0, {len(teachers)}), got {tuple(pair)} at pair {index}")
     values = measure(teachers, labels, parsed, np.array(chosen, dtype=np.int64).reshape(-1, 2))
     return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
@@ -337,7 +339,7 @@ def affinity_matrix(logits: ArrayLike, labels: ArrayLike, tau: float, num_classe
             [0.5000, 0.0000, 0.5000],
             [0.5000, 0.5000, 0.0000]], dtype=torch.float64)
     """
-    must_be_positive(tau, "tau")
+    must_be_temperature(tau, "tau")
     rows = real_numbers(logits, "logits")
     if rows.ndim != 2 or num_classes not in (None, rows.shape[1]):
         expected = "C" if num_classes is None else num_classes
@@ -349,11 +351,21 @@ def affinity_matrix(logits: ArrayLike, labels: ArrayLike, tau: float, num_classe
     def wrong_alone(block: slice) -> tuple[list[Softened], Tensor]:
         floats = as_floats(rows[block]).to(device)
         floats = floats.to(torch.promote_types(floats.dtype, torch.float32))
-        finite = as_logits(floats.clamp_min(torch.finfo(floats.dtype).min), place=f"logits[{block.start}:{block.stop}]")
+        masked = floats == -torch.inf
+        _refuse_all_masked(masked, targets[block], block.start)
+        finite = as_logits(floats.masked_fill(masked, -LARGEST_LOGIT), place=f"logits[{block.start}:{block.stop}]")
         return [WrongAlone.of(take_apart(finite, targets[block]), float(tau))], targets[block]
 
     sums = torch.zeros((1, classes, classes), dtype=torch.float64, device=device)
     return mean_by_class(map(wrong_alone, blocks(n, max(1, AFFINITY_CELLS // classes))), sums)[0].cpu()
+
+
+def _refuse_all_masked(masked: Tensor, targets: Tensor, start: int) -> None:
+    """Raise where a row has no wrong class left."""
+    left = (~masked).scatter(1, targets[:, None], False)
+    empty = (~left.any(1)).nonzero()
+    if masked.shape[1] > 1 and len(empty):
+        raise InputError(f"expected a wrong class that is not masked by -inf, got none at row {start + int(empty[0])}")
 
 
 def affinity_tau_b(matrix_a: ArrayLike, matrix_b: ArrayLike) -> Tensor:

@@ -24,6 +24,7 @@ Two traps, and what stands against them:
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from capmismatch._numerics.arrays import ArrayLike, as_logits, as_pair
+from capmismatch._numerics.arrays import ArrayLike, as_logits, as_pair, widest_float
 from capmismatch._numerics.isats_problem import Search
 from capmismatch._numerics.isats_search import maximise, order_interval
 from capmismatch._numerics.soft_label_spec import (
@@ -47,7 +48,7 @@ from capmismatch._numerics.soft_label_spec import (
     SoftLabelSpec,
 )
 from capmismatch._numerics.softmax import Asymmetric, LogitParts, Softened, take_apart
-from capmismatch.errors import must_be_one_of, must_be_positive
+from capmismatch.errors import must_be_one_of, must_be_temperature
 
 __all__ = [
     "CENTERS",
@@ -138,8 +139,9 @@ def soften(logits: ArrayLike, labels: ArrayLike = None, tau: float = 1.0) -> Ten
     >>> soften([[2.0, 0.0, 0.0]], tau=2.0).round(decimals=3)
     tensor([[0.5760, 0.2120, 0.2120]])
     """
-    must_be_positive(tau, "tau")
-    return torch.softmax(as_logits(logits) / tau, dim=1)
+    must_be_temperature(tau, "tau")
+    f = as_logits(logits)
+    return _softmax(f, lambda wide: wide / tau)
 
 
 def ats(
@@ -184,10 +186,18 @@ def ats(
     >>> ats([[3.0, 0.0, -3.0]], [0], tau_target=3.0, tau_other=1.5).round(decimals=3)
     tensor([[0.7050, 0.2590, 0.0350]])
     """
-    must_be_positive(tau_target, "tau_target")
-    must_be_positive(tau_other, "tau_other")
+    must_be_temperature(tau_target, "tau_target")
+    must_be_temperature(tau_other, "tau_other")
     f, y = as_pair(logits, labels)
-    return torch.softmax(_asymmetric(_centered(f, center), y, tau_target, tau_other), dim=1)
+    return _softmax(f, lambda wide: _asymmetric(_centered(wide, center), y, tau_target, tau_other))
+
+
+def _softmax(f: Tensor, tempered: Callable[[Tensor], Tensor]) -> Tensor:
+    """The softmax of logits over temperatures; in the widest float where the logits' own is too narrow for these."""
+    over_tau = tempered(f)
+    if not bool(torch.isfinite(over_tau.detach()).all()):
+        over_tau = tempered(f.to(widest_float(f)))
+    return torch.softmax(over_tau, dim=1).to(f.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -337,7 +347,7 @@ def isats(
     >>> round(float(result.tau_other[0]), 3), bool(result.flipped[0])
     (2.4, False)
     """
-    must_be_positive(tau_target, "tau_target")
+    must_be_temperature(tau_target, "tau_target")
     spec = SoftLabelSpec("ISATS", tau_target, TAU_OTHER, constraint, margin, center, bounds, wrong)
     f, y = as_pair(logits, labels)
     raw = take_apart(f.detach(), y)

@@ -577,3 +577,38 @@ def test_search_does_not_depend_on_threads_or_blocks(monkeypatch):
     monkeypatch.setattr(isats_search, "BLOCK_LOGITS", 77)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert torch.equal(isats(logits, labels).tau_other, whole)
+
+
+LOW_HIGH = [(1e-305, 1e305), (5e-324, 1.7e308), (1e-101, 1.0), (1.0, 1e101)]
+
+
+@pytest.mark.parametrize("bounds", LOW_HIGH)
+def test_bounds_beyond_what_doubles_can_divide_by_are_refused(bounds) -> None:
+    with pytest.raises(InputError, match="bounds"):
+        isats([[1.0, 0.0, -1.0]], [0], bounds=bounds)
+
+
+@pytest.mark.parametrize("tau", [5e-324, 1e-310, 1e101, 0.0, -1.0, math.inf, math.nan, "4"])
+def test_temperatures_beyond_what_doubles_can_divide_by_are_refused(tau) -> None:
+    for call in (soften, ats, isats):
+        with pytest.raises(InputError, match="tau"):
+            call([[1.0, 0.0, -1.0]], [0], tau)
+
+
+@pytest.mark.parametrize("tau", [1e-100, 1e-45, 1e-30, 1e30, 1e100])
+def test_extreme_temperatures_give_probabilities(tau) -> None:
+    """Also where single precision is too narrow for logits over them."""
+    logits = torch.tensor([[3e38, -3e38, 0.0], [2.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    for probs in (soften(logits, None, tau), ats(logits, [0, 0, 1], tau, tau), isats(logits, [0, 0, 1], tau).probs):
+        assert probs.dtype == torch.float32
+        torch.testing.assert_close(probs.sum(1), torch.ones(3))
+    first = 1.0 if tau <= 1.0 else 1 / 3
+    assert float(soften(logits, None, tau)[1, 0]) == pytest.approx(first)
+
+
+@pytest.mark.parametrize("bounds", [(1.0, 1.0 + 1e-13), (1e-100, 1e100), (1.0, 1.0 + 4e-16)])
+def test_very_narrow_and_very_wide_bounds(bounds) -> None:
+    logits = np.random.default_rng(0).normal(size=(50, 5))
+    found = isats(logits, np.arange(50) % 5, bounds=bounds)
+    assert bool(((found.tau_other >= bounds[0]) & (found.tau_other <= bounds[1])).all())
+    assert bool(torch.isfinite(found.probs).all())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +13,47 @@ from capmismatch._numerics.plain_arrays import plain_array
 from capmismatch.errors import InputError
 
 ArrayLike = Any  # a tensor, an array, or nested lists
+
+LARGEST_LOGIT = 3.4028234663852886e38  # of 32 bits: the squares of what lies beyond overflow
+
+
+def plain_numbers(values: ArrayLike, place: str) -> ArrayLike:
+    """Refuse what would silently be read in another sense: complex numbers, times, text, and masked entries.
+
+    Parameters
+    ----------
+    values : array_like
+        As a user hands them in.
+    place : str
+        What they are called in an error.
+
+    Returns
+    -------
+    array_like
+        The same; of a table its array.
+
+    Raises
+    ------
+    InputError
+        Naming the type and the place.
+
+    Examples
+    --------
+    >>> plain_numbers(np.ma.masked_array([1.0, 2.0], [False, True]), "labels")
+    Traceback (most recent call last):
+    capmismatch.errors.InputError: expected plain numbers as labels, got a masked array with 1 masked entry: fill or \
+drop them
+    """
+    if not isinstance(values, Tensor | np.ndarray) and hasattr(values, "to_numpy"):
+        values = values.to_numpy()
+    masked = int(np.ma.getmaskarray(values).sum()) if isinstance(values, np.ma.MaskedArray) else 0
+    if masked:
+        entries = "1 masked entry" if masked == 1 else f"{masked} masked entries"
+        raise InputError(f"expected plain numbers as {place}, got a masked array with {entries}: fill or drop them")
+    kind = getattr(getattr(values, "dtype", None), "kind", "f")
+    if kind not in "biufO" or (isinstance(values, Tensor) and values.is_complex()):
+        raise InputError(f"expected real numbers as {place}, got {type(values).__name__} of {values.dtype}")
+    return values
 
 
 def _as_tensor(values: ArrayLike, place: str) -> Tensor:
@@ -41,13 +84,21 @@ def as_logits(logits: ArrayLike, *, dtype: torch.dtype | None = None, place: str
         raise InputError(f"expected {place} of shape (N, C), got shape {tuple(tensor.shape)}")
     if tensor.shape[1] < 2:
         raise InputError(f"expected at least 2 classes, got {tensor.shape[1]} in {place}")
-    if not bool(torch.isfinite(tensor.detach().sum())):  # a sum is one cheap pass; look for the place only if it fails
-        bad = (~torch.isfinite(tensor)).nonzero()
-        if len(bad):
-            row, column = (int(i) for i in bad[0])
-            value = float(tensor[row, column])
-            raise InputError(f"expected finite logits, got {value} at row {row}, class {column} of {place}")
+    if tensor.numel():
+        least, most = torch.aminmax(tensor.detach())  # one cheap pass, NaN if one is; look for the place if it fails
+        if not bool((least >= -LARGEST_LOGIT) & (most <= LARGEST_LOGIT)):
+            _refuse_first_wild(tensor, place)
     return tensor
+
+
+def _refuse_first_wild(tensor: Tensor, place: str) -> None:
+    """Name the first logit that is no number, or absurdly large."""
+    row, column = (int(i) for i in (~(tensor.detach().abs() <= LARGEST_LOGIT)).nonzero()[0])
+    value = float(tensor[row, column])
+    where = f"got {value} at row {row}, class {column} of {place}"
+    if math.isfinite(value):
+        raise InputError(f"expected logits in [-{LARGEST_LOGIT:.2g}, {LARGEST_LOGIT:.2g}], {where}")
+    raise InputError(f"expected finite logits, {where}")
 
 
 def as_labels(labels: ArrayLike, rows: int, num_classes: int, *, place: str = "labels") -> Tensor:
@@ -57,12 +108,19 @@ def as_labels(labels: ArrayLike, rows: int, num_classes: int, *, place: str = "l
         raise InputError(f"expected {rows} {place}, one for each row of the logits, got shape {tuple(tensor.shape)}")
     integers = tensor.to(torch.int64)
     if tensor.is_floating_point() and not bool((integers == tensor).all()):
-        raise InputError(f"expected whole numbers as {place}, got {tensor.dtype} with fractions")
-    bad = ((integers < 0) | (integers >= num_classes)).nonzero()
-    if len(bad):
-        row = int(bad[0])
-        raise InputError(f"expected labels in [0, {num_classes}), got {int(integers[row])} at row {row} of {place}")
+        row = int((integers != tensor).nonzero()[0])
+        got = f"{tensor.dtype} with fractions, {float(tensor[row])} at row {row}"
+        raise InputError(f"expected whole numbers as {place}, got {got}")
+    check_range(integers, num_classes, place)
     return integers
+
+
+def check_range(index: Tensor, size: int, place: str, what: str = "labels") -> None:
+    """Raise unless all whole numbers lie in [0, size): compiled loops look nothing up outside their arrays."""
+    bad = ((index < 0) | (index >= size)).nonzero()
+    if len(bad):
+        row = int(bad[0, 0])
+        raise InputError(f"expected {what} in [0, {size}), got {int(index[row])} at row {row} of {place}")
 
 
 def as_pair(logits: ArrayLike, labels: ArrayLike, *, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:

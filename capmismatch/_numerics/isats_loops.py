@@ -27,6 +27,7 @@ from capmismatch._numerics.softmax_loops import compiled, exponentials, inside, 
 
 CLOSE = 3e-5  # relative length of Newton's step after which the next would be shorter than 1e-8
 MOST_STEPS = 60
+MOST_OCTAVES = 2100.0  # between the least and the largest double; NaN and infinity get no room
 # What is stored of a point: the fields of `isats_tensors.Points`, and SURE: whether nothing higher lies between it and
 # the next one.
 BETA, HEIGHT, WRONG_MASS, SPREAD, LOSS, RISE, FALL, SLOPE, BEND, PEAK, SURE, FIELDS = range(12)
@@ -192,8 +193,9 @@ def _scan(
 ) -> int:
     """Fill points a factor 4 apart, and the upper end; `after` links each to the next. Returns which is the last."""
     last, beta = 0, low
+    most = len(points) - MOST_SPLITS - 1  # leaves room for the first maximum, and for what is split
     exponentials(b, beta, e, bits, x)
-    while beta < high * (1.0 - 1e-12):
+    while beta < high * (1.0 - 1e-12) and last < most:
         _fill(points, last, b, e, x, beta, a, m)
         after[last] = last + 1
         last += 1
@@ -254,7 +256,7 @@ def _search_row(  # noqa: C901 - one numeric kernel, whose phases share the poin
     count = last + 1
     # The maximum next to the best point goes first: the higher it is, the less is left to look at.
     i = top if points[top, SLOPE] > 0.0 and top < last else max(top - 1, 0)
-    if _holds_maximum(points, i, i + 1):
+    if i < last and _holds_maximum(points, i, i + 1):
         _split(points, after, i, count, b, e, bits, x, a, m)
         count += 1
     most = -math.inf
@@ -288,7 +290,9 @@ def search_rows(tau_target: float, below: Any, a: Any, m: Any, lower: Any, upper
     e, bits, x = scratch(k)
     octaves = 0
     for row in range(n):
-        octaves = max(octaves, math.ceil(math.log2(upper[row] / lower[row])))
+        wide = math.log2(upper[row]) - math.log2(lower[row])  # apart, as their ratio may overflow
+        if 0.0 < wide < MOST_OCTAVES:
+            octaves = max(octaves, math.ceil(wide))
     points, after = np.empty((octaves + 2 + MOST_SPLITS, FIELDS)), np.empty(octaves + 2 + MOST_SPLITS, np.int64)
     for row in range(n):
         low, high = 1.0 / upper[row], 1.0 / lower[row]

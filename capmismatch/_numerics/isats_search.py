@@ -67,7 +67,9 @@ def maximise(search: Search, lower: Tensor, upper: Tensor) -> Tensor:
     def run(rows: slice) -> None:
         kernel.search_rows(search.tau_target, *(array[rows] for array in arrays))
 
-    run_in_threads(run, blocks(len(tau_other), max(1, BLOCK_LOGITS // search.below.shape[1])), torch.get_num_threads())
+    run_in_threads(
+        run, blocks(len(tau_other), max(1, BLOCK_LOGITS // max(1, search.below.shape[1]))), torch.get_num_threads()
+    )
     return tau_other
 
 

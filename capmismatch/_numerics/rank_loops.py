@@ -313,7 +313,7 @@ def _shared_top(order: Any, spans: Any, labels: Any, pairs: Any, k: Any) -> Any:
             if target >= 0 and np.int64(right[target] & FIELD) >= lowest:
                 lowest -= 1
             shared, taken, i = 0, 0, classes - 1
-            while taken < k:
+            while taken < k and i >= 0:
                 c = left[i]
                 if c != target:
                     taken += 1

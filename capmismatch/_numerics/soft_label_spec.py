@@ -12,7 +12,7 @@ from numbers import Real
 from types import MappingProxyType
 from typing import Self
 
-from capmismatch.errors import InputError, must_be_one_of, must_be_positive
+from capmismatch.errors import InputError, must_be_one_of, must_be_temperature
 
 SOFT_METHODS = ("TS", "ATS", "ISATS")
 CENTERS = ("mean", "none")
@@ -21,6 +21,7 @@ WRONG = ("plain", "target", "free")
 TAU = 4.0  # of the target's logit
 TAU_OTHER = 3.0  # of the wrong classes' logits under ATS
 BOUNDS = (0.5, 8.0)  # of the search of ISATS
+LARGEST_MARGIN = 1e30
 MARGIN = 1.0  # of the constraint "order"; `capmismatch.temperature.isats` names the studies that it rests on
 WRONG_ROWS = "free"  # what ISATS does with rows that the teacher gets wrong, where nobody says
 
@@ -96,14 +97,14 @@ class SoftLabelSpec:
 
     def __post_init__(self) -> None:
         must_be_one_of(self.method, SOFT_METHODS, "method")
-        must_be_positive(self.tau, "tau")
-        must_be_positive(self.tau_other, "tau_other")
+        must_be_temperature(self.tau, "tau")
+        must_be_temperature(self.tau_other, "tau_other")
         must_be_one_of(self.constraint, CONSTRAINTS, "constraint")
         must_be_one_of(self.center, CENTERS, "center")
         must_be_one_of(self.wrong, WRONG, "wrong")
         object.__setattr__(self, "bounds", _checked_bounds(self.bounds))
         margin = margin_of(self.constraint, self.margin)
-        if not (isinstance(margin, Real) and 0 <= margin < float("inf")):
+        if not (isinstance(margin, Real) and 0 <= margin <= LARGEST_MARGIN):
             raise InputError(f"margin must be a number >= 0, got {margin!r}")
         if margin and self.constraint != "order":
             raise InputError(
@@ -181,4 +182,6 @@ def _checked_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
         raise InputError(f"bounds must be two numbers (low, high), got {bounds!r}") from None
     if not 0 < low < high < float("inf"):
         raise InputError(f"bounds must be two numbers with 0 < low < high, got {bounds!r}")
+    for end, name in ((low, "the lower of the bounds"), (high, "the upper of the bounds")):
+        must_be_temperature(end, name)
     return low, high

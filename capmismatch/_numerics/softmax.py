@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from capmismatch._numerics import devices
-from capmismatch._numerics.arrays import ArrayLike, as_pair, widest_float
+from capmismatch._numerics.arrays import ArrayLike, as_pair, check_range, widest_float
 from capmismatch._numerics.cached import cached_property
 from capmismatch._numerics.threads import blocks, run_in_threads
-from capmismatch.errors import must_be_positive
+from capmismatch.errors import InputError, must_be_temperature
 
 if devices.HAS_NUMBA:
     from capmismatch._numerics import softmax_loops as kernels
@@ -76,6 +76,8 @@ def _compiled(rows: Tensor) -> bool:
 
 def take_apart(logits: Tensor, labels: Tensor) -> LogitParts:
     """Split checked logits (N, C) and labels (N,); all numbers are in the widest float of the device."""
+    check_range(labels, logits.shape[1], "labels")
+    _must_have_rows(labels, len(logits), "labels")
     if not _compiled(logits):
         return _taken_apart(logits, logits.to(widest_float(logits)), labels)
     n, classes = logits.shape
@@ -98,6 +100,12 @@ def _taken_apart(logits: Tensor, wide: Tensor, labels: Tensor) -> LogitParts:
     top_class = wrong_class.gather(1, top_index[:, None])[:, 0]
     correct = ((target > top) | ((target == top) & (labels < top_class))).to(wide.dtype)
     return LogitParts(logits, labels, target, top, second, top_class, mean, std, correct, wrong - top[:, None])
+
+
+def _must_have_rows(values: Tensor, rows: int, place: str) -> None:
+    """Raise unless there is one value for each row."""
+    if values.ndim != 1 or len(values) != rows:
+        raise InputError(f"expected {place} of shape ({rows},), one for each row, got {tuple(values.shape)}")
 
 
 def _wrong_classes(labels: Tensor, classes: int) -> Tensor:
@@ -174,7 +182,7 @@ def rates_of(below: Tensor, taus: Sequence[float | Tensor]) -> Tensor:
 
 
 def _in_blocks(run: Callable[[slice], None], n: int, width: int) -> None:
-    run_in_threads(run, blocks(n, max(1, BLOCK_LOGITS // width)), torch.get_num_threads())
+    run_in_threads(run, blocks(n, max(1, BLOCK_LOGITS // max(1, width))), torch.get_num_threads())
 
 
 class Softened:
@@ -198,7 +206,7 @@ class Softened:
     tau: float | Tensor
 
     def __init__(self, logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> None:
-        must_be_positive(tau, "tau")
+        must_be_temperature(tau, "tau")
         self.raw, self.tau = take_apart(*as_pair(logits, labels)), float(tau)
 
     @classmethod
@@ -330,6 +338,7 @@ class Softened:
 
 def class_probabilities(logits: Tensor, logsumexp: Tensor) -> Tensor:
     """exp(f - logsumexp), float64, of logits (K, N), one row per class, and the (N,) logsumexp of all classes."""
+    _must_have_rows(logsumexp, logits.shape[1], "logsumexp")
     if not _compiled(logits):
         return (logits - logsumexp).exp_()
     out = torch.empty(logits.shape, dtype=torch.float64)
@@ -340,6 +349,8 @@ def class_probabilities(logits: Tensor, logsumexp: Tensor) -> Tensor:
 def add_to_classes(softened: Sequence[Softened], group: Tensor, sums: Tensor) -> None:
     """Add p of each row, at the temperature of each of T Softened of the same rows, to sums[t, group], (T, G, C)."""
     raw = softened[0].raw
+    _must_have_rows(group, len(raw.labels), "groups")
+    check_range(group, sums.shape[1], "groups", "groups")
     if raw.compiled:
         tensors = (raw.below, raw.labels, *_weights(softened), group, sums)
         kernels.add_to_classes(*(tensor.numpy() for tensor in tensors))
@@ -352,6 +363,8 @@ def compare_with_classes(
     softened: Sequence[Softened], means: Tensor, logs: Tensor, pivots: Tensor, group: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Sum p log(p / m) and sum (p - m)^2, (T, N) each, with m = means[t, group], in compiled code."""
+    _must_have_rows(group, len(softened[0].raw.labels), "groups")
+    check_range(group, means.shape[1], "groups", "groups")
     raw, log_scale = softened[0].raw, torch.stack([rows.log_wrong_scale for rows in softened])
     divergence, distance = torch.empty((2, len(softened), len(group)), dtype=torch.float64)
     rows = (raw.below, raw.labels, *_weights(softened), log_scale, group)

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from capmismatch._numerics.ties import CALIBRATED
+
 # "contract" allows a multiply and an add to be one instruction; "reassoc" lets sums use vectors; "nnan" the same for
 # the largest of finite numbers. All loops release the interpreter's lock. Those that only other loops call cannot be
 # called from Python: the wrappers would take time to compile.
@@ -71,9 +73,9 @@ def exponentials_at(b: Any, rates: Any, t: int, row: int, e: Any, bits: Any, x: 
 
 @compiled
 def scratch(k: int) -> Any:
-    """e, its bits, and x."""
-    e = np.empty(k)
-    return e, e.view(np.int64), np.empty(k)
+    """e, its bits, and x, of one value at least: loops that look for the largest class always find a place."""
+    e = np.empty(max(k, 1))
+    return e, e.view(np.int64), np.empty(max(k, 1))
 
 
 @compiled
@@ -136,7 +138,7 @@ def take_apart(
         f, y, b = logits[row], labels[row], below[row]
         largest = max(_largest(f[:y]), _largest(f[y + 1 :]))
         first = 0
-        while first == y or f[first] != largest:
+        while first < classes - 1 and (first == y or f[first] != largest):
             first += 1
         low, high = min(first, y), max(first, y)
         second[row] = max(_largest(f[:low]), _largest(f[low + 1 : high]), _largest(f[high + 1 :]))
@@ -278,18 +280,59 @@ def against_classes(
 BUCKETS = 4096
 
 
+@inside
+def _extend_ties(in_range: Any, start: Any, lowest: Any, highest: Any, tie: int) -> None:
+    """Mark by -1 also the buckets whose values may tie across the end of a range.
+
+    A range may end between two buckets, and ties go on from one bucket to the next: once upwards, once downwards.
+    """
+    before = -1
+    for bucket in range(BUCKETS):
+        if start[bucket + 1] > start[bucket]:
+            if before >= 0 and lowest[bucket] - highest[before] <= tie and in_range[bucket] != in_range[before]:
+                in_range[bucket] = in_range[before] = -1
+            before = bucket
+    before = -1
+    for bucket in range(BUCKETS - 1, -1, -1):
+        if start[bucket + 1] > start[bucket]:
+            if before >= 0 and lowest[before] - highest[bucket] <= tie and in_range[before] == -1:
+                in_range[bucket] = -1
+            before = bucket
+
+
+@inside
+def _put_ties_in_order(rows: Any, bits: Any, p: Any, tie: int) -> None:
+    """Sort ascending rows by p; rows that tie, each with the next, keep their order."""
+    _sort_stably(rows, p)
+    first = np.empty(len(p), np.float64)
+    value, tied = 0.0, False
+    for i in range(len(rows)):
+        step = bits[rows[i]] - bits[rows[i - 1]] if i > 0 else tie + 1
+        tied |= 0 < step <= tie
+        if step > tie:
+            value = float(i)
+        first[rows[i]] = value
+    if tied:
+        rows.sort()
+        _sort_stably(rows, first)
+
+
 @compiled
 def adaptive_class(  # noqa: C901 - one numeric kernel: a bucket sort whose steps share their counts
-    p: Any, hits: Any, ranges: int, share: Any
+    p: Any, hits: Any, ranges: int, share: Any, tie: int
 ) -> None:
     """Add to `share` (N,) what each example has in the adaptive calibration error of one class.
 
     p (N,) are the class's probabilities, `hits` the rows of its own examples. In place of a sort: positive floats are
     ordered like their bits, so the leading bits tell an example's bucket, and only buckets that a range ends in are
-    sorted, by p and then by row.
+    sorted, by p and then by row. Rows tie whose p are no more than `tie` floats apart.
     """
     n = len(p)
-    bits = p.view(np.int64)
+    if n == 0:
+        return
+    bits = np.empty(n, np.int64)
+    for i, word in enumerate(p.view(np.int64)):
+        bits[i] = max(word, 0)  # -0 is 0: every place below lies within the buckets
     least, most = bits[0], bits[0]
     for i in range(n):
         least, most = min(least, bits[i]), max(most, bits[i])
@@ -298,19 +341,23 @@ def adaptive_class(  # noqa: C901 - one numeric kernel: a bucket sort whose step
         shift += 1
     base = least >> shift
     start = np.zeros(BUCKETS + 1, np.int64)
+    lowest, highest = np.full(BUCKETS, most), np.full(BUCKETS, least)
     for i in range(n):
-        start[(bits[i] >> shift) - base + 1] += 1
+        bucket = (bits[i] >> shift) - base
+        start[bucket + 1] += 1
+        lowest[bucket], highest[bucket] = min(lowest[bucket], bits[i]), max(highest[bucket], bits[i])
     for bucket in range(BUCKETS):
         start[bucket + 1] += start[bucket]
     # The range of each bucket, or -1 where a range ends within it
-    in_range = np.empty(BUCKETS, np.int16)
+    in_range = np.empty(BUCKETS, np.int32)
     last = 0
     for bucket in range(BUCKETS):
         while last + 1 < ranges and start[bucket] >= (last + 1) * n // ranges:
             last += 1
         in_one_range = last + 1 == ranges or start[bucket + 1] <= (last + 1) * n // ranges
         in_range[bucket] = last if in_one_range else -1
-    range_of = np.empty(n, np.int16)
+    _extend_ties(in_range, start, lowest, highest, tie)
+    range_of = np.empty(n, np.int32)
     gap = np.zeros(ranges)
     split = 0
     for i in range(n):
@@ -326,22 +373,23 @@ def adaptive_class(  # noqa: C901 - one numeric kernel: a bucket sort whose step
         if range_of[i] < 0:
             rows[split] = i
             split += 1
-    _sort_stably(rows, p)
-    bucket, position = -1, 0
-    for row in rows:
-        own_bucket = (bits[row] >> shift) - base
-        if own_bucket != bucket:
-            bucket, position = own_bucket, start[own_bucket]
-        r = ((position + 1) * ranges - 1) // n  # the last range that starts at or before this position
-        range_of[row] = r
-        gap[r] += p[row]
-        position += 1
+    _put_ties_in_order(rows, bits, p, tie)
+    i = 0
+    for bucket in range(BUCKETS):
+        if in_range[bucket] >= 0:
+            continue
+        for position in range(start[bucket], start[bucket + 1]):
+            r = ((position + 1) * ranges - 1) // n  # the last range that starts at or before this position
+            range_of[rows[i]] = r
+            gap[r] += p[rows[i]]
+            i += 1
     for row in hits:
         gap[range_of[row]] -= 1.0
     weight = np.empty(ranges)
     for r in range(ranges):
         count = (r + 1) * n // ranges - r * n // ranges
-        weight[r] = ((gap[r] > 0.0) - (gap[r] < 0.0)) * n / (ranges * count)
+        near = CALIBRATED * count
+        weight[r] = (int(gap[r] > near) - int(gap[r] < -near)) * n / (ranges * count)
     for i in range(n):
         share[i] += weight[range_of[i]] * p[i]
     for row in hits:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.diagnostics.example_values import affinities, means_of, restored_values, values_of
 from capmismatch.diagnostics.means import Means
 from capmismatch.diagnostics.restored import restored_rows, shown_settings
-from capmismatch.errors import InputError, must_be_one_of, must_be_positive
+from capmismatch.errors import MOST_TEMPERATURES, InputError, must_be_one_of, must_be_temperature
 from capmismatch.probes import REGISTRY, calibration_bins
 
 TAUS = (1.0, 2.0, 4.0, 8.0)
@@ -220,10 +220,14 @@ def example_values(
 
 
 def _temperatures(taus: Iterable[float]) -> list[float]:
-    temperatures = list(dict.fromkeys(float(tau) for tau in taus))
-    for tau in temperatures:
-        must_be_positive(tau, "tau")
-    return temperatures
+    if isinstance(taus, str | bytes) or not isinstance(taus, Iterable):
+        raise InputError(f"expected a list of temperatures as taus, got {taus!r}")
+    listed = list(islice(taus, MOST_TEMPERATURES + 1))
+    if len(listed) > MOST_TEMPERATURES:
+        raise InputError(f"expected at most {MOST_TEMPERATURES} temperatures as taus, got more")
+    for tau in listed:
+        must_be_temperature(tau, "tau")
+    return list(dict.fromkeys(float(tau) for tau in listed))
 
 
 def _names(names: Iterable[str] | None) -> list[str]:
@@ -310,7 +314,7 @@ def rank_stability(
     chosen = list(dict.fromkeys(metrics))
     for metric in chosen:
         must_be_one_of(metric, METRICS, "metric")
-    must_be_positive(tau, "tau")
+    must_be_temperature(tau, "tau")
     if len(bank.teachers) < 2:
         raise InputError(f"class ranks compare teachers: expected at least 2 in the bank, got {len(bank.teachers)}")
     wrong_classes = len(bank.classes) - 1
@@ -392,7 +396,7 @@ def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val", de
     rank_stability : Compares these matrices between teachers ("affinity_tau_b").
     capmismatch.plots.affinity_map : The figure of this table.
     """
-    must_be_positive(tau, "tau")
+    must_be_temperature(tau, "tau")
     present, classes = np.unique(bank.labels(split)), np.arange(len(bank.classes))
     true, other = (present[:, None] != classes).nonzero()
     values = np.empty((len(bank.keys), len(present), len(classes) - 1))
@@ -537,7 +541,7 @@ def restored_variance(
     capmismatch.plots.isats_restored : The figure of this table.
     capmismatch.dark_knowledge : The same methods on one example, class by class.
     """
-    must_be_positive(tau_target, "tau_target")
+    must_be_temperature(tau_target, "tau_target")
     specs = compared_specs(tau_target, tau_other, constraint, margin, center, bounds, wrong)
     where = as_device(device)
     rows = []

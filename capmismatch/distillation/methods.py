@@ -24,7 +24,7 @@ from capmismatch._numerics.soft_label_spec import (
     margin_of,
     wrong_words,
 )
-from capmismatch.errors import InputError, must_be_one_of, must_be_positive
+from capmismatch.errors import InputError, must_be_one_of, must_be_temperature
 
 if TYPE_CHECKING:  # naming a setting does not load torch
     from torch import Tensor, nn
@@ -194,7 +194,7 @@ class Method:
     def _check_fields(self) -> None:
         for name in ("tau", "tau_other", "tau_student"):
             if getattr(self, name) is not None:
-                must_be_positive(getattr(self, name), f"{name} of method {self.name}")
+                must_be_temperature(getattr(self, name), f"{name} of method {self.name}")
         if self.weight is not None and not 0 < self.weight <= 1:
             raise InputError(f"expected weight of method {self.name} in (0, 1], got {self.weight!r}")
         if self.constraint is not None:

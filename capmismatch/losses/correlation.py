@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from capmismatch.errors import must_be_positive
+from capmismatch.errors import must_be_positive, must_be_temperature
 from capmismatch.losses._terms import logits_pair, must_be_weight, pearson, standardize
 
 
@@ -57,7 +57,7 @@ def dist(
     >>> abs(float(dist(logits, logits))) < 1e-5
     True
     """
-    must_be_positive(tau, "tau")
+    must_be_temperature(tau, "tau")
     must_be_weight(beta, "beta")
     must_be_weight(gamma, "gamma")
     s, t = logits_pair(student, teacher, check)
@@ -127,7 +127,7 @@ def correlation_kd(
     >>> abs(float(correlation_kd(2.0 * logits, logits, beta=0.0))) < 1e-6  # the order is the same
     True
     """
-    must_be_positive(tau, "tau")
+    must_be_temperature(tau, "tau")
     must_be_positive(softness, "softness")
     must_be_weight(beta, "beta")
     must_be_weight(gamma, "gamma")

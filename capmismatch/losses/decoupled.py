@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from capmismatch.errors import must_be_positive
+from capmismatch.errors import must_be_temperature
 from capmismatch.losses._terms import checked_labels, kl, logits_pair, must_be_weight
 
 
@@ -65,7 +65,7 @@ def dkd(
     >>> float(dkd(student, teacher, torch.tensor([0]), alpha=0.0))  # they agree about the wrong classes
     0.0
     """
-    must_be_positive(tau, "tau")
+    must_be_temperature(tau, "tau")
     must_be_weight(alpha, "alpha")
     must_be_weight(beta, "beta")
     s, t = logits_pair(student, teacher, check)

@@ -8,7 +8,7 @@ from torch import Tensor
 from capmismatch import temperature
 from capmismatch._numerics.arrays import as_logits
 from capmismatch._numerics.soft_label_spec import TAU_OTHER, WRONG_ROWS
-from capmismatch.errors import InputError, must_be_positive
+from capmismatch.errors import InputError, must_be_positive, must_be_temperature
 from capmismatch.losses._terms import checked_labels, kl, logits_pair, single, standardize
 
 
@@ -46,7 +46,7 @@ def kd(student: Tensor, teacher: Tensor, tau: float = 4.0, *, check: bool = True
     >>> round(float(kd(torch.tensor([[0.0, 0.0]]), torch.tensor([[4.0, 0.0]]), tau=4.0)), 4)
     1.7751
     """
-    must_be_positive(tau, "tau")
+    must_be_temperature(tau, "tau")
     s, t = logits_pair(student, teacher, check)
     return tau**2 * kl(torch.log_softmax(t / tau, 1), torch.log_softmax(s / tau, 1)).mean()
 
@@ -94,7 +94,7 @@ def soft_cross_entropy(student: Tensor, soft_labels: Tensor, tau_student: float 
     >>> round(float(soft_cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.8, 0.2]]))), 4)
     0.6931
     """
-    must_be_positive(tau_student, "tau_student")
+    must_be_temperature(tau_student, "tau_student")
     s, q = _logits_and_soft_labels(student, soft_labels, check)
     return -(tau_student**2) * (q * torch.log_softmax(s / tau_student, 1)).sum(1).mean()
 
@@ -312,7 +312,7 @@ def standardized_kd(student: Tensor, teacher: Tensor, tau: float = 2.0, *, check
     >>> float(standardized_kd(5.0 * logits + 1.0, logits))
     0.0
     """
-    must_be_positive(tau, "tau")
+    must_be_temperature(tau, "tau")
     s, t = logits_pair(student, teacher, check)
     z_s, z_t = standardize(s)[0], standardize(t)[0]
     return tau**2 * kl(torch.log_softmax(z_t / tau, 1), torch.log_softmax(z_s / tau, 1)).mean()

@@ -13,13 +13,16 @@ from capmismatch._numerics import devices
 from capmismatch._numerics.arrays import ArrayLike, widest_float
 from capmismatch._numerics.softmax import Softened
 from capmismatch._numerics.threads import blocks, run_in_threads
-from capmismatch.errors import InputError
+from capmismatch._numerics.ties import CALIBRATED, TIE, TIE_OF_SINGLES
+from capmismatch.errors import InputError, must_count
 from capmismatch.probes._registry import per_example, register
 
 if devices.HAS_NUMBA:
     from capmismatch._numerics import softmax_loops as kernels
 
 CLASSES_AT_ONCE = 64
+MOST_BINS = 100_000  # of a reliability diagram
+EDGE = 1e-12  # of a bin: a confidence so little above the edge between two lies on it
 BINS = 15  # as the field does since Guo et al. 2017
 
 
@@ -95,7 +98,7 @@ def calibration_bins(confidence: Tensor, correct: Tensor, bins: int = BINS) -> d
     correct : Tensor, shape (N,)
         1.0 where the arg max is right, else 0.0.
     bins : int, default 15
-        Number of intervals.
+        Number of intervals, at most 100,000.
 
     Returns
     -------
@@ -107,6 +110,11 @@ def calibration_bins(confidence: Tensor, correct: Tensor, bins: int = BINS) -> d
     --------
     capmismatch.reliability : The same for every teacher of a bank.
     """
+    must_count(bins, "bins", most=MOST_BINS)
+    if confidence.ndim != 1 or confidence.shape != correct.shape:
+        shapes = tuple(confidence.shape), tuple(correct.shape)
+        raise InputError(f"expected confidence and correct of one shape (N,), got {shapes[0]} and {shapes[1]}")
+    _must_be_shares(confidence, "confidence")
     index = _bin_index(confidence, bins)
     n = torch.bincount(index, minlength=bins).to(confidence.dtype)
     edges = torch.linspace(0, 1, bins + 1, dtype=confidence.dtype, device=confidence.device)
@@ -120,14 +128,20 @@ def calibration_bins(confidence: Tensor, correct: Tensor, bins: int = BINS) -> d
 
 
 def _bin_index(confidence: Tensor, bins: int) -> Tensor:
-    return (torch.ceil(confidence * bins) - 1).clamp(0, bins - 1).to(torch.int64)
+    return (torch.ceil(confidence * bins - EDGE) - 1).clamp(0, bins - 1).to(torch.int64)
 
 
 def _signed(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
     """Each example's confidence minus hit, and the sign of that difference's mean in the example's bin, both (N,)."""
     index = _bin_index(confidence, BINS)
     gap = confidence - correct
-    return gap, torch.bincount(index, weights=gap, minlength=BINS).sign()[index]
+    total, count = torch.bincount(index, weights=gap, minlength=BINS), torch.bincount(index, minlength=BINS)
+    return gap, _sign(total, count)[index]
+
+
+def _sign(total: Tensor, count: Tensor | int) -> Tensor:
+    """Signs of sums of differences; 0 where a sum is nothing but rounding."""
+    return torch.where(total.abs() > CALIBRATED * count, total.sign(), 0.0)
 
 
 def _nonempty(logits: ArrayLike, labels: ArrayLike, tau: float) -> Softened:
@@ -281,15 +295,24 @@ def adaptive_error(class_probs: Tensor, is_class: Tensor, bins: int = BINS) -> T
     Returns
     -------
     Tensor
-        Shape (N,). Of equal probabilities the earlier example comes first.
+        Shape (N,). Of equal probabilities the earlier example comes first; those that differ by no more than 4e-12 of
+        themselves are equal, as their last digits depend on how they were computed.
+
+    Raises
+    ------
+    InputError
+        Probabilities that are none, of another shape than `is_class`, or a number of bins that is none.
     """
-    probs = class_probs.detach().to(widest_float(class_probs))
+    must_count(bins, "bins")
+    probs = class_probs.detach().to(widest_float(class_probs)) + 0.0  # -0 becomes 0
+    _check_probabilities(probs, is_class)
     ranges, parts = min(bins, len(probs)), blocks(probs.shape[1], CLASSES_AT_ONCE)
     shares = probs.new_zeros((len(parts), len(probs)))
+    tie = TIE if probs.dtype == torch.float64 else TIE_OF_SINGLES
     measure = _by_loops if devices.uses_loops(probs.device) else _by_tensors
 
     def run(part: slice) -> None:
-        measure(probs[:, part], is_class[:, part], ranges, shares[part.start // CLASSES_AT_ONCE])
+        measure(probs[:, part], is_class[:, part], ranges, shares[part.start // CLASSES_AT_ONCE], tie)
 
     run_in_threads(
         run, parts, devices.thread_count(probs.device)
@@ -297,19 +320,47 @@ def adaptive_error(class_probs: Tensor, is_class: Tensor, bins: int = BINS) -> T
     return shares.sum(0).to(class_probs)
 
 
-def _by_loops(probs: Tensor, is_class: Tensor, ranges: int, share: Tensor) -> None:
-    """Add to `share` (N,) each example's share in the errors of some classes, (N, K)."""
+def _check_probabilities(probs: Tensor, is_class: Tensor) -> None:
+    """Raise unless both are (N, K), and the first in [0, 1] up to rounding: kernels go by the bits of probabilities."""
+    if probs.ndim != 2 or probs.shape != is_class.shape:
+        shapes = tuple(probs.shape), tuple(is_class.shape)
+        raise InputError(f"expected probabilities and classes of one shape (N, K), got {shapes[0]} and {shapes[1]}")
+    _must_be_shares(probs, "probabilities")
+
+
+def _must_be_shares(values: Tensor, place: str) -> None:
+    """Raise unless all lie in [0, 1], up to rounding."""
+    if values.numel():
+        least, most = (float(end) for end in torch.aminmax(values.detach()))
+        if not (least >= 0 and most <= 1 + 1e-6):
+            raise InputError(f"expected {place} in [0, 1], got some in [{least:g}, {most:g}]")
+
+
+def _by_loops(probs: Tensor, is_class: Tensor, ranges: int, share: Tensor, tie: int = 0) -> None:
+    """Add to `share` (N,) each example's share in the errors of some classes, (N, K); `tie` in floats apart."""
     for p, hit in zip(probs.T.contiguous().numpy(), is_class.T.contiguous().numpy(), strict=True):
-        kernels.adaptive_class(p, hit.nonzero()[0], ranges, share.numpy())
+        kernels.adaptive_class(p, hit.nonzero()[0], ranges, share.numpy(), tie)
 
 
-def _by_tensors(probs: Tensor, is_class: Tensor, ranges: int, share: Tensor) -> None:
+def _by_tensors(probs: Tensor, is_class: Tensor, ranges: int, share: Tensor, tie: int = 0) -> None:
     rows = len(probs)
     counts = [(r + 1) * rows // ranges - r * rows // ranges for r in range(ranges)]
-    order = probs.argsort(dim=0, stable=True)
+    order = _order(probs, tie)
     gaps = (probs - is_class.to(probs)).gather(0, order).split(counts)
-    weighted = [gap * gap.sum(0).sign() * (rows / (ranges * len(gap))) for gap in gaps]
+    weighted = [gap * _sign(gap.sum(0), len(gap)) * (rows / (ranges * len(gap))) for gap in gaps]
     share += torch.zeros_like(probs).scatter_(0, order, torch.cat(weighted)).sum(1)
+
+
+def _order(probs: Tensor, tie: int) -> Tensor:
+    """Rows of each class by probability, (N, K); rows that tie, each with the next, keep their order."""
+    order = probs.argsort(dim=0, stable=True)
+    bits = probs.gather(0, order).view(torch.int64 if probs.dtype == torch.float64 else torch.int32)
+    steps = bits.diff(dim=0)
+    apart = steps > tie
+    if not bool((~apart & (steps > 0)).any()):
+        return order
+    group = torch.cat([torch.zeros_like(order[:1]), apart.cumsum(0)])
+    return torch.empty_like(order).scatter_(0, order, group).argsort(dim=0, stable=True)
 
 
 def classwise_ace(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> float:

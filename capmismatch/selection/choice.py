@@ -357,7 +357,7 @@ class Choice:
     @property
     def _cheapest(self) -> pd.Series | None:
         enough = self.table[self.table["within"].ge(SURE_WITHIN)].dropna(subset="params")
-        return enough.loc[enough["params"].idxmin()] if len(enough) else None
+        return enough.iloc[int(enough["params"].argmin())] if len(enough) else None
 
     @property
     def _row(self) -> pd.Series:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from capmismatch.errors import InputError, must_be_one_of, must_count, require_columns
+from capmismatch.errors import MOST_RESAMPLES, InputError, must_be_one_of, must_count, require_columns
 from capmismatch.findings import join_codes
 from capmismatch.stats import correlations as st
 from capmismatch.stats.differences import WANTED_RELIABILITY, teacher_differences
@@ -171,7 +171,7 @@ def correlate(
     [['spearman', 1.0, 0.003, 6], ['pearson', 0.994, 0.003, 6], ['kendall', 1.0, 0.003, 6]]
     """
     must_be_one_of(unit, ["teacher", "run"], "unit")
-    must_count(n_boot, "n_boot")
+    must_count(n_boot, "n_boot", most=MOST_RESAMPLES)
     probes, results = _chosen_rows(probes, results, probe_split, split)
     moved = bool(results["split"].ne(split).all())
     warn_unmatched(probes, results)

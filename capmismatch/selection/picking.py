@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from capmismatch.errors import InputError, must_be_one_of, must_count
+from capmismatch.errors import MOST_RESAMPLES, InputError, must_be_one_of, must_count
 from capmismatch.findings import without_muted
 from capmismatch.selection.candidates import Candidates, Floats, of_family, probe_draws, read_probes, rule_choices
 from capmismatch.selection.choice import (
@@ -148,7 +148,7 @@ def pick(
     """
     must_be_one_of(rule, ["auto", *RULES], "rule")
     measurements, profiles = read_probes(probes, split)
-    must_count(n_boot, "n_boot")
+    must_count(n_boot, "n_boot", most=MOST_RESAMPLES)
     if not 0 <= tolerance < np.inf:
         raise InputError(f"expected a tolerance in accuracy points >= 0, got {tolerance!r}")
     pairs = _as_pairs(evidence)

@@ -21,6 +21,7 @@ from capmismatch.data.class_names import default_order, natural_key
 from capmismatch.data.records import teacher_key
 from capmismatch.data.rows import Rows
 from capmismatch.errors import InputError, must_be_one_of
+from capmismatch.sources._options import check_options
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -255,6 +256,9 @@ def load_family(*specs: str, name: str | None = None, by_position: bool = False,
     known_options = dict.fromkeys(option for source in sources for option in source.options)
     for option in options:
         must_be_one_of(option, known_options, f"option of {' or '.join(repr(spec) for spec in specs)}")
+    check_options(load_family, {"name": name, "by_position": by_position}, specs[0])
+    for source in sources:
+        source.check(options)
     teachers: list[Teacher] = []
     datasets: list[Dataset] = []
     for source in sources:
@@ -298,6 +302,10 @@ class _Source:
         """The options that its `load` takes, and whether each is required."""
         parameters = list(inspect.signature(self.module.load).parameters.values())[1:]
         return {parameter.name: parameter.default is inspect.Parameter.empty for parameter in parameters}
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Raise where an option that the source takes has another type."""
+        check_options(self.module.load, {name: options[name] for name in self.options if name in options}, self.spec)
 
     def load(self, options: Mapping[str, Any]) -> tuple[list[Teacher], Dataset | None]:
         """Load the teachers with those options that the source takes."""

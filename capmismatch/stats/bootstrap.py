@@ -18,8 +18,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-from capmismatch._numerics.arrays import ArrayLike
-from capmismatch.errors import InputError, must_be_one_of
+from capmismatch._numerics.arrays import ArrayLike, plain_numbers
+from capmismatch.errors import MOST_RESAMPLES, InputError, must_be_one_of, must_count
 
 Floats = NDArray[np.float64]
 
@@ -155,6 +155,7 @@ def bootstrap(
     n = len(data)
     if not isinstance(n_boot, int | np.integer) or n_boot < 2:
         raise InputError(f"expected n_boot to be a whole number of at least 2, got {n_boot!r}")
+    must_count(n_boot, "n_boot", most=MOST_RESAMPLES)
     if not 0 < level < 1:
         raise InputError(f"expected a level in (0, 1), got {level!r}")
     draws = _draws(n, None if strata is None else np.asarray(strata), n_boot, seed)
@@ -174,6 +175,7 @@ def bootstrap(
 
 
 def _as_floats(values: ArrayLike) -> Floats:
+    values = plain_numbers(values, "values")
     if isinstance(values, Tensor):
         values = values.detach().cpu().double().numpy()
     try:

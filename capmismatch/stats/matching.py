@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,8 @@ from capmismatch.stats.correlations import nested_mean
 
 UNIT = ["family", "teacher"]
 """Columns that name a teacher, the unit of all statements about teachers."""
+
+MOST_CELLS = 1 << 22  # of a dense matrix of rows by units and seeds: 32 MB
 
 STUDENT_SPLITS = ("val", "test")
 """Splits on which students are measured, the one to choose on first."""
@@ -358,11 +361,37 @@ def seed_effects(rows: pd.DataFrame, by: list[str]) -> pd.Series:
     >>> (rows["accuracy"] - seed_effects(rows, ["teacher"])).round(3).tolist()
     [0.58, 0.58, 0.68, 0.68, 0.98]
     """
-    codes = [rows.groupby(by).ngroup().to_numpy(), pd.factorize(rows["seed"])[0]]
-    unit, seed = (np.eye(code.max() + 1)[code] for code in codes)
-    fitted = np.linalg.lstsq(np.hstack([unit, seed]), rows["accuracy"].to_numpy(float), rcond=None)[0]
-    effects = seed @ fitted[unit.shape[1] :]
+    unit = rows.groupby(by).ngroup().to_numpy().astype(np.int64)
+    seed = pd.factorize(rows["seed"])[0].astype(np.int64)
+    accuracy = rows["accuracy"].to_numpy(float)
+    units, seeds = unit.max() + 1, seed.max() + 1
+    if len(rows) * (units + seeds) <= MOST_CELLS:
+        design = np.hstack([np.eye(units)[unit], np.eye(seeds)[seed]])
+        effects = np.linalg.lstsq(design, accuracy, rcond=None)[0][units:][seed]
+    else:
+        effects = _many_effects(unit, seed, accuracy)[seed]
     return pd.Series(effects - effects.mean(), index=rows.index)
+
+
+def _many_effects(unit: NDArray[np.int64], seed: NDArray[np.int64], accuracy: NDArray[np.float64]) -> Any:
+    """Effects of seeds, up to a constant, by the normal equations of units alone: memory for units times seeds.
+
+    Examples
+    --------
+    >>> effects = _many_effects(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), np.array([0.5, 0.7, 0.6, 0.8]))
+    >>> round(float(effects[1] - effects[0]), 12)
+    0.2
+    """
+    if seed.max() < unit.max():  # the fewer are solved for; then the others' effects are means of what is left
+        own = _many_effects(seed, unit, accuracy)
+        return np.bincount(seed, accuracy - own[unit]) / np.bincount(seed)
+    counts = np.zeros((unit.max() + 1, seed.max() + 1))
+    np.add.at(counts, (unit, seed), 1.0)
+    of_seed = counts.sum(0)
+    mean = np.bincount(seed, accuracy) / of_seed
+    matrix = np.diag(counts.sum(1)) - (counts / of_seed) @ counts.T
+    own = np.linalg.lstsq(matrix, np.bincount(unit, accuracy) - counts @ mean, rcond=None)[0]
+    return mean - counts.T @ own / of_seed
 
 
 def level_seeds(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from capmismatch.sources.families import Family
 
 BRINGS_ROWS = ("logits:", "bank:")
+GIVEN_BY_STUDY = ("base", "train")  # options of sources that are no matter of a study file
 """Sources of teachers that bring the rows their logits are of."""
 
 
@@ -131,6 +132,9 @@ class StudyData:
         source = options.pop("source", None)
         if not isinstance(source, str):
             raise InputError(f"{title} lacks the key 'source'")
+        for key in GIVEN_BY_STUDY:
+            if key in options:
+                raise InputError(f"{title} has the key {key!r}, which the study itself sets: leave it out")
         options["base"] = self.file.parent
         if source.startswith("letters:"):  # trained here, on the students' training rows
             options["base"] = self.folder

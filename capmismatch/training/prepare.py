@@ -49,7 +49,7 @@ class Normalise:
         self.mean, self.std = _numbers(mean, "mean"), _numbers(std, "std")
         if self.mean is not None and self.std is not None and len(self.mean) != len(self.std):
             raise InputError(f"expected as many numbers in mean as in std, got {mean!r} and {std!r}")
-        if self.std is not None and not bool((self.std > 0).all()):
+        if self.std is not None and not bool(((self.std > 0) & self.std.isfinite()).all()):
             raise InputError(f"expected positive std, got {std!r}")
         self.channels_last = channels_last
         limits = [] if self.mean is None or self.std is None else [self.mean, self.std]

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -103,3 +104,35 @@ def test_no_rows_are_fine() -> None:
 def test_errors_say_what_and_where(call, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ROWS + 1j,
+        torch.from_numpy(ROWS + 1j),
+        [[1.0, 2.0], [3.0, 4j]],
+        np.ma.masked_array(ROWS, ROWS > 2),
+        np.zeros((2, 3), "M8[s]"),
+        np.zeros((2, 3), "m8[s]"),
+        ROWS.astype(str),
+        [[1e155, 0.0]],
+        np.array([[0.0, -1e39]]),
+    ],
+)
+def test_what_would_be_read_in_another_sense_is_refused(values) -> None:
+    with pytest.raises(InputError, match=r"as logits|of logits"):
+        as_logits(values)
+
+
+def test_labels_are_plain_numbers() -> None:
+    for labels in ([0, 2j], np.ma.masked_array([0, 1], [True, False]), np.array(["0", "1"]), np.zeros(2, "M8[D]")):
+        with pytest.raises(InputError, match="as labels"):
+            as_labels(labels, 2, 3)
+
+
+def test_plain_arrays_of_other_kinds_are_read() -> None:
+    assert np.array_equal(as_logits(ROWS.astype(">f8")), ROWS)
+    assert np.array_equal(as_logits(np.ma.masked_array(ROWS)), ROWS)
+    assert np.array_equal(as_logits(pd.DataFrame(ROWS, columns=list("abc"))), ROWS)
+    assert as_labels(pd.Series([2, 0], index=[7, 9]), 2, 3).tolist() == [2, 0]

@@ -5,6 +5,8 @@ Each test runs on a pretended device (`pretended`), and on CUDA where there is o
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -228,3 +230,23 @@ def test_a_study_file_names_the_device_and_keeps_its_tables(tmp_path: Path) -> N
     for stage in (elsewhere.ranks, elsewhere.isats):
         with pytest.raises(InputError, match="got 'tpu9'"):
             stage()
+
+
+@pytest.mark.parametrize(("places", "compiles"), [([True], True), ([False, True], True), ([False, False], False)])
+def test_where_nothing_may_be_written_loops_are_kept_elsewhere_or_not_used(
+    places: list[bool], compiles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter(places)
+    numba = pytest.importorskip("numba")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "")  # put back afterwards, as is
+    monkeypatch.setattr(numba.config, "CACHE_DIR", numba.config.CACHE_DIR)
+    monkeypatch.setattr(devices, "_keeps_compiled", lambda: next(answers))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert devices._can_compile() == compiles
+    assert [w.category for w in said] == [RuntimeWarning] * (len(places) - 1)
+    assert all("NUMBA_CACHE_DIR" in str(w.message) and "\n" not in str(w.message) for w in said)
+    kept_in = os.environ["NUMBA_CACHE_DIR"]
+    assert bool(kept_in) == (places == [False, True])
+    if kept_in and hasattr(os, "getuid"):
+        assert os.stat(kept_in).st_mode & 0o777 == 0o700 and os.stat(kept_in).st_uid == os.getuid()

@@ -5,7 +5,15 @@ import pandas as pd
 import pytest
 
 from capmismatch.errors import InputError
-from capmismatch.stats.matching import nearest_tau, resolve_split, rows_of_split, share_seeds, splits_present
+from capmismatch.stats import matching
+from capmismatch.stats.matching import (
+    nearest_tau,
+    resolve_split,
+    rows_of_split,
+    seed_effects,
+    share_seeds,
+    splits_present,
+)
 
 
 def test_temperatures_are_near_on_a_log_scale():
@@ -53,3 +61,15 @@ def test_rows_of_a_split_that_is_not_there():
 def test_from_how_many_shared_seeds_on_results_are_paired(teachers, seeds, expected):
     rows = pd.DataFrame({"teacher": list(teachers), "seed": seeds})
     assert share_seeds(rows, ["teacher"]) is expected
+
+
+@pytest.mark.parametrize(("units", "seeds"), [(5, 30), (30, 6)])
+def test_effects_of_many_seeds_are_those_of_least_squares(
+    units: int, seeds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    pairs = [(f"t{u}", s) for u in range(units) for s in range(seeds) if s == 0 or rng.random() < 0.7]
+    rows = pd.DataFrame(pairs, columns=["teacher", "seed"]).assign(accuracy=rng.random(len(pairs)))
+    dense = seed_effects(rows, ["teacher"])
+    monkeypatch.setattr(matching, "MOST_CELLS", 0)
+    np.testing.assert_allclose(seed_effects(rows, ["teacher"]), dense, atol=1e-12)

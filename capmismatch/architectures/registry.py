@@ -212,6 +212,17 @@ def build_for(name: str, weights: Mapping[str, Tensor]) -> nn.Module:
     return kind.build(name, fields, sizes)
 
 
+def builder_of(name: str) -> Callable[..., nn.Module]:
+    """The function that builds an architecture.
+
+    Examples
+    --------
+    >>> builder_of("mlp24").__name__
+    'mlp'
+    """
+    return _known(name)[0].builder
+
+
 def names(pattern: str = "*") -> list[str]:
     """List architectures, smallest (in parameters) first, those of unknown size last.
 

@@ -15,7 +15,10 @@ from types import ModuleType
 
 from torch import Tensor, nn
 
+from capmismatch._utils.code import code_hash
+from capmismatch._utils.files import hash_of
 from capmismatch.architectures import build_for, count_parameters
+from capmismatch.architectures.registry import builder_of
 from capmismatch.errors import InputError
 from capmismatch.sources._weights import fit_weights, hash_file
 from capmismatch.sources.families import Teacher
@@ -74,6 +77,7 @@ def load(
                 preprocessing=repr(prepare),
                 module=partial(_network, file, build, weights_hash),
                 prepare=prepare,
+                built_by=_code_of(build, file.stem),
             )
         )
     return teachers, None
@@ -97,13 +101,27 @@ def _builder(builder: str | Callable[[str], nn.Module], base: Path) -> _Build:
     if not name:
         raise InputError(f"expected builder like 'module:function' or 'arch:NAME', got {builder!r}")
     if module_name == "arch":
-        return lambda stem, weights: build_for(name.replace("{stem}", stem), weights)
+        return partial(_by_name, name)
     module = _module(module_name, base.resolve())
     function = getattr(module, name, None)
     if not callable(function):
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise InputError(f"module {module_name!r} has no function {name!r}; it has {functions}")
     return partial(_by_stem, function)
+
+
+def _by_name(name: str, stem: str, weights: dict[str, Tensor]) -> nn.Module:
+    return build_for(name.replace("{stem}", stem), weights)
+
+
+def _code_of(build: _Build, stem: str) -> str:
+    """A hash of what makes a checkpoint's network: the user's function, or the architecture's name and own code."""
+    assert isinstance(build, partial)
+    (maker,) = build.args
+    if callable(maker):
+        return hash_of([getattr(maker, "__qualname__", type(maker).__qualname__), code_hash(maker)])
+    name = maker.replace("{stem}", stem)
+    return hash_of([name, code_hash(builder_of(name))])
 
 
 def _by_stem(function: Callable[[str], nn.Module], stem: str, weights: dict[str, Tensor]) -> nn.Module:
@@ -126,7 +144,8 @@ def _module(module_name: str, base: Path) -> ModuleType:
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # dataclasses look their module up
-        spec.loader.exec_module(module)
+        # Compiled here: byte code that Python has cached is told from an edited file by seconds and size alone.
+        exec(compile(beside.read_bytes(), beside, "exec"), module.__dict__)
         return module
     except ImportError as error:
         raise InputError(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from capmismatch import architectures
 from capmismatch._utils.files import hash_of, locked, remove_temporaries, write_json, write_text
+from capmismatch._utils.machine import threads
 from capmismatch._utils.torchrun import ProcessGroup, process_group
 from capmismatch.data.bank import LogitBank
 from capmismatch.distillation.remedies import teach_through
@@ -76,7 +77,7 @@ class Trainer:
         folder, state = run_folder(self.study, run), ""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            with process_group() as processes, ExitStack() as locks:
+            with process_group() as processes, threads(self.config.threads), ExitStack() as locks:
                 try:
                     state = processes.on_rank_zero(lambda: _claim(folder, locks))
                     if state == "claimed":
@@ -164,7 +165,7 @@ class Trainer:
     def _read_logits(self, key: str) -> Tensor:
         """A teacher's logits on the stored views, (V, N, C)."""
         folder, views = self.study.folder / "bank" / "views", self.config.views
-        banks = (LogitBank(folder / views.name(number)) for number in range(views.count))
+        banks = [LogitBank(folder / views.name(number)) for number in range(views.count)]
         return torch.from_numpy(np.stack([bank.logits(key).astype(np.float32) for bank in banks]))
 
     def _make_soft_labels(self, shared: _SharedRun) -> Tensor:

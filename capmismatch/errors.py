@@ -47,10 +47,12 @@ def must_be_positive(value: float, name: str) -> None:
         raise InputError(f"{name} must be a positive number, got {value!r}")
 
 
-def must_count(value: object, name: str) -> None:
-    """Raise unless `value` is a whole number, 1 or more."""
-    if not (isinstance(value, Integral) and int(value) >= 1):
-        raise InputError(f"expected {name} a whole number >= 1, got {value!r}")
+def must_count(value: object, name: str, least: int = 1, most: int = 2**63 - 1) -> None:
+    """Raise unless `value` is a whole number, 1 or more, or within other bounds."""
+    if isinstance(value, bool) or not (isinstance(value, Integral) and int(value) >= least):
+        raise InputError(f"expected {name} a whole number >= {least}, got {value!r}")
+    if int(value) > most:
+        raise InputError(f"expected {name} a whole number <= {most}, got {value!r}")
 
 
 def require_columns(frame: Any, columns: Iterable[str], what: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from capmismatch.data.views import Views
 from capmismatch.distillation.methods import Method
+from capmismatch.errors import InputError, must_count
 
 
 @dataclass(frozen=True)
@@ -43,3 +44,10 @@ class DistillConfig:
     threads: int = 1
     center: tuple[float, ...] = (0.0,)
     scale: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        must_count(self.seeds, "seeds", most=10_000)
+        must_count(self.threads, "threads")
+        for name in ("students", "center", "scale"):
+            if not getattr(self, name):
+                raise InputError(f"expected {name}, at least one, got none")

@@ -19,10 +19,10 @@ from capmismatch import architectures
 from capmismatch._utils.files import hash_of, locked, remove_temporaries, write_json, write_text
 from capmismatch._utils.machine import threads
 from capmismatch._utils.torchrun import ProcessGroup, process_group
-from capmismatch.data.bank import LogitBank
+from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.distillation.remedies import teach_through
 from capmismatch.distillation.runs import Experiment, Run, config_of, is_settled, run_folder
-from capmismatch.errors import InputError
+from capmismatch.errors import BankError, InputError
 from capmismatch.training.epoch_log import EpochLog
 from capmismatch.training.loop import Checkpoint, evaluate, fit
 from capmismatch.training.prepare import Normalise
@@ -168,9 +168,23 @@ class Trainer:
         banks = [LogitBank(folder / views.name(number)) for number in range(views.count)]
         return torch.from_numpy(np.stack([bank.logits(key).astype(np.float32) for bank in banks]))
 
+    def _check_views(self, teacher: TeacherRecord) -> None:
+        """Raise where the stored views' logits are of another network than the bank's; earlier banks say less."""
+        views = self.config.views
+        for number in range(views.count):
+            bank = LogitBank(self.study.folder / "bank" / "views" / views.name(number))
+            stored = bank[teacher.key]
+            other_code = stored.built_by and teacher.built_by and stored.built_by != teacher.built_by
+            if stored.weights_hash != teacher.weights_hash or other_code:
+                raise BankError(
+                    f"{bank.path} has logits of another network {teacher.key} than the study's bank: remove its folder "
+                    "there to collect anew"
+                )
+
     def _make_soft_labels(self, shared: _SharedRun) -> Tensor:
         method, seed, teacher = shared.run.method, shared.run.seed, shared.run.teacher
         assert teacher is not None
+        self._check_views(teacher)
         logits = teach_through(
             [self.build(assistant, seed) for assistant in method.assistants],
             self._logits(teacher.key),

@@ -84,8 +84,8 @@ def world_size() -> int:
         missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
         if missing:
             raise CapmismatchError(
-                f"WORLD_SIZE={size} says that torchrun started this process, but {', '.join(missing)} is not set: start "
-                "it with torchrun, or unset WORLD_SIZE"
+                f"WORLD_SIZE={size} says that torchrun started this process, but {', '.join(missing)} is not set: "
+                "start it with torchrun, or unset WORLD_SIZE"
             )
         if _number("RANK", 0, least=0) >= size:
             raise CapmismatchError(f"expected RANK in [0, {size}), got {os.environ['RANK']!r} with WORLD_SIZE={size}")

@@ -211,7 +211,7 @@ class _TeacherCollector:
         return True
 
     def _keep_up_to_date(self) -> None:
-        """Bring what is known of the teacher, and decides no logit, to what its source says now: its size, its place."""
+        """Bring what is known of the teacher, and decides no logit, to what its source says now: size, place."""
         rows = self.job.dataset.rows
         if _known_now(self.record, self.teacher, self.file, rows) is None:
             return

@@ -143,6 +143,16 @@ def _teacher(place: str | Path, revision: str | None) -> Teacher:
 
 
 def _settings_hash(config: Any) -> str:
-    """A hash of a configuration without the names of its classes, which may change, and without what decides nothing."""
-    left_out = ("_name_or_path", "transformers_version", "id2label", "label2id", "dtype", "torch_dtype", "architectures")
-    return hash_of({key: value for key, value in json.loads(config.to_json_string(False)).items() if key not in left_out})
+    """A hash of a configuration without the names of its classes, which may change, or what decides nothing."""
+    left_out = (
+        "_name_or_path",
+        "transformers_version",
+        "id2label",
+        "label2id",
+        "dtype",
+        "torch_dtype",
+        "architectures",
+    )
+    return hash_of(
+        {key: value for key, value in json.loads(config.to_json_string(False)).items() if key not in left_out}
+    )

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from capmismatch.distillation.runs import Experiment
 from capmismatch.errors import CapmismatchError, InputError, must_be_one_of
-
-if TYPE_CHECKING:
-    from capmismatch.study.study import Study
+from capmismatch.study.config import StudyConfig
 
 
-def check_settings(study: Study) -> None:
+class Settings(Experiment, Protocol):
+    """What is asked of a study: what an experiment has, and all settings of its file."""
+
+    config: StudyConfig
+
+    def pick_options(self) -> dict[str, Any]:
+        """What [pick] says, its evidence read."""
+
+
+def check_settings(study: Settings) -> None:
     """Refuse what a later stage would refuse.
 
     Parameters
     ----------
-    study : Study
+    study : Settings
         Of which the settings are looked at: recipe, options of methods, names of probes and rules, ISATS, evidence.
 
     Raises
@@ -32,7 +40,7 @@ def check_settings(study: Study) -> None:
             raise InputError(text if place in text or not place else f"{place} of {study.file.name}: {text}") from None
 
 
-def _checks(study: Study) -> Iterator[tuple[str, Callable[[], Any]]]:
+def _checks(study: Settings) -> Iterator[tuple[str, Callable[[], Any]]]:
     config = study.config
     yield "[probe]", lambda: _probes(study)
     yield "[isats]", config.isats.specs
@@ -46,14 +54,14 @@ def _checks(study: Study) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield "", lambda: check_students(study)
 
 
-def _probes(study: Study) -> None:
+def _probes(study: Settings) -> None:
     from capmismatch.probes import REGISTRY
 
     for name in study.config.probe.names or ():
         must_be_one_of(name, REGISTRY, "probe")
 
 
-def _rule(study: Study) -> None:
+def _rule(study: Settings) -> None:
     from capmismatch.selection.rules import RULES
 
     must_be_one_of(study.config.pick.rule, ("auto", *RULES), "rule")

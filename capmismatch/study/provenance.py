@@ -1,8 +1,8 @@
 """What a study's bank was collected from, so that later stages see whether that still holds.
 
-``bank/collected.json`` holds a hash of the settings that decide logits, the teachers that the study names, and a stamp of
-every local file behind them. Nothing is loaded to compare it: settings are hashed, files are looked at. Banks of earlier
-versions have no such file, and are taken as they are.
+``bank/collected.json`` holds a hash of the settings that decide logits, the teachers that the study names, and a stamp
+of every local file behind them. Nothing is loaded to compare it: settings are hashed, files are looked at. Banks of
+earlier versions have no such file, and are taken as they are.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import glob
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from capmismatch._utils.files import hash_of, write_json
-from capmismatch.errors import BankError
+from capmismatch.data.bank import LogitBank
+from capmismatch.errors import BankError, InputError
 from capmismatch.study.config import StudyConfig
 
 HASHED_BYTES = 64 << 20
@@ -108,6 +111,26 @@ def what_changed(bank: Path, config: StudyConfig, base: Path) -> str:
 def hash_file(file: Path) -> str:
     """SHA-256 of a file; empty where there is none."""
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+
+
+def own_code_of(config: StudyConfig) -> dict[str, str]:
+    """Hashes of the user's own code behind the students; only what this process has registered is known."""
+    if config.distill is None or "capmismatch.architectures.registry" not in sys.modules:
+        return {}
+    from capmismatch.distillation.runs import own_code
+
+    assistants = [name for method in config.distill.methods for name in method.assistants]
+    with suppress(InputError):  # students that another process has registered
+        return own_code([*config.distill.students, *assistants])
+    return {}
+
+
+def inputs_of_bank(bank: LogitBank, settings: Any) -> list[Any]:
+    """All that decides a table that is measured on a bank."""
+    teachers: list[Any] = [[record.key, record.params, record.sha256] for record in bank.teachers]
+    macs = [record.macs for record in bank.teachers]
+    teachers += [macs] if any(number is not None for number in macs) else []
+    return [repr(settings), bank.rows.fingerprint, teachers]
 
 
 def _file(bank: Path) -> Path:

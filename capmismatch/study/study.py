@@ -12,10 +12,8 @@ Stages import what they need when they run: torch, SciPy and Matplotlib take sec
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -42,8 +40,15 @@ from capmismatch.study.config import (
     StudyConfig,
     read_study,
 )
+from capmismatch.study.provenance import (
+    hash_file,
+    inputs_of_bank,
+    own_code_of,
+    read_manifest,
+    what_changed,
+    write_manifest,
+)
 from capmismatch.study.study_data import StudyData
-from capmismatch.study.provenance import hash_file, read_manifest, what_changed, write_manifest
 from capmismatch.study.tables import (
     MADE_BY,
     gallery_manifest,
@@ -303,14 +308,14 @@ class Study:
         def make() -> pd.DataFrame:
             return pd.concat([measure(split) for split in _splits(bank)], ignore_index=True)
 
-        return kept_table(self.folder, "probes", _inputs(bank, settings), make)
+        return kept_table(self.folder, "probes", inputs_of_bank(bank, settings), make)
 
     def ranks(self) -> pd.DataFrame:
         """The table of class-rank stability; beside it, the affinity matrices."""
         from capmismatch.diagnostics.tables import affinity, rank_stability
 
         bank, settings = self.bank, self.config.ranks
-        inputs = _inputs(bank, settings)
+        inputs = inputs_of_bank(bank, settings)
         options: dict[str, Any] = {"tau": settings.tau, "split": _splits(bank)[0], "device": self.config.probe.device}
         kept_table(self.folder, "affinity", inputs, lambda: affinity(bank, **options))
         return kept_table(self.folder, "ranks", inputs, lambda: rank_stability(bank, **options, progress=self.progress))
@@ -330,7 +335,7 @@ class Study:
                 progress=self.progress,
             )
 
-        return kept_table(self.folder, "restored", _inputs(bank, settings), make)
+        return kept_table(self.folder, "restored", inputs_of_bank(bank, settings), make)
 
     def distill(self) -> pd.DataFrame:
         """The results table: every student, setting and seed, each a run that is kept."""
@@ -342,7 +347,7 @@ class Study:
         else:
             options = self._given_results()
             results = load_results(options.pop("file"), **options)
-        keep(self.folder, "results", results, self._inputs_of("results"), code=self._own_code())
+        keep(self.folder, "results", results, self._inputs_of("results"), code=own_code_of(self.config))
         return results
 
     def _given_results(self) -> dict[str, Any]:
@@ -550,32 +555,13 @@ class Study:
             split, hashes = _splits(bank)[0], table_hashes(self.folder, "probes", "results")
             return [repr(config.correlate), split, hashes]
         settings = {"probes": config.probe, "restored": config.isats}.get(table, config.ranks)
-        return _inputs(bank, settings)
-
-    def _own_code(self) -> dict[str, str]:
-        """Hashes of the user's own code behind the students; only what this process has registered is known."""
-        if self.config.distill is None or "capmismatch.architectures.registry" not in sys.modules:
-            return {}
-        from capmismatch.distillation.runs import own_code
-
-        assistants = [name for method in self.config.distill.methods for name in method.assistants]
-        with suppress(InputError):  # students that another process has registered
-            return own_code([*self.config.distill.students, *assistants])
-        return {}
+        return inputs_of_bank(bank, settings)
 
     def _has_other_code(self) -> bool:
         """Whether a student that this process knows has other code than the one that was trained."""
         stamp = read_stamp(self.folder, "results")
-        before, now = (stamp.more.get("code", {}) if stamp else {}), self._own_code()
+        before, now = (stamp.more.get("code", {}) if stamp else {}), own_code_of(self.config)
         return any(before[name] != now[name] for name in before.keys() & now.keys())
-
-
-def _inputs(bank: LogitBank, settings: Any) -> list[Any]:
-    """All that decides a table that is measured on a bank."""
-    teachers = [[record.key, record.params, record.sha256] for record in bank.teachers]
-    macs = [record.macs for record in bank.teachers]
-    teachers += [macs] if any(number is not None for number in macs) else []
-    return [repr(settings), bank.rows.fingerprint, teachers]
 
 
 def _splits(bank: LogitBank) -> list[str]:

@@ -161,8 +161,8 @@ def is_current(folder: Path, name: str, inputs: Any) -> bool | None:
 def kept_table(folder: Path, name: str, inputs: list[Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """A table of a study, made anew only if its inputs changed since.
 
-    Beside the table lies a JSON file with a hash of what it was made from, and of the table, the stamp. While a table is
-    made, no other command makes it: commands with other settings on one folder wait for each other.
+    Beside the table lies a JSON file with a hash of what it was made from, and of the table, the stamp. While a table
+    is made, no other command makes it: commands with other settings on one folder wait for each other.
 
     Parameters
     ----------

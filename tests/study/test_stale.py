@@ -87,7 +87,12 @@ def write_inputs(folder: Path) -> None:
     (folder / "nets").mkdir()
     for width in (4, 8):
         torch.save(network(width, width).state_dict(), folder / f"nets/m{width}.pt")
-    rows = [f"t{i},KD,4,{seed},{split},{0.5 + 0.1 * i + seed / 50},30" for i in (1, 2) for seed in (0, 1) for split in SPLITS]
+    rows = [
+        f"t{i},KD,4,{seed},{split},{0.5 + 0.1 * i + seed / 50},30"
+        for i in (1, 2)
+        for seed in (0, 1)
+        for split in SPLITS
+    ]
     (folder / "results.csv").write_text("\n".join(["teacher,method,tau,seed,split,accuracy,n", *rows]) + "\n")
 
 
@@ -194,9 +199,7 @@ SAVED: dict[str, Edit] = {
     "logits": arrays("fam.npz", logits_t2=LOGITS["logits_t2"] + 1),
     "a teacher more": arrays("fam.npz", logits_t3=LOGITS["logits_t2"] * 2, params_t3=40),
     "a teacher less": arrays("fam.npz", logits_t2=None, params_t2=None),
-    "a teacher renamed": arrays(
-        "fam.npz", logits_t2=None, params_t2=None, logits_t9=LOGITS["logits_t2"], params_t9=20
-    ),
+    "a teacher renamed": arrays("fam.npz", logits_t2=None, params_t2=None, logits_t9=LOGITS["logits_t2"], params_t9=20),
     "a seed": arrays("fam.npz", seed_t1=3),
     "labels": all_of(arrays("data.npz", labels=OTHER_LABELS), arrays("fam.npz", labels=OTHER_LABELS)),
     "inputs": arrays("data.npz", inputs=INPUTS + 1),
@@ -378,7 +381,9 @@ def test_results_do_not_depend_on_workers(finished: dict[str, Path], tmp_path: P
     shutil.copytree(finished["trained"], folder, ignore=shutil.ignore_patterns("runs"))
     seen: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("capmismatch.distillation.student_trainer.fit", lambda *_, **__: seen.append(torch.get_num_threads()))
+        patch.setattr(
+            "capmismatch.distillation.student_trainer.fit", lambda *_, **__: seen.append(torch.get_num_threads())
+        )
         torch.set_num_threads(2)
         try:
             Study(folder / "study.toml", progress=False).distill()

@@ -22,6 +22,7 @@ from capmismatch._utils.files import hash_of, write_json
 from capmismatch.data.bank import LogitBank
 from capmismatch.errors import BankError, InputError
 from capmismatch.study.config import StudyConfig
+from capmismatch.study.tables import read_stamp
 
 HASHED_BYTES = 64 << 20
 """Files up to this size are hashed, so that a copy with another time of writing is the same file."""
@@ -123,6 +124,13 @@ def own_code_of(config: StudyConfig) -> dict[str, str]:
     with suppress(InputError):  # students that another process has registered
         return own_code([*config.distill.students, *assistants])
     return {}
+
+
+def has_other_code(folder: Path, config: StudyConfig) -> bool:
+    """Whether a student that this process knows has other code than the one that was trained."""
+    stamp = read_stamp(folder, "results")
+    before, now = (stamp.more.get("code", {}) if stamp else {}), own_code_of(config)
+    return any(before[name] != now[name] for name in before.keys() & now.keys())
 
 
 def inputs_of_bank(bank: LogitBank, settings: Any) -> list[Any]:

@@ -41,6 +41,7 @@ from capmismatch.study.config import (
     read_study,
 )
 from capmismatch.study.provenance import (
+    has_other_code,
     hash_file,
     inputs_of_bank,
     own_code_of,
@@ -461,8 +462,7 @@ class Study:
 
         if gallery_manifest(self.folder / "figures"):
             self.plot()
-        else:
-            self._tell_unnamed()
+        else:  # refuses tables that are outdated
             self._stamp_of_figures()
         return write_report(self)
 
@@ -527,7 +527,7 @@ class Study:
         if not (self.folder / "bank" / "bank.json").exists():  # tables that were taken elsewhere without their bank
             return False
         outdated = is_current(self.folder, table, self._inputs_of(table)) is False
-        if outdated or (table == "results" and self._has_other_code()):
+        if outdated or (table == "results" and has_other_code(self.folder, self.config)):
             load_table(self.folder, table)  # a damaged one is named as such
             stage = command(MADE_BY[table], self.file, self.folder)
             raise InputError(
@@ -556,12 +556,6 @@ class Study:
             return [repr(config.correlate), split, hashes]
         settings = {"probes": config.probe, "restored": config.isats}.get(table, config.ranks)
         return inputs_of_bank(bank, settings)
-
-    def _has_other_code(self) -> bool:
-        """Whether a student that this process knows has other code than the one that was trained."""
-        stamp = read_stamp(self.folder, "results")
-        before, now = (stamp.more.get("code", {}) if stamp else {}), own_code_of(self.config)
-        return any(before[name] != now[name] for name in before.keys() & now.keys())
 
 
 def _splits(bank: LogitBank) -> list[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
+import platform
+import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     make_folder(target.parent)
     try:
-        handle, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{target.name}.", suffix=target.suffix, dir=target.parent)
+        long = len(os.fsencode(target.name)) > 150  # a name may have 255 bytes
+        prefix = f"{TEMPORARY}{hash_of(os.fsencode(target.name).hex()) if long else target.name}."
+        _remove_of_ended_processes(target.parent, prefix)
+        handle, name = tempfile.mkstemp(prefix=f"{prefix}{_writer()}.", suffix=target.suffix, dir=target.parent)
         os.close(handle)
     except OSError as error:
         raise CapmismatchError(f"cannot write {target}: {error.strerror}") from error
@@ -51,6 +57,42 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise CapmismatchError(f"cannot write {target}: {error}; what was there before is unchanged") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _writer() -> str:
+    """Who writes a temporary file: the machine since its start and this process's view of it, and the process."""
+    return f"{_machine()}-{os.getpid()}"
+
+
+@functools.cache
+def _machine() -> str:
+    facts = [platform.node()]
+    with suppress(OSError):
+        facts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+        facts.append(os.readlink("/proc/self/ns/pid"))  # in another container, process numbers are others'
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:8]
+
+
+def _remove_of_ended_processes(folder: Path, prefix: str) -> None:
+    """Remove what processes of this machine were writing in place of the same file when they were killed."""
+    pattern = re.compile(rf"{re.escape(prefix)}{_machine()}-(\d+)\.")
+    for file in folder.iterdir():
+        match = pattern.match(file.name)
+        if match is not None and not _is_running(int(match[1])):
+            with suppress(OSError):
+                file.unlink()
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":  # there, os.kill would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:

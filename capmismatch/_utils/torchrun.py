@@ -71,12 +71,42 @@ class ProcessGroup:
             yield
 
 
+def world_size() -> int:
+    """How many processes torchrun started, by its variables; 1 without it.
+
+    Raises
+    ------
+    CapmismatchError
+        Where the variables of a launcher are no numbers, or some of them are missing.
+    """
+    size = _number("WORLD_SIZE", 1, least=1)
+    if size > 1:
+        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+        if missing:
+            raise CapmismatchError(
+                f"WORLD_SIZE={size} says that torchrun started this process, but {', '.join(missing)} is not set: "
+                "start it with torchrun, or unset WORLD_SIZE"
+            )
+        if _number("RANK", 0, least=0) >= size:
+            raise CapmismatchError(f"expected RANK in [0, {size}), got {os.environ['RANK']!r} with WORLD_SIZE={size}")
+    return size
+
+
+def _number(name: str, default: int, least: int) -> int:
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isdecimal() or int(text) < least:
+        raise CapmismatchError(f"expected the environment variable {name} a whole number >= {least}, got {text!r}")
+    return int(text)
+
+
 @contextmanager
 def process_group() -> Iterator[ProcessGroup]:
     """The processes of this run: those of ``torchrun`` or of an initialised process group; else this one alone."""
     import torch.distributed as dist
 
-    if not dist.is_available() or not (dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) > 1):
+    if not dist.is_available() or not (dist.is_initialized() or world_size() > 1):
         yield ProcessGroup()
         return
     initialized_before = dist.is_initialized()

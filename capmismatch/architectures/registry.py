@@ -226,6 +226,17 @@ def is_known(name: str) -> bool:
     return _find(name) is not None
 
 
+def builder_of(name: str) -> Callable[..., nn.Module]:
+    """The function that builds an architecture.
+
+    Examples
+    --------
+    >>> builder_of("mlp24").__name__
+    'mlp'
+    """
+    return _known(name)[0].builder
+
+
 def names(pattern: str = "*") -> list[str]:
     """List architectures, smallest (in parameters) first, those of unknown size last.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,16 +44,7 @@ def create(path: str | os.PathLike[str], rows: Rows) -> Path:
                 remove_temporaries(folder)
                 frame = pd.DataFrame({"id": rows.ids, "label": rows.labels, "split": rows.split})
                 write_table(folder / "rows.parquet", frame)
-                head = {
-                    "schema": SCHEMA,
-                    "name": rows.name,
-                    "classes": list(rows.classes),
-                    "rows": len(rows.labels),
-                    "inputs_hash": rows.inputs_hash,
-                    "fingerprint": rows.fingerprint,
-                    "rows_sha256": _file_hash(folder / "rows.parquet"),
-                }
-                write_json(folder / "bank.json", head)  # last: a folder with a bank.json is complete
+                _write_manifest(folder, rows)  # last: a folder with a bank.json is complete
     stored = read_rows(folder)
     if stored.fingerprint != rows.fingerprint:
         raise BankError(
@@ -60,7 +52,23 @@ def create(path: str | os.PathLike[str], rows: Rows) -> Path:
             f"{rows.name!r} with fingerprint {rows.fingerprint[:12]}: other rows, labels, classes or splits. "
             "Give another folder, or remove that one."
         )
+    if stored.name != rows.name:  # it decides nothing, but the report shows it
+        with locked(folder / ".lock"):
+            _write_manifest(folder, rows)
     return folder
+
+
+def _write_manifest(folder: Path, rows: Rows) -> None:
+    head = {
+        "schema": SCHEMA,
+        "name": rows.name,
+        "classes": list(rows.classes),
+        "rows": len(rows.labels),
+        "inputs_hash": rows.inputs_hash,
+        "fingerprint": rows.fingerprint,
+        "rows_sha256": _file_hash(folder / "rows.parquet"),
+    }
+    write_json(folder / "bank.json", head)
 
 
 @dataclass(frozen=True)
@@ -172,6 +180,16 @@ def join_shards(folder: Path, record: TeacherRecord, rows: Rows, shards: int) ->
     if scale.name in NOT_LOGITS:
         record = replace(record, findings=join_codes([*filter(None, record.findings.split(",")), "CM016"]))
     record = replace(record.with_accuracy(correct, len(rows.labels)), sha256=digest.hexdigest())
+    with replacing(folder / "logits.safetensors") as temporary, open(temporary, "wb") as file:
+        file.write(_head(record, rows))
+        for index in range(shards):
+            file.write(load_file(_shard(folder, index))["logits"].data)
+    remove_shards(folder)
+    return record
+
+
+def _head(record: TeacherRecord, rows: Rows) -> bytes:
+    """The first bytes of a logits.safetensors, up to the logits."""
     shape = (len(rows.labels), len(rows.classes))
     size = shape[0] * shape[1] * np.dtype(record.dtype).itemsize
     teacher = record.header | {"fingerprint": rows.fingerprint}
@@ -182,12 +200,16 @@ def join_shards(folder: Path, record: TeacherRecord, rows: Rows, shards: int) ->
         }
     ).encode()
     head += b" " * (-len(head) % 8)  # the format aligns the data to 8 bytes
-    with replacing(folder / "logits.safetensors") as temporary, open(temporary, "wb") as file:
-        file.write(len(head).to_bytes(8, "little") + head)
-        for index in range(shards):
-            file.write(load_file(_shard(folder, index))["logits"].data)
-    remove_shards(folder)
-    return record
+    return len(head).to_bytes(8, "little") + head
+
+
+def rewrite_record(file: Path, record: TeacherRecord, rows: Rows) -> None:
+    """Give a logits.safetensors another record of its teacher; the logits stay as they are."""
+    size = len(rows.labels) * len(rows.classes) * np.dtype(record.dtype).itemsize
+    with open(file, "rb") as old, replacing(file) as temporary, open(temporary, "wb") as new:
+        old.seek(-size, os.SEEK_END)  # as they are: whoever reads them compares them with their hash
+        new.write(_head(record, rows))
+        shutil.copyfileobj(old, new, 1 << 20)
 
 
 def shard_files(folder: Path) -> list[Path]:

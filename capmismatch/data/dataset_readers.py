@@ -6,10 +6,11 @@ is checked afterwards, by `capmismatch.data.rows.make_rows`.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from capmismatch.errors import CapmismatchError, InputError, must_be_one_of
 
 IMAGENET = "ImageNet-1K"
 IMAGENET_VALIDATION_SIZE = 50_000
+HASHED_BYTES = 8 << 30  # a folder of up to so many bytes is read whole for its fingerprint: it is read to be collected
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def read_folder(folder: Path) -> RawDataset:
             lambda row: _read_image(files[row]),
             np.arange(len(files)),
             folder.name,
-            lambda row: str(files[row].stat().st_size),
+            file_stamp(files),
         ),
         labels=[label_of[name] for name in found.names],
         classes=classes,
@@ -85,6 +87,19 @@ def read_folder(folder: Path) -> RawDataset:
         name=IMAGENET if is_imagenet else None,
         doubt=doubt,
     )
+
+
+def file_stamp(files: Sequence[Path]) -> Callable[[int], str]:
+    """What tells an image of a folder from another: its content; where there are many gigabytes, its size and time."""
+    small = sum(file.stat().st_size for file in files) <= HASHED_BYTES
+
+    def stamp(row: int) -> str:
+        facts = files[row].stat()
+        if small:
+            return hashlib.sha256(files[row].read_bytes()).hexdigest()
+        return f"{facts.st_size} {facts.st_mtime_ns}"
+
+    return stamp
 
 
 def _read_image(file: Path) -> Any:
@@ -206,8 +221,12 @@ def _pair(source: Any, row: int, name: str) -> Any:
 def _labels_of(source: Any, name: str) -> Any:
     labels = getattr(source, "targets", None)
     # `targets` are the labels before `target_transform`: where that is set, only the pairs show the labels.
-    has_length = hasattr(labels, "__len__") and np.ndim(labels) > 0
-    if not has_length or len(labels) != len(source) or getattr(source, "target_transform", None) is not None:
+    if (
+        labels is None
+        or np.ndim(labels) == 0
+        or len(labels) != len(source)
+        or getattr(source, "target_transform", None) is not None
+    ):
         return [_one_label(_pair(source, row, name)[1], row, name) for row in range(len(source))]
     return labels
 

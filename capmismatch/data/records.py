@@ -47,6 +47,9 @@ class TeacherRecord:
         The accuracy that its source claims for this data set, where that was compared.
     findings : str
         Codes, comma-separated; see `capmismatch.explain`.
+    built_by : str
+        Hash of what makes the network besides its weights: the builder's code, a configuration; "" where nothing does,
+        or where it was collected before this was kept.
     """
 
     family: str
@@ -64,6 +67,7 @@ class TeacherRecord:
     options: str = ""
     published: float | None = None
     findings: str = ""
+    built_by: str = ""
 
     @property
     def key(self) -> str:
@@ -73,7 +77,7 @@ class TeacherRecord:
     @property
     def header(self) -> dict[str, Any]:
         """The fields as a bank's file stores them; fields added in later versions are left out while they are empty."""
-        later = ("options", "published", "findings")
+        later = ("options", "published", "findings", "built_by")
         return {name: value for name, value in asdict(self).items() if name not in later or value}
 
     def with_accuracy(self, correct: int, count: int) -> TeacherRecord:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from capmismatch.errors import InputError, must_be_one_of
+from capmismatch.errors import InputError, must_be_one_of, must_count
 
 KINDS = ("none", "noise", "flip")
 
@@ -41,10 +41,11 @@ class Views:
 
     def __post_init__(self) -> None:
         must_be_one_of(self.kind, KINDS, "kind of views")
+        must_count(self.seed, "seed of views", least=0)
         if self.kind == "flip" and self.count in (1, 2):
             object.__setattr__(self, "count", 2)
         most = {"none": 1, "flip": 2}.get(self.kind, self.count)
-        if not 1 <= self.count <= most:
+        if not 1 <= self.count <= min(most, 10_000):
             raise InputError(
                 f"expected count of views >= 1 (1 of kind 'none', 2 of 'flip'), got {self.count} of kind {self.kind!r}"
             )

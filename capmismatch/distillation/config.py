@@ -7,6 +7,7 @@ from typing import Any
 
 from capmismatch.data.views import Views
 from capmismatch.distillation.methods import Method
+from capmismatch.errors import InputError, must_count
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class DistillConfig:
         Attributes of `capmismatch.training.loop.Recipe`; with a `name`, changes to that of `Recipe.named`.
     device : str
         Where students are trained, "cpu" or "cuda".
+    threads : int
+        CPU threads of each student's training, however many are trained side by side: results depend on their number in
+        the last digit. More pay for large students with few of them at a time.
     center, scale : tuple of float
         Raw inputs become (x - center) / scale. Images are brought to [0, 1] first, and take one number per channel.
     """
@@ -37,5 +41,13 @@ class DistillConfig:
     views: Views = field(default_factory=Views)
     recipe: dict[str, Any] = field(default_factory=dict)
     device: str = "cpu"
+    threads: int = 1
     center: tuple[float, ...] = (0.0,)
     scale: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        must_count(self.seeds, "seeds", most=10_000)
+        must_count(self.threads, "threads")
+        for name in ("students", "center", "scale"):
+            if not getattr(self, name):
+                raise InputError(f"expected {name}, at least one, got none")

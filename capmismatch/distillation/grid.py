@@ -22,7 +22,7 @@ import torch
 from tqdm.auto import tqdm
 
 from capmismatch._utils.files import is_locked
-from capmismatch._utils.torchrun import process_group
+from capmismatch._utils.torchrun import process_group, world_size
 from capmismatch.distillation.engines import ENGINES, Resources
 from capmismatch.distillation.runs import Experiment, Run, is_settled, plan, results_of, run_folder
 from capmismatch.distillation.student_trainer import CaughtWarning, Trainer
@@ -112,7 +112,8 @@ def _describe_failure(run: Run, folder: Path) -> str:
 
 def _train_all(study: Experiment, missing: list[Run], done: int) -> None:
     """Train the missing runs, again and again those that other commands held and let go of unfinished."""
-    resources, rank = _resources(study), int(os.environ.get("RANK", "0"))
+    resources = _resources(study)
+    rank = int(os.environ["RANK"]) if world_size() > 1 else 0
     shown: set[CaughtWarning] = set()
     hidden = not study.progress or rank > 0
     with tqdm(total=done + len(missing), initial=done, desc="distill", unit="run", disable=hidden) as bar:
@@ -129,8 +130,7 @@ def _resources(study: Experiment) -> Resources:
         gpus = torch.cuda.device_count() or int(study.engine == "ray")  # a cluster may have what is not here
         if not gpus:
             raise InputError(f"[distill] asks for device {study.distillation.device!r}, and there is no GPU here")
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    return Resources(study.workers if processes == 1 else 1, gpus, study.address)
+    return Resources(study.workers if world_size() == 1 else 1, gpus, study.address)
 
 
 def _train_each(

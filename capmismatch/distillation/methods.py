@@ -355,6 +355,19 @@ class Method:
             raise InputError(f"stop_after of method {self.name} needs the epochs: criterion(network, epochs)")
         return EarlyStopped(criterion, max(1, round(self.options["stop_after"] * epochs)))
 
+    def check_loss(self) -> None:
+        """Refuse options that the loss does not take.
+
+        Raises
+        ------
+        InputError
+            For the first of them.
+        """
+        from capmismatch.losses import Criterion
+
+        if self.has_teacher:
+            Criterion(self.spec.loss, **self._loss_options())
+
     def _loss_options(self) -> dict[str, Any]:
         """The fields and options that the loss takes; of the remedies, it adds the rank term alone."""
         fields = {name: getattr(self, name) for name in self.spec.loss_fields if getattr(self, name) is not None}

@@ -10,15 +10,19 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import pandas as pd
 
+from capmismatch._utils.code import code_hash
 from capmismatch._utils.commands import command
 from capmismatch._utils.files import hash_of
-from capmismatch.data.bank import LogitBank, TeacherRecord
+from capmismatch.architectures.registry import builder_of
+from capmismatch.data.bank import SPLITS, LogitBank, TeacherRecord
 from capmismatch.data.datasets import Dataset
 from capmismatch.distillation.config import DistillConfig
 from capmismatch.distillation.methods import Method
@@ -125,7 +129,11 @@ def config_of(study: Experiment, run: Run) -> dict[str, Any]:
     config, record, teacher = study.distillation, run.teacher, None
     if record is not None:
         teacher = {"key": record.key, "weights": record.weights_hash, "preprocessing": record.preprocessing}
+        # What earlier versions did not have is left out where there is none, so that hashes of their runs stay.
+        teacher |= {"built_by": record.built_by} if record.built_by else {}
     device = {} if config.device == "cpu" else {"device": config.device}
+    threads = {} if config.threads == 1 else {"threads": config.threads}
+    code = _code_of(study, run)
     return {
         "format": FORMAT,
         "student": run.student,
@@ -139,7 +147,27 @@ def config_of(study: Experiment, run: Run) -> dict[str, Any]:
         "center": list(config.center),
         "scale": list(config.scale),
         **device,
+        **threads,
+        **({"code": code} if code else {}),
     }
+
+
+_CODE: WeakKeyDictionary[Experiment, dict[tuple[str, ...], dict[str, str]]] = WeakKeyDictionary()
+
+
+def _code_of(study: Experiment, run: Run) -> dict[str, str]:
+    """`own_code` of a run's student and assistants, the same all through a study's life: files may be edited."""
+    names = (run.student, *run.method.assistants)
+    known = _CODE.setdefault(study, {})
+    if names not in known:
+        known[names] = own_code(names)
+    return known[names]
+
+
+def own_code(architectures: Iterable[str]) -> dict[str, str]:
+    """A hash of the user's own code behind each architecture that is not one of this package's."""
+    hashes = {name: code_hash(builder_of(name)) for name in architectures if name}
+    return {name: digest for name, digest in hashes.items() if digest}
 
 
 def run_folder(study: Experiment, run: Run) -> Path:
@@ -184,12 +212,25 @@ def results_of(done: list[tuple[Run, Path]]) -> pd.DataFrame:
     return complete(pd.DataFrame(rows))
 
 
+def _check_values(split: str, values: Mapping[str, Any]) -> None:
+    """Raise ValueError for what no training leaves."""
+    accuracy, count = values["accuracy"], values["n"]
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r}")
+    if isinstance(accuracy, bool) or not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
+        raise ValueError(f"accuracy {accuracy!r} on {split!r}")
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"{count!r} rows of {split!r}")
+
+
 def _read_result(folder: Path) -> dict[str, Any]:
     file = folder / "result.json"
     try:
         result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         if not result["splits"]:
             raise ValueError("no splits")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for split, values in result["splits"].items():
+            _check_values(split, values)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BankError(f"{file} is damaged ({error}): remove it to train that student anew") from None
     return result

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from capmismatch import architectures
 from capmismatch._utils.files import hash_of, locked, remove_temporaries, write_json, write_text
+from capmismatch._utils.machine import threads
 from capmismatch._utils.torchrun import ProcessGroup, process_group
-from capmismatch.data.bank import LogitBank
+from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.distillation.remedies import teach_through
 from capmismatch.distillation.runs import Experiment, Run, config_of, is_settled, run_folder
-from capmismatch.errors import InputError
+from capmismatch.errors import BankError, InputError
 from capmismatch.training.epoch_log import EpochLog
 from capmismatch.training.loop import Checkpoint, evaluate, fit
 from capmismatch.training.prepare import Normalise
@@ -76,7 +77,7 @@ class Trainer:
         folder, state = run_folder(self.study, run), ""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            with process_group() as processes, ExitStack() as locks:
+            with process_group() as processes, threads(self.config.threads), ExitStack() as locks:
                 try:
                     state = processes.on_rank_zero(lambda: _claim(folder, locks))
                     if state == "claimed":
@@ -164,12 +165,26 @@ class Trainer:
     def _read_logits(self, key: str) -> Tensor:
         """A teacher's logits on the stored views, (V, N, C)."""
         folder, views = self.study.folder / "bank" / "views", self.config.views
-        banks = (LogitBank(folder / views.name(number)) for number in range(views.count))
+        banks = [LogitBank(folder / views.name(number)) for number in range(views.count)]
         return torch.from_numpy(np.stack([bank.logits(key).astype(np.float32) for bank in banks]))
+
+    def _check_views(self, teacher: TeacherRecord) -> None:
+        """Raise where the stored views' logits are of another network than the bank's; earlier banks say less."""
+        views = self.config.views
+        for number in range(views.count):
+            bank = LogitBank(self.study.folder / "bank" / "views" / views.name(number))
+            stored = bank[teacher.key]
+            other_code = stored.built_by and teacher.built_by and stored.built_by != teacher.built_by
+            if stored.weights_hash != teacher.weights_hash or other_code:
+                raise BankError(
+                    f"{bank.path} has logits of another network {teacher.key} than the study's bank: remove its folder "
+                    "there to collect anew"
+                )
 
     def _make_soft_labels(self, shared: _SharedRun) -> Tensor:
         method, seed, teacher = shared.run.method, shared.run.seed, shared.run.teacher
         assert teacher is not None
+        self._check_views(teacher)
         logits = teach_through(
             [self.build(assistant, seed) for assistant in method.assistants],
             self._logits(teacher.key),

@@ -126,7 +126,7 @@ def _dark_knowledge(study: StudyFolder) -> Any:
 
 def _pick_chart(study: StudyFolder) -> Any:
     """The choice; one without students with the probe that it was made by, which its table does not name."""
-    table, rule = study.load("pick"), study.config.pick.rule
+    table, rule = study.load("pick"), study.options_of_pick().get("rule", study.config.pick.rule)
     if "measured" in table:
         return plots.pick_chart(table)
     probe = RULES[DEFAULT_RULE if rule == "auto" else rule].probe

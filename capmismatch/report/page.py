@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import platform
 import re
 import shlex
@@ -193,7 +194,7 @@ def _choice(study: StudyFolder) -> tuple[Choice | None, str]:
     if not study.has("probes"):
         return None, "There is no pick: teachers have not been probed yet."
     try:
-        return study.pick(), ""
+        return study.choice(), ""
     except CapmismatchError as error:  # a page without a pick still shows the tables
         return None, f"There is no pick: {error}."
 
@@ -283,8 +284,8 @@ def _tables(tables: Mapping[str, pd.DataFrame], choice: Choice | None, tau: floa
 
 
 def _figures(folder: Path) -> list[Figure]:
-    """Every PNG of a folder: what students do first, then the gallery's order."""
-    names = {unquote(file.stem): file for file in sorted(folder.glob("*.png"))}
+    """The pictures that were drawn, by their manifest: what students do first, then the gallery's order."""
+    names = {unquote(file.stem): file for file in _drawn(folder)}
     order = {name: position for position, name in enumerate(gallery.FIGURES)}
     first = "capacity_curve"
     ordered = sorted(names, key=lambda name: -1 if name.startswith(first) else order.get(name, len(order)))
@@ -299,10 +300,19 @@ def _figures(folder: Path) -> list[Figure]:
     ]
 
 
+def _drawn(folder: Path) -> list[Path]:
+    """The PNGs that the manifest of a folder lists: others were drawn before, or by somebody else."""
+    try:
+        names = json.loads((folder / "made_from.json").read_text(encoding="utf-8"))["figures"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return sorted(file for file in (folder / Path(name).name for name in names) if file.is_file())
+
+
 def _full_names(folder: Path) -> dict[str, str]:
     """Full names of teachers that the figures show in short, as `capmismatch.plots.save` wrote them into each PNG."""
     names: dict[str, str] = {}
-    for file in sorted(folder.glob("*.png")):
+    for file in _drawn(folder):
         with suppress(OSError), Image.open(file) as picture:  # a broken picture holds no names
             lines = str(picture.info.get("Description", "")).splitlines()
             names |= dict(line.split(" = ", 1) for line in lines if " = " in line)

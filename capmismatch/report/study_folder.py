@@ -29,5 +29,8 @@ class StudyFolder(Protocol):
     def load(self, table: str) -> pd.DataFrame:
         """A table that a stage left."""
 
-    def pick(self) -> Choice:
-        """The choice of a teacher."""
+    def choice(self) -> Choice:
+        """The choice of a teacher, as it was last made."""
+
+    def options_of_pick(self) -> dict[str, Any]:
+        """What was asked for beside the study's settings when it was made."""

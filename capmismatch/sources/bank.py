@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from capmismatch._utils.files import hash_of
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.datasets import Dataset
 from capmismatch.data.rows import Rows
@@ -42,6 +43,7 @@ def load(folder: str, *, base: str | Path = ".") -> tuple[list[Teacher], Dataset
             weights_hash=record.weights_hash,
             preprocessing=record.preprocessing,
             saved=partial(_saved, bank, record.key),
+            built_by=hash_of([record.sha256, record.built_by, record.options]),
         )
         for record in bank.teachers
     ]

@@ -18,8 +18,10 @@ from types import ModuleType
 
 from torch import Tensor, nn
 
+from capmismatch._utils.code import code_hash
+from capmismatch._utils.files import hash_of
 from capmismatch.architectures import build_for, count_parameters
-from capmismatch.architectures.registry import is_known
+from capmismatch.architectures.registry import builder_of, is_known
 from capmismatch.errors import InputError
 from capmismatch.sources._networks import expand
 from capmismatch.sources._state_dicts import Choice, Fitted
@@ -88,6 +90,7 @@ def load(
                 preprocessing=repr(prepare),
                 module=partial(_network, file, name, build, file_hash, choice),
                 prepare=prepare,
+                built_by=_code_of(build, file),
             )
         )
     return teachers, None
@@ -174,6 +177,21 @@ def _by_function(function: Callable[..., nn.Module], file: Path, weights: dict[s
 
 
 def _by_architecture(template: str, file: Path, weights: dict[str, Tensor]) -> nn.Module:
+    return build_for(_architecture(template, file), weights)
+
+
+def _code_of(build: _Build, file: Path) -> str:
+    """A hash of what makes a checkpoint's network: the user's function, or the architecture's name and own code."""
+    assert isinstance(build, partial)
+    (maker,) = build.args
+    if callable(maker):
+        return hash_of([getattr(maker, "__qualname__", type(maker).__qualname__), code_hash(maker)])
+    name = _architecture(maker, file)
+    return hash_of([name, code_hash(builder_of(name))])
+
+
+def _architecture(template: str, file: Path) -> str:
+    """The name of an architecture that a template stands for at a checkpoint."""
     names = {"{stem}": file.stem, "{parent}": file.resolve().parent.name}
     name = template
     for placeholder, value in names.items():
@@ -185,7 +203,7 @@ def _by_architecture(template: str, file: Path, weights: dict[str, Tensor]) -> n
             f"no architecture is named {name!r}, but the folder of {file} is named after {by_folder!r}: builder='arch:"
             f"{template.replace('{stem}', '{parent}')}' takes that name"
         )
-    return build_for(known or name, weights)
+    return known or name
 
 
 def _known_part(name: str) -> str | None:
@@ -210,7 +228,8 @@ def _module(module_name: str, base: Path) -> ModuleType:
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # dataclasses look their module up
-        spec.loader.exec_module(module)
+        # Compiled here: byte code that Python has cached is told from an edited file by seconds and size alone.
+        exec(compile(beside.read_bytes(), beside, "exec"), module.__dict__)
         return module
     except ImportError as error:
         raise InputError(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from capmismatch._utils.files import hash_of, remove_temporaries
+from capmismatch._utils.files import hash_of, locked, remove_temporaries
 from capmismatch._utils.torchrun import ProcessGroup, process_group
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.bank_files import (
@@ -21,12 +21,13 @@ from capmismatch.data.bank_files import (
     read_record,
     read_shard,
     remove_shards,
+    rewrite_record,
     shard_files,
     write_shard,
 )
 from capmismatch.data.datasets import Dataset
 from capmismatch.data.records import TeacherRecord
-from capmismatch.data.rows import check_finite
+from capmismatch.data.rows import Rows, check_finite
 from capmismatch.errors import BankError, InputError, must_be_one_of
 from capmismatch.findings import FINDINGS
 from capmismatch.sources.families import Family, Teacher
@@ -172,6 +173,7 @@ class _Job:
             options=options_of(teacher, self.dataset, self.passes),
             published=teacher.published if compare else None,
             findings=self._order_finding(teacher),
+            built_by=teacher.built_by,
         )
 
     def _order_finding(self, teacher: Teacher) -> str:
@@ -200,7 +202,8 @@ class _TeacherCollector:
                     processes.on_all_ranks(self._write_missing_shards)
                     self._warn(processes.on_rank_zero(self._join_shards))
                     return
-        _check_same(self.record, self.file, self.job.dataset)
+        check_same(self.record, self.file, self.job.dataset)
+        processes.on_rank_zero(self._keep_up_to_date)
         self.bar.update(self.job.shards)
 
     def _is_finished(self) -> bool:
@@ -213,6 +216,16 @@ class _TeacherCollector:
             return False
         remove_shards(self.folder)
         return True
+
+    def _keep_up_to_date(self) -> None:
+        """Bring what is known of the teacher, and decides no logit, to what its source says now: size, place."""
+        rows = self.job.dataset.rows
+        if _known_now(self.record, self.teacher, self.file, rows) is None:
+            return
+        with locked(self.folder / ".lock"):
+            record = _known_now(self.record, self.teacher, self.file, rows)
+            if record is not None:
+                rewrite_record(self.file, record, rows)
 
     def _write_missing_shards(self) -> None:
         """Write the shards of this worker that are missing."""
@@ -241,7 +254,7 @@ class _TeacherCollector:
                 self.teacher.preprocessing,
                 self.job.dtype,
                 self.job.dataset.rows.fingerprint,
-                *filter(None, [self.record.options]),
+                *filter(None, [self.record.options, self.record.built_by]),
             ]
         )
 
@@ -301,14 +314,14 @@ def _logits(
     return stored
 
 
-def _check_same(record: TeacherRecord, file: Path, dataset: Dataset) -> None:
+def check_same(record: TeacherRecord, file: Path, dataset: Dataset) -> None:
     """Raise unless a joined file was collected from this teacher in the same way."""
     stored_record, fingerprint = read_record(file)
     if fingerprint != dataset.rows.fingerprint:
         raise BankError(f"{file} was collected on other data (fingerprint {fingerprint[:12]}) than {dataset.name!r}")
     stored, current = _collected_with(stored_record), _collected_with(record)
     for what in current:
-        if stored[what] != current[what]:
+        if stored[what] != current[what] and not (what == "network" and not stored[what]):  # not kept in earlier banks
             raise BankError(
                 f"{file} was collected with {what} {stored[what]!r}, now given {current[what]!r}: give the teacher "
                 "another name, or remove the file to collect anew"
@@ -323,4 +336,16 @@ def _collected_with(record: TeacherRecord) -> dict[str, Any]:
         "preprocessing": record.preprocessing,
         "dtype": record.dtype,
         "options": record.options,
+        "network": record.built_by,
     }
+
+
+def _known_now(record: TeacherRecord, teacher: Teacher, file: Path, rows: Rows) -> TeacherRecord | None:
+    """The record of a finished teacher as its source gives it now; None where that is what the file holds."""
+    stored, _ = read_record(file)
+    # Those of a network are counted as it runs; saved logits bring them, or there are none.
+    macs = stored.macs if record.macs is None and teacher.saved is None else record.macs
+    kept = {"accuracy": stored.accuracy, "sha256": stored.sha256, "built_by": stored.built_by}
+    now = replace(record, macs=macs, **kept).with_accuracy(round(stored.accuracy * len(rows.labels)), len(rows.labels))
+    now = replace(now, accuracy=stored.accuracy)
+    return None if now == stored else now

@@ -79,6 +79,8 @@ class Teacher:
         The accuracy that its source claims, in [0, 1].
     published_on : str
         Name of the data set that `published` was measured on.
+    built_by : str
+        Hash of what makes the network besides its weights, such as the builder's code; recorded in the bank.
     """
 
     family: str
@@ -96,6 +98,7 @@ class Teacher:
     natural_order: bool = False
     published: float | None = None
     published_on: str = ""
+    built_by: str = ""
 
     @property
     def key(self) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from capmismatch._utils.files import hash_of
 from capmismatch._utils.optional import need
 from capmismatch.architectures import count_parameters
 from capmismatch.data.lazy_inputs import to_image
@@ -158,4 +159,21 @@ def _teacher(place: str | Path, revision: str | None) -> Teacher:
         module=partial(_network, place, revision, weights_hash),
         prepare=prepare,
         classes=None if unnamed else classes,
+        built_by=_settings_hash(network.inner.config),
+    )
+
+
+def _settings_hash(config: Any) -> str:
+    """A hash of a configuration without the names of its classes, which may change, or what decides nothing."""
+    left_out = (
+        "_name_or_path",
+        "transformers_version",
+        "id2label",
+        "label2id",
+        "dtype",
+        "torch_dtype",
+        "architectures",
+    )
+    return hash_of(
+        {key: value for key, value in json.loads(config.to_json_string(False)).items() if key not in left_out}
     )

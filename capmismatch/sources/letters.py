@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 
 from capmismatch import architectures
 from capmismatch._utils.files import hash_of, locked, replacing
+from capmismatch._utils.machine import threads
 from capmismatch.architectures import count_parameters
 from capmismatch.data.datasets import Dataset, load_dataset
 from capmismatch.errors import BankError, InputError, must_count
+from capmismatch.sources._weights import hash_network
 from capmismatch.sources.families import Teacher
 from capmismatch.training.loop import Recipe, fit
 from capmismatch.training.prepare import Normalise
@@ -111,12 +112,14 @@ def _maker(width: int, seed: int, rows: Dataset, file: Path) -> Callable[[], nn.
             if not file.exists():
                 views = torch.from_numpy(rows.inputs)[None]
                 # A second thread would only slow down so small a network; under torchrun each process trains alone.
-                with one_thread():
+                with threads(1):
                     fit(network, views, torch.from_numpy(rows.labels), RECIPE, seed=seed, prepare=PREPARE, alone=True)
                 with replacing(file) as temporary:
-                    temporary.write_bytes(save(network.state_dict()))
+                    about = {"teacher": file.stem, "sha256": hash_network(network)}
+                    temporary.write_bytes(save(network.state_dict(), about))
             try:
                 network.load_state_dict(load_file(file))
+                _check_weights(file, network)
             except (SafetensorError, RuntimeError) as error:
                 raise BankError(f"{file} is damaged, remove it to train that teacher anew: {error}") from None
         return network.eval()
@@ -124,15 +127,12 @@ def _maker(width: int, seed: int, rows: Dataset, file: Path) -> Callable[[], nn.
     return make
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _check_weights(file: Path, network: nn.Module) -> None:
+    """Raise where a file holds other weights than those that were trained for it; files of before do not say."""
+    with safe_open(file, "pt") as opened:
+        about = opened.metadata() or {}
+    if about and (about.get("teacher"), about.get("sha256")) != (file.stem, hash_network(network)):
+        raise BankError(f"{file} holds other weights than were trained for it: remove it to train that teacher anew")
 
 
 def cache_folder() -> Path:

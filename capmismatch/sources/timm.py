@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import glob
+import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from capmismatch._utils.files import hash_of
 from capmismatch._utils.optional import need
 from capmismatch.architectures import count_parameters
 from capmismatch.errors import InputError
@@ -154,7 +157,9 @@ def _published(name: str) -> Weights:
 
 
 def _from_folder(folder: Path) -> Teacher:
-    return _teacher(folder.name, _published(f"{LOCAL}{folder}"), f"{LOCAL}{folder.name}")
+    teacher = _teacher(folder.name, _published(f"{LOCAL}{folder}"), f"{LOCAL}{folder.name}")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return replace(teacher, built_by=hash_of([config.get("architecture"), config.get("model_args")]))
 
 
 def _teacher(name: str, weights: Weights, address: str | None = None) -> Teacher:

@@ -14,7 +14,7 @@ from capmismatch._numerics.soft_label_spec import WRONG_ROWS, SoftLabelSpec, com
 from capmismatch._utils.toml import parse
 from capmismatch.distillation.config import DistillConfig
 from capmismatch.distillation.methods import Method
-from capmismatch.errors import InputError, must_count
+from capmismatch.errors import InputError, must_be_positive, must_count
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,12 @@ class DataConfig:
     root: str | None = None
     download: bool = False
 
+    def __post_init__(self) -> None:
+        must_count(self.seed, "seed", least=0)
+        for part, size in (self.split or {}).items():
+            if size < 0 or size != size:
+                raise InputError(f"expected split {part} a count or share >= 0, got {size!r}")
+
 
 @dataclass(frozen=True)
 class ProbeConfig:
@@ -80,6 +86,14 @@ class ProbeConfig:
     names: tuple[str, ...] | None = None
     device: str = field(default="cpu", repr=False)  # the table is the same wherever it is computed
 
+    def __post_init__(self) -> None:
+        if not self.taus:
+            raise InputError("expected taus, at least one, got none")
+        for tau in self.taus:
+            must_be_positive(tau, "taus")
+        if self.names is not None and not self.names:
+            raise InputError("expected names of probes, got none; leave names out for all")
+
 
 @dataclass(frozen=True)
 class RanksConfig:
@@ -92,6 +106,9 @@ class RanksConfig:
     """
 
     tau: float = 4.0
+
+    def __post_init__(self) -> None:
+        must_be_positive(self.tau, "tau")
 
 
 @dataclass(frozen=True)
@@ -191,6 +208,7 @@ class CorrelateConfig:
 
     def __post_init__(self) -> None:
         must_count(self.n_boot, "n_boot")
+        must_count(self.seed, "seed", least=0)
 
 
 @dataclass(frozen=True)
@@ -295,6 +313,8 @@ def read_study(file: Path) -> StudyConfig:
     if config.distill is not None and config.results is not None:
         raise InputError(f"{file} has both results and [distill]: students are given or trained here, leave one out")
     if config.distill is not None:
+        if not config.distill.methods:
+            raise InputError(f"[distill] of {file.name} has no [[distill.methods]]: expected at least one")
         _check_labels(config.distill.methods)
     return config
 

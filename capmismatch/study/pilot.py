@@ -161,7 +161,7 @@ def pilot(
     )
     rungs = pd.DataFrame([*by_teacher.rows(), *by_setting.rows()], columns=list(RUNG_COLUMNS))
     write_table(table_file(study.folder, "pilot"), rungs)
-    write_table(table_file(study.folder, "pick"), choice.table)
+    study.keep_pick(choice, pilot=True)
     reasons = (_spent(plan, rungs, runs.table), _how_sure(choice, by_setting.chances))
     return replace(choice, rule="pilot", pilot=PilotRecord(rungs, reasons, tuple(_too_small(plan))))
 

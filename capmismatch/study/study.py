@@ -11,7 +11,6 @@ Stages import what they need when they run: torch, SciPy and Matplotlib take sec
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Iterable
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from capmismatch._utils.commands import command
-from capmismatch._utils.files import hash_of, write_json, write_table
+from capmismatch._utils.files import hash_of, locked, remove_temporaries
 from capmismatch._utils.toml import parse
 from capmismatch._version import __version__
 from capmismatch.data.bank import LogitBank
@@ -41,8 +40,28 @@ from capmismatch.study.config import (
     StudyConfig,
     read_study,
 )
+from capmismatch.study.provenance import (
+    has_other_code,
+    hash_file,
+    inputs_of_bank,
+    own_code_of,
+    read_manifest,
+    what_changed,
+    write_manifest,
+)
 from capmismatch.study.study_data import StudyData
-from capmismatch.study.tables import is_stamped, kept_table, load_table, table_file, table_hashes
+from capmismatch.study.tables import (
+    MADE_BY,
+    gallery_manifest,
+    is_current,
+    keep,
+    kept_table,
+    load_table,
+    read_stamp,
+    table_file,
+    table_hashes,
+    write_manifest_of_figures,
+)
 
 if TYPE_CHECKING:
     from capmismatch.data.datasets import Dataset
@@ -65,6 +84,14 @@ __all__ = [
 ]
 
 STAGES = ("collect", "probe", "ranks", "isats", "distill", "correlate", "pick", "plot", "report")
+
+TABLES = (*MADE_BY, "pilot")
+"""Tables that figures and page may show."""
+
+OF_STUDENTS = ("results", "links")
+"""Tables that a study without students does not have."""
+
+_ENDINGS = (".pdf", ".png", ".csv")
 
 
 class Study:
@@ -205,21 +232,40 @@ class Study:
 
     def collect(self) -> LogitBank:
         """Logits of every teacher on validation and test rows."""
-        bank = self._collected(self.eval_data, self.folder / "bank", self.progress)
-        named = {teacher.key for teacher in self.family}
-        unnamed = [record.key for record in bank.teachers if record.key not in named]
-        if unnamed:
-            warnings.warn(
-                f"{bank.path} holds teachers that {self.file.name} no longer names, and all stages go on with them: "
-                f"{', '.join(unnamed)}. Remove their folders there to leave them out",
-                stacklevel=2,
-            )
+        self.check()
+        folder = self.folder / "bank"
+        bank = self._collected(self.eval_data, folder, self.progress)
+        if self._chosen is None:  # a study that was cut down names fewer teachers than its file
+            with locked(folder / ".lock"):
+                write_manifest(folder, self.config, self.base, [teacher.key for teacher in self.family])
         return bank
 
     def _collected(self, data: Dataset, folder: Path, progress: bool) -> LogitBank:
         from capmismatch.sources.collecting import collect
 
-        return collect(self.family, data, folder, progress=progress, **asdict(self.config.collect))
+        bank = collect(self.family, data, folder, progress=progress, **asdict(self.config.collect))
+        named = {teacher.key for teacher in self._data.family}
+        unnamed = [record.key for record in bank.teachers if record.key not in named]
+        if unnamed and folder.name == "bank":
+            warnings.warn(
+                f"{folder} holds teachers that {self.file.name} no longer names; all stages leave them out: "
+                f"{', '.join(unnamed)}",
+                stacklevel=3,
+            )
+        bank.teachers = [record for record in bank.teachers if record.key in named]
+        return bank
+
+    def check(self) -> None:
+        """Look at all that the study file says, before hours go into what comes first.
+
+        Raises
+        ------
+        InputError
+            For the first setting that a later stage would refuse.
+        """
+        from capmismatch.study.checking import check_settings
+
+        check_settings(self)
 
     @property
     def bank(self) -> LogitBank:
@@ -227,9 +273,21 @@ class Study:
         if not (self.folder / "bank" / "bank.json").exists():
             collect = command("collect", self.file, self.folder)
             raise InputError(f"there is no bank in {self.folder}: run `{collect}` first")
-        bank = LogitBank(self.folder / "bank")
+        bank = self._collected_bank()
         if self._chosen is not None:
             bank.teachers = [record for record in bank.teachers if (record.family, record.teacher) in self._chosen]
+        return bank
+
+    def _collected_bank(self) -> LogitBank:
+        """The bank with all teachers that the study file names, if it is still that of what the file says."""
+        folder = self.folder / "bank"
+        changed = what_changed(folder, self.config, self.base)
+        if changed:
+            collect = command("collect", self.file, self.folder)
+            raise InputError(f"{changed} changed since the bank in {folder} was collected: run `{collect}` first")
+        bank, manifest = LogitBank(folder), read_manifest(folder)
+        if manifest is not None:
+            bank.teachers = [record for record in bank.teachers if record.key in manifest["teachers"]]
         return bank
 
     def view_bank(self, number: int) -> LogitBank:
@@ -251,14 +309,14 @@ class Study:
         def make() -> pd.DataFrame:
             return pd.concat([measure(split) for split in _splits(bank)], ignore_index=True)
 
-        return kept_table(self.folder, "probes", _inputs(bank, settings), make)
+        return kept_table(self.folder, "probes", inputs_of_bank(bank, settings), make)
 
     def ranks(self) -> pd.DataFrame:
         """The table of class-rank stability; beside it, the affinity matrices."""
         from capmismatch.diagnostics.tables import affinity, rank_stability
 
         bank, settings = self.bank, self.config.ranks
-        inputs = _inputs(bank, settings)
+        inputs = inputs_of_bank(bank, settings)
         options: dict[str, Any] = {"tau": settings.tau, "split": _splits(bank)[0], "device": self.config.probe.device}
         kept_table(self.folder, "affinity", inputs, lambda: affinity(bank, **options))
         return kept_table(self.folder, "ranks", inputs, lambda: rank_stability(bank, **options, progress=self.progress))
@@ -278,20 +336,26 @@ class Study:
                 progress=self.progress,
             )
 
-        return kept_table(self.folder, "restored", _inputs(bank, settings), make)
+        return kept_table(self.folder, "restored", inputs_of_bank(bank, settings), make)
 
     def distill(self) -> pd.DataFrame:
         """The results table: every student, setting and seed, each a run that is kept."""
-        config = self.config.results
-        if config is None:
+        if self.config.results is None:
             from capmismatch.distillation.grid import distill
 
+            self.check()
             results = distill(self)
         else:
-            options = asdict(ResultsConfig(config) if isinstance(config, str) else config)
-            results = load_results(self.base / Path(options.pop("file")).expanduser(), **options)
-        write_table(table_file(self.folder, "results"), results)
+            options = self._given_results()
+            results = load_results(options.pop("file"), **options)
+        keep(self.folder, "results", results, self._inputs_of("results"), code=own_code_of(self.config))
         return results
+
+    def _given_results(self) -> dict[str, Any]:
+        """The file of results and how to read it."""
+        given = self.config.results
+        options = asdict(ResultsConfig(given) if isinstance(given, str) else given)  # type: ignore[arg-type]
+        return options | {"file": self.base / Path(options["file"]).expanduser()}
 
     def status(self) -> pd.DataFrame:
         """How many students of each teacher and setting are done, under way, failed or to come, and the time left."""
@@ -305,13 +369,37 @@ class Study:
 
         settings, split = self.config.correlate, _splits(self.bank)[0]
         probes, results = self.load("probes"), self.load("results")
-        inputs = [repr(settings), split, table_hashes(self.folder, "probes", "results")]
         return kept_table(
-            self.folder, "links", inputs, lambda: correlate(probes, results, probe_split=split, **asdict(settings))
+            self.folder,
+            "links",
+            self._inputs_of("links"),
+            lambda: correlate(probes, results, probe_split=split, **asdict(settings)),
         )
 
     def pick(self, **options: Any) -> Choice:
         """The choice of a teacher; from students' results where there are any. Options go before those of [pick]."""
+        self._tell_unnamed()
+        choice = self._choose(**options)
+        self.keep_pick(choice, options={name: value for name, value in options.items() if isinstance(value, str)})
+        return choice
+
+    def keep_pick(self, choice: Choice, **more: Any) -> None:
+        """Leave a choice's table as ``tables/pick.parquet``, with what it was made from and how."""
+        keep(self.folder, "pick", choice.table, self._inputs_of("pick"), **more)
+
+    def choice(self) -> Choice:
+        """The choice as it was last made, with the options of then, or the study's own where none was made yet.
+
+        Nothing is written: a choice of `pick` or of a pilot stays what it is.
+        """
+        return self._choose(**self.options_of_pick())
+
+    def options_of_pick(self) -> dict[str, Any]:
+        """What was asked for beside the settings of [pick] when the choice on disk was made."""
+        stamp = read_stamp(self.folder, "pick")
+        return dict(stamp.more.get("options", {})) if stamp is not None and self.has("pick") else {}
+
+    def _choose(self, **options: Any) -> Choice:
         from capmismatch.selection.picking import pick
         from capmismatch.study.rule_values import rule_values
 
@@ -321,9 +409,7 @@ class Study:
         if results is None and not options["evidence"]:
             rule, device = options.get("rule", "auto"), self.config.probe.device
             options.setdefault("values", rule_values(self.bank, probes, rule, split, device))
-        choice = pick(probes, results, split=split, **options)
-        write_table(table_file(self.folder, "pick"), choice.table)
-        return choice
+        return pick(probes, results, split=split, **options)
 
     def pick_options(self) -> dict[str, Any]:
         """What [pick] says, its evidence read."""
@@ -334,32 +420,54 @@ class Study:
 
     def plot(self) -> list[Path]:
         """Draw every figure that the tables allow; PDF, PNG and CSV each. Kept while no table changes."""
-        folder, stamp_file = self.folder / "figures", self.folder / "figures" / "made_from.json"
-        config = self.config
-        stamp = hash_of([__version__, repr(config.probe), repr(config.isats), table_hashes(self.folder)])
-        if is_stamped(stamp_file, stamp):
-            figures = [folder / name for name in json.loads(stamp_file.read_text(encoding="utf-8"))["figures"]]
-            if all(file.with_suffix(ending).exists() for file in figures for ending in (".pdf", ".png", ".csv")):
-                return figures
+        self._tell_unnamed()
+        current = self._drawn()
+        if current is not None:
+            return current
         from capmismatch.report.gallery import draw_all
 
-        stamp_file.unlink(missing_ok=True)
-        figures = draw_all(self)
-        write_json(stamp_file, {"made_from": stamp, "figures": [file.name for file in figures]})
-        return figures
+        folder = self.folder / "figures"
+        with locked(folder / ".lock"):
+            current = self._drawn()
+            if current is None:
+                remove_temporaries(folder)
+                stamp, before = self._stamp_of_figures(), gallery_manifest(folder)
+                current = draw_all(self)
+                gone = {folder / name for name in before.get("figures", [])} - set(current)
+                for file in (figure.with_suffix(ending) for figure in gone for ending in _ENDINGS):
+                    file.unlink(missing_ok=True)
+                write_manifest_of_figures(folder, stamp, current)
+        return current
+
+    def _stamp_of_figures(self) -> str:
+        """A hash of all that the figures are drawn from."""
+        names = [name for name in TABLES if self.has(name) and not self._refuse_outdated(name)]
+        settings = [repr(self.config.probe), repr(self.config.isats), self.options_of_pick(), self.config.pick.rule]
+        has_bank = (self.folder / "bank" / "bank.json").exists()
+        return hash_of([__version__, settings, table_hashes(self.folder, *names) if names else {}, has_bank])
+
+    def _drawn(self) -> list[Path] | None:
+        """The figures that are there, in order; None unless they are those that the tables of now would give."""
+        folder = self.folder / "figures"
+        manifest = gallery_manifest(folder)
+        if manifest.get("made_from") != self._stamp_of_figures():
+            return None
+        figures = [folder / name for name in manifest["figures"]]
+        whole = all(file.with_suffix(ending).exists() for file in figures for ending in _ENDINGS)
+        return figures if whole else None
 
     def report(self) -> Path:
-        """Write report.html."""
+        """Write report.html; figures are drawn anew where they are of other tables than those of now."""
         from capmismatch.report.page import write_report
 
+        if gallery_manifest(self.folder / "figures"):
+            self.plot()
+        else:  # refuses tables that are outdated
+            self._stamp_of_figures()
         return write_report(self)
 
     def run(self) -> Choice:
         """All stages in order."""
-        if self.config.distill is not None:
-            from capmismatch.distillation.grid import check_students
-
-            check_students(self)
         self.collect()
         self.probe()
         self.ranks()
@@ -384,18 +492,70 @@ class Study:
     # --- tables -------------------------------------------------------------------------------------------------------
 
     def has(self, table: str) -> bool:
-        """Whether a table has been made."""
-        return table_file(self.folder, table).exists()
+        """Whether a table has been made; one of students that the study no longer names counts as none."""
+        return table_file(self.folder, table).exists() and (table not in OF_STUDENTS or self._names_students)
 
     def load(self, table: str) -> pd.DataFrame:
-        """A table that a stage left."""
+        """A table that a stage left.
+
+        Raises
+        ------
+        InputError
+            If it has not been made, or was made from other settings, teachers or tables than those of now.
+        """
+        self._refuse_outdated(table)
         return load_table(self.folder, table, self.file)
 
+    @property
+    def _names_students(self) -> bool:
+        return self.config.distill is not None or self.config.results is not None
 
-def _inputs(bank: LogitBank, settings: Any) -> list[Any]:
-    """All that decides a table that is measured on a bank."""
-    teachers = [[record.key, record.params, record.sha256] for record in bank.teachers]
-    return [repr(settings), bank.rows.fingerprint, teachers]
+    def _tell_unnamed(self) -> None:
+        """Warn of tables of students that the study file no longer names."""
+        left = [name for name in OF_STUDENTS if table_file(self.folder, name).exists()]
+        if left and not self._names_students:
+            warnings.warn(
+                f"{self.folder / 'tables'} holds {' and '.join(left)} of students that {self.file.name} no longer "
+                "names: they are left out",
+                stacklevel=3,
+            )
+
+    def _refuse_outdated(self, table: str) -> bool:
+        """Raise where the stamp of a table says that it was made from something else than is there now; else False."""
+        if table not in MADE_BY or read_stamp(self.folder, table) is None or not self.has(table):
+            return False
+        if not (self.folder / "bank" / "bank.json").exists():  # tables that were taken elsewhere without their bank
+            return False
+        outdated = is_current(self.folder, table, self._inputs_of(table)) is False
+        if outdated or (table == "results" and has_other_code(self.folder, self.config)):
+            load_table(self.folder, table)  # a damaged one is named as such
+            stage = command(MADE_BY[table], self.file, self.folder)
+            raise InputError(
+                f"{table_file(self.folder, table)} was made from other settings, inputs or tables than those of "
+                f"{self.file.name} now: run `{stage}` first"
+            )
+        return False
+
+    def _inputs_of(self, table: str) -> list[Any]:
+        """All that decides what is in a table."""
+        if table == "results" and self.config.results is not None:
+            given = self._given_results()
+            content = hash_file(given["file"])
+            return ["given", given | {"file": content}]
+        if table == "pick":
+            results = ["results"] if self.has("results") else []
+            hashes = table_hashes(self.folder, "probes", *results)
+            evidence = [table_hashes(self.base / Path(at).expanduser()) for at in self.config.pick.evidence]
+            return [repr(self.config.pick), hashes, evidence]
+        bank, config = self._collected_bank(), self.config
+        if table == "results":
+            teachers = [[r.key, r.weights_hash, r.built_by, r.preprocessing] for r in bank.teachers]
+            return ["trained", repr(config.distill), repr(config.data), bank.rows.fingerprint, teachers]
+        if table == "links":
+            split, hashes = _splits(bank)[0], table_hashes(self.folder, "probes", "results")
+            return [repr(config.correlate), split, hashes]
+        settings = {"probes": config.probe, "restored": config.isats}.get(table, config.ranks)
+        return inputs_of_bank(bank, settings)
 
 
 def _splits(bank: LogitBank) -> list[str]:

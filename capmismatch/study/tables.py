@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import io
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,20 @@ import pandas as pd
 from pyarrow import ArrowException
 
 from capmismatch._utils.commands import command
-from capmismatch._utils.files import hash_of, write_json, write_table
+from capmismatch._utils.files import hash_of, locked, write_json, write_table
 from capmismatch._version import __version__
 from capmismatch.errors import BankError, InputError
 
-_MADE_BY = {"probes": "probe", "affinity": "ranks", "restored": "isats", "results": "distill", "links": "correlate"}
+MADE_BY = {
+    "probes": "probe",
+    "affinity": "ranks",
+    "ranks": "ranks",
+    "restored": "isats",
+    "results": "distill",
+    "links": "correlate",
+    "pick": "pick",
+}
+"""Table -> the stage that makes it."""
 
 
 def table_file(folder: Path, name: str) -> Path:
@@ -50,19 +62,107 @@ def load_table(folder: Path, name: str, study: Path | None = None) -> pd.DataFra
     file = table_file(folder, name)
     if not file.exists():
         study = study or folder / "study.toml"
-        made_by = command(_MADE_BY.get(name, name), study, folder)
+        made_by = command(MADE_BY.get(name, name), study, folder)
         hint = f"run `{made_by}` first" if study.exists() else "expected the folder of a study that has run"
         raise InputError(f"there is no table {name!r} in {folder}: {hint}")
+    return _parsed(file, file.read_bytes())
+
+
+def _parsed(file: Path, content: bytes) -> pd.DataFrame:
     try:
-        return pd.read_parquet(file)
+        return pd.read_parquet(io.BytesIO(content))
     except (OSError, ValueError, ArrowException) as error:
         raise BankError(f"{file} is damaged, remove it to have it made anew: {error}") from None
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What the JSON file beside a table says: what the table was made from, and which table that was.
+
+    Attributes
+    ----------
+    made_from : str
+        Hash of the table's inputs.
+    table : str
+        SHA-256 of the table; "" in stamps of earlier versions.
+    more : dict
+        What else the stage noted.
+    """
+
+    made_from: str
+    table: str = ""
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+def read_stamp(folder: Path, name: str) -> Stamp | None:
+    """The stamp of a table; None where there is none that can be read."""
+    try:
+        entries = json.loads(table_file(folder, name).with_suffix(".json").read_text(encoding="utf-8"))
+        more = {key: value for key, value in entries.items() if key not in ("made_from", "table")}
+        return Stamp(str(entries["made_from"]), str(entries.get("table", "")), more)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def stamp_of(inputs: Any) -> str:
+    """What the stamp of a table holds that was made from these inputs."""
+    return hash_of([__version__, inputs])
+
+
+def keep(folder: Path, name: str, frame: pd.DataFrame, inputs: Any, **more: Any) -> None:
+    """Write a table and its stamp; one command at a time.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the study.
+    name : str
+        Of the table.
+    frame : DataFrame
+        The table.
+    inputs : Any
+        All that decides what is in it, as values of JSON.
+    **more : Any
+        What else to note.
+    """
+    with locked(_lock(folder, name)):
+        _write(folder, name, frame, stamp_of(inputs), more)
+
+
+def _write(folder: Path, name: str, frame: pd.DataFrame, stamp: str, more: dict[str, Any]) -> None:
+    file = table_file(folder, name)
+    file.with_suffix(".json").unlink(missing_ok=True)  # first: killed in between, no stamp vouches for the other table
+    write_table(file, frame)
+    write_json(file.with_suffix(".json"), {"made_from": stamp, "table": _hash(file.read_bytes()), **more})
+
+
+def _lock(folder: Path, name: str) -> Path:
+    return folder / "tables" / f".{name}.lock"
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def is_current(folder: Path, name: str, inputs: Any) -> bool | None:
+    """Whether a table on disk is the one that its stamp vouches for, and was made from these inputs.
+
+    Returns
+    -------
+    bool or None
+        None where no stamp tells.
+    """
+    stamp, file = read_stamp(folder, name), table_file(folder, name)
+    if stamp is None or not file.exists():
+        return None
+    return stamp.made_from == stamp_of(inputs) and stamp.table in ("", _hash(file.read_bytes()))
 
 
 def kept_table(folder: Path, name: str, inputs: list[Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """A table of a study, made anew only if its inputs changed since.
 
-    Beside the table lies a JSON file with a hash of what it was made from, the stamp.
+    Beside the table lies a JSON file with a hash of what it was made from, and of the table, the stamp. While a table
+    is made, no other command makes it: commands with other settings on one folder wait for each other.
 
     Parameters
     ----------
@@ -80,23 +180,44 @@ def kept_table(folder: Path, name: str, inputs: list[Any], make: Callable[[], pd
     DataFrame
         The table, read or made.
     """
-    file = table_file(folder, name)
-    stamp, stamp_file = hash_of([__version__, inputs]), file.with_suffix(".json")
-    if file.exists() and is_stamped(stamp_file, stamp):
-        return load_table(folder, name)
-    frame = make()
-    stamp_file.unlink(missing_ok=True)  # first: killed in between, no stamp must vouch for the other table
-    write_table(file, frame)
-    write_json(stamp_file, {"made_from": stamp})
+    stamp = stamp_of(inputs)
+    frame = _stamped(folder, name, stamp)  # without the lock first: a folder may be for reading alone
+    if frame is None:
+        with locked(_lock(folder, name)):
+            frame = _stamped(folder, name, stamp)
+            if frame is None:
+                frame = make()
+                _write(folder, name, frame, stamp, {})
     return frame
 
 
-def is_stamped(file: Path, stamp: str) -> bool:
-    """Whether the file of a stamp holds this one."""
-    return file.exists() and stamp in file.read_text(encoding="utf-8")
+def _stamped(folder: Path, name: str, stamp: str) -> pd.DataFrame | None:
+    """A table with this stamp; None where there is none, or another table than the one that the stamp vouches for."""
+    known, file = read_stamp(folder, name), table_file(folder, name)
+    if known is None or known.made_from != stamp or not file.exists():
+        return None
+    content = file.read_bytes()
+    if known.table in ("", _hash(content)):
+        return _parsed(file, content)
+    _parsed(file, content)  # a damaged table is named; a whole one from elsewhere is made anew
+    return None
 
 
 def table_hashes(folder: Path, *names: str) -> dict[str, str]:
     """SHA-256 of tables as they lie on disk, by name; by default of all."""
     files = [table_file(folder, name) for name in names] or sorted((folder / "tables").glob("*.parquet"))
     return {file.stem: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.exists()}
+
+
+def gallery_manifest(folder: Path) -> dict[str, Any]:
+    """What was drawn into a folder of figures, and from what; empty where nothing was."""
+    try:
+        manifest = json.loads((folder / "made_from.json").read_text(encoding="utf-8"))
+        return {"made_from": str(manifest["made_from"]), "figures": [str(name) for name in manifest["figures"]]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def write_manifest_of_figures(folder: Path, stamp: str, figures: Iterable[Path]) -> None:
+    """Note what was drawn into a folder of figures, and from what."""
+    write_json(folder / "made_from.json", {"made_from": stamp, "figures": [file.name for file in figures]})

@@ -28,6 +28,7 @@ from capmismatch.report.page import write_report
 from capmismatch.report.page_tables import TOP_LINKS, links, probes, results, soft_labels
 from capmismatch.selection.links import correlate
 from capmismatch.study.study import Study
+from capmismatch.study.tables import write_manifest_of_figures
 
 EVIL = '<script>alert("x")</script>'
 STUDY = f"""
@@ -105,6 +106,14 @@ def renamed(frame):
     return frame.replace("mlp1024", '"><img src=x onerror=alert(1)>')
 
 
+NAMES = ("zebra", "capacity_curve%20mlp12", "ranks_later", "variance_vs_capacity")
+
+
+def list_figures(folder, names):
+    """Write the manifest of what `Study.plot` has drawn."""
+    write_manifest_of_figures(folder, "", [folder / f"{name}.png" for name in names])
+
+
 @pytest.fixture(scope="module")
 def tables():
     probed, taught = (
@@ -134,6 +143,7 @@ def make(tmp_path, monkeypatch, tables):
         (tmp_path / "figures").mkdir()
         for name in figures:
             (tmp_path / "figures" / f"{name}.png").write_bytes(png())
+        list_figures(tmp_path / "figures", figures)
         return Study(tmp_path / "study.toml")
 
     return study
@@ -150,8 +160,9 @@ def whole(tmp_path_factory, tables):
         for name, frame in tables.items():
             write_table(folder / "tables" / f"{name}.parquet", frame)
         (folder / "figures").mkdir()
-        for name in ("zebra", "capacity_curve%20mlp12", "ranks_later", "variance_vs_capacity"):
+        for name in (*NAMES, "drawn_before"):
             (folder / "figures" / f"{name}.png").write_bytes(png())
+        list_figures(folder / "figures", NAMES)
         source = write_report(Study(folder / "study.toml")).read_text(encoding="utf-8")
     return Page(source), source
 
@@ -460,15 +471,15 @@ def test_a_pick_that_fails_is_reported(make, monkeypatch):
     def fail(self):
         raise InputError("no teacher has <both>")
 
-    monkeypatch.setattr(Study, "pick", fail)
+    monkeypatch.setattr(Study, "choice", fail)
     page = Page(write_report(make()).read_text(encoding="utf-8"))
     assert any("no teacher has <both>" in text for text in page.text_of("p"))
     assert "Teachers" not in page.text_of("h3") and "Class ranks" in page.text_of("h3")
 
 
 def test_only_the_date_differs_and_the_pick_is_made_once(make, monkeypatch):
-    study, calls, pick = make(), [], Study.pick
-    monkeypatch.setattr(Study, "pick", lambda self: calls.append(1) or pick(self))
+    study, calls, choice = make(), [], Study.choice
+    monkeypatch.setattr(Study, "choice", lambda self: calls.append(1) or choice(self))
     first = write_report(study).read_text(encoding="utf-8")
     second = write_report(study).read_text(encoding="utf-8")
     assert len(calls) == 2

@@ -1,0 +1,185 @@
+"""A hash of the user's own code behind a function or class, so that what other code made is not taken for its work.
+
+Followed are the functions, classes and constants that the code names, as far as they are the user's: installed packages
+and Python itself count by their names alone. Comments and layout do not count.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import os
+import sys
+import sysconfig
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from capmismatch._utils.files import hash_of
+
+_INSTALLED = tuple(
+    f"{folder}{os.sep}"
+    for folder in (
+        Path(__file__).resolve().parent.parent,
+        *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    )
+)
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_MEMBERS = (FunctionType, staticmethod, classmethod, property, type, *_PLAIN, tuple, list, dict)
+
+
+def code_hash(made_by: Any) -> str:
+    """A hash of the user's code behind a function or class; empty where none of it is the user's.
+
+    Parameters
+    ----------
+    made_by : callable
+        Function, class, method or `functools.partial`.
+
+    Returns
+    -------
+    str
+        Sixteen hexadecimal digits, or "".
+
+    Examples
+    --------
+    >>> code_hash(dict)
+    ''
+    """
+    walk = _Walk()
+    name = walk.follow(made_by)
+    return hash_of([name, walk.parts]) if walk.parts else ""
+
+
+class _Walk:
+    """Goes through code by the names that it uses, and gathers the text of what is the user's."""
+
+    def __init__(self) -> None:
+        self.parts: list[Any] = []
+        self.followed: list[Any] = []
+        self.within: list[int] = []  # containers that hold what is being followed
+
+    def follow(self, thing: Any) -> str:
+        """A short description of a thing; the user's functions and classes in it are gathered."""
+        if isinstance(thing, _PLAIN):
+            return repr(thing)
+        if isinstance(thing, list | tuple | set | frozenset | dict):
+            if id(thing) in self.within:
+                return "..."
+            self.within.append(id(thing))
+            text = self._container(thing)
+            self.within.pop()
+            return text
+        if isinstance(thing, functools.partial):
+            return f"partial {self.follow([thing.func, thing.args, thing.keywords])}"
+        if isinstance(thing, MethodType):
+            return f"{self.follow(thing.__func__)} of {self.follow(thing.__self__)}"
+        return self._code(thing if isinstance(thing, FunctionType | type) else type(thing))
+
+    def _container(self, thing: Any) -> str:
+        if isinstance(thing, list | tuple):
+            return f"{type(thing).__name__}[{', '.join(map(self.follow, thing))}]"
+        if isinstance(thing, set | frozenset):
+            return f"set[{', '.join(sorted(map(self.follow, thing)))}]"
+        return f"dict[{', '.join(f'{self.follow(key)}: {self.follow(thing[key])}' for key in thing)}]"
+
+    def _code(self, thing: Any) -> str:
+        if not _is_own(thing):
+            return f"{thing.__module__}.{thing.__qualname__}"
+        for number, other in enumerate(self.followed):
+            if other is thing:
+                return f"{thing.__qualname__} {number}"
+        self.followed.append(thing)  # before its parts: a function may name itself
+        name, place = f"{thing.__qualname__} {len(self.followed) - 1}", len(self.parts)
+        self.parts.append(None)
+        self.parts[place] = [name, _text(thing), [self.follow(part) for part in _parts_of(thing)]]
+        return name
+
+
+def _is_own(thing: Any) -> bool:
+    """Whether a function or class is neither Python's, nor of an installed package, nor of this one."""
+    module = sys.modules.get(thing.__module__ or "")
+    if thing.__module__ == "__main__":
+        return True
+    file = getattr(module, "__file__", None)
+    if file is None:  # built in, or a module that was made by hand
+        return module is not None and not hasattr(module, "__spec__")
+    return not str(Path(file).resolve()).startswith(_INSTALLED)
+
+
+def _text(thing: Any) -> str:
+    """The source of a function or class without comments and layout; of one without source, its byte code."""
+    try:
+        source = textwrap.dedent(inspect.getsource(thing))
+    except (OSError, TypeError):
+        return "".join(_byte_code(code) for code in _codes(thing))
+    try:
+        return ast.unparse(ast.parse(source))
+    except SyntaxError:  # a lambda in the middle of something
+        return source
+
+
+def _byte_code(code: CodeType) -> str:
+    constants = [item for item in code.co_consts if not isinstance(item, CodeType)]
+    return f"{code.co_code.hex()} {code.co_names} {constants!r}"
+
+
+def _codes(thing: Any) -> Iterator[CodeType]:
+    """The code objects of a function and of the functions within it, or of a class's methods."""
+    if isinstance(thing, type):
+        for value in vars(thing).values():
+            function = inspect.unwrap(getattr(value, "__func__", value)) if callable(value) else None
+            if isinstance(function, FunctionType):
+                yield from _codes(function)
+        return
+    pending = [thing.__code__ if isinstance(thing, FunctionType) else thing]
+    while pending:
+        code = pending.pop()
+        yield code
+        pending += [item for item in code.co_consts if isinstance(item, CodeType)]
+
+
+def _parts_of(thing: Any) -> Iterator[Any]:
+    """What the code of a function or class names: globals, values of enclosing functions, defaults, members, bases."""
+    if isinstance(thing, type):
+        yield from (base for base in thing.__bases__ if base is not object)
+        for name, value in vars(thing).items():
+            if not name.startswith("__") or isinstance(value, FunctionType):
+                yield from _member(value)
+        return
+    if hasattr(thing, "__wrapped__"):
+        yield thing.__wrapped__
+    yield thing.__defaults__
+    yield thing.__kwdefaults__
+    for cell in thing.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+    yield from _named(thing)
+
+
+def _member(value: Any) -> Iterator[Any]:
+    if isinstance(value, property):
+        yield from (part for part in (value.fget, value.fset) if part is not None)
+    elif isinstance(value, staticmethod | classmethod):
+        yield value.__func__
+    elif isinstance(value, _MEMBERS):
+        yield value
+
+
+def _named(function: FunctionType) -> Iterator[Any]:
+    """Globals that a function names, and, of modules of the user's among them, what it names in those."""
+    names = sorted({name for code in _codes(function) for name in code.co_names})
+    for name in names:
+        value = function.__globals__.get(name)
+        if isinstance(value, ModuleType):
+            file = getattr(value, "__file__", None)
+            if file is not None and not str(Path(file).resolve()).startswith(_INSTALLED):
+                yield from (getattr(value, other) for other in names if hasattr(value, other))
+        elif name in function.__globals__:
+            yield name
+            yield value

@@ -1,0 +1,68 @@
+"""A look at all that a study file says, before anything runs: each setting is read as its stage would read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from capmismatch.distillation.runs import Experiment
+from capmismatch.errors import CapmismatchError, InputError, must_be_one_of
+from capmismatch.study.config import StudyConfig
+
+
+class Settings(Experiment, Protocol):
+    """What is asked of a study: what an experiment has, and all settings of its file."""
+
+    config: StudyConfig
+
+    def pick_options(self) -> dict[str, Any]:
+        """What [pick] says, its evidence read."""
+
+
+def check_settings(study: Settings) -> None:
+    """Refuse what a later stage would refuse.
+
+    Parameters
+    ----------
+    study : Settings
+        Of which the settings are looked at: recipe, options of methods, names of probes and rules, ISATS, evidence.
+
+    Raises
+    ------
+    InputError
+        For the first setting that no stage can use; the message says where it stands.
+    """
+    for place, check in _checks(study):
+        try:
+            check()
+        except CapmismatchError as error:
+            text = str(error)
+            raise InputError(text if place in text or not place else f"{place} of {study.file.name}: {text}") from None
+
+
+def _checks(study: Settings) -> Iterator[tuple[str, Callable[[], Any]]]:
+    config = study.config
+    yield "[probe]", lambda: _probes(study)
+    yield "[isats]", config.isats.specs
+    yield "[pick]", lambda: _rule(study)
+    if config.distill is not None:
+        from capmismatch.distillation.grid import check_students
+
+        yield "", lambda: study.recipe
+        for number, method in enumerate(config.distill.methods):
+            yield f"[[distill.methods]] number {number + 1}", method.check_loss
+        yield "", lambda: check_students(study)
+
+
+def _probes(study: Settings) -> None:
+    from capmismatch.probes import REGISTRY
+
+    for name in study.config.probe.names or ():
+        must_be_one_of(name, REGISTRY, "probe")
+
+
+def _rule(study: Settings) -> None:
+    from capmismatch.selection.rules import RULES
+
+    must_be_one_of(study.config.pick.rule, ("auto", *RULES), "rule")
+    study.pick_options()

@@ -9,7 +9,8 @@ from capmismatch.findings import FINDINGS, explain, join_codes, without_muted
 
 
 def test_codes_are_in_order_and_say_something():
-    assert list(FINDINGS) == [f"CM{number:03d}" for number in range(1, len(FINDINGS) + 1)]
+    assert list(FINDINGS) == sorted(FINDINGS)
+    assert all(re.fullmatch(r"CM\d{3}", code) for code in FINDINGS)
     for code, finding in FINDINGS.items():
         assert finding.code == code
         assert finding.title and not finding.title.endswith(".")

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import brentq, linear_sum_assignment
-from scipy.stats import binom, norm, t
+from scipy.stats import binom, norm, rankdata, t
 
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.bank_checks import check_bank
@@ -51,6 +51,9 @@ STRUCTURE = 0.25
 
 TREND = 1.5
 """Least distance (of the accuracy's log odds) below what size and peers lead to expect."""
+
+USUAL_SCATTER, PEERS_BEFORE = 0.5, 4
+"""Standard deviation of the log odds of accuracy about their line over size, and for how many teachers that counts."""
 
 FEW_PEERS = 5
 """With fewer other teachers, what to expect of a teacher's size is not known."""
@@ -261,15 +264,11 @@ def _of_examples(logits: Floats, labels: Ints, priors: Floats) -> tuple[NDArray,
     """The columns top, margin, rank, by_chance and wrong_rank of `_View`."""
     n, classes = logits.shape
     each, others = np.arange(n), max(1, classes - 1)
-    order = np.sort(logits, axis=1)
     top = logits.argmax(axis=1)
     spread = logits.std(axis=1)
-    margin = (order[:, -1] - order[:, max(0, classes - 2)]) / np.where(spread > 0, spread, 1.0)
-    rank = np.empty((n, classes))  # of every class, as if it were the target; equal logits share their ranks
-    for row in range(n):
-        below = np.searchsorted(order[row], logits[row], "left")
-        upto = np.searchsorted(order[row], logits[row], "right")
-        rank[row] = ((below + upto - 1) / 2) / others
+    highest = np.partition(logits, [max(0, classes - 2), classes - 1], axis=1)
+    margin = (highest[:, -1] - highest[:, max(0, classes - 2)]) / np.where(spread > 0, spread, 1.0)
+    rank = (rankdata(logits, axis=1) - 1) / others  # of every class, as if it were the target; equal ones share ranks
     by_chance = rank @ priors
     # Among the classes but the top one: its place is 1, so the places of the others stretch over [0, 1] again.
     stretch = others / max(1, classes - 2)
@@ -496,12 +495,14 @@ def _far_below(view: _View, peers: Sequence[_View]) -> float:
     slope, level = np.polyfit(sizes, odds, 1)
     slope = max(0.0, float(slope))
     level = float(np.mean(odds - slope * sizes))
-    spread = max(0.1, float(np.sqrt(((odds - level - slope * sizes) ** 2).sum() / (len(peers) - 2))))
+    rest, room = float(((odds - level - slope * sizes) ** 2).sum()), len(peers) - 2
+    # So few peers tell little of how far teachers scatter about the line: what is usual counts as some more of them.
+    spread = np.sqrt((rest + PEERS_BEFORE * USUAL_SCATTER**2) / (room + PEERS_BEFORE))
     leverage = 1 / len(peers) + (size - sizes.mean()) ** 2 / ((sizes - sizes.mean()) ** 2).sum()
     below = level + slope * min(size, float(sizes.max())) - _log_odds(view)
     distance = below / (spread * np.sqrt(1 + leverage))
     smaller_are_better = np.median(odds[sizes < size]) - _log_odds(view) > TREND / 2
-    far = below > TREND and smaller_are_better and distance > t.isf(LEVEL / 5, len(peers) - 2)
+    far = below > TREND and smaller_are_better and distance > t.isf(LEVEL / 5, room + PEERS_BEFORE)
     return float(distance) if far else 0.0
 
 
@@ -515,4 +516,3 @@ def _kappas(view: _View, views: Sequence[_View]) -> Iterator[float]:
         if peer is not view and peer.sound:
             by_chance = _chance(peer.top, view.top, view.classes)
             yield (float((peer.top == view.top).mean()) - by_chance) / max(1e-12, 1 - by_chance)
-

@@ -334,9 +334,7 @@ class Choice:
         if self._row.get("gain_high", 0.0) < 0:
             take = f"Take no teacher: students of {self.family}/{self.teacher}, the choice by {self.grounds}, do worse "
             take += "than plain cross-entropy"
-        return take + (
-            f" ({', '.join(setting)})" if setting else ""
-        )
+        return take + (f" ({', '.join(setting)})" if setting else "")
 
     @property
     def reasons(self) -> list[str]:

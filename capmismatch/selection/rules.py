@@ -35,7 +35,9 @@ DERIVED = ("derived_std", "derived_variance")
 OF_WRONG_CLASSES = ("derived_std", "derived_variance", "inherent_variance", "wrong_entropy")
 """Probes of how the wrong classes differ from one another. With two classes there is one wrong class: they are zero."""
 
-TWO_CLASSES = "with two classes there is one wrong class, and the probes of how wrong classes differ are 0 by definition"
+TWO_CLASSES = (
+    "with two classes there is one wrong class, and the probes of how wrong classes differ are 0 by definition"
+)
 """Why a table may say nothing by `OF_WRONG_CLASSES`."""
 
 RULES_FOR_TWO_CLASSES = ("most accurate", "lowest nll", "lowest brier", "smallest")

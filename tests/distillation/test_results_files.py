@@ -80,7 +80,9 @@ def test_thousands_of_examples_are_no_fractions(tmp_path):
 
 
 def test_a_failed_run_is_taken_with_a_warning(tmp_path):
-    rows = "".join(f"{name},KD,4,0,val,{accuracy},10\n" for name, accuracy in zip("abcd", (70, 71, 72, 0.1), strict=True))
+    rows = "".join(
+        f"{name},KD,4,0,val,{accuracy},10\n" for name, accuracy in zip("abcd", (70, 71, 72, 0.1), strict=True)
+    )
     with pytest.warns(UserWarning, match="1 of 4 accuracies .* of d;"):
         assert load(tmp_path, HEAD + rows, percent=True)["accuracy"].iloc[3] == pytest.approx(0.001)
 

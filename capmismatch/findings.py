@@ -117,15 +117,15 @@ FINDINGS: dict[str, Finding] = {
         Finding(
             "CM020",
             "no better than chance",
-            "The teacher's accuracy is that of guessing, or below it: its rows, columns or labels are probably not those "
-            "of the examples. It is not usable: picks, links and statements leave it out.",
+            "The teacher's accuracy is that of guessing, or below it: its rows, columns or labels are probably not "
+            "those of the examples. It is not usable: picks, links and statements leave it out.",
         ),
         Finding(
             "CM021",
             "out of line with its peers",
             "The teacher's columns or some of its rows seem to stand in another order, its logits are those of another "
-            "teacher, or its accuracy is far below what its size and its peers lead to expect; the column `reason` says "
-            "which. It is not usable: picks, links and statements leave it out.",
+            "teacher, or its accuracy is far below what its size and its peers lead to expect; the column `reason` "
+            "says which. It is not usable: picks, links and statements leave it out.",
         ),
         Finding(
             "CM022",

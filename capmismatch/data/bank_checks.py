@@ -22,7 +22,7 @@ DRIFT = 0.1
 """From this mean logit on, in standard deviations of an example's logits, CM011 is given."""
 
 COMMON_DRIFT = 0.75
-"""Where this share of a family's runs drift, that is how its networks are: it costs nothing, and is not worth a word."""
+"""Where this share of a family's runs drift, that is how its networks are: it costs nothing."""
 
 MANY_ROWS = 0.9
 """From this share of looked-at rows on, what is odd about them is said of the teacher."""

@@ -1,7 +1,7 @@
 """Whether each teacher of a bank is what it is taken for: a bank in, a table of teachers out.
 
-A teacher whose rows, columns or files were mixed up still has logits, and often striking ones: its probes stand out among
-its peers'. So every teacher is held against chance, against the labels, and against the other teachers, before
+A teacher whose rows, columns or files were mixed up still has logits, and often striking ones: its probes stand out
+among its peers'. So every teacher is held against chance, against the labels, and against the other teachers, before
 anything is said of it. All tests look at examples of the bank, and ask for strong evidence: one in some thousand sound
 teachers may be called unusable.
 """
@@ -86,7 +86,7 @@ def check(bank: LogitBank) -> pd.DataFrame:
         * ``n``: how many examples were looked at
         * ``accuracy``: on these, in [0, 1]
         * ``chance``: the accuracy of a teacher that predicts the classes as often as this one does, but at random
-        * ``agreement``: with the other usable teachers' predictions, mean of Cohen's kappa; 0 is chance, NaN without any
+        * ``agreement``: with the other usable teachers' predictions, mean of Cohen's kappa: 0 is chance
         * ``unseen``: share of predictions that name a class without any example
         * ``drift``, ``tied``: see `capmismatch.data.bank_checks.check_bank`
         * ``findings``: codes, comma-separated; CM009 to CM011, CM020, CM021, and those of collecting
@@ -106,13 +106,13 @@ def check(bank: LogitBank) -> pd.DataFrame:
       (binomial test; rank test), or is far below chance (CM020);
     * other columns, found by an assignment on one half of the examples, put right 2 % or more of the other half, which
       brings it near its peers: columns were interchanged (CM021);
-    * its confident errors rank the target as by chance, which its peers' do not: some of its rows belong to other examples
-      (CM021);
+    * its confident errors rank the target as by chance, which its peers' do not: some of its rows belong to other
+      examples (CM021);
     * its logits are those of another teacher, so that one of the two is not what it is called (CM021); of two names of
       one network, with as many parameters, the first stays usable;
     * its accuracy is far below what its size and its peers lead to expect (Student's t of the log odds) (CM021);
-    * its values are probabilities, percentages or sigmoids (CM009). Logarithms of probabilities carry CM009 too, and are
-      usable.
+    * its values are probabilities, percentages or sigmoids (CM009). Logarithms of probabilities carry CM009 too, and
+      are usable.
 
     With fewer than 30 examples only the last is looked for.
 
@@ -141,7 +141,7 @@ def check(bank: LogitBank) -> pd.DataFrame:
 
 
 def unusable_columns(bank: LogitBank) -> dict[str, dict[str, object]]:
-    """What a table says of each teacher, by its key in the bank: usable, findings, reason; nothing if all are usable."""
+    """What a table says of each teacher, by its key in the bank: usable, findings, reason; nothing if all are."""
     checks = check(bank)
     if checks["usable"].all():
         return {}
@@ -378,8 +378,8 @@ def _columns_moved(view: _View, peers: Sequence[_View]) -> str:
     if gain < max(SWAPPED, STRONG * error) or right.mean() < AS_GOOD * expected:
         return ""
     return (
-        f"its columns seem to stand in another order than the classes: it is right in {view.accuracy:.1%}, and would be "
-        f"in {right.mean():.1%} with its columns interchanged"
+        f"its columns seem to stand in another order than the classes: it is right in {view.accuracy:.1%}, and would "
+        f"be in {right.mean():.1%} with its columns interchanged"
     )
 
 
@@ -423,7 +423,7 @@ def _structure(view: _View, rows: NDArray[np.bool_], part: int) -> tuple[float, 
 
 
 def _expected_rank(accuracy: float, classes: int) -> float:
-    """The mean rank of the target among wrong predictions, above 1/2, if logits were normal with a higher mean for it."""
+    """The mean rank of the target among wrong predictions, above 1/2, if logits were normal, its mean higher."""
     grid = np.linspace(-8.0, 16.0, 2001)
 
     def hits(gain: float) -> float:
@@ -477,8 +477,8 @@ def _mark_outliers(views: Sequence[_View]) -> None:
         expected = float(np.median([peer.accuracy for peer in _peers(worst, sound)]))
         worst.mark(
             "CM021",
-            f"its accuracy, {worst.accuracy:.1%}, is far below what its size and its peers (median {expected:.1%}) lead "
-            "to expect: is it prepared, trained and loaded as they are?",
+            f"its accuracy, {worst.accuracy:.1%}, is far below what its size and its peers (median {expected:.1%}) "
+            "lead to expect: is it prepared, trained and loaded as they are?",
         )
 
 

@@ -47,7 +47,8 @@ SEPARATORS = (",", ";", "\t", "|")
 THOUSANDS = r"[1-9]\d{0,2}(\.\d{3})+"
 MOST = 2**53  # whole numbers up to here are exact as floats
 WIDE = re.compile(
-    r"(?P<first>[a-z]+)[ _./-](?P<what>accuracy|acc|top1|acc1|n)|(?P<rest>accuracy|acc|top1|acc1|n)[ _./-](?P<last>[a-z]+)"
+    r"(?P<first>[a-z]+)[ _./-](?P<what>accuracy|acc|top1|acc1|n)"
+    r"|(?P<rest>accuracy|acc|top1|acc1|n)[ _./-](?P<last>[a-z]+)"
 )
 """Names such as val_accuracy and accuracy_test, or n_test: one column for each split."""
 
@@ -219,8 +220,8 @@ def _reject_shares(frame: pd.DataFrame, bare: pd.Series, source: str) -> None:
         return
     if small.all():
         raise InputError(
-            f"expected percentages as accuracies, because of percent=True, got none above {accuracy.max():g} in {source}: "
-            "they seem to be shares; leave percent=True out"
+            f"expected percentages as accuracies, because of percent=True, got none above {accuracy.max():g} in "
+            f"{source}: they seem to be shares; leave percent=True out"
         )
     others = accuracy[~small]
     among = (100 * accuracy).between(0.8 * others.min(), min(100.0, 1.2 * others.max()))
@@ -236,7 +237,7 @@ def _warn_of_scales(frame: pd.DataFrame, source: str) -> None:
         names = ", ".join(dict.fromkeys(str(name) for name in frame.loc[low, "teacher"].fillna("no teacher")))
         warnings.warn(
             f"{int(low.sum())} of {len(low)} accuracies in {source} are far below the others (up to "
-            f"{accuracy[low].max():g}, of {names}; the median is {accuracy.median():g}): failed runs, or another scale?",
+            f"{accuracy[low].max():g}, of {names}; the median is {accuracy.median():g}): failed, or another scale?",
             stacklevel=4,
         )
 

@@ -63,8 +63,8 @@ def correlate(
     The sampling unit is the teacher: its probe is the mean over its training runs, its students' accuracy the mean
     over runs of the mean over student seeds. What a seed does to all students alike is taken out first where some
     teacher lacks some of the seeds. With several families only teachers of the same family are compared, unless most of
-    them would have nobody to be compared with. Teachers that have results but no probes, and those that the probes table
-    calls unusable (see `capmismatch.check`), are left out, with a warning.
+    them would have nobody to be compared with. Teachers that have results but no probes, and those that the probes
+    table calls unusable (see `capmismatch.check`), are left out, with a warning.
 
     Parameters
     ----------

@@ -204,8 +204,8 @@ def checked_results(results: pd.DataFrame) -> pd.DataFrame:
     if len(wrong):
         row = wrong.iloc[0]
         raise InputError(
-            f"expected a number of examples, 1 or more, as n, got {row['n']} for student {row['student']!r} and teacher "
-            f"{row['teacher']!r} in the results table"
+            f"expected a number of examples, 1 or more, as n, got {row['n']} for student {row['student']!r} and "
+            f"teacher {row['teacher']!r} in the results table"
         )
     return results
 

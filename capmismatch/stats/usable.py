@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from capmismatch.errors import InputError
@@ -81,7 +82,6 @@ def told(bad: pd.DataFrame) -> str:
     'f/a (it guesses)'
     """
     several = bad.duplicated(UNIT, keep=False)
-    return ", ".join(
-        f"{row.family}/{row.teacher}{f' seed {row.seed}' if many else ''} ({row.reason or row.findings or 'not usable'})"
-        for row, many in zip(bad.itertuples(), several, strict=True)
-    )
+    names = bad["family"] + "/" + bad["teacher"] + np.where(several, " seed " + bad["seed"].astype(str), "")
+    why = bad["reason"].where(bad["reason"].ne(""), bad["findings"])
+    return ", ".join(f"{name} ({reason or 'not usable'})" for name, reason in zip(names, why, strict=True))

@@ -179,7 +179,7 @@ def test_chance_is_that_of_the_class_distribution():
 
 
 def random_family(rng):
-    """Sound teachers of widely different accuracy and size, hard and easy examples, confusions of their own or shared."""
+    """Sound teachers of widely different accuracy and size; hard examples; confusions of their own or shared."""
     classes, n = int(rng.choice([4, 10, 30])), int(rng.choice([500, 1000, 2000]))
     labels = rng.integers(0, classes, n)
     shared, hard = rng.normal(size=(classes, classes)), rng.normal(size=n)

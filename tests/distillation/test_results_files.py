@@ -75,7 +75,7 @@ def test_what_is_no_result_is_named(tmp_path, rows, options, told):
 
 
 def test_thousands_of_examples_are_no_fractions(tmp_path):
-    with pytest.raises(InputError, match="'10.000'"):
+    with pytest.raises(InputError, match=r"'10\.000'"):
         load(tmp_path, HEAD.replace(",", ";") + "a;KD;4;0;val;0,7;10.000\n")
 
 

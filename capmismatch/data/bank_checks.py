@@ -86,8 +86,8 @@ def check_bank(bank: LogitBank) -> pd.DataFrame:
     checks = pd.DataFrame(runs, columns=["family", "teacher", "seed", "drift", "tied", "findings"])
     for _, of_family in checks.groupby("family"):
         if len(of_family) > 1 and of_family["drift"].abs().ge(DRIFT).mean() >= COMMON_DRIFT:
-            codes = [join_codes({*cell.split(",")} - {"", "CM011"}) for cell in of_family["findings"]]
-            checks.loc[of_family.index, "findings"] = codes
+            kept = [join_codes({*cell.split(",")} - {"", "CM011"}) for cell in of_family["findings"]]
+            checks.loc[of_family.index, "findings"] = kept
     return checks
 
 

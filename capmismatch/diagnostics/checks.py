@@ -145,8 +145,8 @@ def unusable_columns(bank: LogitBank) -> dict[str, dict[str, object]]:
     checks = check(bank)
     if checks["usable"].all():
         return {}
-    marks = checks[["usable", "findings", "reason"]].to_dict("records")
-    return dict(zip(bank.keys, marks, strict=True))
+    rows = zip(bank.keys, checks["usable"], checks["findings"], checks["reason"], strict=True)
+    return {key: {"usable": bool(usable), "findings": codes, "reason": why} for key, usable, codes, why in rows}
 
 
 # One teacher ----------------------------------------------------------------------------------------------------------
@@ -397,7 +397,7 @@ def _rows_moved(view: _View, peers: Sequence[_View]) -> str:
     # Peers that rank the target as by chance where they are wrong say nothing; peers that are hardly ever wrong do.
     if not np.isfinite(structure) or (of_peers and np.median(of_peers) < 2.4 * STRUCTURE):
         return ""
-    if structure >= STRUCTURE or structure + 3 * error >= 2.8 * STRUCTURE:
+    if structure >= STRUCTURE or structure + 3 * error >= 2 * STRUCTURE:
         return ""
     return (
         f"some of its rows seem to belong to other examples: it is right in {view.accuracy:.1%}, and where it is wrong "

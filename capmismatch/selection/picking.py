@@ -161,8 +161,21 @@ def pick(
     """
     must_be_one_of(rule, ["auto", *RULES], "rule")
     usable, results, unusable = usable_tables(probes, results)
-    asked = {"student": student, "label": label, "split": split, "report_split": report_split, "n_boot": n_boot}
-    choice = _choose(usable, results, values, evidence, family, rule, seed=seed, mute=mute, **asked)
+    choice = _choose(
+        usable,
+        results,
+        values,
+        evidence,
+        family,
+        rule,
+        student=student,
+        label=label,
+        split=split,
+        report_split=report_split,
+        n_boot=n_boot,
+        seed=seed,
+        mute=mute,
+    )
     return _with_left_out(choice, usable, unusable if family is None else unusable[unusable["family"].eq(family)], mute)
 
 

@@ -13,6 +13,7 @@ from .data.datasets import Dataset as Dataset
 from .data.datasets import load_dataset as load_dataset
 from .data.rows import make_rows as make_rows
 from .data.views import Views as Views
+from .diagnostics.checks import check as check
 from .diagnostics.dark_knowledge import dark_knowledge as dark_knowledge
 from .diagnostics.tables import affinity as affinity
 from .diagnostics.tables import example_values as example_values

@@ -136,6 +136,25 @@ FINDINGS: dict[str, Finding] = {
             "teacher was trained on the data set's order.",
         ),
         Finding(
+            "CM020",
+            "no better than chance",
+            "The teacher's accuracy is that of guessing, or below it: its rows, columns or labels are probably not "
+            "those of the examples. It is not usable: picks, links and statements leave it out.",
+        ),
+        Finding(
+            "CM021",
+            "out of line with its peers",
+            "The teacher's columns or some of its rows seem to stand in another order, its logits are those of another "
+            "teacher, or its accuracy is far below what its size and its peers lead to expect; the column `reason` "
+            "says which. It is not usable: picks, links and statements leave it out.",
+        ),
+        Finding(
+            "CM022",
+            "worse than plain training",
+            "The students of the chosen teacher do worse than students taught by plain cross-entropy, beyond the 95 % "
+            "interval: by these results no teacher is worth taking in this setting.",
+        ),
+        Finding(
             "CM025",
             "variance is lost where the teacher is right",
             "On the examples that the teacher gets right, the derived variance is lower than under plain temperature "

@@ -234,7 +234,7 @@ def builder_of(name: str) -> Callable[..., nn.Module]:
     >>> builder_of("mlp24").__name__
     'mlp'
     """
-    return _known(name)[0].builder
+    return _kind_and_fields(name)[0].builder
 
 
 def names(pattern: str = "*") -> list[str]:

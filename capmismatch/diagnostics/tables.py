@@ -21,6 +21,7 @@ from capmismatch import ranks as _ranks
 from capmismatch._numerics.devices import as_device, logits_at_once
 from capmismatch._numerics.soft_label_spec import BOUNDS, TAU, TAU_OTHER, WRONG_ROWS, compared_specs
 from capmismatch.data.bank import LogitBank, TeacherRecord
+from capmismatch.diagnostics.checks import unusable_columns
 from capmismatch.diagnostics.example_values import affinities, means_of, restored_values, values_of
 from capmismatch.diagnostics.means import Means
 from capmismatch.diagnostics.restored import restored_rows, shown_settings
@@ -85,6 +86,8 @@ def probe(
         * se: standard error of `value`; NaN for log_params. Calibration errors are means of absolute values: their
           standard errors take the signs of the bins as fixed, and do not show the upward bias of few examples.
         * n: number of examples
+        * usable, findings, reason: only if some teacher of the bank is not usable; see `capmismatch.check`. `pick` and
+          `correlate` leave out rows whose `usable` is False
 
     Raises
     ------
@@ -108,7 +111,7 @@ def probe(
     1       a  4.0  0.414
     """
     temperatures, chosen, where = _temperatures(taus), _names(names), as_device(device)
-    rows = []
+    rows, marks = [], unusable_columns(bank)
     with tqdm(bank.teachers, desc="probe", unit="teacher", disable=not progress) as bar:
         for record in bar:
             bar.set_postfix_str(record.key)
@@ -123,6 +126,7 @@ def probe(
                             "tau": math.nan if tau is None else tau,
                             "probe": name,
                             **means[name, tau],
+                            **marks.get(record.key, {}),
                         }
                     )
     return pd.DataFrame(rows)

@@ -1,13 +1,16 @@
-"""The results table: how well students did. Made by `distill`, or brought in from another trainer as CSV."""
+"""The results table: how well students did. Made by `distill`, or brought in from another trainer as a file."""
 
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from collections.abc import Hashable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from capmismatch.data.bank import SPLITS
@@ -38,6 +41,18 @@ NAMES = ("family", "teacher", "student", "label", "method", "constraint", "wrong
 NUMBERS = ("params", "tau", "tau_other", "tau_student", "weight", "margin", "n")
 SEEDS = ("teacher_seed", "seed")
 SPLIT_SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+FRACTIONS = ("accuracy", "tau", "tau_other", "tau_student", "weight", "margin")
+"""Columns in which a comma is that of a decimal fraction, as in 0,713; in whole numbers it may part thousands."""
+
+SEPARATORS = (",", ";", "\t", "|")
+THOUSANDS = r"[1-9]\d{0,2}(\.\d{3})+"
+MOST = 2**53  # whole numbers up to here are exact as floats
+WIDE = re.compile(
+    r"(?P<first>[a-z]+)[ _./-](?P<what>accuracy|acc|top1|acc1|n)"
+    r"|(?P<rest>accuracy|acc|top1|acc1|n)[ _./-](?P<last>[a-z]+)"
+)
+"""Names such as val_accuracy and accuracy_test, or n_test: one column for each split."""
+
 SETTING = ("tau", "tau_other", "tau_student", "weight", "constraint", "margin", "wrong")
 
 
@@ -53,13 +68,15 @@ def load_results(
     Parameters
     ----------
     path : str or path
-        CSV file (or Parquet, by its ending). It needs the columns teacher, method and accuracy; the others are filled
-        in where they are missing. Spaces around names do not count, nor do capitals in splits and in the names of
-        methods that capmismatch knows.
+        CSV file (separated by commas, semicolons, tabs or bars) or Parquet, whatever its ending. It needs the columns
+        teacher, method and accuracy; the others are filled in where they are missing. Instead of ``accuracy`` there may
+        be one column for each split, such as ``val_accuracy`` and ``test_acc`` (and ``n_val``). Spaces around names do
+        not count, nor do capitals in splits and in the names of methods that capmismatch knows. Decimal commas and
+        percent signs (``71,3 %``) are understood, empty rows are skipped.
     columns : mapping of str to str, optional
         The file's column names where they differ: {"their name": "our name"}.
     percent : bool, default False
-        Whether accuracies are percentages; otherwise they must lie in [0, 1].
+        Whether accuracies without a percent sign are percentages; otherwise they must lie in [0, 1].
     splits : mapping of str to str, optional
         The file's names of splits where they differ: {"held out": "test"}. "valid", "validation" and "dev" are known
         for "val", "training" for "train", "testing" for "test".
@@ -89,8 +106,9 @@ def load_results(
     Raises
     ------
     InputError
-        The file or a column is missing, a number is none, an accuracy is missing or lies outside [0, 1], a seed is not
-        whole, a split is unknown, or a distilled student has no teacher.
+        The file or a column is missing, a number is none, an accuracy is missing or lies outside [0, 1], accuracies are
+        shares and percentages in turn or shares with ``percent=True``, a seed is not whole, `n` is not 1 or more, a
+        split is unknown, or a distilled student has no teacher.
 
     See Also
     --------
@@ -114,7 +132,7 @@ def load_results(
     _clean_numbers(frame, percent, source)
     if "split" in frame:
         frame["split"] = _clean_splits(frame, splits or {}, source)
-    return complete(frame)
+    return complete(frame).reset_index(drop=True)
 
 
 def _read_table(file: Path, columns: Mapping[str, str], source: str) -> pd.DataFrame:
@@ -122,11 +140,16 @@ def _read_table(file: Path, columns: Mapping[str, str], source: str) -> pd.DataF
     if not file.exists():
         raise InputError(f"there is no results file {file}")
     try:
-        frame = pd.read_parquet(file) if file.suffix == ".parquet" else _read_csv(file, columns)
+        with file.open("rb") as stream:
+            magic = stream.read(4)
+        if magic[:2] == b"PK":
+            raise InputError(f"{file} is an archive or a spreadsheet: expected CSV or Parquet; save the sheet as CSV")
+        parquet = magic == b"PAR1" or file.suffix in (".parquet", ".pq")
+        frame = pd.read_parquet(file) if parquet else _read_csv(file, columns)
     except (ValueError, OSError) as error:
         raise InputError(f"{file} is not a readable table: {error}") from None
     require_columns(frame, columns, source)
-    frame = frame.rename(columns=dict(columns))
+    frame = _long(frame.rename(columns=dict(columns)).dropna(how="all"))
     duplicates = frame.columns[frame.columns.duplicated()]
     if len(duplicates):
         raise InputError(f"expected each column once, got {duplicates[0]!r} twice in {source}, after renaming")
@@ -149,16 +172,102 @@ def _clean_names(frame: pd.DataFrame, source: str) -> None:
 
 def _clean_numbers(frame: pd.DataFrame, percent: bool, source: str) -> None:
     """Turn numbers into numbers in place, accuracies into shares, and refuse values out of range."""
-    for column in {"accuracy", *NUMBERS, *SEEDS} & set(frame.columns):
-        numbers = pd.to_numeric(frame[column], errors="coerce")
+    signed = frame["accuracy"].astype(str).str.strip().str.endswith("%")
+    for column in [name for name in ("accuracy", *NUMBERS, *SEEDS) if name in frame]:
+        numbers = _numbers(frame[column], column)
         _reject(frame, column, numbers.isna() & frame[column].notna(), "a number", source)
+        _reject(frame, column, np.isinf(numbers), "a finite number", source)
         frame[column] = numbers
     for column in set(SEEDS) & set(frame.columns):
-        _reject(frame, column, frame[column] % 1 > 0, "a whole number", source)
+        whole = (frame[column] % 1).eq(0) & frame[column].abs().le(MOST)
+        _reject(frame, column, frame[column].notna() & ~whole, "a whole number", source)
+    if "n" in frame:
+        _reject(frame, "n", frame["n"].lt(1), "a number of examples, 1 or more,", source)
     _reject(frame, "accuracy", frame["accuracy"].isna(), "a number (leave out students without a result)", source)
-    most, expected = (100, "a percentage in [0, 100]") if percent else (1, "a share in [0, 1] (else say percent=True)")
-    _reject(frame, "accuracy", ~frame["accuracy"].between(0, most), expected, source)
-    frame["accuracy"] /= most
+    percentages = signed | percent
+    expected = "a percentage in [0, 100]"
+    _reject(frame, "accuracy", percentages & ~frame["accuracy"].between(0, 100), expected, source)
+    expected = "a share in [0, 1] (else say percent=True)"
+    _reject(frame, "accuracy", ~percentages & ~frame["accuracy"].between(0, 1), expected, source)
+    if percent:
+        _reject_shares(frame, ~signed, source)
+    frame["accuracy"] = frame["accuracy"].where(~percentages, frame["accuracy"] / 100)
+    _warn_of_scales(frame, source)
+
+
+def _numbers(values: pd.Series, column: str) -> pd.Series:
+    """The values as numbers, NaN where they are none; of a text also with a decimal comma or a percent sign."""
+    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        return values
+    text = values.astype(str).str.strip()
+    if column == "accuracy":
+        text = text.str.replace(r"\s*%$", "", regex=True)
+    if column not in FRACTIONS:
+        text = text.mask(text.str.fullmatch(THOUSANDS))
+    else:
+        text = text.str.replace(r"^([+-]?\d*),(\d+)$", r"\1.\2", regex=True)
+    return pd.to_numeric(text.where(values.notna()), errors="coerce")
+
+
+def _reject_shares(frame: pd.DataFrame, bare: pd.Series, source: str) -> None:
+    """Raise if accuracies that are said to be percentages are shares: all of them, or some among percentages.
+
+    One that is low is no share yet: a student that failed has 1 % of a hundred classes. It is where it would be among
+    the others if it were one.
+    """
+    accuracy = frame["accuracy"]
+    small = bare & accuracy.le(1)
+    if not small.any() or not accuracy[small].gt(0).any():
+        return
+    if small.all():
+        raise InputError(
+            f"expected percentages as accuracies, because of percent=True, got none above {accuracy.max():g} in "
+            f"{source}: they seem to be shares; leave percent=True out"
+        )
+    others = accuracy[~small]
+    among = (100 * accuracy).between(0.8 * others.min(), min(100.0, 1.2 * others.max()))
+    expected = f"a percentage like the others ({others.min():g} to {others.max():g})"
+    _reject(frame, "accuracy", small & among, expected, source)
+
+
+def _warn_of_scales(frame: pd.DataFrame, source: str) -> None:
+    """Warn of accuracies that lie a hundred times below the others: were they percentages, or failed runs?"""
+    accuracy = frame["accuracy"]
+    low = accuracy.gt(0) & accuracy.lt(accuracy.median() / 30)
+    if low.any():
+        names = ", ".join(dict.fromkeys(str(name) for name in frame.loc[low, "teacher"].fillna("no teacher")))
+        warnings.warn(
+            f"{int(low.sum())} of {len(low)} accuracies in {source} are far below the others (up to "
+            f"{accuracy[low].max():g}, of {names}; the median is {accuracy.median():g}): failed, or another scale?",
+            stacklevel=4,
+        )
+
+
+def _long(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table with one column of accuracies for each split, as one with a row for each split; others as they are."""
+    if "accuracy" in frame or "split" in frame:
+        return frame
+    columns: dict[str, dict[str, str]] = {}
+    for name in map(str, frame.columns):
+        if (match := WIDE.fullmatch(name.strip().lower())) is None:
+            continue
+        split, what = match["first"] or match["last"], match["what"] or match["rest"]
+        split = SPLIT_SYNONYMS.get(split, split)
+        kind = "n" if what == "n" else "accuracy"
+        if split in SPLITS and kind in columns.setdefault(split, {}):
+            raise InputError(f"expected one column of {kind} for {split!r}, got {columns[split][kind]!r} and {name!r}")
+        if split in SPLITS:
+            columns[split][kind] = name
+    columns = {split: names for split, names in columns.items() if "accuracy" in names}
+    if not columns:
+        return frame
+    wide = [name for names in columns.values() for name in names.values()]
+    parts = [
+        frame.drop(columns=wide).assign(split=split, **{kind: frame[name] for kind, name in names.items()})
+        for split, names in columns.items()
+    ]
+    long = pd.concat(parts).dropna(subset="accuracy")
+    return long.sort_index(kind="stable")
 
 
 def _clean_splits(frame: pd.DataFrame, splits: Mapping[str, str], source: str) -> pd.Series:
@@ -173,9 +282,17 @@ def _clean_splits(frame: pd.DataFrame, splits: Mapping[str, str], source: str) -
 
 def _read_csv(file: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     """A CSV file whose names stay text: a teacher called 20 is no number, and one called NA is not missing."""
-    frame, text = pd.read_csv(file), pd.read_csv(file, dtype="str", keep_default_na=False, na_values=[""])
+    with file.open(encoding="utf-8-sig") as stream:
+        header = stream.readline()
+    # Names of columns hold letters: what parts most of them is the separator.
+    sep = max(SEPARATORS, key=header.count)
+    frame = pd.read_csv(file, sep=sep)
+    text = pd.read_csv(file, sep=sep, dtype="str", keep_default_na=False, na_values=[""])
     frame.columns = text.columns = text.columns.str.strip()
     names = [column for column in frame if columns.get(str(column), column) in NAMES]
+    if sep != ",":  # where commas are decimal, dots may part thousands: 10.000 is no ten, and stays text
+        whole = [column for column in frame if columns.get(str(column), column) in ("n", "params", *SEEDS)]
+        names += [column for column in whole if text[column].str.fullmatch(THOUSANDS).any()]
     return frame.assign(**{str(name): text[name] for name in names})
 
 
@@ -220,7 +337,8 @@ def _reject(frame: pd.DataFrame, column: str, bad: pd.Series, expected: str, sou
         value = "nothing" if pd.isna(row[column]) else repr(row[column])
         names = [name for name in ("teacher", "student", "label", "method", "seed", "split") if name != column]
         student = ", ".join(f"{name} {row[name]!r}" for name in names if name in row and pd.notna(row[name]))
-        raise InputError(f"expected {expected} as {column}, got {value} at row {number} ({student}) of {source}")
+        place = f"row {frame.index[number]}{f' ({student})' if student else ''}"
+        raise InputError(f"expected {expected} as {column}, got {value} at {place} of {source}")
 
 
 def _label(row: Mapping[Hashable, Any]) -> str:

@@ -37,6 +37,7 @@ from capmismatch.report.facts import (
     VarianceLink,
 )
 from capmismatch.report.sentences import sentence
+from capmismatch.selection.candidates import zero_by_definition
 from capmismatch.selection.rules import COMPANIONS, DERIVED
 from capmismatch.stats.correlations import FEW_TEACHERS
 from capmismatch.stats.estimates import (
@@ -49,8 +50,9 @@ from capmismatch.stats.estimates import (
     pair_mean,
     times,
 )
-from capmismatch.stats.matching import nearest_tau, rows_of_kind, rows_of_split
+from capmismatch.stats.matching import UNIT, nearest_tau, rows_of_kind, rows_of_split
 from capmismatch.stats.peak import Peak, peak_of
+from capmismatch.stats.usable import unusable_runs, without_runs
 
 __all__ = ["TOPICS", "Statement", "statements"]
 
@@ -158,12 +160,30 @@ def statements(
         "large": lambda results: _large(_with_teacher(results, split)),
         "logits": _logits,
     }
+    tables = _of_usable_teachers(tables)
     return [
         statement
         for topic, (_, table) in TOPICS.items()
         if table in tables
         for statement in topics[topic](tables[table])
     ]
+
+
+def _of_usable_teachers(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The tables less the rows of runs that the checks, or the probes, call unusable; all checks stay."""
+    marks = next((tables[name] for name in ("checks", "probes") if name in tables), pd.DataFrame())
+    bad, kept = unusable_runs(marks), dict(tables)
+    if bad.empty:
+        return kept
+    for name, seed in {"probes": "seed", "restored": "seed", "results": "teacher_seed"}.items():
+        if name in kept and set(UNIT) <= set(kept[name].columns):
+            kept[name] = without_runs(kept[name], bad, seed)
+    if "ranks" in kept and {"family_a", "family_b"} <= set(kept["ranks"].columns):
+        for side in "ab":
+            names = {f"{name}_{side}": name for name in ("family", "teacher", "seed")}
+            sided = kept["ranks"][[name for name in names if name in kept["ranks"]]].rename(columns=names)
+            kept["ranks"] = kept["ranks"].loc[without_runs(sided, bad).index]
+    return {name: table for name, table in kept.items() if len(table)}
 
 
 # Students' accuracy ---------------------------------------------------------------------------------------------------
@@ -253,6 +273,9 @@ def _variance(probes: pd.DataFrame, tau: float, split: str) -> Iterator[Statemen
         lacking = [name for name in COMPANIONS if name not in names] or DERIVED
         yield Statement("variance", Unknown("probes", tuple(lacking)))
         return
+    if zero := zero_by_definition(measured):
+        yield Statement("variance", Unknown("two classes", tuple(zero)), ("CM014",))
+        return
     measured = measured[measured["tau"].eq(nearest_tau(measured["tau"], tau))]
     for _, rows in measured.groupby("family", sort=False):
         means = {str(probe): course(of_probe, "value") for probe, of_probe in rows.groupby("probe")}
@@ -277,6 +300,9 @@ def _ranks(ranks: pd.DataFrame) -> Iterator[Statement]:
     require_columns(ranks, ["family_a", "teacher_a", "family_b", "teacher_b", "metric", "value"], "the ranks table")
     rows = ranks[ranks["metric"].eq("wrong_tau_b") & ranks["family_a"].eq(ranks["family_b"])]
     rows = rows.rename(columns={"family_a": "family"})
+    if len(rows) and rows["value"].isna().all():
+        yield Statement("ranks", Unknown("order"), ("CM014",))
+        return
     if rows["teacher_a"].eq(rows["teacher_b"]).all():
         yield Statement("ranks", Unknown("pairs"))
     for _, of_family in rows.groupby("family", sort=False):
@@ -310,6 +336,10 @@ def _rank_agreement(rows: pd.DataFrame, names: list[str], family: str) -> RankAg
 
 def _restored(restored: pd.DataFrame) -> Iterator[Statement]:
     require_columns(restored, ["family", "teacher", "params", "method", "quantity", "value"], "the restored table")
+    zero = zero_by_definition(restored.rename(columns={"quantity": "probe"}))
+    if zero:
+        yield Statement("restored", Unknown("two classes", tuple(zero)), ("CM014",))
+        return
     everything = restored.dropna(subset="value")
     restored = rows_of_kind(everything)
     for family_name, rows in restored.groupby("family", sort=False):

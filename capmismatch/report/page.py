@@ -22,7 +22,7 @@ from PIL import Image
 
 from capmismatch._utils.files import write_text
 from capmismatch._utils.text import format_chance, format_number
-from capmismatch.data.bank_checks import check_bank
+from capmismatch.diagnostics.checks import check
 from capmismatch.errors import CapmismatchError
 from capmismatch.findings import Finding, explain
 from capmismatch.plots._common import teacher_labels
@@ -235,7 +235,7 @@ def _grounds(choice: Choice) -> list[tuple[str, list[str]]]:
 def _checks(study: StudyFolder) -> dict[str, pd.DataFrame]:
     """What there is to say of the logits; nothing without a bank."""
     try:
-        return {"checks": check_bank(study.bank)}
+        return {"checks": check(study.bank)}
     except CapmismatchError:  # the tables do not need it
         return {}
 

@@ -38,6 +38,8 @@ UNKNOWN = {
     "restored": "the table lacks sizes of teachers, or {lacking} under TS",
     "links": "the links table has no Spearman correlation that can be reported",
     "plain": "the results have no student taught by plain cross-entropy (method CE)",
+    "two classes": "with two classes there is one wrong class, and {lacking} are 0 by definition",
+    "order": "the wrong classes have no order that could be compared: with two classes there is one of them",
     "isats": "no student was taught both by KD and by ISATS at the same temperatures",
 }
 """Reason that a question has no answer -> what is missing."""

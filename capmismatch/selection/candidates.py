@@ -11,10 +11,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from capmismatch.errors import InputError, must_be_one_of, require_columns
-from capmismatch.selection.rules import DEFAULT_TAU, RULES
+from capmismatch.selection.rules import DEFAULT_TAU, OF_WRONG_CLASSES, RULES
 from capmismatch.stats.groups import Group, Noise, seed_noise
 from capmismatch.stats.matching import UNIT, nearest_tau, pack_columns, rows_of_split, seed_effects, share_seeds
 from capmismatch.stats.run_means import mean_over_runs, runs_by_unit
+from capmismatch.stats.usable import usable_tables
 
 FEATURES = ("derived_std", "accuracy", "log_params")
 """Probes from which students are predicted for teachers without any: few probes, because teachers are few."""
@@ -28,7 +29,9 @@ Floats = NDArray[np.float64]
 
 
 def read_probes(probes: pd.DataFrame, split: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The probes of one split, as measurements and as one profile per teacher.
+    """The probes of one split, as measurements and as one profile per usable teacher.
+
+    Probes that are zero by definition (see `zero_by_definition`) are left out.
 
     Parameters
     ----------
@@ -47,15 +50,31 @@ def read_probes(probes: pd.DataFrame, split: str) -> tuple[pd.DataFrame, pd.Data
     Raises
     ------
     InputError
-        If a column is missing or the split has no rows.
+        If a column is missing, the split has no rows, or no teacher is usable.
     """
     require_columns(probes, [*UNIT, "params", "split", "tau", "probe", "value", "se"], "the probes table")
-    rows = rows_of_split(probes, split, "the probes table")
+    rows = rows_of_split(usable_tables(probes)[0], split, "the probes table")
+    rows = rows[~rows["probe"].isin(zero_by_definition(rows))]
     measurements = mean_probes(rows[np.isfinite(rows["value"])])
     profiles = measurements.pivot(index=UNIT, columns="probe", values="value")
     profiles = profiles.reindex(pd.MultiIndex.from_frame(rows[UNIT].drop_duplicates().sort_values(UNIT)))
     profiles["params"] = rows.groupby(UNIT)["params"].first()
     return measurements, profiles
+
+
+def zero_by_definition(probes: pd.DataFrame) -> list[str]:
+    """Probes of how the wrong classes differ, where there is one wrong class: all of them are zero for every teacher.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"probe": ["derived_std", "derived_std", "nll"], "value": [0.0, 0.0, 0.0]})
+    >>> zero_by_definition(table)
+    ['derived_std']
+    """
+    of_wrong = probes[probes["probe"].isin(OF_WRONG_CLASSES)]
+    if len(of_wrong) < 2 or not of_wrong["value"].dropna().eq(0).all() or of_wrong["value"].isna().all():
+        return []
+    return sorted(set(of_wrong["probe"]))
 
 
 def mean_probes(probes: pd.DataFrame) -> pd.DataFrame:

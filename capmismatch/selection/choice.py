@@ -114,12 +114,18 @@ class Missing:
         Probes that predict students, with the teachers for which they are unknown.
     split : str
         The only split of the results where they lack the other one, else "".
+    unusable : str
+        Teachers that `capmismatch.check` found not to be usable, each with the reason; else "".
+    two_classes : bool
+        Whether probes of the wrong classes were left out because they are zero by definition.
     """
 
     rules: tuple[str, ...] = ()
     teachers: tuple[tuple[str, str], ...] = ()
     probes: Mapping[str, list[tuple[str, str]]] = field(default_factory=dict)
     split: str = ""
+    unusable: str = ""
+    two_classes: bool = False
 
 
 @dataclass(frozen=True)
@@ -383,6 +389,9 @@ class Choice:
         setting = [] if self.student is None else [f"student {self.student}"]
         setting += [] if self.label is None else [self.label]
         where = f" ({', '.join(setting)})" if setting else ""
+        if self._row.get("gain_high", 0.0) < 0:
+            worse = "do worse than plain cross-entropy"
+            return f"Take no teacher: students of {self.family}/{self.teacher}, by {self.grounds}, {worse}{where}"
         unshown = sentences.no_difference(self.basis.differences)
         return f"{self.verdict} {self.family}/{self.teacher} by {self.grounds}{where}{unshown}"
 
@@ -418,7 +427,8 @@ class Choice:
                 *sentences.rivals(self.rules, row, RULES[self.rule]),
             ]
         before = () if self.pilot is None else self.pilot.reasons
-        return [*before, *by_numbers, *sentences.left_out(basis.missing.rules)]
+        left_out = sentences.left_out(basis.missing.rules, basis.missing.two_classes)
+        return [*before, *by_numbers, *left_out]
 
     @property
     def risks(self) -> list[str]:
@@ -445,7 +455,7 @@ class Choice:
                 *sentences.without_probe(missing.teachers, RULES[self.rule], self.tau),
                 *sentences.confidence_risk(table, RULES[self.rule]),
             ]
-        before = () if self.pilot is None else self.pilot.risks
+        before = (*sentences.unusable(missing.unusable), *(() if self.pilot is None else self.pilot.risks))
         few = [sentences.few(len(table))] if len(table) < FEW_TEACHERS else []
         return [*before, *by_numbers, *few, *sentences.edge_risk(table, row)]
 

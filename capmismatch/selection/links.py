@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ from capmismatch.stats.matching import (
     with_families,
     with_teacher,
 )
+from capmismatch.stats.usable import told, usable_tables
 
 __all__ = ["correlate"]
 
@@ -65,7 +67,8 @@ def correlate(
     The sampling unit is the teacher: its probe is the mean over its training runs, its students' accuracy the mean
     over runs of the mean over student seeds. What a seed does to all students alike is taken out first where some
     teacher lacks some of the seeds. With several families only teachers of the same family are compared, unless most of
-    them would have nobody to be compared with. Teachers that have results but no probes are left out, with a warning.
+    them would have nobody to be compared with. Teachers that have results but no probes, and those that the probes
+    table calls unusable (see `capmismatch.check`), are left out, with a warning.
 
     Parameters
     ----------
@@ -172,7 +175,10 @@ def correlate(
     """
     must_be_one_of(unit, ["teacher", "run"], "unit")
     must_count(n_boot, "n_boot", most=MOST_RESAMPLES)
-    probes, results = _chosen_rows(probes, results, probe_split, split)
+    usable, used_results, unusable = usable_tables(probes, results)
+    if len(unusable):
+        warnings.warn(f"left out of the links, because they are not usable: {told(unusable)}", stacklevel=2)
+    probes, results = _chosen_rows(usable, results if used_results is None else used_results, probe_split, split)
     moved = bool(results["split"].ne(split).all())
     warn_unmatched(probes, results)
     if unit == "run":

@@ -14,7 +14,15 @@ import pandas as pd
 
 from capmismatch.errors import MOST_RESAMPLES, InputError, must_be_one_of, must_count
 from capmismatch.findings import without_muted
-from capmismatch.selection.candidates import Candidates, Floats, of_family, probe_draws, read_probes, rule_choices
+from capmismatch.selection.candidates import (
+    Candidates,
+    Floats,
+    of_family,
+    probe_draws,
+    read_probes,
+    rule_choices,
+    zero_by_definition,
+)
 from capmismatch.selection.choice import (
     SETTING_COLUMNS,
     STUDENT_COLUMNS,
@@ -25,7 +33,16 @@ from capmismatch.selection.choice import (
     Setting,
 )
 from capmismatch.selection.evidence import EvidenceFacts, EvidenceGroup, best_setting, learn, rule_losses
-from capmismatch.selection.rules import COMPANIONS, DEFAULT_RULE, DERIVED, RULES, Rule
+from capmismatch.selection.rules import (
+    COMPANIONS,
+    DEFAULT_RULE,
+    DERIVED,
+    OF_WRONG_CLASSES,
+    RULES,
+    RULES_FOR_TWO_CLASSES,
+    TWO_CLASSES,
+    Rule,
+)
 from capmismatch.selection.students import (
     SeedFacts,
     StudentResults,
@@ -39,6 +56,7 @@ from capmismatch.stats.differences import WANTED_RELIABILITY, teacher_difference
 from capmismatch.stats.estimates import Z95
 from capmismatch.stats.matching import UNIT, shared_teachers, with_families, with_teacher
 from capmismatch.stats.posterior import posterior_draws
+from capmismatch.stats.usable import OF_UNUSABLE, told, usable_tables
 
 __all__ = ["Choice", "pick"]
 
@@ -147,6 +165,44 @@ def pick(
     ('middle', 'highest derived_std', ['CM003'])
     """
     must_be_one_of(rule, ["auto", *RULES], "rule")
+    usable, results, unusable = usable_tables(probes, results)
+    choice = _choose(
+        usable,
+        results,
+        values,
+        evidence,
+        family,
+        rule,
+        student=student,
+        label=label,
+        split=split,
+        report_split=report_split,
+        tolerance=tolerance,
+        n_boot=n_boot,
+        seed=seed,
+        mute=mute,
+    )
+    return _with_left_out(choice, usable, unusable if family is None else unusable[unusable["family"].eq(family)], mute)
+
+
+def _choose(
+    probes: pd.DataFrame,
+    results: pd.DataFrame | None,
+    values: pd.DataFrame | None,
+    evidence: Iterable[tuple[pd.DataFrame, pd.DataFrame]],
+    family: str | None,
+    rule: str,
+    *,
+    student: str | None,
+    label: str | None,
+    split: str,
+    report_split: str,
+    tolerance: float,
+    n_boot: int,
+    seed: int,
+    mute: Iterable[str],
+) -> Choice:
+    """Choose among usable teachers; the arguments are those of `pick`."""
     measurements, profiles = read_probes(probes, split)
     must_count(n_boot, "n_boot", most=MOST_RESAMPLES)
     if not 0 <= tolerance < np.inf:
@@ -159,7 +215,11 @@ def pick(
         results, other_families = _split_by_family(probes, results, family)
         pairs += other_families
     if results is None and not pairs:
-        used = RULES[DEFAULT_RULE if rule == "auto" else rule]
+        used = RULES[_default_rule(probes, profiles) if rule == "auto" else rule]
+        if used.probe in OF_WRONG_CLASSES and used.probe in zero_by_definition(probes):
+            raise InputError(f"the rule {used.name!r} says nothing here: {TWO_CLASSES}; take another rule")
+        if rule == "auto" and used.name != DEFAULT_RULE:
+            values = None  # they are of that rule's probe
         draws = _example_draws(values, measurements, profiles, used, n_boot, seed)
         return _by_probe(measurements, profiles, used, draws, mute)
     candidates, groups = Candidates.of(profiles), list[EvidenceGroup]()
@@ -182,6 +242,26 @@ def pick(
     only = splits.choosing if splits.choosing == splits.reporting and split != report_split else ""
     choice = _by_results(students, candidates, groups, rule, tolerance, only, mute)
     return _with_differences(choice, results, splits.choosing, mute)
+
+
+def _default_rule(probes: pd.DataFrame, profiles: pd.DataFrame) -> str:
+    """The rule to follow without results and evidence; another one where its probe is zero by definition."""
+    if RULES[DEFAULT_RULE].probe not in zero_by_definition(probes):
+        return DEFAULT_RULE
+    known = [name for name in RULES_FOR_TWO_CLASSES if RULES[name].probe in profiles.dropna(axis=1, how="all")]
+    return known[0] if known else DEFAULT_RULE
+
+
+def _with_left_out(choice: Choice, probes: pd.DataFrame, unusable: pd.DataFrame, mute: Iterable[str]) -> Choice:
+    """The choice, which says what was left out of it: unusable teachers, and probes that are zero by definition."""
+    two_classes = bool(zero_by_definition(probes))
+    if unusable.empty and not two_classes:
+        return choice
+    missing = replace(choice.basis.missing, unusable=told(unusable), two_classes=two_classes)
+    codes = [code for cell in unusable["findings"] for code in str(cell).split(",") if code in OF_UNUSABLE]
+    codes += ["CM014"] if two_classes else []
+    findings = without_muted([*choice.findings, *codes], mute)
+    return replace(choice, basis=replace(choice.basis, missing=missing), findings=findings)
 
 
 def _as_pairs(evidence: Iterable[object]) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
@@ -360,7 +440,8 @@ def _by_results(
     baseline = np.mean(baselines, axis=0) if len(baselines) == len(students) else None
     table = _result_table(students, profiles, tolerance, (choosing, reporting, baseline))
     rules, missing_rules = _rules_with_loss(profiles, reporting, rule)
-    chosen = table.iloc[_best_tested(table)] if rule == "auto" else _taken_by(rules, table, rule)
+    able = _better_than_plain(table, profiles, float(np.mean([student.cross_entropy_mean for student in students])))
+    chosen = able.iloc[_best_tested(able)] if rule == "auto" else _taken_by(rules, table, rule)
     by_student, settings = _student_table(students, profiles), _setting_table(students, profiles)
     missing = Missing(rules=tuple(missing_rules), probes=candidates.missing_probes, split=only_split)
     return Choice(
@@ -370,7 +451,7 @@ def _by_results(
         setting=Setting.shared(by_student),
         comparison=Comparison(table, rules, by_student, settings, tolerance),
         basis=Basis(missing, SeedFacts.of(students), EvidenceFacts.of(groups) if groups else None),
-        findings=_findings(table, mute),
+        findings=without_muted([*_findings(table, mute), *(["CM022"] if chosen["gain_high"] < 0 else [])], mute),
     )
 
 
@@ -500,6 +581,15 @@ def _best_tested(table: pd.DataFrame) -> int:
     """Position of the best teacher; one tied with it that has students goes before one that is only predicted."""
     tested = table["tie"] & table["measured"]
     return int(table["score"].where(tested if tested.any() else table["tie"]).argmax())
+
+
+def _better_than_plain(table: pd.DataFrame, profiles: pd.DataFrame, plain: float) -> pd.DataFrame:
+    """The teachers less those that have no student yet and are themselves worse than a student taught by none."""
+    if "accuracy" not in profiles or np.isnan(plain):
+        return table
+    own = profiles["accuracy"].reindex(pd.MultiIndex.from_frame(table[UNIT])).to_numpy(float)
+    able = table[table["measured"] | ~(own < plain)]
+    return able.reset_index(drop=True) if able["tie"].any() else table
 
 
 def _findings(table: pd.DataFrame, mute: Iterable[str]) -> list[str]:

@@ -7,9 +7,20 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from capmismatch._utils.text import count, format_chance, format_number, join
+from capmismatch._utils.text import count, format_chance, format_number, join, start
 from capmismatch.selection.evidence import EvidenceFacts
-from capmismatch.selection.rules import COMPANIONS, DEFAULT_RULE, DEFAULT_TAU, DERIVED, NAMES, RELEVANT, Rule
+from capmismatch.selection.rules import (
+    COMPANIONS,
+    DEFAULT_RULE,
+    DEFAULT_TAU,
+    DERIVED,
+    NAMES,
+    OF_WRONG_CLASSES,
+    RELEVANT,
+    RULES,
+    TWO_CLASSES,
+    Rule,
+)
 from capmismatch.selection.students import SeedFacts
 from capmismatch.stats.differences import WANTED_RELIABILITY
 from capmismatch.stats.estimates import Estimate
@@ -110,9 +121,17 @@ def rivals(rules: pd.DataFrame, chosen: pd.Series, used: Rule) -> list[str]:
     return sentences
 
 
-def left_out(missing: Sequence[str]) -> list[str]:
+def left_out(missing: Sequence[str], two_classes: bool = False) -> list[str]:
     """Which rules had no probe to go by."""
-    return [f"Rules left out because the table lacks their probe: {', '.join(missing)}."] if missing else []
+    sentences = [f"{start(TWO_CLASSES)}: rules that go by them are left out."] if two_classes else []
+    missing = [name for name in missing if not (two_classes and RULES[name].probe in OF_WRONG_CLASSES)]
+    sentences += [f"Rules left out because the table lacks their probe: {', '.join(missing)}."] if missing else []
+    return sentences
+
+
+def unusable(teachers: str) -> list[str]:
+    """Teachers that were not compared because something is wrong with them."""
+    return [f"Left out, because they are not usable: {teachers}."] if teachers else []
 
 
 def prior_risk(rule: str) -> str:

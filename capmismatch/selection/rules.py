@@ -32,6 +32,17 @@ COMPANIONS = ("target_prob", "inherent_variance")
 DERIVED = ("derived_std", "derived_variance")
 """Probes that are shown only together with `COMPANIONS`."""
 
+OF_WRONG_CLASSES = ("derived_std", "derived_variance", "inherent_variance", "wrong_entropy")
+"""Probes of how the wrong classes differ from one another. With two classes there is one wrong class: they are zero."""
+
+TWO_CLASSES = (
+    "with two classes there is one wrong class, and the probes of how wrong classes differ are 0 by definition"
+)
+"""Why a table may say nothing by `OF_WRONG_CLASSES`."""
+
+RULES_FOR_TWO_CLASSES = ("most accurate", "lowest nll", "lowest brier", "smallest")
+"""What `pick` goes by instead of `DEFAULT_RULE` there: the first whose probe was measured."""
+
 NAMES = {
     "target_prob": "p_y",
     "inherent_variance": "inherent variance",

@@ -195,7 +195,7 @@ def checked_results(results: pd.DataFrame) -> pd.DataFrame:
     Raises
     ------
     InputError
-        If a column is missing, or an accuracy is not in [0, 1].
+        If a column is missing, an accuracy is not in [0, 1], or `n` is below 1.
     """
     columns = [*UNIT, "teacher_seed", "student", "label", "method", "tau", "seed", "split", "accuracy"]
     require_columns(results, columns, "the results table")
@@ -206,6 +206,13 @@ def checked_results(results: pd.DataFrame) -> pd.DataFrame:
         raise InputError(
             f"expected shares in [0, 1] as accuracies, got {row['accuracy']} for student {row['student']!r} and "
             f"teacher {row['teacher']!r} in the results table; divide percentages by 100"
+        )
+    wrong = results[results["n"].lt(1)] if "n" in results else results[:0]
+    if len(wrong):
+        row = wrong.iloc[0]
+        raise InputError(
+            f"expected a number of examples, 1 or more, as n, got {row['n']} for student {row['student']!r} and "
+            f"teacher {row['teacher']!r} in the results table"
         )
     return results
 

@@ -345,7 +345,7 @@ def _known_now(record: TeacherRecord, teacher: Teacher, file: Path, rows: Rows) 
     stored, _ = read_record(file)
     # Those of a network are counted as it runs; saved logits bring them, or there are none.
     macs = stored.macs if record.macs is None and teacher.saved is None else record.macs
-    kept = {"accuracy": stored.accuracy, "sha256": stored.sha256, "built_by": stored.built_by}
-    now = replace(record, macs=macs, **kept).with_accuracy(round(stored.accuracy * len(rows.labels)), len(rows.labels))
+    now = replace(record, macs=macs, accuracy=stored.accuracy, sha256=stored.sha256, built_by=stored.built_by)
+    now = now.with_accuracy(round(stored.accuracy * len(rows.labels)), len(rows.labels))
     now = replace(now, accuracy=stored.accuracy)
     return None if now == stored else now

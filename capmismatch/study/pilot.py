@@ -149,7 +149,7 @@ def pilot(
 
     results, more_evidence = runs.results_and_evidence(label, epochs)
     choice = pick(
-        probes[pd.MultiIndex.from_frame(probes[UNIT]).isin(profiles.index)],
+        probes if family is None else probes[probes["family"].eq(family)],
         results,
         label=label,
         evidence=[*pairs, *((probes, table) for table in more_evidence)],

@@ -232,7 +232,8 @@ def banked() -> tuple[LogitBank, pd.DataFrame]:
     scales = {"small": 1.02, "middle": 1.0, "large": 0.5}
     arrays = {name: (logits + 0.01 * rng.standard_normal(logits.shape)) * scale for name, scale in scales.items()}
     params = {"small": 1000, "middle": 2000, "large": 4000}
-    bank = bank_from_arrays(arrays, rng.integers(0, 6, 300), params=params)
+    labels = np.where(rng.random(300) < 0.2, logits.argmax(axis=1), rng.integers(0, 6, 300))
+    bank = bank_from_arrays(arrays, labels, params=params)
     return bank, tables.probe(bank, [1, 4], progress=False)
 
 

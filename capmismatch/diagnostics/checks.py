@@ -1,0 +1,518 @@
+"""Whether each teacher of a bank is what it is taken for: a bank in, a table of teachers out.
+
+A teacher whose rows, columns or files were mixed up still has logits, and often striking ones: its probes stand out
+among its peers'. So every teacher is held against chance, against the labels, and against the other teachers, before
+anything is said of it. All tests look at examples of the bank, and ask for strong evidence: one in some thousand sound
+teachers may be called unusable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.optimize import brentq, linear_sum_assignment
+from scipy.stats import binom, norm, rankdata, t
+
+from capmismatch.data.bank import LogitBank, TeacherRecord
+from capmismatch.data.bank_checks import check_bank
+from capmismatch.findings import join_codes
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+ROWS = 5000
+"""How many examples of each teacher are looked at, evenly spaced over the bank."""
+
+LEAST_ROWS = 30
+"""With fewer examples, accuracies are too coarse to call a teacher broken."""
+
+LEVEL = 1e-3
+"""Chance of a guesser to look better than chance, for each of two tests: of the top class and of the target's rank."""
+
+STRONG = 5.0
+"""Standard errors that a difference takes to count as evidence against a teacher."""
+
+SWAPPED = 0.02
+"""Least share of examples that other columns would put right, for columns to count as interchanged."""
+
+AS_GOOD = 0.7
+"""Share of the peers' accuracy that a teacher reaches once its columns are put right, or they were not the fault."""
+
+CONFIDENT = 3
+"""The most confident part of the examples, one in so many, is where mixed-up rows show."""
+
+STRUCTURE = 0.25
+"""Share of the expected rank of the target among wrong classes, below which confident errors look like other rows."""
+
+TREND = 1.5
+"""Least distance (of the accuracy's log odds) below what size and peers lead to expect."""
+
+USUAL_SCATTER, PEERS_BEFORE = 0.5, 4
+"""Standard deviation of the log odds of accuracy about their line over size, and for how many teachers that counts."""
+
+FEW_PEERS = 5
+"""With fewer other teachers, what to expect of a teacher's size is not known."""
+
+SAME = 1e-3
+"""Logits that differ by less, relative to the largest, are the same but for the precision they were stored in."""
+
+COMPARED = 16
+"""Examples at which teachers with equal predictions are compared logit by logit."""
+
+ROWS_OF_PROBABILITIES = 0.9
+"""From this share of rows on that look like probabilities, a teacher's logits are taken for some."""
+
+
+def check(bank: LogitBank) -> pd.DataFrame:
+    """Tell which teachers of a bank are fit to be measured and picked.
+
+    Parameters
+    ----------
+    bank : LogitBank
+        Of any number of teachers; more of them tell more of each.
+
+    Returns
+    -------
+    DataFrame
+        One row per teacher and training run, smallest first within a family, with the columns
+
+        * ``family``, ``teacher``, ``seed``: which run of which teacher; seed 0 where none is known
+        * ``params``: number of parameters, NaN where unknown
+        * ``n``: how many examples were looked at
+        * ``accuracy``: on these, in [0, 1]
+        * ``chance``: the accuracy of a teacher that predicts the classes as often as this one does, but at random
+        * ``agreement``: with the other usable teachers' predictions, mean of Cohen's kappa: 0 is chance
+        * ``unseen``: share of predictions that name a class without any example
+        * ``drift``, ``tied``: see `capmismatch.data.bank_checks.check_bank`
+        * ``findings``: codes, comma-separated; CM009 to CM011, CM020, CM021, and those of collecting
+        * ``usable``: False where probes, picks and links leave the teacher out
+        * ``reason``: why it is not usable, in words; else ""
+
+    See Also
+    --------
+    capmismatch.probe : Marks unusable teachers in its table.
+    capmismatch.pick : Leaves them out, and says so.
+
+    Notes
+    -----
+    A teacher is not usable where, tested at least at one in a thousand,
+
+    * its accuracy is not above chance, overall or on a split, and the target's rank among the classes is not either
+      (binomial test; rank test), or is far below chance (CM020);
+    * other columns, found by an assignment on one half of the examples, put right 2 % or more of the other half, which
+      brings it near its peers: columns were interchanged (CM021);
+    * its confident errors rank the target as by chance, which its peers' do not: some of its rows belong to other
+      examples (CM021);
+    * its logits are those of another teacher, so that one of the two is not what it is called (CM021); of two names of
+      one network, with as many parameters, the first stays usable;
+    * its accuracy is far below what its size and its peers lead to expect (Student's t of the log odds) (CM021);
+    * its values are probabilities, percentages or sigmoids (CM009). Logarithms of probabilities carry CM009 too, and
+      are usable.
+
+    With fewer than 30 examples only the last is looked for.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> labels = rng.integers(0, 10, 1000)
+    >>> sound = {f"net{gain}": gain * np.eye(10)[labels] + rng.normal(size=(1000, 10)) for gain in (3, 4, 5)}
+    >>> from capmismatch.data.bank import bank_from_arrays
+    >>> bank = bank_from_arrays({**sound, "shuffled": rng.permutation(sound["net4"])}, labels)
+    >>> check(bank)[["teacher", "usable"]].values.tolist()
+    [['net3', True], ['net4', True], ['net5', True], ['shuffled', False]]
+    """
+    checks = check_bank(bank)
+    views = _views(bank)
+    _find_broken(views, bank)
+    table = pd.DataFrame([view.row() for view in views])
+    for position, view in enumerate(views):
+        table.loc[position, "agreement"] = _agreement(view, views)
+    of_values = checks["findings"].str.split(",")
+    codes = [join_codes(filter(None, [*values, *view.codes])) for values, view in zip(of_values, views, strict=True)]
+    reasons = ["; ".join(dict.fromkeys(view.reasons)) for view in views]
+    return table.assign(
+        drift=checks["drift"], tied=checks["tied"], findings=codes, usable=[not reason for reason in reasons]
+    ).assign(reason=reasons)
+
+
+def unusable_columns(bank: LogitBank) -> dict[str, dict[str, object]]:
+    """What a table says of each teacher, by its key in the bank: usable, findings, reason; nothing if all are."""
+    checks = check(bank)
+    if checks["usable"].all():
+        return {}
+    rows = zip(bank.keys, checks["usable"], checks["findings"], checks["reason"], strict=True)
+    return {key: {"usable": bool(usable), "findings": codes, "reason": why} for key, usable, codes, why in rows}
+
+
+# One teacher ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class _View:
+    """What is kept of one teacher: a few numbers of each example that is looked at.
+
+    Attributes
+    ----------
+    record : TeacherRecord
+        Who it is.
+    labels, top : array of shape (n,)
+        The target, and the class with the highest logit.
+    margin : array of shape (n,)
+        How far the highest logit is above the next, in standard deviations of the example's logits.
+    rank : array of shape (n,)
+        Share of the other classes that the target's logit is above, ties counted half.
+    by_chance : array of shape (n,)
+        The mean of `rank` if the target were another example's.
+    wrong_rank : array of shape (n,)
+        As `rank` less `by_chance`, with the top class left out on both sides; where the teacher is wrong.
+    first : array of shape (K, C)
+        The logits of some examples.
+    looks_like : str
+        "probabilities" or the like where its values are no logits, else "".
+    """
+
+    record: TeacherRecord
+    labels: Ints
+    top: Ints
+    margin: Floats
+    rank: Floats
+    by_chance: Floats
+    wrong_rank: Floats
+    first: Floats
+    looks_like: str
+    classes: int
+    codes: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+
+    def mark(self, code: str, reason: str) -> None:
+        """Call the teacher unusable."""
+        self.codes.append(code)
+        self.reasons.append(reason)
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing has been found against it so far."""
+        return not self.reasons
+
+    @cached_property
+    def hit(self) -> NDArray[np.bool_]:
+        """Which examples it gets right."""
+        return self.top == self.labels
+
+    @cached_property
+    def accuracy(self) -> float:
+        """Share of examples that it gets right."""
+        return float(self.hit.mean())
+
+    def chance(self, rows: NDArray[np.bool_] | slice = slice(None)) -> float:
+        """The accuracy of predictions as frequent as these, but made at random."""
+        return _chance(self.labels[rows], self.top[rows], self.classes)
+
+    def row(self) -> dict[str, object]:
+        """The first columns of the table."""
+        record = self.record
+        examples = np.bincount(self.labels, minlength=self.classes)
+        return {
+            "family": record.family,
+            "teacher": record.teacher,
+            "seed": record.seed or 0,
+            "params": np.nan if record.params is None else float(record.params),
+            "n": len(self.labels),
+            "accuracy": self.accuracy,
+            "chance": self.chance(),
+            "agreement": np.nan,
+            "unseen": float((examples[self.top] == 0).mean()),
+        }
+
+
+def _looked_at(bank: LogitBank) -> Ints:
+    """Rows evenly spaced over the bank."""
+    total = len(bank.rows.labels)
+    return np.unique(np.linspace(0, total - 1, min(total, ROWS)).round().astype(np.int64))
+
+
+def _views(bank: LogitBank) -> list[_View]:
+    rows = _looked_at(bank)
+    return [_view(bank, record, rows) for record in bank.teachers]
+
+
+def _view(bank: LogitBank, record: TeacherRecord, rows: Ints) -> _View:
+    """Read a teacher's logits, some rows at a time."""
+    labels, classes = bank.rows.labels[rows], len(bank.classes)
+    priors = np.bincount(labels, minlength=classes) / max(1, len(labels))
+    step = max(1, (1 << 21) // classes)
+    parts, alike = [], np.zeros(3)
+    for start in range(0, len(rows), step):
+        logits = bank.take(record.key, rows[start : start + step]).astype(np.float64)
+        parts.append(_of_examples(logits, labels[start : start + step], priors))
+        alike += _rows_that_are_probabilities(logits)
+    top, margin, rank, by_chance, wrong_rank = (np.concatenate(column) for column in zip(*parts, strict=True))
+    some = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), COMPARED)).round().astype(int))]
+    kinds = ("probabilities", "percentages", "sigmoids (or other values in [0, 1])")
+    share = alike / max(1, len(rows))
+    looks_like = next((kind for kind, part in zip(kinds, share, strict=True) if part >= ROWS_OF_PROBABILITIES), "")
+    first = bank.take(record.key, some).astype(np.float64)
+    return _View(record, labels, top, margin, rank, by_chance, wrong_rank, first, looks_like, classes)
+
+
+def _of_examples(logits: Floats, labels: Ints, priors: Floats) -> tuple[NDArray, ...]:
+    """The columns top, margin, rank, by_chance and wrong_rank of `_View`."""
+    n, classes = logits.shape
+    each, others = np.arange(n), max(1, classes - 1)
+    top = logits.argmax(axis=1)
+    spread = logits.std(axis=1)
+    highest = np.partition(logits, [max(0, classes - 2), classes - 1], axis=1)
+    margin = (highest[:, -1] - highest[:, max(0, classes - 2)]) / np.where(spread > 0, spread, 1.0)
+    rank = (rankdata(logits, axis=1) - 1) / others  # of every class, as if it were the target; equal ones share ranks
+    by_chance = rank @ priors
+    # Among the classes but the top one: its place is 1, so the places of the others stretch over [0, 1] again.
+    stretch = others / max(1, classes - 2)
+    without_top = 1 - priors[top]
+    rest = (by_chance - priors[top] * rank[each, top]) / np.where(without_top > 0, without_top, 1.0)
+    wrong_rank = np.where(top == labels, np.nan, stretch * (rank[each, labels] - rest))
+    return top, margin, rank[each, labels], by_chance, wrong_rank
+
+
+def _rows_that_are_probabilities(logits: Floats) -> Floats:
+    """How many rows are probabilities, percentages, or all in [0, 1]; none where there are no other classes."""
+    if logits.shape[1] < 2:
+        return np.zeros(3)
+    total, lowest, highest = logits.sum(axis=1), logits.min(axis=1), logits.max(axis=1)
+    positive = (lowest >= 0) & (logits % 1 > 0).any(axis=1)  # rows of zeros and ones are made by hand
+    ones = positive & (np.abs(total - 1) <= 0.02)
+    hundreds = positive & (np.abs(total - 100) <= 2)
+    return np.array([ones.sum(), hundreds.sum(), (positive & (highest <= 1) & (highest > lowest)).sum()], float)
+
+
+def _chance(labels: Ints, top: Ints, classes: int) -> float:
+    """The expected accuracy if predictions and labels had nothing to do with one another."""
+    if not len(labels):
+        return np.nan
+    of_labels, of_top = (np.bincount(column, minlength=classes) / len(labels) for column in (labels, top))
+    return float(of_labels @ of_top)
+
+
+# What speaks against a teacher ----------------------------------------------------------------------------------------
+
+
+def _find_broken(views: Sequence[_View], bank: LogitBank) -> None:
+    """Mark the broken teachers, the plain cases first: what is found is no peer in later tests."""
+    for view in views:
+        if view.looks_like:
+            view.mark("CM009", f"its values are {view.looks_like}, no logits")
+    enough = [view for view in views if len(view.labels) >= LEAST_ROWS]
+    split = bank.rows.split[_looked_at(bank)]
+    for view in enough:
+        if reason := _guesses(view, split):
+            view.mark("CM020", reason)
+    for view, reason in [(view, reason) for view in enough if (reason := _columns_moved(view, _peers(view, enough)))]:
+        view.mark("CM021", reason)
+    for view, reason in [(view, reason) for view in enough if (reason := _rows_moved(view, _peers(view, enough)))]:
+        view.mark("CM021", reason)
+    _mark_copies(enough)
+    _mark_outliers(enough)
+
+
+def _peers(view: _View, views: Sequence[_View]) -> list[_View]:
+    """The other teachers that nothing speaks against."""
+    return [peer for peer in views if peer is not view and peer.sound]
+
+
+def _guesses(view: _View, split: NDArray[np.str_]) -> str:
+    """Why a teacher is no better than chance; "" if it is better."""
+    chance = view.chance()
+    if _no_better(view, np.ones(len(view.labels), bool)):
+        reason = f"its accuracy, {view.accuracy:.1%} of {len(view.labels)}, is no better than chance ({chance:.1%})"
+        unseen = view.row()["unseen"]
+        if isinstance(unseen, float) and unseen > 0:
+            reason += f"; {unseen:.1%} of its predictions are of classes that have no example"
+        return reason
+    for name in np.unique(split):
+        rows = split == name
+        if LEAST_ROWS <= rows.sum() < len(rows) and _no_better(view, rows):
+            return f"its accuracy on {name}, {view.hit[rows].mean():.1%} of {rows.sum()}, is no better than chance"
+    return ""
+
+
+def _no_better(view: _View, rows: NDArray[np.bool_]) -> bool:
+    """Whether the accuracy on some rows is at chance or below it."""
+    n, hits, chance = int(rows.sum()), int(view.hit[rows].sum()), view.chance(rows)
+    if binom.cdf(hits, n, chance) < LEVEL / 10:
+        return True
+    if chance**n > LEVEL or chance > 0.999:  # not even a perfect teacher would stand out, or there is one class
+        return np.unique(view.labels).size > 1 and np.unique(view.top).size == 1
+    above = float(binom.sf(hits - 1, n, chance))
+    excess = (view.rank - view.by_chance)[rows]
+    error = float(excess.std(ddof=1)) / np.sqrt(n)
+    ranked = error > 0 and excess.mean() / error > norm.isf(LEVEL)
+    # With many examples the top class alone tells: a rank that is hardly better makes no teacher.
+    return above > LEVEL and (not ranked or (n * chance >= 50 and above > 0.2))
+
+
+def _columns_moved(view: _View, peers: Sequence[_View]) -> str:
+    """Why a teacher's columns stand in another order; "" if they do not.
+
+    Which class a column stands for is learnt on one half of the examples and tried on the other.
+    """
+    halves = [np.arange(len(view.labels)) % 2 == part for part in (0, 1)]
+    right, quick = np.zeros(len(view.labels), bool), np.zeros(len(view.labels), bool)
+    tables = []
+    for learnt, tried in (halves, halves[::-1]):
+        together = np.zeros((view.classes, view.classes))
+        np.add.at(together, (view.top[learnt], view.labels[learnt]), 1)
+        tables.append((together, tried))
+        quick[tried] = together.argmax(axis=1)[view.top[tried]] == view.labels[tried]
+    if quick.mean() - view.accuracy < SWAPPED / 2:  # the best class for each column alone: no order can do much better
+        return ""
+    for together, tried in tables:
+        columns, classes = linear_sum_assignment(together + 1e-3 * np.eye(len(together)), maximize=True)
+        right[tried] = classes[np.argsort(columns)][view.top[tried]] == view.labels[tried]
+    gained, gain = right.astype(float) - view.hit, float(right.mean() - view.accuracy)
+    error = float(gained.std()) / np.sqrt(len(gained))
+    expected = max(0.5, float(np.median([peer.accuracy for peer in peers])) if peers else 0.0)
+    if gain < max(SWAPPED, STRONG * error) or right.mean() < AS_GOOD * expected:
+        return ""
+    return (
+        f"its columns seem to stand in another order than the classes: it is right in {view.accuracy:.1%}, and would "
+        f"be in {right.mean():.1%} with its columns interchanged"
+    )
+
+
+def _rows_moved(view: _View, peers: Sequence[_View]) -> str:
+    """Why some of a teacher's rows belong to other examples; "" if there is no sign of it.
+
+    A sound teacher that is wrong still ranks the target above most other classes. A row of another example does not,
+    and is as confident as any.
+    """
+    if not peers:
+        return ""
+    easy = np.mean([peer.hit for peer in peers], axis=0) > 0.5  # hard examples mislead sound teachers, and all alike
+    structure, error = _structure(view, easy, CONFIDENT)
+    of_peers = [ratio for ratio, _ in (_structure(peer, easy, 1) for peer in peers) if np.isfinite(ratio)]
+    # Peers that rank the target as by chance where they are wrong say nothing; peers that are hardly ever wrong do.
+    if not np.isfinite(structure) or (of_peers and np.median(of_peers) < 2.4 * STRUCTURE):
+        return ""
+    if structure >= STRUCTURE or structure + 3 * error >= 2 * STRUCTURE:
+        return ""
+    return (
+        f"some of its rows seem to belong to other examples: it is right in {view.accuracy:.1%}, and where it is wrong "
+        "and confident, it ranks the right class as by chance"
+    )
+
+
+def _structure(view: _View, rows: NDArray[np.bool_], part: int) -> tuple[float, float]:
+    """How the target ranks among errors, over what is expected at this accuracy; and its standard error.
+
+    Only the most confident of `part` parts of some examples are looked at. NaN, infinity where there is nothing to tell
+    by: too few classes or errors.
+    """
+    if view.classes < 4 or rows.sum() < LEAST_ROWS:
+        return np.nan, np.inf
+    confident = rows & (view.margin >= np.quantile(view.margin[rows], 1 - 1 / part))
+    errors = view.wrong_rank[confident & ~view.hit]
+    expected = _expected_rank(float(view.hit[rows].mean()), view.classes)
+    least = max(LEAST_ROWS, 0.1 * confident.sum() if part > 1 else 0)
+    if len(errors) < least or not expected > 0:
+        return np.nan, np.inf
+    return float(errors.mean()) / expected, float(errors.std(ddof=1)) / np.sqrt(len(errors)) / expected
+
+
+def _expected_rank(accuracy: float, classes: int) -> float:
+    """The mean rank of the target among wrong predictions, above 1/2, if logits were normal, its mean higher."""
+    grid = np.linspace(-8.0, 16.0, 2001)
+
+    def hits(gain: float) -> float:
+        return float(np.trapezoid(norm.pdf(grid - gain) * norm.cdf(grid) ** (classes - 1), grid))
+
+    if not hits(0.0) < accuracy < hits(7.0):
+        return np.nan
+    gain = brentq(lambda gain: hits(gain) - accuracy, 0.0, 7.0)
+    among_others = (norm.cdf(gain / np.sqrt(2)) - accuracy) / (1 - accuracy)
+    return float(among_others * (classes - 1) / (classes - 2) - 0.5)
+
+
+def _mark_copies(views: Sequence[_View]) -> None:
+    """Mark teachers that repeat the logits of another one."""
+    by_predictions: dict[bytes, list[_View]] = {}
+    for view in views:
+        by_predictions.setdefault(view.top.tobytes(), []).append(view)
+    for group in by_predictions.values():
+        for position, view in enumerate(group):
+            twin = next((other for other in group[:position] if _same(view, other)), None)
+            if twin is not None:
+                view.mark("CM021", f"its logits are those of {twin.record.key}")
+                if not _same_network(view.record, twin.record):  # either of them may be the copy
+                    twin.mark("CM021", f"its logits are those of {view.record.key}")
+
+
+def _same_network(one: TeacherRecord, other: TeacherRecord) -> bool:
+    """Whether equal logits are to be expected: two names, or two copies, of one network."""
+    same_name = (one.family, one.teacher) == (other.family, other.teacher)
+    return same_name or (one.params is not None and one.params == other.params)
+
+
+def _same(view: _View, other: _View) -> bool:
+    scale = max(float(np.abs(view.first).max(initial=0.0)), 1e-30)
+    return bool(np.abs(view.first - other.first).max(initial=0.0) <= SAME * scale)
+
+
+def _log_odds(view: _View) -> float:
+    hits, n = int(view.hit.sum()), len(view.labels)
+    return float(np.log((hits + 0.5) / (n - hits + 0.5)))
+
+
+def _mark_outliers(views: Sequence[_View]) -> None:
+    """Mark teachers far below what size and peers lead to expect, the farthest first."""
+    while True:
+        sound = [view for view in views if view.sound]
+        far = [(distance, view) for view in sound if (distance := _far_below(view, _peers(view, sound)))]
+        if not far:
+            return
+        _, worst = max(far, key=lambda one: one[0])
+        expected = float(np.median([peer.accuracy for peer in _peers(worst, sound)]))
+        worst.mark(
+            "CM021",
+            f"its accuracy, {worst.accuracy:.1%}, is far below what its size and its peers (median {expected:.1%}) "
+            "lead to expect: is it prepared, trained and loaded as they are?",
+        )
+
+
+def _far_below(view: _View, peers: Sequence[_View]) -> float:
+    """How many standard errors a teacher is below the line of its peers' accuracy over size; 0 unless that is far."""
+    family = [peer for peer in peers if peer.record.family == view.record.family]
+    peers = family if len(family) >= FEW_PEERS else peers
+    if len(peers) < FEW_PEERS or not view.record.params or any(not peer.record.params for peer in peers):
+        return 0.0
+    sizes, odds = np.log([peer.record.params or 1 for peer in peers]), np.array([_log_odds(peer) for peer in peers])
+    size = float(np.log(view.record.params))
+    if (sizes < size).sum() < 2 or not sizes.std() > 0:  # a small teacher may be as weak as it likes
+        return 0.0
+    slope, level = np.polyfit(sizes, odds, 1)
+    slope = max(0.0, float(slope))
+    level = float(np.mean(odds - slope * sizes))
+    rest, room = float(((odds - level - slope * sizes) ** 2).sum()), len(peers) - 2
+    # So few peers tell little of how far teachers scatter about the line: what is usual counts as some more of them.
+    spread = np.sqrt((rest + PEERS_BEFORE * USUAL_SCATTER**2) / (room + PEERS_BEFORE))
+    leverage = 1 / len(peers) + (size - sizes.mean()) ** 2 / ((sizes - sizes.mean()) ** 2).sum()
+    below = level + slope * min(size, float(sizes.max())) - _log_odds(view)
+    distance = below / (spread * np.sqrt(1 + leverage))
+    smaller_are_better = np.median(odds[sizes < size]) - _log_odds(view) > TREND / 2
+    far = below > TREND and smaller_are_better and distance > t.isf(LEVEL / 5, room + PEERS_BEFORE)
+    return float(distance) if far else 0.0
+
+
+def _agreement(view: _View, views: Sequence[_View]) -> float:
+    """Mean of Cohen's kappa with the predictions of the other usable teachers; NaN without any."""
+    return float(np.mean(list(_kappas(view, views)) or [np.nan]))
+
+
+def _kappas(view: _View, views: Sequence[_View]) -> Iterator[float]:
+    for peer in views:
+        if peer is not view and peer.sound:
+            by_chance = _chance(peer.top, view.top, view.classes)
+            yield (float((peer.top == view.top).mean()) - by_chance) / max(1e-12, 1 - by_chance)

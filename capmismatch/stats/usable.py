@@ -1,0 +1,87 @@
+"""Which teachers of a probes table are not to be used, and the tables without them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from capmismatch.errors import InputError
+from capmismatch.stats.matching import UNIT, with_families
+
+RUN = [*UNIT, "seed"]
+
+MARKS = ("usable", "findings", "reason")
+"""Columns that a table of probes has where some teacher is not to be used: see `capmismatch.check`."""
+
+OF_UNUSABLE = ("CM009", "CM020", "CM021")
+"""Findings for which a teacher may be called unusable."""
+
+_NO = ("false", "0", "0.0", "no")  # as text files and spreadsheets write it
+
+
+def unusable_runs(table: pd.DataFrame) -> pd.DataFrame:
+    """The training runs that a table of probes (or of checks) calls unusable; none where it lacks that column.
+
+    Returns
+    -------
+    DataFrame
+        One row per run, with the columns family, teacher, seed, findings, reason.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"family": "f", "teacher": ["a", "b"], "seed": 0, "usable": [True, False],
+    ...     "findings": ["", "CM020"], "reason": ["", "it guesses"]})
+    >>> unusable_runs(table)[["teacher", "findings"]].values.tolist()
+    [['b', 'CM020']]
+    """
+    columns = [*RUN, "findings", "reason"]
+    if "usable" not in table:
+        return pd.DataFrame(columns=columns)
+    bad = table[table["usable"].astype(str).str.strip().str.lower().isin(_NO)]
+    filled = bad.assign(seed=bad.get("seed", 0), findings=bad.get("findings", ""), reason=bad.get("reason", ""))
+    return filled[columns].fillna({"findings": "", "reason": ""}).drop_duplicates(RUN).reset_index(drop=True)
+
+
+def without_runs(table: pd.DataFrame, runs: pd.DataFrame, seed: str = "seed") -> pd.DataFrame:
+    """The rows of a table that are of none of these runs; `seed` names its column with the teacher's seed."""
+    if runs.empty:
+        return table
+    out = set(runs[RUN].itertuples(index=False, name=None))
+    seeds = table[seed] if seed in table else pd.Series(0, index=table.index)
+    rows = zip(table["family"], table["teacher"], seeds, strict=True)
+    return table[[row not in out for row in rows]]
+
+
+def usable_tables(
+    probes: pd.DataFrame, results: pd.DataFrame | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame]:
+    """Probes and results of the usable teachers, and the runs that were left out (see `unusable_runs`).
+
+    Raises
+    ------
+    InputError
+        If no teacher is left.
+    """
+    bad = unusable_runs(probes)
+    if bad.empty:
+        return probes, results, bad
+    kept = without_runs(probes, bad)
+    if kept.empty:
+        raise InputError(f"expected at least one usable teacher in the probes table, got none: {told(bad)}")
+    if results is not None and {*UNIT, "teacher_seed"} <= set(results.columns):
+        results = without_runs(with_families(results, probes), bad, "teacher_seed")
+    return kept, results, bad
+
+
+def told(bad: pd.DataFrame) -> str:
+    """The runs that were left out, each with the reason.
+
+    Examples
+    --------
+    >>> told(pd.DataFrame({"family": "f", "teacher": ["a"], "seed": 0, "findings": "CM020", "reason": "it guesses"}))
+    'f/a (it guesses)'
+    """
+    several = bad.duplicated(UNIT, keep=False)
+    names = bad["family"] + "/" + bad["teacher"] + np.where(several, " seed " + bad["seed"].astype(str), "")
+    why = bad["reason"].where(bad["reason"].ne(""), bad["findings"])
+    return ", ".join(f"{name} ({reason or 'not usable'})" for name, reason in zip(names, why, strict=True))

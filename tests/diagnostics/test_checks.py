@@ -1,0 +1,268 @@
+"""Broken teachers hidden among sound ones are found, and no sound one is called broken."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit, softmax
+
+import capmismatch as cm
+from capmismatch.data.bank import LogitBank, bank_from_arrays
+from capmismatch.data.bank_checks import tell_checks
+from capmismatch.diagnostics.checks import check
+from capmismatch.errors import InputError
+from capmismatch.report.narrative import statements
+from capmismatch.stats.usable import unusable_runs
+
+N, CLASSES = 2000, 10
+UNUSABLE = {"CM009", "CM020", "CM021"}
+
+
+def sound_family(seed, teachers=8, classes=CLASSES, n=N):
+    """Labels, logits and sizes of teachers that get better with size and confuse the same classes."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, n)
+    alike = 0.6 * rng.normal(size=(classes, classes))
+    logits, sizes = {}, {}
+    for position, gain in enumerate(np.linspace(2.2, 6, teachers) + rng.normal(0, 0.1, teachers)):
+        noise = rng.normal(size=(n, classes))
+        logits[f"t{position}"] = (gain * np.eye(classes)[labels] + alike[labels] + noise).astype(np.float32)
+        sizes[f"t{position}"] = int(1e5 * 1.8**position)
+    return rng, labels, logits, sizes
+
+
+def half_shuffled(rng, logits):
+    rows = rng.choice(len(logits), len(logits) // 2, replace=False)
+    broken = logits.copy()
+    broken[rows] = logits[rng.permutation(rows)]
+    return broken
+
+
+BREAK = {
+    "rows shuffled": lambda rng, logits: rng.permutation(logits),
+    "half of the rows shuffled": half_shuffled,
+    "rows shifted by one": lambda rng, logits: np.roll(logits, 1, axis=0),
+    "columns in another order": lambda rng, logits: logits[:, rng.permutation(logits.shape[1])],
+    "columns shifted by one": lambda rng, logits: np.roll(logits, 1, axis=1),
+    "two columns interchanged": lambda rng, logits: logits[:, [1, 0, *range(2, logits.shape[1])]],
+    "one vector for all": lambda rng, logits: np.tile(logits[:1], (len(logits), 1)),
+    "weights not loaded": lambda rng, logits: rng.normal(size=logits.shape),
+    "images not normalised": lambda rng, logits: 0.15 * logits + 0.5 * rng.normal(size=logits.shape),
+    "probabilities": lambda rng, logits: softmax(logits, axis=1),
+    "percentages": lambda rng, logits: 100 * softmax(logits, axis=1),
+    "sigmoids": lambda rng, logits: expit(logits),
+    "the sign turned": lambda rng, logits: -logits,
+}
+
+
+def banked(labels, logits, sizes, broken=None):
+    """A bank of sound arrays in which some hold others by now, as one on disk may that was written elsewhere."""
+    bank = bank_from_arrays(logits, labels, params=sizes, split=np.where(np.arange(len(labels)) % 3, "val", "test"))
+    for name, values in (broken or {}).items():
+        bank._stored[f"logits/{name}"] = np.asarray(values, np.float32)
+    bank.teachers = [replace(record, sha256="") for record in bank.teachers]
+    return bank
+
+
+def results_for(teachers, best):
+    rows = [("", "CE", seed, split, 0.6) for seed in range(3) for split in ("val", "test")]
+    rows += [
+        (name, "KD", seed, split, 0.9 if name in best else 0.7)
+        for name in teachers
+        for seed in range(3)
+        for split in ("val", "test")
+    ]
+    table = pd.DataFrame(rows, columns=["teacher", "method", "seed", "split", "accuracy"])
+    jitter = np.random.default_rng(0).normal(0, 0.003, len(table))
+    return table.assign(
+        family="",
+        teacher_seed=0,
+        student="cnn",
+        label=table["method"],
+        tau=4.0,
+        n=1000,
+        accuracy=table["accuracy"] + jitter,
+    )
+
+
+@pytest.fixture(scope="module")
+def hidden():
+    """Five families with four broken teachers each, twenty of ten kinds and more: banks, checks and who is broken."""
+    kinds, families = [*BREAK, *BREAK], []
+    for number in range(5):
+        rng, labels, logits, sizes = sound_family(number, teachers=10)
+        names = [f"t{position}" for position in (*rng.choice(np.arange(3, 9), 3, replace=False), 9)]
+        broken = {name: BREAK[kinds[4 * number + k]](rng, logits[name]) for k, name in enumerate(names)}
+        bank = banked(labels, logits, sizes, broken)
+        families.append((bank, check(bank).set_index("teacher"), broken))
+    return families
+
+
+def test_twenty_broken_teachers_are_all_found_and_no_other(hidden):
+    assert sum(len(broken) for _, _, broken in hidden) == 20
+    for _, checks, broken in hidden:
+        assert set(checks.index[~checks["usable"]]) == set(broken)
+        assert all(set(codes.split(",")) & UNUSABLE for codes in checks.loc[list(broken), "findings"])
+        assert (checks.loc[list(broken), "reason"] != "").all()
+
+
+@pytest.mark.parametrize("kept_as", ["in memory", "csv", "parquet"])
+def test_none_of_them_is_picked(hidden, kept_as):
+    for bank, _, broken in hidden:
+        probes = cm.probe(bank, taus=[4], names=["accuracy", "derived_std", "target_prob", "nll"], progress=False)
+        if kept_as == "csv":
+            probes = pd.read_csv(io.StringIO(probes.to_csv(index=False)))
+        elif kept_as == "parquet":
+            probes = pd.read_parquet(io.BytesIO(probes.to_parquet()))
+        choice = cm.pick(probes)
+        assert choice.teacher not in broken and not set(choice.table["teacher"]) & set(broken)
+        assert not set(choice.rules["teacher"]) & set(broken)
+        assert all(name in choice.risks[0] for name in broken) and set(choice.findings) & UNUSABLE
+        by_results = cm.pick(probes, results_for([f"t{k}" for k in range(10)], best=broken), n_boot=200)
+        assert by_results.teacher not in broken and not set(by_results.table["teacher"]) & set(broken)
+
+
+def test_links_and_statements_leave_them_out(hidden):
+    bank, checks, broken = hidden[0]
+    probes = cm.probe(bank, taus=[4], progress=False)
+    results = results_for([f"t{k}" for k in range(10)], best=broken).assign(params=1.0)
+    with pytest.warns(UserWarning, match="not usable"):
+        links = cm.correlate(probes, results, n_boot=50)
+    assert set(links["n"]) == {6}
+    told = statements({"probes": probes, "results": results, "checks": checks.reset_index()})
+    named = [statement for statement in told if any(name in statement.text for name in broken)]
+    assert {statement.topic for statement in named} == {"logits"}
+    assert set().union(*(statement.codes for statement in named)) & UNUSABLE
+
+
+def test_equal_logits_under_two_names():
+    _, labels, logits, sizes = sound_family(7)
+    bank = banked(labels, logits, sizes, {"t5": logits["t2"]})
+    checks = check(bank).set_index("teacher")
+    assert set(checks.index[~checks["usable"]]) == {"t2", "t5"}, "either may be the copy"
+    same_size = banked(labels, logits, sizes | {"t5": sizes["t2"]}, {"t5": logits["t2"]})
+    assert set(check(same_size).query("~usable")["teacher"]) == {"t5"}, "two names of one network"
+
+
+def test_a_background_column_in_front():
+    _, labels, logits, _ = sound_family(3)
+    behind = {name: np.concatenate([np.full((N, 1), -5.0), values], axis=1) for name, values in logits.items()}
+    checks = check(bank_from_arrays(behind, labels))
+    assert not checks["usable"].any() and checks["findings"].str.contains("CM020").all()
+    assert checks["unseen"].between(0.05, 0.2).all()
+    with pytest.raises(InputError, match="no better than chance"):
+        cm.pick(cm.probe(bank_from_arrays(behind, labels), taus=[4], names=["derived_std"], progress=False))
+
+
+def test_a_split_of_its_own():
+    rng, labels, logits, sizes = sound_family(4)
+    broken = logits["t4"].copy()
+    test = np.flatnonzero(np.arange(N) % 3 == 0)
+    broken[test] = broken[rng.permutation(test)]
+    row = check(banked(labels, logits, sizes, {"t4": broken})).set_index("teacher").loc["t4"]
+    assert not row["usable"] and "on test" in row["reason"]
+
+
+def test_chance_is_that_of_the_class_distribution():
+    rng = np.random.default_rng(0)
+    labels = (rng.random(1000) < 0.1).astype(int)
+    always = np.tile([1.0, 0.0], (1000, 1)) + 0.01 * rng.normal(size=(1000, 1))
+    told = np.stack([np.zeros(1000), 3.0 * labels - 2.0 + rng.normal(size=1000)], axis=1)
+    checks = check(bank_from_arrays({"always": always, "told": told}, labels)).set_index("teacher")
+    assert checks.loc["always", "chance"] == pytest.approx(1 - labels.mean()) and not checks.loc["always", "usable"]
+    assert checks.loc["told", "usable"]
+
+
+def random_family(rng):
+    """Sound teachers of widely different accuracy and size; hard examples; confusions of their own or shared."""
+    classes, n = int(rng.choice([4, 10, 30])), int(rng.choice([500, 1000, 2000]))
+    labels = rng.integers(0, classes, n)
+    shared, hard = rng.normal(size=(classes, classes)), rng.normal(size=n)
+    own = rng.random() < 0.3
+    logits = {}
+    for position in range(10):
+        alike = rng.normal(size=(classes, classes)) if own else shared
+        gain = np.maximum(rng.uniform(1.2, 6.5) + rng.uniform(0, 1) * hard, 0.3)
+        noise = rng.standard_t(5, size=(n, classes))
+        logits[f"t{position}"] = rng.uniform(0.8, 4) * (
+            gain[:, None] * np.eye(classes)[labels] + rng.uniform(0, 0.8) * alike[labels] + noise
+        ) + rng.normal(0, 2)
+    sizes = {name: int(10 ** rng.uniform(6, 8.5)) for name in logits}
+    return labels, logits, sizes if rng.random() < 0.7 else None
+
+
+def test_at_most_one_false_alarm_in_two_hundred_sound_teachers():
+    rng = np.random.default_rng(11)
+    alarms = []
+    for _ in range(20):
+        labels, logits, sizes = random_family(rng)
+        checks = check(bank_from_arrays(logits, labels, params=sizes))
+        alarms += checks.loc[~checks["usable"], "reason"].tolist()
+    assert len(alarms) <= 1, alarms
+
+
+@pytest.mark.parametrize("bank", ["data/cifar10/bank", "data/cifar10/seeds"])
+def test_shipped_banks_are_sound(bank, request):
+    checks = check(LogitBank(request.config.rootpath / bank))
+    assert checks["usable"].all() and not (set(",".join(checks["findings"]).split(",")) & UNUSABLE)
+
+
+def test_sound_banks_are_measured_without_marks():
+    _, labels, logits, sizes = sound_family(1)
+    probes = cm.probe(bank_from_arrays(logits, labels, params=sizes), taus=[4], names=["accuracy"], progress=False)
+    assert not {"usable", "reason", "findings"} & set(probes) and unusable_runs(probes).empty
+
+
+def test_a_few_examples_tell_nothing_against_a_teacher():
+    rng = np.random.default_rng(0)
+    checks = check(bank_from_arrays({"a": rng.normal(size=(20, 5)), "b": rng.normal(size=(20, 5))}, np.arange(20) % 5))
+    assert checks["usable"].all()
+
+
+def test_one_class_and_two_classes():
+    rng = np.random.default_rng(0)
+    with pytest.raises(InputError, match="at least 2 classes"):
+        bank_from_arrays({"a": rng.normal(size=(50, 1))}, np.zeros(50, int))
+    labels = rng.integers(0, 2, 400)
+    arrays = {f"t{gain}": gain * np.eye(2)[labels] + rng.normal(size=(400, 2)) for gain in (1, 2, 3, 4, 5)}
+    bank = bank_from_arrays({**arrays, "turned": arrays["t4"][:, ::-1]}, labels)
+    assert check(bank).query("~usable")["teacher"].tolist() == ["turned"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        probes = cm.probe(bank, progress=False)
+        choice = cm.pick(probes)
+        assert choice.rule == "most accurate" and {"CM014", "CM020"} <= set(choice.findings)
+        assert not any("derived" in rule or "inherent" in rule for rule in choice.rules["rule"])
+        told = [statement for statement in statements({"probes": probes}) if statement.topic == "variance"]
+    assert [statement.codes for statement in told] == [("CM014",)]
+    with pytest.raises(InputError, match="two classes"):
+        cm.pick(probes, rule="highest derived_std")
+
+
+def test_worse_than_plain_training_is_said():
+    _, labels, logits, sizes = sound_family(1)
+    probes = cm.probe(bank_from_arrays(logits, labels, params=sizes), taus=[4], progress=False)
+    results = results_for(sizes, best=())
+    results.loc[results["method"].eq("CE"), "accuracy"] += 0.2
+    choice = cm.pick(probes, results, n_boot=200)
+    assert "CM022" in choice.findings and choice.title.startswith("Take no teacher")
+
+
+def test_sentences_name_the_broken(hidden):
+    _, checks, broken = hidden[1]
+    sentences = [text for text, *codes in tell_checks(checks.reset_index()) if set(codes) & UNUSABLE]
+    assert all(any(f"/{name} " in text for text in sentences) for name in broken)
+
+
+def test_families_that_are_alike_uncentred_are_not_worth_a_word():
+    _, labels, logits, _ = sound_family(2)
+    moved = {name: values + 3 for name, values in logits.items()}
+    assert not check(bank_from_arrays(moved, labels))["findings"].str.contains("CM011").any()
+    centred = {name: values - values.mean(axis=1, keepdims=True) for name, values in logits.items()}
+    one = check(bank_from_arrays({**centred, "t3": logits["t3"] + 3}, labels)).set_index("teacher")
+    assert one["findings"].to_dict() == {name: "CM011" if name == "t3" else "" for name in logits}

@@ -1,0 +1,92 @@
+"""Results tables as spreadsheets and trackers write them."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from capmismatch.distillation.results import load_results
+from capmismatch.errors import InputError
+
+HEAD = "teacher,method,tau,seed,split,accuracy,n\n"
+
+
+def load(folder, text, name="r.csv", **options):
+    file = folder / name
+    file.write_text(text, encoding=options.pop("encoding", "utf-8"))
+    return load_results(file, **options)
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        (HEAD + "a,KD,4,0,val,71.3%,500\n", {"percent": True}),
+        (HEAD + "a,KD,4,0,val,71.3 %,500\n", {}),
+        (HEAD + 'a,KD,"4,0",0,val,"71,3%",500\n', {}),
+        (HEAD + "a,KD,4,0,val,0.713,500\n,,,,,,\n", {}),
+        (HEAD.replace(",", ";") + "a;KD;4,0;0;val;0,713;500\n", {}),
+        (HEAD.replace(",", ";") + "a;KD;4,0;0;val;71,3;500\n", {"percent": True}),
+        (HEAD.replace(",", "\t") + "a\tKD\t4\t0\tval\t0.713\t500\n", {}),
+        (HEAD + "a,KD,4,0,val,0.713,500\n", {"encoding": "utf-8-sig"}),
+    ],
+)
+def test_one_accuracy_however_it_is_written(tmp_path, text, options):
+    (row,) = load(tmp_path, text, **options).to_dict("records")
+    assert row["accuracy"] == pytest.approx(0.713) and row["n"] == 500 and row["tau"] == 4 and row["seed"] == 0
+
+
+def test_parquet_by_its_content(tmp_path):
+    table = pd.DataFrame({"teacher": ["a"], "method": ["KD"], "accuracy": [0.7]})
+    for name in ("r.pq", "r.csv"):
+        table.to_parquet(tmp_path / name)
+        assert load_results(tmp_path / name)["accuracy"].tolist() == [0.7]
+
+
+def test_a_column_for_each_split(tmp_path):
+    text = "teacher,method,seed,valid_acc,test_acc,n_val,test_n\na,KD,0,0.61,0.62,100,200\nb,KD,1,0.63,,100,200\n"
+    table = load(tmp_path, text)
+    assert table[["teacher", "split", "accuracy", "n"]].to_numpy().tolist() == [
+        ["a", "val", 0.61, 100.0],
+        ["a", "test", 0.62, 200.0],
+        ["b", "val", 0.63, 100.0],
+    ]
+    assert list(table.index) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "told"),
+    [
+        ("a,KD,4,0,val,0.71,10\nb,KD,4,0,val,0.65,10\n", {"percent": True}, "leave percent=True out"),
+        ("a,KD,4,0,val,71,10\nb,KD,4,0,val,0.65,10\n", {"percent": True}, r"0\.65 at row 1 \(teacher 'b'"),
+        ("a,KD,4,0,val,0.71,10\nb,KD,4,0,val,65,10\n", {}, "65.0 at row 1"),
+        ("a,KD,4,0,val,101%,10\n", {}, r"percentage in \[0, 100\]"),
+        ("a,KD,4,0,val,0.7,0\n", {}, "examples, 1 or more, as n, got 0 at row 0"),
+        ("a,KD,4,0,val,0.7,-1\n", {}, "as n, got -1"),
+        ('a,KD,4,0,val,0.7,"10,000"\n', {}, "a number as n, got '10,000'"),
+        ("a,KD,4,inf,val,0.7,10\n", {}, "finite number as seed, got inf"),
+        ("a,KD,4,1e20,val,0.7,10\n", {}, "whole number as seed"),
+        ("a,KD,inf,0,val,0.7,10\n", {}, "finite number as tau"),
+        ("a,KD,4,0,val,0.7,10\n,,,,,,\nb,KD,4,0,val,x,10\n", {}, "'x' at row 2"),
+    ],
+)
+def test_what_is_no_result_is_named(tmp_path, rows, options, told):
+    with pytest.raises(InputError, match=told):
+        load(tmp_path, HEAD + rows, **options)
+
+
+def test_thousands_of_examples_are_no_fractions(tmp_path):
+    with pytest.raises(InputError, match=r"'10\.000'"):
+        load(tmp_path, HEAD.replace(",", ";") + "a;KD;4;0;val;0,7;10.000\n")
+
+
+def test_a_failed_run_is_taken_with_a_warning(tmp_path):
+    rows = "".join(
+        f"{name},KD,4,0,val,{accuracy},10\n" for name, accuracy in zip("abcd", (70, 71, 72, 0.1), strict=True)
+    )
+    with pytest.warns(UserWarning, match="1 of 4 accuracies .* of d;"):
+        assert load(tmp_path, HEAD + rows, percent=True)["accuracy"].iloc[3] == pytest.approx(0.001)
+
+
+def test_two_columns_for_one_split_are_refused(tmp_path):
+    with pytest.raises(InputError, match="'val_acc' and 'valid_acc'"):
+        load(tmp_path, "teacher,method,val_acc,valid_acc\na,KD,0.6,0.7\n")

@@ -45,6 +45,7 @@ from capmismatch.selection.rules import (
 )
 from capmismatch.selection.students import (
     SeedFacts,
+    Splits,
     StudentResults,
     chances,
     checked_results,
@@ -165,83 +166,62 @@ def pick(
     ('middle', 'highest derived_std', ['CM003'])
     """
     must_be_one_of(rule, ["auto", *RULES], "rule")
-    usable, results, unusable = usable_tables(probes, results)
-    choice = _choose(
-        usable,
-        results,
-        values,
-        evidence,
-        family,
-        rule,
-        student=student,
-        label=label,
-        split=split,
-        report_split=report_split,
-        tolerance=tolerance,
-        n_boot=n_boot,
-        seed=seed,
-        mute=mute,
-    )
-    return _with_left_out(choice, usable, unusable if family is None else unusable[unusable["family"].eq(family)], mute)
-
-
-def _choose(
-    probes: pd.DataFrame,
-    results: pd.DataFrame | None,
-    values: pd.DataFrame | None,
-    evidence: Iterable[tuple[pd.DataFrame, pd.DataFrame]],
-    family: str | None,
-    rule: str,
-    *,
-    student: str | None,
-    label: str | None,
-    split: str,
-    report_split: str,
-    tolerance: float,
-    n_boot: int,
-    seed: int,
-    mute: Iterable[str],
-) -> Choice:
-    """Choose among usable teachers; the arguments are those of `pick`."""
-    measurements, profiles = read_probes(probes, split)
     must_count(n_boot, "n_boot", most=MOST_RESAMPLES)
     if not 0 <= tolerance < np.inf:
         raise InputError(f"expected a tolerance in accuracy points >= 0, got {tolerance!r}")
+    probes, results, unusable = usable_tables(probes, results)
+    measurements, profiles = read_probes(probes, split)
     pairs = _as_pairs(evidence)
+    splits = Splits(split, report_split)
     if results is not None:
         splits = resolve_splits(checked_results(results), split, report_split)
     if family is not None:
         measurements, profiles = measurements[measurements["family"].eq(family)], of_family(profiles, family)
         results, other_families = _split_by_family(probes, results, family)
         pairs += other_families
-    if results is None and not pairs:
-        used = RULES[_default_rule(probes, profiles) if rule == "auto" else rule]
-        if used.probe in OF_WRONG_CLASSES and used.probe in zero_by_definition(probes):
-            raise InputError(f"the rule {used.name!r} says nothing here: {TWO_CLASSES}; take another rule")
-        if rule == "auto" and used.name != DEFAULT_RULE:
-            values = None  # they are of that rule's probe
-        draws = _example_draws(values, measurements, profiles, used, n_boot, seed)
-        return _by_probe(measurements, profiles, used, draws, mute)
+        unusable = unusable[unusable["family"].eq(family)]
     candidates, groups = Candidates.of(profiles), list[EvidenceGroup]()
     if pairs:
         candidates, groups = learn(profiles, pairs, split=split, report_split=report_split, label=label)
-    if results is None:
-        return _by_evidence(candidates, groups, rule, tolerance, n_boot, seed, mute)
-    results = with_families(results, measurements)
-    shared_teachers(measurements, with_teacher(results))
-    students = draw_students(
-        results,
-        candidates,
-        ([group.choosing for group in groups], [group.reporting for group in groups]),
-        splits,
-        student=student,
-        label=label,
-        n_boot=n_boot,
-        seed=seed,
-    )
-    only = splits.choosing if splits.choosing == splits.reporting and split != report_split else ""
-    choice = _by_results(students, candidates, groups, rule, tolerance, only, mute)
-    return _with_differences(choice, results, splits.choosing, mute)
+    if results is not None:
+        results = with_families(results, measurements)
+        shared_teachers(measurements, with_teacher(results))
+        students = draw_students(
+            results,
+            candidates,
+            ([group.choosing for group in groups], [group.reporting for group in groups]),
+            splits,
+            student=student,
+            label=label,
+            n_boot=n_boot,
+            seed=seed,
+        )
+        only = splits.choosing if splits.choosing == splits.reporting and split != report_split else ""
+        choice = _by_results(students, candidates, groups, rule, tolerance, only, mute)
+        choice = _with_differences(choice, results, splits.choosing, mute)
+    elif pairs:
+        choice = _by_evidence(candidates, groups, rule, tolerance, n_boot, seed, mute)
+    else:
+        used = _rule_to_follow(rule, probes, profiles)
+        if rule == "auto" and used.name != DEFAULT_RULE:
+            values = None  # they are of that rule's probe
+        draws = _example_draws(values, measurements, profiles, used, n_boot, seed)
+        choice = _by_probe(measurements, profiles, used, draws, mute)
+    return _with_left_out(choice, probes, unusable, mute)
+
+
+def _rule_to_follow(rule: str, probes: pd.DataFrame, profiles: pd.DataFrame) -> Rule:
+    """The rule of a choice by a probe alone.
+
+    Raises
+    ------
+    InputError
+        If its probe is zero by definition, as there is a single wrong class.
+    """
+    used = RULES[_default_rule(probes, profiles) if rule == "auto" else rule]
+    if used.probe in OF_WRONG_CLASSES and used.probe in zero_by_definition(probes):
+        raise InputError(f"the rule {used.name!r} says nothing here: {TWO_CLASSES}; take another rule")
+    return used
 
 
 def _default_rule(probes: pd.DataFrame, profiles: pd.DataFrame) -> str:

@@ -257,7 +257,7 @@ def test_stages_one_by_one_leave_the_same_as_run(studied: Path, tmp_path: Path) 
         "collect": "4 teachers",
         "probe": "accuracy",
         "ranks": "wrong_tau_b",
-        "isats": "ISATS",
+        "isats": "derived_variance",
         "distill": "KD tau=4",
         "correlate": "spearman",
         "pick": " teachers/l by ",

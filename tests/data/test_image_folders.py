@@ -92,13 +92,13 @@ def test_annotations_that_do_not_fit(tmp_path: Path, annotated: list[str], messa
 
 
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
-    fill(tmp_path, "cat/0.png", "cat/.ipynb_checkpoints/0-checkpoint.png", "cat/._0.png", "dog/0.png", "dog/1.gif")
+    fill(tmp_path, "cat/0.png", "cat/.ipynb_checkpoints/0-checkpoint.png", "cat/._0.png", "dog/0.png", "dog/1.jp2")
     source = fill(tmp_path, "__MACOSX/cat/x.png", ".git/y.png", "stray.png")
     (tmp_path / "dog" / "notes.txt").write_text("no image, and not expected to be one")
     with pytest.warns(UserWarning) as told:
         data = load_dataset(source)
     (message,) = [str(one.message) for one in told]
-    assert "left out 1 .gif files, 4 hidden images, 1 images in no class folder; read 2 images" in message
+    assert "left out 1 .jp2 files, 4 hidden images, 1 images in no class folder; read 2 images" in message
     assert data.rows.ids.tolist() == ["cat/0.png", "dog/0.png"]
 
 

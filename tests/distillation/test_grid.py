@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import json
 import os
@@ -354,7 +353,7 @@ def test_what_a_run_leaves(tmp_path: Path, make_study: MakeStudy) -> None:
     assert sorted(f.name for f in folder.iterdir()) == [".lock", "config.json", "log.jsonl", "result.json"]
     config = json.loads((folder / "config.json").read_text())
     assert config["teacher"]["key"] == run.teacher.key  # type: ignore[union-attr]
-    assert config["method"] == json.loads(json.dumps(dataclasses.asdict(run.method)))
+    assert config["method"] == json.loads(json.dumps(run.method.to_dict()))
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [0, 1]
     assert all(np.isfinite(line["loss"]) for line in lines)

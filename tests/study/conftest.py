@@ -7,7 +7,7 @@ import pytest
 from capmismatch.diagnostics import checks
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def guessers_may_teach() -> Iterator[None]:
     """Teachers here are trained for a moment and guess: these tests are of what a study does, not of what it finds."""
     least, checks.LEAST_ROWS = checks.LEAST_ROWS, 10**9

@@ -69,7 +69,7 @@ FINDINGS: dict[str, Finding] = {
             "CM007",
             "teachers cannot be told apart",
             "The difference between the best teachers is within its 95 % interval. That does not make them equal: "
-            "`Choice.cheapest` names the smallest teacher that loses no more than the tolerance with a chance of 90 %.",
+            "Choice.cheapest names the smallest teacher that loses no more than the tolerance with a chance of 90 %.",
         ),
         Finding(
             "CM008",
@@ -118,7 +118,7 @@ FINDINGS: dict[str, Finding] = {
             "CM015",
             "no reliable difference between teachers",
             "The students' mean accuracies say little about the teachers: their reliability is below 0.8 (see "
-            "`capmismatch.teacher_differences`). No probe can be expected to correlate with them by more than the "
+            "capmismatch.teacher_differences). No probe can be expected to correlate with them by more than the "
             "square root of the reliability. More seeds raise it.",
         ),
         Finding(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from capmismatch._utils.text import count, start
+from capmismatch._utils.text import count, format_percent, start
 from capmismatch.data.logit_checks import NOT_LOGITS, looks_like
 from capmismatch.findings import explain, join_codes
 
@@ -105,7 +105,8 @@ def tell_checks(checks: pd.DataFrame) -> Iterator[tuple[str, ...]]:
     names = checks["teacher"] + " seed " + checks["seed"].astype(str)
     drift, tied = checks["drift"].abs(), checks["tied"]
     details = {
-        "CM010": f": two wrong classes are equal in up to {tied.max():.0%} of examples ({names.iloc[tied.argmax()]})",
+        "CM010": f": two wrong classes are equal in up to {format_percent(tied.max())} of examples "
+        f"({names.iloc[tied.argmax()]})",
         "CM011": f": the mean logit lies up to {drift.max():.2f} standard deviations of an example's logits from zero "
         f"({names.iloc[drift.argmax()]})",
     }

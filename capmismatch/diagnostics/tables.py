@@ -182,7 +182,6 @@ def example_values(
     See Also
     --------
     probe : The means of these values.
-    capmismatch.match_examples : Aligns them with other results of the same examples.
 
     Examples
     --------
@@ -457,7 +456,7 @@ def reliability(bank: LogitBank, *, split: str | None = "val", device: str = "cp
     See Also
     --------
     capmismatch.probes.calibration_bins : The same of one array of confidences.
-    capmismatch.plots.reliability : The figure of this table.
+    capmismatch.plots.reliability_diagram : The figure of this table.
     """
     probes, where = [REGISTRY["confidence"], REGISTRY["accuracy"]], as_device(device)
     frames = []

@@ -18,6 +18,7 @@ from capmismatch.plots._axes import symbol
 from capmismatch.plots._common import listed, literal
 from capmismatch.plots._labels import short_names
 from capmismatch.plots._style import setting_looks
+from capmismatch.stats.estimates import Z95
 from capmismatch.stats.matching import rows_of_kind
 
 WIDE, LEFT, RIGHT = 10.0, 4.0, 6.0  # inches: a whole row of the page, and the two pictures that share one
@@ -64,7 +65,7 @@ def soft_labels(table: pd.DataFrame) -> Sheet:
     sheet = Sheet(WIDE, top + step * len(teachers) + 0.35)
     y = top + step * (np.arange(len(teachers)) + 0.5)
     panels_start = _names(sheet, _short(teachers), EDGE, y)
-    table = table.assign(half=1.96 * table["se"].fillna(0))
+    table = table.assign(half=Z95 * table["se"].fillna(0))
     wide = [table.pivot(index="label", columns=["quantity", "method"], values=name) for name in ("value", "half")]
     for quantity, start, end in _columns(len(QUANTITIES), panels_start, WIDE, QUANTITIES):
         sheet.lines([[(start, row), (end, row)] for row in y], color="0.92", linewidth=0.6)

@@ -66,14 +66,14 @@ def explore(
     --------
     >>> import numpy as np
     >>> from capmismatch.data.bank import bank_from_arrays
-    >>> bank = bank_from_arrays({"small": np.eye(4), "large": 9 * np.eye(4)}, [0, 1, 2, 3], classes=list("abcd"))
+    >>> bank = bank_from_arrays({"small": 2 * np.eye(4), "large": 9 * np.eye(4)}, [0, 1, 2, 3], classes=list("abcd"))
     >>> explorer = explore(bank)
     >>> explorer.method.value = "TS"
     >>> p_y = explorer.tables["soft_labels"].query("quantity == 'target_prob' and rows == 'all'")
-    >>> p_y[["label", "method", "value"]].round(3)
+    >>> p_y[["label", "method", "value"]].round(3).reset_index(drop=True)
        label method  value
-    0  small     TS   0.30
-    5  large     TS   0.76
+    0  small     TS  0.355
+    1  large     TS  0.760
     """
     reader = Reader(bank, split, n)
     return Explorer(reader, first_view(reader, teachers), None if images is None else Images(images, bank.rows))

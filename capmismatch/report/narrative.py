@@ -440,7 +440,7 @@ def _links(links: pd.DataFrame, tau: float) -> Iterator[Statement]:
         closest.append((ClosestLink(subject, len(rows), _link(best), companions), best))
         variance = rows[rows["probe"].eq("derived_variance")]
         if len(variance):
-            nearest = variance.iloc[int((variance["tau"] - tau).abs().argmin())]
+            nearest = variance[variance["tau"].eq(nearest_tau(variance["tau"], tau))].iloc[0]
             of_variance.append((_variance_link(subject, nearest, _companions(rows, nearest)), nearest))
     if not closest:
         yield Statement("links", Unknown("links"))

@@ -210,7 +210,7 @@ def _chosen(choice: Choice, probes: pd.DataFrame, tau: float) -> dict[str, str]:
     if pd.notna(row["p_best"]):
         facts["P(best)"] = format_chance(row["p_best"])
         facts["Expected regret"] = f"{row['regret']:.2f} accuracy points"
-        cheapest = f"Cheapest within {choice.comparison.tolerance:g} points (90 %)"
+        cheapest = f"Cheapest within {choice.comparison.tolerance:g} points (90\N{NO-BREAK SPACE}%)"
         facts[cheapest] = choice.cheapest or "none is sure enough"
     of_teacher = probes[probes["teacher"].eq(choice.teacher) & probes["family"].eq(choice.family)]
     if (soft := shown.soft_labels(of_teacher, tau)) is not None:

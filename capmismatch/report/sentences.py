@@ -7,7 +7,7 @@ from functools import singledispatch
 
 import numpy as np
 
-from capmismatch._utils.text import count, join, start
+from capmismatch._utils.text import count, format_percent, join, start
 from capmismatch.report.facts import (
     ClosestLink,
     Gain,
@@ -160,7 +160,7 @@ def _(facts: RestoredByRows) -> str:
         f"on the rows it gets {kind} the derived variance is, against TS, {_under(ratios, ' times')}"
         for kind, ratios in facts.ratios.items()
     ]
-    shares = join([f"{share:.0%} under {method}" for method, share in facts.from_wrong.items()])
+    shares = join([f"{format_percent(share)} under {method}" for method, share in facts.from_wrong.items()])
     return f"{name}: {'; '.join(parts)}. The rows it gets wrong hold {shares} of the derived variance of all rows."
 
 

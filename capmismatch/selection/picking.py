@@ -100,7 +100,8 @@ def pick(
     the regret of rules are reported on `report_split`, which takes no part in choosing. Settings are compared by their
     best teachers in these draws, too: `Choice.settings` says which ones are tied with the best one. Where teachers
     share seeds, all comparisons are within seeds, and intervals of accuracies are for these seeds. Noise comes from the
-    seeds; where there is a single seed, or where all agree, from the number of examples (column ``n``).
+    seeds; where there is a single seed, or where all agree, the number of examples (column ``n``) gives its least size,
+    and up to 30 times that variance is allowed for.
 
     Parameters
     ----------

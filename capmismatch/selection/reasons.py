@@ -45,7 +45,7 @@ ALIKE = (
     "The seeds of each teacher agree to less than one example: were they different runs? They say nothing of the "
     "noise, so that of the examples is taken."
 )
-"""What it means that `capmismatch.stats.posterior.Noise.alike`."""
+"""What it means that `capmismatch.stats.groups.Noise.alike`."""
 
 _GROUNDS = {
     "results": "its students' results",
@@ -282,7 +282,7 @@ def result_risks(table: pd.DataFrame, chosen: pd.Series, seeds: SeedFacts) -> li
     if seeds.alike:
         risks.append(ALIKE)
     elif seeds.single:
-        risks.append("Some students have a single seed: their noise is that of the examples alone, which is too small.")
+        risks.append("Some students have a single seed: how far seeds scatter is not known, so intervals are wide.")
     if seeds.shared >= SHARED:
         risks.append(
             "Intervals of accuracies are for these seeds, to compare teachers: new seeds may lift or lower all "

@@ -169,7 +169,7 @@ class SeedFacts:
     alike : bool
         Whether the seeds of some student agree to less than one example.
     single : bool
-        Whether some student has single seeds, so that its noise is that of the examples.
+        Whether some student has single seeds, so that only the least size of its noise is known, from the examples.
     shared : float
         Accuracy points (one standard deviation) by which a seed moves all students alike; 0 where that is unknown.
     """

@@ -41,7 +41,7 @@ MOST_PREFIXES = 8
 
 
 @dataclass(frozen=True)
-class Choice:
+class WeightsChoice:
     """Which weights of a checkpoint are meant, where it holds several.
 
     Attributes
@@ -57,7 +57,7 @@ class Choice:
 
     def hash_with(self, file_hash: str) -> str:
         """Tells weights of one file apart: the file's hash, and another one for each choice made."""
-        if self == Choice():
+        if self == WeightsChoice():
             return file_hash
         return hashlib.sha256(f"{file_hash}\0{self.key}\0{self.prefix}".encode()).hexdigest()
 
@@ -143,9 +143,9 @@ def _stand_ins() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     return stand_ins
 
 
-def read_state_dict(file: Path, choice: Choice | None = None) -> StateDict:
+def read_state_dict(file: Path, choice: WeightsChoice | None = None) -> StateDict:
     """Weights of a checkpoint, unwrapped from what trainers put around them. Runs no code from the file."""
-    content, key = _read_checkpoint(file), (choice or Choice()).key
+    content, key = _read_checkpoint(file), (choice or WeightsChoice()).key
     content, told = _unwrapped(content, file) if key is None else _under_key(content, key, file)
     tensors = (
         {str(name): value for name, value in content.items() if isinstance(value, Tensor)} if _is_dict(content) else {}
@@ -238,7 +238,9 @@ def _at(content: Any, key: str) -> Any:
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
-def fit(build: Callable[[dict[str, Tensor]], nn.Module], state: StateDict, choice: Choice, message: str) -> Fitted:
+def fit(
+    build: Callable[[dict[str, Tensor]], nn.Module], state: StateDict, choice: WeightsChoice, message: str
+) -> Fitted:
     """The network that `build` makes for some weights, with these loaded under the names that the network has.
 
     Names are tried as they are, then without what wrappers add, then without a prefix that sets one network's weights
@@ -250,7 +252,7 @@ def fit(build: Callable[[dict[str, Tensor]], nn.Module], state: StateDict, choic
         From a state dict, whose shapes show the sizes, to a network.
     state : StateDict
         The weights.
-    choice : Choice
+    choice : WeightsChoice
         Its `prefix` leaves only that one to try.
     message : str
         What to say, before the differences, where nothing fits.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from capmismatch.errors import InputError
 from capmismatch.sources._networks import on_meta
-from capmismatch.sources._state_dicts import Choice, Fitted, fit, read_state_dict
+from capmismatch.sources._state_dicts import Fitted, WeightsChoice, fit, read_state_dict
 
 ENDINGS = (".pth", ".pt", ".safetensors", ".bin")
 
@@ -57,7 +57,7 @@ def random_weights(build: Callable[[], nn.Module], seed: int) -> Weights:
     return Weights(module, network, "random", hash_network(network), seed=seed)
 
 
-def weights_from_file(build: Callable[..., nn.Module], file: Path, what: str, choice: Choice) -> Weights:
+def weights_from_file(build: Callable[..., nn.Module], file: Path, what: str, choice: WeightsChoice) -> Weights:
     """A user's own weights; `build` makes the network, with as many classes as it is told (``classes=``)."""
     file_hash = hash_file(file)
     last = list(on_meta(build).state_dict())[-1]
@@ -73,7 +73,7 @@ def weights_from_file(build: Callable[..., nn.Module], file: Path, what: str, ch
 
 
 def _network_of(
-    build: Callable[[dict[str, Tensor]], nn.Module], file: Path, file_hash: str, what: str, choice: Choice
+    build: Callable[[dict[str, Tensor]], nn.Module], file: Path, file_hash: str, what: str, choice: WeightsChoice
 ) -> nn.Module:
     return fit_weights(build, file, file_hash, what, choice).network
 
@@ -143,7 +143,7 @@ def _belongs(file: Path, name: str) -> bool:
 
 
 def fit_weights(
-    build: Callable[[dict[str, Tensor]], nn.Module], file: Path, file_hash: str, what: str, choice: Choice
+    build: Callable[[dict[str, Tensor]], nn.Module], file: Path, file_hash: str, what: str, choice: WeightsChoice
 ) -> Fitted:
     """Load a checkpoint, known by its hash, into the network that `build` makes for it.
 

@@ -24,7 +24,7 @@ from capmismatch.architectures import build_for, count_parameters
 from capmismatch.architectures.registry import builder_of, is_known
 from capmismatch.errors import InputError
 from capmismatch.sources._networks import expand
-from capmismatch.sources._state_dicts import Choice, Fitted
+from capmismatch.sources._state_dicts import Fitted, WeightsChoice
 from capmismatch.sources._weights import fit_weights, hash_file, with_words
 from capmismatch.sources.families import Teacher
 from capmismatch.training.prepare import Normalise
@@ -75,7 +75,7 @@ def load(
     """
     files = _files(pattern, base)
     build = _builder(builder, Path(base))
-    prepare, choice = Normalise(mean, std), Choice(key, prefix)
+    prepare, choice = Normalise(mean, std), WeightsChoice(key, prefix)
     teachers = []
     for file, (family, name, place) in zip(files, _names(files), strict=True):
         file_hash = hash_file(file)
@@ -138,12 +138,12 @@ def _varying(parts: list[str], places: Sequence[Path]) -> list[str]:
     return parts[:-1] if len({other[-1] for other in every}) == 1 and len(parts) > 1 else parts
 
 
-def _fitted(file: Path, name: str, build: _Build, file_hash: str, choice: Choice) -> Fitted:
+def _fitted(file: Path, name: str, build: _Build, file_hash: str, choice: WeightsChoice) -> Fitted:
     what = f"the network that the builder made for {name!r}"
     return fit_weights(partial(build, file), file, file_hash, what, choice)
 
 
-def _network(file: Path, name: str, build: _Build, file_hash: str, choice: Choice) -> nn.Module:
+def _network(file: Path, name: str, build: _Build, file_hash: str, choice: WeightsChoice) -> nn.Module:
     return _fitted(file, name, build, file_hash, choice).network
 
 

@@ -25,7 +25,7 @@ from capmismatch.sources._networks import (
     reason_of,
     smallest_first,
 )
-from capmismatch.sources._state_dicts import Choice
+from capmismatch.sources._state_dicts import WeightsChoice
 from capmismatch.sources._weights import (
     Weights,
     find_file,
@@ -75,7 +75,7 @@ def load(
     need("timm", "timm", f"timm:{pattern}")
     if pattern.startswith(LOCAL):
         return [_from_folder(folder) for folder in _folders(pattern.removeprefix(LOCAL), base)], None
-    choice = Choice(key, prefix)
+    choice = WeightsChoice(key, prefix)
     return [_teacher(name, _weights(name, weights, seed, choice, base)) for name in _names(pattern)], None
 
 
@@ -142,7 +142,7 @@ def _class_names(network: Any) -> tuple[str, ...] | None:
     return ("background",) * background + imagenet_names if len(imagenet_names) == classes - background else None
 
 
-def _weights(name: str, weights: str | Path | None, seed: int, choice: Choice, base: str | Path) -> Weights:
+def _weights(name: str, weights: str | Path | None, seed: int, choice: WeightsChoice, base: str | Path) -> Weights:
     if is_random(weights):
         return random_weights(partial(_create, name), seed)
     if weights == "DEFAULT":

@@ -14,7 +14,7 @@ from capmismatch.architectures import count_parameters
 from capmismatch.data.dataset_readers import IMAGENET
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.sources._networks import Listed, PerImage, listed, matching, on_meta, smallest_first
-from capmismatch.sources._state_dicts import Choice
+from capmismatch.sources._state_dicts import WeightsChoice
 from capmismatch.sources._weights import Weights, find_file, is_random, random_weights, weights_from_file
 from capmismatch.sources.families import Teacher
 
@@ -56,7 +56,7 @@ def load(
     tuple of list of Teacher, and None
         The teachers; no data set comes with them.
     """
-    own = _Own(preset, seed, Choice(key, prefix), base)
+    own = _Own(preset, seed, WeightsChoice(key, prefix), base)
     return [_teacher(name, weights, own) for name in _names(pattern)], None
 
 
@@ -94,7 +94,7 @@ class _Own:
 
     preset: str
     seed: int
-    choice: Choice
+    choice: WeightsChoice
     base: str | Path
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from capmismatch._utils.text import count, join, start
+from capmismatch._utils.text import count, format_percent, join, start
 from capmismatch.distillation.methods import Method
 from capmismatch.distillation.runs import plan
 from capmismatch.errors import InputError, must_be_positive
@@ -137,8 +137,8 @@ class PilotPlan:
             lines.append(f"{count(self.finished, 'finished student')} of the study {are} used, at no cost.")
         lines.append(
             f"Cost at most: {self.passes:,} forward and backward passes of students "
-            f"({self.passes / self.whole_grid:.0%} of the whole grid's {self.whole_grid:,}), {self.measured:,} forward "
-            f"passes to measure them, {self.teacher_passes:,} forward passes of teachers. "
+            f"({format_percent(self.passes / self.whole_grid)} of the whole grid's {self.whole_grid:,}), "
+            f"{self.measured:,} forward passes to measure them, {self.teacher_passes:,} forward passes of teachers. "
             "Students that are there are not trained again."
         )
         return "\n".join(lines)

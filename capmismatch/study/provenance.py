@@ -109,7 +109,7 @@ def what_changed(bank: Path, config: StudyConfig, base: Path) -> str:
     return ""
 
 
-def hash_file(file: Path) -> str:
+def hash_if_there(file: Path) -> str:
     """SHA-256 of a file; empty where there is none."""
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 

@@ -42,7 +42,7 @@ from capmismatch.study.config import (
 )
 from capmismatch.study.provenance import (
     has_other_code,
-    hash_file,
+    hash_if_there,
     inputs_of_bank,
     own_code_of,
     read_manifest,
@@ -540,7 +540,7 @@ class Study:
         """All that decides what is in a table."""
         if table == "results" and self.config.results is not None:
             given = self._given_results()
-            content = hash_file(given["file"])
+            content = hash_if_there(given["file"])
             return ["given", given | {"file": content}]
         if table == "pick":
             results = ["results"] if self.has("results") else []

@@ -27,8 +27,11 @@ lab: $(VENV)/installed-notebook
 	$(BIN)/jupyter-lab $(ARGS) notebooks
 
 # ARGS="-n 2 --dist loadfile" runs two files at a time; ARGS="tests/selection" one room.
+# Two files at a time; PARALLEL= runs one after another, as the gate does: it is slower and steadier.
+PARALLEL ?= -n 2 --dist loadfile
+
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 # Mutated inputs at every door, as many as EXAMPLES for each; `make test` draws a few, always the same.
 EXAMPLES ?= 20000

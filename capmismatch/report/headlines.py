@@ -63,7 +63,8 @@ def _students(facts: Sequence[Facts]) -> str:
                 f"In {counts.peaked} of {counts.combinations} combinations of student and method, accuracy rises, then "
                 "falls, as teachers grow."
             )
-    if sentences and all(course.shape is None for course in _of(facts, StudentCourse)):
+    courses = _of(facts, StudentCourse)
+    if courses and all(course.shape is None for course in courses):
         return "Not known: too few teachers, or none whose size is known."
     return " ".join(sentences)
 
@@ -80,7 +81,9 @@ def _variance(facts: Sequence[Facts]) -> str:
         else:
             text = f"for {name} no rise and fall is shown"
         by_family.setdefault(course.family, []).append(text)
-    return _sentences((f"in family {family}, " if family else "") + "; ".join(parts) for family, parts in by_family.items())
+    return _sentences(
+        (f"in family {family}, " if family else "") + "; ".join(parts) for family, parts in by_family.items()
+    )
 
 
 def _ranks(facts: Sequence[Facts]) -> str:
@@ -93,7 +96,9 @@ def _rank_agreement(facts: RankAgreement) -> str:
     if "neighbours" not in facts.below_floor:
         return f"{where}{found}; no teacher has two runs to hold it against"
     verdict = facts.below_floor["neighbours"].verdict(
-        "size changes the order more than a seed does", "size changes the order less than a seed does", "no more difference is shown than between two runs of one teacher"
+        "size changes the order more than a seed does",
+        "size changes the order less than a seed does",
+        "no more difference is shown than between two runs of one teacher",
     )
     return f"{where}{verdict}: {found}, {facts.floor.value:.2f} between two runs of one teacher"
 

@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 
 from capmismatch._utils.files import write_text
 from capmismatch._utils.text import format_chance
+from capmismatch._version import __version__
 from capmismatch.diagnostics.checks import check
 from capmismatch.errors import CapmismatchError
 from capmismatch.findings import Finding, explain
@@ -205,7 +206,7 @@ def _choice(study: StudyFolder) -> tuple[Choice | None, str]:
 def _chosen(choice: Choice) -> dict[str, str]:
     """The pick in short: name -> value."""
     row = choice.table[choice.table["teacher"].eq(choice.teacher) & choice.table["family"].eq(choice.family)].iloc[0]
-    facts = {}
+    facts: dict[str, str] = {}
     if len(choice.students):
         facts |= {"Student": choice.student or "all of the study", "Method": choice.label or "differs by student"}
     if choice.tau is not None or len(choice.students):
@@ -316,7 +317,13 @@ def _tables(tables: Mapping[str, pd.DataFrame], choice: Choice | None, tau: floa
 def _commands(study: StudyFolder) -> list[tuple[str, str]]:
     """What to type to repeat the study, and to write only this page anew."""
     commands = {"run": "repeat the study; what is there already is kept", "report": "write only this page anew"}
-    return [(_command(study, verb), does) for verb, does in commands.items()]
+    if study.has("probes"):
+        commands["pick"] = "choose a teacher anew, with other rules or evidence"
+    install = shlex.join(["pip", "install", f"capmismatch=={__version__}"])
+    return [
+        (install, "the version that made this page"),
+        *((_command(study, verb), does) for verb, does in commands.items()),
+    ]
 
 
 def _command(study: StudyFolder, verb: str) -> str:

@@ -97,7 +97,7 @@ def pictures(folder: Path, topics: Iterable[str]) -> Pictures:
     left = {figure.name: figure for figure in figures(folder)}
 
     def take(stem: str, most: int | None = None) -> list[Figure]:
-        names = [name for name in left if name == stem or name.startswith(f"{stem}_")][:most]
+        names = [name for name in left if name.startswith(stem)][:most]
         return [left.pop(name) for name in names]
 
     answer = []

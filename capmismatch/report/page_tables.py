@@ -306,7 +306,7 @@ def _table(
         frame = frame.drop(columns="family")  # the same in each row
     about = COLUMNS | dict(special or {})
     columns, cells = [], []
-    for column in (column for column in frame if column not in INTERVALS):
+    for column in (str(name) for name in frame if name not in INTERVALS):
         header, meaning, form = about.get(column, (column, "", DIGITS))
         columns.append(Column(column, header + form.unit, meaning))
         cells.append(_cells(frame[column], form))

@@ -221,7 +221,7 @@ def main() -> None:
     options = parser.parse_args()
     done = run_blocks(simulate, len(DESIGNS), -(-options.families // BLOCK), options.out, options.workers)
     for (kind, settings), part in done.groupby(["kind", "settings"], sort=False):
-        print(f"\n{kind}, {settings} setting{'s' if settings > 1 else ''}\n{bins(part).round(3).to_string(index=False)}")
+        print(f"\n{kind}, settings: {settings:g}\n{bins(part).round(3).to_string(index=False)}")
     print(f"\nWhat is reported, in points from the truth\n{reported(done).round(3).to_string(index=False)}")
     print(f"\nPoints lost with so many whole runs\n{ways(done).round(3).to_string(index=False)}")
 

@@ -32,7 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 from capmismatch._utils.optional import need
 from capmismatch.data.bank_files import hash_logits, open_logits, read_rows
 from capmismatch.data.logit_checks import NOT_LOGITS, logit_array, looks_like
-from capmismatch.data.records import TeacherRecord, teacher_key
+from capmismatch.data.records import TeacherRecord, keys_named, only_key, teacher_key
 from capmismatch.data.rows import SPLITS, Rows, check_logits, make_rows, stratified_order
 from capmismatch.errors import BankError, InputError, must_be_a_count, must_be_one_of
 from capmismatch.findings import explain
@@ -115,8 +115,19 @@ class LogitBank:
         return [record.key for record in self.teachers]
 
     def __getitem__(self, key: str) -> TeacherRecord:
-        must_be_one_of(key, self.keys, "teacher key")
-        return self.teachers[self.keys.index(key)]
+        return self.teachers[self.keys.index(self.key_of(key))]
+
+    def key_of(self, teacher: str) -> str:
+        """The key of one teacher by its key, ``family/name`` or name; of several training runs the first, told so."""
+        return teacher if teacher in self.keys else only_key(teacher, self._runs, stacklevel=4)
+
+    def keys_of(self, teacher: str) -> list[str]:
+        """The keys of all training runs of a teacher, by its key, ``family/name`` or name."""
+        return keys_named(teacher, self._runs)
+
+    @property
+    def _runs(self) -> list[tuple[str, str, str]]:
+        return [(record.key, record.family, record.teacher) for record in self.teachers]
 
     def select(self, split: str | None) -> NDArray[np.int64]:
         """Row numbers of a split, or of all rows with None."""
@@ -158,7 +169,10 @@ class LogitBank:
     def _verified_logits(self, key: str) -> Any:
         """The (N, C) logits of a teacher as stored, an array or a `LogitFile`; checked when first asked for."""
         if key not in self._verified:
-            self._verify(self[key])
+            record = self[key]
+            if record.key not in self._verified:
+                self._verify(record)
+            key = record.key
         return self._stored[key]
 
     def _verify(self, record: TeacherRecord) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from itertools import combinations, islice
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from tqdm.auto import tqdm
 
 from capmismatch import ranks as _ranks
 from capmismatch._numerics.devices import as_device, logits_at_once
+from capmismatch._numerics.plain_arrays import listed
 from capmismatch._numerics.soft_label_spec import BOUNDS, TAU, TAU_OTHER, WRONG_ROWS, compared_specs
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.diagnostics.checks import unusable_columns
@@ -152,7 +154,7 @@ def example_values(
     taus : iterable of float, default (1, 2, 4, 8)
         Temperatures > 0 of the tempered probes.
     teachers : iterable of str, optional
-        Keys as in ``bank.keys``; all by default.
+        Names, or keys as in ``bank.keys``; all by default. A name stands for all training runs of its teacher.
     split : str or None, default "val"
         Rows to measure on; None for all rows of the bank.
     device : str, default "cpu"
@@ -198,10 +200,11 @@ def example_values(
     """
     temperatures = _temperatures(taus)
     per_example = [name for name, p in REGISTRY.items() if p.kind != "family"]
-    chosen = per_example if probes is None else list(dict.fromkeys(probes))
+    chosen = per_example if probes is None else list(dict.fromkeys(listed(probes)))
     for name in chosen:
         must_be_one_of(name, per_example, "probe")
-    records = [bank[key] for key in (bank.keys if teachers is None else dict.fromkeys(teachers))]
+    named = bank.keys if teachers is None else [key for name in listed(teachers) for key in bank.keys_of(name)]
+    records = [bank[key] for key in dict.fromkeys(named)]
     rows, where = bank.select(split), as_device(device)
     heads, values = [], []
     for record in records:
@@ -223,18 +226,18 @@ def example_values(
 
 
 def _temperatures(taus: Iterable[float]) -> list[float]:
-    if isinstance(taus, str | bytes) or not isinstance(taus, Iterable):
+    if isinstance(taus, str | bytes) or not isinstance(taus, Iterable | Real):
         raise InputError(f"expected a list of temperatures as taus, got {taus!r}")
-    listed = list(islice(taus, MOST_TEMPERATURES + 1))
-    if len(listed) > MOST_TEMPERATURES:
+    given = list(islice(listed(taus), MOST_TEMPERATURES + 1))
+    if len(given) > MOST_TEMPERATURES:
         raise InputError(f"expected at most {MOST_TEMPERATURES} temperatures as taus, got more")
-    for tau in listed:
+    for tau in given:
         must_be_temperature(tau, "tau")
-    return list(dict.fromkeys(float(tau) for tau in listed))
+    return list(dict.fromkeys(float(tau) for tau in given))
 
 
 def _names(names: Iterable[str] | None) -> list[str]:
-    chosen = list(REGISTRY) if names is None else list(dict.fromkeys(names))
+    chosen = list(REGISTRY) if names is None else list(dict.fromkeys(listed(names)))
     for name in chosen:
         must_be_one_of(name, REGISTRY, "probe")
     return chosen
@@ -314,7 +317,7 @@ def rank_stability(
       teacher_a teacher_b  value
     0         a         b  0.333
     """
-    chosen = list(dict.fromkeys(metrics))
+    chosen = list(dict.fromkeys(listed(metrics)))
     for metric in chosen:
         must_be_one_of(metric, METRICS, "metric")
     must_be_temperature(tau, "tau")

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capmismatch.data.class_names import default_order, natural_key
-from capmismatch.data.records import teacher_key
+from capmismatch.data.records import only_key, teacher_key
 from capmismatch.data.rows import Rows
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.sources._options import check_options
@@ -183,14 +183,8 @@ class Family(Sequence[Teacher]):
     def __getitem__(self, item: Any) -> Any:
         if not isinstance(item, str):
             return self.teachers[item]
-        matches = [teacher for teacher in self if teacher.key == item]
-        matches = matches or [teacher for teacher in self if teacher.name == item]
-        if len(matches) > 1:
-            keys = [teacher.key for teacher in matches]
-            raise InputError(f"teacher {item!r} could be any of {keys}: use one of these keys")
-        if not matches:
-            must_be_one_of(item, [teacher.key for teacher in self], "teacher")
-        return matches[0]
+        key = only_key(item, [(teacher.key, teacher.family, teacher.name) for teacher in self], "teacher")
+        return next(teacher for teacher in self if teacher.key == key)
 
     def __len__(self) -> int:
         return len(self.teachers)

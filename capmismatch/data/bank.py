@@ -224,7 +224,7 @@ class LogitBank:
             split=self.rows.split[index],
             inputs_hash=self.rows.inputs_hash,
         )
-        return _in_memory(rows, [self._cut(record, index, columns, rows) for record in self.teachers])
+        return bank_in_memory(rows, [self._cut(record, index, columns, rows) for record in self.teachers])
 
     def _drawn(self, index: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
         """Draw `n` of some rows, stratified by class and split; in the order of the bank."""
@@ -410,7 +410,7 @@ def bank_from_arrays(
             findings=_findings(values, teacher),
         )
         opened.append((record, values))
-    return _in_memory(rows, opened)
+    return bank_in_memory(rows, opened)
 
 
 def _arrays_by_name(logits: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
@@ -438,7 +438,8 @@ def _accuracy(logits: NDArray[Any], rows: Rows) -> float:
     return float((logits.argmax(1) == rows.labels).mean())
 
 
-def _in_memory(rows: Rows, opened: Iterable[tuple[TeacherRecord, Any]]) -> LogitBank:
+def bank_in_memory(rows: Rows, opened: Iterable[tuple[TeacherRecord, Any]]) -> LogitBank:
+    """A bank of arrays of logits (N, C), each with what is known of its teacher; nothing is checked again."""
     bank = object.__new__(LogitBank)
     bank.path = None
     bank._fill(rows, opened)

@@ -265,7 +265,9 @@ def load_dataset(
     if isinstance(source, Dataset):
         dataset = source if classes is None else source.with_classes(classes)
     else:
-        read = partial(_read, base=Path(base), root=root, download=download, columns=Columns(image_column, label_column))
+        read = partial(
+            _read, base=Path(base), root=root, download=download, columns=Columns(image_column, label_column)
+        )
         raw, source_name = read(source, name) if isinstance(source, str) else _handed_in(source, name, read)
         place = source if isinstance(source, str) else source_name
         class_names = classes if raw.classes is None else raw.classes

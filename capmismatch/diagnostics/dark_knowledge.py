@@ -39,8 +39,8 @@ def dark_knowledge(
         Id of the example. By default a typical one: among those of `split` that the shown teachers all get right, the
         one at the median of the last teacher's derived std.
     teachers : sequence of str, optional
-        Names, or keys in the bank (of a teacher with several runs a name is the first). By default the first run of the smallest teacher and of the largest; unknown sizes count as
-        largest.
+        Names, or keys in the bank; of a teacher with several runs a name is the first. By default the first run of the
+        smallest teacher and of the largest; unknown sizes count as largest.
     tau : float, default 4.0
         Temperature of TS, and of the target's logit under ATS and ISATS.
     tau_other : float, default 3.0

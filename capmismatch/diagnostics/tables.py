@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from capmismatch import ranks as _ranks
 from capmismatch._numerics.devices import as_device, logits_at_once
 from capmismatch._numerics.plain_arrays import listed
 from capmismatch._numerics.soft_label_spec import BOUNDS, TAU, TAU_OTHER, WRONG_ROWS, compared_specs
+from capmismatch._utils.progress import progress_bar
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.diagnostics.checks import unusable_columns
 from capmismatch.diagnostics.example_values import affinities, means_of, restored_values, values_of
@@ -114,7 +114,7 @@ def probe(
     """
     temperatures, chosen, where = _temperatures(taus), _names(names), as_device(device)
     rows, marks = [], unusable_columns(bank)
-    with tqdm(bank.teachers, desc="probe", unit="teacher", disable=not progress) as bar:
+    with progress_bar(bank.teachers, desc="probe", unit="teacher", show=progress) as bar:
         for record in bar:
             bar.set_postfix_str(record.key)
             means = means_of(bank, record.key, temperatures, [REGISTRY[name] for name in chosen], split, where)
@@ -330,7 +330,7 @@ def rank_stability(
     per_example = [metric for metric in chosen if metric in PAIR_METRICS]
     if per_example:
         step = max(1, logits_at_once(RANK_LOGITS, where) // (len(bank.classes) * len(bank.teachers)))
-        with tqdm(total=len(bank.select(split)), desc="ranks", unit="row", disable=not progress) as bar:
+        with progress_bar(total=len(bank.select(split)), desc="ranks", unit="row", show=progress) as bar:
             for blocks, labels in bank.aligned_chunks(bank.keys, split, rows=step):
                 logits = [torch.from_numpy(block).to(where) for block in blocks]
                 for metric, values in _ranks.rank_metrics(logits, labels, per_example, pairs).items():
@@ -551,7 +551,7 @@ def restored_variance(
     specs = compared_specs(tau_target, tau_other, constraint, margin, center, bounds, wrong)
     where = as_device(device)
     rows = []
-    with tqdm(bank.teachers, desc="isats", unit="teacher", disable=not progress) as bar:
+    with progress_bar(bank.teachers, desc="isats", unit="teacher", show=progress) as bar:
         for record in bar:
             bar.set_postfix_str(record.key)
             values, correct = restored_values(bank, record.key, specs, split, where)

@@ -69,11 +69,12 @@ def load_results(
     Parameters
     ----------
     path : str, path or DataFrame
-        A table in memory, which stays as it is; or a CSV file (separated by commas, semicolons, tabs or bars) or Parquet, whatever its ending. It needs the columns
-        teacher, method and accuracy; the others are filled in where they are missing. Instead of ``accuracy`` there may
-        be one column for each split, such as ``val_accuracy`` and ``test_acc`` (and ``n_val``). Spaces around names do
-        not count, nor do capitals in splits and in the names of methods that capmismatch knows. Decimal commas and
-        percent signs (``71,3 %``) are understood, empty rows are skipped.
+        A table in memory, which stays as it is; or a CSV file (separated by commas, semicolons, tabs or bars) or
+        Parquet, whatever its ending. It needs the columns teacher, method and accuracy; the others are filled in where
+        they are missing. Instead of ``accuracy`` there may be one column for each split, such as ``val_accuracy`` and
+        ``test_acc`` (and ``n_val``). Spaces around names do not count, nor do capitals in splits and in the names of
+        methods that capmismatch knows. Decimal commas and percent signs (``71,3 %``) are understood, empty rows are
+        skipped.
     columns : mapping of str to str, optional
         The file's column names where they differ: {"their name": "our name"}.
     percent : bool, default False

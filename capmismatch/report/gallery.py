@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from capmismatch import plots
+from capmismatch._utils.progress import progress_bar
 from capmismatch.diagnostics.dark_knowledge import example_soft_labels
 from capmismatch.errors import InputError
 from capmismatch.report.study_folder import StudyFolder
@@ -72,8 +72,8 @@ def draw_all(study: StudyFolder) -> list[Path]:
     drawings = {name: figure.draw for name, figure in FIGURES.items() if all(map(study.has, figure.needs))}
     drawings |= {f"capacity_curve_{student}": partial(_capacity_curve, student=student) for student in students}
     drawn = []
-    bar = tqdm(drawings.items(), desc="plot", unit="figure", disable=not study.progress)
-    with plots.figure_style("default", ratio=0.5), bar:
+    bars = progress_bar(drawings.items(), desc="plot", show=study.progress, unit="figure")
+    with plots.figure_style("default", ratio=0.5), bars as bar:
         for name, draw in bar:
             bar.set_postfix_str(name)
             try:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from capmismatch._utils.files import hash_of, locked, remove_temporaries
+from capmismatch._utils.progress import progress_bar
 from capmismatch._utils.torchrun import ProcessGroup, process_group
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.bank_files import (
@@ -127,7 +127,8 @@ def collect(
         processes.on_all_ranks(lambda: create(path, data.rows))  # each worker's data set must be this bank's
         job = _Job(data, Path(path), passes, dtype, check_published, processes)
         quiet = not progress or processes.rank > 0
-        with tqdm(total=job.shards * len(family), desc="collect", unit="shard", disable=quiet) as bar:
+        total = job.shards * len(family)
+        with progress_bar(desc="collect", show=not quiet, total=total, unit="shard") as bar:
             for order, teacher in enumerate(family):
                 bar.set_postfix_str(teacher.key)
                 _TeacherCollector(job, teacher, order, bar).run()

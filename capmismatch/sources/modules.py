@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -56,8 +56,8 @@ def load(
     for name, module in modules.items():
         if not isinstance(module, nn.Module):
             raise InputError(
-                f"expected a torch.nn.Module as teacher {str(name)!r}, got {type(module).__name__}; arrays of logits go "
-                "to cm.bank_from_arrays"
+                f"expected a torch.nn.Module as teacher {str(name)!r}, got {type(module).__name__}; arrays of logits "
+                "go to cm.bank_from_arrays"
             )
     prepared = Normalise(mean, std) if prepare is None else prepare
     told = repr(prepared) if prepare is None else hash_of([getattr(prepare, "__qualname__", ""), code_hash(prepare)])
@@ -72,7 +72,7 @@ def load(
                 source=f"{type(module).__name__} in memory",
                 weights_hash=weights,
                 preprocessing=told,
-                module=partial(_copy, module, weights, str(name)),
+                module=InMemory(module, weights, str(name)),
                 prepare=prepared,
                 built_by=hash_of([repr(module), code_hash(type(module))]),
             )
@@ -80,14 +80,34 @@ def load(
     return teachers, None
 
 
-def _copy(module: nn.Module, weights: str, name: str) -> nn.Module:
-    """A copy to run, so that the network keeps its mode and its gradients; with the weights of when it was loaded."""
-    if hash_network(module) != weights:
-        raise InputError(f"the weights of teacher {name!r} have changed since load_family: load the family anew")
-    try:
-        return copy.deepcopy(module).eval()
-    except RuntimeError as error:  # of parts that torch cannot copy, such as weights made anew in every pass
-        raise InputError(
-            f"teacher {name!r} cannot be copied ({str(error).splitlines()[0]}): save its state_dict, and load that by "
-            "'ckpt:FILE' with a builder"
-        ) from None
+@dataclass(frozen=True)
+class InMemory:
+    """Makes a copy of a network to run, so that the network keeps its mode and its gradients.
+
+    Attributes
+    ----------
+    network : torch.nn.Module
+        The network itself.
+    weights : str
+        Hash of its weights when it was loaded, which the copy shall have.
+    name : str
+        Of the teacher, for messages.
+    """
+
+    network: nn.Module
+    weights: str
+    name: str
+
+    def __call__(self) -> nn.Module:
+        """The copy, in eval mode."""
+        if hash_network(self.network) != self.weights:
+            raise InputError(
+                f"the weights of teacher {self.name!r} have changed since load_family: load the family anew"
+            )
+        try:
+            return copy.deepcopy(self.network).eval()
+        except RuntimeError as error:  # of parts that torch cannot copy, such as weights made anew in every pass
+            raise InputError(
+                f"teacher {self.name!r} cannot be copied ({str(error).splitlines()[0]}): save its state_dict, and load "
+                "that by 'ckpt:FILE' with a builder"
+            ) from None

@@ -166,6 +166,10 @@ class LogitBank:
             chunk = chosen[start : start + step]
             yield [self.take(key, chunk) for key in keys], self.rows.labels[chunk]
 
+    def stored(self, key: str) -> Any:
+        """The (N, C) logits of a teacher as they are stored, an array or a `LogitFile`; not checked against a hash."""
+        return self._stored[self.key_of(key)]
+
     def _verified_logits(self, key: str) -> Any:
         """The (N, C) logits of a teacher as stored, an array or a `LogitFile`; checked when first asked for."""
         if key not in self._verified:

@@ -160,6 +160,21 @@ class HandOver:
 
         return soft_labels_by(self.taught_by, bank, f"{self.family}/{self.teacher}", split)
 
+    def to_dict(self: Any) -> dict[str, Any]:
+        """The choice as plain values, for files and other programs.
+
+        Returns
+        -------
+        dict
+            Its attributes by their names, tables as lists of rows, and its sentences: title, reasons, risks.
+        """
+        plain = ("teacher", "family", "rule", "grade", "p_best", "expected_regret", "cheapest", "student", "label")
+        plain += ("method", "tau", "title", "reasons", "risks", "findings", "command", "loss")
+        tables = ("table", "rules", "students", "settings", "trust", "rungs")
+        return {name: getattr(self, name) for name in plain} | {
+            name: getattr(self, name).to_dict("records") for name in tables
+        }
+
     @property
     def _next(self: Any) -> list[str]:
         """Lines to copy: soft labels and loss; none where no teacher is worth taking."""

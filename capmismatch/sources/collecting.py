@@ -277,6 +277,33 @@ class _TeacherCollector:
                 warnings.warn(message, stacklevel=4)  # at the caller of `collect`
 
 
+def sample_logits(teacher: Teacher, dataset: Dataset, settings: Any) -> NDArray[Any]:
+    """Logits of one teacher on all rows of a small data set, with the checks of `collect`; nothing is kept.
+
+    Parameters
+    ----------
+    teacher : Teacher
+        Of a family.
+    dataset : Dataset
+        The rows.
+    settings : CollectConfig
+        With the arguments of `collect`.
+
+    Returns
+    -------
+    ndarray of shape (N, C)
+        In the precision to be stored.
+
+    Raises
+    ------
+    InputError
+        Where `collect` would.
+    """
+    passes = Passes(settings.batch_size, settings.device, settings.autocast, settings.channels_last)
+    runner = SavedRunner(teacher, dataset) if teacher.saved else NetworkRunner(teacher, dataset, passes)
+    return _logits(runner, 0, len(dataset), teacher, dataset, settings.dtype)
+
+
 def _check_length(key: str) -> None:
     """Raise where a file system could not hold the names of a teacher's folders: most stop at 255 bytes."""
     longest = max(key.split("/"), key=len)

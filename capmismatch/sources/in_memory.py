@@ -85,10 +85,17 @@ def collect_in_memory(family: Family, dataset: Dataset, *, batch_size: int = 256
     opened = []
     for order, teacher in enumerate(family):
         values, columns = logits[teacher.key], columns_of(teacher, dataset)
-        record = replace(_record(teacher, order), findings=unprepared(teacher, dataset))
-        opened.append(_opened(record, values if columns is None else values[:, columns], rows))
+        values = values if columns is None else values[:, columns]
+        opened.append(as_bank_entry(teacher, order, values, rows, unprepared(teacher, dataset)))
     _warn_of_unprepared([record for record, _ in opened])
     return bank_in_memory(rows, opened)
+
+
+def as_bank_entry(
+    teacher: Teacher, order: int, logits: NDArray[Any], rows: Rows, findings: str = ""
+) -> tuple[TeacherRecord, NDArray[Any]]:
+    """A teacher's logits (N, C) on some rows with what is known of it, for `bank_in_memory`."""
+    return _opened(replace(_record(teacher, order), findings=findings), logits, rows)
 
 
 def unprepared(teacher: Teacher, dataset: Dataset) -> str:

@@ -65,7 +65,7 @@ def pilot(
     Parameters
     ----------
     study : Study
-        With ``[distill]``, whose methods are the settings to choose from. Bank and probes are made where they are missing.
+        With ``[distill]``, whose methods are the settings to choose from. Bank and probes are made where missing.
     budget : float or str
         What may be spent on new students: ``"20%"`` of the study's whole grid, or a number of whole runs.
     evidence : iterable of pairs of a probes and a results table, optional

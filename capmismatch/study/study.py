@@ -354,12 +354,12 @@ class Study:
             self.check()
             results = distill(self)
         else:
-            options = self._given_results()
+            options = self.given_results()
             results = load_results(options.pop("file"), **options)
         keep(self.folder, "results", results, self._inputs_of("results"), code=own_code_of(self.config))
         return results
 
-    def _given_results(self) -> dict[str, Any]:
+    def given_results(self) -> dict[str, Any]:
         """The file of results and how to read it."""
         given = self.config.results
         options = asdict(ResultsConfig(given) if isinstance(given, str) else given)  # type: ignore[arg-type]
@@ -387,7 +387,7 @@ class Study:
     def pick(self, **options: Any) -> Choice:
         """The choice of a teacher; from students' results where there are any. Options go before those of [pick].
 
-        Bank, probes, and results from a file are made where they are missing or outdated; no student is trained.
+        Bank, probes, and results from a file are made where they are missing; no student is trained.
         """
         tell_unnamed(self)
         make_ready(self)
@@ -541,7 +541,7 @@ class Study:
     def _inputs_of(self, table: str) -> list[Any]:
         """All that decides what is in a table."""
         if table == "results" and self.config.results is not None:
-            given = self._given_results()
+            given = self.given_results()
             content = hash_if_there(given["file"])
             return ["given", given | {"file": content}]
         if table == "pick":

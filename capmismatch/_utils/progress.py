@@ -50,10 +50,21 @@ def progress_bar(iterable: Any = None, *, desc: str, show: bool = True, **option
     watched = is_watched()
     with tqdm(iterable, desc=desc, disable=not (show and watched), **options) as bar:
         if show and not watched:
-            total = bar.total if bar.total is not None else options.get("total", len(iterable) if iterable else None)
-            say(desc if total is None else f"{desc}: {total} {options.get('unit', 'step')}{'' if total == 1 else 's'}")
+            total = options.get("total", len(iterable) if hasattr(iterable, "__len__") else None)
+            say(desc if total is None else f"{desc}: {_counted(int(total), options.get('unit', 'step'))}")
         with telling_of_compiling(show):
             yield bar
+
+
+def _counted(number: int, unit: str) -> str:
+    """A number of units, in the plural where there are several.
+
+    Examples
+    --------
+    >>> _counted(1, "batch"), _counted(3, "batch"), _counted(2, "teacher")
+    ('1 batch', '3 batches', '2 teachers')
+    """
+    return f"{number} {unit}{'' if number == 1 else 'es' if unit.endswith('ch') else 's'}"
 
 
 def say(line: str) -> None:

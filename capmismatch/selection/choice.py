@@ -392,7 +392,7 @@ class Choice(HandOver):
     @property
     def title(self) -> str:
         """The choice in one line."""
-        setting = [] if self.student is None else [f"student {self.student}"]
+        setting = [] if self.student in (None, "student") else [f"student {self.student}"]
         setting += [] if self.label is None else [self.label]
         where = f" ({', '.join(setting)})" if setting else ""
         if self._row.get("gain_high", 0.0) < 0:

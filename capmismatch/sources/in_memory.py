@@ -112,7 +112,7 @@ def _warn_of_unprepared(records: Sequence[TeacherRecord]) -> None:
         warnings.warn(
             f"CM036 {explain('CM036').title}: {', '.join(named[:6])}{' ...' if len(named) > 6 else ''}; "
             "cm.load_family(networks, mean=[...], std=[...]) says how images are normalised",
-            stacklevel=4,
+            stacklevel=6,
         )
 
 

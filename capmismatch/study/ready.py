@@ -45,6 +45,7 @@ def make_ready(study: Stages) -> None:
     study : Stages
         The study.
     """
+    tell_unnamed(study)
     bank = study.folder / "bank"
     if not (bank / "bank.json").exists() or what_changed(bank, study.config, study.base):
         study.collect()

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from capmismatch._utils.commands import command, shown_path
-from capmismatch._utils.files import hash_of, locked, remove_temporaries
+from capmismatch._utils.files import hash_file, hash_of, locked, remove_temporaries
 from capmismatch._utils.toml import parse
 from capmismatch._version import __version__
 from capmismatch.data.bank import LogitBank
@@ -43,7 +43,6 @@ from capmismatch.study.config import (
 )
 from capmismatch.study.provenance import (
     has_other_code,
-    hash_if_there,
     inputs_of_bank,
     own_code_of,
     read_manifest,
@@ -361,8 +360,8 @@ class Study:
 
     def given_results(self) -> dict[str, Any]:
         """The file of results and how to read it."""
-        given = self.config.results
-        options = asdict(ResultsConfig(given) if isinstance(given, str) else given)  # type: ignore[arg-type]
+        given: Any = self.config.results
+        options = asdict(ResultsConfig(given) if isinstance(given, str) else given)
         return options | {"file": self.base / Path(options["file"]).expanduser()}
 
     def status(self) -> pd.DataFrame:
@@ -389,7 +388,6 @@ class Study:
 
         Bank, probes, and results from a file are made where they are missing; no student is trained.
         """
-        tell_unnamed(self)
         make_ready(self)
         choice = self._choose(**options)
         self.keep_pick(choice, options={name: value for name, value in options.items() if isinstance(value, str)})
@@ -542,7 +540,7 @@ class Study:
         """All that decides what is in a table."""
         if table == "results" and self.config.results is not None:
             given = self.given_results()
-            content = hash_if_there(given["file"])
+            content = hash_file(given["file"]) if given["file"].is_file() else ""
             return ["given", given | {"file": content}]
         if table == "pick":
             results = ["results"] if self.has("results") else []

@@ -24,7 +24,6 @@ from capmismatch.errors import (
     must_count,
 )
 
-
 MOST_ROWS = 1_000_000_000
 """More rows than any source has: what asks for more was typed by mistake."""
 
@@ -82,7 +81,9 @@ class DataConfig:
         if self.train_rows is not None:
             must_count(self.train_rows, "train_rows", most=MOST_ROWS)
         if self.classes is not None and len(self.classes) < 2:
-            raise InputError(f"expected at least 2 classes, got {list(self.classes)}; leave classes out for the source's")
+            raise InputError(
+                f"expected at least 2 classes, got {list(self.classes)}; leave classes out for the source's"
+            )
         for name in ("source", "name", "train", "image_column", "label_column", "root"):
             _must_say_something(getattr(self, name), name)
 

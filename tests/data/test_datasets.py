@@ -470,7 +470,9 @@ def hf_table(hf: Any, count: int, first: int = 0) -> Any:
 def test_every_row_of_a_hub_set_is_in_its_identity(hf: Any, tmp_path: Path) -> None:
     for name, odd in {"as it was": None, "edited": 65}.items():
         table = hf_table(hf, 130)
-        images = [{"path": None, "bytes": None, **image} for image in table.with_format("arrow")["image"][:].to_pylist()]
+        images = [
+            {"path": None, "bytes": None, **image} for image in table.with_format("arrow")["image"][:].to_pylist()
+        ]
         if odd is not None:
             images[odd]["bytes"] = images[odd + 1]["bytes"]
         hf.Dataset.from_dict({"image": images, "label": table["label"][:]}, features=table.features).save_to_disk(

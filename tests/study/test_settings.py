@@ -25,45 +25,144 @@ students = ["mlp8"]
 methods = [{ name = "KD" }]
 """
 
-# (table, key, values that no study can mean)
-ABSURD: list[tuple[str, str, list[str]]] = [
-    ("", "name", ['""', '" "']),
-    ("data", "seed", ["-1", "1.5", "true"]),
-    ("data", "split", ["{ val = -1 }", "{ val = nan }", "{ val = inf }", "{ val = 1.5 }", "{ val = 0 }", "{ val = 10000000000000 }"]),
-    ("data", "train_rows", ["0", "-5", "10000000000000"]),
-    ("data", "classes", ["[]", '["a"]', "[1, 2]"]),
-    ("data", "source", ['""']),
-    ("collect", "batch_size", ["0", "-1", "2.5", "10000000000000"]),
-    ("collect", "dtype", ['"float64"', '""']),
-    ("collect", "autocast", ['"int8"']),
-    ("probe", "taus", ["[]", "[0]", "[-1]", "[nan]", "[inf]", "[1e-200]", "[1e200]", f"{[1.0] * 1001}"]),
-    ("probe", "names", ["[]"]),
-    ("ranks", "tau", ["0", "nan", "inf", "1e-200", "1e300", '"4"']),
-    ("isats", "tau_target", ["0", "nan", "1e300"]),
-    ("isats", "tau_other", ["-1", "inf"]),
-    ("isats", "margin", ["-1", "nan", "inf", "1e300"]),
-    ("isats", "constraint", ['"ordered"']),
-    ("isats", "center", ['"median"']),
-    ("isats", "wrong", ['"skip"']),
-    ("correlate", "n_boot", ["0", "-1", "1000001", "1e6"]),
-    ("correlate", "seed", ["-1", "0.5"]),
-    ("pick", "student", ['""']),
-    ("distill", "seeds", ["0", "-1", "10001", "1.0"]),
-    ("distill", "threads", ["0", "100000"]),
-    ("distill", "students", ["[]", '["mlp8", "mlp8"]', '"mlp8"']),
-    ("distill", "methods", ["[]", "[{}]", '[{ name = "KD", tau = 0 }]', '[{ name = "KD", tau = 1e300 }]', '[{ name = "KD", weight = nan }]']),
-    ("distill", "scale", ["[]", "[0]", "[-1]", "[nan]", "[inf]"]),
-    ("distill", "center", ["[]", "[nan]", "[inf]"]),
-    ("distill", "views", ['{ kind = "noise", sigma = nan }', '{ kind = "noise", sigma = inf, count = 2 }', '{ kind = "noise", sigma = 1, count = 1180591620717411303424 }', "{ seed = -1 }"]),
-]  # fmt: skip
+# (table, key): values that no study can mean
+ABSURD = {
+    ("", "name"): (
+        '""',
+        '" "',
+    ),
+    ("data", "seed"): (
+        "-1",
+        "1.5",
+        "true",
+    ),
+    ("data", "split"): (
+        "{ val = -1 }",
+        "{ val = nan }",
+        "{ val = inf }",
+        "{ val = 1.5 }",
+        "{ val = 0 }",
+        "{ val = 10000000000000 }",
+    ),
+    ("data", "train_rows"): (
+        "0",
+        "-5",
+        "10000000000000",
+    ),
+    ("data", "classes"): (
+        "[]",
+        '["a"]',
+        "[1, 2]",
+    ),
+    ("data", "source"): ('""',),
+    ("collect", "batch_size"): (
+        "0",
+        "-1",
+        "2.5",
+        "10000000000000",
+    ),
+    ("collect", "dtype"): (
+        '"float64"',
+        '""',
+    ),
+    ("collect", "autocast"): ('"int8"',),
+    ("probe", "taus"): (
+        "[]",
+        "[0]",
+        "[-1]",
+        "[nan]",
+        "[inf]",
+        "[1e-200]",
+        "[1e200]",
+        str([1.0] * 1001),
+    ),
+    ("probe", "names"): ("[]",),
+    ("ranks", "tau"): (
+        "0",
+        "nan",
+        "inf",
+        "1e-200",
+        "1e300",
+        '"4"',
+    ),
+    ("isats", "tau_target"): (
+        "0",
+        "nan",
+        "1e300",
+    ),
+    ("isats", "tau_other"): (
+        "-1",
+        "inf",
+    ),
+    ("isats", "margin"): (
+        "-1",
+        "nan",
+        "inf",
+        "1e300",
+    ),
+    ("isats", "constraint"): ('"ordered"',),
+    ("isats", "center"): ('"median"',),
+    ("isats", "wrong"): ('"skip"',),
+    ("correlate", "n_boot"): (
+        "0",
+        "-1",
+        "1000001",
+        "1e6",
+    ),
+    ("correlate", "seed"): (
+        "-1",
+        "0.5",
+    ),
+    ("pick", "student"): ('""',),
+    ("distill", "seeds"): (
+        "0",
+        "-1",
+        "10001",
+        "1.0",
+    ),
+    ("distill", "threads"): (
+        "0",
+        "100000",
+    ),
+    ("distill", "students"): (
+        "[]",
+        '["mlp8", "mlp8"]',
+        '"mlp8"',
+    ),
+    ("distill", "methods"): (
+        "[]",
+        "[{}]",
+        '[{ name = "KD", tau = 0 }]',
+        '[{ name = "KD", tau = 1e300 }]',
+        '[{ name = "KD", weight = nan }]',
+    ),
+    ("distill", "scale"): (
+        "[]",
+        "[0]",
+        "[-1]",
+        "[nan]",
+        "[inf]",
+    ),
+    ("distill", "center"): (
+        "[]",
+        "[nan]",
+        "[inf]",
+    ),
+    ("distill", "views"): (
+        '{ kind = "noise", sigma = nan }',
+        '{ kind = "noise", sigma = inf, count = 2 }',
+        '{ kind = "noise", sigma = 1, count = 1180591620717411303424 }',
+        "{ seed = -1 }",
+    ),
+}
 
 
-@pytest.mark.parametrize(("table", "key", "values"), ABSURD, ids=[f"{table}.{key}" for table, key, _ in ABSURD])
-def test_absurd_values_are_refused_by_name(tmp_path: Path, table: str, key: str, values: list[str]) -> None:
+@pytest.mark.parametrize(("table", "key"), ABSURD)
+def test_absurd_values_are_refused_by_name(tmp_path: Path, table: str, key: str) -> None:
     file = tmp_path / "study.toml"
     file.write_text(STUDY + DISTILL)
     read_study(file)  # as it stands it is fine
-    for value in values:
+    for value in ABSURD[table, key]:
         given: dict[str, Any] = tomllib.loads(STUDY + DISTILL)
         (given.setdefault(table, {}) if table else given)[key] = tomllib.loads(f"value = {value}")["value"]
         file.write_text(_toml(given))
@@ -84,11 +183,25 @@ def _toml(value: Any, top: bool = True) -> str:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"epochs": 0}, {"epochs": True}, {"epochs": 10**9}, {"batch_size": 0}, {"lr": float("nan")}, {"lr": 0.0}, {"lr": 1e9},
-        {"weight_decay": -1.0}, {"weight_decay": float("nan")}, {"momentum": 1.5}, {"shift": -1}, {"patience": 3},
-        {"milestones": (0,)}, {"milestones": (1.5,)}, {"schedule": "linear"}, {"optimizer": "lion"}, {"autocast": "int8"},
+        {"epochs": 0},
+        {"epochs": True},
+        {"epochs": 10**9},
+        {"batch_size": 0},
+        {"lr": float("nan")},
+        {"lr": 0.0},
+        {"lr": 1e9},
+        {"weight_decay": -1.0},
+        {"weight_decay": float("nan")},
+        {"momentum": 1.5},
+        {"shift": -1},
+        {"patience": 3},
+        {"milestones": (0,)},
+        {"milestones": (1.5,)},
+        {"schedule": "linear"},
+        {"optimizer": "lion"},
+        {"autocast": "int8"},
     ],
-)  # fmt: skip
+)
 def test_absurd_recipes(changes: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(changes))):
         Recipe(**changes)

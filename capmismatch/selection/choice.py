@@ -558,8 +558,8 @@ def _cell(value: object) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text in which names that look like tags are shown as text."""
-    return html.escape(text, quote=False)
+    """Text in which names that look like tags, links or pictures are shown as text."""
+    return html.escape(text, quote=False).replace("](", "]\\(")
 
 
 # A page as a file of its own ------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ is checked afterwards, by `capmismatch.data.rows.make_rows`.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
 import warnings

@@ -99,7 +99,9 @@ def run_blocks(
     """
     done = pd.read_csv(out) if out.exists() else pd.DataFrame(columns=["design", "block"])
     finished = set(done[["design", "block"]].itertuples(index=False, name=None))
-    missing = [(number, block) for block in range(blocks) for number in range(designs) if (number, block) not in finished]
+    missing = [
+        (number, block) for block in range(blocks) for number in range(designs) if (number, block) not in finished
+    ]
     if not missing:
         return done
     with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:

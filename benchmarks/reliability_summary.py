@@ -1,10 +1,10 @@
-"""From the blocks of the simulations to what the docs show: a table, a picture, and the lines of the page on statistics.
+"""From the blocks of the simulations to what the docs show: a table, a picture, and the page on statistics.
 
     python benchmarks/reliability_summary.py reliability_blocks.csv pick_blocks.csv
 
-The blocks are those of ``bench_reliability.py`` and ``bench_pick.py``. Writes ``benchmarks/reliability.csv`` (every kind
-of claim by bin, and the posterior by evidence, seeds and settings), ``figures/statistics/pick_reliability`` as PDF, PNG
-and CSV, and two tables of ``docs/concepts/statistics.md``, each between its marks.
+The blocks are those of ``bench_reliability.py`` and ``bench_pick.py``. Writes ``benchmarks/reliability.csv`` (every
+kind of claim by bin, and the posterior by evidence, seeds and settings), ``figures/statistics/pick_reliability`` (PDF,
+PNG and CSV), and three tables of ``docs/concepts/statistics.md``, each between its marks.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
-from bench_pick import reported, ways
 from _reliability import bins
+from bench_pick import reported, ways
 from matplotlib.axes import Axes
 from summary import between, markdown
 
@@ -54,9 +54,7 @@ def table(blocks: dict[str, pd.DataFrame]) -> pd.DataFrame:
 def draw(rows: pd.DataFrame) -> Axes:
     """How often claims come true, and expected regret against the real one, bin by bin."""
     with plots.figure_style("default", ratio=0.5):
-        _, (left, right) = plt.subplots(
-            1, 2, figsize=(mpl.rcParams["figure.figsize"][0], 3.0), layout="constrained"
-        )
+        _, (left, right) = plt.subplots(1, 2, figsize=(mpl.rcParams["figure.figsize"][0], 3.0), layout="constrained")
         left.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, zorder=1)
         left.fill_between([0, 1], [-0.07, 0.93], [0.07, 1.07], color="0.92", linewidth=0, zorder=0)
         limits = rows.loc[rows["kind"].isin(SHOWN) & rows["n"].ge(FEWEST), ["regret", "real_regret"]].replace(0, pd.NA)
@@ -126,8 +124,11 @@ def main() -> None:
     draw(rows)
     page = PAGE.read_text(encoding="utf-8")
     trials = posterior.groupby("design")["n"].sum()
-    head = f"{int(trials.sum()):,} families, {int(trials.min()):,} or more of each of {len(trials)} designs, for the posterior"
-    page = between(page, "claims", f"{head}; {int(public['n'].sum()):,} trials of the calls.\n\n{claims(rows)}", PAGE.name)
+    least = f"{int(trials.min()):,} or more of each of {len(trials)} designs"
+    head = f"{int(trials.sum()):,} families, {least}, for the posterior"
+    page = between(
+        page, "claims", f"{head}; {int(public['n'].sum()):,} trials of the calls.\n\n{claims(rows)}", PAGE.name
+    )
     page = between(page, "biases", biases(public), PAGE.name)
     page = between(page, "pilots", markdown(ways(public).round(2)), PAGE.name)
     PAGE.write_text(page, encoding="utf-8")

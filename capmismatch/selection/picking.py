@@ -86,8 +86,8 @@ def pick(
     `capmismatch.selection.rules.DEFAULT_RULE`. Teachers whose difference from the best has a 95 % interval that covers
     zero are tied with it. With `values`, intervals and ties come from a bootstrap over the examples, which all teachers
     share, and over runs where a teacher has several; else standard errors are taken as independent, which is
-    conservative. The smallest of the tied teachers is taken, because it is the cheapest; the title then says so, and how
-    many teachers the rules name. `Choice.smallest_pilot` names the fewest students that would tell.
+    conservative. The smallest of the tied teachers is taken, because it is the cheapest; the title then says so, and
+    how many teachers the rules name. `Choice.smallest_pilot` names the fewest students that would tell.
 
     **With evidence**, students of other families or other students of these teachers, how far to trust each probe is
     learnt from it (`capmismatch.stats.posterior.posterior_draws`: a ridge regression within families; its strength, and
@@ -157,8 +157,8 @@ def pick(
     Notes
     -----
     On simulated families with and without evidence (``benchmarks/bench_reliability.py``, ``benchmarks/bench_pick.py``)
-    P(best) comes true as often as it claims, within 0.07 in every bin. The table by bins, that of the expected regret, and
-    how far the accuracy and the gain to report are from the truth stand in the docs on statistics.
+    P(best) comes true about as often as it claims. The table by bins, the expected regret beside the real one, and how
+    far the accuracy and the gain to report are from the truth stand in the docs on statistics.
 
     Examples
     --------

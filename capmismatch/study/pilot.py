@@ -118,8 +118,8 @@ def pilot(
     -----
     A rung with fewer epochs has the recipe's schedule at that length, and is never shorter than half of it: see
     `halving.ladder` for what shorter ones are worth. The last rungs are of full length, with two seeds or
-    more. What pilots lose in simulations, and whether their chances come true (``benchmarks/bench_pick.py``), stands in the
-    docs on statistics.
+    more. What pilots lose in simulations, and whether their chances come true (``benchmarks/bench_pick.py``), stands in
+    the docs on statistics.
     """
     study.distillation  # noqa: B018 - without students there is nothing to train, and nothing is made
     make_ready(study)

@@ -12,8 +12,13 @@ SIZES = [1e5, 2e5, 4e5, 8e5]
 
 def probes(derived: list[float], accuracy: list[float], se: float = 1e-4) -> pd.DataFrame:
     """Teachers t0, t1, ..., the smallest first."""
-    base = pd.DataFrame({"family": "f", "teacher": [f"t{i}" for i in range(len(derived))], "params": SIZES[: len(derived)]})
-    tables = [base.assign(probe="derived_std", tau=4.0, value=derived), base.assign(probe="accuracy", tau=np.nan, value=accuracy)]
+    base = pd.DataFrame(
+        {"family": "f", "teacher": [f"t{i}" for i in range(len(derived))], "params": SIZES[: len(derived)]}
+    )
+    tables = [
+        base.assign(probe="derived_std", tau=4.0, value=derived),
+        base.assign(probe="accuracy", tau=np.nan, value=accuracy),
+    ]
     return pd.concat(tables).assign(split="val", seed=0, se=se)
 
 
@@ -21,7 +26,11 @@ def test_the_smallest_pilot_compares_the_teachers_that_the_rules_name() -> None:
     choice = cm.pick(probes([0.02, 0.05, 0.03, 0.01], [0.7, 0.8, 0.9, 0.85]))
     assert choice.grade == "none" and choice.teacher == "t1"
     pilot = choice.smallest_pilot
-    assert pilot.teachers == (("f", "t1"), ("f", "t2"), ("f", "t3")) and (pilot.tau, pilot.seeds, pilot.runs) == (4.0, 2, 6)
+    assert pilot.teachers == (("f", "t1"), ("f", "t2"), ("f", "t3")) and (pilot.tau, pilot.seeds, pilot.runs) == (
+        4.0,
+        2,
+        6,
+    )
     # largest, smallest, most accurate and derived_std: each teacher once
     assert choice.title.startswith("First guess: f/t1 by") and choice.title.endswith("4 rules name 4 teachers")
     spread = next(reason for reason in choice.reasons if "disagree" in reason)

@@ -68,7 +68,9 @@ def test_bins_are_means_with_exact_intervals(bench: dict[str, Any]) -> None:
     )
     assert (row["true_low"], row["true_high"]) == pytest.approx(tuple(interval))
     ratios = [a.sum() / b.sum() for a, b in (trials[rng.integers(0, 40, 40), 2:].T for _ in range(2000))]
-    assert row["ratio_high"] - row["ratio_low"] == pytest.approx(np.diff(np.quantile(ratios, [0.025, 0.975]))[0], rel=0.15)
+    assert row["ratio_high"] - row["ratio_low"] == pytest.approx(
+        np.diff(np.quantile(ratios, [0.025, 0.975]))[0], rel=0.15
+    )
 
 
 def test_blocks_are_made_in_turns_and_go_on_where_they_were(bench: dict[str, Any], tmp_path: Path) -> None:

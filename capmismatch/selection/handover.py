@@ -168,8 +168,8 @@ class HandOver:
         dict
             Its attributes by their names, tables as lists of rows, and its sentences: title, reasons, risks.
         """
-        plain = ("teacher", "family", "rule", "grade", "p_best", "expected_regret", "cheapest", "student", "label")
-        plain += ("method", "tau", "title", "reasons", "risks", "findings", "command", "loss")
+        plain = ["teacher", "family", "rule", "grade", "p_best", "expected_regret", "cheapest", "student", "label"]
+        plain += ["method", "tau", "title", "reasons", "risks", "findings", "command", "loss"]
         tables = ("table", "rules", "students", "settings", "trust", "rungs")
         return {name: getattr(self, name) for name in plain} | {
             name: getattr(self, name).to_dict("records") for name in tables

@@ -1,4 +1,4 @@
-"""One call from logits or networks to the first answer, without a study: `diagnose`.
+"""One call from logits or networks to the first answer, without a study: ``diagnose``.
 
 Nothing heavy is imported here: what takes seconds to load is loaded once the call has shown that it is alive.
 """

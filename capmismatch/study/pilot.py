@@ -15,6 +15,7 @@ from capmismatch.errors import must_be_one_of
 from capmismatch.selection.candidates import Candidates, of_family, read_probes
 from capmismatch.selection.choice import Choice, PilotRecord
 from capmismatch.selection.evidence import EvidenceGroup, learn
+from capmismatch.selection.kept_choice import as_entries
 from capmismatch.selection.picking import pick
 from capmismatch.selection.rules import DEFAULT_RULE, RULES
 from capmismatch.selection.students import chances
@@ -161,9 +162,10 @@ def pilot(
     )
     rungs = pd.DataFrame([*by_teacher.rows(), *by_setting.rows()], columns=list(RUNG_COLUMNS))
     write_table(table_file(study.folder, "pilot"), rungs)
-    study.keep_pick(choice, pilot=True)
     reasons = (_spent(plan, rungs, runs.table), _how_sure(choice, by_setting.chances))
-    return replace(choice, rule="pilot", pilot=PilotRecord(rungs, reasons, tuple(_too_small(plan))))
+    choice = replace(choice, rule="pilot", pilot=PilotRecord(rungs, reasons, tuple(_too_small(plan))))
+    study.keep_pick(choice, pilot=as_entries(choice))
+    return choice
 
 
 def _what_to_compare(

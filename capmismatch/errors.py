@@ -139,3 +139,16 @@ def require_columns(frame: Any, columns: Iterable[str], what: str) -> None:
         plural = "s" if len(missing) > 1 else ""
         names = ", ".join(repr(column) for column in missing)
         raise InputError(f"{what} lacks the column{plural} {names}; it has {list(frame.columns)}")
+
+
+def must_be_a_table(value: Any, what: str, instead: str) -> None:
+    """Raise unless `value` is a data frame; `instead` is code that has one.
+
+    Examples
+    --------
+    >>> must_be_a_table("students.csv", "the results table", "cm.load_results(file)")
+    Traceback (most recent call last):
+    capmismatch.errors.InputError: expected the results table, a DataFrame, got str: cm.load_results(file)
+    """
+    if not hasattr(value, "columns"):
+        raise InputError(f"expected {what}, a DataFrame, got {type(value).__name__}: {instead}")

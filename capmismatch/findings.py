@@ -174,6 +174,12 @@ FINDINGS: dict[str, Finding] = {
             "The probe compares each example with the mean of its class, and in some classes there is but one, which "
             "is that mean. Those examples are left out; where no class has two, the probe is not known.",
         ),
+        Finding(
+            "CM036",
+            "images not normalised",
+            "The network gets images scaled to [0, 1], and no mean and standard deviation were given. If it was "
+            "trained on normalised images and does not normalise them itself, its logits are wrong: give mean and std.",
+        ),
     )
 }
 """Every finding by its code."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import numbers
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from capmismatch.data.dataset_readers import (
     read_parts,
     read_torchvision,
 )
+from capmismatch.data.handed_in import check_parts, is_pair_of_arrays, join_parts, read_arrays
 from capmismatch.data.image_checks import checked_inputs
 from capmismatch.data.lazy_inputs import LazyInputs, as_array
 from capmismatch.data.npz_files import read_npz
@@ -214,7 +216,7 @@ def load_dataset(
 
     Parameters
     ----------
-    source : str or map-style torch data set
+    source : str, tuple, mapping, or map-style torch data set
         One of
 
         * ``"letters"``
@@ -228,6 +230,9 @@ def load_dataset(
         * ``"hf:OWNER/NAME"``, ``"hf:FOLDER"``, ``"hf:OWNER/NAME#validation"``: an image classification set of the
           ``datasets`` library
         * a map-style torch data set of (input, label) pairs
+        * ``(X, y)``: arrays or tensors of inputs (N, ...) and of labels (N,)
+        * ``{"val": ..., "test": ...}``: any of these for each split
+        * a `Dataset`, which is taken as it is
     split : mapping of str to int or float, optional
         As in `Dataset.resplit`; by default the source's own split, or all rows "val".
     seed : int
@@ -263,28 +268,53 @@ def load_dataset(
     >>> load_dataset("letters", split={"train": 2000, "val": 6000, "test": 12000})
     Dataset('letters': 20000 examples, 26 classes, 2000 train, 6000 val, 12000 test)
     """
-    if isinstance(source, str):
-        raw, source_name = _read(source, Path(base), root, download, Columns(image_column, label_column))
-    elif hasattr(source, "__getitem__") and hasattr(source, "__len__"):
-        source_name = type(source).__name__
-        raw = read_map_style(source, name or source_name)
+    if isinstance(source, Dataset):
+        dataset = source if classes is None else source.with_classes(classes)
     else:
-        raise InputError(f"expected {KINDS} or a map-style torch data set, got {type(source).__name__}")
-    place = source if isinstance(source, str) else source_name
-    class_names = classes if raw.classes is None else raw.classes
-    dataset = _checked(raw, class_names, name or raw.name or source_name, place)
-    if classes is not None and raw.classes is not None:
-        dataset = dataset.with_classes(classes)
-    elif raw.doubt:
-        warnings.warn(f"the classes of {source} are {raw.doubt}", stacklevel=2)
-        dataset = replace(dataset, doubt=raw.doubt)
+        read = partial(
+            _read, base=Path(base), root=root, download=download, columns=Columns(image_column, label_column)
+        )
+        raw, source_name = read(source, name) if isinstance(source, str) else _handed_in(source, name, read)
+        place = source if isinstance(source, str) else source_name
+        class_names = classes if raw.classes is None else raw.classes
+        dataset = _checked(raw, class_names, name or raw.name or source_name, place)
+        if classes is not None and raw.classes is not None:
+            dataset = dataset.with_classes(classes)
+        elif raw.doubt:
+            warnings.warn(f"the classes of {place} are {raw.doubt}", stacklevel=2)
+            dataset = replace(dataset, doubt=raw.doubt)
     return dataset if split is None else dataset.resplit(split, seed)
+
+
+def _handed_in(source: Any, name: str | None, read: Callable[..., tuple[RawDataset, str]]) -> tuple[RawDataset, str]:
+    """What a data set in memory holds, and its name."""
+    if isinstance(source, Mapping):
+        shown = name or "the splits"
+        parts = {
+            split: read(part, split)[0] if isinstance(part, str) else _handed_in(part, split, read)[0]
+            for split, part in check_parts(source).items()
+        }
+        return join_parts(parts, shown), "data"
+    if is_pair_of_arrays(source):
+        return read_arrays(source, name or "the arrays"), "arrays"
+    if isinstance(source, Dataset):
+        return RawDataset(source.inputs, source.labels, source.classes, source.rows.ids), source.name
+    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+        source_name = type(source).__name__
+        return read_map_style(source, name or source_name), source_name
+    loader = "; of a DataLoader give its dataset" if hasattr(source, "dataset") else ""
+    raise InputError(
+        f"expected {KINDS}, arrays (X, y), a data set for each split, or a map-style torch data set, got "
+        f"{type(source).__name__}{loader}"
+    )
 
 
 KINDS = "'letters', 'npz:FILE', 'folder:PATH', 'torchvision:NAME', 'hf:NAME'"
 
 
-def _read(source: str, base: Path, root: str | Path | None, download: bool, columns: Columns) -> tuple[RawDataset, str]:
+def _read(
+    source: str, name: str | None, *, base: Path, root: str | Path | None, download: bool, columns: Columns
+) -> tuple[RawDataset, str]:
     """What a source holds, and its name."""
     kind, _, address = source.partition(":")
     if kind != "hf" and columns != Columns():

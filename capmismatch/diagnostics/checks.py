@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -129,6 +130,19 @@ def check(bank: LogitBank) -> pd.DataFrame:
     >>> check(bank)[["teacher", "usable"]].values.tolist()
     [['net3', True], ['net4', True], ['net5', True], ['shuffled', False]]
     """
+    teachers = tuple(bank.keys)
+    known = _CHECKED.get(bank)
+    if known is None or known[0] != teachers:
+        known = _CHECKED[bank] = teachers, _checked(bank)
+    return known[1].copy()
+
+
+_CHECKED: WeakKeyDictionary[LogitBank, tuple[tuple[str, ...], pd.DataFrame]] = WeakKeyDictionary()
+"""Of the banks that are open: a bank's logits stay as they are, and probes, picks and reports all ask for it."""
+
+
+def _checked(bank: LogitBank) -> pd.DataFrame:
+    """The table of `check`."""
     checks = check_bank(bank)
     views = _views(bank)
     _find_broken(views, bank)

@@ -72,16 +72,26 @@ WRAPPED: dict[str, Any] = {
     "state_dict": lambda state: {"state_dict": state, "epoch": 3, "args": Namespace(lr=0.1)},
     "prefix": lambda state: {f"module.{key}": value for key, value in state.items()},
     "both": lambda state: {"model": {f"_orig_mod.{key}": value for key, value in state.items()}, "best": np.float64(1)},
-    "averaged": lambda state: {**{f"module.{key}": value for key, value in state.items()}, "n_averaged": torch.tensor(3)},
+    "averaged": lambda state: {"n_averaged": torch.tensor(3)} | {f"module.{key}": state[key] for key in state},
     "ema": lambda state: {"state_dict": state, "state_dict_ema": {key: value + 1 for key, value in state.items()}},
     "list": list,
     "nested": lambda state: {"a": {"b": {"c": state}}},
     "empty": lambda state: {},
-}  # fmt: skip
+}
 ODD_TENSORS: list[Any] = [
-    torch.tensor(float("nan")), torch.zeros(0), torch.zeros(3, 7), torch.ones(5, dtype=torch.int64), "text", None, [1.0],
-    torch.full((5, 4), float("inf")), torch.zeros(5, 4, dtype=torch.complex64), torch.zeros(5, 4).to_sparse(), 7, {"x": 1},
-]  # fmt: skip
+    torch.tensor(float("nan")),
+    torch.zeros(0),
+    torch.zeros(3, 7),
+    torch.ones(5, dtype=torch.int64),
+    "text",
+    None,
+    [1.0],
+    torch.full((5, 4), float("inf")),
+    torch.zeros(5, 4, dtype=torch.complex64),
+    torch.zeros(5, 4).to_sparse(),
+    7,
+    {"x": 1},
+]
 
 
 @fuzz
@@ -248,9 +258,37 @@ def test_study_files(
 # --- results tables --------------------------------------------------------------------------------------------------
 
 CELLS = [
-    "", "NA", "nan", "inf", "-1", "0", "1", "71.3%", "0,713", "1e400", "x", "None", "1_000", "0x10", " 0.5 ", '"', "é", "CE", "KD",
-    "kd ", "2023-01-01", "True", "99999999999999999999", "val", "Validation", "-inf", "1.000", "=1+1", "\x00", "0.5;0.5",
-]  # fmt: skip
+    "",
+    "NA",
+    "nan",
+    "inf",
+    "-1",
+    "0",
+    "1",
+    "71.3%",
+    "0,713",
+    "1e400",
+    "x",
+    "None",
+    "1_000",
+    "0x10",
+    " 0.5 ",
+    '"',
+    "é",
+    "CE",
+    "KD",
+    "kd ",
+    "2023-01-01",
+    "True",
+    "99999999999999999999",
+    "val",
+    "Validation",
+    "-inf",
+    "1.000",
+    "=1+1",
+    "\x00",
+    "0.5;0.5",
+]
 HEADS = ["teacher", "method", "tau", "seed", "split", "accuracy", "n", "family", "student", "label", "val_acc", "", "x"]
 
 

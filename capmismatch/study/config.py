@@ -15,6 +15,7 @@ from capmismatch._utils.toml import parse
 from capmismatch.distillation.config import DistillConfig
 from capmismatch.distillation.methods import Method
 from capmismatch.errors import InputError, must_be_positive, must_count
+from capmismatch.selection.rules import DEFAULT_TAU
 
 
 @dataclass(frozen=True)
@@ -201,14 +202,21 @@ class CorrelateConfig:
         Bootstrap replicates, 1 or more.
     seed : int
         Of the bootstrap and of random permutations.
+    primary : str or None
+        The one probe that the study is about, named before its students are looked at. Default: "derived_std".
+    primary_tau : float
+        Its temperature; the nearest one in the table is taken.
     """
 
     n_boot: int = 2000
     seed: int = 0
+    primary: str | None = None
+    primary_tau: float = DEFAULT_TAU
 
     def __post_init__(self) -> None:
         must_count(self.n_boot, "n_boot")
         must_count(self.seed, "seed", least=0)
+        must_be_positive(self.primary_tau, "primary_tau")
 
 
 @dataclass(frozen=True)

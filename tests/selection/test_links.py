@@ -237,7 +237,7 @@ def test_findings():
     assert len(noise) and noise["findings"].str.contains("CM004").all()
     assert not noise["findings"].str.contains("CM005").any()
     assert not links["findings"].str.contains("CM003").any()
-    muted = correlate(probes, results, expected_signs={}, n_boot=20, mute=["CM004", "CM005"])
+    muted = correlate(probes, results, expected_signs={}, n_boot=20, mute=["CM004", "CM005", "CM027"])
     assert muted["findings"].eq("").all()
 
 

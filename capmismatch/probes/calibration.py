@@ -191,7 +191,7 @@ def ece(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0, *, debiased: boo
     debiased : bool, default False
         Whether to take off what few examples a bin add: a magnitude is raised by noise. With :math:`d_b` the difference
         of a bin and :math:`s_b^2 = \sum \mathrm{conf} (1 - \mathrm{conf}) / n_b^2` the variance that hits give it, each
-        :math:`|d_b|` becomes :math:`2 |d_b| - E |N(d_b, s_b^2)|`.
+        :math:`|d_b|` becomes :math:`2 |d_b| - E |N(d_b, s_b^2)|`. Of a calibrated teacher that takes off two fifths.
 
     Returns
     -------

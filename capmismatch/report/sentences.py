@@ -50,7 +50,7 @@ UNKNOWN = {
 NO_DIFFERENCE = "no difference is shown"
 NO_SHAPE = "whether there is a rise and fall is not known"
 PAIRS = {"neighbours": "neighbours in size", "any": "any two different teachers"}
-HELD_FIXED = {"target_prob": "p_y", "accuracy": "the teacher's accuracy", "params": "its log parameters"}
+HELD_FIXED = {"target_prob": "p_y", "accuracy": "the teacher's accuracy", "params": "the log parameters"}
 ORDERS = {
     "affinity_tau_b": (
         "over the wrong classes of the mean soft label of each class, the relative class affinity that the paper's "
@@ -257,7 +257,7 @@ def _(facts: VarianceLink) -> str:
 
 def _ceiling(link: Link) -> str:
     """How high a correlation can be expected, where seeds tell."""
-    return "" if np.isnan(link.ceiling) else f" Noise of the seeds leaves room for {link.ceiling:.2f} (the ceiling)."
+    return "" if np.isnan(link.ceiling) else f" The seeds let no probe be expected above {link.ceiling:.2f} (the ceiling)."
 
 
 @sentence.register

@@ -181,7 +181,7 @@ def correlate(
     permutations, the family-wise error: as most probes say the same of teachers in a row, it finds more where a single
     link is strong, and less where many are (times the number of sets of teachers, where probes lack some). `p_overall` is
     Benjamini-Hochberg's over all probes, temperatures, students and settings of a metric, and for the primary probe
-    Holm's (1979) over students and settings alone. Simulated in ``benchmarks/bench_tests.py``.
+    Holm's (1979) over students and settings alone. Simulated in ``benchmarks/bench_inference.py``.
 
     **Findings**: CM003 so few teachers that no order of their ranks has p < 0.05 (fewer than five of one family), or not
     even a perfect link of a single probe has `p_adjusted` < 0.05; CM004 the interval covers zero; CM005 a probe that contains (1 - p_y) whose interval excludes zero, but no longer with p_y

@@ -224,4 +224,5 @@ def pair_mean(alike: Floats, distances: Iterable[int], *, below_floor: bool = Fa
     means = np.array([remaining.mean() for remaining in without])
     error = np.sqrt((n - 1) / n * ((means - means.mean()) ** 2).sum())
     half = float(half_width(error**2, n - 1))
-    return Estimate(mean, mean - half, mean + half, len(values))
+    bound = 2.0 if below_floor else 1.0  # an agreement is at most perfect
+    return Estimate(mean, max(mean - half, -bound), min(mean + half, bound), len(values))

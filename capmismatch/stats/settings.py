@@ -209,7 +209,7 @@ def setting_differences(results: pd.DataFrame, *, against: str | None = None, sp
     :math:`2 MS_{seed \times setting} / (TS)`, with the degrees of freedom of that mean square, so that with two
     settings it is the t test on paired seeds. For other teachers
     :math:`2 (MS_{teacher \times setting} - MS_{run}) / (TS)` is added. Mean squares below that of a run count as that.
-    Degrees of freedom of sums are Satterthwaite's (Biometrics 1946). Simulated in ``benchmarks/bench_settings.py``.
+    Degrees of freedom of sums are Satterthwaite's (Biometrics 1946). Simulated in ``benchmarks/bench_inference.py``.
 
     Examples
     --------
@@ -293,14 +293,14 @@ def compare(left: pd.DataFrame, right: pd.DataFrame, noise: RunNoise) -> tuple[E
     means = [float(table.loc[seeds].to_numpy().mean()) for table in tables]
     value, arms = means[0] - means[1], (tables[0].shape[1], tables[1].shape[1])
     both_taught = all(rows["teacher"].ne("").any() for rows in (left, right))
-    estimates, p = [], math.nan
-    for drawn in (0, len(shared)):
-        variance, free = noise.of_difference(len(seeds), arms, teachers_drawn=drawn)
-        half = float(half_width(variance, free)) if both_taught or not drawn else math.nan
-        estimates.append(Estimate(value, value - half, value + half, len(seeds)))
-        if not drawn and variance > 0:
-            p = 2 * float(stats.t.sf(abs(value) / math.sqrt(variance), free))
-    return estimates[0], estimates[1], p
+    variance, free = noise.of_difference(len(seeds), arms)
+    half = float(half_width(variance, free))
+    p = 2 * float(stats.t.sf(abs(value) / math.sqrt(variance), free)) if variance > 0 else math.nan
+    of_others = math.nan
+    if both_taught:  # more degrees of freedom never make the wider statement the surer one
+        of_others = max(half, float(half_width(*noise.of_difference(len(seeds), arms, teachers_drawn=len(shared)))))
+    these, others = (Estimate(value, value - width, value + width, len(seeds)) for width in (half, of_others))
+    return these, others, p
 
 
 def _shared(left: pd.DataFrame, right: pd.DataFrame) -> list[str]:
@@ -313,7 +313,7 @@ def _shared(left: pd.DataFrame, right: pd.DataFrame) -> list[str]:
 
 def _by_seed(rows: pd.DataFrame, teachers: list[str]) -> pd.DataFrame:
     """Accuracies by seed (rows) and teacher (columns); seeds that lack a teacher are left out."""
-    table = rows.pivot_table(index="seed", columns="teacher", values="accuracy")
+    table = rows.groupby(["seed", "teacher"])["accuracy"].mean().unstack()
     return table.reindex(columns=teachers).dropna()
 
 

@@ -1,6 +1,6 @@
 """Do comparisons of settings, comparisons with the best, and corrections for many probes keep their promises?
 
-    python benchmarks/bench_inference.py [--studies 400] [--families 2000] [--out benchmarks/inference.csv]
+    python benchmarks/bench_inference.py [--studies 200] [--families 1000] [--out benchmarks/inference.csv]
 
 Simulated studies with a known truth; one row each of
 
@@ -8,6 +8,8 @@ Simulated studies with a known truth; one row each of
   others; beside it Student's t over teachers with the seeds as given, which is what seed x setting makes too sure;
 * `best`: how often the set of likely best teachers holds the best, the interval of a teacher against the best holds
   the truth, and a teacher that is as good as all others is called worse;
+* `single`: how often a course of single runs without a peak is called one, whose standard errors are half of what another
+  training changes, and how often one of two runs each;
 * `probes`: how often any of 76 probes is called a link that is none, and how often a true one is found, by
   Benjamini-Hochberg, by max-T, and as the one probe named beforehand.
 
@@ -29,6 +31,7 @@ from scipy import stats
 
 from capmismatch.stats import correlations as st
 from capmismatch.stats.best import gap_to_best, may_be_best
+from capmismatch.stats.peak import peak
 from capmismatch.stats.run_means import mean_over_runs
 from capmismatch.stats.settings import setting_differences
 
@@ -72,6 +75,17 @@ def best(families: int, teachers: int, seeds: int, spread: float) -> dict[str, f
     return dict(zip(("in the set", "gap held", "falsely worse", "size"), 100 * np.mean(found, axis=0), strict=True))
 
 
+def single(families: int, course: str, teachers: int = 8) -> dict[str, float]:
+    """In per cent: courses without a peak that are called one."""
+    rng, called, size = np.random.default_rng(0), [], np.arange(teachers)
+    mean = {"flat": 0.0 * size, "saturating": 4 * (1 - np.exp(-size)), "plateau": 4.0 * np.minimum(size, 2)}[course]
+    for family in range(families):
+        runs = mean[:, None] + rng.standard_normal((teachers, 2))
+        alone = peak(size, runs[:, 0], se=np.full(teachers, 0.5), n_boot=500, seed=family)
+        called.append((alone.p_value < 0.05, peak(size, runs, n_boot=500, seed=family).p_value < 0.05))
+    return dict(zip(("one run", "two runs"), 100 * np.mean(called, axis=0), strict=True))
+
+
 def probes(families: int, teachers: int, link: float, alike: float) -> dict[str, float]:
     """In per cent: any of 76 probes called a link, by correction; with `link`, the first one is one."""
     rng, found = np.random.default_rng(0), []
@@ -95,6 +109,8 @@ def designs(studies: int, families: int) -> Iterator[tuple[str, partial[dict[str
         yield "settings", partial(settings, studies, seeds=seeds, by_seed=by_seed, by_teacher=by_teacher)
     for teachers, seeds, spread in product((5, 12), (2, 4), (0.0, 0.5, 2.0)):
         yield "best", partial(best, families, teachers=teachers, seeds=seeds, spread=spread)
+    for course in ("flat", "saturating", "plateau"):
+        yield "single", partial(single, families, course=course)
     for teachers, link, alike in product((8, 12), (0.0, 0.8, 0.9), (0.0, 0.9)):
         yield "probes", partial(probes, families // 4, teachers=teachers, link=link, alike=alike)
 
@@ -102,22 +118,35 @@ def designs(studies: int, families: int) -> Iterator[tuple[str, partial[dict[str
 def main() -> None:
     """Compute what is missing of the table, and print it part by part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=400)
-    parser.add_argument("--families", type=int, default=2000)
+    parser.add_argument("--studies", type=int, default=200)
+    parser.add_argument("--families", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("inference.csv"))
     given = parser.parse_args()
     done = pd.read_csv(given.out).to_dict("records") if given.out.exists() else []
     there = {str(row["design"]) for row in done}
     for part, compute in designs(given.studies, given.families):
-        design = ", ".join(f"{name} {value:g}" for name, value in compute.keywords.items())
+        design = ", ".join(f"{name} {value if isinstance(value, str) else format(value, 'g')}" for name, value in compute.keywords.items())
         name = f"{part}: {design} ({compute.args[0]} drawn)"
         if name in there:
             continue
         done += [{"design": name, "measure": measure, "percent": value} for measure, value in compute().items()]
         pd.DataFrame(done).to_csv(given.out, index=False, float_format="%.1f")
-    table = pd.DataFrame(done).pivot(index="design", columns="measure", values="percent")
-    for part, rows in table.groupby(lambda name: name.split(":")[0]):
-        print(f"\n{part}, in per cent\n{rows.dropna(axis='columns', how='all').round(1).to_string()}")
+    for part, table in markdown(pd.DataFrame(done)).items():
+        print(f"\n{part}, in per cent\n\n{table}")
+
+
+def markdown(done: pd.DataFrame) -> dict[str, str]:
+    """The tables of docs/concepts/statistics.md: name of a part -> its table."""
+    tables = {}
+    parts = done["design"].str.split(": ", n=1).str
+    for part, rows in done.assign(part=parts[0], design=parts[1]).groupby("part", sort=False):
+        table = rows.pivot(index="design", columns="measure", values="percent")
+        table = table.loc[list(dict.fromkeys(rows["design"])), list(dict.fromkeys(rows["measure"]))]
+        head = f"| design | {' | '.join(table.columns)} |\n|{'---|' * (table.shape[1] + 1)}"
+        cells = table.map(lambda value: "" if pd.isna(value) else f"{value:.0f}")
+        lines = [f"| {design} | {' | '.join(row)} |" for design, row in zip(cells.index, cells.to_numpy(), strict=True)]
+        tables[str(part)] = "\n".join([head, *(line.replace("by_", "by ").replace(" drawn)", ")") for line in lines)])
+    return tables
 
 
 if __name__ == "__main__":

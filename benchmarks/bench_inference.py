@@ -8,8 +8,8 @@ Simulated studies with a known truth; one row each of
   others; beside it Student's t over teachers with the seeds as given, which is what seed x setting makes too sure;
 * `best`: how often the set of likely best teachers holds the best, the interval of a teacher against the best holds
   the truth, and a teacher that is as good as all others is called worse;
-* `single`: how often a course of single runs without a peak is called one, whose standard errors are half of what another
-  training changes, and how often one of two runs each;
+* `single`: how often a course of single runs without a peak is called one, whose standard errors are half of what
+  another training changes, and how often one of two runs each;
 * `probes`: how often any of 76 probes is called a link that is none, and how often a true one is found, by
   Benjamini-Hochberg, by max-T, and as the one probe named beforehand.
 
@@ -125,7 +125,10 @@ def main() -> None:
     done = pd.read_csv(given.out).to_dict("records") if given.out.exists() else []
     there = {str(row["design"]) for row in done}
     for part, compute in designs(given.studies, given.families):
-        design = ", ".join(f"{name} {value if isinstance(value, str) else format(value, 'g')}" for name, value in compute.keywords.items())
+        design = ", ".join(
+            f"{name} {value if isinstance(value, str) else format(value, 'g')}"
+            for name, value in compute.keywords.items()
+        )
         name = f"{part}: {design} ({compute.args[0]} drawn)"
         if name in there:
             continue

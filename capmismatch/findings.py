@@ -178,8 +178,8 @@ FINDINGS: dict[str, Finding] = {
         Finding(
             "CM028",
             "single runs",
-            "No teacher, or no student of a teacher, was trained twice, so that the noise of a rise and fall is that of "
-            "the examples alone. What is said is about these very networks: trained again, they differ by more, and "
+            "No teacher, or no student of a teacher, was trained twice, so that the noise of a rise and fall is that "
+            "of the examples alone. What is said is about these very networks: trained again, they differ by more, and "
             "more courses look like a peak than 5 %.",
         ),
     )

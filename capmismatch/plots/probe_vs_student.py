@@ -95,9 +95,11 @@ def probe_vs_student(
     ['mlp12', 'mlp96']
     """
     points, everyone = teacher_points(probes, results, probe, tau, student, label, split)
-    coefficients = "" if links is None else _title(links, points.iloc[0])
-    if coefficients and names and (ceiling := ceiling_text(links, points.iloc[0])):
-        coefficients += f"\n{ceiling}"  # without names it is a panel of many, whose key tells it
+    coefficients = ""
+    if links is not None:
+        coefficients = _title(links, points.iloc[0])
+        if coefficients and names and (ceiling := ceiling_text(links, points.iloc[0])):
+            coefficients += f"\n{ceiling}"  # without names it is a panel of many, whose key tells it
 
     ax = one_axes(ax, ratio=0.75)
     _draw_points(ax, points, teacher_looks(everyone))

@@ -19,7 +19,8 @@ from capmismatch.plots.probe_vs_student import ceiling_text, probe_vs_student, t
 NEEDS = ("probes", "results", "links")
 CAPTION = (
     "Each probe against the accuracy of the students that its teacher taught, with the rank correlation and its "
-    "interval; the ceiling is the highest one to expect of any probe. Bars: 95 % intervals over the students' runs, from three on."
+    "interval; the ceiling is the highest one to expect of any probe. Bars: 95 % intervals over the students' runs, "
+    "from three on."
 )
 SHORT = {"derived_variance": "DV", "inherent_variance": "IV", "derived_average": "DA"}
 
@@ -46,8 +47,8 @@ def probe_vs_student_grid(
     tau : float, optional
         Temperature of the probes that have one.
     links : DataFrame, optional
-        A table of links; each panel's title is the Spearman correlation with its interval, and the key tells the highest
-        one that these students let expect of any probe.
+        A table of links; each panel's title is the Spearman correlation with its interval, and the key tells the
+        highest one that these students let expect of any probe.
     **options
         Passed on to `probe_vs_student`: ``student, label, split, names``.
 

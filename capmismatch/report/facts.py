@@ -336,7 +336,7 @@ class Link:
     p_adjusted, p_max : float
         p-values, corrected for the number of probes: by false discoveries, and for the chance of any.
     p_overall : float
-        p-value, corrected for students and settings too; of the primary probe for these alone.
+        p_max, corrected for students and settings too; of the primary probe its own p-value, for these alone.
     primary : bool
         Whether it is the probe that was named beforehand.
     ceiling : float
@@ -356,11 +356,6 @@ class Link:
     def significant(self) -> bool:
         """Whether the p-value is below 0.05 when corrected: for the settings if primary, else for the probes."""
         return (self.p_overall if self.primary else self.p_adjusted) < 0.05
-
-    @property
-    def significant_overall(self) -> bool:
-        """Whether it is so when students and settings are counted as well."""
-        return self.p_overall < 0.05
 
 
 @dataclass(frozen=True)
@@ -394,7 +389,8 @@ class VarianceLink:
     subject : Subject
         Which students.
     link : Link
-        The primary probe if it is a derived one; else the derived variance at the temperature nearest to that of interest.
+        The primary probe if it is a derived one; else the derived variance at the temperature nearest to that of
+        interest.
     held_fixed : mapping from str to Estimate
         Partial correlation given "target_prob" (p_y), and given "accuracy" (the teacher's).
     companions : tuple of Link

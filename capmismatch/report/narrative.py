@@ -136,8 +136,8 @@ def statements(
     of runs pooled over the teachers of the family, or the standard error over examples where no teacher has two runs.
     *Rise, fall and peak*: `capmismatch.stats.peak.peak`, of accuracies with what a run does to all teachers alike taken
     out where they share their runs. *Class ranks*: a jackknife over teachers with Student's t.
-    *Links*: as in `capmismatch.selection.links`; with a variable held fixed by normal theory on Fisher's z scale, for as
-    many teachers as those of a single family would be. *Teachers against the best*: `capmismatch.stats.best`.
+    *Links*: as in `capmismatch.selection.links`; with a variable held fixed by normal theory on Fisher's z scale, for
+    as many teachers of a single family as scatter alike. *Teachers against the best*: `capmismatch.stats.best`.
     *Differences between methods*, and gains: `capmismatch.stats.settings`, one model of the noise of all settings of a
     student and family; the teachers are taken as given.
 
@@ -264,7 +264,7 @@ def _gain(results: pd.DataFrame, split: str) -> Iterator[Statement]:
         return
     for (family, student, _), rows in with_teacher.groupby(["family", "student", "label"], sort=False):
         baseline = plain[plain["student"].eq(str(student))].assign(teacher="", label=PLAIN)
-        peers = with_teacher[with_teacher["family"].eq(family) & with_teacher["student"].eq(student)]
+        peers = with_teacher[with_teacher["family"].eq(str(family)) & with_teacher["student"].eq(str(student))]
         gain, _, _ = compare(rows, baseline, run_noise(pd.concat([peers, baseline])))
         yield Statement("gain", Gain(_subject(with_teacher, rows), gain, rows["teacher"].nunique()))
 

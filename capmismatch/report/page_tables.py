@@ -184,9 +184,9 @@ def links(frame: pd.DataFrame) -> Table:
         f"The {TOP_LINKS} strongest of {len(spearman)} Spearman correlations of a probe with the students' accuracy "
         "over teachers, with 95 % intervals; derived probes are followed by p_y and the inherent variance at the same "
         "temperature. p_adjusted: corrected for the number of probes; p_max: the same by the largest of all probes; "
-        "p_overall: for students and settings as well; ceiling: what noise of the seeds leaves to expect of any probe; n: "
-        "teachers; partial_*: with that variable held fixed; collinear: what the probe is not told apart from over these "
-        "teachers; expected_sign: the direction that the probe's source expects, 0 for none."
+        "p_overall: for students and settings as well; ceiling: the highest that the seeds let expect of any probe; "
+        "n: teachers; partial_*: with that variable held fixed; collinear: what the probe is not told apart from over "
+        "these teachers; expected_sign: the direction that the probe's source expects, 0 for none."
     )
     return _table("links", "Links", caption, spearman.iloc[list(shown)][[name for name in columns if name in spearman]])
 

@@ -85,13 +85,13 @@ def _(facts: Unknown) -> str:
 @sentence.register
 def _(facts: TeacherDifferences) -> str:
     text = (
-        f"In {facts.shown} of {count(facts.combinations, 'combination')} of student and method the teachers are shown to "
-        "differ by more than the seeds do (F test, p < 0.05 each)."
+        f"In {facts.shown} of {count(facts.combinations, 'combination')} of student and method the teachers are shown "
+        "to differ by more than the seeds do (F test, p < 0.05 each)."
     )
     if facts.shown < facts.combinations:
         text += (
-            " In the others no difference between these teachers is shown, and an order of teachers or of probes may be "
-            "that of the seeds."
+            " In the others no difference between these teachers is shown, and an order of teachers or of probes may "
+            "be that of the seeds."
         )
     return text
 
@@ -251,13 +251,17 @@ def _(facts: VarianceLink) -> str:
             "variance or more): the link is theirs as well."
         )
     if facts.controls_alike:
-        text += " The teacher's accuracy and p_y go with each other: what is left given either is one number told twice."
+        text += (
+            " The teacher's accuracy and p_y go with each other: what is left given either is one number told twice."
+        )
     return f"{text} Beside it: {_companions(facts.companions)}."
 
 
 def _ceiling(link: Link) -> str:
     """How high a correlation can be expected, where seeds tell."""
-    return "" if np.isnan(link.ceiling) else f" The seeds let no probe be expected above {link.ceiling:.2f} (the ceiling)."
+    return (
+        "" if np.isnan(link.ceiling) else f" The seeds let no probe be expected above {link.ceiling:.2f} (the ceiling)."
+    )
 
 
 @sentence.register
@@ -297,7 +301,9 @@ def _shape(shape: Shape) -> str:
     """Whether there is a rise and a fall, and where the peak lies."""
     course = "rises, then falls," if shape.shown else "shows no established rise followed by a fall"
     peak = shape.likely[0] if len(shape.likely) == 1 else f"one of {join(list(shape.likely))}"
-    whose = "of these very networks: single runs do not tell what another training would change; " if shape.single else ""
+    whose = (
+        "of these very networks: single runs do not tell what another training would change; " if shape.single else ""
+    )
     return f"{course} as teachers grow ({whose}p = {shape.p_value:.2g}); the peak is {peak} (95 % confidence)"
 
 

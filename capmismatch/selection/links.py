@@ -129,9 +129,9 @@ def correlate(
         - ``metric`` : "spearman", "pearson" or "kendall" (tau-b)
         - ``value, low, high`` : the correlation and its 95 % interval
         - ``p`` : of no link, this one alone
-        - ``p_adjusted, p_max`` : corrected for all probes and temperatures of these students: by the share of false ones
-          among those called links, and by the chance of calling any
-        - ``p_overall`` : corrected for all students and settings as well; of the primary probe for these only
+        - ``p_adjusted, p_max`` : corrected for all probes and temperatures of these students: by the share of false
+          ones among those called links, and by the chance of calling any
+        - ``p_overall`` : `p_max` corrected for all students and settings as well; of the primary probe for these only
         - ``primary`` : whether this is the primary probe
         - ``n`` : number of teachers
         - ``n_effective`` : how many of a single family would scatter as much
@@ -148,8 +148,8 @@ def correlate(
     Raises
     ------
     InputError
-        If a column is missing, a split has no rows, rows are repeated, no teacher has both probes and results, `primary`
-        was not measured, or `n_boot` is below 1.
+        If a column is missing, a split has no rows, rows are repeated, no teacher has both probes and results,
+        `primary` was not measured, or `n_boot` is below 1.
 
     See Also
     --------
@@ -179,18 +179,19 @@ def correlate(
     (with one added to both counts). `p_adjusted` is Benjamini-Hochberg's over all probes and temperatures of the same
     student, label and metric, the false discovery rate. `p_max` is Westfall and Young's max-T (1993) with the same
     permutations, the family-wise error: as most probes say the same of teachers in a row, it finds more where a single
-    link is strong, and less where many are (times the number of sets of teachers, where probes lack some). `p_overall` is
-    Benjamini-Hochberg's over all probes, temperatures, students and settings of a metric, and for the primary probe
-    Holm's (1979) over students and settings alone. Simulated in ``benchmarks/bench_inference.py``.
+    link is strong, and less where many are (times the number of sets of teachers, where probes lack some). `p_overall`
+    is `p_max` times the number of students and settings (Bonferroni), and for the primary probe Holm's (1979) over
+    students and settings alone. Simulated in ``benchmarks/bench_inference.py``.
 
-    **Findings**: CM003 so few teachers that no order of their ranks has p < 0.05 (fewer than five of one family), or not
-    even a perfect link of a single probe has `p_adjusted` < 0.05; CM004 the interval covers zero; CM005 a probe that contains (1 - p_y) whose interval excludes zero, but no longer with p_y
-    at the same temperature held fixed, where p_y has a link of its own (normal-theory intervals of the partial
-    correlation and of p_y's); CM006 a sign against expectation; CM012 teachers of several families compared with one
-    another; CM013 accuracies of another split than `split`; CM014 an undefined coefficient, because the probe or the
-    accuracy is the same for all teachers; CM015 teachers' means with a reliability below 0.8; CM026 examples left out
-    that are the only ones of their class; CM027 a probe of which the accuracy, the log parameters or p_y explain 90 % over
-    these teachers (by ranks, for Pearson by values). See `capmismatch.findings.explain`.
+    **Findings**: CM003 so few teachers that no order of their ranks has p < 0.05 (fewer than five of one family), or
+    that not even a perfect link of a single probe has `p_adjusted` < 0.05; CM004 the interval covers zero; CM005 a
+    probe that contains (1 - p_y) whose interval excludes zero, but no longer with p_y at the same temperature held
+    fixed, where p_y has a link of its own (normal-theory intervals of the partial correlation and of p_y's); CM006 a
+    sign against expectation; CM012 teachers of several families compared with one another; CM013 accuracies of
+    another split than `split`; CM014 an undefined coefficient, because the probe or the accuracy is the same for all
+    teachers; CM015 teachers' means with a reliability below 0.8; CM026 examples left out that are the only ones of
+    their class; CM027 a probe of which the accuracy, the log parameters or p_y explain 90 % over these teachers (by
+    ranks, for Pearson by values). See `capmismatch.findings.explain`.
 
     Examples
     --------
@@ -231,7 +232,9 @@ def correlate(
         block = _Block(x.values[rows][..., of_x], y.values[rows][..., of_y], groups, controls[:, rows][..., of_x])
         keys = (x.keys.iloc[of_x], y.keys.iloc[of_y])
         for metric in st.METRICS:
-            frames.append(_link_rows(block, metric, *keys, n_boot=n_boot, seed=seed).assign(across=across, block=number))
+            frames.append(
+                _link_rows(block, metric, *keys, n_boot=n_boot, seed=seed).assign(across=across, block=number)
+            )
     thin = set(probes["probe"][_left_out(probes) > 0])
     links = pd.concat(frames, ignore_index=True).assign(moved=moved)
     links["thin"] = links["probe"].isin(thin)
@@ -345,8 +348,10 @@ def _collinear(x: NDArray[np.float64], block: _Block, metric: str, names: NDArra
     held = [st.unit_vectors(control, block.groups, kind) for control in block.controls]
     explained = np.stack([(of_x * unit).sum(axis=0) ** 2 >= COLLINEAR for unit in held], axis=1)
     return np.array(
-        [",".join(c for c, alike in zip(CONTROLS, row, strict=True) if alike and c != name)
-         for name, row in zip(names, explained, strict=True)],
+        [
+            ",".join(c for c, alike in zip(CONTROLS, row, strict=True) if alike and c != name)
+            for name, row in zip(names, explained, strict=True)
+        ],
         dtype=object,
     )
 
@@ -416,15 +421,15 @@ def _finish(links: pd.DataFrame, signs: Mapping[str, float], mute: Iterable[str]
         lambda p: st.benjamini_hochberg(p.to_numpy(float))
     )
     links["expected_sign"] = links["probe"].map(signs).astype(float)
-    for_settings = links.groupby(["metric", "primary"])["p"]
-    links["p_overall"] = for_settings.transform(lambda p: st.holm(p.to_numpy(float)))
-    others = ~links["primary"]
-    links.loc[others, "p_overall"] = links.groupby("metric")["p"].transform(
-        lambda p: st.benjamini_hochberg(p.to_numpy(float))
-    )[others]
     tested = links[links["p"].notna()].groupby(["student", "label", "metric"])
     keys = pd.MultiIndex.from_frame(links[["student", "label", "metric"]])
     links["p_max"] = np.minimum(links["p_max"] * tested["block"].nunique().reindex(keys).to_numpy(), 1.0)
+    settings = (
+        links[links["p"].notna()].groupby("metric")[["student", "label"]].apply(lambda of: len(of.drop_duplicates()))
+    )
+    overall = np.minimum(links["p_max"] * links["metric"].map(settings), 1.0)
+    named = links.groupby(["metric", "primary"])["p"].transform(lambda p: st.holm(p.to_numpy(float)))
+    links["p_overall"] = named.where(links["primary"], overall)
     single_link = links["least_p"] * tested.size().reindex(keys, fill_value=0).to_numpy()
     clear = excludes_zero(links["low"], links["high"])
     flags = {

@@ -8,8 +8,9 @@ DEFAULT_RULE = "highest derived_std"
 """The rule that `pick` follows without results and evidence.
 
 A larger teacher's probabilities are less distinct among the wrong classes, and lack what makes it teach well, says the
-abstract of the journal paper (arXiv 2405.13078; the forerunner's code plots the square root of their variance). Measured
-with twelve CIFAR-10 teachers (``data/cifar10``), it is a cheap rule for plain KD. Accuracy points lost, with 95 % intervals:
+abstract of the journal paper (arXiv 2405.13078; the forerunner's code plots the square root of their variance).
+Measured with twelve CIFAR-10 teachers (``data/cifar10``), it is a cheap rule for plain KD. Accuracy points lost, with
+95 % intervals:
 
 ============= ============== ============== ============== ====================
 rule          KD, tau 2      KD, tau 4      ATS            ISATS, unconstrained

@@ -104,8 +104,10 @@ def may_be_best(means: Floats, variances: Floats, free: float) -> NDArray[np.boo
 
     Parameters
     ----------
-    means, variances, free
-        As in `gap_to_best`.
+    means, variances : arrays of shape (n,)
+        Of the units, and the variances of these means.
+    free : float
+        Degrees of freedom of the variances; infinite where they are known.
 
     Returns
     -------

@@ -202,7 +202,7 @@ def fisher_interval(
 def permutation_test(
     x: Floats, y: Floats, groups: NDArray[np.int64], metric: str, seed: int = 0, draws: int = 10_000
 ) -> tuple[Floats, Floats]:
-    """Two-sided permutation p-values of every correlation between columns of `x` and `y`, alone and of all columns of `x`.
+    """Two-sided permutation p-values of every correlation between columns of `x` and `y`: alone, and of all of `x`.
 
     Units are permuted within their group. Exact where there are at most 9! permutations; else `draws` random ones with
     ``(1 + hits) / (1 + draws)`` (Phipson & Smyth, 2010), so that no p is zero.

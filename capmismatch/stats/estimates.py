@@ -145,8 +145,8 @@ def against_best(seeds: pd.DataFrame, teacher: str) -> Estimate:
     -------
     Estimate
         Difference of means, a share, negative where the students of `teacher` do worse, with the interval of
-        `capmismatch.stats.best.gap_to_best`: its noise is what teacher and seed leave of a run, pooled over teachers. The
-        value is as measured: the best of many is so by luck as well, so a gap is on average smaller than it looks.
+        `capmismatch.stats.best.gap_to_best`: its noise is what teacher and seed leave of a run, pooled over teachers.
+        The value is as measured: the best of many is so by luck as well, so a gap is on average smaller than it looks.
 
     Examples
     --------

@@ -76,9 +76,7 @@ class RunNoise:
         """Standard deviation of what a mean square adds to that of a run; 0 where it adds nothing."""
         return math.sqrt(max(square.value - self.run.value, 0.0) / square.share) if square.free else math.nan
 
-    def of_difference(
-        self, seeds: int, arms: tuple[float, float], *, teachers_drawn: int = 0
-    ) -> tuple[float, float]:
+    def of_difference(self, seeds: int, arms: tuple[float, float], *, teachers_drawn: int = 0) -> tuple[float, float]:
         """Variance of the difference of two settings' means, and its degrees of freedom (Satterthwaite 1946).
 
         Parameters
@@ -247,12 +245,12 @@ def _of_student(rows: pd.DataFrame, against: str | None) -> Iterator[dict[str, o
     else:
         pairs = [(label, against) for label in labels if label != against]
     for label, other in pairs:
-        both = [rows[rows["label"].eq(name)] for name in (label, other)]
-        estimate, of_others, p = compare(*both, noise)
+        left, right = (rows[rows["label"].eq(name)] for name in (label, other))
+        estimate, of_others, p = compare(left, right, noise)
         yield {
             "label": label,
             "against": other,
-            "teachers": len(_shared(*both)),
+            "teachers": len(_shared(left, right)),
             "seeds": estimate.n,
             "value": estimate.value,
             "low": estimate.low,

@@ -35,7 +35,10 @@ FOUR = "KD tau=4"
 QUOTED = (
     *(("spearman", probe, tau) for probe in ("derived_std", "derived_variance") for tau in (1, 2, 4, 8)),
     *(("pearson", "derived_variance", tau) for tau in (1, 2, 4)),
-    *(("pearson", probe, tau) for probe, tau in (("nll", None), ("brier", None), ("cmi", 1), ("within_class_spread", 1))),
+    *(
+        ("pearson", probe, tau)
+        for probe, tau in (("nll", None), ("brier", None), ("cmi", 1), ("within_class_spread", 1))
+    ),
     *(("spearman", probe, None) for probe in ("ece_over", "ece", "accuracy", "classwise_ace")),
     ("spearman", "entropy", 1),
     ("spearman", "logit_std", None),

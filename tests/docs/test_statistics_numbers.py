@@ -36,7 +36,11 @@ def test_the_table_of_methods(results: str) -> None:
 
 
 def test_the_default_constraint_as_judged_in_the_pages() -> None:
-    less = dict(line.strip().split(": ") for line in script("data/cifar10/study_numbers.py").default() if ": " in line[2:] and "[" in line)
+    less = dict(
+        line.strip().split(": ")
+        for line in script("data/cifar10/study_numbers.py").default()
+        if ": " in line[2:] and "[" in line
+    )
     assert len(less) == 7
     for name in ("ISATS, order, margin 0", "ISATS, anchor", "ISATS, no constraint", "ATS, tau 4 and 3"):
         number = less[name].strip("*")
@@ -67,7 +71,9 @@ def test_what_size_costs() -> None:
 
 def test_the_letters_judged_with_one_noise() -> None:
     text = flat("data/letters/README.md")
-    table = cm.setting_differences(cm.load_results(ROOT / "data/letters/constraints.csv"), against="ISATS order m=0 tau=4")
+    table = cm.setting_differences(
+        cm.load_results(ROOT / "data/letters/constraints.csv"), against="ISATS order m=0 tau=4"
+    )
     for row in table[table["label"].ne("CE")].to_dict("records"):
         value, low, high = (f"{100 * row[name]:+.2f}" for name in ("value", "low", "high"))
         established = row["low"] > 0 or row["high"] < 0
@@ -86,6 +92,10 @@ def test_the_simulations_of_the_statistics_page() -> None:
 def test_a_small_simulation_runs() -> None:
     bench = script("benchmarks/bench_inference.py")
     assert bench.best(60, teachers=6, seeds=2, spread=0.5)["in the set"] > 90
-    assert bench.settings(4, seeds=2, by_seed=0.5, by_teacher=0.0, teachers=4).keys() == {"others", "these", "t over teachers"}
+    assert bench.settings(4, seeds=2, by_seed=0.5, by_teacher=0.0, teachers=4).keys() == {
+        "others",
+        "these",
+        "t over teachers",
+    }
     assert bench.probes(20, teachers=7, link=0.0, alike=0.9)["max-T"] < 25
     assert bench.single(40, course="plateau")["two runs"] < 15

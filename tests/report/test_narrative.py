@@ -422,9 +422,9 @@ def test_isats_against_kd_at_the_largest_third():
     shifts = 0.002 * np.array([-1.0, 1.0, 2.0, -2.0])
     isats["accuracy"] += shifts[isats["seed"]]  # what a seed does to one setting is known from all seven teachers
     (only,) = facts_of("large", results=pd.concat([kd, isats]))
-    y = np.stack([
-        t[t["split"].eq("test")].pivot_table(index="teacher", columns="seed", values="accuracy") for t in (isats, kd)
-    ])
+    y = np.stack(
+        [t[t["split"].eq("test")].pivot_table(index="teacher", columns="seed", values="accuracy") for t in (isats, kd)]
+    )
     by_teacher, by_seed = y.mean(2, keepdims=True), y.mean(1, keepdims=True)
     run = ((y - by_teacher - by_seed + y.mean((1, 2), keepdims=True)) ** 2).sum() / (2 * 6 * 3)
     of_seeds = (y[0] - y[1]).mean(0).var(ddof=1) * 7 / 2

@@ -119,9 +119,8 @@ def test_the_correction_for_settings_spares_the_primary_probe():
     assert set(links.loc[links["primary"], "probe"]) == {"ece"}
     for _, part in links.groupby("metric"):
         assert len(part) == 6 * 2
-        np.testing.assert_allclose(
-            part.loc[~part["primary"], "p_overall"], multipletests(part["p"], method="fdr_bh")[1][~part["primary"]]
-        )
+        others = part[~part["primary"]]
+        np.testing.assert_allclose(others["p_overall"], np.minimum(2 * others["p_max"], 1))
         named = part[part["primary"]]
         np.testing.assert_allclose(named["p_overall"], multipletests(named["p"], method="holm")[1])
     default = correlate(*one_family, expected_signs=SIGNS, n_boot=20, primary_tau=1.2).query("primary")

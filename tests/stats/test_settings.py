@@ -23,8 +23,12 @@ def study(rng: np.random.Generator, settings: int, teachers: int, seeds: int, **
         sd.get(name, 0.0) * rng.standard_normal([size if axis in over else 1 for axis, size in enumerate(shape)])
         for name, over in {"teacher": (1,), "by_teacher": (0, 1), "by_seed": (0, 2), "run": (0, 1, 2)}.items()
     ) + rng.standard_normal((1, 1, seeds))
-    index = pd.MultiIndex.from_product([[f"m{i}" for i in range(settings)], [f"t{i}" for i in range(teachers)], range(seeds)])
-    frame = pd.DataFrame({"accuracy": np.broadcast_to(y, shape).ravel()}, index=index.set_names(["label", "teacher", "seed"]))
+    index = pd.MultiIndex.from_product(
+        [[f"m{i}" for i in range(settings)], [f"t{i}" for i in range(teachers)], range(seeds)]
+    )
+    frame = pd.DataFrame(
+        {"accuracy": np.broadcast_to(y, shape).ravel()}, index=index.set_names(["label", "teacher", "seed"])
+    )
     return frame.reset_index().assign(family="f", student="s", split="test")
 
 

@@ -424,9 +424,8 @@ def _finish(links: pd.DataFrame, signs: Mapping[str, float], mute: Iterable[str]
     tested = links[links["p"].notna()].groupby(["student", "label", "metric"])
     keys = pd.MultiIndex.from_frame(links[["student", "label", "metric"]])
     links["p_max"] = np.minimum(links["p_max"] * tested["block"].nunique().reindex(keys).to_numpy(), 1.0)
-    settings = (
-        links[links["p"].notna()].groupby("metric")[["student", "label"]].apply(lambda of: len(of.drop_duplicates()))
-    )
+    tests = links[links["p"].notna()].drop_duplicates(["metric", "student", "label"])
+    settings = tests["metric"].value_counts()
     overall = np.minimum(links["p_max"] * links["metric"].map(settings), 1.0)
     named = links.groupby(["metric", "primary"])["p"].transform(lambda p: st.holm(p.to_numpy(float)))
     links["p_overall"] = named.where(links["primary"], overall)

@@ -6,7 +6,6 @@ is checked afterwards, by `capmismatch.data.rows.make_rows`.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import re
 import warnings
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capmismatch._numerics.plain_arrays import plain_array
+from capmismatch._utils.files import hash_file
 from capmismatch._utils.optional import need
 from capmismatch.data.class_names import are_imagenet_ids, are_numbers, composed
 from capmismatch.data.image_checks import eight_bits
@@ -96,7 +96,7 @@ def file_stamp(files: Sequence[Path]) -> Callable[[int], str]:
     def stamp(row: int) -> str:
         facts = files[row].stat()
         if small:
-            return hashlib.sha256(files[row].read_bytes()).hexdigest()
+            return hash_file(files[row])
         return f"{facts.st_size} {facts.st_mtime_ns}"
 
     return stamp

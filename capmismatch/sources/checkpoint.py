@@ -25,7 +25,7 @@ from capmismatch.architectures.registry import builder_of, is_known
 from capmismatch.errors import InputError
 from capmismatch.sources._networks import expand
 from capmismatch.sources._state_dicts import Fitted, WeightsChoice
-from capmismatch.sources._weights import fit_weights, hash_file, with_words
+from capmismatch.sources._weights import fit_weights, hash_checkpoint, with_words
 from capmismatch.sources.families import Teacher
 from capmismatch.training.prepare import Normalise
 
@@ -78,7 +78,7 @@ def load(
     prepare, choice = Normalise(mean, std), WeightsChoice(key, prefix)
     teachers = []
     for file, (family, name, place) in zip(files, _names(files), strict=True):
-        file_hash = hash_file(file)
+        file_hash = hash_checkpoint(file)
         fitted = _fitted(file, name, build, file_hash, choice)
         teachers.append(
             Teacher(

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from capmismatch._utils.commands import command
-from capmismatch._utils.files import hash_of, locked, remove_temporaries
+from capmismatch._utils.files import hash_file, hash_of, locked, remove_temporaries
 from capmismatch._utils.toml import parse
 from capmismatch._version import __version__
 from capmismatch.data.bank import LogitBank
@@ -42,7 +42,6 @@ from capmismatch.study.config import (
 )
 from capmismatch.study.provenance import (
     has_other_code,
-    hash_if_there,
     inputs_of_bank,
     own_code_of,
     read_manifest,
@@ -540,7 +539,7 @@ class Study:
         """All that decides what is in a table."""
         if table == "results" and self.config.results is not None:
             given = self._given_results()
-            content = hash_if_there(given["file"])
+            content = hash_file(given["file"]) if given["file"].is_file() else ""
             return ["given", given | {"file": content}]
         if table == "pick":
             results = ["results"] if self.has("results") else []

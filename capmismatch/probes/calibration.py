@@ -212,7 +212,7 @@ def ece(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0, *, debiased: boo
     >>> round(ece([[0.0, 0.0], [0.0, 0.0]], [0, 1]), 6)
     0.0
     >>> round(ece([[1.0, 0.0]] * 8, [0] * 8), 3), round(ece([[1.0, 0.0]] * 8, [0] * 8, debiased=True), 3)
-    (0.269, 0.266)
+    (0.269, 0.263)
     """
     confidence, correct = _hits(logits, labels, tau)
     plain = float(_ece(confidence, correct).mean())

@@ -152,7 +152,7 @@ def against_best(seeds: pd.DataFrame, teacher: str) -> Estimate:
     --------
     >>> seeds = pd.DataFrame({"s": [0.60, 0.62, 0.61], "m": [0.70, 0.71, 0.72], "l": [0.66, 0.69, 0.68]})
     >>> against_best(seeds, "l").points()
-    '-3.33 points [-5.15, -1.52]'
+    '-3.33 points [-5.14, -1.53]'
     """
     values = seeds.to_numpy(float)
     noise = mean_over_runs((values - values.mean(axis=1, keepdims=True)).T, pool=True, paired=True)
@@ -176,7 +176,7 @@ def held_fixed(partial: float, teachers: int, effective: float) -> Estimate:
     Examples
     --------
     >>> held_fixed(0.7, 12, 12).text(".2f"), held_fixed(0.7, 12, 9.5).text(".2f")
-    ('0.70 [0.09, 0.93]', '0.70 [-0.04, 0.95]')
+    ('0.70 [0.09, 0.93]', '0.70 [-0.07, 0.95]')
     """
     low, high = fisher_interval(np.array(partial, dtype=float), "spearman", effective - 1)
     return Estimate(float(partial), float(low), float(high), int(teachers))

@@ -94,7 +94,9 @@ class RunNoise:
             NaN and 0 where no run is repeated.
         """
         if not self.run.free:
-            return math.nan, 0.0
+            # A single teacher: what a seed does to a run and to a setting are one, which the paired seeds show.
+            paired = self.by_seed
+            return (2 * paired.value / (seeds * paired.share), paired.free) if paired.free else (math.nan, 0.0)
         noise = self.run.value
         weights = {"run": sum(1 / (seeds * teachers) for teachers in arms)}
         parts = {"run": (noise, self.run.free)}

@@ -54,6 +54,12 @@ def test_two_settings_are_the_t_test_of_paired_seeds() -> None:
     assert row["low_of_others"] <= row["low"] < row["high"] <= row["high_of_others"]
 
 
+def test_a_single_teacher_has_paired_seeds_alone() -> None:
+    frame = study(np.random.default_rng(5), 2, 1, 4, run=1.0)
+    row, y = setting_differences(frame).iloc[0], frame.pivot(index="seed", columns="label", values="accuracy")
+    assert row[["low", "high"]].tolist() == pytest.approx([*stats.ttest_rel(y["m1"], y["m0"]).confidence_interval(0.95)])
+
+
 def test_lacking_runs_leave_their_seed_out_of_a_pair_and_not_of_the_noise() -> None:
     frame = study(np.random.default_rng(3), 3, 4, 4, by_seed=1.0, run=1.0)
     lacking = frame.drop(index=frame.query("label == 'm1' and teacher == 't2' and seed == 3").index)

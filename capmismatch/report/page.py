@@ -150,7 +150,7 @@ def write_report(study: StudyFolder) -> Path:
             tables=_tables(tables, choice, tau),
             figures=shown_figures,
             names=full_names(study.folder / "figures"),
-            settings=study.file.read_text(encoding="utf-8"),
+            settings="" if study.file is None else study.file.read_text(encoding="utf-8"),
             commands=_commands(study),
             facts=_facts(study, tables),
         )
@@ -316,18 +316,20 @@ def _tables(tables: Mapping[str, pd.DataFrame], choice: Choice | None, tau: floa
 
 def _commands(study: StudyFolder) -> list[tuple[str, str]]:
     """What to type to repeat the study, and to write only this page anew."""
+    install = shlex.join(["pip", "install", f"capmismatch=={__version__}"]), "the version that made this page"
+    if study.file is None:
+        given = "bank" if study.config.results is None else "bank, results=results"
+        return [install, (f'cm.diagnose({given}).report("report.html")', "in Python, with the same logits and results")]
     commands = {"run": "repeat the study; what is there already is kept", "report": "write only this page anew"}
     if study.has("probes"):
         commands["pick"] = "choose a teacher anew, with other rules or evidence"
-    install = shlex.join(["pip", "install", f"capmismatch=={__version__}"])
-    return [
-        (install, "the version that made this page"),
-        *((_command(study, verb), does) for verb, does in commands.items()),
-    ]
+    return [install, *((_command(study, verb), does) for verb, does in commands.items())]
 
 
 def _command(study: StudyFolder, verb: str) -> str:
     """From the study file's folder, wherever that lies: the page may be read on another machine."""
+    if study.file is None:
+        return ""
     where = [] if study.folder == study.file.parent else ["--folder", study.folder.name]
     return shlex.join(["capmismatch", verb, study.file.name, *where])
 
@@ -338,7 +340,7 @@ def _facts(study: StudyFolder, tables: Mapping[str, pd.DataFrame]) -> list[tuple
     files = {name: study.folder / "tables" / f"{name}.parquet" for name in tables}
     facts = [
         ("Page written", _iso(datetime.now(UTC).timestamp())),
-        *((f"Table {name} written", _iso(file.stat().st_mtime)) for name, file in files.items()),
+        *((f"Table {name} written", _iso(file.stat().st_mtime)) for name, file in files.items() if file.exists()),
         ("Python", platform.python_version()),
         ("Platform", platform.platform()),
         *((f"Package {name}", version) for name, version in _versions().items()),

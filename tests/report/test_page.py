@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from capmismatch._utils.files import write_table
-from capmismatch.data.bank import _in_memory, bank_from_arrays, make_rows
+from capmismatch.data.bank import bank_from_arrays, bank_in_memory, make_rows
 from capmismatch.data.records import TeacherRecord
 from capmismatch.errors import InputError
 from capmismatch.findings import explain
@@ -300,7 +300,7 @@ def test_a_figure_drawn_by_the_gallery_calls_teachers_as_all_others_do(make, mon
     """A name that two families share carries its family, though the other family's teacher is not in the figure."""
     rng, labels = np.random.default_rng(0), np.arange(20) % 5
     teachers = [("A", "resnet20", 2e5), ("A", "resnet56", 8e5), ("B", "resnet20", 1e5)]
-    bank = _in_memory(
+    bank = bank_in_memory(
         make_rows("pets", labels, list("abcde"), split=["val"] * 10 + ["test"] * 10),
         [
             (TeacherRecord(*who, params=int(size)), 6 * np.eye(5)[labels] + rng.normal(size=(20, 5)))

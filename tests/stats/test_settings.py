@@ -57,7 +57,9 @@ def test_two_settings_are_the_t_test_of_paired_seeds() -> None:
 def test_a_single_teacher_has_paired_seeds_alone() -> None:
     frame = study(np.random.default_rng(5), 2, 1, 4, run=1.0)
     row, y = setting_differences(frame).iloc[0], frame.pivot(index="seed", columns="label", values="accuracy")
-    assert row[["low", "high"]].tolist() == pytest.approx([*stats.ttest_rel(y["m1"], y["m0"]).confidence_interval(0.95)])
+    assert row[["low", "high"]].tolist() == pytest.approx(
+        [*stats.ttest_rel(y["m1"], y["m0"]).confidence_interval(0.95)]
+    )
 
 
 def test_lacking_runs_leave_their_seed_out_of_a_pair_and_not_of_the_noise() -> None:

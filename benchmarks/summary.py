@@ -43,11 +43,11 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def between(text: str, mark: str, new: str) -> str:
+def between(text: str, mark: str, new: str, page: str = "benchmarks/README.md") -> str:
     """Replace what stands between ``<!-- mark -->`` and ``<!-- end -->``."""
     pattern = rf"(<!-- {re.escape(mark)} -->\n).*?(<!-- end -->)"
     if not re.search(pattern, text, flags=re.DOTALL):
-        raise SystemExit(f"benchmarks/README.md has no <!-- {mark} --> ... <!-- end -->")
+        raise SystemExit(f"{page} has no <!-- {mark} --> ... <!-- end -->")
     return re.sub(pattern, lambda found: f"{found[1]}{new}\n{found[2]}", text, flags=re.DOTALL)
 
 

@@ -129,6 +129,13 @@ FINDINGS: dict[str, Finding] = {
             "or soft label of it means anything: give what the network computes before its last softmax or sigmoid.",
         ),
         Finding(
+            "CM017",
+            "class order on trust",
+            "The teacher does not name its outputs, and trainers sort this data set's classes in different orders: "
+            "numbers by value or as text, upper and lower case apart or together. Its columns were taken in the data "
+            "set's order; give [data] classes in the order of its training, or say by_position=True where that is it.",
+        ),
+        Finding(
             "CM018",
             "class order assumed",
             "The teacher does not name its outputs, and its library sorts class folders in another order than the data "

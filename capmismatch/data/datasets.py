@@ -10,7 +10,7 @@ import hashlib
 import numbers
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -23,9 +23,11 @@ from capmismatch.data.class_names import numbered, place_in
 from capmismatch.data.dataset_readers import (
     Columns,
     RawDataset,
+    array_of_part,
     read_folder,
     read_huggingface,
     read_map_style,
+    read_parts,
     read_torchvision,
 )
 from capmismatch.data.handed_in import check_parts, is_pair_of_arrays, join_parts, read_arrays
@@ -47,10 +49,13 @@ class Dataset:
     inputs : ndarray or LazyInputs
         Of shape (N, ...); images as uint8 (N, H, W, C). ``inputs[rows]`` of a `LazyInputs` is such an array, or a list
         of PIL images where they differ in size.
+    doubt: str
+        In which order trainers would put the classes otherwise, in words; "" where it is given or there is no doubt.
     """
 
     rows: Rows
     inputs: Any
+    doubt: str = ""
 
     @property
     def name(self) -> str:
@@ -90,7 +95,7 @@ class Dataset:
             inputs_hash=_inputs_hash(inputs),
             place=f"labels of {self.name}",
         )
-        return Dataset(rows, inputs)
+        return Dataset(rows, inputs, self.doubt)
 
     def part(self, split: str) -> Dataset:
         """The rows of one split."""
@@ -102,7 +107,7 @@ class Dataset:
         rows = make_rows(
             name, self.labels, self.classes, ids=self.rows.ids, split=self.rows.split, inputs_hash=_inputs_hash(inputs)
         )
-        return Dataset(rows, inputs)
+        return Dataset(rows, inputs, self.doubt)
 
     def with_classes(self, classes: Sequence[str]) -> Dataset:
         """The same rows with the classes in another order, labels with them, or under other names.
@@ -216,7 +221,8 @@ def load_dataset(
 
         * ``"letters"``
         * ``"npz:FILE"``: holds ``labels`` (N,), one of ``inputs``, ``images``, ``X`` (N, ...), and optionally
-          ``classes``, ``ids``, ``split``
+          ``classes``, ``ids``, ``split``; or such pairs for each part, as the files of MedMNIST (``train_images``,
+          ``train_labels``, ...) and Keras (``x_train``, ``y_train``, ...)
         * ``"folder:PATH"``: one folder of images per class, such as ImageNet's validation folder, perhaps below
           ``train``, ``val``, ``test`` in any spelling; Tiny-ImageNet's annotations are read. Example ids are paths
           below PATH; images may differ in size.
@@ -276,6 +282,7 @@ def load_dataset(
             dataset = dataset.with_classes(classes)
         elif raw.doubt:
             warnings.warn(f"the classes of {place} are {raw.doubt}", stacklevel=2)
+            dataset = replace(dataset, doubt=raw.doubt)
     return dataset if split is None else dataset.resplit(split, seed)
 
 
@@ -331,10 +338,16 @@ INPUT_NAMES = ("inputs", "images", "X")
 
 
 def _read_npz(path: Path) -> RawDataset:
-    arrays, names = read_npz(path, lambda name: name in (*INPUT_NAMES, "labels", "classes", "ids", "split"))
+    wanted = (*INPUT_NAMES, "labels", "classes", "ids", "split")
+    arrays, names = read_npz(path, lambda name: name in wanted or array_of_part(name) is not None)
     inputs_name = next((name for name in INPUT_NAMES if name in arrays), None)
+    if inputs_name is None and "labels" not in arrays and any(array_of_part(name) for name in arrays):
+        return read_parts(arrays, path)
     if inputs_name is None or "labels" not in arrays:
-        raise InputError(f"expected arrays 'labels' and one of {list(INPUT_NAMES)} in {path}, got {names}")
+        raise InputError(
+            f"expected arrays 'labels' and one of {list(INPUT_NAMES)} in {path}, or pairs such as 'train_images' and "
+            f"'train_labels' or 'x_test' and 'y_test', got {names}"
+        )
     inputs, labels = arrays[inputs_name], label_array(arrays["labels"], f"labels of {path}")
     return RawDataset(inputs, labels, arrays.get("classes"), arrays.get("ids"), arrays.get("split"))
 
@@ -361,7 +374,7 @@ def _checked(raw: RawDataset, classes: Any, name: str, source: str) -> Dataset:
 
 
 def _inputs_hash(inputs: Any) -> str:
-    """Hash of the inputs: an array's every byte; of lazy ones 64 evenly spaced rows, and the stamps of all rows."""
+    """Hash of the inputs: an array's every byte; of lazy ones up to 64 rows, and where there are more, all stamps."""
     if isinstance(inputs, np.ndarray):
         return _array_hash(inputs, len(inputs)).hexdigest()
     spread = np.unique(np.linspace(0, len(inputs) - 1, 64).astype(int)) if len(inputs) else np.arange(0)
@@ -372,7 +385,7 @@ def _inputs_hash(inputs: Any) -> str:
             digest.update(_array_hash(as_array(image), 1).digest())
     else:
         digest = _array_hash(sample, len(inputs))
-    if isinstance(inputs, LazyInputs) and inputs.stamp is not None:
+    if isinstance(inputs, LazyInputs) and inputs.stamp is not None and (len(inputs) > len(spread) or inputs.stamp_few):
         digest.update("\0".join(inputs.stamp(row) for row in inputs.rows.tolist()).encode())
     return digest.hexdigest()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from itertools import combinations, islice
+from itertools import combinations
 from numbers import Real
 from typing import Any
 
@@ -27,7 +27,7 @@ from capmismatch.diagnostics.checks import unusable_columns
 from capmismatch.diagnostics.example_values import affinities, means_of, restored_values, values_of
 from capmismatch.diagnostics.means import Means
 from capmismatch.diagnostics.restored import restored_rows, shown_settings
-from capmismatch.errors import MOST_TEMPERATURES, InputError, must_be_one_of, must_be_temperature
+from capmismatch.errors import InputError, must_be_one_of, must_be_temperature, must_be_temperatures
 from capmismatch.probes import REGISTRY, calibration_bins
 
 TAUS = (1.0, 2.0, 4.0, 8.0)
@@ -228,12 +228,7 @@ def example_values(
 def _temperatures(taus: Iterable[float]) -> list[float]:
     if isinstance(taus, str | bytes) or not isinstance(taus, Iterable | Real):
         raise InputError(f"expected a list of temperatures as taus, got {taus!r}")
-    given = list(islice(listed(taus), MOST_TEMPERATURES + 1))
-    if len(given) > MOST_TEMPERATURES:
-        raise InputError(f"expected at most {MOST_TEMPERATURES} temperatures as taus, got more")
-    for tau in given:
-        must_be_temperature(tau, "tau")
-    return list(dict.fromkeys(float(tau) for tau in given))
+    return list(dict.fromkeys(float(tau) for tau in must_be_temperatures(listed(taus), "taus", least=0)))
 
 
 def _names(names: Iterable[str] | None) -> list[str]:

@@ -329,6 +329,10 @@ def _read_csv(file: Path, columns: Mapping[str, str]) -> pd.DataFrame:
         header = stream.readline()
     # Names of columns hold letters: what parts most of them is the separator.
     sep = max(SEPARATORS, key=header.count)
+    names_given = pd.read_csv(file, sep=sep, header=None, nrows=1, dtype="str").iloc[0].dropna().str.strip()
+    twice = names_given[names_given.duplicated()]
+    if len(twice):
+        raise InputError(f"expected each column once, got {twice.iloc[0]!r} twice in {file}: rename or remove one")
     frame = pd.read_csv(file, sep=sep)
     text = pd.read_csv(file, sep=sep, dtype="str", keep_default_na=False, na_values=[""])
     frame.columns = text.columns = text.columns.str.strip()

@@ -20,6 +20,7 @@ from capmismatch.stats.matching import (
     compared,
     level_seeds,
     pack_columns,
+    require_results,
     resolve_split,
     rows_of_split,
     runs_as_units,
@@ -226,7 +227,7 @@ def _chosen_rows(
     """Probes that are numbers on one split, and accuracies of students with a teacher on the other."""
     require_columns(probes, [*UNIT, "params", "split", "seed", "tau", "probe", "value"], "the probes table")
     columns = [*UNIT, "teacher_seed", "student", "label", "method", "seed", "split", "accuracy"]
-    require_columns(results, columns, "the results table")
+    require_results(results, columns)
     split = resolve_split(results["split"], split)
     probes = rows_of_split(probes, probe_split, "the probes table")
     students = with_teacher(rows_of_split(results, split, "the results table"))

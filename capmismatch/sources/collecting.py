@@ -178,9 +178,14 @@ class _Job:
         )
 
     def _order_finding(self, teacher: Teacher) -> str:
-        """CM001 where columns are mapped by name, CM018 where only the way is known in which its library sorts them."""
+        """CM001 where columns are mapped by name, CM018 where only the way is known in which its library sorts them.
+
+        CM017 where nothing is known, and trainers put these classes in different orders.
+        """
         if columns_of(teacher, self.dataset) is None:
-            return ""
+            is_known = teacher.saved is not None or teacher.by_position
+            is_known = is_known or teacher.output_names(self.dataset.classes) is not None or teacher.natural_order
+            return "CM017" if self.dataset.doubt and not is_known else ""
         return "CM018" if teacher.classes is None else "CM001"
 
 
@@ -268,6 +273,7 @@ class _TeacherCollector:
         details = {
             "CM001": f"its columns were mapped to those of {data!r} by name",
             "CM018": f"its columns were taken in timm's order of {data!r}'s classes, with by_position=True as they are",
+            "CM017": f"its columns were taken in the order of {data!r}'s classes; by_position=True says it is right",
             "CM002": f"{record.accuracy:.4f} on {data!r}, published {record.published or 0:.4f}",
             "CM016": "its rows are probabilities, percentages or sigmoids, not what comes before the last layer",
         }

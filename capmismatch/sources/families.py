@@ -77,6 +77,8 @@ class Teacher:
     natural_order : bool
         Whether a network that does not name its outputs was trained by a library that sorts class folders as timm does:
         numbers within names by value, upper and lower case alike.
+    by_position : bool
+        Whether the user said that its outputs stand in the order of the data set's classes.
     published : float or None
         The accuracy that its source claims, in [0, 1].
     published_on : str
@@ -98,6 +100,7 @@ class Teacher:
     saved: Callable[[], tuple[Rows, NDArray[Any]]] | None = None
     classes: tuple[str, ...] | None = None
     natural_order: bool = False
+    by_position: bool = False
     published: float | None = None
     published_on: str = ""
     built_by: str = ""
@@ -269,7 +272,7 @@ def load_family(
         teachers += sorted(loaded, key=_size)  # stable: teachers of unknown size stay in the source's order
         datasets += [dataset] if dataset is not None else []
     if by_position:
-        teachers = [replace(teacher, classes=None, natural_order=False) for teacher in teachers]
+        teachers = [replace(teacher, classes=None, natural_order=False, by_position=True) for teacher in teachers]
     return Family(teachers, next(iter(datasets), None))
 
 

@@ -100,8 +100,7 @@ def test_rooms_import_from_below() -> None:
     floor_of = {room: number for number, floor in enumerate(FLOORS["layers"]()) for room in floor}
     assert "data" in imported["diagnostics"] and "_numerics" in imported["probes"]
     beside = {(room, other) for room in ROOMS for other in imported[room] if floor_of[room] >= floor_of[other]}
-    # Two spellings of one command line, and the choice that hands over to what makes soft labels.
-    assert beside == {("__main__", "cli"), ("selection", "distillation")}
+    assert beside == {("__main__", "cli")}  # two spellings of one command line
 
 
 def test_the_picture_shows_every_room_once() -> None:

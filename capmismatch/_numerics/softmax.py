@@ -69,6 +69,15 @@ class LogitParts:
         """Whether compiled loops may work on these rows."""
         return _compiled(self.below)
 
+    @property
+    def wrong_classes(self) -> int:
+        """K = C - 1."""
+        return self.below.shape[1]
+
+    def sums_at(self, taus: Sequence[float | Tensor]) -> list[Sums]:
+        """Sums over the wrong classes at each temperature: a number, or (N,) with one per row."""
+        return sums_at(self.below, taus)
+
 
 def _compiled(rows: Tensor) -> bool:
     return devices.uses_loops(rows.device) and not rows.requires_grad
@@ -220,7 +229,7 @@ class Softened:
     def at_each(cls, raw: LogitParts, taus: Sequence[float]) -> list[Softened]:
         """The same over several temperatures, for which the rows are read once; quickest `in_octaves`."""
         softened_at = [cls.of(raw, tau) for tau in taus]
-        for softened, sums in zip(softened_at, sums_at(raw.below, taus), strict=True):
+        for softened, sums in zip(softened_at, raw.sums_at(taus), strict=True):
             softened.sums = sums
         return softened_at
 
@@ -237,12 +246,12 @@ class Softened:
     @property
     def wrong_classes(self) -> int:
         """C - 1."""
-        return self.raw.below.shape[1]
+        return self.raw.wrong_classes
 
     @cached_property
     def sums(self) -> Sums:
         """What is summed over wrong classes."""
-        return sums_at(self.raw.below, [self.tau])[0]
+        return self.raw.sums_at([self.tau])[0]
 
     @cached_property
     def log_odds(self) -> Tensor:

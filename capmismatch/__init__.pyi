@@ -6,12 +6,17 @@ from . import plots as plots
 from . import probes as probes
 from . import ranks as ranks
 from . import temperature as temperature
+from ._numerics.condensing import Condensed as Condensed
+from ._numerics.condensing import condense as condense
 from ._version import __version__ as __version__
 from .data.bank import LogitBank as LogitBank
 from .data.bank import bank_from_arrays as bank_from_arrays
 from .data.datasets import Dataset as Dataset
 from .data.datasets import load_dataset as load_dataset
 from .data.rows import make_rows as make_rows
+from .data.token_bank import TokenBank as TokenBank
+from .data.token_bank import open_bank as open_bank
+from .data.token_bank import token_bank_from_logits as token_bank_from_logits
 from .data.views import Views as Views
 from .diagnostics.checks import check as check
 from .diagnostics.dark_knowledge import dark_knowledge as dark_knowledge

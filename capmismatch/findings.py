@@ -167,6 +167,13 @@ FINDINGS: dict[str, Finding] = {
             "The probe compares each example with the mean of its class, and in some classes there is but one, which "
             "is that mean. Those examples are left out; where no class has two, the probe is not known.",
         ),
+        Finding(
+            "CM031",
+            "padded columns cut",
+            "The logits have more columns than the tokenizer has tokens, as networks pad their last layer. The columns "
+            "beyond were cut before anything was summed; a teacher that gives them more than 1e-4 of the probability "
+            "is refused.",
+        ),
     )
 }
 """Every finding by its code."""

@@ -172,14 +172,26 @@ def condense(
     True
     """
     must_count(k, "k", least=2)
-    rates = checked_betas(betas)
-    values = _as_rows(logits)
-    rows, targets = labelled(labels, len(values), _width(values, vocabulary))
+    values = as_rows(logits, "logits")
+    rows, targets = labelled(labels, len(values), token_count(values, vocabulary, "logits"))
     values = values if len(rows) == len(values) else values[rows]
-    padded, values = values[:, _width(values, vocabulary) :], values[:, : _width(values, vocabulary)]
-    condensed = _condense(values, rows, targets, k, rates)
-    if padded.shape[1]:
-        _refuse_padded_mass(padded, condensed)
+    return condense_labelled(values, rows, targets, k, checked_betas(betas), vocabulary)
+
+
+def condense_labelled(
+    values: Any,
+    rows: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    k: int,
+    betas: NDArray[np.float64],
+    vocabulary: int | None = None,
+    place: str = "logits",
+) -> Condensed:
+    """Condense what `as_rows` gave, rows of one checked label each; `rows` and `place` say where in an error."""
+    width = token_count(values, vocabulary, place)
+    condensed = _condense(values[:, :width], rows, labels, k, betas, place)
+    if width < values.shape[1]:
+        _refuse_padded_mass(values[:, width:], condensed, place)
     return condensed
 
 
@@ -218,41 +230,45 @@ def labelled(labels: ArrayLike, rows: int, vocabulary: int) -> tuple[NDArray[np.
     return index, checked[index]
 
 
-def _as_rows(logits: ArrayLike) -> Any:
+def as_rows(logits: ArrayLike, place: str) -> Any:
     """Logits as a tensor off the CPU, else as an array of float32 or float64; not yet checked for finite values."""
     if isinstance(logits, Tensor) and logits.device.type != "cpu":
         rows = logits.detach()
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
     else:
-        rows = plain_array(logits, "logits")
+        rows = plain_array(logits, place)
+        if rows.dtype.kind == "b":
+            raise InputError(f"expected numbers as {place}, got True and False: predictions are no logits")
         if rows.dtype != np.float64:
             rows = rows.astype(np.float32, copy=False)
     if rows.ndim != 2 or rows.shape[1] < 3:
-        raise InputError(f"expected logits of shape (N, V) with V >= 3, got shape {tuple(rows.shape)}")
+        raise InputError(f"expected {place} of shape (N, V) with V >= 3, got shape {tuple(rows.shape)}")
     return rows
 
 
-def _width(values: Any, vocabulary: int | None) -> int:
-    """How many columns are tokens."""
+def token_count(values: Any, vocabulary: int | None, place: str) -> int:
+    """How many of the columns are tokens; the others are padding."""
     if vocabulary is None:
         return int(values.shape[1])
     must_count(vocabulary, "vocabulary", least=3)
     if vocabulary > values.shape[1]:
-        raise InputError(f"expected at most {values.shape[1]} tokens, as the logits have columns, got {vocabulary}")
+        raise InputError(f"expected {vocabulary} columns, one for each token, got {values.shape[1]} in {place}")
     return int(vocabulary)
 
 
-def _condense(values: Any, rows: NDArray[np.int64], labels: NDArray[np.int64], k: int, rates: Any) -> Condensed:
+def _condense(
+    values: Any, rows: NDArray[np.int64], labels: NDArray[np.int64], k: int, rates: NDArray[np.float64], place: str
+) -> Condensed:
     """Condense checked rows of one label each, with the masked columns left out while the work is done."""
     vocabulary = int(values.shape[1])
-    kept = _unmasked(values, rows)
+    kept = _unmasked(values, rows, place)
     if kept is not None:
         place = np.full(vocabulary, -1)
         place[kept] = np.arange(len(kept))
         masked = np.flatnonzero(place[labels] < 0)
         if len(masked):
             raise InputError(
-                f"expected labels that are not masked by -inf, got {labels[masked[0]]} at row {rows[masked[0]]} of labels"
+                f"expected labels that -inf does not mask in {place}, got {labels[masked[0]]} at row {rows[masked[0]]}"
             )
         values, positions = values[:, kept], place[labels]
     else:
@@ -261,18 +277,18 @@ def _condense(values: Any, rows: NDArray[np.int64], labels: NDArray[np.int64], k
     head = min(k, width - 1)
     by_loops = not isinstance(values, Tensor) and devices.HAS_NUMBA
     run = _by_loops if by_loops else _by_tensors
-    ids, below, log_sum, slope, scalars, rank = run(values, positions, head, rates, rows)
+    ids, below, log_sum, slope, scalars, rank = run(values, positions, head, rates, rows, place)
     if kept is not None:
         ids = kept[ids]
     token = np.uint16 if vocabulary <= 1 << 16 else np.uint32
     named = dict(zip(SCALARS, scalars.astype(np.float32), strict=True))
     singles = (array.astype(np.float32, copy=False) for array in (below, log_sum, slope))
     condensed = Condensed(vocabulary, rates, rows, labels, ids.astype(token), *singles, **named, label_rank=rank)
-    _refuse_lists(condensed)
+    _refuse_lists(condensed, place)
     return condensed
 
 
-def _unmasked(values: Any, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+def _unmasked(values: Any, rows: NDArray[np.int64], place: str) -> NDArray[np.int64] | None:
     """The columns that no -inf masks; None where there is no -inf."""
     if not len(rows):
         return None
@@ -282,8 +298,8 @@ def _unmasked(values: Any, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
     tokens = len(infinite)
     if int(infinite.sum()) > min(tokens // 2, tokens - 3):
         raise InputError(
-            f"expected the logits of all {tokens} tokens, got -inf for {int(infinite.sum())} of them at row {rows[0]}: "
-            "a list of the top k cannot be condensed, what the others sum to is lost"
+            f"expected the logits of all {tokens} tokens, got -inf for {int(infinite.sum())} of them at row {rows[0]} of "
+            f"{place}: a list of the top k cannot be condensed, what the others sum to is lost"
         )
     return np.flatnonzero(~infinite)
 
@@ -294,7 +310,7 @@ def _in_order(rates: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.lexsort((rates, mantissa))
 
 
-def _by_loops(values: NDArray[Any], labels: Any, k: int, rates: Any, rows: Any) -> tuple[NDArray[Any], ...]:
+def _by_loops(values: NDArray[Any], labels: Any, k: int, rates: Any, rows: Any, place: str) -> tuple[NDArray[Any], ...]:
     n = len(values)
     order = _in_order(rates)
     ids, below, rank = np.empty((n, k), np.int64), np.empty((n, k), np.float32), np.empty(n, np.uint32)
@@ -307,14 +323,14 @@ def _by_loops(values: NDArray[Any], labels: Any, k: int, rates: Any, rows: Any) 
         kernels.condense_rows(values[some], labels[some], rates[order], *arrays, *of_rows)
 
     run_in_threads(run, blocks(n, 16), torch.get_num_threads())
-    _refuse_odd(values, odd, rows)
+    _refuse_odd(values, odd, rows, place)
     log_sum, slope = np.empty_like(sums)
     log_sum[:, order], slope[:, order] = sums
-    _refuse_large(values, scalars, rows)
+    _refuse_large(values, scalars, rows, place)
     return ids, np.maximum(below, -BEYOND), log_sum, slope, scalars[:5], rank
 
 
-def _refuse_lists(condensed: Condensed) -> None:
+def _refuse_lists(condensed: Condensed, place: str) -> None:
     """Raise where all tokens beyond the head have one logit, lower than the head's: it stands for "not kept"."""
     others = condensed.vocabulary - 1 - condensed.k
     least, most = condensed.slope[:, 0], condensed.slope[:, -1]
@@ -322,22 +338,22 @@ def _refuse_lists(condensed: Condensed) -> None:
     if len(condensed) and others > condensed.k and filled.all():
         raise InputError(
             f"expected the logits of all {condensed.vocabulary} tokens, got the same for the {others} tokens beyond "
-            f"the {condensed.k} likeliest in every row: a list of the top k cannot be condensed, what the others sum "
+            f"the {condensed.k} likeliest in every row of {place}: a list of the top k cannot be condensed, what the others sum "
             "to is lost"
         )
 
 
-def _refuse_odd(values: NDArray[Any], odd: NDArray[np.bool_], rows: NDArray[np.int64]) -> None:
+def _refuse_odd(values: NDArray[Any], odd: NDArray[np.bool_], rows: NDArray[np.int64], place: str) -> None:
     if odd.any():
         row = int(np.flatnonzero(odd)[0])
         token = int(np.flatnonzero(~np.isfinite(values[row]))[0])
         hint = ": -inf masks a token for all rows or for none" if np.isneginf(values[row, token]) else ""
         raise InputError(
-            f"expected finite logits, got {values[row, token]} at row {rows[row]}, token {token} of logits{hint}"
+            f"expected finite logits, got {values[row, token]} at row {rows[row]}, token {token} of {place}{hint}"
         )
 
 
-def _refuse_large(values: NDArray[Any], scalars: NDArray[np.float64], rows: NDArray[np.int64]) -> None:
+def _refuse_large(values: NDArray[Any], scalars: NDArray[np.float64], rows: NDArray[np.int64], place: str) -> None:
     """Stand-ins for the logits of what was not kept are finite, and spread a row as no network does."""
     _, mean, std = scalars[2], scalars[3], scalars[4]
     large = np.flatnonzero(~((np.abs(mean) < LARGEST) & (std < LARGEST / 1e4)))
@@ -345,14 +361,17 @@ def _refuse_large(values: NDArray[Any], scalars: NDArray[np.float64], rows: NDAr
         row = int(large[0])
         token = int(np.abs(values[row].astype(np.float64)).argmax())
         raise InputError(
-            f"expected logits up to {LARGEST:g} in size, got {values[row, token]:g} at row {rows[row]}, token {token}: "
-            "stand-ins for the logits of other than the top k tokens cannot be condensed, all are needed"
+            f"expected logits up to {LARGEST:g} in size, got {values[row, token]:g} at row {rows[row]}, token {token} of "
+            f"{place}: stand-ins for the logits of other than the top k tokens cannot be condensed, all are needed"
         )
 
 
-def _by_tensors(values: Any, labels: Any, k: int, rates: Any, rows: Any) -> tuple[NDArray[Any], ...]:
+def _by_tensors(values: Any, labels: Any, k: int, rates: Any, rows: Any, place: str) -> tuple[NDArray[Any], ...]:
     """The same in tensor operations, some rows at a time."""
-    parts = [_some_by_tensors(values[some], labels[some], k, rates, rows[some]) for some in blocks(len(values), ROWS_AT_ONCE)]
+    parts = [
+        _some_by_tensors(values[some], labels[some], k, rates, rows[some], place)
+        for some in blocks(len(values), ROWS_AT_ONCE)
+    ]
     if not parts:
         empty = np.empty((0, k)), np.empty((0, len(rates)))
         return np.empty((0, k), np.int64), empty[0], empty[1], empty[1], np.empty((5, 0)), np.empty(0, np.uint32)
@@ -361,10 +380,10 @@ def _by_tensors(values: Any, labels: Any, k: int, rates: Any, rows: Any) -> tupl
     return *together, np.concatenate(scalars, axis=1), np.concatenate(rank)
 
 
-def _some_by_tensors(values: Any, labels: Any, k: int, rates: Any, rows: Any) -> tuple[NDArray[Any], ...]:
+def _some_by_tensors(values: Any, labels: Any, k: int, rates: Any, rows: Any, place: str) -> tuple[NDArray[Any], ...]:
     wide = (values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))).double()
     finite = torch.isfinite(wide).all(1)
-    _refuse_odd(devices.to_numpy(wide), devices.to_numpy(~finite), rows)
+    _refuse_odd(devices.to_numpy(wide), devices.to_numpy(~finite), rows, place)
     target_id = torch.from_numpy(labels).to(wide.device)[:, None]
     target = wide.gather(1, target_id)
     wrong = wide.scatter(1, target_id, -torch.inf)
@@ -381,11 +400,11 @@ def _some_by_tensors(values: Any, labels: Any, k: int, rates: Any, rows: Any) ->
     scalars = torch.stack([target[:, 0], top[:, 0], second, wide.mean(1), wide.std(1, correction=0)])
     arrays = [devices.to_numpy(tensor) for tensor in (order[:, :k], (head - top).clamp_min(-BEYOND), log_sum, slope)]
     numbers = devices.to_numpy(scalars)
-    _refuse_large(devices.to_numpy(wide), numbers, rows)
+    _refuse_large(devices.to_numpy(wide), numbers, rows, place)
     return *arrays, numbers, devices.to_numpy(before.sum(1)).astype(np.uint32)
 
 
-def _refuse_padded_mass(padded: Any, condensed: Condensed) -> None:
+def _refuse_padded_mass(padded: Any, condensed: Condensed, place: str) -> None:
     """Raise where columns beyond the vocabulary are more than padding."""
     beyond = torch.as_tensor(np.ascontiguousarray(padded) if not isinstance(padded, Tensor) else padded).double()
     within = _log_sum_exp(condensed)
@@ -394,11 +413,11 @@ def _refuse_padded_mass(padded: Any, condensed: Condensed) -> None:
         return
     if bool(share.isnan().any()):
         row = int(condensed.rows[int(share.isnan().nonzero()[0])])
-        raise InputError(f"expected finite logits, got NaN or infinity at row {row} of logits, beyond the vocabulary")
+        raise InputError(f"expected finite logits, got NaN or infinity at row {row} of {place}, beyond the vocabulary")
     if float(share.mean()) > MOST_PADDED:
         raise InputError(
             f"expected padding in the {beyond.shape[1]} columns beyond the vocabulary of {condensed.vocabulary}, got "
-            f"{float(share.mean()):.2g} of the probability there: the logits are of another tokenizer"
+            f"{float(share.mean()):.2g} of the probability there in {place}: they are of another tokenizer"
         )
 
 

@@ -88,6 +88,9 @@ class LogitBank:
     (['small', 'large'], (3, 3))
     """
 
+    condensed = False
+    """Whether rows are condensed, as those of a `TokenBank` are: all logits are not kept then."""
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path: Path | None = Path(path)
         files = sorted(self.path.glob("*/*/logits.safetensors"))
@@ -209,6 +212,7 @@ class LogitBank:
             ids=self.rows.ids[index],
             split=self.rows.split[index],
             inputs_hash=self.rows.inputs_hash,
+            sequences=None if self.rows.sequences is None else self.rows.sequences[index],
         )
         return _in_memory(rows, [self._cut(record, index, columns, rows) for record in self.teachers])
 

@@ -87,6 +87,11 @@ class CondensedParts:
 
     logits = below
 
+    @property
+    def wrong_logits(self) -> CondensedParts:
+        """What the search of ISATS reads of the wrong tokens: these rows."""
+        return self
+
     def sums_at(self, taus: Sequence[float | Tensor]) -> list[Sums]:
         """Sums over the wrong tokens at each temperature: a number, or (N,) with one per row."""
         return [self._sums(1 / tau) for tau in taus]
@@ -115,9 +120,9 @@ class CondensedParts:
             return self.log_sum[:, 0], torch.zeros_like(self.log_sum[:, 0])
         self._must_be_known(beta)
         if not isinstance(beta, Tensor):
-            kept = [g for g, known in enumerate(self.betas) if abs(known - beta) <= SAME * known]
-            if kept:
-                return self.log_sum[:, kept[0]], self.slope[:, kept[0]]
+            kept = next((g for g, known in enumerate(self.betas) if is_kept(beta, [known])), None)
+            if kept is not None:
+                return self.log_sum[:, kept], self.slope[:, kept]
             beta = torch.full_like(self.target_logit, beta)
         return self._between(beta)
 
@@ -150,6 +155,17 @@ class CondensedParts:
         value = low + u * (start + u * (curve + u * bend))
         slope = (start + u * (2 * curve + 3 * u * bend)) / torch.where(width > 0, width, 1.0)
         return value, slope
+
+
+def is_kept(beta: float, betas: Sequence[float]) -> bool:
+    """Whether an inverse temperature is among the betas.
+
+    Examples
+    --------
+    >>> is_kept(1 / 8, (0.125, 0.25)), is_kept(1 / 1.5, (0.125, 0.25))
+    (True, False)
+    """
+    return any(abs(known - beta) <= SAME * known for known in betas)
 
 
 def needs_all_columns(what: str, k: int, vocabulary: int) -> InputError:

@@ -407,7 +407,7 @@ def _some_by_tensors(values: Any, labels: Any, k: int, rates: Any, rows: Any, pl
 def _refuse_padded_mass(padded: Any, condensed: Condensed, place: str) -> None:
     """Raise where columns beyond the vocabulary are more than padding."""
     beyond = torch.as_tensor(np.ascontiguousarray(padded) if not isinstance(padded, Tensor) else padded).double()
-    within = _log_sum_exp(condensed)
+    within = log_sum_exp(condensed)
     share = torch.sigmoid(torch.logsumexp(beyond, 1).cpu() - torch.from_numpy(within))
     if not len(share):
         return
@@ -421,7 +421,7 @@ def _refuse_padded_mass(padded: Any, condensed: Condensed, place: str) -> None:
         )
 
 
-def _log_sum_exp(condensed: Condensed) -> NDArray[np.float64]:
+def log_sum_exp(condensed: Condensed) -> NDArray[np.float64]:
     """Of all logits of a row at the beta next to 1."""
     at = int(np.abs(np.log(condensed.betas)).argmin())
     beta = condensed.betas[at]

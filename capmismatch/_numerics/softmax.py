@@ -74,6 +74,11 @@ class LogitParts:
         """K = C - 1."""
         return self.below.shape[1]
 
+    @property
+    def wrong_logits(self) -> Tensor:
+        """What the search of ISATS reads of the wrong classes: `below`."""
+        return self.below
+
     def sums_at(self, taus: Sequence[float | Tensor]) -> list[Sums]:
         """Sums over the wrong classes at each temperature: a number, or (N,) with one per row."""
         return sums_at(self.below, taus)

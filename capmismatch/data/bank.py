@@ -88,9 +88,6 @@ class LogitBank:
     (['small', 'large'], (3, 3))
     """
 
-    condensed = False
-    """Whether rows are condensed, as those of a `TokenBank` are: all logits are not kept then."""
-
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path: Path | None = Path(path)
         files = sorted(self.path.glob("*/*/logits.safetensors"))
@@ -106,6 +103,19 @@ class LogitBank:
             self.teachers.append(record)
             self._stored[record.key] = logits
         self.teachers.sort(key=lambda r: (r.family, r.params is None, r.params or 0, r.order, r.teacher, r.seed or 0))
+
+    @property
+    def condensed(self) -> bool:
+        """Whether rows are condensed, as those of a `TokenBank` may be: then not all logits are kept."""
+        return False
+
+    @property
+    def of_texts(self) -> bool:
+        """Whether rows are positions of texts, as language models have them."""
+        return self.rows.sequences is not None
+
+    def must_keep_all(self, what: str) -> None:
+        """Raise an InputError that names `what`, in the plural, where rows are condensed."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -157,6 +167,18 @@ class LogitBank:
         for start in range(0, len(chosen), step):
             chunk = chosen[start : start + step]
             yield [self.take(key, chunk) for key in keys], self.rows.labels[chunk]
+
+    def looked_at(self, key: str, rows: NDArray[np.int64]) -> tuple[float, float, str]:
+        """Of some rows of one teacher: drift, share of tied rows, and what its logits look like.
+
+        `capmismatch.data.bank_checks.check_bank` says what these are.
+        """
+        target = self.rows.labels[rows][:, None] == np.arange(len(self.classes))
+        logits = self.take(key, rows).astype(np.float64)
+        spread, mean = logits.std(axis=1).mean(), logits.mean()
+        wrong = np.sort(np.where(target, np.nan, logits), axis=1)
+        tied = float((np.diff(wrong, axis=1) == 0).any(axis=1).mean())
+        return float(mean / spread) if spread else 0.0, tied, looks_like(logits)
 
     def _verified_logits(self, key: str) -> Any:
         """The (N, C) logits of a teacher as stored, an array or a `LogitFile`; checked when first asked for."""

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,11 +24,12 @@ from capmismatch._numerics.condensing import (
     checked_betas,
     condense_labelled,
     labelled,
+    log_sum_exp,
     token_count,
 )
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.bank_files import create, open_logits, read_token_rows
-from capmismatch.data.logit_checks import NOT_LOGITS, looks_like
+from capmismatch.data.logit_checks import NOT_LOGITS, SHARES, SUMS_TO_ONE, looks_like
 from capmismatch.data.records import TeacherRecord
 from capmismatch.data.rows import Rows, check_finite, label_array, make_rows
 from capmismatch.data.token_files import (
@@ -108,6 +109,11 @@ class TokenBank(LogitBank):
         return self.settings is not None
 
     @property
+    def of_texts(self) -> bool:
+        """True."""
+        return True
+
+    @property
     def k(self) -> int | None:
         """How many wrong tokens of each row are kept; None where all logits are."""
         return None if self.settings is None else self.settings.k
@@ -145,16 +151,27 @@ class TokenBank(LogitBank):
 
     def take(self, key: str, rows: NDArray[np.int64], columns: slice = slice(None)) -> NDArray[Any]:
         """(n, V) logits of one teacher, where they are kept."""
-        if self.settings is not None:
-            self._refuse("the logits of a teacher")
+        self.must_keep_all("a teacher's logits")
         return super().take(key, rows, columns)
 
-    def _refuse(self, what: str) -> NoReturn:
-        settings = self._must_be_condensed()
-        raise InputError(
-            f"{what} need all {settings.vocabulary} tokens: this bank keeps the {settings.k} likeliest wrong tokens of "
-            "each row, and sums over all others"
-        )
+    def must_keep_all(self, what: str) -> None:
+        """Raise an InputError that names `what`, in the plural, where rows are condensed."""
+        if self.settings is not None:
+            raise InputError(
+                f"{what} need all {self.settings.vocabulary} tokens: this bank keeps the {self.k} likeliest wrong "
+                "tokens of each row, and sums over all others"
+            )
+
+    def looked_at(self, key: str, rows: NDArray[np.int64]) -> tuple[float, float, str]:
+        """Drift, share of equal neighbours among the likeliest tokens, and what the rows look like."""
+        if self.settings is None:
+            return super().looked_at(key, rows)
+        condensed = self.condensed_rows(key, rows)
+        spread, mean = float(condensed.std.mean()), float(condensed.mean.mean())
+        tied = float((np.diff(condensed.below.astype(np.float64), axis=1) == 0).mean())
+        of_logs = np.abs(log_sum_exp(condensed)) <= SUMS_TO_ONE
+        kind = "log-probabilities" if of_logs.mean() >= SHARES["log-probabilities"] else ""
+        return mean / spread if spread else 0.0, tied, kind
 
     def _verify(self, record: TeacherRecord) -> None:
         if self.settings is None:

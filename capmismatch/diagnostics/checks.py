@@ -20,6 +20,8 @@ from scipy.stats import binom, norm, rankdata, t
 
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.bank_checks import check_bank
+from capmismatch.data.token_bank import TokenBank
+from capmismatch.diagnostics.token_checks import token_columns
 from capmismatch.findings import join_codes
 
 Floats = NDArray[np.float64]
@@ -114,7 +116,9 @@ def check(bank: LogitBank) -> pd.DataFrame:
     * its values are probabilities, percentages or sigmoids (CM009). Logarithms of probabilities carry CM009 too, and
       are usable.
 
-    With fewer than 30 examples only the last is looked for.
+    With fewer than 30 examples only the last is looked for. Where rows are positions of texts, columns and rows that
+    moved are not looked for (they leave a language model at chance); of condensed rows the log probability of the
+    target, against that of the labels' frequencies, takes the place of its rank.
 
     Examples
     --------
@@ -174,6 +178,9 @@ class _View:
         The logits of some examples.
     looks_like : str
         "probabilities" or the like where its values are no logits, else "".
+    of_texts : bool
+        Whether classes are tokens. Of condensed rows `rank` and `by_chance` are log probabilities of the label, by the
+        teacher and by the labels' own frequencies; `wrong_rank` is not known.
     """
 
     record: TeacherRecord
@@ -186,6 +193,7 @@ class _View:
     first: Floats
     looks_like: str
     classes: int
+    of_texts: bool = False
     codes: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
@@ -232,8 +240,12 @@ class _View:
 
 def _looked_at(bank: LogitBank) -> Ints:
     """Rows evenly spaced over the bank."""
-    total = len(bank.rows.labels)
-    return np.unique(np.linspace(0, total - 1, min(total, ROWS)).round().astype(np.int64))
+    return _spaced(len(bank.rows.labels), ROWS)
+
+
+def _spaced(total: int, most: int) -> Ints:
+    """At most so many of `total` numbers, evenly spaced."""
+    return np.unique(np.linspace(0, total - 1, min(total, most)).round().astype(np.int64))
 
 
 def _views(bank: LogitBank) -> list[_View]:
@@ -241,8 +253,18 @@ def _views(bank: LogitBank) -> list[_View]:
     return [_view(bank, record, rows) for record in bank.teachers]
 
 
+def _token_view(bank: TokenBank, record: TeacherRecord, rows: Ints) -> _View:
+    """The same of condensed rows."""
+    labels, some = bank.rows.labels[rows], rows[_spaced(len(rows), COMPARED)]
+    columns, first = token_columns(bank, record.key, rows), bank.reference_columns(record.key, some).astype(np.float64)
+    kind = "probabilities or percentages" if "CM016" in record.findings else ""
+    return _View(record, labels, *columns, np.full(len(rows), np.nan), first, kind, len(bank.classes), True)
+
+
 def _view(bank: LogitBank, record: TeacherRecord, rows: Ints) -> _View:
     """Read a teacher's logits, some rows at a time."""
+    if isinstance(bank, TokenBank) and bank.condensed:
+        return _token_view(bank, record, rows)
     labels, classes = bank.rows.labels[rows], len(bank.classes)
     priors = np.bincount(labels, minlength=classes) / max(1, len(labels))
     step = max(1, (1 << 21) // classes)
@@ -252,12 +274,13 @@ def _view(bank: LogitBank, record: TeacherRecord, rows: Ints) -> _View:
         parts.append(_of_examples(logits, labels[start : start + step], priors))
         alike += _rows_that_are_probabilities(logits)
     top, margin, rank, by_chance, wrong_rank = (np.concatenate(column) for column in zip(*parts, strict=True))
-    some = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), COMPARED)).round().astype(int))]
+    some = rows[_spaced(len(rows), COMPARED)]
     kinds = ("probabilities", "percentages", "sigmoids (or other values in [0, 1])")
     share = alike / max(1, len(rows))
     looks_like = next((kind for kind, part in zip(kinds, share, strict=True) if part >= ROWS_OF_PROBABILITIES), "")
     first = bank.take(record.key, some).astype(np.float64)
-    return _View(record, labels, top, margin, rank, by_chance, wrong_rank, first, looks_like, classes)
+    columns = (top, margin, rank, by_chance, wrong_rank)
+    return _View(record, labels, *columns, first, looks_like, classes, bank.of_texts)
 
 
 def _of_examples(logits: Floats, labels: Ints, priors: Floats) -> tuple[NDArray, ...]:
@@ -310,9 +333,10 @@ def _find_broken(views: Sequence[_View], bank: LogitBank) -> None:
     for view in enough:
         if reason := _guesses(view, split):
             view.mark("CM020", reason)
-    for view, reason in [(view, reason) for view in enough if (reason := _columns_moved(view, _peers(view, enough)))]:
+    classes = [view for view in enough if not view.of_texts]  # tokens or rows that moved leave a teacher at chance
+    for view, reason in [(view, reason) for view in classes if (reason := _columns_moved(view, _peers(view, enough)))]:
         view.mark("CM021", reason)
-    for view, reason in [(view, reason) for view in enough if (reason := _rows_moved(view, _peers(view, enough)))]:
+    for view, reason in [(view, reason) for view in classes if (reason := _rows_moved(view, _peers(view, enough)))]:
         view.mark("CM021", reason)
     _mark_copies(enough)
     _mark_outliers(enough)

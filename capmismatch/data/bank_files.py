@@ -159,7 +159,7 @@ def _read_manifest(file: Path) -> _Manifest:
             )
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BankError(f"{file} is damaged: expected the JSON of a bank, got {_reason(error)}") from None
-    raise BankError(f"{file} has schema {schema!r}, this version of capmismatch reads {SCHEMA} and {TOKENS_SCHEMA}")
+    raise BankError(f"{file} has schema {schema!r}, this version of capmismatch reads schema {SCHEMA} and {TOKENS_SCHEMA}")
 
 
 def _reason(error: Exception) -> str:

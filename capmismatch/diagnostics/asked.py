@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
+from typing import Any
 
+from capmismatch._numerics.soft_label_spec import CLASS_DEFAULTS, TOKEN_DEFAULTS, SoftLabelSpec, compared_specs
 from capmismatch.data.bank import LogitBank
 from capmismatch.errors import MOST_TEMPERATURES, InputError, must_be_one_of, must_be_temperature
 from capmismatch.probes import REGISTRY
@@ -53,3 +55,19 @@ def probes_of(names: Iterable[str] | None, bank: LogitBank, *, per_example: bool
         if REGISTRY[name].kind in OF_ALL_COLUMNS:
             bank.must_keep_all(f"values of the probe {name!r}")
     return chosen
+
+
+def specs_of(bank: LogitBank, given: dict[str, Any], **others: Any) -> list[SoftLabelSpec]:
+    """TS, ATS and ISATS with the settings that are `given`; where one is None, that which suits the bank.
+
+    Parameters
+    ----------
+    bank : LogitBank
+        Whose rows are softened.
+    given : dict
+        Any of tau, tau_other, bounds and wrong.
+    **others
+        Further settings, as `compared_specs` takes them.
+    """
+    defaults = TOKEN_DEFAULTS if bank.of_texts else CLASS_DEFAULTS
+    return compared_specs(**{name: default if given.get(name) is None else given[name] for name, default in defaults}, **others)

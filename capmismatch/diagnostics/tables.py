@@ -19,10 +19,9 @@ from tqdm.auto import tqdm
 
 from capmismatch import ranks as _ranks
 from capmismatch._numerics.devices import as_device, logits_at_once
-from capmismatch._numerics.soft_label_spec import CLASS_DEFAULTS, TOKEN_DEFAULTS, compared_specs
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.token_bank import TokenBank
-from capmismatch.diagnostics.asked import probes_of, temperatures_of
+from capmismatch.diagnostics.asked import probes_of, specs_of, temperatures_of
 from capmismatch.diagnostics.checks import unusable_columns
 from capmismatch.diagnostics.example_values import (
     affinities,
@@ -97,8 +96,8 @@ def probe(
           fixed, and do not show the upward bias of few examples.
         * n: number of examples
         * sequences: only of texts, how many sequences the examples come from
-        * exact, findings: only of condensed rows: whether the sums behind the value were kept, else it is interpolated
-          ({ref}`CM029 <cm029>`); {ref}`CM030 <cm030>` where soft labels are nearly uniform
+        * exact: only of condensed rows, whether the sums behind the value were kept; else it is interpolated
+        * findings: of texts {ref}`CM029 <cm029>` to {ref}`CM032 <cm032>`
         * usable, findings, reason: only if some teacher of the bank is not usable; see `capmismatch.check`. `pick` and
           `correlate` leave out rows whose `usable` is False
 
@@ -140,7 +139,7 @@ def probe(
                             "tau": math.nan if tau is None else tau,
                             "probe": name,
                             **means[name, tau],
-                            **marked(bank, name, tau, means[name, tau]["value"], marks.get(record.key, {})),
+                            **marked(bank, name, tau, means[name, tau], marks.get(record.key, {})),
                         }
                     )
     return pd.DataFrame(rows)
@@ -564,11 +563,10 @@ def restored_variance(
     capmismatch.plots.isats_restored : The figure of this table.
     capmismatch.dark_knowledge : The same methods on one example, class by class.
     """
-    defaults = TOKEN_DEFAULTS if bank.of_texts else CLASS_DEFAULTS
+    if tau_target is not None:
+        must_be_temperature(tau_target, "tau_target")
     given = {"tau": tau_target, "tau_other": tau_other, "bounds": bounds, "wrong": wrong}
-    settings: dict[str, Any] = {name: default if given[name] is None else given[name] for name, default in defaults}
-    must_be_temperature(settings["tau"], "tau_target")
-    specs = compared_specs(constraint=constraint, margin=margin, center=center, **settings)
+    specs = specs_of(bank, given, constraint=constraint, margin=margin, center=center)
     where, clusters = as_device(device), sequence_index(bank, split)
     rows = []
     with tqdm(bank.teachers, desc="isats", unit="teacher", disable=not progress) as bar:

@@ -27,21 +27,48 @@ OF_SQUARES = ("derived_variance", "derived_std", "inherent_variance", "scaled_de
 """Tempered probes that need the sums at 2 / tau as well as at 1 / tau."""
 
 
+FEW_SEQUENCES = 10
+"""With fewer, finding CM032 is given."""
+
+
 def marked(
-    bank: LogitBank, probe: str, tau: float | None, value: float, marks: Mapping[str, object]
+    bank: LogitBank, probe: str, tau: float | None, mean: Mapping[str, float], marks: Mapping[str, object]
 ) -> dict[str, object]:
-    """The columns that a row of the probes table has besides: `exact` and findings of condensed rows, and `marks`."""
+    """The columns that a row of the probes table has besides: `marks`, and of texts findings, and `exact` if condensed.
+
+    Parameters
+    ----------
+    bank : LogitBank
+        Of the row.
+    probe : str
+        Its name.
+    tau : float or None
+        Its temperature.
+    mean : mapping
+        Value, se, n and sequences.
+    marks : mapping
+        Of a teacher that is not usable.
+    """
+    if not bank.of_texts:
+        return dict(marks)
+    codes = [*filter(None, str(marks.get("findings", "")).split(","))]
+    if probe == "effective_wrong" and mean["value"] > UNIFORM * (len(bank.classes) - 1):
+        codes.append("CM030")
+    if 0 < mean.get("sequences", 0) < FEW_SEQUENCES:
+        codes.append("CM032")
+    exact = _is_exact(bank, probe, tau)
+    if not exact:
+        codes.append("CM029")
+    return {**({"exact": exact} if bank.condensed else {}), **marks, "findings": join_codes(codes)}
+
+
+def _is_exact(bank: LogitBank, probe: str, tau: float | None) -> bool:
+    """Whether the sums behind a value were kept."""
     settings = bank.settings if isinstance(bank, TokenBank) else None
-    uniform = probe == "effective_wrong" and value > UNIFORM * (len(bank.classes) - 1)
-    if settings is None and not (bank.of_texts and uniform):
-        return {**({"findings": ""} if bank.of_texts else {}), **marks}
-    known = True
-    if settings is not None and tau is not None and settings.k < settings.vocabulary - 1:
-        betas = (1 / tau, 2 / tau) if probe in OF_SQUARES else (1 / tau,)
-        known = all(is_kept(beta, settings.betas) for beta in betas)
-    own = [*([] if known else ["CM029"]), *(["CM030"] if uniform else [])]
-    codes = join_codes([*filter(None, str(marks.get("findings", "")).split(",")), *own])
-    return {**({} if settings is None else {"exact": known}), **marks, "findings": codes}
+    if settings is None or tau is None or settings.k == settings.vocabulary - 1:
+        return True
+    betas = (1 / tau, 2 / tau) if probe in OF_SQUARES else (1 / tau,)
+    return all(is_kept(beta, settings.betas) for beta in betas)
 
 
 def token_metrics(bank: TokenBank) -> tuple[str, ...]:
@@ -64,27 +91,31 @@ def token_ranks(
         for start in range(0, len(rows), ROWS_AT_ONCE):
             some = rows[start : start + ROWS_AT_ONCE]
             groups = None if clusters is None else clusters[start : start + ROWS_AT_ONCE]
-            for metric, values in _of_rows(bank, metrics, some, pairs).items():
+            for metric, values in rank_values(bank, metrics, some, bank.keys, pairs).items():
                 means[metric].add(values, groups)
             bar.update(len(some))
     return means
 
 
-def _of_rows(
-    bank: TokenBank, metrics: Sequence[str], rows: NDArray[np.int64], pairs: list[tuple[int, int]]
+def rank_values(
+    bank: TokenBank,
+    metrics: Sequence[str],
+    rows: NDArray[np.int64],
+    keys: Sequence[str],
+    pairs: Sequence[tuple[int, int]],
 ) -> dict[str, NDArray[np.float64]]:
-    """Metric -> (P, n) of some rows."""
+    """Metric -> (P, n) of some rows, for pairs of the teachers with these keys."""
     found: dict[str, NDArray[np.float64]] = {}
     names = {"vocab_tau_b": "tau_b", "vocab_spearman": "spearman", "head_tau_b": "tau_b"}
     for column, read in (("vocab", bank.random_columns), ("head", bank.reference_columns)):
         asked = [metric for metric in metrics if metric.startswith(f"{column}_")]
         if asked:
-            logits = [torch.from_numpy(read(key, rows)) for key in bank.keys]
+            logits = [torch.from_numpy(read(key, rows)) for key in keys]
             values = rank_metrics(logits, None, [names[metric] for metric in asked], pairs)
             found |= {metric: values[names[metric]].numpy() for metric in asked}
     overlaps = {metric: int(match[1]) for metric in metrics if (match := re.fullmatch(r"top(\d+)_overlap", metric))}
     if overlaps:
-        ids = [bank.condensed_rows(key, rows).ids for key in bank.keys]
+        ids = [bank.condensed_rows(key, rows).ids for key in keys]
         for metric, k in overlaps.items():
             found[metric] = np.stack([_overlap(ids[a], ids[b], k) for a, b in pairs])
     return {metric: found[metric] for metric in metrics}

@@ -298,7 +298,7 @@ def _probe_course(probe: str, rows: pd.DataFrame, means: Mapping[str, Means], fa
 
 def _ranks(ranks: pd.DataFrame) -> Iterator[Statement]:
     require_columns(ranks, ["family_a", "teacher_a", "family_b", "teacher_b", "metric", "value"], "the ranks table")
-    rows = ranks[ranks["metric"].eq("wrong_tau_b") & ranks["family_a"].eq(ranks["family_b"])]
+    rows = ranks[ranks["metric"].isin(["wrong_tau_b", "vocab_tau_b"]) & ranks["family_a"].eq(ranks["family_b"])]
     rows = rows.rename(columns={"family_a": "family"})
     if len(rows) and rows["value"].isna().all():
         yield Statement("ranks", Unknown("order"), ("CM014",))

@@ -20,6 +20,7 @@ LOG2_E = 1 / math.log(2)
 MASKED = np.float32(-1e30)  # of a token that is not of the tail: its exponential is 0 at every rate
 ROUNDER = np.float32(1.5 * 2.0**23)  # adding it rounds to a whole number, which then stands in the lowest bits
 SMALLEST = np.float32(-127.0)  # of exponents of two: a float whose exponent has no bit set is 0
+LARGEST = np.float32(1e30)  # logit that a network gives
 SHIFT, BIAS = np.int32(23), np.int32(127 << 23)
 ONE, ZERO = np.float32(1.0), np.float32(0.0)
 # 2^f - 1 = f (P1 + P2 f + ...): Taylor's series, cut where its rest is below the last digit for |f| <= 1/2
@@ -56,12 +57,12 @@ def _sums(e: Any, x: Any) -> tuple[float, float]:
 
 
 @vectorised
-def _odd(values: Any) -> float:
-    """0, or NaN where a value is NaN or infinite."""
-    total = values[0] - values[0]
+def _odd(values: Any, largest: Any) -> int:
+    """How many values are NaN, or larger than `largest` in size."""
+    count = np.int32(0)
     for i in range(len(values)):
-        total += values[i] - values[i]
-    return float(total)
+        count += np.int32(not abs(values[i]) <= largest)
+    return int(count)
 
 
 @of_finite
@@ -189,7 +190,7 @@ def condense_rows(
 
     `rates` (G,) are inverse temperatures, each double follows its half. Filled are ids and below (n, k), log_sum and
     slope (n, G), scalars (6, n): target, largest and second largest wrong logit, mean, std, and whether the label is on
-    top; label_rank (n,); odd (n,): whether a logit is no finite number, and the rest was left out.
+    top; label_rank (n,); odd (n,): whether a logit is NaN or larger than any network's, and the rest was left out.
     """
     n, size = logits.shape
     k = ids.shape[1]
@@ -199,7 +200,7 @@ def condense_rows(
     sums = np.empty((len(rates), 2))
     for row in range(n):
         f, y = logits[row], labels[row]
-        odd[row] = not _odd(f) == 0.0
+        odd[row] = _odd(f, LARGEST) > 0
         if odd[row]:
             continue
         _select(f, y, best)

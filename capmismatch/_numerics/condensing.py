@@ -315,7 +315,7 @@ def _by_loops(values: NDArray[Any], labels: Any, k: int, rates: Any, rows: Any, 
     order = _in_order(rates)
     ids, below, rank = np.empty((n, k), np.int64), np.empty((n, k), np.float32), np.empty(n, np.uint32)
     sums, scalars, odd = np.empty((2, n, len(rates))), np.empty((6, n)), np.empty(n, bool)
-    values = np.ascontiguousarray(values)
+    values = np.require(values, requirements=["C", "A", "W"])  # else numba would compile the loops once more
 
     def run(some: slice) -> None:
         arrays = (array[some] for array in (ids, below, *sums))
@@ -326,15 +326,14 @@ def _by_loops(values: NDArray[Any], labels: Any, k: int, rates: Any, rows: Any, 
     _refuse_odd(values, odd, rows, place)
     log_sum, slope = np.empty_like(sums)
     log_sum[:, order], slope[:, order] = sums
-    _refuse_large(values, scalars, rows, place)
     return ids, np.maximum(below, -BEYOND), log_sum, slope, scalars[:5], rank
 
 
 def _refuse_lists(condensed: Condensed, place: str) -> None:
-    """Raise where all tokens beyond the head have one logit, lower than the head's: it stands for "not kept"."""
+    """Raise where all tokens beyond the head have one logit, lower than half of the head's: it means "not kept"."""
     others = condensed.vocabulary - 1 - condensed.k
     least, most = condensed.slope[:, 0], condensed.slope[:, -1]
-    filled = (most - least <= 1e-6 * np.abs(most)) & (most < condensed.below[:, -1]) & (len(condensed.betas) > 1)
+    filled = (most - least <= 1e-6 * np.abs(most)) & (most < condensed.below[:, (condensed.k - 1) // 2]) & (len(condensed.betas) > 1)
     if len(condensed) and others > condensed.k and filled.all():
         raise InputError(
             f"expected the logits of all {condensed.vocabulary} tokens, got the same for the {others} tokens beyond "
@@ -344,26 +343,18 @@ def _refuse_lists(condensed: Condensed, place: str) -> None:
 
 
 def _refuse_odd(values: NDArray[Any], odd: NDArray[np.bool_], rows: NDArray[np.int64], place: str) -> None:
-    if odd.any():
-        row = int(np.flatnonzero(odd)[0])
-        token = int(np.flatnonzero(~np.isfinite(values[row]))[0])
-        hint = ": -inf masks a token for all rows or for none" if np.isneginf(values[row, token]) else ""
+    if not odd.any():
+        return
+    row = int(np.flatnonzero(odd)[0])
+    token = int(np.flatnonzero(~(np.abs(values[row]) <= LARGEST))[0])
+    where = f"{values[row, token]:g} at row {rows[row]}, token {token} of {place}"
+    if np.isfinite(values[row, token]):
         raise InputError(
-            f"expected finite logits, got {values[row, token]} at row {rows[row]}, token {token} of {place}{hint}"
+            f"expected logits up to {LARGEST:g} in size, got {where}: stand-ins for the logits of other than the top k "
+            "tokens cannot be condensed, all are needed"
         )
-
-
-def _refuse_large(values: NDArray[Any], scalars: NDArray[np.float64], rows: NDArray[np.int64], place: str) -> None:
-    """Stand-ins for the logits of what was not kept are finite, and spread a row as no network does."""
-    _, mean, std = scalars[2], scalars[3], scalars[4]
-    large = np.flatnonzero(~((np.abs(mean) < LARGEST) & (std < LARGEST / 1e4)))
-    if len(large):
-        row = int(large[0])
-        token = int(np.abs(values[row].astype(np.float64)).argmax())
-        raise InputError(
-            f"expected logits up to {LARGEST:g} in size, got {values[row, token]:g} at row {rows[row]}, token {token} of "
-            f"{place}: stand-ins for the logits of other than the top k tokens cannot be condensed, all are needed"
-        )
+    hint = ": -inf masks a token for all rows or for none" if np.isneginf(values[row, token]) else ""
+    raise InputError(f"expected finite logits, got {where}{hint}")
 
 
 def _by_tensors(values: Any, labels: Any, k: int, rates: Any, rows: Any, place: str) -> tuple[NDArray[Any], ...]:
@@ -382,12 +373,12 @@ def _by_tensors(values: Any, labels: Any, k: int, rates: Any, rows: Any, place: 
 
 def _some_by_tensors(values: Any, labels: Any, k: int, rates: Any, rows: Any, place: str) -> tuple[NDArray[Any], ...]:
     wide = (values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))).double()
-    finite = torch.isfinite(wide).all(1)
-    _refuse_odd(devices.to_numpy(wide), devices.to_numpy(~finite), rows, place)
+    odd = ~(wide.abs() <= LARGEST).all(1)
+    _refuse_odd(devices.to_numpy(wide), devices.to_numpy(odd), rows, place)
     target_id = torch.from_numpy(labels).to(wide.device)[:, None]
     target = wide.gather(1, target_id)
     wrong = wide.scatter(1, target_id, -torch.inf)
-    ordered, order = wrong.sort(1, descending=True, stable=True)
+    ordered, order = wrong.sort(dim=1, descending=True, stable=True)
     head, top = ordered[:, :k], ordered[:, :1]
     second = ordered[:, 1]
     before = (wrong > target) | ((wrong == target) & (torch.arange(wide.shape[1], device=wide.device) < target_id))
@@ -400,7 +391,6 @@ def _some_by_tensors(values: Any, labels: Any, k: int, rates: Any, rows: Any, pl
     scalars = torch.stack([target[:, 0], top[:, 0], second, wide.mean(1), wide.std(1, correction=0)])
     arrays = [devices.to_numpy(tensor) for tensor in (order[:, :k], (head - top).clamp_min(-BEYOND), log_sum, slope)]
     numbers = devices.to_numpy(scalars)
-    _refuse_large(devices.to_numpy(wide), numbers, rows, place)
     return *arrays, numbers, devices.to_numpy(before.sum(1)).astype(np.uint32)
 
 

@@ -13,7 +13,7 @@ Between two betas the logarithm of the tail's sum is the cubic in b that has the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import NoReturn
 
 import numpy as np
@@ -74,6 +74,11 @@ class CondensedParts:
         sums = [wide(array) for array in (rows.below, rows.log_sum, rows.slope)]
         betas = tuple(rows.betas.tolist())
         return cls(labels, *logits, top, *moments, correct, *sums, betas, rows.vocabulary - 1)
+
+    def __getitem__(self, index: Tensor) -> CondensedParts:
+        """Some of the rows."""
+        of_rows = [field.name for field in fields(self) if field.name not in ("betas", "wrong_classes")]
+        return replace(self, **{name: getattr(self, name)[index] for name in of_rows})
 
     @property
     def compiled(self) -> bool:

@@ -44,8 +44,8 @@ RULES_FOR_TWO_CLASSES = ("most accurate", "lowest nll", "lowest brier", "smalles
 """What `pick` goes by instead of `DEFAULT_RULE` there: the first whose probe was measured."""
 
 RULES_FOR_TEXTS = ("lowest nll", "most accurate", "smallest")
-"""The same for language models, whose derived variance rises with size whether students gain by it or not: measured
-with five GRUs on one text, students at tau 1 gain up to five times their own size, and at tau 4 lose all the way."""
+"""The same for language models: what is known of variances comes from images, and larger language models have more of
+it because they know more."""
 
 NAMES = {
     "target_prob": "p_y",

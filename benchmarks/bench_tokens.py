@@ -127,7 +127,9 @@ def tables(rows: int, seed_rows: int) -> list[Row]:
     measure(small)
     scale, found = MILLION / rows, []
     spent = seconds(lambda: measure(bank)) / TEACHERS
-    found.append(_row(f"{len(names)} probes at {len(TAUS)} temperatures", rows, scale * spent, "s a teacher, 1M rows", 60.0))
+    found.append(
+        _row(f"{len(names)} probes at {len(TAUS)} temperatures", rows, scale * spent, "s a teacher, 1M rows", 60.0)
+    )
     pairs = TEACHERS * (TEACHERS - 1) // 2
     cm.rank_stability(small, ["vocab_tau_b"], progress=False)
     spent = seconds(lambda: cm.rank_stability(bank, ["vocab_tau_b"], progress=False))

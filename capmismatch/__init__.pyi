@@ -21,6 +21,7 @@ from .data.views import Views as Views
 from .diagnostics.checks import check as check
 from .diagnostics.dark_knowledge import dark_knowledge as dark_knowledge
 from .diagnostics.differences import probe_differences as probe_differences
+from .diagnostics.pairs import pair_probes as pair_probes
 from .diagnostics.tables import affinity as affinity
 from .diagnostics.tables import example_values as example_values
 from .diagnostics.tables import probe as probe

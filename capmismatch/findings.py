@@ -191,8 +191,8 @@ FINDINGS: dict[str, Finding] = {
         Finding(
             "CM032",
             "few sequences",
-            "The positions come from fewer than ten texts. Positions of one text are alike, so standard errors are taken "
-            "over texts, and so few of them make these errors too small and unsure.",
+            "The positions come from fewer than ten texts. Positions of one text are alike, so standard errors are "
+            "taken over texts, and so few of them make these errors too small and unsure.",
         ),
     )
 }

@@ -33,7 +33,6 @@ import torch
 from torch import Tensor
 
 from capmismatch._numerics.arrays import ArrayLike, as_logits, as_pair, widest_float
-from capmismatch._numerics.condensed import CondensedParts
 from capmismatch._numerics.isats_problem import Search
 from capmismatch._numerics.isats_search import maximise, order_interval
 from capmismatch._numerics.soft_label_spec import (
@@ -48,7 +47,7 @@ from capmismatch._numerics.soft_label_spec import (
     WRONG_ROWS,
     SoftLabelSpec,
 )
-from capmismatch._numerics.softmax import Asymmetric, LogitParts, Softened, take_apart
+from capmismatch._numerics.softmax import Asymmetric, Parts, Softened, take_apart
 from capmismatch.errors import must_be_one_of, must_be_temperature
 
 __all__ = [
@@ -387,9 +386,7 @@ class SoftenedParts(NamedTuple):
     flipped: Tensor  # (N,) bool
 
 
-def soften_parts(
-    spec: SoftLabelSpec, raw: LogitParts | CondensedParts, *, ats_reads_wrong: bool = False
-) -> SoftenedParts:
+def soften_parts(spec: SoftLabelSpec, raw: Parts, *, ats_reads_wrong: bool = False) -> SoftenedParts:
     """Apply `spec` to rows that `take_apart` has split, for all that reads more of soft labels than probabilities.
 
     Parameters
@@ -419,7 +416,7 @@ def soften_parts(
     return SoftenedParts(softened, each, nowhere, nowhere, softened.flipped)
 
 
-def _searched(spec: SoftLabelSpec, raw: LogitParts | CondensedParts) -> SoftenedParts:
+def _searched(spec: SoftLabelSpec, raw: Parts) -> SoftenedParts:
     """ISATS: the best tau_other of each row."""
     right = raw.correct > 0
     if spec.wrong == "target":
@@ -446,7 +443,7 @@ def _searched(spec: SoftLabelSpec, raw: LogitParts | CondensedParts) -> Softened
     return SoftenedParts(softened, tau_other, at_bound, on_edge & ~at_bound, flipped)
 
 
-def _with_target_on_top(raw: LogitParts | CondensedParts, spec: SoftLabelSpec) -> LogitParts | CondensedParts:
+def _with_target_on_top(raw: Parts, spec: SoftLabelSpec) -> Parts:
     """The rows that the teacher gets wrong with a higher logit of the target: on top by the margin at tau_target."""
     margin = MARGIN if spec.margin is None or spec.constraint != "order" else spec.margin
     raised = raw.max_wrong_logit + spec.tau * margin
@@ -455,7 +452,7 @@ def _with_target_on_top(raw: LogitParts | CondensedParts, spec: SoftLabelSpec) -
     return replace(raw, target_logit=target, mean_logit=mean)  # `correct` stays: what is moved is told against it
 
 
-def _origin(raw: LogitParts | CondensedParts, center: str) -> Tensor:
+def _origin(raw: Parts, center: str) -> Tensor:
     """(N,) what `center` subtracts from all logits of a row."""
     return raw.mean_logit if center == "mean" else torch.zeros_like(raw.mean_logit)
 

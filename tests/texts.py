@@ -8,7 +8,7 @@ WINDOW = 10
 
 
 def text_logits(rows=200, vocabulary=5000, teachers=("small", "middle", "large"), seed=0):
-    """Each teacher's logits (rows, V), float32, and labels; larger teachers are nearer to what labels are drawn from."""
+    """Each teacher's logits (rows, V), float32, and labels; larger teachers are nearer to what these come from."""
     rng = np.random.default_rng(seed)
     common = -1.2 * np.log(np.arange(1, vocabulary + 1))
     truth = common + 2.0 * rng.standard_normal((rows, vocabulary))

@@ -7,7 +7,7 @@ With S(b) of `condensing`, K = V - 1 and b = 1 / tau, for f measured from the la
     \text{tail} = S(b) - 1, \qquad v(\tilde q) = \frac{S(2b)}{K S(b)^2} - \frac{1}{K^2}, \qquad
     \overline{f} = S'(b) / S(b).
 
-Between two betas the logarithm of the tail's sum is the cubic in b that has the kept values and slopes at both (Hermite).
+Between two betas the logarithm of the tail's sum is the cubic in b with the kept values and slopes at both (Hermite).
 """
 
 from __future__ import annotations
@@ -67,13 +67,24 @@ class CondensedParts:
         def wide(array: np.ndarray) -> Tensor:
             return torch.from_numpy(np.asarray(array, np.float64)).to(device)
 
-        labels, top = (torch.from_numpy(np.asarray(array, np.int64)).to(device) for array in (rows.labels, rows.ids[:, 0]))
-        names = ("target", "max_wrong", "second_wrong")
-        logits = [wide(getattr(rows, name)) for name in names]
-        moments, correct = [wide(rows.mean), wide(rows.std)], wide(rows.label_rank == 0)
-        sums = [wide(array) for array in (rows.below, rows.log_sum, rows.slope)]
-        betas = tuple(rows.betas.tolist())
-        return cls(labels, *logits, top, *moments, correct, *sums, betas, rows.vocabulary - 1)
+        def whole(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.asarray(array, np.int64)).to(device)
+
+        return cls(
+            labels=whole(rows.labels),
+            target_logit=wide(rows.target),
+            max_wrong_logit=wide(rows.max_wrong),
+            second_wrong_logit=wide(rows.second_wrong),
+            top_wrong_class=whole(rows.ids[:, 0]),
+            mean_logit=wide(rows.mean),
+            logit_std=wide(rows.std),
+            correct=wide(rows.label_rank == 0),
+            head=wide(rows.below),
+            log_sum=wide(rows.log_sum),
+            slope=wide(rows.slope),
+            betas=tuple(rows.betas.tolist()),
+            wrong_classes=rows.vocabulary - 1,
+        )
 
     def __getitem__(self, index: Tensor) -> CondensedParts:
         """Some of the rows."""
@@ -114,7 +125,7 @@ class CondensedParts:
         return Sums(e[:, 1:].sum(1) + tail, variance, first / total)
 
     def tail_at(self, beta: float | Tensor) -> tuple[Tensor, Tensor]:
-        """Logarithm of the tail's sum and its derivative, (N,) each, at inverse temperatures between the least and most.
+        """Logarithm of the tail's sum and its derivative, (N,) each, at inverse temperatures within the betas.
 
         Raises
         ------
@@ -176,5 +187,5 @@ def is_kept(beta: float, betas: Sequence[float]) -> bool:
 def needs_all_columns(what: str, k: int, vocabulary: int) -> InputError:
     """The one sentence for all that a condensed row cannot tell."""
     return InputError(
-        f"{what} needs the logits of all {vocabulary} tokens: condensed rows keep the {k} likeliest of each row, and sums"
+        f"{what} needs the logits of all {vocabulary} tokens: condensed rows keep the {k} likeliest wrong, and sums"
     )

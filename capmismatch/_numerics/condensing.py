@@ -232,6 +232,7 @@ def labelled(labels: ArrayLike, rows: int, vocabulary: int) -> tuple[NDArray[np.
 
 def as_rows(logits: ArrayLike, place: str) -> Any:
     """Logits as a tensor off the CPU, else as an array of float32 or float64; not yet checked for finite values."""
+    rows: Any
     if isinstance(logits, Tensor) and logits.device.type != "cpu":
         rows = logits.detach()
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
@@ -262,17 +263,16 @@ def _condense(
     """Condense checked rows of one label each, with the masked columns left out while the work is done."""
     vocabulary = int(values.shape[1])
     kept = _unmasked(values, rows, place)
+    positions = labels
     if kept is not None:
-        place = np.full(vocabulary, -1)
-        place[kept] = np.arange(len(kept))
-        masked = np.flatnonzero(place[labels] < 0)
+        column = np.full(vocabulary, -1)
+        column[kept] = np.arange(len(kept))
+        masked = np.flatnonzero(column[labels] < 0)
         if len(masked):
             raise InputError(
                 f"expected labels that -inf does not mask in {place}, got {labels[masked[0]]} at row {rows[masked[0]]}"
             )
-        values, positions = values[:, kept], place[labels]
-    else:
-        positions = labels
+        values, positions = values[:, kept], column[labels]
     width = int(values.shape[1])
     head = min(k, width - 1)
     by_loops = not isinstance(values, Tensor) and devices.HAS_NUMBA
@@ -281,9 +281,9 @@ def _condense(
     if kept is not None:
         ids = kept[ids]
     token = np.uint16 if vocabulary <= 1 << 16 else np.uint32
-    named = dict(zip(SCALARS, scalars.astype(np.float32), strict=True))
-    singles = (array.astype(np.float32, copy=False) for array in (below, log_sum, slope))
-    condensed = Condensed(vocabulary, rates, rows, labels, ids.astype(token), *singles, **named, label_rank=rank)
+    arrays = {"below": below, "log_sum": log_sum, "slope": slope, **dict(zip(SCALARS, scalars, strict=True))}
+    singles: dict[str, Any] = {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}
+    condensed = Condensed(vocabulary, rates, rows, labels, ids.astype(token), label_rank=rank, **singles)
     _refuse_lists(condensed, place)
     return condensed
 
@@ -298,8 +298,8 @@ def _unmasked(values: Any, rows: NDArray[np.int64], place: str) -> NDArray[np.in
     tokens = len(infinite)
     if int(infinite.sum()) > min(tokens // 2, tokens - 3):
         raise InputError(
-            f"expected the logits of all {tokens} tokens, got -inf for {int(infinite.sum())} of them at row {rows[0]} of "
-            f"{place}: a list of the top k cannot be condensed, what the others sum to is lost"
+            f"expected the logits of all {tokens} tokens, got -inf for {int(infinite.sum())} of them at row "
+            f"{rows[0]} of {place}: a list of the top k cannot be condensed, what the others sum to is lost"
         )
     return np.flatnonzero(~infinite)
 
@@ -333,12 +333,16 @@ def _refuse_lists(condensed: Condensed, place: str) -> None:
     """Raise where all tokens beyond the head have one logit, lower than half of the head's: it means "not kept"."""
     others = condensed.vocabulary - 1 - condensed.k
     least, most = condensed.slope[:, 0], condensed.slope[:, -1]
-    filled = (most - least <= 1e-6 * np.abs(most)) & (most < condensed.below[:, (condensed.k - 1) // 2]) & (len(condensed.betas) > 1)
+    filled = (
+        (most - least <= 1e-6 * np.abs(most))
+        & (most < condensed.below[:, (condensed.k - 1) // 2])
+        & (len(condensed.betas) > 1)
+    )
     if len(condensed) and others > condensed.k and filled.all():
         raise InputError(
             f"expected the logits of all {condensed.vocabulary} tokens, got the same for the {others} tokens beyond "
-            f"the {condensed.k} likeliest in every row of {place}: a list of the top k cannot be condensed, what the others sum "
-            "to is lost"
+            f"the {condensed.k} likeliest in every row of {place}: a list of the top k cannot be condensed, what "
+            "the others sum to is lost"
         )
 
 

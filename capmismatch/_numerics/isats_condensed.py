@@ -43,7 +43,9 @@ def maximise_condensed(search: Search, lower: Tensor, upper: Tensor) -> Tensor:
         tau[index] = _maximise(search.rows(index), lower[index], upper[index])
 
     threads = torch.get_num_threads() if lower.device.type == "cpu" else 1
-    run_in_threads(run, blocks(len(searched), ROWS_AT_ONCE if lower.device.type == "cpu" else len(searched) or 1), threads)
+    run_in_threads(
+        run, blocks(len(searched), ROWS_AT_ONCE if lower.device.type == "cpu" else len(searched) or 1), threads
+    )
     return tau
 
 

@@ -155,11 +155,13 @@ def _read_manifest(file: Path) -> _Manifest:
                 tuple(map(str, head["classes"])),
                 int(head["rows"]),
                 *(str(head[key]) for key in ("inputs_hash", "fingerprint", "rows_sha256")),
-                dict(head["tokens"]) if schema == TOKENS_SCHEMA else {},
+                tokens=dict(head["tokens"]) if schema == TOKENS_SCHEMA else {},
             )
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BankError(f"{file} is damaged: expected the JSON of a bank, got {_reason(error)}") from None
-    raise BankError(f"{file} has schema {schema!r}, this version of capmismatch reads schema {SCHEMA} and {TOKENS_SCHEMA}")
+    raise BankError(
+        f"{file} has schema {schema!r}, this version of capmismatch reads schema {SCHEMA} and {TOKENS_SCHEMA}"
+    )
 
 
 def _reason(error: Exception) -> str:

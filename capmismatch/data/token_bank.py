@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from capmismatch._numerics.condensing import (
-    K,
     Condensed,
+    K,
     as_rows,
     checked_betas,
     condense_labelled,
@@ -136,7 +136,7 @@ class TokenBank(LogitBank):
         return self._tokens(key).take(rows, ("columns",))["columns"].astype(np.float32)
 
     def reference_columns(self, key: str, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(n, k) logits of one teacher, less each row's mean, at the reference teacher's likeliest wrong tokens."""
+        """(n, k) logits of one teacher, less its largest wrong one, at the reference teacher's likeliest wrong tokens."""
         self._must_be_condensed()
         return self._tokens(key).take(rows, ("reference",))["reference"].astype(np.float32)
 
@@ -212,7 +212,9 @@ class TokenBank(LogitBank):
         old, sequences = self.rows, self.rows.sequences
         rows = Rows(
             old.name,
-            *(column[index] for column in (old.labels, old.ids, old.split)),
+            old.labels[index],
+            old.ids[index],
+            old.split[index],
             old.classes,
             old.inputs_hash,
             None if sequences is None else sequences[index],
@@ -388,7 +390,9 @@ class _Teacher:
         block = self.values[first : last + 1]
         return as_rows(block if last - first + 1 == len(rows) else block[rows - first], self.place)
 
-    def tokens(self, rows: NDArray[np.int64], settings: TokenSettings, labels: NDArray[np.int64]) -> tuple[Any, Condensed]:
+    def tokens(
+        self, rows: NDArray[np.int64], settings: TokenSettings, labels: NDArray[np.int64]
+    ) -> tuple[Any, Condensed]:
         """The same without padding, and condensed."""
         values, betas = self.read(rows), np.array(settings.betas)
         return values, condense_labelled(values, rows, labels, settings.k, betas, self.width, self.place)

@@ -10,9 +10,9 @@
                                     columns (N, R), reference (N, k)
         shard-00000.safetensors ... while it is being collected
 
-`columns` are logits at R random tokens, the same for all teachers; `reference` those at the k likeliest wrong tokens of
-the bank's reference teacher; both less the row's mean logit. Making the folder, shards, hashes and locks are those of
-`bank_files`.
+`columns` are logits at R random tokens, the same for all teachers, less the row's mean; `reference` those at the k
+likeliest wrong tokens of the bank's reference teacher, less the teacher's own largest wrong logit. Making the folder,
+shards, hashes and locks are those of `bank_files`.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ class TokenSettings:
         try:
             return cls(**{**stored, "betas": tuple(stored["betas"])})
         except (TypeError, KeyError) as error:
-            raise BankError(f"{folder / 'bank.json'} is damaged: expected settings of condensed rows: {error}") from None
+            raise BankError(
+                f"{folder / 'bank.json'} is damaged: expected settings of condensed rows: {error}"
+            ) from None
 
     @property
     def stored(self) -> dict[str, Any]:
@@ -141,26 +143,28 @@ def arrays_of(
         "label_rank": condensed.label_rank[:, None],
         "ids": condensed.ids,
         "below": condensed.below.astype(settings.dtype),
-        "reference": _at(values, reference, condensed.mean),
+        "reference": _at(values, reference, condensed.max_wrong),
     }
     if settings.columns:
         arrays["columns"] = _at(values, settings.column_ids(numbers, condensed.labels), condensed.mean)
     return arrays
 
 
-def _at(values: Any, tokens: NDArray[Any], mean: NDArray[Any]) -> NDArray[np.float16]:
-    """Logits at some tokens of each row, less the row's mean."""
+def _at(values: Any, tokens: NDArray[Any], origin: NDArray[Any]) -> NDArray[np.float16]:
+    """Logits at some tokens of each row, less the row's origin: near it, half precision has most digits."""
     index = np.arange(len(tokens))[:, None], tokens.astype(np.int64)
     picked = values[index] if isinstance(values, np.ndarray) else values.cpu().numpy()[index]
-    return np.clip(picked - mean[:, None], -BEYOND, BEYOND).astype(np.float16)
+    return np.clip(picked - origin[:, None], -BEYOND, BEYOND).astype(np.float16)
 
 
-def condensed_of(arrays: Arrays, rows: NDArray[np.int64], labels: NDArray[np.int64], settings: TokenSettings) -> Condensed:
+def condensed_of(
+    arrays: Arrays, rows: NDArray[np.int64], labels: NDArray[np.int64], settings: TokenSettings
+) -> Condensed:
     """Rows as they were condensed, from what is kept of them."""
-    scalars = {name: arrays["scalars"][:, column] for column, name in enumerate(SCALARS)}
-    parts = [arrays[name] for name in ("ids", "below", "log_sum", "slope")]
-    betas = np.array(settings.betas)
-    return Condensed(settings.vocabulary, betas, rows, labels, *parts, **scalars, label_rank=arrays["label_rank"][:, 0])
+    parts: dict[str, Any] = {name: arrays[name] for name in ("ids", "below", "log_sum", "slope")}
+    parts |= {name: arrays["scalars"][:, column] for column, name in enumerate(SCALARS)}
+    betas, rank = np.array(settings.betas), arrays["label_rank"][:, 0]
+    return Condensed(settings.vocabulary, betas, rows, labels, label_rank=rank, **parts)
 
 
 class TokenFile:
@@ -201,13 +205,15 @@ def open_tokens(file: Path, rows: Rows, settings: TokenSettings) -> tuple[Teache
 
 
 def looks_like(arrays: Arrays, vocabulary: int) -> str:
-    """What the rows were instead of logits, as far as sums and largest values tell: "probabilities", "percentages", ""."""
+    """What the rows were instead of logits, as far as sums and largest values tell: "probabilities", "percentages"."""
     target, top, _, mean, _ = arrays["scalars"].T
     total, largest = mean.astype(np.float64) * vocabulary, np.maximum(target, top)
     if not len(total):
         return ""
     ones = (np.abs(total - 1) <= SUMS_TO_ONE) & (largest <= 1 + 1e-3) & (target >= -1e-6)
-    hundreds = (np.abs(total - 100) <= 100 * SUMS_TO_ONE) & (largest <= 100.1) & (largest > 1 + 1e-3) & (target >= -1e-4)
+    hundreds = (
+        (np.abs(total - 100) <= 100 * SUMS_TO_ONE) & (largest <= 100.1) & (largest > 1 + 1e-3) & (target >= -1e-4)
+    )
     shares = {"probabilities": ones.mean(), "percentages": hundreds.mean()}
     return next((kind for kind, share in shares.items() if share >= SHARES[kind]), "")
 

@@ -70,4 +70,5 @@ def specs_of(bank: LogitBank, given: dict[str, Any], **others: Any) -> list[Soft
         Further settings, as `compared_specs` takes them.
     """
     defaults = TOKEN_DEFAULTS if bank.of_texts else CLASS_DEFAULTS
-    return compared_specs(**{name: default if given.get(name) is None else given[name] for name, default in defaults}, **others)
+    chosen = {name: default if given.get(name) is None else given[name] for name, default in defaults.items()}
+    return compared_specs(**chosen, **others)

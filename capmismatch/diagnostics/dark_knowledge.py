@@ -124,7 +124,6 @@ def example_soft_labels(
     for key in teachers:
         must_be_one_of(key, bank.keys, "teacher key")
     row = _typical(bank, teachers, specs[0].tau, split) if example is None else _row_of(bank, example)
-    label = int(bank.rows.labels[row])
     runs = [bank[key] for key in teachers]
     one_run_each = len({(run.family, run.teacher) for run in runs}) == len(runs)
     frames = []
@@ -164,8 +163,9 @@ def _probabilities(
     raw = CondensedParts.of(bank.condensed_rows(key, one))
     softened = soften_parts(spec, raw, ats_reads_wrong=True).softened
     tokens = bank.condensed_rows(bank.reference or key, one).ids[0].astype(np.int64)
-    logits = torch.from_numpy(bank.reference_columns(key, one)).double() + raw.mean_logit[:, None]
-    over_tau = (logits - raw.max_wrong_logit[:, None]) / torch.as_tensor(softened.tau).reshape(-1, 1)
+    over_tau = torch.from_numpy(bank.reference_columns(key, one)).double() / torch.as_tensor(softened.tau).reshape(
+        -1, 1
+    )
     wrong = (over_tau.exp() * softened.wrong_scale[:, None])[0].numpy()
     target = float(softened.target_prob[0])
     probability = np.array([target, *wrong, max(0.0, 1.0 - target - float(wrong.sum()))])

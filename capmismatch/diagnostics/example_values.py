@@ -25,7 +25,7 @@ from capmismatch._numerics.condensed import CondensedParts
 from capmismatch._numerics.devices import logits_at_once, thread_count, to_numpy
 from capmismatch._numerics.soft_label_spec import SoftLabelSpec
 from capmismatch._numerics.softmax import (
-    LogitParts,
+    Parts,
     Softened,
     WrongAlone,
     class_probabilities,
@@ -81,7 +81,7 @@ class TeacherRows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def read(self, positions: Ints | slice) -> LogitParts | CondensedParts:
+    def read(self, positions: Ints | slice) -> Parts:
         """Some rows, taken apart; that they are finite has been checked when they entered the bank."""
         if self._tokens is not None:
             return CondensedParts.of(self._tokens.condensed_rows(self.key, self.rows[positions]), self.device)
@@ -280,7 +280,7 @@ def values_of(
 
 
 def sequence_index(bank: LogitBank, split: str | None) -> Ints | None:
-    """Number, from 0, of the sequence that each row of a split belongs to; None where rows are no positions of texts."""
+    """Number, from 0, of the sequence of each row of a split; None where rows are no positions of texts."""
     if bank.rows.sequences is None:
         return None
     return np.unique(bank.rows.sequences[bank.select(split)], return_inverse=True)[1]

@@ -25,8 +25,8 @@ class Means:
     def __init__(self, rows: int) -> None:
         self.n, self.mean, self.square = np.zeros((3, rows))
 
-    def add(self, values: NDArray[np.float64], clusters: object = None) -> None:
-        """Take in more examples' values (K, n); NaN counts as missing. They are in no clusters."""
+    def add(self, values: NDArray[np.float64], clusters: NDArray[np.int64] | None = None) -> None:
+        """Take in more examples' values (K, n); NaN counts as missing. What clusters they are in does not count."""
         present = ~np.isnan(values)
         n = present.sum(1)
         mean = np.where(present, values, 0.0).sum(1) / np.maximum(n, 1)
@@ -67,8 +67,9 @@ class ClusteredMeans:
         self.n, self.total = np.zeros((2, rows, clusters))
         self.origin: NDArray[np.float64] | None = None
 
-    def add(self, values: NDArray[np.float64], clusters: NDArray[np.int64]) -> None:
+    def add(self, values: NDArray[np.float64], clusters: NDArray[np.int64] | None = None) -> None:
         """Take in more examples' values (P, n), and their clusters (n,); NaN counts as missing."""
+        assert clusters is not None
         present = ~np.isnan(values)
         if self.origin is None:  # near the mean, so that no digits are lost where it is far from zero
             self.origin = np.where(present, values, 0.0).sum(1) / np.maximum(present.sum(1), 1)

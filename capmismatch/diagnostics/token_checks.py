@@ -13,8 +13,10 @@ from capmismatch.data.token_bank import TokenBank
 Floats = NDArray[np.float64]
 
 
-def token_columns(bank: TokenBank, key: str, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], Floats, Floats, Floats]:
-    """Of some rows of one teacher: likeliest token, margin, and how well the label is predicted, by it and by frequency.
+def token_columns(
+    bank: TokenBank, key: str, rows: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], Floats, Floats, Floats]:
+    """Likeliest token and margin of some rows of one teacher, and how well it, and frequency, predict the label.
 
     Returns
     -------
@@ -29,7 +31,9 @@ def token_columns(bank: TokenBank, key: str, rows: NDArray[np.int64]) -> tuple[N
     top = np.where(right, labels, condensed.ids[:, 0].astype(np.int64))
     highest = np.maximum(condensed.target, condensed.max_wrong).astype(np.float64)
     next_one = np.where(
-        right, condensed.max_wrong, np.maximum(condensed.second_wrong, np.minimum(condensed.target, condensed.max_wrong))
+        right,
+        condensed.max_wrong,
+        np.maximum(condensed.second_wrong, np.minimum(condensed.target, condensed.max_wrong)),
     )
     spread = np.where(condensed.std > 0, condensed.std, 1.0)
     margin = (highest - next_one) / spread
@@ -39,4 +43,6 @@ def token_columns(bank: TokenBank, key: str, rows: NDArray[np.int64]) -> tuple[N
 
 
 def _beta_next_to_one(raw: CondensedParts) -> float:
-    return min((beta for beta in raw.betas if 2 * beta <= raw.betas[-1]), key=lambda beta: abs(np.log(beta)), default=1.0)
+    return min(
+        (beta for beta in raw.betas if 2 * beta <= raw.betas[-1]), key=lambda beta: abs(np.log(beta)), default=1.0
+    )

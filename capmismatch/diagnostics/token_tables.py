@@ -19,7 +19,6 @@ from capmismatch.diagnostics.example_values import sequence_index
 from capmismatch.diagnostics.means import ClusteredMeans, Means, running_means
 from capmismatch.diagnostics.restored import UNIFORM
 from capmismatch.findings import join_codes
-from capmismatch.probes import REGISTRY
 from capmismatch.ranks import rank_metrics
 
 ROWS_AT_ONCE = 4096

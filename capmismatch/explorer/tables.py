@@ -16,9 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from capmismatch._numerics.condensed import CondensedParts
 from capmismatch._numerics.soft_label_spec import TOKEN_DEFAULTS, SoftLabelSpec
-from capmismatch._numerics.softmax import LogitParts
+from capmismatch._numerics.softmax import Parts
 from capmismatch._utils.text import format_percent
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.rows import stratified_order
@@ -50,7 +49,7 @@ class Softening(SoftLabelSpec):
         """Before and after; one step only where the method is TS itself."""
         return [self.plain] if self.method == "TS" else [self.plain, self]
 
-    def measure(self, raw: LogitParts | CondensedParts, of_texts: bool = False) -> dict[str, Tensor]:
+    def measure(self, raw: Parts, of_texts: bool = False) -> dict[str, Tensor]:
         """Each of `QUANTITIES`, whether the arg max moved and, for ISATS, tau_other and whether it is at its bound."""
         result = soften_parts(self, raw, ats_reads_wrong=of_texts)
         values = {name: REGISTRY[name].compute(result.softened) for name in QUANTITIES}
@@ -123,7 +122,7 @@ class Reader:
         present = np.unique(bank.rows.labels[self.rows])
         self.classes = [bank.classes[label] for label in present]
         self.labels = dict(zip(bank.keys, _run_labels(bank), strict=True))
-        self._parts: dict[str, LogitParts | CondensedParts] = {}
+        self._parts: dict[str, Parts] = {}
         self._measured: dict[tuple[str, Softening], pd.DataFrame] = {}
 
     def _sampled(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -343,5 +342,5 @@ def first_view(reader: Reader, teachers: Sequence[str] | None = None) -> View:
     for key in teachers:
         must_be_one_of(key, keys, "teacher key")
     label = reader.classes[0]
-    softening = Softening(**dict(TOKEN_DEFAULTS)) if reader.bank.of_texts else Softening()
+    softening = Softening(**TOKEN_DEFAULTS) if reader.bank.of_texts else Softening()
     return View(tuple(dict.fromkeys(teachers)), softening, label, reader.examples(label)[0])

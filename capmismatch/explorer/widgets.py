@@ -165,7 +165,7 @@ class Explorer:
         if self._reads_center():
             settings["center"] = self.center.value
         if self._reader.bank.of_texts and self.method.value != "TS":  # the sums of condensed rows end there
-            settings |= {"bounds": dict(TOKEN_DEFAULTS)["bounds"]} | ({"wrong": self.wrong.value})
+            settings |= {"bounds": TOKEN_DEFAULTS["bounds"]} | ({"wrong": self.wrong.value})
         softening = Softening(self.method.value, self.tau.value, **settings)
         return View(tuple(self.teachers.value), softening, self.label.value, self.example.value)
 

@@ -246,7 +246,7 @@ def _left_out(probes: pd.DataFrame) -> pd.Series:
 
 
 def _registered_signs(texts: bool) -> Mapping[str, float]:
-    """What sources expect; of language models only of probes that say how good a teacher is, as others are of images."""
+    """What sources expect; of texts only of probes that say how good a teacher is, as the others are of images."""
     from capmismatch.probes import REGISTRY, expected_signs  # here, because the registry loads torch
 
     return {name: sign for name, sign in expected_signs().items() if not (texts and REGISTRY[name].tempered)}

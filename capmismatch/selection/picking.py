@@ -227,7 +227,7 @@ def _rule_to_follow(rule: str, probes: pd.DataFrame, profiles: pd.DataFrame) -> 
 
 
 def _default_rule(probes: pd.DataFrame, profiles: pd.DataFrame) -> str:
-    """The rule to follow without results and evidence; another one where its probe is zero by definition, or of texts."""
+    """The rule to follow without results and evidence; another one of texts, or where its probe is 0 by definition."""
     others = RULES_FOR_TEXTS if of_texts(probes) else RULES_FOR_TWO_CLASSES
     if others is RULES_FOR_TWO_CLASSES and RULES[DEFAULT_RULE].probe not in zero_by_definition(probes):
         return DEFAULT_RULE

@@ -35,7 +35,9 @@ def scale_of(name, vocabulary):
     """What a value is measured by: probabilities by 1, variances and averages over V tokens by what they can reach."""
     if name in ("derived_variance", "inherent_variance", "derived_average"):
         return 1 / (vocabulary - 1)
-    return {"derived_std": vocabulary**-0.5, "effective_wrong": vocabulary, "logit_norm": vocabulary**0.5}.get(name, 1.0)
+    return {"derived_std": vocabulary**-0.5, "effective_wrong": vocabulary, "logit_norm": vocabulary**0.5}.get(
+        name, 1.0
+    )
 
 
 def errors(condensed, dense, tau):
@@ -157,9 +159,14 @@ def top_k_scattered(value):
 
 GOOD = np.random.default_rng(0).normal(size=(3, 200))
 BAD = {
-    "NaN": (lambda: np.where(np.arange(200) == 5, [[0.0], [np.nan], [0.0]], GOOD), [0, 1, 2], {}, ("nan", "row 1", "token 5")),
-    "infinity": (lambda: np.where(GOOD == GOOD.max(), np.inf, GOOD), [0, 1, 2], {}, ("inf",)),
-    "masked once": (lambda: np.where(GOOD == GOOD[1, 9], -np.inf, GOOD), [0, 1, 2], {}, ("row 1", "token 9", "-inf")),
+    "NaN": (
+        lambda: np.where(np.arange(200) == 5, [[0.0], [np.nan], [0.0]], GOOD),
+        [0, 1, 2],
+        {},
+        ("nan", "row 1", "token 5"),
+    ),
+    "infinity": (lambda: np.where(GOOD.max() == GOOD, np.inf, GOOD), [0, 1, 2], {}, ("inf",)),
+    "masked once": (lambda: np.where(GOOD[1, 9] == GOOD, -np.inf, GOOD), [0, 1, 2], {}, ("row 1", "token 9", "-inf")),
     "masked label": (lambda: np.where(np.arange(200) == 2, -np.inf, GOOD), [0, 1, 2], {}, ("2", "row 2")),
     "beyond the vocabulary": (lambda: GOOD, [0, 200, 2], {}, ("[0, 200)", "200", "row 1")),
     "negative": (lambda: GOOD, [0, -1, 2], {}, ("-1", "row 1")),
@@ -215,9 +222,13 @@ def test_the_search_over_condensed_rows_is_the_proved_one_where_every_token_is_k
     logits, labels = 4 * rng.normal(size=(200, 30)), rng.integers(0, 30, 200)
     condensed, dense = both(logits, labels, k=29)
     lower, upper = torch.full((200,), 0.5, dtype=torch.float64), torch.full((200,), 2.0, dtype=torch.float64)
-    found = [maximise(Search(rows.target_logit, rows.max_wrong_logit, rows.wrong_logits, 1.0), lower, upper) for rows in (condensed, dense)]
+    found = [
+        maximise(Search(rows.target_logit, rows.max_wrong_logit, rows.wrong_logits, 1.0), lower, upper)
+        for rows in (condensed, dense)
+    ]
     heights = [
-        2 * torch.nn.functional.logsigmoid(-(dense.target_logit - dense.max_wrong_logit / tau - sums.log_total)) + sums.variance.log()
+        2 * torch.nn.functional.logsigmoid(-(dense.target_logit - dense.max_wrong_logit / tau - sums.log_total))
+        + sums.variance.log()
         for tau in found
         for sums in dense.sums_at([tau])
     ]
@@ -225,7 +236,7 @@ def test_the_search_over_condensed_rows_is_the_proved_one_where_every_token_is_k
 
 
 def test_lower_temperatures_of_wrong_rows_hand_their_mass_to_one_token() -> None:
-    """Where the label is not the likeliest token, as in most positions, ATS raises a wrong one; the rule leaves them."""
+    """Where the label is not the likeliest token, as mostly, ATS raises a wrong one; the rule leaves these rows."""
     logits, labels = text_logits(rows=100)
     rows, _ = both(logits["large"], labels)
     free, plain = (SoftLabelSpec("ATS", 1.0, 0.75, wrong=wrong, bounds=(0.5, 2.0)) for wrong in ("free", "plain"))

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
+import torch
 
 import capmismatch as cm
 from capmismatch.diagnostics.means import ClusteredMeans, mean
@@ -47,7 +48,7 @@ def test_probes_of_condensed_rows_have_the_means_and_errors_of_all_logits(probes
 
 
 def test_what_suits_a_vocabulary_is_measured_by_default(banks) -> None:
-    condensed, dense = banks
+    condensed, _ = banks
     table = cm.probe(condensed, progress=False)
     assert set(table["tau"].dropna()) == {0.5, 1.0, 2.0}
     missing = {name for name, p in REGISTRY.items() if p.kind in ("spread", "classes")}
@@ -148,7 +149,9 @@ def test_restored_variance_of_condensed_rows_is_that_of_all_logits(banks) -> Non
     plain = both[both["method"].eq("TS")]
     np.testing.assert_allclose(plain["value"], plain["value_dense"], rtol=3e-5, atol=1e-9)
     np.testing.assert_allclose(both["value"], both["value_dense"], rtol=6e-3, atol=2e-3)
-    wrong = condensed[condensed["rows"].eq("wrong")].pivot(index="teacher", columns=["method", "quantity"], values="value")
+    wrong = condensed[condensed["rows"].eq("wrong")].pivot(
+        index="teacher", columns=["method", "quantity"], values="value"
+    )
     np.testing.assert_allclose(wrong["ISATS", "derived_variance"], wrong["TS", "derived_variance"])
     np.testing.assert_allclose(wrong["ATS", "derived_variance"], wrong["TS", "derived_variance"])
     with pytest.raises(InputError, match="bounds"):
@@ -163,7 +166,9 @@ def test_guessers_copies_and_coarse_logits_are_found() -> None:
     rounded = np.round(LOGITS["large"] * 8) / 8  # as bfloat16 near 20
     teachers = {**LOGITS, "shuffled": rng.permutation(LOGITS["large"]), "copy": LOGITS["middle"], "coarse": rounded}
     untrained = rng.normal(size=(ROWS, VOCABULARY)).astype(np.float32)
-    bank = cm.token_bank_from_logits({**teachers, "untrained": untrained}, LABELS, sequences=windows(ROWS), params={**PARAMS, "coarse": 60_000})
+    bank = cm.token_bank_from_logits(
+        {**teachers, "untrained": untrained}, LABELS, sequences=windows(ROWS), params={**PARAMS, "coarse": 60_000}
+    )
     table = cm.check(bank).set_index("teacher")
     assert table["usable"].to_dict() == {
         **{"small": True, "middle": False, "large": True, "coarse": True},
@@ -188,9 +193,18 @@ def test_picks_and_links_expect_nothing_of_variances_over_a_vocabulary(probes) -
     assert choice.rule == "lowest nll" and choice.teacher != "small"
     seeds = pd.DataFrame({"seed": [0, 1, 2]})
     results = probes[0][["family", "teacher"]].drop_duplicates().merge(seeds, how="cross")
-    results = results.assign(teacher_seed=0, student="tiny", label="KD", method="KD", split="test", accuracy=[0.3, 0.31, 0.3, 0.2, 0.21, 0.2, 0.1, 0.11, 0.1])
+    results = results.assign(
+        teacher_seed=0,
+        student="tiny",
+        label="KD",
+        method="KD",
+        split="test",
+        accuracy=[0.3, 0.31, 0.3, 0.2, 0.21, 0.2, 0.1, 0.11, 0.1],
+    )
     links = cm.correlate(probes[0], results, n_boot=20).set_index("probe")
-    assert links.loc["derived_variance", "expected_sign"].isna().all() and links.loc["nll", "expected_sign"].eq(-1).all()
+    assert (
+        links.loc["derived_variance", "expected_sign"].isna().all() and links.loc["nll", "expected_sign"].eq(-1).all()
+    )
     assert not links.loc["derived_variance", "findings"].str.contains("CM006").any()
 
 
@@ -213,3 +227,46 @@ def test_the_explorer_shows_condensed_rows(banks) -> None:
     assert explorer.view.softening.wrong == "plain"
     explorer.tau.value = 16.0
     assert "expected temperatures" in explorer._note.value
+
+
+# -------------------------------------------------------------------------------------------------------------- pairs
+
+
+def test_pair_probes_are_divergences_of_all_logits(banks) -> None:
+    table = cm.pair_probes(banks[1], "tokens/small", [1.0, 2.0]).set_index(["teacher", "probe", "tau"])
+    for name, tau in (("middle", 1.0), ("large", 2.0)):
+        log_p, log_q = (torch.log_softmax(torch.from_numpy(LOGITS[key]).double() / tau, 1) for key in (name, "small"))
+        p, q = log_p.exp(), log_q.exp()
+        mixed = (0.1 * p + 0.9 * q).log()
+        expected = {
+            "kl": (p * (log_p - log_q)).sum(1),
+            "reverse_kl": (q * (log_q - log_p)).sum(1),
+            "skewed_kl": (p * (log_p - mixed)).sum(1),
+        }
+        for probe, values in expected.items():
+            found = table.loc[(name, probe, tau)]
+            assert found["value"] == pytest.approx(float(values.mean()), rel=1e-9), probe
+            assert found["se"] == pytest.approx(mean(values.numpy(), windows(ROWS))["se"], rel=1e-6)
+    ratios = table.reset_index().query("probe == 'size_ratio'").set_index("teacher")["value"]
+    assert ratios.to_dict() == {"middle": 9.0, "large": 50.0}
+    few = cm.bank_from_arrays({"s": [[2.0, 1, 0]], "t": [[0.0, 9, 1]]}, [0])
+    rsr = cm.pair_probes(few, "logits/s", names=["rsr"])["value"].item()
+    p, log_q = (
+        f(torch.tensor(values).double(), 0)
+        for f, values in ((torch.softmax, [0.0, 9, 1]), (torch.log_softmax, [2.0, 1, 0]))
+    )
+    assert rsr == pytest.approx(float((p * torch.tensor([1.0, 2, 3])).sum() / -(p * log_q).sum()))
+
+
+def test_pair_probes_of_condensed_rows_are_lower_bounds_that_know_how_near_they_are(banks) -> None:
+    condensed, dense = (cm.pair_probes(bank, "tokens/small", [0.5, 1.0]).dropna(subset="tau") for bank in banks)
+    both = condensed.merge(dense, on=["teacher", "probe", "tau"], suffixes=("", "_all"))
+    assert len(both) == 2 * 3 * 2 and both["known"].between(0.4, 1.0).all()
+    ratio = both["value"] / both["value_all"]
+    assert ratio.lt(1.001).all() and ratio.gt(0.3).all()
+    assert ratio[both["known"].gt(0.95)].gt(0.8).all()
+    joined = pd.concat([cm.probe(banks[0], [1.0], ["nll"], progress=False), condensed])
+    assert set(joined["probe"]) == {"nll", "kl", "reverse_kl", "skewed_kl"}
+    for options, words in (({"names": ["rsr"]}, "all 5000"), ({"skew": 1.0}, "skew"), ({"student": "tiny"}, "tiny")):
+        with pytest.raises(InputError, match=words):
+            cm.pair_probes(banks[0], **{"student": "tokens/small", **options})

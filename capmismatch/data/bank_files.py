@@ -154,8 +154,10 @@ def _read_manifest(file: Path) -> _Manifest:
                 str(head["name"]),
                 tuple(map(str, head["classes"])),
                 int(head["rows"]),
-                *(str(head[key]) for key in ("inputs_hash", "fingerprint", "rows_sha256")),
-                tokens=dict(head["tokens"]) if schema == TOKENS_SCHEMA else {},
+                str(head["inputs_hash"]),
+                str(head["fingerprint"]),
+                str(head["rows_sha256"]),
+                dict(head["tokens"]) if schema == TOKENS_SCHEMA else {},
             )
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BankError(f"{file} is damaged: expected the JSON of a bank, got {_reason(error)}") from None

@@ -136,7 +136,7 @@ class TokenBank(LogitBank):
         return self._tokens(key).take(rows, ("columns",))["columns"].astype(np.float32)
 
     def reference_columns(self, key: str, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(n, k) logits of one teacher, less its largest wrong one, at the reference teacher's likeliest wrong tokens."""
+        """(n, k) logits of one teacher, less its largest wrong one, at the reference's likeliest wrong tokens."""
         self._must_be_condensed()
         return self._tokens(key).take(rows, ("reference",))["reference"].astype(np.float32)
 

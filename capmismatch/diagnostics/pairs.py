@@ -205,12 +205,12 @@ class _DensePair(_Pair):
             p, q = (torch.softmax(logits / tau, 1).numpy() for logits in (teacher, student))
             found |= self.divergences(p, q, names, tau, skew)
         if "rsr" in names:
-            p = torch.softmax(teacher, 1)
+            said = torch.softmax(teacher, 1)
             order = student.sort(dim=1, descending=True, stable=True).indices
-            places = torch.arange(1, student.shape[1] + 1, dtype=torch.float64).expand_as(p)
-            rank = torch.empty_like(p).scatter(1, order, places)
-            found["rank", None] = (p * rank).sum(1).numpy()
-            found["surprise", None] = -(p * torch.log_softmax(student, 1)).sum(1).numpy()
+            places = torch.arange(1, student.shape[1] + 1, dtype=torch.float64).expand_as(said)
+            rank = torch.empty_like(said).scatter(1, order, places)
+            found["rank", None] = (said * rank).sum(1).numpy()
+            found["surprise", None] = -(said * torch.log_softmax(student, 1)).sum(1).numpy()
         return found
 
 

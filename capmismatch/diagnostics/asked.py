@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
+from numbers import Real
 from typing import Any
 
+from capmismatch._numerics.plain_arrays import listed
 from capmismatch._numerics.soft_label_spec import CLASS_DEFAULTS, TOKEN_DEFAULTS, SoftLabelSpec, compared_specs
 from capmismatch.data.bank import LogitBank
-from capmismatch.errors import MOST_TEMPERATURES, InputError, must_be_one_of, must_be_temperature
+from capmismatch.errors import InputError, must_be_one_of, must_be_temperatures
 from capmismatch.probes import REGISTRY
 
 TAUS = (1.0, 2.0, 4.0, 8.0)
@@ -26,14 +27,9 @@ def temperatures_of(taus: Iterable[float] | None, bank: LogitBank) -> list[float
     """
     if taus is None:
         taus = TOKEN_TAUS if bank.of_texts else TAUS
-    if isinstance(taus, str | bytes) or not isinstance(taus, Iterable):
+    if isinstance(taus, str | bytes) or not isinstance(taus, Iterable | Real):
         raise InputError(f"expected a list of temperatures as taus, got {taus!r}")
-    listed = list(islice(taus, MOST_TEMPERATURES + 1))
-    if len(listed) > MOST_TEMPERATURES:
-        raise InputError(f"expected at most {MOST_TEMPERATURES} temperatures as taus, got more")
-    for tau in listed:
-        must_be_temperature(tau, "tau")
-    return list(dict.fromkeys(float(tau) for tau in listed))
+    return list(dict.fromkeys(float(tau) for tau in must_be_temperatures(listed(taus), "taus", least=0)))
 
 
 def probes_of(names: Iterable[str] | None, bank: LogitBank, *, per_example: bool = False) -> list[str]:
@@ -49,7 +45,7 @@ def probes_of(names: Iterable[str] | None, bank: LogitBank, *, per_example: bool
     if names is None:
         told = [name for name in known if bank.of_texts or not REGISTRY[name].vocabulary]
         return [name for name in told if not (bank.condensed and REGISTRY[name].kind in OF_ALL_COLUMNS)]
-    chosen = list(dict.fromkeys(names))
+    chosen = list(dict.fromkeys(listed(names)))
     for name in chosen:
         must_be_one_of(name, known, "probe")
         if REGISTRY[name].kind in OF_ALL_COLUMNS:

@@ -16,7 +16,7 @@ from capmismatch.data.bank import LogitBank
 from capmismatch.data.token_bank import TokenBank
 from capmismatch.diagnostics.asked import specs_of
 from capmismatch.diagnostics.example_values import values_of
-from capmismatch.errors import InputError, must_be_one_of
+from capmismatch.errors import InputError
 from capmismatch.probes import REGISTRY
 from capmismatch.temperature import soft_labels, soften_parts
 
@@ -47,8 +47,8 @@ def dark_knowledge(
         Id of the example. By default a typical one: among those of `split` that the shown teachers all get right, the
         one at the median of the last teacher's derived std.
     teachers : sequence of str, optional
-        Keys in the bank. By default the first run of the smallest teacher and of the largest; unknown sizes count as
-        largest.
+        Names, or keys in the bank; of a teacher with several runs a name is the first. By default the first run of the
+        smallest teacher and of the largest; unknown sizes count as largest.
     tau : float, optional
         Temperature of TS, and of the target's logit under ATS and ISATS; by default 4, and 1 of texts.
     tau_other : float, optional
@@ -121,8 +121,7 @@ def example_soft_labels(
         first_runs = list({(run.family, run.teacher): run for run in reversed(bank.teachers)}.values())[::-1]
         by_size = sorted(first_runs, key=lambda run: run.params or math.inf)
         teachers = list(dict.fromkeys([by_size[0].key, by_size[-1].key]))
-    for key in teachers:
-        must_be_one_of(key, bank.keys, "teacher key")
+    teachers = [bank.key_of(name) for name in ([teachers] if isinstance(teachers, str) else teachers)]
     row = _typical(bank, teachers, specs[0].tau, split) if example is None else _row_of(bank, example)
     runs = [bank[key] for key in teachers]
     one_run_each = len({(run.family, run.teacher) for run in runs}) == len(runs)

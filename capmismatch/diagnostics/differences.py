@@ -12,7 +12,7 @@ from capmismatch.data.bank import LogitBank
 from capmismatch.diagnostics.asked import probes_of, temperatures_of
 from capmismatch.diagnostics.example_values import sequence_index, values_of
 from capmismatch.diagnostics.means import mean
-from capmismatch.errors import InputError, must_be_one_of
+from capmismatch.errors import InputError
 from capmismatch.probes import REGISTRY
 
 
@@ -40,7 +40,7 @@ def probe_differences(
     names : iterable of str, optional
         Names in `capmismatch.probes.REGISTRY` but log_params; by default all that the bank's rows can tell.
     reference : str, optional
-        Key of the teacher that the others are compared with; the last, which is the largest, by default.
+        Name or key of the teacher that the others are compared with; the last, which is the largest, by default.
     split : str or None, default "val"
         Rows to measure on; None for all rows of the bank.
     device : str, default "cpu"
@@ -81,8 +81,7 @@ def probe_differences(
     """
     if len(bank.teachers) < 2:
         raise InputError(f"differences compare teachers: expected at least 2 in the bank, got {len(bank.teachers)}")
-    chosen_key = bank.keys[-1] if reference is None else reference
-    must_be_one_of(chosen_key, bank.keys, "reference")
+    chosen_key = bank.keys[-1] if reference is None else bank.key_of(reference)
     chosen = [REGISTRY[name] for name in probes_of(names, bank, per_example=True)]
     temperatures, where, clusters = temperatures_of(taus, bank), as_device(device), sequence_index(bank, split)
     against = values_of(bank, chosen_key, temperatures, chosen, split, where)

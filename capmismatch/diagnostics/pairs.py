@@ -55,7 +55,7 @@ def pair_probes(
     bank : LogitBank
         Of the teachers and the student, as it is before it is taught.
     student : str
-        Its key in the bank.
+        Its name or key in the bank.
     taus : iterable of float, optional
         Temperatures > 0 of the divergences; defaults as of `probe`.
     names : iterable of str, optional
@@ -104,7 +104,7 @@ def pair_probes(
     0  teacher          kl  0.335
     1  teacher  reverse_kl  0.435
     """
-    must_be_one_of(student, bank.keys, "student")
+    student = bank.key_of(student)
     if not 0 <= skew < 1:
         raise InputError(f"expected skew in [0, 1), got {skew!r}")
     chosen = (

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from capmismatch import ranks as _ranks
 from capmismatch._numerics.devices import as_device, logits_at_once
+from capmismatch._numerics.plain_arrays import listed
+from capmismatch._utils.progress import progress_bar
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.token_bank import TokenBank
 from capmismatch.diagnostics.asked import probes_of, specs_of, temperatures_of
@@ -125,7 +126,7 @@ def probe(
     """
     temperatures, chosen, where = temperatures_of(taus, bank), probes_of(names, bank), as_device(device)
     rows, marks = [], unusable_columns(bank)
-    with tqdm(bank.teachers, desc="probe", unit="teacher", disable=not progress) as bar:
+    with progress_bar(bank.teachers, desc="probe", unit="teacher", show=progress) as bar:
         for record in bar:
             bar.set_postfix_str(record.key)
             means = means_of(bank, record.key, temperatures, [REGISTRY[name] for name in chosen], split, where)
@@ -166,7 +167,7 @@ def example_values(
     taus : iterable of float, optional
         Temperatures > 0 of the tempered probes; defaults as of `probe`.
     teachers : iterable of str, optional
-        Keys as in ``bank.keys``; all by default.
+        Names, or keys as in ``bank.keys``; all by default. A name stands for all training runs of its teacher.
     split : str or None, default "val"
         Rows to measure on; None for all rows of the bank.
     device : str, default "cpu"
@@ -212,7 +213,8 @@ def example_values(
     """
     temperatures = temperatures_of(taus, bank)
     chosen = probes_of(probes, bank, per_example=True)
-    records = [bank[key] for key in (bank.keys if teachers is None else dict.fromkeys(teachers))]
+    named = bank.keys if teachers is None else [key for name in listed(teachers) for key in bank.keys_of(name)]
+    records = [bank[key] for key in dict.fromkeys(named)]
     rows, where = bank.select(split), as_device(device)
     heads, values = [], []
     for record in records:
@@ -318,7 +320,7 @@ def rank_stability(
     """
     tokens = bank if isinstance(bank, TokenBank) and bank.condensed else None
     known = METRICS if tokens is None else token_metrics(tokens)
-    chosen = list(known) if metrics is None else list(dict.fromkeys(metrics))
+    chosen = list(known) if metrics is None else list(dict.fromkeys(listed(metrics)))
     for metric in chosen:
         must_be_one_of(metric, known, "metric")
     must_be_temperature(tau, "tau")
@@ -337,7 +339,7 @@ def rank_stability(
     per_example = [metric for metric in chosen if metric in PAIR_METRICS]
     if per_example:
         step = max(1, logits_at_once(RANK_LOGITS, where) // (len(bank.classes) * len(bank.teachers)))
-        with tqdm(total=len(bank.select(split)), desc="ranks", unit="row", disable=not progress) as bar:
+        with progress_bar(total=len(bank.select(split)), desc="ranks", unit="row", show=progress) as bar:
             for blocks, labels in bank.aligned_chunks(bank.keys, split, rows=step):
                 logits = [torch.from_numpy(block).to(where) for block in blocks]
                 for metric, values in _ranks.rank_metrics(logits, labels, per_example, pairs).items():
@@ -569,7 +571,7 @@ def restored_variance(
     specs = specs_of(bank, given, constraint=constraint, margin=margin, center=center)
     where, clusters = as_device(device), sequence_index(bank, split)
     rows = []
-    with tqdm(bank.teachers, desc="isats", unit="teacher", disable=not progress) as bar:
+    with progress_bar(bank.teachers, desc="isats", unit="teacher", show=progress) as bar:
         for record in bar:
             bar.set_postfix_str(record.key)
             values, correct = restored_values(bank, record.key, specs, split, where)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from capmismatch._numerics.condensed import is_kept
+from capmismatch._utils.progress import progress_bar
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.token_bank import TokenBank
 from capmismatch.diagnostics.example_values import sequence_index
@@ -86,7 +86,7 @@ def token_ranks(
     pairs, rows = list(combinations(range(len(bank.teachers)), 2)), bank.select(split)
     clusters = sequence_index(bank, split)
     means = {metric: running_means(len(pairs), clusters) for metric in metrics}
-    with tqdm(total=len(rows), desc="ranks", unit="row", disable=not progress) as bar:
+    with progress_bar(total=len(rows), desc="ranks", unit="row", show=progress) as bar:
         for start in range(0, len(rows), ROWS_AT_ONCE):
             some = rows[start : start + ROWS_AT_ONCE]
             groups = None if clusters is None else clusters[start : start + ROWS_AT_ONCE]

@@ -16,6 +16,7 @@ Nothing here imports torch; `capmismatch.sources.collecting` fills a bank from a
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from dataclasses import asdict, fields, replace
 from html import escape
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -194,6 +195,13 @@ class LogitBank:
     def stored(self, key: str) -> Any:
         """The (N, C) logits of a teacher as they are stored, an array or a `LogitFile`; not checked against a hash."""
         return self._stored[self.key_of(key)]
+
+    def resized(self, params: Mapping[str, int]) -> Self:
+        """The same bank with other numbers of parameters, by the teachers' keys."""
+        new = copy.copy(self)
+        runs = [replace(run, params=params.get(run.key, run.params)) for run in self.teachers]
+        new._fill(self.rows, [(run, self._stored[run.key]) for run in runs])
+        return new
 
     def _verified_logits(self, key: str) -> Any:
         """The (N, C) logits of a teacher as stored, an array or a `LogitFile`; checked when first asked for."""

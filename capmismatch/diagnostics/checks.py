@@ -17,13 +17,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import brentq, linear_sum_assignment
-from scipy.stats import binom, norm, rankdata, t
+from scipy.stats import binom, norm, t
 
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.bank_checks import check_bank
 from capmismatch.data.token_bank import TokenBank
+from capmismatch.diagnostics.looked_at import of_examples, rows_that_are_probabilities, token_columns
 from capmismatch.diagnostics.mixed_rows import NUMBERS, mixed_up
-from capmismatch.diagnostics.token_checks import token_columns
 from capmismatch.findings import join_codes
 
 Floats = NDArray[np.float64]
@@ -288,8 +288,8 @@ def _view(bank: LogitBank, record: TeacherRecord, rows: Ints) -> _View:
     parts, alike = [], np.zeros(3)
     for start in range(0, len(rows), step):
         logits = bank.take(record.key, rows[start : start + step]).astype(np.float64)
-        parts.append(_of_examples(logits, labels[start : start + step], priors))
-        alike += _rows_that_are_probabilities(logits)
+        parts.append(of_examples(logits, labels[start : start + step], priors))
+        alike += rows_that_are_probabilities(logits)
     top, margin, rank, by_chance, wrong_rank = (np.concatenate(column) for column in zip(*parts, strict=True))
     some = rows[_spaced(len(rows), COMPARED)]
     kinds = ("probabilities", "percentages", "sigmoids (or other values in [0, 1])")
@@ -298,35 +298,6 @@ def _view(bank: LogitBank, record: TeacherRecord, rows: Ints) -> _View:
     first = bank.take(record.key, some).astype(np.float64)
     columns = (top, margin, rank, by_chance, wrong_rank)
     return _View(record, labels, *columns, first, looks_like, classes, bank.of_texts)
-
-
-def _of_examples(logits: Floats, labels: Ints, priors: Floats) -> tuple[NDArray, ...]:
-    """The columns top, margin, rank, by_chance and wrong_rank of `_View`."""
-    n, classes = logits.shape
-    each, others = np.arange(n), max(1, classes - 1)
-    top = logits.argmax(axis=1)
-    spread = logits.std(axis=1)
-    highest = np.partition(logits, [max(0, classes - 2), classes - 1], axis=1)
-    margin = (highest[:, -1] - highest[:, max(0, classes - 2)]) / np.where(spread > 0, spread, 1.0)
-    rank = (rankdata(logits, axis=1) - 1) / others  # of every class, as if it were the target; equal ones share ranks
-    by_chance = rank @ priors
-    # Among the classes but the top one: its place is 1, so the places of the others stretch over [0, 1] again.
-    stretch = others / max(1, classes - 2)
-    without_top = 1 - priors[top]
-    rest = (by_chance - priors[top] * rank[each, top]) / np.where(without_top > 0, without_top, 1.0)
-    wrong_rank = np.where(top == labels, np.nan, stretch * (rank[each, labels] - rest))
-    return top, margin, rank[each, labels], by_chance, wrong_rank
-
-
-def _rows_that_are_probabilities(logits: Floats) -> Floats:
-    """How many rows are probabilities, percentages, or all in [0, 1]; none where there are no other classes."""
-    if logits.shape[1] < 2:
-        return np.zeros(3)
-    total, lowest, highest = logits.sum(axis=1), logits.min(axis=1), logits.max(axis=1)
-    positive = (lowest >= 0) & (logits % 1 > 0).any(axis=1)  # rows of zeros and ones are made by hand
-    ones = positive & (np.abs(total - 1) <= 0.02)
-    hundreds = positive & (np.abs(total - 100) <= 2)
-    return np.array([ones.sum(), hundreds.sum(), (positive & (highest <= 1) & (highest > lowest)).sum()], float)
 
 
 def _chance(labels: Ints, top: Ints, classes: int) -> float:
@@ -490,7 +461,7 @@ def _mark_mixed_rows(views: Sequence[_View], bank: LogitBank) -> None:
         return
     sound = {view.record.key: view for view in views if view.sound}
     rows, room = _looked_at(bank), max(LEAST_ROWS, NUMBERS // len(bank.classes))
-    some = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), room)).round().astype(np.int64))
+    some = _spaced(len(rows), room)
     margins = {key: view.margin[some] for key, view in sound.items()}
     found = mixed_up(list(sound), lambda key: bank.take(key, rows[some]).astype(np.float64), margins, list(sound))
     for key, likeness in found.items():

@@ -173,7 +173,7 @@ def _sized(bank: LogitBank, params: Mapping[str, int]) -> LogitBank:
     """A bank whose teachers have these numbers of parameters."""
     from capmismatch.errors import must_be_a_count
 
-    size_of = {}
+    size_of: dict[str, int] = {}
     for name, size in params.items():
         must_be_a_count(size, f"params of teacher {name!r}")
         size_of |= dict.fromkeys(bank.keys_of(str(name)), int(size))

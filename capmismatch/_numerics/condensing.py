@@ -96,6 +96,25 @@ class Condensed:
     std: NDArray[np.float32]
     label_rank: NDArray[np.uint32]
 
+    def __post_init__(self) -> None:
+        """Raise where rows that were not made by `condense` contradict themselves."""
+        n, k, betas = len(self.labels), self.below.shape[-1], len(self.betas)
+        shapes = {"ids": (n, k), "below": (n, k), "log_sum": (n, betas), "slope": (n, betas)}
+        shapes |= dict.fromkeys(("rows", *SCALARS, "label_rank"), (n,))
+        for name, shape in shapes.items():
+            if getattr(self, name).shape != shape:
+                raise InputError(f"expected {name} of shape {shape}, got {getattr(self, name).shape}")
+        if not n:
+            return
+        row = int(self.ids.max(axis=1).argmax())
+        if int(self.ids.max()) >= self.vocabulary or int(self.ids.min()) < 0:
+            raise InputError(f"expected ids in [0, {self.vocabulary}), got {int(self.ids.max())} at row {row}")
+        wrong = np.flatnonzero(
+            ~(self.below <= 0).all(axis=1) | (self.below[:, 0] != 0) | np.isnan(self.log_sum).any(axis=1)
+        )
+        if len(wrong):
+            raise InputError(f"expected logits below the largest wrong one, which is 0, and sums, at row {wrong[0]}")
+
     def __len__(self) -> int:
         return len(self.labels)
 

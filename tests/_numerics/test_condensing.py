@@ -191,6 +191,21 @@ def test_what_cannot_be_condensed_is_refused_with_its_place(what: str) -> None:
         condense(logits(), labels, **options)
 
 
+def test_rows_that_contradict_themselves_are_refused() -> None:
+    logits, labels = text_logits(rows=5)
+    good = vars(condense(logits["small"], labels, k=4))
+    beyond, above, lost = good["ids"].copy(), good["below"].copy(), good["log_sum"].copy()
+    beyond[3, 1], above[2, 1], lost[1, 0] = 5000, 0.5, np.nan
+    for changed, words in (
+        ({"ids": beyond}, "5000.*row 3"),
+        ({"below": above}, "row 2"),
+        ({"log_sum": lost}, "row 1"),
+        ({"slope": good["slope"][:3]}, "slope"),
+    ):
+        with pytest.raises(InputError, match=words):
+            Condensed(**good | changed)
+
+
 def test_temperatures_whose_sums_are_not_known_and_whatever_needs_all_columns_are_refused() -> None:
     logits, labels = text_logits(rows=5)
     rows = CondensedParts.of(condense(logits["small"], labels))

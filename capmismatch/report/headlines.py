@@ -108,7 +108,7 @@ def _ranks(facts: Sequence[Facts]) -> str:
 
 def _rank_agreement(facts: RankAgreement) -> str:
     where = f"in family {facts.family}, " if facts.family else ""
-    unit = {"affinity_tau_b": "by class", "wrong_tau_b": "by example"}[facts.metric]
+    unit = "by class" if facts.metric == "affinity_tau_b" else "by example"
     found = f"{unit} tau-b is {facts.agreement['neighbours'].value:.2f} between neighbours in size"
     if "neighbours" not in facts.below_floor:
         return f"{where}{found}; no teacher has two runs to hold it against"

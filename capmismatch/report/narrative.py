@@ -73,7 +73,7 @@ FEW = ("CM003",)
 SINGLE = ("CM028",)
 """The code of statements about the course of single runs."""
 
-ORDERS = ("affinity_tau_b", "wrong_tau_b")
+ORDERS = ("affinity_tau_b", "wrong_tau_b", "vocab_tau_b")
 """Metrics of how alike teachers order classes: of each class's mean soft label, and of each example."""
 
 QUANTITIES = ("derived_variance", *COMPANIONS)
@@ -333,7 +333,7 @@ def _ranks(ranks: pd.DataFrame) -> Iterator[Statement]:
     require_columns(ranks, ["family_a", "teacher_a", "family_b", "teacher_b", "metric", "value"], "the ranks table")
     within = ranks[ranks["metric"].isin(ORDERS) & ranks["family_a"].eq(ranks["family_b"])]
     within = within.rename(columns={"family_a": "family"})
-    rows = within[within["metric"].eq("wrong_tau_b")]
+    rows = within[within["metric"].isin(["wrong_tau_b", "vocab_tau_b"])]
     if len(rows) and rows["value"].isna().all():
         yield Statement("ranks", Unknown("order"), ("CM014",))
         return

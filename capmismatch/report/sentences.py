@@ -57,6 +57,7 @@ ORDERS = {
         "abstract calls consistent,"
     ),
     "wrong_tau_b": "over the wrong classes of an example",
+    "vocab_tau_b": "over tokens drawn from the vocabulary, of a position",
 }
 
 

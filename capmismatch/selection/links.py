@@ -32,7 +32,7 @@ from capmismatch.stats.matching import (
     with_families,
     with_teacher,
 )
-from capmismatch.stats.usable import told, usable_tables
+from capmismatch.stats.usable import of_texts, told, usable_tables
 
 __all__ = ["correlate"]
 
@@ -103,7 +103,8 @@ def correlate(
         drops out. Default: where at least half of the teachers of a link are in families of three or more of them;
         else all are compared with all, with finding CM012 where they are of several families.
     expected_signs : mapping from probe name to +1, -1 or NaN, optional
-        The direction in which each probe is expected to help. Default: what the registry of probes says.
+        The direction in which each probe is expected to help. Default: what the registry of probes says; of language
+        models only of accuracy and calibration, as what is expected of the others comes from images.
     n_boot : int
         Bootstrap replicates, 1 or more.
     seed : int
@@ -219,7 +220,7 @@ def correlate(
     if unit == "run":
         probes, results = runs_as_units(probes, results)
     teachers = shared_teachers(probes, results)
-    signs = _registered_signs() if expected_signs is None else expected_signs
+    signs = _registered_signs(of_texts(probes)) if expected_signs is None else expected_signs
     x = pack_columns(probes, teachers, ["probe", "tau"], ["seed"], "value", "the probes table")
     differences = teacher_differences(results, split=str(results["split"].iloc[0]))
     setting, seeds = ["student", "label", "method"], ["teacher_seed", "seed"]
@@ -282,10 +283,11 @@ def _left_out(probes: pd.DataFrame) -> pd.Series:
     return (1 - probes["n"] / every).where(probes["probe"].isin(CLASS_MEANS), 0.0)
 
 
-def _registered_signs() -> Mapping[str, float]:
-    from capmismatch.probes import expected_signs  # here, because the registry loads torch
+def _registered_signs(texts: bool) -> Mapping[str, float]:
+    """What sources expect; of texts only of probes that say how good a teacher is, as the others are of images."""
+    from capmismatch.probes import REGISTRY, expected_signs  # here, because the registry loads torch
 
-    return expected_signs()
+    return {name: sign for name, sign in expected_signs().items() if not (texts and REGISTRY[name].tempered)}
 
 
 def _controls(x: PackedColumns, probes: pd.DataFrame, teachers: pd.MultiIndex) -> NDArray[np.float64]:

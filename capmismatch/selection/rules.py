@@ -44,6 +44,10 @@ TWO_CLASSES = (
 RULES_FOR_TWO_CLASSES = ("most accurate", "lowest nll", "lowest brier", "smallest")
 """What `pick` goes by instead of `DEFAULT_RULE` there: the first whose probe was measured."""
 
+RULES_FOR_TEXTS = ("lowest nll", "most accurate", "smallest")
+"""The same for language models: what is known of variances comes from images, and larger language models have more of
+it because they know more."""
+
 NAMES = {
     "target_prob": "p_y",
     "inherent_variance": "inherent variance",

@@ -223,7 +223,8 @@ class RankAgreement:
     Attributes
     ----------
     metric : str
-        "affinity_tau_b", of the mean soft labels of each class, "wrong_tau_b", of each example, or "vocab_tau_b", of each position of a text.
+        "affinity_tau_b", of the mean soft labels of each class; "wrong_tau_b", of each example; or "vocab_tau_b", of
+        each position of a text.
     family : str
         Of the teachers; empty where there is one family.
     agreement : mapping from str to Estimate

@@ -40,6 +40,7 @@ from capmismatch.selection.rules import (
     DERIVED,
     OF_WRONG_CLASSES,
     RULES,
+    RULES_FOR_TEXTS,
     RULES_FOR_TWO_CLASSES,
     TWO_CLASSES,
     Rule,
@@ -58,7 +59,7 @@ from capmismatch.stats.differences import WANTED_RELIABILITY, teacher_difference
 from capmismatch.stats.estimates import Z95
 from capmismatch.stats.matching import UNIT, shared_teachers, with_families, with_teacher
 from capmismatch.stats.posterior import posterior_draws
-from capmismatch.stats.usable import OF_UNUSABLE, told, usable_tables
+from capmismatch.stats.usable import OF_UNUSABLE, of_texts, told, usable_tables
 
 __all__ = ["Choice", "pick"]
 
@@ -233,10 +234,11 @@ def _rule_to_follow(rule: str, probes: pd.DataFrame, profiles: pd.DataFrame) -> 
 
 
 def _default_rule(probes: pd.DataFrame, profiles: pd.DataFrame) -> str:
-    """The rule to follow without results and evidence; another one where its probe is zero by definition."""
-    if RULES[DEFAULT_RULE].probe not in zero_by_definition(probes):
+    """The rule to follow without results and evidence; another one of texts, or where its probe is 0 by definition."""
+    others = RULES_FOR_TEXTS if of_texts(probes) else RULES_FOR_TWO_CLASSES
+    if others is RULES_FOR_TWO_CLASSES and RULES[DEFAULT_RULE].probe not in zero_by_definition(probes):
         return DEFAULT_RULE
-    known = [name for name in RULES_FOR_TWO_CLASSES if RULES[name].probe in profiles.dropna(axis=1, how="all")]
+    known = [name for name in others if RULES[name].probe in profiles.dropna(axis=1, how="all")]
     return known[0] if known else DEFAULT_RULE
 
 

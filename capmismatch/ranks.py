@@ -112,7 +112,7 @@ def wrong_class_tau_b(logits_a: ArrayLike, logits_b: ArrayLike, labels: ArrayLik
 
     References
     ----------
-    Fan, Li, Zhan, arXiv 2405.13078: teachers of different capacity keep the order of the classes.
+    Fan, Li, Zhan, arXiv 2405.13078: teachers of different capacity agree on relative class affinity (abstract).
 
     Examples
     --------

@@ -102,10 +102,11 @@ def diagnose(
 def _bank(source: Any, labels: Any, params: Mapping[str, int] | None, progress: bool) -> LogitBank:
     """The bank of what was given, with the sizes that were given."""
     from capmismatch.data.bank import LogitBank, bank_from_arrays
+    from capmismatch.data.token_bank import open_bank
     from capmismatch.sources.families import Family
 
     if isinstance(source, str | os.PathLike):
-        source = LogitBank(source)
+        source = open_bank(source)
     if isinstance(source, LogitBank):
         if labels is not None:
             raise InputError("expected no labels beside a bank, which has its own")
@@ -169,19 +170,13 @@ def _run(source: Any, data: Any, progress: bool) -> LogitBank:
 
 def _sized(bank: LogitBank, params: Mapping[str, int]) -> LogitBank:
     """A bank whose teachers have these numbers of parameters."""
-    from dataclasses import replace
-
-    from capmismatch.data.bank import bank_in_memory
     from capmismatch.errors import must_be_a_count
 
     size_of: dict[str, int] = {}
     for name, size in params.items():
         must_be_a_count(size, f"params of teacher {name!r}")
         size_of |= dict.fromkeys(bank.keys_of(str(name)), int(size))
-    opened = [(replace(run, params=size_of.get(run.key, run.params)), bank.stored(run.key)) for run in bank.teachers]
-    sized = bank_in_memory(bank.rows, opened)
-    sized.path = bank.path
-    return sized
+    return bank.resized(size_of)
 
 
 def _results(results: Any) -> pd.DataFrame:

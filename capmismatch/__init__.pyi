@@ -62,6 +62,7 @@ from .stats.bootstrap import bootstrap as bootstrap
 from .stats.differences import teacher_differences as teacher_differences
 from .stats.peak import Peak as Peak
 from .stats.peak import peak_of as peak_of
+from .stats.settings import setting_differences as setting_differences
 from .study.pilot import pilot as pilot
 from .study.study import Study as Study
 from .study.study import load_study as load_study

@@ -250,7 +250,19 @@ def distill(
 @_command
 def correlate(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
     """Link every probe to the students' accuracy: tables/links.parquet."""
-    columns = ["probe", "tau", "student", "label", "metric", "value", "low", "high", "p", "p_adjusted", "findings"]
+    columns = [
+        "probe",
+        "tau",
+        "student",
+        "label",
+        "metric",
+        "value",
+        "low",
+        "high",
+        "p_adjusted",
+        "ceiling",
+        "findings",
+    ]
     _show(_open(study, folder, quiet).correlate()[columns])
 
 

@@ -1,4 +1,4 @@
-"""One call from logits or networks to the first answer, without a study: ``diagnose``.
+"""One call from logits or networks to the first answer, without a study.
 
 Nothing heavy is imported here: what takes seconds to load is loaded once the call has shown that it is alive.
 """
@@ -449,8 +449,10 @@ def _drawn(diagnosis: Diagnosis) -> dict[str, bytes]:
 
     pictures = {}
     with tempfile.TemporaryDirectory() as folder, plots.figure_style("default", width=PICTURE_INCHES, ratio=0.5):
-        known: dict[str, Callable[[], Any]] = drawings(_Tables(diagnosis, Path(folder)))
-        student = diagnosis.choice.student if diagnosis.choice is not None else None
+        student, label = (
+            (None, None) if diagnosis.choice is None else (diagnosis.choice.student, diagnosis.choice.label)
+        )
+        known: dict[str, Callable[[], Any]] = drawings(_Tables(diagnosis, Path(folder), label=label))
         curves = [name for name in known if name.startswith("capacity_curve")]
         first = [name for name in (f"capacity_curve_{student}", *curves, "variance_vs_capacity") if name in known]
         for name in [*first[:1], *(["pick_chart"] if "pick_chart" in known else [])]:
@@ -475,10 +477,10 @@ class _Tables:
     progress: bool = False
     config: Any
 
-    def __init__(self, diagnosis: Diagnosis, folder: Path) -> None:
+    def __init__(self, diagnosis: Diagnosis, folder: Path, *, label: str | None = None) -> None:
         from capmismatch.study.config import StudyConfig
 
-        self.diagnosis, self.folder = diagnosis, folder
+        self.diagnosis, self.folder, self.label = diagnosis, folder, label
         given = None if diagnosis.results is None else "handed in"
         self.config = StudyConfig(diagnosis.bank.rows.name, (), results=given)  # otherwise the defaults
 
@@ -496,6 +498,8 @@ class _Tables:
         found = self._table(table)
         if found is None:
             raise InputError(f"the diagnosis has no table {table!r}")
+        if table == "results" and self.label is not None:  # that setting alone, beside plain training
+            return found[found["label"].eq(self.label) | found["method"].eq("CE")]
         return found
 
     @cached_property

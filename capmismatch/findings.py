@@ -44,8 +44,9 @@ FINDINGS: dict[str, Finding] = {
             "CM003",
             "too few teachers",
             "Fewer than five teachers, or so few in each of several families: a correlation over them can reach any "
-            "value by chance, and no permutation test of their ranks can reach p < 0.05. Add teachers or read the "
-            "value as a description.",
+            "value by chance, and no permutation test of their ranks can reach p < 0.05. Or so few for as many probes: "
+            "not even a perfect link of a single one could be significant when corrected. Add teachers, name one "
+            "probe beforehand, or read the value as a description.",
         ),
         Finding(
             "CM004",
@@ -173,6 +174,20 @@ FINDINGS: dict[str, Finding] = {
             "classes with few examples",
             "The probe compares each example with the mean of its class, and in some classes there is but one, which "
             "is that mean. Those examples are left out; where no class has two, the probe is not known.",
+        ),
+        Finding(
+            "CM027",
+            "not told apart from a plainer number",
+            "Over these teachers, their accuracy, log parameters or target probability explain 90 % or more of the "
+            "probe (the column `collinear` says which). Its link is theirs too, and holding one of them fixed leaves "
+            "little to correlate: other teachers, not other statistics, would tell them apart.",
+        ),
+        Finding(
+            "CM028",
+            "single runs",
+            "No teacher, or no student of a teacher, was trained twice, so that the noise of a rise and fall is that "
+            "of the examples alone. What is said is about these very networks: trained again, they differ by more, and "
+            "more courses look like a peak than 5 %.",
         ),
         Finding(
             "CM029",

@@ -12,8 +12,8 @@ condensing rows of a vocabulary    `condensing`                `condense_loops` 
 
 `devices` decides which of the two works, `threads` runs the loops side by side. Beside them stand `arrays` (input that
 users hand in), `soft_label_spec` (how soft labels are made; no torch) and `isats_problem` (the function that ISATS
-maximises, and its tolerances). Condensed rows are small: what is read of them (`condensed`, `isats_condensed`) is tensor
-operations on every device; `token_columns` draws the tokens at which all teachers are compared.
+maximises, and its tolerances). Condensed rows are small: what is read of them (`condensed`, `isats_condensed`) is
+tensor operations on every device; `token_columns` draws the tokens at which all teachers are compared.
 
 Letters that formulas and loops share:
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq, linear_sum_assignment
 from scipy.stats import binom, norm, t
 
+from capmismatch._utils.text import format_percent
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.bank_checks import check_bank
 from capmismatch.data.token_bank import TokenBank
@@ -28,6 +29,8 @@ from capmismatch.findings import join_codes
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+_percent = partial(format_percent, digits=1)
 
 ROWS = 5000
 """How many examples of each teacher are looked at, evenly spaced over the bank."""
@@ -340,15 +343,17 @@ def _guesses(view: _View, split: NDArray[np.str_]) -> str:
     """Why a teacher is no better than chance; "" if it is better."""
     chance = view.chance()
     if _no_better(view, np.ones(len(view.labels), bool)):
-        reason = f"its accuracy, {view.accuracy:.1%} of {len(view.labels)}, is no better than chance ({chance:.1%})"
+        accuracy = f"{_percent(view.accuracy)} of {len(view.labels)}"
+        reason = f"its accuracy, {accuracy}, is no better than chance ({_percent(chance)})"
         unseen = view.row()["unseen"]
         if isinstance(unseen, float) and unseen > 0:
-            reason += f"; {unseen:.1%} of its predictions are of classes that have no example"
+            reason += f"; {_percent(unseen)} of its predictions are of classes that have no example"
         return reason
     for name in np.unique(split):
         rows = split == name
         if LEAST_ROWS <= rows.sum() < len(rows) and _no_better(view, rows):
-            return f"its accuracy on {name}, {view.hit[rows].mean():.1%} of {rows.sum()}, is no better than chance"
+            accuracy = f"{_percent(view.hit[rows].mean())} of {rows.sum()}"
+            return f"its accuracy on {name}, {accuracy}, is no better than chance"
     return ""
 
 
@@ -391,8 +396,8 @@ def _columns_moved(view: _View, peers: Sequence[_View]) -> str:
     if gain < max(SWAPPED, STRONG * error) or right.mean() < AS_GOOD * expected:
         return _columns_moved_round(view)
     return (
-        f"its columns seem to stand in another order than the classes: it is right in {view.accuracy:.1%}, and would "
-        f"be in {right.mean():.1%} with its columns interchanged"
+        f"its columns seem to stand in another order than the classes: it is right in {_percent(view.accuracy)}, and "
+        f"would be in {_percent(right.mean())} with its columns interchanged"
     )
 
 
@@ -450,8 +455,8 @@ def _rows_moved(view: _View, peers: Sequence[_View]) -> str:
     if structure >= STRUCTURE or structure + 3 * error >= 2 * STRUCTURE:
         return ""
     return (
-        f"some of its rows seem to belong to other examples: it is right in {view.accuracy:.1%}, and where it is wrong "
-        "and confident, it ranks the right class as by chance"
+        f"some of its rows seem to belong to other examples: it is right in {_percent(view.accuracy)}, and where it is "
+        "wrong and confident, it ranks the right class as by chance"
     )
 
 
@@ -492,9 +497,11 @@ def _structure(view: _View, rows: NDArray[np.bool_], part: int) -> tuple[float, 
 def _expected_rank(accuracy: float, classes: int) -> float:
     """The mean rank of the target among wrong predictions, above 1/2, if logits were normal, its mean higher."""
     grid = np.linspace(-8.0, 16.0, 2001)
+    above_all = norm.cdf(grid) ** (classes - 1)
 
     def hits(gain: float) -> float:
-        return float(np.trapezoid(norm.pdf(grid - gain) * norm.cdf(grid) ** (classes - 1), grid))
+        density = np.exp(-((grid - gain) ** 2) / 2) / np.sqrt(2 * np.pi)  # norm.pdf without its checks
+        return float(np.trapezoid(density * above_all, grid))
 
     if not hits(0.0) < accuracy < hits(7.0):
         return np.nan
@@ -544,8 +551,8 @@ def _mark_outliers(views: Sequence[_View]) -> None:
         expected = float(np.median([peer.accuracy for peer in _peers(worst, sound)]))
         worst.mark(
             "CM021",
-            f"its accuracy, {worst.accuracy:.1%}, is far below what its size and its peers (median {expected:.1%}) "
-            "lead to expect: is it prepared, trained and loaded as they are?",
+            f"its accuracy, {_percent(worst.accuracy)}, is far below what its size and its peers (median "
+            f"{_percent(expected)}) lead to expect: is it prepared, trained and loaded as they are?",
         )
 
 

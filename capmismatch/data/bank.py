@@ -209,6 +209,7 @@ class LogitBank:
             ids=self.rows.ids[index],
             split=self.rows.split[index],
             inputs_hash=self.rows.inputs_hash,
+            sequences=None if self.rows.sequences is None else self.rows.sequences[index],
         )
         return _in_memory(rows, [self._cut(record, index, columns, rows) for record in self.teachers])
 

@@ -43,6 +43,8 @@ def create(path: str | os.PathLike[str], rows: Rows) -> Path:
             if not (folder / "bank.json").exists():
                 remove_temporaries(folder)
                 frame = pd.DataFrame({"id": rows.ids, "label": rows.labels, "split": rows.split})
+                if rows.sequences is not None:
+                    frame["sequence"] = rows.sequences
                 write_table(folder / "rows.parquet", frame)
                 _write_manifest(folder, rows)  # last: a folder with a bank.json is complete
     stored = read_rows(folder)
@@ -95,7 +97,8 @@ def read_rows(folder: Path) -> Rows:
         frame = pd.read_parquet(file)
         labels = frame["label"].to_numpy(np.int64)
         ids, split = (frame[column].to_numpy().astype(str) for column in ("id", "split"))
-        rows = Rows(manifest.name, labels, ids, split, manifest.classes, manifest.inputs_hash)
+        sequences = frame["sequence"].to_numpy(np.int64) if "sequence" in frame else None
+        rows = Rows(manifest.name, labels, ids, split, manifest.classes, manifest.inputs_hash, sequences)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BankError(f"{file} is damaged: {_reason(error)}") from None
     if len(labels) != manifest.count:

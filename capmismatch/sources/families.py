@@ -39,6 +39,7 @@ SOURCES = {
     "logits": "capmismatch.sources.saved",
     "bank": "capmismatch.sources.bank",
     "letters": "capmismatch.sources.letters",
+    "lm": "capmismatch.sources.language_models",
 }
 
 
@@ -225,6 +226,8 @@ def load_family(*specs: str, name: str | None = None, by_position: bool = False,
         * ``bank:FOLDER``: the teachers of a bank that was collected before.
         * ``letters:mlp``: multi-layer perceptrons trained here on UCI Letter Recognition. Options: ``widths``,
           ``seeds``, ...
+        * ``lm:gru``: recurrent language models trained here, on the text of the study or the King James Bible. Options:
+          ``widths``, ``seeds``, ``epochs``, ``windows``, ...
     name : str, optional
         The family's name in tables; by default the source's.
     by_position : bool

@@ -17,6 +17,7 @@ from capmismatch._utils.torchrun import local_device
 from capmismatch.data.class_names import composed, match_classes
 from capmismatch.data.datasets import Dataset
 from capmismatch.data.rows import Rows
+from capmismatch.data.token_inputs import TokenBatch, TokenInputs
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.sources._networks import logits_of, prepared
 from capmismatch.sources.families import Teacher
@@ -119,8 +120,9 @@ class NetworkRunner:
         from capmismatch.architectures import count_macs
 
         batch = self._prepared(self.dataset.inputs[:1])
+        rows = batch.shape[1] if isinstance(self.dataset.inputs, TokenInputs) else 1  # a pass serves all of a window
         try:
-            return count_macs(self.network, tuple(batch.shape[1:]))
+            return count_macs(self.network, tuple(batch.shape[1:])) // rows
         except Exception:
             with torch.inference_mode():
                 logits_of(self.network, batch, self.key, self._data)  # the error that names teacher, data and shape
@@ -148,13 +150,24 @@ class NetworkRunner:
         return f"data set {self.dataset.name!r}"
 
     def _prepared(self, raw: Any) -> Tensor:
+        if isinstance(raw, TokenBatch):
+            return torch.from_numpy(raw.windows.astype(np.int64)).to(self.device)
         batch = prepared(self.prepare, raw, self.key, self._data).to(self.device)
         if self.passes.channels_last and batch.ndim == 4:
             batch = batch.contiguous(memory_format=torch.channels_last)
         return batch
 
     def _batch(self, raw: Any) -> NDArray[np.float32]:
-        return logits_of(self.network, self._prepared(raw), self.key, self._data).cpu().numpy()
+        logits = logits_of(self.network, self._prepared(raw), self.key, self._data)
+        if isinstance(raw, TokenBatch):
+            if logits.ndim != 3 or logits.shape[:2] != raw.windows.shape:
+                expected = (*raw.windows.shape, len(self.dataset.classes))
+                raise InputError(
+                    f"expected logits of every position of a text, {expected}, got shape {tuple(logits.shape)} from "
+                    f"teacher {self.key} on {self._data}"
+                )
+            logits = logits.flatten(0, 1)[torch.from_numpy(raw.flat).to(logits.device)]
+        return logits.cpu().numpy()
 
 
 class SavedRunner:

@@ -12,6 +12,7 @@ from typing import Any
 
 from capmismatch._numerics.soft_label_spec import WRONG_ROWS, SoftLabelSpec, compared_specs
 from capmismatch._utils.toml import parse
+from capmismatch.data.text_reader import TextOptions
 from capmismatch.distillation.config import DistillConfig
 from capmismatch.distillation.methods import Method
 from capmismatch.errors import InputError, must_be_positive, must_count
@@ -47,6 +48,8 @@ class DataConfig:
         Folder of torchvision's data sets.
     download : bool
         Whether torchvision may fetch them.
+    text : TextOptions, optional
+        Of a text, ``text = { tokenizer = "bpe:512", window = 64 }``: see `capmismatch.data.text_reader.TextOptions`.
     """
 
     source: str | None = None
@@ -60,6 +63,7 @@ class DataConfig:
     seed: int = 0
     root: str | None = None
     download: bool = False
+    text: TextOptions | None = field(default=None, repr=False)  # the rows' fingerprint tells what it decides
 
     def __post_init__(self) -> None:
         must_count(self.seed, "seed", least=0)

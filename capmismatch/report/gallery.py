@@ -64,13 +64,19 @@ def draw_all(study: StudyFolder) -> list[Path]:
     Returns
     -------
     list of Path
-        The PNGs, in the order of `FIGURES`, then a capacity curve for each student.
+        The PNGs, in the order of `FIGURES`, then a capacity curve for each student; of language models by likelihood,
+        too.
     """
     import matplotlib.pyplot as plt
 
     students = study.load("results")["student"].unique().tolist() if study.has("results") else []
     drawings = {name: figure.draw for name, figure in FIGURES.items() if all(map(study.has, figure.needs))}
     drawings |= {f"capacity_curve_{student}": partial(_capacity_curve, student=student) for student in students}
+    if students and "nll" in study.load("results"):
+        drawings |= {
+            f"capacity_curve_{student}_nll": partial(_capacity_curve, student=student, metric="nll")
+            for student in students
+        }
     drawn = []
     bar = tqdm(drawings.items(), desc="plot", unit="figure", disable=not study.progress)
     with plots.figure_style("default", ratio=0.5), bar:
@@ -86,10 +92,11 @@ def draw_all(study: StudyFolder) -> list[Path]:
     return drawn
 
 
-def _capacity_curve(study: StudyFolder, student: str) -> Any:
+def _capacity_curve(study: StudyFolder, student: str, metric: str = "accuracy") -> Any:
     results = study.load("results")
     draw = plots.capacity_curve if results["label"].nunique() <= MANY else plots.capacity_grid
-    return draw(results, student=student, teachers=study.load("probes"), split=resolve_split(results["split"]))
+    split = resolve_split(results["split"])
+    return draw(results, student=student, teachers=study.load("probes"), split=split, metric=metric)
 
 
 def _tau(study: StudyFolder) -> float:
@@ -192,5 +199,6 @@ def caption(name: str) -> str:
         Its caption, or the name itself where no figure has it.
     """
     if name.startswith("capacity_curve"):
-        return str(_file("capacity_curve").CAPTION)
+        file = _file("capacity_curve")
+        return str(file.CAPTION_NLL if name.endswith("_nll") else file.CAPTION)
     return FIGURES[name].caption if name in FIGURES else name

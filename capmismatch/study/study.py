@@ -312,13 +312,14 @@ class Study:
         return kept_table(self.folder, "probes", inputs_of_bank(bank, settings), make)
 
     def ranks(self) -> pd.DataFrame:
-        """The table of class-rank stability; beside it, the affinity matrices."""
+        """The table of class-rank stability; beside it, the affinity matrices, but for texts."""
         from capmismatch.diagnostics.tables import affinity, rank_stability
 
         bank, settings = self.bank, self.config.ranks
         inputs = inputs_of_bank(bank, settings)
         options: dict[str, Any] = {"tau": settings.tau, "split": _splits(bank)[0], "device": self.config.probe.device}
-        kept_table(self.folder, "affinity", inputs, lambda: affinity(bank, **options))
+        if bank.rows.sequences is None:  # of a vocabulary nobody could read it
+            kept_table(self.folder, "affinity", inputs, lambda: affinity(bank, **options))
         return kept_table(self.folder, "ranks", inputs, lambda: rank_stability(bank, **options, progress=self.progress))
 
     def isats(self) -> pd.DataFrame:

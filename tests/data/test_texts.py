@@ -180,14 +180,12 @@ def test_what_is_refused(tmp_path: Path, content: str | bytes, options: dict[str
 def test_more_that_is_refused(text: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no text"):
         load_dataset("text:nowhere.txt", tokenizer="bpe:40")
-    with pytest.raises(InputError, match="window is of a text, .*'letters'"):
+    with pytest.raises(InputError, match=r"window is of a text, .*'letters'"):
         load_dataset("letters", window=8)
     with pytest.raises(InputError, match="expected a text like 'text:FILE', or 'kjv', got 'kjv:x'"):
         load_dataset("kjv:x")
     learnt_tokenizer([VERSE * 2], 30).save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(
-        InputError, match="the tokenizer has no token for a character of 'The', near character 220. of document 0"
-    ):
+    with pytest.raises(InputError, match=r"no token for a character of 'The', near character 220. of document 0"):
         load_dataset(f"text:{text}", tokenizer=tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match=r"tokenizer.json is no tokenizer"):

@@ -166,11 +166,11 @@ def distill(
 
     results = _open(study, folder, quiet, workers, engine=engine, address=address).distill()
     held_out = results[results["split"] == resolve_split(results["split"])]
-    _show(
-        held_out.groupby(["student", "label", "teacher"], sort=False)["accuracy"]
-        .agg(["mean", "std", "count"])
-        .reset_index()
-    )
+    students = held_out.groupby(["student", "label", "teacher"], sort=False)
+    shown = students["accuracy"].agg(["mean", "std", "count"])
+    if "nll" in held_out:
+        shown = shown.assign(nll=students["nll"].mean())
+    _show(shown.reset_index())
 
 
 @_command

@@ -310,7 +310,7 @@ def load_dataset(
     >>> load_dataset("letters", split={"train": 2000, "val": 6000, "test": 12000})
     Dataset('letters': 20000 examples, 26 classes, 2000 train, 6000 val, 12000 test)
     """
-    given = {"tokenizer": None if tokenizer is None else str(tokenizer), "window": window, "skip": skip}
+    given: dict[str, Any] = {"tokenizer": None if tokenizer is None else str(tokenizer), "window": window, "skip": skip}
     given |= {"document": document, "completion": completion}
     text = {key: value for key, value in given.items() if value is not None}
     if isinstance(source, str) and source.partition(":")[0] in ("text", KJV):
@@ -405,8 +405,8 @@ def _checked(raw: RawDataset, classes: Any, name: str, source: str) -> Dataset:
     """The data set of what a reader gave; classes without names are numbered."""
     place = f"labels of {source}"
     labels = label_array(raw.labels, place)
-    is_text = isinstance(raw.inputs, TokenInputs)
-    inputs = raw.inputs if is_text or isinstance(raw.inputs, LazyInputs) else checked_inputs(raw.inputs, source)
+    kept = isinstance(raw.inputs, LazyInputs | TokenInputs)
+    inputs = raw.inputs if kept else checked_inputs(raw.inputs, source)
     if len(inputs) != len(labels):
         raise InputError(f"expected as many inputs as labels in {source}, got {len(inputs)} and {len(labels)}")
     if classes is None:
@@ -415,7 +415,7 @@ def _checked(raw: RawDataset, classes: Any, name: str, source: str) -> Dataset:
         name,
         labels,
         classes,
-        ids=inputs.ids if is_text else raw.ids,
+        ids=inputs.ids if isinstance(inputs, TokenInputs) else raw.ids,
         split=raw.split,
         inputs_hash=_inputs_hash(inputs),
         sequences=_sequences(inputs),

@@ -174,7 +174,10 @@ def cut_windows(
     """
     must_count(window, "window", least=2, most=1 << 20)
     must_count(skip, "skip", least=0, most=window - 1)
-    windows, labels, sizes, owners, numbers = [], [], [], [], []
+    windows: list[NDArray[np.int64]] = []
+    labels: list[NDArray[np.int64]] = []
+    sizes: list[NDArray[np.int64]] = []
+    owners, numbers = [], []
     for number, document in enumerate(documents):
         count = len(document.tokens) - 1  # the last token has none after it
         if count < 0:

@@ -280,6 +280,8 @@ def _tables(tables: Mapping[str, pd.DataFrame], choice: Choice | None, tau: floa
         page.append(shown.restored(tables["restored"]))
     if "results" in tables:
         page.append(shown.results(tables["results"]))
+        if "nll" in tables["results"]:
+            page.append(shown.likelihoods(tables["results"]))
     return page
 
 

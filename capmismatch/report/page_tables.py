@@ -223,6 +223,20 @@ def results(frame: pd.DataFrame) -> Table:
     return _table("results", "Students' results", caption, pd.concat(by_split, axis="columns").reset_index())
 
 
+def likelihoods(frame: pd.DataFrame) -> Table:
+    """Mean of what is measured of language models alone, on the split to report."""
+    rows = frame[frame["split"].eq(resolve_split(frame["split"]))]
+    names = [name for name in ("nll", "nll_calibrated", "temperature", "bits_per_byte", "kl") if name in rows]
+    keys = ["student", "label", "family", "teacher"]
+    means = rows.groupby(keys, sort=False, dropna=False)[names].mean().reset_index()
+    caption = (
+        "Means over runs on the split to report: negative log likelihood of the next token in nats, as it is and at "
+        "the one temperature of the student's logits that is best on the validation rows; that temperature; bits for a "
+        "byte of text; KL divergence of the student from its teacher in nats. Less is better."
+    )
+    return _table("likelihoods", "Students' likelihoods", caption, means)
+
+
 def _wide(frame: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:
     """Means over runs, one column per probe, metric or quantity; derived ones only beside p_y and IV."""
     wide = frame.pivot_table(index=keys, columns=column, values="value", sort=False).reset_index()

@@ -328,14 +328,10 @@ class Study:
 
         bank, settings = self.bank, self.config.isats
 
+        device: dict[str, Any] = {"device": self.config.probe.device, "progress": self.progress}
+
         def make() -> pd.DataFrame:
-            return restored_variance(
-                bank,
-                **asdict(settings),
-                split=_splits(bank)[0],
-                device=self.config.probe.device,
-                progress=self.progress,
-            )
+            return restored_variance(bank, **asdict(settings), split=_splits(bank)[0], **device)
 
         return kept_table(self.folder, "restored", inputs_of_bank(bank, settings), make)
 

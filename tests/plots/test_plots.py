@@ -127,7 +127,7 @@ def test_likelihoods_are_best_where_they_are_lowest(draw):
     assert "+0.150" in shown and "NLL (nats)" in shown and "%" not in shown
     with pytest.raises(InputError, match="lacks the column 'kl'"):
         draw(results, metric="kl")
-    with pytest.raises(InputError, match="metric must be one of .*, not 'loss'"):
+    with pytest.raises(InputError, match=r"metric must be one of .*, not 'loss'"):
         draw(results, metric="loss")
 
 

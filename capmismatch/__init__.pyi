@@ -13,6 +13,8 @@ from .data.datasets import Dataset as Dataset
 from .data.datasets import load_dataset as load_dataset
 from .data.rows import make_rows as make_rows
 from .data.views import Views as Views
+from .diagnosis import Diagnosis as Diagnosis
+from .diagnosis import diagnose as diagnose
 from .diagnostics.checks import check as check
 from .diagnostics.dark_knowledge import dark_knowledge as dark_knowledge
 from .diagnostics.tables import affinity as affinity
@@ -33,6 +35,9 @@ from .distillation.trackers import track as track
 from .errors import BankError as BankError
 from .errors import CapmismatchError as CapmismatchError
 from .errors import InputError as InputError
+from .examples import ExampleBank as ExampleBank
+from .examples import list_examples as list_examples
+from .examples import load_example as load_example
 from .explorer import explore as explore
 from .findings import explain as explain
 from .plots import figure_style as figure_style

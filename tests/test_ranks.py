@@ -353,7 +353,7 @@ three = np.zeros((3, 4))
         (lambda: ranks.kendall_tau_b(three, np.zeros((2, 4))), r"leading axes that broadcast.* \(\(3, 4\), \(2, 4\)\)"),
         (lambda: ranks.kendall_tau_b(1.0, 2.0), r"shapes \(\(\), \(\)\)"),
         (lambda: ranks.kendall_tau_b(three, three > 0), "in the second array, got dtype bool"),
-        (lambda: ranks.kendall_tau_b(torch.zeros(3) * 1j, three[0]), "the first array, got Tensor of torch.complex64"),
+        (lambda: ranks.kendall_tau_b(torch.zeros(3) * 1j, three[0]), "the first array, got dtype torch.complex64"),
         (lambda: ranks.kendall_tau_b(three[:, :0], three[:, :0]), r"between 1 and 2097151 classes, got 0"),
         (lambda: ranks.wrong_class_tau_b(three, three[:2], [0, 0, 0]), r"same shape \(N, C\).* \(\(3, 4\), \(2, 4\)\)"),
         (lambda: ranks.wrong_class_tau_b(three, three, [0, 4, 0]), r"labels in \[0, 4\), got 4 at row 1"),

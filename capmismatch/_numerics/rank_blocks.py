@@ -63,8 +63,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from capmismatch._numerics import devices
-from capmismatch._numerics.arrays import ArrayLike, as_labels, plain_numbers, widest_float
+from capmismatch._numerics.arrays import ArrayLike, as_labels, widest_float
 from capmismatch._numerics.cached import cached_property
+from capmismatch._numerics.plain_arrays import plain_array
 from capmismatch._numerics.rank_tensors import MAX_CLASSES, Ints, TensorRanks
 from capmismatch._numerics.threads import blocks, run_in_threads
 from capmismatch.errors import InputError
@@ -215,8 +216,7 @@ def ranking_device(teachers: list[Any]) -> torch.device:
 
 def real_numbers(values: ArrayLike, what: str) -> Any:
     """The tensor or array itself, without a copy, checked to hold real numbers."""
-    values = plain_numbers(values, what)
-    numbers: Any = values.detach().resolve_neg() if isinstance(values, Tensor) else np.asarray(values)
+    numbers: Any = values.detach().resolve_neg() if isinstance(values, Tensor) else plain_array(values, what)
     if isinstance(numbers, Tensor):
         real = not numbers.is_complex() and numbers.dtype != torch.bool
     else:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
-from capmismatch._utils.files import hash_of, locked, remove_temporaries, replacing, write_json, write_table
+from capmismatch._utils.files import hash_file, hash_of, locked, remove_temporaries, replacing, write_json, write_table
 from capmismatch.data.logit_checks import NOT_LOGITS, LogitScale
 from capmismatch.data.records import TeacherRecord
 from capmismatch.data.rows import Rows
@@ -68,7 +68,7 @@ def _write_manifest(folder: Path, rows: Rows) -> None:
         "rows": len(rows.labels),
         "inputs_hash": rows.inputs_hash,
         "fingerprint": rows.fingerprint,
-        "rows_sha256": _file_hash(folder / "rows.parquet"),
+        "rows_sha256": hash_file(folder / "rows.parquet"),
     }
     write_json(folder / "bank.json", head)
 
@@ -91,7 +91,7 @@ def read_rows(folder: Path) -> Rows:
     file = folder / "rows.parquet"
     if not file.exists():
         raise BankError(f"{file} is missing: expected the {manifest.count} rows of the bank")
-    if _file_hash(file) != manifest.rows_sha256:  # before it is parsed: a parser may do anything with damaged bytes
+    if hash_file(file) != manifest.rows_sha256:  # before it is parsed: a parser may do anything with damaged bytes
         raise BankError(f"{file} or bank.json is damaged: expected rows of SHA-256 {manifest.rows_sha256[:12]}")
     try:
         frame = pd.read_parquet(file)
@@ -127,11 +127,6 @@ def _read_manifest(file: Path) -> _Manifest:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BankError(f"{file} is damaged: expected the JSON of a bank, got {_reason(error)}") from None
     raise BankError(f"{file} has schema {schema!r}, this version of capmismatch reads schema {SCHEMA}")
-
-
-def _file_hash(file: Path) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _reason(error: Exception) -> str:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from capmismatch import plots
+from capmismatch._utils.progress import progress_bar
 from capmismatch.diagnostics.dark_knowledge import example_soft_labels
 from capmismatch.errors import InputError
 from capmismatch.report.study_folder import StudyFolder
@@ -53,8 +53,8 @@ class StudyFigure(NamedTuple):
     draw: Callable[[StudyFolder], Any]
 
 
-def draw_all(study: StudyFolder) -> list[Path]:
-    """Draw each figure whose tables the study has: PDF, PNG and CSV each, into ``figures/``.
+def drawings(study: StudyFolder) -> dict[str, Callable[[], Any]]:
+    """The figures whose tables a study has, each with what draws it.
 
     Parameters
     ----------
@@ -63,31 +63,48 @@ def draw_all(study: StudyFolder) -> list[Path]:
 
     Returns
     -------
+    dict of str to callable
+        In the order of `FIGURES`, then a capacity curve for each student, of language models by likelihood, too; a call
+        gives Axes, or raises an InputError where the tables cannot fill it.
+    """
+    students = study.load("results")["student"].unique().tolist() if study.has("results") else []
+    found = {name: partial(f.draw, study) for name, f in FIGURES.items() if all(map(study.has, f.needs))}
+    found |= {f"capacity_curve_{student}": partial(_capacity_curve, study, student) for student in students}
+    if students and "nll" in study.load("results"):
+        found |= {f"capacity_curve_{name}_nll": partial(_capacity_curve, study, name, "nll") for name in students}
+    return found
+
+
+def draw_all(study: StudyFolder, folder: Path | None = None, venue: str = "default") -> list[Path]:
+    """Draw each figure whose tables the study has: PDF, PNG and CSV each.
+
+    Parameters
+    ----------
+    study : StudyFolder
+        A study whose stages have left tables.
+    folder : Path, optional
+        Where they go, by default ``figures/`` of the study.
+    venue : str
+        Whose sizes and fonts they have, see `capmismatch.figure_style`.
+
+    Returns
+    -------
     list of Path
-        The PNGs, in the order of `FIGURES`, then a capacity curve for each student; of language models by likelihood,
-        too.
+        The PNGs, in the order of `drawings`.
     """
     import matplotlib.pyplot as plt
 
-    students = study.load("results")["student"].unique().tolist() if study.has("results") else []
-    drawings = {name: figure.draw for name, figure in FIGURES.items() if all(map(study.has, figure.needs))}
-    drawings |= {f"capacity_curve_{student}": partial(_capacity_curve, student=student) for student in students}
-    if students and "nll" in study.load("results"):
-        drawings |= {
-            f"capacity_curve_{student}_nll": partial(_capacity_curve, student=student, metric="nll")
-            for student in students
-        }
-    drawn = []
-    bar = tqdm(drawings.items(), desc="plot", unit="figure", disable=not study.progress)
-    with plots.figure_style("default", ratio=0.5), bar:
+    target, drawn = study.folder / "figures" if folder is None else folder, []
+    bars = progress_bar(drawings(study).items(), desc="plot", show=study.progress, unit="figure")
+    with plots.figure_style(venue, ratio=0.5), bars as bar:
         for name, draw in bar:
             bar.set_postfix_str(name)
             try:
-                axes = draw(study)
+                axes = draw()
             except InputError as error:  # one figure that a study's tables cannot fill does not cost the others
                 bar.write(f"{name} left out: {error}")
                 continue
-            drawn.append(plots.save(axes, study.folder / "figures" / name)[1])
+            drawn.append(plots.save(axes, target / name)[1])
             plt.close("all")
     return drawn
 

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -16,6 +17,7 @@ from capmismatch.errors import InputError
 from capmismatch.findings import explain
 from capmismatch.selection import reasons as sentences
 from capmismatch.selection.evidence import EvidenceFacts
+from capmismatch.selection.handover import HandOver
 from capmismatch.selection.rules import COMPANIONS, RULES
 from capmismatch.selection.students import SeedFacts
 from capmismatch.stats.correlations import FEW_TEACHERS
@@ -142,12 +144,15 @@ class Basis:
         What other families and students contributed; None without evidence.
     differences : DataFrame or None
         Rows of `capmismatch.teacher_differences` for the settings that were chosen; None without results.
+    methods : mapping of str to mapping
+        The settings of the results by their labels, see `handover.settings_in`.
     """
 
     missing: Missing = Missing()
     seeds: SeedFacts | None = None
     evidence: EvidenceFacts | None = None
     differences: pd.DataFrame | None = None
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -168,7 +173,7 @@ class PilotRecord:
 
 
 @dataclass(frozen=True, repr=False)
-class Choice:
+class Choice(HandOver):
     """A teacher to distil from, and what speaks for and against it.
 
     It holds numbers and codes alone; sentences (`title`, `reasons`, `risks`) and pages are made when they are shown.
@@ -190,6 +195,8 @@ class Choice:
         Codes; see `capmismatch.findings.explain`.
     pilot : PilotRecord or None
         What a pilot did.
+    source : str
+        The study file or the bank's folder whose teachers these are, for `command`.
 
     See Also
     --------
@@ -205,8 +212,7 @@ class Choice:
     basis: Basis
     findings: list[str]
     pilot: PilotRecord | None = None
-
-    # Numbers
+    source: str = "study.toml"
 
     @property
     def student(self) -> str | None:
@@ -386,7 +392,7 @@ class Choice:
     @property
     def title(self) -> str:
         """The choice in one line."""
-        setting = [] if self.student is None else [f"student {self.student}"]
+        setting = [] if self.student in (None, "student") else [f"student {self.student}"]
         setting += [] if self.label is None else [self.label]
         where = f" ({', '.join(setting)})" if setting else ""
         if self._row.get("gain_high", 0.0) < 0:
@@ -489,6 +495,7 @@ class Choice:
             else:
                 for item in content:
                     lines += textwrap.wrap(item, _WIDTH, initial_indent="  - ", subsequent_indent="    ")
+        lines += ["", "Next", *(f"  {line}" for line in self._next)] if self._next else []
         return "\n".join(line.rstrip() for line in lines)
 
     def _repr_html_(self) -> str:
@@ -502,6 +509,8 @@ class Choice:
                 )
             else:
                 parts.append("<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in content) + "</ul>")
+        if self._next:
+            parts.append(f"<h4>Next</h4>\n<pre>{html.escape(chr(10).join(self._next))}</pre>")
         return "\n".join(parts)
 
     def to_markdown(self) -> str:
@@ -514,6 +523,8 @@ class Choice:
             else:
                 body = "\n".join(f"- {_plain(item)}" for item in content)
             parts.append(f"### {name}\n\n{body}")
+        if self._next:
+            parts.append("### Next\n\n" + "\n\n".join(f"    {line}" for line in self._next))
         return "\n\n".join(parts) + "\n"
 
 
@@ -547,8 +558,8 @@ def _cell(value: object) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text in which names that look like tags are shown as text."""
-    return html.escape(text, quote=False)
+    """Text in which names that look like tags, links or pictures are shown as text."""
+    return html.escape(text, quote=False).replace("](", "]\\(")
 
 
 # A page as a file of its own ------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from capmismatch.errors import InputError, require_columns
-from capmismatch.stats.matching import resolve_split
+from capmismatch.errors import InputError
+from capmismatch.stats.matching import require_results, resolve_split
 
 Floats = NDArray[np.float64]
 
@@ -102,7 +102,7 @@ def teacher_differences(results: pd.DataFrame, *, split: str = "test") -> pd.Dat
       label  df1  df2  reliability  seeds_for_80
     0    KD    2    4          1.0           1.0
     """
-    require_columns(results, ["teacher", "student", "label", "seed", "split", "accuracy"], "the results table")
+    require_results(results, ["teacher", "student", "label", "seed", "split", "accuracy"])
     split = resolve_split(results["split"], split)
     rows = results[results["teacher"].fillna("").ne("") & results["accuracy"].notna() & results["split"].eq(split)]
     if rows.empty:

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from capmismatch._utils.text import count, join
-from capmismatch.errors import InputError
+from capmismatch.errors import InputError, require_columns
 from capmismatch.stats.correlations import nested_mean
 
 UNIT = ["family", "teacher"]
@@ -134,6 +134,25 @@ def nearest_tau(taus: Iterable[float], target: float) -> float:
 
 
 # Teachers -----------------------------------------------------------------------------------------------------------
+
+
+def require_results(results: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Raise unless a results table has all `columns`; the message says what fills in those of a table made by hand.
+
+    Examples
+    --------
+    >>> require_results(pd.DataFrame({"teacher": []}), ["teacher", "teacher_seed"])
+    Traceback (most recent call last):
+    capmismatch.errors.InputError: the results table lacks the column 'teacher_seed'; it has ['teacher']: save it as \
+CSV or Parquet and read it by capmismatch.load_results, which fills in all but teacher, method and accuracy
+    """
+    try:
+        require_columns(results, columns, "the results table")
+    except InputError as error:
+        raise InputError(
+            f"{error}: save it as CSV or Parquet and read it by capmismatch.load_results, which fills in all but "
+            "teacher, method and accuracy"
+        ) from None
 
 
 def shared_teachers(probes: pd.DataFrame, results: pd.DataFrame) -> pd.MultiIndex:

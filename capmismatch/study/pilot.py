@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from capmismatch._utils.commands import shown_path
 from capmismatch._utils.files import write_table
 from capmismatch._utils.text import count, format_chance, format_percent
 from capmismatch.distillation.methods import Method
@@ -24,6 +25,7 @@ from capmismatch.study.halving import HOPELESS, SURE, Rung
 from capmismatch.study.pilot_plan import PilotPlan, make_plan, settings_of
 from capmismatch.study.pilot_rungs import RUNG_COLUMNS, Beliefs, compare_settings, compare_teachers
 from capmismatch.study.pilot_runs import PLAIN, Arm, FinishedRuns, PilotRuns, Teacher, find_finished
+from capmismatch.study.ready import make_ready
 from capmismatch.study.study import Study
 from capmismatch.study.tables import table_file
 
@@ -63,7 +65,7 @@ def pilot(
     Parameters
     ----------
     study : Study
-        With a bank, a probes table, and ``[distill]``, whose methods are the settings to choose from.
+        With ``[distill]``, whose methods are the settings to choose from. Bank and probes are made where missing.
     budget : float or str
         What may be spent on new students: ``"20%"`` of the study's whole grid, or a number of whole runs.
     evidence : iterable of pairs of a probes and a results table, optional
@@ -116,6 +118,8 @@ def pilot(
     loses 0.00-0.20 accuracy points against the best teacher, the same runs spent evenly 0.01-0.32, a teacher at random
     1.4, the largest 2.3.
     """
+    study.distillation  # noqa: B018 - without students there is nothing to train, and nothing is made
+    make_ready(study)
     bank = study.bank
     splits = splits_present(bank.rows.split)
     probes, defaults = study.load("probes"), study.pick_options()
@@ -163,7 +167,8 @@ def pilot(
     write_table(table_file(study.folder, "pilot"), rungs)
     study.keep_pick(choice, pilot=True)
     reasons = (_spent(plan, rungs, runs.table), _how_sure(choice, by_setting.chances))
-    return replace(choice, rule="pilot", pilot=PilotRecord(rungs, reasons, tuple(_too_small(plan))))
+    record = PilotRecord(rungs, reasons, tuple(_too_small(plan)))
+    return replace(choice, rule="pilot", pilot=record, source=shown_path(study.file))
 
 
 def _what_to_compare(

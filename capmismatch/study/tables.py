@@ -14,7 +14,7 @@ import pandas as pd
 from pyarrow import ArrowException
 
 from capmismatch._utils.commands import command
-from capmismatch._utils.files import hash_of, locked, write_json, write_table
+from capmismatch._utils.files import hash_file, hash_of, locked, write_json, write_table
 from capmismatch._version import __version__
 from capmismatch.errors import BankError, InputError
 
@@ -206,7 +206,7 @@ def _stamped(folder: Path, name: str, stamp: str) -> pd.DataFrame | None:
 def table_hashes(folder: Path, *names: str) -> dict[str, str]:
     """SHA-256 of tables as they lie on disk, by name; by default of all."""
     files = [table_file(folder, name) for name in names] or sorted((folder / "tables").glob("*.parquet"))
-    return {file.stem: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.exists()}
+    return {file.stem: hash_file(file) for file in files if file.exists()}
 
 
 def gallery_manifest(folder: Path) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from .explorer import explore as explore
 from .findings import explain as explain
 from .plots import figure_style as figure_style
 from .selection.links import correlate as correlate
+from .selection.pareto import pareto_front as pareto_front
 from .selection.picking import Choice as Choice
 from .selection.picking import pick as pick
 from .sources.collecting import collect as collect

@@ -283,7 +283,7 @@ def pick(
     quiet: Quiet = False,
 ) -> None:
     """Choose a teacher, with reasons, risks and the table behind them."""
-    from capmismatch.selection.choice import check_page, write_page
+    from capmismatch.selection.choice_page import check_page, write_page
     from capmismatch.study.tables import load_table
 
     options = _set(family=family, student=student, label=label, rule=rule)

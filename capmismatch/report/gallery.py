@@ -19,6 +19,7 @@ from capmismatch._utils.progress import progress_bar
 from capmismatch.diagnostics.dark_knowledge import example_soft_labels
 from capmismatch.errors import InputError
 from capmismatch.report.study_folder import StudyFolder
+from capmismatch.selection.pareto import pareto_front
 from capmismatch.selection.rules import DEFAULT_RULE, DEFAULT_TAU, RULES
 from capmismatch.stats.matching import nearest_tau, resolve_split
 
@@ -158,6 +159,13 @@ def _pick_chart(study: StudyFolder) -> Any:
     return plots.pick_chart(table, probe=probe, tau=nearest_tau(probes[probes["probe"] == probe]["tau"], DEFAULT_TAU))
 
 
+def _pareto_front(study: StudyFolder) -> Any:
+    """Of the first student, in its best setting."""
+    results, split = study.load("results"), resolve_split(study.bank.rows.split, "val")
+    student = _best_setting(study)["student"]
+    return plots.pareto_front(pareto_front(study.load("probes"), results, student=student, split=split))
+
+
 def _grid(study: StudyFolder) -> Any:
     measured = set(study.load("probes")["probe"])
     return plots.probe_vs_student_grid(
@@ -198,6 +206,7 @@ FIGURES: dict[str, StudyFigure] = dict(
         _collected("dark_knowledge", _dark_knowledge),
         _collected("probe_vs_student_grid", _grid),
         _collected("pick_chart", _pick_chart),
+        _collected("pareto_front", _pareto_front),
     ]
 )
 

@@ -15,7 +15,7 @@ from PIL import Image
 from capmismatch.report import gallery
 
 TOPIC_FIGURES = {
-    "students": ("capacity_curve",),
+    "students": ("capacity_curve", "pareto_front"),
     "variance": ("variance_vs_capacity", "variance_vs_temperature"),
     "ranks": ("rank_matrix", "rank_distribution", "affinity_map"),
     "restored": ("isats_restored", "dark_knowledge"),

@@ -6,17 +6,15 @@ import html
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from capmismatch._utils.files import write_text
 from capmismatch._utils.text import format_number
-from capmismatch.errors import InputError
 from capmismatch.findings import explain
 from capmismatch.selection import reasons as sentences
 from capmismatch.selection.evidence import EvidenceFacts
+from capmismatch.selection.first_guess import SmallestPilot
 from capmismatch.selection.handover import HandOver
 from capmismatch.selection.rules import COMPANIONS, RULES
 from capmismatch.selection.students import SeedFacts
@@ -367,6 +365,13 @@ class Choice(HandOver):
         return None if row is None else str(row["teacher"])
 
     @property
+    def smallest_pilot(self) -> SmallestPilot | None:
+        """By a probe alone, the fewest students that would tell which rule is right; None in other choices."""
+        if self.grade != "none":
+            return None
+        return SmallestPilot.of(self.table, self.rules, (self.family, self.teacher), self.tau)
+
+    @property
     def _cheapest(self) -> pd.Series | None:
         enough = self.table[self.table["within"].ge(SURE_WITHIN)].dropna(subset="params")
         return enough.iloc[int(enough["params"].argmin())] if len(enough) else None
@@ -398,6 +403,9 @@ class Choice(HandOver):
         if self._row.get("gain_high", 0.0) < 0:
             worse = "do worse than plain cross-entropy"
             return f"Take no teacher: students of {self.family}/{self.teacher}, by {self.grounds}, {worse}{where}"
+        if self.grade == "none":
+            smallest, spread = sentences.smallest_of(self.table, self._row), sentences.spread_in_short(self.rules)
+            return f"{self.verdict} {self.family}/{self.teacher}{smallest} by {self.grounds}{spread}"
         unshown = sentences.no_difference(self.basis.differences)
         return f"{self.verdict} {self.family}/{self.teacher} by {self.grounds}{where}{unshown}"
 
@@ -430,6 +438,7 @@ class Choice(HandOver):
             by_numbers += [
                 *sentences.ranking(table, RULES[self.rule], self.tau),
                 *sentences.cheapest(table[table["tie"]], row),
+                *sentences.spread_of_rules(self.rules, table),
                 *sentences.rivals(self.rules, row, RULES[self.rule]),
             ]
         before = () if self.pilot is None else self.pilot.reasons
@@ -457,7 +466,7 @@ class Choice(HandOver):
             ]
         else:
             by_numbers += [
-                sentences.prior_risk(self.rule),
+                sentences.prior_risk(self.rule, self.smallest_pilot),
                 *sentences.without_probe(missing.teachers, RULES[self.rule], self.tau),
                 *sentences.confidence_risk(table, RULES[self.rule]),
             ]
@@ -560,41 +569,3 @@ def _cell(value: object) -> str:
 def _plain(text: str) -> str:
     """Text in which names that look like tags, links or pictures are shown as text."""
     return html.escape(text, quote=False).replace("](", "]\\(")
-
-
-# A page as a file of its own ------------------------------------------------------------------------------------------
-
-_PAGE = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; display: block; overflow-x: auto; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: 0.2rem 0.6rem; text-align: right; border-bottom: 1px solid #ddd; }}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
-
-
-def check_page(path: Path) -> None:
-    """Raise an error unless the file's ending says what to write."""
-    if path.suffix not in (".html", ".md"):
-        raise InputError(f"expected a file that ends in .html or .md, got {str(path)!r}")
-
-
-def write_page(choice: Choice, path: Path) -> Path:
-    """Write a choice to a page of its own, HTML or Markdown by the ending of the file; return the file."""
-    check_page(path)
-    page = choice.to_markdown()
-    if path.suffix == ".html":
-        page = _PAGE.format(title=html.escape(choice.title), body=choice._repr_html_())
-    write_text(path, page)
-    return path

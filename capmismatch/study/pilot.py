@@ -13,15 +13,15 @@ from capmismatch._utils.files import write_table
 from capmismatch._utils.text import count, format_chance, format_percent
 from capmismatch.distillation.methods import Method
 from capmismatch.errors import must_be_one_of
-from capmismatch.selection.candidates import Candidates, of_family, read_probes
+from capmismatch.selection.candidates import Candidates, of_family, read_probes, rule_choices
 from capmismatch.selection.choice import Choice, PilotRecord
 from capmismatch.selection.evidence import EvidenceGroup, learn
+from capmismatch.selection.first_guess import disputed_teachers
 from capmismatch.selection.picking import pick
 from capmismatch.selection.rules import DEFAULT_RULE, RULES
-from capmismatch.selection.students import chances
 from capmismatch.stats.matching import UNIT, splits_present
 from capmismatch.stats.posterior import posterior_draws
-from capmismatch.study.halving import HOPELESS, SURE, Rung
+from capmismatch.study.halving import HOPELESS, Judgement, Rung
 from capmismatch.study.pilot_plan import PilotPlan, make_plan, settings_of
 from capmismatch.study.pilot_rungs import RUNG_COLUMNS, Beliefs, compare_settings, compare_teachers
 from capmismatch.study.pilot_runs import PLAIN, Arm, FinishedRuns, PilotRuns, Teacher, find_finished
@@ -40,6 +40,7 @@ def pilot(
     family: str | None = None,
     student: str | None = None,
     taus: Sequence[float] = (),
+    tolerance: float = 0.3,
     n_boot: int = 2000,
     seed: int = 0,
     mute: Iterable[str] = (),
@@ -51,8 +52,8 @@ def pilot(
     that are left. From rung to rung half of the arms go on, those most likely to be the best, with more training: up to
     the whole recipe's epochs first, then more seeds. Chances come from `capmismatch.stats.posterior.posterior_draws`,
     in which probes, evidence and earlier rungs take part; teachers that are dropped keep theirs. Where evidence rules
-    teachers out before anything is trained (a chance below 1 %) they are left out, and a round ends early once an arm
-    is the best with a chance of 95 %.
+    teachers out before anything is trained (a chance below 1 %) they are left out, and a round ends early once the
+    likeliest arm, with two seeds or more, is expected to lose less than the tolerance.
 
     A budget that is too small for all of that compares less, and the plan and the risks say what was left out: settings
     but the first, then plain cross-entropy, then second seeds, then teachers, those first that the probes (or the
@@ -76,6 +77,8 @@ def pilot(
         By default what ``[pick]`` says, else all of the study's students; arms are compared on their mean.
     taus : sequence of float
         Further temperatures to try of each setting that has one.
+    tolerance : float
+        As for `capmismatch.pick`, and what ends a round; with 0 the whole budget is spent.
     n_boot : int
         As for `capmismatch.pick`.
     seed : int
@@ -100,6 +103,7 @@ def pilot(
         - ``accuracy``: mean validation accuracy, a share;
         - ``low``, ``high``: 95 % interval of the true accuracy;
         - ``p_best``: chance of being the best arm of the stage;
+        - ``regret``: accuracy points that taking it is expected to lose against the best arm of the stage;
         - ``kept``: whether the arm went on.
 
         The table is left as ``tables/pick.parquet``, the rungs as ``tables/pilot.parquet``.
@@ -134,7 +138,7 @@ def pilot(
         students = (student,)
 
     candidates, groups = learn(profiles, pairs, split=splits[0], report_split=splits[-1], label=None)
-    beliefs = Beliefs(candidates, groups, splits[0], n_boot, np.random.default_rng(seed))
+    beliefs = Beliefs(candidates, groups, splits[0], tolerance, n_boot, np.random.default_rng(seed))
     teachers, settings, finished = _what_to_compare(study, budget, beliefs, students, taus)
     plan = make_plan(study, budget, teachers, students, settings, finished)
     tell(str(plan))
@@ -159,6 +163,7 @@ def pilot(
         evidence=[*pairs, *((probes, table) for table in more_evidence)],
         split=splits[0],
         report_split=splits[-1],
+        tolerance=tolerance,
         n_boot=n_boot,
         seed=seed,
         mute=mute,
@@ -192,15 +197,21 @@ def _what_to_compare(
 def _possible(
     candidates: Candidates, evidence: Sequence[EvidenceGroup], n_boot: int, rng: np.random.Generator
 ) -> list[int]:
-    """The teachers that the evidence does not rule out, likeliest first; without evidence all, by the default rule."""
+    """The teachers that the evidence does not rule out, likeliest first.
+
+    Without evidence all: first those that the rules people go by name, then by the default rule.
+    """
+    profiles = candidates.profiles
     if not evidence:
-        profiles, rule = candidates.profiles, RULES[DEFAULT_RULE]
+        rule, disputed = RULES[DEFAULT_RULE], disputed_teachers(rule_choices(profiles)[0])
         scores = profiles.get(rule.probe, pd.Series(np.nan, profiles.index)).fillna(-np.inf * rule.sign)
-        return [int(arm) for arm in np.argsort(-rule.sign * scores.to_numpy(), kind="stable")]
+        by_rule = np.argsort(-rule.sign * scores.to_numpy(), kind="stable").tolist()
+        first = profiles.index.get_indexer(pd.MultiIndex.from_tuples(disputed)).tolist() if disputed else []
+        return [*first, *(arm for arm in by_rule if arm not in first)]
     draws = posterior_draws(candidates.unmeasured(), n_boot, rng, [group.choosing for group in evidence]).means
-    likely = chances(draws)
-    order = [int(arm) for arm in np.argsort(-likely, kind="stable")]
-    return order[:1] if likely[order[0]] >= SURE else [arm for arm in order if likely[arm] >= HOPELESS]
+    likely = Judgement.of(draws).chances
+    order = np.argsort(-likely, kind="stable").tolist()
+    return [arm for arm in order if likely[arm] >= HOPELESS or arm == order[0]]
 
 
 def _too_small(plan: PilotPlan) -> list[str]:

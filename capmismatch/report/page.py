@@ -214,8 +214,8 @@ def _chosen(choice: Choice) -> dict[str, str]:
     if pd.notna(row["p_best"]):
         facts["Grade"] = choice.grade
         facts["P(best)"] = format_chance(row["p_best"])
-        facts["Expected regret"] = f"{row['regret']:.2f} points"
-        cheapest = f"Cheapest within {choice.comparison.tolerance:g} points (90\N{NO-BREAK SPACE}%)"
+        facts["Expected regret"] = f"{row['regret']:.2f} {choice.metric.unit}"
+        cheapest = f"Cheapest within {choice.comparison.tolerance:g} {choice.metric.unit} (90\N{NO-BREAK SPACE}%)"
         facts[cheapest] = choice.cheapest or "none is sure enough"
     return facts
 

@@ -261,6 +261,8 @@ class PickConfig:
         Go by this setting alone.
     rule : str
         "auto", or a rule's name such as "largest".
+    metric : str
+        By what students are compared: "accuracy", or of language models "nll", with regret in nats.
     """
 
     evidence: tuple[str, ...] = ()
@@ -268,9 +270,10 @@ class PickConfig:
     student: str | None = None
     label: str | None = None
     rule: str = "auto"
+    metric: str = field(default="accuracy", repr=False)  # where it is another, the stamp of a pick says so
 
     def __post_init__(self) -> None:
-        for name in ("family", "student", "label", "rule"):
+        for name in ("family", "student", "label", "rule", "metric"):
             _must_say_something(getattr(self, name), name)
 
 

@@ -43,7 +43,7 @@ test: $(VENV)/installed-dev
 # Mutated inputs at every door, as many as EXAMPLES for each; `make test` draws a few, always the same.
 EXAMPLES ?= 20000
 fuzz: $(VENV)/installed-dev
-	CAPMISMATCH_FUZZ=$(EXAMPLES) $(BIN)/python -m pytest tests/data/test_fuzz_doors.py
+	CAPMISMATCH_FUZZ=$(EXAMPLES) $(BIN)/python -m pytest tests/data/test_fuzz_doors.py tests/test_fuzz_files.py
 
 # Which lines no test reaches; no floor. ARGS="tests/selection" and the like go to pytest. Pages: htmlcov/index.html.
 coverage: $(VENV)/installed-dev

@@ -1,4 +1,4 @@
-"""One call from logits or networks to the first answer, without a study: `diagnose`.
+"""One call from logits or networks to the first answer, without a study: ``diagnose``.
 
 Nothing heavy is imported here: what takes seconds to load is loaded once the call has shown that it is alive.
 """
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from capmismatch.data.bank import LogitBank
     from capmismatch.selection.choice import Choice
-    from capmismatch.study.config import StudyConfig
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -175,7 +174,7 @@ def _sized(bank: LogitBank, params: Mapping[str, int]) -> LogitBank:
     from capmismatch.data.bank import bank_in_memory
     from capmismatch.errors import must_be_a_count
 
-    size_of = {}
+    size_of: dict[str, int] = {}
     for name, size in params.items():
         must_be_a_count(size, f"params of teacher {name!r}")
         size_of |= dict.fromkeys(bank.keys_of(str(name)), int(size))
@@ -477,24 +476,21 @@ def _drawn(diagnosis: Diagnosis) -> dict[str, bytes]:
 class _Tables:
     """A diagnosis as figures and page read a study: `capmismatch.report.study_folder.StudyFolder`."""
 
-    file = None
-    progress = False
+    file: Path | None = None
+    progress: bool = False
+    config: Any
 
     def __init__(self, diagnosis: Diagnosis, folder: Path) -> None:
+        from capmismatch.study.config import StudyConfig
+
         self.diagnosis, self.folder = diagnosis, folder
+        given = None if diagnosis.results is None else "handed in"
+        self.config = StudyConfig(diagnosis.bank.rows.name, (), results=given)  # otherwise the defaults
 
     @property
     def bank(self) -> LogitBank:
         """The bank of the diagnosis."""
         return self.diagnosis.bank
-
-    @cached_property
-    def config(self) -> StudyConfig:
-        """The settings that `diagnose` has: the defaults."""
-        from capmismatch.study.config import StudyConfig
-
-        given = None if self.diagnosis.results is None else "handed in"
-        return StudyConfig(self.bank.rows.name, (), results=given)
 
     def has(self, table: str) -> bool:
         """Whether there is such a table."""

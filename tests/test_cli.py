@@ -94,7 +94,7 @@ def test_help_lists_every_stage_without_loading_torch() -> None:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert shown.returncode == 0, shown.stderr
     listed = [line.split()[1] for line in shown.stdout.splitlines() if line.startswith("│ ") and line[2] != " "]
-    assert listed[: 2 + len(STAGES)] == ["run", "demo", *STAGES]
+    assert listed[: 4 + len(STAGES)] == ["init", "check", "run", "demo", *STAGES]
 
 
 def test_every_stage_has_a_method_of_the_same_name() -> None:
@@ -271,7 +271,7 @@ def test_init_finds_one_checkpoint_a_run(tmp_path: Path, files: tuple[str, ...],
 
 def test_init_of_logits_needs_no_data(tmp_path: Path) -> None:
     saved_study(tmp_path)
-    (logits,) = tmp_path.glob("*.npz")
+    logits = tmp_path / "teachers.npz"
     written = new_study(logits, tmp_path / "own.toml", results=tmp_path / "results.csv")
     table = tomllib.loads(written.read_text())
     assert table["family"] == [{"source": f"logits:{logits.name}"}] and table["results"] == "results.csv"

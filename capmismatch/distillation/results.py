@@ -131,9 +131,10 @@ def load_results(
     0     r20  KD tau=4      0.71
     1     r56  KD tau=4      0.69
     """
-    in_memory = isinstance(path, pd.DataFrame)
-    source = "the results table" if in_memory else f"the results file {Path(path)}"
-    frame = path.reset_index(drop=True) if isinstance(path, pd.DataFrame) else _read_file(path, columns or {})
+    if isinstance(path, pd.DataFrame):
+        source, frame = "the results table", path.reset_index(drop=True)
+    else:
+        source, frame = f"the results file {path}", _read_file(path, columns or {})
     frame = _named(frame, dict(columns or {}), method, source)
     _clean_names(frame, source)
     if percent is None:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -249,34 +249,6 @@ def soft_labels(
         tuple(view_bank.rows.name for view_bank in banks),
         first.rows.fingerprint,
     )
-
-
-def soft_labels_by(setting: Mapping[str, Any], source: Any, teacher: str, split: str | None = None) -> SoftLabels:
-    """Make soft labels for a setting as a choice tells it; logits for methods that compare logits.
-
-    Parameters
-    ----------
-    setting : mapping of str to Any
-        The fields of a `Method`.
-    source : LogitBank, sequence of LogitBank, Study or Diagnosis
-        The logits. A study has banks of its training rows, unless `split` asks for others.
-    teacher : str
-        Its key, or family and name.
-    split : str, optional
-        "train", "val" or "test"; all rows by default.
-
-    Returns
-    -------
-    SoftLabels
-        By example id.
-    """
-    if hasattr(source, "training_banks"):
-        of_training = split in (None, "train")
-        banks, split = (source.training_banks(), None) if of_training else ([source.bank], split)
-    else:
-        banks = getattr(source, "bank", source)
-    method = Method(**setting)
-    return soft_labels(banks, teacher, method if method.name in SOFT_LABEL_METHODS else None, split=split)
 
 
 def _views_of_the_same(bank: LogitBank | Sequence[LogitBank]) -> list[LogitBank]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-if TYPE_CHECKING:
-    from capmismatch.distillation.soft_label_files import SoftLabels
+import capmismatch
 
 SETTING = ("tau", "tau_other", "tau_student", "weight", "constraint", "margin", "wrong")
 """Columns of the results table that make a setting of a method."""
@@ -132,7 +131,7 @@ class HandOver:
         """The line of Python that makes the loss of this setting."""
         return loss_line(self.taught_by)
 
-    def soften(self: Any, bank: Any, *, split: str | None = None) -> SoftLabels:
+    def soften(self: Any, bank: Any, *, split: str | None = None) -> Any:
         """Make the teacher's soft labels for this setting (its logits, where the method compares logits).
 
         Parameters
@@ -156,9 +155,13 @@ class HandOver:
         --------
         capmismatch.soft_labels : The same for any teacher and method.
         """
-        from capmismatch.distillation.soft_label_files import soft_labels_by
-
-        return soft_labels_by(self.taught_by, bank, f"{self.family}/{self.teacher}", split)
+        if hasattr(bank, "training_banks"):
+            of_training = split in (None, "train")
+            bank, split = (bank.training_banks(), None) if of_training else ([bank.bank], split)
+        setting, teacher = self.taught_by, f"{self.family}/{self.teacher}"
+        # by the public names, as a user would: this room does not know the one above it, which makes soft labels
+        method = capmismatch.Method(**setting) if setting["name"] in OF_SOFT_LABELS else None
+        return capmismatch.soft_labels(getattr(bank, "bank", bank), teacher, method, split=split)
 
     def to_dict(self: Any) -> dict[str, Any]:
         """The choice as plain values, for files and other programs.
@@ -168,8 +171,8 @@ class HandOver:
         dict
             Its attributes by their names, tables as lists of rows, and its sentences: title, reasons, risks.
         """
-        plain = ("teacher", "family", "rule", "grade", "p_best", "expected_regret", "cheapest", "student", "label")
-        plain += ("method", "tau", "title", "reasons", "risks", "findings", "command", "loss")
+        plain = ["teacher", "family", "rule", "grade", "p_best", "expected_regret", "cheapest", "student", "label"]
+        plain += ["method", "tau", "title", "reasons", "risks", "findings", "command", "loss"]
         tables = ("table", "rules", "students", "settings", "trust", "rungs")
         return {name: getattr(self, name) for name in plain} | {
             name: getattr(self, name).to_dict("records") for name in tables

@@ -17,6 +17,7 @@ from capmismatch.selection.candidates import Candidates, of_family, read_probes,
 from capmismatch.selection.choice import Choice, PilotRecord
 from capmismatch.selection.evidence import EvidenceGroup, learn
 from capmismatch.selection.first_guess import disputed_teachers
+from capmismatch.selection.kept_choice import as_entries
 from capmismatch.selection.picking import pick
 from capmismatch.selection.rules import DEFAULT_RULE, RULES
 from capmismatch.stats.matching import UNIT, splits_present
@@ -172,10 +173,11 @@ def pilot(
     )
     rungs = pd.DataFrame([*by_teacher.rows(), *by_setting.rows()], columns=list(RUNG_COLUMNS))
     write_table(table_file(study.folder, "pilot"), rungs)
-    study.keep_pick(choice, pilot=True)
     reasons = (_spent(plan, rungs, runs.table), _how_sure(choice, by_setting.chances))
     record = PilotRecord(rungs, reasons, tuple(_too_small(plan)))
-    return replace(choice, rule="pilot", pilot=record, source=shown_path(study.file))
+    choice = replace(choice, rule="pilot", pilot=record, source=shown_path(study.file))
+    study.keep_pick(choice, pilot=as_entries(choice))
+    return choice
 
 
 def _what_to_compare(

@@ -56,6 +56,7 @@ from capmismatch.study.tables import (
     gallery_manifest,
     is_current,
     keep,
+    kept_pilot,
     kept_table,
     load_table,
     read_stamp,
@@ -395,11 +396,8 @@ class Study:
         keep(self.folder, "pick", choice.table, self._inputs_of("pick"), **more)
 
     def choice(self) -> Choice:
-        """The choice as it was last made, with the options of then, or the study's own where none was made yet.
-
-        Nothing is written: a choice of `pick` or of a pilot stays what it is.
-        """
-        return self._choose(**self.options_of_pick())
+        """The choice as it was last made, by `pick` or a pilot; the study's own before any. Nothing is written."""
+        return kept_pilot(self.folder, self._inputs_of("pick")) or self._choose(**self.options_of_pick())
 
     def options_of_pick(self) -> dict[str, Any]:
         """What was asked for beside the settings of [pick] when the choice on disk was made."""

@@ -316,6 +316,8 @@ def test_a_pilot_from_end_to_end(whole: tuple[Path, Any, list[str]], taught: Pat
     assert re.match(r"A pilot of \d rungs of teachers and \d rungs of settings: \d+ students, ", choice.reasons[0])
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "tables" / "pilot.parquet"), rungs)
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "tables" / "pick.parquet"), choice.table)
+    kept = Study(folder / "study.toml").choice()
+    assert repr(kept) == repr(choice) and kept.risks == choice.risks and kept.findings == choice.findings
     for page in (repr(choice), choice._repr_html_(), choice.to_markdown()):
         assert "Rungs" in page and "p_best" in page
     assert "by a pilot" in repr(choice)

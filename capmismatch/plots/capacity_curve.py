@@ -149,7 +149,7 @@ def capacity_curve(
         labels.append("CE (no teacher)")
     if ringed:
         handles.append(Line2D([], [], **RING))
-        labels.append("peak (change to the largest teacher)")
+        labels.append(f"{'peak' if metric == 'accuracy' else 'least'} (change to the largest teacher)")
     size_axis(ax, sizes, by)
     shown = pd.concat([students["accuracy"], baseline["accuracy"]])
     value_axis(ax, f"student {METRICS[metric]}", shown, percent=metric == "accuracy")

@@ -115,7 +115,7 @@ def capacity_grid(
         labels.append("CE (no teacher)")
     if ringed:
         handles.append(Line2D([], [], **RING))
-        labels.append("peak (change to the largest teacher)")
+        labels.append(f"{'peak' if metric == 'accuracy' else 'least'} (change to the largest teacher)")
     legend_above(axes[0], handles, labels, own_figure=True)
     return axes
 

@@ -22,10 +22,11 @@ from capmismatch.selection.students import SeedFacts
 from capmismatch.stats.correlations import FEW_TEACHERS
 
 _WIDTH = 100
+_GAIN = ("gain", "gain_low", "gain_high")
 
 STUDENT_COLUMNS = (
     *("student", "label", "method", "tau", "family", "teacher", "p_best"),
-    *("accuracy", "ce", "gain", "gain_low", "gain_high"),
+    *("accuracy", "ce", *_GAIN),
 )
 """Columns of `Choice.students`."""
 
@@ -492,7 +493,7 @@ class Choice(HandOver):
             ("Risks", self.risks),
             ("Findings", notes),
             ("Teachers", _without_empty(self.table[[name for name in _TEACHER_COLUMNS if name in self.table]])),
-            ("Students", self.students[["student", "label", "teacher", "accuracy", "gain", "gain_low", "gain_high"]]),
+            ("Students", self.students[["student", "label", "teacher", self.metric.name, *_GAIN]]),
             ("Settings", _shown_settings(self.settings)),
             ("Rules", _without_empty(self.rules.drop(columns="family"))),
             ("Trust", self.trust),

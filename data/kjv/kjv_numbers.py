@@ -1,4 +1,4 @@
-"""Tables of the studies of the King James Bible: ``python data/kjv/kjv_numbers.py FOLDER...``, a folder of each study."""
+"""Tables of the studies of the King James Bible: ``python data/kjv/kjv_numbers.py FOLDER...``, one for each study."""
 
 from __future__ import annotations
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from capmismatch import plots
 from capmismatch.errors import InputError
+from capmismatch.report import page_tables
+from capmismatch.selection.kept_choice import as_entries, from_entries
 from capmismatch.selection.picking import pick
 
 MEANS = {"small": 3.80, "middle": 3.70, "large": 3.76}  # nats with each teacher; plain training 3.84
@@ -61,6 +65,21 @@ def test_the_least_likelihood_wins_and_regret_is_in_nats() -> None:
     assert "NLL 3.7" in said and "nats" in said and "points" not in said and "%  accuracy" not in said
     axes = plots.pick_chart(choice.table)
     assert ["NLL" in axes[0].get_xlabel(), "nats" in axes[-1].get_xlabel()] == [True, True]
+
+
+def test_pages_and_kept_choices_are_in_nats() -> None:
+    choice = pick(table_of_probes(), table_of_results(), metric="nll")
+    assert "nll" in repr(choice) and "accuracy points" not in repr(choice)
+    again = from_entries(json.loads(json.dumps(as_entries(choice))))
+    assert again.metric == choice.metric and again.reasons == choice.reasons
+    pd.testing.assert_frame_equal(again.table, choice.table)
+    old = as_entries(pick(table_of_probes(), table_of_results()))
+    del old["comparison"]["metric"]  # of before there was one
+    assert from_entries(old).metric.name == "accuracy"
+    tables = [page_tables.teachers(choice, table_of_probes()), *page_tables.students(choice), page_tables.rules(choice)]
+    headers = {column.header for table in tables for column in table.columns}
+    assert {"student NLL (nats)", "NLL to report (nats)", "gain (nats)", "regret (nats)"} <= headers
+    assert not [header for header in headers if "points" in header]
 
 
 def test_the_tolerance_is_in_nats() -> None:

@@ -17,9 +17,9 @@ from capmismatch._utils.torchrun import local_device
 from capmismatch.data.class_names import composed, match_classes
 from capmismatch.data.datasets import Dataset
 from capmismatch.data.rows import Rows
-from capmismatch.data.token_inputs import TokenBatch, TokenInputs
+from capmismatch.data.token_inputs import TokenInputs
 from capmismatch.errors import InputError, must_be_one_of
-from capmismatch.sources._networks import logits_of, prepared
+from capmismatch.sources._networks import at_rows, logits_of, prepared
 from capmismatch.sources.families import Teacher
 
 AUTOCASTS = ("bfloat16", "float16")
@@ -150,8 +150,6 @@ class NetworkRunner:
         return f"data set {self.dataset.name!r}"
 
     def _prepared(self, raw: Any) -> Tensor:
-        if isinstance(raw, TokenBatch):
-            return torch.from_numpy(raw.windows.astype(np.int64)).to(self.device)
         batch = prepared(self.prepare, raw, self.key, self._data).to(self.device)
         if self.passes.channels_last and batch.ndim == 4:
             batch = batch.contiguous(memory_format=torch.channels_last)
@@ -159,15 +157,7 @@ class NetworkRunner:
 
     def _batch(self, raw: Any) -> NDArray[np.float32]:
         logits = logits_of(self.network, self._prepared(raw), self.key, self._data)
-        if isinstance(raw, TokenBatch):
-            if logits.ndim != 3 or logits.shape[:2] != raw.windows.shape:
-                expected = (*raw.windows.shape, len(self.dataset.classes))
-                raise InputError(
-                    f"expected logits of every position of a text, {expected}, got shape {tuple(logits.shape)} from "
-                    f"teacher {self.key} on {self._data}"
-                )
-            logits = logits.flatten(0, 1)[torch.from_numpy(raw.flat).to(logits.device)]
-        return logits.cpu().numpy()
+        return at_rows(logits, raw, self.key, self._data).cpu().numpy()
 
 
 class SavedRunner:

@@ -20,6 +20,9 @@ from capmismatch.data.datasets import Dataset, load_dataset
 from capmismatch.distillation.next_tokens import SCORES, inverse_temperature, mean_nll, next_token_scores
 from capmismatch.distillation.student_trainer import Trainer
 from capmismatch.errors import InputError
+from capmismatch.sources.families import load_family
+from capmismatch.sources.in_memory import collect_in_memory
+from capmismatch.study.inspection import inspect_study
 from capmismatch.study.study import Study
 
 WORDS = ("light", "darkness", "waters", "firmament", "earth", "heaven", "day", "night")
@@ -162,6 +165,23 @@ def test_logits_of_a_bank_are_those_of_the_network(study: Study) -> None:
         expected = logits[data.inputs.window, data.inputs.position]
         np.testing.assert_allclose(bank.logits(teacher.key), expected, atol=2e-5)
         assert bank[teacher.key].macs == 6 * network.gru.hidden_size**2 + 40 * network.gru.hidden_size
+
+
+def test_networks_in_memory_give_the_same(study: Study) -> None:
+    family, data = study.family, study.eval_data
+    bank = collect_in_memory(family, data, batch_size=100)
+    for key in bank.keys:
+        np.testing.assert_allclose(bank.logits(key), study.bank.logits(key), atol=2e-5)
+    with pytest.raises(InputError, match=r"expected logits of every position of a text, .* from teacher modules/pairs"):
+        collect_in_memory(
+            load_family({"pairs": nn.Sequential(nn.Embedding(40, 40), nn.Flatten())}), data, batch_size=100
+        )
+
+
+def test_a_look_at_a_study_of_a_text_finds_no_problem(study: Study) -> None:
+    look = inspect_study(study)
+    assert look.problems == [] and len(look.teachers) == 2
+    assert look.cost["hours"].notna().all()
 
 
 def test_soft_labels_stand_where_their_rows_do(study: Study) -> None:

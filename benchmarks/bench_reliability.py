@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from _reliability import binned, bins, run_blocks
 from numpy.typing import NDArray
 
-from _reliability import binned, bins, run_blocks
 from capmismatch.stats.groups import Group, Noise
 from capmismatch.stats.posterior import joint_draws
 

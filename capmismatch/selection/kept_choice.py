@@ -78,10 +78,9 @@ def _value(hint: Any, entry: Any) -> Any:
         return _value(pd.DataFrame, entry).set_index("index")["value"].rename(None).rename_axis(None)
     if dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(hint)
-        names = [
-            field.name for field in dataclasses.fields(hint) if field.name in entry
-        ]  # others have a default, or fail
-        return hint(**{name: _value(hints[name], entry[name]) for name in names})
+        make: Any = hint
+        names = [field.name for field in dataclasses.fields(hint) if field.name in entry]  # the others fail, or default
+        return make(**{name: _value(hints[name], entry[name]) for name in names})
     if origin is list:
         return [_value(arguments[0], item) for item in entry]
     if origin is tuple:

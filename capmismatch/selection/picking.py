@@ -133,9 +133,8 @@ def pick(
         Accuracy points (or nats), >= 0, that do not matter to you, 0.3 (or 0.01) by default: `Choice.cheapest` is the
         smallest teacher that loses no more than this against the best with a chance of 90 %.
     metric : str
-        By what students are compared: "accuracy", or of language models "nll", the negative log likelihood of the text.
-        Scores and baselines of the choice are then NLLs, less being better, and gains, regret and intervals are in
-        nats. It needs two seeds of some student: the number of examples does not say how noisy a likelihood is.
+        By what students are compared: "accuracy", or of language models "nll": scores and baselines are then NLLs, less
+        being better, and gains and regret in nats. That needs two seeds of some student, to tell the noise.
     n_boot : int
         Number of draws.
     seed : int
@@ -180,7 +179,7 @@ def pick(
         must_be_a_table(results, "the results table", 'results = cm.load_results("students.csv")')
     must_be_one_of(rule, ["auto", *RULES], "rule")
     must_count(n_boot, "n_boot", most=MOST_RESAMPLES)
-    by = metric_of(metric)
+    by, splits = metric_of(metric), Splits(split, report_split)
     if by.less_is_better and results is None:
         raise InputError(f"the metric {metric!r} compares students: give their results")
     tolerance = by.tolerance if tolerance is None else tolerance
@@ -189,7 +188,6 @@ def pick(
     probes, results, unusable = usable_tables(probes, results)
     measurements, profiles = read_probes(probes, split)
     pairs = [(theirs, by.compared(students)) for theirs, students in _as_pairs(evidence)]
-    splits = Splits(split, report_split)
     if results is not None:
         results = by.compared(checked_results(results))
         splits = resolve_splits(results, split, report_split)
@@ -442,8 +440,8 @@ def _by_results(
     baseline = np.mean(baselines, axis=0) if len(baselines) == len(students) else None
     table = _result_table(students, profiles, tolerance, (choosing, reporting, baseline))
     rules, missing_rules = _rules_with_loss(profiles, reporting, rule)
-    plain = float(np.mean([student.cross_entropy_mean for student in students]))
-    able = _better_than_plain(table, metric.of_teachers(profiles), plain)
+    plain = np.mean([student.cross_entropy_mean for student in students])
+    able = _better_than_plain(table, metric.of_teachers(profiles), float(plain))
     chosen = able.iloc[_best_tested(able)] if rule == "auto" else _taken_by(rules, table, rule)
     by_student, settings = _student_table(students, profiles), _setting_table(students, profiles)
     missing = Missing(rules=tuple(missing_rules), probes=candidates.missing_probes, split=only_split)

@@ -69,6 +69,7 @@ def drawings(study: StudyFolder) -> dict[str, Callable[[], Any]]:
         gives Axes, or raises an InputError where the tables cannot fill it.
     """
     students = study.load("results")["student"].unique().tolist() if study.has("results") else []
+    found: dict[str, Callable[[], Any]]
     found = {name: partial(f.draw, study) for name, f in FIGURES.items() if all(map(study.has, f.needs))}
     found |= {f"capacity_curve_{student}": partial(_capacity_curve, study, student) for student in students}
     if students and "nll" in study.load("results"):

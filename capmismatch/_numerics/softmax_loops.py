@@ -406,23 +406,51 @@ BUCKETS = 4096
 
 
 @inside
-def _extend_ties(in_range: Any, start: Any, lowest: Any, highest: Any, tie: int) -> None:
-    """Mark by -1 also the buckets whose values may tie across the end of a range.
+def _extend_ties(in_range: Any, start: Any, lowest: Any, highest: Any, tie: int) -> bool:
+    """Mark by -1 also the buckets whose values may tie across the end of a range; return whether there are any.
 
     A range may end between two buckets, and ties go on from one bucket to the next: once upwards, once downwards.
     """
-    before = -1
+    before, extended = -1, False
     for bucket in range(BUCKETS):
         if start[bucket + 1] > start[bucket]:
             if before >= 0 and lowest[bucket] - highest[before] <= tie and in_range[bucket] != in_range[before]:
                 in_range[bucket] = in_range[before] = -1
+                extended = True
             before = bucket
     before = -1
     for bucket in range(BUCKETS - 1, -1, -1):
         if start[bucket + 1] > start[bucket]:
             if before >= 0 and lowest[before] - highest[bucket] <= tie and in_range[before] == -1:
+                extended |= in_range[bucket] != -1
                 in_range[bucket] = -1
             before = bucket
+    return extended
+
+
+@inside
+def _at_ends(in_range: Any, start: Any) -> Any:
+    """Whether a range ends in each bucket, or between it and the next one that holds any."""
+    near, before = in_range < 0, -1
+    for bucket in range(BUCKETS):
+        if start[bucket + 1] > start[bucket]:
+            if before >= 0 and in_range[bucket] != in_range[before]:
+                near[bucket] = near[before] = True
+            before = bucket
+    return near
+
+
+@inside
+def _rows_in(near: Any, bucket_of: Any, bits: Any, lowest: Any, highest: Any) -> Any:
+    """The rows of some buckets, in order; fills the least and the largest bits of these buckets."""
+    rows, count = np.empty(len(bits), np.int64), 0
+    for i in range(len(bits)):
+        bucket = bucket_of[i]
+        if near[bucket]:
+            rows[count] = i
+            count += 1
+            lowest[bucket], highest[bucket] = min(lowest[bucket], bits[i]), max(highest[bucket], bits[i])
+    return rows[:count]
 
 
 @inside
@@ -455,7 +483,7 @@ def adaptive_class(  # noqa: C901 - one numeric kernel: a bucket sort whose step
     n = len(p)
     if n == 0:
         return
-    bits = np.empty(n, np.int64)
+    bits, bucket_of = np.empty(n, np.int64), np.empty(n, np.uint16)
     for i, word in enumerate(p.view(np.int64)):
         bits[i] = max(word, 0)  # -0 is 0: every place below lies within the buckets
     least, most = bits[0], bits[0]
@@ -465,12 +493,12 @@ def adaptive_class(  # noqa: C901 - one numeric kernel: a bucket sort whose step
     while (most >> shift) - (least >> shift) >= BUCKETS:
         shift += 1
     base = least >> shift
-    start = np.zeros(BUCKETS + 1, np.int64)
-    lowest, highest = np.full(BUCKETS, most), np.full(BUCKETS, least)
+    start, total = np.zeros(BUCKETS + 1, np.int64), np.zeros(BUCKETS)
     for i in range(n):
         bucket = (bits[i] >> shift) - base
+        bucket_of[i] = bucket
         start[bucket + 1] += 1
-        lowest[bucket], highest[bucket] = min(lowest[bucket], bits[i]), max(highest[bucket], bits[i])
+        total[bucket] += p[i]
     for bucket in range(BUCKETS):
         start[bucket + 1] += start[bucket]
     # The range of each bucket, or -1 where a range ends within it
@@ -481,27 +509,30 @@ def adaptive_class(  # noqa: C901 - one numeric kernel: a bucket sort whose step
             last += 1
         in_one_range = last + 1 == ranges or start[bucket + 1] <= (last + 1) * n // ranges
         in_range[bucket] = last if in_one_range else -1
-    _extend_ties(in_range, start, lowest, highest, tie)
-    range_of = np.empty(n, np.int32)
-    gap = np.zeros(ranges)
+    # Ties across ends are looked for at the ends, and everywhere only where there are some.
+    plain, near = in_range.copy(), _at_ends(in_range, start)
+    lowest, highest = np.full(BUCKETS, most), np.full(BUCKETS, least)
+    rows = _rows_in(near, bucket_of, bits, lowest, highest)
+    for bucket in range(BUCKETS):
+        if not near[bucket]:  # ties with none
+            lowest[bucket], highest[bucket] = most + tie + 1, least - tie - 1
+    if _extend_ties(in_range, start, lowest, highest, tie):
+        in_range = plain
+        lowest[:], highest[:] = most, least
+        rows = _rows_in(np.ones(BUCKETS, np.bool_), bucket_of, bits, lowest, highest)
+        _extend_ties(in_range, start, lowest, highest, tie)
     split = 0
-    for i in range(n):
-        r = in_range[(bits[i] >> shift) - base]
-        range_of[i] = r
-        if r >= 0:
-            gap[r] += p[i]
-        else:
+    for row in rows:
+        if in_range[bucket_of[row]] < 0:
+            rows[split] = row
             split += 1
-    rows = np.empty(split, np.int64)
-    split = 0
-    for i in range(n):
-        if range_of[i] < 0:
-            rows[split] = i
-            split += 1
+    rows = rows[:split]
     _put_ties_in_order(rows, bits, p, tie)
+    gap, range_of = np.zeros(ranges), np.empty(n, np.int32)  # the latter of split rows only
     i = 0
     for bucket in range(BUCKETS):
         if in_range[bucket] >= 0:
+            gap[in_range[bucket]] += total[bucket]
             continue
         for position in range(start[bucket], start[bucket + 1]):
             r = ((position + 1) * ranges - 1) // n  # the last range that starts at or before this position
@@ -509,16 +540,21 @@ def adaptive_class(  # noqa: C901 - one numeric kernel: a bucket sort whose step
             gap[r] += p[rows[i]]
             i += 1
     for row in hits:
-        gap[range_of[row]] -= 1.0
-    weight = np.empty(ranges)
+        r = in_range[bucket_of[row]]
+        gap[r if r >= 0 else range_of[row]] -= 1.0
+    weight = np.zeros(ranges + 1)  # the last, of buckets that are split, stays 0
     for r in range(ranges):
         count = (r + 1) * n // ranges - r * n // ranges
-        near = CALIBRATED * count
-        weight[r] = (int(gap[r] > near) - int(gap[r] < -near)) * n / (ranges * count)
+        near_frequency = CALIBRATED * count
+        weight[r] = (int(gap[r] > near_frequency) - int(gap[r] < -near_frequency)) * n / (ranges * count)
+    of_bucket = weight[in_range]  # -1 is the last
     for i in range(n):
-        share[i] += weight[range_of[i]] * p[i]
+        share[i] += of_bucket[bucket_of[i]] * p[i]
+    for row in rows:
+        share[row] += weight[range_of[row]] * p[row]
     for row in hits:
-        share[row] -= weight[range_of[row]]
+        r = in_range[bucket_of[row]]
+        share[row] -= weight[r if r >= 0 else range_of[row]]
 
 
 @inside

@@ -329,6 +329,13 @@ class Softened:
         out = of_wrong.new_zeros(self.raw.logits.shape).scatter(1, index, of_wrong)
         return out.scatter(1, self.labels[:, None], of_target[:, None])
 
+    def wrong_alone(self) -> WrongAlone:
+        """The softmax of the same rows over the wrong classes alone."""
+        alone = WrongAlone.of(self.raw, self.tau)
+        alone.sums = self.sums
+        assert isinstance(alone, WrongAlone)
+        return alone
+
     @cached_property
     def confidence(self) -> Tensor:
         """(N,) the largest probability."""

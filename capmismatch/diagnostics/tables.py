@@ -8,21 +8,22 @@ Everything takes a `device`: on "cpu" compiled loops work in as many threads as 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import combinations, islice
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from capmismatch import ranks as _ranks
 from capmismatch._numerics.devices import as_device, logits_at_once
-from capmismatch._numerics.soft_label_spec import BOUNDS, TAU, TAU_OTHER, WRONG_ROWS, compared_specs
+from capmismatch._numerics.soft_label_spec import BOUNDS, TAU, TAU_OTHER, WRONG_ROWS, SoftLabelSpec, compared_specs
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.diagnostics.checks import unusable_columns
-from capmismatch.diagnostics.example_values import affinities, means_of, restored_values, values_of
+from capmismatch.diagnostics.example_values import Column, affinities, means_of, restored_values, values_of
 from capmismatch.diagnostics.means import Means
 from capmismatch.diagnostics.restored import restored_rows, shown_settings
 from capmismatch.errors import MOST_TEMPERATURES, InputError, must_be_one_of, must_be_temperature
@@ -116,20 +117,30 @@ def probe(
         for record in bar:
             bar.set_postfix_str(record.key)
             means = means_of(bank, record.key, temperatures, [REGISTRY[name] for name in chosen], split, where)
-            for name in chosen:
-                for tau in temperatures if REGISTRY[name].tempered else [None]:
-                    rows.append(
-                        {
-                            **_identity(record),
-                            "split": split or "all",
-                            "seed": _seed(record),
-                            "tau": math.nan if tau is None else tau,
-                            "probe": name,
-                            **means[name, tau],
-                            **marks.get(record.key, {}),
-                        }
-                    )
+            rows += _probe_rows(record, means, temperatures, chosen, split, marks)
     return pd.DataFrame(rows)
+
+
+def _probe_rows(
+    record: TeacherRecord,
+    means: dict[Column, dict[str, float]],
+    temperatures: list[float],
+    chosen: list[str],
+    split: str | None,
+    marks: dict[str, dict[str, object]],
+) -> Iterator[dict[str, Any]]:
+    """One row of the table of probes per probe and temperature."""
+    for name in chosen:
+        for tau in temperatures if REGISTRY[name].tempered else [None]:
+            yield {
+                **_identity(record),
+                "split": split or "all",
+                "seed": _seed(record),
+                "tau": math.nan if tau is None else tau,
+                "probe": name,
+                **means[name, tau],
+                **marks.get(record.key, {}),
+            }
 
 
 def example_values(
@@ -314,14 +325,8 @@ def rank_stability(
       teacher_a teacher_b  value
     0         a         b  0.333
     """
-    chosen = list(dict.fromkeys(metrics))
-    for metric in chosen:
-        must_be_one_of(metric, METRICS, "metric")
+    chosen = _metrics_of(bank, metrics)
     must_be_temperature(tau, "tau")
-    if len(bank.teachers) < 2:
-        raise InputError(f"class ranks compare teachers: expected at least 2 in the bank, got {len(bank.teachers)}")
-    wrong_classes = len(bank.classes) - 1
-    chosen = [m for m in chosen if not m.startswith("top") or int(m[3]) <= wrong_classes]
     pairs, where = list(combinations(range(len(bank.teachers)), 2)), as_device(device)
     means = {metric: Means(len(pairs)) for metric in chosen}
     per_example = [metric for metric in chosen if metric in PAIR_METRICS]
@@ -338,6 +343,16 @@ def rank_stability(
             compared = _ranks.rank_metrics(matrices, classes, ["wrong_tau_b"], pairs)
             means["affinity_tau_b"].add(compared["wrong_tau_b"].numpy())
     return _rank_table(bank, pairs, means, split or "all")
+
+
+def _metrics_of(bank: LogitBank, metrics: Iterable[str]) -> list[str]:
+    """The metrics asked for that a bank has classes for; it needs two teachers."""
+    chosen = list(dict.fromkeys(metrics))
+    for metric in chosen:
+        must_be_one_of(metric, METRICS, "metric")
+    if len(bank.teachers) < 2:
+        raise InputError(f"class ranks compare teachers: expected at least 2 in the bank, got {len(bank.teachers)}")
+    return [m for m in chosen if not m.startswith("top") or int(m[3]) <= len(bank.classes) - 1]
 
 
 def _rank_table(bank: LogitBank, pairs: list[tuple[int, int]], means: dict[str, Means], split: str) -> pd.DataFrame:
@@ -400,10 +415,17 @@ def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val", de
     capmismatch.plots.affinity_map : The figure of this table.
     """
     must_be_temperature(tau, "tau")
+    return _affinity_table(bank, float(tau), split, affinities(bank, float(tau), split, as_device(device)))
+
+
+def _affinity_table(
+    bank: LogitBank, tau: float, split: str | None, rows_of_classes: Iterable[tuple[NDArray[np.int64], torch.Tensor]]
+) -> pd.DataFrame:
+    """The table of `affinity`, from some classes (G,) after the other and their rows (T, G, C) of the matrices."""
     present, classes = np.unique(bank.labels(split)), np.arange(len(bank.classes))
     true, other = (present[:, None] != classes).nonzero()
     values = np.empty((len(bank.keys), len(present), len(classes) - 1))
-    for some, matrices in affinities(bank, float(tau), split, as_device(device)):
+    for some, matrices in rows_of_classes:
         off_diagonal = matrices.cpu().numpy()[:, some[:, None] != classes]
         values[:, np.searchsorted(present, some)] = off_diagonal.reshape(len(values), len(some), -1)
     families, teachers = (pd.Categorical([getattr(r, name) for r in bank.teachers]) for name in ("family", "teacher"))
@@ -415,7 +437,7 @@ def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val", de
             "family": families.repeat(len(true)),
             "teacher": teachers.repeat(len(true)),
             "seed": np.repeat([_seed(record) for record in bank.teachers], len(true)),
-            "tau": float(tau),
+            "tau": tau,
             "true_class": true_class,
             "other_class": other_class,
             "value": values.ravel(),
@@ -551,17 +573,26 @@ def restored_variance(
     with tqdm(bank.teachers, desc="isats", unit="teacher", disable=not progress) as bar:
         for record in bar:
             bar.set_postfix_str(record.key)
-            values, correct = restored_values(bank, record.key, specs, split, where)
-            for spec in specs:
-                head = {
-                    **_identity(record),
-                    "split": split or "all",
-                    "seed": _seed(record),
-                    "method": spec.method,
-                    **shown_settings(spec),
-                }
-                of_spec = {quantity: column for (method, quantity), column in values.items() if method == spec.method}
-                plain = values["TS", "derived_variance"]
-                rows += [{**head, **row} for row in restored_rows(of_spec, correct, plain)]
-            del values, of_spec, plain  # before the next teacher's are made
+            rows += _restored_rows(record, specs, split, *restored_values(bank, record.key, specs, split, where))
     return pd.DataFrame(rows)
+
+
+def _restored_rows(
+    record: TeacherRecord,
+    specs: list[SoftLabelSpec],
+    split: str | None,
+    values: dict[tuple[str, str], NDArray[np.float64]],
+    correct: NDArray[np.bool_],
+) -> Iterator[dict[str, Any]]:
+    """Rows of the table of restored variance of one teacher, from what `restored_values` gives."""
+    for spec in specs:
+        head = {
+            **_identity(record),
+            "split": split or "all",
+            "seed": _seed(record),
+            "method": spec.method,
+            **shown_settings(spec),
+        }
+        of_spec = {quantity: column for (method, quantity), column in values.items() if method == spec.method}
+        for row in restored_rows(of_spec, correct, values["TS", "derived_variance"]):
+            yield {**head, **row}

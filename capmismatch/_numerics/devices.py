@@ -1,7 +1,8 @@
 """Where numbers are computed: by compiled loops in threads on the CPU, by tensor operations on any other device.
 
-Both give the same: the same integers where ranks are counted, the same to 1e-10 elsewhere. Tensor operations are also
-used on the CPU where numba is missing or has no place for what it compiles, or logits carry a gradient.
+Both give the same: the same integers where ranks are counted, the same to 1e-12 elsewhere. Tensor operations are also
+used on the CPU where numba is missing or has no place for what it compiles, where logits carry a gradient, and where
+there are so few logits that compiling, or only loading what was compiled, would take longer than they do.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import sys
 import tempfile
 import warnings
+from functools import cache
 from typing import Any
 
 import torch
@@ -24,6 +27,7 @@ try:
 except ImportError:
     numba = None  # type: ignore[assignment]
 
+SMALL = 1 << 18  # logits at a time below which tensor operations answer before compiled loops are there
 ACCELERATOR_FACTOR = 8  # times the logits that suit a thread's cache: an accelerator is slow at small things
 
 
@@ -94,6 +98,30 @@ def _can_compile() -> bool:
 HAS_NUMBA = _can_compile()
 
 
+def _announce_compiling() -> None:
+    """Say once a process that loops are being compiled: it takes seconds in which nothing else moves."""
+    from numba.core import event  # noqa: PLC0415 - only where there is numba
+
+    class Announcer(event.Listener):  # type: ignore[misc]
+        def on_start(self, event: Any) -> None:
+            if event.data["dispatcher"].py_func.__module__.startswith("capmismatch."):
+                _tell_of_compiling()
+
+        def on_end(self, event: Any) -> None:
+            pass
+
+    event.register("numba:compile", Announcer())
+
+
+@cache
+def _tell_of_compiling() -> None:
+    print("capmismatch: compiling loops for this processor, once, in some seconds", file=sys.stderr, flush=True)
+
+
+if HAS_NUMBA:
+    _announce_compiling()
+
+
 def as_device(name: str) -> torch.device:
     """The device of that name, checked to exist and to have float64.
 
@@ -131,9 +159,9 @@ def to_numpy(values: Tensor) -> NDArray[Any]:
     return values.detach().cpu().numpy()
 
 
-def uses_loops(device: torch.device) -> bool:
-    """Whether compiled loops work on that device."""
-    return HAS_NUMBA and device.type == "cpu"
+def uses_loops(device: torch.device, logits: int | None = None, small: int = 1) -> bool:
+    """Whether compiled loops work on that device, and so many logits at a time are worth it, `SMALL` x `small`."""
+    return HAS_NUMBA and device.type == "cpu" and (logits is None or logits >= small * SMALL)
 
 
 def thread_count(device: torch.device) -> int:

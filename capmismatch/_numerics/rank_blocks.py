@@ -77,6 +77,7 @@ Floats = NDArray[np.float64]
 METRICS = ("wrong_tau_b", "tau_b", "wrong_spearman", "spearman", "top{k}_overlap")
 
 BLOCK_CELLS = 1 << 18  # logits ranked at a time in a thread: up to 8 MB, still in the cache when pairs read the ranks
+SMALL_TIMES = 4  # as many logits as elsewhere before loops are worth compiling: those of several teachers come together
 SMALL_CELLS = 1 << 14  # with fewer, a thread costs more than it saves
 DEVICE_CELLS = 1 << 24  # classes in the sequences of all pairs on an accelerator, at some 50 bytes each
 
@@ -182,7 +183,8 @@ def measure(teachers: list[Any], labels: ArrayLike | None, metrics: list[Metric]
     if not len(pairs):
         return values
 
-    loops, threads = devices.uses_loops(device), devices.thread_count(device)
+    loops = devices.uses_loops(device, n * classes * len(teachers), SMALL_TIMES)
+    threads = devices.thread_count(device) if loops else 1
     width = classes * (len(teachers) if loops else max(len(teachers), len(pairs)))  # numbers a row
     most = (BLOCK_CELLS if device.type == "cpu" else DEVICE_CELLS) // width
     rows = max(1, min(most, max(SMALL_CELLS // width, -(-n // threads))))
@@ -205,6 +207,22 @@ def measure(teachers: list[Any], labels: ArrayLike | None, metrics: list[Metric]
 
     run_in_threads(run, blocks(n, rows), threads)
     return values
+
+
+def order_and_ranks(logits: NDArray[Any]) -> tuple[Ints, Ints]:
+    """Of each row (n, C): its classes in ascending order, and of each class twice its average rank, centred.
+
+    Examples
+    --------
+    >>> order, twice = order_and_ranks(np.array([[3.0, 1.0, 2.0, 2.0, 0.0]]))
+    >>> order.tolist(), twice.tolist()
+    ([[4, 1, 3, 2, 0]], [[4, -2, 1, 1, -4]])
+    """
+    if devices.uses_loops(torch.device("cpu"), logits.size):
+        ranks = LoopRanks([logits], Space((len(logits), 1, logits.shape[1]), logits.dtype))
+        return ranks.order[:, 0], ranks.mid[:, 0]
+    of_tensors = TensorRanks([as_floats(logits)])
+    return of_tensors.order[0].numpy(), of_tensors.mid[0].numpy()
 
 
 def ranking_device(teachers: list[Any]) -> torch.device:

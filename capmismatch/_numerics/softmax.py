@@ -71,7 +71,7 @@ class LogitParts:
 
 
 def _compiled(rows: Tensor) -> bool:
-    return devices.uses_loops(rows.device) and not rows.requires_grad
+    return devices.uses_loops(rows.device, rows.numel()) and not rows.requires_grad
 
 
 def take_apart(logits: Tensor, labels: Tensor) -> LogitParts:

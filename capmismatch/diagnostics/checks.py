@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import brentq, linear_sum_assignment
-from scipy.stats import binom, norm, rankdata, t
+from scipy.stats import binom, norm, t
 
+from capmismatch._numerics.rank_blocks import order_and_ranks
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.bank_checks import check_bank
 from capmismatch.findings import join_codes
@@ -245,10 +246,11 @@ def _view(bank: LogitBank, record: TeacherRecord, rows: Ints) -> _View:
     """Read a teacher's logits, some rows at a time."""
     labels, classes = bank.rows.labels[rows], len(bank.classes)
     priors = np.bincount(labels, minlength=classes) / max(1, len(labels))
-    step = max(1, (1 << 21) // classes)
+    step = max(1, (1 << 19) // classes)
     parts, alike = [], np.zeros(3)
     for start in range(0, len(rows), step):
-        logits = bank.take(record.key, rows[start : start + step]).astype(np.float64)
+        logits = bank.take(record.key, rows[start : start + step])
+        logits = logits.astype(np.result_type(logits.dtype, np.float32), copy=False)
         parts.append(_of_examples(logits, labels[start : start + step], priors))
         alike += _rows_that_are_probabilities(logits)
     top, margin, rank, by_chance, wrong_rank = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -260,30 +262,36 @@ def _view(bank: LogitBank, record: TeacherRecord, rows: Ints) -> _View:
     return _View(record, labels, top, margin, rank, by_chance, wrong_rank, first, looks_like, classes)
 
 
-def _of_examples(logits: Floats, labels: Ints, priors: Floats) -> tuple[NDArray, ...]:
+def _of_examples(logits: NDArray, labels: Ints, priors: Floats) -> tuple[NDArray, ...]:
     """The columns top, margin, rank, by_chance and wrong_rank of `_View`."""
     n, classes = logits.shape
     each, others = np.arange(n), max(1, classes - 1)
     top = logits.argmax(axis=1)
-    spread = logits.std(axis=1)
-    highest = np.partition(logits, [max(0, classes - 2), classes - 1], axis=1)
-    margin = (highest[:, -1] - highest[:, max(0, classes - 2)]) / np.where(spread > 0, spread, 1.0)
-    rank = (rankdata(logits, axis=1) - 1) / others  # of every class, as if it were the target; equal ones share ranks
-    by_chance = rank @ priors
+    spread = logits.std(axis=1, dtype=np.float64)
+    order, twice = order_and_ranks(logits)
+    highest, next_highest = (logits[each, order[:, at]].astype(np.float64) for at in (-1, -2 if classes > 1 else -1))
+    margin = (highest - next_highest) / np.where(spread > 0, spread, 1.0)
+
+    def rank(chosen: Ints) -> Floats:
+        """Of one class of each row, as if it were the target; equal ones share ranks."""
+        return (twice[each, chosen] + classes - 1) / 2 / others
+
+    by_chance = (twice @ priors + (classes - 1) * priors.sum()) / 2 / others
     # Among the classes but the top one: its place is 1, so the places of the others stretch over [0, 1] again.
     stretch = others / max(1, classes - 2)
     without_top = 1 - priors[top]
-    rest = (by_chance - priors[top] * rank[each, top]) / np.where(without_top > 0, without_top, 1.0)
-    wrong_rank = np.where(top == labels, np.nan, stretch * (rank[each, labels] - rest))
-    return top, margin, rank[each, labels], by_chance, wrong_rank
+    rest = (by_chance - priors[top] * rank(top)) / np.where(without_top > 0, without_top, 1.0)
+    wrong_rank = np.where(top == labels, np.nan, stretch * (rank(labels) - rest))
+    return top, margin, rank(labels), by_chance, wrong_rank
 
 
 def _rows_that_are_probabilities(logits: Floats) -> Floats:
     """How many rows are probabilities, percentages, or all in [0, 1]; none where there are no other classes."""
     if logits.shape[1] < 2:
         return np.zeros(3)
+    logits = logits[logits.min(axis=1) >= 0].astype(np.float64)
     total, lowest, highest = logits.sum(axis=1), logits.min(axis=1), logits.max(axis=1)
-    positive = (lowest >= 0) & (logits % 1 > 0).any(axis=1)  # rows of zeros and ones are made by hand
+    positive = (logits % 1 > 0).any(axis=1)  # rows of zeros and ones are made by hand
     ones = positive & (np.abs(total - 1) <= 0.02)
     hundreds = positive & (np.abs(total - 100) <= 2)
     return np.array([ones.sum(), hundreds.sum(), (positive & (highest <= 1) & (highest > lowest)).sum()], float)

@@ -65,7 +65,7 @@ from torch import Tensor
 from capmismatch._numerics import devices
 from capmismatch._numerics.arrays import ArrayLike, as_labels, plain_numbers, widest_float
 from capmismatch._numerics.cached import cached_property
-from capmismatch._numerics.rank_tensors import MAX_CLASSES, Ints, TensorRanks
+from capmismatch._numerics.rank_tensors import FEW_CLASSES, MAX_CLASSES, Ints, TensorRanks
 from capmismatch._numerics.threads import blocks, run_in_threads
 from capmismatch.errors import InputError
 
@@ -183,7 +183,8 @@ def measure(teachers: list[Any], labels: ArrayLike | None, metrics: list[Metric]
     if not len(pairs):
         return values
 
-    loops = devices.uses_loops(device, n * classes * len(teachers), SMALL_TIMES)
+    work = n * classes * (len(teachers) if classes <= FEW_CLASSES else max(len(teachers), len(pairs)))
+    loops = devices.uses_loops(device, work, SMALL_TIMES)
     threads = devices.thread_count(device) if loops else 1
     width = classes * (len(teachers) if loops else max(len(teachers), len(pairs)))  # numbers a row
     most = (BLOCK_CELLS if device.type == "cpu" else DEVICE_CELLS) // width
@@ -209,20 +210,26 @@ def measure(teachers: list[Any], labels: ArrayLike | None, metrics: list[Metric]
     return values
 
 
-def order_and_ranks(logits: NDArray[Any]) -> tuple[Ints, Ints]:
-    """Of each row (n, C): its classes in ascending order, and of each class twice its average rank, centred.
+def ends_and_ranks(logits: NDArray[Any]) -> tuple[Ints, Ints]:
+    """Of each row (n, C): the last two classes in ascending order, and of each class twice its average rank, centred.
 
     Examples
     --------
-    >>> order, twice = order_and_ranks(np.array([[3.0, 1.0, 2.0, 2.0, 0.0]]))
-    >>> order.tolist(), twice.tolist()
-    ([[4, 1, 3, 2, 0]], [[4, -2, 1, 1, -4]])
+    >>> ends, twice = ends_and_ranks(np.array([[3.0, 1.0, 2.0, 2.0, 0.0]]))
+    >>> ends.tolist(), twice.tolist()
+    ([[2, 0]], [[4, -2, 1, 1, -4]])
     """
-    if devices.uses_loops(torch.device("cpu"), logits.size):
-        ranks = LoopRanks([logits], Space((len(logits), 1, logits.shape[1]), logits.dtype))
-        return ranks.order[:, 0], ranks.mid[:, 0]
-    of_tensors = TensorRanks([as_floats(logits)])
-    return of_tensors.order[0].numpy(), of_tensors.mid[0].numpy()
+    n, classes = logits.shape
+    if not devices.uses_loops(torch.device("cpu"), logits.size):
+        of_tensors = TensorRanks([as_floats(logits)])
+        return of_tensors.order[0, :, -2:].numpy(), of_tensors.mid[0].numpy()
+    ends, twice = np.empty((n, min(2, classes)), np.int64), np.empty((n, classes), np.int64)
+    rows = max(1, SMALL_CELLS // classes)
+    space = Space((rows, 1, classes), logits.dtype)
+    for block in blocks(n, rows):
+        ranks = LoopRanks([logits[block]], space)
+        ends[block], twice[block] = ranks.order[:, 0, -2:], ranks.mid[:, 0]
+    return ends, twice
 
 
 def ranking_device(teachers: list[Any]) -> torch.device:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq, linear_sum_assignment
 from scipy.stats import binom, norm, t
 
-from capmismatch._numerics.rank_blocks import order_and_ranks
+from capmismatch._numerics.rank_blocks import ends_and_ranks
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.bank_checks import check_bank
 from capmismatch.findings import join_codes
@@ -250,7 +250,6 @@ def _view(bank: LogitBank, record: TeacherRecord, rows: Ints) -> _View:
     parts, alike = [], np.zeros(3)
     for start in range(0, len(rows), step):
         logits = bank.take(record.key, rows[start : start + step])
-        logits = logits.astype(np.result_type(logits.dtype, np.float32), copy=False)
         parts.append(_of_examples(logits, labels[start : start + step], priors))
         alike += _rows_that_are_probabilities(logits)
     top, margin, rank, by_chance, wrong_rank = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -266,10 +265,10 @@ def _of_examples(logits: NDArray, labels: Ints, priors: Floats) -> tuple[NDArray
     """The columns top, margin, rank, by_chance and wrong_rank of `_View`."""
     n, classes = logits.shape
     each, others = np.arange(n), max(1, classes - 1)
-    top = logits.argmax(axis=1)
-    spread = logits.std(axis=1, dtype=np.float64)
-    order, twice = order_and_ranks(logits)
-    highest, next_highest = (logits[each, order[:, at]].astype(np.float64) for at in (-1, -2 if classes > 1 else -1))
+    ends, twice = ends_and_ranks(logits)
+    top, runner_up = ends[:, -1], ends[:, 0]
+    highest, next_highest = (logits[each, chosen].astype(np.float64) for chosen in (top, runner_up))
+    spread = logits.astype(np.float32).std(axis=1, dtype=np.float64)
     margin = (highest - next_highest) / np.where(spread > 0, spread, 1.0)
 
     def rank(chosen: Ints) -> Floats:
@@ -289,7 +288,7 @@ def _rows_that_are_probabilities(logits: Floats) -> Floats:
     """How many rows are probabilities, percentages, or all in [0, 1]; none where there are no other classes."""
     if logits.shape[1] < 2:
         return np.zeros(3)
-    logits = logits[logits.min(axis=1) >= 0].astype(np.float64)
+    logits = logits[(logits >= 0).all(axis=1)].astype(np.float64)
     total, lowest, highest = logits.sum(axis=1), logits.min(axis=1), logits.max(axis=1)
     positive = (logits % 1 > 0).any(axis=1)  # rows of zeros and ones are made by hand
     ones = positive & (np.abs(total - 1) <= 0.02)

@@ -377,6 +377,27 @@ class RunningMeans:
 # ---------------------------------------------------------------------------------------------------- class affinities
 
 
+class Affinities:
+    """Affinity matrices of all teachers without their diagonals, filled some classes at a time.
+
+    Attributes
+    ----------
+    present, classes : ndarray of int
+        Classes with examples, and all.
+    values : ndarray, shape (T, P, C - 1)
+        Rows of the P classes with examples.
+    """
+
+    def __init__(self, bank: LogitBank, split: str | None) -> None:
+        self.present, self.classes = np.unique(bank.labels(split)), np.arange(len(bank.classes))
+        self.values = np.empty((len(bank.keys), len(self.present), len(self.classes) - 1))
+
+    def add(self, classes: Ints, matrices: Tensor) -> None:
+        """Take in rows (T, G, C) of some classes (G,)."""
+        off_diagonal = to_numpy(matrices)[:, classes[:, None] != self.classes]
+        self.values[:, np.searchsorted(self.present, classes)] = off_diagonal.reshape(len(matrices), len(classes), -1)
+
+
 def affinities(bank: LogitBank, tau: float, split: str | None, device: torch.device) -> Iterator[tuple[Ints, Tensor]]:
     """Some classes (G,) after the other, those with examples, and their rows of all teachers' affinity matrices.
 

@@ -8,7 +8,7 @@ error reads a second time: it needs each class's probabilities over all rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from capmismatch.data.bank import LogitBank
 from capmismatch.diagnostics import tables
 from capmismatch.diagnostics.checks import unusable_columns
 from capmismatch.diagnostics.example_values import (
+    Affinities,
     AllRows,
     ClassGroup,
     Ints,
@@ -138,7 +139,9 @@ def all_tables(
         )
     ]
     ranks = tables._rank_table(bank, measured.pairs, measured.ranks, split or "all") if several else None
-    affinity = tables._affinity_table(bank, float(tau), split, measured.give_affinities())
+    affinities = measured.affinities
+    del measured  # what is kept of every row, before the largest table is made
+    affinity = tables._affinity_table(bank, float(tau), affinities)
     return Tables(pd.DataFrame(of_probes), ranks, affinity, pd.DataFrame(of_restored))
 
 
@@ -172,7 +175,7 @@ class _Pass:
         self.means = [RunningMeans() for _ in self.teachers]
         self.pairs = list(combinations(range(len(self.teachers)), 2))
         self.ranks = {metric: Means(len(self.pairs)) for metric in metrics}
-        self._affinities: list[tuple[Ints, Tensor]] = []
+        self.affinities = Affinities(bank, split)
 
     def run(self, progress: bool) -> None:
         """Measure all rows, group by group, then what needs all rows of a teacher."""
@@ -184,17 +187,11 @@ class _Pass:
                     means.add(values)
                 for metric, of_metric in found.ranks.items():
                     self.ranks[metric].add(of_metric)
-                self._affinities.append((found.classes, found.affinities))
+                self.affinities.add(found.classes, found.affinities)
                 bar.update(len(found.positions))
         for means, everyone in zip(self.means, self.everyone, strict=True):
             for _, values in self.wanted.of_all(everyone):
                 means.add(values)
-
-    def give_affinities(self) -> Iterator[tuple[Ints, Tensor]]:
-        """Classes and their rows of all affinity matrices; each is let go of as it is given."""
-        self._affinities.reverse()
-        while self._affinities:
-            yield self._affinities.pop()
 
     def _measure(self, positions: Ints) -> _OfGroup:
         """All that is asked of all rows of some classes, of every teacher."""

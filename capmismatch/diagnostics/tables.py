@@ -23,7 +23,7 @@ from capmismatch._numerics.devices import as_device, logits_at_once
 from capmismatch._numerics.soft_label_spec import BOUNDS, TAU, TAU_OTHER, WRONG_ROWS, SoftLabelSpec, compared_specs
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.diagnostics.checks import unusable_columns
-from capmismatch.diagnostics.example_values import Column, affinities, means_of, restored_values, values_of
+from capmismatch.diagnostics.example_values import Affinities, Column, affinities, means_of, restored_values, values_of
 from capmismatch.diagnostics.means import Means
 from capmismatch.diagnostics.restored import restored_rows, shown_settings
 from capmismatch.errors import MOST_TEMPERATURES, InputError, must_be_one_of, must_be_temperature
@@ -415,19 +415,16 @@ def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val", de
     capmismatch.plots.affinity_map : The figure of this table.
     """
     must_be_temperature(tau, "tau")
-    return _affinity_table(bank, float(tau), split, affinities(bank, float(tau), split, as_device(device)))
+    found = Affinities(bank, split)
+    for classes, matrices in affinities(bank, float(tau), split, as_device(device)):
+        found.add(classes, matrices)
+    return _affinity_table(bank, float(tau), found)
 
 
-def _affinity_table(
-    bank: LogitBank, tau: float, split: str | None, rows_of_classes: Iterable[tuple[NDArray[np.int64], torch.Tensor]]
-) -> pd.DataFrame:
-    """The table of `affinity`, from some classes (G,) after the other and their rows (T, G, C) of the matrices."""
-    present, classes = np.unique(bank.labels(split)), np.arange(len(bank.classes))
+def _affinity_table(bank: LogitBank, tau: float, found: Affinities) -> pd.DataFrame:
+    """The table of `affinity`."""
+    present, classes, values = found.present, found.classes, found.values
     true, other = (present[:, None] != classes).nonzero()
-    values = np.empty((len(bank.keys), len(present), len(classes) - 1))
-    for some, matrices in rows_of_classes:
-        off_diagonal = matrices.cpu().numpy()[:, some[:, None] != classes]
-        values[:, np.searchsorted(present, some)] = off_diagonal.reshape(len(values), len(some), -1)
     families, teachers = (pd.Categorical([getattr(r, name) for r in bank.teachers]) for name in ("family", "teacher"))
     class_names = pd.CategoricalDtype(list(bank.classes))  # text in millions of rows would take longer than all sums
     codes = (np.tile(index.astype(np.int32), len(values)) for index in (present[true], other))

@@ -54,7 +54,7 @@ STAGES: dict[str, Callable[..., object]] = {
 
 def one_pass(bank: cm.LogitBank, device: str) -> None:
     """All tables together, where the tree can."""
-    from capmismatch.diagnostics.one_pass import all_tables  # noqa: PLC0415 - other commits have no such module
+    from capmismatch.diagnostics.one_pass import all_tables
 
     all_tables(bank, TAUS, device=device, progress=False)
 

@@ -132,7 +132,9 @@ def main() -> None:
     table["fell"] = np.where(table["ratio"] < FALL * table["stored"], "FELL", "")
     print(table.round(2).to_string())
     if (table["fell"] != "").any():
-        sys.exit(f"some ratios are below {FALL:g} of those stored: run it again on a quiet machine before you believe it")
+        sys.exit(
+            f"some ratios are below {FALL:g} of those stored: run it again on a quiet machine before you believe it"
+        )
 
 
 if __name__ == "__main__":

@@ -44,8 +44,8 @@ def processor() -> str:
 
 
 def instruction_sets() -> str:
-    """Vector instructions that NumPy found on this machine and was not told to leave alone: its sort uses the widest."""
-    from numpy._core._multiarray_umath import __cpu_features__ as features  # noqa: PLC0415 - NumPy has no public way
+    """Vector instructions that NumPy found and was not told to leave alone: its sort uses the widest."""
+    from numpy._core._multiarray_umath import __cpu_features__ as features
 
     named = [name for name in ("AVX2", "AVX512_SKX", "AVX512_ICL", "ASIMD", "SVE") if features.get(name)]
     return ", ".join(named) or "none"
@@ -62,7 +62,11 @@ def between(text: str, mark: str, new: str) -> str:
 def main() -> None:
     page = HERE / "README.md"
     text = page.read_text(encoding="utf-8")
-    text = between(text, "machine", f"{os.cpu_count()} cores of: {processor()}, with {instruction_sets()}; Python {platform.python_version()}.")
+    text = between(
+        text,
+        "machine",
+        f"{os.cpu_count()} cores of: {processor()}, with {instruction_sets()}; Python {platform.python_version()}.",
+    )
     for name, columns in SHOWN.items():
         if (HERE / name).exists():
             text = between(text, name, markdown(pd.read_csv(HERE / name)[columns]))

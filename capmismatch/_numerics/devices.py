@@ -2,7 +2,8 @@
 
 Both give the same: the same integers where ranks are counted, the same to 1e-12 elsewhere. Tensor operations are also
 used on the CPU where numba is missing or has no place for what it compiles, where logits carry a gradient, and where
-there are so few logits that compiling, or only loading what was compiled, would take longer than they do.
+there are so few logits that compiling, or only loading what was compiled, would take longer than they do. Only the
+search of ISATS is always that of the loops, as its two forms agree to 1e-8 alone.
 """
 
 from __future__ import annotations
@@ -100,9 +101,9 @@ HAS_NUMBA = _can_compile()
 
 def _announce_compiling() -> None:
     """Say once a process that loops are being compiled: it takes seconds in which nothing else moves."""
-    from numba.core import event  # noqa: PLC0415 - only where there is numba
+    from numba.core import event
 
-    class Announcer(event.Listener):  # type: ignore[misc]
+    class Announcer(event.Listener):
         def on_start(self, event: Any) -> None:
             if event.data["dispatcher"].py_func.__module__.startswith("capmismatch."):
                 _tell_of_compiling()

@@ -54,9 +54,9 @@ _FEW_TIES = 8  # tied pairs a class up to which looking at each beats ordering t
 
 
 _ROW = np.arange(16)
-# Row w of the first: one in the lane of word w; of the second: all bits in the lanes of the words above. For the kernels
-# of few classes; those of many get None, which numba compiles separately.
-_LANES = np.stack([_ROW == _ROW[:, None], np.where(_ROW > _ROW[:, None], 0xFFFF, 0)]).astype(np.uint16)
+# Row w of the first: one in the lane of word w; of the second: all bits in the lanes of the words above. For the
+# kernels of few classes; those of many get None, which numba compiles separately.
+_LANES = np.stack([_ROW[:, None] == _ROW, np.where(_ROW[:, None] < _ROW, 0xFFFF, 0)]).astype(np.uint16)
 
 
 def _count_bits(typing_context: Any, word: Any) -> Any:
@@ -67,8 +67,7 @@ def _count_bits(typing_context: Any, word: Any) -> Any:
 _popcount: Any = intrinsic(_count_bits)
 
 
-@intrinsic
-def _not_below(typing_context: Any, order: Any, spans: Any, bits: Any, lanes: Any) -> Any:
+def _sum_not_below(typing_context: Any, order: Any, spans: Any, bits: Any, lanes: Any) -> Any:
     """Sum over the classes in `order` of how many before them stand at the end of their span or above.
 
     At most 1023 classes, so that a lane's sum, 64 for each class at most, fits into 16 bits. numba keeps no vector in a
@@ -111,6 +110,9 @@ def _not_below(typing_context: Any, order: Any, spans: Any, bits: Any, lanes: An
         return found
 
     return types.int64(order, spans, bits, lanes), generate
+
+
+_not_below: Any = intrinsic(_sum_not_below)
 
 
 @_inlined

@@ -7,8 +7,8 @@ wherever it was computed. `rank_blocks` shows on one row what is counted, and de
 **Discordant pairs.** The classes in one teacher's order are a sequence of positions in the other's, and its inversions
 are counted. The leading bit splits the positions into halves: every one of the upper half that stands before one
 of the lower half is an inversion; then each half, its sequence kept, is split by its next bit. These are log2 C rounds
-of a running sum and a scatter, O(C log C) for any C, and no array is larger than the sequences. Of few classes the signs
-of all differences are compared.
+of a running sum and a scatter, O(C log C) for any C, and no array is larger than the sequences. Of few classes the
+signs of all differences are compared.
 
 **Cost**, estimated: 45 pairs of 10 teachers on 50,000 rows of 1000 classes are 2.3e9 classes in a sequence, four times
 over for the ties, in 10 rounds of about 100 bytes each: 9 TB, 3 to 5 seconds of an accelerator's memory at 2 to 3 TB/s.

@@ -4,16 +4,17 @@ The package `_numerics` lists the letters. Nearly all functions take rows of *be
 temperatures. Everything is float64, each row is computed by itself and in the same order, so results depend neither on
 threads nor on how rows were cut into blocks. `softmax` has the same in tensor operations.
 
-**One exponential a logit.** With S(r) = sum exp(r b) over the wrong classes, all that probes ask of a temperature follows
-from S(r), its slope sum b exp(r b), and S(2 r), which is the sum of squares. So rates that double, as those of octaves of
-temperatures do, cost a squaring each: exponentials are taken once, at the highest temperature. They are good to 7e-16 of
-themselves, and a squaring doubles that. Sums of squares lose the digits that they share with the square of the sum, and a
-divergence those that p and m share: where more than two would be lost (`PLAIN`, `NEAR`), the row is computed again in the
-longer way below. So every value of a row keeps 12 digits at least, and all but the last two or three nearly always.
+**One exponential a logit.** With S(r) = sum exp(r b) over the wrong classes, all that probes ask of a temperature
+follows from S(r), its slope sum b exp(r b), and S(2 r), which is the sum of squares. So rates that double, as those
+of octaves of temperatures do, cost a squaring each: exponentials are taken once, at the highest temperature. They are
+good to 7e-16 of themselves, and a squaring doubles that. Sums of squares lose the digits that they share with the
+square of the sum, and a divergence those that p and m share: where more than two would be lost (`PLAIN`, `NEAR`), the
+row is computed again in the longer way below. So every value of a row keeps 12 digits at least, and all but the last
+two or three nearly always.
 
-In the longer way exponentials come in pairs, e = exp(r b) and x = e - 1, both to their last digits: differences between
-nearly equal classes live on those of x. With exp(r b) = s (1 + w), s a power of two, and w = 2^f - 1, |f| <= 1/2, from a
-polynomial, x is (s - 1) + s w.
+In the longer way exponentials come in pairs, e = exp(r b) and x = e - 1, both to their last digits: differences
+between nearly equal classes live on those of x. With exp(r b) = s (1 + w), s a power of two, and w = 2^f - 1, |f| <=
+1/2, from a polynomial, x is (s - 1) + s w.
 """
 
 from __future__ import annotations
@@ -44,7 +45,13 @@ ROUNDER = 1.5 * 2.0**52  # adding it rounds to a whole number, which then stands
 # 2^f - 1 = f (P1 + P2 f + ...): Taylor's series, cut where its rest is below the last digit for |f| <= 1/2
 P1, P2, P3, P4, P5, P6, P7, P8, P9, P10, P11, P12 = (math.log(2) ** k / math.factorial(k) for k in range(1, 13))
 # (2^f - 1) / f for |f| <= 1/2: a Chebyshev fit, with which 2^f is off by 7e-16 of itself at most
-F0, F1, F2, F3, F4 = 0.6931471805599462, 0.24022650695910075, 0.05550410866465167, 0.009618129107618665, 0.0013333558200794592
+F0, F1, F2, F3, F4 = (
+    0.6931471805599462,
+    0.24022650695910075,
+    0.05550410866465167,
+    0.009618129107618665,
+    0.0013333558200794592,
+)
 F5, F6, F7, F8, F9 = (
     0.00015403530424776529,
     1.5252672924850737e-05,
@@ -110,7 +117,7 @@ def _exponential(power: float) -> float:
 
 @inside
 def _fill(b: Any, rate: float, e: Any) -> None:
-    """e = exp(rate b), without the digits of e - 1."""
+    """E = exp(rate b), without the digits of e - 1."""
     scaled = rate * LOG2_E
     for i in range(len(b)):
         e[i] = _exponential(scaled * b[i])
@@ -243,9 +250,9 @@ def _plain_sums(b: Any, e: Any) -> tuple[float, float, float]:
 def row_sums(below: Any, rates: Any, tail: Any, variance: Any, mean_below: Any, start: int, stop: int) -> None:
     """Sum of e = exp(rate b) without the largest, population variance of q~ = e / sum e, mean of b under q~: (T, n).
 
-    Of rows start to stop. The largest e is 1, and would take the digits of a small tail: it is left out of all sums. The
-    variance is (sum q~^2 - 1/K) / K; where that loses digits, squares are taken about the largest class, so x = e - 1 is 0
-    there: sum x^2 <= (K + 1) sum (x - mean)^2, and their difference loses no more than the digits of K.
+    Of rows start to stop. The largest e is 1, and would take the digits of a small tail: it is left out of all sums.
+    The variance is (sum q~^2 - 1/K) / K; where that loses digits, squares are taken about the largest class, so
+    x = e - 1 is 0 there: sum x^2 <= (K + 1) sum (x - mean)^2, and their difference loses no more than the digits of K.
     """
     k = below.shape[1]
     e, bits, x = scratch(k)
@@ -310,7 +317,9 @@ def _against(b: Any, e: Any, rate: float, scale: float, log_scale: float, mean: 
 
 
 @vectorised
-def _log_ratios(b: Any, e: Any, rate: float, less: float, scale: float, mean: Any, log_mean: Any) -> tuple[float, float]:
+def _log_ratios(
+    b: Any, e: Any, rate: float, less: float, scale: float, mean: Any, log_mean: Any
+) -> tuple[float, float]:
     """Sum e (rate b - less - log m), and sum (p - m)^2."""
     ratios, distance = 0.0, 0.0
     for i in range(len(e)):
@@ -370,9 +379,9 @@ def against_classes(
 ) -> None:
     """With p as above and m its class's mean: sum p log(p / m) and sum (p - m)^2, each (T, n).
 
-    By the chain rule: target or not, then which wrong class. `rest` (T, G) are the sums of m over the wrong classes, NaN
-    where the rows of a group have several labels; these, and rows that would lose digits, go class by class. `total`
-    (T, n) are the sums of exp(rate b).
+    By the chain rule: target or not, then which wrong class. `rest` (T, G) are the sums of m over the wrong classes,
+    NaN where the rows of a group have several labels; these, and rows that would lose digits, go class by class.
+    `total` (T, n) are the sums of exp(rate b).
     """
     n, k = below.shape
     e = np.empty(k)

@@ -182,7 +182,7 @@ class ClassGroup:
 
     @cached_property
     def _order(self) -> list[tuple[float, bool]]:
-        """Temperatures of class means, and whether of the wrong classes alone: next to its like, one exponential does."""
+        """Temperatures of class means, and whether of the wrong classes alone; the latter shares its like's sums."""
         wanted = [(tau, False) for tau in self._temperatures]
         if self._alone is not None:
             wanted.append((self._alone, True))

@@ -209,7 +209,9 @@ class _Pass:
             probes.append(self.wanted.of_group(group, positions, self.everyone[index]))
             affinities.append(group.affinities)
         matrices = torch.stack(affinities)
-        return _OfGroup(positions, probes, classes, matrices, self._ranked(positions, blocks, stored, classes, matrices))
+        return _OfGroup(
+            positions, probes, classes, matrices, self._ranked(positions, blocks, stored, classes, matrices)
+        )
 
     def _ranked(
         self, positions: Ints, blocks: list[slice], stored: list[np.ndarray] | None, classes: Ints, matrices: Tensor

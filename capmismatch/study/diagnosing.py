@@ -8,17 +8,38 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
 from capmismatch.data.bank import LogitBank
+from capmismatch.study.config import StudyConfig
 from capmismatch.study.provenance import inputs_of_bank
 from capmismatch.study.tables import is_current, kept_table
 
 if TYPE_CHECKING:
     from capmismatch.diagnostics.one_pass import Tables
-    from capmismatch.study.study import Study
+
+
+class Collected(Protocol):
+    """What is asked of a study."""
+
+    @property
+    def config(self) -> StudyConfig:
+        """Its settings."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its tables lie."""
+
+    @property
+    def progress(self) -> bool:
+        """Whether to show bars."""
+
+    @property
+    def bank(self) -> LogitBank:
+        """Its bank."""
 
 
 class Diagnosis:
@@ -26,11 +47,11 @@ class Diagnosis:
 
     Parameters
     ----------
-    study : Study
+    study : Collected
         Whose bank has been collected.
     """
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Collected) -> None:
         self._study, self._config, self._shares = study, study.config, False
         self._bank: LogitBank = study.bank
 

@@ -56,9 +56,7 @@ def test_a_single_teacher_has_no_ranks() -> None:
 
 
 @pytest.mark.parametrize("classes", [3, 70])
-def test_few_logits_are_answered_by_tensors_to_the_same_numbers(
-    classes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_few_logits_are_answered_by_tensors_to_the_same_numbers(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     bank = bank_of(classes, dtype="float32")
     compiled = one_by_one(bank)
     monkeypatch.setattr(devices, "SMALL", 1 << 18)

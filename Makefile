@@ -36,7 +36,7 @@ test: $(VENV)/installed-dev
 # Mutated inputs at every door, as many as EXAMPLES for each; `make test` draws a few, always the same.
 EXAMPLES ?= 20000
 fuzz: $(VENV)/installed-dev
-	CAPMISMATCH_FUZZ=$(EXAMPLES) $(BIN)/python -m pytest tests/data/test_fuzz_doors.py
+	CAPMISMATCH_FUZZ=$(EXAMPLES) $(BIN)/python -m pytest tests/data/test_fuzz_doors.py tests/test_fuzz_files.py
 
 # Which lines no test reaches; no floor. ARGS="tests/selection" and the like go to pytest. Pages: htmlcov/index.html.
 coverage: $(VENV)/installed-dev
@@ -63,7 +63,9 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/bench_isats.py
 	$(BIN)/python benchmarks/bench_diagnosis.py
 	$(BIN)/python benchmarks/bench_collect.py
+	$(BIN)/python benchmarks/bench_tokens.py
 	$(BIN)/python benchmarks/bench_grid.py --steps 100  # needs $$CAPMISMATCH_REAL_DATA
+	$(BIN)/python benchmarks/bench_new_user.py --out benchmarks/new_user.csv
 	$(BIN)/python benchmarks/summary.py
 
 # Ratios against those stored in benchmarks/quick.csv, by processor time, in two minutes; ARGS=--store keeps those of now.
@@ -75,6 +77,8 @@ bench-statistics: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/bench_coverage.py
 	$(BIN)/python benchmarks/bench_pick.py
 	$(BIN)/python benchmarks/bench_reliability.py
+	$(BIN)/python benchmarks/bench_inference.py
+	$(BIN)/python benchmarks/reliability_summary.py benchmarks/reliability_blocks.csv benchmarks/pick_blocks.csv
 
 # A warning is an error. DOCS_EXECUTE=1 runs the notebooks, so that their outputs show.
 docs: $(VENV)/installed-dev

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, spearmanr
 
-from capmismatch import ranks
+from capmismatch import probes, ranks
 from capmismatch._numerics import devices, rank_blocks
 from capmismatch.errors import InputError
 
@@ -353,7 +353,7 @@ three = np.zeros((3, 4))
         (lambda: ranks.kendall_tau_b(three, np.zeros((2, 4))), r"leading axes that broadcast.* \(\(3, 4\), \(2, 4\)\)"),
         (lambda: ranks.kendall_tau_b(1.0, 2.0), r"shapes \(\(\), \(\)\)"),
         (lambda: ranks.kendall_tau_b(three, three > 0), "in the second array, got dtype bool"),
-        (lambda: ranks.kendall_tau_b(torch.zeros(3) * 1j, three[0]), "the first array, got Tensor of torch.complex64"),
+        (lambda: ranks.kendall_tau_b(torch.zeros(3) * 1j, three[0]), "the first array, got dtype torch.complex64"),
         (lambda: ranks.kendall_tau_b(three[:, :0], three[:, :0]), r"between 1 and 2097151 classes, got 0"),
         (lambda: ranks.wrong_class_tau_b(three, three[:2], [0, 0, 0]), r"same shape \(N, C\).* \(\(3, 4\), \(2, 4\)\)"),
         (lambda: ranks.wrong_class_tau_b(three, three, [0, 4, 0]), r"labels in \[0, 4\), got 4 at row 1"),
@@ -399,3 +399,17 @@ def test_cifar_teachers_agree_as_much_as_measured():
     assert ((means > 0.5) & (means < 0.65)).all(), means
     few = slice(0, 50)
     close(found[0, few], scipy_rows(kendalltau, drop(logits[0][few], labels[few]), drop(logits[1][few], labels[few])))
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda a: ranks.topk_overlap(a, a, k=1.5), "k a whole number"),
+        (lambda a: ranks.rank_metrics([a, a], [0, 1], metrics=[5]), "metrics must be among"),
+        (lambda a: ranks.topk_overlap(torch.tensor(a).to_sparse(), a, k=1), "tensor of torch.sparse_coo"),
+        (lambda a: probes.cmi(a, [0, 1], means="x"), "numbers as class means"),
+    ],
+)
+def test_arguments_of_another_kind(call, named):
+    with pytest.raises(InputError, match=named):
+        call(np.eye(2, 3) + 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,45 +14,6 @@ from capmismatch.errors import InputError
 ArrayLike = Any  # a tensor, an array, or nested lists
 
 LARGEST_LOGIT = 3.4028234663852886e38  # of 32 bits: the squares of what lies beyond overflow
-
-
-def plain_numbers(values: ArrayLike, place: str) -> ArrayLike:
-    """Refuse what would silently be read in another sense: complex numbers, times, text, and masked entries.
-
-    Parameters
-    ----------
-    values : array_like
-        As a user hands them in.
-    place : str
-        What they are called in an error.
-
-    Returns
-    -------
-    array_like
-        The same; of a table its array.
-
-    Raises
-    ------
-    InputError
-        Naming the type and the place.
-
-    Examples
-    --------
-    >>> plain_numbers(np.ma.masked_array([1.0, 2.0], [False, True]), "labels")
-    Traceback (most recent call last):
-    capmismatch.errors.InputError: expected plain numbers as labels, got a masked array with 1 masked entry: fill or \
-drop them
-    """
-    if not isinstance(values, Tensor | np.ndarray) and hasattr(values, "to_numpy"):
-        values = values.to_numpy()
-    masked = int(np.ma.getmaskarray(values).sum()) if isinstance(values, np.ma.MaskedArray) else 0
-    if masked:
-        entries = "1 masked entry" if masked == 1 else f"{masked} masked entries"
-        raise InputError(f"expected plain numbers as {place}, got a masked array with {entries}: fill or drop them")
-    kind = getattr(getattr(values, "dtype", None), "kind", "f")
-    if kind not in "biufO" or (isinstance(values, Tensor) and values.is_complex()):
-        raise InputError(f"expected real numbers as {place}, got {type(values).__name__} of {values.dtype}")
-    return values
 
 
 def _as_tensor(values: ArrayLike, place: str) -> Tensor:

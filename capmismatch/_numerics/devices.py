@@ -11,10 +11,8 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import sys
 import tempfile
 import warnings
-from functools import cache
 from typing import Any
 
 import torch
@@ -97,30 +95,6 @@ def _can_compile() -> bool:
 
 
 HAS_NUMBA = _can_compile()
-
-
-def _announce_compiling() -> None:
-    """Say once a process that loops are being compiled: it takes seconds in which nothing else moves."""
-    from numba.core import event
-
-    class Announcer(event.Listener):
-        def on_start(self, event: Any) -> None:
-            if event.data["dispatcher"].py_func.__module__.startswith("capmismatch."):
-                _tell_of_compiling()
-
-        def on_end(self, event: Any) -> None:
-            pass
-
-    event.register("numba:compile", Announcer())
-
-
-@cache
-def _tell_of_compiling() -> None:
-    print("capmismatch: compiling loops for this processor, once, in some seconds", file=sys.stderr, flush=True)
-
-
-if HAS_NUMBA:
-    _announce_compiling()
 
 
 def as_device(name: str) -> torch.device:

@@ -63,8 +63,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from capmismatch._numerics import devices
-from capmismatch._numerics.arrays import ArrayLike, as_labels, plain_numbers, widest_float
+from capmismatch._numerics.arrays import ArrayLike, as_labels, widest_float
 from capmismatch._numerics.cached import cached_property
+from capmismatch._numerics.plain_arrays import plain_array
 from capmismatch._numerics.rank_tensors import FEW_CLASSES, MAX_CLASSES, Ints, TensorRanks
 from capmismatch._numerics.threads import blocks, run_in_threads
 from capmismatch.errors import InputError
@@ -102,6 +103,8 @@ class Metric(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> Metric:
         """The metric that has this name in tables."""
+        if not isinstance(name, str):
+            raise InputError(f"metrics must be among {list(METRICS)}, not {name!r}")
         if match := re.fullmatch(r"top(\d+)_overlap", name):
             return cls("top_overlap", wrong=True, k=int(match[1]))
         if name not in METRICS:
@@ -240,9 +243,10 @@ def ranking_device(teachers: list[Any]) -> torch.device:
 
 def real_numbers(values: ArrayLike, what: str) -> Any:
     """The tensor or array itself, without a copy, checked to hold real numbers."""
-    values = plain_numbers(values, what)
-    numbers: Any = values.detach().resolve_neg() if isinstance(values, Tensor) else np.asarray(values)
+    numbers: Any = values.detach().resolve_neg() if isinstance(values, Tensor) else plain_array(values, what)
     if isinstance(numbers, Tensor):
+        if numbers.layout != torch.strided:
+            raise InputError(f"expected numbers in {what}, got a tensor of {numbers.layout}: make it dense")
         real = not numbers.is_complex() and numbers.dtype != torch.bool
     else:
         real = numbers.dtype.kind in "iu" or (numbers.dtype.kind == "f" and numbers.dtype.itemsize <= 8)

@@ -157,6 +157,12 @@ def write_table(path: str | os.PathLike[str], frame: pd.DataFrame) -> None:
         frame.to_parquet(temporary, index=False)
 
 
+def hash_file(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's content, read in pieces."""
+    with open(path, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def hash_of(value: Any) -> str:
     """Sixteen hexadecimal digits of the SHA-256 of a value's JSON, keys sorted.
 

@@ -16,6 +16,7 @@ Nothing here imports torch; `capmismatch.sources.collecting` fills a bank from a
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from dataclasses import asdict, fields, replace
 from html import escape
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,7 @@ from numpy.typing import ArrayLike, NDArray
 from capmismatch._utils.optional import need
 from capmismatch.data.bank_files import hash_logits, open_logits, read_rows
 from capmismatch.data.logit_checks import NOT_LOGITS, logit_array, looks_like
-from capmismatch.data.records import TeacherRecord, teacher_key
+from capmismatch.data.records import TeacherRecord, keys_named, only_key, teacher_key
 from capmismatch.data.rows import SPLITS, Rows, check_logits, make_rows, stratified_order
 from capmismatch.errors import BankError, InputError, must_be_a_count, must_be_one_of
 from capmismatch.findings import explain
@@ -105,6 +106,19 @@ class LogitBank:
         self.teachers.sort(key=lambda r: (r.family, r.params is None, r.params or 0, r.order, r.teacher, r.seed or 0))
 
     @property
+    def condensed(self) -> bool:
+        """Whether rows are condensed, as those of a `TokenBank` may be: then not all logits are kept."""
+        return False
+
+    @property
+    def of_texts(self) -> bool:
+        """Whether rows are positions of texts, as language models have them."""
+        return self.rows.sequences is not None
+
+    def must_keep_all(self, what: str) -> None:
+        """Raise an InputError that names `what`, in the plural, where rows are condensed."""
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Class names, in the order of the columns."""
         return self.rows.classes
@@ -115,8 +129,19 @@ class LogitBank:
         return [record.key for record in self.teachers]
 
     def __getitem__(self, key: str) -> TeacherRecord:
-        must_be_one_of(key, self.keys, "teacher key")
-        return self.teachers[self.keys.index(key)]
+        return self.teachers[self.keys.index(self.key_of(key))]
+
+    def key_of(self, teacher: str) -> str:
+        """The key of one teacher by its key, ``family/name`` or name; of several training runs the first, told so."""
+        return teacher if teacher in self.keys else only_key(teacher, self._runs, stacklevel=4)
+
+    def keys_of(self, teacher: str) -> list[str]:
+        """The keys of all training runs of a teacher, by its key, ``family/name`` or name."""
+        return keys_named(teacher, self._runs)
+
+    @property
+    def _runs(self) -> list[tuple[str, str, str]]:
+        return [(record.key, record.family, record.teacher) for record in self.teachers]
 
     def select(self, split: str | None) -> NDArray[np.int64]:
         """Row numbers of a split, or of all rows with None."""
@@ -155,10 +180,36 @@ class LogitBank:
             chunk = chosen[start : start + step]
             yield [self.take(key, chunk) for key in keys], self.rows.labels[chunk]
 
+    def looked_at(self, key: str, rows: NDArray[np.int64]) -> tuple[float, float, str]:
+        """Of some rows of one teacher: drift, share of tied rows, and what its logits look like.
+
+        `capmismatch.data.bank_checks.check_bank` says what these are.
+        """
+        target = self.rows.labels[rows][:, None] == np.arange(len(self.classes))
+        logits = self.take(key, rows).astype(np.float64)
+        spread, mean = logits.std(axis=1).mean(), logits.mean()
+        wrong = np.sort(np.where(target, np.nan, logits), axis=1)
+        tied = float((np.diff(wrong, axis=1) == 0).any(axis=1).mean())
+        return float(mean / spread) if spread else 0.0, tied, looks_like(logits)
+
+    def stored(self, key: str) -> Any:
+        """The (N, C) logits of a teacher as they are stored, an array or a `LogitFile`; not checked against a hash."""
+        return self._stored[self.key_of(key)]
+
+    def resized(self, params: Mapping[str, int]) -> Self:
+        """The same bank with other numbers of parameters, by the teachers' keys."""
+        new = copy.copy(self)
+        runs = [replace(run, params=params.get(run.key, run.params)) for run in self.teachers]
+        new._fill(self.rows, [(run, self._stored[run.key]) for run in runs])
+        return new
+
     def _verified_logits(self, key: str) -> Any:
         """The (N, C) logits of a teacher as stored, an array or a `LogitFile`; checked when first asked for."""
         if key not in self._verified:
-            self._verify(self[key])
+            record = self[key]
+            if record.key not in self._verified:
+                self._verify(record)
+            key = record.key
         return self._stored[key]
 
     def _verify(self, record: TeacherRecord) -> None:
@@ -209,8 +260,9 @@ class LogitBank:
             ids=self.rows.ids[index],
             split=self.rows.split[index],
             inputs_hash=self.rows.inputs_hash,
+            sequences=None if self.rows.sequences is None else self.rows.sequences[index],
         )
-        return _in_memory(rows, [self._cut(record, index, columns, rows) for record in self.teachers])
+        return bank_in_memory(rows, [self._cut(record, index, columns, rows) for record in self.teachers])
 
     def _drawn(self, index: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
         """Draw `n` of some rows, stratified by class and split; in the order of the bank."""
@@ -396,7 +448,7 @@ def bank_from_arrays(
             findings=_findings(values, teacher),
         )
         opened.append((record, values))
-    return _in_memory(rows, opened)
+    return bank_in_memory(rows, opened)
 
 
 def _arrays_by_name(logits: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
@@ -424,7 +476,8 @@ def _accuracy(logits: NDArray[Any], rows: Rows) -> float:
     return float((logits.argmax(1) == rows.labels).mean())
 
 
-def _in_memory(rows: Rows, opened: Iterable[tuple[TeacherRecord, Any]]) -> LogitBank:
+def bank_in_memory(rows: Rows, opened: Iterable[tuple[TeacherRecord, Any]]) -> LogitBank:
+    """A bank of arrays of logits (N, C), each with what is known of its teacher; nothing is checked again."""
     bank = object.__new__(LogitBank)
     bank.path = None
     bank._fill(rows, opened)

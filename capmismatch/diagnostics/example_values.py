@@ -21,10 +21,11 @@ from torch import Tensor
 
 from capmismatch._numerics.cached import cached_property
 from capmismatch._numerics.class_means import AroundClass, mean_by_class
+from capmismatch._numerics.condensed import CondensedParts
 from capmismatch._numerics.devices import logits_at_once, thread_count, to_numpy
 from capmismatch._numerics.soft_label_spec import SoftLabelSpec
 from capmismatch._numerics.softmax import (
-    LogitParts,
+    Parts,
     Softened,
     WrongAlone,
     class_probabilities,
@@ -33,7 +34,8 @@ from capmismatch._numerics.softmax import (
 )
 from capmismatch._numerics.threads import blocks, keep_memory, map_in_threads, run_in_threads
 from capmismatch.data.bank import LogitBank, TeacherRecord
-from capmismatch.diagnostics.means import Means, mean
+from capmismatch.data.token_bank import TokenBank
+from capmismatch.diagnostics.means import ClusteredMeans, Means, mean, running_means
 from capmismatch.probes import REGISTRY, Probe
 from capmismatch.temperature import soften_parts
 
@@ -69,7 +71,12 @@ class TeacherRows:
     def __init__(self, bank: LogitBank, key: str, rows: Ints, device: torch.device) -> None:
         self.bank, self.key, self.rows, self.device = bank, key, rows, device
         self.labels = bank.rows.labels[rows]
-        self.dtype = bank.take(key, rows[:0]).dtype  # the bytes are checked here, not in every thread
+        self._tokens = bank if isinstance(bank, TokenBank) and bank.condensed else None
+        # The bytes are checked here, not in every thread
+        if self._tokens is not None:
+            self.width, self.dtype = self._tokens.condensed_rows(key, rows[:0]).k, np.dtype(np.float32)
+        else:
+            self.width, self.dtype = len(bank.classes), bank.take(key, rows[:0]).dtype
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -78,18 +85,22 @@ class TeacherRows:
         """(n, C) logits of some rows, as the bank has them."""
         return self.bank.take(self.key, self.rows[positions])
 
-    def read(self, positions: Ints | slice, stored: NDArray[Any] | None = None) -> LogitParts:
+    def read(self, positions: Ints | slice, stored: NDArray[Any] | None = None) -> Parts:
         """Some rows, taken apart; that they are finite has been checked when they entered the bank."""
+        if self._tokens is not None:
+            return CondensedParts.of(self._tokens.condensed_rows(self.key, self.rows[positions]), self.device)
         logits = _widened(self.stored(positions) if stored is None else stored, self.device)
         return take_apart(logits, torch.from_numpy(self.labels[positions]).to(self.device))
 
     def blocks(self, count: int) -> list[slice]:
         """Slices of `count` rows that a thread works on at a time."""
-        return blocks(count, max(1, logits_at_once(GROUP_LOGITS, self.device) // len(self.bank.classes)))
+        return blocks(count, max(1, logits_at_once(GROUP_LOGITS, self.device) // self.width))
 
     def class_groups(self) -> list[Ints]:
-        """Positions that a thread works on at a time: all rows of some classes."""
-        size = logits_at_once(GROUP_LOGITS, self.device) // len(self.bank.classes)
+        """Positions that a thread works on at a time: all rows of some classes; of condensed rows any."""
+        size = logits_at_once(GROUP_LOGITS, self.device) // self.width
+        if self._tokens is not None:  # nothing is known of a token's mean soft label
+            return [np.arange(block.start, block.stop) for block in blocks(len(self), max(1, size))]
         return groups_of_classes(self.labels, size)
 
 
@@ -343,26 +354,35 @@ def values_of(
     return columns
 
 
+def sequence_index(bank: LogitBank, split: str | None) -> Ints | None:
+    """Number, from 0, of the sequence of each row of a split; None where rows are no positions of texts."""
+    if bank.rows.sequences is None:
+        return None
+    return np.unique(bank.rows.sequences[bank.select(split)], return_inverse=True)[1]
+
+
 def means_of(
     bank: LogitBank, key: str, taus: Sequence[float], probes: Sequence[Probe], split: str | None, device: torch.device
 ) -> dict[Column, dict[str, float]]:
     """(probe, tau) -> value, se and n of the mean over examples, of which only some are held at a time."""
-    running = RunningMeans()
-    for _, values in _measured(bank, key, taus, probes, split, device):
-        running.add(values)
+    running = RunningMeans(sequence_index(bank, split))
+    for positions, values in _measured(bank, key, taus, probes, split, device):
+        running.add(positions, values)
     return running.columns(bank[key], probes)
 
 
 class RunningMeans:
-    """Means of values that come group by group."""
+    """Means of values that come group by group, over sequences (all examples' numbers) where there are any."""
 
-    def __init__(self) -> None:
-        self._running: dict[tuple[Column, ...], Means] = {}
+    def __init__(self, clusters: Ints | None) -> None:
+        self._clusters = clusters
+        self._running: dict[tuple[Column, ...], Means | ClusteredMeans] = {}
 
-    def add(self, values: Values) -> None:
+    def add(self, positions: Ints, values: Values) -> None:
         """Take in some rows."""
         if values:
-            self._running.setdefault(tuple(values), Means(len(values))).add(np.stack([*values.values()]))
+            means = self._running.setdefault(tuple(values), running_means(len(values), self._clusters))
+            means.add(np.stack([*values.values()]), None if self._clusters is None else self._clusters[positions])
 
     def columns(self, record: TeacherRecord, probes: Sequence[Probe]) -> dict[Column, dict[str, float]]:
         """(probe, tau) -> value, se and n; with what probes of a family say of the teacher."""
@@ -435,7 +455,7 @@ def restored_values(
 ) -> tuple[dict[tuple[str, str], Floats], NDArray[np.bool_]]:
     """(method, quantity) -> (n,) values of each spec, and whether the teacher gets each row right, (n,)."""
     teacher = TeacherRows(bank, key, bank.select(split), device)
-    restored = Restored(specs, len(teacher))
+    restored = Restored(specs, len(teacher), bank.of_texts)
     keep_memory()
     run_in_threads(
         lambda block: restored.add(block, teacher.read(block), {}), teacher.blocks(len(teacher)), thread_count(device)
@@ -452,6 +472,8 @@ class Restored:
         How the soft labels are made.
     n : int
         How many examples.
+    of_texts : bool
+        Whether they are positions of texts.
 
     Attributes
     ----------
@@ -461,12 +483,13 @@ class Restored:
         Whether the teacher gets the example right.
     """
 
-    def __init__(self, specs: Sequence[SoftLabelSpec], n: int) -> None:
-        self._specs = specs
+    def __init__(self, specs: Sequence[SoftLabelSpec], n: int, of_texts: bool) -> None:
+        self._specs, self._of_texts = specs, of_texts
+        self._probes = [*RESTORED, *(name for name, p in REGISTRY.items() if p.vocabulary and of_texts)]
         self.values: dict[tuple[str, str], Floats] = {}
         for spec in specs:
             searched = ("at_bound", "tau_other_mean") if spec.method == "ISATS" else ()
-            self.values |= {(spec.method, name): np.empty(n) for name in (*RESTORED, "flipped", *searched)}
+            self.values |= {(spec.method, name): np.empty(n) for name in (*self._probes, "flipped", *searched)}
         self.correct = np.empty(n, dtype=bool)
 
     @property
@@ -475,15 +498,15 @@ class Restored:
         fixed = {"TS": "tau", "ATS": "tau_other"}
         return {float(getattr(spec, fixed[spec.method])) for spec in self._specs if spec.method in fixed}
 
-    def add(self, positions: Ints | slice, raw: LogitParts, known: Mapping[float | None, Softened]) -> None:
+    def add(self, positions: Ints | slice, raw: Parts, known: Mapping[float | None, Softened]) -> None:
         """Take in some rows, some temperatures of which may have been summed already."""
         self.correct[positions] = to_numpy(raw.correct)
         for spec in self._specs:
-            result = soften_parts(spec, raw)
+            result = soften_parts(spec, raw, ats_reads_wrong=self._of_texts)
             at = known.get(result.softened.tau) if isinstance(result.softened.tau, float | int) else None
             if at is not None:
                 result.softened.sums = at.sums
-            quantities = {name: REGISTRY[name].compute(result.softened) for name in RESTORED}
+            quantities = {name: REGISTRY[name].compute(result.softened) for name in self._probes}
             quantities |= {
                 "flipped": result.flipped,
                 "at_bound": result.at_bound,

@@ -16,14 +16,14 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from capmismatch import ranks as _ranks
 from capmismatch._numerics.devices import as_device, thread_count
-from capmismatch._numerics.soft_label_spec import SoftLabelSpec, compared_specs
+from capmismatch._numerics.soft_label_spec import SoftLabelSpec
 from capmismatch._numerics.threads import keep_memory, map_in_threads
+from capmismatch._utils.progress import progress_bar
 from capmismatch.data.bank import LogitBank
-from capmismatch.diagnostics import tables
+from capmismatch.diagnostics.asked import probes_of, specs_of, temperatures_of
 from capmismatch.diagnostics.checks import unusable_columns
 from capmismatch.diagnostics.example_values import (
     Affinities,
@@ -37,7 +37,9 @@ from capmismatch.diagnostics.example_values import (
     Wanted,
 )
 from capmismatch.diagnostics.means import Means
-from capmismatch.errors import must_be_temperature
+from capmismatch.diagnostics.table_rows import affinity_table, probe_rows, rank_table, restored_table_rows
+from capmismatch.diagnostics.tables import METRICS, PAIR_METRICS
+from capmismatch.errors import InputError, must_be_temperature
 from capmismatch.probes import REGISTRY
 
 
@@ -62,10 +64,9 @@ class _OfGroup(NamedTuple):
 
 def all_tables(
     bank: LogitBank,
-    taus: Iterable[float] = tables.TAUS,
+    taus: Iterable[float] | None = None,
     names: Iterable[str] | None = None,
     *,
-    metrics: Iterable[str] = tables.METRICS,
     tau: float = 4.0,
     restored: dict[str, Any] | None = None,
     split: str | None = "val",
@@ -82,8 +83,6 @@ def all_tables(
         Of `capmismatch.probe`.
     names : iterable of str, optional
         Of `capmismatch.probe`.
-    metrics : iterable of str
-        Of `capmismatch.rank_stability`.
     tau : float, default 4.0
         Of `capmismatch.rank_stability` and `capmismatch.affinity`.
     restored : dict, optional
@@ -103,7 +102,7 @@ def all_tables(
     Raises
     ------
     InputError
-        As these four raise it.
+        As these four raise it; a bank of texts, whose rows have no classes to share.
 
     Examples
     --------
@@ -112,46 +111,33 @@ def all_tables(
     >>> [len(table) for table in all_tables(bank, taus=[1, 4], progress=False)]
     [74, 5, 24, 120]
     """
+    if bank.of_texts:
+        raise InputError("one pass makes tables of examples with classes; those of texts are made one by one")
     must_be_temperature(tau, "tau")
-    several = len(bank.teachers) > 1
-    measured = _Pass(
-        bank,
-        Wanted(tables._temperatures(taus), [REGISTRY[name] for name in tables._names(names)]),
-        tables._metrics_of(bank, metrics) if several else [],
-        float(tau),
-        compared_specs(**_spec_options(restored or {})),
-        split,
-        as_device(device),
-    )
+    temperatures, chosen = temperatures_of(taus, bank), probes_of(names, bank)
+    given = dict(restored or {})
+    given["tau"] = given.pop("tau_target", None)
+    of_bank = {name: given.pop(name, None) for name in ("tau", "tau_other", "bounds", "wrong")}
+    specs, probes = specs_of(bank, of_bank, **given), [REGISTRY[name] for name in chosen]
+    measured = _Pass(bank, Wanted(temperatures, probes), float(tau), specs, split, as_device(device))
     measured.run(progress)
     of_restored = [
         row
-        for record, values in zip(bank.teachers, measured.restored, strict=True)
-        for row in tables._restored_rows(record, measured.specs, split, values.values, values.correct)
+        for record, found in zip(bank.teachers, measured.restored, strict=True)
+        for row in restored_table_rows(bank, record, specs, split, found.values, found.correct, None)
     ]
-    measured.restored.clear()  # many numbers a row: gone before the next table is made
-    marks, probes = unusable_columns(bank), [REGISTRY[name] for name in tables._names(names)]
+    marks = unusable_columns(bank)
     of_probes = [
         row
         for record, means in zip(bank.teachers, measured.means, strict=True)
-        for row in tables._probe_rows(
-            record, means.columns(record, probes), tables._temperatures(taus), tables._names(names), split, marks
-        )
+        for row in probe_rows(bank, record, means.columns(record, probes), temperatures, chosen, split, marks)
     ]
-    ranks = tables._rank_table(bank, measured.pairs, measured.ranks, split or "all") if several else None
+    ranks = rank_table(bank, measured.pairs, measured.ranks, split or "all") if measured.ranks else None
     affinities = measured.affinities
     del measured  # what is kept of every row, before the largest table is made
-    affinity = tables._affinity_table(bank, float(tau), affinities)
-    return Tables(pd.DataFrame(of_probes), ranks, affinity, pd.DataFrame(of_restored))
-
-
-def _spec_options(restored: dict[str, Any]) -> dict[str, Any]:
-    """Options of `restored_variance` as those of its soft labels."""
-    options = dict(restored)
-    if "tau_target" in options:
-        must_be_temperature(options["tau_target"], "tau_target")
-        options["tau"] = options.pop("tau_target")
-    return options
+    return Tables(
+        pd.DataFrame(of_probes), ranks, affinity_table(bank, float(tau), affinities), pd.DataFrame(of_restored)
+    )
 
 
 class _Pass:
@@ -161,37 +147,37 @@ class _Pass:
         self,
         bank: LogitBank,
         wanted: Wanted,
-        metrics: list[str],
         tau: float,
         specs: Sequence[SoftLabelSpec],
         split: str | None,
         device: torch.device,
     ) -> None:
         rows = bank.select(split)
-        self.wanted, self.metrics, self.tau, self.specs, self.device = wanted, metrics, tau, list(specs), device
+        self.wanted, self.tau, self.device = wanted, tau, device
         self.teachers = [TeacherRows(bank, key, rows, device) for key in bank.keys]
         self.everyone = [AllRows(teacher) for teacher in self.teachers]
-        self.restored = [Restored(specs, len(rows)) for _ in self.teachers]
-        self.means = [RunningMeans() for _ in self.teachers]
+        self.restored = [Restored(specs, len(rows), bank.of_texts) for _ in self.teachers]
+        self.means = [RunningMeans(None) for _ in self.teachers]
         self.pairs = list(combinations(range(len(self.teachers)), 2))
-        self.ranks = {metric: Means(len(self.pairs)) for metric in metrics}
+        known = [metric for metric in METRICS if not metric.startswith("top") or int(metric[3]) < len(bank.classes)]
+        self.ranks = {metric: Means(len(self.pairs)) for metric in (known if self.pairs else [])}
         self.affinities = Affinities(bank, split)
 
     def run(self, progress: bool) -> None:
         """Measure all rows, group by group, then what needs all rows of a teacher."""
         keep_memory()
         groups = self.teachers[0].class_groups() if len(self.teachers) else []
-        with tqdm(total=sum(map(len, groups)), desc="diagnosis", unit="row", disable=not progress) as bar:
+        with progress_bar(total=sum(map(len, groups)), desc="diagnosis", unit="row", show=progress) as bar:
             for found in map_in_threads(self._measure, groups, thread_count(self.device)):
                 for means, values in zip(self.means, found.probes, strict=True):
-                    means.add(values)
+                    means.add(found.positions, values)
                 for metric, of_metric in found.ranks.items():
                     self.ranks[metric].add(of_metric)
                 self.affinities.add(found.classes, found.affinities)
                 bar.update(len(found.positions))
         for means, everyone in zip(self.means, self.everyone, strict=True):
-            for _, values in self.wanted.of_all(everyone):
-                means.add(values)
+            for positions, values in self.wanted.of_all(everyone):
+                means.add(positions, values)
 
     def _measure(self, positions: Ints) -> _OfGroup:
         """All that is asked of all rows of some classes, of every teacher."""
@@ -217,7 +203,7 @@ class _Pass:
         self, positions: Ints, blocks: list[slice], stored: list[np.ndarray] | None, classes: Ints, matrices: Tensor
     ) -> dict[str, np.ndarray]:
         """Each metric of all pairs of teachers, of rows and of classes."""
-        per_example = [metric for metric in self.metrics if metric in tables.PAIR_METRICS]
+        per_example = [metric for metric in self.ranks if metric in PAIR_METRICS]
         parts: list[dict[str, Tensor]] = []
         for block in blocks if per_example else ():
             rows = positions[block]
@@ -225,7 +211,7 @@ class _Pass:
             on_device = [torch.from_numpy(of_teacher).to(self.device) for of_teacher in logits]
             parts.append(_ranks.rank_metrics(on_device, self.teachers[0].labels[rows], per_example, self.pairs))
         found = {metric: np.concatenate([part[metric].numpy() for part in parts], axis=1) for metric in per_example}
-        if "affinity_tau_b" in self.metrics:
+        if "affinity_tau_b" in self.ranks:
             compared = _ranks.rank_metrics(matrices, classes, ["wrong_tau_b"], self.pairs)
             found["affinity_tau_b"] = compared["wrong_tau_b"].numpy()
         return found

@@ -8,47 +8,41 @@ Everything takes a `device`: on "cpu" compiled loops work in as many threads as 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from itertools import combinations, islice
-from typing import Any
+from collections.abc import Iterable
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from capmismatch import ranks as _ranks
 from capmismatch._numerics.devices import as_device, logits_at_once
-from capmismatch._numerics.soft_label_spec import BOUNDS, TAU, TAU_OTHER, WRONG_ROWS, SoftLabelSpec, compared_specs
-from capmismatch.data.bank import LogitBank, TeacherRecord
+from capmismatch._numerics.plain_arrays import listed
+from capmismatch._utils.progress import progress_bar
+from capmismatch.data.bank import LogitBank
+from capmismatch.data.token_bank import TokenBank
+from capmismatch.diagnostics.asked import probes_of, specs_of, temperatures_of
 from capmismatch.diagnostics.checks import unusable_columns
-from capmismatch.diagnostics.example_values import Affinities, Column, affinities, means_of, restored_values, values_of
-from capmismatch.diagnostics.means import Means
-from capmismatch.diagnostics.restored import restored_rows, shown_settings
-from capmismatch.errors import MOST_TEMPERATURES, InputError, must_be_one_of, must_be_temperature
+from capmismatch.diagnostics.example_values import (
+    Affinities,
+    affinities,
+    means_of,
+    restored_values,
+    sequence_index,
+    values_of,
+)
+from capmismatch.diagnostics.means import Means, running_means
+from capmismatch.diagnostics.table_rows import affinity_table, probe_rows, rank_table, restored_table_rows, seed_of
+from capmismatch.diagnostics.token_tables import token_metrics, token_ranks
+from capmismatch.errors import InputError, must_be_one_of, must_be_temperature
 from capmismatch.probes import REGISTRY, calibration_bins
 
-TAUS = (1.0, 2.0, 4.0, 8.0)
 RANK_LOGITS = 1 << 23  # of all teachers together, ranked at a time
-
-
-def _identity(record: TeacherRecord) -> dict[str, Any]:
-    return {
-        "family": record.family,
-        "teacher": record.teacher,
-        "params": math.nan if record.params is None else float(record.params),
-        "macs": math.nan if record.macs is None else float(record.macs),
-    }
-
-
-def _seed(record: TeacherRecord) -> int:
-    return 0 if record.seed is None else record.seed
 
 
 def probe(
     bank: LogitBank,
-    taus: Iterable[float] = TAUS,
+    taus: Iterable[float] | None = None,
     names: Iterable[str] | None = None,
     *,
     split: str | None = "val",
@@ -61,10 +55,11 @@ def probe(
     ----------
     bank : LogitBank
         Logits of the teachers.
-    taus : iterable of float, default (1, 2, 4, 8)
-        Temperatures > 0 of the tempered probes.
+    taus : iterable of float, optional
+        Temperatures > 0 of the tempered probes; by default 1, 2, 4, 8, and 0.5, 1, 2 over a vocabulary, where higher
+        ones leave little but the background of unlikely tokens.
     names : iterable of str, optional
-        Names in `capmismatch.probes.REGISTRY`; all by default.
+        Names in `capmismatch.probes.REGISTRY`; by default all that the bank's rows can tell.
     split : str or None, default "val"
         Rows to measure on; None for all rows of the bank.
     device : str, default "cpu"
@@ -84,16 +79,21 @@ def probe(
         * tau: temperature; NaN for probes that do not depend on it
         * probe: name in the registry
         * value: mean over the examples
-        * se: standard error of `value`; NaN for log_params. Calibration errors are means of absolute values: their
-          standard errors take the signs of the bins as fixed, and do not show the upward bias of few examples.
+        * se: standard error of `value`, taken over sequences where rows are positions of texts; NaN for log_params.
+          Calibration errors are means of absolute values: their standard errors take the signs of the bins as
+          fixed, and do not show the upward bias of few examples.
         * n: number of examples
+        * sequences: only of texts, how many sequences the examples come from
+        * exact: only of condensed rows, whether the sums behind the value were kept; else it is interpolated
+        * findings: of texts {ref}`CM029 <cm029>` to {ref}`CM032 <cm032>`
         * usable, findings, reason: only if some teacher of the bank is not usable; see `capmismatch.check`. `pick` and
           `correlate` leave out rows whose `usable` is False
 
     Raises
     ------
     InputError
-        An unknown probe or split, a temperature that is not positive, a device that is not there.
+        An unknown probe or split, a temperature that is not positive, a device that is not there; of condensed rows, a
+        probe that needs all columns, or a temperature whose sums they do not know.
 
     See Also
     --------
@@ -111,42 +111,21 @@ def probe(
     0       a  1.0  0.870
     1       a  4.0  0.414
     """
-    temperatures, chosen, where = _temperatures(taus), _names(names), as_device(device)
-    rows, marks = [], unusable_columns(bank)
-    with tqdm(bank.teachers, desc="probe", unit="teacher", disable=not progress) as bar:
+    temperatures, chosen, where = temperatures_of(taus, bank), probes_of(names, bank), as_device(device)
+    rows: list[dict[str, Any]] = []
+    marks = unusable_columns(bank)
+    with progress_bar(bank.teachers, desc="probe", unit="teacher", show=progress) as bar:
         for record in bar:
             bar.set_postfix_str(record.key)
             means = means_of(bank, record.key, temperatures, [REGISTRY[name] for name in chosen], split, where)
-            rows += _probe_rows(record, means, temperatures, chosen, split, marks)
+            rows += probe_rows(bank, record, means, temperatures, chosen, split, marks)
     return pd.DataFrame(rows)
-
-
-def _probe_rows(
-    record: TeacherRecord,
-    means: dict[Column, dict[str, float]],
-    temperatures: list[float],
-    chosen: list[str],
-    split: str | None,
-    marks: dict[str, dict[str, object]],
-) -> Iterator[dict[str, Any]]:
-    """One row of the table of probes per probe and temperature."""
-    for name in chosen:
-        for tau in temperatures if REGISTRY[name].tempered else [None]:
-            yield {
-                **_identity(record),
-                "split": split or "all",
-                "seed": _seed(record),
-                "tau": math.nan if tau is None else tau,
-                "probe": name,
-                **means[name, tau],
-                **marks.get(record.key, {}),
-            }
 
 
 def example_values(
     bank: LogitBank,
     probes: Iterable[str] | None = None,
-    taus: Iterable[float] = TAUS,
+    taus: Iterable[float] | None = None,
     *,
     teachers: Iterable[str] | None = None,
     split: str | None = "val",
@@ -159,11 +138,12 @@ def example_values(
     bank : LogitBank
         Logits of the teachers.
     probes : iterable of str, optional
-        Names in `capmismatch.probes.REGISTRY` but log_params, which examples do not have; all by default.
-    taus : iterable of float, default (1, 2, 4, 8)
-        Temperatures > 0 of the tempered probes.
+        Names in `capmismatch.probes.REGISTRY` but log_params, which examples do not have; by default all that the
+        bank's rows can tell.
+    taus : iterable of float, optional
+        Temperatures > 0 of the tempered probes; defaults as of `probe`.
     teachers : iterable of str, optional
-        Keys as in ``bank.keys``; all by default.
+        Names, or keys as in ``bank.keys``; all by default. A name stands for all training runs of its teacher.
     split : str or None, default "val"
         Rows to measure on; None for all rows of the bank.
     device : str, default "cpu"
@@ -207,12 +187,10 @@ def example_values(
     2       b  4.0  target_prob  0     0  0.806
     3       b  NaN          nll  0     0  0.000
     """
-    temperatures = _temperatures(taus)
-    per_example = [name for name, p in REGISTRY.items() if p.kind != "family"]
-    chosen = per_example if probes is None else list(dict.fromkeys(probes))
-    for name in chosen:
-        must_be_one_of(name, per_example, "probe")
-    records = [bank[key] for key in (bank.keys if teachers is None else dict.fromkeys(teachers))]
+    temperatures = temperatures_of(taus, bank)
+    chosen = probes_of(probes, bank, per_example=True)
+    named = bank.keys if teachers is None else [key for name in listed(teachers) for key in bank.keys_of(name)]
+    records = [bank[key] for key in dict.fromkeys(named)]
     rows, where = bank.select(split), as_device(device)
     heads, values = [], []
     for record in records:
@@ -220,7 +198,7 @@ def example_values(
         for name in chosen:
             for tau in temperatures if REGISTRY[name].tempered else [None]:
                 at = math.nan if tau is None else tau
-                heads.append((record.family, record.teacher, _seed(record), split or "all", at, name))
+                heads.append((record.family, record.teacher, seed_of(record), split or "all", at, name))
                 values.append(columns[name, tau])
     table = pd.DataFrame(heads, columns=["family", "teacher", "seed", "split", "tau", "probe"])
     table = table.astype(dict.fromkeys(["family", "teacher", "split", "probe"], "category"))
@@ -233,31 +211,13 @@ def example_values(
     )
 
 
-def _temperatures(taus: Iterable[float]) -> list[float]:
-    if isinstance(taus, str | bytes) or not isinstance(taus, Iterable):
-        raise InputError(f"expected a list of temperatures as taus, got {taus!r}")
-    listed = list(islice(taus, MOST_TEMPERATURES + 1))
-    if len(listed) > MOST_TEMPERATURES:
-        raise InputError(f"expected at most {MOST_TEMPERATURES} temperatures as taus, got more")
-    for tau in listed:
-        must_be_temperature(tau, "tau")
-    return list(dict.fromkeys(float(tau) for tau in listed))
-
-
-def _names(names: Iterable[str] | None) -> list[str]:
-    chosen = list(REGISTRY) if names is None else list(dict.fromkeys(names))
-    for name in chosen:
-        must_be_one_of(name, REGISTRY, "probe")
-    return chosen
-
-
 PAIR_METRICS = ("wrong_tau_b", "tau_b", "wrong_spearman", "spearman", "top1_overlap", "top3_overlap", "top5_overlap")
 METRICS = (*PAIR_METRICS, "affinity_tau_b")
 
 
 def rank_stability(
     bank: LogitBank,
-    metrics: Iterable[str] = METRICS,
+    metrics: Iterable[str] | None = None,
     *,
     tau: float = 4.0,
     split: str | None = "val",
@@ -272,8 +232,8 @@ def rank_stability(
     ----------
     bank : LogitBank
         Logits of at least two teachers.
-    metrics : iterable of str
-        All by default:
+    metrics : iterable of str, optional
+        All by default. Of condensed rows they are others, see below.
 
         * "wrong_tau_b": Kendall's tau-b over the wrong classes, per example
         * "tau_b": Kendall's tau-b over all classes, per example
@@ -281,6 +241,14 @@ def rank_stability(
         * "top1_overlap", "top3_overlap", "top5_overlap": share of the k largest wrong classes that both have, per
           example; left out where there are fewer than k wrong classes
         * "affinity_tau_b": Kendall's tau-b per class, over rows of the affinity matrices at `tau`
+
+        Of condensed rows (`capmismatch.TokenBank`), over a vocabulary:
+
+        * "vocab_tau_b", "vocab_spearman": over random wrong tokens, the same for all teachers: unbiased, as every pair
+          of tokens is as likely
+        * "head_tau_b": Kendall's tau-b over the likeliest wrong tokens of the bank's reference teacher. Another
+          quantity: whether teachers order likely tokens alike
+        * "top1_overlap", "top3_overlap", "top5_overlap", and that of all kept tokens, such as "top64_overlap"
     tau : float, default 4.0
         Temperature > 0 of the affinity matrices.
     split : str or None, default "val"
@@ -301,8 +269,9 @@ def rank_stability(
         * metric: name of the metric
         * value: mean over the examples (or classes) whose metric is defined; it is not where a teacher gives all
           compared classes the same logit
-        * se: standard error of `value`
+        * se: standard error of `value`, taken over sequences where rows are positions of texts
         * n: number of examples (or classes) in the mean
+        * sequences: only of texts, how many sequences the examples come from
 
     Raises
     ------
@@ -325,56 +294,40 @@ def rank_stability(
       teacher_a teacher_b  value
     0         a         b  0.333
     """
-    chosen = _metrics_of(bank, metrics)
+    tokens = bank if isinstance(bank, TokenBank) and bank.condensed else None
+    known = METRICS if tokens is None else token_metrics(tokens)
+    chosen = list(known) if metrics is None else list(dict.fromkeys(listed(metrics)))
+    for metric in chosen:
+        must_be_one_of(metric, known, "metric")
     must_be_temperature(tau, "tau")
+    if len(bank.teachers) < 2:
+        raise InputError(f"class ranks compare teachers: expected at least 2 in the bank, got {len(bank.teachers)}")
+    if tokens is not None:
+        of_pairs = token_ranks(tokens, chosen, split, progress)
+        return rank_table(bank, list(combinations(range(len(bank.teachers)), 2)), of_pairs, split or "all")
+    if metrics is None and bank.of_texts:  # the mean over tokens as targets is no class, and V x V numbers
+        chosen.remove("affinity_tau_b")
+    wrong_classes = len(bank.classes) - 1
+    chosen = [m for m in chosen if not m.startswith("top") or int(m[3]) <= wrong_classes]
     pairs, where = list(combinations(range(len(bank.teachers)), 2)), as_device(device)
-    means = {metric: Means(len(pairs)) for metric in chosen}
+    clusters, done = sequence_index(bank, split), 0
+    means = {m: Means(len(pairs)) if m not in PAIR_METRICS else running_means(len(pairs), clusters) for m in chosen}
     per_example = [metric for metric in chosen if metric in PAIR_METRICS]
     if per_example:
         step = max(1, logits_at_once(RANK_LOGITS, where) // (len(bank.classes) * len(bank.teachers)))
-        with tqdm(total=len(bank.select(split)), desc="ranks", unit="row", disable=not progress) as bar:
+        with progress_bar(total=len(bank.select(split)), desc="ranks", unit="row", show=progress) as bar:
             for blocks, labels in bank.aligned_chunks(bank.keys, split, rows=step):
                 logits = [torch.from_numpy(block).to(where) for block in blocks]
                 for metric, values in _ranks.rank_metrics(logits, labels, per_example, pairs).items():
-                    means[metric].add(values.numpy())
+                    some = slice(done, done + len(labels))
+                    means[metric].add(values.numpy(), clusters if clusters is None else clusters[some])
+                done += len(labels)
                 bar.update(len(labels))
     if "affinity_tau_b" in chosen:
         for classes, matrices in affinities(bank, tau, split, where):
             compared = _ranks.rank_metrics(matrices, classes, ["wrong_tau_b"], pairs)
             means["affinity_tau_b"].add(compared["wrong_tau_b"].numpy())
-    return _rank_table(bank, pairs, means, split or "all")
-
-
-def _metrics_of(bank: LogitBank, metrics: Iterable[str]) -> list[str]:
-    """The metrics asked for that a bank has classes for; it needs two teachers."""
-    chosen = list(dict.fromkeys(metrics))
-    for metric in chosen:
-        must_be_one_of(metric, METRICS, "metric")
-    if len(bank.teachers) < 2:
-        raise InputError(f"class ranks compare teachers: expected at least 2 in the bank, got {len(bank.teachers)}")
-    return [m for m in chosen if not m.startswith("top") or int(m[3]) <= len(bank.classes) - 1]
-
-
-def _rank_table(bank: LogitBank, pairs: list[tuple[int, int]], means: dict[str, Means], split: str) -> pd.DataFrame:
-    """One row per pair of teachers and metric."""
-    rows = []
-    for pair, (a, b) in enumerate(pairs):
-        first, second = bank.teachers[a], bank.teachers[b]
-        for metric, of_pairs in means.items():
-            rows.append(
-                {
-                    "family_a": first.family,
-                    "teacher_a": first.teacher,
-                    "seed_a": _seed(first),
-                    "family_b": second.family,
-                    "teacher_b": second.teacher,
-                    "seed_b": _seed(second),
-                    "split": split,
-                    "metric": metric,
-                    **of_pairs.columns(pair),
-                }
-            )
-    return pd.DataFrame(rows)
+    return rank_table(bank, pairs, means, split or "all")
 
 
 def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val", device: str = "cpu") -> pd.DataFrame:
@@ -414,33 +367,12 @@ def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val", de
     rank_stability : Compares these matrices between teachers ("affinity_tau_b").
     capmismatch.plots.affinity_map : The figure of this table.
     """
+    bank.must_keep_all("class affinities")
     must_be_temperature(tau, "tau")
     found = Affinities(bank, split)
     for classes, matrices in affinities(bank, float(tau), split, as_device(device)):
         found.add(classes, matrices)
-    return _affinity_table(bank, float(tau), found)
-
-
-def _affinity_table(bank: LogitBank, tau: float, found: Affinities) -> pd.DataFrame:
-    """The table of `affinity`."""
-    present, classes, values = found.present, found.classes, found.values
-    true, other = (present[:, None] != classes).nonzero()
-    families, teachers = (pd.Categorical([getattr(r, name) for r in bank.teachers]) for name in ("family", "teacher"))
-    class_names = pd.CategoricalDtype(list(bank.classes))  # text in millions of rows would take longer than all sums
-    codes = (np.tile(index.astype(np.int32), len(values)) for index in (present[true], other))
-    true_class, other_class = (pd.Categorical.from_codes(each_row, dtype=class_names) for each_row in codes)
-    return pd.DataFrame(
-        {
-            "family": families.repeat(len(true)),
-            "teacher": teachers.repeat(len(true)),
-            "seed": np.repeat([_seed(record) for record in bank.teachers], len(true)),
-            "tau": tau,
-            "true_class": true_class,
-            "other_class": other_class,
-            "value": values.ravel(),
-        },
-        copy=False,
-    )
+    return affinity_table(bank, float(tau), found)
 
 
 def reliability(bank: LogitBank, *, split: str | None = "val", device: str = "cpu") -> pd.DataFrame:
@@ -483,21 +415,21 @@ def reliability(bank: LogitBank, *, split: str | None = "val", device: str = "cp
         values = values_of(bank, record.key, [], probes, split, where)
         confidence, correct = (torch.from_numpy(values[name, None]) for name in ("confidence", "accuracy"))
         bins = calibration_bins(confidence, correct)
-        identity = {"family": record.family, "teacher": record.teacher, "seed": _seed(record)}
+        identity = {"family": record.family, "teacher": record.teacher, "seed": seed_of(record)}
         frames.append(pd.DataFrame({**identity, **{name: column.numpy() for name, column in bins.items()}}))
     return pd.concat(frames, ignore_index=True)
 
 
 def restored_variance(
     bank: LogitBank,
-    tau_target: float = TAU,
+    tau_target: float | None = None,
     *,
-    tau_other: float = TAU_OTHER,
+    tau_other: float | None = None,
     constraint: str = "order",
     margin: float | None = None,
     center: str = "mean",
-    bounds: tuple[float, float] = BOUNDS,
-    wrong: str = WRONG_ROWS,
+    bounds: tuple[float, float] | None = None,
+    wrong: str | None = None,
     split: str | None = "val",
     device: str = "cpu",
     progress: bool = True,
@@ -508,20 +440,22 @@ def restored_variance(
     ----------
     bank : LogitBank
         Logits of the teachers.
-    tau_target : float, default 4.0
-        Temperature > 0 of TS, and of the target's logit under ATS and ISATS.
-    tau_other : float, default 3.0
-        Temperature > 0 of the wrong classes under ATS.
+    tau_target : float, optional
+        Temperature > 0 of TS, and of the target's logit under ATS and ISATS; by default 4, and 1 of texts.
+    tau_other : float, optional
+        Temperature > 0 of the wrong classes under ATS; by default 3, and 0.75 of texts.
     constraint : {"order", "anchor", "none"}, default "order"
         Of `capmismatch.temperature.isats`.
     margin : float, optional
         Of `capmismatch.temperature.isats`; 1 by default with the constraint "order".
     center : {"mean", "none"}, default "mean"
         Of `capmismatch.temperature.ats` and `capmismatch.temperature.isats`.
-    bounds : tuple of float, default (0.5, 8.0)
-        (low, high) between which ISATS searches its temperature of the wrong classes.
-    wrong : {"plain", "target", "free"}, default "free"
-        Of `capmismatch.temperature.isats`: what happens to the rows that a teacher gets wrong.
+    bounds : tuple of float, optional
+        (low, high) between which ISATS searches its temperature of the wrong classes; by default (0.5, 8), and (0.5, 2)
+        of texts.
+    wrong : {"plain", "target", "free"}, optional
+        Of `capmismatch.temperature.isats`: what happens to the rows that a teacher gets wrong. By default "free", and
+        "plain" of texts, where these are most rows; of texts it goes for ATS as well.
     split : str or None, default "val"
         Rows to measure on; None for all rows of the bank.
     device : str, default "cpu"
@@ -548,9 +482,11 @@ def restored_variance(
           tau_other_q50, tau_other_q90
         * rows: "all" examples, those that the teacher gets "right", or those that it gets "wrong"
         * value: mean over these examples, or the quantile; NaN where there are none
-        * se: standard error of `value`; NaN for quantiles
+        * se: standard error of `value`, taken over sequences where rows are positions of texts; NaN for quantiles
         * n: number of these examples
-        * findings: {ref}`CM025 <cm025>` with the derived variance of "right" rows where it is lower than under TS
+        * sequences: only of texts, how many sequences the examples come from
+        * findings: {ref}`CM025 <cm025>` with the derived variance of "right" rows where it is lower than under TS;
+          {ref}`CM030 <cm030>` with effective_wrong where soft labels are nearly uniform
 
     Raises
     ------
@@ -563,33 +499,16 @@ def restored_variance(
     capmismatch.plots.isats_restored : The figure of this table.
     capmismatch.dark_knowledge : The same methods on one example, class by class.
     """
-    must_be_temperature(tau_target, "tau_target")
-    specs = compared_specs(tau_target, tau_other, constraint, margin, center, bounds, wrong)
-    where = as_device(device)
-    rows = []
-    with tqdm(bank.teachers, desc="isats", unit="teacher", disable=not progress) as bar:
+    if tau_target is not None:
+        must_be_temperature(tau_target, "tau_target")
+    given = {"tau": tau_target, "tau_other": tau_other, "bounds": bounds, "wrong": wrong}
+    specs = specs_of(bank, given, constraint=constraint, margin=margin, center=center)
+    where, clusters = as_device(device), sequence_index(bank, split)
+    rows: list[dict[str, Any]] = []
+    with progress_bar(bank.teachers, desc="isats", unit="teacher", show=progress) as bar:
         for record in bar:
             bar.set_postfix_str(record.key)
-            rows += _restored_rows(record, specs, split, *restored_values(bank, record.key, specs, split, where))
+            values, correct = restored_values(bank, record.key, specs, split, where)
+            rows += restored_table_rows(bank, record, specs, split, values, correct, clusters)
+            del values  # before the next teacher's are made
     return pd.DataFrame(rows)
-
-
-def _restored_rows(
-    record: TeacherRecord,
-    specs: list[SoftLabelSpec],
-    split: str | None,
-    values: dict[tuple[str, str], NDArray[np.float64]],
-    correct: NDArray[np.bool_],
-) -> Iterator[dict[str, Any]]:
-    """Rows of the table of restored variance of one teacher, from what `restored_values` gives."""
-    for spec in specs:
-        head = {
-            **_identity(record),
-            "split": split or "all",
-            "seed": _seed(record),
-            "method": spec.method,
-            **shown_settings(spec),
-        }
-        of_spec = {quantity: column for (method, quantity), column in values.items() if method == spec.method}
-        for row in restored_rows(of_spec, correct, values["TS", "derived_variance"]):
-            yield {**head, **row}

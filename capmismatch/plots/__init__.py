@@ -21,6 +21,7 @@ from capmismatch.plots.capacity_grid import capacity_grid
 from capmismatch.plots.dark_knowledge import dark_knowledge
 from capmismatch.plots.isats_restored import isats_restored
 from capmismatch.plots.logit_statistics import logit_statistics
+from capmismatch.plots.pareto_front import pareto_front
 from capmismatch.plots.pick_chart import pick_chart
 from capmismatch.plots.probe_vs_student import probe_vs_student
 from capmismatch.plots.probe_vs_student_grid import probe_vs_student_grid
@@ -44,6 +45,7 @@ __all__ = [
     "file_name",
     "isats_restored",
     "logit_statistics",
+    "pareto_front",
     "pick_chart",
     "probe_vs_student",
     "probe_vs_student_grid",

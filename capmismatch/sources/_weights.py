@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from capmismatch._utils.files import hash_file
 from capmismatch.errors import InputError
 from capmismatch.sources._networks import on_meta
 from capmismatch.sources._state_dicts import Fitted, WeightsChoice, fit, read_state_dict
@@ -59,7 +60,7 @@ def random_weights(build: Callable[[], nn.Module], seed: int) -> Weights:
 
 def weights_from_file(build: Callable[..., nn.Module], file: Path, what: str, choice: WeightsChoice) -> Weights:
     """A user's own weights; `build` makes the network, with as many classes as it is told (``classes=``)."""
-    file_hash = hash_file(file)
+    file_hash = hash_checkpoint(file)
     last = list(on_meta(build).state_dict())[-1]
     for_weights = partial(_built_for, build, last, file)
     fitted = fit_weights(for_weights, file, file_hash, what, choice)
@@ -111,11 +112,10 @@ def hash_network(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def hash_file(file: Path) -> str:
-    """SHA-256 of a checkpoint."""
+def hash_checkpoint(file: Path) -> str:
+    """SHA-256 of a checkpoint; the user hears which one can't be read."""
     try:
-        with open(file, "rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
+        return hash_file(file)
     except OSError as error:
         raise InputError(f"{file} is not a readable checkpoint: {error.strerror}") from None
 
@@ -150,6 +150,6 @@ def fit_weights(
     `build` gets the state dict, whose shapes show the sizes; keys or shapes that do not fit are listed.
     """
     state = read_state_dict(file, choice)
-    if hash_file(file) != file_hash:  # a bank must not record one hash and hold another's logits
+    if hash_checkpoint(file) != file_hash:  # a bank must not record one hash and hold another's logits
         raise InputError(f"{file} has changed since the family was loaded: load the family again")
     return fit(build, state, choice, f"{file} does not fit {what}")

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from torch import Tensor
 
-from capmismatch._numerics.arrays import ArrayLike, plain_numbers
+from capmismatch._numerics.arrays import ArrayLike
+from capmismatch._numerics.plain_arrays import plain_array
 from capmismatch.errors import MOST_RESAMPLES, InputError, must_be_one_of, must_count
 
 Floats = NDArray[np.float64]
@@ -175,13 +175,7 @@ def bootstrap(
 
 
 def _as_floats(values: ArrayLike) -> Floats:
-    values = plain_numbers(values, "values")
-    if isinstance(values, Tensor):
-        values = values.detach().cpu().double().numpy()
-    try:
-        data = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"expected real numbers as values, got {type(values).__name__}: {error}") from None
+    data = plain_array(values, "values").astype(np.float64, copy=False)
     if data.ndim not in (1, 2) or len(data) < 2 or data.size == 0:
         raise InputError(f"expected values of shape (N,) or (N, K) with N >= 2, got shape {data.shape}")
     return data

@@ -68,7 +68,8 @@ class Diagnosis:
             for name, settings in inputs.items()
             if is_current(self._study.folder, name, inputs_of_bank(self._bank, settings)) is not True
         ]
-        self._shares = len(outdated) > 1 and len(self._bank.teachers) > 1  # a single teacher has no ranks
+        several = len(self._bank.teachers) > 1  # a single teacher has no ranks
+        self._shares = len(outdated) > 1 and several and not self._bank.of_texts
         self.probes()
         self.ranks()
         self.restored()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from capmismatch._utils.files import hash_of, write_json
+from capmismatch._utils.files import hash_file, hash_of, write_json
 from capmismatch._utils.torchrun import process_group
 from capmismatch.distillation.grid import distill
 from capmismatch.distillation.methods import Method
@@ -93,7 +92,7 @@ def _done_before(study: Study, budget: float | str, folders: Sequence[Path]) -> 
     """Names of the runs that are finished, and were when this pilot began."""
     done = {folder.name for folder in folders if (folder / "result.json").exists()}
     results, ledger = table_file(study.folder, "results"), study.folder / "tables" / "pilot.json"
-    state = hashlib.sha256(results.read_bytes()).hexdigest() if results.exists() else None
+    state = hash_file(results) if results.exists() else None
     stamp = hash_of([str(budget), sorted(folder.name for folder in folders), state])
     try:
         entry = json.loads(ledger.read_text(encoding="utf-8"))

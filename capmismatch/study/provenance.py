@@ -8,7 +8,6 @@ earlier versions have no such file, and are taken as they are.
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import os
 import sys
@@ -18,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from capmismatch._utils.files import hash_of, write_json
+from capmismatch._utils.files import hash_file, hash_of, write_json
 from capmismatch.data.bank import LogitBank
 from capmismatch.errors import BankError, InputError
 from capmismatch.study.config import StudyConfig
@@ -107,11 +106,6 @@ def what_changed(bank: Path, config: StudyConfig, base: Path) -> str:
         if stamps:
             return f"the file {next(iter(stamps))}, which is gone,"
     return ""
-
-
-def hash_if_there(file: Path) -> str:
-    """SHA-256 of a file; empty where there is none."""
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
 
 def own_code_of(config: StudyConfig) -> dict[str, str]:
@@ -211,7 +205,7 @@ def _stat(file: Path) -> list[int]:
 def _content(file: Path, hashed: bool) -> str:
     if not hashed or file.stat().st_size > HASHED_BYTES:
         return ""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return hash_file(file)
 
 
 def _is_same(file: Path, stamp: list[Any]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,11 @@ import pandas as pd
 from pyarrow import ArrowException
 
 from capmismatch._utils.commands import command
-from capmismatch._utils.files import hash_of, locked, write_json, write_table
+from capmismatch._utils.files import hash_file, hash_of, locked, write_json, write_table
 from capmismatch._version import __version__
 from capmismatch.errors import BankError, InputError
+from capmismatch.selection.choice import Choice
+from capmismatch.selection.kept_choice import from_entries
 
 MADE_BY = {
     "probes": "probe",
@@ -158,6 +161,20 @@ def is_current(folder: Path, name: str, inputs: Any) -> bool | None:
     return stamp.made_from == stamp_of(inputs) and stamp.table in ("", _hash(file.read_bytes()))
 
 
+def kept_pilot(folder: Path, inputs: Any) -> Choice | None:
+    """The choice that a pilot left as the table "pick"; None where another was made since, or none.
+
+    Where it was made from other inputs (probes, results, settings of [pick]) it is left out, with a warning.
+    """
+    stamp = read_stamp(folder, "pick")
+    if stamp is None or not isinstance(stamp.more.get("pilot"), dict) or not table_file(folder, "pick").exists():
+        return None
+    if not is_current(folder, "pick", inputs):
+        warnings.warn("the pilot's choice was made from other probes, results or settings: left out", stacklevel=3)
+        return None
+    return from_entries(stamp.more["pilot"])
+
+
 def kept_table(folder: Path, name: str, inputs: list[Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """A table of a study, made anew only if its inputs changed since.
 
@@ -206,7 +223,7 @@ def _stamped(folder: Path, name: str, stamp: str) -> pd.DataFrame | None:
 def table_hashes(folder: Path, *names: str) -> dict[str, str]:
     """SHA-256 of tables as they lie on disk, by name; by default of all."""
     files = [table_file(folder, name) for name in names] or sorted((folder / "tables").glob("*.parquet"))
-    return {file.stem: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.exists()}
+    return {file.stem: hash_file(file) for file in files if file.exists()}
 
 
 def gallery_manifest(folder: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def layers(root: Path = ROOT) -> list[list[str]]:
         "contracts"
     ]
     contract = next(contract for contract in contracts if contract["type"] == "layers")
-    return [[room.removeprefix(f"{PACKAGE}.") for room in re.split(r" [|:] ", layer)] for layer in contract["layers"]]
+    return [re.split(r" [|:] ", layer) for layer in contract["layers"]]
 
 
 def purpose(room: str) -> str:

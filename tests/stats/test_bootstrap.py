@@ -183,7 +183,7 @@ def test_reads_well():
         (lambda: bootstrap(np.zeros((2, 2, 2))), r"shape \(N,\) or \(N, K\) with N >= 2, got shape \(2, 2, 2\)"),
         (lambda: bootstrap([1.0]), r"got shape \(1,\)"),
         (lambda: bootstrap(np.zeros((5, 0))), r"got shape \(5, 0\)"),
-        (lambda: bootstrap(["a", "b"]), "expected real numbers as values, got list"),
+        (lambda: bootstrap(["a", "b"]), "expected numbers as values, got 'a' at row 0"),
         (lambda: bootstrap([1.0, np.inf]), r"finite values \(or NaN\) under a mean, got inf at row 1"),
         (lambda: bootstrap([1.0, 2.0], "median"), r"statistic must be one of \['mean'\], not 'median'"),
         (lambda: bootstrap([1.0, 2.0], strata=[1]), r"expected 2 strata, one per example, got shape \(1,\)"),

@@ -91,7 +91,7 @@ class Diagnosis:
         return self._kept("probes", self._config.probe, make)
 
     def ranks(self) -> pd.DataFrame:
-        """The table of class-rank stability; beside it, the affinity matrices."""
+        """The table of class-rank stability; beside it, the affinity matrices, but for texts."""
         options = {"tau": self._config.ranks.tau, **self._options}
 
         def make_affinity() -> pd.DataFrame:
@@ -106,7 +106,8 @@ class Diagnosis:
                 return self._together.ranks
             return rank_stability(self._bank, **options, progress=self._study.progress)
 
-        self._kept("affinity", self._config.ranks, make_affinity)
+        if self._bank.rows.sequences is None:  # of a vocabulary nobody could read it
+            self._kept("affinity", self._config.ranks, make_affinity)
         return self._kept("ranks", self._config.ranks, make_ranks)
 
     def restored(self) -> pd.DataFrame:

@@ -310,7 +310,7 @@ class Study:
         return Diagnosis(self).probes()
 
     def ranks(self) -> pd.DataFrame:
-        """The table of class-rank stability; beside it, the affinity matrices."""
+        """The table of class-rank stability; beside it, the affinity matrices, but for texts."""
         return Diagnosis(self).ranks()
 
     def isats(self) -> pd.DataFrame:
@@ -513,7 +513,8 @@ class Study:
             results = ["results"] if self.has("results") else []
             hashes = table_hashes(self.folder, "probes", *results)
             evidence = [table_hashes(self.base / Path(at).expanduser()) for at in self.config.pick.evidence]
-            return [repr(self.config.pick), hashes, evidence]
+            metric = [] if self.config.pick.metric == "accuracy" else [self.config.pick.metric]
+            return [repr(self.config.pick), hashes, evidence, *metric]
         bank, config = self._collected_bank(), self.config
         if table == "results":
             teachers = [[r.key, r.weights_hash, r.built_by, r.preprocessing] for r in bank.teachers]

@@ -54,7 +54,7 @@ def quick_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(letters, "RECIPE", letters.Recipe(epochs=2, batch_size=100))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study that was probed: the others start from its files."""
     folder = tmp_path_factory.mktemp("pilot")
@@ -289,7 +289,7 @@ def test_pilot_errors(tmp_path: Path, taught: Path) -> None:
 # --- end to end ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, taught: Path) -> tuple[Path, Any, list[str]]:
     """A pilot that ran through: its folder, choice, and what it told."""
     folder = tmp_path_factory.mktemp("whole")

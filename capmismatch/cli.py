@@ -45,8 +45,12 @@ Workers = Annotated[
     ),
 ]
 Engine = Annotated[
-    Literal["processes", "ray"],
-    Parameter(help="Where students are trained: processes of this machine, or a Ray cluster that sees the same files."),
+    Literal["batched", "processes", "ray"] | None,
+    Parameter(
+        help="How students are trained: those of one shape together, one by one in processes of this machine, or on a "
+        "Ray cluster that sees the same files; by default together where that is quicker.",
+        show_default=False,
+    ),
 ]
 Address = Annotated[str | None, Parameter(help="Of a running Ray cluster, or 'auto'; by default one is started here.")]
 Quiet = Annotated[bool, Parameter(help="No progress bars.", negative="", show_default=False)]
@@ -86,7 +90,7 @@ def run(
     *,
     folder: Folder = None,
     workers: Workers = CORES,
-    engine: Engine = "processes",
+    engine: Engine = None,
     address: Address = None,
     quiet: Quiet = False,
 ) -> None:
@@ -153,7 +157,7 @@ def distill(
     *,
     folder: Folder = None,
     workers: Workers = CORES,
-    engine: Engine = "processes",
+    engine: Engine = None,
     address: Address = None,
     quiet: Quiet = False,
 ) -> None:

@@ -26,7 +26,7 @@ from capmismatch.data.bank import SPLITS, LogitBank, TeacherRecord
 from capmismatch.data.datasets import Dataset
 from capmismatch.distillation.config import DistillConfig
 from capmismatch.distillation.methods import Method
-from capmismatch.distillation.results import SETTING, complete
+from capmismatch.distillation.results import OUTCOMES, SETTING, complete
 from capmismatch.errors import BankError, InputError
 from capmismatch.training.recipes import Recipe
 
@@ -40,7 +40,7 @@ class Experiment(Protocol):
     folder: Path
     workers: int
     progress: bool
-    engine: str
+    engine: str | None
     address: str | None
 
     @property
@@ -208,7 +208,9 @@ def results_of(done: list[tuple[Run, Path]]) -> pd.DataFrame:
             "seed": run.seed,
             **{name: getattr(run.method, name) for name in SETTING},
         }
-        rows += [{**columns, "split": split, **values} for split, values in result["splits"].items()]
+        splits = dict(result["splits"])
+        seen = {f"train_{name}": value for name, value in splits.pop("train", {}).items() if name in OUTCOMES}
+        rows += [{**columns, "split": split, **values, **seen} for split, values in splits.items()]
     return complete(pd.DataFrame(rows))
 
 

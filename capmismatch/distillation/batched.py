@@ -22,6 +22,7 @@ from torch import Tensor
 
 from capmismatch._utils.files import write_json, write_text
 from capmismatch._utils.machine import threads
+from capmismatch.distillation.methods import SOFT_LABEL_METHODS
 from capmismatch.distillation.runs import Experiment, Run, config_of, run_folder
 from capmismatch.distillation.stacking import GroupLoss, is_dense, reason_against, reason_against_method
 from capmismatch.distillation.student_trainer import Outcome, Trainer, claim
@@ -216,8 +217,10 @@ class StackTrainer:
         method, teacher = run.method, run.teacher
         if teacher is None or method.assistants or "rank_weight" in method.options:
             return self.trainer.shared_run(run).digest
-        if method.spec.kind == "soft labels":
+        if method.name in SOFT_LABEL_METHODS:
             return repr((teacher.key, method.soft_label_spec))
+        if method.spec.kind == "soft labels":
+            return self.trainer.shared_run(run).digest
         return repr((teacher.key, method.spec.kind))
 
     def _fit(self, group: Sequence[tuple[Run, Member, Tensor | None]]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -81,12 +81,15 @@ class Run:
         Which of the student's training runs; it seeds the initial weights and all random draws.
     teacher : TeacherRecord or None
         None for plain cross-entropy.
+    other : TeacherRecord or None
+        The second teacher of the method GRAFT.
     """
 
     student: str
     method: Method
     seed: int
     teacher: TeacherRecord | None
+    other: TeacherRecord | None = None
 
     @property
     def name(self) -> str:
@@ -118,19 +121,31 @@ def plan(study: Experiment, bank: LogitBank) -> list[Run]:
     runs = []
     for method in config.methods:
         teachers = list(by_teacher.values()) if method.has_teacher else [[None]]
+        others = [None] if method.other is None else _named(method.other, by_teacher, method.label)
         for records in teachers:
             for student in config.students:
-                runs += [Run(student, method, seed, records[seed % len(records)]) for seed in range(config.seeds)]
+                runs += [
+                    Run(student, method, seed, records[seed % len(records)], others[seed % len(others)])
+                    for seed in range(config.seeds)
+                ]
     return sorted(runs, key=lambda run: bank.keys.index(run.teacher.key) if run.teacher else -1)
+
+
+def _named(
+    name: str, by_teacher: Mapping[tuple[str, str], list[TeacherRecord]], label: str
+) -> Sequence[TeacherRecord | None]:
+    """The training runs of the teacher that a setting names."""
+    found = [records for unit, records in by_teacher.items() if name in (unit[1], "/".join(unit))]
+    if len(found) != 1:
+        choices = ", ".join("/".join(unit) for unit in by_teacher)
+        problem = "no teacher" if not found else "several teachers"
+        raise InputError(f"{label} names {problem} {name!r}: expected one of {choices}")
+    return found[0]
 
 
 def config_of(study: Experiment, run: Run) -> dict[str, Any]:
     """Everything that decides a run's result; its hash names the run's folder."""
-    config, record, teacher = study.distillation, run.teacher, None
-    if record is not None:
-        teacher = {"key": record.key, "weights": record.weights_hash, "preprocessing": record.preprocessing}
-        # What earlier versions did not have is left out where there is none, so that hashes of their runs stay.
-        teacher |= {"built_by": record.built_by} if record.built_by else {}
+    config = study.distillation
     device = {} if config.device == "cpu" else {"device": config.device}
     threads = {} if config.threads == 1 else {"threads": config.threads}
     code = _code_of(study, run)
@@ -139,7 +154,7 @@ def config_of(study: Experiment, run: Run) -> dict[str, Any]:
         "student": run.student,
         "method": run.method.to_dict(),
         "seed": run.seed,
-        "teacher": teacher,
+        "teacher": _identity(run.teacher),
         "train": study.train_data.rows.fingerprint,
         "eval": study.eval_data.rows.fingerprint,
         "views": asdict(config.views),
@@ -149,7 +164,17 @@ def config_of(study: Experiment, run: Run) -> dict[str, Any]:
         **device,
         **threads,
         **({"code": code} if code else {}),
+        **({"other": _identity(run.other)} if run.other is not None else {}),
     }
+
+
+def _identity(record: TeacherRecord | None) -> dict[str, Any] | None:
+    """What a teacher is, for a hash."""
+    if record is None:
+        return None
+    teacher = {"key": record.key, "weights": record.weights_hash, "preprocessing": record.preprocessing}
+    # What earlier versions did not have is left out where there is none, so that hashes of their runs stay.
+    return teacher | ({"built_by": record.built_by} if record.built_by else {})
 
 
 _CODE: WeakKeyDictionary[Experiment, dict[tuple[str, ...], dict[str, str]]] = WeakKeyDictionary()

@@ -259,7 +259,14 @@ class Trainer:
             device=self.config.device,
             folder=self.study.folder / "assistants" / shared.digest,
         )
-        flat = method.soft_labels(logits.flatten(0, 1), self.labels.repeat(len(logits)))
+        views = len(logits)
+        options: dict[str, Tensor] = {}
+        if shared.run.other is not None:
+            self._check_views(shared.run.other)
+            options["other"] = self._read_logits(shared.run.other.key).flatten(0, 1)
+        if method.name == "SHUFFLE":
+            options["rows"] = torch.arange(len(self.labels)).repeat(views)
+        flat = method.soft_labels(logits.flatten(0, 1), self.labels.repeat(views), **options)
         return flat.float().unflatten(0, logits.shape[:2])
 
 

@@ -19,6 +19,7 @@ from capmismatch.plots.affinity_map import affinity_map
 from capmismatch.plots.capacity_curve import capacity_curve
 from capmismatch.plots.capacity_grid import capacity_grid
 from capmismatch.plots.dark_knowledge import dark_knowledge
+from capmismatch.plots.fidelity_vs_capacity import fidelity_vs_capacity
 from capmismatch.plots.isats_restored import isats_restored
 from capmismatch.plots.logit_statistics import logit_statistics
 from capmismatch.plots.pick_chart import pick_chart
@@ -40,6 +41,7 @@ __all__ = [
     "capacity_grid",
     "dark_knowledge",
     "drawn_data",
+    "fidelity_vs_capacity",
     "figure_style",
     "file_name",
     "isats_restored",

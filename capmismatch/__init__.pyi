@@ -11,6 +11,7 @@ from .data.bank import LogitBank as LogitBank
 from .data.bank import bank_from_arrays as bank_from_arrays
 from .data.datasets import Dataset as Dataset
 from .data.datasets import load_dataset as load_dataset
+from .data.published import load_published as load_published
 from .data.rows import make_rows as make_rows
 from .data.views import Views as Views
 from .diagnostics.checks import check as check

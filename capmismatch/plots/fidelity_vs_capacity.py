@@ -106,7 +106,7 @@ def fidelity_vs_capacity(
     looks = setting_looks(dict(zip(students["setting"], students["method"], strict=True)))
     families = listed(students["family"])
     styles = family_styles(families)
-    axes = panels(len(measures), inches=1.8)
+    axes = panels(len(measures), narrowest=2.6, inches=1.8)
     handles = {}
     for ax, measure in zip(axes, measures, strict=True):
         for number, (setting, rows) in enumerate(groups(students, "setting")):

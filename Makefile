@@ -36,7 +36,7 @@ test: $(VENV)/installed-dev
 # Mutated inputs at every door, as many as EXAMPLES for each; `make test` draws a few, always the same.
 EXAMPLES ?= 20000
 fuzz: $(VENV)/installed-dev
-	CAPMISMATCH_FUZZ=$(EXAMPLES) $(BIN)/python -m pytest tests/data/test_fuzz_doors.py
+	CAPMISMATCH_FUZZ=$(EXAMPLES) $(BIN)/python -m pytest tests/data/test_fuzz_doors.py tests/test_fuzz_files.py
 
 # Which lines no test reaches; no floor. ARGS="tests/selection" and the like go to pytest. Pages: htmlcov/index.html.
 coverage: $(VENV)/installed-dev
@@ -64,6 +64,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/bench_diagnosis.py
 	$(BIN)/python benchmarks/bench_collect.py
 	$(BIN)/python benchmarks/bench_grid.py --steps 100  # needs $$CAPMISMATCH_REAL_DATA
+	$(BIN)/python benchmarks/bench_new_user.py --out benchmarks/new_user.csv
 	$(BIN)/python benchmarks/summary.py
 
 # Simulations of what the statistics promise; longer.

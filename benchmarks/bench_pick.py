@@ -1,77 +1,150 @@
-"""Do choices by evidence, and pilots, keep their promises? Simulated teachers with known truth.
+"""Do the answers of `capmismatch.pick`, and pilots, keep their promises? Simulated tables with a known truth.
 
-    python benchmarks/bench_pick.py [--families 200]
+    python benchmarks/bench_pick.py [--families 200] [--out pick_blocks.csv] [--workers 1]
 
-Prints, for a family that has only probes, what students of other families teach about it: coverage of the accuracies,
-P(best) and regret as claimed and as they come true, and the regret of going by size. And, for pilots, the accuracy
-points lost by several ways to spend the same budget.
+Families are those of ``bench_reliability.py``, written as a probes and a results table and given to `capmismatch.pick`:
+one or eight settings, one to four seeds, each student measured on "val" and on "test", so that both have its seed in
+common; students without a teacher beside. A teacher matters from a quarter to twice as much as a seed, which moves
+accuracies by half a point; examples add 0.3 points to each measurement. Pilots climb the ladders of
+`capmismatch.study.halving` with budgets of 16, 25 and 48 whole runs, and stop once the expected regret is below 0.3
+points: once for teachers of the same families, once for twelve whose students rise and fall with size, which is not what
+the posterior assumes.
+
+Printed, by kind of answer and bin of the claimed P(best): how often it comes true, and the expected regret and the real
+one in accuracy points. Then how far the accuracy and the gain to report are from the truth, and what a pilot loses
+beside other ways to spend the same runs. Blocks of all designs are made in turns and kept in ``--out``; the same
+command goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from _reliability import binned, bins, run_blocks
+from bench_reliability import SHIPPED, Floats, Links, Truth
 
+import capmismatch as cm
 from capmismatch.selection.candidates import measured
-from capmismatch.stats.groups import Group, Noise, seed_noise
+from capmismatch.stats.groups import Group, Noise
 from capmismatch.stats.posterior import posterior_draws
-from capmismatch.study.halving import Rung, halve, ladder
+from capmismatch.study.halving import Judgement, Rung, halve, ladder
 
-Floats = NDArray[np.float64]
-
-
-def family(
-    rng: np.random.Generator, name: str, slopes: Floats, between: float, teachers: int = 8
-) -> tuple[Floats, Group]:
-    """True accuracies, and their measurement by three seeds; families differ in how far their students spread."""
-    scale = np.exp(0.3 * rng.standard_normal())
-    probes = rng.standard_normal((teachers, 3))
-    probes = (probes - probes.mean(axis=0)) / probes.std(axis=0)
-    true = scale * (probes @ slopes + between * rng.standard_normal(teachers))
-    seeds = true[:, None, None] + 0.5 * scale * rng.standard_normal((teachers, 1, 3))
-    names = [(name, teacher) for teacher in range(teachers)]
-    return true, Group(seeds.mean((1, 2)), seed_noise(seeds), probes, names, [name] * teachers)
+HERE = Path(__file__).parent
+BLOCK = 10
+POINT = 0.005  # accuracy for one standard deviation of the seeds
+EXAMPLES, EXAMPLE_NOISE = 10_000, 0.003
+TOLERANCE = 0.3
+EXTRA = ["reported", "accuracy_error", "accuracy_error_2", "gain_error", "gain_error_2", "gain_covered"]
+WAYS = ["pilot", "evenly", "at random", "largest"]
+SPENT = "runs spent"
 
 
-def unseen(count: int) -> None:
-    """Choices for a family that has only probes."""
-    print("New families: others, slopes shared, own, spread beyond; coverage in %; P(best) claimed, true;", end=" ")
-    print("points expected to be lost, lost; lost by the largest")
-    for others in (1, 3, 6):
-        for shared, own, between in ((0.0, 0.0, 0.7), (0.6, 0.0, 0.5), (0.6, 0.3, 0.5), (0.3, 0.5, 0.5)):
-            rng, rows = np.random.default_rng(0), []
-            for _ in range(count):
-                common = shared * rng.standard_normal(3)
-                slopes = common + own * rng.standard_normal((others + 1, 3))
-                evidence = [family(rng, f"f{i}", slopes[i], between)[1] for i in range(others)]
-                true, group = family(rng, "new", slopes[-1], between)
-                nothing = np.full(len(true), np.nan)
-                group = Group(nothing, Noise(nothing, np.inf), group.features, group.teachers, group.families)
-                draws = posterior_draws(group, 1000, rng, evidence).means
-                low, high = np.quantile(draws, [0.025, 0.975], axis=0)
-                lead, best = true - true.mean(), int(draws.mean(axis=0).argmax())
-                rows.append(
-                    (
-                        100 * ((low <= lead) & (lead <= high)).mean(),
-                        (draws.argmax(axis=1) == best).mean(),
-                        lead.argmax() == best,
-                        (draws.max(axis=1) - draws[:, best]).mean(),
-                        lead.max() - lead[best],
-                        lead.max() - lead[-1],
-                    )
-                )
-            print(f"  {others} {shared} {own} {between}", np.mean(np.array(rows, float), axis=0).round(2), flush=True)
+@dataclass(frozen=True)
+class Design:
+    """What the trials of a simulation have in common: ``runs`` is the budget of a pilot, else 0."""
+
+    kind: str
+    evidence: int = 0
+    seeds: int = 0
+    settings: int = 1
+    runs: int = 0
 
 
-def spend(rng: np.random.Generator, true: Floats, runs: int, noise: float, early: float) -> dict[str, float]:
-    """Points lost by ways to spend `runs` whole runs on teachers of known accuracy.
+DESIGNS = [
+    *(Design("results", 0, seeds, settings) for settings in (1, 8) for seeds in (1, 2, 4)),
+    *(Design("results", 3, 2, settings) for settings in (1, 8)),
+    *(Design("evidence", evidence) for evidence in (1, 3, 6)),
+    *(Design(kind, runs=runs) for kind in ("pilot", "pilot, curved") for runs in (16, 25, 48)),
+]
 
-    Runs of part of the length follow the truth with correlation `early`; seeds do something to all teachers alike.
+
+# Through the public call ----------------------------------------------------------------------------------------------
+
+
+def probes_of(name: str, truth: Truth) -> pd.DataFrame:
+    """The probes table of a family."""
+    derived, accuracy, size = truth.features.T
+    columns = {"derived_std": (4.0, 0.04 + 0.01 * derived), "accuracy": (np.nan, 0.8 + 0.02 * accuracy)}
+    teachers = {"family": name, "teacher": [f"t{i}" for i in range(len(size))], "params": 1e6 * np.exp(size)}
+    frames = [pd.DataFrame({**teachers, "probe": probe, "tau": tau, "value": v}) for probe, (tau, v) in columns.items()]
+    return pd.concat(frames).assign(split="val", seed=0, se=1e-4)
+
+
+def results_of(rng: np.random.Generator, name: str, truth: Truth, seeds: int) -> tuple[pd.DataFrame, float]:
+    """The results table of a family, and the true accuracy of students without a teacher."""
+    plain = float(truth.means.mean() - rng.exponential())
+    rows = [("", "CE", plain)]
+    rows += [(f"t{t}", f"KD tau={s + 1}", true) for (s, t), true in np.ndenumerate(truth.means)]
+    teacher, label, true = zip(*rows, strict=True)
+    runs = 0.7 + POINT * (np.array(true)[:, None] + truth.sigma * rng.standard_normal((len(rows), seeds)))
+    frames = []
+    for split in ("val", "test"):  # of the same students; the examples of a split move all of them alike, too
+        seen = runs + EXAMPLE_NOISE * (rng.standard_normal(runs.shape) + rng.standard_normal())
+        for seed, accuracy in enumerate(seen.T):
+            columns = {
+                "teacher": teacher,
+                "label": label,
+                "accuracy": accuracy.clip(0, 1),
+                "seed": seed,
+                "split": split,
+            }
+            frames.append(pd.DataFrame(columns))
+    results = pd.concat(frames).assign(student="net", teacher_seed=0, n=EXAMPLES)
+    results["method"] = np.where(results["teacher"].eq(""), "CE", "KD")
+    results["tau"] = np.where(
+        results["teacher"].eq(""), np.nan, results["label"].str.extract(r"(\d+)$")[0].astype(float)
+    )
+    return results.assign(family=np.where(results["teacher"].eq(""), "", name)), 0.7 + POINT * plain
+
+
+def public_trial(rng: np.random.Generator, design: Design, shipped: Floats) -> list[float]:
+    """What `capmismatch.pick` claims and what is true: the columns of `binned`, then `EXTRA`."""
+    links = Links.draw(rng)
+    evidence = []
+    for number in range(design.evidence):
+        truth = links.family(rng, 1, shipped)
+        evidence.append((probes_of(f"f{number}", truth), results_of(rng, f"f{number}", truth, 3)[0]))
+    truth = links.family(rng, design.settings, shipped)
+    results, plain = results_of(rng, "new", truth, design.seeds) if design.seeds else (None, np.nan)
+    choice = cm.pick(probes_of("new", truth), results, evidence=evidence, n_boot=1000, seed=int(rng.integers(2**31)))
+    best = int(choice.teacher.removeprefix("t"))
+    setting = int(choice.label.removeprefix("KD tau=")) - 1 if results is not None else 0
+    points = 100 * POINT * truth.means[setting]
+    claims = [choice.p_best, points.argmax() == best, choice.expected_regret, points.max() - points[best]]
+    if results is None:
+        return [*claims, *[0.0] * len(EXTRA)]
+    row = choice.table[choice.table["teacher"].eq(choice.teacher)].iloc[0]
+    true = 70 + points[best]
+    accuracy, gain = 100 * row["accuracy"] - true, row["gain"] - (true - 100 * plain)
+    covered = row["gain_low"] <= true - 100 * plain <= row["gain_high"]
+    return [*claims, 1, accuracy, accuracy**2, gain, gain**2, covered]
+
+
+# Pilots ---------------------------------------------------------------------------------------------------------------
+
+
+def curved(rng: np.random.Generator, teachers: int = 12) -> Floats:
+    """Accuracies that rise and fall with size, with a standard deviation of 0.9 points or so."""
+    size = np.linspace(-1, 1, teachers)
+    return -2 * (size - rng.uniform(-0.8, 0.8)) ** 2 + 0.3 * rng.standard_normal(teachers)
+
+
+def pilot_trial(rng: np.random.Generator, design: Design, shipped: Floats) -> tuple[list[float], list[float]]:
+    """What a pilot claims at its end and what is true; points lost by `WAYS`, and the whole runs that it spent.
+
+    Seeds move all teachers alike, too. Runs of part of the length follow the truth with a correlation from 0 to 0.9.
     """
-    count, epochs = len(true), 10
+    if design.kind == "pilot":
+        truth = Links.draw(rng).family(rng, 1, shipped)
+        true, noise, probes = 100 * POINT * truth.means[0], 100 * POINT * truth.sigma, truth.features
+    else:
+        true, noise = curved(rng), float(np.exp(rng.uniform(np.log(0.2), np.log(0.8))))
+        probes = np.zeros((len(true), 0))
+    epochs, early, count, runs = 10, rng.uniform(0, 0.9), len(true), design.runs
     centred, other = true - true.mean(), true.std() * rng.standard_normal(count)
     means = {True: true, False: early * centred + np.sqrt(1 - early**2) * other}
     own, shared = noise * rng.standard_normal((2, count, 99)), rng.standard_normal(99)
@@ -84,56 +157,90 @@ def spend(rng: np.random.Generator, true: Floats, runs: int, noise: float, early
         return pd.DataFrame(rows).assign(family="", label="", student="", teacher_seed=0)
 
     done: list[pd.DataFrame] = []
+    last: list[Floats] = []
 
     def known(rows: pd.DataFrame) -> Group:
-        """As a pilot knows its arms; where single seeds say nothing of the noise, it is told."""
-        guess = noise**2 if rows["seed"].max() == 0 else np.nan
+        """As a pilot knows its arms; where single seeds say nothing of the noise, the examples give a third of it."""
+        guess = noise**2 / 3 if rows["seed"].max() == 0 else np.nan
         units, found, own_noise = measured(rows.assign(n=0.25 / guess))
-        place = units.get_level_values("teacher").to_numpy(int)
-        values, variances = np.full((2, count), np.nan)
-        values[place] = found
-        variances[place] = own_noise.variances if np.isnan(guess) else guess
-        empty = np.zeros((count, 0))
-        return Group(values, Noise(variances, own_noise.free), empty, range(count), ["one"] * count)
+        place = pd.Index(units.get_level_values("teacher").astype(int)).get_indexer(range(count))
+        values = np.where(place < 0, np.nan, found[place])
+        known_noise = own_noise.at(place)
+        if not np.isnan(guess):
+            known_noise = Noise(np.where(place < 0, np.nan, guess), own_noise.free)
+        return Group(values, known_noise, probes, range(count), ["one"] * count)
 
-    def judge(rung: Rung, arms: list[int]) -> Floats:
+    def judge(rung: Rung, arms: list[int]) -> Judgement:
         done.append(train(arms, rung.epochs, rung.seeds))
         rows = pd.concat(done).drop_duplicates(["teacher", "seed", "epochs"])
         groups = {length: known(part) for length, part in rows.groupby("epochs")}
         now = groups.pop(rung.epochs)
-        draws = posterior_draws(now, 500, rng, list(groups.values())).means
-        return np.bincount(draws.argmax(axis=1), minlength=count) / len(draws)
+        last.append(posterior_draws(now, 1000, rng, list(groups.values())).means)
+        return Judgement.of(last[-1])
 
-    best = halve(ladder(count, epochs, runs * epochs), judge, range(count))[0]
+    halve(ladder(count, epochs, runs * epochs), judge, range(count), TOLERANCE)
+    lost, final = true.max() - true, Judgement.of(last[-1])
+    best = int(final.regret.argmin())  # the highest expectation, as `pick` takes it in the end
     evenly = train(list(range(count)), epochs, max(1, runs // count)).groupby("teacher")["accuracy"].mean()
-    lost = true.max() - true
-    even = int(evenly.to_numpy().argmax())
-    return {"pilot": lost[best], "evenly": lost[even], "at random": lost.mean(), "largest": lost[-1]}
+    trained = pd.concat(done).drop_duplicates(["teacher", "seed", "epochs"])
+    losses = [
+        lost[best],
+        lost[int(evenly.to_numpy().argmax())],
+        lost.mean(),
+        lost[-1],
+        trained["epochs"].sum() / epochs,
+    ]
+    return [final.chances[best], best == true.argmax(), final.regret[best], lost[best]], losses
 
 
-def curved(rng: np.random.Generator, teachers: int = 12) -> Floats:
-    """Accuracies that rise and fall with size, with a standard deviation of 0.9 points or so."""
-    size = np.linspace(-1, 1, teachers)
-    return -2 * (size - rng.uniform(-0.8, 0.8)) ** 2 + 0.3 * rng.standard_normal(teachers)
+# Tables ---------------------------------------------------------------------------------------------------------------
 
 
-def pilots(count: int) -> None:
-    """Ways to spend a budget on 12 teachers."""
-    print("Pilots: whole runs, noise of a seed, how far shorter runs follow the truth; points lost")
-    for runs in (16, 25, 48):
-        for noise in (0.2, 0.4, 0.8):
-            for early in (0.0, 0.9):
-                losses = []
-                for number in range(count):
-                    rng = np.random.default_rng(number)
-                    losses.append(spend(rng, curved(rng), runs, noise, early))
-                means = {way: round(float(np.mean([loss[way] for loss in losses])), 3) for way in losses[0]}
-                print(f"  {runs} {noise} {early} {means}", flush=True)
+def simulate(number: int, block: int) -> pd.DataFrame:
+    """Sums over the trials of a block of one design, by bin of the claimed chance."""
+    design, rng = DESIGNS[number], np.random.default_rng([number, block, 1])
+    shipped = pd.read_csv(SHIPPED).to_numpy(float)
+    if design.runs:
+        claims, more = zip(*(pilot_trial(rng, design, shipped) for _ in range(BLOCK)), strict=True)
+        names = [*WAYS, SPENT]
+    else:
+        rows = [public_trial(rng, design, shipped) for _ in range(BLOCK)]
+        claims, more, names = [row[:4] for row in rows], [row[4:] for row in rows], EXTRA
+    return binned(claims, pd.DataFrame(np.array(more, float), columns=names)).assign(**asdict(design))
+
+
+def reported(sums: pd.DataFrame) -> pd.DataFrame:
+    """By seeds and settings: mean error of the accuracy and of the gain to report in points, and the gain's coverage."""
+    total = sums[sums["kind"].eq("results")].groupby(["evidence", "seeds", "settings"])[EXTRA].sum()
+    n = total.pop("reported")
+    table = pd.DataFrame({"n": n.astype(int)})
+    for name in ("accuracy_error", "gain_error"):
+        table[name] = total[name] / n
+        table[f"{name}_se"] = np.sqrt((total[f"{name}_2"] / n - table[name] ** 2) / n)
+    return table.assign(gain_covered=total["gain_covered"] / n).reset_index()
+
+
+def ways(sums: pd.DataFrame) -> pd.DataFrame:
+    """By budget: points lost by a pilot and by other ways to spend as many runs, and the runs that the pilot spent."""
+    total = sums[sums["runs"].gt(0)].groupby(["kind", "runs"], sort=False)[["n", *WAYS, SPENT]].sum()
+    return total.drop(columns="n").div(total["n"], axis=0).assign(n=total["n"]).reset_index()
+
+
+def main() -> None:
+    """Run the blocks that are missing, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--families", type=int, default=200, help=f"of each design, in blocks of {BLOCK}")
+    parser.add_argument("--out", type=Path, default=HERE / "pick_blocks.csv")
+    parser.add_argument("--workers", type=int, default=1)
+    options = parser.parse_args()
+    done = run_blocks(simulate, len(DESIGNS), -(-options.families // BLOCK), options.out, options.workers)
+    for (kind, settings), part in done.groupby(["kind", "settings"], sort=False):
+        print(
+            f"\n{kind}, {settings} setting{'s' if settings > 1 else ''}\n{bins(part).round(3).to_string(index=False)}"
+        )
+    print(f"\nWhat is reported, in points from the truth\n{reported(done).round(3).to_string(index=False)}")
+    print(f"\nPoints lost with so many whole runs\n{ways(done).round(3).to_string(index=False)}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--families", type=int, default=200)
-    given = parser.parse_args()
-    unseen(given.families)
-    pilots(given.families // 2)
+    main()

@@ -20,6 +20,7 @@ SHOWN = {  # columns that a reader needs; the CSV has all
     "diagnosis.csv": ["stage", "size", "wall_s", "cpu_s", "peak_mib", "target"],
     "diagnosis_large.csv": ["stage", "size", "wall_s", "cpu_s", "peak_mib"],
     "grid.csv": ["benchmark", "size", "ours", "other", "value", "unit", "target"],
+    "new_user.csv": ["route", "state", "calls", "refused", "life_s", "wall_s", "cpu_s", "target"],
     "collect.csv": ["benchmark", "size", "collect_s", "bare_s", "value", "unit", "target"],
 }
 

@@ -14,6 +14,8 @@ from .data.datasets import load_dataset as load_dataset
 from .data.published import load_published as load_published
 from .data.rows import make_rows as make_rows
 from .data.views import Views as Views
+from .diagnosis import Diagnosis as Diagnosis
+from .diagnosis import diagnose as diagnose
 from .diagnostics.checks import check as check
 from .diagnostics.dark_knowledge import dark_knowledge as dark_knowledge
 from .diagnostics.tables import affinity as affinity
@@ -34,10 +36,14 @@ from .distillation.trackers import track as track
 from .errors import BankError as BankError
 from .errors import CapmismatchError as CapmismatchError
 from .errors import InputError as InputError
+from .examples import ExampleBank as ExampleBank
+from .examples import list_examples as list_examples
+from .examples import load_example as load_example
 from .explorer import explore as explore
 from .findings import explain as explain
 from .plots import figure_style as figure_style
 from .selection.links import correlate as correlate
+from .selection.pareto import pareto_front as pareto_front
 from .selection.picking import Choice as Choice
 from .selection.picking import pick as pick
 from .sources.collecting import collect as collect

@@ -21,6 +21,7 @@ from capmismatch.errors import CapmismatchError, InputError
 
 if TYPE_CHECKING:
     from capmismatch.data.bank import LogitBank
+    from capmismatch.study.inspection import Inspection
     from capmismatch.study.study import Study
 
 # Before torch loads: threads that wait by spinning would stall each other wherever other programs want the cores too.
@@ -54,6 +55,7 @@ Engine = Annotated[
 ]
 Address = Annotated[str | None, Parameter(help="Of a running Ray cluster, or 'auto'; by default one is started here.")]
 Quiet = Annotated[bool, Parameter(help="No progress bars.", negative="", show_default=False)]
+Json = Annotated[bool, Parameter(name="--json", help="Print JSON, for scripts.", negative="", show_default=False)]
 
 CORES = usable_cores()
 
@@ -82,6 +84,82 @@ def _show(frame: Any, rows: int = 24) -> None:
 
     shown = frame.head(rows).to_string(index=False, float_format=format_number)
     print(shown if len(frame) <= rows else f"{shown}\n... {len(frame) - rows} more rows")
+
+
+def _print_json(value: Any) -> None:
+    from capmismatch._utils.text import to_json
+
+    print(to_json(value))
+
+
+@_command
+def init(
+    source: Annotated[
+        Path, Parameter(help="A folder of checkpoints, a file of logits (.npz), or the folder of a bank.")
+    ],
+    *,
+    out: Annotated[Path, Parameter(help="The study file to write.")] = Path("study.toml"),
+    data: Annotated[str | None, Parameter(help="The data set, such as 'npz:test.npz' or 'folder:images/val'.")] = None,
+    builder: Annotated[
+        str | None, Parameter(help="What makes the network of a checkpoint, 'module:function' or 'arch:NAME'.")
+    ] = None,
+    mean: Annotated[tuple[float, ...], Parameter(help="Of images in [0, 1]; one number per channel.")] = (),
+    std: Annotated[tuple[float, ...], Parameter(help="As mean.")] = (),
+    results: Annotated[Path | None, Parameter(help="A table of students, CSV or Parquet.")] = None,
+) -> None:
+    """Write a commented study.toml for a folder of checkpoints, saved logits or a bank."""
+    from capmismatch.study.template import new_study
+
+    options = {"data": data, "builder": builder, "results": results}
+    file = new_study(source, out, mean=mean or None, std=std or None, **options)  # type: ignore[arg-type]
+    print(file.read_text(encoding="utf-8"))
+    print(f"Written to {file}. Next: {command('check', file)}")
+
+
+@_command
+def check(
+    study: StudyFile, *, folder: Folder = None, workers: Workers = CORES, json: Json = False, quiet: Quiet = False
+) -> None:
+    """Load all that a study names, run one batch of each teacher: what would fail, what is odd, what it will cost."""
+    from capmismatch.study.inspection import inspect_study
+
+    opened = _open(study, folder, quiet or json, workers)
+    look = inspect_study(opened)
+    if json:
+        _print_json(look.to_dict())
+    else:
+        _show_inspection(look, opened)
+    if look.problems:
+        sys.exit(2)
+
+
+def _show_inspection(look: Inspection, study: Study) -> None:
+    from capmismatch._utils.text import duration
+
+    print("\n".join(look.about))
+    if len(look.teachers):
+        shown = look.teachers.assign(
+            seed=["" if seed is None or seed != seed else f"{seed:.0f}" for seed in look.teachers["seed"]],
+            params=["" if size is None or size != size else f"{size:,.0f}" for size in look.teachers["params"]],
+            accuracy=[f"{100 * value:.1f} %" for value in look.teachers["accuracy"]],
+            collect=[duration(value) for value in look.teachers["seconds"]],
+        )
+        print()
+        _show(shown.drop(columns="seconds"), len(shown))
+    if len(look.cost):
+        shown = look.cost.assign(
+            passes=[f"{number:,}" for number in look.cost["passes"]],
+            time=[duration(3600 * hours) for hours in look.cost["hours"]],
+        )
+        print()
+        _show(shown.drop(columns="hours"), len(shown))
+        print(f"all of it: about {duration(3600 * look.hours)}, students {study.workers} at a time")
+    for title, lines in (("Odd", look.notes), ("Would fail", look.problems)):
+        if lines:
+            print(f"\n{title}")
+            print("\n".join(f"  - {line}" for line in lines))
+    if not look.problems:
+        print(f"\nNothing would fail. Next: {command('run', study.file, study.folder)}")
 
 
 @_command
@@ -201,29 +279,37 @@ def pick(
     ] = (),
     out: Annotated[Path | None, Parameter(help="Write it to this file too: .html or .md.")] = None,
     workers: Workers = CORES,
+    json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Choose a teacher, with reasons, risks and the table behind them."""
-    from capmismatch.selection.choice import check_page, write_page
+    from capmismatch.selection.choice_page import check_page, write_page
     from capmismatch.study.tables import load_table
 
     options = _set(family=family, student=student, label=label, rule=rule)
     _check_pilot_options(pilot, tau, options)
     if out is not None:
         check_page(out)  # before a pilot takes its hours
-    opened = _open(study, folder, quiet, workers)
+    opened = _open(study, folder, quiet or json, workers)
     if evidence:
         options["evidence"] = [(load_table(at, "probes"), load_table(at, "results")) for at in evidence]
     if pilot is None:
         choice = opened.pick(**options)
-        print(choice)
     else:
         from capmismatch.study.pilot import pilot as run_pilot
 
-        choice = run_pilot(opened, pilot, taus=tau, **options)
-        print(f"\n{choice}")
+        choice = run_pilot(opened, pilot, taus=tau, tell=(lambda plan: None) if json else _tell_plan, **options)
+    if json:
+        _print_json(choice.to_dict())
+    else:
+        print(choice)
     if out is not None:
-        print(f"\n{write_page(choice, out)}")
+        page = write_page(choice, out)
+        print(f"\n{page}", file=sys.stderr if json else sys.stdout)
+
+
+def _tell_plan(plan: str) -> None:
+    print(f"{plan}\n")
 
 
 def _check_pilot_options(pilot: str | None, taus: tuple[float, ...], options: Mapping[str, Any]) -> None:
@@ -254,27 +340,28 @@ def status(
     *,
     folder: Folder = None,
     by: Annotated[Literal["teacher", "method"], Parameter(help="What to count the students by.")] = "teacher",
+    json: Json = False,
 ) -> None:
     """How many students are done, running, failed and waiting, and how long the rest will take."""
+    from capmismatch._utils.text import duration
+
     table, keys = _open(study, folder, quiet=True).status(), ["family", "teacher"] if by == "teacher" else ["label"]
     numbers = ["runs", "done", "running", "failed", "waiting", "seconds_left"]
     # A sum with a part that is not known is not known.
     counts = table.groupby(keys, sort=False)[numbers].apply(lambda rows: rows.sum(skipna=False))
     counts[numbers[:-1]] = counts[numbers[:-1]].astype(int)
-    durations = [_duration(seconds) for seconds in counts.pop("seconds_left")]
-    _show(counts.assign(left=durations).reset_index(), len(counts))
     done, runs, running, seconds = (table[n].sum(skipna=False) for n in ("done", "runs", "running", "seconds_left"))
     at_once = max(1, int(running))
-    print(f"\n{done} of {runs} done; time left, {at_once} at a time: {_duration(seconds / at_once)}")
-
-
-def _duration(seconds: float) -> str:
-    if seconds != seconds:
-        return "not known yet"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    if json:
+        totals = {"done": int(done), "runs": int(runs), "running": int(running), "seconds_left": seconds / at_once}
+        _print_json(totals | {"by": by, "rows": counts.reset_index().to_dict("records")})
+        return
+    durations = [duration(left) for left in counts.pop("seconds_left")]
+    shown = counts.assign(left=durations).reset_index()
+    if by == "teacher":  # students of no teacher: the baseline
+        shown["teacher"] = shown["teacher"].where(shown["teacher"].ne(""), "none (plain training)")
+    _show(shown, len(counts))
+    print(f"\n{done} of {runs} done; time left, {at_once} at a time: {duration(seconds / at_once)}")
 
 
 @_command
@@ -285,7 +372,9 @@ def soften(
     method: Annotated[
         Literal["kd", "ats", "isats", "logits"], Parameter(help="Whose soft labels; or the logits as they are.")
     ] = "kd",
-    teacher: Annotated[str | None, Parameter(help="Key of the teacher, where there are several.")] = None,
+    teacher: Annotated[
+        str | None, Parameter(help="Name, family/name or key of the teacher, where there are several.")
+    ] = None,
     split: Annotated[
         Literal["train", "val", "test"] | None,
         Parameter(help="By default a study's training rows, in all its stored views, or all rows of a bank."),
@@ -351,17 +440,22 @@ def _banks(source: Path, folder: Path | None, split: str | None) -> tuple[list[L
     study = _open(source, folder, quiet=True)
     if split in ("val", "test"):
         return [study.bank], split
-    return [study.view_bank(number) for number in range(study.distillation.views.count)], None
+    return study.training_banks(), None
 
 
 @_command
 def teachers(
     source: Annotated[str, Parameter(help="Such as 'timm:resnet*', 'torchvision:vit*' or 'hf:./folders/*'.")],
+    *,
+    json: Json = False,
 ) -> None:
     """List what a source has under some names: parameters, MACs, input size, classes; nothing is downloaded."""
     from capmismatch.sources.families import list_teachers
 
     table = list_teachers(source)
+    if json:
+        _print_json(table.to_dict("records"))
+        return
     for column in ("params", "macs", "classes"):
         table[column] = [f"{value:,.0f}" if value == value and value is not None else "" for value in table[column]]
     print(table.fillna("").to_string(index=False))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from itertools import islice
 from numbers import Integral, Real
 from typing import Any
 
@@ -66,6 +67,38 @@ def must_be_temperature(value: float, name: str) -> None:
         raise InputError(f"{name} must be a positive number in [{least:g}, {most:g}], got {value!r}")
 
 
+def must_be_temperatures(values: Iterable[Any], name: str, least: int = 1) -> list[float]:
+    """The temperatures of a list; raise where they are fewer or more than there may be, or one is no temperature.
+
+    Examples
+    --------
+    >>> must_be_temperatures([], "taus")
+    Traceback (most recent call last):
+    capmismatch.errors.InputError: expected taus, at least one, got none
+    """
+    listed = list(islice(values, MOST_TEMPERATURES + 1))
+    if len(listed) < least:
+        raise InputError(f"expected {name}, at least one, got none")
+    if len(listed) > MOST_TEMPERATURES:
+        raise InputError(f"expected at most {MOST_TEMPERATURES} temperatures as {name}, got more")
+    for value in listed:
+        must_be_temperature(value, name)
+    return listed
+
+
+def must_be_within(value: object, name: str, least: float, most: float) -> None:
+    """Raise unless `value` is a number from `least` to `most`.
+
+    Examples
+    --------
+    >>> must_be_within(float("nan"), "weight_decay", 0, 1e6)
+    Traceback (most recent call last):
+    capmismatch.errors.InputError: expected weight_decay a number in [0, 1e+06], got nan
+    """
+    if isinstance(value, bool) or not (isinstance(value, Real) and least <= value <= most):
+        raise InputError(f"expected {name} a number in [{least:g}, {most:g}], got {value!r}")
+
+
 def must_count(value: object, name: str, least: int = 1, most: int = 2**63 - 1) -> None:
     """Raise unless `value` is a whole number, 1 or more, or within other bounds."""
     if isinstance(value, bool) or not (isinstance(value, Integral) and int(value) >= least):
@@ -106,3 +139,16 @@ def require_columns(frame: Any, columns: Iterable[str], what: str) -> None:
         plural = "s" if len(missing) > 1 else ""
         names = ", ".join(repr(column) for column in missing)
         raise InputError(f"{what} lacks the column{plural} {names}; it has {list(frame.columns)}")
+
+
+def must_be_a_table(value: Any, what: str, instead: str) -> None:
+    """Raise unless `value` is a data frame; `instead` is code that has one.
+
+    Examples
+    --------
+    >>> must_be_a_table("students.csv", "the results table", "cm.load_results(file)")
+    Traceback (most recent call last):
+    capmismatch.errors.InputError: expected the results table, a DataFrame, got str: cm.load_results(file)
+    """
+    if not hasattr(value, "columns"):
+        raise InputError(f"expected {what}, a DataFrame, got {type(value).__name__}: {instead}")

@@ -129,6 +129,13 @@ FINDINGS: dict[str, Finding] = {
             "or soft label of it means anything: give what the network computes before its last softmax or sigmoid.",
         ),
         Finding(
+            "CM017",
+            "class order on trust",
+            "The teacher does not name its outputs, and trainers sort this data set's classes in different orders: "
+            "numbers by value or as text, upper and lower case apart or together. Its columns were taken in the data "
+            "set's order; give [data] classes in the order of its training, or say by_position=True where that is it.",
+        ),
+        Finding(
             "CM018",
             "class order assumed",
             "The teacher does not name its outputs, and its library sorts class folders in another order than the data "
@@ -166,6 +173,12 @@ FINDINGS: dict[str, Finding] = {
             "classes with few examples",
             "The probe compares each example with the mean of its class, and in some classes there is but one, which "
             "is that mean. Those examples are left out; where no class has two, the probe is not known.",
+        ),
+        Finding(
+            "CM036",
+            "images not normalised",
+            "The network gets images scaled to [0, 1], and no mean and standard deviation were given. If it was "
+            "trained on normalised images and does not normalise them itself, its logits are wrong: give mean and std.",
         ),
     )
 }

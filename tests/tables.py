@@ -275,6 +275,16 @@ def choice_table(teachers=MLPS, with_results=True):
     return table.sort_values("score", ascending=False, ignore_index=True)
 
 
+def front_table(teachers=MLPS):
+    """Students against their teachers' cost, with those that no cheaper one equals."""
+    table = choice_table(teachers).sort_values("params", ignore_index=True)
+    best = table["accuracy"].cummax()
+    table = table.assign(student="mlp12", label="KD tau=4", macs=table["params"], p_front=0.5)
+    table["on_front"] = table["accuracy"].gt(best.shift(fill_value=0.0))
+    plain = dict(family="", teacher="", params=0.0, macs=0.0, accuracy=0.7, low=0.69, high=0.71, on_front=True)
+    return pd.concat([pd.DataFrame([dict(plain, student="mlp12", label="KD tau=4", p_front=1.0)]), table])
+
+
 def links_table(probe="derived_std", tau=4.0, student="mlp12", label="KD tau=4"):
     """Three correlations between a probe and students."""
     return pd.DataFrame(

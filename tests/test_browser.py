@@ -136,10 +136,35 @@ def test_the_report_fits_the_screen(browser: Browser, report: Path, tmp_path: Pa
         assert all(width >= 300 for width in page.evaluate("[...document.images].map(i => i.width)"))
 
 
+def test_the_first_screen_holds_the_answer_and_its_pictures(browser: Browser, report: Path, tmp_path: Path) -> None:
+    with page_of(browser, tmp_path, viewport={"width": 1280, "height": 800}) as page:
+        page.goto(report.as_uri())
+        bottoms = page.locator("#answer .pick, #answer .facts, #answer img").evaluate_all(
+            "all => all.map(e => e.getBoundingClientRect().bottom)"
+        )
+        assert len(bottoms) == 4 and max(bottoms) <= 800
+        words = page.evaluate("document.body.innerText.split(/\\s+/).length")
+        assert words <= 900, "what is long is folded"
+        tables = page.locator(".table:has(#teachers)").evaluate_all(
+            "all => all.map(e => e.scrollWidth - e.clientWidth)"
+        )
+        assert max(tables) <= 0
+
+
+def test_what_is_folded_opens_where_a_link_leads_into_it(browser: Browser, report: Path, tmp_path: Path) -> None:
+    with page_of(browser, tmp_path, viewport=SCREENS["desktop"]) as page:
+        page.goto(report.as_uri())
+        code = page.locator("a.code").first
+        target = page.locator(str(code.get_attribute("href")))
+        assert not target.is_visible()
+        code.click()
+        assert target.is_visible()
+
+
 def test_tables_of_the_report_sort(browser: Browser, report: Path, tmp_path: Path) -> None:
     with page_of(browser, tmp_path, viewport=SCREENS["desktop"]) as page:
         page.goto(report.as_uri())
-        table = page.locator("section[aria-labelledby=teachers] table")
+        table = page.locator(".table:has(#teachers) table")
         button = table.locator("thead button", has_text=re.compile("^params$"))
         place = 1 + button.evaluate("button => button.closest('th').cellIndex")
 
@@ -167,6 +192,10 @@ def test_the_report_prints(browser: Browser, report: Path, tmp_path: Path) -> No
             "[...document.querySelectorAll('.scroll')].filter(e => getComputedStyle(e).overflow !== 'visible').length"
         )
         assert hidden == 0, "paper does not scroll"
+        unseen = page.locator("details table, details img").evaluate_all(
+            "all => all.filter(e => !e.checkVisibility()).length"
+        )
+        assert unseen == 0, "paper does not unfold"
         # A4 is 210 mm wide, 297 mm for the tables, with 15 mm of margin on each side; 96 px are 25.4 mm.
         for box, millimetres in (("main > section:not(#tables)", 180), ("#tables", 267)):
             page.set_viewport_size({"width": round(millimetres / 25.4 * 96), "height": 900})

@@ -10,19 +10,25 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from messages import naming
-from studies import TEACHERS, saved_study
+from studies import TEACHERS, letters_study, saved_study, write_study
+from torch import nn
 
 from capmismatch import __version__, cli
+from capmismatch.distillation.soft_label_files import load_soft_labels
 from capmismatch.errors import InputError
 from capmismatch.report import gallery
 from capmismatch.study.study import STAGES, Study
+from capmismatch.study.template import new_study
 
 
 class Outcome:
@@ -88,7 +94,7 @@ def test_help_lists_every_stage_without_loading_torch() -> None:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert shown.returncode == 0, shown.stderr
     listed = [line.split()[1] for line in shown.stdout.splitlines() if line.startswith("│ ") and line[2] != " "]
-    assert listed[: 2 + len(STAGES)] == ["run", "demo", *STAGES]
+    assert listed[: 4 + len(STAGES)] == ["init", "check", "run", "demo", *STAGES]
 
 
 def test_every_stage_has_a_method_of_the_same_name() -> None:
@@ -135,7 +141,7 @@ def test_what_is_no_toml(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("stage", "needs"),
-    [("probe", "collect"), ("ranks", "collect"), ("isats", "collect"), ("correlate", "collect"), ("pick", "collect")],
+    [("probe", "collect"), ("ranks", "collect"), ("isats", "collect"), ("correlate", "collect")],
 )
 def test_stage_before_its_input_names_the_stage_to_run(
     study: Path, stage: str, needs: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -150,14 +156,138 @@ def test_stage_before_its_input_names_the_stage_to_run(
 
 
 def test_commands_that_errors_name_work_as_they_stand(tmp_path: Path) -> None:
-    """One after the other they lead to a pick."""
-    words, stages = ["pick", str(saved_study(tmp_path)), "--folder", str(tmp_path / "else where")], []
+    """One after the other they lead to links."""
+    words, stages = ["correlate", str(saved_study(tmp_path)), "--folder", str(tmp_path / "else where")], []
     while (outcome := command(*words)).code:
         hint = re.search("run `capmismatch (.*)` first", outcome.err)
         assert hint, outcome.err
         stages.append(shlex.split(hint[1])[0])
         assert command(*shlex.split(hint[1]), "--quiet").code == 0
-    assert stages == ["collect", "probe"] and "First guess: " in outcome.out
+    assert stages == ["collect", "probe", "distill"] and "spearman" in outcome.out
+
+
+def test_pick_makes_what_it_needs(tmp_path: Path) -> None:
+    study, elsewhere = saved_study(tmp_path), tmp_path / "else where"
+    outcome = command("pick", study, "--folder", elsewhere, "--json")
+    assert outcome.code == 0 and outcome.err == ""
+    choice = json.loads(outcome.out)
+    assert (choice["teacher"], choice["rule"], choice["table"][0]["teacher"]) == ("l", "results", "l")
+    assert made(elsewhere) >= {"tables/probes.parquet", "tables/results.parquet", "tables/pick.parquet"}
+    assert choice["command"].startswith(
+        f"capmismatch soften {shlex.quote(str(study))} --teacher teachers/l --method kd"
+    )
+
+
+def test_soften_takes_the_command_of_a_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = saved_study(tmp_path)
+    choice = json.loads(command("pick", study, "--json").out)
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(choice["command"])[1:]
+    assert_one_line(command(*words), "names no training rows")  # they are saved logits of held-out rows alone
+    assert command(*words, "--split", "val").code == 0
+    assert command("soften", tmp_path / "bank", *words[2:4], "--out", "all.npz").code == 0
+    assert load_soft_labels("soft.safetensors").teacher == load_soft_labels("all.npz").teacher == "teachers/l"
+
+
+def checkpoints(folder: Path) -> None:
+    """Two runs as training repositories leave them, with the data and the builder beside."""
+    (folder / "my_models.py").write_text(
+        "from torch import nn\ndef make(name):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(4, int(name[1:])), nn.ReLU(), nn.Linear(int(name[1:]), 3))\n"
+    )
+    labels = np.arange(120) % 3
+    noise = np.random.default_rng(0).integers(0, 60, (120, 2, 2, 1))
+    images = (noise + 60 * labels[:, None, None, None]).astype(np.uint8)
+    np.savez(folder / "test.npz", images=images, labels=labels)
+    for width in (8, 32):
+        torch.manual_seed(width)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 3))
+        for name in ("last.pth", "model_best.pth"):
+            (folder / "runs" / f"w{width}").mkdir(parents=True, exist_ok=True)
+            torch.save({"model": network.state_dict()}, folder / "runs" / f"w{width}" / name)
+
+
+def test_init_and_check_of_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    data = ("--data", "npz:test.npz", "--builder", "my_models:make")
+    assert command("init", "runs", *data).code == 0
+    assert 'source = "ckpt:runs/*/model_best.pth"' in Path("study.toml").read_text()
+    assert_one_line(command("init", "runs", *data), "study.toml is there already")
+    outcome = command("check", "study.toml", "--json")
+    look = json.loads(outcome.out)
+    assert (outcome.code, look["problems"]) == (0, [])
+    assert [(t["teacher"], t["params"]) for t in look["teachers"]] == [("w8", 67), ("w32", 259)]
+    assert {note[:5] for note in look["notes"]} >= {"CM036"}
+    assert look["cost"][0]["passes"] == 2 * 120 and look["hours"] > 0
+    assert not {path.name for path in Path().iterdir()} & {"bank", "tables"}  # nothing is left
+
+
+def test_check_tells_all_that_would_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("mine.csv").write_text("teacher,method,accuracy\nother,KD,0.5\n")
+    command("init", "runs", "--data", "npz:test.npz", "--builder", "my_models:make", "--results", "mine.csv")
+    text = Path("study.toml").read_text()
+    Path("study.toml").write_text(text.replace("taus = [1, 2, 4, 8]", 'names = ["nil"]'))
+    outcome = command("check", "study.toml", "--quiet")
+    assert outcome.code == 2
+    assert "did you mean 'nll'" in outcome.out and "no teacher has both logits and results" in outcome.out
+    Path("my_models.py").write_text("def make(name):\n    raise OSError('no such network')\n")
+    look = json.loads(command("check", "study.toml", "--json").out)
+    assert any("the builder failed for" in problem and "given 'w8'" in problem for problem in look["problems"])
+
+
+def test_check_counts_the_students(tmp_path: Path) -> None:
+    file = write_study(tmp_path, letters_study(rows=(60, 40, 30), widths=(4,), teacher_seeds=1, seeds=3))
+    look = json.loads(command("check", file, "--json", "--workers", "1").out)
+    assert look["problems"] == []
+    passes = {row["what"]: row["passes"] for row in look["cost"]}
+    assert passes == {
+        "forward, teachers on held-out rows": 70,
+        "forward, teachers on training rows": 60,
+        "forward and backward, 6 students mlp5": 6 * 60,
+    }
+    assert all(row["hours"] >= 0 for row in look["cost"])
+
+
+@pytest.mark.parametrize(
+    ("files", "pattern"),
+    [
+        (("a.pt", "b.pt"), "*.pt"),
+        (("a/model_best.pth", "a/last.pth", "b/last.pth", "b/model_best.pth"), "*/model_best.pth"),
+        (("a/epoch_9.pt", "a/epoch_10.pt", "b/epoch_9.pt", "b/epoch_10.pt"), "*/epoch_10.pt"),
+        (("x/a/ckpt/best.pt", "y/b/ckpt/best.pt"), "*/*/*/best.pt"),
+    ],
+)
+def test_init_finds_one_checkpoint_a_run(tmp_path: Path, files: tuple[str, ...], pattern: str) -> None:
+    for name in files:
+        (tmp_path / "zoo" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "zoo" / name).touch()
+    written = new_study(tmp_path / "zoo", tmp_path / "study.toml", builder="m:f", data="letters").read_text()
+    assert f'source = "ckpt:zoo/{pattern}"' in written
+    tomllib.loads(written)
+
+
+def test_init_of_logits_needs_no_data(tmp_path: Path) -> None:
+    saved_study(tmp_path)
+    logits = tmp_path / "teachers.npz"
+    written = new_study(logits, tmp_path / "own.toml", results=tmp_path / "results.csv")
+    table = tomllib.loads(written.read_text())
+    assert table["family"] == [{"source": f"logits:{logits.name}"}] and table["results"] == "results.csv"
+    with pytest.raises(InputError, match="expected checkpoints"):
+        (tmp_path / "empty").mkdir()
+        new_study(tmp_path / "empty", tmp_path / "none.toml")
+
+
+def test_status_and_teachers_as_json(tmp_path: Path) -> None:
+    file = write_study(tmp_path, letters_study(rows=(60, 40, 30), widths=(4,), teacher_seeds=1))
+    assert command("collect", file, "--quiet").code == 0
+    counts = json.loads(command("status", file, "--json").out)
+    assert (counts["done"], counts["runs"], counts["seconds_left"]) == (0, 4, None)
+    assert [row["teacher"] for row in counts["rows"]] == ["", "mlp4"]
+    listed = json.loads(command("teachers", "torchvision:resnet{18,34}", "--json").out)
+    assert [(row["name"], row["params"]) for row in listed] == [("resnet18", 11689512), ("resnet34", 21797672)]
 
 
 def test_evidence_that_is_no_study_and_runs_that_are_not_there(study: Path, studied: Path, tmp_path: Path) -> None:
@@ -300,7 +430,7 @@ def test_long_tables_are_cut(studied: Path) -> None:
 
 def test_progress_is_shown_unless_quiet(tmp_path: Path) -> None:
     saved_study(tmp_path)
-    assert "collect" in command("collect", tmp_path).err
+    assert command("collect", tmp_path).err == "collect: 4 shards\n"  # nobody watches: a line, no bar
     assert command("probe", tmp_path, "--quiet").err == ""
 
 

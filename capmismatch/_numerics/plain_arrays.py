@@ -134,3 +134,14 @@ def _of_small_floats(array: NDArray[Any], place: str, wanted: str) -> NDArray[An
     raise InputError(
         f"expected {wanted} as {place}, got an array of {array.dtype}, whose bytes may mean anything: save float32"
     )
+
+
+def listed(values: Any) -> Any:
+    """Several values as they are; a single text or number as a list of one, as users write it.
+
+    Examples
+    --------
+    >>> listed("nll"), listed(4), listed((1, 4))
+    (['nll'], [4], (1, 4))
+    """
+    return [values] if isinstance(values, str | Real) else values

@@ -28,13 +28,13 @@ def command(verb: str, file: Path, folder: Path | None = None) -> str:
     >>> command("collect", Path("study.toml"), Path("elsewhere"))
     'capmismatch collect study.toml --folder elsewhere'
     """
-    words = ["capmismatch", verb, _from_here(file)]
+    words = ["capmismatch", verb, shown_path(file)]
     if folder is not None and folder.resolve() != file.resolve().parent:
-        words += ["--folder", _from_here(folder)]
+        words += ["--folder", shown_path(folder)]
     return shlex.join(words)
 
 
-def _from_here(path: Path) -> str:
+def shown_path(path: Path) -> str:
     """A path relative to the current folder where it lies below it, else absolute."""
     path, here = path.resolve(), Path.cwd().resolve()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Mapping
+
 
 def start(text: str) -> str:
     """The text with a capital first letter, the others as they are."""
@@ -83,3 +87,44 @@ def format_percent(share: float, digits: int = 0, *, at_most: float = float("inf
 def format_chance(chance: float) -> str:
     """A chance that is estimated from draws: a whole percentage, at most "over 99 %"."""
     return format_percent(chance, at_most=0.99)
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it.
+
+    Examples
+    --------
+    >>> duration(42), duration(600), duration(8000), duration(float("nan"))
+    ('42 s', '10 min', '2 h 13 min', 'not known yet')
+    """
+    if seconds != seconds:
+        return "not known yet"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def to_json(value: object) -> str:
+    """A value as JSON, two spaces in; numbers that are not finite, and missing values, are null.
+
+    Examples
+    --------
+    >>> to_json({"p": float("nan"), "names": ("a", "b")}).split()
+    ['{', '"p":', 'null,', '"names":', '[', '"a",', '"b"', ']', '}']
+    """
+    return json.dumps(_plain(value), indent=2, ensure_ascii=False)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item") and not isinstance(value, str):  # of NumPy
+        value = value.item()
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return None if value != value else str(value)  # what pandas calls missing

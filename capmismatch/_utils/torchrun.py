@@ -89,15 +89,19 @@ def world_size() -> int:
             )
         if _number("RANK", 0, least=0) >= size:
             raise CapmismatchError(f"expected RANK in [0, {size}), got {os.environ['RANK']!r} with WORLD_SIZE={size}")
+        _number("LOCAL_RANK", 0, least=0)
+        _number("MASTER_PORT", 0, least=0, most=65535)
     return size
 
 
-def _number(name: str, default: int, least: int) -> int:
+def _number(name: str, default: int, least: int, most: int = 2**31 - 1) -> int:
     text = os.environ.get(name, "").strip()
     if not text:
         return default
-    if not text.isdecimal() or int(text) < least:
-        raise CapmismatchError(f"expected the environment variable {name} a whole number >= {least}, got {text!r}")
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most):
+        raise CapmismatchError(
+            f"expected the environment variable {name} a whole number in [{least}, {most}], got {text[:40]!r}"
+        )
     return int(text)
 
 
@@ -127,5 +131,6 @@ def process_group() -> Iterator[ProcessGroup]:
 
 def local_device(device: str) -> str:
     """The worker's own accelerator where torchrun started several on one machine."""
-    local = os.environ.get("LOCAL_RANK")
-    return f"{device}:{local}" if device == "cuda" and local is not None else device
+    if device != "cuda" or not os.environ.get("LOCAL_RANK", "").strip():
+        return device
+    return f"{device}:{_number('LOCAL_RANK', 0, least=0)}"

@@ -32,7 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 from capmismatch._utils.optional import need
 from capmismatch.data.bank_files import hash_logits, open_logits, read_rows
 from capmismatch.data.logit_checks import NOT_LOGITS, logit_array, looks_like
-from capmismatch.data.records import TeacherRecord, teacher_key
+from capmismatch.data.records import TeacherRecord, keys_named, only_key, teacher_key
 from capmismatch.data.rows import SPLITS, Rows, check_logits, make_rows, stratified_order
 from capmismatch.errors import BankError, InputError, must_be_a_count, must_be_one_of
 from capmismatch.findings import explain
@@ -115,8 +115,19 @@ class LogitBank:
         return [record.key for record in self.teachers]
 
     def __getitem__(self, key: str) -> TeacherRecord:
-        must_be_one_of(key, self.keys, "teacher key")
-        return self.teachers[self.keys.index(key)]
+        return self.teachers[self.keys.index(self.key_of(key))]
+
+    def key_of(self, teacher: str) -> str:
+        """The key of one teacher by its key, ``family/name`` or name; of several training runs the first, told so."""
+        return teacher if teacher in self.keys else only_key(teacher, self._runs, stacklevel=4)
+
+    def keys_of(self, teacher: str) -> list[str]:
+        """The keys of all training runs of a teacher, by its key, ``family/name`` or name."""
+        return keys_named(teacher, self._runs)
+
+    @property
+    def _runs(self) -> list[tuple[str, str, str]]:
+        return [(record.key, record.family, record.teacher) for record in self.teachers]
 
     def select(self, split: str | None) -> NDArray[np.int64]:
         """Row numbers of a split, or of all rows with None."""
@@ -155,10 +166,17 @@ class LogitBank:
             chunk = chosen[start : start + step]
             yield [self.take(key, chunk) for key in keys], self.rows.labels[chunk]
 
+    def stored(self, key: str) -> Any:
+        """The (N, C) logits of a teacher as they are stored, an array or a `LogitFile`; not checked against a hash."""
+        return self._stored[self.key_of(key)]
+
     def _verified_logits(self, key: str) -> Any:
         """The (N, C) logits of a teacher as stored, an array or a `LogitFile`; checked when first asked for."""
         if key not in self._verified:
-            self._verify(self[key])
+            record = self[key]
+            if record.key not in self._verified:
+                self._verify(record)
+            key = record.key
         return self._stored[key]
 
     def _verify(self, record: TeacherRecord) -> None:
@@ -210,7 +228,7 @@ class LogitBank:
             split=self.rows.split[index],
             inputs_hash=self.rows.inputs_hash,
         )
-        return _in_memory(rows, [self._cut(record, index, columns, rows) for record in self.teachers])
+        return bank_in_memory(rows, [self._cut(record, index, columns, rows) for record in self.teachers])
 
     def _drawn(self, index: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
         """Draw `n` of some rows, stratified by class and split; in the order of the bank."""
@@ -396,7 +414,7 @@ def bank_from_arrays(
             findings=_findings(values, teacher),
         )
         opened.append((record, values))
-    return _in_memory(rows, opened)
+    return bank_in_memory(rows, opened)
 
 
 def _arrays_by_name(logits: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
@@ -424,7 +442,8 @@ def _accuracy(logits: NDArray[Any], rows: Rows) -> float:
     return float((logits.argmax(1) == rows.labels).mean())
 
 
-def _in_memory(rows: Rows, opened: Iterable[tuple[TeacherRecord, Any]]) -> LogitBank:
+def bank_in_memory(rows: Rows, opened: Iterable[tuple[TeacherRecord, Any]]) -> LogitBank:
+    """A bank of arrays of logits (N, C), each with what is known of its teacher; nothing is checked again."""
     bank = object.__new__(LogitBank)
     bank.path = None
     bank._fill(rows, opened)

@@ -10,7 +10,9 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import weakref
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -241,15 +243,33 @@ def read_record(file: Path) -> tuple[TeacherRecord, str]:
     return record, fingerprint
 
 
+MOST_OPEN = 64
+"""Files of logits that a process keeps open at a time: systems allow 256 or 1024, and a study has more."""
+
+
+class _Descriptor:
+    """A file that is open for as long as someone reads it."""
+
+    def __init__(self, file: Path) -> None:
+        self.number = os.open(file, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.number)
+
+
+_recent: OrderedDict[int, _Descriptor] = OrderedDict()  # of which `LogitFile`, by its id; the latest last
+_recent_lock = threading.Lock()
+
+
 class LogitFile:
-    """(N, C) logits in a file that is kept open, of which rows are read.
+    """(N, C) logits in a file, of which rows are read; the files that were read last are kept open.
 
     Not a memory map: where one row of a map is touched, the system may count megabytes around it to this process.
     """
 
     def __init__(self, file: Path, dtype: str, start: int, shape: tuple[int, int]) -> None:
-        self.file, self.start, self.shape = open(file, "rb", buffering=0), start, shape  # noqa: SIM115
-        weakref.finalize(self, self.file.close)
+        self.file, self.start, self.shape = file.resolve(), start, shape
+        self.identity: tuple[int, ...] = ()
+        weakref.finalize(self, _recent.pop, id(self), None)
+        self._descriptor()
         self.dtype = np.dtype(dtype)
         self.nbytes = shape[0] * shape[1] * self.dtype.itemsize
 
@@ -269,21 +289,40 @@ class LogitFile:
         # make a read each, so this loop does little else.
         ends = [*(np.flatnonzero(np.diff(index) != 1) + 1).tolist(), len(index)]
         offsets = (self.start + width * index[[0, *ends[:-1]]]).tolist()
-        raw, filled, descriptor = logits.reshape(-1).view(np.uint8).data, 0, self.file.fileno()
+        raw, filled, descriptor = logits.reshape(-1).view(np.uint8).data, 0, self._descriptor()
         for end, offset in zip(ends, offsets, strict=True):
             stretch = raw[filled : end * width]
-            count = os.preadv(descriptor, [stretch], offset)
+            count = os.preadv(descriptor.number, [stretch], offset)
             if count < len(stretch):
-                self._read_remaining(stretch[count:], offset + count)
+                self._read_remaining(descriptor, stretch[count:], offset + count)
             filled = end * width
         return logits
 
-    def _read_remaining(self, stretch: memoryview, offset: int) -> None:
+    def _descriptor(self) -> _Descriptor:
+        """The file, opened again where others were read since; it must be the one that was opened first."""
+        with _recent_lock:
+            opened = _recent.pop(id(self), None)
+            if opened is None:
+                try:
+                    opened = _Descriptor(self.file)
+                except OSError as error:
+                    raise BankError(f"cannot read {self.file}: {error.strerror}") from None
+                facts = os.fstat(opened.number)
+                identity = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+                if self.identity not in ((), identity):
+                    raise BankError(f"{self.file} was replaced while it was read: open the bank again")
+                self.identity = identity
+            _recent[id(self)] = opened
+            while len(_recent) > MOST_OPEN:
+                _recent.popitem(last=False)
+        return opened
+
+    def _read_remaining(self, descriptor: _Descriptor, stretch: memoryview, offset: int) -> None:
         """Read on where one call gave less than asked for: the system gives 2 GiB at a time at most."""
         while stretch:
-            count = os.preadv(self.file.fileno(), [stretch], offset)
+            count = os.preadv(descriptor.number, [stretch], offset)
             if not count:
-                raise BankError(f"{self.file.name} was cut while it was open")
+                raise BankError(f"{self.file} was cut while it was open")
             stretch, offset = stretch[count:], offset + count
 
 

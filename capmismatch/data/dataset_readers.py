@@ -6,11 +6,13 @@ is checked afterwards, by `capmismatch.data.rows.make_rows`.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,9 @@ from capmismatch._numerics.plain_arrays import plain_array
 from capmismatch._utils.files import hash_file
 from capmismatch._utils.optional import need
 from capmismatch.data.class_names import are_imagenet_ids, are_numbers, composed
-from capmismatch.data.image_checks import eight_bits
+from capmismatch.data.image_checks import checked_inputs, eight_bits
 from capmismatch.data.image_folders import PARTS, find_images, order_of_classes, part_of
-from capmismatch.data.lazy_inputs import LazyInputs
+from capmismatch.data.lazy_inputs import LazyInputs, as_array
 from capmismatch.data.rows import label_array
 from capmismatch.errors import CapmismatchError, InputError, must_be_one_of
 
@@ -114,6 +116,62 @@ def _read_image(file: Path) -> Any:
         raise InputError(f"{file} is not a readable image: {error}") from None
 
 
+# --- arrays of parts -------------------------------------------------------------------------------------------------
+
+OF_INPUTS, OF_LABELS = ("images", "inputs", "x", "data"), ("labels", "y", "targets")
+
+
+def array_of_part(name: str) -> tuple[str, str] | None:
+    """The part and what an array of it holds, "inputs" or "labels", by its name; None for other names.
+
+    Examples
+    --------
+    >>> array_of_part("valid_images"), array_of_part("y_test"), array_of_part("x_mean")
+    (('valid', 'inputs'), ('test', 'labels'), None)
+    """
+    first, _, last = name.casefold().partition("_")
+    for part, what in ((first, last), (last, first)):
+        if part_of(part) and what in (*OF_INPUTS, *OF_LABELS):
+            return part, "inputs" if what in OF_INPUTS else "labels"
+    return None
+
+
+def read_parts(arrays: Mapping[str, NDArray[Any]], path: Path) -> RawDataset:
+    """Read pairs of arrays, one for each part, as MedMNIST's and Keras' files have them."""
+    found: dict[str, dict[str, str]] = {}
+    for name in arrays:
+        if (part := array_of_part(name)) is not None:
+            before = found.setdefault(part[0], {}).setdefault(part[1], name)
+            if before != name:
+                raise InputError(f"{path} has both {before!r} and {name!r}: expected one array of {part[1]} a part")
+    parts = sorted(found, key=lambda part: list(PARTS).index(part))
+    for part in parts:
+        if len(found[part]) != 2:
+            raise InputError(f"expected inputs and labels of part {part!r} in {path}, got {[*found[part].values()]}")
+    if len({part_of(part) for part in parts}) != len(parts):
+        raise InputError(f"expected each part once in {path}, got {parts}")
+    inputs = [checked_inputs(arrays[found[part]["inputs"]], f"{found[part]['inputs']} of {path}") for part in parts]
+    labels = [label_array(arrays[found[part]["labels"]], f"{found[part]['labels']} of {path}") for part in parts]
+    for part, some, of_some in zip(parts, inputs, labels, strict=True):
+        if len(some) != len(of_some):
+            raise InputError(
+                f"expected as many inputs as labels of {part!r} in {path}, got {len(some)}, {len(of_some)}"
+            )
+        if (some.shape[1:], some.dtype) != (inputs[0].shape[1:], inputs[0].dtype):
+            raise InputError(
+                f"expected inputs of one shape and type in {path}, got {inputs[0].dtype} of {inputs[0].shape[1:]} in "
+                f"{parts[0]!r} and {some.dtype} of {some.shape[1:]} in {part!r}"
+            )
+    counts = [len(some) for some in labels]
+    return RawDataset(
+        inputs=np.concatenate(inputs),
+        labels=np.concatenate(labels),
+        classes=arrays.get("classes"),
+        ids=_ids_by_part(parts, counts),
+        split=np.repeat([str(part_of(part)) for part in parts], counts),
+    )
+
+
 # --- torchvision -----------------------------------------------------------------------------------------------------
 
 
@@ -192,7 +250,11 @@ def _ids_by_part(parts: Sequence[str], counts: Sequence[int]) -> list[str]:
 
 def read_map_style(source: Any, name: str) -> RawDataset:
     """Read a map-style data set of (input, label) pairs; images that it holds as one array are taken as that array."""
-    lazy = LazyInputs(lambda row: _pair(source, row, name)[0], np.arange(len(source)), name)
+
+    def fetch(row: int) -> Any:
+        return _pair(source, row, name)[0]
+
+    lazy = LazyInputs(fetch, np.arange(len(source)), name, _content_of(fetch, name), stamp_few=False)
     labels = _labels_of(source, name)
     array = _array_behind(source, lazy)
     return RawDataset(
@@ -216,6 +278,19 @@ def _pair(source: Any, row: int, name: str) -> Any:
             "hand in a data set that gives (input, label)"
         )
     return pair
+
+
+def _content_of(fetch: Callable[[int], Any], name: str) -> Callable[[int], str]:
+    """What tells an input of a data set from another where nothing but the input itself does."""
+
+    @cache  # every part that is taken of the data set asks again
+    def stamp(row: int) -> str:
+        array = as_array(fetch(row), f"row {row} of data set {name!r}")
+        digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    return stamp
 
 
 def _labels_of(source: Any, name: str) -> Any:
@@ -348,13 +423,32 @@ def _read_table(table: Any, address: str, columns: Columns, parts: Mapping[str, 
     ids = np.array(_ids_by_part(list(parts), list(parts.values())) if parts else np.arange(len(table)).astype(str))
     shown_name = re.split(r"[/#]", address)[-1] or address
     return RawDataset(
-        inputs=LazyInputs(lambda row: table[row][image_column], kept, shown_name),
+        inputs=LazyInputs(
+            lambda row: table[row][image_column],
+            kept,
+            shown_name,
+            _stamp_of_table(table, image_column),
+            stamp_few=False,
+        ),
         labels=label_array([labels[row] for row in kept], f"labels of hf:{address}"),
         classes=None if names is None or are_numbers(names) else names,
         ids=ids[kept],
         split=None if splits is None else [part_of(name) for name in splits[kept]],
         doubt=doubt,
     )
+
+
+def _stamp_of_table(table: Any, column: str) -> Callable[[int], str]:
+    """What tells an image of a table from another: its bytes, undecoded, or the file that it lies in."""
+    undecoded = table.with_format("arrow")
+
+    @cache
+    def stamp(row: int) -> str:
+        image = undecoded[row].column(column)[0].as_py()
+        content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+        return hashlib.sha256(content).hexdigest()
+
+    return stamp
 
 
 def _labels_of_values(values: Sequence[Any], place: str) -> tuple[list[Any], list[str] | None, str]:

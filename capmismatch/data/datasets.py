@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import numbers
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,14 @@ from capmismatch.data.class_names import numbered, place_in
 from capmismatch.data.dataset_readers import (
     Columns,
     RawDataset,
+    array_of_part,
     read_folder,
     read_huggingface,
     read_map_style,
+    read_parts,
     read_torchvision,
 )
+from capmismatch.data.handed_in import check_parts, is_pair_of_arrays, join_parts, read_arrays
 from capmismatch.data.image_checks import checked_inputs
 from capmismatch.data.lazy_inputs import LazyInputs, as_array
 from capmismatch.data.npz_files import read_npz
@@ -45,10 +49,13 @@ class Dataset:
     inputs : ndarray or LazyInputs
         Of shape (N, ...); images as uint8 (N, H, W, C). ``inputs[rows]`` of a `LazyInputs` is such an array, or a list
         of PIL images where they differ in size.
+    doubt: str
+        In which order trainers would put the classes otherwise, in words; "" where it is given or there is no doubt.
     """
 
     rows: Rows
     inputs: Any
+    doubt: str = ""
 
     @property
     def name(self) -> str:
@@ -88,7 +95,7 @@ class Dataset:
             inputs_hash=_inputs_hash(inputs),
             place=f"labels of {self.name}",
         )
-        return Dataset(rows, inputs)
+        return Dataset(rows, inputs, self.doubt)
 
     def part(self, split: str) -> Dataset:
         """The rows of one split."""
@@ -100,7 +107,7 @@ class Dataset:
         rows = make_rows(
             name, self.labels, self.classes, ids=self.rows.ids, split=self.rows.split, inputs_hash=_inputs_hash(inputs)
         )
-        return Dataset(rows, inputs)
+        return Dataset(rows, inputs, self.doubt)
 
     def with_classes(self, classes: Sequence[str]) -> Dataset:
         """The same rows with the classes in another order, labels with them, or under other names.
@@ -209,12 +216,13 @@ def load_dataset(
 
     Parameters
     ----------
-    source : str or map-style torch data set
+    source : str, tuple, mapping, or map-style torch data set
         One of
 
         * ``"letters"``
         * ``"npz:FILE"``: holds ``labels`` (N,), one of ``inputs``, ``images``, ``X`` (N, ...), and optionally
-          ``classes``, ``ids``, ``split``
+          ``classes``, ``ids``, ``split``; or such pairs for each part, as the files of MedMNIST (``train_images``,
+          ``train_labels``, ...) and Keras (``x_train``, ``y_train``, ...)
         * ``"folder:PATH"``: one folder of images per class, such as ImageNet's validation folder, perhaps below
           ``train``, ``val``, ``test`` in any spelling; Tiny-ImageNet's annotations are read. Example ids are paths
           below PATH; images may differ in size.
@@ -222,6 +230,9 @@ def load_dataset(
         * ``"hf:OWNER/NAME"``, ``"hf:FOLDER"``, ``"hf:OWNER/NAME#validation"``: an image classification set of the
           ``datasets`` library
         * a map-style torch data set of (input, label) pairs
+        * ``(X, y)``: arrays or tensors of inputs (N, ...) and of labels (N,)
+        * ``{"val": ..., "test": ...}``: any of these for each split
+        * a `Dataset`, which is taken as it is
     split : mapping of str to int or float, optional
         As in `Dataset.resplit`; by default the source's own split, or all rows "val".
     seed : int
@@ -257,27 +268,53 @@ def load_dataset(
     >>> load_dataset("letters", split={"train": 2000, "val": 6000, "test": 12000})
     Dataset('letters': 20000 examples, 26 classes, 2000 train, 6000 val, 12000 test)
     """
-    if isinstance(source, str):
-        raw, source_name = _read(source, Path(base), root, download, Columns(image_column, label_column))
-    elif hasattr(source, "__getitem__") and hasattr(source, "__len__"):
-        source_name = type(source).__name__
-        raw = read_map_style(source, name or source_name)
+    if isinstance(source, Dataset):
+        dataset = source if classes is None else source.with_classes(classes)
     else:
-        raise InputError(f"expected {KINDS} or a map-style torch data set, got {type(source).__name__}")
-    place = source if isinstance(source, str) else source_name
-    class_names = classes if raw.classes is None else raw.classes
-    dataset = _checked(raw, class_names, name or raw.name or source_name, place)
-    if classes is not None and raw.classes is not None:
-        dataset = dataset.with_classes(classes)
-    elif raw.doubt:
-        warnings.warn(f"the classes of {source} are {raw.doubt}", stacklevel=2)
+        read = partial(
+            _read, base=Path(base), root=root, download=download, columns=Columns(image_column, label_column)
+        )
+        raw, source_name = read(source, name) if isinstance(source, str) else _handed_in(source, name, read)
+        place = source if isinstance(source, str) else source_name
+        class_names = classes if raw.classes is None else raw.classes
+        dataset = _checked(raw, class_names, name or raw.name or source_name, place)
+        if classes is not None and raw.classes is not None:
+            dataset = dataset.with_classes(classes)
+        elif raw.doubt:
+            warnings.warn(f"the classes of {place} are {raw.doubt}", stacklevel=2)
+            dataset = replace(dataset, doubt=raw.doubt)
     return dataset if split is None else dataset.resplit(split, seed)
+
+
+def _handed_in(source: Any, name: str | None, read: Callable[..., tuple[RawDataset, str]]) -> tuple[RawDataset, str]:
+    """What a data set in memory holds, and its name."""
+    if isinstance(source, Mapping):
+        shown = name or "the splits"
+        parts = {
+            split: read(part, split)[0] if isinstance(part, str) else _handed_in(part, split, read)[0]
+            for split, part in check_parts(source).items()
+        }
+        return join_parts(parts, shown), "data"
+    if is_pair_of_arrays(source):
+        return read_arrays(source, name or "the arrays"), "arrays"
+    if isinstance(source, Dataset):
+        return RawDataset(source.inputs, source.labels, source.classes, source.rows.ids), source.name
+    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+        source_name = type(source).__name__
+        return read_map_style(source, name or source_name), source_name
+    loader = "; of a DataLoader give its dataset" if hasattr(source, "dataset") else ""
+    raise InputError(
+        f"expected {KINDS}, arrays (X, y), a data set for each split, or a map-style torch data set, got "
+        f"{type(source).__name__}{loader}"
+    )
 
 
 KINDS = "'letters', 'npz:FILE', 'folder:PATH', 'torchvision:NAME', 'hf:NAME'"
 
 
-def _read(source: str, base: Path, root: str | Path | None, download: bool, columns: Columns) -> tuple[RawDataset, str]:
+def _read(
+    source: str, name: str | None, *, base: Path, root: str | Path | None, download: bool, columns: Columns
+) -> tuple[RawDataset, str]:
     """What a source holds, and its name."""
     kind, _, address = source.partition(":")
     if kind != "hf" and columns != Columns():
@@ -301,10 +338,16 @@ INPUT_NAMES = ("inputs", "images", "X")
 
 
 def _read_npz(path: Path) -> RawDataset:
-    arrays, names = read_npz(path, lambda name: name in (*INPUT_NAMES, "labels", "classes", "ids", "split"))
+    wanted = (*INPUT_NAMES, "labels", "classes", "ids", "split")
+    arrays, names = read_npz(path, lambda name: name in wanted or array_of_part(name) is not None)
     inputs_name = next((name for name in INPUT_NAMES if name in arrays), None)
+    if inputs_name is None and "labels" not in arrays and any(array_of_part(name) for name in arrays):
+        return read_parts(arrays, path)
     if inputs_name is None or "labels" not in arrays:
-        raise InputError(f"expected arrays 'labels' and one of {list(INPUT_NAMES)} in {path}, got {names}")
+        raise InputError(
+            f"expected arrays 'labels' and one of {list(INPUT_NAMES)} in {path}, or pairs such as 'train_images' and "
+            f"'train_labels' or 'x_test' and 'y_test', got {names}"
+        )
     inputs, labels = arrays[inputs_name], label_array(arrays["labels"], f"labels of {path}")
     return RawDataset(inputs, labels, arrays.get("classes"), arrays.get("ids"), arrays.get("split"))
 
@@ -331,7 +374,7 @@ def _checked(raw: RawDataset, classes: Any, name: str, source: str) -> Dataset:
 
 
 def _inputs_hash(inputs: Any) -> str:
-    """Hash of the inputs: an array's every byte; of lazy ones 64 evenly spaced rows, and the stamps of all rows."""
+    """Hash of the inputs: an array's every byte; of lazy ones up to 64 rows, and where there are more, all stamps."""
     if isinstance(inputs, np.ndarray):
         return _array_hash(inputs, len(inputs)).hexdigest()
     spread = np.unique(np.linspace(0, len(inputs) - 1, 64).astype(int)) if len(inputs) else np.arange(0)
@@ -342,7 +385,7 @@ def _inputs_hash(inputs: Any) -> str:
             digest.update(_array_hash(as_array(image), 1).digest())
     else:
         digest = _array_hash(sample, len(inputs))
-    if isinstance(inputs, LazyInputs) and inputs.stamp is not None:
+    if isinstance(inputs, LazyInputs) and inputs.stamp is not None and (len(inputs) > len(spread) or inputs.stamp_few):
         digest.update("\0".join(inputs.stamp(row) for row in inputs.rows.tolist()).encode())
     return digest.hexdigest()
 

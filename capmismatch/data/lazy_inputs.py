@@ -31,10 +31,12 @@ class LazyInputs:
     name : str
         Of the data set, for messages.
     stamp : callable, optional
-        From a row number to what is known of the row without reading it, such as a file's size; it goes into the data
-        set's fingerprint.
+        From a row number to what tells the row from any other, such as a hash of a file; it goes into the data set's
+        fingerprint.
     channels : int, optional
         How many channels images have, where that is known; `sample` finds out.
+    stamp_few : bool
+        Whether the stamp counts, too, where so few rows are there that `sample` reads all.
 
     Examples
     --------
@@ -50,8 +52,10 @@ class LazyInputs:
         name: str,
         stamp: Callable[[int], str] | None = None,
         channels: int | None = None,
+        stamp_few: bool = True,
     ) -> None:
         self.fetch, self.rows, self.name, self.stamp, self.channels = fetch, rows, name, stamp, channels
+        self.stamp_few = stamp_few
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -68,7 +72,7 @@ class LazyInputs:
 
     def take(self, rows: Any) -> LazyInputs:
         """Some of the rows, still lazy; nothing is read."""
-        return LazyInputs(self.fetch, self.rows[np.asarray(rows)], self.name, self.stamp, self.channels)
+        return LazyInputs(self.fetch, self.rows[np.asarray(rows)], self.name, self.stamp, self.channels, self.stamp_few)
 
     def sample(self, rows: NDArray[Any]) -> Any:
         """As indexing with `rows`; settles, too, how many channels images have: 3 where those of these rows differ."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
-from capmismatch.errors import InputError
+from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.findings import join_codes
 
 
@@ -126,6 +128,77 @@ def teacher_key(family: str, teacher: str, seed: int | None) -> str:
     """
     run = "" if seed is None else f"-s{seed}"
     return f"{_escaped(family, 'family')}/{_escaped(teacher, 'teacher')}{run}"
+
+
+def keys_named(name: str, runs: Iterable[tuple[str, str, str]], what: str = "teacher key") -> list[str]:
+    """The training runs that a name stands for, by their keys.
+
+    Parameters
+    ----------
+    name : str
+        A key, which stands for itself; ``family/teacher``; or a teacher's name that no other family has.
+    runs : iterable of (key, family, teacher)
+        The runs there are.
+    what : str
+        What an error calls the name.
+
+    Returns
+    -------
+    list of str
+        One key, or those of all runs of a teacher that has several.
+
+    Raises
+    ------
+    InputError
+        If there is no such teacher, or several families have one of that name.
+
+    Examples
+    --------
+    >>> runs = [("mlp/mlp8-s0", "mlp", "mlp8"), ("mlp/mlp8-s1", "mlp", "mlp8"), ("cnn/w4", "cnn", "w4")]
+    >>> keys_named("w4", runs), keys_named("mlp/mlp8", runs), keys_named("mlp/mlp8-s1", runs)
+    (['cnn/w4'], ['mlp/mlp8-s0', 'mlp/mlp8-s1'], ['mlp/mlp8-s1'])
+    """
+    known = list(runs)
+    keys = [key for key, _, _ in known]
+    if name in keys:
+        return [name]
+    named = [run for run in known if name in (f"{run[1]}/{run[2]}", teacher_key(run[1], run[2], None))]
+    named = named or [run for run in known if name == run[2]]
+    if not named:
+        must_be_one_of(name, keys, what)
+    if len({run[1:] for run in named}) > 1:
+        units = list(dict.fromkeys(f"{family}/{teacher}" for _, family, teacher in named))
+        raise InputError(f"teacher {name!r} could be any of {units}: use one of these keys")
+    return [key for key, _, _ in named]
+
+
+def only_key(name: str, runs: Iterable[tuple[str, str, str]], what: str = "teacher key", stacklevel: int = 3) -> str:
+    """The run that a name stands for where one is needed: the first of a teacher's runs, which a warning tells.
+
+    Parameters
+    ----------
+    name : str
+        As `keys_named` takes it.
+    runs : iterable of (key, family, teacher)
+        The runs there are.
+    what : str
+        What an error calls the name.
+    stacklevel : int
+        Of the warning.
+
+    Returns
+    -------
+    str
+        Its key.
+    """
+    first, *others = keys_named(name, runs, what)
+    if others:
+        warnings.warn(
+            f"teacher {name!r} has {len(others) + 1} training runs; the first is taken, {first!r}. The others: "
+            f"{', '.join(map(repr, others))}",
+            stacklevel=stacklevel,
+        )
+    return first
 
 
 def _escaped(name: str, what: str) -> str:

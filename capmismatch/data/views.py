@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from capmismatch.errors import InputError, must_be_one_of, must_count
+from capmismatch.errors import InputError, must_be_one_of, must_be_within, must_count
 
 KINDS = ("none", "noise", "flip")
 
@@ -49,6 +49,7 @@ class Views:
             raise InputError(
                 f"expected count of views >= 1 (1 of kind 'none', 2 of 'flip'), got {self.count} of kind {self.kind!r}"
             )
+        must_be_within(self.sigma, "sigma of views", 0.0, 1e30)
         if (self.sigma > 0) != (self.kind == "noise"):
             raise InputError(f"sigma > 0 belongs to views of kind 'noise', got sigma={self.sigma!r} with {self.kind!r}")
 

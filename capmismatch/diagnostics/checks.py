@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from scipy.stats import binom, norm, rankdata, t
 
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.bank_checks import check_bank
+from capmismatch.diagnostics.mixed_rows import NUMBERS, mixed_up
 from capmismatch.findings import join_codes
 
 Floats = NDArray[np.float64]
@@ -106,8 +108,10 @@ def check(bank: LogitBank) -> pd.DataFrame:
       (binomial test; rank test), or is far below chance (CM020);
     * other columns, found by an assignment on one half of the examples, put right 2 % or more of the other half, which
       brings it near its peers: columns were interchanged (CM021);
-    * its confident errors rank the target as by chance, which its peers' do not: some of its rows belong to other
-      examples (CM021);
+    * two or more columns have taken one another's places: each one's examples are taken for the next one's
+      more often than for their own (CM021);
+    * its confident errors rank the target as by chance, which its peers' do not, or three in ten of its rows go with
+      those of two or more peers no better than rows paired at random: they belong to other examples (CM021);
     * its logits are those of another teacher, so that one of the two is not what it is called (CM021); of two names of
       one network, with as many parameters, the first stays usable;
     * its accuracy is far below what its size and its peers lead to expect (Student's t of the log odds) (CM021);
@@ -126,6 +130,19 @@ def check(bank: LogitBank) -> pd.DataFrame:
     >>> check(bank)[["teacher", "usable"]].values.tolist()
     [['net3', True], ['net4', True], ['net5', True], ['shuffled', False]]
     """
+    teachers = tuple(bank.keys)
+    known = _CHECKED.get(bank)
+    if known is None or known[0] != teachers:
+        known = _CHECKED[bank] = teachers, _checked(bank)
+    return known[1].copy()
+
+
+_CHECKED: WeakKeyDictionary[LogitBank, tuple[tuple[str, ...], pd.DataFrame]] = WeakKeyDictionary()
+"""Of the banks that are open: a bank's logits stay as they are, and probes, picks and reports all ask for it."""
+
+
+def _checked(bank: LogitBank) -> pd.DataFrame:
+    """The table of `check`."""
     checks = check_bank(bank)
     views = _views(bank)
     _find_broken(views, bank)
@@ -315,6 +332,7 @@ def _find_broken(views: Sequence[_View], bank: LogitBank) -> None:
     for view, reason in [(view, reason) for view in enough if (reason := _rows_moved(view, _peers(view, enough)))]:
         view.mark("CM021", reason)
     _mark_copies(enough)
+    _mark_mixed_rows(enough, bank)
     _mark_outliers(enough)
 
 
@@ -368,7 +386,7 @@ def _columns_moved(view: _View, peers: Sequence[_View]) -> str:
         tables.append((together, tried))
         quick[tried] = together.argmax(axis=1)[view.top[tried]] == view.labels[tried]
     if quick.mean() - view.accuracy < SWAPPED / 2:  # the best class for each column alone: no order can do much better
-        return ""
+        return _columns_moved_round(view)
     for together, tried in tables:
         columns, classes = linear_sum_assignment(together + 1e-3 * np.eye(len(together)), maximize=True)
         right[tried] = classes[np.argsort(columns)][view.top[tried]] == view.labels[tried]
@@ -376,11 +394,48 @@ def _columns_moved(view: _View, peers: Sequence[_View]) -> str:
     error = float(gained.std()) / np.sqrt(len(gained))
     expected = max(0.5, float(np.median([peer.accuracy for peer in peers])) if peers else 0.0)
     if gain < max(SWAPPED, STRONG * error) or right.mean() < AS_GOOD * expected:
-        return ""
+        return _columns_moved_round(view)
     return (
         f"its columns seem to stand in another order than the classes: it is right in {view.accuracy:.1%}, and would "
         f"be in {right.mean():.1%} with its columns interchanged"
     )
+
+
+def _columns_moved_round(view: _View) -> str:
+    """Why some few of a teacher's columns have taken one another's places; "" if none have.
+
+    In a ring of classes each is taken for the next one more often than for itself. A teacher that tells the classes of
+    a ring apart at all has none, however much it prefers some of them.
+    """
+    together = np.zeros((view.classes, view.classes), np.int64)
+    np.add.at(together, (view.labels, view.top), 1)
+    itself = together.diagonal().copy()
+    np.fill_diagonal(together, -1)
+    taken_for = together.argmax(axis=1)
+    other = together.max(axis=1)
+    confusable = max(1, int(((other >= 1) & (3 * other >= itself)).sum()))
+    for ring in _rings(np.where(other > itself, taken_for, np.arange(view.classes))):
+        as_other, as_itself = int(other[ring].sum()), int(itself[ring].sum())
+        if binom.sf(as_other - 1, as_other + as_itself, 0.5) < LEVEL / confusable:
+            return (
+                f"its columns {', '.join(map(str, sorted(ring)))} seem to stand in one another's places: examples of "
+                f"these classes are taken for the next one {as_other} times, for their own {as_itself} times"
+            )
+    return ""
+
+
+def _rings(following: Ints) -> list[list[int]]:
+    """The cycles, of two or more, of a map from places to places."""
+    rings, seen = [], np.full(len(following), -1)
+    for start in range(len(following)):
+        path, place = [], start
+        while seen[place] < 0:
+            seen[place] = start
+            path.append(place)
+            place = int(following[place])
+        if seen[place] == start and following[place] != place:
+            rings.append(path[path.index(place) :])
+    return rings
 
 
 def _rows_moved(view: _View, peers: Sequence[_View]) -> str:
@@ -403,6 +458,21 @@ def _rows_moved(view: _View, peers: Sequence[_View]) -> str:
         f"some of its rows seem to belong to other examples: it is right in {view.accuracy:.1%}, and where it is wrong "
         "and confident, it ranks the right class as by chance"
     )
+
+
+def _mark_mixed_rows(views: Sequence[_View], bank: LogitBank) -> None:
+    """Mark teachers of whose rows some go with their peers' no better than pairs at random."""
+    sound = {view.record.key: view for view in views if view.sound}
+    rows, room = _looked_at(bank), max(LEAST_ROWS, NUMBERS // len(bank.classes))
+    some = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), room)).round().astype(np.int64))
+    margins = {key: view.margin[some] for key, view in sound.items()}
+    found = mixed_up(list(sound), lambda key: bank.take(key, rows[some]).astype(np.float64), margins, list(sound))
+    for key, likeness in found.items():
+        sound[key].mark(
+            "CM021",
+            f"about {likeness.mixed:.0%} of its rows seem to belong to other examples: where it is sure and so are the "
+            "other teachers, these rows lean to other classes than theirs as often as to the same",
+        )
 
 
 def _structure(view: _View, rows: NDArray[np.bool_], part: int) -> tuple[float, float]:

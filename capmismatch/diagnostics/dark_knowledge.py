@@ -12,7 +12,7 @@ import torch
 from capmismatch import probes
 from capmismatch._numerics.soft_label_spec import TAU, TAU_OTHER, WRONG_ROWS, SoftLabelSpec, compared_specs
 from capmismatch.data.bank import LogitBank
-from capmismatch.errors import InputError, must_be_one_of
+from capmismatch.errors import InputError
 from capmismatch.temperature import soft_labels
 
 
@@ -39,8 +39,8 @@ def dark_knowledge(
         Id of the example. By default a typical one: among those of `split` that the shown teachers all get right, the
         one at the median of the last teacher's derived std.
     teachers : sequence of str, optional
-        Keys in the bank. By default the first run of the smallest teacher and of the largest; unknown sizes count as
-        largest.
+        Names, or keys in the bank; of a teacher with several runs a name is the first. By default the first run of the
+        smallest teacher and of the largest; unknown sizes count as largest.
     tau : float, default 4.0
         Temperature of TS, and of the target's logit under ATS and ISATS.
     tau_other : float, default 3.0
@@ -111,8 +111,7 @@ def example_soft_labels(
         first_runs = list({(run.family, run.teacher): run for run in reversed(bank.teachers)}.values())[::-1]
         by_size = sorted(first_runs, key=lambda run: run.params or math.inf)
         teachers = list(dict.fromkeys([by_size[0].key, by_size[-1].key]))
-    for key in teachers:
-        must_be_one_of(key, bank.keys, "teacher key")
+    teachers = [bank.key_of(name) for name in ([teachers] if isinstance(teachers, str) else teachers)]
     row = _typical(bank, teachers, specs[0].tau, split) if example is None else _row_of(bank, example)
     label = torch.tensor([int(bank.rows.labels[row])])
     runs = [bank[key] for key in teachers]

@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from itertools import combinations, islice
+from itertools import combinations
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from capmismatch import ranks as _ranks
 from capmismatch._numerics.devices import as_device, logits_at_once
+from capmismatch._numerics.plain_arrays import listed
 from capmismatch._numerics.soft_label_spec import BOUNDS, TAU, TAU_OTHER, WRONG_ROWS, compared_specs
+from capmismatch._utils.progress import progress_bar
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.diagnostics.checks import unusable_columns
 from capmismatch.diagnostics.example_values import affinities, means_of, restored_values, values_of
 from capmismatch.diagnostics.means import Means
 from capmismatch.diagnostics.restored import restored_rows, shown_settings
-from capmismatch.errors import MOST_TEMPERATURES, InputError, must_be_one_of, must_be_temperature
+from capmismatch.errors import InputError, must_be_one_of, must_be_temperature, must_be_temperatures
 from capmismatch.probes import REGISTRY, calibration_bins
 
 TAUS = (1.0, 2.0, 4.0, 8.0)
@@ -112,7 +114,7 @@ def probe(
     """
     temperatures, chosen, where = _temperatures(taus), _names(names), as_device(device)
     rows, marks = [], unusable_columns(bank)
-    with tqdm(bank.teachers, desc="probe", unit="teacher", disable=not progress) as bar:
+    with progress_bar(bank.teachers, desc="probe", unit="teacher", show=progress) as bar:
         for record in bar:
             bar.set_postfix_str(record.key)
             means = means_of(bank, record.key, temperatures, [REGISTRY[name] for name in chosen], split, where)
@@ -152,7 +154,7 @@ def example_values(
     taus : iterable of float, default (1, 2, 4, 8)
         Temperatures > 0 of the tempered probes.
     teachers : iterable of str, optional
-        Keys as in ``bank.keys``; all by default.
+        Names, or keys as in ``bank.keys``; all by default. A name stands for all training runs of its teacher.
     split : str or None, default "val"
         Rows to measure on; None for all rows of the bank.
     device : str, default "cpu"
@@ -198,10 +200,11 @@ def example_values(
     """
     temperatures = _temperatures(taus)
     per_example = [name for name, p in REGISTRY.items() if p.kind != "family"]
-    chosen = per_example if probes is None else list(dict.fromkeys(probes))
+    chosen = per_example if probes is None else list(dict.fromkeys(listed(probes)))
     for name in chosen:
         must_be_one_of(name, per_example, "probe")
-    records = [bank[key] for key in (bank.keys if teachers is None else dict.fromkeys(teachers))]
+    named = bank.keys if teachers is None else [key for name in listed(teachers) for key in bank.keys_of(name)]
+    records = [bank[key] for key in dict.fromkeys(named)]
     rows, where = bank.select(split), as_device(device)
     heads, values = [], []
     for record in records:
@@ -223,18 +226,13 @@ def example_values(
 
 
 def _temperatures(taus: Iterable[float]) -> list[float]:
-    if isinstance(taus, str | bytes) or not isinstance(taus, Iterable):
+    if isinstance(taus, str | bytes) or not isinstance(taus, Iterable | Real):
         raise InputError(f"expected a list of temperatures as taus, got {taus!r}")
-    listed = list(islice(taus, MOST_TEMPERATURES + 1))
-    if len(listed) > MOST_TEMPERATURES:
-        raise InputError(f"expected at most {MOST_TEMPERATURES} temperatures as taus, got more")
-    for tau in listed:
-        must_be_temperature(tau, "tau")
-    return list(dict.fromkeys(float(tau) for tau in listed))
+    return list(dict.fromkeys(float(tau) for tau in must_be_temperatures(listed(taus), "taus", least=0)))
 
 
 def _names(names: Iterable[str] | None) -> list[str]:
-    chosen = list(REGISTRY) if names is None else list(dict.fromkeys(names))
+    chosen = list(REGISTRY) if names is None else list(dict.fromkeys(listed(names)))
     for name in chosen:
         must_be_one_of(name, REGISTRY, "probe")
     return chosen
@@ -314,7 +312,7 @@ def rank_stability(
       teacher_a teacher_b  value
     0         a         b  0.333
     """
-    chosen = list(dict.fromkeys(metrics))
+    chosen = list(dict.fromkeys(listed(metrics)))
     for metric in chosen:
         must_be_one_of(metric, METRICS, "metric")
     must_be_temperature(tau, "tau")
@@ -327,7 +325,7 @@ def rank_stability(
     per_example = [metric for metric in chosen if metric in PAIR_METRICS]
     if per_example:
         step = max(1, logits_at_once(RANK_LOGITS, where) // (len(bank.classes) * len(bank.teachers)))
-        with tqdm(total=len(bank.select(split)), desc="ranks", unit="row", disable=not progress) as bar:
+        with progress_bar(total=len(bank.select(split)), desc="ranks", unit="row", show=progress) as bar:
             for blocks, labels in bank.aligned_chunks(bank.keys, split, rows=step):
                 logits = [torch.from_numpy(block).to(where) for block in blocks]
                 for metric, values in _ranks.rank_metrics(logits, labels, per_example, pairs).items():
@@ -548,7 +546,7 @@ def restored_variance(
     specs = compared_specs(tau_target, tau_other, constraint, margin, center, bounds, wrong)
     where = as_device(device)
     rows = []
-    with tqdm(bank.teachers, desc="isats", unit="teacher", disable=not progress) as bar:
+    with progress_bar(bank.teachers, desc="isats", unit="teacher", show=progress) as bar:
         for record in bar:
             bar.set_postfix_str(record.key)
             values, correct = restored_values(bank, record.key, specs, split, where)

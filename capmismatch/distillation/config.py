@@ -7,7 +7,7 @@ from typing import Any
 
 from capmismatch.data.views import Views
 from capmismatch.distillation.methods import Method
-from capmismatch.errors import InputError, must_be_one_of, must_count
+from capmismatch.errors import InputError, must_be_one_of, must_be_within, must_count
 
 ENGINES = ("processes", "batched", "ray")
 
@@ -54,9 +54,15 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         must_count(self.seeds, "seeds", most=10_000)
-        must_count(self.threads, "threads")
+        must_count(self.threads, "threads", most=1_000)
         if self.engine is not None:
             must_be_one_of(self.engine, ENGINES, "engine")
         for name in ("students", "center", "scale"):
             if not getattr(self, name):
                 raise InputError(f"expected {name}, at least one, got none")
+        for name, least in {"center": -1e30, "scale": 1e-30}.items():
+            for number in getattr(self, name):
+                must_be_within(number, name, least, 1e30)
+        double = next((name for name in self.students if self.students.count(name) > 1), None)
+        if double is not None:
+            raise InputError(f"expected each of students once, got {double!r} twice")

@@ -20,9 +20,9 @@ from typing import Any
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from capmismatch._utils.files import is_locked
+from capmismatch._utils.progress import progress_bar
 from capmismatch._utils.torchrun import process_group, world_size
 from capmismatch.distillation.batched import StackTrainer, bundles
 from capmismatch.distillation.engines import ENGINES, Resources
@@ -88,8 +88,9 @@ def distill(study: Experiment) -> pd.DataFrame:
         missing = processes.on_rank_zero(lambda: [run for run, folder in runs if not _is_done(folder)])
     if any(run.teacher for run in missing):
         views = range(study.distillation.views.count)
-        for number in tqdm(views, desc="views", unit="view", disable=not study.progress):
-            study.view_bank(number)
+        with progress_bar(views, desc="views", show=study.progress, unit="view") as bar:
+            for number in bar:
+                study.view_bank(number)
     if missing:
         for run in missing:  # failed runs are tried again; an error from now on counts, whichever command it comes from
             (run_folder(study, run) / "error.txt").unlink(missing_ok=True)
@@ -121,7 +122,8 @@ def _train_all(study: Experiment, missing: list[Run], done: int) -> None:
     rank = int(os.environ["RANK"]) if world_size() > 1 else 0
     shown: set[CaughtWarning] = set()
     hidden = not study.progress or rank > 0
-    with tqdm(total=done + len(missing), initial=done, desc="distill", unit="run", disable=hidden) as bar:
+    runs = done + len(missing)
+    with progress_bar(desc="distill", show=not hidden, total=runs, initial=done, unit="run") as bar:
         while missing:
             held_elsewhere = _train_each(study, missing, resources, bar, shown)
             with process_group() as processes:

@@ -60,29 +60,35 @@ SETTING = ("tau", "tau_other", "tau_student", "weight", "constraint", "margin", 
 
 
 def load_results(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | pd.DataFrame,
     columns: Mapping[str, str] | None = None,
     *,
-    percent: bool = False,
+    percent: bool | None = False,
     splits: Mapping[str, str] | None = None,
+    method: Method | str | None = None,
 ) -> pd.DataFrame:
     r"""Read a results table that another trainer made.
 
     Parameters
     ----------
-    path : str or path
-        CSV file (separated by commas, semicolons, tabs or bars) or Parquet, whatever its ending. It needs the columns
-        teacher, method and accuracy; the others are filled in where they are missing. Instead of ``accuracy`` there may
-        be one column for each split, such as ``val_accuracy`` and ``test_acc`` (and ``n_val``). Spaces around names do
-        not count, nor do capitals in splits and in the names of methods that capmismatch knows. Decimal commas and
-        percent signs (``71,3 %``) are understood, empty rows are skipped.
+    path : str, path or DataFrame
+        A table in memory, which stays as it is; or a CSV file (separated by commas, semicolons, tabs or bars) or
+        Parquet, whatever its ending. It needs the columns teacher, method and accuracy; the others are filled in where
+        they are missing. Instead of ``accuracy`` there may be one column for each split, such as ``val_accuracy`` and
+        ``test_acc`` (and ``n_val``). Spaces around names do not count, nor do capitals in splits and in the names of
+        methods that capmismatch knows. Decimal commas and percent signs (``71,3 %``) are understood, empty rows are
+        skipped.
     columns : mapping of str to str, optional
         The file's column names where they differ: {"their name": "our name"}.
     percent : bool, default False
-        Whether accuracies without a percent sign are percentages; otherwise they must lie in [0, 1].
+        Whether accuracies without a percent sign are percentages; otherwise they must lie in [0, 1]. None: they are if
+        all of them are above 1.
     splits : mapping of str to str, optional
         The file's names of splits where they differ: {"held out": "test"}. "valid", "validation" and "dev" are known
         for "val", "training" for "train", "testing" for "test".
+    method : Method or str, optional
+        The one setting of all distilled students, where the table has no column for it: "KD", or
+        ``Method("KD", tau=2.0)`` with its temperatures. Rows without a teacher are plain cross-entropy, "CE".
 
     Returns
     -------
@@ -136,18 +142,25 @@ def load_results(
     0     r20  KD tau=4      0.71
     1     r56  KD tau=4      0.69
     """
-    file = Path(path)
-    source = f"the results file {file}"
-    frame = _read_table(file, dict(columns or {}), source)
+    if isinstance(path, pd.DataFrame):
+        source, frame = "the results table", path.reset_index(drop=True)
+    else:
+        source, frame = f"the results file {path}", _read_file(path, columns or {})
+    frame = _named(frame, dict(columns or {}), method, source)
     _clean_names(frame, source)
+    if percent is None:
+        percent = _are_percentages(frame["accuracy"])
     _clean_numbers(frame, percent, source)
     if "split" in frame:
         frame["split"] = _clean_splits(frame, splits or {}, source)
     return complete(frame).reset_index(drop=True)
 
 
-def _read_table(file: Path, columns: Mapping[str, str], source: str) -> pd.DataFrame:
-    """Read a file and rename its columns; the necessary ones are there, each column once, and at least one row."""
+def _read_file(path: Any, columns: Mapping[str, str]) -> pd.DataFrame:
+    """The table of a file, its columns as they are called there."""
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"expected a results file or a DataFrame, got {type(path).__name__}")
+    file = Path(path)
     if not file.exists():
         raise InputError(f"there is no results file {file}")
     try:
@@ -156,18 +169,48 @@ def _read_table(file: Path, columns: Mapping[str, str], source: str) -> pd.DataF
         if magic[:2] == b"PK":
             raise InputError(f"{file} is an archive or a spreadsheet: expected CSV or Parquet; save the sheet as CSV")
         parquet = magic == b"PAR1" or file.suffix in (".parquet", ".pq")
-        frame = pd.read_parquet(file) if parquet else _read_csv(file, columns)
+        return pd.read_parquet(file) if parquet else _read_csv(file, columns)
     except (ValueError, OSError) as error:
         raise InputError(f"{file} is not a readable table: {error}") from None
+
+
+def _named(frame: pd.DataFrame, columns: dict[str, str], method: Method | str | None, source: str) -> pd.DataFrame:
+    """The table with our names of columns; the necessary ones are there, each column once, and at least one row."""
     require_columns(frame, columns, source)
-    frame = _long(frame.rename(columns=dict(columns)).dropna(how="all"))
+    frame = _long(frame.rename(columns=columns).dropna(how="all"))
     duplicates = frame.columns[frame.columns.duplicated()]
     if len(duplicates):
         raise InputError(f"expected each column once, got {duplicates[0]!r} twice in {source}, after renaming")
+    if method is not None:
+        frame = _with_method(frame, Method(method) if isinstance(method, str) else method, source)
+    if "method" not in frame and {"teacher", "accuracy"} <= set(frame.columns):
+        raise InputError(
+            f"{source} lacks the column 'method'; it has {list(frame.columns)}. If all its students were taught alike, "
+            'say how: method="KD", or method=Method("KD", tau=2)'
+        )
     require_columns(frame, ["teacher", "method", "accuracy"], source)
     if frame.empty:
-        raise InputError(f"expected at least one result in {file}, got none")
+        raise InputError(f"expected at least one result in {source.removeprefix('the results file ')}, got none")
     return frame
+
+
+def _with_method(frame: pd.DataFrame, method: Method, source: str) -> pd.DataFrame:
+    """The table with one setting for all students that have a teacher."""
+    given = {"method": method.name} | {name: value for name in SETTING if (value := getattr(method, name)) is not None}
+    there = [name for name in given if name in frame]
+    if there:
+        raise InputError(f"{source} has a column {there[0]!r}: leave the argument method out, or that column")
+    require_columns(frame, ["teacher"], source)
+    taught = _trimmed(frame["teacher"]).notna()
+    columns: dict[str, Any] = {name: pd.Series(value, frame.index).where(taught) for name, value in given.items()}
+    return frame.assign(**columns | {"method": columns["method"].fillna("CE")})
+
+
+def _are_percentages(accuracy: pd.Series) -> bool:
+    """Whether all accuracies without a percent sign are above 1: shares never are."""
+    bare = accuracy[~accuracy.astype(str).str.strip().str.endswith("%")].dropna()
+    numbers = _numbers(bare, "accuracy")
+    return len(numbers) > 0 and bool(numbers.gt(1).all())
 
 
 def _clean_names(frame: pd.DataFrame, source: str) -> None:
@@ -297,6 +340,10 @@ def _read_csv(file: Path, columns: Mapping[str, str]) -> pd.DataFrame:
         header = stream.readline()
     # Names of columns hold letters: what parts most of them is the separator.
     sep = max(SEPARATORS, key=header.count)
+    names_given = pd.read_csv(file, sep=sep, header=None, nrows=1, dtype="str").iloc[0].dropna().str.strip()
+    twice = names_given[names_given.duplicated()]
+    if len(twice):
+        raise InputError(f"expected each column once, got {twice.iloc[0]!r} twice in {file}: rename or remove one")
     frame = pd.read_csv(file, sep=sep)
     text = pd.read_csv(file, sep=sep, dtype="str", keep_default_na=False, na_values=[""])
     frame.columns = text.columns = text.columns.str.strip()

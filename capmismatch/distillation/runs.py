@@ -8,9 +8,11 @@ ends), every now and then a checkpoint, and, once it is done, ``result.json`` in
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -221,7 +223,7 @@ def results_of(done: list[tuple[Run, Path]]) -> pd.DataFrame:
     """
     rows = []
     for run, folder in done:
-        teacher, result = run.teacher, _read_result(folder)
+        teacher, result = run.teacher, read_result(folder)
         columns = {
             "family": teacher.family if teacher else "",
             "teacher": teacher.teacher if teacher else "",
@@ -250,14 +252,41 @@ def _check_values(split: str, values: Mapping[str, Any]) -> None:
         raise ValueError(f"{count!r} rows of {split!r}")
 
 
-def _read_result(folder: Path) -> dict[str, Any]:
-    file = folder / "result.json"
-    try:
+def read_result(folder: Path) -> dict[str, Any]:
+    """What a finished run has left: its accuracies by split, and the seconds that it took where it says so.
+
+    Raises
+    ------
+    BankError
+        Where the file is damaged, or holds what no training leaves.
+    """
+    with _telling_damage(folder / "result.json") as file:
         result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         if not result["splits"]:
             raise ValueError("no splits")
         for split, values in result["splits"].items():
             _check_values(split, values)
+    return result
+
+
+def read_seconds(folder: Path) -> float:
+    """How long a finished run took; NaN where it does not say.
+
+    Raises
+    ------
+    BankError
+        Where the file is damaged.
+    """
+    with _telling_damage(folder / "result.json") as file:
+        seconds = json.loads(file.read_text(encoding="utf-8")).get("seconds", math.nan)
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
+            raise ValueError(f"{seconds!r} seconds")
+    return float(seconds)
+
+
+@contextmanager
+def _telling_damage(file: Path) -> Iterator[Path]:
+    try:
+        yield file
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BankError(f"{file} is damaged ({error}): remove it to train that student anew") from None
-    return result

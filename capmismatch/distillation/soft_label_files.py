@@ -83,13 +83,13 @@ class SoftLabels:
     def _row(self) -> dict[str, int]:
         return {str(name): row for row, name in enumerate(self.ids)}
 
-    def of(self, ids: Sequence[str], view: int | Tensor = 0) -> Tensor:
+    def of(self, ids: Sequence[str] | Sequence[int] | Tensor, view: int | Tensor = 0) -> Tensor:
         """Return the rows of some examples.
 
         Parameters
         ----------
-        ids : sequence of str
-            The examples, in any order.
+        ids : sequence of str or int
+            The examples, in any order; a number is the id that it makes as text.
         view : int or Tensor of int, shape (n,), default 0
             One view, or one for each example.
 
@@ -102,13 +102,15 @@ class SoftLabels:
         --------
         >>> from capmismatch import bank_from_arrays
         >>> soft = soft_labels(bank_from_arrays({"net": np.eye(2)}, [0, 1]), method="KD")
-        >>> soft.of(["1", "0", "1"]).shape
-        torch.Size([3, 2])
+        >>> soft.of(["1", "0", "1"]).shape, soft.of([1, 0]).shape
+        (torch.Size([3, 2]), torch.Size([2, 2]))
         """
-        missing = next((name for name in ids if name not in self._row), None)
+        plain = ids.tolist() if hasattr(ids, "tolist") else ids
+        names = [str(name) for name in plain]
+        missing = next((name for name in names if name not in self._row), None)
         if missing is not None:
             raise InputError(f"there are no soft labels of example {missing!r}: ids are {_some(self.ids)}")
-        return self.values[view, torch.tensor([self._row[name] for name in ids], dtype=torch.int64)]
+        return self.values[view, torch.tensor([self._row[name] for name in names], dtype=torch.int64)]
 
     def write(self, file: str | os.PathLike[str], dtype: str = "float32") -> Path:
         """Write the file, atomically.
@@ -194,7 +196,8 @@ def soft_labels(
     bank : LogitBank or sequence of LogitBank
         The logits. Several banks of the same examples are several views of the inputs.
     teacher : str, optional
-        Its key in the bank, such as "mlp/mlp48-s0". May be left out if there is only one.
+        Its name, ``family/name``, or key in the bank, such as "mlp/mlp48-s0"; of several training runs the name takes
+        the first, with a warning. May be left out if there is only one.
     method : Method or str or None, default "KD"
         "KD", "ATS" or "ISATS", or such a `Method`. None gives the logits.
     split : str, optional
@@ -225,7 +228,7 @@ def soft_labels(
     """
     banks = _views_of_the_same(bank)
     first = banks[0]
-    key = teacher if teacher is not None else _only_key(first)
+    key = first.key_of(teacher) if teacher is not None else _only_key(first)
     setting = _checked(Method(method) if isinstance(method, str) else method)
     rows = first.select(split)
     values = torch.empty(len(banks), len(rows), len(first.classes))

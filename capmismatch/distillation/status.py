@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from capmismatch._utils.files import is_locked
-from capmismatch.distillation.runs import Experiment, plan, run_folder
+from capmismatch.distillation.runs import Experiment, plan, read_seconds, run_folder
 from capmismatch.training.epoch_log import read_log
 
 STATES = ("done", "running", "failed", "waiting")
@@ -72,8 +71,7 @@ def _expected_seconds(runs: pd.DataFrame) -> pd.Series:
 def _progress(folder: Path, epochs: int) -> tuple[str, float, float]:
     """A run's state, the seconds that all its epochs take (NaN before the first has ended), and the share done."""
     if (folder / "result.json").exists():
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        return "done", float(result.get("seconds", np.nan)), 1.0
+        return "done", read_seconds(folder), 1.0
     lines = read_log(folder / "log.jsonl")
     # The median: the first epoch of a process, which loads what it needs, says little of the others.
     seconds = epochs * float(np.median([line["seconds"] for line in lines])) if lines else np.nan

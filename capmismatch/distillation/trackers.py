@@ -22,7 +22,7 @@ import pandas as pd
 from capmismatch._utils.files import hash_of, make_folder, write_json
 from capmismatch._utils.optional import need
 from capmismatch.distillation.methods import Method
-from capmismatch.distillation.runs import run_name
+from capmismatch.distillation.runs import read_result, run_name
 from capmismatch.errors import BankError, InputError, must_be_one_of
 from capmismatch.training.epoch_log import read_log
 
@@ -107,13 +107,19 @@ def track(
     """
     must_be_one_of(to, TRACKERS, "tracker")
     runs = read_runs(folder)
-    tracker = TRACKERS[to](str(out), project or Path(folder).resolve().name)
     rows = []
-    for run in runs:
-        new = tracker.stamp(run.key) != run.stamp
-        if new:
-            tracker.write(run)
-        rows.append({"run": run.key, "name": run.name, "state": run.state, "epochs": len(run.epochs), "written": new})
+    try:
+        tracker = TRACKERS[to](str(out), project or Path(folder).resolve().name)
+        for run in runs:
+            new = tracker.stamp(run.key) != run.stamp
+            if new:
+                tracker.write(run)
+            of_run = {"run": run.key, "name": run.name, "state": run.state, "epochs": len(run.epochs)}
+            rows.append({**of_run, "written": new})
+    except OSError as error:  # of a full or read-only disk: what is half written has no stamp, and is written again
+        raise BankError(
+            f"cannot write to {out}: {error.strerror or error}; what is there is completed next time"
+        ) from None
     return pd.DataFrame(rows)
 
 
@@ -130,7 +136,7 @@ def _read_run(folder: Path) -> TrackedRun:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         done, splits = (folder / "result.json").exists(), {}
         if done:
-            splits = json.loads((folder / "result.json").read_text(encoding="utf-8"))["splits"]
+            splits = read_result(folder)["splits"]
         method, teacher = Method.from_dict(config["method"]), config["teacher"]
         return TrackedRun(
             folder.name,

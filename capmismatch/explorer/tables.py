@@ -322,7 +322,6 @@ def first_view(reader: Reader, teachers: Sequence[str] | None = None) -> View:
         teachers = [keys[index] for index in indices]
     if not teachers:
         raise InputError("expected at least one teacher, got none")
-    for key in teachers:
-        must_be_one_of(key, keys, "teacher key")
+    chosen = [reader.bank.key_of(name) for name in ([teachers] if isinstance(teachers, str) else teachers)]
     label = reader.classes[0]
-    return View(tuple(dict.fromkeys(teachers)), Softening(), label, reader.examples(label)[0])
+    return View(tuple(dict.fromkeys(chosen)), Softening(), label, reader.examples(label)[0])

@@ -36,7 +36,7 @@ def explore(
     bank : LogitBank
         Of at least one teacher.
     teachers : sequence of str, optional
-        Keys in the bank that are chosen at first; by default three, from small to large.
+        Names, or keys in the bank, of those that are chosen at first; by default three, from small to large.
     images : Dataset, ndarray or sequence, optional
         What the examples look like: a `Dataset`, whose rows are found by their ids, or an array of one image for each
         row of the bank, shape (N, H, W) or (N, H, W, 1, 3 or 4).

@@ -22,6 +22,7 @@ from capmismatch.plots.dark_knowledge import dark_knowledge
 from capmismatch.plots.fidelity_vs_capacity import fidelity_vs_capacity
 from capmismatch.plots.isats_restored import isats_restored
 from capmismatch.plots.logit_statistics import logit_statistics
+from capmismatch.plots.pareto_front import pareto_front
 from capmismatch.plots.pick_chart import pick_chart
 from capmismatch.plots.probe_vs_student import probe_vs_student
 from capmismatch.plots.probe_vs_student_grid import probe_vs_student_grid
@@ -46,6 +47,7 @@ __all__ = [
     "file_name",
     "isats_restored",
     "logit_statistics",
+    "pareto_front",
     "pick_chart",
     "probe_vs_student",
     "probe_vs_student_grid",

@@ -19,6 +19,7 @@ from capmismatch.errors import InputError
 _DRAWN: WeakKeyDictionary[Axes, list[pd.DataFrame]] = WeakKeyDictionary()
 _NAMES: WeakKeyDictionary[Axes, dict[str, str]] = WeakKeyDictionary()  # short name -> full name
 _PROBES: WeakKeyDictionary[Axes, list[str]] = WeakKeyDictionary()
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # of texts that a spreadsheet runs
 PROBE_COLUMNS = ("probe", "quantity")  # of a table: names of probes, or of quantities that may be probes
 
 
@@ -209,8 +210,17 @@ def save(
     stem.parent.mkdir(parents=True, exist_ok=True)
     pdf, png, csv = (stem.parent / f"{file_name(stem.name)}.{ending}" for ending in ("pdf", "png", "csv"))
     _write_pictures(figure, pdf, png)
-    write_text(csv, table.to_csv(index=False, lineterminator="\n"))
+    write_text(csv, _for_spreadsheets(table).to_csv(index=False, lineterminator="\n"))
     return pdf, png, csv
+
+
+def _for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with an apostrophe before texts that a spreadsheet would run as formulas."""
+
+    def safe(value: object) -> object:
+        return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
+
+    return table.rename(columns=safe).apply(lambda column: column if column.dtype.kind in "biuf" else column.map(safe))
 
 
 def _write_pictures(figure: Figure, pdf: Path, png: Path) -> None:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from capmismatch import plots
+from capmismatch._utils.progress import progress_bar
 from capmismatch.diagnostics.dark_knowledge import example_soft_labels
 from capmismatch.errors import InputError
 from capmismatch.report.study_folder import StudyFolder
+from capmismatch.selection.pareto import pareto_front
 from capmismatch.selection.rules import DEFAULT_RULE, DEFAULT_TAU, RULES
 from capmismatch.stats.matching import nearest_tau, resolve_split
 
@@ -53,8 +54,8 @@ class StudyFigure(NamedTuple):
     draw: Callable[[StudyFolder], Any]
 
 
-def draw_all(study: StudyFolder) -> list[Path]:
-    """Draw each figure whose tables the study has: PDF, PNG and CSV each, into ``figures/``.
+def drawings(study: StudyFolder) -> dict[str, Callable[[], Any]]:
+    """The figures whose tables a study has, each with what draws it.
 
     Parameters
     ----------
@@ -63,25 +64,45 @@ def draw_all(study: StudyFolder) -> list[Path]:
 
     Returns
     -------
+    dict of str to callable
+        In the order of `FIGURES`, then a capacity curve for each student; a call gives Axes, or raises an InputError
+        where the tables cannot fill it.
+    """
+    students = study.load("results")["student"].unique().tolist() if study.has("results") else []
+    found = {name: partial(f.draw, study) for name, f in FIGURES.items() if all(map(study.has, f.needs))}
+    return found | {f"capacity_curve_{student}": partial(_capacity_curve, study, student) for student in students}
+
+
+def draw_all(study: StudyFolder, folder: Path | None = None, venue: str = "default") -> list[Path]:
+    """Draw each figure whose tables the study has: PDF, PNG and CSV each.
+
+    Parameters
+    ----------
+    study : StudyFolder
+        A study whose stages have left tables.
+    folder : Path, optional
+        Where they go, by default ``figures/`` of the study.
+    venue : str
+        Whose sizes and fonts they have, see `capmismatch.figure_style`.
+
+    Returns
+    -------
     list of Path
-        The PNGs, in the order of `FIGURES`, then a capacity curve for each student.
+        The PNGs, in the order of `drawings`.
     """
     import matplotlib.pyplot as plt
 
-    students = study.load("results")["student"].unique().tolist() if study.has("results") else []
-    drawings = {name: figure.draw for name, figure in FIGURES.items() if all(map(study.has, figure.needs))}
-    drawings |= {f"capacity_curve_{student}": partial(_capacity_curve, student=student) for student in students}
-    drawn = []
-    bar = tqdm(drawings.items(), desc="plot", unit="figure", disable=not study.progress)
-    with plots.figure_style("default", ratio=0.5), bar:
+    target, drawn = study.folder / "figures" if folder is None else folder, []
+    bars = progress_bar(drawings(study).items(), desc="plot", show=study.progress, unit="figure")
+    with plots.figure_style(venue, ratio=0.5), bars as bar:
         for name, draw in bar:
             bar.set_postfix_str(name)
             try:
-                axes = draw(study)
+                axes = draw()
             except InputError as error:  # one figure that a study's tables cannot fill does not cost the others
                 bar.write(f"{name} left out: {error}")
                 continue
-            drawn.append(plots.save(axes, study.folder / "figures" / name)[1])
+            drawn.append(plots.save(axes, target / name)[1])
             plt.close("all")
     return drawn
 
@@ -134,6 +155,13 @@ def _pick_chart(study: StudyFolder) -> Any:
     return plots.pick_chart(table, probe=probe, tau=nearest_tau(probes[probes["probe"] == probe]["tau"], DEFAULT_TAU))
 
 
+def _pareto_front(study: StudyFolder) -> Any:
+    """Of the first student, in its best setting."""
+    results, split = study.load("results"), resolve_split(study.bank.rows.split, "val")
+    student = _best_setting(study)["student"]
+    return plots.pareto_front(pareto_front(study.load("probes"), results, student=student, split=split))
+
+
 def _grid(study: StudyFolder) -> Any:
     measured = set(study.load("probes")["probe"])
     return plots.probe_vs_student_grid(
@@ -174,6 +202,7 @@ FIGURES: dict[str, StudyFigure] = dict(
         _collected("dark_knowledge", _dark_knowledge),
         _collected("probe_vs_student_grid", _grid),
         _collected("pick_chart", _pick_chart),
+        _collected("pareto_front", _pareto_front),
     ]
 )
 

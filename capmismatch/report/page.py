@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import platform
 import re
 import shlex
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from urllib.parse import unquote
 
 import jinja2
 import pandas as pd
 from markupsafe import Markup, escape
-from PIL import Image
 
 from capmismatch._utils.files import write_text
-from capmismatch._utils.text import format_chance, format_number
+from capmismatch._utils.text import format_chance
+from capmismatch._version import __version__
 from capmismatch.diagnostics.checks import check
 from capmismatch.errors import CapmismatchError
 from capmismatch.findings import Finding, explain
 from capmismatch.plots._common import teacher_labels
-from capmismatch.report import gallery
 from capmismatch.report import page_tables as shown
+from capmismatch.report.headlines import headline
 from capmismatch.report.narrative import TOPICS, Statement, statements
+from capmismatch.report.page_figures import Figure, full_names, pictures
 from capmismatch.report.page_tables import Table
 from capmismatch.report.study_folder import StudyFolder
 from capmismatch.selection.choice import Choice
-from capmismatch.selection.rules import COMPANIONS, DERIVED, NAMES
 from capmismatch.stats.matching import nearest_tau, resolve_split
 
 __all__ = ["write_report"]
@@ -57,23 +53,29 @@ PACKAGES = (
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A picture of the page.
+class Question:
+    """A question of the page with its answer.
 
     Attributes
     ----------
-    title, caption : str
-        What stands beside it.
-    stem : str
-        Of the file's name.
-    png : str
-        The picture in base64.
+    topic, title : str
+        A key of `capmismatch.report.narrative.TOPICS`, and its question.
+    headline : str
+        The answer in a sentence; empty where the statements say all.
+    statements : list of (str, list of Finding)
+        What it rests on, in words, and the findings that bear on it.
+    codes : list of Finding
+        Those of all statements, each once.
+    figures : list of Figure
+        The first is shown, the others are folded.
     """
 
+    topic: str
     title: str
-    caption: str
-    stem: str
-    png: str
+    headline: str
+    statements: list[tuple[str, list[Finding]]]
+    codes: list[Finding]
+    figures: list[Figure]
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ def write_report(study: StudyFolder) -> Path:
     choice, no_choice = _choice(study)
     narrative = _statements({**tables, **_checks(study)}, study.config.isats.tau_target)
     codes = {code for statement in narrative for code in statement.codes} | set(choice.findings if choice else [])
+    shown_figures = pictures(study.folder / "figures", dict.fromkeys(statement.topic for statement in narrative))
     page = (
         _environment()
         .get_template("report.html")
@@ -137,16 +140,17 @@ def write_report(study: StudyFolder) -> Path:
             study=study.config,
             choice=choice,
             no_choice=no_choice,
-            chosen=_chosen(choice, tables["probes"], tau) if choice else {},
+            title=_title(choice) if choice else "",
+            chosen=_chosen(choice) if choice else {},
             grounds=_grounds(choice) if choice else [],
             findings=[explain(code) for code in choice.findings] if choice else [],
-            topics=_by_topic(narrative),
+            questions=_questions(narrative, shown_figures.of_topics),
             glossary=[explain(code) for code in sorted(codes)],
             missing=_missing(study, tables),
             tables=_tables(tables, choice, tau),
-            figures=_figures(study.folder / "figures"),
-            names=_full_names(study.folder / "figures"),
-            settings=study.file.read_text(encoding="utf-8"),
+            figures=shown_figures,
+            names=full_names(study.folder / "figures"),
+            settings="" if study.file is None else study.file.read_text(encoding="utf-8"),
             commands=_commands(study),
             facts=_facts(study, tables),
         )
@@ -199,37 +203,50 @@ def _choice(study: StudyFolder) -> tuple[Choice | None, str]:
         return None, f"There is no pick: {error}."
 
 
-def _chosen(choice: Choice, probes: pd.DataFrame, tau: float) -> dict[str, str]:
+def _chosen(choice: Choice) -> dict[str, str]:
     """The pick in short: name -> value."""
     row = choice.table[choice.table["teacher"].eq(choice.teacher) & choice.table["family"].eq(choice.family)].iloc[0]
-    facts = {"Chosen by": choice.grounds}
+    facts: dict[str, str] = {}
     if len(choice.students):
         facts |= {"Student": choice.student or "all of the study", "Method": choice.label or "differs by student"}
     if choice.tau is not None or len(choice.students):
-        facts["Temperature"] = "differs by student" if choice.tau is None else format_number(choice.tau, padded=True)
+        facts["Temperature"] = "differs by student" if choice.tau is None else f"{choice.tau:g}"
     if pd.notna(row["p_best"]):
+        facts["Grade"] = choice.grade
         facts["P(best)"] = format_chance(row["p_best"])
-        facts["Expected regret"] = f"{row['regret']:.2f} accuracy points"
+        facts["Expected regret"] = f"{row['regret']:.2f} points"
         cheapest = f"Cheapest within {choice.comparison.tolerance:g} points (90\N{NO-BREAK SPACE}%)"
         facts[cheapest] = choice.cheapest or "none is sure enough"
-    of_teacher = probes[probes["teacher"].eq(choice.teacher) & probes["family"].eq(choice.family)]
-    if (soft := shown.soft_labels(of_teacher, tau)) is not None:
-        values = [f"{NAMES[name]} {format_number(soft[name].iloc[0], padded=True)}" for name in (*COMPANIONS, *DERIVED)]
-        facts[f"Soft labels at tau={tau:g}"] = ", ".join(values)
     return facts
 
 
 def _grounds(choice: Choice) -> list[tuple[str, list[str]]]:
-    """Reasons and risks, teachers called as in the figures: without the family where the name is unique."""
-    table = choice.table
-    labels = dict(zip(table["family"] + "/" + table["teacher"], teacher_labels(table), strict=True))
-    longest_first = "|".join(re.escape(name) for name in sorted(labels, key=len, reverse=True))
+    """Reasons and risks, with short names of the teachers."""
     sections = {"Reasons": choice.reasons, "Risks": choice.risks}
     return [
-        (title, [re.sub(longest_first, lambda match: labels[match[0]], sentence) for sentence in sentences])
+        (title, [_short_names(sentence, choice) for sentence in sentences])
         for title, sentences in sections.items()
         if sentences
     ]
+
+
+def _title(choice: Choice) -> Markup:
+    """The choice in one line, its teacher standing out."""
+    table = choice.table
+    chosen = table["teacher"].eq(choice.teacher) & table["family"].eq(choice.family)
+    label = teacher_labels(table)[chosen].iloc[0]
+    before, _, after = (
+        _short_names(part, choice) for part in choice.title.partition(f"{choice.family}/{choice.teacher}")
+    )
+    return Markup("{}<strong>{}</strong>{}").format(before, label, after)
+
+
+def _short_names(sentence: str, choice: Choice) -> str:
+    """Teachers called as in the figures: without the family where the name is unique."""
+    table = choice.table
+    labels = dict(zip(table["family"] + "/" + table["teacher"], teacher_labels(table), strict=True))
+    longest_first = "|".join(re.escape(name) for name in sorted(labels, key=len, reverse=True))
+    return re.sub(longest_first, lambda match: labels[match[0]], sentence)
 
 
 def _checks(study: StudyFolder) -> dict[str, pd.DataFrame]:
@@ -246,12 +263,26 @@ def _statements(tables: Mapping[str, pd.DataFrame], tau: float) -> list[Statemen
     return statements(tables, tau=tau, probe_split=probe_split, split=split)
 
 
-def _by_topic(facts: Iterable[Statement]) -> list[tuple[str, str, list[tuple[str, list[Finding]]]]]:
-    """Topic, question and its statements, in the order of `TOPICS`; topics without statements are left out."""
-    topics: dict[str, list[tuple[str, list[Finding]]]] = {}
-    for statement in facts:
-        topics.setdefault(statement.topic, []).append((statement.text, [explain(code) for code in statement.codes]))
-    return [(topic, TOPICS[topic][0], topics[topic]) for topic in TOPICS if topic in topics]
+def _questions(narrative: Iterable[Statement], figures: Mapping[str, list[Figure]]) -> list[Question]:
+    """The questions that have statements, in the order of `TOPICS`."""
+    by_topic: dict[str, list[Statement]] = {}
+    for statement in narrative:
+        by_topic.setdefault(statement.topic, []).append(statement)
+    questions = []
+    for topic in (topic for topic in TOPICS if topic in by_topic):
+        found = by_topic[topic]
+        codes = dict.fromkeys(code for statement in found for code in statement.codes)
+        questions.append(
+            Question(
+                topic,
+                TOPICS[topic][0],
+                headline(topic, [statement.facts for statement in found]),
+                [(statement.text, [explain(code) for code in statement.codes]) for statement in found],
+                [explain(code) for code in codes],
+                figures.get(topic, []),
+            )
+        )
+    return questions
 
 
 def _missing(study: StudyFolder, tables: Mapping[str, pd.DataFrame]) -> list[MissingTable]:
@@ -269,7 +300,7 @@ def _missing(study: StudyFolder, tables: Mapping[str, pd.DataFrame]) -> list[Mis
 def _tables(tables: Mapping[str, pd.DataFrame], choice: Choice | None, tau: float) -> list[Table]:
     page: list[Table] = []
     if choice is not None:
-        page += [shown.teachers(choice, tables["probes"], tau), *shown.students(choice), shown.rules(choice)]
+        page += [shown.teachers(choice, tables["probes"]), *shown.students(choice), shown.rules(choice)]
     if "probes" in tables:
         page += shown.probes(tables["probes"], sorted({1.0, tau}))
     if "links" in tables:
@@ -283,50 +314,22 @@ def _tables(tables: Mapping[str, pd.DataFrame], choice: Choice | None, tau: floa
     return page
 
 
-def _figures(folder: Path) -> list[Figure]:
-    """The pictures that were drawn, by their manifest: what students do first, then the gallery's order."""
-    names = {unquote(file.stem): file for file in _drawn(folder)}
-    order = {name: position for position, name in enumerate(gallery.FIGURES)}
-    first = "capacity_curve"
-    ordered = sorted(names, key=lambda name: -1 if name.startswith(first) else order.get(name, len(order)))
-    return [
-        Figure(
-            name.replace("_", " ").capitalize().replace("Isats", "ISATS"),
-            gallery.caption(name),
-            names[name].stem,
-            base64.b64encode(names[name].read_bytes()).decode("ascii"),
-        )
-        for name in ordered
-    ]
-
-
-def _drawn(folder: Path) -> list[Path]:
-    """The PNGs that the manifest of a folder lists: others were drawn before, or by somebody else."""
-    try:
-        names = json.loads((folder / "made_from.json").read_text(encoding="utf-8"))["figures"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return sorted(file for file in (folder / Path(name).name for name in names) if file.is_file())
-
-
-def _full_names(folder: Path) -> dict[str, str]:
-    """Full names of teachers that the figures show in short, as `capmismatch.plots.save` wrote them into each PNG."""
-    names: dict[str, str] = {}
-    for file in _drawn(folder):
-        with suppress(OSError), Image.open(file) as picture:  # a broken picture holds no names
-            lines = str(picture.info.get("Description", "")).splitlines()
-            names |= dict(line.split(" = ", 1) for line in lines if " = " in line)
-    return dict(sorted(names.items()))
-
-
 def _commands(study: StudyFolder) -> list[tuple[str, str]]:
     """What to type to repeat the study, and to write only this page anew."""
+    install = shlex.join(["pip", "install", f"capmismatch=={__version__}"]), "the version that made this page"
+    if study.file is None:
+        given = "bank" if study.config.results is None else "bank, results=results"
+        return [install, (f'cm.diagnose({given}).report("report.html")', "in Python, with the same logits and results")]
     commands = {"run": "repeat the study; what is there already is kept", "report": "write only this page anew"}
-    return [(_command(study, verb), does) for verb, does in commands.items()]
+    if study.has("probes"):
+        commands["pick"] = "choose a teacher anew, with other rules or evidence"
+    return [install, *((_command(study, verb), does) for verb, does in commands.items())]
 
 
 def _command(study: StudyFolder, verb: str) -> str:
     """From the study file's folder, wherever that lies: the page may be read on another machine."""
+    if study.file is None:
+        return ""
     where = [] if study.folder == study.file.parent else ["--folder", study.folder.name]
     return shlex.join(["capmismatch", verb, study.file.name, *where])
 
@@ -337,7 +340,7 @@ def _facts(study: StudyFolder, tables: Mapping[str, pd.DataFrame]) -> list[tuple
     files = {name: study.folder / "tables" / f"{name}.parquet" for name in tables}
     facts = [
         ("Page written", _iso(datetime.now(UTC).timestamp())),
-        *((f"Table {name} written", _iso(file.stat().st_mtime)) for name, file in files.items()),
+        *((f"Table {name} written", _iso(file.stat().st_mtime)) for name, file in files.items() if file.exists()),
         ("Python", platform.python_version()),
         ("Platform", platform.platform()),
         *((f"Package {name}", version) for name, version in _versions().items()),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,25 @@ TOP_LINKS = 30
 """How many of the strongest links the page shows; the others are in the file."""
 
 _FIRST = (*COMPANIONS, *DERIVED)  # side by side, and ahead of the other columns
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's head.
+
+    Attributes
+    ----------
+    name : str
+        In the table's file.
+    header : str
+        On the page, with its unit.
+    meaning : str
+        Shown where the pointer rests on the header.
+    """
+
+    name: str
+    header: str
+    meaning: str
 
 
 @dataclass(frozen=True)
@@ -48,7 +68,7 @@ class Table:
         Of its heading's id.
     title, caption : str
         Above it.
-    columns : list of str
+    columns : list of Column
         Its head.
     rows : list of list of Cell
         Its body.
@@ -57,53 +77,95 @@ class Table:
     name: str
     title: str
     caption: str
-    columns: list[str]
+    columns: list[Column]
     rows: list[list[Cell]]
 
 
-def soft_labels(probes: pd.DataFrame, tau: float) -> pd.DataFrame | None:
-    """p_y, IV and the derived probes of each teacher at a temperature; None where not all were measured."""
-    split = resolve_split(probes["split"], "val", among=None)
-    rows = probes[probes["split"].eq(split) & probes["tau"].eq(tau) & probes["probe"].isin(_FIRST)]
-    wide = rows.pivot_table(index=["family", "teacher"], columns="probe", values="value", sort=False)
-    return wide[list(_FIRST)].reset_index() if set(_FIRST) <= set(wide) else None
+class Form(NamedTuple):
+    """How a column's numbers are written: times `scale`, with `decimals`; None for four significant digits."""
+
+    unit: str = ""
+    scale: float = 1.0
+    decimals: int | None = None
+    is_chance: bool = False  # estimated from draws: never 0 or 100
 
 
-def teachers(choice: Choice, probes: pd.DataFrame, tau: float) -> Table:
-    """The teachers, best first, with their size, accuracy and soft labels as far as they are known."""
+PERCENT, POINTS, SIGNED = Form(" (%)", 100, 2), Form(" (points)", 1, 2), Form("", 1, 2)
+DIGITS, CHANCE = Form(), Form(" (%)", 100, 0, is_chance=True)
+
+COLUMNS: dict[str, tuple[str, str, Form]] = {
+    "teacher": ("teacher", "The teacher; its family too where names are not unique.", DIGITS),
+    "params": ("params", "Number of parameters.", DIGITS),
+    "macs": ("macs", "Multiply-accumulate operations of one forward pass of one example.", DIGITS),
+    "runs": ("runs", "Runs of the teacher itself, which differ in the seed.", DIGITS),
+    "p_best": ("P(best)", "Chance of being the best of these.", CHANCE),
+    "regret": ("regret", "Accuracy points expected to be lost by this, against the best teacher.", POINTS),
+    "tie": ("tie", "Not shown to be worse than the best; that does not mean as good.", DIGITS),
+    "measured": ("measured", "Whether it has students; those of the others are predicted.", DIGITS),
+    "teacher_accuracy": ("own accuracy", "Accuracy of the teacher itself on the validation split.", PERCENT),
+    "accuracy": ("accuracy", "Accuracy of the students on the split to report.", PERCENT),
+    "ce": ("CE accuracy", "Accuracy of the same student by plain cross-entropy, on the split to report.", PERCENT),
+    "gain": ("gain", "Accuracy points over plain cross-entropy, on the split to report.", POINTS),
+    "behind": ("behind", "Accuracy points behind the first, on the split to choose on.", POINTS),
+    "elsewhere": ("elsewhere", "Accuracy points that the rule lost on the evidence.", POINTS),
+    "n": ("teachers", "Number of teachers.", DIGITS),
+    "p": ("p", "p-value of no correlation, uncorrected.", Form("", 1, 4)),
+    "p_adjusted": ("adjusted p", "p-value, corrected for the number of probes.", Form("", 1, 4)),
+    "expected_sign": ("expected sign", "Direction that the probe's source expects; 0 for none.", DIGITS),
+    "partial_target_prob": ("given p_y", "The correlation with p_y held fixed.", SIGNED),
+    "partial_accuracy": ("given own accuracy", "The correlation with the teacher's accuracy held fixed.", SIGNED),
+    "partial_params": ("given params", "The correlation with the number of parameters held fixed.", SIGNED),
+    "target_prob": ("p_y", "Mean probability of the target class.", DIGITS),
+    "inherent_variance": (
+        "inherent variance",
+        "IV: variance of the wrong classes' probabilities, scaled to sum 1.",
+        DIGITS,
+    ),
+    "derived_variance": (
+        "derived variance",
+        "DV = (1 - p_y)^2 IV: variance of the wrong classes' probabilities.",
+        DIGITS,
+    ),
+    "derived_std": ("derived std", "Square root of the derived variance of an example, averaged.", DIGITS),
+    "findings": ("findings", "Codes: what a reader should know of the number.", DIGITS),
+}
+"""Column -> header, meaning, and how its numbers are written. A table may say otherwise of its own."""
+
+
+def teachers(choice: Choice, probes: pd.DataFrame) -> Table:
+    """The teachers, best first: how good, how sure, how large."""
     unit = ["family", "teacher"]
     probes = probes[probes["split"].eq(resolve_split(probes["split"], "val", among=None))]
-    frame = probes.groupby(unit, as_index=False).agg(macs=("macs", "first"), runs=("seed", "nunique"))
+    own = probes.groupby(unit, as_index=False).agg(macs=("macs", "first"), runs=("seed", "nunique"))
     accuracies = probes[probes["probe"].eq("accuracy")].groupby(unit)["value"].mean().rename("teacher_accuracy")
-    frame = frame.merge(accuracies.reset_index(), on=unit, how="left")
-    if (soft := soft_labels(probes, tau)) is not None:
-        frame = frame.merge(soft, on=unit, how="left")
-    judged = choice.table.drop(columns=list(COMPANIONS), errors="ignore")  # the soft labels hold them, at `tau`
-    judged = judged.rename(columns={"accuracy": "student_accuracy"})
-    frame = judged[[*unit, "params"]].merge(frame, on=unit).merge(judged.drop(columns="params"), on=unit)
-    frame = frame.dropna(axis="columns", how="all")
-    return _table("teachers", "Teachers", f"One row per teacher, best first. {_meanings(frame, choice, tau)}.", frame)
-
-
-def _meanings(frame: pd.DataFrame, choice: Choice, tau: float) -> str:
-    """What the columns that the table of teachers has mean."""
-    score = f"what the rule '{choice.rule}' goes by"
-    if "measured" in frame:
-        score = "points of accuracy by which its students are predicted to stand above their mean over the teachers"
-    if "student_accuracy" in frame:
-        score = "accuracy of its students on the choosing split, shrunken toward what is expected of it"
-    meanings = {
-        "runs": "runs of the teacher itself",
-        "derived_std": f"this and the columns beside it: soft labels at tau={tau:g}",
-        "score": f"{score}; low, high: its 95 % interval",
-        "p_best": "chance of being the best teacher",
-        "regret": "accuracy points expected to be lost by taking it",
-        "tie": "too close to the best to call",
-        "measured": "whether it has students; others are predicted",
-        "student_accuracy": "on the reporting split",
-        "gain": "points over plain cross-entropy on the reporting split, with its 95 % interval",
+    own = own.merge(accuracies.reset_index(), on=unit, how="left")
+    frame = choice.table.merge(own, on=unit, how="left").dropna(axis="columns", how="all")
+    head, form, meaning = _score(frame, choice)
+    if "measured" in frame and frame["measured"].all():
+        frame = frame.drop(columns="measured")
+    first = [*unit, "score", "p_best", "regret", "within", "tie", "params"]
+    frame = frame[[*(name for name in first if name in frame), *(name for name in frame if name not in first)]]
+    within = f"Chance of losing no more than {choice.comparison.tolerance:g} points by taking it."
+    special = {
+        "score": (head, meaning, form),
+        "within": (f"within {choice.comparison.tolerance:g}", within, CHANCE),
+        "accuracy": ("accuracy to report", "Accuracy of its students on the split to report.", PERCENT),
     }
-    return "; ".join(f"{name}: {meaning}" for name, meaning in meanings.items() if name in frame)
+    return _table("teachers", "Teachers", "One row per teacher, best first, with 95 % intervals.", frame, special)
+
+
+def _score(frame: pd.DataFrame, choice: Choice) -> tuple[str, Form, str]:
+    """Header, form and meaning of the score."""
+    if "accuracy" in frame:
+        meaning = "Accuracy of its students on the split to choose on, drawn toward what is expected of it."
+        return "student accuracy", PERCENT, meaning
+    if "measured" in frame:
+        return (
+            "predicted",
+            POINTS,
+            "Points by which its students are predicted to stand above their mean over teachers.",
+        )
+    return "score", DIGITS, f"What the rule '{choice.rule}' goes by."
 
 
 def students(choice: Choice) -> list[Table]:
@@ -111,27 +173,23 @@ def students(choice: Choice) -> list[Table]:
     if choice.students.empty:
         return []
     caption = (
-        "The setting and teacher that each student does best with on the choosing split; accuracy, ce (plain "
-        "cross-entropy) and gain (points, with its 95 % interval) on the reporting split."
+        "The setting and teacher that each student does best with on the split to choose on; accuracies and gain "
+        "on the split to report."
     )
     tables = [_table("students", "Students", caption, choice.students)]
     if not choice.settings.empty:
-        caption = (
-            "Each setting with its best teacher, on the choosing split; behind: accuracy points below the first, with "
-            "their 95 % interval; p_best: chance of being the best setting; tie: too close to the first to call."
-        )
+        caption = "Each setting with its best teacher, on the split to choose on, with 95 % intervals."
         redundant = ["method", "tau", *(["student"] if len(choice.students) == 1 else [])]  # in the label, and above
         settings = choice.settings.drop(columns=redundant, errors="ignore")
-        tables.append(_table("settings", "Settings", caption, settings))
+        score = ("accuracy", "Estimated accuracy with that teacher, on the split to choose on.", PERCENT)
+        tables.append(_table("settings", "Settings", caption, settings, {"score": score}))
     return tables
 
 
 def rules(choice: Choice) -> Table:
     """Whom simple rules take, and what following them loses."""
     frame = choice.rules.drop(columns="value").dropna(axis="columns", how="all")
-    loss = "; regret: the accuracy points that it is expected to lose by that, with its 95 % interval"
-    caption = f"Whom each rule would take from the probes alone{loss if 'regret' in frame else ''}."
-    return _table("rules", "Rules", caption, frame)
+    return _table("rules", "Rules", "Whom each rule would take from the probes alone.", frame)
 
 
 def probes(frame: pd.DataFrame, taus: Iterable[float]) -> list[Table]:
@@ -179,10 +237,11 @@ def links(frame: pd.DataFrame) -> Table:
     caption = (
         f"The {TOP_LINKS} strongest of {len(spearman)} Spearman correlations of a probe with the students' accuracy "
         "over teachers, with 95 % intervals; derived probes are followed by p_y and the inherent variance at the same "
-        "temperature. n: teachers; p_adjusted: corrected for the number of probes; partial_*: with that variable held "
-        "fixed; expected_sign: the direction that the probe's source expects, 0 for none."
+        "temperature."
     )
-    return _table("links", "Links", caption, spearman.iloc[list(shown)][[name for name in columns if name in spearman]])
+    special = {"value": ("Spearman", "Rank correlation with the students' accuracy over teachers.", SIGNED)}
+    table = spearman.iloc[list(shown)][[name for name in columns if name in spearman]]
+    return _table("links", "Links", caption, table, special)
 
 
 def ranks(frame: pd.DataFrame) -> Table:
@@ -216,11 +275,14 @@ def results(frame: pd.DataFrame) -> Table:
     for split, rows in frame.groupby("split", sort=False):
         spread = rows.groupby(keys, sort=False, dropna=False)["accuracy"].agg(["mean", "std", "count"])
         by_split.append(spread.set_axis([f"accuracy_{split}", f"sd_{split}", f"runs_{split}"], axis="columns"))
-    caption = (
-        "Mean accuracy of the students, its standard deviation over runs, and the number of runs. Rows without a "
-        "teacher: plain cross-entropy."
-    )
-    return _table("results", "Students' results", caption, pd.concat(by_split, axis="columns").reset_index())
+    caption = "Mean over runs and standard deviation (SD). Rows without a teacher: plain cross-entropy."
+    splits = list(frame["split"].unique())
+    special = {f"accuracy_{split}": (f"{split} accuracy", "Mean over runs.", PERCENT) for split in splits}
+    deviation = "Standard deviation over runs, in accuracy points."
+    special |= {f"sd_{split}": (f"{split} SD", deviation, Form(" (points)", 100, 2)) for split in splits}
+    special |= {f"runs_{split}": (f"{split} runs", "Number of runs.", DIGITS) for split in splits}
+    table = pd.concat(by_split, axis="columns").reset_index()
+    return _table("results", "Students' results", caption, table, special)
 
 
 def _wide(frame: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:
@@ -232,22 +294,73 @@ def _wide(frame: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:
     return wide[[*keys, *sorted(names, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))]]
 
 
-def _table(name: str, title: str, caption: str, frame: pd.DataFrame) -> Table:
+def _table(
+    name: str,
+    title: str,
+    caption: str,
+    frame: pd.DataFrame,
+    special: Mapping[str, tuple[str, str, Form]] | None = None,
+) -> Table:
+    """A frame as a page's table; an interval follows the value that it belongs to, in one column."""
     if "family" in frame and frame["family"].replace("", np.nan).nunique() <= 1:
         frame = frame.drop(columns="family")  # the same in each row
-    columns = [_cells(frame.iloc[:, column]) for column in range(frame.shape[1])]
-    rows = [list(row) for row in zip(*columns, strict=True)]
-    return Table(name, title, caption, [str(column) for column in frame], rows)
+    about = COLUMNS | dict(special or {})
+    columns, cells = [], []
+    for column in (str(name) for name in frame if name not in INTERVALS):
+        header, meaning, form = about.get(column, (column, "", DIGITS))
+        columns.append(Column(column, header + form.unit, meaning))
+        cells.append(_cells(frame[column], form))
+        low, high = _interval_of(column, frame)
+        if low:
+            columns.append(Column(low, "95 % interval", f"95 % interval of “{header}”, in its unit."))
+            cells.append(_intervals(frame[low], frame[high], form))
+    return Table(name, title, caption, columns, [list(row) for row in zip(*cells, strict=True)])
 
 
-def _cells(column: pd.Series) -> list[Cell]:
+INTERVALS = ("low", "high", "gain_low", "gain_high")
+"""Columns that hold the ends of an interval."""
+
+
+def _interval_of(column: str, frame: pd.DataFrame) -> tuple[str, str]:
+    """The columns that hold the ends of a column's 95 % interval; empty names where it has none."""
+    if column == "gain" and "gain_low" in frame:
+        return "gain_low", "gain_high"
+    owner = next((name for name in ("behind", "regret", "value", "score") if name in frame), "")
+    if "score" in frame and "behind" not in frame:
+        owner = "score"
+    return ("low", "high") if column == owner and {"low", "high"} <= set(frame) else ("", "")
+
+
+def _intervals(low: pd.Series, high: pd.Series, form: Form) -> list[Cell]:
+    return [
+        Cell(f"[{_written(a, form)}, {_written(b, form)}]", repr(float(a)), True)
+        if np.isfinite(a) and np.isfinite(b)
+        else Cell("–", "", True)
+        for a, b in zip(low, high, strict=True)
+    ]
+
+
+def _written(value: float, form: Form) -> str:
+    if form.decimals is None:
+        return format_number(value, padded=True, whole=False)
+    if form.is_chance and not 0.01 <= value <= 0.99:
+        return ">99" if value > 0.5 else "<1"
+    return f"{form.scale * value:.{form.decimals}f}"
+
+
+def _cells(column: pd.Series, form: Form) -> list[Cell]:
     if pd.api.types.is_bool_dtype(column):
         return [Cell("yes" if value else "no", str(int(value)), False) for value in column]
-    if pd.api.types.is_numeric_dtype(column):
-        finite = column[np.isfinite(column)]
-        integers = bool((finite == finite.round()).all())  # one format a column, for points to stand below each other
-        texts = [format_number(value, padded=True, whole=integers, missing="–") for value in column]
-        keys = [repr(float(value)) if np.isfinite(value) else "" for value in column]
-        return [Cell(text, key, True) for text, key in zip(texts, keys, strict=True)]
-    texts = ["" if pd.isna(value) else str(value) for value in column]
-    return [Cell(text, text, False) for text in texts]
+    if not pd.api.types.is_numeric_dtype(column):
+        texts = ["" if pd.isna(value) else str(value) for value in column]
+        return [Cell(text, text, False) for text in texts]
+    finite = column[np.isfinite(column)]
+    whole = form.decimals is None and bool((finite == finite.round()).all())  # one format a column: points line up
+    return [
+        Cell("–", "", True)
+        if not np.isfinite(value)
+        else Cell(
+            format_number(value, padded=True, whole=True) if whole else _written(value, form), repr(float(value)), True
+        )
+        for value in column
+    ]

@@ -12,12 +12,15 @@ from capmismatch.selection.choice import Choice
 
 
 class StudyFolder(Protocol):
-    """A study whose stages have left tables; `capmismatch.Study` is one."""
+    """A study whose stages have left tables: a `capmismatch.Study`, or the tables of a `capmismatch.Diagnosis`."""
 
-    file: Path
     folder: Path
     progress: bool
     config: Any  # a `capmismatch.study.StudyConfig`, which is defined a floor above
+
+    @property
+    def file(self) -> Path | None:
+        """The study file; None for tables that are in memory."""
 
     @property
     def bank(self) -> LogitBank:

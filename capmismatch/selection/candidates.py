@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from capmismatch.errors import InputError, must_be_one_of, require_columns
 from capmismatch.selection.rules import DEFAULT_TAU, OF_WRONG_CLASSES, RULES
-from capmismatch.stats.groups import Group, Noise, seed_noise
+from capmismatch.stats.groups import Group, Noise, errors_of_seed_effects, seed_noise
 from capmismatch.stats.matching import UNIT, nearest_tau, pack_columns, rows_of_split, seed_effects, share_seeds
 from capmismatch.stats.run_means import mean_over_runs, runs_by_unit
 from capmismatch.stats.usable import usable_tables
@@ -254,10 +254,7 @@ class Candidates:
             position = units.get_indexer(pd.MultiIndex.from_tuples(names))
             if (position < 0).all():
                 continue
-            variances = np.where(position < 0, np.nan, noise.variances[position])
-            groups[label] = self._group(
-                np.where(position < 0, np.nan, means[position]), replace(noise, variances=variances)
-            )
+            groups[label] = self._group(np.where(position < 0, np.nan, means[position]), noise.at(position))
         return groups
 
     def _group(self, means: Floats, noise: Noise) -> Group:
@@ -318,7 +315,16 @@ def measured(rows: pd.DataFrame) -> tuple[pd.MultiIndex, Floats, Noise]:
     if np.isnan(noise.variances).any():
         seeds = "the student seeds of every teacher agree" if noise.alike else "every teacher has a single student seed"
         raise InputError(f"{seeds} and the results table has no column 'n' (examples): the noise is unknown")
-    return units, means, replace(noise, shared=shared)
+    errors = _errors_of_seeds(numbered, noise) if paired and np.isfinite(noise.free) else None
+    return units, means, replace(noise, shared=shared, seeds=errors)
+
+
+def _errors_of_seeds(rows: pd.DataFrame, noise: Noise) -> Floats | None:
+    """How errors of the seeds' effects move the means of units, where some unit lacks some seed (`Noise.seeds`)."""
+    counts = pd.crosstab(rows["teacher"], rows["seed"]).to_numpy()
+    runs = rows.groupby("teacher")["teacher_seed"].nunique().to_numpy()
+    number = runs if runs.max() > 1 else counts.sum(axis=1)
+    return errors_of_seed_effects(counts, float((noise.variances * number).mean()))
 
 
 def predictors(profiles: pd.DataFrame) -> tuple[str, ...]:

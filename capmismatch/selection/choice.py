@@ -6,16 +6,16 @@ import html
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from capmismatch._utils.files import write_text
 from capmismatch._utils.text import format_number
-from capmismatch.errors import InputError
 from capmismatch.findings import explain
 from capmismatch.selection import reasons as sentences
 from capmismatch.selection.evidence import EvidenceFacts
+from capmismatch.selection.first_guess import SmallestPilot
+from capmismatch.selection.handover import HandOver
 from capmismatch.selection.rules import COMPANIONS, RULES
 from capmismatch.selection.students import SeedFacts
 from capmismatch.stats.correlations import FEW_TEACHERS
@@ -142,12 +142,15 @@ class Basis:
         What other families and students contributed; None without evidence.
     differences : DataFrame or None
         Rows of `capmismatch.teacher_differences` for the settings that were chosen; None without results.
+    methods : mapping of str to mapping
+        The settings of the results by their labels, see `handover.settings_in`.
     """
 
     missing: Missing = Missing()
     seeds: SeedFacts | None = None
     evidence: EvidenceFacts | None = None
     differences: pd.DataFrame | None = None
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ class PilotRecord:
 
 
 @dataclass(frozen=True, repr=False)
-class Choice:
+class Choice(HandOver):
     """A teacher to distil from, and what speaks for and against it.
 
     It holds numbers and codes alone; sentences (`title`, `reasons`, `risks`) and pages are made when they are shown.
@@ -190,6 +193,8 @@ class Choice:
         Codes; see `capmismatch.findings.explain`.
     pilot : PilotRecord or None
         What a pilot did.
+    source : str
+        The study file or the bank's folder whose teachers these are, for `command`.
 
     See Also
     --------
@@ -205,8 +210,7 @@ class Choice:
     basis: Basis
     findings: list[str]
     pilot: PilotRecord | None = None
-
-    # Numbers
+    source: str = "study.toml"
 
     @property
     def student(self) -> str | None:
@@ -361,6 +365,13 @@ class Choice:
         return None if row is None else str(row["teacher"])
 
     @property
+    def smallest_pilot(self) -> SmallestPilot | None:
+        """By a probe alone, the fewest students that would tell which rule is right; None in other choices."""
+        if self.grade != "none":
+            return None
+        return SmallestPilot.of(self.table, self.rules, (self.family, self.teacher), self.tau)
+
+    @property
     def _cheapest(self) -> pd.Series | None:
         enough = self.table[self.table["within"].ge(SURE_WITHIN)].dropna(subset="params")
         return enough.iloc[int(enough["params"].argmin())] if len(enough) else None
@@ -386,12 +397,15 @@ class Choice:
     @property
     def title(self) -> str:
         """The choice in one line."""
-        setting = [] if self.student is None else [f"student {self.student}"]
+        setting = [] if self.student in (None, "student") else [f"student {self.student}"]
         setting += [] if self.label is None else [self.label]
         where = f" ({', '.join(setting)})" if setting else ""
         if self._row.get("gain_high", 0.0) < 0:
             worse = "do worse than plain cross-entropy"
             return f"Take no teacher: students of {self.family}/{self.teacher}, by {self.grounds}, {worse}{where}"
+        if self.grade == "none":
+            smallest, spread = sentences.smallest_of(self.table, self._row), sentences.spread_in_short(self.rules)
+            return f"{self.verdict} {self.family}/{self.teacher}{smallest} by {self.grounds}{spread}"
         unshown = sentences.no_difference(self.basis.differences)
         return f"{self.verdict} {self.family}/{self.teacher} by {self.grounds}{where}{unshown}"
 
@@ -424,6 +438,7 @@ class Choice:
             by_numbers += [
                 *sentences.ranking(table, RULES[self.rule], self.tau),
                 *sentences.cheapest(table[table["tie"]], row),
+                *sentences.spread_of_rules(self.rules, table),
                 *sentences.rivals(self.rules, row, RULES[self.rule]),
             ]
         before = () if self.pilot is None else self.pilot.reasons
@@ -451,7 +466,7 @@ class Choice:
             ]
         else:
             by_numbers += [
-                sentences.prior_risk(self.rule),
+                sentences.prior_risk(self.rule, self.smallest_pilot),
                 *sentences.without_probe(missing.teachers, RULES[self.rule], self.tau),
                 *sentences.confidence_risk(table, RULES[self.rule]),
             ]
@@ -489,6 +504,7 @@ class Choice:
             else:
                 for item in content:
                     lines += textwrap.wrap(item, _WIDTH, initial_indent="  - ", subsequent_indent="    ")
+        lines += ["", "Next", *(f"  {line}" for line in self._next)] if self._next else []
         return "\n".join(line.rstrip() for line in lines)
 
     def _repr_html_(self) -> str:
@@ -502,6 +518,8 @@ class Choice:
                 )
             else:
                 parts.append("<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in content) + "</ul>")
+        if self._next:
+            parts.append(f"<h4>Next</h4>\n<pre>{html.escape(chr(10).join(self._next))}</pre>")
         return "\n".join(parts)
 
     def to_markdown(self) -> str:
@@ -514,6 +532,8 @@ class Choice:
             else:
                 body = "\n".join(f"- {_plain(item)}" for item in content)
             parts.append(f"### {name}\n\n{body}")
+        if self._next:
+            parts.append("### Next\n\n" + "\n\n".join(f"    {line}" for line in self._next))
         return "\n\n".join(parts) + "\n"
 
 
@@ -547,43 +567,5 @@ def _cell(value: object) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text in which names that look like tags are shown as text."""
-    return html.escape(text, quote=False)
-
-
-# A page as a file of its own ------------------------------------------------------------------------------------------
-
-_PAGE = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; display: block; overflow-x: auto; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: 0.2rem 0.6rem; text-align: right; border-bottom: 1px solid #ddd; }}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
-
-
-def check_page(path: Path) -> None:
-    """Raise an error unless the file's ending says what to write."""
-    if path.suffix not in (".html", ".md"):
-        raise InputError(f"expected a file that ends in .html or .md, got {str(path)!r}")
-
-
-def write_page(choice: Choice, path: Path) -> Path:
-    """Write a choice to a page of its own, HTML or Markdown by the ending of the file; return the file."""
-    check_page(path)
-    page = choice.to_markdown()
-    if path.suffix == ".html":
-        page = _PAGE.format(title=html.escape(choice.title), body=choice._repr_html_())
-    write_text(path, page)
-    return path
+    """Text in which names that look like tags, links or pictures are shown as text."""
+    return html.escape(text, quote=False).replace("](", "]\\(")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from capmismatch.errors import MOST_RESAMPLES, InputError, must_be_one_of, must_count, require_columns
+from capmismatch.errors import MOST_RESAMPLES, InputError, must_be_a_table, must_be_one_of, must_count, require_columns
 from capmismatch.findings import join_codes
 from capmismatch.stats import correlations as st
 from capmismatch.stats.differences import WANTED_RELIABILITY, teacher_differences
@@ -20,6 +20,7 @@ from capmismatch.stats.matching import (
     compared,
     level_seeds,
     pack_columns,
+    require_results,
     resolve_split,
     rows_of_split,
     runs_as_units,
@@ -173,6 +174,8 @@ def correlate(
     >>> links[["metric", "value", "p", "n"]].round(3).values.tolist()
     [['spearman', 1.0, 0.003, 6], ['pearson', 0.994, 0.003, 6], ['kendall', 1.0, 0.003, 6]]
     """
+    must_be_a_table(probes, "the probes table", "cm.correlate(cm.probe(bank), results)")
+    must_be_a_table(results, "the results table", 'results = cm.load_results("students.csv")')
     must_be_one_of(unit, ["teacher", "run"], "unit")
     must_count(n_boot, "n_boot", most=MOST_RESAMPLES)
     usable, used_results, unusable = usable_tables(probes, results)
@@ -224,7 +227,7 @@ def _chosen_rows(
     """Probes that are numbers on one split, and accuracies of students with a teacher on the other."""
     require_columns(probes, [*UNIT, "params", "split", "seed", "tau", "probe", "value"], "the probes table")
     columns = [*UNIT, "teacher_seed", "student", "label", "method", "seed", "split", "accuracy"]
-    require_columns(results, columns, "the results table")
+    require_results(results, columns)
     split = resolve_split(results["split"], split)
     probes = rows_of_split(probes, probe_split, "the probes table")
     students = with_teacher(rows_of_split(results, split, "the results table"))

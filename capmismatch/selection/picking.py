@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from capmismatch.errors import MOST_RESAMPLES, InputError, must_be_one_of, must_count
+from capmismatch.errors import MOST_RESAMPLES, InputError, must_be_a_table, must_be_one_of, must_count
 from capmismatch.findings import without_muted
 from capmismatch.selection.candidates import (
     Candidates,
@@ -33,6 +33,7 @@ from capmismatch.selection.choice import (
     Setting,
 )
 from capmismatch.selection.evidence import EvidenceFacts, EvidenceGroup, best_setting, learn, rule_losses
+from capmismatch.selection.handover import settings_in
 from capmismatch.selection.rules import (
     COMPANIONS,
     DEFAULT_RULE,
@@ -166,6 +167,9 @@ def pick(
     >>> choice.teacher, choice.rule, choice.findings
     ('middle', 'highest derived_std', ['CM003'])
     """
+    must_be_a_table(probes, "the probes table", "cm.pick(cm.probe(bank), results); or all at once, cm.diagnose(bank)")
+    if results is not None:
+        must_be_a_table(results, "the results table", 'results = cm.load_results("students.csv")')
     must_be_one_of(rule, ["auto", *RULES], "rule")
     must_count(n_boot, "n_boot", most=MOST_RESAMPLES)
     if not 0 <= tolerance < np.inf:
@@ -208,6 +212,8 @@ def pick(
             values = None  # they are of that rule's probe
         draws = _example_draws(values, measurements, profiles, used, n_boot, seed)
         choice = _by_probe(measurements, profiles, used, draws, mute)
+    methods = settings_in([*([] if results is None else [results]), *(pair[1] for pair in pairs)])
+    choice = replace(choice, basis=replace(choice.basis, methods=methods))
     return _with_left_out(choice, probes, unusable, mute)
 
 

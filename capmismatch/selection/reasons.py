@@ -9,6 +9,7 @@ import pandas as pd
 
 from capmismatch._utils.text import count, format_chance, format_number, join, start
 from capmismatch.selection.evidence import EvidenceFacts
+from capmismatch.selection.first_guess import SmallestPilot
 from capmismatch.selection.rules import (
     COMPANIONS,
     DEFAULT_RULE,
@@ -99,6 +100,35 @@ def cheapest(tied: pd.DataFrame, chosen: pd.Series) -> list[str]:
     ]
 
 
+def smallest_of(table: pd.DataFrame, chosen: pd.Series) -> str:
+    """Piece of a title: that the chosen teacher is not the best by the probe, but the smallest of those tied with it."""
+    if named(chosen) == named(table.iloc[0]):
+        return ""
+    return f", the smallest of {table['tie'].sum()} that tie,"
+
+
+def spread_in_short(rules: pd.DataFrame) -> str:
+    """End of a title: whether the rules agree."""
+    teachers = rules.groupby(UNIT).ngroups
+    if len(rules) < 2:
+        return ""
+    return f"; {len(rules)} rules name {teachers} teachers" if teachers > 1 else f"; all {len(rules)} rules agree"
+
+
+def spread_of_rules(rules: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """How many teachers the rules name, which most, and how far apart in size."""
+    votes = rules.groupby(UNIT, sort=False).size().rename("votes").reset_index()
+    if len(votes) < 2:
+        return []
+    votes = votes.merge(table[[*UNIT, "params"]], on=UNIT, how="left")
+    votes = votes.sort_values(["votes", "params"], ascending=[False, True], kind="stable")
+    counted = join([f"{named(row)} ({row['votes']})" for _, row in votes.iterrows()])
+    sizes = votes["params"]
+    known = sizes.notna().all() and sizes.max() > sizes.min()
+    apart = f", from {sizes.min():,.0f} to {sizes.max():,.0f} parameters" if known else ""
+    return [f"The {len(rules)} rules disagree: they name {len(votes)} of {len(table)} teachers{apart}: {counted}."]
+
+
 def rivals(rules: pd.DataFrame, chosen: pd.Series, used: Rule) -> list[str]:
     """Whom the rules that people go by would take instead, and how those teachers stand on the used probe."""
     sentences: list[str] = []
@@ -134,12 +164,20 @@ def unusable(teachers: str) -> list[str]:
     return [f"Left out, because they are not usable: {teachers}."] if teachers else []
 
 
-def prior_risk(rule: str) -> str:
-    """That no student has confirmed the rule."""
+def prior_risk(rule: str, pilot: SmallestPilot | None) -> str:
+    """That no student has confirmed the rule, and the fewest students that would."""
     measured = " (where measured, cheap under plain KD, no better than others under ATS and ISATS)"
-    return (
+    risk = (
         f"No student has been taught yet: the rule is a prior{measured if rule == DEFAULT_RULE else ''}, and what it "
-        "costs here is unknown. A pilot (--pilot) would tell."
+        "costs here is unknown."
+    )
+    if pilot is None:
+        return risk
+    names = join(["/".join(teacher) for teacher in pilot.teachers])
+    return (
+        f"{risk} The smallest pilot that would tell: {names} in one setting, such as KD at tau={pilot.tau:g}, "
+        f"{count(pilot.seeds, 'seed')} each, so {count(pilot.runs, 'student')} (--pilot {pilot.runs} spends as much, "
+        "and starts with these teachers)."
     )
 
 

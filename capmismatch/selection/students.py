@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from capmismatch.errors import InputError, must_be_one_of, require_columns
+from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.selection.candidates import Candidates, Floats, measured
 from capmismatch.stats.groups import Group, Noise
-from capmismatch.stats.matching import UNIT, resolve_split, rows_of_split, with_teacher
+from capmismatch.stats.matching import UNIT, require_results, resolve_split, rows_of_split, with_teacher
 from capmismatch.stats.posterior import joint_draws
 
 
@@ -198,7 +198,7 @@ def checked_results(results: pd.DataFrame) -> pd.DataFrame:
         If a column is missing, an accuracy is not in [0, 1], or `n` is below 1.
     """
     columns = [*UNIT, "teacher_seed", "student", "label", "method", "tau", "seed", "split", "accuracy"]
-    require_columns(results, columns, "the results table")
+    require_results(results, columns)
     accuracy = results["accuracy"]
     wrong = results[accuracy.notna() & ~accuracy.between(0, 1)]
     if len(wrong):

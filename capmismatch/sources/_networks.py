@@ -72,7 +72,7 @@ def prepared(prepare: Callable[[Any], Tensor], raw: Any, teacher: str, data: str
         raise InputError(f"cannot prepare {_shape(raw)} of {data} for teacher {teacher}: {reason}") from None
 
 
-def logits_of(network: nn.Module, batch: Tensor, teacher: str, data: str) -> Tensor:
+def logits_of(network: Callable[[Tensor], Any], batch: Tensor, teacher: str, data: str) -> Tensor:
     """The logits of a prepared batch, as float32; whatever the network raises is told with teacher, data and shape."""
     try:
         logits = network(batch)

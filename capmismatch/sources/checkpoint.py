@@ -22,7 +22,7 @@ from capmismatch._utils.code import code_hash
 from capmismatch._utils.files import hash_of
 from capmismatch.architectures import build_for, count_parameters
 from capmismatch.architectures.registry import builder_of, is_known
-from capmismatch.errors import InputError
+from capmismatch.errors import CapmismatchError, InputError
 from capmismatch.sources._networks import expand
 from capmismatch.sources._state_dicts import Fitted, WeightsChoice
 from capmismatch.sources._weights import fit_weights, hash_checkpoint, with_words
@@ -52,10 +52,11 @@ def load(
     pattern : str
         Of files (.pt, .pth, .safetensors), with wildcards (``**`` for any number of folders) and brace lists.
     builder : str or callable
-        Makes the network of a checkpoint: a function of the file's stem (and of its path, where it has a parameter
-        `path`), its name ``"module:function"``, or a registered architecture ``"arch:NAME"`` where ``{stem}`` stands
-        for the file's stem and ``{parent}`` for the name of its folder, of which what follows an architecture's name,
-        as in ``wrn_40_2_vanilla``, is left out.
+        Makes the network of a checkpoint: a function of the file's stem, or of the teacher's name where all stems are
+        the same, as in ``runs/*/model_best.pth`` (and of its path, where it has a parameter `path`); the function's
+        name ``"module:function"``; or a registered architecture ``"arch:NAME"`` where ``{stem}`` stands for the file's
+        stem and ``{parent}`` for the name of its folder, of which what follows an architecture's name, as in
+        ``wrn_40_2_vanilla``, is left out.
     mean : sequence of float, optional
         Subtracted from images in [0, 1], or from other inputs as they are: one number per channel, or one for all.
     std : sequence of float, optional
@@ -73,11 +74,14 @@ def load(
     tuple of list of Teacher, and None
         The teachers; no data set comes with them.
     """
-    files = _files(pattern, base)
-    build = _builder(builder, Path(base))
+    files = matching(pattern, base)
+    named = _names(files)
+    same_stem = len(files) > 1 and len({file.stem for file in files}) == 1
+    given = {file: name for file, (_, name, _) in zip(files, named, strict=True)} if same_stem else {}
+    build = _builder(builder, Path(base), given)
     prepare, choice = Normalise(mean, std), WeightsChoice(key, prefix)
     teachers = []
-    for file, (family, name, place) in zip(files, _names(files), strict=True):
+    for file, (family, name, place) in zip(files, named, strict=True):
         file_hash = hash_checkpoint(file)
         fitted = _fitted(file, name, build, file_hash, choice)
         teachers.append(
@@ -96,7 +100,7 @@ def load(
     return teachers, None
 
 
-def _files(pattern: str, base: str | Path) -> list[Path]:
+def matching(pattern: str, base: str | Path) -> list[Path]:
     """The files that match, those with numbers in their order."""
     for patterns in ([pattern], expand(pattern)):  # a file's own name may have braces
         # Only the pattern has wildcards: a study may lie in a folder such as "runs[1]".
@@ -147,10 +151,13 @@ def _network(file: Path, name: str, build: _Build, file_hash: str, choice: Weigh
     return _fitted(file, name, build, file_hash, choice).network
 
 
-def _builder(builder: str | Callable[..., nn.Module], base: Path) -> _Build:
-    """From a checkpoint's path and weights to a network: the user's function of the stem, or an architecture."""
+def _builder(builder: str | Callable[..., nn.Module], base: Path, given: dict[Path, str]) -> _Build:
+    """From a checkpoint's path and weights to a network: the user's function of the stem, or an architecture.
+
+    `given` says what the function is given instead of the stem.
+    """
     if callable(builder):
-        return partial(_by_function, builder)
+        return partial(_by_function, builder, given)
     module_name, _, name = builder.partition(":")
     if not name:
         raise InputError(f"expected builder like 'module:function' or 'arch:NAME', got {builder!r}")
@@ -161,16 +168,28 @@ def _builder(builder: str | Callable[..., nn.Module], base: Path) -> _Build:
     if not callable(function):
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise InputError(f"module {module_name!r} has no function {name!r}; it has {functions}")
-    return partial(_by_function, function)
+    return partial(_by_function, function, given)
 
 
-def _by_function(function: Callable[..., nn.Module], file: Path, weights: dict[str, Tensor]) -> nn.Module:
+def _by_function(
+    function: Callable[..., nn.Module], given: dict[Path, str], file: Path, weights: dict[str, Tensor]
+) -> nn.Module:
     try:
         parameters = list(inspect.signature(function).parameters)
     except (TypeError, ValueError):  # of a callable without a signature
         parameters = []
-    stem = () if parameters == ["path"] else (file.stem,)
-    network = function(*stem, path=file) if "path" in parameters else function(*stem)
+    name = given.get(file, file.stem)
+    names = () if parameters == ["path"] else (name,)
+    try:
+        network = function(*names, path=file) if "path" in parameters else function(*names)
+    except CapmismatchError:
+        raise
+    except Exception as error:  # of the user's code: whatever it is, the file is named
+        reason = str(error).splitlines()[0] if str(error) else "no reason given"
+        advice = "" if "path" in parameters else "; a parameter `path` would be given the file's path, too"
+        raise InputError(
+            f"the builder failed for {file}, given {name!r}: {type(error).__name__}: {reason}{advice}"
+        ) from error
     if not isinstance(network, nn.Module):
         raise InputError(f"the builder gave {type(network).__name__} for {file.stem!r}, not a torch.nn.Module")
     return network
@@ -183,7 +202,7 @@ def _by_architecture(template: str, file: Path, weights: dict[str, Tensor]) -> n
 def _code_of(build: _Build, file: Path) -> str:
     """A hash of what makes a checkpoint's network: the user's function, or the architecture's name and own code."""
     assert isinstance(build, partial)
-    (maker,) = build.args
+    maker = build.args[0]
     if callable(maker):
         return hash_of([getattr(maker, "__qualname__", type(maker).__qualname__), code_hash(maker)])
     name = _architecture(maker, file)
@@ -196,8 +215,8 @@ def _architecture(template: str, file: Path) -> str:
     name = template
     for placeholder, value in names.items():
         name = name.replace(placeholder, value)
-    known = name if name == template else _known_part(name)
-    by_folder = _known_part(template.replace("{stem}", names["{parent}"]))
+    known = name if name == template else known_part(name)
+    by_folder = known_part(template.replace("{stem}", names["{parent}"]))
     if known is None and by_folder is not None:
         raise InputError(
             f"no architecture is named {name!r}, but the folder of {file} is named after {by_folder!r}: builder='arch:"
@@ -206,7 +225,7 @@ def _architecture(template: str, file: Path) -> str:
     return known or name
 
 
-def _known_part(name: str) -> str | None:
+def known_part(name: str) -> str | None:
     """The longest beginning, of whole parts, that is an architecture's name: of "vgg8_vanilla" "vgg8"."""
     while not is_known(name):
         if not re.search(r"[-_.]", name):

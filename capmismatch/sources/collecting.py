@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from capmismatch._utils.files import hash_of, locked, remove_temporaries
+from capmismatch._utils.progress import progress_bar
 from capmismatch._utils.torchrun import ProcessGroup, process_group
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.bank_files import (
@@ -127,7 +127,8 @@ def collect(
         processes.on_all_ranks(lambda: create(path, data.rows))  # each worker's data set must be this bank's
         job = _Job(data, Path(path), passes, dtype, check_published, processes)
         quiet = not progress or processes.rank > 0
-        with tqdm(total=job.shards * len(family), desc="collect", unit="shard", disable=quiet) as bar:
+        total = job.shards * len(family)
+        with progress_bar(desc="collect", show=not quiet, total=total, unit="shard") as bar:
             for order, teacher in enumerate(family):
                 bar.set_postfix_str(teacher.key)
                 _TeacherCollector(job, teacher, order, bar).run()
@@ -177,9 +178,14 @@ class _Job:
         )
 
     def _order_finding(self, teacher: Teacher) -> str:
-        """CM001 where columns are mapped by name, CM018 where only the way is known in which its library sorts them."""
+        """CM001 where columns are mapped by name, CM018 where only the way is known in which its library sorts them.
+
+        CM017 where nothing is known, and trainers put these classes in different orders.
+        """
         if columns_of(teacher, self.dataset) is None:
-            return ""
+            is_known = teacher.saved is not None or teacher.by_position
+            is_known = is_known or teacher.output_names(self.dataset.classes) is not None or teacher.natural_order
+            return "CM017" if self.dataset.doubt and not is_known else ""
         return "CM018" if teacher.classes is None else "CM001"
 
 
@@ -267,6 +273,7 @@ class _TeacherCollector:
         details = {
             "CM001": f"its columns were mapped to those of {data!r} by name",
             "CM018": f"its columns were taken in timm's order of {data!r}'s classes, with by_position=True as they are",
+            "CM017": f"its columns were taken in the order of {data!r}'s classes; by_position=True says it is right",
             "CM002": f"{record.accuracy:.4f} on {data!r}, published {record.published or 0:.4f}",
             "CM016": "its rows are probabilities, percentages or sigmoids, not what comes before the last layer",
         }
@@ -274,6 +281,33 @@ class _TeacherCollector:
             if self.job.processes.rank == 0:
                 message = f"{code} {FINDINGS[code].title}: teacher {record.key}: {details[code]}"
                 warnings.warn(message, stacklevel=4)  # at the caller of `collect`
+
+
+def sample_logits(teacher: Teacher, dataset: Dataset, settings: Any) -> NDArray[Any]:
+    """Logits of one teacher on all rows of a small data set, with the checks of `collect`; nothing is kept.
+
+    Parameters
+    ----------
+    teacher : Teacher
+        Of a family.
+    dataset : Dataset
+        The rows.
+    settings : CollectConfig
+        With the arguments of `collect`.
+
+    Returns
+    -------
+    ndarray of shape (N, C)
+        In the precision to be stored.
+
+    Raises
+    ------
+    InputError
+        Where `collect` would.
+    """
+    passes = Passes(settings.batch_size, settings.device, settings.autocast, settings.channels_last)
+    runner = SavedRunner(teacher, dataset) if teacher.saved else NetworkRunner(teacher, dataset, passes)
+    return _logits(runner, 0, len(dataset), teacher, dataset, settings.dtype)
 
 
 def _check_length(key: str) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capmismatch.data.class_names import default_order, natural_key
-from capmismatch.data.records import teacher_key
+from capmismatch.data.records import only_key, teacher_key
 from capmismatch.data.rows import Rows
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.sources._options import check_options
@@ -40,6 +40,8 @@ SOURCES = {
     "bank": "capmismatch.sources.bank",
     "letters": "capmismatch.sources.letters",
 }
+IN_MEMORY = "capmismatch.sources.modules"
+"""The source of networks that are handed in, whose address is a mapping and has no kind before it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +77,8 @@ class Teacher:
     natural_order : bool
         Whether a network that does not name its outputs was trained by a library that sorts class folders as timm does:
         numbers within names by value, upper and lower case alike.
+    by_position : bool
+        Whether the user said that its outputs stand in the order of the data set's classes.
     published : float or None
         The accuracy that its source claims, in [0, 1].
     published_on : str
@@ -96,6 +100,7 @@ class Teacher:
     saved: Callable[[], tuple[Rows, NDArray[Any]]] | None = None
     classes: tuple[str, ...] | None = None
     natural_order: bool = False
+    by_position: bool = False
     published: float | None = None
     published_on: str = ""
     built_by: str = ""
@@ -183,14 +188,8 @@ class Family(Sequence[Teacher]):
     def __getitem__(self, item: Any) -> Any:
         if not isinstance(item, str):
             return self.teachers[item]
-        matches = [teacher for teacher in self if teacher.key == item]
-        matches = matches or [teacher for teacher in self if teacher.name == item]
-        if len(matches) > 1:
-            keys = [teacher.key for teacher in matches]
-            raise InputError(f"teacher {item!r} could be any of {keys}: use one of these keys")
-        if not matches:
-            must_be_one_of(item, [teacher.key for teacher in self], "teacher")
-        return matches[0]
+        key = only_key(item, [(teacher.key, teacher.family, teacher.name) for teacher in self], "teacher")
+        return next(teacher for teacher in self if teacher.key == key)
 
     def __len__(self) -> int:
         return len(self.teachers)
@@ -206,13 +205,16 @@ class Family(Sequence[Teacher]):
         return "\n".join(lines)
 
 
-def load_family(*specs: str, name: str | None = None, by_position: bool = False, **options: Any) -> Family:
+def load_family(
+    *specs: str | Mapping[str, nn.Module], name: str | None = None, by_position: bool = False, **options: Any
+) -> Family:
     """Load teachers from one or several sources as one family.
 
     Parameters
     ----------
-    *specs : str
-        Each ``kind:address``, one of
+    *specs : str or mapping of str to torch.nn.Module
+        Networks that are in memory, by their names (options ``mean``, ``std``, or ``prepare``, a function of a batch);
+        or ``kind:address``, one of
 
         * ``torchvision:resnet{18,34,50}``, ``timm:resnet*.a1_in1k``, ``hf:OWNER/NAME``, ``hf:./FOLDERS``: image
           classifiers of these libraries, each with its own preprocessing; brace lists and wildcards name several.
@@ -258,8 +260,8 @@ def load_family(*specs: str, name: str | None = None, by_position: bool = False,
     sources = [_open(spec) for spec in specs]
     known_options = dict.fromkeys(option for source in sources for option in source.options)
     for option in options:
-        must_be_one_of(option, known_options, f"option of {' or '.join(repr(spec) for spec in specs)}")
-    check_options(load_family, {"name": name, "by_position": by_position}, specs[0])
+        must_be_one_of(option, known_options, f"option of {' or '.join(repr(source.spec) for source in sources)}")
+    check_options(load_family, {"name": name, "by_position": by_position}, sources[0].spec)
     for source in sources:
         source.check(options)
     teachers: list[Teacher] = []
@@ -270,7 +272,7 @@ def load_family(*specs: str, name: str | None = None, by_position: bool = False,
         teachers += sorted(loaded, key=_size)  # stable: teachers of unknown size stay in the source's order
         datasets += [dataset] if dataset is not None else []
     if by_position:
-        teachers = [replace(teacher, classes=None, natural_order=False) for teacher in teachers]
+        teachers = [replace(teacher, classes=None, natural_order=False, by_position=True) for teacher in teachers]
     return Family(teachers, next(iter(datasets), None))
 
 
@@ -298,7 +300,7 @@ class _Source:
 
     spec: str
     module: Any
-    address: str
+    address: Any
 
     @property
     def options(self) -> dict[str, bool]:
@@ -318,7 +320,14 @@ class _Source:
         return self.module.load(self.address, **{name: options[name] for name in self.options if name in options})
 
 
-def _open(spec: str) -> _Source:
+def _open(spec: str | Mapping[str, Any]) -> _Source:
+    if isinstance(spec, Mapping):
+        return _Source("networks in memory", importlib.import_module(IN_MEMORY), spec)
+    if not isinstance(spec, str):
+        raise InputError(
+            f"expected a source like 'ckpt:teachers/*.pt' or networks by name, {{'small': net}}, got "
+            f"{type(spec).__name__}"
+        )
     kind, _, address = spec.partition(":")
     must_be_one_of(kind, SOURCES, f"the kind of source in {spec!r}")
     return _Source(spec, importlib.import_module(SOURCES[kind]), address)

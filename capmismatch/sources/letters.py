@@ -137,4 +137,5 @@ def _check_weights(file: Path, network: nn.Module) -> None:
 
 def cache_folder() -> Path:
     """Where capmismatch stores weights that it trained outside a study."""
-    return Path(os.environ.get("CAPMISMATCH_CACHE", Path.home() / ".cache" / "capmismatch"))
+    given = os.environ.get("CAPMISMATCH_CACHE", "").strip()  # empty is as good as not set, and not this folder
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "capmismatch"

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from capmismatch.errors import InputError, require_columns
-from capmismatch.stats.matching import resolve_split
+from capmismatch.errors import InputError
+from capmismatch.stats.matching import MOST_CELLS, many_effects, require_results, resolve_split
 
 Floats = NDArray[np.float64]
 
@@ -102,7 +104,7 @@ def teacher_differences(results: pd.DataFrame, *, split: str = "test") -> pd.Dat
       label  df1  df2  reliability  seeds_for_80
     0    KD    2    4          1.0           1.0
     """
-    require_columns(results, ["teacher", "student", "label", "seed", "split", "accuracy"], "the results table")
+    require_results(results, ["teacher", "student", "label", "seed", "split", "accuracy"])
     split = resolve_split(results["split"], split)
     rows = results[results["teacher"].fillna("").ne("") & results["accuracy"].notna() & results["split"].eq(split)]
     if rows.empty:
@@ -135,11 +137,9 @@ def f_test(values: Floats, teacher: NDArray[np.int64], seed: NDArray[np.int64]) 
         The columns of `teacher_differences` from ``teachers`` on.
     """
     teachers, runs = int(teacher.max()) + 1, len(values)
-    by_teacher = np.eye(teachers)[teacher]
-    counts = by_teacher.sum(0)
-    seeds = np.eye(int(seed.max()) + 1)[seed] if _crossed(teacher, seed) else np.ones((runs, 1))
-    base_rank, base_rss = _fit(seeds, values)
-    full_rank, full_rss = _fit(np.hstack([seeds, by_teacher]), values)
+    counts = np.bincount(teacher, minlength=teachers)
+    levels = seed if _crossed(teacher, seed) else np.zeros(runs, np.int64)
+    (base_rank, base_rss), (full_rank, full_rss) = _fits(values, teacher, levels)
     df1, df2 = full_rank - base_rank, runs - full_rank
     result: dict[str, float] = {"teachers": teachers, "runs": runs, "df1": df1, "df2": df2}
     if df1 < 1 or df2 < 1 or base_rss < 1e-24:  # a single teacher, single runs, or nothing that varies
@@ -166,6 +166,43 @@ def _crossed(teacher: NDArray[np.int64], seed: NDArray[np.int64]) -> bool:
     """Whether seeds can be told from teachers: some seed has several teachers, and some teacher several seeds."""
     pairs = np.unique(np.stack([teacher, seed]), axis=1)
     return bool(np.bincount(pairs[0]).max() > 1 and np.bincount(pairs[1]).max() > 1)
+
+
+def _fits(
+    values: Floats, teacher: NDArray[np.int64], seed: NDArray[np.int64]
+) -> tuple[tuple[int, float], tuple[int, float]]:
+    """Rank and residual sum of squares by the seeds alone, and by seeds and teachers.
+
+    Examples
+    --------
+    >>> teacher, seed = np.repeat(np.arange(3), 4), np.tile(np.arange(4), 3)
+    >>> values = np.random.default_rng(0).random(12)
+    >>> [(rank, round(rss, 9)) for rank, rss in _fits(values, teacher, seed)] == [
+    ...     (rank, round(rss, 9)) for rank, rss in _many_fits(values, teacher, seed)]
+    True
+    """
+    seeds, teachers = int(seed.max()) + 1, int(teacher.max()) + 1
+    if len(values) * (seeds + teachers) > MOST_CELLS:
+        return _many_fits(values, teacher, seed)
+    by_seed = np.eye(seeds)[seed]
+    return _fit(by_seed, values), _fit(np.hstack([by_seed, np.eye(teachers)[teacher]]), values)
+
+
+def _many_fits(
+    values: Floats, teacher: NDArray[np.int64], seed: NDArray[np.int64]
+) -> tuple[tuple[int, float], tuple[int, float]]:
+    """As `_fits`, without a matrix of runs times seeds: the ranks are those of the graph of teachers and seeds."""
+    seeds, teachers = int(seed.max()) + 1, int(teacher.max()) + 1
+    left = values - _group_means(values, seed)[seed]
+    rest = values - many_effects(teacher, seed, values)[seed]
+    rest = rest - _group_means(rest, teacher)[teacher]
+    links = coo_array((np.ones(len(values)), (seed, seeds + teacher)), shape=(seeds + teachers,) * 2)
+    parts = int(connected_components(links, directed=False, return_labels=False))
+    return (seeds, float((left**2).sum())), (seeds + teachers - parts, float((rest**2).sum()))
+
+
+def _group_means(values: Floats, group: NDArray[np.int64]) -> Floats:
+    return np.bincount(group, values) / np.bincount(group)
 
 
 def _fit(design: Floats, values: Floats) -> tuple[int, float]:

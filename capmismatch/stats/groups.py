@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +28,30 @@ class Noise:
         Whether all seeds of a unit agree, so that they say nothing of the noise.
     shared : float
         Standard deviation of what seeds do to all units alike, which was taken out; NaN where it was not.
+    seeds : array of shape (n, q), or None
+        How the error of each seed's estimated effect moves the means: the covariance of the means is
+        ``diag(variances) + seeds @ seeds.T``. None where every unit has every seed, so that such an error moves all
+        means alike. Units that were measured together have the same columns.
     """
 
     variances: Floats
     free: float
     alike: bool = False
     shared: float = float("nan")
+    seeds: Floats | None = None
+
+    def at(self, position: NDArray[np.int64]) -> Noise:
+        """The noise of the units at some positions; NaN at negative ones.
+
+        Examples
+        --------
+        >>> Noise(np.array([0.1, 0.2]), 5.0).at(np.array([1, -1])).variances.tolist()
+        [0.2, nan]
+        """
+        there = position >= 0
+        variances = np.where(there, self.variances[position], np.nan)
+        seeds = None if self.seeds is None else np.where(there[:, None], self.seeds[position], 0.0)
+        return replace(self, variances=variances, seeds=seeds)
 
 
 @dataclass(frozen=True)
@@ -115,3 +133,42 @@ def seed_noise(values: Floats, binomial: Floats | None = None, *, paired: bool =
         return Noise(variances, float(pooled.free[0]))
     examples = np.full(n, np.nan) if binomial is None else binomial
     return Noise(np.where(runs > 0, examples, np.nan), np.inf, alike)
+
+
+def errors_of_seed_effects(counts: NDArray[np.int64], variance: float) -> Floats | None:
+    r"""How errors of the seeds' estimated effects move the means of units that lack some seeds.
+
+    With :math:`y_{us} = m_u + b_s + e_{us}` by least squares, :math:`\hat m_u` is the mean of the unit's runs less
+    :math:`\sum_s a_{us} \hat b_s`, with the shares :math:`a_{us}` of its runs that have seed s, and
+
+    .. math:: Cov(\hat m) = \sigma^2 (diag(1 / n_u) + A C A^\top), \qquad C = (Z^\top M_U Z)^+,
+
+    by the inverse of a partitioned matrix; M_U takes the units' means off.
+
+    Parameters
+    ----------
+    counts : array of shape (n, S)
+        Runs of each unit with each seed; every unit has one or more.
+    variance : float
+        Of a run, what its seed does to all alike taken out.
+
+    Returns
+    -------
+    array of shape (n, q), or None
+        L, with :math:`L L^\top = \sigma^2 A C A^\top`; None where that moves all units alike.
+
+    Examples
+    --------
+    >>> errors_of_seed_effects(np.ones((3, 2), dtype=int), 1.0) is None
+    True
+    >>> errors = errors_of_seed_effects(np.array([[1, 1], [1, 1], [1, 0]]), 1.0)
+    >>> float(((errors[0] - errors[2]) ** 2).sum().round(9))  # the second seed's effect is known from two units
+    0.25
+    """
+    of_unit, of_seed = counts.sum(axis=1, keepdims=True), counts.sum(axis=0)
+    share = counts / of_unit
+    values, vectors = np.linalg.eigh(np.diag(of_seed) - share.T @ counts)
+    known = values > 1e-9 * of_seed.max()
+    errors: Floats = np.sqrt(variance) * share @ (vectors[:, known] / np.sqrt(values[known]))
+    apart = np.abs(errors - errors.mean(axis=0)).max(initial=0.0)
+    return errors if apart > 1e-9 * np.sqrt(variance) else None

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from capmismatch._utils.text import count, join
-from capmismatch.errors import InputError
+from capmismatch.errors import InputError, require_columns
 from capmismatch.stats.correlations import nested_mean
 
 UNIT = ["family", "teacher"]
@@ -134,6 +134,25 @@ def nearest_tau(taus: Iterable[float], target: float) -> float:
 
 
 # Teachers -----------------------------------------------------------------------------------------------------------
+
+
+def require_results(results: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Raise unless a results table has all `columns`; the message says what fills in those of a table made by hand.
+
+    Examples
+    --------
+    >>> require_results(pd.DataFrame({"teacher": []}), ["teacher", "teacher_seed"])
+    Traceback (most recent call last):
+    capmismatch.errors.InputError: the results table lacks the column 'teacher_seed'; it has ['teacher']: save it as \
+CSV or Parquet and read it by capmismatch.load_results, which fills in all but teacher, method and accuracy
+    """
+    try:
+        require_columns(results, columns, "the results table")
+    except InputError as error:
+        raise InputError(
+            f"{error}: save it as CSV or Parquet and read it by capmismatch.load_results, which fills in all but "
+            "teacher, method and accuracy"
+        ) from None
 
 
 def shared_teachers(probes: pd.DataFrame, results: pd.DataFrame) -> pd.MultiIndex:
@@ -369,21 +388,21 @@ def seed_effects(rows: pd.DataFrame, by: list[str]) -> pd.Series:
         design = np.hstack([np.eye(units)[unit], np.eye(seeds)[seed]])
         effects = np.linalg.lstsq(design, accuracy, rcond=None)[0][units:][seed]
     else:
-        effects = _many_effects(unit, seed, accuracy)[seed]
+        effects = many_effects(unit, seed, accuracy)[seed]
     return pd.Series(effects - effects.mean(), index=rows.index)
 
 
-def _many_effects(unit: NDArray[np.int64], seed: NDArray[np.int64], accuracy: NDArray[np.float64]) -> Any:
+def many_effects(unit: NDArray[np.int64], seed: NDArray[np.int64], accuracy: NDArray[np.float64]) -> Any:
     """Effects of seeds, up to a constant, by the normal equations of units alone: memory for units times seeds.
 
     Examples
     --------
-    >>> effects = _many_effects(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), np.array([0.5, 0.7, 0.6, 0.8]))
+    >>> effects = many_effects(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), np.array([0.5, 0.7, 0.6, 0.8]))
     >>> round(float(effects[1] - effects[0]), 12)
     0.2
     """
     if seed.max() < unit.max():  # the fewer are solved for; then the others' effects are means of what is left
-        own = _many_effects(seed, unit, accuracy)
+        own = many_effects(seed, unit, accuracy)
         return np.bincount(seed, accuracy - own[unit]) / np.bincount(seed)
     counts = np.zeros((unit.max() + 1, seed.max() + 1))
     np.add.at(counts, (unit, seed), 1.0)

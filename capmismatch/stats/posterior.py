@@ -4,7 +4,8 @@ In setting s, teacher t's students have the true mean accuracy
 
 .. math:: \mu_{st} = c_s + \tau z_{st}, \qquad \bar y_{st} \sim N(\mu_{st}, \lambda v_{st}), \quad c_s \text{ flat},
 
-where v is the variance that the seeds (or, with single seeds, the examples) suggest, and the teachers' profile z has
+where v is the variance that the seeds (or, with single seeds, the examples) suggest, with the covariance of teachers
+that lack some of the seeds beside it (`capmismatch.stats.groups.errors_of_seed_effects`), and the teachers' profile z has
 three sources:
 
 .. math::
@@ -22,11 +23,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import block_diag, solve_triangular
 
 from capmismatch.stats.groups import Group
 
@@ -195,8 +198,10 @@ class _Units:
         How many stand in the group in question, the first.
     seen : (E,) array of int
         Units of the evidence that were measured.
-    y, v : (E,) arrays of float
-        Their means, centred, and the variances of these, in units of their group's true spread.
+    y : (E,) array of float
+        Their means, centred, in units of their group's true spread.
+    noise : (E, E) array of float
+        Covariance of their means, in these units.
     """
 
     features: Floats
@@ -206,7 +211,7 @@ class _Units:
     count: int
     seen: Ints
     y: Floats
-    v: Floats
+    noise: Floats
 
     @classmethod
     def of(cls, groups: Sequence[Group]) -> _Units:
@@ -216,10 +221,9 @@ class _Units:
             [(g.means - np.nanmean(g.means)) / tau for g, tau in zip(groups[1:], taus[1:], strict=True)]
             or [np.zeros(0)]
         )
-        v = np.concatenate(
-            [g.noise.variances / tau**2 for g, tau in zip(groups[1:], taus[1:], strict=True)] or [np.zeros(0)]
-        )
         known = np.flatnonzero(np.isfinite(y))
+        blocks = [_covariance([group]) / tau**2 for group, tau in zip(groups[1:], taus[1:], strict=True)]
+        noise = block_diag(*blocks) if blocks else np.zeros((0, 0))
         return cls(
             features=np.concatenate([group.features for group in groups]),
             groups=np.repeat(np.arange(len(groups)), [len(group.means) for group in groups]),
@@ -228,7 +232,7 @@ class _Units:
             count=count,
             seen=count + known,
             y=y[known],
-            v=v[known],
+            noise=noise[np.ix_(known, known)],
         )
 
     def condition(self, explained: float, shared: float, alike: float) -> tuple[float, Floats, Floats, Floats]:
@@ -245,7 +249,7 @@ class _Units:
         if not len(self.seen):
             return 0.0, np.zeros(len(target)), before, fresh
         there = np.arange(count, len(rows))
-        marginal = prior[np.ix_(there, there)] + np.diag(self.v) + _LEVEL**2 * _same(self.groups[self.seen])
+        marginal = prior[np.ix_(there, there)] + self.noise + _LEVEL**2 * _same(self.groups[self.seen])
         root = np.linalg.cholesky(marginal)
         half = np.linalg.solve(root, np.c_[self.y, prior[np.ix_(there, target)]])
         weight = -0.5 * half[:, 0] @ half[:, 0] - np.log(np.diag(root)).sum()
@@ -265,14 +269,38 @@ def _log_spreads(groups: Sequence[Group]) -> Floats:
 # --- with this student's results -------------------------------------------------------------------------------------
 
 
+class _Turned(NamedTuple):
+    """The measured means on axes where their noise is 1 and the prior's variance is `sizes`, without covariances.
+
+    Attributes
+    ----------
+    sizes : (N,) array of float
+        Prior variances, at a ratio of 1.
+    turn : (N, N) array of float
+        From the measured units to the axes.
+    levels : (N, S) array of float
+        The settings' levels, on these axes.
+    y, mean : (N,) arrays of float
+        What was measured, and what the prior expects.
+    """
+
+    sizes: Floats
+    turn: Floats
+    levels: Floats
+    y: Floats
+    mean: Floats
+
+
 @dataclass(frozen=True)
 class _Measured:
     """The measured means of all settings, in units of their noise.
 
     Attributes
     ----------
-    y, v : (N,) arrays of float
-        Means and their suggested variances, of the units that were measured.
+    y : (N,) array of float
+        Means of the units that were measured.
+    noise : (N, N) array of float
+        Their covariance as suggested.
     seen : (N,) array of int
         Their places among the S * T units.
     levels : (S * T, S) array of float
@@ -288,7 +316,7 @@ class _Measured:
     """
 
     y: Floats
-    v: Floats
+    noise: Floats
     seen: Ints
     levels: Floats
     free: float
@@ -304,7 +332,7 @@ class _Measured:
         unit, middle = float(np.sqrt(variances[seen].mean())), float(means[seen].mean())
         return cls(
             y=(means[seen] - middle) / unit,
-            v=variances[seen] / unit**2,
+            noise=_covariance(settings)[np.ix_(seen, seen)] / unit**2,
             seen=seen,
             levels=np.repeat(np.eye(len(settings)), len(settings[0].means), axis=0),
             free=settings[0].noise.free,
@@ -323,18 +351,19 @@ class _Measured:
 
     def scores(self, prior: _Prior) -> Floats:
         """Log weights (R, L) of the ratios and the noise scales."""
-        scale = self.noise_scales
-        degrees = len(self.y) - self._seen_levels.shape[1]
-        scores = np.empty((len(RATIOS), len(scale)))
-        for row, ratio in enumerate(RATIOS):
-            root, levels, half = self._whitened(prior, ratio)
-            inner = np.linalg.cholesky(levels.T @ levels)
-            out = np.linalg.solve(inner, levels.T @ half)
-            (yy, ym), (_, mm) = half.T @ half - out.T @ out
-            square = yy / scale - 2 * ym / np.sqrt(scale) + mm
-            volume = np.log(np.diag(root)).sum() + np.log(np.diag(inner)).sum()
-            scores[row] = -0.5 * square - volume - 0.5 * degrees * np.log(scale) + np.log(RATIO_WEIGHTS[row])
-            scores[row] += self._spread_score(0.5 * np.log(ratio * scale))
+        scale, turned = self.noise_scales, self._turned(prior)
+        size = 1 + RATIOS[:, None] * turned.sizes
+        pair = np.stack([np.broadcast_to(turned.y, size.shape), np.sqrt(RATIOS)[:, None] * turned.mean], axis=2)
+        levels = np.broadcast_to(turned.levels, (len(RATIOS), *turned.levels.shape)) / np.sqrt(size)[..., None]
+        half = pair / np.sqrt(size)[..., None]
+        inner = np.linalg.cholesky(levels.mT @ levels)
+        out = np.linalg.solve(inner, levels.mT @ half)
+        squares = half.mT @ half - out.mT @ out
+        volume = 0.5 * np.log(size).sum(axis=1) + np.log(np.diagonal(inner, axis1=1, axis2=2)).sum(axis=1)
+        yy, ym, mm = squares[:, 0, 0, None], squares[:, 0, 1, None], squares[:, 1, 1, None]
+        scores = -0.5 * (yy / scale - 2 * ym / np.sqrt(scale) + mm) - volume[:, None] + np.log(RATIO_WEIGHTS)[:, None]
+        scores -= 0.5 * (len(self.y) - levels.shape[2]) * np.log(scale)
+        scores += self._spread_score(0.5 * np.log(RATIOS[:, None] * scale))
         if np.isfinite(self.free):
             scores -= 0.5 * self.free * (np.log(scale) + 1 / scale)
         return scores
@@ -346,30 +375,39 @@ class _Measured:
         variance = SPREAD_SD**2 * (1 + 1 / len(self.log_taus))
         return -0.5 * (log_tau - self.log_taus.mean()) ** 2 / variance
 
-    @property
+    @cached_property
     def _seen_levels(self) -> Floats:
         levels = self.levels[self.seen]
         return levels[:, levels.any(axis=0)]
 
-    def _whitened(self, prior: _Prior, ratio: float) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Root of the measured means' covariance over lambda; levels and (means, prior means) divided by it."""
-        seen = self.seen
-        root: NDArray[Any] = np.linalg.cholesky(ratio * prior.cov[np.ix_(seen, seen)] + np.diag(self.v))
-        levels, pair = self._seen_levels, np.c_[self.y, np.sqrt(ratio) * prior.mean[seen]]
-        solved: NDArray[Any] = np.linalg.solve(root, np.c_[levels, pair])
-        return root, solved[:, : levels.shape[1]], solved[:, levels.shape[1] :]
+    @cached_property
+    def _whitening(self) -> Floats:
+        """What turns the noise into the identity."""
+        root = np.linalg.cholesky(self.noise)
+        white: Floats = solve_triangular(root, np.eye(len(root)), lower=True)
+        return white
+
+    def _turned(self, prior: _Prior) -> _Turned:
+        """The axes on which noise and prior are both independent, so that all ratios share one decomposition."""
+        seen, white = self.seen, self._whitening
+        sizes, axes = np.linalg.eigh(white @ prior.cov[np.ix_(seen, seen)] @ white.T)
+        turn = axes.T @ white
+        return _Turned(sizes.clip(min=0), turn, turn @ self._seen_levels, turn @ self.y, turn @ prior.mean[seen])
 
     def draw(self, prior: _Prior, counts: Ints, rng: np.random.Generator) -> Floats:
         """Draws (n, S * T + p), as many of each ratio and noise scale as `counts` (R, L) says."""
         size, width = self.levels.shape[0], len(prior.mean)
         own = np.zeros((width, self._seen_levels.shape[1]))
         own[:size] = self.levels[:, self.levels[self.seen].any(axis=0)]
-        drawn = []
+        turned, drawn = self._turned(prior), []
+        reach = prior.cov[:, self.seen] @ turned.turn.T
         for ratio, count in zip(RATIOS, counts, strict=True):
             if not count.any():
                 continue
-            root, levels, half = self._whitened(prior, ratio)
-            gain = np.linalg.solve(root, ratio * prior.cov[self.seen]).T  # (M, N), of whitened residuals
+            root = np.sqrt(1 + ratio * turned.sizes)
+            levels = turned.levels / root[:, None]
+            half = np.c_[turned.y, np.sqrt(ratio) * turned.mean] / root[:, None]
+            gain = ratio * reach / root  # (M, N), of whitened residuals
             inverse = np.linalg.inv(levels.T @ levels)
             level = inverse @ levels.T @ half  # of the means, and of what the prior expects of them
             measured, expected = (gain @ (half - levels @ level) + own @ level).T
@@ -386,6 +424,15 @@ def _unmeasured(prior: _Prior, count: Ints, rng: np.random.Generator) -> Floats:
     """Draws (n, S * T + p) of a profile and slopes of which nothing was measured."""
     root = np.linalg.cholesky(prior.cov + _SMALL * np.eye(len(prior.mean)))
     return prior.mean + rng.standard_normal((int(count), len(prior.mean))) @ root.T
+
+
+def _covariance(groups: Sequence[Group]) -> Floats:
+    """Covariance of the means of groups that were measured together, one under the other."""
+    covariance: Floats = np.diag(np.concatenate([group.noise.variances for group in groups]))
+    if groups[0].noise.seeds is not None:
+        errors = np.concatenate([group.noise.seeds for group in groups])
+        covariance += errors @ errors.T
+    return covariance
 
 
 def _codes(names: Sequence[Hashable]) -> Ints:

@@ -42,16 +42,34 @@ def check_settings(study: Settings) -> None:
 
 def _checks(study: Settings) -> Iterator[tuple[str, Callable[[], Any]]]:
     config = study.config
+    yield "[collect]", lambda: _device(config.collect.device)
+    yield "[probe]", lambda: _device(config.probe.device)
     yield "[probe]", lambda: _probes(study)
     yield "[isats]", config.isats.specs
     yield "[pick]", lambda: _rule(study)
     if config.distill is not None:
         from capmismatch.distillation.grid import check_students
 
+        distill = config.distill
+        yield "[distill]", lambda: _device(distill.device)
         yield "", lambda: study.recipe
         for number, method in enumerate(config.distill.methods):
             yield f"[[distill.methods]] number {number + 1}", method.check_loss
         yield "", lambda: check_students(study)
+
+
+def _device(name: str) -> None:
+    """Raise unless torch can hold numbers there: on "meta" it only pretends to."""
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = (str(error).splitlines() or ["no reason given"])[0]
+        raise InputError(f"device {name!r} cannot be used here: {reason}") from None
+    if device.type == "meta":
+        raise InputError("device 'meta' holds no numbers: expected 'cpu', 'cuda' or another accelerator")
 
 
 def _probes(study: Settings) -> None:

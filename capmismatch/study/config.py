@@ -14,7 +14,18 @@ from capmismatch._numerics.soft_label_spec import WRONG_ROWS, SoftLabelSpec, com
 from capmismatch._utils.toml import parse
 from capmismatch.distillation.config import DistillConfig
 from capmismatch.distillation.methods import Method
-from capmismatch.errors import InputError, must_be_positive, must_count
+from capmismatch.errors import (
+    MOST_RESAMPLES,
+    InputError,
+    must_be_one_of,
+    must_be_temperature,
+    must_be_temperatures,
+    must_be_within,
+    must_count,
+)
+
+MOST_ROWS = 1_000_000_000
+"""More rows than any source has: what asks for more was typed by mistake."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +75,17 @@ class DataConfig:
     def __post_init__(self) -> None:
         must_count(self.seed, "seed", least=0)
         for part, size in (self.split or {}).items():
-            if size < 0 or size != size:
-                raise InputError(f"expected split {part} a count or share >= 0, got {size!r}")
+            must_be_within(size, f"split {part}", 0, 1.0 if isinstance(size, float) else MOST_ROWS)
+        if self.split is not None and not any(self.split.values()):
+            raise InputError(f"expected split with at least one row, got {self.split!r}")
+        if self.train_rows is not None:
+            must_count(self.train_rows, "train_rows", most=MOST_ROWS)
+        if self.classes is not None and len(self.classes) < 2:
+            raise InputError(
+                f"expected at least 2 classes, got {list(self.classes)}; leave classes out for the source's"
+            )
+        for name in ("source", "name", "train", "image_column", "label_column", "root"):
+            _must_say_something(getattr(self, name), name)
 
 
 @dataclass(frozen=True)
@@ -87,10 +107,7 @@ class ProbeConfig:
     device: str = field(default="cpu", repr=False)  # the table is the same wherever it is computed
 
     def __post_init__(self) -> None:
-        if not self.taus:
-            raise InputError("expected taus, at least one, got none")
-        for tau in self.taus:
-            must_be_positive(tau, "taus")
+        must_be_temperatures(self.taus, "taus")
         if self.names is not None and not self.names:
             raise InputError("expected names of probes, got none; leave names out for all")
 
@@ -108,7 +125,7 @@ class RanksConfig:
     tau: float = 4.0
 
     def __post_init__(self) -> None:
-        must_be_positive(self.tau, "tau")
+        must_be_temperature(self.tau, "tau")
 
 
 @dataclass(frozen=True)
@@ -137,6 +154,11 @@ class IsatsConfig:
     margin: float | None = None
     center: str = "mean"
     wrong: str = WRONG_ROWS
+
+    def __post_init__(self) -> None:
+        for name in ("tau_target", "tau_other"):
+            must_be_temperature(getattr(self, name), name)
+        self.specs()
 
     def specs(self) -> list[SoftLabelSpec]:
         """TS, ATS and ISATS with these settings."""
@@ -168,6 +190,11 @@ class CollectConfig:
     autocast: str | None = None
     channels_last: bool = False
 
+    def __post_init__(self) -> None:
+        must_count(self.batch_size, "batch_size", most=MOST_ROWS)
+        must_be_one_of(self.dtype, ("float32", "float16"), "dtype")
+        must_be_one_of(self.autocast, (None, "bfloat16", "float16"), "autocast")
+
 
 @dataclass(frozen=True)
 class ResultsConfig:
@@ -190,6 +217,9 @@ class ResultsConfig:
     percent: bool = False
     splits: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        _must_say_something(self.file, "file")
+
 
 @dataclass(frozen=True)
 class CorrelateConfig:
@@ -207,7 +237,7 @@ class CorrelateConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        must_count(self.n_boot, "n_boot")
+        must_count(self.n_boot, "n_boot", most=MOST_RESAMPLES)
         must_count(self.seed, "seed", least=0)
 
 
@@ -234,6 +264,10 @@ class PickConfig:
     student: str | None = None
     label: str | None = None
     rule: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("family", "student", "label", "rule"):
+            _must_say_something(getattr(self, name), name)
 
 
 @dataclass(frozen=True)
@@ -281,6 +315,17 @@ class StudyConfig:
     isats: IsatsConfig = field(default_factory=IsatsConfig)
     correlate: CorrelateConfig = field(default_factory=CorrelateConfig)
     pick: PickConfig = field(default_factory=PickConfig)
+
+    def __post_init__(self) -> None:
+        _must_say_something(self.name, "name")
+        if isinstance(self.results, str):
+            _must_say_something(self.results, "results")
+
+
+def _must_say_something(text: str | None, name: str) -> None:
+    """Raise where a text that is there is empty: what is not meant is left out."""
+    if text is not None and not text.strip():
+        raise InputError(f"expected {name} a text that is not empty, got {text!r}")
 
 
 def read_study(file: Path) -> StudyConfig:

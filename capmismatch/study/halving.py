@@ -10,6 +10,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,6 @@ THINNING = (2, 3, 4)
 
 SHORTEST = 0.5
 """Share of the recipe's epochs below which nothing is trained."""
-
-SURE = 0.95
-"""A chance of being the best from which on nothing more is tried."""
 
 HOPELESS = 0.01
 """A chance of being the best below which an arm is dropped although there is room for it."""
@@ -46,6 +44,33 @@ class Rung:
     arms: int
     epochs: int
     seeds: int
+
+
+class Judgement(NamedTuple):
+    """What is thought of every arm after a rung.
+
+    Attributes
+    ----------
+    chances : array of shape (A,)
+        Chance of being the best, in [0, 1].
+    regret : array of shape (A,)
+        What taking this arm is expected to lose against the best, >= 0.
+    """
+
+    chances: NDArray[np.float64]
+    regret: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, draws: NDArray[np.float64]) -> Judgement:
+        """From draws (n, A) of what each arm is worth.
+
+        Examples
+        --------
+        >>> [value.tolist() for value in Judgement.of(np.array([[1.0, 2.0], [3.0, 2.0], [1.0, 3.0], [2.0, 3.0]]))]
+        [[0.25, 0.75], [1.0, 0.25]]
+        """
+        counts = np.bincount(draws.argmax(axis=1), minlength=draws.shape[1])
+        return cls(counts / len(draws), (draws.max(axis=1, keepdims=True) - draws).mean(axis=0))
 
 
 def ladder(
@@ -187,7 +212,7 @@ def cost(rungs: Sequence[Rung], finished: Sequence[int] = ()) -> int:
 
 
 def halve(
-    rungs: Sequence[Rung], judge: Callable[[Rung, list[int]], NDArray[np.float64]], alive: Sequence[int]
+    rungs: Sequence[Rung], judge: Callable[[Rung, list[int]], Judgement], alive: Sequence[int], tolerance: float
 ) -> list[int]:
     """Climb a ladder.
 
@@ -196,30 +221,33 @@ def halve(
     rungs : sequence of Rung
         As `ladder` makes them.
     judge : callable
-        Trains the arms alive as the rung says, and gives every arm's chance (dropped ones' too) of being the best.
+        Trains the arms alive as the rung says, and judges every arm, dropped ones too.
     alive : sequence of int
         Arms of the first rung.
+    tolerance : float
+        A loss that does not matter, in the units of the regret: once the likeliest arm is expected to lose less,
+        nothing more is trained. With 0 every rung is climbed.
 
     Returns
     -------
     list of int
         The arms that were left after the last rung, likeliest first. Between rungs the likeliest go on, as many as
-        there is room for, but for hopeless ones; where one arm is all but surely the best, nothing more is trained.
+        there is room for, but for hopeless ones.
 
     Examples
     --------
-    >>> chances = np.array([0.1, 0.2, 0.3, 0.4])
-    >>> halve(ladder(4, 10, budget=100), lambda rung, alive: chances, range(4))
+    >>> unsure = Judgement(np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.5, 0.4, 0.3, 0.2]))
+    >>> halve(ladder(4, 10, budget=100), lambda rung, alive: unsure, range(4), tolerance=0.1)
     [3, 2]
     """
     survivors = list(alive)
     for rung, room in zip(rungs, [*(rung.arms for rung in rungs[1:]), rungs[-1].arms], strict=True):
-        chances = judge(rung, survivors)
+        chances, regret = judge(rung, survivors)
         best, *next_best = sorted(survivors, key=lambda arm: -chances[arm])
         if rung.seeds == 1:  # by single seeds the noise, and so any certainty, is a guess
             survivors = [best, *next_best[: room - 1]]
             continue
         survivors = [best, *(arm for arm in next_best[: room - 1] if chances[arm] >= HOPELESS)]
-        if len(survivors) == 1 or chances[best] >= SURE:
+        if len(survivors) == 1 or regret[best] < tolerance:
             break
     return survivors

@@ -8,22 +8,25 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from capmismatch._utils.commands import shown_path
 from capmismatch._utils.files import write_table
 from capmismatch._utils.text import count, format_chance, format_percent
 from capmismatch.distillation.methods import Method
 from capmismatch.errors import must_be_one_of
-from capmismatch.selection.candidates import Candidates, of_family, read_probes
+from capmismatch.selection.candidates import Candidates, of_family, read_probes, rule_choices
 from capmismatch.selection.choice import Choice, PilotRecord
 from capmismatch.selection.evidence import EvidenceGroup, learn
+from capmismatch.selection.first_guess import disputed_teachers
+from capmismatch.selection.kept_choice import as_entries
 from capmismatch.selection.picking import pick
 from capmismatch.selection.rules import DEFAULT_RULE, RULES
-from capmismatch.selection.students import chances
 from capmismatch.stats.matching import UNIT, splits_present
 from capmismatch.stats.posterior import posterior_draws
-from capmismatch.study.halving import HOPELESS, SURE, Rung
+from capmismatch.study.halving import HOPELESS, Judgement, Rung
 from capmismatch.study.pilot_plan import PilotPlan, make_plan, settings_of
 from capmismatch.study.pilot_rungs import RUNG_COLUMNS, Beliefs, compare_settings, compare_teachers
 from capmismatch.study.pilot_runs import PLAIN, Arm, FinishedRuns, PilotRuns, Teacher, find_finished
+from capmismatch.study.ready import make_ready
 from capmismatch.study.study import Study
 from capmismatch.study.tables import table_file
 
@@ -38,6 +41,7 @@ def pilot(
     family: str | None = None,
     student: str | None = None,
     taus: Sequence[float] = (),
+    tolerance: float = 0.3,
     n_boot: int = 2000,
     seed: int = 0,
     mute: Iterable[str] = (),
@@ -49,8 +53,8 @@ def pilot(
     that are left. From rung to rung half of the arms go on, those most likely to be the best, with more training: up to
     the whole recipe's epochs first, then more seeds. Chances come from `capmismatch.stats.posterior.posterior_draws`,
     in which probes, evidence and earlier rungs take part; teachers that are dropped keep theirs. Where evidence rules
-    teachers out before anything is trained (a chance below 1 %) they are left out, and a round ends early once an arm
-    is the best with a chance of 95 %.
+    teachers out before anything is trained (a chance below 1 %) they are left out, and a round ends early once the
+    likeliest arm, with two seeds or more, is expected to lose less than the tolerance.
 
     A budget that is too small for all of that compares less, and the plan and the risks say what was left out: settings
     but the first, then plain cross-entropy, then second seeds, then teachers, those first that the probes (or the
@@ -63,7 +67,7 @@ def pilot(
     Parameters
     ----------
     study : Study
-        With a bank, a probes table, and ``[distill]``, whose methods are the settings to choose from.
+        With ``[distill]``, whose methods are the settings to choose from. Bank and probes are made where missing.
     budget : float or str
         What may be spent on new students: ``"20%"`` of the study's whole grid, or a number of whole runs.
     evidence : iterable of pairs of a probes and a results table, optional
@@ -74,6 +78,8 @@ def pilot(
         By default what ``[pick]`` says, else all of the study's students; arms are compared on their mean.
     taus : sequence of float
         Further temperatures to try of each setting that has one.
+    tolerance : float
+        As for `capmismatch.pick`, and what ends a round; with 0 the whole budget is spent.
     n_boot : int
         As for `capmismatch.pick`.
     seed : int
@@ -98,6 +104,7 @@ def pilot(
         - ``accuracy``: mean validation accuracy, a share;
         - ``low``, ``high``: 95 % interval of the true accuracy;
         - ``p_best``: chance of being the best arm of the stage;
+        - ``regret``: accuracy points that taking it is expected to lose against the best arm of the stage;
         - ``kept``: whether the arm went on.
 
         The table is left as ``tables/pick.parquet``, the rungs as ``tables/pilot.parquet``.
@@ -116,6 +123,8 @@ def pilot(
     loses 0.00-0.20 accuracy points against the best teacher, the same runs spent evenly 0.01-0.32, a teacher at random
     1.4, the largest 2.3.
     """
+    study.distillation  # noqa: B018 - without students there is nothing to train, and nothing is made
+    make_ready(study)
     bank = study.bank
     splits = splits_present(bank.rows.split)
     probes, defaults = study.load("probes"), study.pick_options()
@@ -130,7 +139,7 @@ def pilot(
         students = (student,)
 
     candidates, groups = learn(profiles, pairs, split=splits[0], report_split=splits[-1], label=None)
-    beliefs = Beliefs(candidates, groups, splits[0], n_boot, np.random.default_rng(seed))
+    beliefs = Beliefs(candidates, groups, splits[0], tolerance, n_boot, np.random.default_rng(seed))
     teachers, settings, finished = _what_to_compare(study, budget, beliefs, students, taus)
     plan = make_plan(study, budget, teachers, students, settings, finished)
     tell(str(plan))
@@ -155,15 +164,18 @@ def pilot(
         evidence=[*pairs, *((probes, table) for table in more_evidence)],
         split=splits[0],
         report_split=splits[-1],
+        tolerance=tolerance,
         n_boot=n_boot,
         seed=seed,
         mute=mute,
     )
     rungs = pd.DataFrame([*by_teacher.rows(), *by_setting.rows()], columns=list(RUNG_COLUMNS))
     write_table(table_file(study.folder, "pilot"), rungs)
-    study.keep_pick(choice, pilot=True)
     reasons = (_spent(plan, rungs, runs.table), _how_sure(choice, by_setting.chances))
-    return replace(choice, rule="pilot", pilot=PilotRecord(rungs, reasons, tuple(_too_small(plan))))
+    record = PilotRecord(rungs, reasons, tuple(_too_small(plan)))
+    choice = replace(choice, rule="pilot", pilot=record, source=shown_path(study.file))
+    study.keep_pick(choice, pilot=as_entries(choice))
+    return choice
 
 
 def _what_to_compare(
@@ -187,15 +199,21 @@ def _what_to_compare(
 def _possible(
     candidates: Candidates, evidence: Sequence[EvidenceGroup], n_boot: int, rng: np.random.Generator
 ) -> list[int]:
-    """The teachers that the evidence does not rule out, likeliest first; without evidence all, by the default rule."""
+    """The teachers that the evidence does not rule out, likeliest first.
+
+    Without evidence all: first those that the rules people go by name, then by the default rule.
+    """
+    profiles = candidates.profiles
     if not evidence:
-        profiles, rule = candidates.profiles, RULES[DEFAULT_RULE]
+        rule, disputed = RULES[DEFAULT_RULE], disputed_teachers(rule_choices(profiles)[0])
         scores = profiles.get(rule.probe, pd.Series(np.nan, profiles.index)).fillna(-np.inf * rule.sign)
-        return [int(arm) for arm in np.argsort(-rule.sign * scores.to_numpy(), kind="stable")]
+        by_rule = np.argsort(-rule.sign * scores.to_numpy(), kind="stable").tolist()
+        first = profiles.index.get_indexer(pd.MultiIndex.from_tuples(disputed)).tolist() if disputed else []
+        return [*first, *(arm for arm in by_rule if arm not in first)]
     draws = posterior_draws(candidates.unmeasured(), n_boot, rng, [group.choosing for group in evidence]).means
-    likely = chances(draws)
-    order = [int(arm) for arm in np.argsort(-likely, kind="stable")]
-    return order[:1] if likely[order[0]] >= SURE else [arm for arm in order if likely[arm] >= HOPELESS]
+    likely = Judgement.of(draws).chances
+    order = np.argsort(-likely, kind="stable").tolist()
+    return [arm for arm in order if likely[arm] >= HOPELESS or arm == order[0]]
 
 
 def _too_small(plan: PilotPlan) -> list[str]:

@@ -11,16 +11,15 @@ import pandas as pd
 
 from capmismatch.selection.candidates import Candidates, Floats, measured
 from capmismatch.selection.evidence import EvidenceGroup
-from capmismatch.selection.students import chances
 from capmismatch.stats.groups import Group
 from capmismatch.stats.posterior import posterior_draws
-from capmismatch.study.halving import Rung, halve
+from capmismatch.study.halving import Judgement, Rung, halve
 from capmismatch.study.pilot_plan import FINALISTS, PilotPlan
 from capmismatch.study.pilot_runs import Arm, PilotRuns, Teacher
 
 RUNG_COLUMNS = (
     *("stage", "rung", "family", "teacher", "label", "epochs", "seeds"),
-    *("accuracy", "low", "high", "p_best", "kept"),
+    *("accuracy", "low", "high", "p_best", "regret", "kept"),
 )
 """Columns of `Choice.rungs`."""
 
@@ -37,6 +36,8 @@ class Beliefs:
         What the evidence says of probes.
     split : str
         On which arms are compared.
+    tolerance : float
+        Accuracy points that do not matter: a stage ends once its likeliest arm is expected to lose less.
     n_boot : int
         Draws of a posterior.
     rng : Generator
@@ -46,6 +47,7 @@ class Beliefs:
     candidates: Candidates
     evidence: Sequence[EvidenceGroup]
     split: str
+    tolerance: float
     n_boot: int
     rng: np.random.Generator
 
@@ -61,9 +63,8 @@ class Beliefs:
         """Draws of every pair's accuracy, from one student's runs: pairs have nothing but each other to lean on."""
         units, means, noise = measured(runs[runs["epochs"].eq(epochs)])
         position = units.get_indexer(pd.MultiIndex.from_tuples(pairs))
-        values, variances = (np.where(position < 0, np.nan, array[position]) for array in (means, noise.variances))
-        noise = replace(noise, variances=variances)
-        group = Group(values, noise, np.zeros((len(pairs), 0)), list(pairs), ["pairs"] * len(pairs))
+        values = np.where(position < 0, np.nan, means[position])
+        group = Group(values, noise.at(position), np.zeros((len(pairs), 0)), list(pairs), ["pairs"] * len(pairs))
         return posterior_draws(group, self.n_boot, self.rng).means
 
 
@@ -83,6 +84,8 @@ class JudgedRung:
         95 % interval of the true accuracy, of every arm of the stage.
     chances : mapping from Arm to float
         Chance of being the best, of every arm of the stage, those dropped before included.
+    regret : mapping from Arm to float
+        Accuracy points that taking it is expected to lose against the best arm of the stage.
     """
 
     rung: Rung
@@ -91,6 +94,7 @@ class JudgedRung:
     low: Mapping[Arm, float]
     high: Mapping[Arm, float]
     chances: Mapping[Arm, float]
+    regret: Mapping[Arm, float]
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,7 @@ class Stage:
                 "low": judged.low[arm],
                 "high": judged.high[arm],
                 "p_best": judged.chances[arm],
+                "regret": judged.regret[arm],
                 "kept": arm in next_arms,
             }
             for number, (judged, next_arms) in enumerate(zip(self.rungs, following, strict=False), start=1)
@@ -148,7 +153,7 @@ def compare_teachers(plan: PilotPlan, runs: PilotRuns, beliefs: Beliefs) -> Stag
         return beliefs.teacher_draws(student_runs, label, rung.epochs)
 
     arms = [(*teacher, label) for teacher in index]
-    stage = _climb("teachers", plan.by_teacher, arms, alive, runs, beliefs.split, draws_of)
+    stage = _climb("teachers", plan.by_teacher, arms, alive, runs, beliefs, draws_of)
     return replace(stage, finalists=stage.finalists[:FINALISTS])
 
 
@@ -159,7 +164,7 @@ def compare_settings(plan: PilotPlan, runs: PilotRuns, beliefs: Beliefs, teacher
     def draws_of(student_runs: pd.DataFrame, rung: Rung) -> Floats:
         return beliefs.pair_draws(student_runs, pairs, rung.epochs)
 
-    return _climb("settings", plan.by_setting, pairs, range(len(pairs)), runs, beliefs.split, draws_of)
+    return _climb("settings", plan.by_setting, pairs, range(len(pairs)), runs, beliefs, draws_of)
 
 
 def _climb(
@@ -168,23 +173,24 @@ def _climb(
     arms: Sequence[Arm],
     alive: Sequence[int],
     runs: PilotRuns,
-    split: str,
+    beliefs: Beliefs,
     draws_of: Callable[[pd.DataFrame, Rung], Floats],
 ) -> Stage:
     """Train and judge the arms alive, rung after rung; `draws_of` one student's runs are of every arm's accuracy."""
     judged: list[JudgedRung] = []
+    split = beliefs.split
 
-    def judge(rung: Rung, survivors: list[int]) -> Floats:
+    def judge(rung: Rung, survivors: list[int]) -> Judgement:
         trained = tuple(arms[arm] for arm in survivors)
         runs.train(trained, rung)
         draws = np.mean([draws_of(runs.of(student, split), rung) for student in runs.students], axis=0)
-        likely = chances(draws)
+        likely, regret = judgement = Judgement.of(100 * draws)
         low, high = np.quantile(draws, [0.025, 0.975], axis=0)
         means = runs.accuracies(split, rung.epochs)
         accuracy = {arm: float(means[arm]) for arm in trained}
-        per_arm = (dict(zip(arms, values, strict=True)) for values in (low, high, likely.tolist()))
+        per_arm = (dict(zip(arms, values, strict=True)) for values in (low, high, likely.tolist(), regret.tolist()))
         judged.append(JudgedRung(rung, trained, accuracy, *per_arm))
-        return likely
+        return judgement
 
-    survivors = halve(rungs, judge, alive) if rungs else alive
+    survivors = halve(rungs, judge, alive, beliefs.tolerance) if rungs else alive
     return Stage(name, tuple(judged), tuple(arms[arm] for arm in survivors))

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from capmismatch._utils.commands import command
+from capmismatch._utils.commands import command, shown_path
 from capmismatch._utils.files import hash_file, hash_of, locked, remove_temporaries
 from capmismatch._utils.toml import parse
 from capmismatch._version import __version__
 from capmismatch.data.bank import LogitBank
+from capmismatch.data.views import Views
 from capmismatch.distillation.config import ENGINES
 from capmismatch.distillation.results import load_results
 from capmismatch.errors import InputError, must_be_one_of
@@ -49,12 +50,14 @@ from capmismatch.study.provenance import (
     what_changed,
     write_manifest,
 )
+from capmismatch.study.ready import OF_STUDENTS, make_ready, tell_unnamed
 from capmismatch.study.study_data import StudyData
 from capmismatch.study.tables import (
     MADE_BY,
     gallery_manifest,
     is_current,
     keep,
+    kept_pilot,
     kept_table,
     load_table,
     read_stamp,
@@ -87,9 +90,6 @@ STAGES = ("collect", "probe", "ranks", "isats", "distill", "correlate", "pick", 
 
 TABLES = (*MADE_BY, "pilot")
 """Tables that figures and page may show."""
-
-OF_STUDENTS = ("results", "links")
-"""Tables that a study without students does not have."""
 
 _ENDINGS = (".pdf", ".png", ".csv")
 
@@ -293,9 +293,18 @@ class Study:
             bank.teachers = [record for record in bank.teachers if record.key in manifest["teachers"]]
         return bank
 
+    @property
+    def views(self) -> Views:
+        """The stored views of the training rows: the rows themselves where no students are trained here."""
+        return Views() if self.config.distill is None else self.config.distill.views
+
+    def training_banks(self) -> list[LogitBank]:
+        """Logits of every teacher on the training rows, one bank per view; collected where missing."""
+        return [self.view_bank(number) for number in range(self.views.count)]
+
     def view_bank(self, number: int) -> LogitBank:
         """Logits of every teacher on view `number` of the training rows; collected where missing."""
-        views, train = self.distillation.views, self.train_data
+        views, train = self.views, self.train_data
         seen = train.with_inputs(views.make(train.inputs, number), f"{train.name} {views.name(number)}")
         return self._collected(seen, self.folder / "bank" / "views" / views.name(number), progress=False)
 
@@ -349,15 +358,15 @@ class Study:
             self.check()
             results = distill(self)
         else:
-            options = self._given_results()
+            options = self.given_results()
             results = load_results(options.pop("file"), **options)
         keep(self.folder, "results", results, self._inputs_of("results"), code=own_code_of(self.config))
         return results
 
-    def _given_results(self) -> dict[str, Any]:
+    def given_results(self) -> dict[str, Any]:
         """The file of results and how to read it."""
-        given = self.config.results
-        options = asdict(ResultsConfig(given) if isinstance(given, str) else given)  # type: ignore[arg-type]
+        given: Any = self.config.results
+        options = asdict(ResultsConfig(given) if isinstance(given, str) else given)
         return options | {"file": self.base / Path(options["file"]).expanduser()}
 
     def status(self) -> pd.DataFrame:
@@ -380,8 +389,11 @@ class Study:
         )
 
     def pick(self, **options: Any) -> Choice:
-        """The choice of a teacher; from students' results where there are any. Options go before those of [pick]."""
-        self._tell_unnamed()
+        """The choice of a teacher; from students' results where there are any. Options go before those of [pick].
+
+        Bank, probes, and results from a file are made where they are missing; no student is trained.
+        """
+        make_ready(self)
         choice = self._choose(**options)
         self.keep_pick(choice, options={name: value for name, value in options.items() if isinstance(value, str)})
         return choice
@@ -391,11 +403,8 @@ class Study:
         keep(self.folder, "pick", choice.table, self._inputs_of("pick"), **more)
 
     def choice(self) -> Choice:
-        """The choice as it was last made, with the options of then, or the study's own where none was made yet.
-
-        Nothing is written: a choice of `pick` or of a pilot stays what it is.
-        """
-        return self._choose(**self.options_of_pick())
+        """The choice as it was last made, by `pick` or a pilot; the study's own before any. Nothing is written."""
+        return kept_pilot(self.folder, self._inputs_of("pick")) or self._choose(**self.options_of_pick())
 
     def options_of_pick(self) -> dict[str, Any]:
         """What was asked for beside the settings of [pick] when the choice on disk was made."""
@@ -412,7 +421,7 @@ class Study:
         if results is None and not options["evidence"]:
             rule, device = options.get("rule", "auto"), self.config.probe.device
             options.setdefault("values", rule_values(self.bank, probes, rule, split, device))
-        return pick(probes, results, split=split, **options)
+        return replace(pick(probes, results, split=split, **options), source=shown_path(self.file))
 
     def pick_options(self) -> dict[str, Any]:
         """What [pick] says, its evidence read."""
@@ -423,7 +432,7 @@ class Study:
 
     def plot(self) -> list[Path]:
         """Draw every figure that the tables allow; PDF, PNG and CSV each. Kept while no table changes."""
-        self._tell_unnamed()
+        tell_unnamed(self)
         current = self._drawn()
         if current is not None:
             return current
@@ -513,16 +522,6 @@ class Study:
     def _names_students(self) -> bool:
         return self.config.distill is not None or self.config.results is not None
 
-    def _tell_unnamed(self) -> None:
-        """Warn of tables of students that the study file no longer names."""
-        left = [name for name in OF_STUDENTS if table_file(self.folder, name).exists()]
-        if left and not self._names_students:
-            warnings.warn(
-                f"{self.folder / 'tables'} holds {' and '.join(left)} of students that {self.file.name} no longer "
-                "names: they are left out",
-                stacklevel=3,
-            )
-
     def _refuse_outdated(self, table: str) -> bool:
         """Raise where the stamp of a table says that it was made from something else than is there now; else False."""
         if table not in MADE_BY or read_stamp(self.folder, table) is None or not self.has(table):
@@ -542,7 +541,7 @@ class Study:
     def _inputs_of(self, table: str) -> list[Any]:
         """All that decides what is in a table."""
         if table == "results" and self.config.results is not None:
-            given = self._given_results()
+            given = self.given_results()
             content = hash_file(given["file"]) if given["file"].is_file() else ""
             return ["given", given | {"file": content}]
         if table == "pick":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from capmismatch._utils.commands import command
 from capmismatch._utils.files import hash_file, hash_of, locked, write_json, write_table
 from capmismatch._version import __version__
 from capmismatch.errors import BankError, InputError
+from capmismatch.selection.choice import Choice
+from capmismatch.selection.kept_choice import from_entries
 
 MADE_BY = {
     "probes": "probe",
@@ -156,6 +159,20 @@ def is_current(folder: Path, name: str, inputs: Any) -> bool | None:
     if stamp is None or not file.exists():
         return None
     return stamp.made_from == stamp_of(inputs) and stamp.table in ("", _hash(file.read_bytes()))
+
+
+def kept_pilot(folder: Path, inputs: Any) -> Choice | None:
+    """The choice that a pilot left as the table "pick"; None where another was made since, or none.
+
+    Where it was made from other inputs (probes, results, settings of [pick]) it is left out, with a warning.
+    """
+    stamp = read_stamp(folder, "pick")
+    if stamp is None or not isinstance(stamp.more.get("pilot"), dict) or not table_file(folder, "pick").exists():
+        return None
+    if not is_current(folder, "pick", inputs):
+        warnings.warn("the pilot's choice was made from other probes, results or settings: left out", stacklevel=3)
+        return None
+    return from_entries(stamp.more["pilot"])
 
 
 def kept_table(folder: Path, name: str, inputs: list[Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:

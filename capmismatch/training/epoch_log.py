@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from capmismatch._utils.files import write_text
+from capmismatch.errors import BankError
 
 
 class EpochLog:
@@ -53,8 +54,24 @@ class EpochLog:
 
 
 def read_log(file: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of a log; a kill may have cut off the last."""
+    """Return the complete lines of a log; a kill may have cut off the last.
+
+    Raises
+    ------
+    BankError
+        Where a complete line is none of a log.
+    """
     if not file.exists():
         return []
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("}\n")]
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [_line(line) for line in lines if line.endswith("}\n")]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BankError(f"{file} is damaged ({error}): remove it, and its run is trained anew") from None
+
+
+def _line(text: str) -> dict[str, Any]:
+    line: dict[str, Any] = json.loads(text)
+    if not (isinstance(line["epoch"], int) and isinstance(line["seconds"], int | float)):
+        raise ValueError(f"an epoch {line['epoch']!r} of {line['seconds']!r} seconds")
+    return line

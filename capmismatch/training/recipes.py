@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from capmismatch.errors import InputError, must_be_one_of, must_be_positive
+from capmismatch.errors import InputError, must_be_one_of, must_be_positive, must_be_within, must_count
 
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("onecycle", "cosine", "step", "constant")
 AUTOCAST = (None, "bfloat16", "float16")
+MOST_STEPS = 1_000_000  # of epochs, rows of a step, pixels
 # Options added after the first studies: left out at their defaults, so that hashes of earlier recipes stay.
 _LEFT_OUT_AT_DEFAULT = ("keep_best", "patience", "autocast", "channels_last")
 
@@ -72,10 +73,12 @@ class Recipe:
         must_be_one_of(self.schedule, SCHEDULES, "schedule")
         must_be_one_of(self.autocast, AUTOCAST, "autocast")
         for name, least in {"epochs": 1, "batch_size": 1, "warmup_epochs": 0, "shift": 0, "patience": 0}.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise InputError(f"expected {name} a whole number >= {least}, got {value!r}")
+            must_count(getattr(self, name), name, least=least, most=MOST_STEPS)
+        for milestone in self.milestones:
+            must_count(milestone, "milestones", most=MOST_STEPS)
         must_be_positive(self.lr, "lr")
+        for name, most in {"lr": 1e6, "weight_decay": 1e6, "momentum": 1.0}.items():
+            must_be_within(getattr(self, name), name, 0.0, most)
         if self.patience and not self.keep_best:
             raise InputError(f"patience waits for a better epoch: set keep_best too, got patience={self.patience}")
 

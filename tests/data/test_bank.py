@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from capmismatch.data import bank_files
 from capmismatch.data.bank import LogitBank, bank_from_arrays
 from capmismatch.data.bank_files import create, join_shards, write_shard
 from capmismatch.data.records import TeacherRecord, teacher_key
@@ -149,6 +150,29 @@ def test_rows_are_whole_though_the_system_reads_a_part_at_a_time(
     # As for what is larger than 2 GiB.
     monkeypatch.setattr(os, "preadv", lambda file, into, place: read(file, [into[0][:7]], place))
     np.testing.assert_array_equal(bank.logits("pets/small"), draw(0))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts the files of Linux")
+def test_open_files_stay_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bank_files, "MOST_OPEN", 3)
+    for number in range(8):
+        put(tmp_path, TeacherRecord("pets", f"t{number}"), draw(number), rows_of())
+
+    def opened() -> int:
+        return sum(os.path.realpath(link).startswith(str(tmp_path)) for link in Path("/proc/self/fd").iterdir())
+
+    bank = LogitBank(tmp_path)
+    for _ in range(2):
+        for number in range(8):
+            np.testing.assert_array_equal(bank.logits(f"pets/t{number}"), draw(number))
+            assert opened() <= 3
+    file = tmp_path / "pets" / "t0" / "logits.safetensors"
+    file.write_bytes(file.read_bytes())
+    os.utime(file, (1, 1))
+    with pytest.raises(BankError, match="was replaced while it was read"):
+        bank.logits("pets/t0")
+    del bank
+    assert opened() == 0
 
 
 def test_teachers_are_ordered_by_family_size_order_and_seed(tmp_path: Path) -> None:

@@ -57,6 +57,46 @@ def test_letters_are_attributed() -> None:
 # --- npz -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "names",
+    [("train_images", "train_labels", "test_images", "test_labels"), ("x_train", "y_train", "x_test", "y_test")],
+)
+def test_npz_with_a_pair_of_arrays_for_each_part(tmp_path: Path, names: tuple[str, ...]) -> None:
+    images, labels = np.arange(5 * 16, dtype=np.uint8).reshape(5, 4, 4), np.array([[2], [0], [1], [2], [1]])
+    arrays = dict(zip(names, (images[:3], labels[:3], images[3:], labels[3:]), strict=True))
+    data = load_dataset(save(tmp_path / "set.npz", **arrays))
+    assert data.labels.tolist() == labels[:, 0].tolist() and np.array_equal(data.inputs[..., 0], images)
+    assert data.rows.split.tolist() == ["train"] * 3 + ["test"] * 2 and data.rows.ids[3] == "test/0"
+    with pytest.raises(InputError, match="inputs and labels of part 'test'"):
+        load_dataset(save(tmp_path / "cut.npz", **{name: arrays[name] for name in names[:3]}))
+    with pytest.raises(InputError, match="as many inputs as labels of 'test'"):
+        load_dataset(save(tmp_path / "short.npz", **{**arrays, names[3]: labels[:1]}))
+    with pytest.raises(InputError, match="one shape and type"):
+        load_dataset(save(tmp_path / "sizes.npz", **{**arrays, names[2]: np.zeros((2, 5, 4), np.uint8)}))
+
+
+class Pairs:
+    """A map-style set of so many one-coloured images, one of which may be of another colour."""
+
+    def __init__(self, number: int, odd: int | None = None) -> None:
+        self.number, self.odd = number, odd
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, row: int) -> tuple[Image.Image, int]:
+        return Image.new("RGB", (2, 2), (row % 200, 0, int(row == self.odd))), row % 3
+
+
+def test_every_row_of_a_map_style_set_is_in_its_identity() -> None:
+    def known_by(number: int, odd: int | None) -> str:
+        return load_dataset(Pairs(number, odd)).rows.fingerprint
+
+    assert known_by(200, None) == known_by(200, None)
+    assert len({known_by(200, odd) for odd in (None, 1, 100, 151, 198)}) == 5
+    assert len({known_by(20, odd) for odd in (None, 7)}) == 2
+
+
 @pytest.mark.parametrize("name", ["inputs", "images", "X"])
 def test_npz_with_everything(tmp_path: Path, name: str) -> None:
     inputs = np.arange(12).reshape(4, 3)
@@ -425,6 +465,22 @@ def hf_table(hf: Any, count: int, first: int = 0) -> Any:
     features = hf.Features({"image": hf.Image(), "label": hf.ClassLabel(names=["cat", "dog"])})
     images = [Image.new("RGB", (4, 5), (first + row,) * 3) for row in range(count)]
     return hf.Dataset.from_dict({"image": images, "label": [row % 2 for row in range(count)]}, features=features)
+
+
+def test_every_row_of_a_hub_set_is_in_its_identity(hf: Any, tmp_path: Path) -> None:
+    for name, odd in {"as it was": None, "edited": 65}.items():
+        table = hf_table(hf, 130)
+        images = [
+            {"path": None, "bytes": None, **image} for image in table.with_format("arrow")["image"][:].to_pylist()
+        ]
+        if odd is not None:
+            images[odd]["bytes"] = images[odd + 1]["bytes"]
+        hf.Dataset.from_dict({"image": images, "label": table["label"][:]}, features=table.features).save_to_disk(
+            tmp_path / name
+        )
+    first, second = (load_dataset(f"hf:./{name}", base=tmp_path) for name in ("as it was", "edited"))
+    assert first.rows.fingerprint != second.rows.fingerprint
+    assert first.rows.fingerprint == load_dataset("hf:./as it was", base=tmp_path).rows.fingerprint
 
 
 def test_hf_sets_from_a_folder(hf: Any, tmp_path: Path) -> None:

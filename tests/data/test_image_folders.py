@@ -118,7 +118,7 @@ def test_folders_named_by_numbers_stand_by_value(tmp_path: Path) -> None:
 def test_a_doubtful_order_is_told(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="taken as text .Banana, apple., as torchvision"):
         data = load_dataset(fill(tmp_path, "apple/0.png", "Banana/0.png"))
-    assert data.classes == ("Banana", "apple")
+    assert data.classes == ("Banana", "apple") and data.part("val").doubt
 
 
 def test_the_same_name_in_two_unicode_forms_is_one_class(tmp_path: Path) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import runpy
+import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -194,6 +197,40 @@ def random_family(rng):
         ) + rng.normal(0, 2)
     sizes = {name: int(10 ** rng.uniform(6, 8.5)) for name in logits}
     return labels, logits, sizes if rng.random() < 0.7 else None
+
+
+BENCH = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    """The families and breakages of benchmarks/bench_broken.py, which know nothing of the checks."""
+    sys.path.insert(0, str(BENCH))
+    yield runpy.run_path(str(BENCH / "bench_broken.py"))
+    sys.path.remove(str(BENCH))
+
+
+@pytest.mark.parametrize(
+    ("design", "kind"),
+    [
+        ((10, 2000, "overconfident", "weak", True), "half of the rows shuffled"),
+        ((10, 2000, "distilled", "weak", False), "second half shifted"),
+        ((30, 1000, "smoothed", "middling", True), "half of the rows shuffled"),
+        ((30, 600, "calibrated", "strong", True), "three columns moved round"),
+        ((100, 2000, "smoothed", "strong", True), "two columns interchanged"),
+        ((200, 3000, "calibrated", "strong", False), "two columns interchanged"),
+        ("letters", "half of the rows shuffled"),
+        ("letters", "two columns interchanged"),
+    ],
+)
+def test_one_broken_teacher_in_families_of_many_kinds(bench, design, kind):
+    rng = np.random.default_rng(5)
+    family = bench["trained"](rng, 1000, 4, distilled=True) if design == "letters" else bench["synthetic"](rng, *design)
+    assert check(bench["banked"](family))["usable"].all(), "none is broken yet"
+    name = max(family.logits, key=lambda name: (family.logits[name].argmax(axis=1) == family.labels).mean())
+    checks = check(bench["banked"](family, {name: bench["BREAK"][kind](rng, family.logits[name])})).set_index("teacher")
+    assert checks.index[~checks["usable"]].tolist() == [name]
+    assert "CM021" in checks.loc[name, "findings"]
 
 
 def test_at_most_one_false_alarm_in_two_hundred_sound_teachers():

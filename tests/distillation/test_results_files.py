@@ -35,6 +35,11 @@ def test_one_accuracy_however_it_is_written(tmp_path, text, options):
     assert row["accuracy"] == pytest.approx(0.713) and row["n"] == 500 and row["tau"] == 4 and row["seed"] == 0
 
 
+def test_a_column_that_stands_twice(tmp_path):
+    with pytest.raises(InputError, match="each column once, got 'accuracy' twice"):
+        load(tmp_path, "teacher,method,accuracy,accuracy\na,KD,0.5,0.9\n")
+
+
 def test_parquet_by_its_content(tmp_path):
     table = pd.DataFrame({"teacher": ["a"], "method": ["KD"], "accuracy": [0.7]})
     for name in ("r.pq", "r.csv"):

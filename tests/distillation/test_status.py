@@ -15,6 +15,7 @@ from studies import GRID_STUDY, MakeStudy
 from capmismatch import cli, plots
 from capmismatch._utils.files import locked
 from capmismatch.distillation.runs import plan, run_folder
+from capmismatch.errors import BankError
 from capmismatch.study.study import Study
 from capmismatch.training.epoch_log import EpochLog, read_log
 
@@ -45,6 +46,25 @@ def start(folder: Path, *seconds: float) -> None:
     folder.mkdir(parents=True)
     lines = [json.dumps({"epoch": epoch, "loss": 1.0, "seconds": s}) for epoch, s in enumerate(seconds)]
     (folder / "log.jsonl").write_text("".join(line + "\n" for line in lines))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("result.json", ""),
+        ("result.json", "[]"),
+        ("result.json", '{"seconds": "x"}'),
+        ("log.jsonl", "{x}\n"),
+        ("log.jsonl", '{"epoch": 0}\n'),
+        ("log.jsonl", '{"epoch": 0, "seconds": null}\n'),
+    ],
+)
+def test_damaged_files_are_named(study: Study, name: str, text: str) -> None:
+    folder = folders(study, "KD", "mlp6")[0]
+    folder.mkdir(parents=True)
+    (folder / name).write_text(text)
+    with pytest.raises(BankError, match=f"{name} is damaged"):
+        study.status()
 
 
 def test_nothing_has_begun(study: Study) -> None:

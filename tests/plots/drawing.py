@@ -37,6 +37,7 @@ def draw(name, teachers):
         "isats_restored": lambda: plots.isats_restored(tables.restored_table(teachers)),
         "dark_knowledge": lambda: plots.dark_knowledge(tables.dark_knowledge_table()),
         "pick_chart": lambda: plots.pick_chart(tables.choice_table(teachers)),
+        "pareto_front": lambda: plots.pareto_front(tables.front_table(teachers)),
         "study_progress": lambda: plots.study_progress(tables.status_table()),
     }[name]()
 
@@ -59,6 +60,7 @@ FIGURES = [
     "isats_restored",
     "dark_knowledge",
     "pick_chart",
+    "pareto_front",
     "study_progress",
 ]
 

@@ -441,6 +441,22 @@ def test_pick_chart_without_results_has_scores_alone(how):
     assert plots.pick_chart(tables.choice_table(), ax=ax)[0] is ax
 
 
+def test_the_front_is_filled_and_its_line_is_the_best_up_to_each_cost():
+    table = tables.front_table()
+    ax = plots.pareto_front(table)
+    taught = table[table["teacher"].ne("")].sort_values("params")
+    line = next(line for line in ax.get_lines() if len(line.get_xdata()) > 2)
+    steps = dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
+    for cost, best in zip(taught["params"], taught["accuracy"].cummax(), strict=True):
+        assert steps[max(x for x in steps if x <= cost)] == pytest.approx(best)
+    shown = [text.get_text() for text in ax.texts]
+    assert sorted(shown) == sorted(taught.loc[taught["on_front"].astype(bool), "teacher"])
+    drawn = plots.drawn_data(ax)
+    assert set(drawn["label"]) == {"CE", *taught["teacher"]}
+    with pytest.raises(InputError, match="cost 'macs' of no teacher"):
+        plots.pareto_front(table.assign(macs=np.nan), cost="macs")
+
+
 def test_reliability_bars_are_wilson_intervals_over_the_examples():
     bins = tables.reliability_table(MLPS[:2]).query("teacher == 'mlp24'")
     drawn = plots.drawn_data(plots.reliability_diagram(bins))

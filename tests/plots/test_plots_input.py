@@ -41,6 +41,7 @@ MLPS, RESNETS = tables.MLPS, tables.RESNETS
         (plots.isats_restored, tables.restored_table(MLPS[:2]), "constraint"),
         (plots.dark_knowledge, tables.dark_knowledge_table(), "is_target"),
         (plots.pick_chart, tables.choice_table(), "tie"),
+        (plots.pareto_front, tables.front_table(), "on_front"),
         (plots.study_progress, tables.status_table(), "failed"),
     ],
 )

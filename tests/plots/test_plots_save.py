@@ -124,6 +124,13 @@ def test_drawn_data_wants_a_drawn_figure():
         plots.save(np.array([ax, plt.subplots()[1]]), "nowhere", table=pd.DataFrame())
 
 
+def test_names_that_a_spreadsheet_would_run(tmp_path):
+    ax = plt.subplots()[1]
+    plots.attach(ax, pd.DataFrame({"teacher": ["=1+1", "-net", "mlp"], "value": [-1.5, 2.0, 3.0]}))
+    csv = plots.save(ax, tmp_path / "figure")[2]
+    assert csv.read_text() == "panel,teacher,value\n0,'=1+1,-1.5\n0,'-net,2.0\n0,mlp,3.0\n"
+
+
 def test_png_has_300_dots_per_inch(tmp_path):
     with plots.figure_style("icml"):
         png = plots.save(draw("study_progress", MLPS), tmp_path / "p")[1]

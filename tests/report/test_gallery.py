@@ -55,6 +55,7 @@ def test_figures_are_drawn_in_order_where_their_tables_are(tmp_path, monkeypatch
         "rank_distribution",
         "logit_statistics",
         "dark_knowledge",
+        "pareto_front",
         "capacity_curve_mlp12",
     ]
     assert gallery.draw_all(study) == [tmp_path / "figures" / f"{name}.png" for name in names]

@@ -378,6 +378,17 @@ def test_few_teachers(probes):
     assert "CM003" in pick(probes[probes["teacher"].isin(["resnet8", "resnet14"])]).findings
 
 
+def test_links_and_pictures_in_names_stay_text(probes):
+    names = {"resnet8": "[x](javascript:alert)", "resnet14": "![i](http://host/p.png)"}
+    markdown = pick(probes.replace({"teacher": names})).to_markdown()
+    assert "[x]\\(javascript" in markdown and "![i]\\(http" in markdown and "](" not in markdown
+
+
+def test_a_results_table_made_by_hand_is_told_what_fills_it_in(probes):
+    with pytest.raises(InputError, match=r"lacks the column.*'teacher_seed'.*load_results"):
+        pick(probes, pd.DataFrame({"teacher": ["resnet8"], "method": "KD", "accuracy": 0.9}))
+
+
 def test_pages_are_readable_and_escaped(probes, results):
     renamed = results.replace({"student": {"cnn": "<b>cnn|1</b>"}})
     choice = pick(probes, renamed)

@@ -559,6 +559,18 @@ def test_columns_are_mapped_by_class_name(tmp_path: Path, classes: tuple[str, ..
         quietly(named(None, len(classes)), to=tmp_path)
 
 
+def test_an_order_on_trust_is_said(tmp_path: Path) -> None:
+    data = replace(dataset(), doubt="taken as text; timm sorts them otherwise")
+    with pytest.warns(UserWarning, match="CM017 class order on trust: teacher fake/small"):
+        bank = quietly(named(None), to=tmp_path / "doubt", data=data)
+    assert bank["fake/small"].findings == "CM017"
+    known = {"by position": replace(named(None), by_position=True), "names": named(("a", "b", "c", "d"))}
+    for name, given in known.items():
+        assert quietly(given, to=tmp_path / name, data=data)["fake/small"].findings == ""
+    ordered = data.with_classes(["d", "c", "b", "a"])
+    assert quietly(named(None), to=tmp_path / "ordered", data=ordered)["fake/small"].findings == ""
+
+
 def test_the_same_names_are_no_finding(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

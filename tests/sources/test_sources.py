@@ -291,6 +291,20 @@ def test_builders_that_see_the_path(tmp_path: Path) -> None:
         load_family(f"ckpt:{tmp_path}/vgg8_vanilla/last.pt", builder="arch:{stem}")
 
 
+def test_files_that_are_called_alike_give_the_teachers_name(tmp_path: Path) -> None:
+    zoo(tmp_path / "zoo", "net4/best.pt", "net4b/best.pt")
+    given: list[str] = []
+
+    def by_name(name: str) -> nn.Module:
+        given.append(name)
+        return build("net4")
+
+    family = load_family("ckpt:zoo/*/best.pt", builder=by_name, base=tmp_path)
+    assert given == [teacher.name for teacher in family] == ["net4", "net4b"]
+    with pytest.raises(InputError, match=r"the builder failed for .*best.pt, given 'net4': ZeroDivisionError"):
+        load_family("ckpt:zoo/*/best.pt", builder=lambda name: 1 / 0, base=tmp_path)
+
+
 def test_a_trap_among_settings_runs_nothing(tmp_path: Path) -> None:
     file = tmp_path / "net4.pt"
     torch.save({"model": shifted(0), "args": argparse.Namespace(x=Trap(tmp_path / "sprung"))}, file)

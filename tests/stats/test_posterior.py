@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from capmismatch.selection.candidates import measured
 from capmismatch.stats import posterior
-from capmismatch.stats.groups import Group, Noise
+from capmismatch.stats.groups import Group, Noise, errors_of_seed_effects
 from capmismatch.stats.posterior import joint_draws, posterior_draws
 
 BENCH = Path(__file__).parents[2] / "benchmarks" / "bench_reliability.py"
@@ -60,12 +61,45 @@ def test_an_unmeasured_teacher_is_predicted_with_more_doubt() -> None:
     assert np.isfinite(draws).all() and draws[:, 2].std() > 3 * draws[:, 0].std()
 
 
+def test_teachers_that_lack_a_seed_are_compared_as_least_squares_would() -> None:
+    """The covariance of differences is that of a regression on teacher and seed, by its design matrix."""
+    counts = np.array([[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 0, 1], [1, 1, 0]])
+    unit, seed = np.nonzero(counts)
+    design = np.hstack([np.eye(5)[unit], np.eye(3)[seed]])
+    expected = 0.25 * np.linalg.pinv(design.T @ design)[:5, :5]
+    errors = errors_of_seed_effects(counts, 0.25)
+    found = np.diag(0.25 / counts.sum(axis=1)) + errors @ errors.T
+    contrasts = np.eye(5) - 0.2
+    np.testing.assert_allclose(contrasts @ found @ contrasts, contrasts @ expected @ contrasts, atol=1e-12)
+
+
+def test_finalists_chosen_by_their_first_seed_stay_as_unsure_as_that_seed() -> None:
+    """A second seed of two teachers alone tells them apart, and not from the others: its own effect is unknown."""
+    rng = np.random.default_rng(0)
+    first = 0.7 + 0.01 * rng.standard_normal(8)
+    best = np.argsort(first)[-2:]
+    rows = [(f"t{t}", 0, value) for t, value in enumerate(first)]
+    rows += [(f"t{t}", 1, first[t] + 0.05 + 0.005 * sign) for t, sign in zip(best, (1, -1), strict=True)]
+    table = pd.DataFrame(rows, columns=["teacher", "seed", "accuracy"])
+    units, _, noise = measured(table.assign(family="f", label="KD", student="s", teacher_seed=0))
+    place = units.get_level_values("teacher").get_indexer([f"t{t}" for t in best])
+    other = int(units.get_level_values("teacher").get_loc(f"t{np.argmin(first)}"))
+    covariance = np.diag(noise.variances) + noise.seeds @ noise.seeds.T
+
+    def variance(one: int, two: int) -> float:
+        return float(covariance[one, one] + covariance[two, two] - 2 * covariance[one, two])
+
+    run = 2 * noise.variances[place[0]]
+    assert variance(*place) == pytest.approx(run) and variance(place[0], other) == pytest.approx(1.75 * run)
+
+
 @pytest.mark.slow
-def test_chances_come_true_bin_by_bin() -> None:
+def test_chances_come_true_bin_by_bin(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small version of benchmarks/bench_reliability.py: wide bins, generous bounds."""
+    monkeypatch.syspath_prepend(str(BENCH.parent))
     bench = runpy.run_path(str(BENCH))
     designs = [number for number, design in enumerate(bench["DESIGNS"]) if design.settings == 1 and design.evidence < 3]
-    table = bench["bins"](pd.concat([bench["simulate"](number, 40) for number in designs]))
+    table = bench["bins"](pd.concat([bench["simulate"](number, block) for number in designs for block in range(2)]))
     for low, high in ((0.0, 0.3), (0.3, 0.6), (0.6, 0.9), (0.9, 1.0)):
         rows = table[(table["low"] >= low) & (table["high"] <= high + 1e-9)]
         claimed, true, n = (np.average(rows[name], weights=rows["n"]) for name in ("claimed", "true", "n"))

@@ -11,6 +11,7 @@ import runpy
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from capmismatch.distillation import runs as grid_runs
 from capmismatch.distillation.methods import Method
 from capmismatch.errors import InputError
 from capmismatch.sources import letters
-from capmismatch.study.halving import Rung, cost, halve, ladder, least_budget, new_runs
+from capmismatch.study.halving import Judgement, Rung, cost, halve, ladder, least_budget, new_runs
 from capmismatch.study.pilot import RUNG_COLUMNS, PairChances, pilot
 from capmismatch.study.pilot_plan import LeftOut, PilotPlan, make_plan, settings_of
 from capmismatch.study.pilot_runs import FinishedRuns
@@ -135,30 +136,45 @@ def test_a_small_budget_is_refused_with_the_least() -> None:
     assert cost(ladder(8, 30, 240)) == least_budget(8, 30) == 240
 
 
-def test_halving_keeps_the_likeliest_and_stops_when_sure() -> None:
+def test_a_judgement_is_chances_and_expected_losses() -> None:
+    draws = np.random.default_rng(0).standard_normal((500, 4)) + np.arange(4)
+    chances, regret = Judgement.of(draws)
+    best = [max(row) for row in draws]
+    np.testing.assert_allclose(regret, [np.mean([m - row[arm] for m, row in zip(best, draws)]) for arm in range(4)])
+    np.testing.assert_allclose(chances, [np.mean([row[arm] == m for m, row in zip(best, draws)]) for arm in range(4)])
+
+
+def test_halving_keeps_the_likeliest_and_stops_when_little_is_lost() -> None:
     rungs, seen = ladder(8, 10, 140), []
 
-    def judge(rung: Rung, arms: list[int]) -> np.ndarray:
+    def judge(rung: Rung, arms: list[int]) -> Judgement:
         seen.append((rung, list(arms)))
-        return np.array([0.3, 0.25, 0.2, 0.1, 0.06, 0.05, 0.04, 0.0])[::-1]
+        return Judgement(np.array([0.3, 0.25, 0.2, 0.1, 0.06, 0.05, 0.04, 0.0])[::-1], np.full(8, 0.4))
 
-    assert halve(rungs, judge, range(8)) == [7, 6]
+    assert halve(rungs, judge, range(8), 0.3) == [7, 6]
     assert [arms for _, arms in seen] == [list(range(8)), [7, 6, 5, 4], [7, 6]]
 
-    hopeless = np.array([0.5, 0.5, 0.0, 0.0])
-    assert halve([Rung(4, 5, 1), Rung(4, 5, 2)], lambda *_: hopeless, range(4)) == [0, 1]
+    hopeless = Judgement(np.array([0.5, 0.5, 0.0, 0.0]), np.full(4, 0.4))
+    assert halve([Rung(4, 5, 1), Rung(4, 5, 2)], lambda *_: hopeless, range(4), 0.3) == [0, 1]
     trained: list[Rung] = []
-    sure = np.array([0.02, 0.97, 0.01, 0.0])
 
-    def certain(rung: Rung, _: list[int]) -> np.ndarray:
-        trained.append(rung)
-        return sure
+    def judged(chance: float, regret: float) -> Callable[[Rung, list[int]], Judgement]:
+        def judge(rung: Rung, _: list[int]) -> Judgement:
+            trained.append(rung)
+            rest = (1 - chance) / 3
+            return Judgement(np.array([rest, chance, rest, rest]), np.array([0.9, regret, 0.9, 0.9]))
 
-    left = halve([Rung(4, 5, 2), Rung(2, 5, 4)], certain, range(4))
-    assert left[0] == 1 and trained == [Rung(4, 5, 2)]
-    trained.clear()
-    halve([Rung(4, 5, 1), Rung(2, 5, 2)], certain, range(4))
-    assert len(trained) == 2  # a single seed proves nothing
+        return judge
+
+    def climbed(chance: float, regret: float, tolerance: float, seeds: int = 2) -> int:
+        trained.clear()
+        halve([Rung(4, 5, seeds), Rung(2, 5, 4)], judged(chance, regret), range(4), tolerance)
+        return len(trained)
+
+    assert climbed(0.4, 0.29, tolerance=0.3) == 1  # whichever is the best, little is lost
+    assert climbed(0.97, 0.31, tolerance=0.3) == 2  # likely the best, but much is lost where it is not
+    assert climbed(0.97, 0.0, tolerance=0.0) == 2
+    assert climbed(0.97, 0.01, tolerance=0.3, seeds=1) == 2  # a single seed proves nothing
 
 
 def test_a_shortened_recipe_keeps_its_shape() -> None:
@@ -300,6 +316,8 @@ def test_a_pilot_from_end_to_end(whole: tuple[Path, Any, list[str]], taught: Pat
     assert re.match(r"A pilot of \d rungs of teachers and \d rungs of settings: \d+ students, ", choice.reasons[0])
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "tables" / "pilot.parquet"), rungs)
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "tables" / "pick.parquet"), choice.table)
+    kept = Study(folder / "study.toml").choice()
+    assert repr(kept) == repr(choice) and kept.risks == choice.risks and kept.findings == choice.findings
     for page in (repr(choice), choice._repr_html_(), choice.to_markdown()):
         assert "Rungs" in page and "p_best" in page
     assert "by a pilot" in repr(choice)
@@ -408,8 +426,11 @@ def test_a_fifth_of_a_small_study_is_enough(tmp_path: Path, taught: Path) -> Non
     study = study_in(tmp_path, taught, small)
     choice = pilot(study, "20%", n_boot=200, tell=told.append)
     wide = study.load("probes")
-    at = wide[wide["probe"].eq("derived_std") & wide["tau"].eq(4) & wide["split"].eq("val")]
-    last = at.sort_values("value")["teacher"].iloc[0]
+    wide = wide[wide["split"].eq("val")]
+    accuracy, at = wide[wide["probe"].eq("accuracy")], wide[wide["probe"].eq("derived_std") & wide["tau"].eq(4)]
+    by_std = at.sort_values("value")["teacher"].tolist()
+    named = {by_std[-1], "mlp16", accuracy.loc[accuracy["value"].idxmax(), "teacher"]}  # by the rules people go by
+    last = next(teacher for teacher in by_std if teacher not in named)
     assert spent_passes({*finished(tmp_path)}) == told_passes(told[0]) <= 0.2 * 18 * 4 * 260
     left_out = re.search("Left out .*", told[0])[0]  # type: ignore[index]
     assert f"; mlp/{last}, put last by the probes." in left_out and choice.risks[0] == left_out
@@ -513,12 +534,12 @@ def test_the_command_tells_first(
 # --- is it worth it? -------------------------------------------------------------------------------------------------
 
 
-def test_a_pilot_loses_less_than_guessing_and_no_more_than_spending_evenly() -> None:
-    """12 teachers that rise and fall with size, noise of half their spread; a budget of 25 whole runs."""
-    bench, losses = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "bench_pick.py")), []
-    for number in range(15):
-        rng = np.random.default_rng(number)
-        losses.append(bench["spend"](rng, bench["curved"](rng), runs=25, noise=0.4, early=0.5))
-    mean = pd.DataFrame(losses).mean()
+def test_a_pilot_loses_less_than_guessing_and_no_more_than_spending_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """12 teachers that rise and fall with size, a budget of 25 whole runs; a small version of the benchmark."""
+    benchmarks = Path(__file__).parents[2] / "benchmarks"
+    monkeypatch.syspath_prepend(str(benchmarks))
+    bench = runpy.run_path(str(benchmarks / "bench_pick.py"))
+    number = bench["DESIGNS"].index(bench["Design"]("pilot, curved", runs=25))
+    mean = bench["ways"](pd.concat([bench["simulate"](number, block) for block in range(2)])).iloc[0]
     assert mean["pilot"] < 0.25 * mean["at random"] and mean["pilot"] < 0.25 * mean["largest"]
-    assert mean["pilot"] < 1.3 * mean["evenly"]
+    assert mean["pilot"] < 1.5 * mean["evenly"] + 0.05 and mean["runs spent"] <= 25

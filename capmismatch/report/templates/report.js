@@ -15,3 +15,16 @@ for (const button of document.querySelectorAll("thead button")) {
     body.append(...[...body.rows].sort((a, b) => compare(key(a), key(b))));
   });
 }
+// A picture grows to its own size and back.
+for (const picture of document.querySelectorAll("button.picture")) {
+  picture.addEventListener("click", () => picture.classList.toggle("large"));
+}
+// What is folded opens where a link leads into it, and in print.
+const unfold = () => {
+  const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  for (let fold = target && target.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+  if (target) target.scrollIntoView();
+};
+addEventListener("hashchange", unfold);
+unfold();
+addEventListener("beforeprint", () => { for (const fold of document.querySelectorAll("details")) fold.open = true; });

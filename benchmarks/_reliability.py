@@ -1,0 +1,109 @@
+"""What simulations of claims share: trials in bins of the claimed chance, blocks that can be resumed, and the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import beta, norm
+
+from capmismatch._utils.files import replacing
+
+Floats = NDArray[np.float64]
+EDGES = np.array([0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+OUTCOMES = ["claimed", "true", "regret", "real_regret"]
+SQUARES = ["regret_2", "real_2", "product"]  # sums of squares and products, for the interval of the ratio
+SUMS = ["n", *OUTCOMES, *SQUARES]
+INTERVAL = 0.95
+
+
+def binned(trials: Sequence[Sequence[float]], more: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Sums by bin of the claimed chance.
+
+    Parameters
+    ----------
+    trials : sequence of (claimed, true, regret, real_regret)
+        P(best) as claimed, whether it came true, and expected and real regret.
+    more : DataFrame, optional
+        Other numbers of each trial, to be summed too.
+
+    Returns
+    -------
+    DataFrame
+        ``low, high, n`` and the sums of the outcomes, of their squares and of their product.
+    """
+    frame = pd.DataFrame(np.array(trials, float), columns=OUTCOMES)
+    frame["regret_2"], frame["real_2"] = frame["regret"] ** 2, frame["real_regret"] ** 2
+    frame["product"] = frame["regret"] * frame["real_regret"]
+    frame = frame if more is None else frame.join(more)
+    place = np.minimum(np.searchsorted(EDGES, frame["claimed"], side="right") - 1, len(EDGES) - 2)
+    sums = frame.groupby(place).sum()
+    sums.insert(0, "n", frame.groupby(place).size())
+    sums.insert(0, "high", EDGES[sums.index + 1])
+    sums.insert(0, "low", EDGES[sums.index])
+    return sums.reset_index(drop=True)
+
+
+def bins(sums: pd.DataFrame) -> pd.DataFrame:
+    """The reliability table: all designs together, a row for each bin of the claimed chance.
+
+    Parameters
+    ----------
+    sums : DataFrame
+        Of `binned`, one under the other.
+
+    Returns
+    -------
+    DataFrame
+        ``low, high, n``; the means ``claimed`` and ``true`` of P(best), with the exact binomial interval of the latter;
+        the means ``regret`` and ``real_regret``, their ``ratio``, and its interval by the delta method.
+    """
+    total = sums.groupby(["low", "high"], as_index=False)[SUMS].sum()
+    n, hits = total["n"], total["true"].round()
+    tail = (1 - INTERVAL) / 2
+    table = total[["low", "high", "n"]].assign(claimed=total["claimed"] / n, true=total["true"] / n)
+    table["true_low"] = pd.Series(beta.ppf(tail, hits, n - hits + 1)).fillna(0.0)
+    table["true_high"] = pd.Series(beta.ppf(1 - tail, hits + 1, n - hits)).fillna(1.0)
+    table["regret"], table["real_regret"] = total["regret"] / n, total["real_regret"] / n
+    table["ratio"] = ratio = total["regret"] / total["real_regret"].where(total["real_regret"].gt(0))
+    square = total["regret_2"] - 2 * ratio * total["product"] + ratio**2 * total["real_2"]
+    half = norm.ppf(1 - tail) * np.sqrt(square.clip(lower=0)) / total["real_regret"]
+    return table.assign(ratio_low=ratio - half, ratio_high=ratio + half)
+
+
+def run_blocks(
+    simulate: Callable[[int, int], pd.DataFrame], designs: int, blocks: int, out: Path, workers: int = 1
+) -> pd.DataFrame:
+    """Blocks of all designs in turns, so that a run that is cut short is balanced; goes on from what `out` has.
+
+    Parameters
+    ----------
+    simulate : callable
+        Gives the rows of a block of a design.
+    designs, blocks : int
+        How many there are of each.
+    out : Path
+        A CSV file, with the columns ``design`` and ``block``, that grows block by block.
+    workers : int
+        Number of processes.
+
+    Returns
+    -------
+    DataFrame
+        All rows.
+    """
+    done = pd.read_csv(out) if out.exists() else pd.DataFrame(columns=["design", "block"])
+    finished = set(done[["design", "block"]].itertuples(index=False, name=None))
+    missing = [
+        (number, block) for block in range(blocks) for number in range(designs) if (number, block) not in finished
+    ]
+    with ProcessPoolExecutor(workers) as pool:
+        for (number, block), rows in zip(missing, pool.map(simulate, *zip(*missing)) if missing else [], strict=True):
+            done = pd.concat([done, rows.assign(design=number, block=block)], ignore_index=True)
+            with replacing(out) as temporary:
+                done.to_csv(temporary, index=False)
+    return done

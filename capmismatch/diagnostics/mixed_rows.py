@@ -1,0 +1,167 @@
+"""Whether some of a teacher's rows belong to other examples: its logits are held against those of its peers.
+
+Sound teachers, weak ones too, lean to the same classes as their peers where both are sure. A row of another example
+leans to them as often as away from them, however sure it is. So the teacher's likeness to its peers, example by
+example, is one heap for a sound teacher, and two heaps for one whose rows were mixed up: of these one is that of rows
+paired at random, which is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+NUMBERS = 1 << 23
+"""Most logits of one teacher that are held in memory."""
+
+LEAST_PAIRS = 25
+"""Fewest examples, of those where teacher and peers are sure, to tell by."""
+
+ROLLS = (1, 3, 7, 11, 19)
+"""How far rows are moved to pair them at random."""
+
+MIXED = 0.3
+"""Least share of rows of other examples, both by the two heaps and by likenesses below those of random pairs."""
+
+EVIDENCE = 6.0
+"""Least gain in log likelihood of two heaps over one."""
+
+FAR, CLEAR = 1.2, 0.045
+"""One of the two: the distance of the heaps in standard deviations of random pairs, or the gain for each example."""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How a teacher's rows go with its peers'.
+
+    Attributes
+    ----------
+    against : float
+        Share of examples less alike than half of random pairs are, over 1/2: 1 if all rows are of other examples.
+    mixed : float
+        Share of the heap of random pairs, in [0, 1].
+    distance : float
+        Mean of the other heap, in standard deviations of random pairs.
+    gain : float
+        In log likelihood, of two heaps over one.
+    examples : int
+        How many were compared.
+    """
+
+    against: float
+    mixed: float
+    distance: float
+    gain: float
+    examples: int
+
+    def two_heaps(self, of_peers: float) -> bool:
+        """Whether rows were mixed up, where `against` is usually `of_peers`."""
+        return (
+            self.against > MIXED + of_peers / 2
+            and self.mixed > MIXED
+            and self.gain > EVIDENCE
+            and (self.distance > FAR or self.gain > CLEAR * self.examples)
+        )
+
+
+def mixed_up(
+    names: Sequence[str], read: Callable[[str], Floats], margins: Mapping[str, Floats], references: Sequence[str]
+) -> dict[str, Likeness]:
+    """The teachers some of whose rows belong to other examples, the worst one first.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The teachers to look at.
+    read : callable
+        From a name to the teacher's logits, of shape (n, C) and for all teachers of the same examples.
+    margins : mapping from str to array of shape (n,)
+        How sure each teacher is of each example.
+    references : sequence of str
+        The teachers that count as peers: those of `names` that nothing speaks against.
+
+    Returns
+    -------
+    dict of str to Likeness
+        Nothing if there are fewer than three references, or too few examples.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> shared = rng.normal(size=(800, 10))
+    >>> logits = {name: shared + rng.normal(size=shared.shape) for name in "abcd"}
+    >>> logits["b"][:400] = rng.permutation(logits["b"][:400])
+    >>> list(mixed_up("abcd", logits.get, dict.fromkeys("abcd", np.ones(800)), "abcd"))
+    ['b']
+    """
+    rows = {name: standardised(read(name)) for name in names}
+    peers, found = list(references), {}
+    while len(peers) > 2:
+        total = np.sum([rows[name] for name in peers], axis=0)
+        alike = {
+            name: likeness(rows[name], total - rows[name] if name in peers else total, margins[name])
+            for name in names
+            if name not in found
+        }
+        known = {name: one for name, one in alike.items() if one is not None}
+        usual = np.median([known[name].against for name in peers if name in known] or [0.0])
+        mixed = {name: one for name, one in known.items() if one.two_heaps(float(usual))}
+        if not mixed:
+            break
+        worst = max(mixed, key=lambda name: mixed[name].gain)
+        found[worst] = mixed[worst]
+        peers = [name for name in peers if name != worst]
+    return found
+
+
+def standardised(logits: Floats) -> Floats:
+    """Rows with mean 0 and variance 1, less their mean over examples; float32, to take less room."""
+    rows = logits - logits.mean(axis=1, keepdims=True)
+    spread = rows.std(axis=1, keepdims=True)
+    rows /= np.where(spread > 0, spread, 1.0)
+    return (rows - rows.mean(axis=0)).astype(np.float32)
+
+
+def likeness(rows: Floats, others: Floats, margin: Floats) -> Likeness | None:
+    """Compare a teacher's rows with the sum of its peers', where both are sure; None with too few examples."""
+    length = np.sqrt(np.einsum("ij,ij->i", others, others))
+    sure = np.flatnonzero((margin >= np.median(margin)) & (length >= np.median(length)))
+    if len(sure) < LEAST_PAIRS:
+        return None
+    mine, theirs = _unit(rows[sure]), _unit(others[sure])
+    alike = np.einsum("ij,ij->i", mine, theirs)
+    random = np.concatenate([np.einsum("ij,ij->i", np.roll(mine, roll, axis=0), theirs) for roll in ROLLS])
+    against = float((alike < np.median(random)).mean()) / 0.5
+    drawn, random = np.arctanh(np.clip(alike, -0.999, 0.999)), np.arctanh(np.clip(random, -0.999, 0.999))
+    spread = float(random.std())
+    if not spread > 0:
+        return None
+    return Likeness(against, *_two_heaps((drawn - random.mean()) / spread), len(sure))
+
+
+def _unit(rows: Floats) -> Floats:
+    length = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
+    return rows / np.where(length > 0, length, 1.0)
+
+
+def _two_heaps(values: Floats) -> tuple[float, float, float]:
+    """Share of a standard normal heap, mean of a second normal one, and the gain over one heap: by EM."""
+    share, mean, spread = 0.3, 1.3 * max(0.5, float(values.mean())), max(0.3, float(values.std()))
+    one_heap = float(norm.logpdf(values, values.mean(), spread).sum())
+    together = np.ones(len(values))
+    for _ in range(60):
+        of_random = share * norm.pdf(values)
+        together = of_random + (1 - share) * norm.pdf(values, mean, spread) + 1e-300
+        weight = of_random / together
+        share = float(np.clip(weight.mean(), 1e-3, 0.99))
+        rest = np.maximum(1 - weight, 1e-12)
+        mean = float(np.average(values, weights=rest))
+        spread = max(0.3, float(np.sqrt(np.average((values - mean) ** 2, weights=rest))))
+    return share, mean, float(np.log(together).sum()) - one_heap

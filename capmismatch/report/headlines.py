@@ -1,0 +1,187 @@
+"""The short answer to each question of the report: one sentence that counts and sums up its statements."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from capmismatch._utils.text import count, join, start
+from capmismatch.report.facts import (
+    Facts,
+    Gain,
+    IsatsGain,
+    LinkCounts,
+    ProbeCourse,
+    RankAgreement,
+    Restored,
+    RestoredByRows,
+    StudentCourse,
+    StudentCourses,
+    Subject,
+)
+from capmismatch.selection.rules import NAMES
+from capmismatch.stats.estimates import Estimate
+
+__all__ = ["headline"]
+
+Kind = TypeVar("Kind")
+
+
+def headline(topic: str, facts: Sequence[Facts]) -> str:
+    """The answer to a question in one sentence.
+
+    Parameters
+    ----------
+    topic : str
+        A key of `capmismatch.report.narrative.TOPICS`.
+    facts : sequence of dataclass
+        All that its statements rest on.
+
+    Returns
+    -------
+    str
+        A sentence with its numbers; empty where the statements themselves are all there is to say.
+
+    Examples
+    --------
+    >>> headline("students", [StudentCourses(combinations=8, peaked=5, paired=8, both_ends_worse=4)])
+    'In 5 of 8 combinations of student and method, accuracy rises, then falls, as teachers grow.'
+    """
+    return HEADLINES[topic](facts) if topic in HEADLINES else ""
+
+
+def _students(facts: Sequence[Facts]) -> str:
+    sentences = []
+    for counts in _of(facts, StudentCourses):
+        if counts.peaked == 0:
+            sentences.append("No rise and fall of the students' accuracy is shown as teachers grow.")
+        elif counts.combinations == 1:
+            sentences.append("Yes: accuracy rises, then falls, as teachers grow.")
+        else:
+            sentences.append(
+                f"In {counts.peaked} of {counts.combinations} combinations of student and method, accuracy rises, then "
+                "falls, as teachers grow."
+            )
+    courses = _of(facts, StudentCourse)
+    if courses and all(course.shape is None for course in courses):
+        return "Not known: too few teachers, or none whose size is known."
+    return " ".join(sentences)
+
+
+def _variance(facts: Sequence[Facts]) -> str:
+    by_family: dict[str, list[str]] = {}
+    for course in _of(facts, ProbeCourse):
+        name = NAMES[course.probe]
+        if course.shape is None:
+            text = f"for {name} it is not known"
+        elif course.shape.established:
+            peak = join(list(course.shape.likely)).replace(" and ", " or ")
+            text = f"{name} does, with its peak at {peak}"
+        else:
+            text = f"for {name} no rise and fall is shown"
+        by_family.setdefault(course.family, []).append(text)
+    return _sentences(
+        (f"in family {family}, " if family else "") + "; ".join(parts) for family, parts in by_family.items()
+    )
+
+
+def _ranks(facts: Sequence[Facts]) -> str:
+    return _sentences(_rank_agreement(agreement) for agreement in _of(facts, RankAgreement))
+
+
+def _rank_agreement(facts: RankAgreement) -> str:
+    where = f"in family {facts.family}, " if facts.family else ""
+    found = f"tau-b is {facts.agreement['neighbours'].value:.2f} between neighbours in size"
+    if "neighbours" not in facts.below_floor:
+        return f"{where}{found}; no teacher has two runs to hold it against"
+    verdict = facts.below_floor["neighbours"].verdict(
+        "size changes the order more than a seed does",
+        "size changes the order less than a seed does",
+        "no more difference is shown than between two runs of one teacher",
+    )
+    return f"{where}{verdict}: {found}, {facts.floor.value:.2f} between two runs of one teacher"
+
+
+def _restored(facts: Sequence[Facts]) -> str:
+    by_rows = {(rows.family, rows.teacher): rows for rows in _of(facts, RestoredByRows)}
+    sentences = []
+    for restored in _of(facts, Restored):
+        variance, confidence = restored.quantities["derived_variance"], restored.quantities["target_prob"]
+        if restored.size != "largest" or not {"TS", "ISATS"} <= set(variance) or not variance["TS"].value > 0:
+            continue
+        ratio = variance["ISATS"].value / variance["TS"].value
+        text = (
+            (f"in family {restored.family}, " if restored.family else "")
+            + f"ISATS multiplies the derived variance of the largest teacher, {restored.teacher}, by {ratio:.2g}, and "
+            f"its p_y goes from {confidence['TS'].value:.2f} to {confidence['ISATS'].value:.2f}"
+        )
+        rows = by_rows.get((restored.family, restored.teacher))
+        if rows is not None and "ISATS" in rows.ratios.get("right", {}):
+            text += f"; on the examples that it gets right, by {rows.ratios['right']['ISATS'].value:.2g}"
+        sentences.append(text)
+    return _sentences(sentences)
+
+
+def _links(facts: Sequence[Facts]) -> str:
+    return _sentences(
+        f"in {counts.significant} of {count(counts.combinations, 'combination')} of student and method some probe "
+        "correlates with accuracy after correction for the number of probes; the derived variance does, also with "
+        f"p_y held fixed, in {counts.surviving} of {counts.with_variance}"
+        for counts in _of(facts, LinkCounts)
+    )
+
+
+def _gain(facts: Sequence[Facts]) -> str:
+    gains = _of(facts, Gain)
+    if not gains:
+        return ""
+    text = _tally([gain.gain for gain in gains], "gain", "lose")
+    best = max(gains, key=lambda gain: gain.gain.value)
+    if best.gain.low > 0:
+        text += f"; the largest gain is {best.gain.points()}: {_subject(best.subject)}"
+    return _sentences([text])
+
+
+def _large(facts: Sequence[Facts]) -> str:
+    gains = _of(facts, IsatsGain)
+    return _sentences([_tally([gain.gain for gain in gains], "do better with ISATS", "do worse")]) if gains else ""
+
+
+def _tally(estimates: Sequence[Estimate], above: str, below: str) -> str:
+    """How many combinations lie above zero, below it, and on neither side for sure."""
+    signs = Counter(estimate.verdict("above", "below", "neither") for estimate in estimates)
+    parts = [
+        f"{signs[sign]} {verb}"
+        for sign, verb in (("above", above), ("below", below), ("neither", "show no difference"))
+        if signs[sign]
+    ]
+    unknown = len(estimates) - sum(signs[sign] for sign in ("above", "below", "neither"))
+    if unknown:
+        parts.append(f"{unknown} have too few runs to tell")
+    return f"of {count(len(estimates), 'combination')} of student and method, {join(parts)}"
+
+
+def _subject(subject: Subject) -> str:
+    family = f", family {subject.family}" if subject.family else ""
+    return f"student {subject.student}, {subject.label}{family}"
+
+
+def _of(facts: Sequence[Facts], kind: type[Kind]) -> list[Kind]:
+    return [fact for fact in facts if isinstance(fact, kind)]
+
+
+def _sentences(parts: Iterable[str]) -> str:
+    return " ".join(f"{start(part)}." for part in parts)
+
+
+HEADLINES: dict[str, Callable[[Sequence[Facts]], str]] = {
+    "students": _students,
+    "variance": _variance,
+    "ranks": _ranks,
+    "restored": _restored,
+    "links": _links,
+    "gain": _gain,
+    "large": _large,
+}
+"""Topic -> what makes its sentence."""

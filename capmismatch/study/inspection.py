@@ -1,0 +1,241 @@
+"""A look at a whole study before it runs: all of it is loaded, each teacher runs one batch, the cost is counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from capmismatch._utils.progress import progress_bar
+from capmismatch._utils.text import count
+from capmismatch.errors import CapmismatchError
+from capmismatch.findings import explain
+from capmismatch.study.study import Study
+
+ROWS = 256
+"""How many held-out rows every teacher is run on; spread over all of them."""
+
+STEPS = 4
+"""Batches that a student is trained on to see how long one takes."""
+
+
+@dataclass
+class Inspection:
+    """What a look at a study found.
+
+    Attributes
+    ----------
+    problems : list of str
+        What would fail, each as the stage would say it.
+    notes : list of str
+        What is odd: findings, and names that do not match.
+    teachers : DataFrame
+        One row per teacher: ``family, teacher, seed, params, accuracy`` (on the rows looked at), ``findings``, and
+        ``seconds`` for all rows of a collection.
+    cost : DataFrame
+        One row per kind of work: ``what``, how many ``passes`` of one example, and the estimated ``hours``; NaN where
+        nothing could be timed.
+    about : list of str
+        What was loaded.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    teachers: pd.DataFrame = field(default_factory=pd.DataFrame)
+    cost: pd.DataFrame = field(default_factory=pd.DataFrame)
+    about: list[str] = field(default_factory=list)
+
+    @property
+    def hours(self) -> float:
+        """Hours of all work; NaN where some of it could not be timed."""
+        return float(self.cost["hours"].sum(skipna=False)) if len(self.cost) else float("nan")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as values of JSON."""
+        tables = {name: getattr(self, name).to_dict("records") for name in ("teachers", "cost")}
+        return {"problems": self.problems, "notes": self.notes, "about": self.about, **tables, "hours": self.hours}
+
+
+def inspect_study(study: Study) -> Inspection:
+    """Load all that a study names, run one batch of each teacher, and count what the study will cost.
+
+    Nothing is written but teachers that are trained here (``letters:mlp``), which are kept where the study keeps them.
+
+    Parameters
+    ----------
+    study : Study
+        Any, fresh or run already.
+
+    Returns
+    -------
+    Inspection
+        What would fail, what is odd, and the cost.
+    """
+    look = Inspection()
+    _try(look, study.check)
+    data = _try(look, lambda: study.eval_data)
+    family = _try(look, lambda: study.family)
+    if data is not None:
+        splits = ", ".join(f"{number} {name}" for name, number in data.rows.split_counts.items())
+        look.about.append(
+            f"data {data.name!r}: {count(len(data.classes), 'class')}, {splits}".replace("classs", "classes")
+        )
+    if family is not None:
+        look.about.append(f"teachers: {len(family)}")
+    if data is not None and family is not None:
+        _look_at_teachers(study, family, data, look)
+    results = _try(look, lambda: _results(study)) if study.config.results is not None else None
+    if results is not None:
+        look.about.append(f"results: {count(len(results), 'row')}")
+        if family is not None:
+            _match_names(family, results, look)
+    _count_cost(study, family, data, look)
+    return look
+
+
+def _try(look: Inspection, load: Callable[[], Any]) -> Any:
+    """What a stage loads; where that fails, its message becomes a problem, and None is given."""
+    try:
+        return load()
+    except CapmismatchError as error:
+        if str(error) not in look.problems:
+            look.problems.append(str(error))
+    except OSError as error:  # of a file that is there, and cannot be read
+        look.problems.append(f"{type(error).__name__}: {error}")
+    return None
+
+
+def _results(study: Study) -> pd.DataFrame:
+    from capmismatch.distillation.results import load_results
+
+    options = study.given_results()
+    return load_results(options.pop("file"), **options)
+
+
+# Teachers -------------------------------------------------------------------------------------------------------------
+
+
+def _look_at_teachers(study: Study, family: Any, data: Any, look: Inspection) -> None:
+    """Run each teacher on some rows: what fails, what is odd, and how long it takes."""
+    from capmismatch.data.bank import bank_in_memory
+    from capmismatch.diagnostics.checks import check
+    from capmismatch.sources.collecting import sample_logits
+    from capmismatch.sources.in_memory import as_bank_entry, unprepared
+
+    chosen = np.unique(np.linspace(0, len(data) - 1, min(ROWS, len(data))).astype(int))
+    sample = data.take(chosen)
+    rows, opened, seconds = [], [], {}
+    with progress_bar(list(family), desc="check", show=study.progress, unit="teacher") as bar:
+        for order, teacher in enumerate(bar):
+            bar.set_postfix_str(teacher.key)
+            started = time.perf_counter()
+            logits = _try(look, lambda one=teacher: sample_logits(one, sample, study.config.collect))  # type: ignore[misc]
+            if logits is None:
+                continue
+            # Saved logits are read whole, whatever the number of rows.
+            share = 1.0 if teacher.saved is not None else len(data) / len(sample)
+            seconds[teacher.key] = share * (time.perf_counter() - started)
+            opened.append(as_bank_entry(teacher, order, logits, sample.rows, unprepared(teacher, sample)))
+    if not opened:
+        return
+    bank = bank_in_memory(sample.rows, opened)
+    checks = check(bank)
+    for record, of_teacher in zip(bank.teachers, checks.to_dict("records"), strict=True):
+        findings = sorted({*filter(None, f"{record.findings},{of_teacher['findings']}".split(","))})
+        rows.append(
+            {
+                "family": record.family,
+                "teacher": record.teacher,
+                "seed": record.seed,
+                "params": record.params,
+                "accuracy": record.accuracy,
+                "findings": ",".join(findings),
+                "seconds": seconds[record.key],
+            }
+        )
+        reason = f": {of_teacher['reason']}" if of_teacher["reason"] else ""
+        look.notes += [f"{code} {explain(code).title}: teacher {record.key}{reason}" for code in findings]
+    look.teachers = pd.DataFrame(rows)
+
+
+def _match_names(family: Any, results: pd.DataFrame, look: Inspection) -> None:
+    """Note teachers of the results that the study lacks, and the other way round; none in common is a problem."""
+    there = {teacher.name for teacher in family}
+    taught = {str(name) for name in results["teacher"] if name}
+    if not there & taught:
+        look.problems.append(
+            f"no teacher has both logits and results: the study has {sorted(there)}, the results have {sorted(taught)}"
+        )
+        return
+    if taught - there:
+        look.notes.append(f"results of teachers that the study lacks are left out: {', '.join(sorted(taught - there))}")
+    if there - taught:
+        look.notes.append(f"teachers without students: {', '.join(sorted(there - taught))}")
+
+
+# Cost -----------------------------------------------------------------------------------------------------------------
+
+
+def _count_cost(study: Study, family: Any, data: Any, look: Inspection) -> None:
+    """How many passes the study makes, and how long they take by what was timed."""
+    if family is None or data is None:
+        return
+    networks = sum(teacher.saved is None for teacher in family)
+    timed = look.teachers["seconds"].sum() if len(look.teachers) == len(family) else float("nan")
+    work = [("forward, teachers on held-out rows", networks * len(data), timed / 3600)]
+    if study.config.distill is not None:
+        train = _try(look, lambda: study.train_data)
+        if train is not None:
+            seen = len(train) * study.views.count
+            work.append(("forward, teachers on training rows", networks * seen, timed / 3600 * seen / len(data)))
+            work += _students(study, family, train, look)
+    look.cost = pd.DataFrame(work, columns=["what", "passes", "hours"])
+
+
+def _students(study: Study, family: Any, train: Any, look: Inspection) -> list[tuple[str, int, float]]:
+    """The training of all students: one row for each architecture, timed by a few steps of plain training."""
+    config = study.distillation
+    recipe = _try(look, lambda: study.recipe)
+    if recipe is None:
+        return []
+    units = len({(teacher.family, teacher.name) for teacher in family})
+    runs = config.seeds * sum(units if method.has_teacher else 1 for method in config.methods)
+    work = []
+    for student in config.students:
+        a_row = _try(look, lambda one=student: _seconds_for_a_row(study, one, recipe, train))  # type: ignore[misc]
+        passes = runs * recipe.epochs * len(train)
+        hours = float("nan") if a_row is None else passes * a_row / 3600 / study.workers
+        work.append((f"forward and backward, {runs} students {student}", passes, hours))
+    return work
+
+
+def _seconds_for_a_row(study: Study, student: str, recipe: Any, train: Any) -> float:
+    """Seconds that a student takes for one row, forward and backward, from a few steps."""
+    from dataclasses import replace
+
+    import torch
+
+    from capmismatch._utils.machine import threads
+    from capmismatch.distillation.student_trainer import Trainer
+    from capmismatch.training.loop import fit
+
+    trainer = Trainer(study)
+    rows = np.arange(min(len(train), STEPS * recipe.batch_size))
+    inputs = torch.from_numpy(np.asarray(train.take(rows).inputs))[None]
+    labels = torch.from_numpy(train.labels[rows])
+    short = replace(recipe, epochs=1, milestones=(), warmup_epochs=0, keep_best=False, patience=0)
+    with torch.random.fork_rng(devices=[]), threads(study.distillation.threads):
+        network = trainer.build(student, seed=0)
+
+        def once() -> float:
+            started = time.perf_counter()
+            options: dict[str, Any] = {"seed": 0, "prepare": trainer.prepare, "device": study.distillation.device}
+            fit(network, inputs, labels, short, alone=True, **options)
+            return time.perf_counter() - started
+
+        once()  # the first steps of a process load what they need
+        return once() / len(rows)

@@ -1,0 +1,231 @@
+"""Absurd settings of a study file are refused when it is read, by name and value; launchers' variables too."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capmismatch._utils.torchrun import world_size
+from capmismatch.errors import CapmismatchError, InputError
+from capmismatch.study.config import read_study
+from capmismatch.training.recipes import Recipe
+
+STUDY = """name = "s"
+[data]
+source = "letters"
+split = { train = 200, val = 100 }
+[[family]]
+source = "letters:mlp"
+"""
+DISTILL = """[distill]
+students = ["mlp8"]
+methods = [{ name = "KD" }]
+"""
+
+# (table, key): values that no study can mean
+ABSURD = {
+    ("", "name"): (
+        '""',
+        '" "',
+    ),
+    ("data", "seed"): (
+        "-1",
+        "1.5",
+        "true",
+    ),
+    ("data", "split"): (
+        "{ val = -1 }",
+        "{ val = nan }",
+        "{ val = inf }",
+        "{ val = 1.5 }",
+        "{ val = 0 }",
+        "{ val = 10000000000000 }",
+    ),
+    ("data", "train_rows"): (
+        "0",
+        "-5",
+        "10000000000000",
+    ),
+    ("data", "classes"): (
+        "[]",
+        '["a"]',
+        "[1, 2]",
+    ),
+    ("data", "source"): ('""',),
+    ("collect", "batch_size"): (
+        "0",
+        "-1",
+        "2.5",
+        "10000000000000",
+    ),
+    ("collect", "dtype"): (
+        '"float64"',
+        '""',
+    ),
+    ("collect", "autocast"): ('"int8"',),
+    ("probe", "taus"): (
+        "[]",
+        "[0]",
+        "[-1]",
+        "[nan]",
+        "[inf]",
+        "[1e-200]",
+        "[1e200]",
+        str([1.0] * 1001),
+    ),
+    ("probe", "names"): ("[]",),
+    ("ranks", "tau"): (
+        "0",
+        "nan",
+        "inf",
+        "1e-200",
+        "1e300",
+        '"4"',
+    ),
+    ("isats", "tau_target"): (
+        "0",
+        "nan",
+        "1e300",
+    ),
+    ("isats", "tau_other"): (
+        "-1",
+        "inf",
+    ),
+    ("isats", "margin"): (
+        "-1",
+        "nan",
+        "inf",
+        "1e300",
+    ),
+    ("isats", "constraint"): ('"ordered"',),
+    ("isats", "center"): ('"median"',),
+    ("isats", "wrong"): ('"skip"',),
+    ("correlate", "n_boot"): (
+        "0",
+        "-1",
+        "1000001",
+        "1e6",
+    ),
+    ("correlate", "seed"): (
+        "-1",
+        "0.5",
+    ),
+    ("pick", "student"): ('""',),
+    ("distill", "seeds"): (
+        "0",
+        "-1",
+        "10001",
+        "1.0",
+    ),
+    ("distill", "threads"): (
+        "0",
+        "100000",
+    ),
+    ("distill", "students"): (
+        "[]",
+        '["mlp8", "mlp8"]',
+        '"mlp8"',
+    ),
+    ("distill", "methods"): (
+        "[]",
+        "[{}]",
+        '[{ name = "KD", tau = 0 }]',
+        '[{ name = "KD", tau = 1e300 }]',
+        '[{ name = "KD", weight = nan }]',
+    ),
+    ("distill", "scale"): (
+        "[]",
+        "[0]",
+        "[-1]",
+        "[nan]",
+        "[inf]",
+    ),
+    ("distill", "center"): (
+        "[]",
+        "[nan]",
+        "[inf]",
+    ),
+    ("distill", "views"): (
+        '{ kind = "noise", sigma = nan }',
+        '{ kind = "noise", sigma = inf, count = 2 }',
+        '{ kind = "noise", sigma = 1, count = 1180591620717411303424 }',
+        "{ seed = -1 }",
+    ),
+}
+
+
+@pytest.mark.parametrize(("table", "key"), ABSURD)
+def test_absurd_values_are_refused_by_name(tmp_path: Path, table: str, key: str) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text(STUDY + DISTILL)
+    read_study(file)  # as it stands it is fine
+    for value in ABSURD[table, key]:
+        given: dict[str, Any] = tomllib.loads(STUDY + DISTILL)
+        (given.setdefault(table, {}) if table else given)[key] = tomllib.loads(f"value = {value}")["value"]
+        file.write_text(_toml(given))
+        with pytest.raises(InputError) as caught:
+            read_study(file)
+        assert key.rstrip("s") in str(caught.value) and "\n" not in str(caught.value)
+
+
+def _toml(value: Any, top: bool = True) -> str:
+    if isinstance(value, dict):
+        pairs = [f"{key} = {_toml(item, top=False)}" for key, item in value.items()]
+        return "\n".join(pairs) if top else "{ " + ", ".join(pairs) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item, top=False) for item in value) + "]"
+    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epochs": 0},
+        {"epochs": True},
+        {"epochs": 10**9},
+        {"batch_size": 0},
+        {"lr": float("nan")},
+        {"lr": 0.0},
+        {"lr": 1e9},
+        {"weight_decay": -1.0},
+        {"weight_decay": float("nan")},
+        {"momentum": 1.5},
+        {"shift": -1},
+        {"patience": 3},
+        {"milestones": (0,)},
+        {"milestones": (1.5,)},
+        {"schedule": "linear"},
+        {"optimizer": "lion"},
+        {"autocast": "int8"},
+    ],
+)
+def test_absurd_recipes(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(changes))):
+        Recipe(**changes)
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"WORLD_SIZE": "2"}, "RANK, MASTER_ADDR, MASTER_PORT"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE"),
+        ({"WORLD_SIZE": "-1"}, "WORLD_SIZE"),
+        ({"WORLD_SIZE": "2", "RANK": "x", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "RANK"),
+        ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "RANK"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "http"}, "MASTER_PORT"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "70000"}, "MASTER_PORT"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1", "LOCAL_RANK": "gpu"}, "LOCAL_RANK"),
+    ],
+)
+def test_garbage_of_a_launcher(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], named: str) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert world_size() == 1
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(CapmismatchError, match=named):
+        world_size()

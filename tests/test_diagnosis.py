@@ -1,0 +1,212 @@
+"""One call to the first answer: from logits, networks and loaders; what it holds, shows and writes; the examples."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import capmismatch as cm
+from capmismatch.errors import InputError
+from capmismatch.report import gallery
+
+CLASSES, ROWS = 5, 240
+RNG = np.random.default_rng(0)
+LABELS = np.arange(ROWS) % CLASSES
+INPUTS = (RNG.normal(size=(ROWS, 6)) + 2 * np.eye(CLASSES, 6)[LABELS]).astype(np.float32)
+
+
+class Net(nn.Module):
+    """A linear network of the class means, with more or less noise in its weights."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, CLASSES)
+        self.dropout = nn.Dropout(0.5)  # only in training mode
+        with torch.no_grad():
+            self.linear.weight.copy_(scale * torch.eye(CLASSES, 6))
+            self.linear.bias.zero_()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.linear(x))
+
+
+def networks() -> dict[str, nn.Module]:
+    return {f"net{number}": Net(0.5 * number).train() for number in (1, 2, 3)}
+
+
+def logits() -> dict[str, np.ndarray]:
+    noise = np.random.default_rng(1)
+    return {f"net{n}": (0.5 * n * INPUTS[:, :CLASSES] + 0.3 * noise.normal(size=(ROWS, CLASSES))) for n in (1, 2, 3)}
+
+
+def students(**replaced: Any) -> pd.DataFrame:
+    noise = np.random.default_rng(2)
+    rows = [
+        (f"net{n}", s, 60 + 3 * n + noise.normal(), 59 + 3 * n + noise.normal()) for n in (1, 2, 3) for s in range(3)
+    ]
+    table = pd.DataFrame(rows, columns=["teacher", "seed", "val_acc", "test_acc"])
+    return table.assign(method="KD", tau=2.0, **replaced)
+
+
+# --- what goes in -----------------------------------------------------------------------------------------------------
+
+
+def test_logits_and_students_in_one_call() -> None:
+    diagnosis = cm.diagnose(logits(), LABELS, results=students(), params={"net1": 10, "net3": 90}, progress=False)
+    choice = diagnosis.choice
+    assert choice is not None and (choice.teacher, choice.label) == ("net3", "KD tau=2")
+    assert diagnosis.bank["net3"].params == 90 and diagnosis.bank["net2"].params is None
+    assert diagnosis.results is not None and diagnosis.results["accuracy"].max() < 1  # percentages were seen as such
+    expected = cm.pick(diagnosis.probes, diagnosis.results)
+    pd.testing.assert_frame_equal(choice.table, expected.table)
+    pd.testing.assert_frame_equal(diagnosis.probes, cm.probe(diagnosis.bank, progress=False))
+    assert diagnosis.ranks is not None and diagnosis.links is not None
+    assert set(diagnosis.restored["method"]) == {"TS", "ATS", "ISATS"}
+    assert "CM003" in diagnosis.findings == sorted(diagnosis.findings)
+
+
+def test_networks_run_as_they_are_and_stay_so() -> None:
+    nets = networks()
+    loader = DataLoader(TensorDataset(torch.from_numpy(INPUTS), torch.from_numpy(LABELS)), batch_size=50)
+    by_loader, by_arrays = (
+        cm.diagnose(nets, loader, progress=False),
+        cm.diagnose(nets, (INPUTS, LABELS), progress=False),
+    )
+    splits = {"val": (INPUTS[:120], LABELS[:120]), "test": (INPUTS[120:], LABELS[120:])}
+    by_split = cm.diagnose(nets, splits, progress=False)
+    for name, net in nets.items():
+        with torch.no_grad():
+            wanted = net.linear(torch.from_numpy(INPUTS)).numpy()  # without dropout
+        for diagnosis in (by_loader, by_arrays, by_split):
+            np.testing.assert_allclose(diagnosis.bank.logits(name), wanted, atol=1e-6)
+        assert net.training and net.dropout.training and all(p.requires_grad for p in net.parameters())
+        assert by_loader.bank[name].params == 6 * CLASSES + CLASSES
+    assert by_split.bank.rows.split_counts == {"val": 120, "test": 120}
+    assert list(by_split.bank.rows.ids[[0, -1]]) == ["val/0", "test/119"]
+    assert sorted(set(by_split.probes["split"])) == ["test", "val"]
+
+
+class Named(nn.Module):
+    """A network of named inputs that gives an object, as transformers' do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Net(1.0)
+
+    def forward(self, x: torch.Tensor, weight: torch.Tensor) -> Any:
+        return type("Output", (), {"logits": self.inner(x * weight)})
+
+
+def test_batches_of_named_inputs() -> None:
+    batches = [{"x": torch.from_numpy(INPUTS), "weight": torch.ones(1), "labels": torch.from_numpy(LABELS)}]
+    bank = cm.diagnose({"named": Named().eval()}, iter(batches), progress=False).bank
+    np.testing.assert_allclose(bank.logits("named"), INPUTS[:, :CLASSES], atol=1e-6)
+
+
+def test_images_without_mean_and_std_are_told_of() -> None:
+    images = (40 * np.abs(INPUTS[:, :4])).clip(0, 255).astype(np.uint8).reshape(ROWS, 2, 2, 1)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, CLASSES))
+    with pytest.warns(UserWarning, match="CM036.*modules/net"):
+        assert "CM036" in cm.diagnose({"net": net}, (images, LABELS), progress=False).findings
+    family = cm.load_family({"net": net}, mean=[0.5], std=[0.2])
+    assert "CM036" not in cm.diagnose(family, (images, LABELS), progress=False).findings
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: cm.diagnose(networks()), "expected data beside networks, a loader"),
+        (lambda: cm.diagnose(logits()), "expected labels beside logits"),
+        (lambda: cm.diagnose(cm.bank_from_arrays(logits(), LABELS), LABELS), "no labels beside a bank"),
+        (lambda: cm.diagnose(7), "expected a bank, its folder, .* got int"),
+        (lambda: cm.diagnose({**networks(), **{"a": logits()["net1"]}}, (INPUTS, LABELS)), "Module as teacher 'a'"),
+        (lambda: cm.diagnose(networks(), iter([])), "got none: is the loader used up"),
+        (lambda: cm.diagnose(networks(), iter([torch.zeros(3)])), "a pair of inputs and labels as batch 0, got Tensor"),
+        (lambda: cm.diagnose(networks(), (INPUTS[:, :4], LABELS)), "net1 cannot take the inputs"),
+        (lambda: cm.pick(cm.bank_from_arrays(logits(), LABELS)), r"got LogitBank: cm.pick\(cm.probe\(bank\)"),
+        (lambda: cm.load_family({"a": nn.ReLU()}, prepare=len, mean=[1.0]), "expected prepare, or mean and std"),
+    ],
+)
+def test_what_does_not_fit_says_what_would(call: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def test_no_usable_teacher_is_an_answer() -> None:
+    guesses = {f"net{n}": np.random.default_rng(n).normal(size=(ROWS, CLASSES)) for n in (1, 2)}
+    diagnosis = cm.diagnose(guesses, LABELS, progress=False)
+    assert diagnosis.choice is None and "no better than chance" in diagnosis.answer
+    assert "CM020" in diagnosis.findings
+
+
+# --- what comes out ---------------------------------------------------------------------------------------------------
+
+
+def test_it_is_shown_written_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gallery, "FIGURES", {"pick_chart": gallery.FIGURES["pick_chart"]})
+    sizes = {"net1": 10, "net2": 30, "net3": 90}
+    diagnosis = cm.diagnose(logits(), LABELS, results=students(), params=sizes, progress=False)
+    text, page = repr(diagnosis), diagnosis._repr_html_()
+    assert "logits/net3" in text.splitlines()[0] and "CM003" in text
+    assert page.count("data:image/png;base64,") == 2
+    assert list(diagnosis.pictures) == ["capacity_curve_student", "pick_chart"]
+    report = diagnosis.report(tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "net3" in report and "cm.diagnose(bank, results=results)" in report and "study.toml" not in report
+    monkeypatch.setattr(gallery, "FIGURES", {})
+    drawn = diagnosis.figures(tmp_path / "figures", "icml")
+    assert [path.stem for path in drawn] == ["capacity_curve_student"]
+    assert all(path.with_suffix(ending).exists() for path in drawn for ending in (".pdf", ".csv"))
+    with pytest.raises(InputError, match=r"ends in \.html"):
+        diagnosis.report(tmp_path / "report.pdf")
+
+
+def test_a_choice_hands_over(tmp_path: Path) -> None:
+    bank = cm.bank_from_arrays(logits(), LABELS)
+    results = cm.load_results(
+        students().drop(columns=["method", "tau"]), method=cm.Method("ATS", tau_other=2.0), percent=True
+    )
+    choice = cm.pick(cm.probe(bank, progress=False), results)
+    command = (
+        "capmismatch soften study.toml --teacher logits/net3 --method ats --tau 4 --tau-other 2 --out soft.safetensors"
+    )
+    assert choice.command == command and command in repr(choice)
+    soft = choice.soften(bank)
+    assert (soft.teacher, soft.method) == ("logits/net3", cm.Method("ATS", tau_other=2.0))
+    names = {"cm": cm, "labels": torch.from_numpy(LABELS), "soft_labels": soft.of(range(ROWS))}
+    names["student_logits"] = torch.zeros(ROWS, CLASSES)
+    exec(choice.loss, names)
+    assert float(names["loss"]) > 0  # type: ignore[arg-type]
+    assert choice.to_dict()["table"][0]["teacher"] == "net3"
+
+
+@pytest.mark.parametrize("name", ["cifar10", "letters", "cifar10-seeds"])
+def test_examples_are_whole(name: str) -> None:
+    bank = cm.load_example(name)
+    row = cm.list_examples().set_index("name").loc[name]
+    assert (len(bank.teachers), len(bank.rows.labels)) == (row["teachers"], row["examples"])
+    bank.verify()
+    if row["students"]:
+        assert set(bank.results["teacher"]) - {""} == {record.teacher for record in bank.teachers}
+    else:
+        with pytest.raises(InputError, match="has no students"):
+            _ = bank.results
+
+
+def test_results_of_a_file_as_of_a_frame(tmp_path: Path) -> None:
+    file = tmp_path / "mine.csv"
+    students().to_csv(file, index=False, quoting=csv.QUOTE_MINIMAL)
+    by_file, by_frame = cm.load_results(file, percent=None), cm.load_results(students(), percent=None)
+    pd.testing.assert_frame_equal(by_file, by_frame)
+    assert len(by_frame) == 18 and set(by_frame["split"]) == {"val", "test"}
+    with pytest.raises(InputError, match="has a column 'method': leave the argument"):
+        cm.load_results(students(), method="KD", percent=True)
+    with pytest.raises(InputError, match=r'If all its students were taught alike, say how: method="KD"'):
+        cm.load_results(students().drop(columns="method"), percent=True)

@@ -98,9 +98,7 @@ def run_blocks(
     """
     done = pd.read_csv(out) if out.exists() else pd.DataFrame(columns=["design", "block"])
     finished = set(done[["design", "block"]].itertuples(index=False, name=None))
-    missing = [
-        (number, block) for block in range(blocks) for number in range(designs) if (number, block) not in finished
-    ]
+    missing = [(number, block) for block in range(blocks) for number in range(designs) if (number, block) not in finished]
     with ProcessPoolExecutor(workers) as pool:
         for (number, block), rows in zip(missing, pool.map(simulate, *zip(*missing)) if missing else [], strict=True):
             done = pd.concat([done, rows.assign(design=number, block=block)], ignore_index=True)

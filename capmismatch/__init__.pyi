@@ -46,6 +46,7 @@ from .selection.links import correlate as correlate
 from .selection.pareto import pareto_front as pareto_front
 from .selection.picking import Choice as Choice
 from .selection.picking import pick as pick
+from .selection.shipped import shipped_evidence as shipped_evidence
 from .sources.collecting import collect as collect
 from .sources.families import Family as Family
 from .sources.families import Teacher as Teacher
@@ -56,6 +57,8 @@ from .stats.bootstrap import bootstrap as bootstrap
 from .stats.differences import teacher_differences as teacher_differences
 from .stats.peak import Peak as Peak
 from .stats.peak import peak_of as peak_of
+from .study.meta import Meta as Meta
+from .study.meta import meta as meta
 from .study.pilot import pilot as pilot
 from .study.study import Study as Study
 from .study.study import load_study as load_study

@@ -322,6 +322,38 @@ def _check_pilot_options(pilot: str | None, taus: tuple[float, ...], options: Ma
 
 
 @_command
+def meta(
+    studies: Annotated[tuple[Path, ...], Parameter(help="Folders of studies that have run: probes and results.")] = (),
+    *,
+    shipped: Annotated[
+        bool, Parameter(help="Take the studies that come with the package, too.", negative="", show_default=False)
+    ] = False,
+    out: Annotated[Path | None, Parameter(help="Write all tables, and a forest plot, into this folder.")] = None,
+) -> None:
+    """Over several studies: what rules and probes would have been worth in each family left out."""
+    from capmismatch.selection.shipped import shipped_evidence
+    from capmismatch.study.meta import EVIDENCE
+    from capmismatch.study.meta import meta as across
+
+    if not studies and not shipped:
+        raise InputError("expected folders of studies, or --shipped, got none")
+    found = across([*studies, *(shipped_evidence() if shipped else [])])
+    print(found)
+    _show(found.probes, 12)
+    if out is None:
+        return
+    from capmismatch import plots
+    from capmismatch._utils.files import write_text
+
+    for name in ("rules", "probes", "ceiling", "choices"):
+        write_text(out / f"{name}.csv", getattr(found, name).to_csv(index=False))
+    if EVIDENCE in set(found.choices["rule"]):
+        with plots.figure_style("default"):
+            plots.save(plots.forest(found.forest()), out / "forest")
+    print(f"\nTables and figure: {out}")
+
+
+@_command
 def plot(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
     """Draw every figure that the tables allow: figures/*.pdf, .png, .csv."""
     for path in _open(study, folder, quiet).plot():

@@ -63,6 +63,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/bench_isats.py
 	$(BIN)/python benchmarks/bench_diagnosis.py
 	$(BIN)/python benchmarks/bench_collect.py
+	$(BIN)/python benchmarks/bench_tokens.py
 	$(BIN)/python benchmarks/bench_grid.py --steps 100  # needs $$CAPMISMATCH_REAL_DATA
 	$(BIN)/python benchmarks/bench_new_user.py --out benchmarks/new_user.csv
 	$(BIN)/python benchmarks/summary.py
@@ -72,6 +73,8 @@ bench-statistics: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/bench_coverage.py
 	$(BIN)/python benchmarks/bench_pick.py
 	$(BIN)/python benchmarks/bench_reliability.py
+	$(BIN)/python benchmarks/bench_inference.py
+	$(BIN)/python benchmarks/reliability_summary.py benchmarks/reliability_blocks.csv benchmarks/pick_blocks.csv
 
 # A warning is an error. DOCS_EXECUTE=1 runs the notebooks, so that their outputs show.
 docs: $(VENV)/installed-dev

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -98,9 +99,14 @@ def run_blocks(
     """
     done = pd.read_csv(out) if out.exists() else pd.DataFrame(columns=["design", "block"])
     finished = set(done[["design", "block"]].itertuples(index=False, name=None))
-    missing = [(number, block) for block in range(blocks) for number in range(designs) if (number, block) not in finished]
-    with ProcessPoolExecutor(workers) as pool:
-        for (number, block), rows in zip(missing, pool.map(simulate, *zip(*missing)) if missing else [], strict=True):
+    missing = [
+        (number, block) for block in range(blocks) for number in range(designs) if (number, block) not in finished
+    ]
+    if not missing:
+        return done
+    with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
+        made = (map if pool is None else pool.map)(simulate, *zip(*missing, strict=True))
+        for (number, block), rows in zip(missing, made, strict=True):
             done = pd.concat([done, rows.assign(design=number, block=block)], ignore_index=True)
             with replacing(out) as temporary:
                 done.to_csv(temporary, index=False)

@@ -126,7 +126,7 @@ def links(families: int, replicates: int) -> None:
             if rho == 0:
                 p = np.array(
                     [
-                        st.permutation_p(means[0][:, [i]], means[1][:, [i]], groups, metric, draws=2000)[0, 0]
+                        st.permutation_test(means[0][:, [i]], means[1][:, [i]], groups, metric, draws=2000)[0][0, 0]
                         for i in range(families)
                     ]
                 )

@@ -7,8 +7,8 @@ one or eight settings, one to four seeds, each student measured on "val" and on 
 common; students without a teacher beside. A teacher matters from a quarter to twice as much as a seed, which moves
 accuracies by half a point; examples add 0.3 points to each measurement. Pilots climb the ladders of
 `capmismatch.study.halving` with budgets of 16, 25 and 48 whole runs, and stop once the expected regret is below 0.3
-points: once for teachers of the same families, once for twelve whose students rise and fall with size, which is not what
-the posterior assumes.
+points: once for teachers of the same families, once for twelve whose students rise and fall with size, which is not
+what the posterior assumes.
 
 Printed, by kind of answer and bin of the claimed P(best): how often it comes true, and the expected regret and the real
 one in accuracy points. Then how far the accuracy and the gain to report are from the truth, and what a pilot loses
@@ -85,11 +85,19 @@ def results_of(rng: np.random.Generator, name: str, truth: Truth, seeds: int) ->
     for split in ("val", "test"):  # of the same students; the examples of a split move all of them alike, too
         seen = runs + EXAMPLE_NOISE * (rng.standard_normal(runs.shape) + rng.standard_normal())
         for seed, accuracy in enumerate(seen.T):
-            columns = {"teacher": teacher, "label": label, "accuracy": accuracy.clip(0, 1), "seed": seed, "split": split}
+            columns = {
+                "teacher": teacher,
+                "label": label,
+                "accuracy": accuracy.clip(0, 1),
+                "seed": seed,
+                "split": split,
+            }
             frames.append(pd.DataFrame(columns))
     results = pd.concat(frames).assign(student="net", teacher_seed=0, n=EXAMPLES)
     results["method"] = np.where(results["teacher"].eq(""), "CE", "KD")
-    results["tau"] = np.where(results["teacher"].eq(""), np.nan, results["label"].str.extract(r"(\d+)$")[0].astype(float))
+    results["tau"] = np.where(
+        results["teacher"].eq(""), np.nan, results["label"].str.extract(r"(\d+)$")[0].astype(float)
+    )
     return results.assign(family=np.where(results["teacher"].eq(""), "", name)), 0.7 + POINT * plain
 
 
@@ -175,7 +183,13 @@ def pilot_trial(rng: np.random.Generator, design: Design, shipped: Floats) -> tu
     best = int(final.regret.argmin())  # the highest expectation, as `pick` takes it in the end
     evenly = train(list(range(count)), epochs, max(1, runs // count)).groupby("teacher")["accuracy"].mean()
     trained = pd.concat(done).drop_duplicates(["teacher", "seed", "epochs"])
-    losses = [lost[best], lost[int(evenly.to_numpy().argmax())], lost.mean(), lost[-1], trained["epochs"].sum() / epochs]
+    losses = [
+        lost[best],
+        lost[int(evenly.to_numpy().argmax())],
+        lost.mean(),
+        lost[-1],
+        trained["epochs"].sum() / epochs,
+    ]
     return [final.chances[best], best == true.argmax(), final.regret[best], lost[best]], losses
 
 
@@ -196,7 +210,7 @@ def simulate(number: int, block: int) -> pd.DataFrame:
 
 
 def reported(sums: pd.DataFrame) -> pd.DataFrame:
-    """By seeds and settings: mean error of the accuracy and of the gain to report in points, and the gain's coverage."""
+    """By seeds and settings: mean error of the accuracy and of the gain to report, in points; the gain's coverage."""
     total = sums[sums["kind"].eq("results")].groupby(["evidence", "seeds", "settings"])[EXTRA].sum()
     n = total.pop("reported")
     table = pd.DataFrame({"n": n.astype(int)})
@@ -221,7 +235,7 @@ def main() -> None:
     options = parser.parse_args()
     done = run_blocks(simulate, len(DESIGNS), -(-options.families // BLOCK), options.out, options.workers)
     for (kind, settings), part in done.groupby(["kind", "settings"], sort=False):
-        print(f"\n{kind}, {settings} setting{'s' if settings > 1 else ''}\n{bins(part).round(3).to_string(index=False)}")
+        print(f"\n{kind}, settings: {settings:g}\n{bins(part).round(3).to_string(index=False)}")
     print(f"\nWhat is reported, in points from the truth\n{reported(done).round(3).to_string(index=False)}")
     print(f"\nPoints lost with so many whole runs\n{ways(done).round(3).to_string(index=False)}")
 

@@ -20,7 +20,9 @@ SHOWN = {  # columns that a reader needs; the CSV has all
     "diagnosis.csv": ["stage", "size", "wall_s", "cpu_s", "peak_mib", "target"],
     "diagnosis_large.csv": ["stage", "size", "wall_s", "cpu_s", "peak_mib"],
     "grid.csv": ["benchmark", "size", "ours", "other", "value", "unit", "target"],
+    "tokens.csv": ["what", "rows", "value", "unit", "target", "held"],
     "new_user.csv": ["route", "state", "calls", "refused", "life_s", "wall_s", "cpu_s", "target"],
+    "broken.csv": ["kind", "broken", "found"],
     "collect.csv": ["benchmark", "size", "collect_s", "bare_s", "value", "unit", "target"],
 }
 
@@ -43,11 +45,11 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def between(text: str, mark: str, new: str) -> str:
+def between(text: str, mark: str, new: str, page: str = "benchmarks/README.md") -> str:
     """Replace what stands between ``<!-- mark -->`` and ``<!-- end -->``."""
     pattern = rf"(<!-- {re.escape(mark)} -->\n).*?(<!-- end -->)"
     if not re.search(pattern, text, flags=re.DOTALL):
-        raise SystemExit(f"benchmarks/README.md has no <!-- {mark} --> ... <!-- end -->")
+        raise SystemExit(f"{page} has no <!-- {mark} --> ... <!-- end -->")
     return re.sub(pattern, lambda found: f"{found[1]}{new}\n{found[2]}", text, flags=re.DOTALL)
 
 

@@ -6,6 +6,8 @@ from . import plots as plots
 from . import probes as probes
 from . import ranks as ranks
 from . import temperature as temperature
+from ._numerics.condensing import Condensed as Condensed
+from ._numerics.condensing import condense as condense
 from ._version import __version__ as __version__
 from .data.bank import LogitBank as LogitBank
 from .data.bank import bank_from_arrays as bank_from_arrays
@@ -13,11 +15,16 @@ from .data.datasets import Dataset as Dataset
 from .data.datasets import load_dataset as load_dataset
 from .data.published import load_published as load_published
 from .data.rows import make_rows as make_rows
+from .data.token_bank import TokenBank as TokenBank
+from .data.token_bank import open_bank as open_bank
+from .data.token_bank import token_bank_from_logits as token_bank_from_logits
 from .data.views import Views as Views
 from .diagnosis import Diagnosis as Diagnosis
 from .diagnosis import diagnose as diagnose
 from .diagnostics.checks import check as check
 from .diagnostics.dark_knowledge import dark_knowledge as dark_knowledge
+from .diagnostics.differences import probe_differences as probe_differences
+from .diagnostics.pairs import pair_probes as pair_probes
 from .diagnostics.tables import affinity as affinity
 from .diagnostics.tables import example_values as example_values
 from .diagnostics.tables import probe as probe
@@ -57,6 +64,7 @@ from .stats.bootstrap import bootstrap as bootstrap
 from .stats.differences import teacher_differences as teacher_differences
 from .stats.peak import Peak as Peak
 from .stats.peak import peak_of as peak_of
+from .stats.settings import setting_differences as setting_differences
 from .study.meta import Meta as Meta
 from .study.meta import meta as meta
 from .study.pilot import pilot as pilot

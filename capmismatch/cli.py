@@ -254,7 +254,19 @@ def distill(
 @_command
 def correlate(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
     """Link every probe to the students' accuracy: tables/links.parquet."""
-    columns = ["probe", "tau", "student", "label", "metric", "value", "low", "high", "p", "p_adjusted", "findings"]
+    columns = [
+        "probe",
+        "tau",
+        "student",
+        "label",
+        "metric",
+        "value",
+        "low",
+        "high",
+        "p_adjusted",
+        "ceiling",
+        "findings",
+    ]
     _show(_open(study, folder, quiet).correlate()[columns])
 
 
@@ -465,10 +477,10 @@ def track(
 
 def _banks(source: Path, folder: Path | None, split: str | None) -> tuple[list[LogitBank], str | None]:
     """A bank, or one bank per view of a study's training rows; and the split to take of them."""
-    from capmismatch.data.bank import LogitBank
+    from capmismatch.data.token_bank import open_bank
 
     if (source / "bank.json").exists():
-        return [LogitBank(source)], split
+        return [open_bank(source)], split
     study = _open(source, folder, quiet=True)
     if split in ("val", "test"):
         return [study.bank], split

@@ -1,4 +1,4 @@
-"""One call from logits or networks to the first answer, without a study: ``diagnose``.
+"""One call from logits or networks to the first answer, without a study.
 
 Nothing heavy is imported here: what takes seconds to load is loaded once the call has shown that it is alive.
 """
@@ -102,10 +102,11 @@ def diagnose(
 def _bank(source: Any, labels: Any, params: Mapping[str, int] | None, progress: bool) -> LogitBank:
     """The bank of what was given, with the sizes that were given."""
     from capmismatch.data.bank import LogitBank, bank_from_arrays
+    from capmismatch.data.token_bank import open_bank
     from capmismatch.sources.families import Family
 
     if isinstance(source, str | os.PathLike):
-        source = LogitBank(source)
+        source = open_bank(source)
     if isinstance(source, LogitBank):
         if labels is not None:
             raise InputError("expected no labels beside a bank, which has its own")
@@ -169,19 +170,13 @@ def _run(source: Any, data: Any, progress: bool) -> LogitBank:
 
 def _sized(bank: LogitBank, params: Mapping[str, int]) -> LogitBank:
     """A bank whose teachers have these numbers of parameters."""
-    from dataclasses import replace
-
-    from capmismatch.data.bank import bank_in_memory
     from capmismatch.errors import must_be_a_count
 
     size_of: dict[str, int] = {}
     for name, size in params.items():
         must_be_a_count(size, f"params of teacher {name!r}")
         size_of |= dict.fromkeys(bank.keys_of(str(name)), int(size))
-    opened = [(replace(run, params=size_of.get(run.key, run.params)), bank.stored(run.key)) for run in bank.teachers]
-    sized = bank_in_memory(bank.rows, opened)
-    sized.path = bank.path
-    return sized
+    return bank.resized(size_of)
 
 
 def _results(results: Any) -> pd.DataFrame:
@@ -454,8 +449,10 @@ def _drawn(diagnosis: Diagnosis) -> dict[str, bytes]:
 
     pictures = {}
     with tempfile.TemporaryDirectory() as folder, plots.figure_style("default", width=PICTURE_INCHES, ratio=0.5):
-        known: dict[str, Callable[[], Any]] = drawings(_Tables(diagnosis, Path(folder)))
-        student = diagnosis.choice.student if diagnosis.choice is not None else None
+        student, label = (
+            (None, None) if diagnosis.choice is None else (diagnosis.choice.student, diagnosis.choice.label)
+        )
+        known: dict[str, Callable[[], Any]] = drawings(_Tables(diagnosis, Path(folder), label=label))
         curves = [name for name in known if name.startswith("capacity_curve")]
         first = [name for name in (f"capacity_curve_{student}", *curves, "variance_vs_capacity") if name in known]
         for name in [*first[:1], *(["pick_chart"] if "pick_chart" in known else [])]:
@@ -480,10 +477,10 @@ class _Tables:
     progress: bool = False
     config: Any
 
-    def __init__(self, diagnosis: Diagnosis, folder: Path) -> None:
+    def __init__(self, diagnosis: Diagnosis, folder: Path, *, label: str | None = None) -> None:
         from capmismatch.study.config import StudyConfig
 
-        self.diagnosis, self.folder = diagnosis, folder
+        self.diagnosis, self.folder, self.label = diagnosis, folder, label
         given = None if diagnosis.results is None else "handed in"
         self.config = StudyConfig(diagnosis.bank.rows.name, (), results=given)  # otherwise the defaults
 
@@ -501,6 +498,8 @@ class _Tables:
         found = self._table(table)
         if found is None:
             raise InputError(f"the diagnosis has no table {table!r}")
+        if table == "results" and self.label is not None:  # that setting alone, beside plain training
+            return found[found["label"].eq(self.label) | found["method"].eq("CE")]
         return found
 
     @cached_property

@@ -95,7 +95,7 @@ def must_be_within(value: object, name: str, least: float, most: float) -> None:
     Traceback (most recent call last):
     capmismatch.errors.InputError: expected weight_decay a number in [0, 1e+06], got nan
     """
-    if isinstance(value, bool) or not (isinstance(value, Real) and least <= value <= most):
+    if isinstance(value, bool) or not (isinstance(value, Real) and least <= float(value) <= most):
         raise InputError(f"expected {name} a number in [{least:g}, {most:g}], got {value!r}")
 
 

@@ -1,4 +1,4 @@
-"""Example banks that are shipped in the package: ``load_example``, and ``list_examples`` for what there is."""
+"""Example banks that are shipped in the package, and the results of their students."""
 
 from __future__ import annotations
 

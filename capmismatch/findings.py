@@ -44,8 +44,9 @@ FINDINGS: dict[str, Finding] = {
             "CM003",
             "too few teachers",
             "Fewer than five teachers, or so few in each of several families: a correlation over them can reach any "
-            "value by chance, and no permutation test of their ranks can reach p < 0.05. Add teachers or read the "
-            "value as a description.",
+            "value by chance, and no permutation test of their ranks can reach p < 0.05. Or so few for as many probes: "
+            "not even a perfect link of a single one could be significant when corrected. Add teachers, name one "
+            "probe beforehand, or read the value as a description.",
         ),
         Finding(
             "CM004",
@@ -173,6 +174,47 @@ FINDINGS: dict[str, Finding] = {
             "classes with few examples",
             "The probe compares each example with the mean of its class, and in some classes there is but one, which "
             "is that mean. Those examples are left out; where no class has two, the probe is not known.",
+        ),
+        Finding(
+            "CM027",
+            "not told apart from a plainer number",
+            "Over these teachers, their accuracy, log parameters or target probability explain 90 % or more of the "
+            "probe (the column `collinear` says which). Its link is theirs too, and holding one of them fixed leaves "
+            "little to correlate: other teachers, not other statistics, would tell them apart.",
+        ),
+        Finding(
+            "CM028",
+            "single runs",
+            "No teacher, or no student of a teacher, was trained twice, so that the noise of a rise and fall is that "
+            "of the examples alone. What is said is about these very networks: trained again, they differ by more, and "
+            "more courses look like a peak than 5 %.",
+        ),
+        Finding(
+            "CM029",
+            "interpolated between kept temperatures",
+            "A bank of condensed rows keeps the sums over unlikely tokens at some temperatures and interpolates in "
+            "between. Against all logits of a vocabulary of 50,000 such a mean was off by up to 0.3 %; at the kept "
+            "temperatures by less than 0.003 %.",
+        ),
+        Finding(
+            "CM030",
+            "soft labels nearly uniform over the vocabulary",
+            "Effectively more than a tenth of all wrong tokens share the probability: at this temperature the soft "
+            "label is the background of unlikely tokens, and says hardly anything of which wrong tokens are likely. "
+            "Take a lower temperature: over a vocabulary 0.5 to 2.",
+        ),
+        Finding(
+            "CM031",
+            "padded columns cut",
+            "The logits have more columns than the tokenizer has tokens, as networks pad their last layer. The columns "
+            "beyond were cut before anything was summed; a teacher that gives them more than 1e-4 of the probability "
+            "is refused.",
+        ),
+        Finding(
+            "CM032",
+            "few sequences",
+            "The positions come from fewer than ten texts. Positions of one text are alike, so standard errors are "
+            "taken over texts, and so few of them make these errors too small and unsure.",
         ),
         Finding(
             "CM036",

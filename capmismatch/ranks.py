@@ -34,7 +34,7 @@ from capmismatch._numerics.rank_blocks import (
 )
 from capmismatch._numerics.softmax import Softened, WrongAlone, take_apart
 from capmismatch._numerics.threads import blocks
-from capmismatch.errors import InputError, must_be_temperature
+from capmismatch.errors import InputError, must_be_temperature, must_count
 
 AFFINITY_CELLS = 1 << 18  # logits that class affinities are computed of at a time
 
@@ -112,7 +112,7 @@ def wrong_class_tau_b(logits_a: ArrayLike, logits_b: ArrayLike, labels: ArrayLik
 
     References
     ----------
-    Fan, Li, Zhan, arXiv 2405.13078: teachers of different capacity keep the order of the classes.
+    Fan, Li, Zhan, arXiv 2405.13078: teachers of different capacity agree on relative class affinity (abstract).
 
     Examples
     --------
@@ -193,6 +193,7 @@ def topk_overlap(a: ArrayLike, b: ArrayLike, k: int, labels: ArrayLike | None = 
     >>> topk_overlap([4.0, 3.0, 2.0, 1.0], [4.0, 1.0, 3.0, 2.0], k=2)
     tensor(0.5000, dtype=torch.float64)
     """
+    must_count(k, "k")
     return of_two(a, b, labels, Metric("top_overlap", wrong=labels is not None, k=operator.index(k)))
 
 

@@ -47,7 +47,7 @@ from capmismatch._numerics.soft_label_spec import (
     WRONG_ROWS,
     SoftLabelSpec,
 )
-from capmismatch._numerics.softmax import Asymmetric, LogitParts, Softened, take_apart
+from capmismatch._numerics.softmax import Asymmetric, Parts, Softened, take_apart
 from capmismatch.errors import must_be_one_of, must_be_temperature
 
 __all__ = [
@@ -386,15 +386,18 @@ class SoftenedParts(NamedTuple):
     flipped: Tensor  # (N,) bool
 
 
-def soften_parts(spec: SoftLabelSpec, raw: LogitParts) -> SoftenedParts:
+def soften_parts(spec: SoftLabelSpec, raw: Parts, *, ats_reads_wrong: bool = False) -> SoftenedParts:
     """Apply `spec` to rows that `take_apart` has split, for all that reads more of soft labels than probabilities.
 
     Parameters
     ----------
     spec : SoftLabelSpec
         Method and temperatures.
-    raw : LogitParts
+    raw : LogitParts or CondensedParts
         N rows.
+    ats_reads_wrong : bool, default False
+        Whether ATS, too, leaves the rows that the teacher gets wrong at `tau`, with wrong "plain". Over a vocabulary
+        these are most rows, and a lower temperature of the wrong tokens hands all mass to the likeliest.
 
     Returns
     -------
@@ -403,21 +406,24 @@ def soften_parts(spec: SoftLabelSpec, raw: LogitParts) -> SoftenedParts:
     """
     if spec.method == "ISATS":
         return _searched(spec, raw)
-    tau_other = spec.tau if spec.method == "TS" else spec.tau_other
+    tau_other: float | Tensor = spec.tau if spec.method == "TS" else spec.tau_other
+    if ats_reads_wrong and spec.method == "ATS" and spec.wrong == "plain":
+        tau_other = torch.where(raw.correct > 0, torch.full_like(raw.target_logit, spec.tau_other), spec.tau)
     origin = torch.zeros_like(raw.mean_logit) if spec.method == "TS" else _origin(raw, spec.center)
     softened = Asymmetric.of_two(raw, spec.tau, tau_other, origin)
     nowhere = torch.zeros_like(raw.target_logit, dtype=torch.bool)
-    return SoftenedParts(softened, torch.full_like(raw.target_logit, tau_other), nowhere, nowhere, softened.flipped)
+    each = tau_other if isinstance(tau_other, Tensor) else torch.full_like(raw.target_logit, tau_other)
+    return SoftenedParts(softened, each, nowhere, nowhere, softened.flipped)
 
 
-def _searched(spec: SoftLabelSpec, raw: LogitParts) -> SoftenedParts:
+def _searched(spec: SoftLabelSpec, raw: Parts) -> SoftenedParts:
     """ISATS: the best tau_other of each row."""
     right = raw.correct > 0
     if spec.wrong == "target":
         raw = _with_target_on_top(raw, spec)
     origin = raw.target_logit if spec.constraint == "anchor" else _origin(raw, spec.center)
     target, top = (raw.target_logit - origin) / spec.tau, raw.max_wrong_logit - origin
-    search = Search(target, top, raw.below, float(spec.tau))
+    search = Search(target, top, raw.wrong_logits, float(spec.tau))
     low, high = spec.bounds
     lower, upper = torch.full_like(target, low), torch.full_like(target, high)
     on_top = torch.ones_like(right) if spec.wrong == "target" else right
@@ -437,16 +443,16 @@ def _searched(spec: SoftLabelSpec, raw: LogitParts) -> SoftenedParts:
     return SoftenedParts(softened, tau_other, at_bound, on_edge & ~at_bound, flipped)
 
 
-def _with_target_on_top(raw: LogitParts, spec: SoftLabelSpec) -> LogitParts:
+def _with_target_on_top(raw: Parts, spec: SoftLabelSpec) -> Parts:
     """The rows that the teacher gets wrong with a higher logit of the target: on top by the margin at tau_target."""
     margin = MARGIN if spec.margin is None or spec.constraint != "order" else spec.margin
     raised = raw.max_wrong_logit + spec.tau * margin
     target = torch.where(raw.correct > 0, raw.target_logit, raised)
-    mean = raw.mean_logit + (target - raw.target_logit) / raw.logits.shape[1]
+    mean = raw.mean_logit + (target - raw.target_logit) / (raw.wrong_classes + 1)
     return replace(raw, target_logit=target, mean_logit=mean)  # `correct` stays: what is moved is told against it
 
 
-def _origin(raw: LogitParts, center: str) -> Tensor:
+def _origin(raw: Parts, center: str) -> Tensor:
     """(N,) what `center` subtracts from all logits of a row."""
     return raw.mean_logit if center == "mean" else torch.zeros_like(raw.mean_logit)
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, spearmanr
 
-from capmismatch import ranks
+from capmismatch import probes, ranks
 from capmismatch._numerics import devices, rank_blocks
 from capmismatch.errors import InputError
 
@@ -399,3 +399,17 @@ def test_cifar_teachers_agree_as_much_as_measured():
     assert ((means > 0.5) & (means < 0.65)).all(), means
     few = slice(0, 50)
     close(found[0, few], scipy_rows(kendalltau, drop(logits[0][few], labels[few]), drop(logits[1][few], labels[few])))
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda a: ranks.topk_overlap(a, a, k=1.5), "k a whole number"),
+        (lambda a: ranks.rank_metrics([a, a], [0, 1], metrics=[5]), "metrics must be among"),
+        (lambda a: ranks.topk_overlap(torch.tensor(a).to_sparse(), a, k=1), "tensor of torch.sparse_coo"),
+        (lambda a: probes.cmi(a, [0, 1], means="x"), "numbers as class means"),
+    ],
+)
+def test_arguments_of_another_kind(call, named):
+    with pytest.raises(InputError, match=named):
+        call(np.eye(2, 3) + 1)

@@ -7,11 +7,13 @@ softmax, its sums and moments      `softmax`                   `softmax_loops`  
 mean soft labels of classes        `class_means`               `softmax_loops`      `class_means`
 order of classes (tau-b, rho)      `rank_blocks`               `rank_loops`         `rank_tensors`
 temperatures of ISATS              `isats_search`              `isats_loops`        `isats_tensors`
+condensing rows of a vocabulary    `condensing`                `condense_loops`     `condensing`
 =================================  ==========================  ===================  =====================
 
 `devices` decides which of the two works, `threads` runs the loops side by side. Beside them stand `arrays` (input that
 users hand in), `soft_label_spec` (how soft labels are made; no torch) and `isats_problem` (the function that ISATS
-maximises, and its tolerances).
+maximises, and its tolerances). Condensed rows are small: what is read of them (`condensed`, `isats_condensed`) is
+tensor operations on every device; `token_columns` draws the tokens at which all teachers are compared.
 
 Letters that formulas and loops share:
 

@@ -13,7 +13,7 @@ which falls before it climbs, is highest at one of the two points.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -34,15 +34,15 @@ class Search(NamedTuple):
         f_y / tau_target.
     top_wrong : Tensor, shape (N,)
         Largest wrong logit, not divided.
-    below : Tensor, shape (N, K)
-        Wrong logits less their largest.
+    below : Tensor, shape (N, K), or CondensedParts
+        Wrong logits less their largest, or condensed rows.
     tau_target : float
         Temperature of the target's logit.
     """
 
     target: Tensor
     top_wrong: Tensor
-    below: Tensor
+    below: Any
     tau_target: float
 
     def rows(self, index: Tensor) -> Search:

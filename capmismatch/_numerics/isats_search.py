@@ -31,6 +31,8 @@ import torch
 from torch import Tensor
 
 from capmismatch._numerics import devices, isats_tensors
+from capmismatch._numerics.condensed import CondensedParts
+from capmismatch._numerics.isats_condensed import maximise_condensed
 from capmismatch._numerics.isats_problem import Search
 from capmismatch._numerics.threads import blocks, run_in_threads
 
@@ -58,6 +60,8 @@ def maximise(search: Search, lower: Tensor, upper: Tensor) -> Tensor:
     Tensor
         Shape (N,), tau_other.
     """
+    if isinstance(search.below, CondensedParts):
+        return maximise_condensed(search, lower, upper)
     if not devices.uses_loops(lower.device):
         return _by_tensors(search, lower, upper)
     tau_other = torch.empty_like(lower)

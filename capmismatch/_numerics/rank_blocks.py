@@ -102,6 +102,8 @@ class Metric(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> Metric:
         """The metric that has this name in tables."""
+        if not isinstance(name, str):
+            raise InputError(f"metrics must be among {list(METRICS)}, not {name!r}")
         if match := re.fullmatch(r"top(\d+)_overlap", name):
             return cls("top_overlap", wrong=True, k=int(match[1]))
         if name not in METRICS:
@@ -218,6 +220,8 @@ def real_numbers(values: ArrayLike, what: str) -> Any:
     """The tensor or array itself, without a copy, checked to hold real numbers."""
     numbers: Any = values.detach().resolve_neg() if isinstance(values, Tensor) else plain_array(values, what)
     if isinstance(numbers, Tensor):
+        if numbers.layout != torch.strided:
+            raise InputError(f"expected numbers in {what}, got a tensor of {numbers.layout}: make it dense")
         real = not numbers.is_complex() and numbers.dtype != torch.bool
     else:
         real = numbers.dtype.kind in "iu" or (numbers.dtype.kind == "f" and numbers.dtype.itemsize <= 8)

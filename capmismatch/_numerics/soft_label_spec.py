@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 from types import MappingProxyType
-from typing import Self
+from typing import Any, Self
 
 from capmismatch.errors import InputError, must_be_one_of, must_be_temperature
 
@@ -24,6 +24,16 @@ BOUNDS = (0.5, 8.0)  # of the search of ISATS
 LARGEST_MARGIN = 1e30
 MARGIN = 1.0  # of the constraint "order"; `capmismatch.temperature.isats` names the studies that it rests on
 WRONG_ROWS = "free"  # what ISATS does with rows that the teacher gets wrong, where nobody says
+
+CLASS_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {"tau": TAU, "tau_other": TAU_OTHER, "bounds": BOUNDS, "wrong": WRONG_ROWS}
+)
+"""Settings of ATS and ISATS where nobody says."""
+
+TOKEN_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {"tau": 1.0, "tau_other": 0.75, "bounds": (0.5, 2.0), "wrong": "plain"}
+)
+"""The same over a vocabulary: at tau 4 a soft label is the background of unlikely tokens, and most rows are wrong."""
 
 LITERAL: Mapping[str, str] = MappingProxyType({"constraint": "none", "center": "none", "wrong": "free"})
 """ISATS as it is told in one sentence: whatever temperature maximises the variance, of the logits as they are.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -68,6 +68,54 @@ class LogitParts:
     def compiled(self) -> bool:
         """Whether compiled loops may work on these rows."""
         return _compiled(self.below)
+
+    @property
+    def wrong_classes(self) -> int:
+        """K = C - 1."""
+        return self.below.shape[1]
+
+    @property
+    def wrong_logits(self) -> Tensor:
+        """What the search of ISATS reads of the wrong classes: `below`."""
+        return self.below
+
+    def sums_at(self, taus: Sequence[float | Tensor]) -> list[Sums]:
+        """Sums over the wrong classes at each temperature: a number, or (N,) with one per row."""
+        return sums_at(self.below, taus)
+
+
+class Parts(Protocol):
+    """What `Softened` asks of rows: `LogitParts`, or `condensed.CondensedParts`."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def labels(self) -> Tensor: ...
+    @property
+    def target_logit(self) -> Tensor: ...
+    @property
+    def max_wrong_logit(self) -> Tensor: ...
+    @property
+    def second_wrong_logit(self) -> Tensor: ...
+    @property
+    def top_wrong_class(self) -> Tensor: ...
+    @property
+    def mean_logit(self) -> Tensor: ...
+    @property
+    def logit_std(self) -> Tensor: ...
+    @property
+    def correct(self) -> Tensor: ...
+    @property
+    def logits(self) -> Tensor: ...
+    @property
+    def below(self) -> Tensor: ...
+    @property
+    def wrong_classes(self) -> int: ...
+    @property
+    def wrong_logits(self) -> Any: ...
+    @property
+    def compiled(self) -> bool: ...
+    def sums_at(self, taus: Sequence[float | Tensor]) -> list[Sums]: ...
 
 
 def _compiled(rows: Tensor) -> bool:
@@ -202,7 +250,7 @@ class Softened:
         Temperature > 0.
     """
 
-    raw: LogitParts
+    raw: Parts
     tau: float | Tensor
 
     def __init__(self, logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> None:
@@ -210,17 +258,17 @@ class Softened:
         self.raw, self.tau = take_apart(*as_pair(logits, labels)), float(tau)
 
     @classmethod
-    def of(cls, raw: LogitParts, tau: float | Tensor) -> Softened:
+    def of(cls, raw: Parts, tau: float | Tensor) -> Softened:
         """The same from logits that have been taken apart, over one temperature or one per row, (N,)."""
         new = object.__new__(cls)
         new.raw, new.tau = raw, tau
         return new
 
     @classmethod
-    def at_each(cls, raw: LogitParts, taus: Sequence[float]) -> list[Softened]:
+    def at_each(cls, raw: Parts, taus: Sequence[float]) -> list[Softened]:
         """The same over several temperatures, for which the rows are read once; quickest `in_octaves`."""
         softened_at = [cls.of(raw, tau) for tau in taus]
-        for softened, sums in zip(softened_at, sums_at(raw.below, taus), strict=True):
+        for softened, sums in zip(softened_at, raw.sums_at(taus), strict=True):
             softened.sums = sums
         return softened_at
 
@@ -237,12 +285,12 @@ class Softened:
     @property
     def wrong_classes(self) -> int:
         """C - 1."""
-        return self.raw.below.shape[1]
+        return self.raw.wrong_classes
 
     @cached_property
     def sums(self) -> Sums:
         """What is summed over wrong classes."""
-        return sums_at(self.raw.below, [self.tau])[0]
+        return self.raw.sums_at([self.tau])[0]
 
     @cached_property
     def log_odds(self) -> Tensor:
@@ -398,7 +446,7 @@ class Asymmetric(Softened):
     tau_target: float
 
     @classmethod
-    def of_two(cls, raw: LogitParts, tau_target: float, tau_other: float | Tensor, origin: Tensor) -> Asymmetric:
+    def of_two(cls, raw: Parts, tau_target: float, tau_other: float | Tensor, origin: Tensor) -> Asymmetric:
         """With `origin` (N,), which the result depends on, subtracted from all logits of a row first."""
         new = cls.of(
             replace(raw, target_logit=raw.target_logit - origin, max_wrong_logit=raw.max_wrong_logit - origin),

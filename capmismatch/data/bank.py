@@ -16,6 +16,7 @@ Nothing here imports torch; `capmismatch.sources.collecting` fills a bank from a
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from dataclasses import asdict, fields, replace
 from html import escape
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -105,6 +106,19 @@ class LogitBank:
         self.teachers.sort(key=lambda r: (r.family, r.params is None, r.params or 0, r.order, r.teacher, r.seed or 0))
 
     @property
+    def condensed(self) -> bool:
+        """Whether rows are condensed, as those of a `TokenBank` may be: then not all logits are kept."""
+        return False
+
+    @property
+    def of_texts(self) -> bool:
+        """Whether rows are positions of texts, as language models have them."""
+        return self.rows.sequences is not None
+
+    def must_keep_all(self, what: str) -> None:
+        """Raise an InputError that names `what`, in the plural, where rows are condensed."""
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Class names, in the order of the columns."""
         return self.rows.classes
@@ -166,9 +180,28 @@ class LogitBank:
             chunk = chosen[start : start + step]
             yield [self.take(key, chunk) for key in keys], self.rows.labels[chunk]
 
+    def looked_at(self, key: str, rows: NDArray[np.int64]) -> tuple[float, float, str]:
+        """Of some rows of one teacher: drift, share of tied rows, and what its logits look like.
+
+        `capmismatch.data.bank_checks.check_bank` says what these are.
+        """
+        target = self.rows.labels[rows][:, None] == np.arange(len(self.classes))
+        logits = self.take(key, rows).astype(np.float64)
+        spread, mean = logits.std(axis=1).mean(), logits.mean()
+        wrong = np.sort(np.where(target, np.nan, logits), axis=1)
+        tied = float((np.diff(wrong, axis=1) == 0).any(axis=1).mean())
+        return float(mean / spread) if spread else 0.0, tied, looks_like(logits)
+
     def stored(self, key: str) -> Any:
         """The (N, C) logits of a teacher as they are stored, an array or a `LogitFile`; not checked against a hash."""
         return self._stored[self.key_of(key)]
+
+    def resized(self, params: Mapping[str, int]) -> Self:
+        """The same bank with other numbers of parameters, by the teachers' keys."""
+        new = copy.copy(self)
+        runs = [replace(run, params=params.get(run.key, run.params)) for run in self.teachers]
+        new._fill(self.rows, [(run, self._stored[run.key]) for run in runs])
+        return new
 
     def _verified_logits(self, key: str) -> Any:
         """The (N, C) logits of a teacher as stored, an array or a `LogitFile`; checked when first asked for."""
@@ -227,6 +260,7 @@ class LogitBank:
             ids=self.rows.ids[index],
             split=self.rows.split[index],
             inputs_hash=self.rows.inputs_hash,
+            sequences=None if self.rows.sequences is None else self.rows.sequences[index],
         )
         return bank_in_memory(rows, [self._cut(record, index, columns, rows) for record in self.teachers])
 

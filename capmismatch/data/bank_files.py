@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import threading
 import weakref
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,44 +33,63 @@ from capmismatch.errors import BankError
 from capmismatch.findings import join_codes
 
 SCHEMA = 1
-_SAFE_NAMES = {"float32": "F32", "float16": "F16"}
+TOKENS_SCHEMA = 2
+"""Of banks whose rows are condensed: see `capmismatch.data.token_files`."""
+
+Arrays = Mapping[str, NDArray[Any]]
+_SAFE_NAMES = {"float32": "F32", "float16": "F16", "uint16": "U16", "uint32": "U32"}
 
 
 # --- the folder and its rows ---------------------------------------------------------------------------------------
 
 
-def create(path: str | os.PathLike[str], rows: Rows) -> Path:
-    """Make the folder of a bank, or check that the one there was made from the same data set."""
+def create(path: str | os.PathLike[str], rows: Rows, tokens: Mapping[str, Any] | None = None) -> Path:
+    """Make the folder of a bank, or check that the one there was made from the same data set.
+
+    `tokens` are the settings of a bank of condensed rows.
+    """
     folder = Path(path)
     if not (folder / "bank.json").exists():
         with locked(folder / ".lock"):  # two processes with different data sets must not mix their rows
             if not (folder / "bank.json").exists():
                 remove_temporaries(folder)
                 frame = pd.DataFrame({"id": rows.ids, "label": rows.labels, "split": rows.split})
+                if rows.sequences is not None:
+                    frame["sequence"] = rows.sequences
                 write_table(folder / "rows.parquet", frame)
-                _write_manifest(folder, rows)  # last: a folder with a bank.json is complete
-    stored = read_rows(folder)
+                _write_manifest(folder, rows, tokens)  # last: a folder with a bank.json is complete
+    stored = _read_rows(folder, _read_manifest(folder / "bank.json"))
     if stored.fingerprint != rows.fingerprint:
         raise BankError(
             f"{folder} holds a bank of data set {stored.name!r} with fingerprint {stored.fingerprint[:12]}, not of "
             f"{rows.name!r} with fingerprint {rows.fingerprint[:12]}: other rows, labels, classes or splits. "
             "Give another folder, or remove that one."
         )
+    if _read_manifest(folder / "bank.json").tokens != dict(tokens or {}):
+        raise BankError(
+            f"{folder} holds a bank of the same data, kept in another way: {_settings(folder)}, not "
+            f"{dict(tokens or {}) or 'all logits'}. Give another folder, or remove that one."
+        )
     if stored.name != rows.name:  # it decides nothing, but the report shows it
         with locked(folder / ".lock"):
-            _write_manifest(folder, rows)
+            _write_manifest(folder, rows, tokens)
     return folder
 
 
-def _write_manifest(folder: Path, rows: Rows) -> None:
+def _settings(folder: Path) -> dict[str, Any] | str:
+    return _read_manifest(folder / "bank.json").tokens or "all logits"
+
+
+def _write_manifest(folder: Path, rows: Rows, tokens: Mapping[str, Any] | None) -> None:
     head = {
-        "schema": SCHEMA,
+        "schema": TOKENS_SCHEMA if tokens else SCHEMA,
         "name": rows.name,
         "classes": list(rows.classes),
         "rows": len(rows.labels),
         "inputs_hash": rows.inputs_hash,
         "fingerprint": rows.fingerprint,
         "rows_sha256": hash_file(folder / "rows.parquet"),
+        **({"tokens": dict(tokens)} if tokens else {}),
     }
     write_json(folder / "bank.json", head)
 
@@ -83,11 +104,24 @@ class _Manifest:
     inputs_hash: str
     fingerprint: str
     rows_sha256: str
+    tokens: dict[str, Any] = field(default_factory=dict)  # settings of condensed rows, empty where all logits are kept
 
 
 def read_rows(folder: Path) -> Rows:
-    """The rows of the bank in a folder, checked against the fingerprint in bank.json."""
+    """The rows of the bank of logits in a folder, checked against the fingerprint in bank.json."""
     manifest = _read_manifest(folder / "bank.json")
+    if manifest.tokens:
+        raise BankError(f"{folder} holds condensed rows, no logits: open it with capmismatch.open_bank")
+    return _read_rows(folder, manifest)
+
+
+def read_token_rows(folder: Path) -> tuple[Rows, dict[str, Any]]:
+    """The rows of any bank, and how it keeps them: the settings of condensed rows, nothing where it keeps logits."""
+    manifest = _read_manifest(folder / "bank.json")
+    return _read_rows(folder, manifest), manifest.tokens
+
+
+def _read_rows(folder: Path, manifest: _Manifest) -> Rows:
     file = folder / "rows.parquet"
     if not file.exists():
         raise BankError(f"{file} is missing: expected the {manifest.count} rows of the bank")
@@ -97,7 +131,8 @@ def read_rows(folder: Path) -> Rows:
         frame = pd.read_parquet(file)
         labels = frame["label"].to_numpy(np.int64)
         ids, split = (frame[column].to_numpy().astype(str) for column in ("id", "split"))
-        rows = Rows(manifest.name, labels, ids, split, manifest.classes, manifest.inputs_hash)
+        sequences = frame["sequence"].to_numpy(np.int64) if "sequence" in frame else None
+        rows = Rows(manifest.name, labels, ids, split, manifest.classes, manifest.inputs_hash, sequences)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BankError(f"{file} is damaged: {_reason(error)}") from None
     if len(labels) != manifest.count:
@@ -116,16 +151,21 @@ def _read_manifest(file: Path) -> _Manifest:
     try:
         head = json.loads(file.read_text(encoding="utf-8"))
         schema = head["schema"]
-        if schema == SCHEMA:
+        if schema in (SCHEMA, TOKENS_SCHEMA):
             return _Manifest(
                 str(head["name"]),
                 tuple(map(str, head["classes"])),
                 int(head["rows"]),
-                *(str(head[key]) for key in ("inputs_hash", "fingerprint", "rows_sha256")),
+                str(head["inputs_hash"]),
+                str(head["fingerprint"]),
+                str(head["rows_sha256"]),
+                dict(head["tokens"]) if schema == TOKENS_SCHEMA else {},
             )
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BankError(f"{file} is damaged: expected the JSON of a bank, got {_reason(error)}") from None
-    raise BankError(f"{file} has schema {schema!r}, this version of capmismatch reads schema {SCHEMA}")
+    raise BankError(
+        f"{file} has schema {schema!r}, this version of capmismatch reads schema {SCHEMA} and {TOKENS_SCHEMA}"
+    )
 
 
 def _reason(error: Exception) -> str:
@@ -137,28 +177,47 @@ def _reason(error: Exception) -> str:
 
 def write_shard(folder: Path, index: int, logits: NDArray[Any], made_from: str) -> None:
     """Write one shard of rows atomically; `made_from` stands for the weights, preprocessing and data behind it."""
-    array = np.ascontiguousarray(logits)
-    head = {"made_from": made_from, "sha256": hashlib.sha256(array.data).hexdigest()}
-    with replacing(_shard(folder, index)) as temporary:
-        temporary.write_bytes(save({"logits": array}, head))
+    write_arrays(folder, index, {"logits": logits}, made_from)
+
+
+def write_arrays(folder: Path, index: int, arrays: Arrays, made_from: str) -> None:
+    """The same for several arrays of the same rows."""
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    head = {"made_from": made_from, "sha256": _hash_arrays(whole)}
+    with replacing(shard_file(folder, index)) as temporary:
+        temporary.write_bytes(save(whole, head))
+
+
+def _hash_arrays(arrays: Arrays) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return digest.hexdigest()
 
 
 def read_shard(folder: Path, index: int, made_from: str) -> NDArray[Any] | None:
     """The logits of a shard; None where it is missing or damaged, so that it is to be collected again."""
-    file = _shard(folder, index)
+    arrays = read_arrays(folder, index, made_from)
+    return None if arrays is None else arrays.get("logits")
+
+
+def read_arrays(folder: Path, index: int, made_from: str) -> dict[str, NDArray[Any]] | None:
+    """All arrays of a shard; None where it is missing or damaged, so that it is to be collected again."""
+    file = shard_file(folder, index)
     try:
         with safe_open(file, "np") as opened:
-            head, logits = opened.metadata() or {}, opened.get_tensor("logits")
+            head = opened.metadata() or {}
+            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
     except (FileNotFoundError, SafetensorError):
         return None
-    if hashlib.sha256(logits.data).hexdigest() != head.get("sha256"):
+    if _hash_arrays(arrays) != head.get("sha256"):
         return None
     if head.get("made_from") != made_from:
         raise BankError(
             f"{file} was collected with other weights, preprocessing, dtype or rows than those given now: remove "
             f"{folder} to collect anew, or give the teacher another name"
         )
-    return logits
+    return arrays
 
 
 def join_shards(folder: Path, record: TeacherRecord, rows: Rows, shards: int) -> TeacherRecord:
@@ -169,7 +228,7 @@ def join_shards(folder: Path, record: TeacherRecord, rows: Rows, shards: int) ->
     """
     digest, correct, start, scale = hashlib.sha256(), 0, 0, LogitScale()
     for index in range(shards):
-        logits = load_file(_shard(folder, index))["logits"]
+        logits = load_file(shard_file(folder, index))["logits"]
         digest.update(logits.data)
         scale.add(logits)
         correct += int((logits.argmax(1) == rows.labels[start : start + len(logits)]).sum())
@@ -180,24 +239,30 @@ def join_shards(folder: Path, record: TeacherRecord, rows: Rows, shards: int) ->
     with replacing(folder / "logits.safetensors") as temporary, open(temporary, "wb") as file:
         file.write(_head(record, rows))
         for index in range(shards):
-            file.write(load_file(_shard(folder, index))["logits"].data)
+            file.write(load_file(shard_file(folder, index))["logits"].data)
     remove_shards(folder)
     return record
 
 
 def _head(record: TeacherRecord, rows: Rows) -> bytes:
     """The first bytes of a logits.safetensors, up to the logits."""
-    shape = (len(rows.labels), len(rows.classes))
-    size = shape[0] * shape[1] * np.dtype(record.dtype).itemsize
+    return head_of(record, rows, {"logits": (record.dtype, (len(rows.labels), len(rows.classes)))})
+
+
+def head_of(record: TeacherRecord, rows: Rows, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
+    """The first bytes of a teacher's file, up to the data: its tensors, given by dtype and shape, in their order."""
     teacher = record.header | {"fingerprint": rows.fingerprint}
-    head = json.dumps(
-        {
-            "__metadata__": {"capmismatch": json.dumps(teacher | {"check": hash_of(teacher)}, sort_keys=True)},
-            "logits": {"dtype": _SAFE_NAMES[record.dtype], "shape": shape, "data_offsets": [0, size]},
-        }
-    ).encode()
-    head += b" " * (-len(head) % 8)  # the format aligns the data to 8 bytes
-    return len(head).to_bytes(8, "little") + head
+    head: dict[str, Any] = {
+        "__metadata__": {"capmismatch": json.dumps(teacher | {"check": hash_of(teacher)}, sort_keys=True)}
+    }
+    start = 0
+    for name, (dtype, shape) in tensors.items():
+        end = start + math.prod(shape) * np.dtype(dtype).itemsize
+        head[name] = {"dtype": _SAFE_NAMES[dtype], "shape": shape, "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(head).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the data to 8 bytes
+    return len(text).to_bytes(8, "little") + text
 
 
 def rewrite_record(file: Path, record: TeacherRecord, rows: Rows) -> None:
@@ -220,19 +285,20 @@ def remove_shards(folder: Path) -> None:
         shard.unlink(missing_ok=True)
 
 
-def _shard(folder: Path, index: int) -> Path:
+def shard_file(folder: Path, index: int) -> Path:
+    """Where a shard lies."""
     return folder / f"shard-{index:05d}.safetensors"
 
 
 # --- finished logits -------------------------------------------------------------------------------------------------
 
 
-def read_record(file: Path) -> tuple[TeacherRecord, str]:
-    """The teacher's record in a logits.safetensors, and the fingerprint of the data set it was collected on."""
+def read_record(file: Path, tensor: str = "logits") -> tuple[TeacherRecord, str]:
+    """The teacher's record in its file, and the fingerprint of the data set; `tensor` has the record's dtype."""
     try:
         with safe_open(file, "np") as opened:
             head = json.loads(opened.metadata()["capmismatch"])
-            stored = opened.get_slice("logits").get_dtype()
+            stored = opened.get_slice(tensor).get_dtype()
         check, teacher = head.pop("check"), dict(head)
         fingerprint = head.pop("fingerprint")
         record = TeacherRecord(**head)
@@ -326,14 +392,20 @@ class LogitFile:
             stretch, offset = stretch[count:], offset + count
 
 
-def open_logits(file: Path, rows: Rows) -> tuple[TeacherRecord, Any]:
-    """The teacher's record and its logits (N, C), to be read by rows; not yet compared with their hash."""
-    record, fingerprint = read_record(file)
+def record_in_place(file: Path, rows: Rows, tensor: str = "logits") -> TeacherRecord:
+    """The teacher's record in its file, which must be of this data set and lie in the teacher's folder."""
+    record, fingerprint = read_record(file, tensor)
     if fingerprint != rows.fingerprint:
         raise BankError(f"{file} was collected on another data set (fingerprint {fingerprint[:12]}) than this bank's")
     key = "/".join(file.parts[-3:-1])
     if key != record.key:
         raise BankError(f"{file} lies in {key!r}, but its header says that it belongs in {record.key!r}")
+    return record
+
+
+def open_logits(file: Path, rows: Rows) -> tuple[TeacherRecord, Any]:
+    """The teacher's record and its logits (N, C), to be read by rows; not yet compared with their hash."""
+    record = record_in_place(file, rows)
     with safe_open(file, "np") as opened:
         shape = tuple(opened.get_slice("logits").get_shape())
     expected = (len(rows.labels), len(rows.classes))
@@ -341,9 +413,14 @@ def open_logits(file: Path, rows: Rows) -> tuple[TeacherRecord, Any]:
         raise BankError(f"{file} has logits of shape {shape}, the bank's rows need {expected}")
     size = shape[0] * shape[1] * np.dtype(record.dtype).itemsize
     start = file.stat().st_size - size  # safetensors has checked that the data end with the file
+    return record, open_array(file, record.dtype, start, shape)
+
+
+def open_array(file: Path, dtype: str, start: int, shape: tuple[int, int]) -> Any:
+    """(N, C) numbers in a file from a byte on, to be read by rows."""
     if not hasattr(os, "preadv"):  # Windows
-        return record, np.memmap(file, record.dtype, "r", start, shape)
-    return record, LogitFile(file, record.dtype, start, shape)
+        return np.memmap(file, dtype, "r", start, shape)
+    return LogitFile(file, dtype, start, shape)
 
 
 def hash_logits(logits: Any, rows: int) -> str:

@@ -140,10 +140,10 @@ def read_parts(arrays: Mapping[str, NDArray[Any]], path: Path) -> RawDataset:
     """Read pairs of arrays, one for each part, as MedMNIST's and Keras' files have them."""
     found: dict[str, dict[str, str]] = {}
     for name in arrays:
-        if (part := array_of_part(name)) is not None:
-            before = found.setdefault(part[0], {}).setdefault(part[1], name)
+        if (known := array_of_part(name)) is not None:
+            before = found.setdefault(known[0], {}).setdefault(known[1], name)
             if before != name:
-                raise InputError(f"{path} has both {before!r} and {name!r}: expected one array of {part[1]} a part")
+                raise InputError(f"{path} has both {before!r} and {name!r}: expected one array of {known[1]} a part")
     parts = sorted(found, key=lambda part: list(PARTS).index(part))
     for part in parts:
         if len(found[part]) != 2:

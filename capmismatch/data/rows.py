@@ -39,8 +39,11 @@ class Rows:
         The C names, in the order of the logits' columns.
     inputs_hash : str
         Of the inputs.
+    sequences : ndarray of shape (N,), int64, or None
+        Number of the sequence (window, document) that each row is a position of; None where rows are examples of their
+        own. Rows of one sequence are alike, so standard errors of means are taken over sequences.
     fingerprint : str
-        Of the whole data set: inputs, labels, ids, splits, classes; not of its name.
+        Of the whole data set: inputs, labels, ids, splits, classes, sequences; not of its name.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Rows:
     split: NDArray[np.str_]
     classes: tuple[str, ...]
     inputs_hash: str = ""
+    sequences: NDArray[np.int64] | None = None
     fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,6 +80,7 @@ def make_rows(
     ids: ArrayLike | None = None,
     split: ArrayLike | None = None,
     inputs_hash: str = "",
+    sequences: ArrayLike | None = None,
     place: str = "labels",
 ) -> Rows:
     """Check labels, ids, splits and class names against each other, and put a fingerprint on them.
@@ -94,6 +99,9 @@ def make_rows(
         "train", "val" or "test" for each example; all "val" by default.
     inputs_hash : str
         Hash of the inputs; part of the fingerprint.
+    sequences : array_like of shape (N,), optional
+        Number of the sequence that each row belongs to, where rows are positions in texts; 0 or more, a sequence in
+        one split.
     place : str
         What the labels are called in messages.
 
@@ -115,13 +123,15 @@ def make_rows(
     class_names = _checked_classes(classes, place)
     checked_labels = _checked_labels(labels, len(class_names), place)
     count = len(checked_labels)
+    checked_split = np.full(count, "val") if split is None else _checked_split(split, count, place)
     return Rows(
         readable(name, "names of data sets"),
         checked_labels,
         np.arange(count).astype(str) if ids is None else _checked_ids(ids, count, place),
-        np.full(count, "val") if split is None else _checked_split(split, count, place),
+        checked_split,
         class_names,
         inputs_hash,
+        None if sequences is None else _checked_sequences(sequences, checked_split, place),
     )
 
 
@@ -291,12 +301,31 @@ def _checked_split(split: Any, count: int, place: str) -> NDArray[np.str_]:
     return array
 
 
+def _checked_sequences(sequences: Any, split: NDArray[np.str_], place: str) -> NDArray[np.int64]:
+    """Numbers of sequences, each of which lies in one split: its rows know one another."""
+    numbers = label_array(sequences, f"the sequences for {place}")
+    if numbers.shape != split.shape:
+        raise InputError(f"expected {len(split)} sequences, one for each row, got shape {numbers.shape} for {place}")
+    wrong_rows = np.flatnonzero(~((numbers >= 0) & (numbers == np.floor(numbers))))
+    if len(wrong_rows):
+        row = wrong_rows[0]
+        raise InputError(f"expected numbers of sequences, 0 or more, got {numbers[row]} at row {row} for {place}")
+    numbers = numbers.astype(np.int64)
+    pairs = np.unique(np.stack([numbers, np.unique(split, return_inverse=True)[1]]), axis=1)
+    several = pairs[0][:-1][np.diff(pairs[0]) == 0]
+    if len(several):
+        raise InputError(f"expected each sequence in one split, got sequence {several[0]} in several for {place}")
+    return numbers
+
+
 def _fingerprint(rows: Rows) -> str:
     digest = hashlib.sha256()
     for text in (rows.inputs_hash, "\0".join(rows.classes), "\0".join(rows.ids), "\0".join(rows.split)):
         digest.update(text.encode())
         digest.update(b"\1")
     digest.update(rows.labels.tobytes())
+    if rows.sequences is not None:
+        digest.update(b"\1" + rows.sequences.tobytes())
     return digest.hexdigest()
 
 

@@ -10,22 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import brentq, linear_sum_assignment
-from scipy.stats import binom, norm, rankdata, t
+from scipy.stats import binom, norm, t
 
+from capmismatch._utils.text import format_percent
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.bank_checks import check_bank
+from capmismatch.data.token_bank import TokenBank
+from capmismatch.diagnostics.looked_at import of_examples, rows_that_are_probabilities, token_columns
 from capmismatch.diagnostics.mixed_rows import NUMBERS, mixed_up
 from capmismatch.findings import join_codes
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+_percent = partial(format_percent, digits=1)
 
 ROWS = 5000
 """How many examples of each teacher are looked at, evenly spaced over the bank."""
@@ -118,7 +123,9 @@ def check(bank: LogitBank) -> pd.DataFrame:
     * its values are probabilities, percentages or sigmoids (CM009). Logarithms of probabilities carry CM009 too, and
       are usable.
 
-    With fewer than 30 examples only the last is looked for.
+    With fewer than 30 examples only the last is looked for. Where rows are positions of texts, columns and rows that
+    moved are not looked for (they leave a language model at chance); of condensed rows the log probability of the
+    target, against that of the labels' frequencies, takes the place of its rank.
 
     Examples
     --------
@@ -191,6 +198,9 @@ class _View:
         The logits of some examples.
     looks_like : str
         "probabilities" or the like where its values are no logits, else "".
+    of_texts : bool
+        Whether classes are tokens. Of condensed rows `rank` and `by_chance` are log probabilities of the label, by the
+        teacher and by the labels' own frequencies; `wrong_rank` is not known.
     """
 
     record: TeacherRecord
@@ -203,6 +213,7 @@ class _View:
     first: Floats
     looks_like: str
     classes: int
+    of_texts: bool = False
     codes: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
@@ -249,8 +260,12 @@ class _View:
 
 def _looked_at(bank: LogitBank) -> Ints:
     """Rows evenly spaced over the bank."""
-    total = len(bank.rows.labels)
-    return np.unique(np.linspace(0, total - 1, min(total, ROWS)).round().astype(np.int64))
+    return _spaced(len(bank.rows.labels), ROWS)
+
+
+def _spaced(total: int, most: int) -> Ints:
+    """At most so many of `total` numbers, evenly spaced."""
+    return np.unique(np.linspace(0, total - 1, min(total, most)).round().astype(np.int64))
 
 
 def _views(bank: LogitBank) -> list[_View]:
@@ -258,52 +273,34 @@ def _views(bank: LogitBank) -> list[_View]:
     return [_view(bank, record, rows) for record in bank.teachers]
 
 
+def _token_view(bank: TokenBank, record: TeacherRecord, rows: Ints) -> _View:
+    """The same of condensed rows."""
+    labels, some = bank.rows.labels[rows], rows[_spaced(len(rows), COMPARED)]
+    columns, first = token_columns(bank, record.key, rows), bank.reference_columns(record.key, some).astype(np.float64)
+    kind = "probabilities or percentages" if "CM016" in record.findings else ""
+    return _View(record, labels, *columns, np.full(len(rows), np.nan), first, kind, len(bank.classes), True)
+
+
 def _view(bank: LogitBank, record: TeacherRecord, rows: Ints) -> _View:
     """Read a teacher's logits, some rows at a time."""
+    if isinstance(bank, TokenBank) and bank.condensed:
+        return _token_view(bank, record, rows)
     labels, classes = bank.rows.labels[rows], len(bank.classes)
     priors = np.bincount(labels, minlength=classes) / max(1, len(labels))
     step = max(1, (1 << 21) // classes)
     parts, alike = [], np.zeros(3)
     for start in range(0, len(rows), step):
         logits = bank.take(record.key, rows[start : start + step]).astype(np.float64)
-        parts.append(_of_examples(logits, labels[start : start + step], priors))
-        alike += _rows_that_are_probabilities(logits)
+        parts.append(of_examples(logits, labels[start : start + step], priors))
+        alike += rows_that_are_probabilities(logits)
     top, margin, rank, by_chance, wrong_rank = (np.concatenate(column) for column in zip(*parts, strict=True))
-    some = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), COMPARED)).round().astype(int))]
+    some = rows[_spaced(len(rows), COMPARED)]
     kinds = ("probabilities", "percentages", "sigmoids (or other values in [0, 1])")
     share = alike / max(1, len(rows))
     looks_like = next((kind for kind, part in zip(kinds, share, strict=True) if part >= ROWS_OF_PROBABILITIES), "")
     first = bank.take(record.key, some).astype(np.float64)
-    return _View(record, labels, top, margin, rank, by_chance, wrong_rank, first, looks_like, classes)
-
-
-def _of_examples(logits: Floats, labels: Ints, priors: Floats) -> tuple[NDArray, ...]:
-    """The columns top, margin, rank, by_chance and wrong_rank of `_View`."""
-    n, classes = logits.shape
-    each, others = np.arange(n), max(1, classes - 1)
-    top = logits.argmax(axis=1)
-    spread = logits.std(axis=1)
-    highest = np.partition(logits, [max(0, classes - 2), classes - 1], axis=1)
-    margin = (highest[:, -1] - highest[:, max(0, classes - 2)]) / np.where(spread > 0, spread, 1.0)
-    rank = (rankdata(logits, axis=1) - 1) / others  # of every class, as if it were the target; equal ones share ranks
-    by_chance = rank @ priors
-    # Among the classes but the top one: its place is 1, so the places of the others stretch over [0, 1] again.
-    stretch = others / max(1, classes - 2)
-    without_top = 1 - priors[top]
-    rest = (by_chance - priors[top] * rank[each, top]) / np.where(without_top > 0, without_top, 1.0)
-    wrong_rank = np.where(top == labels, np.nan, stretch * (rank[each, labels] - rest))
-    return top, margin, rank[each, labels], by_chance, wrong_rank
-
-
-def _rows_that_are_probabilities(logits: Floats) -> Floats:
-    """How many rows are probabilities, percentages, or all in [0, 1]; none where there are no other classes."""
-    if logits.shape[1] < 2:
-        return np.zeros(3)
-    total, lowest, highest = logits.sum(axis=1), logits.min(axis=1), logits.max(axis=1)
-    positive = (lowest >= 0) & (logits % 1 > 0).any(axis=1)  # rows of zeros and ones are made by hand
-    ones = positive & (np.abs(total - 1) <= 0.02)
-    hundreds = positive & (np.abs(total - 100) <= 2)
-    return np.array([ones.sum(), hundreds.sum(), (positive & (highest <= 1) & (highest > lowest)).sum()], float)
+    columns = (top, margin, rank, by_chance, wrong_rank)
+    return _View(record, labels, *columns, first, looks_like, classes, bank.of_texts)
 
 
 def _chance(labels: Ints, top: Ints, classes: int) -> float:
@@ -327,9 +324,10 @@ def _find_broken(views: Sequence[_View], bank: LogitBank) -> None:
     for view in enough:
         if reason := _guesses(view, split):
             view.mark("CM020", reason)
-    for view, reason in [(view, reason) for view in enough if (reason := _columns_moved(view, _peers(view, enough)))]:
+    classes = [view for view in enough if not view.of_texts]  # tokens or rows that moved leave a teacher at chance
+    for view, reason in [(view, reason) for view in classes if (reason := _columns_moved(view, _peers(view, enough)))]:
         view.mark("CM021", reason)
-    for view, reason in [(view, reason) for view in enough if (reason := _rows_moved(view, _peers(view, enough)))]:
+    for view, reason in [(view, reason) for view in classes if (reason := _rows_moved(view, _peers(view, enough)))]:
         view.mark("CM021", reason)
     _mark_copies(enough)
     _mark_mixed_rows(enough, bank)
@@ -345,15 +343,17 @@ def _guesses(view: _View, split: NDArray[np.str_]) -> str:
     """Why a teacher is no better than chance; "" if it is better."""
     chance = view.chance()
     if _no_better(view, np.ones(len(view.labels), bool)):
-        reason = f"its accuracy, {view.accuracy:.1%} of {len(view.labels)}, is no better than chance ({chance:.1%})"
+        accuracy = f"{_percent(view.accuracy)} of {len(view.labels)}"
+        reason = f"its accuracy, {accuracy}, is no better than chance ({_percent(chance)})"
         unseen = view.row()["unseen"]
         if isinstance(unseen, float) and unseen > 0:
-            reason += f"; {unseen:.1%} of its predictions are of classes that have no example"
+            reason += f"; {_percent(unseen)} of its predictions are of classes that have no example"
         return reason
     for name in np.unique(split):
         rows = split == name
         if LEAST_ROWS <= rows.sum() < len(rows) and _no_better(view, rows):
-            return f"its accuracy on {name}, {view.hit[rows].mean():.1%} of {rows.sum()}, is no better than chance"
+            accuracy = f"{_percent(view.hit[rows].mean())} of {rows.sum()}"
+            return f"its accuracy on {name}, {accuracy}, is no better than chance"
     return ""
 
 
@@ -396,8 +396,8 @@ def _columns_moved(view: _View, peers: Sequence[_View]) -> str:
     if gain < max(SWAPPED, STRONG * error) or right.mean() < AS_GOOD * expected:
         return _columns_moved_round(view)
     return (
-        f"its columns seem to stand in another order than the classes: it is right in {view.accuracy:.1%}, and would "
-        f"be in {right.mean():.1%} with its columns interchanged"
+        f"its columns seem to stand in another order than the classes: it is right in {_percent(view.accuracy)}, and "
+        f"would be in {_percent(right.mean())} with its columns interchanged"
     )
 
 
@@ -455,16 +455,18 @@ def _rows_moved(view: _View, peers: Sequence[_View]) -> str:
     if structure >= STRUCTURE or structure + 3 * error >= 2 * STRUCTURE:
         return ""
     return (
-        f"some of its rows seem to belong to other examples: it is right in {view.accuracy:.1%}, and where it is wrong "
-        "and confident, it ranks the right class as by chance"
+        f"some of its rows seem to belong to other examples: it is right in {_percent(view.accuracy)}, and where it is "
+        "wrong and confident, it ranks the right class as by chance"
     )
 
 
 def _mark_mixed_rows(views: Sequence[_View], bank: LogitBank) -> None:
     """Mark teachers of whose rows some go with their peers' no better than pairs at random."""
+    if bank.condensed:  # other tokens are kept of each row: rows cannot be compared with one another
+        return
     sound = {view.record.key: view for view in views if view.sound}
     rows, room = _looked_at(bank), max(LEAST_ROWS, NUMBERS // len(bank.classes))
-    some = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), room)).round().astype(np.int64))
+    some = _spaced(len(rows), room)
     margins = {key: view.margin[some] for key, view in sound.items()}
     found = mixed_up(list(sound), lambda key: bank.take(key, rows[some]).astype(np.float64), margins, list(sound))
     for key, likeness in found.items():
@@ -495,9 +497,11 @@ def _structure(view: _View, rows: NDArray[np.bool_], part: int) -> tuple[float, 
 def _expected_rank(accuracy: float, classes: int) -> float:
     """The mean rank of the target among wrong predictions, above 1/2, if logits were normal, its mean higher."""
     grid = np.linspace(-8.0, 16.0, 2001)
+    above_all = norm.cdf(grid) ** (classes - 1)
 
     def hits(gain: float) -> float:
-        return float(np.trapezoid(norm.pdf(grid - gain) * norm.cdf(grid) ** (classes - 1), grid))
+        density = np.exp(-((grid - gain) ** 2) / 2) / np.sqrt(2 * np.pi)  # norm.pdf without its checks
+        return float(np.trapezoid(density * above_all, grid))
 
     if not hits(0.0) < accuracy < hits(7.0):
         return np.nan
@@ -547,8 +551,8 @@ def _mark_outliers(views: Sequence[_View]) -> None:
         expected = float(np.median([peer.accuracy for peer in _peers(worst, sound)]))
         worst.mark(
             "CM021",
-            f"its accuracy, {worst.accuracy:.1%}, is far below what its size and its peers (median {expected:.1%}) "
-            "lead to expect: is it prepared, trained and loaded as they are?",
+            f"its accuracy, {_percent(worst.accuracy)}, is far below what its size and its peers (median "
+            f"{_percent(expected)}) lead to expect: is it prepared, trained and loaded as they are?",
         )
 
 

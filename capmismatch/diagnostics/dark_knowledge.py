@@ -8,12 +8,20 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
-from capmismatch import probes
-from capmismatch._numerics.soft_label_spec import TAU, TAU_OTHER, WRONG_ROWS, SoftLabelSpec, compared_specs
+from capmismatch._numerics.condensed import CondensedParts
+from capmismatch._numerics.soft_label_spec import SoftLabelSpec
 from capmismatch.data.bank import LogitBank
+from capmismatch.data.token_bank import TokenBank
+from capmismatch.diagnostics.asked import specs_of
+from capmismatch.diagnostics.example_values import values_of
 from capmismatch.errors import InputError
-from capmismatch.temperature import soft_labels
+from capmismatch.probes import REGISTRY
+from capmismatch.temperature import soft_labels, soften_parts
+
+OTHERS = "(all others)"
+"""What stands for all tokens together that condensed rows do not keep one by one."""
 
 
 def dark_knowledge(
@@ -21,12 +29,12 @@ def dark_knowledge(
     example: str | None = None,
     teachers: Sequence[str] | None = None,
     *,
-    tau: float = TAU,
-    tau_other: float = TAU_OTHER,
+    tau: float | None = None,
+    tau_other: float | None = None,
     constraint: str = "order",
     margin: float | None = None,
     center: str = "mean",
-    wrong: str = WRONG_ROWS,
+    wrong: str | None = None,
     split: str | None = "val",
 ) -> pd.DataFrame:
     """Soft labels of one example by several teachers under TS, ATS and ISATS.
@@ -41,18 +49,18 @@ def dark_knowledge(
     teachers : sequence of str, optional
         Names, or keys in the bank; of a teacher with several runs a name is the first. By default the first run of the
         smallest teacher and of the largest; unknown sizes count as largest.
-    tau : float, default 4.0
-        Temperature of TS, and of the target's logit under ATS and ISATS.
-    tau_other : float, default 3.0
-        Temperature of the wrong classes under ATS.
+    tau : float, optional
+        Temperature of TS, and of the target's logit under ATS and ISATS; by default 4, and 1 of texts.
+    tau_other : float, optional
+        Temperature of the wrong classes under ATS; by default 3, and 0.75 of texts.
     constraint : {"order", "anchor", "none"}, default "order"
         Of `capmismatch.temperature.isats`.
     margin : float, optional
         Of `capmismatch.temperature.isats`; 1 by default with the constraint "order".
     center : {"mean", "none"}, default "mean"
         Of `capmismatch.temperature.ats` and `capmismatch.temperature.isats`.
-    wrong : {"plain", "target", "free"}, default "free"
-        Of `capmismatch.temperature.isats`.
+    wrong : {"plain", "target", "free"}, optional
+        Of `capmismatch.temperature.isats`; by default "free", and "plain" of texts.
     split : str or None, default "val"
         Where to look for an example; None for the whole bank.
 
@@ -64,7 +72,8 @@ def dark_knowledge(
         * example: id of the example
         * family, teacher: names; where several runs of one teacher are shown, `teacher` is the key of the run
         * method: TS, ATS or ISATS
-        * class: name of the class
+        * class: name of the class; of condensed rows the label, the reference teacher's likeliest wrong tokens and
+          "(all others)"
         * probability: in [0, 1]; sums to 1 over the classes
         * is_target: whether the class is the example's label
 
@@ -90,7 +99,8 @@ def dark_knowledge(
     cat      0.54  0.76
     dog      0.26  0.10
     """
-    specs = compared_specs(tau, tau_other, constraint, margin, center, wrong=wrong)
+    given = {"tau": tau, "tau_other": tau_other, "wrong": wrong}
+    specs = specs_of(bank, given, constraint=constraint, margin=margin, center=center)
     return example_soft_labels(bank, specs, example, teachers, split=split)
 
 
@@ -113,13 +123,12 @@ def example_soft_labels(
         teachers = list(dict.fromkeys([by_size[0].key, by_size[-1].key]))
     teachers = [bank.key_of(name) for name in ([teachers] if isinstance(teachers, str) else teachers)]
     row = _typical(bank, teachers, specs[0].tau, split) if example is None else _row_of(bank, example)
-    label = torch.tensor([int(bank.rows.labels[row])])
     runs = [bank[key] for key in teachers]
     one_run_each = len({(run.family, run.teacher) for run in runs}) == len(runs)
     frames = []
     for key, run in zip(teachers, runs, strict=True):
-        logits = torch.from_numpy(np.array(bank.row(key, row))[None]).double()
         for spec in specs:
+            names, probability, is_target = _probabilities(bank, key, row, spec)
             frames.append(
                 pd.DataFrame(
                     {
@@ -127,13 +136,40 @@ def example_soft_labels(
                         "family": run.family,
                         "teacher": run.teacher if one_run_each else key,
                         "method": spec.method,
-                        "class": list(bank.classes),
-                        "probability": soft_labels(spec, logits, label)[0].numpy(),
-                        "is_target": np.arange(len(bank.classes)) == int(label),
+                        "class": names,
+                        "probability": probability,
+                        "is_target": is_target,
                     }
                 )
             )
     return pd.concat(frames, ignore_index=True)
+
+
+def _probabilities(
+    bank: LogitBank, key: str, row: int, spec: SoftLabelSpec
+) -> tuple[list[str], NDArray[np.float64], NDArray[np.bool_]]:
+    """Names, soft label and which is the target, of all classes; of condensed rows those that are known.
+
+    These are the label, the reference teacher's likeliest wrong tokens (for all teachers the same), and all others
+    together.
+    """
+    label = int(bank.rows.labels[row])
+    if not (isinstance(bank, TokenBank) and bank.condensed):
+        logits = torch.from_numpy(np.array(bank.row(key, row))[None]).double()
+        probability = soft_labels(spec, logits, torch.tensor([label]))[0].numpy()
+        return list(bank.classes), probability, np.arange(len(bank.classes)) == label
+    one = np.array([row])
+    raw = CondensedParts.of(bank.condensed_rows(key, one))
+    softened = soften_parts(spec, raw, ats_reads_wrong=True).softened
+    tokens = bank.condensed_rows(bank.reference or key, one).ids[0].astype(np.int64)
+    over_tau = torch.from_numpy(bank.reference_columns(key, one)).double() / torch.as_tensor(softened.tau).reshape(
+        -1, 1
+    )
+    wrong = (over_tau.exp() * softened.wrong_scale[:, None])[0].numpy()
+    target = float(softened.target_prob[0])
+    probability = np.array([target, *wrong, max(0.0, 1.0 - target - float(wrong.sum()))])
+    names = [bank.classes[label], *(bank.classes[token] for token in tokens), OTHERS]
+    return names, probability, np.arange(len(names)) == 0
 
 
 def _row_of(bank: LogitBank, example: str) -> int:
@@ -148,13 +184,10 @@ def _row_of(bank: LogitBank, example: str) -> int:
 
 def _typical(bank: LogitBank, teachers: Sequence[str], tau: float, split: str | None) -> int:
     """Row of the example at the median of the last teacher's derived std, among those that all teachers get right."""
-    rows = bank.select(split)
-    derived_std, all_correct = [], []
-    for logits, labels in bank.aligned_chunks(teachers, split):
-        all_correct.append(np.all([of_teacher.argmax(1) == labels for of_teacher in logits], axis=0))
-        derived_std.append(probes.derived_std(logits[-1], labels, tau).numpy())
-    candidates = np.flatnonzero(np.concatenate(all_correct))
+    rows, measured = bank.select(split), [REGISTRY[name] for name in ("accuracy", "derived_std")]
+    of_teachers = [values_of(bank, key, [tau], measured, split, torch.device("cpu")) for key in teachers]
+    candidates = np.flatnonzero(np.all([values["accuracy", None] > 0 for values in of_teachers], axis=0))
     if not len(candidates):
         raise InputError(f"no example of split {split!r} is right for all of {list(teachers)}: name one")
-    order = np.argsort(np.concatenate(derived_std)[candidates], kind="stable")
+    order = np.argsort(of_teachers[-1]["derived_std", tau][candidates], kind="stable")
     return int(rows[candidates[order[len(order) // 2]]])

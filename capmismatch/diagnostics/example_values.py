@@ -21,10 +21,11 @@ from torch import Tensor
 
 from capmismatch._numerics.cached import cached_property
 from capmismatch._numerics.class_means import AroundClass, mean_by_class
+from capmismatch._numerics.condensed import CondensedParts
 from capmismatch._numerics.devices import logits_at_once, thread_count, to_numpy
 from capmismatch._numerics.soft_label_spec import SoftLabelSpec
 from capmismatch._numerics.softmax import (
-    LogitParts,
+    Parts,
     Softened,
     WrongAlone,
     class_probabilities,
@@ -33,7 +34,8 @@ from capmismatch._numerics.softmax import (
 )
 from capmismatch._numerics.threads import blocks, map_in_threads, run_in_threads
 from capmismatch.data.bank import LogitBank
-from capmismatch.diagnostics.means import Means, mean
+from capmismatch.data.token_bank import TokenBank
+from capmismatch.diagnostics.means import ClusteredMeans, Means, mean, running_means
 from capmismatch.probes import REGISTRY, Probe
 from capmismatch.temperature import soften_parts
 
@@ -69,23 +71,32 @@ class TeacherRows:
     def __init__(self, bank: LogitBank, key: str, rows: Ints, device: torch.device) -> None:
         self.bank, self.key, self.rows, self.device = bank, key, rows, device
         self.labels = bank.rows.labels[rows]
-        self.dtype = bank.take(key, rows[:0]).dtype  # the bytes are checked here, not in every thread
+        self._tokens = bank if isinstance(bank, TokenBank) and bank.condensed else None
+        # The bytes are checked here, not in every thread
+        if self._tokens is not None:
+            self.width, self.dtype = self._tokens.condensed_rows(key, rows[:0]).k, np.dtype(np.float32)
+        else:
+            self.width, self.dtype = len(bank.classes), bank.take(key, rows[:0]).dtype
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def read(self, positions: Ints | slice) -> LogitParts:
+    def read(self, positions: Ints | slice) -> Parts:
         """Some rows, taken apart; that they are finite has been checked when they entered the bank."""
+        if self._tokens is not None:
+            return CondensedParts.of(self._tokens.condensed_rows(self.key, self.rows[positions]), self.device)
         logits = _widened(self.bank.take(self.key, self.rows[positions]), self.device)
         return take_apart(logits, torch.from_numpy(self.labels[positions]).to(self.device))
 
     def blocks(self, count: int) -> list[slice]:
         """Slices of `count` rows that a thread works on at a time."""
-        return blocks(count, max(1, logits_at_once(GROUP_LOGITS, self.device) // len(self.bank.classes)))
+        return blocks(count, max(1, logits_at_once(GROUP_LOGITS, self.device) // self.width))
 
     def class_groups(self) -> list[Ints]:
-        """Positions that a thread works on at a time: all rows of some classes."""
-        size = logits_at_once(GROUP_LOGITS, self.device) // len(self.bank.classes)
+        """Positions that a thread works on at a time: all rows of some classes; of condensed rows any."""
+        size = logits_at_once(GROUP_LOGITS, self.device) // self.width
+        if self._tokens is not None:  # nothing is known of a token's mean soft label
+            return [np.arange(block.start, block.stop) for block in blocks(len(self), max(1, size))]
         return groups_of_classes(self.labels, size)
 
 
@@ -268,14 +279,23 @@ def values_of(
     return columns
 
 
+def sequence_index(bank: LogitBank, split: str | None) -> Ints | None:
+    """Number, from 0, of the sequence of each row of a split; None where rows are no positions of texts."""
+    if bank.rows.sequences is None:
+        return None
+    return np.unique(bank.rows.sequences[bank.select(split)], return_inverse=True)[1]
+
+
 def means_of(
     bank: LogitBank, key: str, taus: Sequence[float], probes: Sequence[Probe], split: str | None, device: torch.device
 ) -> dict[Column, dict[str, float]]:
     """(probe, tau) -> value, se and n of the mean over examples, of which only some are held at a time."""
-    running: dict[tuple[Column, ...], Means] = {}
-    for _, values in _measured(bank, key, taus, probes, split, device):
+    running: dict[tuple[Column, ...], Means | ClusteredMeans] = {}
+    clusters = sequence_index(bank, split)
+    for positions, values in _measured(bank, key, taus, probes, split, device):
         if values:
-            running.setdefault(tuple(values), Means(len(values))).add(np.stack([*values.values()]))
+            means = running.setdefault(tuple(values), running_means(len(values), clusters))
+            means.add(np.stack([*values.values()]), None if clusters is None else clusters[positions])
     of_family = [p for p in probes if p.kind == "family"]
     columns = {(p.name, None): mean(np.array([p.compute(bank[key].params or np.nan)])) for p in of_family}
     return columns | {name: means.columns(i) for names, means in running.items() for i, name in enumerate(names)}
@@ -322,17 +342,18 @@ def restored_values(
     """(method, quantity) -> (n,) values of each spec, and whether the teacher gets each row right, (n,)."""
     teacher = TeacherRows(bank, key, bank.select(split), device)
     values: dict[tuple[str, str], Floats] = {}
+    probes = [*RESTORED, *(name for name, p in REGISTRY.items() if p.vocabulary and bank.of_texts)]
     for spec in specs:
         searched = ("at_bound", "tau_other_mean") if spec.method == "ISATS" else ()
-        values |= {(spec.method, name): np.empty(len(teacher)) for name in (*RESTORED, "flipped", *searched)}
+        values |= {(spec.method, name): np.empty(len(teacher)) for name in (*probes, "flipped", *searched)}
     correct = np.empty(len(teacher), dtype=bool)
 
     def measure(block: slice) -> None:
         raw = teacher.read(block)
         correct[block] = to_numpy(raw.correct)
         for spec in specs:
-            result = soften_parts(spec, raw)
-            quantities = {name: REGISTRY[name].compute(result.softened) for name in RESTORED}
+            result = soften_parts(spec, raw, ats_reads_wrong=bank.of_texts)
+            quantities = {name: REGISTRY[name].compute(result.softened) for name in probes}
             quantities |= {
                 "flipped": result.flipped,
                 "at_bound": result.at_bound,

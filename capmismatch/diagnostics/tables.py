@@ -8,9 +8,8 @@ Everything takes a `device`: on "cpu" compiled loops work in as many threads as 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import combinations
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -20,17 +19,24 @@ import torch
 from capmismatch import ranks as _ranks
 from capmismatch._numerics.devices import as_device, logits_at_once
 from capmismatch._numerics.plain_arrays import listed
-from capmismatch._numerics.soft_label_spec import BOUNDS, TAU, TAU_OTHER, WRONG_ROWS, compared_specs
 from capmismatch._utils.progress import progress_bar
 from capmismatch.data.bank import LogitBank, TeacherRecord
+from capmismatch.data.token_bank import TokenBank
+from capmismatch.diagnostics.asked import probes_of, specs_of, temperatures_of
 from capmismatch.diagnostics.checks import unusable_columns
-from capmismatch.diagnostics.example_values import affinities, means_of, restored_values, values_of
-from capmismatch.diagnostics.means import Means
+from capmismatch.diagnostics.example_values import (
+    affinities,
+    means_of,
+    restored_values,
+    sequence_index,
+    values_of,
+)
+from capmismatch.diagnostics.means import ClusteredMeans, Means, running_means
 from capmismatch.diagnostics.restored import restored_rows, shown_settings
-from capmismatch.errors import InputError, must_be_one_of, must_be_temperature, must_be_temperatures
+from capmismatch.diagnostics.token_tables import marked, token_metrics, token_ranks
+from capmismatch.errors import InputError, must_be_one_of, must_be_temperature
 from capmismatch.probes import REGISTRY, calibration_bins
 
-TAUS = (1.0, 2.0, 4.0, 8.0)
 RANK_LOGITS = 1 << 23  # of all teachers together, ranked at a time
 
 
@@ -49,7 +55,7 @@ def _seed(record: TeacherRecord) -> int:
 
 def probe(
     bank: LogitBank,
-    taus: Iterable[float] = TAUS,
+    taus: Iterable[float] | None = None,
     names: Iterable[str] | None = None,
     *,
     split: str | None = "val",
@@ -62,10 +68,11 @@ def probe(
     ----------
     bank : LogitBank
         Logits of the teachers.
-    taus : iterable of float, default (1, 2, 4, 8)
-        Temperatures > 0 of the tempered probes.
+    taus : iterable of float, optional
+        Temperatures > 0 of the tempered probes; by default 1, 2, 4, 8, and 0.5, 1, 2 over a vocabulary, where higher
+        ones leave little but the background of unlikely tokens.
     names : iterable of str, optional
-        Names in `capmismatch.probes.REGISTRY`; all by default.
+        Names in `capmismatch.probes.REGISTRY`; by default all that the bank's rows can tell.
     split : str or None, default "val"
         Rows to measure on; None for all rows of the bank.
     device : str, default "cpu"
@@ -85,16 +92,21 @@ def probe(
         * tau: temperature; NaN for probes that do not depend on it
         * probe: name in the registry
         * value: mean over the examples
-        * se: standard error of `value`; NaN for log_params. Calibration errors are means of absolute values: their
-          standard errors take the signs of the bins as fixed, and do not show the upward bias of few examples.
+        * se: standard error of `value`, taken over sequences where rows are positions of texts; NaN for log_params.
+          Calibration errors are means of absolute values: their standard errors take the signs of the bins as
+          fixed, and do not show the upward bias of few examples.
         * n: number of examples
+        * sequences: only of texts, how many sequences the examples come from
+        * exact: only of condensed rows, whether the sums behind the value were kept; else it is interpolated
+        * findings: of texts {ref}`CM029 <cm029>` to {ref}`CM032 <cm032>`
         * usable, findings, reason: only if some teacher of the bank is not usable; see `capmismatch.check`. `pick` and
           `correlate` leave out rows whose `usable` is False
 
     Raises
     ------
     InputError
-        An unknown probe or split, a temperature that is not positive, a device that is not there.
+        An unknown probe or split, a temperature that is not positive, a device that is not there; of condensed rows, a
+        probe that needs all columns, or a temperature whose sums they do not know.
 
     See Also
     --------
@@ -112,7 +124,7 @@ def probe(
     0       a  1.0  0.870
     1       a  4.0  0.414
     """
-    temperatures, chosen, where = _temperatures(taus), _names(names), as_device(device)
+    temperatures, chosen, where = temperatures_of(taus, bank), probes_of(names, bank), as_device(device)
     rows, marks = [], unusable_columns(bank)
     with progress_bar(bank.teachers, desc="probe", unit="teacher", show=progress) as bar:
         for record in bar:
@@ -128,7 +140,7 @@ def probe(
                             "tau": math.nan if tau is None else tau,
                             "probe": name,
                             **means[name, tau],
-                            **marks.get(record.key, {}),
+                            **marked(bank, name, tau, means[name, tau], marks.get(record.key, {})),
                         }
                     )
     return pd.DataFrame(rows)
@@ -137,7 +149,7 @@ def probe(
 def example_values(
     bank: LogitBank,
     probes: Iterable[str] | None = None,
-    taus: Iterable[float] = TAUS,
+    taus: Iterable[float] | None = None,
     *,
     teachers: Iterable[str] | None = None,
     split: str | None = "val",
@@ -150,9 +162,10 @@ def example_values(
     bank : LogitBank
         Logits of the teachers.
     probes : iterable of str, optional
-        Names in `capmismatch.probes.REGISTRY` but log_params, which examples do not have; all by default.
-    taus : iterable of float, default (1, 2, 4, 8)
-        Temperatures > 0 of the tempered probes.
+        Names in `capmismatch.probes.REGISTRY` but log_params, which examples do not have; by default all that the
+        bank's rows can tell.
+    taus : iterable of float, optional
+        Temperatures > 0 of the tempered probes; defaults as of `probe`.
     teachers : iterable of str, optional
         Names, or keys as in ``bank.keys``; all by default. A name stands for all training runs of its teacher.
     split : str or None, default "val"
@@ -198,11 +211,8 @@ def example_values(
     2       b  4.0  target_prob  0     0  0.806
     3       b  NaN          nll  0     0  0.000
     """
-    temperatures = _temperatures(taus)
-    per_example = [name for name, p in REGISTRY.items() if p.kind != "family"]
-    chosen = per_example if probes is None else list(dict.fromkeys(listed(probes)))
-    for name in chosen:
-        must_be_one_of(name, per_example, "probe")
+    temperatures = temperatures_of(taus, bank)
+    chosen = probes_of(probes, bank, per_example=True)
     named = bank.keys if teachers is None else [key for name in listed(teachers) for key in bank.keys_of(name)]
     records = [bank[key] for key in dict.fromkeys(named)]
     rows, where = bank.select(split), as_device(device)
@@ -225,26 +235,13 @@ def example_values(
     )
 
 
-def _temperatures(taus: Iterable[float]) -> list[float]:
-    if isinstance(taus, str | bytes) or not isinstance(taus, Iterable | Real):
-        raise InputError(f"expected a list of temperatures as taus, got {taus!r}")
-    return list(dict.fromkeys(float(tau) for tau in must_be_temperatures(listed(taus), "taus", least=0)))
-
-
-def _names(names: Iterable[str] | None) -> list[str]:
-    chosen = list(REGISTRY) if names is None else list(dict.fromkeys(listed(names)))
-    for name in chosen:
-        must_be_one_of(name, REGISTRY, "probe")
-    return chosen
-
-
 PAIR_METRICS = ("wrong_tau_b", "tau_b", "wrong_spearman", "spearman", "top1_overlap", "top3_overlap", "top5_overlap")
 METRICS = (*PAIR_METRICS, "affinity_tau_b")
 
 
 def rank_stability(
     bank: LogitBank,
-    metrics: Iterable[str] = METRICS,
+    metrics: Iterable[str] | None = None,
     *,
     tau: float = 4.0,
     split: str | None = "val",
@@ -259,8 +256,8 @@ def rank_stability(
     ----------
     bank : LogitBank
         Logits of at least two teachers.
-    metrics : iterable of str
-        All by default:
+    metrics : iterable of str, optional
+        All by default. Of condensed rows they are others, see below.
 
         * "wrong_tau_b": Kendall's tau-b over the wrong classes, per example
         * "tau_b": Kendall's tau-b over all classes, per example
@@ -268,6 +265,14 @@ def rank_stability(
         * "top1_overlap", "top3_overlap", "top5_overlap": share of the k largest wrong classes that both have, per
           example; left out where there are fewer than k wrong classes
         * "affinity_tau_b": Kendall's tau-b per class, over rows of the affinity matrices at `tau`
+
+        Of condensed rows (`capmismatch.TokenBank`), over a vocabulary:
+
+        * "vocab_tau_b", "vocab_spearman": over random wrong tokens, the same for all teachers: unbiased, as every pair
+          of tokens is as likely
+        * "head_tau_b": Kendall's tau-b over the likeliest wrong tokens of the bank's reference teacher. Another
+          quantity: whether teachers order likely tokens alike
+        * "top1_overlap", "top3_overlap", "top5_overlap", and that of all kept tokens, such as "top64_overlap"
     tau : float, default 4.0
         Temperature > 0 of the affinity matrices.
     split : str or None, default "val"
@@ -288,8 +293,9 @@ def rank_stability(
         * metric: name of the metric
         * value: mean over the examples (or classes) whose metric is defined; it is not where a teacher gives all
           compared classes the same logit
-        * se: standard error of `value`
+        * se: standard error of `value`, taken over sequences where rows are positions of texts
         * n: number of examples (or classes) in the mean
+        * sequences: only of texts, how many sequences the examples come from
 
     Raises
     ------
@@ -312,16 +318,24 @@ def rank_stability(
       teacher_a teacher_b  value
     0         a         b  0.333
     """
-    chosen = list(dict.fromkeys(listed(metrics)))
+    tokens = bank if isinstance(bank, TokenBank) and bank.condensed else None
+    known = METRICS if tokens is None else token_metrics(tokens)
+    chosen = list(known) if metrics is None else list(dict.fromkeys(listed(metrics)))
     for metric in chosen:
-        must_be_one_of(metric, METRICS, "metric")
+        must_be_one_of(metric, known, "metric")
     must_be_temperature(tau, "tau")
     if len(bank.teachers) < 2:
         raise InputError(f"class ranks compare teachers: expected at least 2 in the bank, got {len(bank.teachers)}")
+    if tokens is not None:
+        of_pairs = token_ranks(tokens, chosen, split, progress)
+        return _rank_table(bank, list(combinations(range(len(bank.teachers)), 2)), of_pairs, split or "all")
+    if metrics is None and bank.of_texts:  # the mean over tokens as targets is no class, and V x V numbers
+        chosen.remove("affinity_tau_b")
     wrong_classes = len(bank.classes) - 1
     chosen = [m for m in chosen if not m.startswith("top") or int(m[3]) <= wrong_classes]
     pairs, where = list(combinations(range(len(bank.teachers)), 2)), as_device(device)
-    means = {metric: Means(len(pairs)) for metric in chosen}
+    clusters, done = sequence_index(bank, split), 0
+    means = {m: Means(len(pairs)) if m not in PAIR_METRICS else running_means(len(pairs), clusters) for m in chosen}
     per_example = [metric for metric in chosen if metric in PAIR_METRICS]
     if per_example:
         step = max(1, logits_at_once(RANK_LOGITS, where) // (len(bank.classes) * len(bank.teachers)))
@@ -329,7 +343,9 @@ def rank_stability(
             for blocks, labels in bank.aligned_chunks(bank.keys, split, rows=step):
                 logits = [torch.from_numpy(block).to(where) for block in blocks]
                 for metric, values in _ranks.rank_metrics(logits, labels, per_example, pairs).items():
-                    means[metric].add(values.numpy())
+                    some = slice(done, done + len(labels))
+                    means[metric].add(values.numpy(), clusters if clusters is None else clusters[some])
+                done += len(labels)
                 bar.update(len(labels))
     if "affinity_tau_b" in chosen:
         for classes, matrices in affinities(bank, tau, split, where):
@@ -338,7 +354,9 @@ def rank_stability(
     return _rank_table(bank, pairs, means, split or "all")
 
 
-def _rank_table(bank: LogitBank, pairs: list[tuple[int, int]], means: dict[str, Means], split: str) -> pd.DataFrame:
+def _rank_table(
+    bank: LogitBank, pairs: list[tuple[int, int]], means: Mapping[str, Means | ClusteredMeans], split: str
+) -> pd.DataFrame:
     """One row per pair of teachers and metric."""
     rows = []
     for pair, (a, b) in enumerate(pairs):
@@ -397,6 +415,7 @@ def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val", de
     rank_stability : Compares these matrices between teachers ("affinity_tau_b").
     capmismatch.plots.affinity_map : The figure of this table.
     """
+    bank.must_keep_all("class affinities")
     must_be_temperature(tau, "tau")
     present, classes = np.unique(bank.labels(split)), np.arange(len(bank.classes))
     true, other = (present[:, None] != classes).nonzero()
@@ -469,14 +488,14 @@ def reliability(bank: LogitBank, *, split: str | None = "val", device: str = "cp
 
 def restored_variance(
     bank: LogitBank,
-    tau_target: float = TAU,
+    tau_target: float | None = None,
     *,
-    tau_other: float = TAU_OTHER,
+    tau_other: float | None = None,
     constraint: str = "order",
     margin: float | None = None,
     center: str = "mean",
-    bounds: tuple[float, float] = BOUNDS,
-    wrong: str = WRONG_ROWS,
+    bounds: tuple[float, float] | None = None,
+    wrong: str | None = None,
     split: str | None = "val",
     device: str = "cpu",
     progress: bool = True,
@@ -487,20 +506,22 @@ def restored_variance(
     ----------
     bank : LogitBank
         Logits of the teachers.
-    tau_target : float, default 4.0
-        Temperature > 0 of TS, and of the target's logit under ATS and ISATS.
-    tau_other : float, default 3.0
-        Temperature > 0 of the wrong classes under ATS.
+    tau_target : float, optional
+        Temperature > 0 of TS, and of the target's logit under ATS and ISATS; by default 4, and 1 of texts.
+    tau_other : float, optional
+        Temperature > 0 of the wrong classes under ATS; by default 3, and 0.75 of texts.
     constraint : {"order", "anchor", "none"}, default "order"
         Of `capmismatch.temperature.isats`.
     margin : float, optional
         Of `capmismatch.temperature.isats`; 1 by default with the constraint "order".
     center : {"mean", "none"}, default "mean"
         Of `capmismatch.temperature.ats` and `capmismatch.temperature.isats`.
-    bounds : tuple of float, default (0.5, 8.0)
-        (low, high) between which ISATS searches its temperature of the wrong classes.
-    wrong : {"plain", "target", "free"}, default "free"
-        Of `capmismatch.temperature.isats`: what happens to the rows that a teacher gets wrong.
+    bounds : tuple of float, optional
+        (low, high) between which ISATS searches its temperature of the wrong classes; by default (0.5, 8), and (0.5, 2)
+        of texts.
+    wrong : {"plain", "target", "free"}, optional
+        Of `capmismatch.temperature.isats`: what happens to the rows that a teacher gets wrong. By default "free", and
+        "plain" of texts, where these are most rows; of texts it goes for ATS as well.
     split : str or None, default "val"
         Rows to measure on; None for all rows of the bank.
     device : str, default "cpu"
@@ -527,9 +548,11 @@ def restored_variance(
           tau_other_q50, tau_other_q90
         * rows: "all" examples, those that the teacher gets "right", or those that it gets "wrong"
         * value: mean over these examples, or the quantile; NaN where there are none
-        * se: standard error of `value`; NaN for quantiles
+        * se: standard error of `value`, taken over sequences where rows are positions of texts; NaN for quantiles
         * n: number of these examples
-        * findings: {ref}`CM025 <cm025>` with the derived variance of "right" rows where it is lower than under TS
+        * sequences: only of texts, how many sequences the examples come from
+        * findings: {ref}`CM025 <cm025>` with the derived variance of "right" rows where it is lower than under TS;
+          {ref}`CM030 <cm030>` with effective_wrong where soft labels are nearly uniform
 
     Raises
     ------
@@ -542,9 +565,11 @@ def restored_variance(
     capmismatch.plots.isats_restored : The figure of this table.
     capmismatch.dark_knowledge : The same methods on one example, class by class.
     """
-    must_be_temperature(tau_target, "tau_target")
-    specs = compared_specs(tau_target, tau_other, constraint, margin, center, bounds, wrong)
-    where = as_device(device)
+    if tau_target is not None:
+        must_be_temperature(tau_target, "tau_target")
+    given = {"tau": tau_target, "tau_other": tau_other, "bounds": bounds, "wrong": wrong}
+    specs = specs_of(bank, given, constraint=constraint, margin=margin, center=center)
+    where, clusters = as_device(device), sequence_index(bank, split)
     rows = []
     with progress_bar(bank.teachers, desc="isats", unit="teacher", show=progress) as bar:
         for record in bar:
@@ -560,6 +585,6 @@ def restored_variance(
                 }
                 of_spec = {quantity: column for (method, quantity), column in values.items() if method == spec.method}
                 plain = values["TS", "derived_variance"]
-                rows += [{**head, **row} for row in restored_rows(of_spec, correct, plain)]
+                rows += [{**head, **row} for row in restored_rows(of_spec, correct, plain, clusters, len(bank.classes))]
             del values, of_spec, plain  # before the next teacher's are made
     return pd.DataFrame(rows)

@@ -145,8 +145,8 @@ def load_results(
     if isinstance(path, pd.DataFrame):
         source, frame = "the results table", path.reset_index(drop=True)
     else:
-        source, frame = f"the results file {path}", _read_file(path, columns or {})
-    frame = _named(frame, dict(columns or {}), method, source)
+        source, frame = f"the results file {path}", _read_file(path, _renaming(columns))
+    frame = _named(frame, _renaming(columns), method, source)
     _clean_names(frame, source)
     if percent is None:
         percent = _are_percentages(frame["accuracy"])
@@ -332,6 +332,15 @@ def _clean_splits(frame: pd.DataFrame, splits: Mapping[str, str], source: str) -
     unknown = names.notna() & ~names.isin(SPLITS)
     _reject(frame, "split", unknown, f"one of {list(SPLITS)} (map other names by `splits`)", source)
     return names
+
+
+def _renaming(columns: object) -> dict[str, str]:
+    """The renaming that was asked for, checked to be one."""
+    if columns is None:
+        return {}
+    if not isinstance(columns, Mapping) or not all(isinstance(name, str) for name in columns.values()):
+        raise InputError(f"expected columns as a mapping from their names to ours, got {columns!r}")
+    return {str(theirs): ours for theirs, ours in columns.items()}
 
 
 def _read_csv(file: Path, columns: Mapping[str, str]) -> pd.DataFrame:

@@ -112,7 +112,8 @@ def class_ranks(table: pd.DataFrame, label: str) -> Sheet:
         side = min(LEFT - 2.2, 0.55 * count + 0.6)
         sheet = Sheet(LEFT, HEAD + side + below)
         bounds = (1.3 / LEFT, below / sheet.height, side / 0.83 / LEFT, side / sheet.height)  # 17 % for the colour bar
-        ax = rank_matrix(table, ax=sheet.figure.add_axes(bounds))
+        metric = str(table["metric"].iloc[0])
+        ax = rank_matrix(table, metric=metric, ax=sheet.figure.add_axes(bounds))
         names = _short([text.get_text() for text in ax.get_yticklabels()], 14)
         ax.set_yticks(ax.get_yticks(), names)
         ax.set_xticks(ax.get_xticks(), names, rotation=45, ha="right", rotation_mode="anchor")

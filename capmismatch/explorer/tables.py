@@ -16,14 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from capmismatch._numerics.arrays import as_pair
-from capmismatch._numerics.soft_label_spec import SoftLabelSpec
-from capmismatch._numerics.softmax import LogitParts, take_apart
+from capmismatch._numerics.soft_label_spec import TOKEN_DEFAULTS, SoftLabelSpec
+from capmismatch._numerics.softmax import Parts
 from capmismatch._utils.text import format_percent
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.rows import stratified_order
+from capmismatch.data.token_bank import TokenBank
 from capmismatch.diagnostics.dark_knowledge import example_soft_labels
+from capmismatch.diagnostics.example_values import TeacherRows
 from capmismatch.diagnostics.means import mean
+from capmismatch.diagnostics.token_tables import rank_values
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.probes import REGISTRY
 from capmismatch.ranks import rank_metrics
@@ -47,9 +49,9 @@ class Softening(SoftLabelSpec):
         """Before and after; one step only where the method is TS itself."""
         return [self.plain] if self.method == "TS" else [self.plain, self]
 
-    def measure(self, raw: LogitParts) -> dict[str, Tensor]:
+    def measure(self, raw: Parts, of_texts: bool = False) -> dict[str, Tensor]:
         """Each of `QUANTITIES`, whether the arg max moved and, for ISATS, tau_other and whether it is at its bound."""
-        result = soften_parts(self, raw)
+        result = soften_parts(self, raw, ats_reads_wrong=of_texts)
         values = {name: REGISTRY[name].compute(result.softened) for name in QUANTITIES}
         values["flipped"] = result.flipped.double()
         if self.method == "ISATS":
@@ -120,7 +122,7 @@ class Reader:
         present = np.unique(bank.rows.labels[self.rows])
         self.classes = [bank.classes[label] for label in present]
         self.labels = dict(zip(bank.keys, _run_labels(bank), strict=True))
-        self._logits: dict[str, Tensor] = {}
+        self._parts: dict[str, Parts] = {}
         self._measured: dict[tuple[str, Softening], pd.DataFrame] = {}
 
     def _sampled(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -129,9 +131,10 @@ class Reader:
             return rows
         return np.sort(rows[stratified_order(self.bank.rows.labels[rows], seed=0)[: self.n]])
 
-    def _read(self, key: str, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """A teacher's logits of some rows, shape (rows, classes)."""
-        return np.stack([self.bank.row(key, int(row)) for row in rows])
+    def _sequences(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Number of the sequence of each row, where rows are positions of texts."""
+        sequences = self.bank.rows.sequences
+        return None if sequences is None else np.unique(sequences[rows], return_inverse=True)[1]
 
     def examples(self, label: str) -> list[str]:
         """Ids of the examples of a class, in the bank's order."""
@@ -198,9 +201,9 @@ class Reader:
 
     def _soft_labels(self, key: str, softening: Softening) -> pd.DataFrame:
         if (key, softening) not in self._measured:
-            if key not in self._logits:
-                self._logits[key] = torch.from_numpy(self._read(key, self.sample)).double()
-            labels = torch.from_numpy(self.bank.rows.labels[self.sample])
+            if key not in self._parts:
+                self._parts[key] = TeacherRows(self.bank, key, self.sample, torch.device("cpu")).read(slice(None))
+            raw, sequences = self._parts[key], self._sequences(self.sample)
             record = self.bank[key]
             head = {
                 "family": record.family,
@@ -212,12 +215,16 @@ class Reader:
                 "label": self.labels[key],
                 "method": softening.method,
             }
-            raw = take_apart(*as_pair(self._logits[key], labels))
             right = raw.correct.cpu().numpy() > 0
             kinds = {"all": np.ones_like(right), "right": right, "wrong": ~right}
             rows = [
-                {**head, "quantity": name, "rows": kind, **mean(values.double().cpu().numpy()[chosen])}
-                for name, values in softening.measure(raw).items()
+                {
+                    **head,
+                    "quantity": name,
+                    "rows": kind,
+                    **mean(values.double().cpu().numpy()[chosen], None if sequences is None else sequences[chosen]),
+                }
+                for name, values in softening.measure(raw, self.bank.of_texts).items()
                 for kind, chosen in kinds.items()
             ]
             self._measured[key, softening] = pd.DataFrame(rows)
@@ -244,9 +251,11 @@ class Reader:
         rows = self._class_rows(view)
         if not pairs:
             return pd.DataFrame()
-        logits = [self._read(key, rows) for key in view.teachers]
         agreements = []
-        for (a, b), row in zip(pairs, rank_metrics(logits, self.bank.rows.labels[rows])["wrong_tau_b"], strict=True):
+        metric, values = self._rank_values(view.teachers, rows)
+        sequences = self._sequences(rows)
+        for (a, b), row in zip(pairs, values, strict=True):
+            known = ~np.isnan(row)
             first, second = self.bank[a], self.bank[b]
             agreements.append(
                 {
@@ -258,11 +267,19 @@ class Reader:
                     "seed_b": second.seed or 0,
                     "split": self.split,
                     "class": view.label,
-                    "metric": "wrong_tau_b",
-                    **mean(row[~row.isnan()].double().cpu().numpy()),
+                    "metric": metric,
+                    **mean(row[known], None if sequences is None else sequences[known]),
                 }
             )
         return pd.DataFrame(agreements)
+
+    def _rank_values(self, keys: Sequence[str], rows: NDArray[np.int64]) -> tuple[str, NDArray[np.float64]]:
+        """Kendall's tau-b over wrong classes of each two teachers, (P, n), and what it is called."""
+        if isinstance(self.bank, TokenBank) and self.bank.condensed:
+            pairs = list(combinations(range(len(keys)), 2))
+            return "vocab_tau_b", rank_values(self.bank, ["vocab_tau_b"], rows, keys, pairs)["vocab_tau_b"]
+        logits = [self.bank.take(key, rows) for key in keys]
+        return "wrong_tau_b", rank_metrics(logits, self.bank.rows.labels[rows])["wrong_tau_b"].numpy()
 
     def example(self, view: View) -> pd.DataFrame:
         """Soft labels of the example, before and after: the columns of `capmismatch.dark_knowledge`."""
@@ -324,4 +341,5 @@ def first_view(reader: Reader, teachers: Sequence[str] | None = None) -> View:
         raise InputError("expected at least one teacher, got none")
     chosen = [reader.bank.key_of(name) for name in ([teachers] if isinstance(teachers, str) else teachers)]
     label = reader.classes[0]
-    return View(tuple(dict.fromkeys(chosen)), Softening(), label, reader.examples(label)[0])
+    softening = Softening(**TOKEN_DEFAULTS) if reader.bank.of_texts else Softening()
+    return View(tuple(dict.fromkeys(chosen)), softening, label, reader.examples(label)[0])

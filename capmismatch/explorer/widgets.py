@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from capmismatch._numerics.soft_label_spec import CENTERS, CONSTRAINTS, SOFT_METHODS, WRONG
+from capmismatch._numerics.soft_label_spec import CENTERS, CONSTRAINTS, SOFT_METHODS, TOKEN_DEFAULTS, WRONG
 from capmismatch._utils.optional import need
 from capmismatch.data.bank import LogitBank
 from capmismatch.errors import CapmismatchError
@@ -164,12 +164,18 @@ class Explorer:
             settings |= {"margin": self.margin.value} if self.constraint.value == "order" else {}
         if self._reads_center():
             settings["center"] = self.center.value
+        if self._reader.bank.of_texts and self.method.value != "TS":  # the sums of condensed rows end there
+            settings |= {"bounds": TOKEN_DEFAULTS["bounds"]} | ({"wrong": self.wrong.value})
         softening = Softening(self.method.value, self.tau.value, **settings)
         return View(tuple(self.teachers.value), softening, self.label.value, self.example.value)
 
     def _reads_center(self) -> bool:
         """Whether the chosen method depends on the centring of the logits."""
         return self.method.value == "ATS" or (self.method.value == "ISATS" and self.constraint.value != "anchor")
+
+    def _reads_wrong(self) -> bool:
+        """Whether the chosen method treats the rows that a teacher gets wrong apart."""
+        return self.method.value == "ISATS" or (self.method.value == "ATS" and self._reader.bank.of_texts)
 
     def _chosen(self, change: Any) -> None:
         if change["owner"] is self.label:
@@ -179,8 +185,8 @@ class Explorer:
     def _show(self) -> None:
         """Bring all that depends on what was changed up to date, and nothing else."""
         self.tau_other.layout.display = None if self.method.value == "ATS" else "none"
-        for control in (self.constraint, self.wrong):
-            control.layout.display = None if self.method.value == "ISATS" else "none"
+        self.constraint.layout.display = None if self.method.value == "ISATS" else "none"
+        self.wrong.layout.display = None if self._reads_wrong() else "none"
         order = self.method.value == "ISATS" and self.constraint.value == "order"
         self.margin.layout.display = None if order else "none"
         self.center.layout.display = None if self._reads_center() else "none"

@@ -17,7 +17,25 @@ METRIC_NAMES = {
     "top3_overlap": "overlap of the top 3 wrong classes",
     "top5_overlap": "overlap of the top 5 wrong classes",
     "affinity_tau_b": r"Kendall $\tau_b$ of class affinity",
+    "vocab_tau_b": r"Kendall $\tau_b$ over random wrong tokens",
+    "vocab_spearman": r"Spearman $\rho$ over random wrong tokens",
+    "head_tau_b": r"Kendall $\tau_b$ over the likeliest wrong tokens",
 }
+
+
+def main_metric(ranks: pd.DataFrame, metric: str | None) -> str:
+    """The metric that is asked for; by default Kendall's tau-b over wrong classes, or over a vocabulary's tokens.
+
+    Examples
+    --------
+    >>> main_metric(pd.DataFrame({"metric": ["vocab_tau_b", "head_tau_b"]}), None)
+    'vocab_tau_b'
+    """
+    if metric is not None:
+        return metric
+    require_columns(ranks, ["metric"], WHAT)
+    found = set(ranks["metric"])
+    return "vocab_tau_b" if "vocab_tau_b" in found and "wrong_tau_b" not in found else "wrong_tau_b"
 
 
 def pair_rows(ranks: pd.DataFrame, metric: str, split: str | None) -> tuple[pd.DataFrame, list[str]]:

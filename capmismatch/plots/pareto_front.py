@@ -29,8 +29,8 @@ def pareto_front(
 ) -> Axes:
     """Draw student accuracy against teacher cost on a log axis, with intervals, and the Pareto front as a line.
 
-    Teachers on the front are filled and named, the others hollow and grey. Plain cross-entropy, which has no teacher and
-    so no cost, is a dashed line with its interval as a band.
+    Teachers on the front are filled and named, the others hollow and grey. Plain cross-entropy, which has no teacher
+    and so no cost, is a dashed line with its interval as a band.
 
     Parameters
     ----------

@@ -62,7 +62,8 @@ def probe_vs_student(
     split : str
         Of the results; the probes' is the same where they have it, else their only one.
     links : DataFrame, optional
-        A table of links; its coefficients and intervals for this probe, temperature, student and setting are the title.
+        A table of links; its coefficients and intervals for this probe, temperature, student and setting are the title,
+        with the highest correlation that these students let expect of any probe.
     names : bool
         Whether to write the teachers' names.
     ax : Axes, optional
@@ -94,7 +95,11 @@ def probe_vs_student(
     ['mlp12', 'mlp96']
     """
     points, everyone = teacher_points(probes, results, probe, tau, student, label, split)
-    coefficients = "" if links is None else _title(links, points.iloc[0])
+    coefficients = ""
+    if links is not None:
+        coefficients = _title(links, points.iloc[0])
+        if coefficients and names and (ceiling := ceiling_text(links, points.iloc[0])):
+            coefficients += f"\n{ceiling}"  # without names it is a panel of many, whose key tells it
 
     ax = one_axes(ax, ratio=0.75)
     _draw_points(ax, points, teacher_looks(everyone))
@@ -148,6 +153,15 @@ def teacher_points(
     setting = students["label"].iloc[0]
     points = points.assign(label=teacher_labels(points, among=probes), probe=probe, setting=setting)
     return points.assign(student=students["student"].iloc[0]), families_by_size(rows)
+
+
+def ceiling_text(links: pd.DataFrame, point: pd.Series) -> str:
+    """How high a correlation with these students can be expected; "" where the links do not say."""
+    if "ceiling" not in links:
+        return ""
+    keys = {"student": point["student"], "label": point["setting"]}
+    ceilings = rows_where(links, LINKS, **keys)["ceiling"].dropna()
+    return f"ceiling of correlations {ceilings.iloc[0]:.2f}" if len(ceilings) else ""
 
 
 def _title(links: pd.DataFrame, point: pd.Series) -> str:

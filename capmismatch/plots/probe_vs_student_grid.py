@@ -14,12 +14,13 @@ from capmismatch.errors import InputError, require_columns
 from capmismatch.plots._axes import legend_above, panels, symbol
 from capmismatch.plots._labels import names_on
 from capmismatch.plots._style import teacher_looks
-from capmismatch.plots.probe_vs_student import probe_vs_student, teacher_points
+from capmismatch.plots.probe_vs_student import ceiling_text, probe_vs_student, teacher_points
 
 NEEDS = ("probes", "results", "links")
 CAPTION = (
     "Each probe against the accuracy of the students that its teacher taught, with the rank correlation and its "
-    "interval. Bars: 95 % intervals over the students' runs, from three on."
+    "interval; the ceiling is the highest one to expect of any probe. Bars: 95 % intervals over the students' runs, "
+    "from three on."
 )
 SHORT = {"derived_variance": "DV", "inherent_variance": "IV", "derived_average": "DA"}
 
@@ -46,7 +47,8 @@ def probe_vs_student_grid(
     tau : float, optional
         Temperature of the probes that have one.
     links : DataFrame, optional
-        A table of links; each panel's title is the Spearman correlation with its interval.
+        A table of links; each panel's title is the Spearman correlation with its interval, and the key tells the
+        highest one that these students let expect of any probe.
     **options
         Passed on to `probe_vs_student`: ``student, label, split, names``.
 
@@ -102,6 +104,8 @@ def probe_vs_student_grid(
     looks = {name: look for name, look in teacher_looks(everyone).items() if name in set(points["label"])}
     keys = [Line2D([], [], **{"linestyle": "", **look}) for look in looks.values()]
     shown = names_on(axes[0], everyone)
-    setting = f"{points['student'].iloc[0]} taught with {points['setting'].iloc[0]} by"
+    ceiling = "" if links is None else ceiling_text(links, points.iloc[0])
+    taught = f"{points['student'].iloc[0]} taught with {points['setting'].iloc[0]}"
+    setting = f"{taught}{ceiling and f' ({ceiling})'} by"
     legend_above(axes[0], keys, [shown[name] for name in looks], own_figure=True, title=setting)
     return axes

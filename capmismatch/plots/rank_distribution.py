@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from capmismatch.plots._axes import legend_above, one_axes, value_axis
 from capmismatch.plots._common import groups
-from capmismatch.plots._ranks import METRIC_NAMES, pair_rows
+from capmismatch.plots._ranks import METRIC_NAMES, main_metric, pair_rows
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import BLUE, GREY, PURPLE
 
@@ -22,7 +22,7 @@ CAPTION = (
 
 
 def rank_distribution(
-    ranks: pd.DataFrame, *, metric: str = "wrong_tau_b", split: str | None = None, ax: Axes | None = None
+    ranks: pd.DataFrame, *, metric: str | None = None, split: str | None = None, ax: Axes | None = None
 ) -> Axes:
     """Draw a point for each pair of runs, by how many steps of capacity lie between the two teachers of a family.
 
@@ -34,8 +34,8 @@ def rank_distribution(
     ranks : DataFrame
         Columns ``family_a, teacher_a, seed_a, family_b, teacher_b, seed_b, split, metric, value``, teachers in order of
         size.
-    metric : str
-        Which measure of agreement.
+    metric : str, optional
+        Which measure of agreement; by default ``"wrong_tau_b"``, or ``"vocab_tau_b"`` of condensed rows.
     split : str, optional
         By default the only one, or ``"test"`` where there are several.
     ax : Axes, optional
@@ -65,6 +65,7 @@ def rank_distribution(
     >>> [label.get_text().split() for label in ax.get_xticklabels()]
     [['same,', 'other', 'seed'], ['1']]
     """
+    metric = main_metric(ranks, metric)
     table, ticks = _select(ranks, metric, split)
 
     own_figure = ax is None

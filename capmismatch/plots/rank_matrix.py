@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from capmismatch.plots._axes import one_axes, root
 from capmismatch.plots._common import literal
 from capmismatch.plots._labels import names_on, tiny_points
-from capmismatch.plots._ranks import METRIC_NAMES, pair_rows
+from capmismatch.plots._ranks import METRIC_NAMES, main_metric, pair_rows
 from capmismatch.plots._save import attach
 
 NEEDS = ("ranks",)
@@ -24,7 +24,7 @@ CAPTION = (
 
 
 def rank_matrix(
-    ranks: pd.DataFrame, *, metric: str = "wrong_tau_b", split: str | None = None, ax: Axes | None = None
+    ranks: pd.DataFrame, *, metric: str | None = None, split: str | None = None, ax: Axes | None = None
 ) -> Axes:
     """Draw the rank agreement between teachers as a triangle, with the seed noise floor on its diagonal.
 
@@ -37,8 +37,8 @@ def rank_matrix(
     ranks : DataFrame
         Columns ``family_a, teacher_a, seed_a, family_b, teacher_b, seed_b, split, metric, value``, teachers in order of
         size.
-    metric : str
-        Which measure of agreement.
+    metric : str, optional
+        Which measure of agreement; by default ``"wrong_tau_b"``, or ``"vocab_tau_b"`` of condensed rows.
     split : str, optional
         By default the only one, or ``"test"`` where there are several.
     ax : Axes, optional
@@ -68,6 +68,7 @@ def rank_matrix(
     >>> [text.get_text() for text in ax.texts]
     ['.80', '.60']
     """
+    metric = main_metric(ranks, metric)
     matrix = _select(ranks, metric, split)
 
     own_figure = ax is None

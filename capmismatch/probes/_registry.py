@@ -46,6 +46,8 @@ class Probe:
     compute : callable
         Returns a value for each example, (N,), whose mean and standard error tables show; one number with kind
         "family".
+    vocabulary : bool
+        Whether it is for rows over a vocabulary: tables have it by default where rows are positions of texts.
     """
 
     name: str
@@ -55,13 +57,21 @@ class Probe:
     tempered: bool
     kind: str
     compute: Callable[..., Any]
+    vocabulary: bool = False
 
 
 REGISTRY: dict[str, Probe] = {}
 
 
 def register(
-    name: str, kind: str, compute: Callable[..., Any], formula: str, source: str, expected_sign: int, tempered: bool
+    name: str,
+    kind: str,
+    compute: Callable[..., Any],
+    formula: str,
+    source: str,
+    expected_sign: int,
+    tempered: bool,
+    vocabulary: bool = False,
 ) -> None:
     """Enter a probe into the registry; the parameters are the fields of `Probe`.
 
@@ -79,6 +89,8 @@ def register(
         -1, 0 or 1.
     tempered : bool
         Whether the value depends on tau.
+    vocabulary : bool, default False
+        Whether it is for rows over a vocabulary.
 
     Raises
     ------
@@ -87,11 +99,11 @@ def register(
     """
     if name in REGISTRY:
         raise InputError(f"a probe named {name!r} exists already")
-    REGISTRY[name] = Probe(name, formula, source, expected_sign, tempered, kind, compute)
+    REGISTRY[name] = Probe(name, formula, source, expected_sign, tempered, kind, compute, vocabulary)
 
 
 def per_example(
-    formula: str, source: str, expected_sign: int, tempered: bool = True
+    formula: str, source: str, expected_sign: int, tempered: bool = True, vocabulary: bool = False
 ) -> Callable[[Callable[[Softened], Tensor]], Callable[..., Tensor]]:
     """Make ``probe(logits, labels, tau) -> (N,)`` of a function of `Softened`, and register it.
 
@@ -105,6 +117,8 @@ def per_example(
         +1 if a higher value is expected to help students, -1 if a lower one is, 0 if the field is undecided.
     tempered : bool, default True
         Whether the value depends on tau.
+    vocabulary : bool, default False
+        Whether it is for rows over a vocabulary.
 
     Returns
     -------
@@ -113,7 +127,7 @@ def per_example(
     """
 
     def decorate(compute: Callable[[Softened], Tensor]) -> Callable[..., Tensor]:
-        register(compute.__name__, "example", compute, formula, source, expected_sign, tempered)
+        register(compute.__name__, "example", compute, formula, source, expected_sign, tempered, vocabulary)
 
         @functools.wraps(compute)
         def public(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> Tensor:

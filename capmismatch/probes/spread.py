@@ -11,6 +11,7 @@ from torch import Tensor
 
 from capmismatch._numerics.arrays import ArrayLike
 from capmismatch._numerics.class_means import AroundClass, mean_by_class
+from capmismatch._numerics.plain_arrays import plain_array
 from capmismatch._numerics.softmax import Softened
 from capmismatch.errors import InputError
 from capmismatch.probes._registry import register
@@ -52,10 +53,14 @@ def _means(softened: Softened) -> Tensor:
     return mean_by_class([([softened], softened.labels)], sums)[0]
 
 
+def _given_means(means: ArrayLike) -> Tensor:
+    return means if isinstance(means, Tensor) else torch.as_tensor(plain_array(means, "class means"))
+
+
 def _around(logits: ArrayLike, labels: ArrayLike, tau: float, means: ArrayLike | None) -> tuple[Softened, AroundClass]:
     softened = Softened(logits, labels, tau)
     num_classes = softened.wrong_classes + 1
-    matrix = _means(softened) if means is None else torch.as_tensor(means).to(softened.raw.below)
+    matrix = _means(softened) if means is None else _given_means(means).to(softened.raw.below)
     counts = torch.bincount(softened.labels, minlength=num_classes) if means is None else None
     if matrix.shape != (num_classes, num_classes):
         raise InputError(f"expected class means of shape ({num_classes}, {num_classes}), got {tuple(matrix.shape)}")

@@ -126,3 +126,31 @@ def wrong_entropy(softened: Softened) -> Tensor:
     if softened.wrong_classes == 1:
         return softened.wrong_entropy * math.nan
     return softened.wrong_entropy / math.log(softened.wrong_classes)
+
+
+@per_example("(C - 1) v(q)", "derived variance on a scale that does not shrink with C", 0, vocabulary=True)
+def scaled_derived_variance(softened: Softened) -> Tensor:
+    r"""Derived variance times C - 1: :math:`(C-1) v(q) = (1 - p_y)^2 (\sum_c \tilde q_c^2 - \frac{1}{C-1})`, in [0, 1].
+
+    Over a vocabulary the derived variance itself is some 1e-6, whatever the teacher.
+
+    Examples
+    --------
+    >>> scaled_derived_variance([[2.0, 1.0, 0.0]], [0]).round(decimals=4)
+    tensor([0.0120], dtype=torch.float64)
+    """
+    return softened.wrong_mass**2 * softened.inherent_variance * softened.wrong_classes
+
+
+@per_example("1 / sum of q~^2", "participation ratio of the wrong classes", expected_sign=0, vocabulary=True)
+def effective_wrong(softened: Softened) -> Tensor:
+    r"""Effective number of wrong classes, :math:`1 / \sum_c \tilde q_c^2`, in [1, C - 1].
+
+    Where it comes near C - 1 the soft label is nearly uniform over what is wrong, and says nothing of it.
+
+    Examples
+    --------
+    >>> effective_wrong([[5.0, 1.0, 1.0, 1.0]], [0])
+    tensor([3.], dtype=torch.float64)
+    """
+    return softened.wrong_squares.reciprocal()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isnan, nan
 
 from capmismatch.stats.estimates import Estimate
 
@@ -58,17 +59,79 @@ class Shape:
     peak : str
         The teacher where it is highest.
     likely : tuple of str
-        Teachers among which the peak lies with a chance of 95 %, by size.
+        Teachers among which the peak lies with a confidence of 95 %, by size.
+    single : bool
+        Whether each teacher has one run, so that all of this is about these very networks or students.
     """
 
     p_value: float
     peak: str
     likely: tuple[str, ...]
+    single: bool = False
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is a rise followed by a fall in what was measured (p < 0.05)."""
+        return self.p_value < 0.05
 
     @property
     def established(self) -> bool:
-        """Whether there is a rise followed by a fall (p < 0.05)."""
+        """Whether another training would show it as well, as far as runs tell."""
+        return self.shown and not self.single
+
+
+@dataclass(frozen=True)
+class TeacherDifference:
+    """Whether the students of some setting depend on the teacher at all.
+
+    Attributes
+    ----------
+    subject : Subject
+        Which students.
+    f, free, free_of_runs, p_value : float
+        The F test of "all teachers teach alike", with its degrees of freedom; NaN where no teacher has two runs.
+    reliability : Estimate
+        Of the teachers' means; `n` is the number of teachers.
+    ceiling : float
+        The highest correlation to expect of any probe.
+    seeds : float
+        Runs of each teacher at which the reliability would reach 0.8; infinite where no difference shows.
+    """
+
+    subject: Subject
+    f: float
+    free: int
+    free_of_runs: int
+    p_value: float
+    reliability: Estimate
+    ceiling: float
+    seeds: float
+
+    @property
+    def known(self) -> bool:
+        """Whether runs tell noise from differences."""
+        return not isnan(self.p_value)
+
+    @property
+    def shown(self) -> bool:
+        """Whether the teachers are shown to differ (p < 0.05)."""
         return self.p_value < 0.05
+
+
+@dataclass(frozen=True)
+class TeacherDifferences:
+    """In how many combinations of student and method the teachers are shown to differ.
+
+    Attributes
+    ----------
+    combinations : int
+        Those where it can be tested.
+    shown : int
+        Those where they differ (p < 0.05 each).
+    """
+
+    combinations: int
+    shown: int
 
 
 @dataclass(frozen=True)
@@ -86,8 +149,8 @@ class StudentCourse:
     accuracy : mapping from teacher to Estimate
         Of the smallest, the best and the largest teacher, as shares.
     gaps : mapping from teacher to Estimate
-        Smallest and largest teacher less the one that is best on the other seeds, paired by seed; of those that are not
-        the best themselves.
+        Smallest and largest teacher less the best of the others, paired by seed; of those that are not the best
+        themselves.
     best_end : str
         The smallest or largest teacher where it is the best itself; else empty.
     both_ends_worse : bool or None
@@ -159,6 +222,9 @@ class RankAgreement:
 
     Attributes
     ----------
+    metric : str
+        "affinity_tau_b", of the mean soft labels of each class; "wrong_tau_b", of each example; or "vocab_tau_b", of
+        each position of a text.
     family : str
         Of the teachers; empty where there is one family.
     agreement : mapping from str to Estimate
@@ -173,6 +239,7 @@ class RankAgreement:
         How far "neighbours" and "any" lie below the floor of the same teachers; empty without a floor.
     """
 
+    metric: str
     family: str
     agreement: Means
     smallest: str
@@ -267,19 +334,29 @@ class Link:
         Temperature, NaN where the probe has none.
     correlation : Estimate
         With the number of teachers.
-    p_adjusted : float
-        p-value, corrected for the number of probes.
+    p_adjusted, p_max : float
+        p-values, corrected for the number of probes: by false discoveries, and for the chance of any.
+    p_overall : float
+        p_max, corrected for students and settings too; of the primary probe its own p-value, for these alone.
+    primary : bool
+        Whether it is the probe that was named beforehand.
+    ceiling : float
+        The highest correlation to expect of any probe; NaN where runs are single.
     """
 
     probe: str
     tau: float
     correlation: Estimate
     p_adjusted: float
+    p_max: float = nan
+    p_overall: float = nan
+    primary: bool = False
+    ceiling: float = nan
 
     @property
     def significant(self) -> bool:
-        """Whether the corrected p-value is below 0.05."""
-        return self.p_adjusted < 0.05
+        """Whether the p-value is below 0.05 when corrected: for the settings if primary, else for the probes."""
+        return (self.p_overall if self.primary else self.p_adjusted) < 0.05
 
 
 @dataclass(frozen=True)
@@ -313,17 +390,24 @@ class VarianceLink:
     subject : Subject
         Which students.
     link : Link
-        At the temperature nearest to that of interest.
+        The primary probe if it is a derived one; else the derived variance at the temperature nearest to that of
+        interest.
     held_fixed : mapping from str to Estimate
         Partial correlation given "target_prob" (p_y), and given "accuracy" (the teacher's).
     companions : tuple of Link
         Those of p_y and the inherent variance at the same temperature.
+    collinear : tuple of str
+        What explains 90 % of the probe over these teachers: of "target_prob", "accuracy", "params".
+    controls_alike : bool
+        Whether p_y and the teacher's accuracy do so of each other.
     """
 
     subject: Subject
     link: Link
     held_fixed: Means
     companions: tuple[Link, ...]
+    collinear: tuple[str, ...] = ()
+    controls_alike: bool = False
 
     @property
     def lost_to(self) -> tuple[str, ...]:
@@ -332,8 +416,8 @@ class VarianceLink:
 
     @property
     def survives(self) -> bool:
-        """Whether the link is established, and stays so with either variable held fixed."""
-        return self.link.correlation.excludes_zero and not self.lost_to
+        """Whether the link is significant when corrected, and its interval stays off zero with either held fixed."""
+        return self.link.significant and not self.lost_to
 
 
 @dataclass(frozen=True)
@@ -346,19 +430,29 @@ class LinkCounts:
         All of them.
     significant : int
         Those where some probe's link is significant when corrected for the number of probes.
-    with_variance : int
-        Those where the derived variance was measured.
-    surviving : int
-        Of these, where its link is established and stays so with p_y, and with the teacher's accuracy, held fixed.
+    overall : int
+        Those where one is when corrected for students and settings as well.
+    probe : str
+        The derived probe that is looked at; empty where none was measured.
     tau : float
-        The temperature of interest.
+        Its temperature.
+    with_variance : int
+        Combinations where it was measured.
+    linked : int
+        Of these, where its link is significant when corrected: for the settings if it was named beforehand, else for
+        the probes.
+    surviving : int
+        Of these, where it stays so with p_y, and with the teacher's accuracy, held fixed.
     """
 
     combinations: int
     significant: int
-    with_variance: int
-    surviving: int
+    overall: int
+    probe: str
     tau: float
+    with_variance: int
+    linked: int
+    surviving: int
 
 
 @dataclass(frozen=True)
@@ -417,6 +511,8 @@ class LogitCheck:
 
 Facts = (
     Unknown
+    | TeacherDifference
+    | TeacherDifferences
     | StudentCourse
     | StudentCourses
     | ProbeCourse

@@ -19,6 +19,7 @@ from capmismatch.report.facts import (
     StudentCourse,
     StudentCourses,
     Subject,
+    TeacherDifferences,
 )
 from capmismatch.selection.rules import NAMES
 from capmismatch.stats.estimates import Estimate
@@ -51,6 +52,21 @@ def headline(topic: str, facts: Sequence[Facts]) -> str:
     return HEADLINES[topic](facts) if topic in HEADLINES else ""
 
 
+def _teachers(facts: Sequence[Facts]) -> str:
+    sentences = []
+    for counts in _of(facts, TeacherDifferences):
+        if not counts.shown:
+            sentences.append("No difference between these teachers is shown.")
+        elif counts.shown == counts.combinations:
+            sentences.append("Yes, in every combination of student and method.")
+        else:
+            sentences.append(
+                f"In {counts.shown} of {counts.combinations} combinations of student and method they do; in the others "
+                "no difference is shown."
+            )
+    return " ".join(sentences)
+
+
 def _students(facts: Sequence[Facts]) -> str:
     sentences = []
     for counts in _of(facts, StudentCourses):
@@ -75,9 +91,9 @@ def _variance(facts: Sequence[Facts]) -> str:
         name = NAMES[course.probe]
         if course.shape is None:
             text = f"for {name} it is not known"
-        elif course.shape.established:
+        elif course.shape.shown:
             peak = join(list(course.shape.likely)).replace(" and ", " or ")
-            text = f"{name} does, with its peak at {peak}"
+            text = f"{name} does, with its peak at {peak}" + (" (single runs)" if course.shape.single else "")
         else:
             text = f"for {name} no rise and fall is shown"
         by_family.setdefault(course.family, []).append(text)
@@ -92,7 +108,8 @@ def _ranks(facts: Sequence[Facts]) -> str:
 
 def _rank_agreement(facts: RankAgreement) -> str:
     where = f"in family {facts.family}, " if facts.family else ""
-    found = f"tau-b is {facts.agreement['neighbours'].value:.2f} between neighbours in size"
+    unit = "by class" if facts.metric == "affinity_tau_b" else "by example"
+    found = f"{unit} tau-b is {facts.agreement['neighbours'].value:.2f} between neighbours in size"
     if "neighbours" not in facts.below_floor:
         return f"{where}{found}; no teacher has two runs to hold it against"
     verdict = facts.below_floor["neighbours"].verdict(
@@ -126,8 +143,13 @@ def _restored(facts: Sequence[Facts]) -> str:
 def _links(facts: Sequence[Facts]) -> str:
     return _sentences(
         f"in {counts.significant} of {count(counts.combinations, 'combination')} of student and method some probe "
-        "correlates with accuracy after correction for the number of probes; the derived variance does, also with "
-        f"p_y held fixed, in {counts.surviving} of {counts.with_variance}"
+        "correlates with accuracy after correction for the number of probes"
+        + (
+            f"; the {NAMES[counts.probe]} does in {counts.linked} of {counts.with_variance}, also with p_y held fixed "
+            f"in {counts.surviving}"
+            if counts.probe
+            else ""
+        )
         for counts in _of(facts, LinkCounts)
     )
 
@@ -176,6 +198,7 @@ def _sentences(parts: Iterable[str]) -> str:
 
 
 HEADLINES: dict[str, Callable[[Sequence[Facts]], str]] = {
+    "teachers": _teachers,
     "students": _students,
     "variance": _variance,
     "ranks": _ranks,

@@ -33,6 +33,8 @@ from capmismatch.report.facts import (
     StudentCourse,
     StudentCourses,
     Subject,
+    TeacherDifference,
+    TeacherDifferences,
     Unknown,
     VarianceLink,
 )
@@ -40,23 +42,17 @@ from capmismatch.report.sentences import sentence
 from capmismatch.selection.candidates import zero_by_definition
 from capmismatch.selection.rules import COMPANIONS, DERIVED
 from capmismatch.stats.correlations import FEW_TEACHERS
-from capmismatch.stats.estimates import (
-    Estimate,
-    against_best,
-    by_seed,
-    course,
-    difference,
-    held_fixed,
-    pair_mean,
-    times,
-)
+from capmismatch.stats.differences import WANTED_RELIABILITY, teacher_differences
+from capmismatch.stats.estimates import Estimate, against_best, by_seed, course, held_fixed, pair_mean, times
 from capmismatch.stats.matching import UNIT, nearest_tau, rows_of_kind, rows_of_split
 from capmismatch.stats.peak import Peak, peak_of
+from capmismatch.stats.settings import PLAIN, compare, run_noise
 from capmismatch.stats.usable import unusable_runs, without_runs
 
 __all__ = ["TOPICS", "Statement", "statements"]
 
 TOPICS: dict[str, tuple[str, str]] = {
+    "teachers": ("Do the teachers differ at all?", "results"),
     "students": ("Do students do better, then worse, as teachers grow?", "results"),
     "variance": ("Does the variance over the wrong classes rise, then fall, as teachers grow?", "probes"),
     "ranks": ("Do teachers of different size order the wrong classes alike?", "ranks"),
@@ -73,6 +69,12 @@ MANY_AT_BOUND = 0.25
 
 FEW = ("CM003",)
 """The code of statements about too few teachers."""
+
+SINGLE = ("CM028",)
+"""The code of statements about the course of single runs."""
+
+ORDERS = ("affinity_tau_b", "wrong_tau_b", "vocab_tau_b")
+"""Metrics of how alike teachers order classes: of each class's mean soft label, and of each example."""
 
 QUANTITIES = ("derived_variance", *COMPANIONS)
 """What ATS and ISATS are judged by, always together."""
@@ -134,9 +136,10 @@ def statements(
     of runs pooled over the teachers of the family, or the standard error over examples where no teacher has two runs.
     *Rise, fall and peak*: `capmismatch.stats.peak.peak`, of accuracies with what a run does to all teachers alike taken
     out where they share their runs. *Class ranks*: a jackknife over teachers with Student's t.
-    *Links*: as in `capmismatch.selection.links`; with a variable held fixed by normal theory on Fisher's z scale.
-    *Differences* between teachers or methods: accuracies of the same student seed are subtracted (and averaged over
-    teachers), then Student's t over seeds; the teachers are taken as given.
+    *Links*: as in `capmismatch.selection.links`; with a variable held fixed by normal theory on Fisher's z scale, for
+    as many teachers of a single family as scatter alike. *Teachers against the best*: `capmismatch.stats.best`.
+    *Differences between methods*, and gains: `capmismatch.stats.settings`, one model of the noise of all settings of a
+    student and family; the teachers are taken as given.
 
     Examples
     --------
@@ -151,6 +154,7 @@ def statements(
     difference is shown, the interval covers zero.'
     """
     topics: dict[str, Callable[[pd.DataFrame], Iterator[Statement]]] = {
+        "teachers": lambda results: _teachers(_with_teacher(results, split), split),
         "students": lambda results: _students(_with_teacher(results, split)),
         "variance": lambda probes: _variance(probes, tau, probe_split),
         "ranks": _ranks,
@@ -189,6 +193,30 @@ def _of_usable_teachers(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.Data
 # Students' accuracy ---------------------------------------------------------------------------------------------------
 
 
+def _teachers(results: pd.DataFrame, split: str) -> Iterator[Statement]:
+    facts = [
+        TeacherDifference(
+            Subject(str(row["student"]), str(row["label"])),
+            float(row["F"]),
+            int(row["df1"]),
+            int(row["df2"]),
+            float(row["p"]),
+            Estimate(float(row["reliability"]), float(row["low"]), float(row["high"]), int(row["teachers"])),
+            float(row["ceiling"]),
+            float(row["seeds_for_80"]),
+        )
+        for _, row in teacher_differences(results, split=split).iterrows()
+    ]
+    tested = [of_setting for of_setting in facts if of_setting.known]
+    if not tested:
+        yield Statement("teachers", Unknown("runs"))
+        return
+    yield Statement("teachers", TeacherDifferences(len(tested), sum(of_setting.shown for of_setting in tested)))
+    for of_setting in tested:
+        weak = of_setting.reliability.value < WANTED_RELIABILITY
+        yield Statement("teachers", of_setting, ("CM015",) if weak else ())
+
+
 def _students(results: pd.DataFrame) -> Iterator[Statement]:
     courses = [
         (_student_course(_subject(results, rows), rows), rows["teacher"].nunique())
@@ -198,7 +226,12 @@ def _students(results: pd.DataFrame) -> Iterator[Statement]:
     peaked = sum(facts.shape is not None and facts.shape.established for facts, _ in courses)
     yield Statement("students", StudentCourses(len(courses), peaked, len(paired), sum(paired)))
     for facts, teachers in courses:
-        yield Statement("students", facts, FEW if teachers < FEW_TEACHERS else ())
+        yield Statement("students", facts, _course_codes(teachers, facts.shape))
+
+
+def _course_codes(teachers: int, shape: Shape | None) -> tuple[str, ...]:
+    """Findings on a course over teachers."""
+    return (*(FEW if teachers < FEW_TEACHERS else ()), *(SINGLE if shape is not None and shape.single else ()))
 
 
 def _student_course(subject: Subject, rows: pd.DataFrame) -> StudentCourse:
@@ -229,11 +262,11 @@ def _gain(results: pd.DataFrame, split: str) -> Iterator[Statement]:
     if plain.empty:
         yield Statement("gain", Unknown("plain"))
         return
-    for (_, student, _), rows in with_teacher.groupby(["family", "student", "label"], sort=False):
-        seeds = by_seed(rows)
-        baseline = plain[plain["student"].eq(str(student))].groupby("seed")["accuracy"].mean()
-        gain = difference(seeds.mean(axis=1), baseline)
-        yield Statement("gain", Gain(_subject(with_teacher, rows), gain, seeds.shape[1]))
+    for (family, student, _), rows in with_teacher.groupby(["family", "student", "label"], sort=False):
+        baseline = plain[plain["student"].eq(str(student))].assign(teacher="", label=PLAIN)
+        peers = with_teacher[with_teacher["family"].eq(str(family)) & with_teacher["student"].eq(str(student))]
+        gain, _, _ = compare(rows, baseline, run_noise(pd.concat([peers, baseline])))
+        yield Statement("gain", Gain(_subject(with_teacher, rows), gain, rows["teacher"].nunique()))
 
 
 def _large(results: pd.DataFrame) -> Iterator[Statement]:
@@ -250,14 +283,14 @@ def _isats_gains(results: pd.DataFrame, rows: pd.DataFrame) -> Iterator[IsatsGai
     """Each setting of ISATS against each with plain soft labels at its temperatures, for one family and student."""
     sizes = rows.groupby("teacher")["params"].first().dropna().sort_values(kind="stable")
     largest = [str(teacher) for teacher in sizes.index[len(sizes) - ceil(len(sizes) / 3) :]]
-    rows = rows[rows["teacher"].isin(largest)]
+    noise, rows = run_noise(rows), rows[rows["teacher"].isin(largest)]
     temperatures = [name for name in ("tau", "tau_student") if name in rows]
     for _, isats in rows[rows["method"].eq("ISATS")].groupby("label", sort=False):
         plain = rows[rows["method"].eq("KD")]
         for temperature in temperatures:
             plain = plain[plain[temperature].isin(isats[temperature])]
         for plain_label, symmetric in plain.groupby("label", sort=False):
-            gain = difference(by_seed(isats).mean(axis=1), by_seed(symmetric).mean(axis=1))
+            gain, _, _ = compare(isats, symmetric, noise)
             yield IsatsGain(_subject(results, isats), str(plain_label), tuple(largest), gain)
 
 
@@ -281,7 +314,7 @@ def _variance(probes: pd.DataFrame, tau: float, split: str) -> Iterator[Statemen
         means = {str(probe): course(of_probe, "value") for probe, of_probe in rows.groupby("probe")}
         for probe in [name for name in DERIVED if {name, *COMPANIONS} <= means.keys()]:
             facts = _probe_course(probe, rows, means, _family(measured, rows))
-            yield Statement("variance", facts, FEW if len(means[probe]) < FEW_TEACHERS else ())
+            yield Statement("variance", facts, _course_codes(len(means[probe]), facts.shape))
 
 
 def _probe_course(probe: str, rows: pd.DataFrame, means: Mapping[str, Means], family: str) -> ProbeCourse:
@@ -298,21 +331,24 @@ def _probe_course(probe: str, rows: pd.DataFrame, means: Mapping[str, Means], fa
 
 def _ranks(ranks: pd.DataFrame) -> Iterator[Statement]:
     require_columns(ranks, ["family_a", "teacher_a", "family_b", "teacher_b", "metric", "value"], "the ranks table")
-    rows = ranks[ranks["metric"].eq("wrong_tau_b") & ranks["family_a"].eq(ranks["family_b"])]
-    rows = rows.rename(columns={"family_a": "family"})
+    within = ranks[ranks["metric"].isin(ORDERS) & ranks["family_a"].eq(ranks["family_b"])]
+    within = within.rename(columns={"family_a": "family"})
+    rows = within[within["metric"].isin(["wrong_tau_b", "vocab_tau_b"])]
     if len(rows) and rows["value"].isna().all():
         yield Statement("ranks", Unknown("order"), ("CM014",))
         return
     if rows["teacher_a"].eq(rows["teacher_b"]).all():
         yield Statement("ranks", Unknown("pairs"))
-    for _, of_family in rows.groupby("family", sort=False):
+    for _, of_family in within.groupby("family", sort=False):
         names = pd.unique(pd.concat([of_family["teacher_a"], of_family["teacher_b"]]))  # the table's rows go by size
-        if len(names) > 1:
-            facts = _rank_agreement(of_family, [str(name) for name in names], _family(rows, of_family))
-            yield Statement("ranks", facts, FEW if len(names) < FEW_TEACHERS else ())
+        for metric in ORDERS:
+            measured = of_family[of_family["metric"].eq(metric)]
+            if len(names) > 1 and measured["value"].notna().any():
+                facts = _rank_agreement(metric, measured, [str(name) for name in names], _family(within, of_family))
+                yield Statement("ranks", facts, FEW if len(names) < FEW_TEACHERS else ())
 
 
-def _rank_agreement(rows: pd.DataFrame, names: list[str], family: str) -> RankAgreement:
+def _rank_agreement(metric: str, rows: pd.DataFrame, names: list[str], family: str) -> RankAgreement:
     means = rows.groupby(["teacher_a", "teacher_b"])["value"].mean().unstack()
     square = means.reindex(index=names, columns=names).to_numpy(float)
     agreement = np.fmax(square, square.T)
@@ -324,6 +360,7 @@ def _rank_agreement(rows: pd.DataFrame, names: list[str], family: str) -> RankAg
         if not np.isnan(floor.value)
     }
     return RankAgreement(
+        metric,
         family,
         {pairs: pair_mean(agreement, steps) for pairs, steps in distances.items()},
         names[0],
@@ -406,7 +443,7 @@ def _restored_by_rows(restored: pd.DataFrame, teacher: str, size: str, family: s
         for method, wrong in means["wrong"].items()
     }
     cells = list(rows_of_kind(rows, "right")["findings"].astype(str)) if "findings" in rows else []
-    found = sorted({code for cell in cells for code in cell.split(",") if code})
+    found = sorted({code for cell in cells for code in _names(cell)})
     yield Statement("restored", RestoredByRows(family, size, teacher, ratios, shares), tuple(found))
 
 
@@ -426,11 +463,13 @@ def _logits(checks: pd.DataFrame) -> Iterator[Statement]:
 
 
 def _links(links: pd.DataFrame, tau: float) -> Iterator[Statement]:
-    columns = ["probe", "tau", "student", "label", "metric", "value", "low", "high", "p_adjusted", "n", "findings"]
-    require_columns(links, [*columns, "partial_target_prob", "partial_accuracy"], "the links table")
+    columns = ["probe", "tau", "student", "label", "metric", "value", "low", "high", "n", "findings"]
+    tested = ["p_adjusted", "p_max", "p_overall", "primary", "n_effective", "collinear", "ceiling"]
+    require_columns(links, [*columns, *tested, "partial_target_prob", "partial_accuracy"], "the links table")
     spearman = links[links["metric"].eq("spearman") & links["value"].notna()]
     closest: list[tuple[ClosestLink, pd.Series]] = []
     of_variance: list[tuple[VarianceLink, pd.Series]] = []
+    overall = 0
     for (student, label), rows in spearman.groupby(["student", "label"], sort=False):
         subject, rows = Subject(str(student), str(label)), _with_companions(rows)
         if rows.empty:
@@ -438,24 +477,52 @@ def _links(links: pd.DataFrame, tau: float) -> Iterator[Statement]:
         best = rows.iloc[int(rows["value"].abs().argmax())]
         companions = _companions(rows, best) if best["probe"] in DERIVED else ()
         closest.append((ClosestLink(subject, len(rows), _link(best), companions), best))
-        variance = rows[rows["probe"].eq("derived_variance")]
-        if len(variance):
-            nearest = variance[variance["tau"].eq(nearest_tau(variance["tau"], tau))].iloc[0]
-            of_variance.append((_variance_link(subject, nearest, _companions(rows, nearest)), nearest))
+        overall += bool(rows["p_overall"].lt(0.05).any())
+        if (row := _row_of_variance(rows, tau)) is not None:
+            of_variance.append((_variance_link(subject, row, rows), row))
     if not closest:
         yield Statement("links", Unknown("links"))
         return
-    significant = sum(facts.link.significant for facts, _ in closest)
-    surviving = sum(facts.survives for facts, _ in of_variance)
-    yield Statement("links", LinkCounts(len(closest), significant, len(of_variance), surviving, tau))
+    variance = [facts for facts, _ in of_variance]
+    yield Statement(
+        "links",
+        LinkCounts(
+            combinations=len(closest),
+            significant=sum(facts.link.significant for facts, _ in closest),
+            overall=overall,
+            probe=variance[0].link.probe if variance else "",
+            tau=variance[0].link.tau if variance else np.nan,
+            with_variance=len(variance),
+            linked=sum(facts.link.significant for facts in variance),
+            surviving=sum(facts.survives for facts in variance),
+        ),
+    )
     with_rows: list[tuple[ClosestLink | VarianceLink, pd.Series]] = [*closest, *of_variance]
     for facts, row in with_rows:
-        yield Statement("links", facts, tuple(code for code in str(row["findings"]).split(",") if code))
+        yield Statement("links", facts, _names(row["findings"]))
 
 
-def _variance_link(subject: Subject, row: pd.Series, companions: tuple[Link, ...]) -> VarianceLink:
-    partial = {name: held_fixed(row[f"partial_{name}"], row["n"]) for name in ("target_prob", "accuracy")}
-    return VarianceLink(subject, _link(row), partial, companions)
+def _row_of_variance(rows: pd.DataFrame, tau: float) -> pd.Series | None:
+    """The derived probe that a setting's students are held against: the primary one, else the derived variance."""
+    primary = rows[rows["primary"].astype(bool) & rows["probe"].isin(DERIVED)]
+    if len(primary):
+        return primary.iloc[0]
+    variance = rows[rows["probe"].eq("derived_variance")]
+    return variance[variance["tau"].eq(nearest_tau(variance["tau"], tau))].iloc[0] if len(variance) else None
+
+
+def _variance_link(subject: Subject, row: pd.Series, rows: pd.DataFrame) -> VarianceLink:
+    partial = {
+        name: held_fixed(row[f"partial_{name}"], row["n"], row["n_effective"]) for name in ("target_prob", "accuracy")
+    }
+    confidence = rows[rows["probe"].eq("target_prob") & rows["tau"].eq(row["tau"])].iloc[0]
+    alike = "accuracy" in _names(confidence["collinear"])
+    return VarianceLink(subject, _link(row), partial, _companions(rows, row), _names(row["collinear"]), alike)
+
+
+def _names(cell: object) -> tuple[str, ...]:
+    """What a cell lists, separated by commas."""
+    return tuple(name for name in str(cell).split(",") if name)
 
 
 def _with_companions(rows: pd.DataFrame) -> pd.DataFrame:
@@ -473,7 +540,8 @@ def _companions(rows: pd.DataFrame, row: pd.Series) -> tuple[Link, ...]:
 
 def _link(row: pd.Series) -> Link:
     correlation = Estimate(float(row["value"]), float(row["low"]), float(row["high"]), int(row["n"]))
-    return Link(str(row["probe"]), float(row["tau"]), correlation, float(row["p_adjusted"]))
+    numbers = {name: float(row[name]) for name in ("p_adjusted", "p_max", "p_overall", "ceiling")}
+    return Link(str(row["probe"]), float(row["tau"]), correlation, primary=bool(row["primary"]), **numbers)
 
 
 # Rows and subjects ----------------------------------------------------------------------------------------------------
@@ -488,10 +556,8 @@ def _with_teacher(results: pd.DataFrame, split: str) -> pd.DataFrame:
 
 
 def _shape(peak: Peak) -> Shape:
-    """Whether there is a rise and a fall, and the teachers among which the peak lies with a chance of 95 %."""
-    chance = pd.Series(peak.probability).sort_values(ascending=False, kind="stable")
-    likely = set(chance.index[: int((chance.cumsum() < 0.95).sum()) + 1])
-    return Shape(peak.p_value, peak.teacher, tuple(teacher for teacher in peak.probability if teacher in likely))
+    """Whether there is a rise and a fall, and the teachers among which the peak lies with a confidence of 95 %."""
+    return Shape(peak.p_value, peak.teacher, peak.likely, peak.single)
 
 
 def _ends(means: Means, peak: Peak | None = None) -> list[str]:

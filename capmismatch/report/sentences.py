@@ -25,6 +25,8 @@ from capmismatch.report.facts import (
     StudentCourse,
     StudentCourses,
     Subject,
+    TeacherDifference,
+    TeacherDifferences,
     Unknown,
     VarianceLink,
 )
@@ -36,6 +38,7 @@ UNKNOWN = {
     "probes": "the probes lack {lacking}, and these are only reported together",
     "pairs": "the table has no wrong_tau_b between two teachers of one family",
     "restored": "the table lacks sizes of teachers, or {lacking} under TS",
+    "runs": "no teacher has students of two seeds in any setting, so that noise cannot be told from differences",
     "links": "the links table has no Spearman correlation that can be reported",
     "plain": "the results have no student taught by plain cross-entropy (method CE)",
     "two classes": "with two classes there is one wrong class, and {lacking} are 0 by definition",
@@ -47,7 +50,15 @@ UNKNOWN = {
 NO_DIFFERENCE = "no difference is shown"
 NO_SHAPE = "whether there is a rise and fall is not known"
 PAIRS = {"neighbours": "neighbours in size", "any": "any two different teachers"}
-HELD_FIXED = {"target_prob": "p_y", "accuracy": "the teacher's accuracy"}
+HELD_FIXED = {"target_prob": "p_y", "accuracy": "the teacher's accuracy", "params": "the log parameters"}
+ORDERS = {
+    "affinity_tau_b": (
+        "over the wrong classes of the mean soft label of each class, the relative class affinity that the paper's "
+        "abstract calls consistent,"
+    ),
+    "wrong_tau_b": "over the wrong classes of an example",
+    "vocab_tau_b": "over tokens drawn from the vocabulary, of a position",
+}
 
 
 @singledispatch
@@ -70,6 +81,34 @@ def sentence(facts: object) -> str:
 @sentence.register
 def _(facts: Unknown) -> str:
     return f"Not known: {UNKNOWN[facts.reason].format(lacking=join(list(facts.lacking)))}."
+
+
+@sentence.register
+def _(facts: TeacherDifferences) -> str:
+    text = (
+        f"In {facts.shown} of {count(facts.combinations, 'combination')} of student and method the teachers are shown "
+        "to differ by more than the seeds do (F test, p < 0.05 each)."
+    )
+    if facts.shown < facts.combinations:
+        text += (
+            " In the others no difference between these teachers is shown, and an order of teachers or of probes may "
+            "be that of the seeds."
+        )
+    return text
+
+
+@sentence.register
+def _(facts: TeacherDifference) -> str:
+    verdict = "the teachers differ" if facts.shown else "no difference between these teachers is shown"
+    low, high = (f"{end:.2f}" for end in (facts.reliability.low, facts.reliability.high))
+    text = (
+        f"{_name(facts.subject)}: F({facts.free}, {facts.free_of_runs}) = {facts.f:.3g}, p = {facts.p_value:.2g}: "
+        f"{verdict}. The reliability of the teachers' means is {facts.reliability.value:.2f} [{low}, {high}]"
+    )
+    if not facts.ceiling:
+        return f"{text}: no probe is expected to correlate with them."
+    seeds = "" if facts.reliability.value >= 0.8 else f"; {facts.seeds:g} seeds would reach a reliability of 0.8"
+    return f"{text}: no probe is expected to correlate with them by more than {facts.ceiling:.2f}{seeds}."
 
 
 @sentence.register
@@ -98,7 +137,7 @@ def _(facts: StudentCourse) -> str:
             f"{gap.points()} with {end} ({gap.verdict('better', 'worse', NO_DIFFERENCE)})"
             for end, gap in facts.gaps.items()
         ]
-        text += f" Paired by seed, against the teacher that is best on the other seeds: {join(verdicts)}."
+        text += f" Paired by seed, against the best of the other teachers: {join(verdicts)}."
     return text + (f" {facts.best_end} is itself the best on average." if facts.best_end else "")
 
 
@@ -118,7 +157,7 @@ def _(facts: RankAgreement) -> str:
     parts = [f"{facts.agreement[pairs].text()} between {which}" for pairs, which in PAIRS.items()]
     parts.append(f"{facts.of_ends:.3g} between the smallest and the largest ({facts.smallest} and {facts.largest})")
     text = (
-        f"{start(_family(facts.family) + 'Kendall')}'s tau-b over the wrong classes of an example is on average "
+        f"{start(_family(facts.family) + 'Kendall')}'s tau-b {ORDERS[facts.metric]} is on average "
         f"{join(parts)}; 1 is the same order, 0 is chance."
     )
     if not facts.below_floor:
@@ -168,9 +207,14 @@ def _(facts: RestoredByRows) -> str:
 def _(facts: LinkCounts) -> str:
     return (
         f"In {facts.significant} of {count(facts.combinations, 'combination')} of student and method some probe's link "
-        f"is significant (p < 0.05) when corrected for the number of probes; in {facts.surviving} of "
-        f"{facts.with_variance} the derived variance near tau={facts.tau:g} is linked to accuracy and stays so given "
-        "p_y, and given the teacher's accuracy."
+        f"is significant (p < 0.05) when corrected for the number of probes, in {facts.overall} when students and "
+        "settings are counted as well."
+    ) + (
+        f" {start(NAMES[facts.probe])} at tau={facts.tau:g} is linked to accuracy (significant when corrected) in "
+        f"{facts.linked} of {facts.with_variance}, and stays so given p_y, and given the teacher's accuracy, in "
+        f"{facts.surviving}."
+        if facts.probe
+        else ""
     )
 
 
@@ -180,7 +224,8 @@ def _(facts: ClosestLink) -> str:
     text = (
         f"{_name(facts.subject)}: of {count(facts.probes, 'probe')} and temperatures {_probe(link)} tracks accuracy "
         f"most closely over {count(link.correlation.n, 'teacher')}, Spearman {_correlation(link)}, "
-        f"{'' if link.significant else 'not '}significant when corrected for all of them (p = {link.p_adjusted:.2g})."
+        f"{'' if link.p_adjusted < 0.05 else 'not '}significant when corrected for all of them "
+        f"(p = {link.p_adjusted:.2g}, by the largest of all {link.p_max:.2g}).{_ceiling(link)}"
     )
     return text + (f" Beside it: {_companions(facts.companions)}." if facts.companions else "")
 
@@ -188,15 +233,36 @@ def _(facts: ClosestLink) -> str:
 @sentence.register
 def _(facts: VarianceLink) -> str:
     link = facts.link
-    if not link.correlation.excludes_zero:
-        verdict = "its interval covers zero, so there is no established link that could survive"
+    if not link.significant:
+        verdict = "it is not significant when corrected, so there is no established link that could survive"
     elif facts.survives:
         verdict = "it survives both"
     else:
         verdict = f"it cannot be told apart from {join([HELD_FIXED[name] for name in facts.lost_to])}"
+    corrected = "the settings: it was named beforehand" if link.primary else "all probes"
+    p = link.p_overall if link.primary else link.p_adjusted
     fixed = join([f"{partial.text('.2f')} given {HELD_FIXED[name]}" for name, partial in facts.held_fixed.items()])
-    text = f"{_name(facts.subject)}: the link of {_probe(link)} is {_correlation(link)}; {fixed}: {verdict}."
+    text = (
+        f"{_name(facts.subject)}: the link of {_probe(link)} is {_correlation(link)}, p = {p:.2g} when corrected for "
+        f"{corrected}; {fixed}: {verdict}.{_ceiling(link)}"
+    )
+    if facts.collinear:
+        text += (
+            f" Over these teachers it goes with {join([HELD_FIXED[name] for name in facts.collinear])} (90 % of its "
+            "variance or more): the link is theirs as well."
+        )
+    if facts.controls_alike:
+        text += (
+            " The teacher's accuracy and p_y go with each other: what is left given either is one number told twice."
+        )
     return f"{text} Beside it: {_companions(facts.companions)}."
+
+
+def _ceiling(link: Link) -> str:
+    """How high a correlation can be expected, where seeds tell."""
+    return (
+        "" if np.isnan(link.ceiling) else f" The seeds let no probe be expected above {link.ceiling:.2f} (the ceiling)."
+    )
 
 
 @sentence.register
@@ -234,9 +300,12 @@ def _family(family: str) -> str:
 
 def _shape(shape: Shape) -> str:
     """Whether there is a rise and a fall, and where the peak lies."""
-    course = "rises, then falls," if shape.established else "shows no established rise followed by a fall"
+    course = "rises, then falls," if shape.shown else "shows no established rise followed by a fall"
     peak = shape.likely[0] if len(shape.likely) == 1 else f"one of {join(list(shape.likely))}"
-    return f"{course} as teachers grow (p = {shape.p_value:.2g}); the peak is {peak} (95 % interval)"
+    whose = (
+        "of these very networks: single runs do not tell what another training would change; " if shape.single else ""
+    )
+    return f"{course} as teachers grow ({whose}p = {shape.p_value:.2g}); the peak is {peak} (95 % confidence)"
 
 
 def _under(means: Means, unit: str = "") -> str:

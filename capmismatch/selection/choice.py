@@ -352,11 +352,13 @@ class Choice(HandOver):
         Returns
         -------
         str
-            "clear" (P(best) of 0.8 or more), "leaning" (0.5 or more), "toss-up", or "none" where no student speaks.
+            "clear" (P(best) of 0.8 or more, and by their F test the teachers differ), "leaning" (0.5 or more),
+            "toss-up", or "none" where no student speaks.
         """
         if pd.isna(self._row["p_best"]):
             return "none"
-        return "clear" if self.p_best >= CLEAR else "leaning" if self.p_best >= LEANING else "toss-up"
+        clear = self.p_best >= CLEAR and not sentences.no_difference(self.basis.differences)
+        return "clear" if clear else "leaning" if self.p_best >= LEANING else "toss-up"
 
     @property
     def cheapest(self) -> str | None:

@@ -78,7 +78,8 @@ def _value(hint: Any, entry: Any) -> Any:
         return _value(pd.DataFrame, entry).set_index("index")["value"].rename(None).rename_axis(None)
     if dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(hint)
-        return hint(**{field.name: _value(hints[field.name], entry[field.name]) for field in dataclasses.fields(hint)})
+        make: Any = hint
+        return make(**{field.name: _value(hints[field.name], entry[field.name]) for field in dataclasses.fields(hint)})
     if origin is list:
         return [_value(arguments[0], item) for item in entry]
     if origin is tuple:

@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 
 from capmismatch.errors import MOST_RESAMPLES, InputError, must_be_a_table, must_be_one_of, must_count, require_columns
 from capmismatch.findings import join_codes
+from capmismatch.selection.rules import DEFAULT_RULE, DEFAULT_TAU, RULES
 from capmismatch.stats import correlations as st
 from capmismatch.stats.differences import WANTED_RELIABILITY, teacher_differences
+from capmismatch.stats.estimates import excludes_zero
 from capmismatch.stats.matching import (
     UNIT,
     PackedColumns,
     compared,
     level_seeds,
+    nearest_tau,
     pack_columns,
     require_results,
     resolve_split,
@@ -29,14 +32,15 @@ from capmismatch.stats.matching import (
     with_families,
     with_teacher,
 )
-from capmismatch.stats.usable import told, usable_tables
+from capmismatch.stats.usable import of_texts, told, usable_tables
 
 __all__ = ["correlate"]
 
 LINK_COLUMNS = (
-    *("probe", "tau", "student", "label", "method", "metric", "value", "low", "high", "p", "p_adjusted", "n"),
-    *("partial_accuracy", "partial_params", "partial_accuracy_params", "partial_target_prob", "expected_sign"),
-    *("ceiling", "findings"),
+    *("probe", "tau", "student", "label", "method", "metric", "value", "low", "high", "p", "p_adjusted", "p_max"),
+    *("p_overall", "primary", "n", "n_effective"),
+    *("partial_accuracy", "partial_params", "partial_accuracy_params", "partial_target_prob", "collinear"),
+    *("expected_sign", "ceiling", "findings"),
 )
 """Columns of the links table."""
 
@@ -45,6 +49,14 @@ CLASS_MEANS = ("cmi", "within_class_spread")
 
 CONFIDENCE_BOUND = ("derived_average", "derived_variance", "derived_std")
 """Probes that contain the factor (1 - p_y), and so may restate confidence (finding CM005)."""
+
+CONTROLS = ("accuracy", "params", "target_prob")
+"""What links are controlled for."""
+
+COLLINEAR = 0.9
+"""Share of a probe's variance over teachers that a control explains, from which on the two are not told apart.
+
+Its variance inflation factor is then 10, the usual bound (Marquardt, Technometrics 1970)."""
 
 _PARTIALS = ("partial_accuracy", "partial_params", "partial_accuracy_params", "partial_target_prob")
 _REPLICATES = 250  # bootstrap replicates held in memory at a time
@@ -61,6 +73,8 @@ def correlate(
     n_boot: int = 2000,
     seed: int = 0,
     unit: str = "teacher",
+    primary: str | None = None,
+    primary_tau: float = DEFAULT_TAU,
     mute: Iterable[str] = (),
 ) -> pd.DataFrame:
     """Link every probe of the teachers to the accuracy of every kind of student.
@@ -89,7 +103,8 @@ def correlate(
         drops out. Default: where at least half of the teachers of a link are in families of three or more of them;
         else all are compared with all, with finding CM012 where they are of several families.
     expected_signs : mapping from probe name to +1, -1 or NaN, optional
-        The direction in which each probe is expected to help. Default: what the registry of probes says.
+        The direction in which each probe is expected to help. Default: what the registry of probes says; of language
+        models only of accuracy and calibration, as what is expected of the others comes from images.
     n_boot : int
         Bootstrap replicates, 1 or more.
     seed : int
@@ -97,6 +112,11 @@ def correlate(
     unit : {"teacher", "run"}
         ``"run"`` takes every training run as a unit of its own. Runs of one teacher are alike, so its intervals and
         p-values are too sure; use it to describe, not to infer.
+    primary : str, optional
+        The one probe that the study is about, named before its students are looked at: it pays for no other probe
+        (`p_overall`). Default: "derived_std", which `capmismatch.pick` starts from, where it was measured.
+    primary_tau : float
+        Its temperature; the nearest one in the table is taken.
     mute : iterable of str
         Codes of findings to leave out.
 
@@ -110,11 +130,18 @@ def correlate(
         - ``student, label, method`` : the student and its setting
         - ``metric`` : "spearman", "pearson" or "kendall" (tau-b)
         - ``value, low, high`` : the correlation and its 95 % interval
-        - ``p, p_adjusted`` : of no link; the second corrected for all probes and temperatures
+        - ``p`` : of no link, this one alone
+        - ``p_adjusted, p_max`` : corrected for all probes and temperatures of these students: by the share of false
+          ones among those called links, and by the chance of calling any
+        - ``p_overall`` : `p_max` corrected for all students and settings as well; of the primary probe for these only
+        - ``primary`` : whether this is the primary probe
         - ``n`` : number of teachers
+        - ``n_effective`` : how many of a single family would scatter as much
         - ``partial_accuracy, partial_params, partial_accuracy_params, partial_target_prob`` : the same coefficient with
           the teacher's accuracy, log parameters, both of them, or target probability at the same temperature held
           fixed; NaN where it is undefined or unknown, or where so few teachers could only give -1 or 1
+        - ``collinear`` : which of "accuracy", "params" and "target_prob" the probe cannot be told apart from with these
+          teachers, separated by commas
         - ``expected_sign`` : +1 or -1, or NaN
         - ``ceiling`` : the highest correlation to expect of any probe, the square root of the reliability of the
           teachers' means (`capmismatch.teacher_differences`); NaN with single seeds
@@ -123,8 +150,8 @@ def correlate(
     Raises
     ------
     InputError
-        If a column is missing, a split has no rows, rows are repeated, no teacher has both probes and results, or
-        `n_boot` is below 1.
+        If a column is missing, a split has no rows, rows are repeated, no teacher has both probes and results,
+        `primary` was not measured, or `n_boot` is below 1.
 
     See Also
     --------
@@ -152,15 +179,21 @@ def correlate(
 
     **p-values** permute the students' accuracies over teachers: all permutations up to 9!, 10,000 random ones above
     (with one added to both counts). `p_adjusted` is Benjamini-Hochberg's over all probes and temperatures of the same
-    student, label and metric.
+    student, label and metric, the false discovery rate. `p_max` is Westfall and Young's max-T (1993) with the same
+    permutations, the family-wise error: as most probes say the same of teachers in a row, it finds more where a single
+    link is strong, and less where many are (times the number of sets of teachers, where probes lack some). `p_overall`
+    is `p_max` times the number of students and settings (Bonferroni), and for the primary probe Holm's (1979) over
+    students and settings alone. Simulated in ``benchmarks/bench_inference.py``.
 
-    **Findings**: CM003 so few teachers that no order of their ranks has p < 0.05 (fewer than five of one family); CM004
-    the interval covers zero; CM005 a probe that contains (1 - p_y) whose interval excludes zero, but no longer with p_y
-    at the same temperature held fixed, where p_y has a link of its own (normal-theory intervals of the partial
-    correlation and of p_y's); CM006 a sign against expectation; CM012 teachers of several families compared with one
-    another; CM013 accuracies of another split than `split`; CM014 an undefined coefficient, because the probe or the
-    accuracy is the same for all teachers; CM015 teachers' means with a reliability below 0.8; CM026 examples left out
-    that are the only ones of their class. See `capmismatch.findings.explain`.
+    **Findings**: CM003 so few teachers that no order of their ranks has p < 0.05 (fewer than five of one family), or
+    that not even a perfect link of a single probe has `p_adjusted` < 0.05; CM004 the interval covers zero; CM005 a
+    probe that contains (1 - p_y) whose interval excludes zero, but no longer with p_y at the same temperature held
+    fixed, where p_y has a link of its own (normal-theory intervals of the partial correlation and of p_y's); CM006 a
+    sign against expectation; CM012 teachers of several families compared with one another; CM013 accuracies of
+    another split than `split`; CM014 an undefined coefficient, because the probe or the accuracy is the same for all
+    teachers; CM015 teachers' means with a reliability below 0.8; CM026 examples left out that are the only ones of
+    their class; CM027 a probe of which the accuracy, the log parameters or p_y explain 90 % over these teachers (by
+    ranks, for Pearson by values). See `capmismatch.findings.explain`.
 
     Examples
     --------
@@ -187,7 +220,7 @@ def correlate(
     if unit == "run":
         probes, results = runs_as_units(probes, results)
     teachers = shared_teachers(probes, results)
-    signs = _registered_signs() if expected_signs is None else expected_signs
+    signs = _registered_signs(of_texts(probes)) if expected_signs is None else expected_signs
     x = pack_columns(probes, teachers, ["probe", "tau"], ["seed"], "value", "the probes table")
     differences = teacher_differences(results, split=str(results["split"].iloc[0]))
     setting, seeds = ["student", "label", "method"], ["teacher_seed", "seed"]
@@ -197,16 +230,19 @@ def correlate(
     families = pd.factorize(teachers.get_level_values("family"))[0].astype(np.int64)
 
     frames: list[pd.DataFrame] = []
-    for rows, of_x, of_y in _blocks(x, y):
+    for number, (rows, of_x, of_y) in enumerate(_blocks(x, y)):
         rows, groups = compared(rows, families, within_family)
         across = len(np.unique(families[rows])) > len(np.unique(groups))
         block = _Block(x.values[rows][..., of_x], y.values[rows][..., of_y], groups, controls[:, rows][..., of_x])
         keys = (x.keys.iloc[of_x], y.keys.iloc[of_y])
         for metric in st.METRICS:
-            frames.append(_link_rows(block, metric, *keys, n_boot=n_boot, seed=seed).assign(across=across))
+            frames.append(
+                _link_rows(block, metric, *keys, n_boot=n_boot, seed=seed).assign(across=across, block=number)
+            )
     thin = set(probes["probe"][_left_out(probes) > 0])
     links = pd.concat(frames, ignore_index=True).assign(moved=moved)
     links["thin"] = links["probe"].isin(thin)
+    links["primary"] = _is_primary(links, primary, primary_tau)
     reliable = differences[["student", "label", "reliability", "ceiling"]]
     return _finish(links.merge(reliable, on=["student", "label"], how="left"), signs, mute)
 
@@ -247,10 +283,11 @@ def _left_out(probes: pd.DataFrame) -> pd.Series:
     return (1 - probes["n"] / every).where(probes["probe"].isin(CLASS_MEANS), 0.0)
 
 
-def _registered_signs() -> Mapping[str, float]:
-    from capmismatch.probes import expected_signs  # here, because the registry loads torch
+def _registered_signs(texts: bool) -> Mapping[str, float]:
+    """What sources expect; of texts only of probes that say how good a teacher is, as the others are of images."""
+    from capmismatch.probes import REGISTRY, expected_signs  # here, because the registry loads torch
 
-    return expected_signs()
+    return {name: sign for name, sign in expected_signs().items() if not (texts and REGISTRY[name].tempered)}
 
 
 def _controls(x: PackedColumns, probes: pd.DataFrame, teachers: pd.MultiIndex) -> NDArray[np.float64]:
@@ -286,23 +323,53 @@ def _link_rows(
     """One row for each pair of columns of the block."""
     n = len(block.groups)
     shape = (len(x_keys), len(y_keys))
-    links = {name: np.full(shape, np.nan) for name in ("value", "low", "high", "p", *_PARTIALS)}
+    links = {name: np.full(shape, np.nan) for name in ("value", "low", "high", "p", "p_max", *_PARTIALS)}
     restates = np.zeros(shape, dtype=bool)
+    collinear = np.full(shape, "", dtype=object)
     if n >= 3:
         x, y = st.nested_mean(block.x), st.nested_mean(block.y)
         value = st.correlations(x, y, block.groups, metric)
         replicates = _bootstrap(block, metric, n_boot, seed)
         low, high = st.fisher_interval(value, metric, st.effective_size(block.groups, metric), replicates)
         partials, restates = _partials(x, y, block, metric, value)
-        p = st.permutation_p(x, y, block.groups, metric, seed=seed)
-        links = {"value": value, "low": low, "high": high, "p": p, **dict(zip(_PARTIALS, partials, strict=True))}
+        p, p_max = st.permutation_test(x, y, block.groups, metric, seed=seed)
+        links = {"value": value, "low": low, "high": high, "p": p, "p_max": p_max}
+        links |= dict(zip(_PARTIALS, partials, strict=True))
+        collinear[:] = _collinear(x, block, metric, x_keys["probe"].to_numpy())[:, None]
     index = [axis.ravel() for axis in np.indices(shape)]
     pairs = [keys.iloc[rows].reset_index(drop=True) for keys, rows in zip((x_keys, y_keys), index, strict=True)]
     frame = pd.concat(pairs, axis=1)
     for name, values in links.items():
         frame[name] = values.ravel()
-    few = st.least_p(block.groups) >= 0.05
-    return frame.assign(metric=metric, n=n, few=few, restates=restates.ravel())
+    size = st.effective_size(block.groups, metric)
+    frame = frame.assign(metric=metric, n=n, n_effective=size, least_p=st.least_p(block.groups))
+    return frame.assign(restates=restates.ravel(), collinear=collinear.ravel())
+
+
+def _collinear(x: NDArray[np.float64], block: _Block, metric: str, names: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Names of the controls that explain most of each column (p,) of the probes, itself left out."""
+    kind = "pearson" if metric == "pearson" else "spearman"
+    of_x = st.unit_vectors(x, block.groups, kind)
+    held = [st.unit_vectors(control, block.groups, kind) for control in block.controls]
+    explained = np.stack([(of_x * unit).sum(axis=0) ** 2 >= COLLINEAR for unit in held], axis=1)
+    return np.array(
+        [
+            ",".join(c for c, alike in zip(CONTROLS, row, strict=True) if alike and c != name)
+            for name, row in zip(names, explained, strict=True)
+        ],
+        dtype=object,
+    )
+
+
+def _is_primary(links: pd.DataFrame, probe: str | None, tau: float) -> pd.Series:
+    """Rows of the probe named beforehand, at the nearest temperature."""
+    if probe is not None:
+        must_be_one_of(probe, sorted(set(links["probe"])), "primary")
+    named = links["probe"].eq(RULES[DEFAULT_RULE].probe if probe is None else probe)
+    at = links["tau"].isna()
+    if links.loc[named, "tau"].notna().any():
+        at = links["tau"].eq(nearest_tau(links.loc[named, "tau"].dropna(), tau))
+    return named & at
 
 
 def _bootstrap(block: _Block, metric: str, n_boot: int, seed: int) -> NDArray[np.float64]:
@@ -348,13 +415,9 @@ def _partials(
         one if room > 2 + fixed else np.full_like(one, np.nan)
         for one, fixed in ((accuracy, 1), (params, 1), (both, 2), (confidence, 1))
     ]
-    lasts = _excludes_zero(*st.fisher_interval(confidence, metric, n - 1))
-    linked = _excludes_zero(*st.fisher_interval(with_y[2], metric, n))
+    lasts = excludes_zero(*st.fisher_interval(confidence, metric, n - 1))
+    linked = excludes_zero(*st.fisher_interval(with_y[2], metric, n))
     return partials, linked & ~lasts
-
-
-def _excludes_zero(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.bool_]:
-    return (low > 0) | (high < 0)
 
 
 def _finish(links: pd.DataFrame, signs: Mapping[str, float], mute: Iterable[str]) -> pd.DataFrame:
@@ -363,9 +426,18 @@ def _finish(links: pd.DataFrame, signs: Mapping[str, float], mute: Iterable[str]
         lambda p: st.benjamini_hochberg(p.to_numpy(float))
     )
     links["expected_sign"] = links["probe"].map(signs).astype(float)
-    clear = _excludes_zero(links["low"].to_numpy(), links["high"].to_numpy())
+    tested = links[links["p"].notna()].groupby(["student", "label", "metric"])
+    keys = pd.MultiIndex.from_frame(links[["student", "label", "metric"]])
+    links["p_max"] = np.minimum(links["p_max"] * tested["block"].nunique().reindex(keys).to_numpy(), 1.0)
+    tests = links[links["p"].notna()].drop_duplicates(["metric", "student", "label"])
+    settings = tests["metric"].value_counts()
+    overall = np.minimum(links["p_max"] * links["metric"].map(settings), 1.0)
+    named = links.groupby(["metric", "primary"])["p"].transform(lambda p: st.holm(p.to_numpy(float)))
+    links["p_overall"] = named.where(links["primary"], overall)
+    single_link = links["least_p"] * tested.size().reindex(keys, fill_value=0).to_numpy()
+    clear = excludes_zero(links["low"], links["high"])
     flags = {
-        "CM003": links["few"],
+        "CM003": links["least_p"].ge(0.05) | single_link.ge(0.05),
         "CM004": links["value"].notna() & ~clear,
         "CM005": links["probe"].isin(CONFIDENCE_BOUND) & clear & links["restates"],
         "CM006": (links["value"] * links["expected_sign"]).lt(0),
@@ -374,6 +446,7 @@ def _finish(links: pd.DataFrame, signs: Mapping[str, float], mute: Iterable[str]
         "CM014": links["value"].isna() & links["n"].ge(3),
         "CM015": links["reliability"].lt(WANTED_RELIABILITY),
         "CM026": links["thin"],
+        "CM027": links["collinear"].ne(""),
     }
     marked = pd.DataFrame(flags)
     links["findings"] = [join_codes(marked.columns[row], mute) for row in marked.to_numpy()]

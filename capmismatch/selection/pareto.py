@@ -93,7 +93,8 @@ def pareto_front(
     >>> results = pd.DataFrame([
     ...     {"family": "mlp", "teacher": t, "teacher_seed": 0, "student": "net", "label": "KD", "method": "KD",
     ...      "tau": 4.0, "seed": s, "split": split, "accuracy": a + 0.001 * s}
-    ...     for t, a in (("small", 0.60), ("middle", 0.64), ("large", 0.62)) for s in (0, 1) for split in ("val", "test")
+    ...     for t, a in (("small", 0.60), ("middle", 0.64), ("large", 0.62))
+    ...     for s in (0, 1) for split in ("val", "test")
     ... ])
     >>> results["accuracy"] += 0.0005 * results["teacher"].eq("small") * results["seed"]
     >>> pareto_front(probes, results)[["teacher", "on_front"]].to_numpy().tolist()

@@ -40,6 +40,7 @@ from capmismatch.selection.rules import (
     DERIVED,
     OF_WRONG_CLASSES,
     RULES,
+    RULES_FOR_TEXTS,
     RULES_FOR_TWO_CLASSES,
     TWO_CLASSES,
     Rule,
@@ -58,7 +59,7 @@ from capmismatch.stats.differences import WANTED_RELIABILITY, teacher_difference
 from capmismatch.stats.estimates import Z95
 from capmismatch.stats.matching import UNIT, shared_teachers, with_families, with_teacher
 from capmismatch.stats.posterior import posterior_draws
-from capmismatch.stats.usable import OF_UNUSABLE, told, usable_tables
+from capmismatch.stats.usable import OF_UNUSABLE, of_texts, told, usable_tables
 
 __all__ = ["Choice", "pick"]
 
@@ -86,7 +87,8 @@ def pick(
     `capmismatch.selection.rules.DEFAULT_RULE`. Teachers whose difference from the best has a 95 % interval that covers
     zero are tied with it. With `values`, intervals and ties come from a bootstrap over the examples, which all teachers
     share, and over runs where a teacher has several; else standard errors are taken as independent, which is
-    conservative. The smallest of the tied teachers is taken, because it is the cheapest.
+    conservative. The smallest of the tied teachers is taken, because it is the cheapest; the title then says so, and
+    how many teachers the rules name. `Choice.smallest_pilot` names the fewest students that would tell.
 
     **With evidence**, students of other families or other students of these teachers, how far to trust each probe is
     learnt from it (`capmismatch.stats.posterior.posterior_draws`: a ridge regression within families; its strength, and
@@ -155,9 +157,9 @@ def pick(
 
     Notes
     -----
-    On simulated families that have only probes, with students of 1 to 6 other families (``benchmarks/bench_pick.py``),
-    95 % intervals cover in 89-96 %, and P(best) is claimed within 0.15 of how often it comes true; with a single other
-    family it is claimed too low, by up to 0.2.
+    On simulated families with and without evidence (``benchmarks/bench_reliability.py``, ``benchmarks/bench_pick.py``)
+    P(best) comes true about as often as it claims. The table by bins, the expected regret beside the real one, and how
+    far the accuracy and the gain to report are from the truth stand in the docs on statistics.
 
     Examples
     --------
@@ -232,10 +234,11 @@ def _rule_to_follow(rule: str, probes: pd.DataFrame, profiles: pd.DataFrame) -> 
 
 
 def _default_rule(probes: pd.DataFrame, profiles: pd.DataFrame) -> str:
-    """The rule to follow without results and evidence; another one where its probe is zero by definition."""
-    if RULES[DEFAULT_RULE].probe not in zero_by_definition(probes):
+    """The rule to follow without results and evidence; another one of texts, or where its probe is 0 by definition."""
+    others = RULES_FOR_TEXTS if of_texts(probes) else RULES_FOR_TWO_CLASSES
+    if others is RULES_FOR_TWO_CLASSES and RULES[DEFAULT_RULE].probe not in zero_by_definition(probes):
         return DEFAULT_RULE
-    known = [name for name in RULES_FOR_TWO_CLASSES if RULES[name].probe in profiles.dropna(axis=1, how="all")]
+    known = [name for name in others if RULES[name].probe in profiles.dropna(axis=1, how="all")]
     return known[0] if known else DEFAULT_RULE
 
 

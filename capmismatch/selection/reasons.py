@@ -101,7 +101,7 @@ def cheapest(tied: pd.DataFrame, chosen: pd.Series) -> list[str]:
 
 
 def smallest_of(table: pd.DataFrame, chosen: pd.Series) -> str:
-    """Piece of a title: that the chosen teacher is not the best by the probe, but the smallest of those tied with it."""
+    """Piece of a title: that the chosen teacher is the smallest of those that tie, and not the best by the probe."""
     if named(chosen) == named(table.iloc[0]):
         return ""
     return f", the smallest of {table['tie'].sum()} that tie,"

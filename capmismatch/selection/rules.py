@@ -7,9 +7,10 @@ from dataclasses import dataclass
 DEFAULT_RULE = "highest derived_std"
 """The rule that `pick` follows without results and evidence.
 
-The variance of a teacher's probabilities over the wrong classes rises and falls with capacity and goes together with
-its students' accuracy in the journal paper (arXiv 2405.13078, which plots the square root). Measured with twelve
-CIFAR-10 teachers (``data/cifar10``), it is a cheap rule for plain KD. Accuracy points lost, with 95 % intervals:
+A larger teacher's probabilities are less distinct among the wrong classes, and lack what makes it teach well, says the
+abstract of the journal paper (arXiv 2405.13078; the forerunner's code plots the square root of their variance).
+Measured with twelve CIFAR-10 teachers (``data/cifar10``), it is a cheap rule for plain KD. Accuracy points lost, with
+95 % intervals:
 
 ============= ============== ============== ============== ====================
 rule          KD, tau 2      KD, tau 4      ATS            ISATS, unconstrained
@@ -42,6 +43,10 @@ TWO_CLASSES = (
 
 RULES_FOR_TWO_CLASSES = ("most accurate", "lowest nll", "lowest brier", "smallest")
 """What `pick` goes by instead of `DEFAULT_RULE` there: the first whose probe was measured."""
+
+RULES_FOR_TEXTS = ("lowest nll", "most accurate", "smallest")
+"""The same for language models: what is known of variances comes from images, and larger language models have more of
+it because they know more."""
 
 NAMES = {
     "target_prob": "p_y",

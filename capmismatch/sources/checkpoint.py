@@ -240,6 +240,8 @@ def _module(module_name: str, base: Path) -> ModuleType:
     sys.path.insert(0, str(base))  # the module may import others beside it
     try:
         if not beside.exists():
+            if not all(part.isidentifier() for part in module_name.split(".")):
+                raise InputError(f"expected a builder as 'module:function', got the module {module_name!r}")
             return importlib.import_module(module_name)
         # Not by `import`: two studies may each have a "models.py", and a cell may be run again after an edit.
         name = f"capmismatch_builder_{hashlib.sha256(str(beside).encode()).hexdigest()[:16]}"

@@ -13,6 +13,7 @@ from torch import nn
 
 from capmismatch._utils.files import hash_of
 from capmismatch._utils.optional import need
+from capmismatch._utils.progress import progress_bar
 from capmismatch.architectures import count_parameters
 from capmismatch.errors import InputError
 from capmismatch.sources._networks import (
@@ -36,6 +37,7 @@ from capmismatch.sources._weights import (
 )
 from capmismatch.sources.families import Teacher
 
+FEW = 5  # networks that are listed at once; more get a bar
 LOCAL = "local-dir:"
 
 
@@ -87,9 +89,10 @@ def describe(pattern: str) -> list[Listed]:
     else:
         names = _names(pattern)
     rows = []
-    for name in names:
-        network: Any = on_meta(partial(_create, name))
-        rows.append(listed(name, network, _config(network)["input_size"], network.num_classes))
+    with progress_bar(names, desc="list", unit="network", show=len(names) > FEW) as bar:
+        for name in bar:
+            network: Any = on_meta(partial(_create, name))
+            rows.append(listed(name, network, _config(network)["input_size"], network.num_classes))
     return smallest_first(rows)
 
 

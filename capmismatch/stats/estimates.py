@@ -7,15 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from capmismatch.stats.best import gap_to_best
 from capmismatch.stats.correlations import fisher_interval
-from capmismatch.stats.run_means import mean_over_runs, runs_by_unit
+from capmismatch.stats.run_means import half_width, mean_over_runs, runs_by_unit
 
 Z95 = float(stats.norm.ppf(0.975))
 
 Floats = NDArray[np.float64]
+
+
+def excludes_zero(low: ArrayLike, high: ArrayLike) -> NDArray[np.bool_]:
+    """Whether intervals lie on one side of zero; NaN do not."""
+    return (np.asarray(low) > 0) | (np.asarray(high) < 0)
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Estimate:
     @property
     def excludes_zero(self) -> bool:
         """Whether the interval is known and lies on one side of zero."""
-        return self.low > 0 or self.high < 0
+        return bool(excludes_zero(self.low, self.high))
 
     def verdict(self, above: str, below: str, neither: str) -> str:
         """What the interval says of the sign."""
@@ -125,27 +131,8 @@ def by_seed(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.pivot_table(index="seed", columns="teacher", values="accuracy").dropna()
 
 
-def difference(left: pd.Series, right: pd.Series) -> Estimate:
-    """Mean difference of accuracies paired by seed, with Student's t interval; `n` is the number of seeds shared.
-
-    Examples
-    --------
-    >>> left, right = pd.Series([0.70, 0.72, 0.71]), pd.Series([0.69, 0.70, 0.70])
-    >>> difference(left, right).points()
-    '+1.33 points [-0.10, +2.77]'
-    """
-    differences = (left - right).dropna()
-    mean, n = float(differences.mean()), len(differences)
-    if n < 2:
-        return Estimate(mean, n=n)
-    half = float(stats.t.ppf(0.975, n - 1) * differences.std(ddof=1) / np.sqrt(n))
-    return Estimate(mean, mean - half, mean + half, n)
-
-
 def against_best(seeds: pd.DataFrame, teacher: str) -> Estimate:
-    """How the students of a teacher do against those of the best one, paired by seed.
-
-    The best teacher is chosen for each seed from the other seeds, so that its own luck does not count for it.
+    """How the students of a teacher do against those of the best of the other teachers, paired by seed.
 
     Parameters
     ----------
@@ -157,28 +144,41 @@ def against_best(seeds: pd.DataFrame, teacher: str) -> Estimate:
     Returns
     -------
     Estimate
-        Mean difference, a share; negative where the students of `teacher` do worse.
+        Difference of means, a share, negative where the students of `teacher` do worse, with the interval of
+        `capmismatch.stats.best.gap_to_best`: its noise is what teacher and seed leave of a run, pooled over teachers.
+        The value is as measured: the best of many is so by luck as well, so a gap is on average smaller than it looks.
 
     Examples
     --------
     >>> seeds = pd.DataFrame({"s": [0.60, 0.62, 0.61], "m": [0.70, 0.71, 0.72], "l": [0.66, 0.69, 0.68]})
     >>> against_best(seeds, "l").points()
-    '-3.33 points [-6.20, -0.46]'
+    '-3.33 points [-5.14, -1.53]'
     """
-    on_other_seeds = (seeds.sum() - seeds) / (len(seeds) - 1)
-    best = [seeds.at[seed, on_other_seeds.loc[seed].idxmax()] for seed in seeds.index]
-    return difference(seeds[teacher], pd.Series(best, index=seeds.index))
+    values = seeds.to_numpy(float)
+    noise = mean_over_runs((values - values.mean(axis=1, keepdims=True)).T, pool=True, paired=True)
+    position = list(seeds.columns).index(teacher)
+    gap = gap_to_best(values.mean(axis=0), noise.of_means, float(noise.free[0]), position)
+    return Estimate(*gap, len(seeds))
 
 
-def held_fixed(partial: float, teachers: int) -> Estimate:
+def held_fixed(partial: float, teachers: int, effective: float) -> Estimate:
     """A partial Spearman correlation with normal theory's interval; the variable held fixed costs one teacher.
+
+    Parameters
+    ----------
+    partial : float
+        The correlation.
+    teachers : int
+        That it comes from.
+    effective : float
+        How many of a single family would scatter as much: `capmismatch.stats.correlations.effective_size`.
 
     Examples
     --------
-    >>> held_fixed(0.7, 12).text(".2f")
-    '0.70 [0.09, 0.93]'
+    >>> held_fixed(0.7, 12, 12).text(".2f"), held_fixed(0.7, 12, 9.5).text(".2f")
+    ('0.70 [0.09, 0.93]', '0.70 [-0.07, 0.95]')
     """
-    low, high = fisher_interval(np.array(partial, dtype=float), "spearman", int(teachers) - 1)
+    low, high = fisher_interval(np.array(partial, dtype=float), "spearman", effective - 1)
     return Estimate(float(partial), float(low), float(high), int(teachers))
 
 
@@ -223,5 +223,6 @@ def pair_mean(alike: Floats, distances: Iterable[int], *, below_floor: bool = Fa
         return Estimate(mean, n=len(values))
     means = np.array([remaining.mean() for remaining in without])
     error = np.sqrt((n - 1) / n * ((means - means.mean()) ** 2).sum())
-    half = float(stats.t.ppf(0.975, n - 1) * error)
-    return Estimate(mean, mean - half, mean + half, len(values))
+    half = float(half_width(error**2, n - 1))
+    bound = 2.0 if below_floor else 1.0  # an agreement is at most perfect
+    return Estimate(mean, max(mean - half, -bound), min(mean + half, bound), len(values))

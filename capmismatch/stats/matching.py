@@ -143,15 +143,15 @@ def require_results(results: pd.DataFrame, columns: Sequence[str]) -> None:
     --------
     >>> require_results(pd.DataFrame({"teacher": []}), ["teacher", "teacher_seed"])
     Traceback (most recent call last):
-    capmismatch.errors.InputError: the results table lacks the column 'teacher_seed'; it has ['teacher']: save it as \
-CSV or Parquet and read it by capmismatch.load_results, which fills in all but teacher, method and accuracy
+    capmismatch.errors.InputError: the results table lacks the column 'teacher_seed'; it has ['teacher']: \
+capmismatch.load_results takes tables made by hand, and fills in all but teacher, method and accuracy
     """
     try:
         require_columns(results, columns, "the results table")
     except InputError as error:
         raise InputError(
-            f"{error}: save it as CSV or Parquet and read it by capmismatch.load_results, which fills in all but "
-            "teacher, method and accuracy"
+            f"{error}: capmismatch.load_results takes tables made by hand, and fills in all but teacher, method and "
+            "accuracy"
         ) from None
 
 

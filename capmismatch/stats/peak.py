@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from capmismatch._utils.text import format_percent
 from capmismatch.errors import InputError, require_columns
+from capmismatch.stats.best import may_be_best
 from capmismatch.stats.run_means import mean_over_runs
 
 __all__ = ["Peak", "peak", "peak_of"]
@@ -28,21 +29,30 @@ class Peak:
     teacher : str
         The teacher with the highest mean.
     probability : dict from teacher to float
-        How often each teacher has the highest mean when runs are redrawn; in order of size, sums to 1.
+        How often each teacher has the highest mean when runs are redrawn; in order of size, sums to 1. The observed
+        winner looks likelier here than it is.
+    likely : tuple of str
+        Teachers among which the true peak lies with a confidence of 95 %, by size: those that no other is shown to be
+        higher than (`capmismatch.stats.best.may_be_best`).
     p_value : float
         Of a rise followed by a fall, against every course without one (flat, monotone, fall then rise).
     rise, fall : float
         Slopes up to and after the best turning point, in standard errors; both positive where there is a peak.
     paired : bool
         Whether what a run does to all teachers alike was taken out of the noise.
+    single : bool
+        Whether no teacher has two runs. The noise is then that of the examples (`se`), and everything here is about
+        these very networks: trained again, they differ by more (finding CM028).
     """
 
     teacher: str
     probability: dict[str, float]
+    likely: tuple[str, ...]
     p_value: float
     rise: float
     fall: float
     paired: bool = False
+    single: bool = False
 
     @property
     def interior(self) -> bool:
@@ -52,10 +62,12 @@ class Peak:
     def __repr__(self) -> str:
         """A few lines of text."""
         shape = "rises, then falls" if self.p_value < 0.05 else "a rise followed by a fall is not established"
-        likely = [f"{name} {format_percent(chance)}" for name, chance in self.probability.items() if chance >= 0.005]
+        chances = [f"{name} {format_percent(chance)}" for name, chance in self.probability.items() if chance >= 0.005]
+        single = "\n  single runs: what another training would change is not known (CM028)" if self.single else ""
         return (
             f"Peak at {self.teacher}: {shape} (p = {self.p_value:.3g}; rise {self.rise:.1f}, fall {self.fall:.1f} "
-            f"standard errors)\n  chance of being the peak: {', '.join(likely)}"
+            f"standard errors)\n  the peak is one of {', '.join(self.likely)} (95 % confidence)\n"
+            f"  highest in redrawn runs: {', '.join(chances)}{single}"
         )
 
 
@@ -71,7 +83,9 @@ def peak(
 ) -> Peak:
     r"""Test whether a quantity rises and then falls with teacher size, and say where it peaks.
 
-    The statement is about these teachers: would they, trained again, still show a rise and then a fall?
+    The statement is about these teachers: would they, trained again, still show a rise and then a fall? Where no
+    teacher has two runs, nothing tells what another training would change, and the statement is about these very
+    networks and other examples: `Peak.single`.
 
     Parameters
     ----------
@@ -81,7 +95,8 @@ def peak(
         The quantity for each teacher, one number for each run (or student seed); NaN is left out.
     se : array of shape (T,), optional
         Standard errors of the teachers' means. Needed where no teacher has two runs; else the runs' own pooled
-        variance counts.
+        variance counts. Those of the examples leave out what training adds: where that is twice as much, up to a third
+        of flat or saturating courses come out with p < 0.05.
     teachers : T names, optional
         Default: "0", "1", ... in the order given.
     paired : bool
@@ -153,7 +168,10 @@ def peak(
     top = np.bincount(np.argmax(means + noise, axis=1), minlength=len(means)) / n_boot
     probability = {names[i]: float(chance) for i, chance in zip(order, top, strict=True)}
     teacher = names[order[int(np.argmax(means))]]
-    return Peak(teacher, probability, float(p_value), float(rises[turn] @ means), float(falls[turn] @ means), paired)
+    may_be = may_be_best(means, variances, free)
+    likely = tuple(names[i] for i, possible in zip(order, may_be, strict=True) if possible)
+    slopes = float(rises[turn] @ means), float(falls[turn] @ means)
+    return Peak(teacher, probability, likely, float(p_value), *slopes, paired, single=bool(np.isinf(free)))
 
 
 def peak_of(

@@ -5,8 +5,8 @@ In setting s, teacher t's students have the true mean accuracy
 .. math:: \mu_{st} = c_s + \tau z_{st}, \qquad \bar y_{st} \sim N(\mu_{st}, \lambda v_{st}), \quad c_s \text{ flat},
 
 where v is the variance that the seeds (or, with single seeds, the examples) suggest, with the covariance of teachers
-that lack some of the seeds beside it (`capmismatch.stats.groups.errors_of_seed_effects`), and the teachers' profile z has
-three sources:
+that lack some of the seeds beside it (`capmismatch.stats.groups.errors_of_seed_effects`), and the teachers' profile z
+has three sources:
 
 .. math::
     z_{st} = \sqrt{\kappa}\, \zeta_t + \sqrt{1-\kappa}\, \zeta_{st}, \qquad
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from typing import NamedTuple
 
@@ -41,7 +41,7 @@ Ints = NDArray[np.int64]
 RATIOS = 4.0 ** np.arange(-3, 7)
 RATIO_WEIGHTS = np.array([1, 1, 1, 1, 0.7, 0.4, 0.2, 0.1, 0.05, 0.02])
 EXPLAINED, EXPLAINED_WEIGHTS = np.array([0.0, 0.3, 0.7, 0.95]), np.array([2, 1, 1, 0.5])
-COMMON = np.array([0.0, 0.5, 0.9, 0.99])  # of the profile, over settings
+COMMON = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])  # of the profile, over settings
 SHARED = np.array([0.0, 0.5, 0.9])  # of the slopes, over families
 ALIKE = np.array([0.0, 0.5, 0.95])  # of the profile of the same teachers, over students
 SINGLE_SEED_NOISE = 30.0  # seeds may scatter up to this times the variance that the examples alone give
@@ -97,11 +97,11 @@ def joint_draws(
     [[0.7, 0.72, 0.74]]
     """
     priors = _priors(settings, evidence)
-    data = _Measured.of(settings, evidence) if any(np.isfinite(group.means).any() for group in settings) else None
+    data = _measured(settings, evidence) if any(np.isfinite(group.means).any() for group in settings) else None
     scores = np.array([prior.log_weight + (np.zeros(()) if data is None else data.scores(prior)) for prior in priors])
     weights = np.exp(scores - scores.max())
     counts = rng.multinomial(n_boot, (weights / weights.sum()).ravel()).reshape(weights.shape)
-    draw = _unmeasured if data is None else data.draw
+    draw = partial(_unmeasured, len(settings)) if data is None else data.draw
     drawn = [draw(prior, count, rng) for prior, count in zip(priors, counts, strict=True) if count.any()]
     stacked = rng.permutation(np.concatenate(drawn))
     size = len(settings) * len(settings[0].means)
@@ -148,11 +148,25 @@ def posterior_draws(group: Group, n_boot: int, rng: np.random.Generator, evidenc
 
 
 class _Prior(NamedTuple):
-    """Normal distribution of the profile (S * T, setting by setting) and the slopes (p), given h, kappa, rho, alike."""
+    """What is thought of the profile z and the slopes, given h, kappa, rho and alike, before these settings' results.
+
+    Attributes
+    ----------
+    log_weight : float
+        How well it predicts the evidence.
+    mean, cov : (T + p,), (T + p, T + p) arrays of float
+        Of the profile of one setting and the slopes, given the evidence.
+    fresh : (T, T) array of float
+        Covariance of that part of a setting's profile that is its own, where it is all.
+    common : float
+        Kappa: the share that all settings have in common.
+    """
 
     log_weight: float
     mean: Floats
     cov: Floats
+    fresh: Floats
+    common: float
 
 
 def _priors(settings: Sequence[Group], evidence: Sequence[Group]) -> list[_Prior]:
@@ -169,19 +183,19 @@ def _priors(settings: Sequence[Group], evidence: Sequence[Group]) -> list[_Prior
     for (explained, log_weight), shared, alike in grid:
         weight, mean, cov, fresh = units.condition(explained, shared, alike)
         for common in COMMON if several else [1.0]:
-            priors.append(_Prior(log_weight + weight, *_repeat(mean, cov, fresh, common, len(settings))))
+            priors.append(_Prior(log_weight + weight, mean, cov, fresh, common))
     return priors
 
 
-def _repeat(mean: Floats, cov: Floats, fresh: Floats, common: float, settings: int) -> tuple[Floats, Floats]:
-    """The profile of several settings from that of one: `common` of it is the same in all, the others are fresh."""
-    count = len(fresh)
-    place = np.r_[np.tile(np.arange(count), settings), np.arange(count, len(mean))]
-    root = np.r_[np.full(count * settings, np.sqrt(common)), np.ones(len(mean) - count)]
-    wide = cov[np.ix_(place, place)] * np.outer(root, root)
+def _repeated(prior: _Prior, settings: int) -> tuple[Floats, Floats]:
+    """Mean and covariance of the profiles of all settings, setting by setting, and the slopes."""
+    count = len(prior.fresh)
+    place = np.r_[np.tile(np.arange(count), settings), np.arange(count, len(prior.mean))]
+    root = np.r_[np.full(count * settings, np.sqrt(prior.common)), np.ones(len(prior.mean) - count)]
+    wide = prior.cov[np.ix_(place, place)] * np.outer(root, root)
     profile = count * settings
-    wide[:profile, :profile] += np.kron(np.eye(settings), (1 - common) * fresh)
-    return mean[place] * root, wide
+    wide[:profile, :profile] += np.kron(np.eye(settings), (1 - prior.common) * prior.fresh)
+    return prior.mean[place] * root, wide
 
 
 @dataclass(frozen=True)
@@ -269,19 +283,39 @@ def _log_spreads(groups: Sequence[Group]) -> Floats:
 # --- with this student's results -------------------------------------------------------------------------------------
 
 
+class _Part(NamedTuple):
+    """Unknowns and what was measured of them: k sets with the same covariances, independent of each other.
+
+    Attributes
+    ----------
+    mean, cov : (M, k), (M, M) arrays of float
+        What the prior says of the unknowns, at a ratio of 1.
+    seen : (N,) array of int
+        Which of them were measured.
+    levels : (M, q) array of float
+        How the flat levels enter them.
+    y : (N, k) array of float
+        What was measured.
+    """
+
+    mean: Floats
+    cov: Floats
+    seen: Ints
+    levels: Floats
+    y: Floats
+
+
 class _Turned(NamedTuple):
-    """The measured means on axes where their noise is 1 and the prior's variance is `sizes`, without covariances.
+    """A part on the axes where noise and prior are both independent, so that all ratios share one decomposition.
 
     Attributes
     ----------
     sizes : (N,) array of float
-        Prior variances, at a ratio of 1.
+        Prior variances, at a ratio of 1, where the noise is 1.
     turn : (N, N) array of float
         From the measured units to the axes.
-    levels : (N, S) array of float
-        The settings' levels, on these axes.
-    y, mean : (N,) arrays of float
-        What was measured, and what the prior expects.
+    levels, y, mean : (N, q), (N, k), (N, k) arrays of float
+        The levels, what was measured, and what the prior expects, on the axes.
     """
 
     sizes: Floats
@@ -324,23 +358,6 @@ class _Measured:
     middle: float
     log_taus: Floats
 
-    @classmethod
-    def of(cls, settings: Sequence[Group], evidence: Sequence[Group]) -> _Measured:
-        means = np.concatenate([group.means for group in settings])
-        variances = np.concatenate([group.noise.variances for group in settings])
-        seen = np.flatnonzero(np.isfinite(means))
-        unit, middle = float(np.sqrt(variances[seen].mean())), float(means[seen].mean())
-        return cls(
-            y=(means[seen] - middle) / unit,
-            noise=_covariance(settings)[np.ix_(seen, seen)] / unit**2,
-            seen=seen,
-            levels=np.repeat(np.eye(len(settings)), len(settings[0].means), axis=0),
-            free=settings[0].noise.free,
-            unit=unit,
-            middle=middle,
-            log_taus=_log_spreads(evidence) - np.log(unit),
-        )
-
     @property
     def noise_scales(self) -> Floats:
         """The grid of lambda: from one on where only the examples speak, else around one as far as chance may lead."""
@@ -349,21 +366,52 @@ class _Measured:
         reach = np.log(400) / np.sqrt(min(self.free, 100) / 2 + 0.5)
         return np.exp(np.linspace(-0.5 * reach, reach, 31))
 
+    def parts(self, prior: _Prior) -> list[_Part]:
+        """All unknowns at once."""
+        mean, cov = _repeated(prior, self.levels.shape[1])
+        levels = np.zeros((len(mean), self.levels.shape[1]))
+        levels[: len(self.levels)] = self.levels
+        known = self.levels[self.seen].any(axis=0)  # of a setting without a measured teacher the level is unknown
+        return [_Part(mean[:, None], cov, self.seen, levels[:, known], self.y[:, None])]
+
+    def joined(self, drawn: Sequence[Floats]) -> Floats:
+        """Draws (n, S * T + p) from those of the parts, (n, M, k) each."""
+        return drawn[0][:, :, 0]
+
+    @cached_property
+    def whitening(self) -> Floats:
+        """What turns the noise of a part's measured units into the identity."""
+        root = np.linalg.cholesky(self.noise)
+        white: Floats = solve_triangular(root, np.eye(len(root)), lower=True)
+        return white
+
+    def turned(self, part: _Part) -> _Turned:
+        """A part, turned."""
+        seen, white = part.seen, self.whitening
+        sizes, axes = np.linalg.eigh(white @ part.cov[np.ix_(seen, seen)] @ white.T)
+        turn = axes.T @ white
+        return _Turned(sizes.clip(min=0), turn, turn @ part.levels[seen], turn @ part.y, turn @ part.mean[seen])
+
     def scores(self, prior: _Prior) -> Floats:
         """Log weights (R, L) of the ratios and the noise scales."""
-        scale, turned = self.noise_scales, self._turned(prior)
-        size = 1 + RATIOS[:, None] * turned.sizes
-        pair = np.stack([np.broadcast_to(turned.y, size.shape), np.sqrt(RATIOS)[:, None] * turned.mean], axis=2)
-        levels = np.broadcast_to(turned.levels, (len(RATIOS), *turned.levels.shape)) / np.sqrt(size)[..., None]
-        half = pair / np.sqrt(size)[..., None]
-        inner = np.linalg.cholesky(levels.mT @ levels)
-        out = np.linalg.solve(inner, levels.mT @ half)
-        squares = half.mT @ half - out.mT @ out
-        volume = 0.5 * np.log(size).sum(axis=1) + np.log(np.diagonal(inner, axis1=1, axis2=2)).sum(axis=1)
-        yy, ym, mm = squares[:, 0, 0, None], squares[:, 0, 1, None], squares[:, 1, 1, None]
-        scores = -0.5 * (yy / scale - 2 * ym / np.sqrt(scale) + mm) - volume[:, None] + np.log(RATIO_WEIGHTS)[:, None]
-        scores -= 0.5 * (len(self.y) - levels.shape[2]) * np.log(scale)
-        scores += self._spread_score(0.5 * np.log(RATIOS[:, None] * scale))
+        scale = self.noise_scales
+        scores = np.log(RATIO_WEIGHTS)[:, None] + self._spread_score(0.5 * np.log(RATIOS[:, None] * scale))
+        for part in self.parts(prior):
+            turned = self.turned(part)
+            sets = part.y.shape[1]
+            size = 1 + RATIOS[:, None] * turned.sizes
+            mean = np.sqrt(RATIOS)[:, None, None] * turned.mean
+            pair = np.concatenate([np.broadcast_to(turned.y, mean.shape), mean], axis=2) / np.sqrt(size)[..., None]
+            levels = turned.levels / np.sqrt(size)[..., None]
+            inner = np.linalg.cholesky(levels.mT @ levels)
+            out = np.linalg.solve(inner, levels.mT @ pair)
+            squares = pair.mT @ pair - out.mT @ out
+            square = squares.reshape(-1, 2, sets, 2, sets)  # of what was measured and what the prior expects
+            traces = np.trace(square, axis1=2, axis2=4)[..., None]
+            yy, ym, mm = traces[:, 0, 0], traces[:, 0, 1], traces[:, 1, 1]
+            volume = 0.5 * np.log(size).sum(axis=1) + np.log(np.diagonal(inner, axis1=1, axis2=2)).sum(axis=1)
+            scores = scores - 0.5 * (yy / scale - 2 * ym / np.sqrt(scale) + mm) - sets * volume[:, None]
+            scores -= 0.5 * sets * (len(part.seen) - part.levels.shape[1]) * np.log(scale)
         if np.isfinite(self.free):
             scores -= 0.5 * self.free * (np.log(scale) + 1 / scale)
         return scores
@@ -375,55 +423,101 @@ class _Measured:
         variance = SPREAD_SD**2 * (1 + 1 / len(self.log_taus))
         return -0.5 * (log_tau - self.log_taus.mean()) ** 2 / variance
 
-    @cached_property
-    def _seen_levels(self) -> Floats:
-        levels = self.levels[self.seen]
-        return levels[:, levels.any(axis=0)]
-
-    @cached_property
-    def _whitening(self) -> Floats:
-        """What turns the noise into the identity."""
-        root = np.linalg.cholesky(self.noise)
-        white: Floats = solve_triangular(root, np.eye(len(root)), lower=True)
-        return white
-
-    def _turned(self, prior: _Prior) -> _Turned:
-        """The axes on which noise and prior are both independent, so that all ratios share one decomposition."""
-        seen, white = self.seen, self._whitening
-        sizes, axes = np.linalg.eigh(white @ prior.cov[np.ix_(seen, seen)] @ white.T)
-        turn = axes.T @ white
-        return _Turned(sizes.clip(min=0), turn, turn @ self._seen_levels, turn @ self.y, turn @ prior.mean[seen])
-
     def draw(self, prior: _Prior, counts: Ints, rng: np.random.Generator) -> Floats:
         """Draws (n, S * T + p), as many of each ratio and noise scale as `counts` (R, L) says."""
-        size, width = self.levels.shape[0], len(prior.mean)
-        own = np.zeros((width, self._seen_levels.shape[1]))
-        own[:size] = self.levels[:, self.levels[self.seen].any(axis=0)]
-        turned, drawn = self._turned(prior), []
-        reach = prior.cov[:, self.seen] @ turned.turn.T
+        parts = [(part, self.turned(part)) for part in self.parts(prior)]
+        drawn = []
         for ratio, count in zip(RATIOS, counts, strict=True):
-            if not count.any():
-                continue
-            root = np.sqrt(1 + ratio * turned.sizes)
-            levels = turned.levels / root[:, None]
-            half = np.c_[turned.y, np.sqrt(ratio) * turned.mean] / root[:, None]
-            gain = ratio * reach / root  # (M, N), of whitened residuals
-            inverse = np.linalg.inv(levels.T @ levels)
-            level = inverse @ levels.T @ half  # of the means, and of what the prior expects of them
-            measured, expected = (gain @ (half - levels @ level) + own @ level).T
-            left = own - gain @ levels
-            cov = ratio * prior.cov - gain @ gain.T + left @ inverse @ left.T
-            scale = np.sqrt(np.repeat(self.noise_scales, count))[:, None]
-            middle = measured + scale * (np.sqrt(ratio) * prior.mean - expected)
-            noise = rng.standard_normal((len(scale), width)) @ np.linalg.cholesky(cov + _SMALL * np.eye(width)).T
-            drawn.append(middle + scale * noise)
+            if count.any():
+                scale = np.sqrt(np.repeat(self.noise_scales, count))
+                drawn.append(self.joined([_draw_part(part, turned, ratio, scale, rng) for part, turned in parts]))
         return self.unit * np.concatenate(drawn)
 
 
-def _unmeasured(prior: _Prior, count: Ints, rng: np.random.Generator) -> Floats:
+def _draw_part(part: _Part, turned: _Turned, ratio: float, scale: Floats, rng: np.random.Generator) -> Floats:
+    """Draws (n, M, k) of a part's unknowns at one ratio, and at the root of a noise scale each."""
+    root = np.sqrt(1 + ratio * turned.sizes)[:, None]
+    levels, y, mean = turned.levels / root, turned.y / root, np.sqrt(ratio) * turned.mean / root
+    gain = ratio * part.cov[:, part.seen] @ turned.turn.T / root.T  # (M, N), of whitened residuals
+    left = part.levels - gain @ levels
+    inverse = np.linalg.inv(levels.T @ levels)
+    level = left @ inverse @ levels.T
+    measured, expected = gain @ y + level @ y, gain @ mean + level @ mean
+    cov = ratio * part.cov - gain @ gain.T + left @ inverse @ left.T
+    middle = measured + scale[:, None, None] * (np.sqrt(ratio) * part.mean - expected)
+    noise = rng.standard_normal((len(scale), part.y.shape[1], len(cov)))
+    noise = noise @ np.linalg.cholesky(cov + _SMALL * np.eye(len(cov))).T
+    return middle + scale[:, None, None] * noise.mT
+
+
+class _Balanced(_Measured):
+    r"""All teachers measured equally well in all settings: the settings' mean and contrasts are independent parts.
+
+    With an orthogonal matrix Q of the settings whose first column is constant, the profiles' mean over settings has the
+    covariance :math:`S \kappa C + (1-\kappa) F`, each of the S - 1 contrasts :math:`(1-\kappa) F`, and no two of them
+    anything in common. That is S small problems, of which all but one share their matrices, instead of a large one.
+    """
+
+    @cached_property
+    def turn_settings(self) -> Floats:
+        """Q, (S, S)."""
+        count = self.levels.shape[1]
+        axes, _ = np.linalg.qr(np.c_[np.ones(count), np.eye(count)[:, 1:]])
+        turn: Floats = axes
+        return turn
+
+    @cached_property
+    def whitening(self) -> Floats:
+        """As the noise is the same in all settings, that of one."""
+        variances = np.diag(self.noise)[: len(self.levels) // self.levels.shape[1]]
+        return np.diag(1 / np.sqrt(variances))
+
+    def parts(self, prior: _Prior) -> list[_Part]:
+        """The mean over settings with the slopes, and the contrasts."""
+        teachers, settings = len(prior.fresh), self.levels.shape[1]
+        y = self.y.reshape(settings, teachers).T @ self.turn_settings
+        root = np.ones(len(prior.mean))
+        root[:teachers] = self.turn_settings[:, 0].sum() * np.sqrt(prior.common)
+        cov, own = prior.cov * np.outer(root, root), (1 - prior.common) * prior.fresh
+        cov[:teachers, :teachers] += own
+        level = (np.arange(len(root)) < teachers).astype(float)[:, None]
+        seen = np.arange(teachers)
+        mean = _Part((prior.mean * root)[:, None], cov, seen, level, y[:, :1])
+        return [mean, _Part(np.zeros((teachers, settings - 1)), own, seen, level[:teachers], y[:, 1:])]
+
+    def joined(self, drawn: Sequence[Floats]) -> Floats:
+        """Draws (n, S * T + p), turned back."""
+        first, contrasts = drawn
+        teachers = contrasts.shape[1]
+        profile = np.concatenate([first[:, :teachers], contrasts], axis=2) @ self.turn_settings.T
+        return np.concatenate([profile.mT.reshape(len(first), -1), first[:, teachers:, 0]], axis=1)
+
+
+def _measured(settings: Sequence[Group], evidence: Sequence[Group]) -> _Measured:
+    """The results of all settings, as the parts that they fall into."""
+    means = np.concatenate([group.means for group in settings])
+    variances = np.concatenate([group.noise.variances for group in settings])
+    seen = np.flatnonzero(np.isfinite(means))
+    unit, middle = float(np.sqrt(variances[seen].mean())), float(means[seen].mean())
+    alike = all(np.allclose(group.noise.variances, settings[0].noise.variances, rtol=1e-9) for group in settings)
+    balanced = alike and len(settings) > 1 and len(seen) == len(means) and settings[0].noise.seeds is None
+    return (_Balanced if balanced else _Measured)(
+        y=(means[seen] - middle) / unit,
+        noise=_covariance(settings)[np.ix_(seen, seen)] / unit**2,
+        seen=seen,
+        levels=np.repeat(np.eye(len(settings)), len(settings[0].means), axis=0),
+        free=settings[0].noise.free,
+        unit=unit,
+        middle=middle,
+        log_taus=_log_spreads(evidence) - np.log(unit),
+    )
+
+
+def _unmeasured(settings: int, prior: _Prior, count: Ints, rng: np.random.Generator) -> Floats:
     """Draws (n, S * T + p) of a profile and slopes of which nothing was measured."""
-    root = np.linalg.cholesky(prior.cov + _SMALL * np.eye(len(prior.mean)))
-    return prior.mean + rng.standard_normal((int(count), len(prior.mean))) @ root.T
+    mean, cov = _repeated(prior, settings)
+    root = np.linalg.cholesky(cov + _SMALL * np.eye(len(mean)))
+    return mean + rng.standard_normal((int(count), len(mean))) @ root.T
 
 
 def _covariance(groups: Sequence[Group]) -> Floats:

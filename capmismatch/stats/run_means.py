@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 Floats = NDArray[np.float64]
@@ -48,9 +48,33 @@ class RunMeans:
     @property
     def half_widths(self) -> Floats:
         """Half the width (n,) of the 95 % interval of each mean, Student's t; NaN without degrees of freedom."""
-        estimated = self.free > 0
-        quantiles = stats.t.ppf(0.975, np.where(estimated, self.free, 1))
-        return np.where(estimated, quantiles, np.nan) * self.errors
+        return half_width(self.of_means, self.free)
+
+
+def half_width(variance: ArrayLike, free: ArrayLike) -> Floats:
+    """Half the width of the 95 % interval of an estimate: Student's t times its standard error.
+
+    Parameters
+    ----------
+    variance : float or array
+        Of the estimate.
+    free : float or array
+        Degrees of freedom behind the variance; infinite where it is known.
+
+    Returns
+    -------
+    array
+        NaN without degrees of freedom.
+
+    Examples
+    --------
+    >>> half_width([1.0, 1.0, 1.0], [0, 1, np.inf]).round(2).tolist()
+    [nan, 12.71, 1.96]
+    """
+    free = np.asarray(free, dtype=float)
+    estimated = free > 0
+    quantiles = stats.t.ppf(0.975, np.where(estimated, free, 1))
+    return np.where(estimated, quantiles, np.nan) * np.sqrt(np.asarray(variance, dtype=float))
 
 
 def mean_over_runs(values: Floats, *, pool: bool | NDArray[Any] = False, paired: bool = False) -> RunMeans:

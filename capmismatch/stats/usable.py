@@ -42,6 +42,17 @@ def unusable_runs(table: pd.DataFrame) -> pd.DataFrame:
     return filled[columns].fillna({"findings": "", "reason": ""}).drop_duplicates(RUN).reset_index(drop=True)
 
 
+def of_texts(probes: pd.DataFrame) -> bool:
+    """Whether a table of probes is of language models: it says how many sequences its positions come from.
+
+    Examples
+    --------
+    >>> of_texts(pd.DataFrame({"value": [1.0]})), of_texts(pd.DataFrame({"value": [1.0], "sequences": [12]}))
+    (False, True)
+    """
+    return "sequences" in probes and bool(probes["sequences"].notna().any())
+
+
 def without_runs(table: pd.DataFrame, runs: pd.DataFrame, seed: str = "seed") -> pd.DataFrame:
     """The rows of a table that are of none of these runs; `seed` names its column with the teacher's seed."""
     if runs.empty:

@@ -23,6 +23,7 @@ from capmismatch.errors import (
     must_be_within,
     must_count,
 )
+from capmismatch.selection.rules import DEFAULT_TAU
 
 MOST_ROWS = 1_000_000_000
 """More rows than any source has: what asks for more was typed by mistake."""
@@ -231,14 +232,21 @@ class CorrelateConfig:
         Bootstrap replicates, 1 or more.
     seed : int
         Of the bootstrap and of random permutations.
+    primary : str or None
+        The one probe that the study is about, named before its students are looked at. Default: "derived_std".
+    primary_tau : float
+        Its temperature; the nearest one in the table is taken.
     """
 
     n_boot: int = 2000
     seed: int = 0
+    primary: str | None = None
+    primary_tau: float = DEFAULT_TAU
 
     def __post_init__(self) -> None:
         must_count(self.n_boot, "n_boot", most=MOST_RESAMPLES)
         must_count(self.seed, "seed", least=0)
+        must_be_temperature(self.primary_tau, "primary_tau")
 
 
 @dataclass(frozen=True)

@@ -81,9 +81,7 @@ def inspect_study(study: Study) -> Inspection:
     family = _try(look, lambda: study.family)
     if data is not None:
         splits = ", ".join(f"{number} {name}" for name, number in data.rows.split_counts.items())
-        look.about.append(
-            f"data {data.name!r}: {count(len(data.classes), 'class')}, {splits}".replace("classs", "classes")
-        )
+        look.about.append(f"data {data.name!r}: {len(data.classes)} classes, {splits}")
     if family is not None:
         look.about.append(f"teachers: {len(family)}")
     if data is not None and family is not None:

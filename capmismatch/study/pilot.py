@@ -119,9 +119,8 @@ def pilot(
     -----
     A rung with fewer epochs has the recipe's schedule at that length, and is never shorter than half of it: see
     `halving.ladder` for what shorter ones are worth. The last rungs are of full length, with two seeds or
-    more. On simulated families of 12 teachers and budgets of 16 to 48 whole runs (``benchmarks/bench_pick.py``) a pilot
-    loses 0.00-0.20 accuracy points against the best teacher, the same runs spent evenly 0.01-0.32, a teacher at random
-    1.4, the largest 2.3.
+    more. What pilots lose in simulations, and whether their chances come true (``benchmarks/bench_pick.py``), stands in
+    the docs on statistics.
     """
     study.distillation  # noqa: B018 - without students there is nothing to train, and nothing is made
     make_ready(study)

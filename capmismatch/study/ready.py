@@ -6,8 +6,9 @@ import warnings
 from pathlib import Path
 from typing import Any, Protocol
 
+from capmismatch.errors import CapmismatchError
 from capmismatch.study.config import StudyConfig
-from capmismatch.study.provenance import what_changed
+from capmismatch.study.provenance import read_manifest, what_changed
 from capmismatch.study.tables import table_file
 
 OF_STUDENTS = ("results", "links")
@@ -49,9 +50,19 @@ def make_ready(study: Stages) -> None:
     bank = study.folder / "bank"
     if not (bank / "bank.json").exists() or what_changed(bank, study.config, study.base):
         study.collect()
+    elif read_manifest(bank) is None:  # of an earlier version, or of a collection that was stopped
+        _complete(study, bank)
     study.probe()
     if study.config.results is not None:
         study.distill()
+
+
+def _complete(study: Stages, bank: Path) -> None:
+    """Collect what a bank may lack; where its networks are no longer there, it is taken as it is."""
+    try:
+        study.collect()
+    except CapmismatchError as error:
+        warnings.warn(f"{bank} may lack teachers, and cannot be completed: {error}", stacklevel=5)
 
 
 def tell_unnamed(study: Stages) -> None:

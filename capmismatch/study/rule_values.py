@@ -6,8 +6,9 @@ import pandas as pd
 
 from capmismatch.data.bank import LogitBank
 from capmismatch.diagnostics.tables import example_values
-from capmismatch.selection.rules import DEFAULT_RULE, DEFAULT_TAU, RULES
+from capmismatch.selection.rules import DEFAULT_RULE, DEFAULT_TAU, RULES, RULES_FOR_TEXTS
 from capmismatch.stats.matching import UNIT, nearest_tau
+from capmismatch.stats.usable import of_texts
 
 
 def rule_values(bank: LogitBank, probes: pd.DataFrame, rule: str, split: str, device: str) -> pd.DataFrame | None:
@@ -33,7 +34,8 @@ def rule_values(bank: LogitBank, probes: pd.DataFrame, rule: str, split: str, de
         of the probes table.
     """
     measured = set(probes[UNIT].itertuples(index=False, name=None))
-    used = RULES.get(DEFAULT_RULE if rule == "auto" else rule)
+    by_default = RULES_FOR_TEXTS[0] if of_texts(probes) else DEFAULT_RULE
+    used = RULES.get(by_default if rule == "auto" else rule)
     taus = probes.loc[probes["probe"].eq(used.probe), "tau"] if used else probes["tau"][:0]
     if used is None or taus.empty or measured - {(record.family, record.teacher) for record in bank.teachers}:
         return None

@@ -2,9 +2,9 @@
 
     python data/cifar10/rule_numbers.py
 
-Reads the shipped `bank/`, `results.csv` and `second.csv`. A row for each rule and a column for each setting: points that
-the rule is expected to lose against the best teacher, with their 95 % interval, by the posterior of `capmismatch.pick`
-for the test images. Below, the settings by their best teacher, and the choice. Takes half a minute.
+Reads the shipped `bank/`, `results.csv` and `second.csv`. A row for each rule and a column for each setting: points
+that the rule is expected to lose against the best teacher, with their 95 % interval, by the posterior of
+`capmismatch.pick` for the test images. Below, the settings by their best teacher, and the choice. Takes half a minute.
 """
 
 from __future__ import annotations

@@ -450,6 +450,22 @@ def test_a_class_of_one_example_has_no_spread() -> None:
         )
 
 
+def test_debiased_ece_is_nearer_to_the_truth() -> None:
+    """Small samples of a calibrated teacher, whose error is 0, and of one that is sure by too much."""
+    rng = np.random.default_rng(1)
+    for factor in (1.0, 3.0):
+        z = rng.normal(1.0, 1.0, 200_000)
+        hit = rng.random(len(z)) < 1 / (1 + np.exp(-z))
+        logits, labels = np.stack([factor * z, 0 * z], axis=1), np.where(hit, 0, 1)
+        truth = probes.ece(logits, labels)
+        samples = [rng.integers(0, len(z), 150) for _ in range(200)]
+        plain, debiased = (
+            np.mean([probes.ece(logits[rows], labels[rows], debiased=kind) for rows in samples]) - truth
+            for kind in (False, True)
+        )
+        assert plain > 0.002 and abs(debiased) < 0.7 * plain
+
+
 def test_debiased_spread_is_that_of_the_population() -> None:
     """Means over many small samples: the spread without bias, the divergence with less of it."""
     rng = np.random.default_rng(0)

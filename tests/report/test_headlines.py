@@ -15,6 +15,7 @@ from capmismatch.report.facts import (
     StudentCourse,
     StudentCourses,
     Subject,
+    TeacherDifferences,
     Unknown,
 )
 from capmismatch.report.headlines import HEADLINES, headline
@@ -32,7 +33,9 @@ UP, DOWN, FLAT, ALONE = (
 
 def agreement(floor: bool, below: Estimate = UP) -> RankAgreement:
     means = {"neighbours": Estimate(0.81), "any": Estimate(0.7)}
-    return RankAgreement("", means, "s", "l", 0.6, Estimate(0.86), {"neighbours": below} if floor else {})
+    return RankAgreement(
+        "wrong_tau_b", "", means, "s", "l", 0.6, Estimate(0.86), {"neighbours": below} if floor else {}
+    )
 
 
 def test_every_headline_belongs_to_a_question():
@@ -57,7 +60,12 @@ def test_what_is_not_known_has_no_headline_of_its_own(topic):
         ("ranks", [agreement(True)], ["0.81", "0.86", "Size changes the order more"]),
         ("ranks", [agreement(True, FLAT)], ["No more difference"]),
         ("ranks", [agreement(False)], ["0.81", "no teacher has two runs"]),
-        ("links", [LinkCounts(8, 1, 8, 0, 4.0)], ["1 of 8", "0 of 8"]),
+        ("variance", [ProbeCourse("derived_std", 4, "", Shape(0.01, "b", ("b",), True), "", {})], ["single runs"]),
+        ("teachers", [TeacherDifferences(8, 1)], ["1 of 8", "no difference is shown"]),
+        ("teachers", [TeacherDifferences(8, 0)], ["No difference"]),
+        ("teachers", [TeacherDifferences(8, 8)], ["Yes"]),
+        ("links", [LinkCounts(8, 1, 0, "derived_std", 4.0, 8, 2, 0)], ["1 of 8", "derived std does in 2 of 8", "in 0"]),
+        ("links", [LinkCounts(8, 1, 0, "", 4.0, 0, 0, 0)], ["1 of 8"]),
         ("gain", [Gain(WHO, UP, 3), Gain(WHO, DOWN, 3), Gain(WHO, FLAT, 3)], ["1 gain", "1 lose", "1 show", "+4.00"]),
         ("gain", [Gain(WHO, ALONE, 3)], ["1 have too few runs"]),
         ("large", [IsatsGain(WHO, "KD", ("l",), DOWN)], ["1 do worse"]),

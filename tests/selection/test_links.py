@@ -113,6 +113,58 @@ def test_correction_is_over_probes_of_the_same_student_label_and_metric(one_fami
         np.testing.assert_allclose(part["p_adjusted"], multipletests(part["p"], method="fdr_bh")[1])
 
 
+def test_the_correction_for_settings_spares_the_primary_probe():
+    one_family = tables(np.random.default_rng(5), [6])
+    links = correlate(*one_family, expected_signs=SIGNS, n_boot=20, primary="ece")
+    assert set(links.loc[links["primary"], "probe"]) == {"ece"}
+    for _, part in links.groupby("metric"):
+        assert len(part) == 6 * 2
+        others = part[~part["primary"]]
+        np.testing.assert_allclose(others["p_overall"], np.minimum(2 * others["p_max"], 1))
+        named = part[part["primary"]]
+        np.testing.assert_allclose(named["p_overall"], multipletests(named["p"], method="holm")[1])
+    default = correlate(*one_family, expected_signs=SIGNS, n_boot=20, primary_tau=1.2).query("primary")
+    assert set(zip(default["probe"], default["tau"], strict=True)) == {("derived_std", 1.0)}
+    with pytest.raises(InputError, match="primary must be one of"):
+        correlate(*one_family, expected_signs={}, n_boot=20, primary="derivd_std")
+
+
+def test_max_t_of_probes_that_lack_some_teachers_counts_both_sets():
+    probes, results = tables(np.random.default_rng(6), [6])
+    lacking = probes[~(probes["probe"].eq("ece") & probes["teacher"].eq("t5"))]
+    whole, parts = (correlate(p, results, expected_signs={}, n_boot=20) for p in (probes, lacking))
+    alone = correlate(lacking.query("probe == 'ece'"), results.query("teacher != 't5'"), expected_signs={}, n_boot=20)
+    keys = ["student", "label", "metric"]
+    twice = parts.query("probe == 'ece'").sort_values(keys)["p_max"].to_numpy()
+    np.testing.assert_allclose(twice, np.minimum(2 * alone.sort_values(keys)["p_max"], 1))
+    assert (whole["p_max"] >= whole["p"]).all()
+
+
+def test_probes_that_a_control_explains_are_marked():
+    probes, results = tables(np.random.default_rng(7), [4, 8])
+    size = probes["params"] * (1 + 1e-3 * np.random.default_rng(0).random(len(probes)))
+    probes["value"] = probes["value"].where(probes["probe"].ne("ece"), -size)
+    accuracy = probes.query("probe == 'accuracy'").set_index(["family", "teacher"])["value"]
+    like = probes["probe"].eq("inherent_variance")
+    keys = pd.MultiIndex.from_frame(probes.loc[like, ["family", "teacher"]])
+    probes.loc[like, "value"] = accuracy.reindex(keys).to_numpy() * 3 + 1
+    links = correlate(probes, results, expected_signs={}, n_boot=20)
+    marked = links[links["metric"].ne("pearson")].groupby("probe")["collinear"].agg(set)
+    assert marked["ece"] == {"params"} and marked["inherent_variance"] == {"accuracy"}
+    assert marked["accuracy"] == {""} and links["collinear"].ne("").eq(links["findings"].str.contains("CM027")).all()
+    sizes = links.groupby("metric")["n_effective"].first()
+    assert sizes["spearman"] == pytest.approx(9.5, abs=0.05) and sizes["pearson"] == 11 and links["n"].eq(12).all()
+
+
+def test_few_teachers_for_many_probes_are_told():
+    rng = np.random.default_rng(8)
+    probes, results = tables(rng, [6], labels=("KD",))
+    more = [probes.query("probe == 'ece'").assign(probe=f"p{i}", value=rng.standard_normal(6)) for i in range(30)]
+    few, many = (correlate(p, results, expected_signs={}, n_boot=20) for p in (probes, pd.concat([probes, *more])))
+    # two of 720 orders agree or disagree perfectly: six probes can be told apart from chance, thirty-six cannot
+    assert not few["findings"].str.contains("CM003").any() and many["findings"].str.contains("CM003").all()
+
+
 def test_sorted_by_spearman_and_deterministic(one_family):
     links = correlate(*one_family, expected_signs=SIGNS, n_boot=100, seed=3)
     strength = links.query("metric == 'spearman'")["value"].abs()
@@ -237,7 +289,7 @@ def test_findings():
     assert len(noise) and noise["findings"].str.contains("CM004").all()
     assert not noise["findings"].str.contains("CM005").any()
     assert not links["findings"].str.contains("CM003").any()
-    muted = correlate(probes, results, expected_signs={}, n_boot=20, mute=["CM004", "CM005"])
+    muted = correlate(probes, results, expected_signs={}, n_boot=20, mute=["CM004", "CM005", "CM027"])
     assert muted["findings"].eq("").all()
 
 
@@ -281,7 +333,7 @@ def test_few_teachers_within_each_family():
     links = correlate(*tables(np.random.default_rng(4), [3, 3]), expected_signs={}, n_boot=20)
     assert links["n"].eq(6).all() and links["findings"].str.contains("CM003").all()
     assert links.query("metric == 'spearman'")["p"].min() > 0.05
-    enough = correlate(*tables(np.random.default_rng(4), [4, 3]), expected_signs={}, n_boot=20)
+    enough = correlate(*tables(np.random.default_rng(4), [4, 4]), expected_signs={}, n_boot=20)
     assert not enough["findings"].str.contains("CM003").any()
 
 

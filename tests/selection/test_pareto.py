@@ -19,7 +19,9 @@ TRUE = {"": 0.60, "a": 0.61, "b": 0.64, "c": 0.63, "d": 0.66}
 @pytest.fixture
 def probes() -> pd.DataFrame:
     rows = [{"family": "f", "teacher": t, "params": size, "macs": 3e6 - size} for t, size in SIZES.items()]
-    return pd.DataFrame(rows).assign(split="val", seed=0, tau=np.nan, probe="accuracy", value=[0.7, 0.8, 0.85, 0.9], se=0)
+    return pd.DataFrame(rows).assign(
+        split="val", seed=0, tau=np.nan, probe="accuracy", value=[0.7, 0.8, 0.85, 0.9], se=0
+    )
 
 
 @pytest.fixture

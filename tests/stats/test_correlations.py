@@ -89,7 +89,7 @@ def test_exact_p_equals_scipys_permutation_test(metric, ties):
     x, y = rng.standard_normal((2, 6))
     if ties:
         x, y = np.round(x), np.round(y)
-    ours = st.permutation_p(x[:, None], y[:, None], one_group(6), metric)[0, 0]
+    ours = st.permutation_test(x[:, None], y[:, None], one_group(6), metric)[0][0, 0]
     # Each permutation's |statistic| against the observed one, counted by SciPy.
     expected = stats.permutation_test(
         (x,),
@@ -104,7 +104,7 @@ def test_exact_p_equals_scipys_permutation_test(metric, ties):
 def test_exact_p_of_untied_spearman_and_kendall_at_nine():
     rng = np.random.default_rng(3)
     x, y = rng.standard_normal((2, 9))
-    ours = st.permutation_p(x[:, None], y[:, None], one_group(9), "kendall")[0, 0]
+    ours = st.permutation_test(x[:, None], y[:, None], one_group(9), "kendall")[0][0, 0]
     assert ours == pytest.approx(stats.kendalltau(x, y, method="exact").pvalue, abs=1e-9)
 
 
@@ -120,8 +120,44 @@ def test_permutations_stay_within_groups():
 
 def test_monte_carlo_p_is_near_the_exact_and_never_zero():
     x = np.arange(12.0)[:, None]
-    p = st.permutation_p(x, x, one_group(12), "spearman", draws=999)
+    p, _ = st.permutation_test(x, x, one_group(12), "spearman", draws=999)
     assert p[0, 0] == pytest.approx(1 / 1000)
+
+
+@pytest.mark.parametrize("metric", st.METRICS)
+def test_max_t_is_that_of_a_slow_loop(metric):
+    rng = np.random.default_rng(12)
+    x, y = rng.standard_normal((5, 3)), rng.standard_normal((5, 2))
+    x[:, 2] = 1.0  # constant: never the largest, and has no p-value itself
+    p, p_max = st.permutation_test(x, y, one_group(5), metric)
+    for column in range(2):
+        largest = [
+            max(abs(SCIPY[metric](x[:, i], y[list(order), column])[0]) for i in range(2))
+            for order in itertools.permutations(range(5))
+        ]
+        for i in range(2):
+            observed = abs(SCIPY[metric](x[:, i], y[:, column])[0])
+            assert p_max[i, column] == pytest.approx(np.mean(np.array(largest) >= observed - 1e-9))
+    assert np.isnan(p_max[2]).all() and (p_max[:2] >= p[:2]).all()
+
+
+def test_max_t_holds_its_level_and_costs_less_for_probes_that_are_alike():
+    rng, called = np.random.default_rng(13), []
+    for _ in range(150):
+        alike = rng.standard_normal((7, 2)) @ rng.standard_normal((2, 40)) + 0.1 * rng.standard_normal((7, 40))
+        none = rng.standard_normal((7, 1))
+        strong = 0.9 * stats.zscore(alike[:, :1]) + 0.45 * none
+        p, p_max = st.permutation_test(alike, np.hstack([none, strong]), one_group(7), "spearman")
+        bonferroni = np.minimum(40 * p[0, 1], 1)
+        called.append(((p_max[:, 0] < 0.05).any(), (p[:, 0] < 0.05).any(), p_max[0, 1] < 0.05, bonferroni < 0.05))
+    any_max, any_alone, found, found_by_bonferroni = np.mean(called, axis=0)
+    assert any_max < 0.1 < any_alone and found > found_by_bonferroni + 0.1
+
+
+def test_holm_equals_statsmodels():
+    p = np.random.default_rng(4).random(12) ** 3
+    np.testing.assert_allclose(st.holm(p), multipletests(p, method="holm")[1])
+    np.testing.assert_allclose(st.holm(np.insert(p, 3, np.nan))[np.arange(13) != 3], st.holm(p))
 
 
 def test_benjamini_hochberg_equals_statsmodels():
@@ -357,6 +393,22 @@ def test_peak_of_an_upside_down_or_rising_course_is_refused():
     rising = peak(range(6), np.arange(6.0), se=np.full(6, 0.1))
     assert rising.p_value > 0.5 and not rising.interior and rising.teacher == "5"
     assert "not established" in repr(rising)
+
+
+def test_the_peak_lies_among_the_likely_ones_in_95_per_cent():
+    rng, held, sizes = np.random.default_rng(14), [], []
+    for i in range(150):
+        mean = 2 - 4 * np.abs(np.linspace(0, 1, 8) - rng.random())
+        found = peak(range(8), mean[:, None] + rng.standard_normal((8, 2)), n_boot=50, seed=i)
+        held.append(str(mean.argmax()) in found.likely)
+        sizes.append(len(found.likely))
+    assert np.mean(held) > 0.92 and np.mean(sizes) < 7
+
+
+def test_single_runs_are_told():
+    single = peak(range(5), np.array([0, 2, 4, 3, 1.0]), se=np.full(5, 0.1))
+    assert single.single and "CM028" in repr(single)
+    assert not peak([1, 2, 4, 8, 16], RUNS).single
 
 
 @pytest.mark.parametrize("course", ["flat", "saturating"])

@@ -56,6 +56,25 @@ def test_settings_lend_each_other_strength() -> None:
     assert (both[:, 7] > both[:, 0]).mean() > (alone[:, 7] > alone[:, 0]).mean()
 
 
+def test_equally_measured_settings_fall_into_parts_that_are_the_whole() -> None:
+    """Weights of the grid by the small problems equal those by the large one; so do means and covariances of draws."""
+    rng = np.random.default_rng(2)
+    means = 0.02 * (rng.standard_normal(6) + rng.standard_normal((3, 6)))
+    others = [group(0.02 * rng.standard_normal(5), 1e-5, free=10.0, name="g", p=2)]
+    settings = [group(row, 1e-4, free=15.0, p=2) for row in means]
+    parts = posterior._measured(settings, others)
+    whole = posterior._Measured(**vars(parts))
+    assert isinstance(parts, posterior._Balanced)
+    difference = [parts.scores(prior) - whole.scores(prior) for prior in posterior._priors(settings, others)]
+    assert np.ptp(difference) < 1e-9
+    prior, counts = posterior._priors(settings, others)[-3], np.zeros((len(posterior.RATIOS), 31), dtype=np.int64)
+    counts[4, 15] = 40_000
+    small, large = (data.draw(prior, counts, np.random.default_rng(0)) for data in (parts, whole))
+    scale = large.std(axis=0)
+    np.testing.assert_allclose(small.mean(axis=0) / scale, large.mean(axis=0) / scale, atol=0.04)
+    np.testing.assert_allclose(np.cov(small / scale, rowvar=False), np.cov(large / scale, rowvar=False), atol=0.04)
+
+
 def test_an_unmeasured_teacher_is_predicted_with_more_doubt() -> None:
     draws = posterior_draws(group([0.50, 0.52, np.nan, 0.54], 1e-5, free=9.0), 4000, np.random.default_rng(0)).means
     assert np.isfinite(draws).all() and draws[:, 2].std() > 3 * draws[:, 0].std()

@@ -140,8 +140,9 @@ def test_a_judgement_is_chances_and_expected_losses() -> None:
     draws = np.random.default_rng(0).standard_normal((500, 4)) + np.arange(4)
     chances, regret = Judgement.of(draws)
     best = [max(row) for row in draws]
-    np.testing.assert_allclose(regret, [np.mean([m - row[arm] for m, row in zip(best, draws)]) for arm in range(4)])
-    np.testing.assert_allclose(chances, [np.mean([row[arm] == m for m, row in zip(best, draws)]) for arm in range(4)])
+    for arm in range(4):
+        assert regret[arm] == pytest.approx(np.mean([m - row[arm] for m, row in zip(best, draws, strict=True)]))
+        assert chances[arm] == pytest.approx(np.mean([row[arm] == m for m, row in zip(best, draws, strict=True)]))
 
 
 def test_halving_keeps_the_likeliest_and_stops_when_little_is_lost() -> None:

@@ -1,9 +1,9 @@
-# make demo: the embedded study; make test: the tests; make check: tests, linter and types.
+# make demo, demo-lm: the embedded studies; make test: the tests; make check: tests, linter and types.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo lab test fuzz coverage lint types check figures bench bench-statistics docs strip clean
+.PHONY: demo demo-lm lab test fuzz coverage lint types check figures bench bench-statistics docs strip clean
 
 # Remade when the dependencies change; everything below runs in it.
 $(VENV)/installed: pyproject.toml
@@ -12,7 +12,7 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,venues,timm,huggingface,xarray,notebook,ray,trackers,docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,venues,timm,huggingface,lm,xarray,notebook,ray,trackers,docs]'
 	touch $@
 
 $(VENV)/installed-notebook: $(VENV)/installed
@@ -21,6 +21,13 @@ $(VENV)/installed-notebook: $(VENV)/installed
 
 demo: $(VENV)/installed
 	$(BIN)/capmismatch demo
+
+$(VENV)/installed-lm: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lm]'
+	touch $@
+
+demo-lm: $(VENV)/installed-lm
+	$(BIN)/capmismatch demo --lm
 
 # JupyterLab on the notebooks; ARGS="--no-browser --port 9999" and the like go to it.
 lab: $(VENV)/installed-notebook

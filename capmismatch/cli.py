@@ -178,16 +178,20 @@ def run(
 
 @_command
 def demo(
-    folder: Annotated[Path, Parameter(help="Where the study's files go.")] = Path("demo"),
+    folder: Annotated[
+        Path | None, Parameter(help="Where the study's files go: 'demo' or 'demo-lm' by default.", show_default=False)
+    ] = None,
     *,
+    lm: Annotated[bool, Parameter(help="Language models of the King James Bible instead.", negative="")] = False,
     workers: Workers = CORES,
     quiet: Quiet = False,
 ) -> None:
     """Run the embedded study: eight perceptrons on UCI letters, two small students; a few minutes on two cores."""
     from capmismatch._utils.files import write_text
 
+    folder = Path("demo-lm" if lm else "demo") if folder is None else folder
     if not (folder / "study.toml").exists():
-        embedded = resources.files("capmismatch") / "embedded" / "study.toml"
+        embedded = resources.files("capmismatch") / "embedded" / ("lm.toml" if lm else "study.toml")
         write_text(folder / "study.toml", embedded.read_text(encoding="utf-8"))
     _run(_open(folder, None, quiet, workers))
 
@@ -244,11 +248,11 @@ def distill(
 
     results = _open(study, folder, quiet, workers, engine=engine, address=address).distill()
     held_out = results[results["split"] == resolve_split(results["split"])]
-    _show(
-        held_out.groupby(["student", "label", "teacher"], sort=False)["accuracy"]
-        .agg(["mean", "std", "count"])
-        .reset_index()
-    )
+    students = held_out.groupby(["student", "label", "teacher"], sort=False)
+    shown = students["accuracy"].agg(["mean", "std", "count"])
+    if "nll" in held_out:
+        shown = shown.assign(nll=students["nll"].mean())
+    _show(shown.reset_index())
 
 
 @_command

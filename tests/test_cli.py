@@ -458,3 +458,6 @@ def test_demo_lays_down_the_embedded_study(tmp_path: Path, monkeypatch: pytest.M
     file.write_text(file.read_text().replace('name = "letters"', 'name = "mine"'))
     command("demo", file.parent)
     assert opened[1].config.name == "mine"
+    monkeypatch.chdir(tmp_path)
+    command("demo", "--lm")
+    assert (opened[2].config.name, opened[2].folder) == ("kjv", tmp_path / "demo-lm")

@@ -99,8 +99,13 @@ class Condensed:
     def __post_init__(self) -> None:
         """Raise where rows that were not made by `condense` contradict themselves."""
         n, k, betas = len(self.labels), self.below.shape[-1], len(self.betas)
-        shapes = {"ids": (n, k), "below": (n, k), "log_sum": (n, betas), "slope": (n, betas)}
-        shapes |= dict.fromkeys(("rows", *SCALARS, "label_rank"), (n,))
+        shapes: dict[str, tuple[int, ...]] = {
+            "ids": (n, k),
+            "below": (n, k),
+            "log_sum": (n, betas),
+            "slope": (n, betas),
+        }
+        shapes |= {name: (n,) for name in ("rows", *SCALARS, "label_rank")}
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
                 raise InputError(f"expected {name} of shape {shape}, got {getattr(self, name).shape}")

@@ -12,6 +12,7 @@ names                      what                                                 
 ``vgg8`` ... ``vgg19``     with batch norm and one linear layer                  Simonyan & Zisserman, arXiv 1409.1556
 ``mobilenetv2``            width 0.5 by default                                  Sandler et al., arXiv 1801.04381
 ``shufflenetv1``, ``v2``   3 groups; x1                                          arXiv 1707.01083, 1807.11164
+``gru16``, ``gru256``      language models of one recurrent layer                Cho et al., arXiv 1406.1078
 ========================== ===================================================== =======================================
 
 The numbers in a name are free where the architecture allows them (``wrn-28-10``, ``mlp100x50x25``); `names` lists the
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 from capmismatch.architectures import (  # noqa: F401 - each import registers its names
     cifar_resnet,
+    gru,
     mlp,
     mobilenet,
     resnext,

@@ -39,7 +39,7 @@ def count_parameters(model: nn.Module) -> int:
 def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
     """Count the multiply-accumulates of one forward pass of one example.
 
-    Counted are convolutions, linear layers and matrix products (so attention too): half of what
+    Counted are convolutions, linear and recurrent layers and matrix products (so attention too): half of what
     `torch.utils.flop_counter` reports. Not counted are biases, normalisations, activations, pooling and additions,
     which papers leave out as well. The model runs in evaluation mode on zeros and is left as it was.
 
@@ -48,7 +48,8 @@ def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
     model : torch.nn.Module
         Takes one tensor with a leading batch axis.
     input_shape : tuple of int
-        Of one example, without the batch axis, such as ``(3, 32, 32)``.
+        Of one example, without the batch axis, such as ``(3, 32, 32)``. A model that begins with an embedding gets
+        whole numbers of that shape.
 
     Returns
     -------
@@ -65,7 +66,9 @@ def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
     True
     """
     first = next(iter(model.parameters()), torch.zeros(()))
-    example = torch.zeros((1, *input_shape), device=first.device, dtype=first.dtype)
+    leaves = (module for module in model.modules() if next(module.parameters(recurse=False), None) is not None)
+    dtype = torch.int64 if isinstance(next(leaves, None), nn.Embedding) else first.dtype
+    example = torch.zeros((1, *input_shape), device=first.device, dtype=dtype)
     # Fused attention hides its matrix products from the counter: the plain path shows them all.
     with _evaluation(model), _plain_attention(), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(example)

@@ -1,7 +1,8 @@
 """Data sets by name, with stable example ids, class names, and a fixed split.
 
 `load_dataset` takes ``"letters"`` (UCI Letter Recognition, shipped inside the package), ``"npz:FILE"``, image folders,
-torchvision's and Hugging Face's data sets, or any map-style torch data set handed in.
+torchvision's and Hugging Face's data sets, any map-style torch data set handed in, and texts, whose rows tell the next
+token.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from capmismatch.data.image_checks import checked_inputs
 from capmismatch.data.lazy_inputs import LazyInputs, as_array
 from capmismatch.data.npz_files import read_npz
 from capmismatch.data.rows import SPLITS, Rows, label_array, make_rows, numbered_classes, stratified_order
+from capmismatch.data.text_reader import KJV, TextOptions, read_text
+from capmismatch.data.token_inputs import TokenInputs, split_windows
 from capmismatch.errors import InputError, must_be_one_of
 
 
@@ -46,9 +49,9 @@ class Dataset:
     ----------
     rows : Rows
         Labels, ids, splits, class names, fingerprint.
-    inputs : ndarray or LazyInputs
+    inputs : ndarray, LazyInputs or TokenInputs
         Of shape (N, ...); images as uint8 (N, H, W, C). ``inputs[rows]`` of a `LazyInputs` is such an array, or a list
-        of PIL images where they differ in size.
+        of PIL images where they differ in size. Those of a text are windows of tokens, and its rows positions in them.
     doubt: str
         In which order trainers would put the classes otherwise, in words; "" where it is given or there is no doubt.
     """
@@ -77,7 +80,8 @@ class Dataset:
 
     def __repr__(self) -> str:
         splits = ", ".join(f"{count} {name}" for name, count in self.rows.split_counts.items())
-        return f"Dataset({self.name!r}: {len(self)} examples, {len(self.classes)} classes, {splits})"
+        kinds = "tokens" if isinstance(self.inputs, TokenInputs) else "classes"
+        return f"Dataset({self.name!r}: {len(self)} examples, {len(self.classes)} {kinds}, {splits})"
 
     def take(self, rows: NDArray[Any], split: str | None = None, name: str | None = None) -> Dataset:
         """The given rows, in the given order, with their ids; `split` renames the split of all of them."""
@@ -85,7 +89,7 @@ class Dataset:
         return self._take(index, self.rows.split[index] if split is None else np.full(len(index), split), name)
 
     def _take(self, index: NDArray[Any], split: NDArray[Any], name: str | None = None) -> Dataset:
-        inputs = self.inputs.take(index) if isinstance(self.inputs, LazyInputs) else self.inputs[index]
+        inputs = self.inputs.take(index) if isinstance(self.inputs, LazyInputs | TokenInputs) else self.inputs[index]
         rows = make_rows(
             name or self.name,
             self.labels[index],
@@ -93,6 +97,7 @@ class Dataset:
             ids=self.rows.ids[index],
             split=split,
             inputs_hash=_inputs_hash(inputs),
+            sequences=_sequences(inputs),
             place=f"labels of {self.name}",
         )
         return Dataset(rows, inputs, self.doubt)
@@ -101,11 +106,17 @@ class Dataset:
         """The rows of one split."""
         return self.take(self.rows.select(split))
 
-    def with_inputs(self, inputs: NDArray[Any], name: str) -> Dataset:
+    def with_inputs(self, inputs: Any, name: str) -> Dataset:
         """The same rows with other inputs, such as a stored view."""
-        inputs = checked_inputs(inputs, name)
+        inputs = inputs if isinstance(inputs, TokenInputs) else checked_inputs(inputs, name)
         rows = make_rows(
-            name, self.labels, self.classes, ids=self.rows.ids, split=self.rows.split, inputs_hash=_inputs_hash(inputs)
+            name,
+            self.labels,
+            self.classes,
+            ids=self.rows.ids,
+            split=self.rows.split,
+            inputs_hash=_inputs_hash(inputs),
+            sequences=_sequences(inputs),
         )
         return Dataset(rows, inputs, self.doubt)
 
@@ -143,20 +154,30 @@ class Dataset:
                 f"expected the {len(self.classes)} classes of {self.name!r} in some order, got {len(names)} names; "
                 f"only one side has {odd[:6]}"
             )
+        if place is not None and isinstance(self.inputs, TokenInputs):
+            raise InputError(f"the tokens of {self.name!r} are in their tokenizer's order, which no other can replace")
         labels = self.labels if place is None else np.argsort(place)[self.labels]
         rows = make_rows(
-            self.name, labels, names, ids=self.rows.ids, split=self.rows.split, inputs_hash=self.rows.inputs_hash
+            self.name,
+            labels,
+            names,
+            ids=self.rows.ids,
+            split=self.rows.split,
+            inputs_hash=self.rows.inputs_hash,
+            sequences=self.rows.sequences,
         )
         return Dataset(rows, self.inputs)
 
     def resplit(self, split: Mapping[str, float], seed: int = 0) -> Dataset:
         """Split again into "train", "val", "test", stratified by class, by a fixed seed.
 
+        A text is split by whole documents, or blocks of a long one, drawn by the seed: see `split_windows`.
+
         Parameters
         ----------
         split : mapping of str to int or float
             For each split how many rows (a whole number), or which share of all rows (a float up to 1). Rows that no
-            split needs are dropped.
+            split needs are dropped. Of a text, windows rather than rows.
         seed : int
             Of the shuffle.
 
@@ -170,6 +191,9 @@ class Dataset:
         >>> load_dataset("letters").resplit({"val": 0.25, "test": 1000})
         Dataset('letters': 6000 examples, 26 classes, 5000 val, 1000 test)
         """
+        if isinstance(self.inputs, TokenInputs):
+            rows, names = split_windows(self.inputs, _checked_sizes(split), seed, repr(self.name))
+            return self._take(rows, names)
         counts = self._split_sizes(split)
         needed = sum(counts.values())
         if needed > len(self):
@@ -183,20 +207,31 @@ class Dataset:
         """How many rows each split gets. Shares are rounded at their borders: if they sum to 1, every row is used."""
         counts: dict[str, int] = {}
         share_before = 0.0
-        for name, size in split.items():
-            must_be_one_of(name, SPLITS, "split")
-            if isinstance(size, numbers.Integral) and not isinstance(size, bool) and size > 0:
-                counts[name] = int(size)
-            elif isinstance(size, float) and 0 < size <= 1:
+        for name, size in _checked_sizes(split).items():
+            if isinstance(size, int):
+                counts[name] = size
+            else:
                 counts[name] = round((share_before + size) * len(self)) - round(share_before * len(self))
                 share_before += size
-            else:
-                raise InputError(f"expected a positive count or a share up to 1.0 for split {name!r}, got {size!r}")
             if counts[name] == 0:
                 raise InputError(f"split {name!r} = {size!r} of the {len(self)} rows of data set {self.name!r} is none")
-        if not counts:
-            raise InputError(f"expected at least one split of {list(SPLITS)}, got none")
         return counts
+
+
+def _checked_sizes(split: Mapping[str, float]) -> dict[str, int | float]:
+    """Splits with their sizes, each a count above 0 or a share in (0, 1]."""
+    sizes: dict[str, int | float] = {}
+    for name, size in split.items():
+        must_be_one_of(name, SPLITS, "split")
+        if isinstance(size, numbers.Integral) and not isinstance(size, bool) and size > 0:
+            sizes[name] = int(size)
+        elif isinstance(size, float) and 0 < size <= 1:
+            sizes[name] = size
+        else:
+            raise InputError(f"expected a positive count or a share up to 1.0 for split {name!r}, got {size!r}")
+    if not sizes:
+        raise InputError(f"expected at least one split of {list(SPLITS)}, got none")
+    return sizes
 
 
 def load_dataset(
@@ -210,6 +245,11 @@ def load_dataset(
     download: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
+    tokenizer: str | Path | None = None,
+    window: int | None = None,
+    skip: int | None = None,
+    document: str | None = None,
+    completion: str | None = None,
     base: str | Path = ".",
 ) -> Dataset:
     """Load a data set.
@@ -229,6 +269,8 @@ def load_dataset(
         * ``"torchvision:CIFAR10"`` (its train and test part), ``"torchvision:FashionMNIST/test"``, ...
         * ``"hf:OWNER/NAME"``, ``"hf:FOLDER"``, ``"hf:OWNER/NAME#validation"``: an image classification set of the
           ``datasets`` library
+        * ``"text:FILE"``: a text in UTF-8, perhaps packed as .gz; and ``"kjv"``, the King James Bible that comes with
+          the package. Its rows are positions whose next token is the label. Needs the extra ``lm``.
         * a map-style torch data set of (input, label) pairs
         * ``(X, y)``: arrays or tensors of inputs (N, ...) and of labels (N,)
         * ``{"val": ..., "test": ...}``: any of these for each split
@@ -250,6 +292,17 @@ def load_dataset(
         Which column of a Hugging Face data set holds the images, where its features leave a choice.
     label_column : str, optional
         Which column holds the classes, where its features leave a choice, as the fine and coarse labels of CIFAR-100.
+    tokenizer : str or Path, optional
+        Of a text: a ``tokenizer.json``, the folder of a model with one, or ``"bpe:512"`` to learn so many byte pairs
+        from the text. "kjv" brings its own.
+    window : int, optional
+        Tokens of a window of text, 64 by default.
+    skip : int, optional
+        So many positions at the head of each window are no rows, 2 by default.
+    document : str, optional
+        What parts the documents of a text; by default it is one, cut into blocks of 32 windows for splits.
+    completion : str, optional
+        In each document only what stands behind the first of these markers is told.
     base : str or Path
         Folder that relative paths start from.
 
@@ -268,7 +321,17 @@ def load_dataset(
     >>> load_dataset("letters", split={"train": 2000, "val": 6000, "test": 12000})
     Dataset('letters': 20000 examples, 26 classes, 2000 train, 6000 val, 12000 test)
     """
-    if isinstance(source, Dataset):
+    given: dict[str, Any] = {"tokenizer": None if tokenizer is None else str(tokenizer), "window": window, "skip": skip}
+    given |= {"document": document, "completion": completion}
+    text = {key: value for key, value in given.items() if value is not None}
+    is_text = isinstance(source, str) and source.partition(":")[0] in ("text", KJV)
+    if text and not is_text:
+        raise InputError(f"{next(iter(text))} is of a text, 'text:FILE' or 'kjv', got it with {source!r}")
+    if is_text:
+        dataset, split = _text(source, TextOptions(**text), base, split, seed, name), None
+        if classes is not None:
+            dataset = dataset.with_classes(classes)
+    elif isinstance(source, Dataset):
         dataset = source if classes is None else source.with_classes(classes)
     else:
         read = partial(
@@ -284,6 +347,40 @@ def load_dataset(
             warnings.warn(f"the classes of {place} are {raw.doubt}", stacklevel=2)
             dataset = replace(dataset, doubt=raw.doubt)
     return dataset if split is None else dataset.resplit(split, seed)
+
+
+def text_of(source: str, base: str | Path, options: TextOptions | None) -> RawDataset:
+    """Read a text as next-token rows, not yet split.
+
+    Parameters
+    ----------
+    source : str
+        ``"text:FILE"`` or ``"kjv"``.
+    base : str or Path
+        Folder that a relative path starts from.
+    options : TextOptions or None
+        How it becomes rows; None for the defaults.
+
+    Returns
+    -------
+    RawDataset
+        As `capmismatch.data.text_reader.read_text` gives it.
+    """
+    kind, _, address = source.partition(":")
+    if (kind == KJV) == bool(address):
+        raise InputError(f"expected a text like 'text:FILE', or 'kjv', got {source!r}")
+    return read_text(Path(base, Path(address).expanduser()) if address else None, options or TextOptions())
+
+
+def _text(
+    source: str, options: TextOptions, base: str | Path, split: Mapping[str, float] | None, seed: int, name: str | None
+) -> Dataset:
+    """The rows of a text, split before they are checked: it has millions of them."""
+    raw = text_of(source, base, options)
+    if split is not None:
+        rows, names = split_windows(raw.inputs, _checked_sizes(split), seed, repr(raw.name))
+        raw = replace(raw, inputs=raw.inputs.take(rows), labels=np.asarray(raw.labels)[rows], split=names)
+    return _checked(raw, raw.classes, name or str(raw.name), source)
 
 
 def _handed_in(source: Any, name: str | None, read: Callable[..., tuple[RawDataset, str]]) -> tuple[RawDataset, str]:
@@ -309,7 +406,7 @@ def _handed_in(source: Any, name: str | None, read: Callable[..., tuple[RawDatas
     )
 
 
-KINDS = "'letters', 'npz:FILE', 'folder:PATH', 'torchvision:NAME', 'hf:NAME'"
+KINDS = "'letters', 'npz:FILE', 'folder:PATH', 'torchvision:NAME', 'hf:NAME', 'text:FILE', 'kjv'"
 
 
 def _read(
@@ -356,7 +453,8 @@ def _checked(raw: RawDataset, classes: Any, name: str, source: str) -> Dataset:
     """The data set of what a reader gave; classes without names are numbered."""
     place = f"labels of {source}"
     labels = label_array(raw.labels, place)
-    inputs = raw.inputs if isinstance(raw.inputs, LazyInputs) else checked_inputs(raw.inputs, source)
+    kept = isinstance(raw.inputs, LazyInputs | TokenInputs)
+    inputs = raw.inputs if kept else checked_inputs(raw.inputs, source)
     if len(inputs) != len(labels):
         raise InputError(f"expected as many inputs as labels in {source}, got {len(inputs)} and {len(labels)}")
     if classes is None:
@@ -365,18 +463,26 @@ def _checked(raw: RawDataset, classes: Any, name: str, source: str) -> Dataset:
         name,
         labels,
         classes,
-        ids=raw.ids,
+        ids=inputs.ids if isinstance(inputs, TokenInputs) else raw.ids,
         split=raw.split,
         inputs_hash=_inputs_hash(inputs),
+        sequences=_sequences(inputs),
         place=place,
     )
     return Dataset(rows, inputs)
+
+
+def _sequences(inputs: Any) -> NDArray[np.int64] | None:
+    """Which window each row of a text is in; None for other rows."""
+    return inputs.sequences if isinstance(inputs, TokenInputs) else None
 
 
 def _inputs_hash(inputs: Any) -> str:
     """Hash of the inputs: an array's every byte; of lazy ones up to 64 rows, and where there are more, all stamps."""
     if isinstance(inputs, np.ndarray):
         return _array_hash(inputs, len(inputs)).hexdigest()
+    if isinstance(inputs, TokenInputs):
+        return inputs.digest()
     spread = np.unique(np.linspace(0, len(inputs) - 1, 64).astype(int)) if len(inputs) else np.arange(0)
     sample = inputs.sample(spread) if isinstance(inputs, LazyInputs) and len(inputs) else inputs[spread]
     if isinstance(sample, list):

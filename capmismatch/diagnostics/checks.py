@@ -407,6 +407,8 @@ def _columns_moved_round(view: _View) -> str:
     In a ring of classes each is taken for the next one more often than for itself. A teacher that tells the classes of
     a ring apart at all has none, however much it prefers some of them.
     """
+    if view.accuracy < 2 * view.chance():  # of one that nearly guesses, classes go where its bias is
+        return ""
     together = np.zeros((view.classes, view.classes), np.int64)
     np.add.at(together, (view.labels, view.top), 1)
     itself = together.diagonal().copy()
@@ -414,7 +416,9 @@ def _columns_moved_round(view: _View) -> str:
     taken_for = together.argmax(axis=1)
     other = together.max(axis=1)
     confusable = max(1, int(((other >= 1) & (3 * other >= itself)).sum()))
-    for ring in _rings(np.where(other > itself, taken_for, np.arange(view.classes))):
+    # The column holds that class's examples before any others: one that a guesser prefers holds all alike.
+    moved = (other > itself) & (2 * other >= np.bincount(view.top, minlength=view.classes)[taken_for])
+    for ring in _rings(np.where(moved, taken_for, np.arange(view.classes))):
         as_other, as_itself = int(other[ring].sum()), int(itself[ring].sum())
         if binom.sf(as_other - 1, as_other + as_itself, 0.5) < LEVEL / confusable:
             return (

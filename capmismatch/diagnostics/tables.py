@@ -184,6 +184,7 @@ def example_values(
         * split: of the rows, or "all"
         * tau: temperature; NaN for probes that do not depend on it
         * probe: name in the registry
+        * sequence: only of texts, number of the sequence that the example is a position of
         * id: of the example in the bank
         * label: name of the example's class
         * value: of the probe. For a calibration error it is the example's share: its confidence less hit, with the
@@ -228,6 +229,8 @@ def example_values(
     table = table.astype(dict.fromkeys(["family", "teacher", "split", "probe"], "category"))
     table = table.loc[table.index.repeat(len(rows))].reset_index(drop=True)
     labels = np.tile(bank.rows.labels[rows], len(heads))
+    if bank.rows.sequences is not None:
+        table["sequence"] = np.tile(bank.rows.sequences[rows], len(heads))
     return table.assign(
         id=np.tile(bank.rows.ids[rows], len(heads)),
         label=pd.Categorical.from_codes(labels, dtype=pd.CategoricalDtype(list(bank.classes))),

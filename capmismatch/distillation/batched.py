@@ -103,6 +103,8 @@ class _Reasons:
 
     def _student(self, name: str) -> str:
         trainer = self._trainer
+        if trainer.is_text:
+            return "a text's rows are windows, which stacks do not know"
         networks = [trainer.build(name, seed) for seed in range(2)]
         if not self._asked and not is_dense(networks[0]):
             return "only networks without convolutions are known to be quicker in stacks"

@@ -62,7 +62,9 @@ class EarlyStopped(nn.Module):
     def forward(self, student_logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> Tensor:
         """Return the loss of a batch; see `Criterion`."""
         if self.stopped:
-            return cross_entropy(single(student_logits), checked_labels(labels, student_logits, check=False))
+            inner = self.criterion.criterion if isinstance(self.criterion, GradientGate) else self.criterion
+            student, y, _ = inner.counted(student_logits, labels, teacher_logits)
+            return cross_entropy(single(student), checked_labels(y, student, check=False))
         loss: Tensor = self.criterion(student_logits, labels, teacher_logits)
         return loss
 

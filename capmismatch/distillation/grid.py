@@ -42,6 +42,8 @@ def check_students(study: Experiment) -> None:
         A name that no architecture has, or inputs that it does not take.
     """
     config, trainer = study.distillation, Trainer(study)
+    if trainer.is_text:
+        _check_text(study)
     assistants = (name for method in config.methods for name in method.assistants)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):  # shapes only, and no random numbers are used up
         for name in dict.fromkeys([*config.students, *assistants]):
@@ -51,6 +53,18 @@ def check_students(study: Experiment) -> None:
                 raise InputError(f"{study.file.name} asks for the student {name!r}: {error}") from None
             except RuntimeError:  # a builder that reads its tensors' values
                 continue
+
+
+def _check_text(study: Experiment) -> None:
+    """Refuse what students of a text cannot have."""
+    config, recipe = study.distillation, study.recipe
+    through = next((method.label for method in config.methods if method.assistants), None)
+    if through is not None:
+        raise InputError(f"assistants between language models are not supported, got the method {through!r}")
+    if config.views.kind != "none":
+        raise InputError(f"a text has no views of kind {config.views.kind!r}: leave views of [distill] out")
+    if recipe.shift:
+        raise InputError(f"a shift needs images, got shift={recipe.shift} with a text")
 
 
 def distill(study: Experiment) -> pd.DataFrame:

@@ -78,6 +78,11 @@ METHODS: dict[str, MethodSpec] = {
     "DIST": _logits("dist"),
     "CorrKD": _logits("correlation_kd"),
     "CTKD": _logits("curriculum_kd"),
+    "RKD": _logits("reverse_kl"),
+    "JS": _logits("js"),
+    "SKD": _logits("skewed_kl"),
+    "SRKD": _logits("skewed_reverse_kl"),
+    "TopK": _logits("topk_kl"),
     "GRAFT": _soft_labels(other=None),
     "SHUFFLE": _soft_labels(),
     "FLAT": _soft_labels(),
@@ -118,8 +123,8 @@ class Method:
     Attributes
     ----------
     name : str
-        "CE" (no teacher), "KD", "ATS", "ISATS", "DKD", "NormKD", "StdKD", "DIST", "CorrKD" or "CTKD"; or a
-        control, "GRAFT", "SHUFFLE" or "FLAT".
+        "CE" (no teacher), "KD", "ATS", "ISATS", "DKD", "NormKD", "StdKD", "DIST", "CorrKD", "CTKD", "RKD", "JS", "SKD",
+        "SRKD" or "TopK"; or a control, "GRAFT", "SHUFFLE" or "FLAT".
     tau : float or None
         Temperature of the teacher's logits (of the target's, for ATS and ISATS).
     tau_other : float or None
@@ -411,7 +416,11 @@ class Method:
         from capmismatch.losses import Criterion
 
         if self.has_teacher:
-            Criterion(self.spec.loss, **self._loss_options())
+            criterion = Criterion(self.spec.loss, **self._loss_options())
+            if "gate" in self.options and self.weight is None and not criterion.ce_weight:
+                raise InputError(
+                    f"a gate compares with the cross-entropy: method {self.name} has none by default, give a weight < 1"
+                )
 
     def _loss_options(self) -> dict[str, Any]:
         """The fields and options that the loss takes; of the remedies, it adds the rank term alone."""

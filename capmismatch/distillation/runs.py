@@ -250,6 +250,9 @@ def _check_values(split: str, values: Mapping[str, Any]) -> None:
         raise ValueError(f"accuracy {accuracy!r} on {split!r}")
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"{count!r} rows of {split!r}")
+    nll = values.get("nll", 0.0)
+    if isinstance(nll, bool) or not isinstance(nll, int | float) or not 0 <= nll < math.inf:
+        raise ValueError(f"nll {nll!r} on {split!r}")
 
 
 def read_result(folder: Path) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import traceback
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,9 @@ from capmismatch._utils.files import hash_of, locked, remove_temporaries, write_
 from capmismatch._utils.machine import threads
 from capmismatch._utils.torchrun import ProcessGroup, process_group
 from capmismatch.data.bank import LogitBank, TeacherRecord
+from capmismatch.data.token_inputs import NO_LABEL, TokenInputs
+from capmismatch.distillation.methods import Method
+from capmismatch.distillation.next_tokens import TeacherRows, as_token_ids, mean_nll, next_token_scores
 from capmismatch.distillation.remedies import teach_through
 from capmismatch.distillation.runs import Experiment, Run, config_of, is_settled, run_folder
 from capmismatch.distillation.scoring import MeasuredRows, TeacherOutputs
@@ -70,7 +74,9 @@ class Trainer:
 
     def __init__(self, study: Experiment) -> None:
         self.study, self.config = study, study.distillation
-        self.prepare = Normalise(self.config.center, self.config.scale, channels_last=True)
+        self.is_text = isinstance(study.train_data.inputs, TokenInputs)
+        normalise = Normalise(self.config.center, self.config.scale, channels_last=True)
+        self.prepare: Callable[[Tensor], Tensor] = as_token_ids if self.is_text else normalise
         self._logits = lru_cache(maxsize=1)(self._read_logits)
         self._soft_labels = lru_cache(maxsize=2)(self.make_soft_labels)
         self._opened_views: tuple[list[int], list[LogitBank]] = [], []
@@ -106,6 +112,9 @@ class Trainer:
         scores: dict[str, float] = {}
 
         def validate(network: nn.Module) -> float:
+            if self.is_text:
+                scores["val_nll"] = mean_nll(network, self.study.eval_data, np.flatnonzero(split == "val"))
+                return -scores["val_nll"]
             right = evaluate(network, self.validation_inputs, self.prepare).argmax(1) == self.validation_labels
             scores["val_accuracy"] = float(right.double().mean())
             return scores["val_accuracy"]
@@ -128,8 +137,13 @@ class Trainer:
             after_epoch=after_epoch,
         )
         if processes.rank == 0:
-            logits = torch.cat([evaluate(network, inputs, self.prepare) for inputs in self.measured_inputs])
-            self.write_result(run, logits, log.seconds)
+            if self.is_text:
+                splits = self._scores(network, run)
+                result = {"splits": splits, "label": run.method.label, "seconds": log.seconds}
+                write_json(folder / "result.json", result)
+            else:
+                logits = torch.cat([evaluate(network, inputs, self.prepare) for inputs in self.measured_inputs])
+                self.write_result(run, logits, log.seconds)
             checkpoint.remove()
 
     def check_keep_best(self) -> None:
@@ -147,9 +161,11 @@ class Trainer:
     def build(self, architecture: str, seed: int) -> nn.Module:
         """Build a network. Its initial weights are the same for all settings and teachers, so that seeds pair them."""
         torch.manual_seed(int(hash_of([architecture, seed]), 16) % 2**63)
-        shape = self.study.train_data.inputs.shape[1:]
+        classes, shape = len(self.study.train_data.classes), self.study.train_data.inputs.shape[1:]
+        if self.is_text:
+            return architectures.build(architecture, num_classes=classes)
         sizes = {"in_channels": shape[-1]} if len(shape) == 3 else {"in_features": int(np.prod(shape))}
-        return architectures.build(architecture, num_classes=len(self.study.train_data.classes), **sizes)
+        return architectures.build(architecture, num_classes=classes, **sizes)
 
     @cached_property
     def validation_inputs(self) -> Tensor:
@@ -195,8 +211,19 @@ class Trainer:
         held_out = self.study.bank.logits(key)[self._held_out_order].astype(np.float32)
         return TeacherOutputs(torch.cat([torch.from_numpy(held_out), self._logits(key)[0]]))
 
+    def _scores(self, network: nn.Module, run: Run) -> dict[str, dict[str, float]]:
+        """All that is measured of a student of a text, on each split."""
+        teacher: TeacherRows | None = None
+        if run.teacher is not None:
+            bank, key = self.study.bank, run.teacher.key
+            teacher = partial(bank.take, key)
+        return next_token_scores(network, self.study.eval_data, teacher)
+
     def soft_labels(self, run: Run) -> Tensor:
-        """Return what the run's student is given of its teacher, or of the last assistant, (V, N, C); see `Method`."""
+        """Return what the run's student is given of its teacher, or of the last assistant; see `Method`.
+
+        Of shape (V, N, C), or of windows of text (1, N, T, C).
+        """
         if run.teacher is None:
             raise InputError(f"there is no teacher in {run.name}")
         return self._soft_labels(self.shared_run(run))
@@ -211,12 +238,17 @@ class Trainer:
     def inputs(self) -> Tensor:
         """Raw inputs, (V, N, ...): the stored views."""
         views, train = self.config.views, self.study.train_data
+        if isinstance(train.inputs, TokenInputs):
+            return torch.from_numpy(train.inputs.windows)[None]
         return torch.from_numpy(np.stack([views.make(train.inputs, number) for number in range(views.count)]))
 
     @cached_property
     def labels(self) -> Tensor:
-        """Classes of the examples, (N,)."""
-        return torch.from_numpy(self.study.train_data.labels)
+        """Classes of the examples, (N,); next tokens of windows, (N, T)."""
+        train = self.study.train_data
+        if isinstance(train.inputs, TokenInputs):
+            return torch.from_numpy(train.inputs.on_windows(train.labels, NO_LABEL))
+        return torch.from_numpy(train.labels)
 
     def _read_logits(self, key: str) -> Tensor:
         """A teacher's logits on the stored views, (V, N, C)."""
@@ -247,6 +279,8 @@ class Trainer:
         method, seed, teacher = shared.run.method, shared.run.seed, shared.run.teacher
         assert teacher is not None
         self._check_views(teacher)
+        if self.is_text:
+            return self._soft_labels_of_text(method, self._logits(teacher.key)[0])
         logits = teach_through(
             [self.build(assistant, seed) for assistant in method.assistants],
             self._logits(teacher.key),
@@ -268,6 +302,15 @@ class Trainer:
             options["rows"] = torch.arange(len(self.labels)).repeat(views)
         flat = method.soft_labels(logits.flatten(0, 1), self.labels.repeat(views), **options)
         return flat.float().unflatten(0, logits.shape[:2])
+
+    def _soft_labels_of_text(self, method: Method, logits: Tensor) -> Tensor:
+        """Soft labels (1, S, T, C), or (1, S, T, 2, C), of windows, zeros where nothing is told."""
+        train = self.study.train_data
+        assert isinstance(train.inputs, TokenInputs)
+        soft = method.soft_labels(logits, torch.from_numpy(train.labels)).float()
+        windows = soft.new_zeros((*train.inputs.windows.shape, *soft.shape[1:]))
+        windows[torch.from_numpy(train.inputs.window), torch.from_numpy(train.inputs.position)] = soft
+        return windows[None]
 
 
 @lru_cache(maxsize=1)

@@ -17,6 +17,11 @@ name                    term                                                    
 `correlation_kd`        1 - Pearson and 1 - soft Spearman correlation, along classes      arXiv 2410.06561
 `rank_kd`               1 - smooth Kendall tau between the orders of classes              arXiv 2409.17823
 `curriculum_kd`         `kd` whose temperature is learnt against the student              arXiv 2211.16231
+`reverse_kl`            KL(student || teacher)                                            MiniLLM, arXiv 2306.08543
+`js`                    Jensen-Shannon, between `kd` and `reverse_kl`                     GKD, arXiv 2306.13649
+`skewed_kl`             KL(teacher || a mixture with the student)                         DistiLLM, arXiv 2402.03898
+`skewed_reverse_kl`     KL(student || a mixture with the teacher)                         arXiv 2402.03898
+`topk_kl`               `kd` over the teacher's k likeliest classes                       DistillKit, axolotl, MaxText
 ======================= ================================================================= ============================
 
 Gradients flow to the student alone. Half-precision logits are converted to float32, also under autocast. Finite logits
@@ -32,6 +37,7 @@ from capmismatch.losses.correlation import correlation_kd, dist, rank_kd
 from capmismatch.losses.criterion import LOSSES, Criterion, Loss
 from capmismatch.losses.curriculum import CurriculumKD, curriculum_kd, curriculum_strength
 from capmismatch.losses.decoupled import dkd
+from capmismatch.losses.divergences import js, reverse_kl, skewed_kl, skewed_reverse_kl, topk_kl
 from capmismatch.losses.softened import ats, isats, kd, norm_kd, soft_cross_entropy, standardized_kd
 
 __all__ = [
@@ -46,9 +52,14 @@ __all__ = [
     "dist",
     "dkd",
     "isats",
+    "js",
     "kd",
     "norm_kd",
     "rank_kd",
+    "reverse_kl",
+    "skewed_kl",
+    "skewed_reverse_kl",
     "soft_cross_entropy",
     "standardized_kd",
+    "topk_kl",
 ]

@@ -18,6 +18,7 @@ from capmismatch.losses._terms import checked_labels, cross_entropy, must_be_wei
 from capmismatch.losses.correlation import correlation_kd, dist, rank_kd
 from capmismatch.losses.curriculum import CurriculumKD
 from capmismatch.losses.decoupled import dkd
+from capmismatch.losses.divergences import js, reverse_kl, skewed_kl, skewed_reverse_kl, topk_kl
 from capmismatch.losses.softened import ats, isats, kd, norm_kd, soft_cross_entropy, standardized_kd
 
 
@@ -58,6 +59,11 @@ LOSSES: dict[str, Loss] = {
     "correlation_kd": Loss(correlation_kd, 1.0, 1.0),
     "rank_kd": Loss(rank_kd, 1.0, 1.0),
     "curriculum_kd": Loss(CurriculumKD, 0.1, 0.9),
+    "reverse_kl": Loss(reverse_kl, 0.0, 1.0),
+    "js": Loss(js, 0.0, 1.0),
+    "skewed_kl": Loss(skewed_kl, 0.0, 1.0),
+    "skewed_reverse_kl": Loss(skewed_reverse_kl, 0.0, 1.0),
+    "topk_kl": Loss(topk_kl, 0.0, 1.0),
 }
 
 
@@ -79,6 +85,8 @@ class Criterion(nn.Module):
         Over how many epochs the term's weight rises; by default as in its source.
     rank_weight : float, default 0
         Weight of `rank_kd`, as an auxiliary to the term; 0 leaves it out.
+    ignore_index : int, optional
+        Rows with this label count in neither term, such as the -100 of tokens that are not to be learnt.
     **options : Any
         Of the term, such as ``tau=2.0``.
 
@@ -121,6 +129,7 @@ class Criterion(nn.Module):
         kd_weight: float | None = None,
         warmup_epochs: int | None = None,
         rank_weight: float = 0.0,
+        ignore_index: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -131,13 +140,14 @@ class Criterion(nn.Module):
         self.ce_weight = entry.ce_weight if ce_weight is None else ce_weight
         self.kd_weight = entry.kd_weight if kd_weight is None else kd_weight
         self.rank_weight = rank_weight
+        self.ignore_index = ignore_index
         self.warmup_epochs = entry.warmup_epochs if warmup_epochs is None else warmup_epochs
         for key in ("ce_weight", "kd_weight", "rank_weight", "warmup_epochs"):
             must_be_weight(getattr(self, key), key)
         self.options = options
         self.warmup = 1.0
         self._check_next = True  # the first batch of an epoch
-        inputs = ("student", "teacher", "soft_labels", "labels", "check")
+        inputs = ("student", "teacher", "soft_labels", "labels", "check", "mask")
         choices = [key for key in inspect.signature(entry.term).parameters if key not in inputs]
         for option in options:
             must_be_one_of(option, choices, f"an option of {name}")
@@ -160,9 +170,9 @@ class Criterion(nn.Module):
         Parameters
         ----------
         student_logits : Tensor, shape (N, C)
-            With gradient.
+            With gradient. Of sequences, (N, T, C); labels (N, T) and the teacher's logits have the same axis then.
         labels : Tensor of int, shape (N,)
-            Classes of the examples, in [0, C).
+            Classes of the examples, in [0, C), or `ignore_index`.
         teacher_logits : Tensor, shape (N, C) or (N, 2, C)
             For "soft_cross_entropy" soft labels, (N, C); with a `rank_weight` soft labels and logits, (N, 2, C):
             ``torch.stack([soft_labels, teacher_logits], 1)``.
@@ -182,7 +192,7 @@ class Criterion(nn.Module):
 
         Without `check` no value is looked at, as in a graph that is compiled, or under ``torch.func.vmap``.
         """
-        inputs = student_logits, labels, teacher_logits
+        inputs = self.counted(student_logits, labels, teacher_logits)
         if not check or torch.compiler.is_compiling():  # a check of values would break the graph
             return self._parts(*inputs, check=False)
         first, self._check_next = self._check_next, False
@@ -196,6 +206,18 @@ class Criterion(nn.Module):
         if hard.device.type == "cpu" and not math.isfinite(hard.item() + soft.item()):
             return self._parts(*inputs, check=True)
         return hard, soft
+
+    def counted(self, student_logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the rows that count of all three, sequences one after the other; see `forward`."""
+        if labels.ndim == 2 and student_logits.ndim == 3:
+            student_logits, teacher_logits = student_logits.flatten(0, 1), teacher_logits.flatten(0, 1)
+            labels = labels.flatten()
+        if self.ignore_index is None:
+            return student_logits, labels, teacher_logits
+        keep = labels != self.ignore_index
+        if not keep.any():
+            raise InputError(f"expected a row that counts, got the label {self.ignore_index} in all {len(labels)}")
+        return student_logits[keep], labels[keep], teacher_logits[keep]
 
     def _parts(
         self, student_logits: Tensor, labels: Tensor, teacher_logits: Tensor, *, check: bool

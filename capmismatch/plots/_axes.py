@@ -240,11 +240,11 @@ def run_line(ax: Axes, table: pd.DataFrame, runs: pd.DataFrame | None, *, shift:
     return line
 
 
-def mark_peak(ax: Axes, table: pd.DataFrame, color: Any, *, shift: float = 0.0) -> float:
-    """Ring the highest mean unless it is the last; return the change from it to the last (0 where that is the peak)."""
-    peak = table.iloc[int(table["mean"].argmax())]
+def mark_peak(ax: Axes, table: pd.DataFrame, color: Any, *, shift: float = 0.0, lowest: bool = False) -> float:
+    """Ring the highest (or lowest) mean unless it is the last; return the change from it to the last, 0 if it is."""
+    peak = table.iloc[int(table["mean"].argmin() if lowest else table["mean"].argmax())]
     change = float(table["mean"].iloc[-1] - peak["mean"])
-    if change < 0:
+    if change:
         ring = ax.plot(
             [peak["x"]],
             [peak["mean"]],

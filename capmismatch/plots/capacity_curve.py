@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from capmismatch.errors import InputError, require_columns
+from capmismatch.errors import InputError, must_be_one_of, require_columns
 from capmismatch.plots._axes import (
     family_handles,
     family_styles,
@@ -43,7 +43,21 @@ CAPTION = (
     "Accuracy of the student against its teacher's size by method, beside the teachers' own accuracy. "
     "Bars: 95 % intervals from three runs on, else single runs as points; band: plain training."
 )
+CAPTION_NLL = (
+    "Negative log likelihood of the student against its teacher's size by method, beside the teachers' own; lower is "
+    "better. Bars: 95 % intervals from three runs on, else single runs as points; band: plain training."
+)
 WHAT = "the results table"
+METRICS = {
+    "accuracy": "accuracy",
+    "nll": "NLL (nats)",
+    "nll_calibrated": "calibrated NLL (nats)",
+    "bits_per_byte": "bits per byte",
+    "kl": "KL to the teacher (nats)",
+}
+"""What may be drawn, and its name on the axis; but for accuracy lower is better."""
+PROBES = {"accuracy": "accuracy", "nll": "nll", "nll_calibrated": "nll"}
+"""The teachers' own number beside the students'; the others have none."""
 RING: dict[str, Any] = {
     "linestyle": "",
     "marker": "o",
@@ -61,6 +75,7 @@ def capacity_curve(
     teachers: pd.DataFrame | None = None,
     split: str = "test",
     by: str = "params",
+    metric: str = "accuracy",
     ax: Axes | None = None,
 ) -> Axes:
     """Draw student accuracy against teacher size, a line for each method setting (``label``).
@@ -82,6 +97,9 @@ def capacity_curve(
         Which rows to draw.
     by : str
         Column that holds the size. Where it is NaN for any teacher, teachers stand side by side in table order.
+    metric : str
+        What is drawn: "accuracy", or of language models "nll", "nll_calibrated", "bits_per_byte" or "kl", of which less
+        is better.
     ax : Axes, optional
         Where to draw; by default a new figure.
 
@@ -111,10 +129,11 @@ def capacity_curve(
     """
     if teachers is not None and ax is not None:
         raise InputError("expected either ax or teachers: the teachers' own accuracy needs a panel of its own")
+    results = measured_by(results, metric)
     students, baseline = student_rows(results, student=student, teachers=teachers, split=split, by=by)
     sizes = by_size(students, by)
     positions = size_positions(sizes)
-    accuracy = None if teachers is None else teacher_accuracy(teachers, students, split)
+    accuracy = teacher_accuracy(teachers, students, split, metric)
 
     own_figure = ax is None
     if accuracy is not None:
@@ -122,19 +141,29 @@ def capacity_curve(
         _, (above, ax) = plt.subplots(
             2, 1, figsize=(width, height * 1.35), sharex=True, layout="constrained", height_ratios=[1, 2.6]
         )
-        draw_teachers(above, accuracy.assign(x=accuracy["label"].map(positions)))
+        draw_teachers(above, accuracy.assign(x=accuracy["label"].map(positions)), metric)
     ax = one_axes(ax)
-    handles, labels, ringed = draw_students(ax, students.assign(x=students["label"].map(positions)))
+    handles, labels, ringed = draw_students(ax, students.assign(x=students["label"].map(positions)), metric)
     if len(baseline):
         handles.append(draw_baseline(ax, baseline))
         labels.append("CE (no teacher)")
     if ringed:
         handles.append(Line2D([], [], **RING))
-        labels.append("peak (change to the largest teacher)")
+        labels.append(f"{'peak' if metric == 'accuracy' else 'least'} (change to the largest teacher)")
     size_axis(ax, sizes, by)
-    value_axis(ax, "student accuracy", pd.concat([students["accuracy"], baseline["accuracy"]]), percent=True)
+    shown = pd.concat([students["accuracy"], baseline["accuracy"]])
+    value_axis(ax, f"student {METRICS[metric]}", shown, percent=metric == "accuracy")
     legend_above(ax, handles, labels, own_figure=own_figure)
     return ax
+
+
+def measured_by(results: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The results with the metric to draw as their accuracy; rows without it are left out."""
+    must_be_one_of(metric, METRICS, "metric")
+    if metric == "accuracy":
+        return results
+    require_columns(results, [metric], WHAT)
+    return results.assign(accuracy=results[metric]).dropna(subset="accuracy")
 
 
 def student_rows(
@@ -154,22 +183,26 @@ def student_rows(
     return distilled.rename(columns={"label": "setting"}).assign(label=labels), baseline
 
 
-def teacher_accuracy(teachers: pd.DataFrame, students: pd.DataFrame, split: str) -> pd.DataFrame:
-    """Accuracy of the students' teachers, of the split where their table has it."""
+def teacher_accuracy(
+    teachers: pd.DataFrame | None, students: pd.DataFrame, split: str, metric: str = "accuracy"
+) -> pd.DataFrame | None:
+    """Accuracy, or another metric, of the students' teachers, of the split where their table has it."""
+    if teachers is None or metric not in PROBES:
+        return None
     splits = list(teachers["split"].unique()) if "split" in teachers else []
-    return labelled_as(probe_rows(teachers, "accuracy", split=split if split in splits else None), students)
+    return labelled_as(probe_rows(teachers, PROBES[metric], split=split if split in splits else None), students)
 
 
-def draw_teachers(ax: Axes, accuracy: pd.DataFrame) -> None:
+def draw_teachers(ax: Axes, accuracy: pd.DataFrame, metric: str = "accuracy") -> None:
     """Draw one black line per family."""
     styles = family_styles(listed(accuracy["family"]))
     for (family,), table, runs in lines_over_runs(accuracy, ["family"]):
         run_line(ax, table, runs, color="black", marker="o", linestyle=styles[family])
-        attach(ax, table.assign(setting="teacher"), probes=["accuracy"])
-    value_axis(ax, "teacher", accuracy["value"], percent=True)
+        attach(ax, table.assign(setting="teacher"), probes=[PROBES[metric]])
+    value_axis(ax, "teacher", accuracy["value"], percent=metric == "accuracy")
 
 
-def draw_students(ax: Axes, students: pd.DataFrame) -> tuple[list, list[str], bool]:
+def draw_students(ax: Axes, students: pd.DataFrame, metric: str = "accuracy") -> tuple[list, list[str], bool]:
     """Draw one line per setting, each a little beside the others.
 
     Returns handles and labels for a legend, settings (with the changes from their peaks) and families, and whether any
@@ -179,16 +212,21 @@ def draw_students(ax: Axes, students: pd.DataFrame) -> tuple[list, list[str], bo
     families = listed(students["family"])
     several = len(families) > 1
     handles, labels, ringed = [], [], False
-    scale = 100 if students["accuracy"].max() <= 1 else 1  # as on the axis
+    is_accuracy = metric == "accuracy"
+    scale, digits = (
+        (100 if is_accuracy and students["accuracy"].max() <= 1 else 1),
+        1 if is_accuracy else 3,
+    )  # as on the axis
     for number, (setting, rows) in enumerate(groups(students, "setting")):
         changes = []
         shift = BESIDE * (number - (len(looks) - 1) / 2)
         for (_, family), table, runs in lines_over_runs(rows, ["setting", "family"], "accuracy"):
             look = {**looks[setting], **({"linestyle": family_styles(families)[family]} if several else {})}
             line = run_line(ax, table, runs.rename(columns={"accuracy": "value"}), shift=shift, **look)
-            change = scale * mark_peak(ax, table, look["color"], shift=shift)
-            if change < 0:
-                drop = f"{round(change, 1) + 0.0:.1f}"  # + 0.0: no minus sign before 0.0
+            change = scale * mark_peak(ax, table, look["color"], shift=shift, lowest=not is_accuracy)
+            if change:
+                sign = "" if is_accuracy else "+"
+                drop = f"{round(change, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no minus sign before 0.0
                 changes.append(f"{family} {drop}" if several else drop)
             attach(ax, table)
         handles.append(Line2D([], [], **looks[setting]) if several else line)

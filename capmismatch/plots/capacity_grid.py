@@ -13,10 +13,12 @@ from matplotlib.lines import Line2D
 from capmismatch.plots._axes import family_handles, legend_above, panels, size_axis, size_positions, value_axis
 from capmismatch.plots._common import by_size, groups, listed, literal
 from capmismatch.plots.capacity_curve import (
+    METRICS,
     RING,
     draw_baseline,
     draw_students,
     draw_teachers,
+    measured_by,
     student_rows,
     teacher_accuracy,
 )
@@ -35,6 +37,7 @@ def capacity_grid(
     teachers: pd.DataFrame | None = None,
     split: str = "test",
     by: str = "params",
+    metric: str = "accuracy",
 ) -> np.ndarray:
     r"""Draw `capacity_curve` as small multiples: a panel for each method setting (``label``), one scale per row.
 
@@ -50,6 +53,8 @@ def capacity_grid(
         Which rows to draw.
     by : str
         Column that holds the size. Where it is NaN for any teacher, teachers stand side by side in table order.
+    metric : str
+        What is drawn, as in `capacity_curve`.
 
     Returns
     -------
@@ -74,11 +79,12 @@ def capacity_grid(
     >>> [ax.get_title(loc="left").split("\n") for ax in capacity_grid(both)]
     [['KD', '−2.0'], ['KD tau=2', '−2.0']]
     """
+    results = measured_by(results, metric)
     students, baseline = student_rows(results, student=student, teachers=teachers, split=split, by=by)
     sizes = by_size(students, by)
     positions = size_positions(sizes)
     students = students.assign(x=students["label"].map(positions))
-    accuracy = None if teachers is None else teacher_accuracy(teachers, students, split)
+    accuracy = teacher_accuracy(teachers, students, split, metric)
 
     settings = students["setting"].nunique()
     axes = panels(settings + (accuracy is not None), inches=1.6)
@@ -86,15 +92,15 @@ def capacity_grid(
     ringed = False
     baseline_lines: list[Line2D] = []
     for ax, (setting, rows) in zip(axes[:settings], groups(students, "setting"), strict=True):
-        _, (label, *_), peaks = draw_students(ax, rows)
+        _, (label, *_), peaks = draw_students(ax, rows, metric)
         ringed |= peaks
         _title(ax, setting, label)
         baseline_lines = [draw_baseline(ax, baseline)] if len(baseline) else []
-        value_axis(ax, "", shown, percent=True)
+        value_axis(ax, "", shown, percent=metric == "accuracy")
         ax.set_ylabel("")
     _share_rows(axes[:settings])
     if accuracy is not None:
-        draw_teachers(axes[-1], accuracy.assign(x=accuracy["label"].map(positions)))
+        draw_teachers(axes[-1], accuracy.assign(x=accuracy["label"].map(positions)), metric)
         axes[-1].set_ylabel("")
         _title(axes[-1], "the teachers themselves", "")
     for ax in axes:
@@ -102,14 +108,14 @@ def capacity_grid(
         size_name = ax.get_xlabel()
         ax.set_xlabel("")
     axes[0].figure.supxlabel(size_name)
-    axes[0].figure.supylabel("accuracy (%)" if shown.max() <= 1 else "accuracy")
+    axes[0].figure.supylabel(METRICS[metric] + (" (%)" if metric == "accuracy" and shown.max() <= 1 else ""))
     handles, labels = family_handles(axes[0], listed(students["family"]))
     if baseline_lines:
         handles += baseline_lines
         labels.append("CE (no teacher)")
     if ringed:
         handles.append(Line2D([], [], **RING))
-        labels.append("peak (change to the largest teacher)")
+        labels.append(f"{'peak' if metric == 'accuracy' else 'least'} (change to the largest teacher)")
     legend_above(axes[0], handles, labels, own_figure=True)
     return axes
 

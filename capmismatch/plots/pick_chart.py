@@ -133,13 +133,16 @@ def _draw_column(ax: Axes, rows: pd.DataFrame, column: str, tie: np.ndarray, col
     ax.barh(positions, rows[column].to_numpy(float), 0.65, facecolor="none", edgecolor=colors, linewidth=0.8)
     filled = rows[column].where(tie).to_numpy(float)
     ax.barh(positions, filled, 0.65, color=BLUE, edgecolor=BLUE, linewidth=0.8)
-    ax.set_xlabel(PANELS[column], fontsize=small_points())
+    name = PANELS[column].replace("points", "nats") if "nll" in rows and "measured" in rows else PANELS[column]
+    ax.set_xlabel(name, fontsize=small_points())
 
 
 def _score(table: pd.DataFrame, probe: str | None, tau: float | None) -> tuple[str, float, list[str]]:
     """What the score is, with its unit, by what to multiply it, and the probes that it shows."""
     if "accuracy" in table:
         return "students' accuracy (%)", 100.0, []
+    if "nll" in table and "measured" in table:
+        return "students' NLL (nats, less is better)", 1.0, []
     if "measured" in table:
         return "predicted students' accuracy\n(points above their mean)", 1.0, []
     if probe is None:

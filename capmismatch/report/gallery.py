@@ -65,12 +65,16 @@ def drawings(study: StudyFolder) -> dict[str, Callable[[], Any]]:
     Returns
     -------
     dict of str to callable
-        In the order of `FIGURES`, then a capacity curve for each student; a call gives Axes, or raises an InputError
-        where the tables cannot fill it.
+        In the order of `FIGURES`, then a capacity curve for each student, of language models by likelihood, too; a call
+        gives Axes, or raises an InputError where the tables cannot fill it.
     """
     students = study.load("results")["student"].unique().tolist() if study.has("results") else []
+    found: dict[str, Callable[[], Any]]
     found = {name: partial(f.draw, study) for name, f in FIGURES.items() if all(map(study.has, f.needs))}
-    return found | {f"capacity_curve_{student}": partial(_capacity_curve, study, student) for student in students}
+    found |= {f"capacity_curve_{student}": partial(_capacity_curve, study, student) for student in students}
+    if students and "nll" in study.load("results"):
+        found |= {f"capacity_curve_{name}_nll": partial(_capacity_curve, study, name, "nll") for name in students}
+    return found
 
 
 def draw_all(study: StudyFolder, folder: Path | None = None, venue: str = "default") -> list[Path]:
@@ -107,10 +111,11 @@ def draw_all(study: StudyFolder, folder: Path | None = None, venue: str = "defau
     return drawn
 
 
-def _capacity_curve(study: StudyFolder, student: str) -> Any:
+def _capacity_curve(study: StudyFolder, student: str, metric: str = "accuracy") -> Any:
     results = study.load("results")
     draw = plots.capacity_curve if results["label"].nunique() <= MANY else plots.capacity_grid
-    return draw(results, student=student, teachers=study.load("probes"), split=resolve_split(results["split"]))
+    split = resolve_split(results["split"])
+    return draw(results, student=student, teachers=study.load("probes"), split=split, metric=metric)
 
 
 def _tau(study: StudyFolder) -> float:
@@ -221,5 +226,6 @@ def caption(name: str) -> str:
         Its caption, or the name itself where no figure has it.
     """
     if name.startswith("capacity_curve"):
-        return str(_file("capacity_curve").CAPTION)
+        file = _file("capacity_curve")
+        return str(file.CAPTION_NLL if name.endswith("_nll") else file.CAPTION)
     return FIGURES[name].caption if name in FIGURES else name

@@ -214,8 +214,9 @@ def _chosen(choice: Choice) -> dict[str, str]:
     if pd.notna(row["p_best"]):
         facts["Grade"] = choice.grade
         facts["P(best)"] = format_chance(row["p_best"])
-        facts["Expected regret"] = f"{row['regret']:.2f} points"
-        cheapest = f"Cheapest within {choice.comparison.tolerance:g} points (90\N{NO-BREAK SPACE}%)"
+        digits = 3 if choice.metric.less_is_better else 2
+        facts["Expected regret"] = f"{row['regret']:.{digits}f} {choice.metric.unit}"
+        cheapest = f"Cheapest within {choice.comparison.tolerance:g} {choice.metric.unit} (90\N{NO-BREAK SPACE}%)"
         facts[cheapest] = choice.cheapest or "none is sure enough"
     return facts
 
@@ -311,6 +312,8 @@ def _tables(tables: Mapping[str, pd.DataFrame], choice: Choice | None, tau: floa
         page.append(shown.restored(tables["restored"]))
     if "results" in tables:
         page.append(shown.results(tables["results"]))
+        if "nll" in tables["results"]:
+            page.append(shown.likelihoods(tables["results"]))
     return page
 
 

@@ -112,13 +112,18 @@ def figures(folder: Path) -> list[Figure]:
     """The pictures that were drawn, by their manifest: what students do first, then the gallery's order."""
     names = {unquote(file.stem): file for file in drawn(folder)}
     order = {name: position for position, name in enumerate(gallery.FIGURES)}
-    first = "capacity_curve"
-    ordered = sorted(names, key=lambda name: -1 if name.startswith(first) else order.get(name, len(order)))
+
+    def place(name: str) -> int:
+        if name.startswith("capacity_curve"):  # of a text by likelihood first
+            return -2 if name.endswith("_nll") else -1
+        return order.get(name, len(order))
+
+    ordered = sorted(names, key=place)
     return [_figure(name, names[name]) for name in ordered]
 
 
 def _figure(name: str, file: Path) -> Figure:
-    title = name.replace("_", " ").capitalize().replace("Isats", "ISATS")
+    title = name.replace("_", " ").capitalize().replace("Isats", "ISATS").replace(" nll", " NLL")
     width, height = 0, 0
     with suppress(OSError), Image.open(file) as picture:
         width, height = picture.size

@@ -91,7 +91,7 @@ class Form(NamedTuple):
 
 
 PERCENT, POINTS, SIGNED = Form(" (%)", 100, 2), Form(" (points)", 1, 2), Form("", 1, 2)
-DIGITS, CHANCE = Form(), Form(" (%)", 100, 0, is_chance=True)
+DIGITS, CHANCE, NATS = Form(), Form(" (%)", 100, 0, is_chance=True), Form(" (nats)", 1, 3)
 
 COLUMNS: dict[str, tuple[str, str, Form]] = {
     "teacher": ("teacher", "The teacher; its family too where names are not unique.", DIGITS),
@@ -149,11 +149,12 @@ def teachers(choice: Choice, probes: pd.DataFrame) -> Table:
         frame = frame.drop(columns="measured")
     first = [*unit, "score", "p_best", "regret", "within", "tie", "params"]
     frame = frame[[*(name for name in first if name in frame), *(name for name in frame if name not in first)]]
-    within = f"Chance of losing no more than {choice.comparison.tolerance:g} points by taking it."
+    within = f"Chance of losing no more than {choice.comparison.tolerance:g} {choice.metric.unit} by taking it."
     special = {
         "score": (head, meaning, form),
         "within": (f"within {choice.comparison.tolerance:g}", within, CHANCE),
         "accuracy": ("accuracy to report", "Accuracy of its students on the split to report.", PERCENT),
+        **_by_likelihood(choice),
     }
     return _table("teachers", "Teachers", "One row per teacher, best first, with 95 % intervals.", frame, special)
 
@@ -163,6 +164,12 @@ def _score(frame: pd.DataFrame, choice: Choice) -> tuple[str, Form, str]:
     if "accuracy" in frame:
         meaning = "Accuracy of its students on the split to choose on, drawn toward what is expected of it."
         return "student accuracy", PERCENT, meaning
+    if choice.metric.less_is_better:
+        return (
+            "student NLL",
+            NATS,
+            "NLL of its students on the split to choose on, drawn toward what is expected of it.",
+        )
     if "measured" in frame:
         return (
             "predicted",
@@ -180,20 +187,38 @@ def students(choice: Choice) -> list[Table]:
         "The setting and teacher that each student does best with on the split to choose on; accuracies and gain "
         "on the split to report."
     )
-    tables = [_table("students", "Students", caption, choice.students)]
+    special = _by_likelihood(choice)
+    caption = caption.replace("accuracies", "likelihoods") if special else caption
+    tables = [_table("students", "Students", caption, choice.students, special)]
     if not choice.settings.empty:
         caption = "Each setting with its best teacher, on the split to choose on, with 95 % intervals."
         redundant = ["method", "tau", *(["student"] if len(choice.students) == 1 else [])]  # in the label, and above
         settings = choice.settings.drop(columns=redundant, errors="ignore")
         score = ("accuracy", "Estimated accuracy with that teacher, on the split to choose on.", PERCENT)
-        tables.append(_table("settings", "Settings", caption, settings, {"score": score}))
+        if special:
+            score = ("NLL", "Estimated NLL with that teacher, on the split to choose on.", NATS)
+        tables.append(_table("settings", "Settings", caption, settings, {"score": score, **special}))
     return tables
 
 
 def rules(choice: Choice) -> Table:
     """Whom simple rules take, and what following them loses."""
     frame = choice.rules.drop(columns="value").dropna(axis="columns", how="all")
-    return _table("rules", "Rules", "Whom each rule would take from the probes alone.", frame)
+    caption = "Whom each rule would take from the probes alone."
+    return _table("rules", "Rules", caption, frame, _by_likelihood(choice))
+
+
+def _by_likelihood(choice: Choice) -> dict[str, tuple[str, str, Form]]:
+    """What columns of a choice mean where students are compared by likelihood; nothing where by accuracy."""
+    if not choice.metric.less_is_better:
+        return {}
+    return {
+        "nll": ("NLL to report", "Negative log likelihood of the students on the split to report.", NATS),
+        "ce": ("CE", "NLL with plain cross-entropy, without a teacher.", NATS),
+        "gain": ("gain", "By how much the NLL is below that of plain cross-entropy on the split to report.", NATS),
+        "regret": ("regret", "NLL expected to be lost by this, against the best teacher.", NATS),
+        "behind": ("behind", "NLL above that of the first.", NATS),
+    }
 
 
 def probes(frame: pd.DataFrame, taus: Iterable[float]) -> list[Table]:
@@ -291,6 +316,20 @@ def results(frame: pd.DataFrame) -> Table:
     special |= {f"runs_{split}": (f"{split} runs", "Number of runs.", DIGITS) for split in splits}
     table = pd.concat(by_split, axis="columns").reset_index()
     return _table("results", "Students' results", caption, table, special)
+
+
+def likelihoods(frame: pd.DataFrame) -> Table:
+    """Mean of what is measured of language models alone, on the split to report."""
+    rows = frame[frame["split"].eq(resolve_split(frame["split"]))]
+    names = [name for name in ("nll", "nll_calibrated", "temperature", "bits_per_byte", "kl") if name in rows]
+    keys = ["student", "label", "family", "teacher"]
+    means = rows.groupby(keys, sort=False, dropna=False)[names].mean().reset_index()
+    caption = (
+        "Means over runs on the split to report: negative log likelihood of the next token in nats, as it is and at "
+        "the one temperature of the student's logits that is best on the validation rows; that temperature; bits for a "
+        "byte of text; KL divergence of the student from its teacher in nats. Less is better."
+    )
+    return _table("likelihoods", "Students' likelihoods", caption, means)
 
 
 def _wide(frame: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:

@@ -20,6 +20,8 @@ from capmismatch.stats.usable import usable_tables
 FEATURES = ("derived_std", "accuracy", "log_params")
 """Probes from which students are predicted for teachers without any: few probes, because teachers are few."""
 
+AT_ONCE = 64  # draws of whole sequences: a count for each of them is held
+
 _DIGITS = 9  # to which the probes of one teacher agree between tables
 
 Floats = NDArray[np.float64]
@@ -187,6 +189,7 @@ def probe_draws(values: pd.DataFrame, measurements: pd.DataFrame, probe: str, n_
     tau = float(teachers["tau"].iloc[0])
     rows = values[values["probe"].eq(probe) & (values["tau"].eq(tau) | (values["tau"].isna() & math.isnan(tau)))]
     rows = rows.astype(dict.fromkeys(UNIT, str))
+    sequence = rows.groupby("id")["sequence"].first() if "sequence" in rows else None
     by_example = rows.groupby(["id", *UNIT])["value"].mean().unstack(UNIT)
     by_example = by_example.reindex(columns=pd.MultiIndex.from_frame(teachers[UNIT].astype(str)))
     missing = by_example.columns[by_example.isna().any()] if len(by_example) else by_example.columns
@@ -195,9 +198,25 @@ def probe_draws(values: pd.DataFrame, measurements: pd.DataFrame, probe: str, n_
             f"the table of example values lacks {probe!r} at tau {tau:g} on some examples of {'/'.join(missing[0])}: "
             "expected those of every teacher, on the split to choose on"
         )
-    resampled = bootstrap(by_example.to_numpy(), n_boot=n_boot, seed=seed).replicates
+    if sequence is None or sequence.isna().any():
+        resampled = bootstrap(by_example.to_numpy(), n_boot=n_boot, seed=seed).replicates
+    else:
+        resampled = _over_sequences(by_example, sequence, n_boot, seed)
     run_noise = np.random.default_rng(seed).standard_normal(resampled.shape) * teachers["run_se"].to_numpy()
     return pd.DataFrame(resampled + run_noise, columns=pd.MultiIndex.from_frame(teachers[UNIT]))
+
+
+def _over_sequences(by_example: pd.DataFrame, sequence: pd.Series, n_boot: int, seed: int) -> Floats:
+    """Means (n_boot, T) of examples that are drawn by whole sequences, because those of one are alike."""
+    of_example = by_example.groupby(sequence.reindex(by_example.index).to_numpy())
+    sums, counts = of_example.sum().to_numpy(float), of_example.size().to_numpy(float)
+    generator, draws = np.random.default_rng(seed), []
+    for start in range(0, n_boot, AT_ONCE):
+        shares = np.full(len(counts), 1 / len(counts))
+        times = generator.multinomial(len(counts), shares, min(AT_ONCE, n_boot - start))
+        draws.append((times @ sums) / (times @ counts)[:, None])
+    means: Floats = np.concatenate(draws)
+    return means
 
 
 # From teachers and rows of results to groups for the posterior --------------------------------------------------------

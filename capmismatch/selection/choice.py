@@ -16,15 +16,17 @@ from capmismatch.selection import reasons as sentences
 from capmismatch.selection.evidence import EvidenceFacts
 from capmismatch.selection.first_guess import SmallestPilot
 from capmismatch.selection.handover import HandOver
+from capmismatch.selection.metric import ACCURACY, Metric
 from capmismatch.selection.rules import COMPANIONS, RULES
 from capmismatch.selection.students import SeedFacts
 from capmismatch.stats.correlations import FEW_TEACHERS
 
 _WIDTH = 100
+_GAIN = ("gain", "gain_low", "gain_high")
 
 STUDENT_COLUMNS = (
     *("student", "label", "method", "tau", "family", "teacher", "p_best"),
-    *("accuracy", "ce", "gain", "gain_low", "gain_high"),
+    *("accuracy", "ce", *_GAIN),
 )
 """Columns of `Choice.students`."""
 
@@ -90,7 +92,9 @@ class Comparison:
     teachers, rules, students, settings : DataFrame
         See `Choice.table` and the attributes of `Choice` with these names.
     tolerance : float
-        Accuracy points that do not matter.
+        Accuracy points, or nats, that do not matter.
+    metric : Metric
+        By what students are compared; the tables here are as `Metric.compared` makes them, those of `Choice` as shown.
     """
 
     teachers: pd.DataFrame
@@ -98,6 +102,7 @@ class Comparison:
     students: pd.DataFrame = field(default_factory=_no_students)
     settings: pd.DataFrame = field(default_factory=pd.DataFrame)
     tolerance: float = 0.0
+    metric: Metric = ACCURACY
 
 
 @dataclass(frozen=True)
@@ -233,6 +238,11 @@ class Choice(HandOver):
         return self.setting.tau
 
     @property
+    def metric(self) -> Metric:
+        """By what students are compared. By "nll", accuracies of the tables are NLLs, and points are nats."""
+        return self.comparison.metric
+
+    @property
     def table(self) -> pd.DataFrame:
         """The teachers, best first.
 
@@ -259,7 +269,7 @@ class Choice(HandOver):
             - ``gain, gain_low, gain_high`` : with results, points over plain cross-entropy there, and their 95 %
               interval; NaN where some student lacks plain cross-entropy
         """
-        return self.comparison.teachers
+        return self.metric.shown(self.comparison.teachers)
 
     @property
     def rules(self) -> pd.DataFrame:
@@ -294,7 +304,7 @@ class Choice(HandOver):
             - ``accuracy, ce`` : accuracy with that teacher and with plain cross-entropy, on the split to report
             - ``gain, gain_low, gain_high`` : points over plain cross-entropy, and their 95 % interval
         """
-        return self.comparison.students
+        return self.metric.shown(self.comparison.students)
 
     @property
     def settings(self) -> pd.DataFrame:
@@ -313,7 +323,7 @@ class Choice(HandOver):
             - ``p_best`` : chance of being the best setting
             - ``tie`` : whether that interval covers zero
         """
-        return self.comparison.settings
+        return self.metric.shown(self.comparison.settings, levels=("score",))
 
     @property
     def trust(self) -> pd.DataFrame:
@@ -418,13 +428,13 @@ class Choice(HandOver):
         by_numbers: list[str] = []
         if basis.seeds is not None:
             by_numbers += [
-                sentences.estimate(table, row),
-                *sentences.settings(self.students, self.settings),
+                sentences.estimate(table, row, self.metric),
+                *sentences.settings(self.students, self.settings, self.metric),
                 *sentences.differences(basis.differences),
-                *sentences.ties(table, row),
-                *sentences.cheapest_within(self._cheapest, row, self.comparison.tolerance),
-                *sentences.gain(table, row),
-                *sentences.rule_costs(self.rules),
+                *sentences.ties(table, row, self.metric),
+                *sentences.cheapest_within(self._cheapest, row, self.comparison.tolerance, self.metric),
+                *sentences.gain(table, row, self.metric),
+                *sentences.rule_costs(self.rules, self.metric),
                 *sentences.from_elsewhere(basis.evidence),
             ]
         elif basis.evidence is not None:
@@ -455,7 +465,7 @@ class Choice(HandOver):
         if basis.seeds is not None:
             predicted = list(table.loc[~table["measured"], ["family", "teacher"]].itertuples(index=False, name=None))
             by_numbers += [
-                *sentences.result_risks(table, row, basis.seeds),
+                *sentences.result_risks(table, row, basis.seeds, self.metric),
                 *sentences.setting_risks(self.settings),
                 *sentences.missing_probes(missing.probes, among=predicted),
                 *sentences.one_split_risk(missing.split),
@@ -485,7 +495,7 @@ class Choice(HandOver):
             ("Risks", self.risks),
             ("Findings", notes),
             ("Teachers", _without_empty(self.table[[name for name in _TEACHER_COLUMNS if name in self.table]])),
-            ("Students", self.students[["student", "label", "teacher", "accuracy", "gain", "gain_low", "gain_high"]]),
+            ("Students", self.students[["student", "label", "teacher", self.metric.name, *_GAIN]]),
             ("Settings", _shown_settings(self.settings)),
             ("Rules", _without_empty(self.rules.drop(columns="family"))),
             ("Trust", self.trust),

@@ -79,7 +79,8 @@ def _value(hint: Any, entry: Any) -> Any:
     if dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(hint)
         make: Any = hint
-        return make(**{field.name: _value(hints[field.name], entry[field.name]) for field in dataclasses.fields(hint)})
+        names = [field.name for field in dataclasses.fields(hint) if field.name in entry]  # the others fail, or default
+        return make(**{name: _value(hints[name], entry[name]) for name in names})
     if origin is list:
         return [_value(arguments[0], item) for item in entry]
     if origin is tuple:

@@ -102,7 +102,8 @@ def pareto_front(
     """
     must_be_one_of(cost, COSTS, "cost")
     must_count(n_boot, "n_boot", most=MOST_RESAMPLES)
-    probes, results, _ = usable_tables(probes, results)
+    probes, usable, _ = usable_tables(probes, results)
+    results = results if usable is None else usable
     measurements, profiles = read_probes(probes, split)
     costs = _costs(probes, profiles.index)
     if costs[cost].isna().all():

@@ -34,6 +34,7 @@ from capmismatch.selection.choice import (
 )
 from capmismatch.selection.evidence import EvidenceFacts, EvidenceGroup, best_setting, learn, rule_losses
 from capmismatch.selection.handover import settings_in
+from capmismatch.selection.metric import Metric, metric_of
 from capmismatch.selection.rules import (
     COMPANIONS,
     DEFAULT_RULE,
@@ -76,7 +77,8 @@ def pick(
     rule: str = "auto",
     split: str = "val",
     report_split: str = "test",
-    tolerance: float = 0.3,
+    tolerance: float | None = None,
+    metric: str = "accuracy",
     n_boot: int = 2000,
     seed: int = 0,
     mute: Iterable[str] = (),
@@ -128,8 +130,11 @@ def pick(
         Choose on the first, report on the second. Probes are read on `split`. Results (and evidence) that have only
         one of the two, as other trainers leave them, serve for both; a risk then says that the report is too good.
     tolerance : float
-        Accuracy points, >= 0, that do not matter to you: `Choice.cheapest` is the smallest teacher that loses no more
-        than this against the best with a chance of 90 %.
+        Accuracy points (or nats), >= 0, that do not matter to you, 0.3 (or 0.01) by default: `Choice.cheapest` is the
+        smallest teacher that loses no more than this against the best with a chance of 90 %.
+    metric : str
+        By what students are compared: "accuracy", or of language models "nll": scores and baselines are then NLLs, less
+        being better, and gains and regret in nats. That needs two seeds of some student, to tell the noise.
     n_boot : int
         Number of draws.
     seed : int
@@ -174,14 +179,18 @@ def pick(
         must_be_a_table(results, "the results table", 'results = cm.load_results("students.csv")')
     must_be_one_of(rule, ["auto", *RULES], "rule")
     must_count(n_boot, "n_boot", most=MOST_RESAMPLES)
+    by, splits = metric_of(metric), Splits(split, report_split)
+    if by.less_is_better and results is None:
+        raise InputError(f"the metric {metric!r} compares students: give their results")
+    tolerance = by.tolerance if tolerance is None else tolerance
     if not 0 <= tolerance < np.inf:
-        raise InputError(f"expected a tolerance in accuracy points >= 0, got {tolerance!r}")
+        raise InputError(f"expected a tolerance in {by.unit} >= 0, got {tolerance!r}")
     probes, results, unusable = usable_tables(probes, results)
     measurements, profiles = read_probes(probes, split)
-    pairs = _as_pairs(evidence)
-    splits = Splits(split, report_split)
+    pairs = [(theirs, by.compared(students)) for theirs, students in _as_pairs(evidence)]
     if results is not None:
-        splits = resolve_splits(checked_results(results), split, report_split)
+        results = by.compared(checked_results(results))
+        splits = resolve_splits(results, split, report_split)
     if family is not None:
         measurements, profiles = measurements[measurements["family"].eq(family)], of_family(profiles, family)
         results, other_families = _split_by_family(probes, results, family)
@@ -204,7 +213,7 @@ def pick(
             seed=seed,
         )
         only = splits.choosing if splits.choosing == splits.reporting and split != report_split else ""
-        choice = _by_results(students, candidates, groups, rule, tolerance, only, mute)
+        choice = _by_results(students, candidates, groups, rule, tolerance, only, mute, by)
         choice = _with_differences(choice, results, splits.choosing, mute)
     elif pairs:
         choice = _by_evidence(candidates, groups, rule, tolerance, n_boot, seed, mute)
@@ -421,6 +430,7 @@ def _by_results(
     tolerance: float,
     only_split: str,
     mute: Iterable[str],
+    metric: Metric,
 ) -> Choice:
     """The teacher with the highest estimated accuracy on the mean over the students."""
     profiles = candidates.profiles
@@ -430,7 +440,8 @@ def _by_results(
     baseline = np.mean(baselines, axis=0) if len(baselines) == len(students) else None
     table = _result_table(students, profiles, tolerance, (choosing, reporting, baseline))
     rules, missing_rules = _rules_with_loss(profiles, reporting, rule)
-    able = _better_than_plain(table, profiles, float(np.mean([student.cross_entropy_mean for student in students])))
+    plain = np.mean([student.cross_entropy_mean for student in students])
+    able = _better_than_plain(table, metric.of_teachers(profiles), float(plain))
     chosen = able.iloc[_best_tested(able)] if rule == "auto" else _taken_by(rules, table, rule)
     by_student, settings = _student_table(students, profiles), _setting_table(students, profiles)
     missing = Missing(rules=tuple(missing_rules), probes=candidates.missing_probes, split=only_split)
@@ -439,7 +450,7 @@ def _by_results(
         family=str(chosen["family"]),
         rule="results" if rule == "auto" else rule,
         setting=Setting.shared(by_student),
-        comparison=Comparison(table, rules, by_student, settings, tolerance),
+        comparison=Comparison(table, rules, by_student, settings, tolerance, metric),
         basis=Basis(missing, SeedFacts.of(students), EvidenceFacts.of(groups) if groups else None),
         findings=without_muted([*_findings(table, mute), *(["CM022"] if chosen["gain_high"] < 0 else [])], mute),
     )
@@ -573,11 +584,11 @@ def _best_tested(table: pd.DataFrame) -> int:
     return int(table["score"].where(tested if tested.any() else table["tie"]).argmax())
 
 
-def _better_than_plain(table: pd.DataFrame, profiles: pd.DataFrame, plain: float) -> pd.DataFrame:
+def _better_than_plain(table: pd.DataFrame, reached: pd.Series | None, plain: float) -> pd.DataFrame:
     """The teachers less those that have no student yet and are themselves worse than a student taught by none."""
-    if "accuracy" not in profiles or np.isnan(plain):
+    if reached is None or np.isnan(plain):
         return table
-    own = profiles["accuracy"].reindex(pd.MultiIndex.from_frame(table[UNIT])).to_numpy(float)
+    own = reached.reindex(pd.MultiIndex.from_frame(table[UNIT])).to_numpy(float)
     able = table[table["measured"] | ~(own < plain)]
     return able.reset_index(drop=True) if able["tie"].any() else table
 

@@ -10,6 +10,7 @@ import pandas as pd
 from capmismatch._utils.text import count, format_chance, format_number, join, start
 from capmismatch.selection.evidence import EvidenceFacts
 from capmismatch.selection.first_guess import SmallestPilot
+from capmismatch.selection.metric import ACCURACY, Metric
 from capmismatch.selection.rules import (
     COMPANIONS,
     DEFAULT_RULE,
@@ -24,7 +25,6 @@ from capmismatch.selection.rules import (
 )
 from capmismatch.selection.students import SeedFacts
 from capmismatch.stats.differences import WANTED_RELIABILITY
-from capmismatch.stats.estimates import Estimate
 from capmismatch.stats.matching import UNIT
 
 SHOWN_STUDENTS = 3
@@ -198,20 +198,21 @@ def confidence_risk(table: pd.DataFrame, rule: Rule) -> list[str]:
 # By students' results -----------------------------------------------------------------------------------------------
 
 
-def estimate(table: pd.DataFrame, chosen: pd.Series) -> str:
+def estimate(table: pd.DataFrame, chosen: pd.Series, metric: Metric = ACCURACY) -> str:
     """The chosen teacher's estimate, chance and expected loss."""
     kind = (
         "estimated from its students" if chosen["measured"] else "predicted, because it has no student in this setting"
     )
-    return f"{named(chosen)}: accuracy {_accuracy(chosen)} on the choosing split, {kind}{chance(table, chosen)}."
+    level, likely = metric.level(chosen["score"], chosen["low"], chosen["high"]), chance(table, chosen, metric)
+    return f"{named(chosen)}: {metric.word} {level} on the choosing split, {kind}{likely}."
 
 
-def settings(students: pd.DataFrame, compared: pd.DataFrame) -> list[str]:
+def settings(students: pd.DataFrame, compared: pd.DataFrame, metric: Metric = ACCURACY) -> list[str]:
     """Best setting and teacher of each of the first students, and how sure the setting is."""
     sentences = []
     for _, row in students.head(SHOWN_STUDENTS).iterrows():
-        report = f"accuracy to report: {Estimate(row['accuracy']).percent()}"
-        ahead = lead(compared[compared["student"].eq(row["student"])])
+        report = f"{metric.word} to report: {metric.level(row[metric.name])}"
+        ahead = lead(compared[compared["student"].eq(row["student"])], metric)
         if len(students) == 1:
             sentences.append(f"Setting: '{row['label']}' with {named(row)} ({report}){ahead}.")
             continue
@@ -223,7 +224,7 @@ def settings(students: pd.DataFrame, compared: pd.DataFrame) -> list[str]:
     return [*sentences, f"{count(more, 'more student')} in the table."] if more > 0 else sentences
 
 
-def ties(table: pd.DataFrame, chosen: pd.Series) -> list[str]:
+def ties(table: pd.DataFrame, chosen: pd.Series, metric: Metric = ACCURACY) -> list[str]:
     """Which teachers are tied with the best, and what the cheapest of them would cost."""
     tied = table[table["tie"]]
     if len(table) < 2:
@@ -236,7 +237,8 @@ def ties(table: pd.DataFrame, chosen: pd.Series) -> list[str]:
         if len(tied) < len(table)
         else (f"Too close to call: none of the {count(len(table), 'teacher')} is shown to be worse than the best.")
     )
-    untested = tied[(tied["score"] > chosen["score"]) & ~tied["measured"]]
+    is_better = tied["score"] < chosen["score"] if metric.less_is_better else tied["score"] > chosen["score"]
+    untested = tied[is_better & ~tied["measured"]]
     if len(untested):
         better = join([named(row) for _, row in untested.iterrows()])
         sentence += f" Predicted to do as well or better, but without a student in this setting: {better}."
@@ -268,29 +270,32 @@ def no_difference(tests: pd.DataFrame | None) -> str:
     return ": no difference between these teachers is shown"
 
 
-def cheapest_within(cheapest: pd.Series | None, chosen: pd.Series, tolerance: float) -> list[str]:
+def cheapest_within(
+    cheapest: pd.Series | None, chosen: pd.Series, tolerance: float, metric: Metric = ACCURACY
+) -> list[str]:
     """The smallest teacher that is good enough, where it is not the chosen one; or that none is."""
     if cheapest is None:
-        return [f"No teacher is within {tolerance:g} points of the best with a chance of 90 %."]
+        return [f"No teacher is within {tolerance:g} {metric.unit} of the best with a chance of 90 %."]
     if named(cheapest) == named(chosen):
         return []
     size, sure = f"{cheapest['params']:,.0f} parameters", format_chance(cheapest["within"])
-    return [f"The cheapest teacher within {tolerance:g} points of the best is {named(cheapest)} ({size}; {sure})."]
+    within = f"{tolerance:g} {metric.unit}"
+    return [f"The cheapest teacher within {within} of the best is {named(cheapest)} ({size}; {sure})."]
 
 
-def gain(table: pd.DataFrame, chosen: pd.Series) -> list[str]:
+def gain(table: pd.DataFrame, chosen: pd.Series, metric: Metric = ACCURACY) -> list[str]:
     """How the teachers compare with plain cross-entropy."""
     if table["gain"].isna().all():
         return ["The results lack plain cross-entropy (or have it not for every student): the gain is unknown."]
     if not (table["gain_low"] > 0).any():
         return [
             "No teacher beats plain cross-entropy by more than its interval: distillation is not shown to help here "
-            f"({named(chosen)} gains {_gain(chosen)})."
+            f"({named(chosen)} gains {_gain(chosen, metric)})."
         ]
-    return [f"Over plain cross-entropy {named(chosen)} gains {_gain(chosen)} on the reporting split."]
+    return [f"Over plain cross-entropy {named(chosen)} gains {_gain(chosen, metric)} on the reporting split."]
 
 
-def rule_costs(rules: pd.DataFrame) -> list[str]:
+def rule_costs(rules: pd.DataFrame, metric: Metric = ACCURACY) -> list[str]:
     """What following the rules that people go by would have lost."""
     if not rules["regret"].any():  # a single teacher
         return []
@@ -298,7 +303,7 @@ def rule_costs(rules: pd.DataFrame) -> list[str]:
     relevant, further = _by_teacher(rules)
     for taking in relevant:
         row = taking.iloc[0]
-        loss = f"{row['regret']:.2f} points [{row['low']:.2f}, {row['high']:.2f}]"
+        loss = metric.difference(row["regret"], row["low"], row["high"])
         losses.append(f"{_rules(taking)} ({named(row)}) would lose {loss}")
     for taking in further:
         losses.append(f"{_rules(taking)} ({named(taking.iloc[0])}) {taking.iloc[0]['regret']:.2f}")
@@ -310,7 +315,7 @@ def from_elsewhere(evidence: EvidenceFacts | None) -> list[str]:
     return [f"Estimates lean on other students too: those of {_extent(evidence)}."] if evidence else []
 
 
-def result_risks(table: pd.DataFrame, chosen: pd.Series, seeds: SeedFacts) -> list[str]:
+def result_risks(table: pd.DataFrame, chosen: pd.Series, seeds: SeedFacts, metric: Metric = ACCURACY) -> list[str]:
     """What could make the choice wrong although the numbers are right."""
     risks = []
     absent = table[~table["measured"]]
@@ -324,7 +329,7 @@ def result_risks(table: pd.DataFrame, chosen: pd.Series, seeds: SeedFacts) -> li
     if seeds.shared >= SHARED:
         risks.append(
             "Intervals of accuracies are for these seeds, to compare teachers: new seeds may lift or lower all "
-            f"students together (from seed to seed by {seeds.shared:.1f} points here, one standard deviation)."
+            f"students together (from seed to seed by {seeds.shared:.1f} {metric.unit} here, one standard deviation)."
         )
     if chosen["tie"] and chosen["p_best"] < 0.5:
         another = format_chance(1 - chosen["p_best"])
@@ -459,22 +464,24 @@ def edge_risk(table: pd.DataFrame, chosen: pd.Series) -> list[str]:
 # Pieces of sentences -------------------------------------------------------------------------------------------------
 
 
-def chance(table: pd.DataFrame, chosen: pd.Series) -> str:
+def chance(table: pd.DataFrame, chosen: pd.Series, metric: Metric = ACCURACY) -> str:
     """Half a sentence: how likely the chosen teacher is the best, and what is lost where it is not."""
     if len(table) < 2:
         return ""
+    unit = "nats" if metric.less_is_better else "accuracy points"
+    loss = f"{chosen['regret']:.{3 if metric.less_is_better else 2}f} {unit}"
     return (
         f"; it is the best teacher with a chance of {format_chance(chosen['p_best'])}, and taking it is expected to "
-        f"lose {chosen['regret']:.2f} accuracy points"
+        f"lose {loss}"
     )
 
 
-def lead(compared: pd.DataFrame) -> str:
+def lead(compared: pd.DataFrame, metric: Metric = ACCURACY) -> str:
     """How sure the best of several settings is."""
     if compared.empty:
         return ""
     best, following = compared.iloc[0], compared.iloc[1]
-    ahead = f"{following['behind']:.2f} points [{following['low']:.2f}, {following['high']:.2f}]"
+    ahead = metric.difference(following["behind"], following["low"], following["high"])
     return (
         f", the best of {len(compared)} settings with a chance of {format_chance(best['p_best'])}; it leads "
         f"'{following['label']}' by {ahead}"
@@ -512,18 +519,14 @@ def _beside(row: pd.Series) -> str:
     return f" ({', '.join(f'{NAMES[name]} {_value(row[name])}' for name in COMPANIONS)})"
 
 
-def _gain(row: pd.Series) -> str:
-    return f"{row['gain']:.2f} points [{row['gain_low']:.2f}, {row['gain_high']:.2f}]"
+def _gain(row: pd.Series, metric: Metric) -> str:
+    return metric.difference(row["gain"], row["gain_low"], row["gain_high"])
 
 
 def _interval(row: pd.Series) -> str:
     if np.isnan(row["low"]):
         return _value(row["score"])
     return f"{_value(row['score'])} [{_value(row['low'])}, {_value(row['high'])}]"
-
-
-def _accuracy(row: pd.Series) -> str:
-    return Estimate(row["score"], row["low"], row["high"]).percent()
 
 
 def _value(number: float) -> str:

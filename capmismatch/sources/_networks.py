@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from capmismatch.architectures import count_macs, count_parameters
 from capmismatch.data.lazy_inputs import to_image
+from capmismatch.data.token_inputs import TokenBatch
 from capmismatch.errors import CapmismatchError, InputError
 
 
@@ -64,7 +65,12 @@ def check_channels(channels: int, place: str) -> int:
 
 
 def prepared(prepare: Callable[[Any], Tensor], raw: Any, teacher: str, data: str) -> Tensor:
-    """A batch as the network takes it; whatever goes wrong is told with the teacher and the data."""
+    """A batch as the network takes it; whatever goes wrong is told with the teacher and the data.
+
+    Windows of text are token ids, whatever a teacher would make of other inputs.
+    """
+    if isinstance(raw, TokenBatch):
+        return torch.from_numpy(raw.windows).long()
     try:
         return prepare(raw)
     except Exception as error:  # of the preprocessing of some library, or of Normalise, which knows no teacher
@@ -91,6 +97,18 @@ def logits_of(network: Callable[[Tensor], Any], batch: Tensor, teacher: str, dat
     if logits.is_complex():
         raise InputError(f"expected real logits from teacher {teacher}, got {logits.dtype}")
     return logits.float()
+
+
+def at_rows(logits: Tensor, raw: Any, teacher: str, data: str) -> Tensor:
+    """The logits (n, C) of the rows of a batch: of windows of text at the positions that are rows, else as they are."""
+    if not isinstance(raw, TokenBatch):
+        return logits
+    if logits.ndim != 3 or logits.shape[:2] != raw.windows.shape:
+        raise InputError(
+            f"expected logits of every position of a text, {(*raw.windows.shape, 'V')}, got shape "
+            f"{tuple(logits.shape)} from teacher {teacher} on {data}"
+        )
+    return logits.flatten(0, 1)[torch.from_numpy(raw.flat).to(logits.device)]
 
 
 def _shape(raw: Any) -> str:

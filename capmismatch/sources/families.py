@@ -39,6 +39,7 @@ SOURCES = {
     "logits": "capmismatch.sources.saved",
     "bank": "capmismatch.sources.bank",
     "letters": "capmismatch.sources.letters",
+    "lm": "capmismatch.sources.language_models",
 }
 IN_MEMORY = "capmismatch.sources.modules"
 """The source of networks that are handed in, whose address is a mapping and has no kind before it."""
@@ -227,6 +228,8 @@ def load_family(
         * ``bank:FOLDER``: the teachers of a bank that was collected before.
         * ``letters:mlp``: multi-layer perceptrons trained here on UCI Letter Recognition. Options: ``widths``,
           ``seeds``, ...
+        * ``lm:gru``: recurrent language models trained here, on the text of the study or the King James Bible. Options:
+          ``widths``, ``seeds``, ``epochs``, ``windows``, ...
     name : str, optional
         The family's name in tables; by default the source's.
     by_position : bool

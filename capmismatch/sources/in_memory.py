@@ -25,9 +25,10 @@ from capmismatch.data.datasets import Dataset
 from capmismatch.data.logit_checks import NOT_LOGITS, looks_like
 from capmismatch.data.records import TeacherRecord
 from capmismatch.data.rows import Rows, check_logits, label_array, make_rows, numbered_classes
+from capmismatch.data.token_inputs import TokenBatch
 from capmismatch.errors import InputError
 from capmismatch.findings import explain, join_codes
-from capmismatch.sources._networks import logits_of, prepared
+from capmismatch.sources._networks import at_rows, logits_of, prepared
 from capmismatch.sources.families import Family, Teacher
 from capmismatch.sources.modules import InMemory, load
 from capmismatch.sources.runners import SavedRunner, columns_of
@@ -80,7 +81,8 @@ def collect_in_memory(family: Family, dataset: Dataset, *, batch_size: int = 256
                 if how not in ready:
                     assert teacher.prepare is not None
                     ready[how] = prepared(teacher.prepare, raw, teacher.key, place)
-                parts[teacher.key].append(_logits(networks[teacher.key], ready[how], teacher, rows.name))
+                logits_now = _logits(networks[teacher.key], ready[how], teacher, rows.name)
+                parts[teacher.key].append(at_rows(logits_now, raw, teacher.key, place).numpy())
     logits |= {key: np.concatenate(batches) for key, batches in parts.items()}
     opened = []
     for order, teacher in enumerate(family):
@@ -101,6 +103,8 @@ def as_bank_entry(
 def unprepared(teacher: Teacher, dataset: Dataset) -> str:
     """CM036 where a network gets images as they are, in [0, 1], without a mean and a deviation of its own; else ""."""
     sample = dataset.inputs[:1]
+    if isinstance(sample, TokenBatch):
+        return ""
     is_image = isinstance(sample, list) or (sample.ndim == 4 and sample.dtype == np.uint8)
     plain = isinstance(teacher.prepare, Normalise) and teacher.prepare.mean is None
     return "CM036" if is_image and plain else ""
@@ -165,7 +169,7 @@ def run_on_batches(
             inputs, of_batch = _inputs_and_labels(batch, number)
             labels.append(label_array(of_batch, f"labels of batch {number}"))
             for teacher in teachers:
-                parts[teacher.name].append(_logits(ordered[teacher.name], inputs, teacher, name))
+                parts[teacher.name].append(_logits(ordered[teacher.name], inputs, teacher, name).numpy())
     if not labels:
         raise InputError("expected batches of inputs and labels, got none: is the loader used up?")
     all_labels = np.concatenate(labels)
@@ -229,15 +233,15 @@ def _evaluating(networks: Iterable[nn.Module]) -> Iterator[None]:
             part.training = was_training
 
 
-def _logits(network: nn.Module, inputs: Any, teacher: Teacher, data: str) -> NDArray[np.float32]:
-    """Logits of a batch, float32, on the network's own device; outputs may be an object with `logits`."""
+def _logits(network: nn.Module, inputs: Any, teacher: Teacher, data: str) -> Tensor:
+    """Logits of a batch, float32, by the network's own device; outputs may be an object with `logits`."""
     device = next((values.device for values in network.parameters()), torch.device("cpu"))
     moved, place = _moved(inputs, device), f"data set {data!r}"
     if isinstance(moved, Tensor):
         logits = logits_of(partial(_called, network), moved, teacher.key, place)
     else:
         logits = logits_of(partial(_called, network, moved), torch.empty(0), teacher.key, place)
-    return logits.cpu().numpy()
+    return logits.cpu()
 
 
 def _called(network: nn.Module, inputs: Any, _: Any = None) -> Any:

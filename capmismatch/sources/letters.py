@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
 from torch import nn
 
 from capmismatch import architectures
-from capmismatch._utils.files import hash_of, locked, replacing
-from capmismatch._utils.machine import threads
+from capmismatch._utils.files import hash_of
 from capmismatch.architectures import count_parameters
 from capmismatch.data.datasets import Dataset, load_dataset
-from capmismatch.errors import BankError, InputError, must_count
-from capmismatch.sources._weights import hash_network
+from capmismatch.errors import InputError, must_count
+from capmismatch.sources._trained import cache_folder, trained
 from capmismatch.sources.families import Teacher
 from capmismatch.training.loop import Recipe, fit
 from capmismatch.training.prepare import Normalise
@@ -86,7 +82,7 @@ def load(
         params = count_parameters(build(width))
         for seed in range(seeds):
             recipe = {"width": width, "seed": seed, "data": rows.rows.fingerprint, "recipe": repr(RECIPE)}
-            file_name = f"mlp{width}-s{seed}-{hash_of(recipe)}.safetensors"
+            file = weights_folder / f"mlp{width}-s{seed}-{hash_of(recipe)}.safetensors"
             teachers.append(
                 Teacher(
                     family="mlp",
@@ -96,46 +92,16 @@ def load(
                     source="letters:mlp",
                     weights_hash=hash_of(recipe),
                     preprocessing="(x - 7) / 3",
-                    module=_maker(width, seed, rows, weights_folder / file_name),
+                    module=trained(file, f"teacher {width} {seed}", partial(build, width), _trainer(seed, rows)),
                     prepare=PREPARE,
                 )
             )
     return teachers, None
 
 
-def _maker(width: int, seed: int, rows: Dataset, file: Path) -> Callable[[], nn.Module]:
-    def make() -> nn.Module:
-        # The caller's random state is as if nothing had been drawn here.
-        with locked(file.with_suffix(".lock")), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(hashlib.sha256(f"teacher {width} {seed}".encode()).hexdigest()[:8], 16))
-            network = build(width)
-            if not file.exists():
-                views = torch.from_numpy(rows.inputs)[None]
-                # A second thread would only slow down so small a network; under torchrun each process trains alone.
-                with threads(1):
-                    fit(network, views, torch.from_numpy(rows.labels), RECIPE, seed=seed, prepare=PREPARE, alone=True)
-                with replacing(file) as temporary:
-                    about = {"teacher": file.stem, "sha256": hash_network(network)}
-                    temporary.write_bytes(save(network.state_dict(), about))
-            try:
-                network.load_state_dict(load_file(file))
-                _check_weights(file, network)
-            except (SafetensorError, RuntimeError) as error:
-                raise BankError(f"{file} is damaged, remove it to train that teacher anew: {error}") from None
-        return network.eval()
+def _trainer(seed: int, rows: Dataset) -> Callable[[nn.Module], object]:
+    def train(network: nn.Module) -> None:
+        views, labels = torch.from_numpy(rows.inputs)[None], torch.from_numpy(rows.labels)
+        fit(network, views, labels, RECIPE, seed=seed, prepare=PREPARE, alone=True)
 
-    return make
-
-
-def _check_weights(file: Path, network: nn.Module) -> None:
-    """Raise where a file holds other weights than those that were trained for it; files of before do not say."""
-    with safe_open(file, "pt") as opened:
-        about = opened.metadata() or {}
-    if about and (about.get("teacher"), about.get("sha256")) != (file.stem, hash_network(network)):
-        raise BankError(f"{file} holds other weights than were trained for it: remove it to train that teacher anew")
-
-
-def cache_folder() -> Path:
-    """Where capmismatch stores weights that it trained outside a study."""
-    given = os.environ.get("CAPMISMATCH_CACHE", "").strip()  # empty is as good as not set, and not this folder
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "capmismatch"
+    return train

@@ -17,8 +17,9 @@ from capmismatch._utils.torchrun import local_device
 from capmismatch.data.class_names import composed, match_classes
 from capmismatch.data.datasets import Dataset
 from capmismatch.data.rows import Rows
+from capmismatch.data.token_inputs import TokenInputs
 from capmismatch.errors import InputError, must_be_one_of
-from capmismatch.sources._networks import logits_of, prepared
+from capmismatch.sources._networks import at_rows, logits_of, prepared
 from capmismatch.sources.families import Teacher
 
 AUTOCASTS = ("bfloat16", "float16")
@@ -119,8 +120,9 @@ class NetworkRunner:
         from capmismatch.architectures import count_macs
 
         batch = self._prepared(self.dataset.inputs[:1])
+        rows = batch.shape[1] if isinstance(self.dataset.inputs, TokenInputs) else 1  # a pass serves all of a window
         try:
-            return count_macs(self.network, tuple(batch.shape[1:]))
+            return count_macs(self.network, tuple(batch.shape[1:])) // rows
         except Exception:
             with torch.inference_mode():
                 logits_of(self.network, batch, self.key, self._data)  # the error that names teacher, data and shape
@@ -154,7 +156,8 @@ class NetworkRunner:
         return batch
 
     def _batch(self, raw: Any) -> NDArray[np.float32]:
-        return logits_of(self.network, self._prepared(raw), self.key, self._data).cpu().numpy()
+        logits = logits_of(self.network, self._prepared(raw), self.key, self._data)
+        return at_rows(logits, raw, self.key, self._data).cpu().numpy()
 
 
 class SavedRunner:

@@ -12,6 +12,7 @@ from typing import Any
 
 from capmismatch._numerics.soft_label_spec import WRONG_ROWS, SoftLabelSpec, compared_specs
 from capmismatch._utils.toml import parse
+from capmismatch.data.text_reader import TextOptions
 from capmismatch.distillation.config import DistillConfig
 from capmismatch.distillation.methods import Method
 from capmismatch.errors import (
@@ -59,6 +60,8 @@ class DataConfig:
         Folder of torchvision's data sets.
     download : bool
         Whether torchvision may fetch them.
+    text : TextOptions, optional
+        Of a text, ``text = { tokenizer = "bpe:512", window = 64 }``: see `capmismatch.data.text_reader.TextOptions`.
     """
 
     source: str | None = None
@@ -72,6 +75,7 @@ class DataConfig:
     seed: int = 0
     root: str | None = None
     download: bool = False
+    text: TextOptions | None = field(default=None, repr=False)  # the rows' fingerprint tells what it decides
 
     def __post_init__(self) -> None:
         must_count(self.seed, "seed", least=0)
@@ -265,6 +269,8 @@ class PickConfig:
         Go by this setting alone.
     rule : str
         "auto", or a rule's name such as "largest".
+    metric : str
+        By what students are compared: "accuracy", or of language models "nll", with regret in nats.
     """
 
     evidence: tuple[str, ...] = ()
@@ -272,9 +278,10 @@ class PickConfig:
     student: str | None = None
     label: str | None = None
     rule: str = "auto"
+    metric: str = field(default="accuracy", repr=False)  # where it is another, the stamp of a pick says so
 
     def __post_init__(self) -> None:
-        for name in ("family", "student", "label", "rule"):
+        for name in ("family", "student", "label", "rule", "metric"):
             _must_say_something(getattr(self, name), name)
 
 

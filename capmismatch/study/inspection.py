@@ -222,9 +222,13 @@ def _seconds_for_a_row(study: Study, student: str, recipe: Any, train: Any) -> f
     from capmismatch.training.loop import fit
 
     trainer = Trainer(study)
-    rows = np.arange(min(len(train), STEPS * recipe.batch_size))
-    inputs = torch.from_numpy(np.asarray(train.take(rows).inputs))[None]
-    labels = torch.from_numpy(train.labels[rows])
+    count = STEPS * recipe.batch_size  # of examples, or windows
+    if trainer.is_text:
+        inputs, labels = trainer.inputs[:, :count], trainer.labels[:count]
+    else:
+        rows = np.arange(min(len(train), count))
+        inputs = torch.from_numpy(np.asarray(train.take(rows).inputs))[None]
+        labels = torch.from_numpy(train.labels[rows])
     short = replace(recipe, epochs=1, milestones=(), warmup_epochs=0, keep_best=False, patience=0)
     with torch.random.fork_rng(devices=[]), threads(study.distillation.threads):
         network = trainer.build(student, seed=0)
@@ -236,4 +240,4 @@ def _seconds_for_a_row(study: Study, student: str, recipe: Any, train: Any) -> f
             return time.perf_counter() - started
 
         once()  # the first steps of a process load what they need
-        return once() / len(rows)
+        return once() / int((labels >= 0).sum())

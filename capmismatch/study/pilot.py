@@ -12,7 +12,7 @@ from capmismatch._utils.commands import shown_path
 from capmismatch._utils.files import write_table
 from capmismatch._utils.text import count, format_chance, format_percent
 from capmismatch.distillation.methods import Method
-from capmismatch.errors import must_be_one_of
+from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.selection.candidates import Candidates, of_family, read_probes, rule_choices
 from capmismatch.selection.choice import Choice, PilotRecord
 from capmismatch.selection.evidence import EvidenceGroup, learn
@@ -127,6 +127,8 @@ def pilot(
     bank = study.bank
     splits = splits_present(bank.rows.split)
     probes, defaults = study.load("probes"), study.pick_options()
+    if defaults["metric"] != "accuracy":
+        raise InputError(f"a pilot compares students by accuracy, [pick] says metric = {defaults['metric']!r}")
     pairs = defaults["evidence"] if evidence is None else list(evidence)
     family, student = family or defaults["family"], student or defaults["student"]
     profiles = read_probes(probes, splits[0])[1]

@@ -141,6 +141,8 @@ def _file(bank: Path) -> Path:
 
 def _settings_hash(config: StudyConfig) -> str:
     data = {key: value for key, value in asdict(config.data).items() if key != "download"}
+    if data["text"] is None:  # banks of before there were texts keep their hash
+        del data["text"]
     collect = {key: value for key, value in asdict(config.collect).items() if key != "batch_size"}
     return hash_of([list(config.family), data, collect])
 

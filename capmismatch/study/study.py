@@ -324,13 +324,14 @@ class Study:
         return kept_table(self.folder, "probes", inputs_of_bank(bank, settings), make)
 
     def ranks(self) -> pd.DataFrame:
-        """The table of class-rank stability; beside it, the affinity matrices."""
+        """The table of class-rank stability; beside it, the affinity matrices, but for texts."""
         from capmismatch.diagnostics.tables import affinity, rank_stability
 
         bank, settings = self.bank, self.config.ranks
         inputs = inputs_of_bank(bank, settings)
         options: dict[str, Any] = {"tau": settings.tau, "split": _splits(bank)[0], "device": self.config.probe.device}
-        kept_table(self.folder, "affinity", inputs, lambda: affinity(bank, **options))
+        if bank.rows.sequences is None:  # of a vocabulary nobody could read it
+            kept_table(self.folder, "affinity", inputs, lambda: affinity(bank, **options))
         return kept_table(self.folder, "ranks", inputs, lambda: rank_stability(bank, **options, progress=self.progress))
 
     def isats(self) -> pd.DataFrame:
@@ -339,14 +340,10 @@ class Study:
 
         bank, settings = self.bank, self.config.isats
 
+        device: dict[str, Any] = {"device": self.config.probe.device, "progress": self.progress}
+
         def make() -> pd.DataFrame:
-            return restored_variance(
-                bank,
-                **asdict(settings),
-                split=_splits(bank)[0],
-                device=self.config.probe.device,
-                progress=self.progress,
-            )
+            return restored_variance(bank, **asdict(settings), split=_splits(bank)[0], **device)
 
         return kept_table(self.folder, "restored", inputs_of_bank(bank, settings), make)
 
@@ -548,7 +545,8 @@ class Study:
             results = ["results"] if self.has("results") else []
             hashes = table_hashes(self.folder, "probes", *results)
             evidence = [table_hashes(self.base / Path(at).expanduser()) for at in self.config.pick.evidence]
-            return [repr(self.config.pick), hashes, evidence]
+            metric = [] if self.config.pick.metric == "accuracy" else [self.config.pick.metric]
+            return [repr(self.config.pick), hashes, evidence, *metric]
         bank, config = self._collected_bank(), self.config
         if table == "results":
             teachers = [[r.key, r.weights_hash, r.built_by, r.preprocessing] for r in bank.teachers]

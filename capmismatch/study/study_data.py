@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from capmismatch.study.config import StudyConfig
 
 if TYPE_CHECKING:
     from capmismatch.data.datasets import Dataset
+    from capmismatch.data.text_reader import NextTokens
     from capmismatch.sources.families import Family
 
 BRINGS_ROWS = ("logits:", "bank:")
@@ -87,6 +89,7 @@ class StudyData:
             root=data.root,
             download=data.download,
             base=self.file.parent,
+            **({} if data.text is None else asdict(data.text)),
             **options,
         )
 
@@ -124,6 +127,24 @@ class StudyData:
             )
         return train
 
+    def _unseen_text(self, title: str) -> NextTokens:
+        """The windows of the study's text that nothing is evaluated on."""
+        import numpy as np
+
+        from capmismatch.data.datasets import text_of
+        from capmismatch.data.text_reader import unseen_windows
+
+        data = self.config.data
+        sequences = self.examples.rows.sequences
+        if data.source is None or sequences is None:
+            raise InputError(f"{title} trains language models: give [data] a text, 'text:FILE' or 'kjv'")
+        if data.train is not None:
+            raise InputError(
+                f"[data] of {self.file.name} has a 'train' source: teachers of lm:gru learn from its source"
+            )
+        raw = text_of(data.source, self.file.parent, data.text)
+        return unseen_windows(raw, np.unique(sequences[self.examples.rows.split != "train"]))
+
     def _family(self, number: int, table: dict[str, Any]) -> Family:
         """The teachers of one ``[[family]]`` table."""
         from capmismatch.sources.families import load_family
@@ -136,10 +157,10 @@ class StudyData:
             if key in options:
                 raise InputError(f"{title} has the key {key!r}, which the study itself sets: leave it out")
         options["base"] = self.file.parent
-        if source.startswith("letters:"):  # trained here, on the students' training rows
+        if source.startswith(("letters:", "lm:")):  # trained here, on the students' training rows, or all unseen text
             options["base"] = self.folder
             options.setdefault("folder", "teachers")
-            options["train"] = self.train_data
+            options["train"] = self.train_data if source.startswith("letters:") else self._unseen_text(title)
         try:
             return load_family(source, **options)
         except InputError as error:

@@ -52,7 +52,7 @@ def fit(
     views : Tensor, shape (V, N, ...)
         Raw inputs: V stored views of N examples. In every epoch each example is seen in one of its views.
     labels : Tensor of int, shape (N,)
-        Classes of the examples.
+        Classes of the examples. Of windows of text, (N, T): the next token of each position, -100 where none is told.
     recipe : Recipe
         How to train.
     seed : int
@@ -62,7 +62,7 @@ def fit(
     criterion : torch.nn.Module, optional
         The loss, called with student logits, labels and soft labels. None trains on the labels alone.
     soft : Tensor, shape (V, N, C), optional
-        What the criterion takes of the teacher, for each view.
+        What the criterion takes of the teacher, for each view; of windows (V, N, T, C).
     device : str, default "cpu"
         Where the network goes, such as "cuda". Inputs stay where they are until their batch comes.
     validate : callable, optional
@@ -125,17 +125,16 @@ def fit(
             for x, y, soft_labels in batches.of_epoch(epoch, first=state.step):
                 with torch.autocast(parallel.device.type, half_precision, enabled=recipe.autocast is not None):
                     logits = model(x)
-                logits = parallel.all_gather(logits.float(), len(y))
+                examples = len(y)
+                logits = parallel.all_gather(logits.float(), examples)
+                logits, y, soft_labels = _told(logits, y, soft_labels)
                 if criterion is None:
                     loss = nn.functional.cross_entropy(logits, y)
                 else:
                     loss = criterion(logits, y, soft_labels)
-                optimizer.zero_grad(set_to_none=True)
-                scaler.scale(loss).backward()
-                scaler.step(optimizer)
-                scaler.update()
+                _step(loss, model, optimizer, scaler, recipe.clip)
                 scheduler.step()
-                state.end_step(loss, len(y))
+                state.end_step(loss, examples)
                 if checkpoint is not None and parallel.processes.rank == 0 and checkpoint.due():
                     state.save(checkpoint)
             mean_loss = float(state.loss_sum) / rows
@@ -150,6 +149,31 @@ def fit(
                 break
         state.load_best(network)
     return network.eval()
+
+
+NO_LABEL = -100
+"""The label of positions that nothing is told of, PyTorch's own."""
+
+
+def _step(
+    loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, clip: float
+) -> None:
+    """One step down the gradient, which is scaled down to the norm `clip` where that is not 0."""
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()
+    if clip:
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
+    scaler.step(optimizer)
+    scaler.update()
+
+
+def _told(logits: Tensor, labels: Tensor, soft: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The positions of windows (n, T) that have a label, as rows; other examples are rows already."""
+    if labels.ndim == 1:
+        return logits, labels, soft
+    told = labels != NO_LABEL
+    return logits[told], labels[told], None if soft is None else soft[told]
 
 
 @dataclass

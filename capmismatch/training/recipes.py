@@ -12,7 +12,7 @@ SCHEDULES = ("onecycle", "cosine", "step", "constant")
 AUTOCAST = (None, "bfloat16", "float16")
 MOST_STEPS = 1_000_000  # of epochs, rows of a step, pixels
 # Options added after the first studies: left out at their defaults, so that hashes of earlier recipes stay.
-_LEFT_OUT_AT_DEFAULT = ("keep_best", "patience", "autocast", "channels_last")
+_LEFT_OUT_AT_DEFAULT = ("keep_best", "patience", "autocast", "channels_last", "clip")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Recipe:
         "bfloat16" or "float16" (with scaled gradients): half precision where torch considers it safe.
     channels_last : bool
         Keep images and convolutions in memory channel by channel: faster, and rounded differently.
+    clip : float
+        Gradients of a larger norm are scaled down to it; 0 leaves all as they are.
     """
 
     epochs: int = 30
@@ -67,6 +69,7 @@ class Recipe:
     patience: int = 0
     autocast: str | None = None
     channels_last: bool = True
+    clip: float = 0.0
 
     def __post_init__(self) -> None:
         must_be_one_of(self.optimizer, OPTIMIZERS, "optimizer")
@@ -77,7 +80,7 @@ class Recipe:
         for milestone in self.milestones:
             must_count(milestone, "milestones", most=MOST_STEPS)
         must_be_positive(self.lr, "lr")
-        for name, most in {"lr": 1e6, "weight_decay": 1e6, "momentum": 1.0}.items():
+        for name, most in {"lr": 1e6, "weight_decay": 1e6, "momentum": 1.0, "clip": 1e6}.items():
             must_be_within(getattr(self, name), name, 0.0, most)
         if self.patience and not self.keep_best:
             raise InputError(f"patience waits for a better epoch: set keep_best too, got patience={self.patience}")

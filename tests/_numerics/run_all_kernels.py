@@ -19,8 +19,9 @@ from hypothesis.extra import numpy as hnp
 from numba.core.dispatcher import Dispatcher
 
 from capmismatch import probes, ranks, temperature
-from capmismatch._numerics import isats_loops, rank_loops, softmax_loops
+from capmismatch._numerics import condense_loops, isats_loops, rank_loops, softmax_loops
 from capmismatch._numerics.class_means import AroundClass, mean_by_class
+from capmismatch._numerics.condensing import condense
 from capmismatch._numerics.isats_problem import Search
 from capmismatch._numerics.isats_search import maximise
 from capmismatch._numerics.softmax import Softened, class_probabilities
@@ -128,6 +129,15 @@ def calibration_errors(p: Any, bins: int) -> None:
     softmax_loops.adaptive_class(p, hit.numpy().nonzero()[0], max(1, min(15, len(p))), share, 1 << 14)
 
 
+@seed(0)
+@settings(max_examples=200, deadline=None, database=None)
+@given(
+    arrays(), st.sampled_from([-1, 0, 2, 3, 64, 80, 2**70]), st.sampled_from(["octaves", "half", [1.0], [1e-5, 3.0]])
+)
+def rows_of_a_vocabulary(pair: Any, k: int, betas: Any) -> None:
+    attempt(condense, *pair, k, betas=betas)
+
+
 def kernels_alone() -> None:
     """Kernels on what the checks before them keep away."""
     for classes in (1, 2, 3):
@@ -146,14 +156,14 @@ def kernels_alone() -> None:
 
 def never_called() -> list[str]:
     """Kernels that nothing above has compiled."""
-    modules = (softmax_loops, isats_loops, rank_loops)
+    modules = (softmax_loops, isats_loops, rank_loops, condense_loops)
     kernels = {f"{m.__name__}.{name}": f for m in modules for name, f in vars(m).items() if isinstance(f, Dispatcher)}
     return [name for name, kernel in kernels.items() if not kernel.overloads]
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for case in (soft_labels, means_of_classes, class_ranks, calibration_errors, kernels_alone):
+    for case in (soft_labels, means_of_classes, class_ranks, calibration_errors, rows_of_a_vocabulary, kernels_alone):
         case()
     if missed := never_called():
         sys.exit(f"not run: {missed}")

@@ -12,6 +12,7 @@ import capmismatch as cm
 from capmismatch.diagnostics.means import ClusteredMeans, mean
 from capmismatch.errors import InputError
 from capmismatch.probes import REGISTRY
+from capmismatch.selection.candidates import probe_draws, read_probes
 from tests.texts import text_logits, windows
 
 ROWS, VOCABULARY = 400, 5000
@@ -206,6 +207,22 @@ def test_picks_and_links_expect_nothing_of_variances_over_a_vocabulary(probes) -
         links.loc["derived_variance", "expected_sign"].isna().all() and links.loc["nll", "expected_sign"].eq(-1).all()
     )
     assert not links.loc["derived_variance", "findings"].str.contains("CM006").any()
+
+
+def test_draws_of_a_probe_are_of_whole_sequences(banks, probes) -> None:
+    values = cm.example_values(banks[0], ["nll"])
+    assert values["sequence"].nunique() == ROWS // 10
+    measurements, _ = read_probes(probes[0], "val")
+    draws = probe_draws(values, measurements, "nll", 4000, seed=0)
+    table = probes[0][probes[0]["probe"].eq("nll")].set_index("teacher")
+    assert draws.std().to_numpy() == pytest.approx(
+        table.loc[draws.columns.get_level_values(1), "se"].to_numpy(), rel=0.06
+    )
+    less = draws["tokens", "middle"] - draws["tokens", "large"]
+    paired = cm.probe_differences(banks[0], names=["nll"]).set_index("teacher")["se"]["middle"]
+    assert less.std() == pytest.approx(paired, rel=0.06)
+    alone = probe_draws(values.drop(columns="sequence"), measurements, "nll", 500, seed=0)
+    assert alone.mean().to_numpy() == pytest.approx(draws.mean().to_numpy(), abs=0.03)
 
 
 def test_one_position_is_shown_with_the_tokens_that_are_known(banks) -> None:

@@ -35,8 +35,9 @@ def test_the_table_of_methods_fits_what_it_names() -> None:
 
 def test_hashes_of_settings_do_not_change() -> None:
     """They are part of the names of runs: a changed field or default would train everything anew."""
-    names = ("CE", "KD", "ATS", "ISATS", "DKD", "NormKD", "StdKD", "DIST", "CorrKD", "CTKD")
-    digest = hash_of([Method(name).to_dict() for name in names])
+    first = ("CE", "KD", "ATS", "ISATS", "DKD", "NormKD", "StdKD", "DIST", "CorrKD", "CTKD")
+    assert tuple(METHODS)[: len(first)] == first
+    digest = hash_of([Method(name).to_dict() for name in first])
     assert digest == "8179635cd44f471f"
     remedies = {"gate": 0.0, "stop_after": 0.5, "rank_weight": 1.0, "assistants": ["mlp8"]}
     assert set(remedies) == set(REMEDIES)
@@ -74,6 +75,8 @@ def test_defaults_are_filled_in_and_the_rest_is_none(method: Method, expected: d
         (Method("ISATS", constraint="anchor", tau=8.0), "ISATS anchor tau=8"),
         (Method("DKD"), "DKD"),
         (Method("DKD", tau=2.0, weight=0.3, options={"beta": 2.0, "alpha": 1.0}), "DKD tau=2 w=0.3 alpha=1.0 beta=2.0"),
+        (Method("RKD"), "RKD"),
+        (Method("TopK", tau=2.0, weight=0.9, options={"k": 64, "tail": "both"}), "TopK tau=2 w=0.9 k=64 tail=both"),
     ],
 )
 def test_labels(method: Method, label: str) -> None:
@@ -162,6 +165,10 @@ def test_options_and_temperature_reach_the_loss(batch) -> None:
         (lambda: Method("ISATS", margin=-1.0), "margin of method ISATS >= 0, got -1.0"),
         (lambda: Method("KD", options={"beta": 1.0}), "option of method KD must be one of .*, not 'beta'"),
         (lambda: Method("DKD", tau=2.0, options={"tau": 4.0}), "method DKD got tau twice: 2.0, and 4.0 in its options"),
+        (
+            lambda: Method("SKD", options={"gate": 0.0}).check_loss(),
+            "method SKD has none by default",
+        ),
         (lambda: Method("CE").criterion(), "a method with a teacher must be one of .* not 'CE'"),
         (lambda: Method("DKD", options={"gamma": 1.0}).criterion(), "an option of dkd must be one of .* not 'gamma'"),
     ],

@@ -29,8 +29,8 @@ def cells(file: Path, kind: str) -> list[str]:
     return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == kind]
 
 
-def test_there_are_eight() -> None:
-    assert [file.name[:2] for file in NOTEBOOKS] == [f"{number:02d}" for number in range(8)]
+def test_there_are_nine() -> None:
+    assert [file.name[:2] for file in NOTEBOOKS] == [f"{number:02d}" for number in range(9)]
 
 
 @each

@@ -38,8 +38,16 @@ TERMS: dict[str, Term] = {
     "curriculum_kd": lambda s, t, y: losses.curriculum_kd(
         s, t, torch.tensor(0.2, dtype=torch.float64), low=2.0, span=5.0
     ),
+    "reverse_kl": lambda s, t, y: losses.reverse_kl(s, t, tau=1.5),
+    "js": lambda s, t, y: losses.js(s, t, tau=1.5, beta=0.3),
+    "skewed_kl": lambda s, t, y: losses.skewed_kl(s, t, tau=1.5, lam=0.2),
+    "skewed_reverse_kl": lambda s, t, y: losses.skewed_reverse_kl(s, t, tau=1.5, lam=0.2),
+    "topk_kl": lambda s, t, y: losses.topk_kl(s, t, tau=1.5, k=2),
 }
-ZERO_AT_THE_TEACHER = ("kd", "dkd", "norm_kd", "standardized_kd", "dist", "correlation_kd", "curriculum_kd")
+ZERO_AT_THE_TEACHER = (
+    *("kd", "dkd", "norm_kd", "standardized_kd", "dist", "correlation_kd", "curriculum_kd"),
+    *("reverse_kl", "js", "skewed_kl", "skewed_reverse_kl", "topk_kl"),
+)
 
 
 def test_every_loss_is_tested() -> None:
@@ -139,6 +147,40 @@ def slow_curriculum_kd(s: Array, t: Array, y: Array) -> float:
     return np.mean([tau**2 * kl(softmax(b / tau), softmax(a / tau)) for a, b in zip(s, t, strict=True)])
 
 
+def slow_reverse_kl(s: Array, t: Array, y: Array) -> float:
+    return np.mean([1.5**2 * kl(softmax(a / 1.5), softmax(b / 1.5)) for a, b in zip(s, t, strict=True)])
+
+
+def slow_js(s: Array, t: Array, y: Array) -> float:
+    """Agarwal et al., arXiv 2306.13649, equation 1: beta KL(P || M) + (1-beta) KL(Q || M), M = beta P + (1-beta) Q."""
+    total = 0.0
+    for a, b in zip(s, t, strict=True):
+        q, p = softmax(a / 1.5), softmax(b / 1.5)
+        m = 0.3 * p + 0.7 * q
+        total += 0.3 * kl(p, m) + 0.7 * kl(q, m)
+    return 1.5**2 * total / len(s)
+
+
+def slow_skewed_kl(s: Array, t: Array, y: Array) -> float:
+    """Ko et al., arXiv 2402.03898, equation 3: KL(p, alpha p + (1-alpha) q)."""
+    pairs = [(softmax(b / 1.5), softmax(a / 1.5)) for a, b in zip(s, t, strict=True)]
+    return np.mean([1.5**2 * kl(p, 0.2 * p + 0.8 * q) for p, q in pairs])
+
+
+def slow_skewed_reverse_kl(s: Array, t: Array, y: Array) -> float:
+    pairs = [(softmax(b / 1.5), softmax(a / 1.5)) for a, b in zip(s, t, strict=True)]
+    return np.mean([1.5**2 * kl(q, 0.8 * p + 0.2 * q) for p, q in pairs])
+
+
+def slow_topk_kl(s: Array, t: Array, y: Array) -> float:
+    total = 0.0
+    for a, b in zip(s, t, strict=True):
+        q, p = softmax(a / 1.5), softmax(b / 1.5)
+        top = np.argsort(p)[-2:]
+        total += kl(np.append(p[top], 1 - p[top].sum()), np.append(q[top], 1 - q[top].sum()))
+    return 1.5**2 * total / len(s)
+
+
 def batch(rows: int = 6, classes: int = 5, scale: float = 3.0, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     random = np.random.default_rng(seed)
     s, t = (torch.from_numpy(random.normal(0, scale, (rows, classes))) for _ in range(2))
@@ -227,6 +269,62 @@ def test_dkd_puts_kd_together(classes: int, scale: float, tau: float, seed: int)
 def test_norm_kd_is_standardized_kd_weighted_by_the_teachers_variance() -> None:
     s, t, _ = batch(1, 6)
     torch.testing.assert_close(losses.norm_kd(s, t, 2.5), t.var() * losses.standardized_kd(s, t, 2.5))
+
+
+# Divergences of language models. Equal to TRL's ``GKDTrainer.generalized_jsd_loss`` and to DistiLLM's ``losses.py``,
+# which both mean over the tokens that count, at temperature 1 and on these logits, worked out from the formulas.
+
+GOLDEN_STUDENT, GOLDEN_TEACHER = [2.0, 0.0, -1.0, 0.5], [0.5, 1.0, -2.0, 3.0]
+
+
+def test_divergences_on_golden_logits() -> None:
+    s, t = (torch.tensor([row], dtype=torch.float64) for row in (GOLDEN_STUDENT, GOLDEN_TEACHER))
+    q, p = (softmax(np.array(row)) for row in (GOLDEN_STUDENT, GOLDEN_TEACHER))
+    m = 0.5 * p + 0.5 * q
+    for found, expected in [
+        (losses.js(s, t, beta=0.0), kl(p, q)),
+        (losses.js(s, t, beta=1.0), kl(q, p)),
+        (losses.js(s, t), 0.5 * kl(p, m) + 0.5 * kl(q, m)),
+        (losses.reverse_kl(s, t), kl(q, p)),
+        # DistiLLM's code: minus the sum of p log m, which is the divergence but for the teacher's entropy
+        (losses.skewed_kl(s, t), cross_entropy(p, 0.1 * p + 0.9 * q) - cross_entropy(p, p)),
+        (losses.skewed_reverse_kl(s, t), float((q * np.log(q) - q * np.log(0.9 * p + 0.1 * q)).sum())),
+        (losses.topk_kl(s, t, k=2, tail="renormalise"), kl(p[[3, 1]] / p[[3, 1]].sum(), q[[3, 1]])),
+        (losses.topk_kl(s, t, k=2, tail="both"), kl(p[[3, 1]] / p[[3, 1]].sum(), q[[3, 1]] / q[[3, 1]].sum())),
+    ]:
+        assert found.item() == pytest.approx(expected, rel=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 9), st.integers(1, 12), st.floats(0.5, 4), st.integers(0, 10**6))
+def test_the_divergences_bounds_and_limits(classes: int, k: int, tau: float, seed: int) -> None:
+    s, t, _ = batch(classes=classes, seed=seed)
+    kd, reverse, topk = losses.kd(s, t, tau), losses.reverse_kl(s, t, tau), losses.topk_kl(s, t, tau, k)
+    assert topk.item() <= kd.item() + 1e-12  # what is put into one class tells no more than what is apart
+    if k >= classes - 1:  # a bucket of one class is that class
+        torch.testing.assert_close(topk, kd)
+    torch.testing.assert_close(losses.reverse_kl(t, s, tau), kd)
+    torch.testing.assert_close(losses.skewed_kl(s, t, tau, lam=0.0), kd)
+    torch.testing.assert_close(losses.skewed_reverse_kl(s, t, tau, lam=0), reverse)
+    assert losses.js(s, t, tau).item() <= tau**2 * math.log(2) + 1e-12
+    assert losses.skewed_kl(s, t, tau).item() <= tau**2 * math.log(10) + 1e-12
+    near = losses.js(s / 4, t / 4, beta=1e-6) / 1e-6
+    torch.testing.assert_close(near, losses.kd(s / 4, t / 4, tau=1.0), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["reverse_kl", "js", "skewed_kl", "skewed_reverse_kl", "topk_kl"])
+def test_rows_that_do_not_count_leave_no_trace(name: str) -> None:
+    s, t, y = batch()
+    mask = torch.tensor([True, False, True, True, False, True])
+    broken = torch.where(mask[:, None], t, torch.nan)
+    s.requires_grad_()
+    loss = getattr(losses, name)(s, broken, mask=mask)
+    loss.backward()
+    torch.testing.assert_close(loss, getattr(losses, name)(s[mask], t[mask]))
+    assert not s.grad[~mask].any() and bool(s.grad[mask].any())
+    sequences = (x.reshape(2, 3, *x.shape[1:]) for x in (s, torch.where(mask, y, -100), broken))
+    found = Criterion(name, ce_weight=0.3, ignore_index=-100)(*sequences)
+    torch.testing.assert_close(found, 0.3 * F.cross_entropy(s[mask], y[mask]) + loss)
 
 
 def test_ats_at_equal_temperatures_is_temperature_scaling() -> None:
@@ -477,7 +575,7 @@ def test_later_batches_have_the_same_value_and_the_same_errors(name: str) -> Non
     """After the first batch only failures are looked into; what comes of it must not tell the difference."""
     s, t, y = batch()
     third = torch.softmax(t, 1) if name == "soft_cross_entropy" else t
-    criterion = Criterion(name)
+    criterion = Criterion(name, ce_weight=0.5)  # where labels do not count, later ones are not looked at
     first = criterion(s, y, third)
     assert not criterion._check_next
     torch.testing.assert_close(criterion(s, y, third), first, rtol=0, atol=0)
@@ -519,7 +617,7 @@ def test_values_are_waited_for_in_the_first_batch_alone() -> None:
 
 def test_compiled_graphs_are_whole() -> None:
     s, t, y = (x.float() if x.is_floating_point() else x for x in batch())
-    for name in ("kd", "dkd", "dist", "curriculum_kd"):
+    for name in ("kd", "dkd", "dist", "curriculum_kd", "js", "topk_kl"):
         compiled = torch.compile(Criterion(name), backend="eager", fullgraph=True)
         torch.testing.assert_close(compiled(s, y, t), Criterion(name)(s, y, t))
 
@@ -588,6 +686,18 @@ LOGITS, LABELS = torch.zeros(2, 3), torch.tensor([0, 2])
             r"theta to be a scalar tensor, got shape \(2,\)",
         ),
         (lambda: losses.curriculum_kd(LOGITS, LOGITS, torch.zeros(()), strength=-1), r"strength must be a number >= 0"),
+        (lambda: losses.js(LOGITS, LOGITS, beta=1.5), r"beta must be a number in \[0, 1\], got 1.5"),
+        (lambda: losses.skewed_kl(LOGITS, LOGITS, lam=-0.1), r"lam must be a number in \[0, 1\], got -0.1"),
+        (lambda: losses.skewed_reverse_kl(LOGITS, LOGITS, lam=1.0), r"lam must be below 1"),
+        (lambda: losses.topk_kl(LOGITS, LOGITS, k=0), r"expected k a whole number >= 1, got 0"),
+        (lambda: losses.topk_kl(LOGITS, LOGITS, tail="cut"), r"tail must be one of \['bucket', .*\], not 'cut'"),
+        (lambda: losses.reverse_kl(LOGITS, LOGITS, mask=LABELS), r"mask of bool and shape \(2,\), .* got torch.int64"),
+        (lambda: losses.reverse_kl(LOGITS, LOGITS, mask=LABELS < 0), r"at least one example"),
+        (lambda: Criterion("kd", mask=LABELS), r"an option of kd must be one of"),
+        (
+            lambda: Criterion("js", ignore_index=0)(LOGITS, 0 * LABELS, LOGITS),
+            r"expected a row that counts, got the label 0 in all 2",
+        ),
         (lambda: Criterion("kdd"), r"the loss must be one of \['kd', .*\], not 'kdd'; did you mean 'kd'"),
         (lambda: Criterion("kd", taus=2), r"an option of kd must be one of \['tau'\], not 'taus'; did you mean 'tau'"),
         (lambda: Criterion("kd", labels=LABELS), r"an option of kd must be one of"),

@@ -113,6 +113,24 @@ def test_capacity_curve_marks_the_peak_and_tells_the_drop():
     assert labels[0] == "KD tau=4 (\N{MINUS SIGN}5.0)"
 
 
+@pytest.mark.parametrize("draw", [plots.capacity_curve, plots.capacity_grid])
+def test_likelihoods_are_best_where_they_are_lowest(draw):
+    """The same students by their NLL: the ring is at the least, the change above zero, and nothing is in percent."""
+    results = tables.results_table(MLPS)
+    results = results[results["label"].isin(["KD tau=4", "CE"])].assign(nll=0.9)
+    results.loc[results["teacher"] == "mlp96", "nll"] = 0.75
+    probes = pd.concat([tables.probes_table(), tables.probes_table().query("probe == 'accuracy'").assign(probe="nll")])
+    axes = np.atleast_1d(draw(results, metric="nll", teachers=probes))
+    (ring,) = [line for line in axes[0].lines if line.get_markerfacecolor() == "none"]
+    assert ring.get_ydata()[0] == 0.75
+    shown = " ".join(text.get_text() for text in axes[0].figure.findobj(matplotlib.text.Text))
+    assert "+0.150" in shown and "NLL (nats)" in shown and "%" not in shown
+    with pytest.raises(InputError, match="lacks the column 'kl'"):
+        draw(results, metric="kl")
+    with pytest.raises(InputError, match=r"metric must be one of .*, not 'loss'"):
+        draw(results, metric="loss")
+
+
 def test_capacity_curve_rising_to_the_largest_teacher_has_no_ring():
     results = tables.results_table(MLPS)
     results["accuracy"] = 0.6 + 1e-8 * results["params"].fillna(0)

@@ -54,6 +54,8 @@ TEMPERED: dict[str, Callable[[Array, int, float], float]] = {
     "inherent_variance": lambda f, y, t: softmax(wrong(f, y), t).var(),
     "entropy": lambda f, y, t: special.entr(softmax(f, t)).sum(),
     "wrong_entropy": relative_entropy,
+    "scaled_derived_variance": lambda f, y, t: wrong(softmax(f, t), y).var() * (len(f) - 1),
+    "effective_wrong": lambda f, y, t: 1 / (softmax(wrong(f, y), t) ** 2).sum(),
 }
 PLAIN: dict[str, Callable[[Array, int], float]] = {
     "accuracy": lambda f, y: float(list(f).index(max(f)) == y),

@@ -34,7 +34,11 @@ def assert_true(sums: pd.DataFrame) -> None:
         n, claimed, true = (part[name].sum() for name in ("n", "claimed", "true"))
         chance = claimed / n
         assert abs(claimed - true) / n < 0.05 + 3 * np.sqrt(chance * (1 - chance) / n)
-    assert 0.4 < sums["regret"].sum() / sums["real_regret"].sum() < 2.5
+    gap, spread = (
+        sums["regret"].sum() - sums["real_regret"].sum(),
+        sums["regret_2"] - 2 * sums["product"] + sums["real_2"],
+    )
+    assert abs(gap) < 3.5 * np.sqrt(spread.sum())
 
 
 @pytest.mark.slow  # each trial is a call of `pick` with eight settings

@@ -280,8 +280,10 @@ def test_what_decides_no_logit_is_followed_and_not_refused(
     shutil.copytree(finished[kind], folder)
     {"saved": SAVED, "trained": TRAINED}[kind][name](folder)
     with pytest.raises(InputError, match="first"):
-        Study(folder / "study.toml", progress=False).pick()
+        Study(folder / "study.toml", progress=False).correlate()
+    picked = Study(folder / "study.toml", progress=False).pick()  # makes what it reads
     run_to(folder)
+    pd.testing.assert_frame_equal(picked.table, Study(folder / "study.toml", progress=False).pick().table)
     assert tables(folder)
 
 

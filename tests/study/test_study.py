@@ -187,7 +187,6 @@ def test_changed_weights_under_an_old_name_are_refused(tmp_path: Path) -> None:
         ("ranks", "run `capmismatch collect .*study.toml` first"),
         ("isats", "run `capmismatch collect .*study.toml` first"),
         ("correlate", "run `capmismatch collect .*study.toml` first"),
-        ("pick", "run `capmismatch collect .*study.toml` first"),
     ],
 )
 def test_a_stage_before_its_input_names_the_command(tmp_path: Path, stage: str, message: str) -> None:

@@ -4,8 +4,8 @@
 
 Both sides do runs of one study, with the bank collected beforehand, by the same command in this process on one thread:
 soft labels, training, measuring, and the files of each run are all counted. Beside wall time stands processor time, in
-which other work on the machine counts for less. As the lone side is slow, it does every n-th of the runs alone. Then the
-results of these runs are compared.
+which other work on the machine counts for less. As the lone side is slow, it does every n-th of the runs alone. Then
+the results of these runs are compared.
 """
 
 from __future__ import annotations

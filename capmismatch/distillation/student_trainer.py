@@ -113,7 +113,8 @@ class Trainer:
 
         def validate(network: nn.Module) -> float:
             if self.is_text:
-                scores["val_nll"] = mean_nll(network, self.study.eval_data, np.flatnonzero(split == "val"))
+                rows = np.flatnonzero(self.study.eval_data.rows.split == "val")
+                scores["val_nll"] = mean_nll(network, self.study.eval_data, rows)
                 return -scores["val_nll"]
             right = evaluate(network, self.validation_inputs, self.prepare).argmax(1) == self.validation_labels
             scores["val_accuracy"] = float(right.double().mean())

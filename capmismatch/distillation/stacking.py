@@ -17,7 +17,6 @@ from torch.func import vmap
 
 from capmismatch.distillation.criteria import EarlyStopped
 from capmismatch.distillation.methods import Method
-from capmismatch.losses import Criterion
 from capmismatch.training.loop import Recipe
 from capmismatch.training.stacked import Stack
 
@@ -229,7 +228,8 @@ class GroupLoss:
     def _mixtures(self, methods: Sequence[Method], given: Sequence[Tensor | None], classes: int) -> _Targets:
         """The table of mixtures: the labels alone, then each mixture of soft labels with them."""
         hard = nn.functional.one_hot(self.labels, classes).float()
-        count, distinct = len(hard), {}
+        count = len(hard)
+        distinct: dict[tuple[int, Any], Tensor] = {}
         for method, soft in zip(methods, given, strict=True):
             if soft is not None:
                 distinct.setdefault((id(soft), method.weight), soft)
@@ -281,7 +281,7 @@ class GroupLoss:
             if stopped:
                 losses.append(vmap(nn.functional.cross_entropy)(logits[here], labels))
                 continue
-            plain: Criterion = criterion.criterion if isinstance(criterion, EarlyStopped) else criterion
+            plain = criterion.criterion if isinstance(criterion, EarlyStopped) else criterion
             given = targets.of(rows[here], views[here])
             losses.append(vmap(lambda *one: _sum(plain, *one))(logits[here], labels, given))  # noqa: B023 - at once
         return torch.cat(losses)

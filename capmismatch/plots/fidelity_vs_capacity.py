@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.lines import Line2D
 
 from capmismatch.errors import InputError, must_be_one_of, require_columns
 from capmismatch.plots._axes import (
@@ -107,7 +108,7 @@ def fidelity_vs_capacity(
     families = listed(students["family"])
     styles = family_styles(families)
     axes = panels(len(measures), narrowest=2.6, inches=1.8)
-    handles = {}
+    handles: dict[str, Line2D] = {}
     for ax, measure in zip(axes, measures, strict=True):
         for number, (setting, rows) in enumerate(groups(students, "setting")):
             shift = BESIDE * (number - (len(looks) - 1) / 2)

@@ -57,14 +57,15 @@ def forest(table: pd.DataFrame, *, quantity: str = QUANTITY, ax: Axes | None = N
         raise InputError("the table of a forest plot has no rows")
     ax = one_axes(ax, inches=0.6 + 0.24 * len(table))
     places = np.arange(len(table))
-    for place, row in zip(places, table.itertuples(index=False), strict=True):
-        if row.mean:
-            low, high = (row.low, row.high) if np.isfinite(row.low) else (row.value, row.value)
-            corners = [(low, place), (row.value, place - 0.28), (high, place), (row.value, place + 0.28)]
+    numbers = table[["value", "low", "high"]].to_numpy(float)
+    for place, (value, low, high), is_mean in zip(places, numbers, table["mean"], strict=True):
+        if is_mean:
+            low, high = (low, high) if np.isfinite(low) else (value, value)
+            corners = [(low, place), (value, place - 0.28), (high, place), (value, place + 0.28)]
             ax.fill(*zip(*corners, strict=True), color="black", linewidth=1)
         else:
-            ax.plot([row.low, row.high], [place, place], color="0.45", linewidth=1.2)
-            ax.plot(row.value, place, marker="s", markersize=4, color="C0", linestyle="")
+            ax.plot([low, high], [place, place], color="0.45", linewidth=1.2)
+            ax.plot(value, place, marker="s", markersize=4, color="C0", linestyle="")
     for place in places[table["mean"].to_numpy(bool)]:
         ax.axhline(place - 0.5, color="0.7", linewidth=0.6)
     ax.axvline(0, color="0.6", linewidth=0.8, zorder=0)

@@ -123,11 +123,12 @@ class Meta:
             rows = rows[rows["label"].eq(label)]
         wide = rows.pivot_table(index=_CELL, columns="rule", values="regret")
         difference = (wide[rule] - wide[against]).dropna()
-        table = []
-        for (study, family), values in difference.groupby(level=["study", "family"], sort=False):
+        table: list[tuple[str, float, float, float, bool]] = []
+        names = difference.index.get_level_values("study") + ": " + difference.index.get_level_values("family")
+        for name, values in difference.groupby(names, sort=False):
             within = mean_over(values, values.index.get_level_values("label"))
-            table.append((f"{study}: {family}", within.value, within.low, within.high, False))
-        over = mean_over([row[1] for row in table])
+            table.append((str(name), within.value, within.low, within.high, False))
+        over = mean_over([value for _, value, *_ in table])
         table.append((f"mean of {over.units}", over.value, over.low, over.high, True))
         return pd.DataFrame(table, columns=["name", "value", "low", "high", "mean"])
 
@@ -136,8 +137,8 @@ class Meta:
         rows = self.rules[self.rules["label"].eq("all") & self.rules["regime"].eq("all")]
         lines = [f"{len(families)} families left out one at a time; points lost, 95 % intervals over families"]
         width = max(map(len, rows["rule"]), default=0)
-        for row in rows.itertuples():
-            lines.append(f"  {row.rule:<{width}}  {_interval(row.regret, row.low, row.high)}")
+        for rule, regret, low, high in zip(*(rows[name] for name in ("rule", "regret", "low", "high")), strict=True):
+            lines.append(f"  {rule:<{width}}  {_interval(float(regret), float(low), float(high))}")
         lines += [str(explain(code)) for code in self.findings]
         return "\n".join(lines)
 
@@ -203,8 +204,9 @@ def meta(
     >>> measured = {"split": "val", "tau": np.nan, "probe": "accuracy", "value": [0.7, 0.8, 0.9], "se": 0.01}
     >>> probes = teachers.assign(family="net", **measured)
     >>> students = {"student": "tiny", "method": "KD", "label": "KD", "teacher_seed": 0, "family": "net"}
-    >>> runs = [teachers.assign(split="test", accuracy=[0.6, 0.64, 0.62], **students | {"seed": seed}) for seed in (0, 1)]
-    >>> rules = meta([(probes, pd.concat(runs))]).rules.query("label == 'all' and regime == 'all'")
+    >>> runs = pd.concat([teachers.assign(**students | {"seed": seed}) for seed in (0, 1)])
+    >>> runs = runs.assign(split="test", accuracy=[0.6, 0.64, 0.62] * 2)
+    >>> rules = meta([(probes, runs)]).rules.query("label == 'all' and regime == 'all'")
     >>> rules.set_index("rule")["regret"].round(1).to_dict()
     {'largest': 2.0, 'most accurate': 2.0, 'random': 2.0, 'smallest': 4.0}
     """
@@ -285,7 +287,7 @@ def _losses(
     cell: dict[str, Any], taken: dict[str, str], known: pd.Series, judged: pd.Series
 ) -> Iterator[dict[str, Any]]:
     """What the teachers that rules take lose, by mean accuracies to know the best by and to judge by."""
-    best, largest = judged[known.idxmax()], taken.get(AGAINST)
+    best, largest = float(judged[str(known.idxmax())]), str(taken.get(AGAINST, ""))
     cell = cell | {"mismatch": largest in known and bool(100 * (known.max() - known[largest]) >= MISMATCH)}
     for rule, teacher in taken.items():
         if teacher in judged:
@@ -360,20 +362,20 @@ def _rules_table(choices: pd.DataFrame) -> pd.DataFrame:
 
 def _probes_table(families: Sequence[_Family], split: str, report_split: str) -> pd.DataFrame:
     """Rank correlations of each probe with the students, taken together over families."""
-    found: dict[tuple[Any, ...], list[tuple[float, int]]] = {}
+    found: dict[tuple[str, float, str, str], list[tuple[float, int]]] = {}
     for family in families:
         at = resolve_split(family.probes["split"], split, among=None)
         probed = family.probes[family.probes["split"].eq(at)]
-        values = probed.groupby(["probe", "tau", "teacher"], dropna=False)["value"].mean()
-        sizes = probed.groupby("teacher")["params"].first()
-        columns = {key: rows.droplevel([0, 1]) for key, rows in values.groupby(level=["probe", "tau"], dropna=False)}
-        columns["params", np.nan] = sizes
+        # A probe without temperature has -1 here: NaN would be no key.
+        columns = {("params", -1.0): probed.groupby("teacher")["params"].first()}
+        for (probe, _), measured in probed.fillna({"tau": -1.0}).groupby(["probe", "tau"]):
+            columns[str(probe), float(measured["tau"].iloc[0])] = measured.groupby("teacher")["value"].mean()
         for (method, label), rows in family.on(report_split).groupby(["method", "label"], sort=False):
             of_students = [_teacher_means(one) for _, one in rows.groupby("student")]
             for (probe, tau), column in columns.items():
-                correlation, teachers = _mean_correlation(column, of_students)
-                key = (probe, -1.0 if pd.isna(tau) else float(tau), method, label)
-                found.setdefault(key, []).append((correlation, teachers))
+                found.setdefault((probe, tau, str(method), str(label)), []).append(
+                    _mean_correlation(column, of_students)
+                )
     table = []
     for (probe, tau, method, label), pairs in found.items():
         pooled = pooled_correlation(*zip(*pairs, strict=True))

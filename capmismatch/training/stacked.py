@@ -388,7 +388,7 @@ def _save_due(
         state = m.state
         parts = {"network": _Slice(stack, index), "optimizer": _OptimizerSlice(whole, index), "scheduler": scheduler}
         state.epoch, state.step, state.loss_sum = epoch, step, sums[index]
-        mine, state.modules = state.modules, {**state.modules, **parts}  # type: ignore[dict-item]
+        mine, state.modules = state.modules, {**state.modules, **parts}
         state.save(m.checkpoint)
         state.modules = mine
 

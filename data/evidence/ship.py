@@ -42,6 +42,7 @@ def probes_of(bank: cm.LogitBank) -> pd.DataFrame:
 
 
 def main() -> None:
+    """Make all files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=ROOT / "studies" / "letters", help="of the study on letters")
     options = parser.parse_args()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import statsmodels.api as sm
+from scipy import stats
 from statsmodels.stats.meta_analysis import combine_effects
 
 from capmismatch.stats.across import mean_over, pooled_correlation
@@ -44,6 +45,12 @@ def test_pooled_correlations_are_those_of_a_random_effects_meta_analysis() -> No
         tuple(np.tanh([table["eff"], table["ci_low"], table["ci_upp"]])), abs=1e-6
     )
     assert mine.heterogeneity == pytest.approx(max(0.0, theirs.i2), abs=1e-9)
+
+
+def test_families_that_agree_keep_an_interval() -> None:
+    pooled = pooled_correlation([0.5, 0.5, 0.5], [12, 12, 12])
+    half = stats.t.ppf(0.975, 2) * np.sqrt(1.06 / 9 / 3)
+    assert (pooled.low, pooled.high) == pytest.approx(tuple(np.tanh(np.arctanh(0.5) + np.array([-half, half]))))
 
 
 def test_a_perfect_order_stays_finite() -> None:

@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
+from capmismatch._utils.files import write_table
+from capmismatch.cli import app
 from capmismatch.errors import InputError
 from capmismatch.selection.shipped import shipped_evidence
 from capmismatch.study.meta import Meta, meta
@@ -128,6 +130,22 @@ def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
     for wrong in ([], [tmp_path], [(probes, results[results["teacher"].isin(TEACHERS[:2])])]):
         with pytest.raises(InputError):
             meta(wrong)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, course in (("a", PEAKED[0]), ("bb", PEAKED[1])):
+        for table, frame in zip(("probes", "results"), study(name, course), strict=True):
+            write_table(tmp_path / name / "tables" / f"{table}.parquet", frame)
+    app(
+        ["meta", *(str(tmp_path / name) for name in ("a", "bb")), "--out", str(tmp_path / "out")],
+        result_action="return_value",
+    )
+    assert "CM037" in capsys.readouterr().out
+    rules = pd.read_csv(tmp_path / "out" / "rules.csv")
+    assert rules[rules["rule"].eq("largest") & rules["regime"].eq("all")]["regret"].round(1).eq(5.0).all()
+    assert {path.suffix for path in (tmp_path / "out").glob("forest.*")} == {".csv", ".pdf", ".png"}
+    with pytest.raises(InputError):
+        app(["meta"], result_action="return_value")
 
 
 def test_shipped_evidence() -> None:

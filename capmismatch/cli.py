@@ -286,6 +286,9 @@ def pick(
     student: Annotated[str | None, Parameter(help="Go by this kind of student alone.")] = None,
     label: Annotated[str | None, Parameter(help="Go by this setting alone, such as 'KD tau=4'.")] = None,
     rule: Annotated[str | None, Parameter(help="Choose by this rule, such as 'largest'.")] = None,
+    tolerance: Annotated[
+        float | None, Parameter(help="Points (or nats) that do not matter to you; 0.3 (or 0.01) by default.")
+    ] = None,
     pilot: Annotated[
         str | None,
         Parameter(help="Distil a little first: '20%' of the study's grid of students, or a number of whole runs."),
@@ -302,7 +305,7 @@ def pick(
     from capmismatch.selection.choice_page import check_page, write_page
     from capmismatch.study.tables import load_table
 
-    options = _set(family=family, student=student, label=label, rule=rule)
+    options = _set(family=family, student=student, label=label, rule=rule, tolerance=tolerance)
     _check_pilot_options(pilot, tau, options)
     if out is not None:
         check_page(out)  # before a pilot takes its hours

@@ -145,9 +145,9 @@ FINDINGS: dict[str, Finding] = {
         ),
         Finding(
             "CM020",
-            "no better than chance",
-            "The teacher's accuracy is that of guessing, or below it: its rows, columns or labels are probably not "
-            "those of the examples. It is not usable: picks, links and statements leave it out.",
+            "not shown to be better than chance",
+            "The teacher's accuracy may be that of guessing, or is below it: few examples, or rows, columns or labels "
+            "that are not those of the examples. It is not usable: picks, links and statements leave it out.",
         ),
         Finding(
             "CM021",

@@ -205,6 +205,8 @@ def rules(choice: Choice) -> Table:
     """Whom simple rules take, and what following them loses."""
     frame = choice.rules.drop(columns="value").dropna(axis="columns", how="all")
     caption = "Whom each rule would take from the probes alone."
+    if choice.basis.seeds is not None and not choice.basis.missing.split:
+        caption += " Losses are on the split to report; those of the teachers above are on the split to choose by."
     return _table("rules", "Rules", caption, frame, _by_likelihood(choice))
 
 

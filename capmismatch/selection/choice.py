@@ -200,6 +200,10 @@ class Choice(HandOver):
         What a pilot did.
     source : str
         The study file or the bank's folder whose teachers these are, for `command`.
+    soften_options : tuple of str
+        Further words of `command`.
+    no_command : str
+        Why there is no `command`: it would have no training rows; else "".
 
     See Also
     --------
@@ -216,6 +220,8 @@ class Choice(HandOver):
     findings: list[str]
     pilot: PilotRecord | None = None
     source: str = "study.toml"
+    soften_options: tuple[str, ...] = ()
+    no_command: str = ""
 
     @property
     def student(self) -> str | None:
@@ -434,7 +440,7 @@ class Choice(HandOver):
                 *sentences.ties(table, row, self.metric),
                 *sentences.cheapest_within(self._cheapest, row, self.comparison.tolerance, self.metric),
                 *sentences.gain(table, row, self.metric),
-                *sentences.rule_costs(self.rules, self.metric),
+                *sentences.rule_costs(self.rules, self.metric, row, one_split=bool(basis.missing.split)),
                 *sentences.from_elsewhere(basis.evidence),
             ]
         elif basis.evidence is not None:

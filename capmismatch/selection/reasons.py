@@ -295,8 +295,8 @@ def gain(table: pd.DataFrame, chosen: pd.Series, metric: Metric = ACCURACY) -> l
     return [f"Over plain cross-entropy {named(chosen)} gains {_gain(chosen, metric)} on the reporting split."]
 
 
-def rule_costs(rules: pd.DataFrame, metric: Metric = ACCURACY) -> list[str]:
-    """What following the rules that people go by would have lost."""
+def rule_costs(rules: pd.DataFrame, metric: Metric, chosen: pd.Series, *, one_split: bool) -> list[str]:
+    """What following the rules that people go by would have lost; on the split to report, where there are two."""
     if not rules["regret"].any():  # a single teacher
         return []
     losses = []
@@ -307,7 +307,12 @@ def rule_costs(rules: pd.DataFrame, metric: Metric = ACCURACY) -> list[str]:
         losses.append(f"{_rules(taking)} ({named(row)}) would lose {loss}")
     for taking in further:
         losses.append(f"{_rules(taking)} ({named(taking.iloc[0])}) {taking.iloc[0]['regret']:.2f}")
-    return [f"{'; '.join(losses)}."] if losses else []
+    if not losses or one_split:
+        return [f"{'; '.join(losses)}."] if losses else []
+    sentence = f"On the reporting split {'; '.join(losses)}."
+    if (rules["teacher"].eq(chosen["teacher"]) & rules["family"].eq(chosen["family"])).any():
+        sentence += f" (The loss of {named(chosen)} given above is that on the choosing split.)"
+    return [sentence]
 
 
 def from_elsewhere(evidence: EvidenceFacts | None) -> list[str]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from capmismatch._utils.commands import command, shown_path
+from capmismatch._utils.commands import command, folder_option, shown_path
 from capmismatch._utils.files import hash_file, hash_of, locked, remove_temporaries
 from capmismatch._utils.toml import parse
 from capmismatch._version import __version__
@@ -366,7 +366,7 @@ class Study:
         """
         make_ready(self)
         choice = self._choose(**options)
-        self.keep_pick(choice, options={name: value for name, value in options.items() if isinstance(value, str)})
+        self.keep_pick(choice, options={name: one for name, one in options.items() if isinstance(one, str | float)})
         return choice
 
     def keep_pick(self, choice: Choice, **more: Any) -> None:
@@ -392,7 +392,14 @@ class Study:
         if results is None and not options["evidence"]:
             rule, device = options.get("rule", "auto"), self.config.probe.device
             options.setdefault("values", rule_values(self.bank, probes, rule, split, device))
-        return replace(pick(probes, results, split=split, **options), source=shown_path(self.file))
+        return self.handing_over(pick(probes, results, split=split, **options))
+
+    def handing_over(self, choice: Choice) -> Choice:
+        """A choice among the teachers of this study, with what its command asks for."""
+        lacking = self._data.why_no_training_logits(choice.family, choice.teacher)
+        why = f"soft labels need the teacher's logits of training rows: {lacking}" if lacking else ""
+        options = folder_option(self.file, self.folder)
+        return replace(choice, source=shown_path(self.file), soften_options=options, no_command=why)
 
     def pick_options(self) -> dict[str, Any]:
         """What [pick] says, its evidence read."""

@@ -230,12 +230,11 @@ def _chosen(
     except InputError as error:
         return None, str(error)
     if bank.path is None:
-        why = "`capmismatch soften` reads a bank that lies on disk, and this one is in memory: take choice.soften(bank)"
-    elif "train" not in set(bank.rows.split):
+        return choice, ""
+    if "train" not in set(bank.rows.split):
         why = f"soft labels need the teacher's logits of training rows: the bank in {bank.path} has none"
-    else:
-        return replace(choice, source=str(bank.path), soften_options=("--split", "train")), ""
-    return replace(choice, no_command=why), ""
+        return replace(choice, no_command=why), ""
+    return replace(choice, source=str(bank.path), soften_options=("--split", "train"), no_command=""), ""
 
 
 # The answer -----------------------------------------------------------------------------------------------------------

@@ -124,8 +124,14 @@ def must_be_a_count(value: Any, name: str) -> None:
         raise InputError(f"expected a whole number as {name}, got {shown}")
 
 
-def require_columns(frame: Any, columns: Iterable[str], what: str) -> None:
+OF_NUMBERS = ("accuracy", "value", "se", "params")
+"""Columns of tables that are computed with wherever they are asked for."""
+
+
+def require_columns(frame: Any, columns: Iterable[str], what: str, *, as_text: bool = False) -> None:
     """Raise unless `frame` is a data frame and has all `columns`; `what` names it in the message.
+
+    Numbers must be numbers, unless they may be text (`as_text`), as where a file is read.
 
     Examples
     --------
@@ -136,11 +142,14 @@ def require_columns(frame: Any, columns: Iterable[str], what: str) -> None:
     """
     if not hasattr(frame, "columns"):
         raise InputError(f"expected {what}, a DataFrame, got {type(frame).__name__}")
+    columns = list(columns)
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         plural = "s" if len(missing) > 1 else ""
         names = ", ".join(repr(column) for column in missing)
         raise InputError(f"{what} lacks the column{plural} {names}; it has {list(frame.columns)}")
+    if not as_text:
+        require_numbers(frame, [column for column in OF_NUMBERS if column in columns], what)
 
 
 def require_numbers(frame: Any, columns: Iterable[str], what: str) -> None:
@@ -154,9 +163,10 @@ def require_numbers(frame: Any, columns: Iterable[str], what: str) -> None:
     capmismatch.errors.InputError: expected numbers as accuracy in the results table, got '0.71' (str) in row 1
     """
     for column in columns:
-        if column not in frame.columns or getattr(frame[column].dtype, "kind", "O") in "fiub":
+        values = frame[column] if column in frame.columns else None
+        if values is None or getattr(getattr(values, "dtype", None), "kind", "O") in "fiub":
             continue
-        for place, value in enumerate(frame[column]):
+        for place, value in enumerate(values):
             if value is not None and not isinstance(value, Real) and value == value and str(value) != "<NA>":
                 raise InputError(
                     f"expected numbers as {column} in {what}, got {value!r} ({type(value).__name__}) in row {place}"

@@ -177,13 +177,35 @@ def test_pick_makes_what_it_needs(tmp_path: Path) -> None:
     assert choice["command"] == "" and "names no training rows" in choice["no_command"]  # they are held-out rows alone
 
 
+def test_pick_takes_a_tolerance(tmp_path: Path) -> None:
+    study = saved_study(tmp_path)
+    wide, narrow = (json.loads(command("pick", study, "--json", "--tolerance", points).out) for points in ("100", "0"))
+    assert [row["within"] for row in wide["table"]] == [1.0] * len(wide["table"])
+    assert narrow["table"][-1]["within"] < 1
+    assert Study(study).options_of_pick() == {"tolerance": 0.0}, "the report goes by it, too"
+    assert_one_line(command("pick", study, "--tolerance", "-1"), "expected a tolerance in points >= 0")
+
+
+def test_init_names_what_is_not_there_first(tmp_path: Path) -> None:
+    study = saved_study(tmp_path)  # is there already
+    assert_one_line(command("init", tmp_path / "no.npz", "--out", study), "no.npz: expected a folder of checkpoints")
+    students = ("--results", tmp_path / "no.csv", "--out", study)
+    assert_one_line(command("init", tmp_path, *students), "no.csv: expected a table of students")
+
+
 def test_soften_takes_the_command_of_a_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It runs as printed where there are training rows; else it is said that they are needed."""
     rng = np.random.default_rng(0)
     labels = np.arange(300) % 3
-    sound = {f"logits_{name}": gain * np.eye(3)[labels] + rng.normal(size=(300, 3)) for name, gain in (("s", 2), ("l", 3))}
-    rows = [f"{name},KD,4,{seed},{split},{0.7 + 0.01 * seed + 0.1 * (name == 'l')}"
-            for name in "sl" for seed in range(3) for split in ("val", "test")]
+    sound = {
+        f"logits_{name}": gain * np.eye(3)[labels] + rng.normal(size=(300, 3)) for name, gain in (("s", 2), ("l", 3))
+    }
+    rows = [
+        f"{name},KD,4,{seed},{split},{0.7 + 0.01 * seed + 0.1 * (name == 'l')}"
+        for name in "sl"
+        for seed in range(3)
+        for split in ("val", "test")
+    ]
     (tmp_path / "students.csv").write_text("\n".join(["teacher,method,tau,seed,split,accuracy", *rows]))
     monkeypatch.chdir(tmp_path)
     np.savez("held out.npz", labels=labels, **sound)
@@ -194,7 +216,7 @@ def test_soften_takes_the_command_of_a_choice(tmp_path: Path, monkeypatch: pytes
         ("held out.npz", None, "names no training rows"),
         ("all.npz", None, ""),
         ("held out.npz", "npz:rows.npz", ""),
-        ("held out.npz", "npz:rows.npz\"\ntrain = \"npz:other.npz", "no saved logits for example 'new0'"),
+        ("held out.npz", 'npz:rows.npz"\ntrain = "npz:other.npz', "no saved logits for example 'new0'"),
     ):
         study, options = tmp_path / "my study.toml", ("--results", "students.csv")
         study.unlink(missing_ok=True)

@@ -177,7 +177,7 @@ def _read_file(path: Any, columns: Mapping[str, str]) -> pd.DataFrame:
 
 def _named(frame: pd.DataFrame, columns: dict[str, str], method: Method | str | None, source: str) -> pd.DataFrame:
     """The table with our names of columns; the necessary ones are there, each column once, and at least one row."""
-    require_columns(frame, columns, source)
+    require_columns(frame, columns, source, as_text=True)
     frame = _long(frame.rename(columns=columns).dropna(how="all"))
     duplicates = frame.columns[frame.columns.duplicated()]
     if len(duplicates):
@@ -189,7 +189,7 @@ def _named(frame: pd.DataFrame, columns: dict[str, str], method: Method | str | 
             f"{source} lacks the column 'method'; it has {list(frame.columns)}. If all its students were taught alike, "
             'say how: method="KD", or method=Method("KD", tau=2)'
         )
-    require_columns(frame, ["teacher", "method", "accuracy"], source)
+    require_columns(frame, ["teacher", "method", "accuracy"], source, as_text=True)
     if frame.empty:
         raise InputError(f"expected at least one result in {source.removeprefix('the results file ')}, got none")
     return frame

@@ -24,6 +24,10 @@ OF_SOFT_LABELS = {
 """Methods whose soft labels are made of the teacher alone, and what they are made by; others need its logits."""
 
 
+OF_TABLES = "soft labels: choice.soften(bank), where the bank holds the teacher's logits of training rows"
+"""What stands in place of the command where nothing on disk is known to make soft labels of."""
+
+
 def settings_in(tables: Iterable[pd.DataFrame]) -> dict[str, dict[str, Any]]:
     """The settings of results tables by their labels: name of the method, and what its row says of it.
 

@@ -166,7 +166,10 @@ def unusable(teachers: str) -> list[str]:
 
 def prior_risk(rule: str, pilot: SmallestPilot | None) -> str:
     """That no student has confirmed the rule, and the fewest students that would."""
-    measured = " (where measured, cheap under plain KD, no better than others under ATS and ISATS)"
+    measured = (
+        " (in the one study behind it, whose teachers plain KD does not tell apart, it was cheap under plain KD, and "
+        "no better than others under ATS and ISATS)"
+    )
     risk = (
         f"No student has been taught yet: the rule is a prior{measured if rule == DEFAULT_RULE else ''}, and what it "
         "costs here is unknown."
@@ -338,7 +341,8 @@ def result_risks(table: pd.DataFrame, chosen: pd.Series, seeds: SeedFacts, metri
         )
     if chosen["tie"] and chosen["p_best"] < 0.5:
         another = format_chance(1 - chosen["p_best"])
-        risks.append(f"Another teacher is the best with a chance of {another}; more seeds would tell.")
+        wanted = "more seeds" if table["measured"].sum() > 1 else "students of the other teachers"
+        risks.append(f"Another teacher is the best with a chance of {another}; {wanted} would tell.")
     return risks
 
 

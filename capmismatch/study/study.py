@@ -375,7 +375,8 @@ class Study:
 
     def choice(self) -> Choice:
         """The choice as it was last made, by `pick` or a pilot; the study's own before any. Nothing is written."""
-        return kept_pilot(self.folder, self._inputs_of("pick")) or self._choose(**self.options_of_pick())
+        kept = kept_pilot(self.folder, self._inputs_of("pick"))
+        return self._choose(**self.options_of_pick()) if kept is None else self.handing_over(kept)
 
     def options_of_pick(self) -> dict[str, Any]:
         """What was asked for beside the settings of [pick] when the choice on disk was made."""

@@ -781,6 +781,30 @@ def test_a_single_teacher_is_compared_with_nothing(probes, results):
     assert any("2 teachers" in risk for risk in two.risks)
 
 
+def test_what_would_tell_where_one_teacher_has_students(probes, results):
+    """More seeds of the only teacher with students would not."""
+    one = results[results["teacher"].isin(["", "resnet8"])]
+    text = " ".join(pick(probes, one).risks)
+    assert "students of the other teachers would tell" in text and "more seeds would tell" not in text
+
+
+def test_no_accuracy_is_above_one(probes, results):
+    perfect = pick(probes, results.assign(accuracy=1.0))
+    frames = (
+        perfect.table[["score", "low", "high", "accuracy"]],
+        perfect.students[["accuracy", "ce"]],
+        perfect.settings[["score"]],
+    )
+    assert all(frame.to_numpy().max() == 1 for frame in frames)
+
+
+def test_a_loss_says_on_which_split(probes, results):
+    costs = next(reason for reason in pick(probes, results).reasons if "would lose" in reason)
+    assert costs.startswith("On the reporting split") and "resnet26 given above is that on the choosing split" in costs
+    one = next(r for r in pick(probes, results[results["split"].eq("val")]).reasons if "would lose" in r)
+    assert "split" not in one
+
+
 def test_the_extent_of_the_evidence(probes):
     rng = np.random.default_rng(2)
     single = pick(world(rng, ["new"])[0], evidence=[world(rng, ["a"], teachers=4)])

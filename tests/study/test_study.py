@@ -214,7 +214,7 @@ def test_a_damaged_table_is_named(tmp_path: Path) -> None:
     file = tmp_path / "tables" / "probes.parquet"
     file.write_bytes(file.read_bytes()[:-20])
     for read in (study.probe, lambda: study.load("probes")):
-        with pytest.raises(BankError, match=r"probes.parquet is damaged, remove it to have it made anew"):
+        with pytest.raises(BankError, match=r"probes.parquet is damaged, remove it to have it made again"):
             read()
 
 

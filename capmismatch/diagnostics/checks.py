@@ -459,8 +459,8 @@ def _rows_moved(view: _View, peers: Sequence[_View]) -> str:
     if structure >= STRUCTURE or structure + 3 * error >= 2 * STRUCTURE:
         return ""
     return (
-        f"some of its rows seem to belong to other examples: its accuracy is {_percent(view.accuracy)}, and where it is "
-        "wrong and confident, the rank of the right class is that of chance"
+        f"some of its rows seem to belong to other examples: its accuracy is {_percent(view.accuracy)}, and where it "
+        "is wrong and confident, the rank of the right class is that of chance"
     )
 
 

@@ -311,7 +311,7 @@ def rule_costs(rules: pd.DataFrame, metric: Metric = ACCURACY) -> list[str]:
             for taking in further
         ]
         losses.append(f"Other rules, with expected regret: {'; '.join(others)}.")
-    return losses
+    return [" ".join(losses)]
 
 
 def from_elsewhere(evidence: EvidenceFacts | None) -> list[str]:
@@ -354,9 +354,7 @@ def setting_risks(compared: pd.DataFrame) -> list[str]:
         return []
     if len(unsettled) > 1 or ("student" in compared and compared["student"].nunique() > 1):
         whose = join([f"'{student}'" for student in unsettled])
-        return [
-            f"The best setting is uncertain for {whose}: see the ties in the table of settings; more seeds would decide."
-        ]
+        return [f"The best setting is uncertain for {whose}: see the table of settings; more seeds would decide."]
     best, *tied = next(iter(unsettled.values()))
     names = [f"'{label}'" for label in tied[:SHOWN_SETTINGS]]
     names += [f"{len(tied) - len(names)} more"] if len(tied) > len(names) else []

@@ -146,7 +146,7 @@ def test_reasons_are_few(probes, results):
     for choice in (pick(with_companions(probes)), pick(with_companions(probes), results)):
         assert len(choice.reasons) <= 6
     choice = pick(with_companions(probes), many)
-    of_students = [reason for reason in choice.reasons if "Setting of" in reason]
+    of_students = [reason for reason in choice.reasons if reason.startswith("Student '")]
     assert len(choice.students) == 5 and len(of_students) == SHOWN_STUDENTS
 
 

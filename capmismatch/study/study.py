@@ -41,6 +41,7 @@ from capmismatch.study.config import (
     StudyConfig,
     read_study,
 )
+from capmismatch.study.diagnosing import Diagnosis, splits_of
 from capmismatch.study.provenance import (
     has_other_code,
     inputs_of_bank,
@@ -306,42 +307,15 @@ class Study:
 
     def probe(self) -> pd.DataFrame:
         """The probes table, on validation and on test rows."""
-        from capmismatch.diagnostics.tables import probe
-
-        bank, settings = self.bank, self.config.probe
-
-        def measure(split: str) -> pd.DataFrame:
-            options: dict[str, Any] = {"split": split, "device": settings.device, "progress": self.progress}
-            return probe(bank, settings.taus, settings.names, **options)
-
-        def make() -> pd.DataFrame:
-            return pd.concat([measure(split) for split in _splits(bank)], ignore_index=True)
-
-        return kept_table(self.folder, "probes", inputs_of_bank(bank, settings), make)
+        return Diagnosis(self).probes()
 
     def ranks(self) -> pd.DataFrame:
         """The table of class-rank stability; beside it, the affinity matrices, but for texts."""
-        from capmismatch.diagnostics.tables import affinity, rank_stability
-
-        bank, settings = self.bank, self.config.ranks
-        inputs = inputs_of_bank(bank, settings)
-        options: dict[str, Any] = {"tau": settings.tau, "split": _splits(bank)[0], "device": self.config.probe.device}
-        if bank.rows.sequences is None:  # of a vocabulary nobody could read it
-            kept_table(self.folder, "affinity", inputs, lambda: affinity(bank, **options))
-        return kept_table(self.folder, "ranks", inputs, lambda: rank_stability(bank, **options, progress=self.progress))
+        return Diagnosis(self).ranks()
 
     def isats(self) -> pd.DataFrame:
         """The table of restored variance."""
-        from capmismatch.diagnostics.tables import restored_variance
-
-        bank, settings = self.bank, self.config.isats
-
-        device: dict[str, Any] = {"device": self.config.probe.device, "progress": self.progress}
-
-        def make() -> pd.DataFrame:
-            return restored_variance(bank, **asdict(settings), split=_splits(bank)[0], **device)
-
-        return kept_table(self.folder, "restored", inputs_of_bank(bank, settings), make)
+        return Diagnosis(self).restored()
 
     def distill(self) -> pd.DataFrame:
         """The results table: every student, setting and seed, each a run that is kept."""
@@ -372,7 +346,7 @@ class Study:
         """The links table: probes against students."""
         from capmismatch.selection.links import correlate
 
-        settings, split = self.config.correlate, _splits(self.bank)[0]
+        settings, split = self.config.correlate, splits_of(self.bank)[0]
         probes, results = self.load("probes"), self.load("results")
         return kept_table(
             self.folder,
@@ -408,7 +382,7 @@ class Study:
         from capmismatch.selection.picking import pick
         from capmismatch.study.rule_values import rule_values
 
-        split, probes = _splits(self.bank)[0], self.load("probes")
+        split, probes = splits_of(self.bank)[0], self.load("probes")
         results = self.load("results") if self.has("results") else None
         options = self.pick_options() | options
         if results is None and not options["evidence"]:
@@ -474,9 +448,7 @@ class Study:
     def run(self) -> Choice:
         """All stages in order."""
         self.collect()
-        self.probe()
-        self.ranks()
-        self.isats()
+        Diagnosis(self).all()
         if self.config.distill is not None or self.config.results is not None:
             self.distill()
             self.correlate()
@@ -548,17 +520,10 @@ class Study:
             teachers = [[r.key, r.weights_hash, r.built_by, r.preprocessing] for r in bank.teachers]
             return ["trained", repr(config.distill), repr(config.data), bank.rows.fingerprint, teachers]
         if table == "links":
-            split, hashes = _splits(bank)[0], table_hashes(self.folder, "probes", "results")
+            split, hashes = splits_of(bank)[0], table_hashes(self.folder, "probes", "results")
             return [repr(config.correlate), split, hashes]
         settings = {"probes": config.probe, "restored": config.isats}.get(table, config.ranks)
         return inputs_of_bank(bank, settings)
-
-
-def _splits(bank: LogitBank) -> list[str]:
-    """Splits of a bank to measure on, the one for choosing first."""
-    from capmismatch.stats.matching import splits_present
-
-    return splits_present(bank.rows.split)
 
 
 def load_study(file: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None, **options: Any) -> Study:

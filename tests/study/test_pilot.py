@@ -392,7 +392,7 @@ def test_only_validation_rows_choose(whole: tuple[Path, Any, list[str]], taught:
 
 
 def test_killed_it_goes_on(whole: tuple[Path, Any, list[str]], taught: Path, tmp_path: Path) -> None:
-    _, choice, _ = whole
+    folder, choice, _ = whole
     study = study_in(tmp_path, taught)
     child = os.fork()
     if not child:
@@ -408,7 +408,8 @@ def test_killed_it_goes_on(whole: tuple[Path, Any, list[str]], taught: Path, tmp
     os.waitpid(child, 0)
     done = {file: file.stat().st_mtime_ns for file in finished(tmp_path)}
     assert len(done) >= 5 and not (tmp_path / "tables" / "pilot.parquet").exists()
-    assert repr(pilot(study_in(tmp_path, taught), "45%", n_boot=200, tell=silent)) == repr(choice)
+    again = pilot(study_in(tmp_path, taught), "45%", n_boot=200, tell=silent)
+    assert repr(again).replace(str(tmp_path), "") == repr(choice).replace(str(folder), "")  # commands name the study
     assert {file: file.stat().st_mtime_ns for file in done} == done
 
 

@@ -56,7 +56,11 @@ def test_what_is_not_known_has_no_headline_of_its_own(topic):
         ("students", [StudentCourses(3, 0, 3, 0)], ["no significant peak"]),
         ("students", [StudentCourses(1, 0, 0, 0), StudentCourse(WHO, None, "few")], ["Unknown"]),
         ("variance", [ProbeCourse("derived_std", 4, "", Shape(0.01, "b", ("b", "c")), "", {})], ["b or c"]),
-        ("variance", [ProbeCourse("derived_std", 4, "F", Shape(0.3, "b", ("b",)), "", {})], ["family F", "no significant peak"]),
+        (
+            "variance",
+            [ProbeCourse("derived_std", 4, "F", Shape(0.3, "b", ("b",)), "", {})],
+            ["family F", "no significant peak"],
+        ),
         ("ranks", [agreement(True)], ["0.81", "0.86", "Size changes the order more"]),
         ("ranks", [agreement(True, FLAT)], ["No significant difference"]),
         ("ranks", [agreement(False)], ["0.81", "no teacher has two runs"]),

@@ -382,7 +382,9 @@ def test_what_is_long_is_folded(whole):
     page, _ = whole
     folds = page.text_of("details")
     assert all(
-        any(statement in fold for fold in folds) for statement in page.text_of("li") if " correlates with accuracy by" in statement
+        any(statement in fold for fold in folds)
+        for statement in page.text_of("li")
+        if " correlates with accuracy by" in statement
     )
     assert len(page.all("details")) > 15 and not any("open" in attributes for attributes in page.all("details"))
     assert all(

@@ -32,7 +32,9 @@ def test_the_smallest_pilot_compares_the_teachers_that_the_rules_name() -> None:
         6,
     )
     # largest, smallest, most accurate and derived_std: each teacher once
-    assert choice.title.startswith("First guess: f/t1, based on the rule") and choice.title.endswith("4 rules name 4 teachers")
+    assert choice.title.startswith("First guess: f/t1, based on the rule") and choice.title.endswith(
+        "4 rules name 4 teachers"
+    )
     spread = next(reason for reason in choice.reasons if "disagree" in reason)
     assert "from 100,000 to 800,000 parameters" in spread and all(f"f/t{i} (1)" in spread for i in range(4))
     assert any(all(name in risk for name in ("f/t1", "f/t2", "f/t3", "--pilot 6")) for risk in choice.risks)

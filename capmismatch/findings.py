@@ -45,8 +45,8 @@ FINDINGS: dict[str, Finding] = {
             "too few teachers",
             "There are fewer than five teachers (or so few in each family). A correlation over them can reach any "
             "value by chance, and no permutation test of their ranks can reach p < 0.05. Or there are too few teachers "
-            "for this many probes: after correction, even a perfect correlation would not be significant. Add teachers, "
-            "name one probe beforehand, or treat the value as descriptive.",
+            "for this many probes: after correction, even a perfect correlation would not be significant. Add "
+            "teachers, name one probe beforehand, or treat the value as descriptive.",
         ),
         Finding(
             "CM004",

@@ -331,7 +331,7 @@ def test_it_costs_what_it_says(whole: tuple[Path, Any, list[str]]) -> None:
     folder, choice, told = whole
     configs = [json.loads((file.parent / "config.json").read_text()) for file in finished(folder)]
     spent = sum(config["recipe"]["epochs"] for config in configs) * 260
-    most = int(re.search(r"at most: ([\d,]+) forward and backward", told[0])[1].replace(",", ""))  # type: ignore[index]
+    most = int(re.search(r"Maximum cost: ([\d,]+) forward and backward", told[0])[1].replace(",", ""))  # type: ignore[index]
     assert spent <= most
     assert f": {len(configs)} students, {spent:,} forward and backward passes" in choice.reasons[0]
 
@@ -417,7 +417,7 @@ def test_killed_it_goes_on(whole: tuple[Path, Any, list[str]], taught: Path, tmp
 
 
 def told_passes(plan: str) -> int:
-    return int(re.search(r"at most: ([\d,]+) forward and backward", plan)[1].replace(",", ""))  # type: ignore[index]
+    return int(re.search(r"Maximum cost: ([\d,]+) forward and backward", plan)[1].replace(",", ""))  # type: ignore[index]
 
 
 def spent_passes(folders: set[Path]) -> int:

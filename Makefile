@@ -71,6 +71,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/bench_diagnosis.py
 	$(BIN)/python benchmarks/bench_collect.py
 	$(BIN)/python benchmarks/bench_tokens.py
+	$(BIN)/python benchmarks/bench_batched.py
 	$(BIN)/python benchmarks/bench_grid.py --steps 100  # needs $$CAPMISMATCH_REAL_DATA
 	$(BIN)/python benchmarks/bench_new_user.py --out benchmarks/new_user.csv
 	$(BIN)/python benchmarks/summary.py

@@ -21,6 +21,7 @@ SHOWN = {  # columns that a reader needs; the CSV has all
     "diagnosis.csv": ["stage", "size", "wall_s", "cpu_s", "peak_mib", "target"],
     "diagnosis_large.csv": ["stage", "size", "wall_s", "cpu_s", "peak_mib"],
     "grid.csv": ["benchmark", "size", "ours", "other", "value", "unit", "target"],
+    "batched.csv": ["benchmark", "size", "ours", "other", "ratio", "apart", "target"],
     "tokens.csv": ["what", "rows", "value", "unit", "target", "held"],
     "new_user.csv": ["route", "state", "calls", "refused", "life_s", "wall_s", "cpu_s", "target"],
     "broken.csv": ["kind", "broken", "found"],

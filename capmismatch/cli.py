@@ -46,8 +46,12 @@ Workers = Annotated[
     ),
 ]
 Engine = Annotated[
-    Literal["processes", "ray"],
-    Parameter(help="Where students are trained: processes on this machine, or a Ray cluster with the same files."),
+    Literal["batched", "processes", "ray"] | None,
+    Parameter(
+        help="How students are trained: those of one shape together, in separate processes on this machine, or on a "
+        "Ray cluster with the same files; default: together where that is quicker.",
+        show_default=False,
+    ),
 ]
 Address = Annotated[str | None, Parameter(help="Address of a running Ray cluster, or 'auto'; default: start one here.")]
 Quiet = Annotated[bool, Parameter(help="No progress bars.", negative="", show_default=False)]
@@ -166,7 +170,7 @@ def run(
     *,
     folder: Folder = None,
     workers: Workers = CORES,
-    engine: Engine = "processes",
+    engine: Engine = None,
     address: Address = None,
     quiet: Quiet = False,
 ) -> None:
@@ -237,7 +241,7 @@ def distill(
     *,
     folder: Folder = None,
     workers: Workers = CORES,
-    engine: Engine = "processes",
+    engine: Engine = None,
     address: Address = None,
     quiet: Quiet = False,
 ) -> None:
@@ -335,6 +339,38 @@ def _check_pilot_options(pilot: str | None, taus: tuple[float, ...], options: Ma
     fixed = sorted({"label", "rule"} & options.keys())
     if pilot is not None and fixed:
         raise InputError(f"--{fixed[0]} cannot be used with --pilot, which compares the settings of the study")
+
+
+@_command
+def meta(
+    studies: Annotated[tuple[Path, ...], Parameter(help="Folders of finished studies with probes and results.")] = (),
+    *,
+    shipped: Annotated[
+        bool, Parameter(help="Also use the studies of the package.", negative="", show_default=False)
+    ] = False,
+    out: Annotated[Path | None, Parameter(help="Write all tables and a forest plot to this folder.")] = None,
+) -> None:
+    """Test rules and probes over several studies, leaving out one family at a time."""
+    from capmismatch.selection.shipped import shipped_evidence
+    from capmismatch.study.meta import EVIDENCE
+    from capmismatch.study.meta import meta as across
+
+    if not studies and not shipped:
+        raise InputError("expected folders of studies, or --shipped, got none")
+    found = across([*studies, *(shipped_evidence() if shipped else [])])
+    print(found)
+    _show(found.probes, 12)
+    if out is None:
+        return
+    from capmismatch import plots
+    from capmismatch._utils.files import write_text
+
+    for name in ("rules", "probes", "ceiling", "choices"):
+        write_text(out / f"{name}.csv", getattr(found, name).to_csv(index=False))
+    if EVIDENCE in set(found.choices["rule"]):
+        with plots.figure_style("default"):
+            plots.save(plots.forest(found.forest()), out / "forest")
+    print(f"\nTables and figure: {out}")
 
 
 @_command

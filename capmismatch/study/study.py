@@ -27,6 +27,7 @@ from capmismatch._utils.toml import parse
 from capmismatch._version import __version__
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.views import Views
+from capmismatch.distillation.config import ENGINES
 from capmismatch.distillation.results import load_results
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.study.config import (
@@ -107,8 +108,8 @@ class Study:
         Processes that train students side by side.
     progress : bool
         Whether to show bars.
-    engine : str
-        Where students are trained: "processes" of this machine, or "ray".
+    engine : str, optional
+        How students are trained: "batched", "processes" or "ray"; see `DistillConfig`, whose word it goes before.
     address : str, optional
         Of the Ray cluster; by default one is started here.
     config : StudyConfig, optional
@@ -127,17 +128,20 @@ class Study:
         *,
         workers: int = 1,
         progress: bool = True,
-        engine: str = "processes",
+        engine: str | None = None,
         address: str | None = None,
         config: StudyConfig | None = None,
     ) -> None:
         if workers < 1:
             raise InputError(f"expected workers >= 1, got {workers!r}")
-        must_be_one_of(engine, ("processes", "ray"), "engine")
-        if address is not None and engine != "ray":
-            raise InputError(f"an address belongs to the engine 'ray', got {address!r} with {engine!r}")
+        if engine is not None:
+            must_be_one_of(engine, ENGINES, "engine")
         self.file = Path(file).resolve()
         self.config = read_study(self.file) if config is None else config
+        engine = engine or (self.config.distill.engine if self.config.distill is not None else None)
+        if address is not None and engine != "ray":
+            given = engine or "processes"
+            raise InputError(f"an address belongs to the engine 'ray', got {address!r} with {given!r}")
         self.folder = Path(folder).resolve() if folder is not None else self.file.parent
         self.workers, self.progress = workers, progress
         self.engine, self.address = engine, address

@@ -54,7 +54,7 @@ def quick_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(letters, "RECIPE", letters.Recipe(epochs=2, batch_size=100))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study that was probed: the others start from its files."""
     folder = tmp_path_factory.mktemp("pilot")
@@ -292,7 +292,7 @@ def test_pilot_errors(tmp_path: Path, taught: Path) -> None:
 # --- end to end ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, taught: Path) -> tuple[Path, Any, list[str]]:
     """A pilot that ran through: its folder, choice, and what it told."""
     folder = tmp_path_factory.mktemp("whole")
@@ -530,7 +530,7 @@ def test_the_command_tells_first(
     shutil.copytree(whole[0], folder, symlinks=True)  # by more draws it may go another way, and train
     app(["pick", str(folder), "--pilot", "45%", "--quiet"], result_action="return_value")
     assert capsys.readouterr().out.startswith(f"{told[0]}\n\n")
-    with pytest.raises(InputError, match="--label does not go with --pilot"):
+    with pytest.raises(InputError, match="--label cannot be used with --pilot"):
         app(["pick", str(folder), "--pilot", "45%", "--label", "KD tau=4"], result_action="return_value")
     with pytest.raises(InputError, match="--tau needs --pilot"):
         app(["pick", str(folder), "--tau", "2"], result_action="return_value")

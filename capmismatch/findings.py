@@ -217,6 +217,13 @@ FINDINGS: dict[str, Finding] = {
             "taken over texts, and so few of them make these errors too small and unsure.",
         ),
         Finding(
+            "CM033",
+            "tokenizer not compared",
+            "The language model brings no tokenizer, so that nothing shows whether its token ids mean the tokens of the "
+            "text. With another tokenizer all its numbers are of a garbled text: an accuracy near that of guessing, or "
+            "a loss far above that of its siblings, is the sign.",
+        ),
+        Finding(
             "CM036",
             "images not normalised",
             "The network gets images scaled to [0, 1], and no mean and standard deviation were given. If it was "

@@ -106,7 +106,7 @@ def test_a_bank_is_what_direct_passes_give(study):
         kept = bank.condensed_rows(key, rows)
         assert kept.target == pytest.approx(logits[rows, text.labels], abs=1e-4)
         nll = -torch.log_softmax(torch.from_numpy(logits).double(), 1).numpy()[rows, text.labels]
-        table = cm.probe(bank).query("teacher == @record.teacher and probe == 'nll' and tau == 1")
+        table = cm.probe(bank, taus=[1]).query("teacher == @record.teacher and probe == 'nll'")
         assert table["value"].item() == pytest.approx(nll.mean(), rel=1e-3)
 
 

@@ -219,9 +219,16 @@ FINDINGS: dict[str, Finding] = {
         Finding(
             "CM033",
             "tokenizer not compared",
-            "The language model brings no tokenizer, so that nothing shows whether its token ids mean the tokens of the "
+            "The language model brings no tokenizer, so that nothing shows whether its ids mean the tokens of the "
             "text. With another tokenizer all its numbers are of a garbled text: an accuracy near that of guessing, or "
             "a loss far above that of its siblings, is the sign.",
+        ),
+        Finding(
+            "CM034",
+            "saved logits do not tell all",
+            "The file lists the likeliest tokens alone, at temperature 1. What asks for the others, or for a label that "
+            "is not listed, is known within bounds only; of other temperatures such a file tells little: at 2 "
+            "most of the probability lies outside the list.",
         ),
         Finding(
             "CM036",

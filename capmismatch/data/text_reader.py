@@ -8,8 +8,8 @@ import re
 import zlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import islice
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any
 

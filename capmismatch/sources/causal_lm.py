@@ -149,7 +149,9 @@ def _size(place: str | Path, config: Any) -> tuple[int, int]:
     try:
         network: Any = on_meta(partial(AutoModelForCausalLM.from_config, config, trust_remote_code=False))
     except Exception as error:  # no such architecture, or one whose code lies in the repository
-        raise InputError(f"transformers has no causal language model for '{KIND}:{place}': {reason_of(error)}") from None
+        raise InputError(
+            f"transformers has no causal language model for '{KIND}:{place}': {reason_of(error)}"
+        ) from None
     return count_parameters(network), int(network.get_output_embeddings().weight.shape[0])
 
 

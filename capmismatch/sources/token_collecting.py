@@ -145,9 +145,9 @@ class _Reader:
         settings, labels = self.settings, self.dataset.labels[numbers]
         values = as_rows(self.runner.rows(int(numbers[0]), int(numbers[-1]) + 1), self.place)
         if values.shape[1] != settings.vocabulary:
-            raise InputError(f"expected logits of {settings.vocabulary} tokens from {self.place}, got {values.shape[1]}")
-        condensed = condense_labelled(
-            values, numbers, labels, settings.k, np.array(settings.betas), place=self.place
-        )
+            raise InputError(
+                f"expected logits of {settings.vocabulary} tokens from {self.place}, got {values.shape[1]}"
+            )
+        condensed = condense_labelled(values, numbers, labels, settings.k, np.array(settings.betas), place=self.place)
         at = condensed.ids if self.reference is None else self.reference.take(numbers, ("ids",))["ids"]
         return arrays_of(values, condensed, numbers, at, settings)

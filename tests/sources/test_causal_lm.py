@@ -143,14 +143,14 @@ def test_teachers_are_added_with_the_banks_reference(study):
     first = _collect(folder, "one", "lm-a", k=4, columns=8)
     both = _collect(folder, "one", k=4, columns=8)  # the larger one comes later: the reference stays
     assert both.reference == first.reference == "hf-lm/lm-a" and len(both.keys) == 2
-    with pytest.raises(InputError, match="reference must be one of.*not 'hf-lm/lm-b'"):
+    with pytest.raises(InputError, match=r"reference must be one of.*not 'hf-lm/lm-b'"):
         _collect(folder, "other", "lm-a", reference="hf-lm/lm-b")
     with pytest.raises(BankError, match="kept in another way"):
         _collect(folder, "one", k=5, columns=8)
 
 
 def test_bfloat16_keeps_its_head_in_full_precision(study):
-    folder, models, size = study
+    folder, models, _ = study
     family = cm.load_family(f"hf-lm:{folder}/lm-a", dtype="bfloat16")
     text = _text(folder)
     logits = family[0].module()(torch.from_numpy(text.inputs.windows[:1]).long())
@@ -177,14 +177,13 @@ def test_bfloat16_keeps_its_head_in_full_precision(study):
 )
 def test_what_does_not_fit_is_refused(tmp_path, change, message):
     tokenizer = _tokenizer(SMALL)
-    (tmp_path / "text.txt").write_text("\n\n".join(" ".join(f"W{n}" if n % 5 == 0 else f"w{n}" for n in range(1, 30)) for _ in range(3)))
+    line = " ".join(f"W{number}" if number % 5 == 0 else f"w{number}" for number in range(1, 30))
+    (tmp_path / "text.txt").write_text("\n\n".join([line] * 3))
     own = _tokenizer(SMALL)
     own.normalizer = tokenizers.normalizers.Lowercase()
     _save(tmp_path / "own", _llama(SMALL, 8), own)
     other = {"token": _tokenizer(SMALL, w7="other"), "cut": tokenizer}.get(change, own)
-    config = _llama(
-        {"size": 30, "padding": 60}.get(change, SMALL), 8, context=8 if change == "context" else 32
-    )
+    config = _llama({"size": 30, "padding": 60}.get(change, SMALL), 8, context=8 if change == "context" else 32)
     _save(tmp_path / "net", config, other)
     if change == "bin":
         (tmp_path / "net" / "model.safetensors").rename(tmp_path / "net" / "pytorch_model.bin")
@@ -200,7 +199,7 @@ def test_what_does_not_fit_is_refused(tmp_path, change, message):
 
 
 def test_a_model_without_a_tokenizer_is_told(study):
-    folder, _, size = study
+    folder = study[0]
     shutil.copytree(folder / "lm-a", folder / "bare", dirs_exist_ok=True)
     (folder / "bare" / "tokenizer.json").unlink()
     with pytest.warns(UserWarning, match="CM033"):

@@ -227,8 +227,8 @@ FINDINGS: dict[str, Finding] = {
             "CM034",
             "saved logits do not tell all",
             "The file lists the likeliest tokens alone, at temperature 1. What asks for the others, or for a label that "
-            "is not listed, is known within bounds only; of other temperatures such a file tells little: at 2 "
-            "most of the probability lies outside the list.",
+            "is not listed, is known within bounds only; of other temperatures a file tells little: at "
+            "2 most of the probability lies outside the list.",
         ),
         Finding(
             "CM036",

@@ -148,7 +148,7 @@ def _filled(rows: list[NDArray[Any]], width: int, fill: float, dtype: Any) -> ND
 def _checked(table: SavedTokens) -> SavedTokens:
     logs = table.log_probs
 
-    def refuse(bad: NDArray[np.bool_], what: str, got: NDArray[Any]) -> None:
+    def refuse(bad: Any, what: str, got: NDArray[Any]) -> None:
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             raise InputError(

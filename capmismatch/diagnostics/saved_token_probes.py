@@ -1,8 +1,8 @@
 r"""What saved token logits tell of teachers: probes at temperature 1, each with bounds.
 
-With h the listed probabilities, m the smallest of them but the label's, r = 1 - \sum h the mass of all other tokens and n how many these are,
-each of these has at most m; so their sum of squares lies in [r^2 / n, r m], what they add to the entropy in
-[r \log(1 / m), r \log(n / r)].
+With h the listed probabilities, m the smallest of them but the label's, :math:`r = 1 - \sum h` the mass of all other
+tokens and n how many these are, each of these has at most m. So their sum of squares lies in [r^2 / n, r m], and what
+they add to the entropy in [r log(1 / m), r log(n / r)].
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def saved_token_probes(
     -------
     pandas.DataFrame
         As `capmismatch.probe` gives, for the probes `accuracy`, `nll`, `target_prob`, `non_target_mass`, `entropy`,
-        `derived_variance` and `inherent_variance`, and `listed_mass`, the probability of the listed tokens, with two columns more:
+        `derived_variance` and `inherent_variance`, and for `listed_mass`, the probability of the listed tokens; with
+        two columns more:
 
         * low, high: bounds of the mean; equal where the file tells all
         * value: their middle, missing where it is more than 1 % away from them

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo demo-lm lab test fuzz coverage lint types check figures bench bench-statistics docs strip clean
+.PHONY: demo demo-lm lab test fuzz coverage lint types check figures bench bench-quick bench-statistics docs strip clean
 
 # Remade when the dependencies change; everything below runs in it.
 $(VENV)/installed: pyproject.toml
@@ -71,9 +71,14 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/bench_diagnosis.py
 	$(BIN)/python benchmarks/bench_collect.py
 	$(BIN)/python benchmarks/bench_tokens.py
+	$(BIN)/python benchmarks/bench_batched.py
 	$(BIN)/python benchmarks/bench_grid.py --steps 100  # needs $$CAPMISMATCH_REAL_DATA
 	$(BIN)/python benchmarks/bench_new_user.py --out benchmarks/new_user.csv
 	$(BIN)/python benchmarks/summary.py
+
+# Ratios against those stored in benchmarks/quick.csv, by processor time, in two minutes; ARGS=--store keeps those of now.
+bench-quick: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/bench_quick.py $(ARGS)
 
 # Simulations of what the statistics promise; longer.
 bench-statistics: $(VENV)/installed-dev

@@ -17,9 +17,11 @@ SHOWN = {  # columns that a reader needs; the CSV has all
     "ranks.csv": ["benchmark", "size", "ours_s", "ours_cpu_s", "peer_s", "ratio", "cpu_ratio", "target"],
     "bootstrap.csv": ["size", "ours_s", "ours_cpu_s", "peer_s", "ratio", "cpu_ratio", "apart"],
     "isats.csv": ["constraint", "size", "search_us", "dense_us", "ratio", "error", "dense_error", "target"],
+    "against.csv": ["side", "size", "wall_s", "cpu_s", "peak_mib", "cpu_ratio", "wall_ratio"],
     "diagnosis.csv": ["stage", "size", "wall_s", "cpu_s", "peak_mib", "target"],
     "diagnosis_large.csv": ["stage", "size", "wall_s", "cpu_s", "peak_mib"],
     "grid.csv": ["benchmark", "size", "ours", "other", "value", "unit", "target"],
+    "batched.csv": ["benchmark", "size", "ours", "other", "ratio", "apart", "target"],
     "tokens.csv": ["what", "rows", "value", "unit", "target", "held"],
     "new_user.csv": ["route", "state", "calls", "refused", "life_s", "wall_s", "cpu_s", "target"],
     "broken.csv": ["kind", "broken", "found"],
@@ -45,6 +47,14 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def instruction_sets() -> str:
+    """Vector instructions that NumPy found and was not told to leave alone: its sort uses the widest."""
+    from numpy._core._multiarray_umath import __cpu_features__ as features
+
+    named = [name for name in ("AVX2", "AVX512_SKX", "AVX512_ICL", "ASIMD", "SVE") if features.get(name)]
+    return ", ".join(named) or "none"
+
+
 def between(text: str, mark: str, new: str, page: str = "benchmarks/README.md") -> str:
     """Replace what stands between ``<!-- mark -->`` and ``<!-- end -->``."""
     pattern = rf"(<!-- {re.escape(mark)} -->\n).*?(<!-- end -->)"
@@ -56,7 +66,11 @@ def between(text: str, mark: str, new: str, page: str = "benchmarks/README.md") 
 def main() -> None:
     page = HERE / "README.md"
     text = page.read_text(encoding="utf-8")
-    text = between(text, "machine", f"{os.cpu_count()} cores of: {processor()}; Python {platform.python_version()}.")
+    text = between(
+        text,
+        "machine",
+        f"{os.cpu_count()} cores of: {processor()}, with {instruction_sets()}; Python {platform.python_version()}.",
+    )
     for name, columns in SHOWN.items():
         if (HERE / name).exists():
             text = between(text, name, markdown(pd.read_csv(HERE / name)[columns]))

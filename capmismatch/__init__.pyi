@@ -13,6 +13,7 @@ from .data.bank import LogitBank as LogitBank
 from .data.bank import bank_from_arrays as bank_from_arrays
 from .data.datasets import Dataset as Dataset
 from .data.datasets import load_dataset as load_dataset
+from .data.published import load_published as load_published
 from .data.rows import make_rows as make_rows
 from .data.saved_tokens import SavedTokens as SavedTokens
 from .data.token_bank import TokenBank as TokenBank
@@ -56,6 +57,7 @@ from .selection.links import correlate as correlate
 from .selection.pareto import pareto_front as pareto_front
 from .selection.picking import Choice as Choice
 from .selection.picking import pick as pick
+from .selection.shipped import shipped_evidence as shipped_evidence
 from .sources.collecting import collect as collect
 from .sources.families import Family as Family
 from .sources.families import Teacher as Teacher
@@ -67,6 +69,8 @@ from .stats.differences import teacher_differences as teacher_differences
 from .stats.peak import Peak as Peak
 from .stats.peak import peak_of as peak_of
 from .stats.settings import setting_differences as setting_differences
+from .study.meta import Meta as Meta
+from .study.meta import meta as meta
 from .study.pilot import pilot as pilot
 from .study.study import Study as Study
 from .study.study import load_study as load_study

@@ -46,8 +46,12 @@ Workers = Annotated[
     ),
 ]
 Engine = Annotated[
-    Literal["processes", "ray"],
-    Parameter(help="Where students are trained: processes of this machine, or a Ray cluster that sees the same files."),
+    Literal["batched", "processes", "ray"] | None,
+    Parameter(
+        help="How students are trained: those of one shape together, one by one in processes of this machine, or on a "
+        "Ray cluster that sees the same files; by default together where that is quicker.",
+        show_default=False,
+    ),
 ]
 Address = Annotated[str | None, Parameter(help="Of a running Ray cluster, or 'auto'; by default one is started here.")]
 Quiet = Annotated[bool, Parameter(help="No progress bars.", negative="", show_default=False)]
@@ -164,7 +168,7 @@ def run(
     *,
     folder: Folder = None,
     workers: Workers = CORES,
-    engine: Engine = "processes",
+    engine: Engine = None,
     address: Address = None,
     quiet: Quiet = False,
 ) -> None:
@@ -235,7 +239,7 @@ def distill(
     *,
     folder: Folder = None,
     workers: Workers = CORES,
-    engine: Engine = "processes",
+    engine: Engine = None,
     address: Address = None,
     quiet: Quiet = False,
 ) -> None:
@@ -331,6 +335,38 @@ def _check_pilot_options(pilot: str | None, taus: tuple[float, ...], options: Ma
     fixed = sorted({"label", "rule"} & options.keys())
     if pilot is not None and fixed:
         raise InputError(f"--{fixed[0]} does not go with --pilot, which compares the settings of the study")
+
+
+@_command
+def meta(
+    studies: Annotated[tuple[Path, ...], Parameter(help="Folders of studies that have run: probes and results.")] = (),
+    *,
+    shipped: Annotated[
+        bool, Parameter(help="Take the studies that come with the package, too.", negative="", show_default=False)
+    ] = False,
+    out: Annotated[Path | None, Parameter(help="Write all tables, and a forest plot, into this folder.")] = None,
+) -> None:
+    """Over several studies: what rules and probes would have been worth in each family left out."""
+    from capmismatch.selection.shipped import shipped_evidence
+    from capmismatch.study.meta import EVIDENCE
+    from capmismatch.study.meta import meta as across
+
+    if not studies and not shipped:
+        raise InputError("expected folders of studies, or --shipped, got none")
+    found = across([*studies, *(shipped_evidence() if shipped else [])])
+    print(found)
+    _show(found.probes, 12)
+    if out is None:
+        return
+    from capmismatch import plots
+    from capmismatch._utils.files import write_text
+
+    for name in ("rules", "probes", "ceiling", "choices"):
+        write_text(out / f"{name}.csv", getattr(found, name).to_csv(index=False))
+    if EVIDENCE in set(found.choices["rule"]):
+        with plots.figure_style("default"):
+            plots.save(plots.forest(found.forest()), out / "forest")
+    print(f"\nTables and figure: {out}")
 
 
 @_command

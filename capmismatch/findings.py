@@ -236,6 +236,18 @@ FINDINGS: dict[str, Finding] = {
             "The network gets images scaled to [0, 1], and no mean and standard deviation were given. If it was "
             "trained on normalised images and does not normalise them itself, its logits are wrong: give mean and std.",
         ),
+        Finding(
+            "CM037",
+            "few families",
+            "Rules were compared over fewer than five families. Their intervals, over families, are wide or missing, "
+            "and a rule that did best here may not do so in the next family.",
+        ),
+        Finding(
+            "CM038",
+            "no other family to learn from",
+            "No family could be chosen for by what the others teach: there is none, or they have no probes in common. "
+            "Rules are compared, learning from other families is not.",
+        ),
     )
 }
 """Every finding by its code."""

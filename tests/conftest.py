@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from capmismatch._numerics import devices
+
 torch.set_num_threads(1)  # the tests' tensors are small: threads would only wait for each other
+devices.SMALL = 0  # and so small that compiled loops would never be tried
 
 
 @pytest.fixture

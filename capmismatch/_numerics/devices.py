@@ -1,7 +1,9 @@
 """Where numbers are computed: by compiled loops in threads on the CPU, by tensor operations on any other device.
 
-Both give the same: the same integers where ranks are counted, the same to 1e-10 elsewhere. Tensor operations are also
-used on the CPU where numba is missing or has no place for what it compiles, or logits carry a gradient.
+Both give the same: the same integers where ranks are counted, the same to 1e-12 elsewhere. Tensor operations are also
+used on the CPU where numba is missing or has no place for what it compiles, where logits carry a gradient, and where
+there are so few logits that compiling, or only loading what was compiled, would take longer than they do. Only the
+search of ISATS is always that of the loops, as its two forms agree to 1e-8 alone.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ try:
 except ImportError:
     numba = None  # type: ignore[assignment]
 
+SMALL = 1 << 18  # logits at a time below which tensor operations answer before compiled loops are there
 ACCELERATOR_FACTOR = 8  # times the logits that suit a thread's cache: an accelerator is slow at small things
 
 
@@ -131,9 +134,9 @@ def to_numpy(values: Tensor) -> NDArray[Any]:
     return values.detach().cpu().numpy()
 
 
-def uses_loops(device: torch.device) -> bool:
-    """Whether compiled loops work on that device."""
-    return HAS_NUMBA and device.type == "cpu"
+def uses_loops(device: torch.device, logits: int | None = None, small: int = 1) -> bool:
+    """Whether compiled loops work on that device, and so many logits at a time are worth it, `SMALL` x `small`."""
+    return HAS_NUMBA and device.type == "cpu" and (logits is None or logits >= small * SMALL)
 
 
 def thread_count(device: torch.device) -> int:

@@ -66,7 +66,7 @@ from capmismatch._numerics import devices
 from capmismatch._numerics.arrays import ArrayLike, as_labels, widest_float
 from capmismatch._numerics.cached import cached_property
 from capmismatch._numerics.plain_arrays import plain_array
-from capmismatch._numerics.rank_tensors import MAX_CLASSES, Ints, TensorRanks
+from capmismatch._numerics.rank_tensors import FEW_CLASSES, MAX_CLASSES, Ints, TensorRanks
 from capmismatch._numerics.threads import blocks, run_in_threads
 from capmismatch.errors import InputError
 
@@ -78,6 +78,7 @@ Floats = NDArray[np.float64]
 METRICS = ("wrong_tau_b", "tau_b", "wrong_spearman", "spearman", "top{k}_overlap")
 
 BLOCK_CELLS = 1 << 18  # logits ranked at a time in a thread: up to 8 MB, still in the cache when pairs read the ranks
+SMALL_TIMES = 4  # as many logits as elsewhere before loops are worth compiling: those of several teachers come together
 SMALL_CELLS = 1 << 14  # with fewer, a thread costs more than it saves
 DEVICE_CELLS = 1 << 24  # classes in the sequences of all pairs on an accelerator, at some 50 bytes each
 
@@ -185,7 +186,9 @@ def measure(teachers: list[Any], labels: ArrayLike | None, metrics: list[Metric]
     if not len(pairs):
         return values
 
-    loops, threads = devices.uses_loops(device), devices.thread_count(device)
+    work = n * classes * (len(teachers) if classes <= FEW_CLASSES else max(len(teachers), len(pairs)))
+    loops = devices.uses_loops(device, work, SMALL_TIMES)
+    threads = devices.thread_count(device) if loops else 1
     width = classes * (len(teachers) if loops else max(len(teachers), len(pairs)))  # numbers a row
     most = (BLOCK_CELLS if device.type == "cpu" else DEVICE_CELLS) // width
     rows = max(1, min(most, max(SMALL_CELLS // width, -(-n // threads))))
@@ -208,6 +211,28 @@ def measure(teachers: list[Any], labels: ArrayLike | None, metrics: list[Metric]
 
     run_in_threads(run, blocks(n, rows), threads)
     return values
+
+
+def ends_and_ranks(logits: NDArray[Any]) -> tuple[Ints, Ints]:
+    """Of each row (n, C): the last two classes in ascending order, and of each class twice its average rank, centred.
+
+    Examples
+    --------
+    >>> ends, twice = ends_and_ranks(np.array([[3.0, 1.0, 2.0, 2.0, 0.0]]))
+    >>> ends.tolist(), twice.tolist()
+    ([[2, 0]], [[4, -2, 1, 1, -4]])
+    """
+    n, classes = logits.shape
+    if not devices.uses_loops(torch.device("cpu"), logits.size):
+        of_tensors = TensorRanks([as_floats(logits)])
+        return of_tensors.order[0, :, -2:].numpy(), of_tensors.mid[0].numpy()
+    ends, twice = np.empty((n, min(2, classes)), np.int64), np.empty((n, classes), np.int64)
+    rows = max(1, SMALL_CELLS // classes)
+    space = Space((rows, 1, classes), logits.dtype)
+    for block in blocks(n, rows):
+        ranks = LoopRanks([logits[block]], space)
+        ends[block], twice[block] = ranks.order[:, 0, -2:], ranks.mid[:, 0]
+    return ends, twice
 
 
 def ranking_device(teachers: list[Any]) -> torch.device:

@@ -17,9 +17,10 @@ classes from the last, so that ties come in descending class index::
     64 bits, then                           upper part of the key 21 | rank of the lower part 21 | class 21
 
 **Discordant pairs.** Teacher A's order is walked, and bits are set at teacher B's positions: how many of those inserted
-so far lie below a position is a popcount in its word of 64 bits, plus a running count of the words below. Up to 1023
-classes the counts of 16 words are 16-bit lanes of four integers; above, they are the nodes of a tree, four children
-each: a node holds, in three 21-bit lanes, how many lie below its second, third and fourth child.
+so far lie at a position or above is a popcount in its word of 64 bits, plus a running count of the words above. Up to
+1023 classes the counts of 16 words are 16-bit lanes of one vector that stays in a register: every class adds its word,
+and those of the lanes that lie above it to the sum. Above, they are the nodes of a tree, four children each: a node
+holds, in three 21-bit lanes, how many lie below its second, third and fourth child.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -50,13 +53,10 @@ _FLAT_MAX = 1023  # positions 0..C lie in 16 words of 64 bits
 _FEW_TIES = 8  # tied pairs a class up to which looking at each beats ordering them by both teachers
 
 
-def _lane_steps() -> NDArray[np.uint64]:
-    """Row w: what one more element in word w adds to the running counts of the words above it, 16 bits a word."""
-    above = np.arange(16) > np.arange(16)[:, None]
-    return above.astype("<u2").view("<u8").astype(np.uint64)
-
-
-_LANES = _lane_steps()  # for the kernels of few classes; those of many get None, which numba compiles separately
+_ROW = np.arange(16)
+# Row w of the first: one in the lane of word w; of the second: all bits in the lanes of the words above. For the
+# kernels of few classes; those of many get None, which numba compiles separately.
+_LANES = np.stack([_ROW[:, None] == _ROW, np.where(_ROW[:, None] < _ROW, 0xFFFF, 0)]).astype(np.uint16)
 
 
 def _count_bits(typing_context: Any, word: Any) -> Any:
@@ -65,6 +65,54 @@ def _count_bits(typing_context: Any, word: Any) -> Any:
 
 
 _popcount: Any = intrinsic(_count_bits)
+
+
+def _sum_not_below(typing_context: Any, order: Any, spans: Any, bits: Any, lanes: Any) -> Any:
+    """Sum over the classes in `order` of how many before them stand at the end of their span or above.
+
+    At most 1023 classes, so that a lane's sum, 64 for each class at most, fits into 16 bits. numba keeps no vector in a
+    register over a loop, so this one is written in the compiler's own terms: lanes[0] and lanes[1] as `_LANES` says.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        arrays = [context.make_array(t)(context, builder, v) for t, v in zip(signature.args, arguments, strict=True)]
+        order, spans, bits, lanes = (array.data for array in arrays)
+        word = ir.IntType(64)
+        vector = ir.VectorType(ir.IntType(16), 16)
+        counts, sums = (cgutils.alloca_once_value(builder, ir.Constant(vector, [0] * 16)) for _ in range(2))
+        total = cgutils.alloca_once_value(builder, ir.Constant(word, 0))
+        table = builder.bitcast(lanes, vector.as_pointer())
+
+        def number(value: int) -> Any:
+            return ir.Constant(word, value)
+
+        def add(to: Any, value: Any) -> None:
+            builder.store(builder.add(builder.load(to), value), to)
+
+        def row(index: Any) -> Any:
+            return builder.load(builder.gep(table, [index]), align=2)
+
+        with cgutils.for_range(builder, cgutils.unpack_tuple(builder, arrays[0].shape)[0]) as loop:
+            c = builder.zext(builder.load(builder.gep(order, [loop.index])), word)
+            span = builder.load(builder.gep(spans, [c]))
+            position, end = builder.and_(span, number(MAX_CLASSES)), builder.lshr(span, number(int(HIGH)))
+            of_position, of_end = (builder.lshr(place, number(6)) for place in (position, end))
+            add(sums, builder.and_(builder.load(counts), row(builder.add(of_end, number(16)))))
+            inserted = builder.load(builder.gep(bits, [of_end]))
+            add(total, builder.ctpop(builder.lshr(inserted, builder.and_(end, number(63)))))
+            add(counts, row(of_position))
+            to = builder.gep(bits, [of_position])
+            bit = builder.shl(number(1), builder.and_(position, number(63)))
+            builder.store(builder.or_(builder.load(to), bit), to)
+        found, last = builder.load(total), builder.load(sums)
+        for lane in range(16):
+            found = builder.add(found, builder.zext(builder.extract_element(last, ir.IntType(32)(lane)), word))
+        return found
+
+    return types.int64(order, spans, bits, lanes), generate
+
+
+_not_below: Any = intrinsic(_sum_not_below)
 
 
 @_inlined
@@ -110,9 +158,9 @@ def _pack_again(bits: Any, infinity: Any, low: Any, words: Any) -> None:
 
 
 @_part
-def _place_ties(words: Any, shift: Any, order: Any, spans: Any, mid: Any) -> Any:
-    """Widen the spans of tied classes; return how many pairs they make."""
-    classes, tied, last = order.size, 0, 0
+def _place_ties(words: Any, shift: Any, order: Any, spans: Any, mid: Any, repeats: Any) -> Any:
+    """Widen the spans of tied classes; list the positions of those that repeat another; return how many pairs tie."""
+    classes, tied, last, repeated = order.size, 0, 0, 0
     for i in range(1, classes):
         if np.uint64(words[i] ^ words[i - 1]) >> shift == 0 and i >= last:
             first, last = i - 1, i + 1
@@ -122,12 +170,15 @@ def _place_ties(words: Any, shift: Any, order: Any, spans: Any, mid: Any) -> Any
                 c = order[j]
                 spans[c] = np.uint64(j) | (np.uint64(first) << LOW) | (np.uint64(last) << HIGH)
                 mid[c] = first + last - classes
+                repeats[repeated] = j
+                repeated += j > first
             tied += (last - first) * (last - first - 1) // 2
+    repeats[repeated] = 0  # no repeat stands first: here the list ends
     return tied
 
 
 @_compiled
-def _place(words: Any, shift: Any, order: Any, spans: Any, mid: Any, ties: Any) -> None:
+def _place(words: Any, shift: Any, order: Any, spans: Any, mid: Any, ties: Any, repeats: Any) -> None:
     """Fill where each class stands, from the sorted words, and the number of tied pairs."""
     n, teachers, classes = words.shape
     mask = (ONE << shift) - ONE
@@ -140,17 +191,14 @@ def _place(words: Any, shift: Any, order: Any, spans: Any, mid: Any, ties: Any) 
                 spans[r, t, c] = span
                 mid[r, t, c] = 2 * i + 1 - classes
                 span += _FIELDS
-            ties[r, t] = _place_ties(words[r, t], shift, order[r, t], spans[r, t], mid[r, t])
+            ties[r, t] = _place_ties(words[r, t], shift, order[r, t], spans[r, t], mid[r, t], repeats[r, t])
 
 
 @_inlined
-def _below(bits: Any, counts: Any, position: Any, lanes: Any) -> Any:
+def _below(bits: Any, counts: Any, position: Any) -> Any:
     """How many of the inserted positions are less than `position`."""
     word = position >> _SIX
     inside: Any = _popcount(bits[word] & ((ONE << (position & _WORD)) - ONE))
-    if lanes is not None:
-        shift = (word & np.uint64(3)) << np.uint64(4)
-        return inside + ((counts[0, word >> np.uint64(2)] >> shift) & np.uint64(65535))
     for level in range(counts.shape[0]):
         shift = np.uint64(63) - LOW * (word & np.uint64(3))
         word >>= np.uint64(2)
@@ -159,53 +207,52 @@ def _below(bits: Any, counts: Any, position: Any, lanes: Any) -> Any:
 
 
 @_inlined
-def _insert(bits: Any, counts: Any, position: Any, lanes: Any) -> None:
+def _insert(bits: Any, counts: Any, position: Any) -> None:
     """Set the bit of a position and raise the running counts of the words above."""
     word = position >> _SIX
     bits[word] |= ONE << (position & _WORD)
-    if lanes is not None:
-        counts[0, 0] += lanes[word, 0]
-        counts[0, 1] += lanes[word, 1]
-        counts[0, 2] += lanes[word, 2]
-        counts[0, 3] += lanes[word, 3]
-    else:
-        for level in range(counts.shape[0]):
-            shift = LOW * (word & np.uint64(3))
-            word >>= np.uint64(2)
-            counts[level, word] += _FIELDS >> shift
+    for level in range(counts.shape[0]):
+        shift = LOW * (word & np.uint64(3))
+        word >>= np.uint64(2)
+        counts[level, word] += _FIELDS >> shift
 
 
 @_part
-def _discordant(walk: Any, bits: Any, counts: Any, lanes: Any) -> Any:
-    """Discordant pairs, as if the walked teacher had no ties (the other may)."""
+def _discordant(order: Any, spans: Any, bits: Any, counts: Any) -> Any:
+    """Discordant pairs, as if the teacher whose order is walked had no ties (the other may)."""
     inversions: Any = 0
-    for i in range(walk.size):
-        inversions += i - np.int64(_below(bits, counts, walk[i] >> HIGH, lanes))
-        _insert(bits, counts, walk[i] & FIELD, lanes)
+    for i in range(order.size):
+        span = spans[order[i]]
+        inversions += i - np.int64(_below(bits, counts, span >> HIGH))
+        _insert(bits, counts, span & FIELD)
     return inversions
 
 
 @_inlined
-def _discordant_of_few(walk: Any) -> Any:
+def _discordant_of_few(order: Any, spans: Any) -> Any:
     """The same for up to 63 classes, whose positions are the bits of one word."""
     inversions: Any = 0
     inserted = np.uint64(0)
-    for i in range(walk.size):
-        inversions += i - np.int64(_popcount(inserted & ((ONE << (walk[i] >> HIGH)) - ONE)))
-        inserted |= ONE << (walk[i] & FIELD)
+    for i in range(order.size):
+        span = spans[order[i]]
+        inversions += i - np.int64(_popcount(inserted & ((ONE << (span >> HIGH)) - ONE)))
+        inserted |= ONE << (span & FIELD)
     return inversions
 
 
 @_part
-def _within_ties(order: Any, walked: Any, walk: Any) -> Any:
+def _within_ties(repeats: Any, order: Any, walked: Any, spans: Any) -> Any:
     """Of the pairs tied with the walked teacher: those that `_discordant` counts, and those tied with both."""
     counted: Any = 0
     joint: Any = 0
-    for i in range(order.size):
-        first = np.int64((walked[order[i]] >> LOW) & FIELD)
-        for j in range(first, i):
-            counted += walk[j] & FIELD >= walk[i] >> HIGH
-            joint += walk[j] >> LOW == walk[i] >> LOW
+    for i in repeats:
+        if i == 0:
+            break
+        span = spans[order[i]]
+        for j in range(np.int64((walked[order[i]] >> LOW) & FIELD), np.int64(i)):
+            before = spans[order[j]]
+            counted += before & FIELD >= span >> HIGH
+            joint += before >> LOW == span >> LOW
     return counted, joint
 
 
@@ -230,12 +277,13 @@ def _walk_by_both(order: Any, walked: Any, spans: Any, walk: Any, ends: Any, run
 
 
 @_compiled
-def _concordance(order: Any, spans: Any, ties: Any, pairs: Any, counts: Any, lanes: Any) -> Any:
+def _concordance(order: Any, spans: Any, ties: Any, repeats: Any, pairs: Any, counts: Any, lanes: Any) -> Any:
     """Concordant less discordant pairs of classes of each pair of teachers: walk the one with fewer ties."""
     n, _, classes = order.shape
     bits = np.empty(classes // 64 + 1, np.uint64)
     walk = np.empty(classes, np.uint64)
     ends, runs = np.empty(classes, np.int64), np.empty(classes, np.int64)
+    in_turn = np.arange(classes).astype(np.uint32)
     total = classes * (classes - 1) // 2
     out = np.empty((pairs.shape[0], n), np.int64)
     for r in range(n):
@@ -247,16 +295,21 @@ def _concordance(order: Any, spans: Any, ties: Any, pairs: Any, counts: Any, lan
             if ties[r, a] > ties[r, b]:
                 a, b = b, a
             counted = joint = 0
+            walked, positions = order[r, a], spans[r, b]
             if ties[r, a] > _FEW_TIES * classes:
                 joint = _walk_by_both(order[r, b], spans[r, a], spans[r, b], walk, ends, runs)
+                walked, positions = in_turn, walk
+            elif ties[r, a]:
+                counted, joint = _within_ties(repeats[r, a], walked, spans[r, a], positions)
+            if classes < 64:
+                inversions = _discordant_of_few(walked, positions)
             else:
-                for i in range(classes):
-                    walk[i] = spans[r, b, order[r, a, i]]
-                if ties[r, a]:
-                    counted, joint = _within_ties(order[r, a], spans[r, a], walk)
-            bits[:] = 0
-            counts[:] = 0
-            inversions = _discordant_of_few(walk) if classes < 64 else _discordant(walk, bits, counts, lanes)
+                bits[:] = 0
+                if lanes is not None:
+                    inversions = _not_below(walked, positions, bits, lanes)
+                else:
+                    counts[:] = 0
+                    inversions = _discordant(walked, positions, bits, counts)
             out[p, r] = total - ties[r, a] - ties[r, b] + joint - 2 * (inversions - counted)
     return out
 
@@ -331,6 +384,7 @@ class Space:
         self.values, self.words = np.empty(shape, dtype), np.empty(shape, np.uint32 if self.short else np.uint64)
         self.order, self.spans = np.empty(shape, np.uint32), np.empty(shape, np.uint64)
         self.mid = np.empty(shape, np.int32)
+        self.repeats = np.empty(shape, np.uint32)
         self.ties, self.nans = np.empty(shape[:2], np.int64), np.empty(shape[:2], np.int64)
 
 
@@ -352,7 +406,8 @@ class LoopRanks:
         if values.itemsize == 8:
             _pack_again(bits, infinity, low, words)
             words.sort(axis=2)
-        _place(words, shift, self.order, self.spans, self.mid, space.ties[:n])
+        self.repeats = space.repeats[:n]
+        _place(words, shift, self.order, self.spans, self.mid, space.ties[:n], self.repeats)
 
     def target(self, labels: Ints) -> tuple[Ints, Ints, Ints]:
         """Position, first of the tie group, one past its last."""
@@ -366,7 +421,7 @@ class LoopRanks:
         counts = np.empty((-(-(words - 1).bit_length() // 2), words // 4 + 1), np.uint64)
         if self.order.shape[2] <= _FLAT_MAX:
             counts, lanes = np.empty((1, 4), np.uint64), _LANES
-        return _concordance(self.order, self.spans, self.ties.T, pairs, counts, lanes)
+        return _concordance(self.order, self.spans, self.ties.T, self.repeats, pairs, counts, lanes)
 
     def target_concordance(self, labels: Ints, pairs: Ints) -> Ints:
         """Of the pairs (target, other class) alone."""

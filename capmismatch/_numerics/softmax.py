@@ -119,7 +119,7 @@ class Parts(Protocol):
 
 
 def _compiled(rows: Tensor) -> bool:
-    return devices.uses_loops(rows.device) and not rows.requires_grad
+    return devices.uses_loops(rows.device, rows.numel()) and not rows.requires_grad
 
 
 def take_apart(logits: Tensor, labels: Tensor) -> LogitParts:
@@ -196,9 +196,8 @@ def sums_at(below: Tensor, taus: Sequence[float | Tensor]) -> list[Sums]:
         return [_sums(below, tau) for tau in taus]
     rates = rates_of(below, taus)
     sums = torch.empty((3, *rates.shape), dtype=torch.float64)
-    arrays = [rates.numpy(), *(values.numpy() for values in sums)]
-    wrong = below.numpy()
-    _in_blocks(lambda rows: kernels.row_sums(wrong[rows], *(array[:, rows] for array in arrays)), *wrong.shape)
+    arrays = [below.numpy(), rates.numpy(), *(values.numpy() for values in sums)]
+    _in_blocks(lambda rows: kernels.row_sums(*arrays, rows.start, rows.stop), *below.shape)
     return [Sums(*sums[:, t]) for t in range(len(taus))]
 
 
@@ -378,6 +377,13 @@ class Softened:
         out = of_wrong.new_zeros(self.raw.logits.shape).scatter(1, index, of_wrong)
         return out.scatter(1, self.labels[:, None], of_target[:, None])
 
+    def wrong_alone(self) -> WrongAlone:
+        """The softmax of the same rows over the wrong classes alone."""
+        alone = WrongAlone.of(self.raw, self.tau)
+        alone.sums = self.sums
+        assert isinstance(alone, WrongAlone)
+        return alone
+
     @cached_property
     def confidence(self) -> Tensor:
         """(N,) the largest probability."""
@@ -414,10 +420,20 @@ def compare_with_classes(
     _must_have_rows(group, len(softened[0].raw.labels), "groups")
     check_range(group, means.shape[1], "groups", "groups")
     raw, log_scale = softened[0].raw, torch.stack([rows.log_wrong_scale for rows in softened])
+    total = torch.stack([rows.sums.total for rows in softened])
     divergence, distance = torch.empty((2, len(softened), len(group)), dtype=torch.float64)
     rows = (raw.below, raw.labels, *_weights(softened), log_scale, group)
-    kernels.against_classes(*(tensor.numpy() for tensor in (*rows, means, logs, pivots, divergence, distance)))
+    classes = (means, logs, pivots, _of_wrong_classes(means, raw.labels, group))
+    kernels.against_classes(*(tensor.numpy() for tensor in (*rows, *classes, total, divergence, distance)))
     return divergence, distance
+
+
+def _of_wrong_classes(means: Tensor, labels: Tensor, group: Tensor) -> Tensor:
+    """(T, G) sums of means (T, G, C) over all but the label of a group's rows; NaN where these have several."""
+    label = torch.zeros(means.shape[1], dtype=torch.int64).index_copy(0, group, labels)
+    rest = means.scatter(2, label[None, :, None].expand(len(means), -1, 1), 0.0).sum(2)
+    mixed = torch.zeros(len(label), dtype=torch.bool).index_put((group[label[group] != labels],), torch.tensor(True))
+    return rest.masked_fill(mixed, torch.nan)
 
 
 def _weights(softened: Sequence[Softened]) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,9 +4,17 @@ The package `_numerics` lists the letters. Nearly all functions take rows of *be
 temperatures. Everything is float64, each row is computed by itself and in the same order, so results depend neither on
 threads nor on how rows were cut into blocks. `softmax` has the same in tensor operations.
 
-Exponentials come in pairs, e = exp(r b) and x = e - 1, both to their last digits: differences between nearly equal
-classes live on those of x. With exp(r b) = s (1 + w), s a power of two, and w = 2^f - 1, |f| <= 1/2, from a polynomial,
-x is (s - 1) + s w.
+**One exponential a logit.** With S(r) = sum exp(r b) over the wrong classes, all that probes ask of a temperature
+follows from S(r), its slope sum b exp(r b), and S(2 r), which is the sum of squares. So rates that double, as those
+of octaves of temperatures do, cost a squaring each: exponentials are taken once, at the highest temperature. They are
+good to 7e-16 of themselves, and a squaring doubles that. Sums of squares lose the digits that they share with the
+square of the sum, and a divergence those that p and m share: where more than two would be lost (`PLAIN`, `NEAR`), the
+row is computed again in the longer way below. So every value of a row keeps 12 digits at least, and all but the last
+two or three nearly always.
+
+In the longer way exponentials come in pairs, e = exp(r b) and x = e - 1, both to their last digits: differences
+between nearly equal classes live on those of x. With exp(r b) = s (1 + w), s a power of two, and w = 2^f - 1, |f| <=
+1/2, from a polynomial, x is (s - 1) + s w.
 """
 
 from __future__ import annotations
@@ -15,7 +23,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 from capmismatch._numerics.ties import CALIBRATED
 
@@ -34,6 +44,24 @@ SMALLEST = -1023.0  # of exponents of two: a float whose exponent has no bit set
 ROUNDER = 1.5 * 2.0**52  # adding it rounds to a whole number, which then stands in the lowest bits
 # 2^f - 1 = f (P1 + P2 f + ...): Taylor's series, cut where its rest is below the last digit for |f| <= 1/2
 P1, P2, P3, P4, P5, P6, P7, P8, P9, P10, P11, P12 = (math.log(2) ** k / math.factorial(k) for k in range(1, 13))
+# (2^f - 1) / f for |f| <= 1/2: a Chebyshev fit, with which 2^f is off by 7e-16 of itself at most
+F0, F1, F2, F3, F4 = (
+    0.6931471805599462,
+    0.24022650695910075,
+    0.05550410866465167,
+    0.009618129107618665,
+    0.0013333558200794592,
+)
+F5, F6, F7, F8, F9 = (
+    0.00015403530424776529,
+    1.5252672924850737e-05,
+    1.3215451633221434e-06,
+    1.0205905413765595e-07,
+    7.070977866508138e-09,
+)
+PLAIN = 1e-2  # K sum q~^2 - 1 from which on a variance may be taken as a difference of sums
+NEAR = 1e-3  # nats of divergence within the wrong classes from which on logarithms of p and m may be subtracted
+DOMINANT = 0.9  # mean probability from which on p - m is taken from the other classes
 SERIES_WITHIN = 1 / 16  # of log ratios: this near to 0, p log(p / m) - p + m comes from its series
 # exp(-d) - 1 + d = d^2 (R2 + R3 d + ...): Taylor's series, cut where its rest is below 1e-13 for |d| < SERIES_WITHIN
 R2, R3, R4, R5, R6, R7, R8 = ((-1) ** k / math.factorial(k) for k in range(2, 9))
@@ -60,15 +88,50 @@ def exponentials(b: Any, rate: float, e: Any, bits: Any, x: Any) -> None:
         x[i] = (s - 1.0) + fraction
 
 
+def _bits_of(typing_context: Any, value: Any) -> Any:
+    return types.int64(types.float64), lambda context, builder, signature, args: builder.bitcast(
+        args[0], ir.IntType(64)
+    )
+
+
+def _double_of(typing_context: Any, bits: Any) -> Any:
+    return types.float64(types.int64), lambda context, builder, signature, args: builder.bitcast(
+        args[0], ir.DoubleType()
+    )
+
+
+_as_integer: Any = intrinsic(_bits_of)  # the same 64 bits
+_as_double: Any = intrinsic(_double_of)
+
+
 @inside
-def exponentials_at(b: Any, rates: Any, t: int, row: int, e: Any, bits: Any, x: Any) -> None:
-    """The same at rates[t, row], from those at rates[t - 1, row] where that is half as large: squares are quicker."""
-    if t > 0 and rates[t, row] == 2.0 * rates[t - 1, row]:
+def _exponential(power: float) -> float:
+    """2^power for powers <= 0, in operations that work on vectors; below 2^-1023 it is 0."""
+    power = power if power > SMALLEST else SMALLEST
+    rounded = power + ROUNDER
+    f = power - (rounded - ROUNDER)
+    s = _as_double((_as_integer(rounded) << 52) + (1023 << 52))
+    series = F3 + f * (F4 + f * (F5 + f * (F6 + f * (F7 + f * (F8 + f * F9)))))
+    return s + s * (f * (F0 + f * (F1 + f * (F2 + f * series))))
+
+
+@inside
+def _fill(b: Any, rate: float, e: Any) -> None:
+    """E = exp(rate b), without the digits of e - 1."""
+    scaled = rate * LOG2_E
+    for i in range(len(b)):
+        e[i] = _exponential(scaled * b[i])
+
+
+@inside
+def _exponentials_at(b: Any, rates: Any, t: int, row: int, e: Any) -> None:
+    """The same at rates[t, row], from those at rates[t - 1, row] where that is half as large, or the same."""
+    rate, before = rates[t, row], rates[t - 1, row] if t > 0 else 0.0
+    if rate == 2.0 * before and t > 0:
         for i in range(len(b)):
             e[i] *= e[i]
-            x[i] *= 2.0 + x[i]  # (1 + x)^2 - 1
-    else:
-        exponentials(b, rates[t, row], e, bits, x)
+    elif rate != before or t == 0:
+        _fill(b, rate, e)
 
 
 @compiled
@@ -81,41 +144,51 @@ def scratch(k: int) -> Any:
 @compiled
 def class_probabilities(logits: Any, logsumexp: Any, out: Any) -> None:
     """exp(f - logsumexp) of (K, N) logits, a class a row."""
-    e, bits, x = scratch(1024)
     for c in range(len(logits)):
-        for start in range(0, logits.shape[1], len(e)):
-            f, less = logits[c, start : start + len(e)], logsumexp[start : start + len(e)]
-            p, n = out[c, start : start + len(e)], len(f)
-            for i in range(n):
-                p[i] = f[i] - less[i]
-            exponentials(p, 1.0, e[:n], bits[:n], x[:n])
-            for i in range(n):
-                p[i] = e[i]
+        for i in range(logits.shape[1]):
+            out[c, i] = _exponential(LOG2_E * (logits[c, i] - logsumexp[i]))
 
 
 # --------------------------------------------------------------------------------------------------- statistics of rows
 
 
 @of_finite
-def _largest(values: Any) -> float:
-    largest = -math.inf
+def _largest(values: Any) -> Any:
+    largest = values.dtype.type(-math.inf)
     for i in range(len(values)):
-        largest = max(largest, float(values[i]))
+        largest = max(largest, values[i])
     return largest
 
 
 @vectorised
-def _shift(values: Any, origin: float, out: Any) -> None:
+def _count(values: Any, wanted: Any) -> int:
+    count = 0
     for i in range(len(values)):
-        out[i] = values[i] - origin
+        count += values[i] == wanted
+    return count
+
+
+@inside
+def _find(values: Any, wanted: Any) -> int:
+    """The first place of a value; the number of values where it is not among them."""
+    start = 0
+    while start < len(values) and _count(values[start : start + 128], wanted) == 0:
+        start += 128
+    for i in range(start, len(values)):
+        if values[i] == wanted:
+            return i
+    return len(values)
 
 
 @vectorised
-def _moments(values: Any) -> tuple[float, float]:
+def _shift(values: Any, origin: float, out: Any) -> tuple[float, float]:
+    """Values less their origin; their sum and that of their squares."""
     total, squares = 0.0, 0.0
     for i in range(len(values)):
-        total += values[i]
-        squares += values[i] * values[i]
+        shifted = values[i] - origin
+        out[i] = shifted
+        total += shifted
+        squares += shifted * shifted
     return total, squares
 
 
@@ -136,15 +209,16 @@ def take_apart(
     n, classes = logits.shape
     for row in range(n):
         f, y, b = logits[row], labels[row], below[row]
-        largest = max(_largest(f[:y]), _largest(f[y + 1 :]))
-        first = 0
-        while first < classes - 1 and (first == y or f[first] != largest):
-            first += 1
+        highest = max(_largest(f[:y]), _largest(f[y + 1 :]))
+        first = _find(f[:y], highest)
+        if first == y:
+            first = min(y + 1 + _find(f[y + 1 :], highest), classes - 1)  # NaN is found nowhere
         low, high = min(first, y), max(first, y)
         second[row] = max(_largest(f[:low]), _largest(f[low + 1 : high]), _largest(f[high + 1 :]))
-        _shift(f[:y], largest, b[:y])
-        _shift(f[y + 1 :], largest, b[y:])
-        total, squares = _moments(b)
+        largest = np.float64(highest)
+        total, squares = _shift(f[:y], largest, b[:y])
+        more = _shift(f[y + 1 :], largest, b[y:])
+        total, squares = total + more[0], squares + more[1]
         gap = f[y] - largest
         total, squares = total + gap, squares + gap * gap
         mean[row] = largest + total / classes
@@ -154,40 +228,52 @@ def take_apart(
 
 
 @vectorised
-def _sums(b: Any, e: Any, x: Any) -> tuple[float, float, float, float]:
-    tail, excess, squares, first = 0.0, 0.0, 0.0, 0.0
-    for i in range(len(b)):
-        tail += e[i]
+def _sums(e: Any, x: Any) -> tuple[float, float]:
+    excess, squares = 0.0, 0.0
+    for i in range(len(x)):
         excess += x[i]
         squares += x[i] * x[i]
+    return excess, squares
+
+
+@vectorised
+def _plain_sums(b: Any, e: Any) -> tuple[float, float, float]:
+    tail, squares, first = 0.0, 0.0, 0.0
+    for i in range(len(b)):
+        tail += e[i]
+        squares += e[i] * e[i]
         first += e[i] * b[i]
-    return tail, excess, squares, first
+    return tail, squares, first
 
 
 @compiled
-def row_sums(below: Any, rates: Any, tail: Any, variance: Any, mean_below: Any) -> None:
+def row_sums(below: Any, rates: Any, tail: Any, variance: Any, mean_below: Any, start: int, stop: int) -> None:
     """Sum of e = exp(rate b) without the largest, population variance of q~ = e / sum e, mean of b under q~: (T, n).
 
-    The largest e is 1, and would take the digits of a small tail. The squares are taken about the largest class, so
+    Of rows start to stop. The largest e is 1, and would take the digits of a small tail: it is left out of all sums.
+    The variance is (sum q~^2 - 1/K) / K; where that loses digits, squares are taken about the largest class, so
     x = e - 1 is 0 there: sum x^2 <= (K + 1) sum (x - mean)^2, and their difference loses no more than the digits of K.
     """
-    n, k = below.shape
+    k = below.shape[1]
     e, bits, x = scratch(k)
-    for row in range(n):
+    fine = np.empty(len(e))
+    for row in range(start, stop):
         b = below[row]
-        top = 0
-        while top < k - 1 and b[top] != 0.0:
-            top += 1
+        top = min(_find(b, 0.0), k - 1)
         for t in range(len(rates)):
-            exponentials_at(b, rates, t, row, e, bits, x)
-            e[top] = 0.0
-            tail[t, row], excess, squares, first = _sums(b, e, x)
-            everything = 1.0 + tail[t, row]
-            variance[t, row] = max(squares - excess * excess / k, 0.0) / (k * everything * everything)
-            mean_below[t, row] = first / everything
+            _exponentials_at(b, rates, t, row, fine)
+            fine[top] = 0.0
+            rest, squares, first = _plain_sums(b, fine)
+            everything = 1.0 + rest
+            spread = k * (1.0 + squares) / (everything * everything) - 1.0
+            if not spread > PLAIN:
+                exponentials(b, rates[t, row], e, bits, x)
+                excess, squares = _sums(e, x)
+                spread = max(squares - excess * excess / k, 0.0) * k / (everything * everything)
+            tail[t, row], variance[t, row], mean_below[t, row] = rest, spread / k / k, first / everything
 
 
-@compiled
+@vectorised
 def _add_scaled(e: Any, scale: float, out: Any) -> None:
     for i in range(len(e)):
         out[i] += scale * e[i]
@@ -200,11 +286,11 @@ def add_to_classes(below: Any, labels: Any, rates: Any, scale: Any, target: Any,
     Row after row; rates, scale and target are (T, n), sums (T, G, C).
     """
     n, k = below.shape
-    e, bits, x = scratch(k)
+    e = np.empty(k)
     for row in range(n):
         y = labels[row]
         for t in range(len(rates)):
-            exponentials_at(below[row], rates, t, row, e, bits, x)
+            _exponentials_at(below[row], rates, t, row, e)
             into = sums[t, group[row]]
             _add_scaled(e[:y], scale[t, row], into[:y])
             into[y] += target[t, row]
@@ -230,6 +316,50 @@ def _against(b: Any, e: Any, rate: float, scale: float, log_scale: float, mean: 
     return divergence, distance, excess
 
 
+@vectorised
+def _log_ratios(
+    b: Any, e: Any, rate: float, less: float, scale: float, mean: Any, log_mean: Any
+) -> tuple[float, float]:
+    """Sum e (rate b - less - log m), and sum (p - m)^2."""
+    ratios, distance = 0.0, 0.0
+    for i in range(len(e)):
+        ratios += e[i] * ((rate * b[i] - less) - log_mean[i])
+        short = scale * e[i] - mean[i]
+        distance += short * short
+    return ratios, distance
+
+
+@inside
+def _class_by_class(
+    b: Any, e: Any, y: int, pivot: int, rate: float, scale: float, p: float, log_scale: float, mean: Any, log_mean: Any
+) -> tuple[float, float]:
+    """Sum p log(p / m) and sum (p - m)^2 of a row, from the gaps of its classes.
+
+    Each class adds p log(p / m) - p + m, so that no digits cancel between classes. Where p and m round to 1 their
+    difference has none left; it is that of all others, as both add up to 1. The pivot is the class of the largest m.
+    """
+    low, high = min(y, pivot), max(y, pivot)
+    # Classes before both, between them, and after both; those after the target stand one place lower
+    i, j = (low + 1, high) if pivot < y else (y, max(pivot - 1, y))
+    one = _against(b[:low], e[:low], rate, scale, log_scale, mean[:low], log_mean[:low])
+    two = _against(b[i:j], e[i:j], rate, scale, log_scale, mean[low + 1 : high], log_mean[low + 1 : high])
+    three = _against(b[high:], e[high:], rate, scale, log_scale, mean[high + 1 :], log_mean[high + 1 :])
+    gaps, squares, less = one[0] + two[0] + three[0], one[1] + two[1] + three[1], one[2] + two[2] + three[2]
+    if pivot != y:
+        of_target = p - mean[y]
+        gaps += _gap(p, of_target, math.log(max(p, LEAST)) - log_mean[y])
+        squares, less = squares + of_target * of_target, less + of_target
+    ratio = max(-less / mean[pivot], EPSILON - 1.0)
+    gaps += _gap(mean[pivot] * (1.0 + ratio), -less, math.log1p(ratio))
+    return gaps, squares + less * less
+
+
+@inside
+def _log_ratio(less: float, m: float, otherwise: float) -> float:
+    """log(p / m) from p - m where the two are near, else as given."""
+    return math.log1p(less / m) if abs(less) < 0.5 * m else otherwise
+
+
 @compiled
 def against_classes(
     below: Any,
@@ -242,37 +372,41 @@ def against_classes(
     means: Any,
     logs: Any,
     pivots: Any,
+    rest: Any,
+    total: Any,
     divergence: Any,
     distance: Any,
 ) -> None:
     """With p as above and m its class's mean: sum p log(p / m) and sum (p - m)^2, each (T, n).
 
-    Each class adds p log(p / m) - p + m, so that no digits cancel between classes. Where p and m round to 1 their
-    difference has none left; it is that of all others, as both add up to 1. Pivots are the classes of the largest m.
+    By the chain rule: target or not, then which wrong class. `rest` (T, G) are the sums of m over the wrong classes,
+    NaN where the rows of a group have several labels; these, and rows that would lose digits, go class by class.
+    `total` (T, n) are the sums of exp(rate b).
     """
     n, k = below.shape
-    e, bits, x = scratch(k)
+    e = np.empty(k)
     for row in range(n):
         y, g, b = labels[row], group[row], below[row]
         for t in range(len(rates)):
-            exponentials_at(b, rates, t, row, e, bits, x)
-            mean, log_mean, pivot, p = means[t, g], logs[t, g], pivots[t, g], target[t, row]
-            about = rates[t, row], scale[t, row], log_scale[t, row]
-            low, high = min(y, pivot), max(y, pivot)
-            # Classes before both, between them, and after both; those after the target stand one place lower
-            i, j = (low + 1, high) if pivot < y else (y, max(pivot - 1, y))
-            one = _against(b[:low], e[:low], *about, mean[:low], log_mean[:low])
-            two = _against(b[i:j], e[i:j], *about, mean[low + 1 : high], log_mean[low + 1 : high])
-            three = _against(b[high:], e[high:], *about, mean[high + 1 :], log_mean[high + 1 :])
-            gaps, squares, less = one[0] + two[0] + three[0], one[1] + two[1] + three[1], one[2] + two[2] + three[2]
-            if pivot != y:
-                of_target = p - mean[y]
-                gaps += _gap(p, of_target, math.log(max(p, LEAST)) - log_mean[y])
-                squares, less = squares + of_target * of_target, less + of_target
-            ratio = max(-less / mean[pivot], EPSILON - 1.0)
-            gaps += _gap(mean[pivot] * (1.0 + ratio), -less, math.log1p(ratio))
-            divergence[t, row] = gaps
-            distance[t, row] = squares + less * less
+            _exponentials_at(b, rates, t, row, e)
+            rate, first, p = rates[t, row], scale[t, row], target[t, row]
+            mean, log_mean, pivot, others = means[t, g], logs[t, g], pivots[t, g], rest[t, g]
+            mass, less, within, squares = first * total[t, row], 0.0, 0.0, 0.0
+            if others > LEAST and (pivot == y or mean[pivot] < DOMINANT):
+                less = math.log(total[t, row]) - math.log(others)
+                left = _log_ratios(b[:y], e[:y], rate, less, first, mean[:y], log_mean[:y])
+                right = _log_ratios(b[y:], e[y:], rate, less, first, mean[y + 1 :], log_mean[y + 1 :])
+                within, squares = (left[0] + right[0]) / total[t, row], left[1] + right[1]
+            if within > NEAR:
+                short = mass - others
+                of_target = -short if mean[y] > 0.5 else p - mean[y]
+                gaps = _gap(mass, short, _log_ratio(short, others, log_scale[t, row] + less))
+                gaps += _gap(p, of_target, _log_ratio(of_target, mean[y], math.log(max(p, LEAST)) - log_mean[y]))
+                divergence[t, row], distance[t, row] = gaps + mass * within, squares + of_target * of_target
+            else:
+                divergence[t, row], distance[t, row] = _class_by_class(
+                    b, e, y, pivot, rate, first, p, log_scale[t, row], mean, log_mean
+                )
 
 
 # ------------------------------------------------------------------------------------------------- adaptive calibration
@@ -281,23 +415,51 @@ BUCKETS = 4096
 
 
 @inside
-def _extend_ties(in_range: Any, start: Any, lowest: Any, highest: Any, tie: int) -> None:
-    """Mark by -1 also the buckets whose values may tie across the end of a range.
+def _extend_ties(in_range: Any, start: Any, lowest: Any, highest: Any, tie: int) -> bool:
+    """Mark by -1 also the buckets whose values may tie across the end of a range; return whether there are any.
 
     A range may end between two buckets, and ties go on from one bucket to the next: once upwards, once downwards.
     """
-    before = -1
+    before, extended = -1, False
     for bucket in range(BUCKETS):
         if start[bucket + 1] > start[bucket]:
             if before >= 0 and lowest[bucket] - highest[before] <= tie and in_range[bucket] != in_range[before]:
                 in_range[bucket] = in_range[before] = -1
+                extended = True
             before = bucket
     before = -1
     for bucket in range(BUCKETS - 1, -1, -1):
         if start[bucket + 1] > start[bucket]:
             if before >= 0 and lowest[before] - highest[bucket] <= tie and in_range[before] == -1:
+                extended |= in_range[bucket] != -1
                 in_range[bucket] = -1
             before = bucket
+    return extended
+
+
+@inside
+def _at_ends(in_range: Any, start: Any) -> Any:
+    """Whether a range ends in each bucket, or between it and the next one that holds any."""
+    near, before = in_range < 0, -1
+    for bucket in range(BUCKETS):
+        if start[bucket + 1] > start[bucket]:
+            if before >= 0 and in_range[bucket] != in_range[before]:
+                near[bucket] = near[before] = True
+            before = bucket
+    return near
+
+
+@inside
+def _rows_in(near: Any, bucket_of: Any, bits: Any, lowest: Any, highest: Any) -> Any:
+    """The rows of some buckets, in order; fills the least and the largest bits of these buckets."""
+    rows, count = np.empty(len(bits), np.int64), 0
+    for i in range(len(bits)):
+        bucket = bucket_of[i]
+        if near[bucket]:
+            rows[count] = i
+            count += 1
+            lowest[bucket], highest[bucket] = min(lowest[bucket], bits[i]), max(highest[bucket], bits[i])
+    return rows[:count]
 
 
 @inside
@@ -330,7 +492,7 @@ def adaptive_class(  # noqa: C901 - one numeric kernel: a bucket sort whose step
     n = len(p)
     if n == 0:
         return
-    bits = np.empty(n, np.int64)
+    bits, bucket_of = np.empty(n, np.int64), np.empty(n, np.uint16)
     for i, word in enumerate(p.view(np.int64)):
         bits[i] = max(word, 0)  # -0 is 0: every place below lies within the buckets
     least, most = bits[0], bits[0]
@@ -340,12 +502,12 @@ def adaptive_class(  # noqa: C901 - one numeric kernel: a bucket sort whose step
     while (most >> shift) - (least >> shift) >= BUCKETS:
         shift += 1
     base = least >> shift
-    start = np.zeros(BUCKETS + 1, np.int64)
-    lowest, highest = np.full(BUCKETS, most), np.full(BUCKETS, least)
+    start, total = np.zeros(BUCKETS + 1, np.int64), np.zeros(BUCKETS)
     for i in range(n):
         bucket = (bits[i] >> shift) - base
+        bucket_of[i] = bucket
         start[bucket + 1] += 1
-        lowest[bucket], highest[bucket] = min(lowest[bucket], bits[i]), max(highest[bucket], bits[i])
+        total[bucket] += p[i]
     for bucket in range(BUCKETS):
         start[bucket + 1] += start[bucket]
     # The range of each bucket, or -1 where a range ends within it
@@ -356,27 +518,30 @@ def adaptive_class(  # noqa: C901 - one numeric kernel: a bucket sort whose step
             last += 1
         in_one_range = last + 1 == ranges or start[bucket + 1] <= (last + 1) * n // ranges
         in_range[bucket] = last if in_one_range else -1
-    _extend_ties(in_range, start, lowest, highest, tie)
-    range_of = np.empty(n, np.int32)
-    gap = np.zeros(ranges)
+    # Ties across ends are looked for at the ends, and everywhere only where there are some.
+    plain, near = in_range.copy(), _at_ends(in_range, start)
+    lowest, highest = np.full(BUCKETS, most), np.full(BUCKETS, least)
+    rows = _rows_in(near, bucket_of, bits, lowest, highest)
+    for bucket in range(BUCKETS):
+        if not near[bucket]:  # ties with none
+            lowest[bucket], highest[bucket] = most + tie + 1, least - tie - 1
+    if _extend_ties(in_range, start, lowest, highest, tie):
+        in_range = plain
+        lowest[:], highest[:] = most, least
+        rows = _rows_in(np.ones(BUCKETS, np.bool_), bucket_of, bits, lowest, highest)
+        _extend_ties(in_range, start, lowest, highest, tie)
     split = 0
-    for i in range(n):
-        r = in_range[(bits[i] >> shift) - base]
-        range_of[i] = r
-        if r >= 0:
-            gap[r] += p[i]
-        else:
+    for row in rows:
+        if in_range[bucket_of[row]] < 0:
+            rows[split] = row
             split += 1
-    rows = np.empty(split, np.int64)
-    split = 0
-    for i in range(n):
-        if range_of[i] < 0:
-            rows[split] = i
-            split += 1
+    rows = rows[:split]
     _put_ties_in_order(rows, bits, p, tie)
+    gap, range_of = np.zeros(ranges), np.empty(n, np.int32)  # the latter of split rows only
     i = 0
     for bucket in range(BUCKETS):
         if in_range[bucket] >= 0:
+            gap[in_range[bucket]] += total[bucket]
             continue
         for position in range(start[bucket], start[bucket + 1]):
             r = ((position + 1) * ranges - 1) // n  # the last range that starts at or before this position
@@ -384,16 +549,21 @@ def adaptive_class(  # noqa: C901 - one numeric kernel: a bucket sort whose step
             gap[r] += p[rows[i]]
             i += 1
     for row in hits:
-        gap[range_of[row]] -= 1.0
-    weight = np.empty(ranges)
+        r = in_range[bucket_of[row]]
+        gap[r if r >= 0 else range_of[row]] -= 1.0
+    weight = np.zeros(ranges + 1)  # the last, of buckets that are split, stays 0
     for r in range(ranges):
         count = (r + 1) * n // ranges - r * n // ranges
-        near = CALIBRATED * count
-        weight[r] = (int(gap[r] > near) - int(gap[r] < -near)) * n / (ranges * count)
+        near_frequency = CALIBRATED * count
+        weight[r] = (int(gap[r] > near_frequency) - int(gap[r] < -near_frequency)) * n / (ranges * count)
+    of_bucket = weight[in_range]  # -1 is the last
     for i in range(n):
-        share[i] += weight[range_of[i]] * p[i]
+        share[i] += of_bucket[bucket_of[i]] * p[i]
+    for row in rows:
+        share[row] += weight[range_of[row]] * p[row]
     for row in hits:
-        share[row] -= weight[range_of[row]]
+        r = in_range[bucket_of[row]]
+        share[row] -= weight[r if r >= 0 else range_of[row]]
 
 
 @inside

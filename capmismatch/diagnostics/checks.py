@@ -287,10 +287,10 @@ def _view(bank: LogitBank, record: TeacherRecord, rows: Ints) -> _View:
         return _token_view(bank, record, rows)
     labels, classes = bank.rows.labels[rows], len(bank.classes)
     priors = np.bincount(labels, minlength=classes) / max(1, len(labels))
-    step = max(1, (1 << 21) // classes)
+    step = max(1, (1 << 19) // classes)
     parts, alike = [], np.zeros(3)
     for start in range(0, len(rows), step):
-        logits = bank.take(record.key, rows[start : start + step]).astype(np.float64)
+        logits = bank.take(record.key, rows[start : start + step])
         parts.append(of_examples(logits, labels[start : start + step], priors))
         alike += rows_that_are_probabilities(logits)
     top, margin, rank, by_chance, wrong_rank = (np.concatenate(column) for column in zip(*parts, strict=True))

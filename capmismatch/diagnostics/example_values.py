@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -32,14 +32,14 @@ from capmismatch._numerics.softmax import (
     in_octaves,
     take_apart,
 )
-from capmismatch._numerics.threads import blocks, map_in_threads, run_in_threads
-from capmismatch.data.bank import LogitBank
+from capmismatch._numerics.threads import blocks, keep_memory, map_in_threads, run_in_threads
+from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.token_bank import TokenBank
 from capmismatch.diagnostics.means import ClusteredMeans, Means, mean, running_means
 from capmismatch.probes import REGISTRY, Probe
 from capmismatch.temperature import soften_parts
 
-GROUP_LOGITS = 1 << 20  # a thread works on at a time: large enough that calls cost little, small enough for memory
+GROUP_LOGITS = 1 << 19  # a thread works on at a time: large enough that calls cost little, small enough for memory
 COLUMN_BYTES = 64 << 20  # of the classes whose probabilities over all examples are held at a time
 SORTED = 1 << 20  # probabilities of some classes over all examples that a thread sorts at a time
 RESTORED = ("target_prob", "derived_variance", "derived_std", "inherent_variance")  # probes of the restored variance
@@ -81,11 +81,15 @@ class TeacherRows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def read(self, positions: Ints | slice) -> Parts:
+    def stored(self, positions: Ints | slice) -> NDArray[Any]:
+        """(n, C) logits of some rows, as the bank has them."""
+        return self.bank.take(self.key, self.rows[positions])
+
+    def read(self, positions: Ints | slice, stored: NDArray[Any] | None = None) -> Parts:
         """Some rows, taken apart; that they are finite has been checked when they entered the bank."""
         if self._tokens is not None:
             return CondensedParts.of(self._tokens.condensed_rows(self.key, self.rows[positions]), self.device)
-        logits = _widened(self.bank.take(self.key, self.rows[positions]), self.device)
+        logits = _widened(self.stored(positions) if stored is None else stored, self.device)
         return take_apart(logits, torch.from_numpy(self.labels[positions]).to(self.device))
 
     def blocks(self, count: int) -> list[slice]:
@@ -131,43 +135,85 @@ class ClassGroup:
 
     Only the block asked for last is held. Nearly always there is one, so its rows are read once; where a class has more
     rows than a block, each pass over the blocks reads them again.
+
+    Parameters
+    ----------
+    teacher : TeacherRows
+        Whose rows.
+    positions : ndarray of int, shape (n,)
+        All rows of some classes.
+    temperatures : sequence of float
+        At which rows are compared with the mean soft label of their class.
+    others : iterable of float
+        At which rows are asked for beside these and tau = 1.
+    alone : float, optional
+        Temperature of the class affinities.
+    stored : ndarray, shape (n, C), optional
+        The logits as the bank has them, where they have been read and there is one block.
     """
 
-    def __init__(self, teacher: TeacherRows, positions: Ints, temperatures: Sequence[float]) -> None:
-        self._teacher, self._positions, self._temperatures = teacher, positions, temperatures
+    def __init__(
+        self,
+        teacher: TeacherRows,
+        positions: Ints,
+        temperatures: Sequence[float],
+        others: Iterable[float] = (),
+        alone: float | None = None,
+        stored: NDArray[Any] | None = None,
+    ) -> None:
+        self._teacher, self._positions, self._temperatures, self._alone = teacher, positions, temperatures, alone
+        self._taus = in_octaves({1.0, *temperatures, *others, *([] if alone is None else [alone])})
         self._classes, self._class_index = np.unique(teacher.labels[positions], return_inverse=True)
+        self._stored = stored
         self.blocks = teacher.blocks(len(positions))
         self._held: tuple[slice, dict[float | None, Softened]] | None = None
 
     def softened(self, block: slice) -> dict[float | None, Softened]:
         """The rows of a block at each temperature; None stands for tau = 1, where untempered probes are taken."""
         if self._held is None or self._held[0] != block:
-            raw = self._teacher.read(self._positions[block])
-            taus = in_octaves({1.0, *self._temperatures})
-            by_tau: dict[float | None, Softened] = dict(zip(taus, Softened.at_each(raw, taus), strict=True))
+            raw = self._teacher.read(self._positions[block], self._stored)
+            by_tau: dict[float | None, Softened] = dict(zip(self._taus, Softened.at_each(raw, self._taus), strict=True))
             self._held = block, by_tau | {None: by_tau[1.0]}
         return self._held[1]
 
     def around(self, block: slice) -> dict[float | None, AroundClass]:
         """The rows of a block at each temperature, each beside the mean soft label of its class."""
         means = self._means  # first: it reads all blocks, and this one is to be the one held
-        softened, class_index = self._at_temperatures(block)
+        means = torch.stack([means[at] for at, (_, alone) in enumerate(self._order) if not alone])
+        softened, class_index = self.softened(block), self._class_index_of(block)
         counts = torch.from_numpy(np.bincount(self._class_index)).to(class_index.device)
-        around = AroundClass.of_each(softened, means, class_index, counts)
-        return dict(zip(self._temperatures, around, strict=True))
+        compared = [softened[tau] for tau, alone in self._order if not alone]
+        around = AroundClass.of_each(compared, means, class_index, counts)
+        return dict(zip((tau for tau, alone in self._order if not alone), around, strict=True))
+
+    @property
+    def affinities(self) -> Tensor:
+        """(G, C) rows of the affinity matrix."""
+        return self._means[self._order.index((self._alone or 0.0, True))]
+
+    @cached_property
+    def _order(self) -> list[tuple[float, bool]]:
+        """Temperatures of class means, and whether of the wrong classes alone; the latter shares its like's sums."""
+        wanted = [(tau, False) for tau in self._temperatures]
+        if self._alone is not None:
+            wanted.append((self._alone, True))
+        return sorted(wanted, key=lambda entry: (self._taus.index(entry[0]), entry[1]))
 
     @cached_property
     def _means(self) -> Tensor:
-        """(T, G, C) mean soft labels of the classes."""
-        shape = len(self._temperatures), len(self._classes), len(self._teacher.bank.classes)
+        """(T, G, C) mean soft labels of the classes, in `_order`."""
+        shape = len(self._order), len(self._classes), len(self._teacher.bank.classes)
         sums = torch.zeros(shape, dtype=torch.float64, device=self._teacher.device)
         return mean_by_class(map(self._at_temperatures, self.blocks), sums)
 
     def _at_temperatures(self, block: slice) -> tuple[list[Softened], Tensor]:
         """The rows of a block at each temperature, and which of the group's classes each row has."""
         softened = self.softened(block)
-        class_index = torch.from_numpy(self._class_index[block]).to(self._teacher.device)
-        return [softened[tau] for tau in self._temperatures], class_index
+        rows = [softened[tau].wrong_alone() if alone else softened[tau] for tau, alone in self._order]
+        return rows, self._class_index_of(block)
+
+    def _class_index_of(self, block: slice) -> Tensor:
+        return torch.from_numpy(self._class_index[block]).to(self._teacher.device)
 
 
 class AllRows:
@@ -232,39 +278,68 @@ KINDS = {
 }
 
 
+class Wanted:
+    """Probes and temperatures, sorted by what they need.
+
+    Parameters
+    ----------
+    taus : sequence of float
+        Temperatures of the tempered probes.
+    probes : sequence of Probe
+        What to measure.
+    """
+
+    def __init__(self, taus: Sequence[float], probes: Sequence[Probe]) -> None:
+        self.temperatures = in_octaves(taus if any(p.tempered for p in probes) else [])
+        self.columns: dict[str, list[tuple[Probe, float | None]]] = defaultdict(list)
+        for kind, (needs, _) in KINDS.items():
+            of_kind = [p for p in probes if p.kind == kind]
+            self.columns[needs] += [(p, tau) for p in of_kind for tau in (self.temperatures if p.tempered else [None])]
+
+    @property
+    def around(self) -> list[float]:
+        """Temperatures of class means."""
+        return self.temperatures if self.columns["class means"] else []
+
+    def of_group(self, group: ClassGroup, positions: Ints, everyone: AllRows) -> Values:
+        """Values of all rows of some classes; `everyone` takes in what probes of all rows need."""
+        values: Values = {}
+        for p, tau in (*self.columns["row"], *self.columns["class means"]):
+            values[p.name, tau] = np.empty(len(positions))
+        for block in group.blocks:
+            softened = group.softened(block)
+            everyone.add(positions[block], softened[None])
+            for p, tau in self.columns["row"]:
+                values[p.name, tau][block] = to_numpy(KINDS[p.kind].compute(p, softened[tau]))
+        for block in group.blocks if self.columns["class means"] else ():
+            around = group.around(block)
+            for p, tau in self.columns["class means"]:
+                values[p.name, tau][block] = to_numpy(KINDS[p.kind].compute(p, around[tau]))
+        return values
+
+    def of_all(self, everyone: AllRows) -> Iterator[tuple[Ints, Values]]:
+        """Positions and values of what needs all rows, once each has been read."""
+        for p, tau in self.columns["all rows"]:
+            yield np.arange(len(everyone.confidence)), {(p.name, tau): KINDS[p.kind].compute(p, everyone)}
+
+
 def _measured(
     bank: LogitBank, key: str, taus: Sequence[float], probes: Sequence[Probe], split: str | None, device: torch.device
 ) -> Iterator[tuple[Ints, Values]]:
     """Positions of some rows and their values: group after group in the order of classes, then what needs all rows."""
-    temperatures = in_octaves(taus if any(p.tempered for p in probes) else [])
-    columns: dict[str, list[tuple[Probe, float | None]]] = defaultdict(list)
-    for kind, (needs, _) in KINDS.items():
-        of_kind = [p for p in probes if p.kind == kind]
-        columns[needs] += [(p, tau) for p in of_kind for tau in (temperatures if p.tempered else [None])]
-    teacher = TeacherRows(bank, key, bank.select(split), device)
+    wanted, teacher = Wanted(taus, probes), TeacherRows(bank, key, bank.select(split), device)
     everyone = AllRows(teacher)
-    if not any(columns.values()):
+    if not any(wanted.columns.values()):
         return
 
     def measure(positions: Ints) -> tuple[Ints, Values]:
         """Values of all rows of some classes."""
-        group = ClassGroup(teacher, positions, temperatures)
-        asked = [*columns["row"], *columns["class means"]]
-        values: Values = {(p.name, tau): np.empty(len(positions)) for p, tau in asked}
-        for block in group.blocks:
-            softened = group.softened(block)
-            everyone.add(positions[block], softened[None])
-            for p, tau in columns["row"]:
-                values[p.name, tau][block] = to_numpy(KINDS[p.kind].compute(p, softened[tau]))
-        for block in group.blocks if columns["class means"] else ():
-            around = group.around(block)
-            for p, tau in columns["class means"]:
-                values[p.name, tau][block] = to_numpy(KINDS[p.kind].compute(p, around[tau]))
-        return positions, values
+        group = ClassGroup(teacher, positions, wanted.around, wanted.temperatures)
+        return positions, wanted.of_group(group, positions, everyone)
 
+    keep_memory()
     yield from map_in_threads(measure, teacher.class_groups(), thread_count(device))
-    for p, tau in columns["all rows"]:
-        yield np.arange(len(teacher)), {(p.name, tau): KINDS[p.kind].compute(p, everyone)}
+    yield from wanted.of_all(everyone)
 
 
 def values_of(
@@ -290,18 +365,57 @@ def means_of(
     bank: LogitBank, key: str, taus: Sequence[float], probes: Sequence[Probe], split: str | None, device: torch.device
 ) -> dict[Column, dict[str, float]]:
     """(probe, tau) -> value, se and n of the mean over examples, of which only some are held at a time."""
-    running: dict[tuple[Column, ...], Means | ClusteredMeans] = {}
-    clusters = sequence_index(bank, split)
+    running = RunningMeans(sequence_index(bank, split))
     for positions, values in _measured(bank, key, taus, probes, split, device):
+        running.add(positions, values)
+    return running.columns(bank[key], probes)
+
+
+class RunningMeans:
+    """Means of values that come group by group, over sequences (all examples' numbers) where there are any."""
+
+    def __init__(self, clusters: Ints | None) -> None:
+        self._clusters = clusters
+        self._running: dict[tuple[Column, ...], Means | ClusteredMeans] = {}
+
+    def add(self, positions: Ints, values: Values) -> None:
+        """Take in some rows."""
         if values:
-            means = running.setdefault(tuple(values), running_means(len(values), clusters))
-            means.add(np.stack([*values.values()]), None if clusters is None else clusters[positions])
-    of_family = [p for p in probes if p.kind == "family"]
-    columns = {(p.name, None): mean(np.array([p.compute(bank[key].params or np.nan)])) for p in of_family}
-    return columns | {name: means.columns(i) for names, means in running.items() for i, name in enumerate(names)}
+            means = self._running.setdefault(tuple(values), running_means(len(values), self._clusters))
+            means.add(np.stack([*values.values()]), None if self._clusters is None else self._clusters[positions])
+
+    def columns(self, record: TeacherRecord, probes: Sequence[Probe]) -> dict[Column, dict[str, float]]:
+        """(probe, tau) -> value, se and n; with what probes of a family say of the teacher."""
+        of_family = [p for p in probes if p.kind == "family"]
+        columns: dict[Column, dict[str, float]] = {
+            (p.name, None): mean(np.array([p.compute(record.params or np.nan)])) for p in of_family
+        }
+        found = {name: means.columns(i) for names, means in self._running.items() for i, name in enumerate(names)}
+        return columns | found
 
 
 # ---------------------------------------------------------------------------------------------------- class affinities
+
+
+class Affinities:
+    """Affinity matrices of all teachers without their diagonals, filled some classes at a time.
+
+    Attributes
+    ----------
+    present, classes : ndarray of int
+        Classes with examples, and all.
+    values : ndarray, shape (T, P, C - 1)
+        Rows of the P classes with examples.
+    """
+
+    def __init__(self, bank: LogitBank, split: str | None) -> None:
+        self.present, self.classes = np.unique(bank.labels(split)), np.arange(len(bank.classes))
+        self.values = np.empty((len(bank.keys), len(self.present), len(self.classes) - 1))
+
+    def add(self, classes: Ints, matrices: Tensor) -> None:
+        """Take in rows (T, G, C) of some classes (G,)."""
+        off_diagonal = to_numpy(matrices)[:, classes[:, None] != self.classes]
+        self.values[:, np.searchsorted(self.present, classes)] = off_diagonal.reshape(len(matrices), len(classes), -1)
 
 
 def affinities(bank: LogitBank, tau: float, split: str | None, device: torch.device) -> Iterator[tuple[Ints, Tensor]]:
@@ -341,27 +455,63 @@ def restored_values(
 ) -> tuple[dict[tuple[str, str], Floats], NDArray[np.bool_]]:
     """(method, quantity) -> (n,) values of each spec, and whether the teacher gets each row right, (n,)."""
     teacher = TeacherRows(bank, key, bank.select(split), device)
-    values: dict[tuple[str, str], Floats] = {}
-    probes = [*RESTORED, *(name for name, p in REGISTRY.items() if p.vocabulary and bank.of_texts)]
-    for spec in specs:
-        searched = ("at_bound", "tau_other_mean") if spec.method == "ISATS" else ()
-        values |= {(spec.method, name): np.empty(len(teacher)) for name in (*probes, "flipped", *searched)}
-    correct = np.empty(len(teacher), dtype=bool)
+    restored = Restored(specs, len(teacher), bank.of_texts)
+    keep_memory()
+    run_in_threads(
+        lambda block: restored.add(block, teacher.read(block), {}), teacher.blocks(len(teacher)), thread_count(device)
+    )
+    return restored.values, restored.correct
 
-    def measure(block: slice) -> None:
-        raw = teacher.read(block)
-        correct[block] = to_numpy(raw.correct)
+
+class Restored:
+    """What soft labels of several kinds are like, for each of n examples.
+
+    Parameters
+    ----------
+    specs : sequence of SoftLabelSpec
+        How the soft labels are made.
+    n : int
+        How many examples.
+    of_texts : bool
+        Whether they are positions of texts.
+
+    Attributes
+    ----------
+    values : dict
+        (method, quantity) -> (n,).
+    correct : ndarray of bool, shape (n,)
+        Whether the teacher gets the example right.
+    """
+
+    def __init__(self, specs: Sequence[SoftLabelSpec], n: int, of_texts: bool) -> None:
+        self._specs, self._of_texts = specs, of_texts
+        self._probes = [*RESTORED, *(name for name, p in REGISTRY.items() if p.vocabulary and of_texts)]
+        self.values: dict[tuple[str, str], Floats] = {}
         for spec in specs:
-            result = soften_parts(spec, raw, ats_reads_wrong=bank.of_texts)
-            quantities = {name: REGISTRY[name].compute(result.softened) for name in probes}
+            searched = ("at_bound", "tau_other_mean") if spec.method == "ISATS" else ()
+            self.values |= {(spec.method, name): np.empty(n) for name in (*self._probes, "flipped", *searched)}
+        self.correct = np.empty(n, dtype=bool)
+
+    @property
+    def taus(self) -> set[float]:
+        """Temperatures of wrong classes that do not differ between examples."""
+        fixed = {"TS": "tau", "ATS": "tau_other"}
+        return {float(getattr(spec, fixed[spec.method])) for spec in self._specs if spec.method in fixed}
+
+    def add(self, positions: Ints | slice, raw: Parts, known: Mapping[float | None, Softened]) -> None:
+        """Take in some rows, some temperatures of which may have been summed already."""
+        self.correct[positions] = to_numpy(raw.correct)
+        for spec in self._specs:
+            result = soften_parts(spec, raw, ats_reads_wrong=self._of_texts)
+            at = known.get(result.softened.tau) if isinstance(result.softened.tau, float | int) else None
+            if at is not None:
+                result.softened.sums = at.sums
+            quantities = {name: REGISTRY[name].compute(result.softened) for name in self._probes}
             quantities |= {
                 "flipped": result.flipped,
                 "at_bound": result.at_bound,
                 "tau_other_mean": result.tau_other,
             }
             for name, of_block in quantities.items():
-                if (spec.method, name) in values:
-                    values[spec.method, name][block] = to_numpy(of_block)
-
-    run_in_threads(measure, teacher.blocks(len(teacher)), thread_count(device))
-    return values, correct
+                if (spec.method, name) in self.values:
+                    self.values[spec.method, name][positions] = to_numpy(of_block)

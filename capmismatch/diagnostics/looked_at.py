@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from capmismatch._numerics.condensed import CondensedParts
+from capmismatch._numerics.rank_blocks import ends_and_ranks
 from capmismatch._numerics.softmax import Softened
 from capmismatch.data.token_bank import TokenBank
 
@@ -15,30 +15,37 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def of_examples(logits: Floats, labels: Ints, priors: Floats) -> tuple[NDArray, ...]:
+def of_examples(logits: NDArray, labels: Ints, priors: Floats) -> tuple[NDArray, ...]:
     """The columns top, margin, rank, by_chance and wrong_rank of `_View`."""
     n, classes = logits.shape
     each, others = np.arange(n), max(1, classes - 1)
-    top = logits.argmax(axis=1)
-    spread = logits.std(axis=1)
-    highest = np.partition(logits, [max(0, classes - 2), classes - 1], axis=1)
-    margin = (highest[:, -1] - highest[:, max(0, classes - 2)]) / np.where(spread > 0, spread, 1.0)
-    rank = (rankdata(logits, axis=1) - 1) / others  # of every class, as if it were the target; equal ones share ranks
-    by_chance = rank @ priors
+    ends, twice = ends_and_ranks(logits)
+    top, runner_up = ends[:, -1], ends[:, 0]
+    highest, next_highest = (logits[each, chosen].astype(np.float64) for chosen in (top, runner_up))
+    spread = logits.astype(np.result_type(logits.dtype, np.float32)).std(axis=1, dtype=np.float64)
+    margin = (highest - next_highest) / np.where(spread > 0, spread, 1.0)
+
+    def rank(chosen: Ints) -> Floats:
+        """Of one class of each row, as if it were the target; equal ones share ranks."""
+        of_class: Floats = (twice[each, chosen] + classes - 1) / 2 / others
+        return of_class
+
+    by_chance = (twice @ priors + (classes - 1) * priors.sum()) / 2 / others
     # Among the classes but the top one: its place is 1, so the places of the others stretch over [0, 1] again.
     stretch = others / max(1, classes - 2)
     without_top = 1 - priors[top]
-    rest = (by_chance - priors[top] * rank[each, top]) / np.where(without_top > 0, without_top, 1.0)
-    wrong_rank = np.where(top == labels, np.nan, stretch * (rank[each, labels] - rest))
-    return top, margin, rank[each, labels], by_chance, wrong_rank
+    rest = (by_chance - priors[top] * rank(top)) / np.where(without_top > 0, without_top, 1.0)
+    wrong_rank = np.where(top == labels, np.nan, stretch * (rank(labels) - rest))
+    return top, margin, rank(labels), by_chance, wrong_rank
 
 
-def rows_that_are_probabilities(logits: Floats) -> Floats:
+def rows_that_are_probabilities(logits: NDArray) -> Floats:
     """How many rows are probabilities, percentages, or all in [0, 1]; none where there are no other classes."""
     if logits.shape[1] < 2:
         return np.zeros(3)
+    logits = logits[(logits >= 0).all(axis=1)].astype(np.float64)
     total, lowest, highest = logits.sum(axis=1), logits.min(axis=1), logits.max(axis=1)
-    positive = (lowest >= 0) & (logits % 1 > 0).any(axis=1)  # rows of zeros and ones are made by hand
+    positive = (logits % 1 > 0).any(axis=1)  # rows of zeros and ones are made by hand
     ones = positive & (np.abs(total - 1) <= 0.02)
     hundreds = positive & (np.abs(total - 100) <= 2)
     return np.array([ones.sum(), hundreds.sum(), (positive & (highest <= 1) & (highest > lowest)).sum()], float)

@@ -8,7 +8,7 @@ Everything takes a `device`: on "cpu" compiled loops work in as many threads as 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import combinations
 from typing import Any
 
@@ -20,37 +20,25 @@ from capmismatch import ranks as _ranks
 from capmismatch._numerics.devices import as_device, logits_at_once
 from capmismatch._numerics.plain_arrays import listed
 from capmismatch._utils.progress import progress_bar
-from capmismatch.data.bank import LogitBank, TeacherRecord
+from capmismatch.data.bank import LogitBank
 from capmismatch.data.token_bank import TokenBank
 from capmismatch.diagnostics.asked import probes_of, specs_of, temperatures_of
 from capmismatch.diagnostics.checks import unusable_columns
 from capmismatch.diagnostics.example_values import (
+    Affinities,
     affinities,
     means_of,
     restored_values,
     sequence_index,
     values_of,
 )
-from capmismatch.diagnostics.means import ClusteredMeans, Means, running_means
-from capmismatch.diagnostics.restored import restored_rows, shown_settings
-from capmismatch.diagnostics.token_tables import marked, token_metrics, token_ranks
+from capmismatch.diagnostics.means import Means, running_means
+from capmismatch.diagnostics.table_rows import affinity_table, probe_rows, rank_table, restored_table_rows, seed_of
+from capmismatch.diagnostics.token_tables import token_metrics, token_ranks
 from capmismatch.errors import InputError, must_be_one_of, must_be_temperature
 from capmismatch.probes import REGISTRY, calibration_bins
 
 RANK_LOGITS = 1 << 23  # of all teachers together, ranked at a time
-
-
-def _identity(record: TeacherRecord) -> dict[str, Any]:
-    return {
-        "family": record.family,
-        "teacher": record.teacher,
-        "params": math.nan if record.params is None else float(record.params),
-        "macs": math.nan if record.macs is None else float(record.macs),
-    }
-
-
-def _seed(record: TeacherRecord) -> int:
-    return 0 if record.seed is None else record.seed
 
 
 def probe(
@@ -125,24 +113,13 @@ def probe(
     1       a  4.0  0.414
     """
     temperatures, chosen, where = temperatures_of(taus, bank), probes_of(names, bank), as_device(device)
-    rows, marks = [], unusable_columns(bank)
+    rows: list[dict[str, Any]] = []
+    marks = unusable_columns(bank)
     with progress_bar(bank.teachers, desc="probe", unit="teacher", show=progress) as bar:
         for record in bar:
             bar.set_postfix_str(record.key)
             means = means_of(bank, record.key, temperatures, [REGISTRY[name] for name in chosen], split, where)
-            for name in chosen:
-                for tau in temperatures if REGISTRY[name].tempered else [None]:
-                    rows.append(
-                        {
-                            **_identity(record),
-                            "split": split or "all",
-                            "seed": _seed(record),
-                            "tau": math.nan if tau is None else tau,
-                            "probe": name,
-                            **means[name, tau],
-                            **marked(bank, name, tau, means[name, tau], marks.get(record.key, {})),
-                        }
-                    )
+            rows += probe_rows(bank, record, means, temperatures, chosen, split, marks)
     return pd.DataFrame(rows)
 
 
@@ -223,7 +200,7 @@ def example_values(
         for name in chosen:
             for tau in temperatures if REGISTRY[name].tempered else [None]:
                 at = math.nan if tau is None else tau
-                heads.append((record.family, record.teacher, _seed(record), split or "all", at, name))
+                heads.append((record.family, record.teacher, seed_of(record), split or "all", at, name))
                 values.append(columns[name, tau])
     table = pd.DataFrame(heads, columns=["family", "teacher", "seed", "split", "tau", "probe"])
     table = table.astype(dict.fromkeys(["family", "teacher", "split", "probe"], "category"))
@@ -331,7 +308,7 @@ def rank_stability(
         raise InputError(f"class ranks compare teachers: expected at least 2 in the bank, got {len(bank.teachers)}")
     if tokens is not None:
         of_pairs = token_ranks(tokens, chosen, split, progress)
-        return _rank_table(bank, list(combinations(range(len(bank.teachers)), 2)), of_pairs, split or "all")
+        return rank_table(bank, list(combinations(range(len(bank.teachers)), 2)), of_pairs, split or "all")
     if metrics is None and bank.of_texts:  # the mean over tokens as targets is no class, and V x V numbers
         chosen.remove("affinity_tau_b")
     wrong_classes = len(bank.classes) - 1
@@ -354,31 +331,7 @@ def rank_stability(
         for classes, matrices in affinities(bank, tau, split, where):
             compared = _ranks.rank_metrics(matrices, classes, ["wrong_tau_b"], pairs)
             means["affinity_tau_b"].add(compared["wrong_tau_b"].numpy())
-    return _rank_table(bank, pairs, means, split or "all")
-
-
-def _rank_table(
-    bank: LogitBank, pairs: list[tuple[int, int]], means: Mapping[str, Means | ClusteredMeans], split: str
-) -> pd.DataFrame:
-    """One row per pair of teachers and metric."""
-    rows = []
-    for pair, (a, b) in enumerate(pairs):
-        first, second = bank.teachers[a], bank.teachers[b]
-        for metric, of_pairs in means.items():
-            rows.append(
-                {
-                    "family_a": first.family,
-                    "teacher_a": first.teacher,
-                    "seed_a": _seed(first),
-                    "family_b": second.family,
-                    "teacher_b": second.teacher,
-                    "seed_b": _seed(second),
-                    "split": split,
-                    "metric": metric,
-                    **of_pairs.columns(pair),
-                }
-            )
-    return pd.DataFrame(rows)
+    return rank_table(bank, pairs, means, split or "all")
 
 
 def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val", device: str = "cpu") -> pd.DataFrame:
@@ -420,28 +373,10 @@ def affinity(bank: LogitBank, tau: float = 4.0, *, split: str | None = "val", de
     """
     bank.must_keep_all("class affinities")
     must_be_temperature(tau, "tau")
-    present, classes = np.unique(bank.labels(split)), np.arange(len(bank.classes))
-    true, other = (present[:, None] != classes).nonzero()
-    values = np.empty((len(bank.keys), len(present), len(classes) - 1))
-    for some, matrices in affinities(bank, float(tau), split, as_device(device)):
-        off_diagonal = matrices.cpu().numpy()[:, some[:, None] != classes]
-        values[:, np.searchsorted(present, some)] = off_diagonal.reshape(len(values), len(some), -1)
-    families, teachers = (pd.Categorical([getattr(r, name) for r in bank.teachers]) for name in ("family", "teacher"))
-    class_names = pd.CategoricalDtype(list(bank.classes))  # text in millions of rows would take longer than all sums
-    codes = (np.tile(index.astype(np.int32), len(values)) for index in (present[true], other))
-    true_class, other_class = (pd.Categorical.from_codes(each_row, dtype=class_names) for each_row in codes)
-    return pd.DataFrame(
-        {
-            "family": families.repeat(len(true)),
-            "teacher": teachers.repeat(len(true)),
-            "seed": np.repeat([_seed(record) for record in bank.teachers], len(true)),
-            "tau": float(tau),
-            "true_class": true_class,
-            "other_class": other_class,
-            "value": values.ravel(),
-        },
-        copy=False,
-    )
+    found = Affinities(bank, split)
+    for classes, matrices in affinities(bank, float(tau), split, as_device(device)):
+        found.add(classes, matrices)
+    return affinity_table(bank, float(tau), found)
 
 
 def reliability(bank: LogitBank, *, split: str | None = "val", device: str = "cpu") -> pd.DataFrame:
@@ -484,7 +419,7 @@ def reliability(bank: LogitBank, *, split: str | None = "val", device: str = "cp
         values = values_of(bank, record.key, [], probes, split, where)
         confidence, correct = (torch.from_numpy(values[name, None]) for name in ("confidence", "accuracy"))
         bins = calibration_bins(confidence, correct)
-        identity = {"family": record.family, "teacher": record.teacher, "seed": _seed(record)}
+        identity = {"family": record.family, "teacher": record.teacher, "seed": seed_of(record)}
         frames.append(pd.DataFrame({**identity, **{name: column.numpy() for name, column in bins.items()}}))
     return pd.concat(frames, ignore_index=True)
 
@@ -573,21 +508,11 @@ def restored_variance(
     given = {"tau": tau_target, "tau_other": tau_other, "bounds": bounds, "wrong": wrong}
     specs = specs_of(bank, given, constraint=constraint, margin=margin, center=center)
     where, clusters = as_device(device), sequence_index(bank, split)
-    rows = []
+    rows: list[dict[str, Any]] = []
     with progress_bar(bank.teachers, desc="isats", unit="teacher", show=progress) as bar:
         for record in bar:
             bar.set_postfix_str(record.key)
             values, correct = restored_values(bank, record.key, specs, split, where)
-            for spec in specs:
-                head = {
-                    **_identity(record),
-                    "split": split or "all",
-                    "seed": _seed(record),
-                    "method": spec.method,
-                    **shown_settings(spec),
-                }
-                of_spec = {quantity: column for (method, quantity), column in values.items() if method == spec.method}
-                plain = values["TS", "derived_variance"]
-                rows += [{**head, **row} for row in restored_rows(of_spec, correct, plain, clusters, len(bank.classes))]
-            del values, of_spec, plain  # before the next teacher's are made
+            rows += restored_table_rows(bank, record, specs, split, values, correct, clusters)
+            del values  # before the next teacher's are made
     return pd.DataFrame(rows)

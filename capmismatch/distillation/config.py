@@ -7,7 +7,9 @@ from typing import Any
 
 from capmismatch.data.views import Views
 from capmismatch.distillation.methods import Method
-from capmismatch.errors import InputError, must_be_within, must_count
+from capmismatch.errors import InputError, must_be_one_of, must_be_within, must_count
+
+ENGINES = ("processes", "batched", "ray")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class DistillConfig:
     threads : int
         CPU threads of each student's training, however many are trained side by side: results depend on their number in
         the last digit. More pay for large students with few of them at a time.
+    engine : str, optional
+        How students are trained: "batched" (those of one shape as one stacked computation), "processes" (one by one, in
+        processes of this machine) or "ray" (on a cluster). By default stacked where that is known to be quicker. No
+        result depends on it but for rounding.
     center, scale : tuple of float
         Raw inputs become (x - center) / scale. Images are brought to [0, 1] first, and take one number per channel.
     """
@@ -42,12 +48,15 @@ class DistillConfig:
     recipe: dict[str, Any] = field(default_factory=dict)
     device: str = "cpu"
     threads: int = 1
+    engine: str | None = field(default=None, repr=False)  # the table is the same whatever it is made by
     center: tuple[float, ...] = (0.0,)
     scale: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         must_count(self.seeds, "seeds", most=10_000)
         must_count(self.threads, "threads", most=1_000)
+        if self.engine is not None:
+            must_be_one_of(self.engine, ENGINES, "engine")
         for name in ("students", "center", "scale"):
             if not getattr(self, name):
                 raise InputError(f"expected {name}, at least one, got none")

@@ -83,12 +83,20 @@ METHODS: dict[str, MethodSpec] = {
     "SKD": _logits("skewed_kl"),
     "SRKD": _logits("skewed_reverse_kl"),
     "TopK": _logits("topk_kl"),
+    "GRAFT": _soft_labels(other=None),
+    "SHUFFLE": _soft_labels(),
+    "FLAT": _soft_labels(),
 }
 """The methods by their names in tables."""
 
-SOFT_LABEL_METHODS = tuple(name for name, spec in METHODS.items() if spec.kind == "soft labels")
-_FIELDS = ("tau", "tau_other", "tau_student", "weight", "constraint", "margin", "center", "wrong")
-_LATER = {"wrong": "free"}  # fields that methods did not have at first -> what all of them did then
+CONTROLS = ("GRAFT", "SHUFFLE", "FLAT")
+"""Methods that change the wrong classes alone, to tell what they are worth; see `capmismatch.distillation.controls`."""
+
+SOFT_LABEL_METHODS = tuple(
+    name for name, spec in METHODS.items() if spec.kind == "soft labels" and name not in CONTROLS
+)
+_FIELDS = ("tau", "tau_other", "tau_student", "weight", "constraint", "margin", "center", "wrong", "other")
+_LATER = {"wrong": "free", "other": None}  # fields that methods did not have at first -> what all of them did then
 
 
 def _is_number(value: Any) -> bool:
@@ -116,7 +124,7 @@ class Method:
     ----------
     name : str
         "CE" (no teacher), "KD", "ATS", "ISATS", "DKD", "NormKD", "StdKD", "DIST", "CorrKD", "CTKD", "RKD", "JS", "SKD",
-        "SRKD" or "TopK".
+        "SRKD" or "TopK"; or a control, "GRAFT", "SHUFFLE" or "FLAT".
     tau : float or None
         Temperature of the teacher's logits (of the target's, for ATS and ISATS).
     tau_other : float or None
@@ -144,6 +152,9 @@ class Method:
           `remedies.teach_through`
     wrong : str or None
         As in `capmismatch.temperature.isats`: "plain", "target" or "free". ISATS only.
+    other : str or None
+        The teacher whose distribution over the wrong classes goes with the confidence of the student's own: its name,
+        or family/name. Its training run is that which the student's seed asks for. GRAFT only, which needs it.
 
     See Also
     --------
@@ -168,6 +179,7 @@ class Method:
     center: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     wrong: str | None = None
+    other: str | None = None
 
     def __post_init__(self) -> None:
         must_be_one_of(self.name, METHODS, "method")
@@ -213,6 +225,8 @@ class Method:
             must_be_one_of(self.center, CENTERS, f"center of method {self.name}")
         if self.wrong is not None:
             must_be_one_of(self.wrong, WRONG, f"wrong of method {self.name}")
+        if "other" in self.spec.fields and not (isinstance(self.other, str) and self.other):
+            raise InputError(f"method {self.name} needs other, the name of a second teacher, got {self.other!r}")
 
     def _check_options(self) -> None:
         if self.options and not self.has_teacher:
@@ -220,6 +234,8 @@ class Method:
         if self.spec.kind == "soft labels":  # those of the other losses are checked where the loss is made
             for option in self.options:
                 must_be_one_of(option, REMEDIES, f"option of method {self.name}")
+                if self.name in CONTROLS and option in ("assistants", "rank_weight"):
+                    raise InputError(f"a control changes soft labels alone: method {self.name} takes no {option}")
         for option, (is_valid, expected) in REMEDIES.items():
             if option in self.options and not is_valid(self.options[option]):
                 raise InputError(f"expected {option} of method {self.name}{expected}, got {self.options[option]!r}")
@@ -252,6 +268,7 @@ class Method:
             words.append(f"w={self.weight:g}")
         if self.center == "none":
             words.append("uncentred")
+        words += [] if self.other is None else [f"wrong of {self.other}"]
         if self.assistants:
             words.append(f"via {'>'.join(self.assistants)}")
         words += [f"{key}={value}" for key, value in sorted(self.options.items()) if key != "assistants"]
@@ -301,7 +318,9 @@ class Method:
         takes = METHODS[fields["name"]].fields if fields.get("name") in METHODS else {}
         return cls(**{**{name: value for name, value in _LATER.items() if name in takes}, **fields})
 
-    def soft_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def soft_labels(
+        self, logits: Tensor, labels: Tensor, *, other: Tensor | None = None, rows: Tensor | None = None
+    ) -> Tensor:
         """Return what the student is given of the teacher.
 
         Parameters
@@ -310,12 +329,17 @@ class Method:
             The teacher's.
         labels : Tensor of int, shape (N,)
             Classes of the examples.
+        other : Tensor, shape (N, C), optional
+            Logits of the second teacher, which GRAFT needs.
+        rows : Tensor of int, shape (N,), optional
+            Numbers of the examples, for SHUFFLE: an example that stands there in several views keeps its permutation.
+            By default each row is an example.
 
         Returns
         -------
         Tensor, shape (N, C) or (N, 2, C)
-            Soft labels for KD, ATS and ISATS, and with ``rank_weight`` soft labels and logits, (N, 2, C). For the other
-            methods the logits themselves.
+            Soft labels for KD, ATS, ISATS and the controls, and with ``rank_weight`` soft labels and logits, (N, 2, C).
+            For the other methods the logits themselves.
         """
         import torch
 
@@ -323,8 +347,28 @@ class Method:
 
         if self.spec.kind != "soft labels":
             return logits.float()
+        if self.name in CONTROLS:
+            return self._control(logits, labels, other, rows)
         probs = temperature.soft_labels(self.soft_label_spec, logits, labels)
         return torch.stack([probs.float(), logits.float()], 1) if "rank_weight" in self.options else probs
+
+    def _control(self, logits: Tensor, labels: Tensor, other: Tensor | None, rows: Tensor | None) -> Tensor:
+        import torch
+
+        from capmismatch import temperature
+        from capmismatch.distillation import controls
+
+        assert self.tau is not None
+        probs = temperature.soften(logits, tau=self.tau)
+        if self.name == "FLAT":
+            return controls.flat(probs, labels)
+        if self.name == "SHUFFLE":
+            return controls.shuffled(probs, labels, torch.arange(len(labels)) if rows is None else rows)
+        if other is None:
+            raise InputError(
+                f"{self.label} needs the logits of a second teacher: soft_labels(logits, labels, other=...)"
+            )
+        return controls.grafted(probs, labels, other, self.tau)
 
     def criterion(
         self, network: nn.Module | None = None, epochs: int | None = None

@@ -53,6 +53,9 @@ WIDE = re.compile(
 )
 """Names such as val_accuracy and accuracy_test, or n_test: one column for each split."""
 
+OUTCOMES = ("accuracy", "fidelity", "kl", "kl_tau4")
+"""What is measured of a student; the grid also measures it on training rows, in columns that begin with train_."""
+
 SETTING = ("tau", "tau_other", "tau_student", "weight", "constraint", "margin", "wrong")
 
 
@@ -106,6 +109,14 @@ def load_results(
         * ``split``: "train", "val" or "test"; "test" by default
         * ``accuracy``: share of right predictions, in [0, 1]
         * ``n``: number of examples; NaN where unknown
+
+        and, of students that were trained here,
+
+        * ``fidelity``: share of the examples for which student and teacher name the same class; NaN without a teacher
+        * ``kl``, ``kl_tau4``: mean Kullback-Leibler divergence from the teacher's probabilities to the student's, in
+          nats, at temperatures 1 and 4; NaN without a teacher
+        * ``train_accuracy``, ``train_fidelity``, ``train_kl``, ``train_kl_tau4``: the same on the training rows, in
+          their first stored view; equal in all rows of a student
 
         and further columns of the file as they are.
 

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from capmismatch.data.bank import SPLITS, LogitBank, TeacherRecord
 from capmismatch.data.datasets import Dataset
 from capmismatch.distillation.config import DistillConfig
 from capmismatch.distillation.methods import Method
-from capmismatch.distillation.results import SETTING, complete
+from capmismatch.distillation.results import OUTCOMES, SETTING, complete
 from capmismatch.errors import BankError, InputError
 from capmismatch.training.recipes import Recipe
 
@@ -42,7 +42,7 @@ class Experiment(Protocol):
     folder: Path
     workers: int
     progress: bool
-    engine: str
+    engine: str | None
     address: str | None
 
     @property
@@ -83,12 +83,15 @@ class Run:
         Which of the student's training runs; it seeds the initial weights and all random draws.
     teacher : TeacherRecord or None
         None for plain cross-entropy.
+    other : TeacherRecord or None
+        The second teacher of the method GRAFT.
     """
 
     student: str
     method: Method
     seed: int
     teacher: TeacherRecord | None
+    other: TeacherRecord | None = None
 
     @property
     def name(self) -> str:
@@ -120,19 +123,31 @@ def plan(study: Experiment, bank: LogitBank) -> list[Run]:
     runs = []
     for method in config.methods:
         teachers = list(by_teacher.values()) if method.has_teacher else [[None]]
+        others = [None] if method.other is None else _named(method.other, by_teacher, method.label)
         for records in teachers:
             for student in config.students:
-                runs += [Run(student, method, seed, records[seed % len(records)]) for seed in range(config.seeds)]
+                runs += [
+                    Run(student, method, seed, records[seed % len(records)], others[seed % len(others)])
+                    for seed in range(config.seeds)
+                ]
     return sorted(runs, key=lambda run: bank.keys.index(run.teacher.key) if run.teacher else -1)
+
+
+def _named(
+    name: str, by_teacher: Mapping[tuple[str, str], list[TeacherRecord]], label: str
+) -> Sequence[TeacherRecord | None]:
+    """The training runs of the teacher that a setting names."""
+    found = [records for unit, records in by_teacher.items() if name in (unit[1], "/".join(unit))]
+    if len(found) != 1:
+        choices = ", ".join("/".join(unit) for unit in by_teacher)
+        problem = "no teacher" if not found else "several teachers"
+        raise InputError(f"{label} names {problem} {name!r}: expected one of {choices}")
+    return found[0]
 
 
 def config_of(study: Experiment, run: Run) -> dict[str, Any]:
     """Everything that decides a run's result; its hash names the run's folder."""
-    config, record, teacher = study.distillation, run.teacher, None
-    if record is not None:
-        teacher = {"key": record.key, "weights": record.weights_hash, "preprocessing": record.preprocessing}
-        # What earlier versions did not have is left out where there is none, so that hashes of their runs stay.
-        teacher |= {"built_by": record.built_by} if record.built_by else {}
+    config = study.distillation
     device = {} if config.device == "cpu" else {"device": config.device}
     threads = {} if config.threads == 1 else {"threads": config.threads}
     code = _code_of(study, run)
@@ -141,7 +156,7 @@ def config_of(study: Experiment, run: Run) -> dict[str, Any]:
         "student": run.student,
         "method": run.method.to_dict(),
         "seed": run.seed,
-        "teacher": teacher,
+        "teacher": _identity(run.teacher),
         "train": study.train_data.rows.fingerprint,
         "eval": study.eval_data.rows.fingerprint,
         "views": asdict(config.views),
@@ -151,7 +166,17 @@ def config_of(study: Experiment, run: Run) -> dict[str, Any]:
         **device,
         **threads,
         **({"code": code} if code else {}),
+        **({"other": _identity(run.other)} if run.other is not None else {}),
     }
+
+
+def _identity(record: TeacherRecord | None) -> dict[str, Any] | None:
+    """What a teacher is, for a hash."""
+    if record is None:
+        return None
+    teacher = {"key": record.key, "weights": record.weights_hash, "preprocessing": record.preprocessing}
+    # What earlier versions did not have is left out where there is none, so that hashes of their runs stay.
+    return teacher | ({"built_by": record.built_by} if record.built_by else {})
 
 
 _CODE: WeakKeyDictionary[Experiment, dict[tuple[str, ...], dict[str, str]]] = WeakKeyDictionary()
@@ -210,7 +235,9 @@ def results_of(done: list[tuple[Run, Path]]) -> pd.DataFrame:
             "seed": run.seed,
             **{name: getattr(run.method, name) for name in SETTING},
         }
-        rows += [{**columns, "split": split, **values} for split, values in result["splits"].items()]
+        splits = dict(result["splits"])
+        seen = {f"train_{name}": value for name, value in splits.pop("train", {}).items() if name in OUTCOMES}
+        rows += [{**columns, "split": split, **values, **seen} for split, values in splits.items()]
     return complete(pd.DataFrame(rows))
 
 

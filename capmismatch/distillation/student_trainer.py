@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -26,12 +27,16 @@ from capmismatch.distillation.methods import Method
 from capmismatch.distillation.next_tokens import TeacherRows, as_token_ids, mean_nll, next_token_scores
 from capmismatch.distillation.remedies import teach_through
 from capmismatch.distillation.runs import Experiment, Run, config_of, is_settled, run_folder
+from capmismatch.distillation.scoring import MeasuredRows, TeacherOutputs
 from capmismatch.errors import BankError, InputError
 from capmismatch.training.epoch_log import EpochLog
 from capmismatch.training.loop import Checkpoint, evaluate, fit
 from capmismatch.training.prepare import Normalise
 
 CaughtWarning = tuple[str, type[Warning]]  # text and category
+
+OUTPUT_BYTES = 2**28
+"""Memory for teachers' outputs on the rows that students are measured on."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _SharedRun:
+class SharedRun:
     """A run reduced to what decides its soft labels, as a key of a cache: equal if the hashes are."""
 
     digest: str
@@ -73,7 +78,9 @@ class Trainer:
         normalise = Normalise(self.config.center, self.config.scale, channels_last=True)
         self.prepare: Callable[[Tensor], Tensor] = as_token_ids if self.is_text else normalise
         self._logits = lru_cache(maxsize=1)(self._read_logits)
-        self._soft_labels = lru_cache(maxsize=2)(self._make_soft_labels)
+        self._soft_labels = lru_cache(maxsize=2)(self.make_soft_labels)
+        self._opened_views: tuple[list[int], list[LogitBank]] = [], []
+        self._outputs: OrderedDict[str, TeacherOutputs] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _trainer_of, (self.study,)
@@ -85,7 +92,7 @@ class Trainer:
             warnings.simplefilter("always")
             with process_group() as processes, threads(self.config.threads), ExitStack() as locks:
                 try:
-                    state = processes.on_rank_zero(lambda: _claim(folder, locks))
+                    state = processes.on_rank_zero(lambda: claim(folder, locks))
                     if state == "claimed":
                         processes.on_all_ranks(lambda: self._train(run, folder, processes))
                 except Exception:  # a failed run is reported at the end; the others go on
@@ -96,9 +103,8 @@ class Trainer:
         """Train one student and write its files; its lock is held."""
         if processes.rank == 0:
             write_json(folder / "config.json", config_of(self.study, run))
-        recipe, split = self.study.recipe, self.study.eval_data.rows.split
-        if recipe.keep_best and not (split == "val").any():
-            raise InputError("keep_best of [distill.recipe] needs 'val' rows to choose on, and there are none")
+        recipe = self.study.recipe
+        self.check_keep_best()
         soft = self.soft_labels(run) if run.teacher is not None else None
         network = self.build(run.student, run.seed)
         criterion = run.method.criterion(network, recipe.epochs) if run.teacher is not None else None
@@ -107,9 +113,11 @@ class Trainer:
 
         def validate(network: nn.Module) -> float:
             if self.is_text:
-                scores["val_nll"] = mean_nll(network, self.study.eval_data, np.flatnonzero(split == "val"))
+                rows = np.flatnonzero(self.study.eval_data.rows.split == "val")
+                scores["val_nll"] = mean_nll(network, self.study.eval_data, rows)
                 return -scores["val_nll"]
-            scores["val_accuracy"] = self._accuracies(network, np.flatnonzero(split == "val"))["val"]["accuracy"]
+            right = evaluate(network, self.validation_inputs, self.prepare).argmax(1) == self.validation_labels
+            scores["val_accuracy"] = float(right.double().mean())
             return scores["val_accuracy"]
 
         def after_epoch(epoch: int, loss: float) -> None:
@@ -130,10 +138,26 @@ class Trainer:
             after_epoch=after_epoch,
         )
         if processes.rank == 0:
-            splits = self._scores(network, run) if self.is_text else self._accuracies(network, np.arange(len(split)))
-            result = {"splits": splits, "label": run.method.label, "seconds": log.seconds}
-            write_json(folder / "result.json", result)
+            if self.is_text:
+                splits = self._scores(network, run)
+                result = {"splits": splits, "label": run.method.label, "seconds": log.seconds}
+                write_json(folder / "result.json", result)
+            else:
+                logits = torch.cat([evaluate(network, inputs, self.prepare) for inputs in self.measured_inputs])
+                self.write_result(run, logits, log.seconds)
             checkpoint.remove()
+
+    def check_keep_best(self) -> None:
+        """Refuse a recipe that chooses an epoch where there are no rows to choose on."""
+        if self.study.recipe.keep_best and not (self.study.eval_data.rows.split == "val").any():
+            raise InputError("keep_best of [distill.recipe] needs 'val' rows to choose on, and there are none")
+
+    def write_result(self, run: Run, logits: Tensor, seconds: float, **more: Any) -> None:
+        """Write what is left of a run that is done: its student is measured by its logits on `measured_inputs`."""
+        teacher = None if run.teacher is None else self.teacher_outputs(run.teacher.key)
+        splits = self.measured.measure(logits, teacher)
+        result = {"splits": splits, "label": run.method.label, "seconds": seconds, **more}
+        write_json(run_folder(self.study, run) / "result.json", result)
 
     def build(self, architecture: str, seed: int) -> nn.Module:
         """Build a network. Its initial weights are the same for all settings and teachers, so that seeds pair them."""
@@ -144,15 +168,49 @@ class Trainer:
         sizes = {"in_channels": shape[-1]} if len(shape) == 3 else {"in_features": int(np.prod(shape))}
         return architectures.build(architecture, num_classes=classes, **sizes)
 
-    def _accuracies(self, network: nn.Module, rows: NDArray[Any]) -> dict[str, dict[str, Any]]:
-        """Accuracy and number of rows of each split, over some held-out rows."""
-        held_out = self.study.eval_data.take(rows)
-        logits = evaluate(network, torch.from_numpy(held_out.inputs), self.prepare)
-        correct, split = logits.argmax(1).numpy() == held_out.labels, held_out.rows.split
-        return {
-            str(name): {"accuracy": float(correct[split == name].mean()), "n": int((split == name).sum())}
-            for name in set(split)
-        }
+    @cached_property
+    def validation_inputs(self) -> Tensor:
+        """Raw inputs of the validation rows, on which an epoch is chosen."""
+        data = self.study.eval_data
+        return torch.from_numpy(np.asarray(data.take(np.flatnonzero(data.rows.split == "val")).inputs))
+
+    @cached_property
+    def validation_labels(self) -> Tensor:
+        """Classes of the validation rows."""
+        data = self.study.eval_data
+        return torch.from_numpy(data.labels[data.rows.split == "val"])
+
+    @cached_property
+    def measured_inputs(self) -> tuple[Tensor, Tensor]:
+        """Raw inputs that students are measured on: held-out rows, then training rows in their first stored view."""
+        return torch.from_numpy(np.asarray(self.study.eval_data.inputs)[self._held_out_order]), self.inputs[0]
+
+    @cached_property
+    def _held_out_order(self) -> NDArray[np.int64]:
+        """The held-out rows, split by split."""
+        return np.argsort(self.study.eval_data.rows.split, kind="stable")
+
+    @cached_property
+    def measured(self) -> MeasuredRows:
+        """Classes of `measured_inputs`, and where the rows of each split lie."""
+        held_out = self.study.eval_data
+        names, starts = np.unique(held_out.rows.split[self._held_out_order], return_index=True)
+        ends = [*starts[1:], len(held_out)]
+        splits = {str(name): slice(int(a), int(b)) for name, a, b in zip(names, starts, ends, strict=True)}
+        splits["train"] = slice(len(held_out), len(held_out) + len(self.labels))
+        return MeasuredRows(torch.cat([torch.from_numpy(held_out.labels[self._held_out_order]), self.labels]), splits)
+
+    def teacher_outputs(self, key: str) -> TeacherOutputs:
+        """A teacher's logits on `measured_inputs`; those of as many teachers are kept as fit into `OUTPUT_BYTES`."""
+        if key not in self._outputs:
+            self._outputs[key] = self._read_teacher_outputs(key)
+            while sum(outputs.bytes for outputs in self._outputs.values()) > OUTPUT_BYTES and len(self._outputs) > 1:
+                self._outputs.popitem(last=False)
+        return self._outputs[key]
+
+    def _read_teacher_outputs(self, key: str) -> TeacherOutputs:
+        held_out = self.study.bank.logits(key)[self._held_out_order].astype(np.float32)
+        return TeacherOutputs(torch.cat([torch.from_numpy(held_out), self._logits(key)[0]]))
 
     def _scores(self, network: nn.Module, run: Run) -> dict[str, dict[str, float]]:
         """All that is measured of a student of a text, on each split."""
@@ -169,9 +227,13 @@ class Trainer:
         """
         if run.teacher is None:
             raise InputError(f"there is no teacher in {run.name}")
+        return self._soft_labels(self.shared_run(run))
+
+    def shared_run(self, run: Run) -> SharedRun:
+        """What a run has in common with all others that are given the same soft labels."""
         # Teachers are the same for every seed and student, and so are the assistants of a seed for every student.
         shared = replace(run, student="", seed=run.seed if run.method.assistants else 0)
-        return self._soft_labels(_SharedRun(hash_of(config_of(self.study, shared)), shared))
+        return SharedRun(hash_of(config_of(self.study, shared)), shared)
 
     @cached_property
     def inputs(self) -> Tensor:
@@ -191,15 +253,20 @@ class Trainer:
 
     def _read_logits(self, key: str) -> Tensor:
         """A teacher's logits on the stored views, (V, N, C)."""
+        return torch.from_numpy(np.stack([bank.logits(key).astype(np.float32) for bank in self._view_banks()]))
+
+    def _view_banks(self) -> list[LogitBank]:
+        """The banks of the stored views; opened once, as long as nobody writes to them."""
         folder, views = self.study.folder / "bank" / "views", self.config.views
-        banks = [LogitBank(folder / views.name(number)) for number in range(views.count)]
-        return torch.from_numpy(np.stack([bank.logits(key).astype(np.float32) for bank in banks]))
+        folders = [folder / views.name(number) for number in range(views.count)]
+        stamp = [path.stat().st_mtime_ns for folder in folders for path in (folder, *folder.iterdir())]
+        if self._opened_views[0] != stamp:
+            self._opened_views = stamp, [LogitBank(folder) for folder in folders]
+        return self._opened_views[1]
 
     def _check_views(self, teacher: TeacherRecord) -> None:
         """Raise where the stored views' logits are of another network than the bank's; earlier banks say less."""
-        views = self.config.views
-        for number in range(views.count):
-            bank = LogitBank(self.study.folder / "bank" / "views" / views.name(number))
+        for bank in self._view_banks():
             stored = bank[teacher.key]
             other_code = stored.built_by and teacher.built_by and stored.built_by != teacher.built_by
             if stored.weights_hash != teacher.weights_hash or other_code:
@@ -208,7 +275,8 @@ class Trainer:
                     "there to collect anew"
                 )
 
-    def _make_soft_labels(self, shared: _SharedRun) -> Tensor:
+    def make_soft_labels(self, shared: SharedRun) -> Tensor:
+        """Make what the students of some runs are given of their teacher, (V, N, C); see `soft_labels`."""
         method, seed, teacher = shared.run.method, shared.run.seed, shared.run.teacher
         assert teacher is not None
         self._check_views(teacher)
@@ -226,7 +294,14 @@ class Trainer:
             device=self.config.device,
             folder=self.study.folder / "assistants" / shared.digest,
         )
-        flat = method.soft_labels(logits.flatten(0, 1), self.labels.repeat(len(logits)))
+        views = len(logits)
+        options: dict[str, Tensor] = {}
+        if shared.run.other is not None:
+            self._check_views(shared.run.other)
+            options["other"] = self._read_logits(shared.run.other.key).flatten(0, 1)
+        if method.name == "SHUFFLE":
+            options["rows"] = torch.arange(len(self.labels)).repeat(views)
+        flat = method.soft_labels(logits.flatten(0, 1), self.labels.repeat(views), **options)
         return flat.float().unflatten(0, logits.shape[:2])
 
     def _soft_labels_of_text(self, method: Method, logits: Tensor) -> Tensor:
@@ -245,7 +320,7 @@ def _trainer_of(study: Experiment) -> Trainer:
     return Trainer(study)
 
 
-def _claim(folder: Path, locks: ExitStack) -> Literal["held elsewhere", "settled", "claimed"]:
+def claim(folder: Path, locks: ExitStack) -> Literal["held elsewhere", "settled", "claimed"]:
     """Claim a run: unless another command holds it, or it is settled, its lock is held from now on."""
     if not locks.enter_context(locked(folder / ".lock", wait=False)):
         return "held elsewhere"

@@ -185,13 +185,18 @@ class Criterion(nn.Module):
         hard, soft = self.parts(student_logits, labels, teacher_logits)
         return soft + hard
 
-    def parts(self, student_logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the two summands of the loss, that of the labels and that of the teacher; see `forward`."""
+    def parts(
+        self, student_logits: Tensor, labels: Tensor, teacher_logits: Tensor, *, check: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Return the two summands of the loss, that of the labels and that of the teacher; see `forward`.
+
+        Without `check` no value is looked at, as in a graph that is compiled, or under ``torch.func.vmap``.
+        """
         inputs = self.counted(student_logits, labels, teacher_logits)
-        if torch.compiler.is_compiling():  # a check of values would break the graph
+        if not check or torch.compiler.is_compiling():  # a check of values would break the graph
             return self._parts(*inputs, check=False)
-        check, self._check_next = self._check_next, False
-        if check:
+        first, self._check_next = self._check_next, False
+        if first:
             return self._parts(*inputs, check=True)
         try:
             hard, soft = self._parts(*inputs, check=False)

@@ -19,6 +19,8 @@ from capmismatch.plots.affinity_map import affinity_map
 from capmismatch.plots.capacity_curve import capacity_curve
 from capmismatch.plots.capacity_grid import capacity_grid
 from capmismatch.plots.dark_knowledge import dark_knowledge
+from capmismatch.plots.fidelity_vs_capacity import fidelity_vs_capacity
+from capmismatch.plots.forest import forest
 from capmismatch.plots.isats_restored import isats_restored
 from capmismatch.plots.logit_statistics import logit_statistics
 from capmismatch.plots.pareto_front import pareto_front
@@ -41,8 +43,10 @@ __all__ = [
     "capacity_grid",
     "dark_knowledge",
     "drawn_data",
+    "fidelity_vs_capacity",
     "figure_style",
     "file_name",
+    "forest",
     "isats_restored",
     "logit_statistics",
     "pareto_front",

@@ -332,7 +332,7 @@ def adaptive_error(class_probs: Tensor, is_class: Tensor, bins: int = BINS) -> T
     ranges, parts = min(bins, len(probs)), blocks(probs.shape[1], CLASSES_AT_ONCE)
     shares = probs.new_zeros((len(parts), len(probs)))
     tie = TIE if probs.dtype == torch.float64 else TIE_OF_SINGLES
-    measure = _by_loops if devices.uses_loops(probs.device) else _by_tensors
+    measure = _by_loops if devices.uses_loops(probs.device, probs.numel()) else _by_tensors
 
     def run(part: slice) -> None:
         measure(probs[:, part], is_class[:, part], ranges, shares[part.start // CLASSES_AT_ONCE], tie)
@@ -354,7 +354,8 @@ def _check_probabilities(probs: Tensor, is_class: Tensor) -> None:
 def _must_be_shares(values: Tensor, place: str) -> None:
     """Raise unless all lie in [0, 1], up to rounding."""
     if values.numel():
-        least, most = (float(end) for end in torch.aminmax(values.detach()))
+        in_memory = values.detach().T if values.ndim == 2 and not values.is_contiguous() else values.detach()
+        least, most = (float(end) for end in torch.aminmax(in_memory))
         if not (least >= 0 and most <= 1 + 1e-6):
             raise InputError(f"expected {place} in [0, 1], got some in [{least:g}, {most:g}]")
 

@@ -27,6 +27,7 @@ from capmismatch._utils.toml import parse
 from capmismatch._version import __version__
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.views import Views
+from capmismatch.distillation.config import ENGINES
 from capmismatch.distillation.results import load_results
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.study.config import (
@@ -41,6 +42,7 @@ from capmismatch.study.config import (
     StudyConfig,
     read_study,
 )
+from capmismatch.study.diagnosing import Diagnosis, splits_of
 from capmismatch.study.provenance import (
     has_other_code,
     inputs_of_bank,
@@ -106,8 +108,8 @@ class Study:
         Processes that train students side by side.
     progress : bool
         Whether to show bars.
-    engine : str
-        Where students are trained: "processes" of this machine, or "ray".
+    engine : str, optional
+        How students are trained: "batched", "processes" or "ray"; see `DistillConfig`, whose word it goes before.
     address : str, optional
         Of the Ray cluster; by default one is started here.
     config : StudyConfig, optional
@@ -126,17 +128,20 @@ class Study:
         *,
         workers: int = 1,
         progress: bool = True,
-        engine: str = "processes",
+        engine: str | None = None,
         address: str | None = None,
         config: StudyConfig | None = None,
     ) -> None:
         if workers < 1:
             raise InputError(f"expected workers >= 1, got {workers!r}")
-        must_be_one_of(engine, ("processes", "ray"), "engine")
-        if address is not None and engine != "ray":
-            raise InputError(f"an address belongs to the engine 'ray', got {address!r} with {engine!r}")
+        if engine is not None:
+            must_be_one_of(engine, ENGINES, "engine")
         self.file = Path(file).resolve()
         self.config = read_study(self.file) if config is None else config
+        engine = engine or (self.config.distill.engine if self.config.distill is not None else None)
+        if address is not None and engine != "ray":
+            given = engine or "processes"
+            raise InputError(f"an address belongs to the engine 'ray', got {address!r} with {given!r}")
         self.folder = Path(folder).resolve() if folder is not None else self.file.parent
         self.workers, self.progress = workers, progress
         self.engine, self.address = engine, address
@@ -306,42 +311,15 @@ class Study:
 
     def probe(self) -> pd.DataFrame:
         """The probes table, on validation and on test rows."""
-        from capmismatch.diagnostics.tables import probe
-
-        bank, settings = self.bank, self.config.probe
-
-        def measure(split: str) -> pd.DataFrame:
-            options: dict[str, Any] = {"split": split, "device": settings.device, "progress": self.progress}
-            return probe(bank, settings.taus, settings.names, **options)
-
-        def make() -> pd.DataFrame:
-            return pd.concat([measure(split) for split in _splits(bank)], ignore_index=True)
-
-        return kept_table(self.folder, "probes", inputs_of_bank(bank, settings), make)
+        return Diagnosis(self).probes()
 
     def ranks(self) -> pd.DataFrame:
         """The table of class-rank stability; beside it, the affinity matrices, but for texts."""
-        from capmismatch.diagnostics.tables import affinity, rank_stability
-
-        bank, settings = self.bank, self.config.ranks
-        inputs = inputs_of_bank(bank, settings)
-        options: dict[str, Any] = {"tau": settings.tau, "split": _splits(bank)[0], "device": self.config.probe.device}
-        if bank.rows.sequences is None:  # of a vocabulary nobody could read it
-            kept_table(self.folder, "affinity", inputs, lambda: affinity(bank, **options))
-        return kept_table(self.folder, "ranks", inputs, lambda: rank_stability(bank, **options, progress=self.progress))
+        return Diagnosis(self).ranks()
 
     def isats(self) -> pd.DataFrame:
         """The table of restored variance."""
-        from capmismatch.diagnostics.tables import restored_variance
-
-        bank, settings = self.bank, self.config.isats
-
-        device: dict[str, Any] = {"device": self.config.probe.device, "progress": self.progress}
-
-        def make() -> pd.DataFrame:
-            return restored_variance(bank, **asdict(settings), split=_splits(bank)[0], **device)
-
-        return kept_table(self.folder, "restored", inputs_of_bank(bank, settings), make)
+        return Diagnosis(self).restored()
 
     def distill(self) -> pd.DataFrame:
         """The results table: every student, setting and seed, each a run that is kept."""
@@ -372,7 +350,7 @@ class Study:
         """The links table: probes against students."""
         from capmismatch.selection.links import correlate
 
-        settings, split = self.config.correlate, _splits(self.bank)[0]
+        settings, split = self.config.correlate, splits_of(self.bank)[0]
         probes, results = self.load("probes"), self.load("results")
         return kept_table(
             self.folder,
@@ -408,7 +386,7 @@ class Study:
         from capmismatch.selection.picking import pick
         from capmismatch.study.rule_values import rule_values
 
-        split, probes = _splits(self.bank)[0], self.load("probes")
+        split, probes = splits_of(self.bank)[0], self.load("probes")
         results = self.load("results") if self.has("results") else None
         options = self.pick_options() | options
         if results is None and not options["evidence"]:
@@ -474,9 +452,7 @@ class Study:
     def run(self) -> Choice:
         """All stages in order."""
         self.collect()
-        self.probe()
-        self.ranks()
-        self.isats()
+        Diagnosis(self).all()
         if self.config.distill is not None or self.config.results is not None:
             self.distill()
             self.correlate()
@@ -548,17 +524,10 @@ class Study:
             teachers = [[r.key, r.weights_hash, r.built_by, r.preprocessing] for r in bank.teachers]
             return ["trained", repr(config.distill), repr(config.data), bank.rows.fingerprint, teachers]
         if table == "links":
-            split, hashes = _splits(bank)[0], table_hashes(self.folder, "probes", "results")
+            split, hashes = splits_of(bank)[0], table_hashes(self.folder, "probes", "results")
             return [repr(config.correlate), split, hashes]
         settings = {"probes": config.probe, "restored": config.isats}.get(table, config.ranks)
         return inputs_of_bank(bank, settings)
-
-
-def _splits(bank: LogitBank) -> list[str]:
-    """Splits of a bank to measure on, the one for choosing first."""
-    from capmismatch.stats.matching import splits_present
-
-    return splits_present(bank.rows.split)
 
 
 def load_study(file: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None, **options: Any) -> Study:

@@ -113,6 +113,16 @@ class Checkpoint:
         progress: dict[str, Any] = state["place"]
         return progress
 
+    def peek(self) -> tuple[int, int]:
+        """The epoch and step that were saved, without the tensors; (0, 0) where `restore` finds none to go on from."""
+        try:
+            with safe_open(self.file, "pt") as content:
+                place = dict(json.loads(content.metadata()["json"])["state"]["items"])["place"]
+            progress = dict(place["items"])
+            return int(progress["epoch"]), int(progress["step"])
+        except (SafetensorError, ValueError, KeyError, TypeError, OSError):
+            return 0, 0
+
     def remove(self) -> None:
         """Delete the file, once the training's result is saved elsewhere."""
         self.file.unlink(missing_ok=True)

@@ -111,7 +111,7 @@ def fit(
                 "scaler": scaler,
                 "random": RandomNumbers(parallel.device),
             },
-            made_from=hash_of([recipe.to_dict(), seed, list(views.shape)]),
+            made_from=made_from(recipe, seed, views),
             device=parallel.device,
         )
         if checkpoint is not None:
@@ -195,24 +195,64 @@ class _Batches:
 
     def of_epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """Inputs (shard), labels and soft labels (whole batch) on the device, from the `first` batch on."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        count, rows = self.views.shape[:2]
-        order = torch.randperm(rows, generator=generator)
-        view_of_row = torch.randint(count, (rows,), generator=generator)
-        device, most = self.parallel.device, self.recipe.shift
-        for step, batch in enumerate(order.split(self.recipe.batch_size)):
-            moves = _moves(len(batch), most, generator) if most else None
-            if step < first:  # done before the checkpoint; its moves are drawn, so that later ones stay the same
-                continue
-            shard = self.parallel.shard(batch)
-            x = self.prepare(self.views[view_of_row[shard], shard].to(device))
-            if moves is not None:
-                x = _shifted(x, self.parallel.shard(moves), most)
-            if x.ndim == 4:
-                channels_last = self.recipe.channels_last
-                x = x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-            soft = None if self.soft is None else self.soft[view_of_row[batch], batch].to(device)
-            yield x, self.labels[batch].to(device), soft
+        device, shard = self.parallel.device, self.parallel.shard
+        for rows, views, moves in draws_of_epoch(self.views, self.recipe, self.seed, epoch, first):
+            raw = self.views[shard(views), shard(rows)].to(device)
+            x = ready(raw, None if moves is None else shard(moves), self.prepare, self.recipe)
+            soft = None if self.soft is None else self.soft[views, rows].to(device)
+            yield x, self.labels[rows].to(device), soft
+
+
+def made_from(recipe: Recipe, seed: int, views: Tensor) -> str:
+    """A hash of what decides a training: a checkpoint of another one is refused."""
+    return hash_of([recipe.to_dict(), seed, list(views.shape)])
+
+
+def draws_of_epoch(
+    views: Tensor, recipe: Recipe, seed: int, epoch: int, first: int = 0
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """What is drawn at random for each batch of an epoch, from the `first` batch on; the same however it is trained.
+
+    Parameters
+    ----------
+    views : Tensor, shape (V, N, ...)
+        The raw inputs, of which the shape counts.
+    recipe : Recipe
+        Its batch size and shift.
+    seed : int
+        Of the draws.
+    epoch : int
+        Counted from 0.
+    first : int, default 0
+        How many batches to leave out.
+
+    Yields
+    ------
+    rows : Tensor of int, shape (n,)
+        Examples of the batch.
+    views : Tensor of int, shape (n,)
+        In which view each is seen.
+    moves : Tensor of int, shape (n, 2), or None
+        How far each image is moved, where the recipe has a shift.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    count, rows = views.shape[:2]
+    order = torch.randperm(rows, generator=generator)
+    view_of_row = torch.randint(count, (rows,), generator=generator)
+    for step, batch in enumerate(order.split(recipe.batch_size)):
+        moves = _moves(len(batch), recipe.shift, generator) if recipe.shift else None
+        if step >= first:  # done before a checkpoint; but its moves are drawn, so that later ones stay the same
+            yield batch, view_of_row[batch], moves
+
+
+def ready(raw: Tensor, moves: Tensor | None, prepare: Callable[[Tensor], Tensor], recipe: Recipe) -> Tensor:
+    """Raw inputs of a batch as the network takes them: prepared, moved, and in the recipe's order in memory."""
+    x = prepare(raw)
+    if moves is not None:
+        x = _shifted(x, moves, recipe.shift)
+    if x.ndim == 4:
+        x = x.contiguous(memory_format=torch.channels_last if recipe.channels_last else torch.contiguous_format)
+    return x
 
 
 def evaluate(network: nn.Module, inputs: Tensor, prepare: Callable[[Tensor], Tensor], batch_size: int = 1000) -> Tensor:

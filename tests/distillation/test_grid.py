@@ -23,6 +23,7 @@ from messages import naming
 from studies import GRID_STUDY, MakeStudy
 
 from capmismatch import architectures
+from capmismatch._utils import progress
 from capmismatch._utils.files import hash_of
 from capmismatch.distillation import engines, grid, student_trainer
 from capmismatch.distillation import runs as grid_runs
@@ -597,8 +598,9 @@ with FileLock(sys.argv[1]):
 
 
 def test_what_runs_elsewhere_is_told_and_waited_for(
-    tmp_path: Path, make_study: MakeStudy, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, make_study: MakeStudy, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(progress, "is_watched", lambda: True)
     study = make_study(tmp_path)
     study.progress = True
     folder = grid_runs.run_folder(study, plan(study, study.bank)[4])

@@ -14,6 +14,7 @@ from studies import GRID_STUDY, MakeStudy
 
 from capmismatch import cli, plots
 from capmismatch._utils.files import locked
+from capmismatch._utils.text import duration
 from capmismatch.distillation.runs import plan, run_folder
 from capmismatch.errors import BankError
 from capmismatch.study.study import Study
@@ -136,7 +137,7 @@ def test_a_finished_study_needs_no_more_time(study: Study, capsys: pytest.Captur
     [(float("nan"), "not known yet"), (0.4, "0 s"), (61, "1 min"), (3599, "1 h 00 min"), (9000, "2 h 30 min")],
 )
 def test_durations(seconds: float, said: str) -> None:
-    assert cli._duration(seconds) == said
+    assert duration(seconds) == said
 
 
 # ------------------------------------------------------------------------------------------------------------- the log

@@ -31,6 +31,7 @@ from capmismatch._numerics.soft_label_spec import SoftLabelSpec
 from capmismatch.cli import app
 from capmismatch.distillation.methods import METHODS
 from capmismatch.distillation.next_tokens import SCORES
+from capmismatch.distillation.results import OUTCOMES
 from capmismatch.findings import FINDINGS
 from capmismatch.plots._style import VENUES
 from capmismatch.probes import REGISTRY
@@ -170,7 +171,7 @@ def _results(teachers: list[str], rng: np.random.Generator) -> pd.DataFrame:
 SOMETIMES = {  # where a teacher is not usable, and where the data are a text
     "probes": {"usable", "findings", "reason", "exact"},
     "example values": {"sequence"},
-    "results": {*SCORES},
+    "results": {*SCORES, *OUTCOMES, *(f"train_{name}" for name in OUTCOMES)},
 }
 
 

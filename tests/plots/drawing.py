@@ -17,6 +17,8 @@ def draw(name, teachers):
         "capacity_curve": lambda: plots.capacity_curve(results, teachers=probes),
         "capacity_curve alone": lambda: plots.capacity_curve(results),
         "capacity_grid": lambda: plots.capacity_grid(results, teachers=probes),
+        "fidelity_vs_capacity": lambda: plots.fidelity_vs_capacity(tables.with_fidelity(results)),
+        "forest": lambda: plots.forest(tables.forest_table()),
         "variance_vs_capacity": lambda: plots.variance_vs_capacity(probes),
         "variance_vs_temperature": lambda: plots.variance_vs_temperature(
             probes, restored=tables.restored_table(teachers)
@@ -45,6 +47,8 @@ FIGURES = [
     "capacity_curve",
     "capacity_curve alone",
     "capacity_grid",
+    "fidelity_vs_capacity",
+    "forest",
     "variance_vs_capacity",
     "variance_vs_temperature",
     "temperature_heatmap",

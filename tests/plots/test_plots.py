@@ -551,3 +551,20 @@ def test_study_progress_draws_no_state_that_does_not_occur_and_no_time_that_is_n
     assert [text.get_text() for text in ax.texts] == ["3/3", "3/3"]
     with pytest.raises(InputError, match=naming("4 done", "3 runs", "'CE'")):
         plots.study_progress(status.assign(done=4))
+
+
+def test_fidelity_has_a_panel_a_measure_with_means_over_runs():
+    results = tables.with_fidelity(tables.results_table(MLPS))
+    axes = plots.fidelity_vs_capacity(results, measures=["fidelity", "train_kl"])
+    drawn = plots.drawn_data(axes[0].figure)
+    assert set(drawn["measure"]) == {"fidelity", "train_kl"}
+    setting = drawn["setting"].iloc[0]
+    rows = results[results["label"].eq(setting) & results["split"].eq("test")]
+    wanted = rows.groupby("params")["train_kl"].mean().to_numpy()
+    mine = drawn[drawn["setting"].eq(setting) & drawn["measure"].eq("train_kl")]
+    np.testing.assert_allclose(mine["mean"], wanted)
+    for changes in ({"measures": ["speed"]}, {"labels": ["none"]}):
+        with pytest.raises(InputError):
+            plots.fidelity_vs_capacity(results, **changes)
+    with pytest.raises(InputError):
+        plots.fidelity_vs_capacity(results.assign(fidelity=np.nan))

@@ -54,7 +54,7 @@ def quick_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(letters, "RECIPE", letters.Recipe(epochs=2, batch_size=100))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study that was probed: the others start from its files."""
     folder = tmp_path_factory.mktemp("pilot")
@@ -289,7 +289,7 @@ def test_pilot_errors(tmp_path: Path, taught: Path) -> None:
 # --- end to end ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, taught: Path) -> tuple[Path, Any, list[str]]:
     """A pilot that ran through: its folder, choice, and what it told."""
     folder = tmp_path_factory.mktemp("whole")
@@ -392,7 +392,7 @@ def test_only_validation_rows_choose(whole: tuple[Path, Any, list[str]], taught:
 
 
 def test_killed_it_goes_on(whole: tuple[Path, Any, list[str]], taught: Path, tmp_path: Path) -> None:
-    _, choice, _ = whole
+    folder, choice, _ = whole
     study = study_in(tmp_path, taught)
     child = os.fork()
     if not child:
@@ -408,7 +408,8 @@ def test_killed_it_goes_on(whole: tuple[Path, Any, list[str]], taught: Path, tmp
     os.waitpid(child, 0)
     done = {file: file.stat().st_mtime_ns for file in finished(tmp_path)}
     assert len(done) >= 5 and not (tmp_path / "tables" / "pilot.parquet").exists()
-    assert repr(pilot(study_in(tmp_path, taught), "45%", n_boot=200, tell=silent)) == repr(choice)
+    again = pilot(study_in(tmp_path, taught), "45%", n_boot=200, tell=silent)
+    assert repr(again).replace(str(tmp_path), "") == repr(choice).replace(str(folder), "")  # commands name the study
     assert {file: file.stat().st_mtime_ns for file in done} == done
 
 

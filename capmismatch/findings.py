@@ -226,9 +226,9 @@ FINDINGS: dict[str, Finding] = {
         Finding(
             "CM034",
             "saved logits do not tell all",
-            "The file lists the likeliest tokens alone, at temperature 1. What asks for the others, or for a label that "
-            "is not listed, is known within bounds only; of other temperatures a file tells little: at "
-            "2 most of the probability lies outside the list.",
+            "The file lists the likeliest tokens alone, at temperature 1. What asks for others, or for a label that "
+            "is not listed, is known within bounds only; of other temperatures a file tells little: at 2 "
+            "most of the probability lies outside the list.",
         ),
         Finding(
             "CM036",

@@ -215,6 +215,20 @@ FINDINGS: dict[str, Finding] = {
             "computed over texts. With so few texts they are too small and uncertain.",
         ),
         Finding(
+            "CM033",
+            "tokenizer not compared",
+            "The language model brings no tokenizer, so that nothing shows whether its ids mean the tokens of the "
+            "text. With another tokenizer all its numbers are of a garbled text: an accuracy near that of guessing, or "
+            "a loss far above that of its siblings, is the sign.",
+        ),
+        Finding(
+            "CM034",
+            "saved logits are incomplete",
+            "The file lists the likeliest tokens alone, at temperature 1. What asks for others, or for a label that "
+            "is not listed, is known within bounds only; of other temperatures a file shows little: at 2 "
+            "most of the probability lies outside the list.",
+        ),
+        Finding(
             "CM036",
             "images not normalised",
             "The network gets images scaled to [0, 1], and no mean and standard deviation were given. If it was "

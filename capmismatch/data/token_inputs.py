@@ -222,7 +222,7 @@ def cut_windows(
     label[:, :skip] = NO_LABEL
     has_rows = (label != NO_LABEL).any(1)
     if not has_rows.any():
-        raise InputError(f"expected tokens to tell in {place}, got none: all are masked, or among the first {skip}")
+        raise InputError(f"expected tokens to predict in {place}, got none: all are masked, or among the first {skip}")
     label, owner, offset = label[has_rows], owner[has_rows], offset[has_rows]
     row_window, row_position = np.nonzero(label != NO_LABEL)
     inputs = TokenInputs(

@@ -428,7 +428,7 @@ def check_same(record: TeacherRecord, file: Path, dataset: Dataset) -> None:
         if stored[what] != current[what] and not (what == "network" and not stored[what]):  # not kept in earlier banks
             raise BankError(
                 f"{file} was collected with {what} {stored[what]!r}, now given {current[what]!r}: give the teacher "
-                "another name, or remove the file to collect anew"
+                "another name, or remove the file to collect again"
             )
 
 

@@ -441,7 +441,7 @@ class Study:
         return figures if whole else None
 
     def report(self) -> Path:
-        """Write report.html; figures are drawn anew where they are of other tables than those of now."""
+        """Write report.html; figures are drawn again where they are of other tables than those of now."""
         from capmismatch.report.page import write_report
 
         if gallery_manifest(self.folder / "figures"):

@@ -225,7 +225,7 @@ FINDINGS: dict[str, Finding] = {
             "CM034",
             "saved logits are incomplete",
             "The file lists the likeliest tokens alone, at temperature 1. What asks for others, or for a label that "
-            "is not listed, is known within bounds only; of other temperatures a file shows little: at 2 "
+            "is not listed, is known within bounds only. A file says little about other temperatures: at 2 "
             "most of the probability lies outside the list.",
         ),
         Finding(

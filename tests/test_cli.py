@@ -224,7 +224,8 @@ def test_soften_takes_the_command_of_a_choice(tmp_path: Path, monkeypatch: pytes
         if data is not None:
             study.write_text(study.read_text().replace("# [data] is not needed", f'[data]\nsource = "{data}"\n#'))
         for folder in ((), ("--folder", tmp_path / "else where")):
-            assert (outcome := command("pick", study, *folder, "--quiet", "--json")).code == 0, outcome.err
+            outcome = command("pick", study, *folder, "--quiet", "--json")
+            assert outcome.code == 0, outcome.err
             choice = json.loads(outcome.out)
             assert choice["command"] or lacking in choice["no_command"]
             assert bool(choice["command"]) is not bool(lacking)
@@ -232,7 +233,8 @@ def test_soften_takes_the_command_of_a_choice(tmp_path: Path, monkeypatch: pytes
             assert (choice["command"] or f"# {choice['no_command']}") in printed
             if lacking:
                 continue
-            assert (outcome := command(*shlex.split(choice["command"])[1:])).code == 0, outcome.err
+            outcome = command(*shlex.split(choice["command"])[1:])
+            assert outcome.code == 0, outcome.err
             soft = load_soft_labels("soft.safetensors")
             assert (soft.teacher, soft.ids.tolist()) == (f"{name[:-4]}/l", [str(row) for row in range(100)])
             Path("soft.safetensors").unlink()
@@ -441,7 +443,7 @@ def test_stages_one_by_one_leave_the_same_as_run(studied: Path, tmp_path: Path) 
         "isats": "derived_variance",
         "distill": "KD tau=4",
         "correlate": "spearman",
-        "pick": " teachers/l by ",
+        "pick": " teachers/l, based on ",
         "plot": str(tmp_path / "figures" / "variance_vs_capacity.png"),
         "report": str(tmp_path / "report.html"),
     }
@@ -461,7 +463,7 @@ def test_a_pick_is_written_as_a_page(studied: Path, tmp_path: Path) -> None:
         outcome = command("pick", studied, "--out", tmp_path / "new" / name)
         assert outcome.out == f"{plain.out}\n{tmp_path / 'new' / name}\n"
         page = (tmp_path / "new" / name).read_text(encoding="utf-8")
-        assert page.startswith(start) and " teachers/l by " in page and "p_best" in page
+        assert page.startswith(start) and " teachers/l, based on " in page and "p_best" in page
     assert_one_line(command("pick", studied, "--out", tmp_path / "pick.pdf"), "ends in .html or .md", "pick.pdf")
 
 

@@ -105,7 +105,7 @@ def loss_line(setting: Mapping[str, Any]) -> str:
         method.check_loss()
     except InputError as error:
         known = not str(error).startswith("method must be one of")
-        why = f"results do not tell it whole: {error}" if known else "it is no method of capmismatch"
+        why = f"the results lack some of it: {error}" if known else "it is no method of capmismatch"
         return f"# the loss of {name} is your own code: {' '.join(why.split())}"
     made = f"cm.Method({', '.join([name, *text])})"
     taken = "soft_labels" if setting["name"] in OF_SOFT_LABELS else "teacher_logits"

@@ -146,7 +146,7 @@ def test_reasons_are_few(probes, results):
     for choice in (pick(with_companions(probes)), pick(with_companions(probes), results)):
         assert len(choice.reasons) <= 6
     choice = pick(with_companions(probes), many)
-    of_students = [reason for reason in choice.reasons if "Setting of" in reason]
+    of_students = [reason for reason in choice.reasons if reason.startswith("Student '")]
     assert len(choice.students) == 5 and len(of_students) == SHOWN_STUDENTS
 
 
@@ -776,7 +776,7 @@ def test_a_single_teacher_is_compared_with_nothing(probes, results):
     for choice in (pick(one), pick(one, results), pick(one, **kinds)):
         text = " ".join([*choice.reasons, *choice.risks])
         assert choice.teacher == "resnet26" and choice.findings == ["CM003"] and len(choice.table) == 1
-        assert not any(word in text for word in ("every other teacher", "100 %", "Only 1", "would lose"))
+        assert not any(word in text for word in ("every other teacher", "100 %", "Only 1", "expected regret"))
     two = pick(probes[probes["teacher"].isin(["resnet8", "resnet14"])])
     assert any("2 teachers" in risk for risk in two.risks)
 
@@ -785,7 +785,7 @@ def test_what_would_tell_where_one_teacher_has_students(probes, results):
     """More seeds of the only teacher with students would not."""
     one = results[results["teacher"].isin(["", "resnet8"])]
     text = " ".join(pick(probes, one).risks)
-    assert "students of the other teachers would tell" in text and "more seeds would tell" not in text
+    assert "students of the other teachers would decide" in text and "more seeds would decide" not in text
 
 
 def test_no_accuracy_is_above_one(probes, results):
@@ -799,10 +799,13 @@ def test_no_accuracy_is_above_one(probes, results):
 
 
 def test_a_loss_says_on_which_split(probes, results):
-    costs = next(reason for reason in pick(probes, results).reasons if "would lose" in reason)
-    assert costs.startswith("On the reporting split") and "resnet26 given above is that on the choosing split" in costs
-    one = next(r for r in pick(probes, results[results["split"].eq("val")]).reasons if "would lose" in r)
-    assert "split" not in one
+    for table, choosing, reporting in (
+        (results, "validation", "test"),
+        (results[results["split"].eq("val")],) + ("validation",) * 2,
+    ):
+        reasons = pick(probes, table).reasons
+        assert reasons[0].endswith(f"points on {choosing} rows.")
+        assert next(reason for reason in reasons if "'largest'" in reason).startswith(f"On {reporting} rows: ")
 
 
 def test_the_extent_of_the_evidence(probes):
@@ -859,7 +862,7 @@ def test_teachers_that_do_not_differ_are_said_not_to(probes, results):
     choice = pick(probes, same, label="KD tau=4")
     test = choice.basis.differences.iloc[0]
     assert test["reliability"] < 0.8 and "CM015" in choice.findings
-    assert choice.title.endswith("no difference between these teachers is shown") == (test["p"] >= 0.05)
+    assert choice.title.endswith("do not differ significantly") == (test["p"] >= 0.05)
     assert any(f"{test['F']:.2f}" in reason and f"{test['reliability']:.2f}" in reason for reason in choice.reasons)
     clear = pick(probes, results, label="KD tau=4")
     assert "CM015" not in clear.findings and clear.basis.differences.iloc[0]["p"] < 1e-3

@@ -413,7 +413,8 @@ class Diagnosis:
         family = "" if choice.family == "logits" else f", family={choice.family!r}"
         return [
             "# soft labels need the teacher's logits of the rows that the student is trained on, and their labels:",
-            f'training = cm.bank_from_arrays({{{choice.teacher!r}: logits}}, labels, split=["train"] * len(labels){family})',
+            f"training = cm.bank_from_arrays({{{choice.teacher!r}: logits}}, labels, "
+            f'split=["train"] * len(labels){family})',
             'diagnosis.choice.soften(training).write("soft.safetensors")',
         ]
 

@@ -142,7 +142,7 @@ class HandOver:
 
     @property
     def command(self: Any) -> str:
-        """The shell command that writes the teacher's soft labels of training rows; "" where none can, see `no_command`."""
+        """The shell command that writes the teacher's soft labels of training rows; "" without any, see `no_command`."""
         if self.no_command:
             return ""
         return soften_command(f"{self.family}/{self.teacher}", self.taught_by, self.source, self.soften_options)

@@ -290,6 +290,9 @@ def pick(
     student: Annotated[str | None, Parameter(help="Use the results of this student only.")] = None,
     label: Annotated[str | None, Parameter(help="Use the results of this setting only, such as 'KD tau=4'.")] = None,
     rule: Annotated[str | None, Parameter(help="Choose by this rule, such as 'largest'.")] = None,
+    tolerance: Annotated[
+        float | None, Parameter(help="Points (or nats) that do not matter to you; 0.3 (or 0.01) by default.")
+    ] = None,
     pilot: Annotated[
         str | None,
         Parameter(help="Train some students first: '20%' of the study's grid of students, or a number of full runs."),
@@ -306,7 +309,7 @@ def pick(
     from capmismatch.selection.choice_page import check_page, write_page
     from capmismatch.study.tables import load_table
 
-    options = _set(family=family, student=student, label=label, rule=rule)
+    options = _set(family=family, student=student, label=label, rule=rule, tolerance=tolerance)
     _check_pilot_options(pilot, tau, options)
     if out is not None:
         check_page(out)  # before a pilot takes its hours

@@ -170,8 +170,9 @@ def _run(source: Any, data: Any, progress: bool) -> LogitBank:
 
 def _sized(bank: LogitBank, params: Mapping[str, int]) -> LogitBank:
     """A bank whose teachers have these numbers of parameters."""
-    from capmismatch.errors import must_be_a_count
+    from capmismatch.errors import must_be_a_count, must_be_sizes
 
+    must_be_sizes(params)
     size_of: dict[str, int] = {}
     for name, size in params.items():
         must_be_a_count(size, f"params of teacher {name!r}")
@@ -228,7 +229,12 @@ def _chosen(
         choice = pick(probes, results, values=values, split=split)
     except InputError as error:
         return None, str(error)
-    return replace(choice, source="BANK" if bank.path is None else str(bank.path)), ""
+    if bank.path is None:
+        return choice, ""
+    if "train" not in set(bank.rows.split):
+        why = f"soft labels need the teacher's logits of training rows: the bank in {bank.path} has none"
+        return replace(choice, no_command=why), ""
+    return replace(choice, source=str(bank.path), soften_options=("--split", "train"), no_command=""), ""
 
 
 # The answer -----------------------------------------------------------------------------------------------------------
@@ -392,16 +398,24 @@ class Diagnosis:
     @property
     def _next(self) -> list[str]:
         """Lines to copy."""
-        from capmismatch.selection.handover import loss_line
-
         lines = [
             'diagnosis.report("report.html")  # everything on one page',
             'diagnosis.figures("figures")     # PDF, PNG and CSV of each figure',
         ]
         if self.choice is not None:
-            soften = 'diagnosis.choice.soften(diagnosis.bank).write("soft.safetensors")'
-            lines += [soften, loss_line(self.choice.taught_by)]
+            lines += [*self._softening(self.choice), self.choice.loss]
         return lines
+
+    def _softening(self, choice: Choice) -> list[str]:
+        """Lines that write the teacher's soft labels of training rows: the bank's, or those that are to be given."""
+        if "train" in set(self.bank.rows.split):
+            return ['diagnosis.choice.soften(diagnosis.bank, split="train").write("soft.safetensors")']
+        family = "" if choice.family == "logits" else f", family={choice.family!r}"
+        return [
+            "# soft labels need the teacher's logits of the rows that the student is trained on, and their labels:",
+            f'training = cm.bank_from_arrays({{{choice.teacher!r}: logits}}, labels, split=["train"] * len(labels){family})',
+            'diagnosis.choice.soften(training).write("soft.safetensors")',
+        ]
 
     def __repr__(self) -> str:
         lines = textwrap.wrap(self.answer + ".", WIDTH)

@@ -144,9 +144,9 @@ FINDINGS: dict[str, Finding] = {
         ),
         Finding(
             "CM020",
-            "no better than chance",
-            "The teacher's accuracy is that of guessing, or below. Its rows, columns or labels probably do not belong "
-            "to these examples. It is left out of picks, links and statements.",
+            "not shown to be better than chance",
+            "The teacher's accuracy may be that of guessing, or is below it: there are few examples, or its rows, columns "
+            "or labels do not belong to these examples. It is left out of picks, links and statements.",
         ),
         Finding(
             "CM021",

@@ -35,7 +35,7 @@ from capmismatch.data.bank_files import hash_logits, open_logits, read_rows
 from capmismatch.data.logit_checks import NOT_LOGITS, logit_array, looks_like
 from capmismatch.data.records import TeacherRecord, keys_named, only_key, teacher_key
 from capmismatch.data.rows import SPLITS, Rows, check_logits, make_rows, stratified_order
-from capmismatch.errors import BankError, InputError, must_be_a_count, must_be_one_of
+from capmismatch.errors import BankError, InputError, must_be_a_count, must_be_one_of, must_be_sizes
 from capmismatch.findings import explain
 
 if TYPE_CHECKING:
@@ -430,6 +430,7 @@ def bank_from_arrays(
     if classes is None:
         classes = [str(column) for column in range(next(iter(arrays.values())).shape[1])]
     rows = make_rows(name, labels, classes, split=split)
+    must_be_sizes(params)
     sizes = {str(teacher): size for teacher, size in (params or {}).items()}
     for teacher, size in sizes.items():
         must_be_one_of(teacher, arrays, "teacher in params")

@@ -148,9 +148,10 @@ def load_results(
         source, frame = f"the results file {path}", _read_file(path, _renaming(columns))
     frame = _named(frame, _renaming(columns), method, source)
     _clean_names(frame, source)
+    hint = "else say percent=True"
     if percent is None:
-        percent = _are_percentages(frame["accuracy"])
-    _clean_numbers(frame, percent, source)
+        percent, hint = _are_percentages(frame["accuracy"]), "or percentages throughout, all of them above 1"
+    _clean_numbers(frame, percent, source, hint)
     if "split" in frame:
         frame["split"] = _clean_splits(frame, splits or {}, source)
     return complete(frame).reset_index(drop=True)
@@ -176,7 +177,7 @@ def _read_file(path: Any, columns: Mapping[str, str]) -> pd.DataFrame:
 
 def _named(frame: pd.DataFrame, columns: dict[str, str], method: Method | str | None, source: str) -> pd.DataFrame:
     """The table with our names of columns; the necessary ones are there, each column once, and at least one row."""
-    require_columns(frame, columns, source)
+    require_columns(frame, columns, source, as_text=True)
     frame = _long(frame.rename(columns=columns).dropna(how="all"))
     duplicates = frame.columns[frame.columns.duplicated()]
     if len(duplicates):
@@ -188,7 +189,7 @@ def _named(frame: pd.DataFrame, columns: dict[str, str], method: Method | str | 
             f"{source} lacks the column 'method'; it has {list(frame.columns)}. If all its students were taught alike, "
             'say how: method="KD", or method=Method("KD", tau=2)'
         )
-    require_columns(frame, ["teacher", "method", "accuracy"], source)
+    require_columns(frame, ["teacher", "method", "accuracy"], source, as_text=True)
     if frame.empty:
         raise InputError(f"expected at least one result in {source.removeprefix('the results file ')}, got none")
     return frame
@@ -224,8 +225,11 @@ def _clean_names(frame: pd.DataFrame, source: str) -> None:
     _reject(frame, "teacher", without_teacher, "a name (all methods but CE have a teacher)", source)
 
 
-def _clean_numbers(frame: pd.DataFrame, percent: bool, source: str) -> None:
-    """Turn numbers into numbers in place, accuracies into shares, and refuse values out of range."""
+def _clean_numbers(frame: pd.DataFrame, percent: bool, source: str, hint: str) -> None:
+    """Turn numbers into numbers in place, accuracies into shares, and refuse values out of range.
+
+    `hint` says what else accuracies without a percent sign might be.
+    """
     signed = frame["accuracy"].astype(str).str.strip().str.endswith("%")
     for column in [name for name in ("accuracy", *NUMBERS, *SEEDS) if name in frame]:
         numbers = _numbers(frame[column], column)
@@ -241,7 +245,7 @@ def _clean_numbers(frame: pd.DataFrame, percent: bool, source: str) -> None:
     percentages = signed | percent
     expected = "a percentage in [0, 100]"
     _reject(frame, "accuracy", percentages & ~frame["accuracy"].between(0, 100), expected, source)
-    expected = "a share in [0, 1] (else say percent=True)"
+    expected = f"a share in [0, 1] ({hint})"
     _reject(frame, "accuracy", ~percentages & ~frame["accuracy"].between(0, 1), expected, source)
     if percent:
         _reject_shares(frame, ~signed, source)

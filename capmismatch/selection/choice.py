@@ -15,7 +15,7 @@ from capmismatch.findings import explain
 from capmismatch.selection import reasons as sentences
 from capmismatch.selection.evidence import EvidenceFacts
 from capmismatch.selection.first_guess import SmallestPilot
-from capmismatch.selection.handover import HandOver
+from capmismatch.selection.handover import OF_TABLES, HandOver
 from capmismatch.selection.metric import ACCURACY, Metric
 from capmismatch.selection.rules import COMPANIONS, RULES
 from capmismatch.selection.students import SeedFacts
@@ -199,7 +199,11 @@ class Choice(HandOver):
     pilot : PilotRecord or None
         What a pilot did.
     source : str
-        The study file or the bank's folder whose teachers these are, for `command`.
+        The study file or the bank's folder whose teachers these are, for `command`; "" where they are of tables.
+    soften_options : tuple of str
+        Further words of `command`.
+    no_command : str
+        Why there is no `command`: it would have no training rows; else "".
 
     See Also
     --------
@@ -215,7 +219,9 @@ class Choice(HandOver):
     basis: Basis
     findings: list[str]
     pilot: PilotRecord | None = None
-    source: str = "study.toml"
+    source: str = ""
+    soften_options: tuple[str, ...] = ()
+    no_command: str = OF_TABLES
 
     @property
     def student(self) -> str | None:
@@ -434,7 +440,7 @@ class Choice(HandOver):
                 *sentences.ties(table, row, self.metric),
                 *sentences.cheapest_within(self._cheapest, row, self.comparison.tolerance, self.metric),
                 *sentences.gain(table, row, self.metric, basis.missing.split),
-                *sentences.rule_costs(self.rules, self.metric),
+                *sentences.rule_costs(self.rules, self.metric, basis.missing.split),
                 *sentences.from_elsewhere(basis.evidence),
             ]
         elif basis.evidence is not None:

@@ -136,7 +136,7 @@ def pick(
         By what students are compared: "accuracy", or of language models "nll": scores and baselines are then NLLs, less
         being better, and gains and regret in nats. That needs two seeds of some student, to tell the noise.
     n_boot : int
-        Number of draws.
+        Number of draws, 20 or more.
     seed : int
         Equal seeds give equal choices.
     mute : iterable of str
@@ -178,7 +178,7 @@ def pick(
     if results is not None:
         must_be_a_table(results, "the results table", 'results = cm.load_results("students.csv")')
     must_be_one_of(rule, ["auto", *RULES], "rule")
-    must_count(n_boot, "n_boot", most=MOST_RESAMPLES)
+    must_count(n_boot, "n_boot", least=20, most=MOST_RESAMPLES)  # of fewer draws a chance says nothing
     by, splits = metric_of(metric), Splits(split, report_split)
     if by.less_is_better and results is None:
         raise InputError(f"the metric {metric!r} compares students: give their results")
@@ -444,6 +444,8 @@ def _by_results(
     able = _better_than_plain(table, metric.of_teachers(profiles), float(plain))
     chosen = able.iloc[_best_tested(able)] if rule == "auto" else _taken_by(rules, table, rule)
     by_student, settings = _student_table(students, profiles), _setting_table(students, profiles)
+    table, by_student = (metric.in_range(frame, ("score", "low", "high")) for frame in (table, by_student))
+    settings = metric.in_range(settings, ("score",))
     missing = Missing(rules=tuple(missing_rules), probes=candidates.missing_probes, split=only_split)
     return Choice(
         teacher=str(chosen["teacher"]),

@@ -170,7 +170,7 @@ def prior_risk(rule: str, pilot: SmallestPilot | None) -> str:
     """That no student results confirm the rule, and the smallest pilot that could."""
     measured = (
         " In our study of twelve CIFAR-10 teachers its regret was low under KD; under ATS and ISATS it was no better "
-        "than other rules."
+        "than other rules. Nor do the students of that study show a difference between its teachers under KD."
     )
     risk = (
         "There are no student results: the rule is a guess, and its regret here is unknown."
@@ -206,7 +206,8 @@ def estimate(table: pd.DataFrame, chosen: pd.Series, metric: Metric = ACCURACY, 
     """The chosen teacher's estimate, chance and expected regret; `only` is the only split of the results."""
     kind = "" if chosen["measured"] else " (predicted: it has no student in this setting)"
     level, likely = metric.level(chosen["score"], chosen["low"], chosen["high"]), chance(table, chosen, metric)
-    return f"{named(chosen)}: {_split(only or 'val')} {metric.word} {level}{kind}{likely}."
+    where = f" on {_split(only or 'val')} rows" if likely else ""
+    return f"{named(chosen)}: {_split(only or 'val')} {metric.word} {level}{kind}{likely}{where}."
 
 
 def settings(students: pd.DataFrame, compared: pd.DataFrame, metric: Metric = ACCURACY, only: str = "") -> list[str]:
@@ -295,8 +296,8 @@ def gain(table: pd.DataFrame, chosen: pd.Series, metric: Metric = ACCURACY, only
     return [f"Gain over plain cross-entropy ({_split(only or 'test')}): {_gain(chosen, metric)}."]
 
 
-def rule_costs(rules: pd.DataFrame, metric: Metric = ACCURACY) -> list[str]:
-    """Expected regret of following the common rules."""
+def rule_costs(rules: pd.DataFrame, metric: Metric = ACCURACY, only: str = "") -> list[str]:
+    """Expected regret of following the common rules, on the split to report."""
     if not rules["regret"].any():  # a single teacher
         return []
     losses = []
@@ -311,7 +312,7 @@ def rule_costs(rules: pd.DataFrame, metric: Metric = ACCURACY) -> list[str]:
             for taking in further
         ]
         losses.append(f"Other rules, with expected regret: {'; '.join(others)}.")
-    return [" ".join(losses)]
+    return [f"On {_split(only or 'test')} rows: {' '.join(losses)}"]
 
 
 def from_elsewhere(evidence: EvidenceFacts | None) -> list[str]:
@@ -337,7 +338,8 @@ def result_risks(table: pd.DataFrame, chosen: pd.Series, seeds: SeedFacts, metri
         )
     if chosen["tie"] and chosen["p_best"] < 0.5:
         another = format_chance(1 - chosen["p_best"])
-        risks.append(f"Another teacher is the best with a probability of {another}; more seeds would decide.")
+        wanted = "more seeds" if table["measured"].sum() > 1 else "students of the other teachers"
+        risks.append(f"Another teacher is the best with a probability of {another}; {wanted} would decide.")
     return risks
 
 

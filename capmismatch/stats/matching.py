@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from capmismatch._utils.text import count, join
-from capmismatch.errors import InputError, require_columns
+from capmismatch.errors import InputError, must_be_a_table, require_columns, require_numbers
 from capmismatch.stats.correlations import nested_mean
 
 UNIT = ["family", "teacher"]
@@ -146,8 +146,10 @@ def require_results(results: pd.DataFrame, columns: Sequence[str]) -> None:
     capmismatch.errors.InputError: the results table lacks the column 'teacher_seed'; it has ['teacher']: \
 capmismatch.load_results takes tables made by hand, and fills in all but teacher, method and accuracy
     """
+    must_be_a_table(results, "the results table", 'results = cm.load_results("students.csv")')
     try:
         require_columns(results, columns, "the results table")
+        require_numbers(results, ["n"], "the results table")
     except InputError as error:
         raise InputError(
             f"{error}: capmismatch.load_results takes tables made by hand, and fills in all but teacher, method and "

@@ -123,6 +123,8 @@ class Missing:
         Teachers that `capmismatch.check` found not to be usable, each with the reason; else "".
     two_classes : bool
         Whether probes of the wrong classes were left out because they are zero by definition.
+    repeated : str
+        Results and evidence that repeat others (see `repeats.without_repeats`); else "".
     """
 
     rules: tuple[str, ...] = ()
@@ -131,6 +133,7 @@ class Missing:
     split: str = ""
     unusable: str = ""
     two_classes: bool = False
+    repeated: str = ""
 
 
 @dataclass(frozen=True)
@@ -482,7 +485,8 @@ class Choice(HandOver):
                 *sentences.without_probe(missing.teachers, RULES[self.rule], self.tau),
                 *sentences.confidence_risk(table, RULES[self.rule]),
             ]
-        before = (*sentences.unusable(missing.unusable), *(() if self.pilot is None else self.pilot.risks))
+        left_out = (*sentences.unusable(missing.unusable), *sentences.repeated(missing.repeated))
+        before = (*left_out, *(() if self.pilot is None else self.pilot.risks))
         few = [sentences.few(len(table))] if len(table) < FEW_TEACHERS else []
         return [*before, *by_numbers, *few, *sentences.edge_risk(table, row)]
 

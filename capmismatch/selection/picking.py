@@ -32,9 +32,10 @@ from capmismatch.selection.choice import (
     Missing,
     Setting,
 )
-from capmismatch.selection.evidence import EvidenceFacts, EvidenceGroup, best_setting, learn, rule_losses
+from capmismatch.selection.evidence import EvidenceFacts, EvidenceGroup, as_pairs, best_setting, learn, rule_losses
 from capmismatch.selection.handover import settings_in
 from capmismatch.selection.metric import Metric, metric_of
+from capmismatch.selection.repeats import without_repeats
 from capmismatch.selection.rules import (
     COMPANIONS,
     DEFAULT_RULE,
@@ -187,7 +188,7 @@ def pick(
         raise InputError(f"expected a tolerance in {by.unit} >= 0, got {tolerance!r}")
     probes, results, unusable = usable_tables(probes, results)
     measurements, profiles = read_probes(probes, split)
-    pairs = [(theirs, by.compared(students)) for theirs, students in _as_pairs(evidence)]
+    pairs = [(theirs, by.compared(students)) for theirs, students in as_pairs(evidence)]
     if results is not None:
         results = by.compared(checked_results(results))
         splits = resolve_splits(results, split, report_split)
@@ -196,6 +197,7 @@ def pick(
         results, other_families = _split_by_family(probes, results, family)
         pairs += other_families
         unusable = unusable[unusable["family"].eq(family)]
+    results, pairs, repeated = without_repeats(results, pairs)
     candidates, groups = Candidates.of(profiles), list[EvidenceGroup]()
     if pairs:
         candidates, groups = learn(profiles, pairs, split=split, report_split=report_split, label=label)
@@ -225,7 +227,7 @@ def pick(
         choice = _by_probe(measurements, profiles, used, draws, mute)
     methods = settings_in([*([] if results is None else [results]), *(pair[1] for pair in pairs)])
     choice = replace(choice, basis=replace(choice.basis, methods=methods))
-    return _with_left_out(choice, probes, unusable, mute)
+    return _with_left_out(choice, probes, unusable, repeated, mute)
 
 
 def _rule_to_follow(rule: str, probes: pd.DataFrame, profiles: pd.DataFrame) -> Rule:
@@ -251,37 +253,18 @@ def _default_rule(probes: pd.DataFrame, profiles: pd.DataFrame) -> str:
     return known[0] if known else DEFAULT_RULE
 
 
-def _with_left_out(choice: Choice, probes: pd.DataFrame, unusable: pd.DataFrame, mute: Iterable[str]) -> Choice:
-    """The choice, which says what was left out of it: unusable teachers, and probes that are zero by definition."""
+def _with_left_out(
+    choice: Choice, probes: pd.DataFrame, unusable: pd.DataFrame, repeated: str, mute: Iterable[str]
+) -> Choice:
+    """The choice, which says what was left out of it: unusable teachers, probes zero by definition, repeated runs."""
     two_classes = bool(zero_by_definition(probes))
-    if unusable.empty and not two_classes:
+    if unusable.empty and not two_classes and not repeated:
         return choice
-    missing = replace(choice.basis.missing, unusable=told(unusable), two_classes=two_classes)
+    missing = replace(choice.basis.missing, unusable=told(unusable), two_classes=two_classes, repeated=repeated)
     codes = [code for cell in unusable["findings"] for code in str(cell).split(",") if code in OF_UNUSABLE]
     codes += ["CM014"] if two_classes else []
     findings = without_muted([*choice.findings, *codes], mute)
     return replace(choice, basis=replace(choice.basis, missing=missing), findings=findings)
-
-
-def _as_pairs(evidence: Iterable[object]) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    """The evidence as a list of pairs of tables.
-
-    Raises
-    ------
-    InputError
-        If it is anything else, such as a single pair.
-    """
-    pairs = []
-    for number, pair in enumerate(evidence):
-        match pair:
-            case (pd.DataFrame() as probes, pd.DataFrame() as results):
-                pairs.append((probes, results))
-            case _:
-                raise InputError(
-                    "expected evidence to be a list of pairs of tables, such as [(probes, results)], got "
-                    f"{type(pair).__name__} as its item {number + 1}"
-                )
-    return pairs
 
 
 def _split_by_family(

@@ -164,6 +164,11 @@ def unusable(teachers: str) -> list[str]:
     return [f"Left out, because they are not usable: {teachers}."] if teachers else []
 
 
+def repeated(told: str) -> list[str]:
+    """Results and evidence that were left out because they repeat others."""
+    return [f"Left out, because the same students were given twice: {told}."] if told else []
+
+
 def prior_risk(rule: str, pilot: SmallestPilot | None) -> str:
     """That no student has confirmed the rule, and the fewest students that would."""
     measured = " (where measured, cheap under plain KD, no better than others under ATS and ISATS)"
@@ -253,8 +258,9 @@ def differences(tests: pd.DataFrame | None) -> list[str]:
     for _, test in tests[tests["reliability"].lt(WANTED_RELIABILITY)].head(SHOWN_STUDENTS).iterrows():
         name = f"'{test['student']}' by '{test['label']}'"
         shown = "differ" if test["p"] < SIGNIFICANT else "are not shown to differ"
-        more = f"{test['seeds_for_80']:.0f} seeds would reach 0.8" if np.isfinite(test["seeds_for_80"]) else ""
-        more = more or "no number of seeds is known to reach 0.8"
+        trials = "training runs of each teacher" if test["error"] == "training runs" else "seeds"
+        more = f"{test['seeds_for_80']:.0f} {trials} would reach 0.8" if np.isfinite(test["seeds_for_80"]) else ""
+        more = more or f"no number of {trials} is known to reach 0.8"
         sentences.append(
             f"The teachers {shown} for {name}: F({test['df1']:.0f}, {test['df2']:.0f}) = {test['F']:.2f}, "
             f"p = {test['p']:.2g}. Their means have a reliability of {test['reliability']:.2f} "

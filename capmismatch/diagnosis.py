@@ -345,6 +345,8 @@ class Diagnosis:
         choice = self.choice
         if choice is None:
             return f"No teacher can be picked: {self.no_choice}"
+        if choice.takes_none or len(choice.table) < 2:
+            return choice.title
         if choice.grade == "none":
             return f"{choice.title}. No students yet: this is an order by a probe, not a measurement"
         loss = f"expected loss {choice.expected_regret:.2f} points"
@@ -354,8 +356,22 @@ class Diagnosis:
     def _about(self) -> str:
         """What was looked at, in a line."""
         splits = ", ".join(f"{number} {name}" for name, number in self.bank.rows.split_counts.items())
-        students = "" if self.results is None else f"; {len(self.results)} student results"
+        students = "" if self.results is None else f"; {self._used_results} student results"
         return f"{count(len(self.bank.teachers), 'teacher')} on {self.bank.rows.name!r}: {splits}{students}"
+
+    @property
+    def _used_results(self) -> int:
+        """Rows of the results whose teacher is in the bank, or that have none."""
+        from capmismatch.stats.matching import with_families
+
+        assert self.results is not None
+        known = set(zip(self.probes["family"], self.probes["teacher"], strict=True))
+        rows = with_families(self.results, self.probes)
+        plain = rows["teacher"].fillna("").eq("")
+        return sum(
+            bool(none) or unit in known
+            for none, unit in zip(plain, zip(rows["family"], rows["teacher"], strict=True), strict=True)
+        )
 
     @property
     def _notes(self) -> list[str]:
@@ -396,7 +412,7 @@ class Diagnosis:
             'diagnosis.report("report.html")  # everything on one page',
             'diagnosis.figures("figures")     # PDF, PNG and CSV of each figure',
         ]
-        if self.choice is not None:
+        if self.choice is not None and not self.choice.takes_none:
             soften = 'diagnosis.choice.soften(diagnosis.bank).write("soft.safetensors")'
             lines += [soften, loss_line(self.choice.taught_by)]
         return lines

@@ -163,6 +163,13 @@ FINDINGS: dict[str, Finding] = {
             "interval: by these results no teacher is worth taking in this setting.",
         ),
         Finding(
+            "CM023",
+            "a student out of line with its peers",
+            "A student's accuracy lies more than fifteen robust standard deviations from that of its teacher's other "
+            "students, as that of a run that crashed does. The noise is then taken to be so large that teachers cannot "
+            "be told apart. Look at the run; leave its rows out of the results if it crashed.",
+        ),
+        Finding(
             "CM025",
             "variance is lost where the teacher is right",
             "On the examples that the teacher gets right, the derived variance is lower than under plain temperature "

@@ -48,6 +48,9 @@ ALIKE = (
 )
 """What it means that `capmismatch.stats.groups.Noise.alike`."""
 
+CLEAR, LEANING = 0.8, 0.5
+"""P(best) from which on a choice is clear, and from which on it leans to a teacher."""
+
 _GROUNDS = {
     "results": "its students' results",
     "evidence": "the evidence of other students",
@@ -169,6 +172,23 @@ def repeated(told: str) -> list[str]:
     return [f"Left out, because the same students were given twice: {told}."] if told else []
 
 
+def unknown(teachers: Sequence[tuple[str, str]]) -> list[str]:
+    """Teachers with students, but without probes: they are not compared."""
+    names = ["/".join(filter(None, teacher)) for teacher in teachers]
+    return [f"Results left out, because the probes lack their teachers: {join(names)}."] if names else []
+
+
+def outlying(runs: Sequence[str]) -> list[str]:
+    """Students far out of line with the others."""
+    if not runs:
+        return []
+    shown = [*runs[:SHOWN_STUDENTS], *([f"{len(runs) - SHOWN_STUDENTS} more"] if len(runs) > SHOWN_STUDENTS else [])]
+    return [
+        f"Far out of line with the other runs: {'; '.join(shown)}. If it crashed, leave it out: it makes all teachers "
+        "look alike."
+    ]
+
+
 def prior_risk(rule: str, pilot: SmallestPilot | None) -> str:
     """That no student has confirmed the rule, and the fewest students that would."""
     measured = " (where measured, cheap under plain KD, no better than others under ATS and ISATS)"
@@ -237,6 +257,12 @@ def ties(table: pd.DataFrame, chosen: pd.Series, metric: Metric = ACCURACY) -> l
     if len(tied) < 2:
         return [f"{named(table.iloc[0])} is better than every other teacher beyond the 95 % intervals."]
     names = join([named(row) for _, row in tied.iterrows()])
+    if chosen["p_best"] >= CLEAR:  # one-sided surer than the two-sided interval
+        others = join([named(row) for _, row in tied.iterrows() if named(row) != named(chosen)])
+        return [
+            f"{named(chosen)} is the best with a chance of {format_chance(chosen['p_best'])}, which is short of proof: "
+            f"the 95 % interval of its lead over {others} covers zero."
+        ]
     sentence = (
         f"Too close to call between {names}."
         if len(tied) < len(table)
@@ -276,23 +302,34 @@ def no_difference(tests: pd.DataFrame | None) -> str:
     return ": no difference between these teachers is shown"
 
 
-def cheapest_within(
-    cheapest: pd.Series | None, chosen: pd.Series, tolerance: float, metric: Metric = ACCURACY
-) -> list[str]:
-    """The smallest teacher that is good enough, where it is not the chosen one; or that none is."""
-    if cheapest is None:
-        return [f"No teacher is within {tolerance:g} {metric.unit} of the best with a chance of 90 %."]
-    if named(cheapest) == named(chosen):
+def cheapest_within(enough: pd.DataFrame, chosen: pd.Series, tolerance: float, metric: Metric = ACCURACY) -> list[str]:
+    """The smallest of the teachers that are good enough, where it is not the chosen one; or why there is none."""
+    within, known = f"{tolerance:g} {metric.unit}", enough.dropna(subset="params")
+    if chosen.get("gain_high", np.nan) < 0:  # no teacher is worth taking
+        return []
+    if enough.empty:
+        return [f"No teacher is within {within} of the best with a chance of 90 %."]
+    if known.empty:
+        names = join([named(row) for _, row in enough.iterrows()])
+        return [f"Within {within} of the best: {names}. Which of all is the cheapest is unknown, as are their sizes."]
+    cheapest = known.iloc[int(known["params"].argmin())]
+    unsized = [named(row) for _, row in enough[enough["params"].isna()].iterrows()]
+    beside = f"; the size of {join(unsized)} is unknown" if unsized else ""
+    if named(cheapest) == named(chosen) and not unsized:
         return []
     size, sure = f"{cheapest['params']:,.0f} parameters", format_chance(cheapest["within"])
-    within = f"{tolerance:g} {metric.unit}"
-    return [f"The cheapest teacher within {within} of the best is {named(cheapest)} ({size}; {sure})."]
+    return [f"The cheapest teacher within {within} of the best is {named(cheapest)} ({size}; {sure}){beside}."]
 
 
 def gain(table: pd.DataFrame, chosen: pd.Series, metric: Metric = ACCURACY) -> list[str]:
     """How the teachers compare with plain cross-entropy."""
     if table["gain"].isna().all():
         return ["The results lack plain cross-entropy (or have it not for every student): the gain is unknown."]
+    if chosen["gain_high"] < 0:
+        return [
+            "Every teacher's students do worse than plain cross-entropy, or are not shown to do better: distillation "
+            f"is shown to cost accuracy here ({named(chosen)} gains {_gain(chosen, metric)})."
+        ]
     if not (table["gain_low"] > 0).any():
         return [
             "No teacher beats plain cross-entropy by more than its interval: distillation is not shown to help here "
@@ -341,6 +378,23 @@ def result_risks(table: pd.DataFrame, chosen: pd.Series, seeds: SeedFacts, metri
         another = format_chance(1 - chosen["p_best"])
         risks.append(f"Another teacher is the best with a chance of {another}; more seeds would tell.")
     return risks
+
+
+def different_teachers(students: pd.DataFrame, chosen: pd.Series, metric: Metric = ACCURACY) -> list[str]:
+    """That students want different teachers, and what the chosen one costs each of them."""
+    if len(students) < 2 or not (students["regret_low"] > 0).any():
+        return []
+    digits = 3 if metric.less_is_better else 2
+    costs = [
+        f"'{row['student']}' {row['regret']:.{digits}f} against {named(row)}"
+        for _, row in students.sort_values("regret", ascending=False, kind="stable").iterrows()
+        if row["regret"] > 0
+    ]
+    more = [f"{len(costs) - SHOWN_STUDENTS} more students less"] if len(costs) > SHOWN_STUDENTS else []
+    return [
+        f"The students want different teachers: {named(chosen)} costs ({metric.unit}) "
+        f"{join([*costs[:SHOWN_STUDENTS], *more])}. Take one each: student='...' (--student) picks for one."
+    ]
 
 
 def setting_risks(compared: pd.DataFrame) -> list[str]:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from capmismatch._utils.text import format_number
 from capmismatch.findings import explain
+from capmismatch.selection import cautions
 from capmismatch.selection import reasons as sentences
 from capmismatch.selection.cells import cell, plain, rung_summary, shown_settings, without_empty
 from capmismatch.selection.evidence import EvidenceFacts
@@ -261,7 +262,7 @@ class Choice(HandOver):
             One row per teacher:
 
             - ``family, teacher, params`` : the teacher and its number of parameters
-            - ``score`` : its probe; with results the shrunken accuracy on the split to choose on; by evidence the
+            - ``score`` : its probe; with results the shrunken accuracy on validation rows; by evidence the
               points of accuracy by which its students are predicted to stand above their mean over the teachers
             - ``low, high`` : 95 % interval of the score. Intervals of accuracies serve to compare teachers: they are
               for the mean over these seeds, and leave out what a seed does to all students alike, so that accuracies of
@@ -273,7 +274,7 @@ class Choice(HandOver):
               which does not mean as good
             - ``target_prob, inherent_variance`` : beside a score that is a derived probe, where they were measured
             - ``measured`` : with results or evidence, whether it has students in this setting
-            - ``accuracy`` : with results, estimated accuracy on the split to report, drawn toward the peers as the
+            - ``accuracy`` : with results, estimated accuracy on test rows, drawn toward the peers as the
               score is: the mean of the seeds by which a teacher was chosen would be too high
             - ``gain, gain_low, gain_high`` : with results, points over plain cross-entropy there, and their 95 %
               interval; NaN where some student lacks plain cross-entropy
@@ -282,7 +283,7 @@ class Choice(HandOver):
 
     @property
     def rules(self) -> pd.DataFrame:
-        """Whom each rule takes, and what it loses.
+        """The teacher that each rule takes, and its regret.
 
         Returns
         -------
@@ -290,9 +291,9 @@ class Choice(HandOver):
             One row per rule:
 
             - ``rule`` : its name
-            - ``family, teacher`` : whom it takes
+            - ``family, teacher`` : the teacher that it takes
             - ``value`` : the rule's probe of that teacher
-            - ``regret, low, high`` : accuracy points lost by following it on the split to report, and their 95 %
+            - ``regret, low, high`` : accuracy points lost by following it on test rows, and their 95 %
               interval; NaN by a probe alone
             - ``elsewhere`` : by evidence, the points that it lost there
             - ``score, tie, target_prob, inherent_variance`` : by a probe alone, how that teacher stands in `table`
@@ -310,7 +311,7 @@ class Choice(HandOver):
 
             - ``student, label, method, tau`` : the student and its best setting
             - ``family, teacher, p_best`` : its best teacher, and the chance of being that
-            - ``accuracy, ce`` : accuracy with that teacher and with plain cross-entropy, on the split to report
+            - ``accuracy, ce`` : accuracy with that teacher and with plain cross-entropy, on test rows
             - ``gain, gain_low, gain_high`` : points over plain cross-entropy, and their 95 % interval
             - ``regret, regret_low`` : points that its own best teacher is ahead of the chosen one, and the lower end of
               their 95 % interval
@@ -429,7 +430,7 @@ class Choice(HandOver):
 
     @property
     def grounds(self) -> str:
-        """What the choice was made by, in words."""
+        """What the choice is based on, in words."""
         return sentences.grounds(self.rule)
 
     @property
@@ -440,14 +441,15 @@ class Choice(HandOver):
         where = f" ({', '.join(setting)})" if setting else ""
         if self.takes_none:
             worse = "do worse than plain cross-entropy"
-            return f"{self.verdict} students of {self.family}/{self.teacher}, by {self.grounds}, {worse}{where}"
+            students = f"students of {self.family}/{self.teacher} {worse}{where}"
+            return f"Take no teacher, based on {self.grounds}: {students}"
         if len(self.table) < 2:
             return f"{self.verdict} {self.family}/{self.teacher} is the only teacher{where}"
         if self.grade == "none":
             smallest, spread = sentences.smallest_of(self.table, self._row), sentences.spread_in_short(self.rules)
-            return f"{self.verdict} {self.family}/{self.teacher}{smallest} by {self.grounds}{spread}"
+            return f"{self.verdict} {self.family}/{self.teacher}{smallest}, based on {self.grounds}{spread}"
         unshown = sentences.no_difference(self.basis.differences)
-        return f"{self.verdict} {self.family}/{self.teacher} by {self.grounds}{where}{unshown}"
+        return f"{self.verdict} {self.family}/{self.teacher}, based on {self.grounds}{where}{unshown}"
 
     @property
     def reasons(self) -> list[str]:
@@ -456,12 +458,12 @@ class Choice(HandOver):
         by_numbers: list[str] = []
         if basis.seeds is not None:
             by_numbers += [
-                sentences.estimate(table, row, self.metric),
-                *sentences.settings(self.students, self.settings, self.metric),
+                sentences.estimate(table, row, self.metric, basis.missing.split),
+                *sentences.settings(self.students, self.settings, self.metric, basis.missing.split),
                 *sentences.differences(basis.differences),
                 *sentences.ties(table, row, self.metric),
                 *sentences.cheapest_within(self._good_enough, row, self.comparison.tolerance, self.metric),
-                *sentences.gain(table, row, self.metric),
+                *sentences.gain(table, row, self.metric, basis.missing.split),
                 *sentences.rule_costs(self.rules, self.metric),
                 *sentences.from_elsewhere(basis.evidence),
             ]
@@ -495,7 +497,7 @@ class Choice(HandOver):
             by_numbers += [
                 *sentences.result_risks(table, row, basis.seeds, self.metric),
                 *sentences.setting_risks(self.settings),
-                *sentences.different_teachers(self.students, row, self.metric),
+                *cautions.different_teachers(self.students, row, self.metric),
                 *sentences.missing_probes(missing.probes, among=predicted),
                 *sentences.one_split_risk(missing.split),
             ]
@@ -511,8 +513,8 @@ class Choice(HandOver):
                 *sentences.without_probe(missing.teachers, RULES[self.rule], self.tau),
                 *sentences.confidence_risk(table, RULES[self.rule]),
             ]
-        left_out = [*sentences.unusable(missing.unusable), *sentences.repeated(missing.repeated)]
-        left_out += [*sentences.unknown(missing.unknown), *sentences.outlying(basis.outliers)]
+        left_out = [*sentences.unusable(missing.unusable), *cautions.repeated(missing.repeated)]
+        left_out += [*cautions.unknown(missing.unknown), *cautions.outlying(basis.outliers)]
         before = (*left_out, *(() if self.pilot is None else self.pilot.risks))
         few = [sentences.few(len(table))] if len(table) < FEW_TEACHERS else []
         return [*before, *by_numbers, *few, *sentences.edge_risk(table, row)]

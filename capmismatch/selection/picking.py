@@ -245,7 +245,7 @@ def _rule_to_follow(rule: str, probes: pd.DataFrame, profiles: pd.DataFrame) -> 
     """
     used = RULES[_default_rule(probes, profiles) if rule == "auto" else rule]
     if used.probe in OF_WRONG_CLASSES and used.probe in zero_by_definition(probes):
-        raise InputError(f"the rule {used.name!r} says nothing here: {TWO_CLASSES}; take another rule")
+        raise InputError(f"the rule {used.name!r} cannot be used here: {TWO_CLASSES}; use another rule")
     return used
 
 
@@ -431,7 +431,7 @@ def _by_results(
     plain = np.mean([student.cross_entropy_mean for student in students])
     able = _better_than_plain(table, metric.of_teachers(profiles), float(plain))
     chosen = able.iloc[_best_tested(able)] if rule == "auto" else _taken_by(rules, table, rule)
-    position = profiles.index.get_loc((chosen["family"], chosen["teacher"]))
+    position = int(profiles.index.get_indexer([(chosen["family"], chosen["teacher"])])[0])
     by_student, settings = _student_table(students, profiles, position), _setting_table(students, profiles)
     missing = Missing(rules=tuple(missing_rules), probes=candidates.missing_probes, split=only_split)
     return Choice(

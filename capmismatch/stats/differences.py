@@ -52,11 +52,11 @@ def teacher_differences(results: pd.DataFrame, *, split: str = "test") -> pd.Dat
 
     .. math:: y_{ts} = m + a_t + b_s + e_{ts}, \qquad F = \frac{MS_{teacher}}{MS_{error}},
 
-    where :math:`b_s` is left out if teachers do not share their seeds. Where teachers were trained several times (column
-    ``teacher_seed``), :math:`u_{r(t)}`, what a training run r adds, joins the model, and the error is that between the
-    runs of a teacher: :math:`F = MS_{teacher} / MS_{runs\,within\,teacher}`. Two students of one run are no two trials
-    of its architecture. With :math:`\hat r = 1 - 1/F` the reliability of
-    a teacher's mean, no probe is expected to correlate with these means by more than :math:`\sqrt{\hat r}`.
+    where :math:`b_s` is left out if teachers do not share their seeds. Where teachers have several training runs
+    (column ``teacher_seed``), the model gets a term :math:`u_{r(t)}` for each run, and the error is that between runs
+    of a teacher, :math:`F = MS_{teacher} / MS_{run(teacher)}`: two students of one run are no replicates of the
+    teacher. With :math:`\hat r = 1 - 1/F` the reliability of a teacher's mean, no probe is expected to correlate with
+    these means by more than :math:`\sqrt{\hat r}`.
 
     Parameters
     ----------
@@ -136,8 +136,11 @@ def teacher_differences(results: pd.DataFrame, *, split: str = "test") -> pd.Dat
 
 def _settings(rows: pd.DataFrame, split: str) -> Iterator[dict[str, object]]:
     for (student, label), setting in rows.groupby(["student", "label"], sort=False):
-        teacher, run = (setting.groupby(by, sort=False).ngroup().to_numpy() for by in (UNIT, [*UNIT, "teacher_seed"]))
-        seed = pd.factorize(setting["seed"])[0]
+        teacher, run = (
+            setting.groupby(by, sort=False).ngroup().to_numpy().astype(np.int64)
+            for by in (UNIT, [*UNIT, "teacher_seed"])
+        )
+        seed = pd.factorize(setting["seed"])[0].astype(np.int64)
         test = f_test(setting["accuracy"].to_numpy(float), teacher, seed, run)
         yield {"student": student, "label": label, "split": split, **test}
 

@@ -342,6 +342,19 @@ def _check_pilot_options(pilot: str | None, taus: tuple[float, ...], options: Ma
 
 
 @_command
+def plot(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
+    """Draw every figure that the tables allow: figures/*.pdf, .png, .csv."""
+    for path in _open(study, folder, quiet).plot():
+        print(path)
+
+
+@_command
+def report(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
+    """Write report.html from the results of the stages."""
+    print(_open(study, folder, quiet).report())
+
+
+@_command
 def meta(
     studies: Annotated[tuple[Path, ...], Parameter(help="Folders of finished studies with probes and results.")] = (),
     *,
@@ -371,19 +384,6 @@ def meta(
         with plots.figure_style("default"):
             plots.save(plots.forest(found.forest()), out / "forest")
     print(f"\nTables and figure: {out}")
-
-
-@_command
-def plot(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
-    """Draw every figure that the tables allow: figures/*.pdf, .png, .csv."""
-    for path in _open(study, folder, quiet).plot():
-        print(path)
-
-
-@_command
-def report(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
-    """Write report.html from the results of the stages."""
-    print(_open(study, folder, quiet).report())
 
 
 @_command

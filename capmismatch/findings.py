@@ -230,9 +230,9 @@ FINDINGS: dict[str, Finding] = {
         ),
         Finding(
             "CM034",
-            "saved logits do not tell all",
+            "saved logits are incomplete",
             "The file lists the likeliest tokens alone, at temperature 1. What asks for others, or for a label that "
-            "is not listed, is known within bounds only; of other temperatures a file tells little: at 2 "
+            "is not listed, is known within bounds only. A file says little about other temperatures: at 2 "
             "most of the probability lies outside the list.",
         ),
         Finding(

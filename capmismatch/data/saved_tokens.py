@@ -97,7 +97,7 @@ class SavedTokens:
         return (
             f"SavedTokens of {self.name!r} ({self.format}): {len(self)} positions in "
             f"{len(np.unique(self.sequences))} sequences, the {self.k} likeliest of {self.vocabulary} tokens with "
-            f"{self.mass.mean():.1%} of the probability; {without:.1%} of the labels are not told"
+            f"{self.mass.mean():.1%} of the probability; {without:.1%} of the labels are unknown"
         )
 
 

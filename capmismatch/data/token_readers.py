@@ -106,7 +106,7 @@ def read_token_logits(
     if kind == "llama.cpp":
         vocabulary = _llama_vocabulary(files, vocabulary)
     elif vocabulary is None:
-        raise InputError(f"{place} does not tell its vocabulary: give vocabulary, the tokenizer's size")
+        raise InputError(f"{place} does not say its vocabulary: give vocabulary, the tokenizer's size")
 
     def sequences() -> Iterator[SavedSequence]:
         for file in files:
@@ -159,7 +159,9 @@ def _kind_of(names: set[str], columns: Mapping[str, str] | None, file: Path) -> 
         return "vllm"
     if "logprobs" in names:
         if "input_ids" not in names:
-            raise InputError(f"{file} has logprobs, as axolotl reads them, but no input_ids: which tokens they tell")
+            raise InputError(
+                f"{file} has logprobs, as axolotl reads them, but no input_ids: which tokens they stand for"
+            )
         return "axolotl"
     raise InputError(
         f"{file} is of no known format, it has {sorted(names)}: give columns={{'tokens': ..., 'ids': ..., "

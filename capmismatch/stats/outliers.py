@@ -53,7 +53,7 @@ def outlying_runs(results: pd.DataFrame) -> list[str]:
     []
     >>> table.loc[4, "accuracy"] = 0.1
     >>> outlying_runs(table)
-    ["f/b, student 's' by 'KD', seed 1: 0.1 on 'val', its teacher's other runs 0.7012"]
+    ["f/b, student 's' by 'KD', seed 1: 0.1 on 'val', its teacher's other runs 0.7005"]
     """
     found: list[tuple[float, str]] = []
     for (student, label, split), rows in results.groupby(["student", "label", "split"], sort=False):

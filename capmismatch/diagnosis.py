@@ -351,6 +351,8 @@ class Diagnosis:
         choice = self.choice
         if choice is None:
             return f"No teacher can be picked: {self.no_choice}"
+        if choice.takes_none or len(choice.table) < 2:
+            return choice.title
         if choice.grade == "none":
             return (
                 f"{choice.title}. There are no student results: this ranks teachers by a probe, it is not a measurement"
@@ -362,8 +364,22 @@ class Diagnosis:
     def _about(self) -> str:
         """What was looked at, in a line."""
         splits = ", ".join(f"{number} {name}" for name, number in self.bank.rows.split_counts.items())
-        students = "" if self.results is None else f"; {len(self.results)} student results"
+        students = "" if self.results is None else f"; {self._used_results} student results"
         return f"{count(len(self.bank.teachers), 'teacher')} on {self.bank.rows.name!r}: {splits}{students}"
+
+    @property
+    def _used_results(self) -> int:
+        """Rows of the results whose teacher is in the bank, or that have none."""
+        from capmismatch.stats.matching import with_families
+
+        assert self.results is not None
+        known = set(zip(self.probes["family"], self.probes["teacher"], strict=True))
+        rows = with_families(self.results, self.probes)
+        plain = rows["teacher"].fillna("").eq("")
+        return sum(
+            bool(none) or unit in known
+            for none, unit in zip(plain, zip(rows["family"], rows["teacher"], strict=True), strict=True)
+        )
 
     @property
     def _notes(self) -> list[str]:
@@ -402,7 +418,7 @@ class Diagnosis:
             'diagnosis.report("report.html")  # everything on one page',
             'diagnosis.figures("figures")     # PDF, PNG and CSV of each figure',
         ]
-        if self.choice is not None:
+        if self.choice is not None and not self.choice.takes_none:
             lines += [*self._softening(self.choice), self.choice.loss]
         return lines
 

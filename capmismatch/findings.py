@@ -162,6 +162,13 @@ FINDINGS: dict[str, Finding] = {
             "this setting no teacher is worth using.",
         ),
         Finding(
+            "CM023",
+            "a student run does not fit the others",
+            "A student's accuracy is more than fifteen robust standard deviations from that of its teacher's other "
+            "students, as it is when a run crashes. Such a run widens all intervals and hides differences between "
+            "teachers. Look at the run, and remove its rows from the results if it crashed.",
+        ),
+        Finding(
             "CM025",
             "variance is lost where the teacher is right",
             "On the examples that the teacher gets right, the derived variance is lower than under plain temperature "

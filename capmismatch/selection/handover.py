@@ -142,15 +142,18 @@ class HandOver:
 
     @property
     def command(self: Any) -> str:
-        """The shell command that writes the teacher's soft labels of training rows; "" without any, see `no_command`."""
-        if self.no_command:
+        """The shell command that writes the teacher's soft labels of training rows.
+
+        It is empty where none can, see `no_command`, and where no teacher is worth taking.
+        """
+        if self.takes_none or self.no_command:
             return ""
         return soften_command(f"{self.family}/{self.teacher}", self.taught_by, self.source, self.soften_options)
 
     @property
     def loss(self: Any) -> str:
-        """The line of Python that makes the loss of this setting."""
-        return loss_line(self.taught_by)
+        """The line of Python that makes the loss of this setting; "" where no teacher is worth taking."""
+        return "" if self.takes_none else loss_line(self.taught_by)
 
     def soften(self: Any, bank: Any, *, split: str | None = None) -> Any:
         """Make the teacher's soft labels for this setting (its logits, where the method compares logits).
@@ -204,7 +207,7 @@ class HandOver:
     @property
     def _next(self: Any) -> list[str]:
         """Lines to copy: soft labels and loss; none where no teacher is worth taking."""
-        return [] if self._row.get("gain_high", 0.0) < 0 else [self.command or f"# {self.no_command}", self.loss]
+        return [] if self.takes_none else [self.command or f"# {self.no_command}", self.loss]
 
 
 def _warn_without_training_rows(banks: Any) -> None:

@@ -51,6 +51,9 @@ ALIKE = (
 )
 """What it means that `capmismatch.stats.groups.Noise.alike`."""
 
+CLEAR, LEANING = 0.8, 0.5
+"""P(best) from which on a choice is clear, and from which on it leans to a teacher."""
+
 _GROUNDS = {
     "results": "its students' results",
     "evidence": "students of other teachers",
@@ -233,6 +236,12 @@ def ties(table: pd.DataFrame, chosen: pd.Series, metric: Metric = ACCURACY) -> l
     if len(tied) < 2:
         return [f"{named(table.iloc[0])} is better than every other teacher (95 % intervals)."]
     names = join([named(row) for _, row in tied.iterrows()])
+    if chosen["p_best"] >= CLEAR:  # one-sided surer than the two-sided interval
+        others = join([named(row) for _, row in tied.iterrows() if named(row) != named(chosen)])
+        return [
+            f"{named(chosen)} is the best with a probability of {format_chance(chosen['p_best'])}, but its lead over "
+            f"{others} is not significant: the 95 % interval covers zero."
+        ]
     sentence = (
         f"Too close to call between {names}."
         if len(tied) < len(table)
@@ -254,8 +263,9 @@ def differences(tests: pd.DataFrame | None) -> list[str]:
     for _, test in tests[tests["reliability"].lt(WANTED_RELIABILITY)].head(SHOWN_STUDENTS).iterrows():
         name = f"'{test['student']}', '{test['label']}'"
         shown = "differ" if test["p"] < SIGNIFICANT else "do not differ significantly"
-        more = f"{test['seeds_for_80']:.0f} seeds would reach 0.8" if np.isfinite(test["seeds_for_80"]) else ""
-        more = more or "the number of seeds to reach 0.8 is unknown"
+        trials = "training runs of each teacher" if test["error"] == "training runs" else "seeds"
+        more = f"{test['seeds_for_80']:.0f} {trials} would reach 0.8" if np.isfinite(test["seeds_for_80"]) else ""
+        more = more or f"the number of {trials} to reach 0.8 is unknown"
         sentences.append(
             f"The teachers {shown} for {name}: F({test['df1']:.0f}, {test['df2']:.0f}) = {test['F']:.2f}, "
             f"p = {test['p']:.2g}. Reliability of their means: {test['reliability']:.2f} "
@@ -271,23 +281,35 @@ def no_difference(tests: pd.DataFrame | None) -> str:
     return "; the teachers do not differ significantly"
 
 
-def cheapest_within(
-    cheapest: pd.Series | None, chosen: pd.Series, tolerance: float, metric: Metric = ACCURACY
-) -> list[str]:
-    """The smallest teacher that is good enough, where it is not the chosen one; or that none is."""
-    if cheapest is None:
-        return [f"No teacher is within {tolerance:g} {metric.unit} of the best with a probability of 90 %."]
-    if named(cheapest) == named(chosen):
+def cheapest_within(enough: pd.DataFrame, chosen: pd.Series, tolerance: float, metric: Metric = ACCURACY) -> list[str]:
+    """The smallest of the teachers that are good enough, where it is not the chosen one; or why there is none."""
+    within, known = f"{tolerance:g} {metric.unit}", enough.dropna(subset="params")
+    if chosen.get("gain_high", np.nan) < 0:  # no teacher is worth taking
+        return []
+    if enough.empty:
+        return [f"No teacher is within {within} of the best with a probability of 90 %."]
+    if known.empty:
+        names = join([named(row) for _, row in enough.iterrows()])
+        return [f"Within {within} of the best: {names}. Sizes unknown, so the smallest of them is unknown."]
+    cheapest = known.iloc[int(known["params"].argmin())]
+    unsized = [named(row) for _, row in enough[enough["params"].isna()].iterrows()]
+    beside = f" The size of {join(unsized)} is unknown." if unsized else ""
+    if named(cheapest) == named(chosen) and not unsized:
         return []
     size, sure = f"{cheapest['params']:,.0f} parameters", format_chance(cheapest["within"])
-    within = f"{tolerance:g} {metric.unit}"
-    return [f"The smallest teacher within {within} of the best is {named(cheapest)} ({size}; probability {sure})."]
+    smallest = f"{named(cheapest)} ({size}; probability {sure})"
+    return [f"The smallest teacher within {within} of the best is {smallest}.{beside}"]
 
 
 def gain(table: pd.DataFrame, chosen: pd.Series, metric: Metric = ACCURACY, only: str = "") -> list[str]:
     """How the teachers compare with plain cross-entropy."""
     if table["gain"].isna().all():
         return ["There is no CE baseline for every student, so the gain cannot be computed."]
+    if chosen["gain_high"] < 0:
+        return [
+            f"Students of {named(chosen)} are significantly worse than plain cross-entropy (gain "
+            f"{_gain(chosen, metric)}): distillation costs accuracy here."
+        ]
     if not (table["gain_low"] > 0).any():
         return [
             "No teacher is significantly better than plain cross-entropy "

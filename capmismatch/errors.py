@@ -138,7 +138,9 @@ def require_columns(frame: Any, columns: Iterable[str], what: str) -> None:
     if missing:
         plural = "s" if len(missing) > 1 else ""
         names = ", ".join(repr(column) for column in missing)
-        raise InputError(f"{what} lacks the column{plural} {names}; it has {list(frame.columns)}")
+        near = [name for name in frame.columns if str(name).strip().casefold() in map(str.casefold, missing)]
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"{what} lacks the column{plural} {names}; it has {list(frame.columns)}{hint}")
 
 
 def must_be_a_table(value: Any, what: str, instead: str) -> None:

@@ -23,7 +23,7 @@ NO_IMAGES = (".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".yaml", ".yml", ".
 SYSTEM_FOLDERS = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "__pycache__")
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), "val"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "eval", "evaluation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """Names of parts, in lower case, and the split that each is."""

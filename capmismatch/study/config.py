@@ -364,7 +364,7 @@ def read_study(file: Path) -> StudyConfig:
     if not file.is_file():
         raise InputError(f"there is no study file {file}")
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        table = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{file} is not TOML: {error}") from None
     config = parse(StudyConfig, _with_environment(table, file.name), file.name)

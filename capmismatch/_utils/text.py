@@ -7,6 +7,10 @@ import math
 from collections.abc import Mapping
 
 
+DECIMAL_COMMA = r"^([+-]?\d*),(\d+)$"
+"""A number as tables of many countries have it, 0,713."""
+
+
 def start(text: str) -> str:
     """The text with a capital first letter, the others as they are."""
     return text[:1].upper() + text[1:]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from capmismatch._utils.text import DECIMAL_COMMA
 from capmismatch.data.bank import SPLITS
 from capmismatch.distillation.methods import METHODS, Method
 from capmismatch.errors import InputError, must_be_one_of, require_columns
@@ -268,7 +269,7 @@ def _numbers(values: pd.Series, column: str) -> pd.Series:
     if column not in FRACTIONS:
         text = text.mask(text.str.fullmatch(THOUSANDS))
     else:
-        text = text.str.replace(r"^([+-]?\d*),(\d+)$", r"\1.\2", regex=True)
+        text = text.str.replace(DECIMAL_COMMA, r"\1.\2", regex=True)
     return pd.to_numeric(text.where(values.notna()), errors="coerce")
 
 

@@ -48,7 +48,7 @@ def must_be_one_of(value: object, choices: Iterable[object], name: str) -> None:
 
 def must_be_positive(value: float, name: str) -> None:
     """Raise unless `value` is a positive, finite number."""
-    if not (isinstance(value, Real) and 0 < value < float("inf")):
+    if isinstance(value, bool) or not (isinstance(value, Real) and 0 < value < float("inf")):
         raise InputError(f"{name} must be a positive number, got {value!r}")
 
 

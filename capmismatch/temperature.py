@@ -48,6 +48,7 @@ from capmismatch._numerics.soft_label_spec import (
     SoftLabelSpec,
 )
 from capmismatch._numerics.softmax import Asymmetric, Parts, Softened, take_apart
+from capmismatch._utils.text import format_percent
 from capmismatch.errors import must_be_one_of, must_be_temperature
 
 __all__ = [
@@ -241,8 +242,8 @@ class ISATSResult:
         share = {name: float(getattr(self, name).double().mean()) for name in ("at_bound", "flipped")}
         return (
             f"ISATSResult({rows} examples, {classes} classes: tau_other {middle:.2f} [{low:.2f}, {high:.2f}], "
-            f"at_bound {share['at_bound']:.1%}, p_y {self.target_prob.mean():.3f}, "
-            f"variance x{self.variance.mean() / self.variance_before.mean():.2f}, flipped {share['flipped']:.1%})"
+            f"at_bound {format_percent(share['at_bound'], 1)}, p_y {self.target_prob.mean():.3f}, "
+            f"variance x{self.variance.mean() / self.variance_before.mean():.2f}, flipped {format_percent(share['flipped'], 1)})"
         )
 
 

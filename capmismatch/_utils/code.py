@@ -108,7 +108,9 @@ def _imports(module: str, file: Path) -> Iterator[str]:
 
 
 def _is_installed(place: str) -> bool:
-    return f"{place}{os.sep}".startswith(_INSTALLED) or bool({"site-packages", "dist-packages"} & set(Path(place).parts))
+    return f"{place}{os.sep}".startswith(_INSTALLED) or bool(
+        {"site-packages", "dist-packages"} & set(Path(place).parts)
+    )
 
 
 class _Walk:

@@ -383,7 +383,9 @@ def _without_counter(frame: pd.DataFrame, file: Path) -> pd.DataFrame:
         return frame
     if index.nlevels > 1 or list(map(str, index)) != counter:
         names = frame.columns.size
-        row = index[0] if index.nlevels > 1 else next(one for one, n in zip(index, counter, strict=True) if str(one) != n)
+        row = (
+            index[0] if index.nlevels > 1 else next(one for one, n in zip(index, counter, strict=True) if str(one) != n)
+        )
         raise InputError(
             f"{file} has {names + index.nlevels} fields in its rows, its header names {names}: expected as many, or in "
             f"front a counter of rows (1, 2, ...), got {row!r} there in line {list(index).index(row) + 2}"

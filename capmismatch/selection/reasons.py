@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from capmismatch._utils.text import count, format_chance, format_number, join, start
+from capmismatch._utils.text import count, format_chance, format_count, format_number, join, start
 from capmismatch.selection.evidence import EvidenceFacts
 from capmismatch.selection.first_guess import SmallestPilot
 from capmismatch.selection.metric import ACCURACY, Metric
@@ -91,7 +91,7 @@ def cheapest(tied: pd.DataFrame, chosen: pd.Series) -> list[str]:
     if len(tied) < 2:
         return []
     names = join([named(row) for _, row in tied.iterrows()])
-    why = f"{named(chosen)} is taken as the smallest, so the cheapest, of them ({chosen['params']:,.0f} parameters)."
+    why = f"{named(chosen)} is taken as the smallest, so the cheapest, of them ({format_count(chosen['params'])} parameters)."
     if tied["params"].isna().any():
         why = f"{named(chosen)} is taken for its value, because not all their sizes are known."
     return [
@@ -125,7 +125,7 @@ def spread_of_rules(rules: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     counted = join([f"{named(row)} ({row['votes']})" for _, row in votes.iterrows()])
     sizes = votes["params"]
     known = sizes.notna().all() and sizes.max() > sizes.min()
-    apart = f", from {sizes.min():,.0f} to {sizes.max():,.0f} parameters" if known else ""
+    apart = f", from {format_count(sizes.min())} to {format_count(sizes.max())} parameters" if known else ""
     return [f"The {len(rules)} rules disagree: they name {len(votes)} of {len(table)} teachers{apart}: {counted}."]
 
 
@@ -278,7 +278,7 @@ def cheapest_within(
         return [f"No teacher is within {tolerance:g} {metric.unit} of the best with a chance of 90 %."]
     if named(cheapest) == named(chosen):
         return []
-    size, sure = f"{cheapest['params']:,.0f} parameters", format_chance(cheapest["within"])
+    size, sure = f"{format_count(cheapest['params'])} parameters", format_chance(cheapest["within"])
     within = f"{tolerance:g} {metric.unit}"
     return [f"The cheapest teacher within {within} of the best is {named(cheapest)} ({size}; {sure})."]
 

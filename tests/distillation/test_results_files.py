@@ -100,7 +100,10 @@ def test_two_columns_for_one_split_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
-        ("a,KD,0.70,0.71\nb,KD,0.72,0.73\n", "has 4 fields in its rows, its header names 3: .* got 'a' there in line 2"),
+        (
+            "a,KD,0.70,0.71\nb,KD,0.72,0.73\n",
+            "has 4 fields in its rows, its header names 3: .* got 'a' there in line 2",
+        ),
         ("a,KD,0,71\nb,KD,0,73\n", "got 'a' there in line 2"),
         ("x,y,a,KD,0.71\n", "has 5 fields"),
         ("1,a,KD,0.71\n3,b,KD,0.73\n", "got 3 there in line 3"),

@@ -239,11 +239,13 @@ class ISATSResult:
         if rows == 0:
             return f"ISATSResult(0 examples, {classes} classes)"
         low, middle, high = np.quantile(self.tau_other.cpu().numpy(), (0.1, 0.5, 0.9))  # torch's stops at 2^24 values
-        share = {name: float(getattr(self, name).double().mean()) for name in ("at_bound", "flipped")}
+        share = {
+            name: format_percent(float(getattr(self, name).double().mean()), 1) for name in ("at_bound", "flipped")
+        }
         return (
             f"ISATSResult({rows} examples, {classes} classes: tau_other {middle:.2f} [{low:.2f}, {high:.2f}], "
-            f"at_bound {format_percent(share['at_bound'], 1)}, p_y {self.target_prob.mean():.3f}, "
-            f"variance x{self.variance.mean() / self.variance_before.mean():.2f}, flipped {format_percent(share['flipped'], 1)})"
+            f"at_bound {share['at_bound']}, p_y {self.target_prob.mean():.3f}, "
+            f"variance x{self.variance.mean() / self.variance_before.mean():.2f}, flipped {share['flipped']})"
         )
 
 

@@ -108,9 +108,8 @@ def _imports(module: str, file: Path) -> Iterator[str]:
 
 
 def _is_installed(place: str) -> bool:
-    return f"{place}{os.sep}".startswith(_INSTALLED) or bool(
-        {"site-packages", "dist-packages"} & set(Path(place).parts)
-    )
+    of_packages = {"site-packages", "dist-packages"} & set(Path(place).parts)
+    return bool(of_packages) or f"{place}{os.sep}".startswith(_INSTALLED)
 
 
 class _Walk:

@@ -222,7 +222,7 @@ def test_what_a_later_stage_would_not_find_is_told_before(tmp_path: Path, table:
 def test_a_family_that_the_study_lacks_is_told_before_students(tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text(STUDY + '[pick]\nfamily = "nope"\n')
     study = Study(tmp_path / "study.toml", progress=False)
-    with pytest.raises(InputError, match="family in .pick. of study.toml must be one of .'mlp'., not 'nope'"):
+    with pytest.raises(InputError, match=r"family in .pick. of study.toml must be one of .'mlp'., not 'nope'"):
         check_pick(study, family=["mlp", "mlp"])
 
 

@@ -70,7 +70,7 @@ def own_files_of(module: str, base: Path) -> dict[str, Path]:
         By the names of the modules, links resolved. Installed packages are left out, and modules that are named only
         as the code runs.
     """
-    searched = dict.fromkeys(os.path.realpath(place) for place in (base, *sys.path))
+    searched = dict.fromkeys(os.path.realpath(place) for place in (str(base), *sys.path))
     places = [place for place in searched if not _is_installed(place)]
     found: dict[str, Path] = {}
     pending = [module]

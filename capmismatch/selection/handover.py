@@ -144,7 +144,10 @@ class HandOver:
     def command(self: Any) -> str:
         """The shell command that writes the teacher's soft labels of training rows.
 
-        It is empty where none can, see `no_command`, and where no teacher is worth taking.
+        Returns
+        -------
+        str
+            "" where none can, see `no_command`, or where no teacher is worth taking.
         """
         if self.takes_none or self.no_command:
             return ""

@@ -431,7 +431,7 @@ def _by_results(
     plain = np.mean([student.cross_entropy_mean for student in students])
     able = _better_than_plain(table, metric.of_teachers(profiles), float(plain))
     chosen = able.iloc[_best_tested(able)] if rule == "auto" else _taken_by(rules, table, rule)
-    position = int(profiles.index.get_indexer([(chosen["family"], chosen["teacher"])])[0])
+    position = list(profiles.index).index((chosen["family"], chosen["teacher"]))
     by_student, settings = _student_table(students, profiles, position), _setting_table(students, profiles)
     table, by_student = (metric.in_range(frame, ("score", "low", "high")) for frame in (table, by_student))
     settings = metric.in_range(settings, ("score",))

@@ -24,15 +24,7 @@ from capmismatch.selection.candidates import (
     rule_choices,
     zero_by_definition,
 )
-from capmismatch.selection.choice import (
-    SETTING_COLUMNS,
-    STUDENT_COLUMNS,
-    Basis,
-    Choice,
-    Comparison,
-    Missing,
-    Setting,
-)
+from capmismatch.selection.choice import SETTING_COLUMNS, STUDENT_COLUMNS, Basis, Choice, Comparison, Missing, Setting
 from capmismatch.selection.evidence import EvidenceFacts, EvidenceGroup, as_pairs, best_setting, learn, rule_losses
 from capmismatch.selection.handover import settings_in
 from capmismatch.selection.metric import Metric, metric_of
@@ -455,7 +447,7 @@ def _with_facts(choice: Choice, results: pd.DataFrame, split: str, mute: Iterabl
     taught, known = with_teacher(results), pd.MultiIndex.from_frame(choice.table[UNIT])
     there = pd.MultiIndex.from_frame(taught[UNIT]).isin(known)
     unknown = tuple(taught.loc[~there, UNIT].drop_duplicates().sort_values(UNIT).itertuples(index=False, name=None))
-    rows = taught[there].merge(choice.students[["student", "label"]], on=["student", "label"])
+    rows = taught[there].merge(choice.students[["student", "label"]])
     differences, outliers = teacher_differences(rows, split=split), tuple(outlying_runs(rows))
     codes = ["CM015"] if differences["reliability"].lt(WANTED_RELIABILITY).any() else []
     findings = without_muted([*choice.findings, *codes, *(["CM023"] if outliers else [])], mute)

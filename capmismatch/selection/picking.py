@@ -120,8 +120,7 @@ def pick(
     values : DataFrame, optional
         The table of `capmismatch.example_values` with the rule's probe at its temperature, on `split`.
     evidence : pairs of DataFrame
-        ``(probes, results)`` of other studies. A family counts from three teachers with students on. Students that are
-        in the results too, or twice in the evidence, are left out with a warning, whatever their names.
+        ``(probes, results)`` of other studies. A family counts from three teachers; repeated runs once.
     family : str, optional
         Choose among this family's teachers. The other families of `probes` are evidence, as far as `results` has them.
     student : str, optional
@@ -431,7 +430,7 @@ def _by_results(
     plain = np.mean([student.cross_entropy_mean for student in students])
     able = _better_than_plain(table, metric.of_teachers(profiles), float(plain))
     chosen = able.iloc[_best_tested(able)] if rule == "auto" else _taken_by(rules, table, rule)
-    position = int(profiles.index.get_indexer([(chosen["family"], chosen["teacher"])])[0])
+    position = list(profiles.index).index((chosen["family"], chosen["teacher"]))
     by_student, settings = _student_table(students, profiles, position), _setting_table(students, profiles)
     table, by_student = (metric.in_range(frame, ("score", "low", "high")) for frame in (table, by_student))
     settings = metric.in_range(settings, ("score",))

@@ -136,13 +136,13 @@ def check(
 
 
 def _show_inspection(look: Inspection, study: Study) -> None:
-    from capmismatch._utils.text import duration
+    from capmismatch._utils.text import duration, format_count
 
     print("\n".join(look.about))
     if len(look.teachers):
         shown = look.teachers.assign(
             seed=["" if seed is None or seed != seed else f"{seed:.0f}" for seed in look.teachers["seed"]],
-            params=["" if size is None or size != size else f"{size:,.0f}" for size in look.teachers["params"]],
+            params=[format_count(size, missing="") for size in look.teachers["params"]],
             accuracy=[f"{100 * value:.1f} %" for value in look.teachers["accuracy"]],
             collect=[duration(value) for value in look.teachers["seconds"]],
         )
@@ -150,7 +150,7 @@ def _show_inspection(look: Inspection, study: Study) -> None:
         _show(shown.drop(columns="seconds"), len(shown))
     if len(look.cost):
         shown = look.cost.assign(
-            passes=[f"{number:,}" for number in look.cost["passes"]],
+            passes=[format_count(number) for number in look.cost["passes"]],
             time=[duration(3600 * hours) for hours in look.cost["hours"]],
         )
         print()
@@ -514,6 +514,7 @@ def teachers(
     json: Json = False,
 ) -> None:
     """List the teachers of a source with parameters, MACs, input size and classes; nothing is downloaded."""
+    from capmismatch._utils.text import format_count
     from capmismatch.sources.families import list_teachers
 
     table = list_teachers(source)
@@ -521,7 +522,7 @@ def teachers(
         _print_json(table.to_dict("records"))
         return
     for column in ("params", "macs", "classes"):
-        table[column] = [f"{value:,.0f}" if value == value and value is not None else "" for value in table[column]]
+        table[column] = [format_count(value, missing="") for value in table[column]]
     print(table.fillna("").to_string(index=False))
 
 

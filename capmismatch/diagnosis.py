@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capmismatch._utils.progress import say
-from capmismatch._utils.text import count, format_chance, format_number
+from capmismatch._utils.text import count, format_chance, format_count, format_number
 from capmismatch.errors import CapmismatchError, InputError
 
 if TYPE_CHECKING:
@@ -400,7 +400,7 @@ class Diagnosis:
             return pd.DataFrame()
         table = self.choice.table.head(SHOWN_TEACHERS)
         names = table["family"] + "/" + table["teacher"]
-        shown = pd.DataFrame({"teacher": names, "params": [_thousands(size) for size in table["params"]]})
+        shown = pd.DataFrame({"teacher": names, "params": [format_count(size) for size in table["params"]]})
         measured = "measured" in table  # by students, whose accuracies are shares; else by a probe
         by_accuracy = measured and "accuracy" in table
         times, unit = (100, " %") if by_accuracy else (1, "")
@@ -429,7 +429,8 @@ class Diagnosis:
         family = "" if choice.family == "logits" else f", family={choice.family!r}"
         return [
             "# soft labels need the teacher's logits of the rows that the student is trained on, and their labels:",
-            f'training = cm.bank_from_arrays({{{choice.teacher!r}: logits}}, labels, split=["train"] * len(labels){family})',
+            f"teacher = {{{choice.teacher!r}: logits}}",
+            f'training = cm.bank_from_arrays(teacher, labels, split=["train"] * len(labels){family})',
             'diagnosis.choice.soften(training).write("soft.safetensors")',
         ]
 
@@ -466,10 +467,6 @@ class Diagnosis:
         if not self._pictures:
             self._pictures.update(_drawn(self))
         return self._pictures
-
-
-def _thousands(size: float) -> str:
-    return "-" if size != size else f"{size:,.0f}"
 
 
 def _drawn(diagnosis: Diagnosis) -> dict[str, bytes]:

@@ -48,7 +48,7 @@ def must_be_one_of(value: object, choices: Iterable[object], name: str) -> None:
 
 def must_be_positive(value: float, name: str) -> None:
     """Raise unless `value` is a positive, finite number."""
-    if not (isinstance(value, Real) and 0 < value < float("inf")):
+    if isinstance(value, bool) or not (isinstance(value, Real) and 0 < value < float("inf")):
         raise InputError(f"{name} must be a positive number, got {value!r}")
 
 
@@ -147,7 +147,9 @@ def require_columns(frame: Any, columns: Iterable[str], what: str, *, as_text: b
     if missing:
         plural = "s" if len(missing) > 1 else ""
         names = ", ".join(repr(column) for column in missing)
-        raise InputError(f"{what} lacks the column{plural} {names}; it has {list(frame.columns)}")
+        near = [name for name in frame.columns if str(name).strip().casefold() in map(str.casefold, missing)]
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"{what} lacks the column{plural} {names}; it has {list(frame.columns)}{hint}")
     if not as_text:
         require_numbers(frame, [column for column in OF_NUMBERS if column in columns], what)
 

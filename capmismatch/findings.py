@@ -145,8 +145,8 @@ FINDINGS: dict[str, Finding] = {
         Finding(
             "CM020",
             "not shown to be better than chance",
-            "The teacher's accuracy may be that of guessing, or is below it: there are few examples, or its rows, columns "
-            "or labels do not belong to these examples. It is left out of picks, links and statements.",
+            "The teacher's accuracy may be that of guessing, or is below it: there are few examples, or its rows, "
+            "columns or labels do not belong to these examples. It is left out of picks, links and statements.",
         ),
         Finding(
             "CM021",

@@ -142,8 +142,12 @@ class HandOver:
 
     @property
     def command(self: Any) -> str:
-        """The shell command that writes the teacher's soft labels of training rows; "" where none can, see `no_command`, or
-        where no teacher is worth taking.
+        """The shell command that writes the teacher's soft labels of training rows.
+
+        Returns
+        -------
+        str
+            "" where none can, see `no_command`, or where no teacher is worth taking.
         """
         if self.takes_none or self.no_command:
             return ""

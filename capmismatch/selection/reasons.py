@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from capmismatch._utils.text import count, format_chance, format_number, join, start
+from capmismatch._utils.text import count, format_chance, format_count, format_number, join, start
 from capmismatch.selection.evidence import EvidenceFacts
 from capmismatch.selection.first_guess import SmallestPilot
 from capmismatch.selection.metric import ACCURACY, Metric
@@ -97,7 +97,7 @@ def cheapest(tied: pd.DataFrame, chosen: pd.Series) -> list[str]:
     if len(tied) < 2:
         return []
     names = join([named(row) for _, row in tied.iterrows()])
-    why = f"{named(chosen)} is the smallest of them ({chosen['params']:,.0f} parameters), so it is taken."
+    why = f"{named(chosen)} is the smallest of them ({format_count(chosen['params'])} parameters), so it is taken."
     if tied["params"].isna().any():
         why = f"Not all their sizes are known, so {named(chosen)} is taken, which has the best value."
     return [
@@ -131,7 +131,7 @@ def spread_of_rules(rules: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     counted = join([f"{named(row)} ({row['votes']})" for _, row in votes.iterrows()])
     sizes = votes["params"]
     known = sizes.notna().all() and sizes.max() > sizes.min()
-    apart = f", from {sizes.min():,.0f} to {sizes.max():,.0f} parameters" if known else ""
+    apart = f", from {format_count(sizes.min())} to {format_count(sizes.max())} parameters" if known else ""
     return [f"The {len(rules)} rules disagree: they name {len(votes)} of {len(table)} teachers{apart}: {counted}."]
 
 
@@ -296,7 +296,7 @@ def cheapest_within(enough: pd.DataFrame, chosen: pd.Series, tolerance: float, m
     beside = f" The size of {join(unsized)} is unknown." if unsized else ""
     if named(cheapest) == named(chosen) and not unsized:
         return []
-    size, sure = f"{cheapest['params']:,.0f} parameters", format_chance(cheapest["within"])
+    size, sure = f"{format_count(cheapest['params'])} parameters", format_chance(cheapest["within"])
     smallest = f"{named(cheapest)} ({size}; probability {sure})"
     return [f"The smallest teacher within {within} of the best is {smallest}.{beside}"]
 

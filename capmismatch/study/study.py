@@ -326,8 +326,10 @@ class Study:
         """The results table: every student, setting and seed, each a run that is kept."""
         if self.config.results is None:
             from capmismatch.distillation.grid import distill
+            from capmismatch.study.checking import check_pick
 
             self.check()
+            check_pick(self, family=[record.family for record in self.bank.teachers])
             results = distill(self)
         else:
             options = self.given_results()

@@ -59,9 +59,9 @@ def new_study(
     InputError
         If the file is there already, or `source` holds none of these.
     """
-    for given, kind_of in ((source, "a folder of checkpoints, or a file of logits"), (results, "a table of students")):
-        if given is not None and not given.exists():
-            raise InputError(f"there is no {given}: expected {kind_of}")
+    for path, kind_of in ((source, "a folder of checkpoints, or a file of logits"), (results, "a table of students")):
+        if path is not None and not path.exists():
+            raise InputError(f"there is no {path}: expected {kind_of}")
     kind, address = _what_it_is(source)
     if file.exists():
         raise InputError(f"{file} is there already: remove it, or give another name by --out")

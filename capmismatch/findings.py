@@ -144,6 +144,13 @@ FINDINGS: dict[str, Finding] = {
             "teacher was trained on the data set's order.",
         ),
         Finding(
+            "CM019",
+            "rows hold no whole logits",
+            "Rows of the teacher are constant, as where they were never written, one-hot, or hold a stand-in in all but "
+            "the top classes; or its logits were made from the labels. They say nothing of the wrong classes. It is "
+            "not usable: picks, links and statements leave it out.",
+        ),
+        Finding(
             "CM020",
             "no better than chance",
             "The teacher's accuracy is that of guessing, or below it: its rows, columns or labels are probably not "

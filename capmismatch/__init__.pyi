@@ -15,9 +15,11 @@ from .data.datasets import Dataset as Dataset
 from .data.datasets import load_dataset as load_dataset
 from .data.published import load_published as load_published
 from .data.rows import make_rows as make_rows
+from .data.saved_tokens import SavedTokens as SavedTokens
 from .data.token_bank import TokenBank as TokenBank
 from .data.token_bank import open_bank as open_bank
 from .data.token_bank import token_bank_from_logits as token_bank_from_logits
+from .data.token_readers import read_token_logits as read_token_logits
 from .data.views import Views as Views
 from .diagnosis import Diagnosis as Diagnosis
 from .diagnosis import diagnose as diagnose
@@ -25,6 +27,7 @@ from .diagnostics.checks import check as check
 from .diagnostics.dark_knowledge import dark_knowledge as dark_knowledge
 from .diagnostics.differences import probe_differences as probe_differences
 from .diagnostics.pairs import pair_probes as pair_probes
+from .diagnostics.saved_token_probes import saved_token_probes as saved_token_probes
 from .diagnostics.tables import affinity as affinity
 from .diagnostics.tables import example_values as example_values
 from .diagnostics.tables import probe as probe
@@ -39,6 +42,7 @@ from .distillation.results import load_results as load_results
 from .distillation.soft_label_files import SoftLabels as SoftLabels
 from .distillation.soft_label_files import load_soft_labels as load_soft_labels
 from .distillation.soft_label_files import soft_labels as soft_labels
+from .distillation.token_exports import export_tokens as export_tokens
 from .distillation.trackers import track as track
 from .errors import BankError as BankError
 from .errors import CapmismatchError as CapmismatchError

@@ -30,16 +30,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 app = App(
     name="capmismatch",
     version=__version__,
-    help="Why a bigger teacher can teach worse in knowledge distillation, and which teacher to take.",
+    help="Find out why a bigger teacher can teach worse, and which teacher to distil from.",
     suppress_keyboard_interrupt=False,  # main says what to do next
 )
 
-StudyFile = Annotated[Path, Parameter(help="The study.toml, or the folder that holds it.")]
-Folder = Annotated[Path | None, Parameter(help="Where results go; by default the study file's folder.")]
+StudyFile = Annotated[Path, Parameter(help="The study.toml, or its folder.")]
+Folder = Annotated[Path | None, Parameter(help="Folder for the results; default: the study file's folder.")]
 Workers = Annotated[
     int,
     Parameter(
-        help="Processes that train students side by side; default: one per CPU core.",
+        help="Processes that train students in parallel; default: one per CPU core.",
         env_var="CAPMISMATCH_WORKERS",
         validator=validators.Number(gte=1),
         show_default=False,
@@ -48,12 +48,12 @@ Workers = Annotated[
 Engine = Annotated[
     Literal["batched", "processes", "ray"] | None,
     Parameter(
-        help="How students are trained: those of one shape together, one by one in processes of this machine, or on a "
-        "Ray cluster that sees the same files; by default together where that is quicker.",
+        help="How students are trained: those of one shape together, in separate processes on this machine, or on a "
+        "Ray cluster with the same files; default: together where that is quicker.",
         show_default=False,
     ),
 ]
-Address = Annotated[str | None, Parameter(help="Of a running Ray cluster, or 'auto'; by default one is started here.")]
+Address = Annotated[str | None, Parameter(help="Address of a running Ray cluster, or 'auto'; default: start one here.")]
 Quiet = Annotated[bool, Parameter(help="No progress bars.", negative="", show_default=False)]
 Json = Annotated[bool, Parameter(name="--json", help="Print JSON, for scripts.", negative="", show_default=False)]
 
@@ -103,8 +103,10 @@ def init(
     builder: Annotated[
         str | None, Parameter(help="What makes the network of a checkpoint, 'module:function' or 'arch:NAME'.")
     ] = None,
-    mean: Annotated[tuple[float, ...], Parameter(help="Of images in [0, 1]; one number per channel.")] = (),
-    std: Annotated[tuple[float, ...], Parameter(help="As mean.")] = (),
+    mean: Annotated[tuple[float, ...], Parameter(help="Mean of images in [0, 1]; one number per channel.")] = (),
+    std: Annotated[
+        tuple[float, ...], Parameter(help="Standard deviation of images in [0, 1]; one number per channel.")
+    ] = (),
     results: Annotated[Path | None, Parameter(help="A table of students, CSV or Parquet.")] = None,
 ) -> None:
     """Write a commented study.toml for a folder of checkpoints, saved logits or a bank."""
@@ -120,7 +122,7 @@ def init(
 def check(
     study: StudyFile, *, folder: Folder = None, workers: Workers = CORES, json: Json = False, quiet: Quiet = False
 ) -> None:
-    """Load all that a study names, run one batch of each teacher: what would fail, what is odd, what it will cost."""
+    """Load everything in a study and run one batch per teacher: lists problems, warnings and the cost."""
     from capmismatch.study.inspection import inspect_study
 
     opened = _open(study, folder, quiet or json, workers)
@@ -153,13 +155,13 @@ def _show_inspection(look: Inspection, study: Study) -> None:
         )
         print()
         _show(shown.drop(columns="hours"), len(shown))
-        print(f"all of it: about {duration(3600 * look.hours)}, students {study.workers} at a time")
-    for title, lines in (("Odd", look.notes), ("Would fail", look.problems)):
+        print(f"total: about {duration(3600 * look.hours)}, students {study.workers} at a time")
+    for title, lines in (("Warnings", look.notes), ("Problems", look.problems)):
         if lines:
             print(f"\n{title}")
             print("\n".join(f"  - {line}" for line in lines))
     if not look.problems:
-        print(f"\nNothing would fail. Next: {command('run', study.file, study.folder)}")
+        print(f"\nNo problems found. Next: {command('run', study.file, study.folder)}")
 
 
 @_command
@@ -172,14 +174,14 @@ def run(
     address: Address = None,
     quiet: Quiet = False,
 ) -> None:
-    """Run all stages in order; what is done already is kept."""
+    """Run all stages in order; finished parts are reused."""
     _run(_open(study, folder, quiet, workers, engine=engine, address=address))
 
 
 @_command
 def demo(
     folder: Annotated[
-        Path | None, Parameter(help="Where the study's files go: 'demo' or 'demo-lm' by default.", show_default=False)
+        Path | None, Parameter(help="Folder for the study; default: 'demo' or 'demo-lm'.", show_default=False)
     ] = None,
     *,
     lm: Annotated[bool, Parameter(help="Language models of the King James Bible instead.", negative="")] = False,
@@ -211,7 +213,7 @@ def _run(study: Study) -> None:
 
 @_command
 def collect(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
-    """Run every teacher once over the validation and test rows, and keep the logits in a bank."""
+    """Run every teacher once on the validation and test rows, and save the logits in a bank."""
     print(_open(study, folder, quiet).collect())
 
 
@@ -223,13 +225,13 @@ def probe(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> N
 
 @_command
 def ranks(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
-    """Measure how alike teachers order the classes: tables/ranks.parquet."""
+    """Measure how far teachers agree on the order of the classes: tables/ranks.parquet."""
     _show(_open(study, folder, quiet).ranks())
 
 
 @_command
 def isats(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
-    """Measure what TS, ATS and ISATS make of each teacher's soft labels: tables/restored.parquet."""
+    """Measure each teacher's soft labels under TS, ATS and ISATS: tables/restored.parquet."""
     _show(_open(study, folder, quiet).isats())
 
 
@@ -243,7 +245,7 @@ def distill(
     address: Address = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train every student of the study that is missing: runs/ and tables/results.parquet."""
+    """Train the missing students of the study: runs/ and tables/results.parquet."""
     from capmismatch.stats.matching import resolve_split
 
     results = _open(study, folder, quiet, workers, engine=engine, address=address).distill()
@@ -257,7 +259,7 @@ def distill(
 
 @_command
 def correlate(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
-    """Link every probe to the students' accuracy: tables/links.parquet."""
+    """Correlate every probe with student accuracy: tables/links.parquet."""
     columns = [
         "probe",
         "tau",
@@ -280,25 +282,27 @@ def pick(
     *,
     folder: Folder = None,
     evidence: Annotated[
-        tuple[Path, ...], Parameter(help="Folder of another study, to learn from how far to trust the probes.")
+        tuple[Path, ...], Parameter(help="Folder of another study, whose results show how much to trust the probes.")
     ] = (),
-    family: Annotated[str | None, Parameter(help="Choose among its teachers; the other families are evidence.")] = None,
-    student: Annotated[str | None, Parameter(help="Go by this kind of student alone.")] = None,
-    label: Annotated[str | None, Parameter(help="Go by this setting alone, such as 'KD tau=4'.")] = None,
+    family: Annotated[
+        str | None, Parameter(help="Choose among the teachers of this family; other families are evidence.")
+    ] = None,
+    student: Annotated[str | None, Parameter(help="Use the results of this student only.")] = None,
+    label: Annotated[str | None, Parameter(help="Use the results of this setting only, such as 'KD tau=4'.")] = None,
     rule: Annotated[str | None, Parameter(help="Choose by this rule, such as 'largest'.")] = None,
     pilot: Annotated[
         str | None,
-        Parameter(help="Distil a little first: '20%' of the study's grid of students, or a number of whole runs."),
+        Parameter(help="Train some students first: '20%' of the study's grid of students, or a number of full runs."),
     ] = None,
     tau: Annotated[
-        tuple[float, ...], Parameter(help="With --pilot: a further temperature to try of each setting.")
+        tuple[float, ...], Parameter(help="With --pilot: one more temperature to try for each setting.")
     ] = (),
-    out: Annotated[Path | None, Parameter(help="Write it to this file too: .html or .md.")] = None,
+    out: Annotated[Path | None, Parameter(help="Also write the answer to this file: .html or .md.")] = None,
     workers: Workers = CORES,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Choose a teacher, with reasons, risks and the table behind them."""
+    """Recommend a teacher, with reasons, risks and tables."""
     from capmismatch.selection.choice_page import check_page, write_page
     from capmismatch.study.tables import load_table
 
@@ -331,22 +335,35 @@ def _tell_plan(plan: str) -> None:
 def _check_pilot_options(pilot: str | None, taus: tuple[float, ...], options: Mapping[str, Any]) -> None:
     """Refuse options of ``pick`` that need a pilot, or do not go with one."""
     if pilot is None and taus:
-        raise InputError("--tau belongs to --pilot")
+        raise InputError("--tau needs --pilot")
     fixed = sorted({"label", "rule"} & options.keys())
     if pilot is not None and fixed:
-        raise InputError(f"--{fixed[0]} does not go with --pilot, which compares the settings of the study")
+        raise InputError(f"--{fixed[0]} cannot be used with --pilot, which compares the settings of the study")
+
+
+@_command
+def plot(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
+    """Draw every figure that the tables allow: figures/*.pdf, .png, .csv."""
+    for path in _open(study, folder, quiet).plot():
+        print(path)
+
+
+@_command
+def report(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
+    """Write report.html from the results of the stages."""
+    print(_open(study, folder, quiet).report())
 
 
 @_command
 def meta(
-    studies: Annotated[tuple[Path, ...], Parameter(help="Folders of studies that have run: probes and results.")] = (),
+    studies: Annotated[tuple[Path, ...], Parameter(help="Folders of finished studies with probes and results.")] = (),
     *,
     shipped: Annotated[
-        bool, Parameter(help="Take the studies that come with the package, too.", negative="", show_default=False)
+        bool, Parameter(help="Also use the studies of the package.", negative="", show_default=False)
     ] = False,
-    out: Annotated[Path | None, Parameter(help="Write all tables, and a forest plot, into this folder.")] = None,
+    out: Annotated[Path | None, Parameter(help="Write all tables and a forest plot to this folder.")] = None,
 ) -> None:
-    """Over several studies: what rules and probes would have been worth in each family left out."""
+    """Test rules and probes over several studies, leaving out one family at a time."""
     from capmismatch.selection.shipped import shipped_evidence
     from capmismatch.study.meta import EVIDENCE
     from capmismatch.study.meta import meta as across
@@ -370,27 +387,16 @@ def meta(
 
 
 @_command
-def plot(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
-    """Draw every figure that the tables allow: figures/*.pdf, .png, .csv."""
-    for path in _open(study, folder, quiet).plot():
-        print(path)
-
-
-@_command
-def report(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
-    """Write report.html from what the stages left."""
-    print(_open(study, folder, quiet).report())
-
-
-@_command
 def status(
     study: StudyFile,
     *,
     folder: Folder = None,
-    by: Annotated[Literal["teacher", "method"], Parameter(help="What to count the students by.")] = "teacher",
+    by: Annotated[
+        Literal["teacher", "method"], Parameter(help="Group the counts by teacher or by method.")
+    ] = "teacher",
     json: Json = False,
 ) -> None:
-    """How many students are done, running, failed and waiting, and how long the rest will take."""
+    """Show how many students are done, running, failed and waiting, and the time left."""
     from capmismatch._utils.text import duration
 
     table, keys = _open(study, folder, quiet=True).status(), ["family", "teacher"] if by == "teacher" else ["label"]
@@ -418,28 +424,35 @@ def soften(
     *,
     out: Annotated[Path, Parameter(help="A .safetensors or .npz file; {teacher} in its name writes one per teacher.")],
     method: Annotated[
-        Literal["kd", "ats", "isats", "logits"], Parameter(help="Whose soft labels; or the logits as they are.")
+        Literal["kd", "ats", "isats", "logits"],
+        Parameter(help="The method of the soft labels, or the unchanged logits."),
     ] = "kd",
     teacher: Annotated[
         str | None, Parameter(help="Name, family/name or key of the teacher, where there are several.")
     ] = None,
     split: Annotated[
         Literal["train", "val", "test"] | None,
-        Parameter(help="By default a study's training rows, in all its stored views, or all rows of a bank."),
+        Parameter(help="Default: the training rows of a study, in all stored views; all rows of a bank."),
     ] = None,
-    tau: Annotated[float | None, Parameter(help="Of the target's logit, 4 by default; of all logits for kd.")] = None,
-    tau_other: Annotated[float | None, Parameter(help="Of the wrong classes' logits, 3 by default; ats.")] = None,
+    tau: Annotated[
+        float | None, Parameter(help="Temperature of the target's logit (kd: of all logits); default 4.")
+    ] = None,
+    tau_other: Annotated[
+        float | None, Parameter(help="Temperature of the wrong classes' logits, for ats; default 3.")
+    ] = None,
     constraint: Annotated[
-        Literal["order", "anchor", "none"] | None, Parameter(help="'order' by default; isats.")
+        Literal["order", "anchor", "none"] | None, Parameter(help="Constraint of isats; default 'order'.")
     ] = None,
-    margin: Annotated[float | None, Parameter(help="Of the order, 1 by default; isats.")] = None,
-    center: Annotated[Literal["mean", "none"] | None, Parameter(help="'mean' by default; ats and isats.")] = None,
+    margin: Annotated[float | None, Parameter(help="Margin of the order constraint, for isats; default 1.")] = None,
+    center: Annotated[
+        Literal["mean", "none"] | None, Parameter(help="Centring of the logits, for ats and isats; default 'mean'.")
+    ] = None,
     wrong: Annotated[
         Literal["plain", "target", "free"] | None,
-        Parameter(help="What happens to rows that the teacher gets wrong; isats."),
+        Parameter(help="How isats treats rows that the teacher gets wrong."),
     ] = None,
     dtype: Annotated[
-        Literal["float32", "float16"], Parameter(help="float16 keeps logarithms of soft labels, at half the size.")
+        Literal["float32", "float16"], Parameter(help="float16 stores logarithms of soft labels, at half the size.")
     ] = "float32",
     folder: Folder = None,
 ) -> None:
@@ -467,7 +480,7 @@ def track(
     project: Annotated[str | None, Parameter(help="By default the study's name.")] = None,
     folder: Folder = None,
 ) -> None:
-    """Copy what the students' runs have logged so far to where a tracker shows it; again and again, if you like."""
+    """Copy the logs of the students' runs to a tracker; call it again to add what is new."""
     from capmismatch.distillation.trackers import track
 
     opened = _open(study, folder, quiet=True)
@@ -497,7 +510,7 @@ def teachers(
     *,
     json: Json = False,
 ) -> None:
-    """List what a source has under some names: parameters, MACs, input size, classes; nothing is downloaded."""
+    """List the teachers of a source with parameters, MACs, input size and classes; nothing is downloaded."""
     from capmismatch.sources.families import list_teachers
 
     table = list_teachers(source)
@@ -526,7 +539,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped; run the same command again to go on from here", file=sys.stderr)
+        print("stopped; run the same command again to resume", file=sys.stderr)
         sys.exit(130)
 
 

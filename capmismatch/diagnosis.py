@@ -87,7 +87,7 @@ def diagnose(
     >>> logits = {f"net{size}": size * np.eye(10)[labels] + rng.normal(size=(200, 10)) for size in (2, 3, 4)}
     >>> diagnosis = diagnose(logits, labels, params={"net2": 1_000, "net3": 5_000, "net4": 20_000}, progress=False)
     >>> diagnosis.choice.teacher, diagnosis.choice.grade, diagnosis.findings
-    ('net2', 'none', ['CM003'])
+    ('net2', 'none', ['CM003', 'CM007', 'CM025'])
     """
     if progress and "torch" not in sys.modules:
         say("diagnose: loading torch and the rest, a few seconds")
@@ -109,16 +109,16 @@ def _bank(source: Any, labels: Any, params: Mapping[str, int] | None, progress: 
         source = open_bank(source)
     if isinstance(source, LogitBank):
         if labels is not None:
-            raise InputError("expected no labels beside a bank, which has its own")
+            raise InputError("expected no labels with a bank, which has its own")
         return source if params is None else _sized(source, params)
     if isinstance(source, Mapping) and not any(map(_is_network, source.values())):
         if labels is None:
-            raise InputError("expected labels beside logits: cm.diagnose({'small': logits, ...}, labels)")
+            raise InputError("expected labels with logits: cm.diagnose({'small': logits, ...}, labels)")
         return bank_from_arrays(source, _plain_labels(labels), params=params)
     if isinstance(source, Mapping | Family):
         if labels is None:
             raise InputError(
-                "expected data beside networks, a loader, (X, y) or a data set: cm.diagnose({'small': net}, loader)"
+                "expected data with networks: a loader, (X, y) or a data set: cm.diagnose({'small': net}, loader)"
             )
         bank = _run(source, labels, progress)
         return bank if params is None else _sized(bank, params)
@@ -156,8 +156,8 @@ def _run(source: Any, data: Any, progress: bool) -> LogitBank:
     if is_loader(data):
         if isinstance(source, Family):
             raise InputError(
-                "expected a data set beside a family, whose teachers prepare their inputs each in its own way, got a "
-                "loader: give its data set, or networks by their names, {'small': network}"
+                "expected a data set with a family, whose teachers each prepare their own inputs, got a loader: give "
+                "its data set, or networks by their names, {'small': network}"
             )
         return run_on_batches(source, data, progress=progress)
     dataset = load_dataset(data)
@@ -346,8 +346,10 @@ class Diagnosis:
         if choice is None:
             return f"No teacher can be picked: {self.no_choice}"
         if choice.grade == "none":
-            return f"{choice.title}. No students yet: this is an order by a probe, not a measurement"
-        loss = f"expected loss {choice.expected_regret:.2f} points"
+            return (
+                f"{choice.title}. There are no student results: this ranks teachers by a probe, it is not a measurement"
+            )
+        loss = f"expected regret {choice.expected_regret:.2f} points"
         return f"{choice.title}; P(best) {format_chance(choice.p_best)}, {loss}"
 
     @property
@@ -384,7 +386,7 @@ class Diagnosis:
             shown[name + unit] = [f"{times * value:.2f}" if measured else format_number(value) for value in table[name]]
         if measured:
             shown["P(best)"] = [format_chance(value) for value in table["p_best"]]
-            shown["loss, points"] = [f"{value:.2f}" for value in table["regret"]]
+            shown["regret, points"] = [f"{value:.2f}" for value in table["regret"]]
         return shown.assign(tie=["yes" if tie else "" for tie in table["tie"]])
 
     @property

@@ -68,7 +68,7 @@ class ExampleBank(LogitBank):
         Returns
         -------
         DataFrame
-            Read anew each time.
+            Read again each time.
 
         Raises
         ------

@@ -31,197 +31,209 @@ FINDINGS: dict[str, Finding] = {
         Finding(
             "CM001",
             "class order differs",
-            "The teacher's classes stand in another order than the data set's. The columns were mapped by class name; "
-            "check that the names mean the same in both.",
+            "The teacher's class order differs from the data set's. The columns were mapped by class name. Check that "
+            "the names mean the same in both.",
         ),
         Finding(
             "CM002",
             "accuracy at load is far from the published figure",
-            "The teacher scores differently here than its source says. Wrong preprocessing, another class order or "
-            "another test set are the usual causes, and every probe inherits the error.",
+            "The teacher's accuracy here differs from the one that its source publishes. The usual causes are wrong "
+            "preprocessing, another class order or another test set. Every probe inherits the error.",
         ),
         Finding(
             "CM003",
             "too few teachers",
-            "Fewer than five teachers, or so few in each of several families: a correlation over them can reach any "
-            "value by chance, and no permutation test of their ranks can reach p < 0.05. Or so few for as many probes: "
-            "not even a perfect link of a single one could be significant when corrected. Add teachers, name one "
-            "probe beforehand, or read the value as a description.",
+            "There are fewer than five teachers (or so few in each family). A correlation over them can reach any "
+            "value by chance, and no permutation test of their ranks can reach p < 0.05. Or there are too few teachers "
+            "for this many probes: after correction, even a perfect correlation would not be significant. Add "
+            "teachers, name one probe beforehand, or treat the value as descriptive.",
         ),
         Finding(
             "CM004",
             "interval covers zero",
-            "The 95 % interval of the link covers zero: the data do not tell in which direction the probe and the "
-            "students' accuracy go together.",
+            "The 95 % interval of the correlation covers zero: the sign of the correlation between the probe and "
+            "student accuracy is unknown.",
         ),
         Finding(
             "CM005",
             "confounded with confidence",
-            "The probe is built from the wrong classes' probabilities, which shrink as the target's grows. The target "
-            "probability at the same temperature has a link too, and the probe's is no longer distinguishable from "
-            "zero once that is held fixed, so it may only restate how confident the teachers are.",
+            "The probe is made from the wrong classes' probabilities, which shrink as the target's probability grows. "
+            "The target probability at the same temperature correlates with student accuracy too. With it held fixed, "
+            "the correlation of the probe is not significant, so the probe may only restate the teachers' confidence.",
         ),
         Finding(
             "CM006",
             "sign against expectation",
-            "The link points in the other direction than the probe's source expects.",
+            "The correlation has the opposite sign to the one that the probe's source expects.",
         ),
         Finding(
             "CM007",
             "teachers cannot be told apart",
-            "The difference between the best teachers is within its 95 % interval. That does not make them equal: "
-            "Choice.cheapest names the smallest teacher that loses no more than the tolerance with a chance of 90 %.",
+            "The 95 % interval of the difference between the best teachers covers zero. They may still differ. "
+            "Choice.cheapest is the smallest teacher whose regret is within the tolerance with a probability of 90 %.",
         ),
         Finding(
             "CM008",
             "ISATS search sits on its bound",
-            "For many examples the best temperature lies at the end of the search range: the variance has no "
-            "maximum inside it, as happens without an order constraint.",
+            "For many examples the best temperature is at the end of the search range: the variance has no maximum "
+            "inside the range. This happens without an order constraint.",
         ),
         Finding(
             "CM009",
             "probabilities given instead of logits",
             "The rows are non-negative and sum to one. Logarithms of probabilities are logits up to a constant per "
-            "row; what saturated to 0 or 1 is lost.",
+            "row, but values that are rounded to 0 or 1 are lost.",
         ),
         Finding(
             "CM010",
             "ties from half-precision",
-            "Many classes share the same value because it was stored with few digits. Rank correlations count these "
-            "as ties and lose resolution; store logits, not probabilities.",
+            "Many classes have the same value because it is stored with few digits. Rank correlations count these as "
+            "ties and lose resolution. Store logits, not probabilities.",
         ),
         Finding(
             "CM011",
             "logits not centred",
-            "The rows' mean logit is far from zero, and asymmetric temperatures are not invariant to a shift of all "
-            'logits: results depend on this drift unless rows are centred (center="mean").',
+            "The mean logit of the rows is far from zero. Asymmetric temperatures are not invariant to a shift of all "
+            'logits, so results depend on this shift unless rows are centred (center="mean").',
         ),
         Finding(
             "CM012",
             "families are compared with one another",
-            "Most teachers stand in families of one or two, so teachers of different families are compared: what sets "
-            "the families apart (architecture, recipe, data) counts as if it were the probe's doing, and can turn the "
-            "sign of what holds within each.",
+            "Most families have one or two teachers, so teachers of different families are compared. Differences "
+            "between families (architecture, recipe, data) are then attributed to the probe, and can reverse the sign "
+            "that holds within each family.",
         ),
         Finding(
             "CM013",
             "accuracy of another split",
-            "The results lack the split that was asked for and have only one, so that one was taken. Where it also "
-            "chose the teacher, the setting or the students' epochs, it looks better than it is.",
+            "The results have only one split, and not the requested one, so that one is used. If the teacher, the "
+            "setting or the students' epochs were chosen on it as well, its accuracies are too optimistic.",
         ),
         Finding(
             "CM014",
             "nothing varies",
-            "The probe, or the students' accuracy, is the same for all teachers that are compared, so that the "
-            "coefficient is undefined.",
+            "The probe or the student accuracy is the same for all compared teachers, so the coefficient is undefined.",
         ),
         Finding(
             "CM015",
             "no reliable difference between teachers",
-            "The students' mean accuracies say little about the teachers: their reliability is below 0.8 (see "
-            "capmismatch.teacher_differences). No probe can be expected to correlate with them by more than the "
-            "square root of the reliability. More seeds raise it.",
+            "The reliability of the teachers' mean student accuracies is below 0.8 (see "
+            "capmismatch.teacher_differences): much of their differences is noise. No probe can be expected to "
+            "correlate with them by more than the square root of the reliability. More seeds raise it.",
         ),
         Finding(
             "CM016",
             "not on the scale of logits",
             "The teacher's values have the form of probabilities (rows that sum to 1), percentages (rows that sum to "
-            "100) or sigmoids (all between 0 and 1). A softmax of these is nearly flat, or nearly hard, and no probe "
-            "or soft label of it means anything: give what the network computes before its last softmax or sigmoid.",
+            "100) or sigmoids (all between 0 and 1). A softmax of these is nearly flat or nearly hard, so probes and "
+            "soft labels made from it are meaningless. Give the output before the last softmax or sigmoid.",
         ),
         Finding(
             "CM017",
-            "class order on trust",
-            "The teacher does not name its outputs, and trainers sort this data set's classes in different orders: "
-            "numbers by value or as text, upper and lower case apart or together. Its columns were taken in the data "
-            "set's order; give [data] classes in the order of its training, or say by_position=True where that is it.",
+            "class order not verified",
+            "The teacher does not name its outputs, and trainers sort this data set's classes in different ways: "
+            "numbers by value or as text, upper and lower case apart or together. The data set's order was used. If "
+            "the teacher was trained in another order, give that order in [data] classes; else set by_position=True.",
         ),
         Finding(
             "CM018",
             "class order assumed",
             "The teacher does not name its outputs, and its library sorts class folders in another order than the data "
-            "set has. The columns were taken in the library's order; load the family with by_position=True where the "
-            "teacher was trained on the data set's order.",
+            "set. The library's order was used. If the teacher was trained in the data set's order, load the family "
+            "with by_position=True.",
         ),
         Finding(
             "CM019",
             "rows hold no whole logits",
-            "Rows of the teacher are constant, as where they were never written, one-hot, or hold a stand-in in all but "
+            "Rows of the teacher are constant, as where they were never written, one-hot, or hold a stand-in below "
             "the top classes; or its logits were made from the labels. They say nothing of the wrong classes. It is "
             "not usable: picks, links and statements leave it out.",
         ),
         Finding(
             "CM020",
             "no better than chance",
-            "The teacher's accuracy is that of guessing, or below it: its rows, columns or labels are probably not "
-            "those of the examples. It is not usable: picks, links and statements leave it out.",
+            "The teacher's accuracy is that of guessing, or below. Its rows, columns or labels probably do not belong "
+            "to these examples. It is left out of picks, links and statements.",
         ),
         Finding(
             "CM021",
             "out of line with its peers",
-            "The teacher's columns or some of its rows seem to stand in another order, its logits are those of another "
-            "teacher, or its accuracy is far below what its size and its peers lead to expect; the column `reason` "
-            "says which. It is not usable: picks, links and statements leave it out.",
+            "The teacher's columns or some of its rows seem to be in another order, its logits are a copy of another "
+            "teacher's, or its accuracy is far below the one expected from its size and the other teachers. The column "
+            "`reason` says which. It is left out of picks, links and statements.",
         ),
         Finding(
             "CM022",
             "worse than plain training",
-            "The students of the chosen teacher do worse than students taught by plain cross-entropy, beyond the 95 % "
-            "interval: by these results no teacher is worth taking in this setting.",
+            "The students of the chosen teacher are significantly worse than the baseline, plain cross-entropy. In "
+            "this setting no teacher is worth using.",
         ),
         Finding(
             "CM025",
             "variance is lost where the teacher is right",
             "On the examples that the teacher gets right, the derived variance is lower than under plain temperature "
-            "scaling at the same temperature. What the mean over all examples gains comes from the teacher's mistakes, "
-            "where a wrong class holds the mass.",
+            "scaling at the same temperature. The gain of the mean over all examples comes from the teacher's "
+            "mistakes, where a wrong class has most of the probability.",
         ),
         Finding(
             "CM026",
             "classes with few examples",
-            "The probe compares each example with the mean of its class, and in some classes there is but one, which "
-            "is that mean. Those examples are left out; where no class has two, the probe is not known.",
+            "The probe compares each example with the mean of its class. In some classes there is only one example, "
+            "which equals that mean. Those examples are left out. If no class has two examples, the probe is unknown.",
         ),
         Finding(
             "CM027",
-            "not told apart from a plainer number",
+            "collinear with a simpler number",
             "Over these teachers, their accuracy, log parameters or target probability explain 90 % or more of the "
-            "probe (the column `collinear` says which). Its link is theirs too, and holding one of them fixed leaves "
-            "little to correlate: other teachers, not other statistics, would tell them apart.",
+            "probe (the column `collinear` says which), so its correlation may be due to them. With one of them held "
+            "fixed, little variance is left. Only other teachers can separate them, not other statistics.",
         ),
         Finding(
             "CM028",
             "single runs",
-            "No teacher, or no student of a teacher, was trained twice, so that the noise of a rise and fall is that "
-            "of the examples alone. What is said is about these very networks: trained again, they differ by more, and "
-            "more courses look like a peak than 5 %.",
+            "No teacher, or no student of a teacher, was trained twice, so only the sampling noise of the examples is "
+            "known. The statement holds for these networks only. Networks that are trained again differ by more, and "
+            "more than 5 % of curves then look like a peak.",
         ),
         Finding(
             "CM029",
             "interpolated between kept temperatures",
             "A bank of condensed rows keeps the sums over unlikely tokens at some temperatures and interpolates in "
-            "between. Against all logits of a vocabulary of 50,000 such a mean was off by up to 0.3 %; at the kept "
-            "temperatures by less than 0.003 %.",
+            "between. For a vocabulary of 50,000 the error of such a mean was up to 0.3 %; at the kept temperatures "
+            "it was below 0.003 %.",
         ),
         Finding(
             "CM030",
             "soft labels nearly uniform over the vocabulary",
-            "Effectively more than a tenth of all wrong tokens share the probability: at this temperature the soft "
-            "label is the background of unlikely tokens, and says hardly anything of which wrong tokens are likely. "
-            "Take a lower temperature: over a vocabulary 0.5 to 2.",
+            "Effectively more than a tenth of all wrong tokens share the probability. At this temperature the soft "
+            "label mostly covers unlikely tokens, and says little about which wrong tokens are likely. Use a lower "
+            "temperature: 0.5 to 2 over a vocabulary.",
         ),
         Finding(
             "CM031",
             "padded columns cut",
-            "The logits have more columns than the tokenizer has tokens, as networks pad their last layer. The columns "
-            "beyond were cut before anything was summed; a teacher that gives them more than 1e-4 of the probability "
-            "is refused.",
+            "The logits have more columns than the tokenizer has tokens, because networks pad their last layer. The "
+            "extra columns were cut first. A teacher that gives them more than 1e-4 of the probability is an error.",
         ),
         Finding(
             "CM032",
             "few sequences",
-            "The positions come from fewer than ten texts. Positions of one text are alike, so standard errors are "
-            "taken over texts, and so few of them make these errors too small and unsure.",
+            "The positions come from fewer than ten texts. Positions of one text are similar, so standard errors are "
+            "computed over texts. With so few texts they are too small and uncertain.",
+        ),
+        Finding(
+            "CM033",
+            "tokenizer not compared",
+            "The language model brings no tokenizer, so that nothing shows whether its ids mean the tokens of the "
+            "text. With another tokenizer all its numbers are of a garbled text: an accuracy near that of guessing, or "
+            "a loss far above that of its siblings, is the sign.",
+        ),
+        Finding(
+            "CM034",
+            "saved logits are incomplete",
+            "The file lists the likeliest tokens alone, at temperature 1. What asks for others, or for a label that "
+            "is not listed, is known within bounds only. A file says little about other temperatures: at 2 "
+            "most of the probability lies outside the list.",
         ),
         Finding(
             "CM036",

@@ -390,7 +390,7 @@ def test_stages_one_by_one_leave_the_same_as_run(studied: Path, tmp_path: Path) 
         "isats": "derived_variance",
         "distill": "KD tau=4",
         "correlate": "spearman",
-        "pick": " teachers/l by ",
+        "pick": " teachers/l, based on ",
         "plot": str(tmp_path / "figures" / "variance_vs_capacity.png"),
         "report": str(tmp_path / "report.html"),
     }
@@ -410,7 +410,7 @@ def test_a_pick_is_written_as_a_page(studied: Path, tmp_path: Path) -> None:
         outcome = command("pick", studied, "--out", tmp_path / "new" / name)
         assert outcome.out == f"{plain.out}\n{tmp_path / 'new' / name}\n"
         page = (tmp_path / "new" / name).read_text(encoding="utf-8")
-        assert page.startswith(start) and " teachers/l by " in page and "p_best" in page
+        assert page.startswith(start) and " teachers/l, based on " in page and "p_best" in page
     assert_one_line(command("pick", studied, "--out", tmp_path / "pick.pdf"), "ends in .html or .md", "pick.pdf")
 
 

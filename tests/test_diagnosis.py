@@ -123,9 +123,9 @@ def test_images_without_mean_and_std_are_told_of() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: cm.diagnose(networks()), "expected data beside networks, a loader"),
-        (lambda: cm.diagnose(logits()), "expected labels beside logits"),
-        (lambda: cm.diagnose(cm.bank_from_arrays(logits(), LABELS), LABELS), "no labels beside a bank"),
+        (lambda: cm.diagnose(networks()), "expected data with networks: a loader"),
+        (lambda: cm.diagnose(logits()), "expected labels with logits"),
+        (lambda: cm.diagnose(cm.bank_from_arrays(logits(), LABELS), LABELS), "no labels with a bank"),
         (lambda: cm.diagnose(7), "expected a bank, its folder, .* got int"),
         (lambda: cm.diagnose({**networks(), **{"a": logits()["net1"]}}, (INPUTS, LABELS)), "Module as teacher 'a'"),
         (lambda: cm.diagnose(networks(), iter([])), "got none: is the loader used up"),

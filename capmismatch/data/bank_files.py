@@ -215,7 +215,7 @@ def read_arrays(folder: Path, index: int, made_from: str) -> dict[str, NDArray[A
     if head.get("made_from") != made_from:
         raise BankError(
             f"{file} was collected with other weights, preprocessing, dtype or rows than those given now: remove "
-            f"{folder} to collect anew, or give the teacher another name"
+            f"{folder} to collect again, or give the teacher another name"
         )
     return arrays
 

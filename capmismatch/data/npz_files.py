@@ -82,7 +82,7 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, p
         in_file = member.file_size - file.tell()
         if size != in_file:
             raise InputError(
-                f"array {name!r} of {path} is damaged: its header tells of shape {shape} of {dtype}, {size:,} bytes, "
+                f"array {name!r} of {path} is damaged: its header has shape {shape} of {dtype}, {size:,} bytes, "
                 f"the file has {in_file:,}"
             )
         if size > LARGE and size > TIGHT * max(1, member.compress_size):

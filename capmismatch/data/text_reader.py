@@ -9,6 +9,7 @@ import zlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from numpy.typing import NDArray
 
 from capmismatch._utils.optional import need
 from capmismatch.data.dataset_readers import RawDataset
-from capmismatch.data.token_inputs import NO_LABEL, Document, cut_windows
+from capmismatch.data.token_inputs import NO_LABEL, Document, TextSource, cut_windows
 from capmismatch.errors import InputError, must_count
 
 BLOCK = 32  # windows: a text without documents is parted after so many, for splits
 KJV = "kjv"
+SAMPLES, SAMPLE = 1_000, 500  # pieces of a text, and characters of each, that tokenizers are compared on
 OWN_TOKENIZER = re.compile(r"bpe:(\d+)")
 
 
@@ -151,7 +153,14 @@ def _read(path: Path, _changed: int | None, options: TextOptions) -> RawDataset:
     encoded = [_encoded(tokenizer, part, number, options, place) for number, part in enumerate(documents)]
     block = BLOCK if options.document is None else 0
     inputs, labels = cut_windows(encoded, options.window, options.skip, block, place)
+    inputs = replace(inputs, source=TextSource(tokenizer.to_str(), _samples(documents)))
     return RawDataset(inputs, labels, classes=_pieces(tokenizer), name=path.name.split(".")[0])
+
+
+def _samples(documents: list[str]) -> tuple[str, ...]:
+    """Pieces of the first documents, for tokenizers to be compared on."""
+    pieces = (part[at : at + SAMPLE] for part in documents for at in range(0, len(part), SAMPLE))
+    return tuple(islice(pieces, SAMPLES))
 
 
 def _text_of(path: Path) -> str:

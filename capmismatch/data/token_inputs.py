@@ -31,6 +31,22 @@ class TokenBatch(NamedTuple):
     flat: NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class TextSource:
+    """What the tokens of a text came from, by which the tokenizers of teachers are compared.
+
+    Attributes
+    ----------
+    tokenizer : str
+        The tokenizer's JSON.
+    samples : tuple of str
+        Pieces of the text.
+    """
+
+    tokenizer: str
+    samples: tuple[str, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class TokenInputs:
     """The inputs of next-token rows. A network maps windows (w, W) to logits (w, W, V); rows are positions of them.
@@ -51,6 +67,8 @@ class TokenInputs:
         Where in that window the row is.
     size : ndarray of shape (N,), int64
         Length of the row's label in bytes of the text.
+    source : TextSource or None
+        Tokenizer and samples of the text.
     """
 
     windows: NDArray[np.int32]
@@ -60,6 +78,7 @@ class TokenInputs:
     window: NDArray[np.int64]
     position: NDArray[np.int64]
     size: NDArray[np.int64]
+    source: TextSource | None = None
     ndim: int = field(default=2, init=False)
 
     def __len__(self) -> int:
@@ -104,6 +123,7 @@ class TokenInputs:
             place.astype(np.int64),
             self.position[index],
             self.size[index],
+            self.source,
         )
 
     def on_windows(self, values: NDArray[Any], fill: Any) -> NDArray[Any]:
@@ -202,7 +222,7 @@ def cut_windows(
     label[:, :skip] = NO_LABEL
     has_rows = (label != NO_LABEL).any(1)
     if not has_rows.any():
-        raise InputError(f"expected tokens to tell in {place}, got none: all are masked, or among the first {skip}")
+        raise InputError(f"expected tokens to predict in {place}, got none: all are masked, or among the first {skip}")
     label, owner, offset = label[has_rows], owner[has_rows], offset[has_rows]
     row_window, row_position = np.nonzero(label != NO_LABEL)
     inputs = TokenInputs(

@@ -61,7 +61,7 @@ def holds_labels(hit: NDArray[np.bool_], margin: Floats, classes: int, peers: Se
     if classes < 3 or hit.mean() < PERFECT:
         return False
     uneven = float(margin.std() / max(1e-12, margin.mean()))
-    return uneven <= EVEN or (len(peers) > 1 and np.median(peers) < PEERS_ERR and uneven <= EVEN_BESIDE)
+    return uneven <= EVEN or (len(peers) > 1 and float(np.median(peers)) < PEERS_ERR and uneven <= EVEN_BESIDE)
 
 
 def worse_than_constant(labels: Ints, top: Ints, classes: int) -> str:
@@ -136,7 +136,7 @@ def dead_class(labels: Ints, mine: Answers, peers: Sequence[Answers], classes: i
     recall, present = right / np.maximum(1, examples), examples > 0
     typical, least = np.median(recall[1:], axis=0), recall[1:].min(axis=0)
     named = np.bincount(mine.top, minlength=classes)  # a class that is named, of other examples, has moved
-    known = (least > 0) & (named <= np.maximum(1, examples / 10))
+    known = (least >= typical / 3) & (least > 0) & (named <= np.maximum(1, examples / 10))
     known &= np.median(recall[0][present]) >= KNOWS_OTHERS * np.median(typical[present])
     known &= (ranks[0] <= LOW_RANK) & (np.median(ranks[1:], axis=0) >= HIGH_RANK) & (examples >= LEAST_EXAMPLES)
     if not known.any() or np.median(ranks[0][present]) < HIGH_RANK:

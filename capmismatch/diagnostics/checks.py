@@ -329,7 +329,7 @@ def _find_broken(views: Sequence[_View], bank: LogitBank) -> None:
     """Mark the broken teachers, the plain cases first: what is found is no peer in later tests."""
     for view in views:
         if view.looks_like:
-            view.mark("CM009", f"its values are {view.looks_like}, no logits")
+            view.mark("CM009", f"its values are {view.looks_like}, not logits")
     enough = [view for view in views if len(view.labels) >= LEAST_ROWS]
     split = bank.rows.split[_looked_at(bank)]
     _mark_answers(enough)
@@ -424,8 +424,8 @@ def _columns_moved(view: _View, peers: Sequence[_View]) -> str:
     if gain < max(SWAPPED, STRONG * error) or right.mean() < AS_GOOD * expected:
         return _columns_moved_round(view)
     return (
-        f"its columns seem to stand in another order than the classes: it is right in {_percent(view.accuracy)}, and "
-        f"would be in {_percent(right.mean())} with its columns interchanged"
+        f"its columns seem to be in another order than the classes: its accuracy is {_percent(view.accuracy)}, and "
+        f"{_percent(right.mean())} with its columns interchanged"
     )
 
 
@@ -450,7 +450,7 @@ def _columns_moved_round(view: _View) -> str:
         as_other, as_itself = int(other[ring].sum()), int(itself[ring].sum())
         if binom.sf(as_other - 1, as_other + as_itself, 0.5) < LEVEL / confusable:
             return (
-                f"its columns {', '.join(map(str, sorted(ring)))} seem to stand in one another's places: examples of "
+                f"its columns {', '.join(map(str, sorted(ring)))} seem to be interchanged: examples of "
                 f"these classes are taken for the next one {as_other} times, for their own {as_itself} times"
             )
     return ""
@@ -473,8 +473,8 @@ def _rows_moved(view: _View, peers: Sequence[_View]) -> str:
     if structure >= STRUCTURE or structure + 3 * error >= 2 * STRUCTURE:
         return ""
     return (
-        f"some of its rows seem to belong to other examples: it is right in {_percent(view.accuracy)}, and where it is "
-        "wrong and confident, it ranks the right class as by chance"
+        f"some of its rows seem to belong to other examples: its accuracy is {_percent(view.accuracy)}, and where it "
+        "is wrong and confident, the rank of the right class is that of chance"
     )
 
 
@@ -493,12 +493,11 @@ def _mark_mixed_rows(views: Sequence[_View], bank: LogitBank) -> None:
             f"its columns {', '.join(map(str, columns))} seem to stand in one another's places: over the examples they "
             "go with those columns of the other teachers, and not with their own",
         )
-    found = mixed_up(list(sound), of_all, margins)
-    for key, likeness in found.items():
+    for key, likeness in mixed_up(list(sound), of_all, margins).items():
         sound[key].mark(
             "CM021",
-            f"about {likeness.mixed:.0%} of its rows seem to belong to other examples: where it is sure and so are the "
-            "other teachers, these rows lean to other classes than theirs as often as to the same",
+            f"about {likeness.mixed:.0%} of its rows seem to belong to other examples: where it and the other "
+            "teachers are confident, these rows agree with the others no more often than chance",
         )
 
 
@@ -528,9 +527,9 @@ def _mark_copies(views: Sequence[_View]) -> None:
         for position, view in enumerate(group):
             twin = next((other for other in group[:position] if _same(view, other)), None)
             if twin is not None:
-                view.mark("CM021", f"its logits are those of {twin.record.key}")
+                view.mark("CM021", f"its logits are a copy of those of {twin.record.key}")
                 if not _same_network(view.record, twin.record):  # either of them may be the copy
-                    twin.mark("CM021", f"its logits are those of {view.record.key}")
+                    twin.mark("CM021", f"its logits are a copy of those of {view.record.key}")
 
 
 def _same_network(one: TeacherRecord, other: TeacherRecord) -> bool:
@@ -560,8 +559,8 @@ def _mark_outliers(views: Sequence[_View]) -> None:
         expected = float(np.median([peer.accuracy for peer in _peers(worst, sound)]))
         worst.mark(
             "CM021",
-            f"its accuracy, {_percent(worst.accuracy)}, is far below what its size and its peers (median "
-            f"{_percent(expected)}) lead to expect: is it prepared, trained and loaded as they are?",
+            f"its accuracy, {_percent(worst.accuracy)}, is far below what its size and the other teachers (median "
+            f"{_percent(expected)}) suggest: check its preprocessing, training and loading",
         )
 
 

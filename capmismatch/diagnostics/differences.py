@@ -76,8 +76,8 @@ def probe_differences(
     >>> from capmismatch.data.bank import bank_from_arrays
     >>> bank = bank_from_arrays({"a": [[3.0, 1, 0], [1, 0, 0]], "b": [[4.0, 1, 0], [2, 0, 0]]}, [0, 0])
     >>> probe_differences(bank, names=["nll"])[["teacher", "reference", "value", "se"]].round(3)
-      teacher reference  value   se
-    0       a  logits/b  0.212  0.1
+      teacher reference  value     se
+    0       a  logits/b  0.208  0.104
     """
     if len(bank.teachers) < 2:
         raise InputError(f"differences compare teachers: expected at least 2 in the bank, got {len(bank.teachers)}")

@@ -120,12 +120,13 @@ def mixed_up(
     return found
 
 
-def standardised(logits: Floats) -> Floats:
+def standardised(logits: Floats) -> NDArray[np.float32]:
     """Rows with mean 0 and variance 1, less their mean over examples; float32, to take less room."""
     rows = logits - logits.mean(axis=1, keepdims=True)
     spread = rows.std(axis=1, keepdims=True)
     rows /= np.where(spread > 0, spread, 1.0)
-    return (rows - rows.mean(axis=0)).astype(np.float32)
+    centred: NDArray[np.float32] = (rows - rows.mean(axis=0)).astype(np.float32)
+    return centred
 
 
 def likeness(rows: Floats, others: Floats, margin: Floats) -> Likeness | None:

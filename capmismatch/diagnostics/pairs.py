@@ -101,8 +101,8 @@ def pair_probes(
     >>> bank = bank_from_arrays({"student": [[1.0, 0, 0]], "teacher": [[3.0, 0, 0]]}, [0])
     >>> pair_probes(bank, "logits/student", [1.0], ["kl", "reverse_kl"])[["teacher", "probe", "value"]].round(3)
        teacher       probe  value
-    0  teacher          kl  0.335
-    1  teacher  reverse_kl  0.435
+    0  teacher          kl  0.275
+    1  teacher  reverse_kl  0.391
     """
     student = bank.key_of(student)
     if not 0 <= skew < 1:

@@ -14,7 +14,7 @@ CONSTANT = 0.01
 """From this share of rows on whose columns are all equal, rows were not written; no network gives such a row."""
 
 STAND_INS = 0.25
-"""From this share of rows on in which lowest columns stand apart, they hold stand-ins; logits in few digits tie, too."""
+"""From this share of rows on whose lowest columns stand apart, they hold stand-ins; logits in few digits tie."""
 
 ONE_HOT = 0.9
 """The same for rows in which all columns but one are equal; probabilities that saturated have many, too."""

@@ -131,7 +131,7 @@ class GradientGate(nn.Module):
         self.register_buffer("tally", torch.tensor([-1.0, 0.0, 0.0, 0.0]))
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, counted from 0; in a new one the diagnostics start anew."""
+        """Set the epoch, counted from 0; in a new one the diagnostics start again."""
         self.criterion.set_epoch(epoch)
         if self.tally[0] != epoch:
             self.tally = self.tally.new_tensor([epoch, 0.0, 0.0, 0.0])

@@ -218,7 +218,7 @@ def _train_once(network: nn.Module, train: Callable[..., Any], file: Path) -> No
     try:
         network.load_state_dict(load_file(file))
     except (SafetensorError, RuntimeError) as error:
-        raise BankError(f"{file} is damaged, remove it to train that network anew: {error}") from None
+        raise BankError(f"{file} is damaged, remove it to train that network again: {error}") from None
     network.eval()
 
 

@@ -292,4 +292,4 @@ def _telling_damage(file: Path) -> Iterator[Path]:
     try:
         yield file
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BankError(f"{file} is damaged ({error}): remove it to train that student anew") from None
+        raise BankError(f"{file} is damaged ({error}): remove it to train that student again") from None

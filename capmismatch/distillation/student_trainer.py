@@ -69,7 +69,7 @@ class SharedRun:
 class Trainer:
     """Trains students of one study, run by run, and keeps what the runs share: inputs, and the latest soft labels.
 
-    Sent to another process, it opens the study there anew.
+    Sent to another process, it opens the study there again.
     """
 
     def __init__(self, study: Experiment) -> None:
@@ -272,7 +272,7 @@ class Trainer:
             if stored.weights_hash != teacher.weights_hash or other_code:
                 raise BankError(
                     f"{bank.path} has logits of another network {teacher.key} than the study's bank: remove its folder "
-                    "there to collect anew"
+                    "there to collect again"
                 )
 
     def make_soft_labels(self, shared: SharedRun) -> Tensor:

@@ -206,7 +206,7 @@ class Explorer:
         self._numbers.value = _numbers(self.tables["soft_labels"])
 
     def _update(self, name: str, depends_on: Hashable, draw: Callable[[pd.DataFrame], bytes]) -> None:
-        """Make a table and its picture anew if what they depend on has changed."""
+        """Make a table and its picture again if what they depend on has changed."""
         if self._shown.get(name) != depends_on:
             self.tables[name] = getattr(self._reader, name)(self.view)
             self._pictures[name].value = draw(self.tables[name])

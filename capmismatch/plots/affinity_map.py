@@ -23,7 +23,7 @@ from capmismatch.plots._save import attach
 NEEDS = ("affinity",)
 CAPTION = (
     "Which classes a teacher considers similar: mean softmax over the wrong classes, by true class; below, how larger "
-    "teachers differ from the smallest. Classes stand beside those that the smallest teacher considers similar."
+    "teachers differ from the smallest. Classes are sorted by their similarity to the smallest teacher."
 )
 WHAT = "the affinity table"
 PANELS = 4  # teachers at most by default: more than that need no figure but a table

@@ -40,12 +40,12 @@ from capmismatch.stats.matching import with_families
 
 NEEDS = ("results", "probes")
 CAPTION = (
-    "Accuracy of the student against its teacher's size by method, beside the teachers' own accuracy. "
-    "Bars: 95 % intervals from three runs on, else single runs as points; band: plain training."
+    "Accuracy of the student against its teacher's size by method, with the teachers' own accuracy. "
+    "Bars: 95 % intervals with three or more runs, else single runs as points; band: plain training."
 )
 CAPTION_NLL = (
-    "Negative log likelihood of the student against its teacher's size by method, beside the teachers' own; lower is "
-    "better. Bars: 95 % intervals from three runs on, else single runs as points; band: plain training."
+    "Negative log likelihood of the student against its teacher's size by method, with the teachers' own; lower is "
+    "better. Bars: 95 % intervals with three or more runs, else single runs as points; band: plain training."
 )
 WHAT = "the results table"
 METRICS = {

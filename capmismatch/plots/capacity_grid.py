@@ -25,8 +25,8 @@ from capmismatch.plots.capacity_curve import (
 
 NEEDS = ("results", "probes")
 CAPTION = (
-    "Accuracy of the student against its teacher's size, a panel for each method setting, beside the teachers' own "
-    "accuracy. Bars: 95 % intervals from three runs on, else single runs as points; band: plain training."
+    "Accuracy of the student against its teacher's size, one panel per method setting, with the teachers' own "
+    "accuracy. Bars: 95 % intervals with three or more runs, else single runs as points; band: plain training."
 )
 
 

@@ -39,11 +39,11 @@ from capmismatch.stats.matching import rows_of_kind
 
 NEEDS = ("restored",)
 CAPTION = (
-    "What plain temperature scaling (TS), ATS and ISATS make of each teacher's soft labels: the derived standard "
-    "deviation, and its price in the target's probability, in examples whose arg max moves and in targets that a wrong "
-    "class overtakes. The temperature that ISATS chooses for the wrong classes: median over the examples, with a band "
-    "from the 10 % to the 90 % quantile. Last, the derived standard deviation of the examples that the teacher gets "
-    "right, and of those that it gets wrong."
+    "Each teacher's soft labels under plain temperature scaling (TS), ATS and ISATS: the derived standard deviation "
+    "and its cost: the target's probability, the share of examples whose most likely class changes, and the share of "
+    "targets that a wrong class overtakes. The temperature that ISATS chooses for the wrong classes: median over the "
+    "examples, with a band from the 10 % to the 90 % quantile. Last, the derived standard deviation of the examples "
+    "that the teacher gets right, and of those that it gets wrong."
 )
 WHAT = "the restored table"
 QUANTITIES = ["derived_std", "inherent_variance", "target_prob", "tau_other", "flipped", "overtaken"]

@@ -18,8 +18,8 @@ from capmismatch.plots._style import BLUE, GREY
 
 NEEDS = ("pick",)
 CAPTION = (
-    "The teachers, best first: what they were chosen by, with its 95 % interval, and with students the chance of being "
-    "the best and the accuracy points expected to be lost. Those too close to call are coloured."
+    "The teachers, best first: the score that they were ranked by, with its 95 % interval; with student results also "
+    "P(best) and expected regret in accuracy points. Tied teachers are coloured."
 )
 WHAT = "the pick table"
 PANELS = {"p_best": "P(best)", "regret": "expected regret\n(points)"}

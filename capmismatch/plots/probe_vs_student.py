@@ -19,8 +19,8 @@ from capmismatch.stats.matching import with_families
 
 NEEDS = ("probes", "results")
 CAPTION = (
-    "A probe of the teachers against the accuracy of the students that they taught, one point per teacher. Bars: 95 % "
-    "intervals over the students' runs, from three on."
+    "A probe of the teachers against the accuracy of their students, one point per teacher. Bars: 95 % intervals over "
+    "the students' runs, with three or more."
 )
 WHAT = "the results table"
 LINKS = "the links table"

@@ -18,9 +18,9 @@ from capmismatch.plots.probe_vs_student import ceiling_text, probe_vs_student, t
 
 NEEDS = ("probes", "results", "links")
 CAPTION = (
-    "Each probe against the accuracy of the students that its teacher taught, with the rank correlation and its "
-    "interval; the ceiling is the highest one to expect of any probe. Bars: 95 % intervals over the students' runs, "
-    "from three on."
+    "Each probe of the teachers against the accuracy of their students, with the rank correlation and its interval. "
+    "The ceiling is the highest correlation to expect of any probe. Bars: 95 % intervals over the students' runs, with "
+    "three or more."
 )
 SHORT = {"derived_variance": "DV", "inherent_variance": "IV", "derived_average": "DA"}
 

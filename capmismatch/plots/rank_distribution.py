@@ -16,8 +16,8 @@ from capmismatch.plots._style import BLUE, GREY, PURPLE
 
 NEEDS = ("ranks",)
 CAPTION = (
-    "How far teachers order the wrong classes alike, by how many sizes apart two teachers are: one point per pair of "
-    "runs, beside the noise floor of seeds."
+    "Agreement of two teachers on the order of the wrong classes, by their difference in size: one point per pair of "
+    "runs, with the noise floor of seeds."
 )
 
 

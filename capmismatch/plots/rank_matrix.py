@@ -18,8 +18,8 @@ from capmismatch.plots._save import attach
 
 NEEDS = ("ranks",)
 CAPTION = (
-    "How far teachers order the wrong classes alike: mean Kendall tau-b per example. The diagonal is the noise floor: "
-    "two runs of one teacher that differ in the seed; hatched where there is one run."
+    "Agreement of teachers on the order of the wrong classes: mean Kendall tau-b per example. The diagonal is the "
+    "noise floor: two runs of one teacher with different seeds; hatched if there is one run only."
 )
 
 

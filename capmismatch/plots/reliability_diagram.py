@@ -23,7 +23,7 @@ from capmismatch.plots._style import teacher_looks
 
 NEEDS = ("reliability",)
 CAPTION = (
-    "Accuracy against confidence, bin by bin: below the diagonal a teacher is overconfident. Bars: 95 % Wilson "
+    "Accuracy against confidence per bin: below the diagonal a teacher is overconfident. Bars: 95 % Wilson "
     "intervals; faint points: bins of fewer than 20 examples."
 )
 WHAT = "the reliability table"

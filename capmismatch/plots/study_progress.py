@@ -17,7 +17,7 @@ from capmismatch.plots._save import attach
 from capmismatch.plots._style import BLUE, SKY, VERMILLION
 
 NEEDS = ("status",)
-CAPTION = "How many students are trained, in training, failed and waiting, and the computing time that they still need."
+CAPTION = "How many students are done, running, failed and waiting, and the computing time left."
 WHAT = "the status table"
 LOOKS: dict[str, dict[str, Any]] = {
     "done": {"color": BLUE},

@@ -15,7 +15,7 @@ from capmismatch.plots._labels import tiny_points
 from capmismatch.plots._save import attach
 
 NEEDS = ("results",)
-CAPTION = "Accuracy of the students over the two temperatures of ATS, mean over runs; the best pair has a frame."
+CAPTION = "Accuracy of the students over the two temperatures of ATS, mean over runs. A frame marks the best pair."
 WHAT = "the results table"
 
 

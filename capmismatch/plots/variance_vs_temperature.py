@@ -40,7 +40,7 @@ from capmismatch.stats.matching import rows_of_kind
 NEEDS = ("probes", "restored")
 CAPTION = (
     "Mean and standard deviation of the wrong classes' probabilities against temperature, for a small and a large "
-    "teacher. Hollow marks: ATS, at its temperature of the wrong classes; dotted: the level that ISATS reaches."
+    "teacher. Hollow marks: ATS, at its temperature of the wrong classes. Dotted: the level that ISATS reaches."
 )
 QUANTITIES = ["derived_average", "derived_std", "inherent_variance", "target_prob"]
 RESTORED, COUPLED_TABLE = "the restored table", "the table of coupled ATS"

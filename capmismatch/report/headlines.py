@@ -47,7 +47,7 @@ def headline(topic: str, facts: Sequence[Facts]) -> str:
     Examples
     --------
     >>> headline("students", [StudentCourses(combinations=8, peaked=5, paired=8, both_ends_worse=4)])
-    'In 5 of 8 combinations of student and method, accuracy rises, then falls, as teachers grow.'
+    'In 5 of 8 combinations of student and method, accuracy rises, then falls, with teacher size.'
     """
     return HEADLINES[topic](facts) if topic in HEADLINES else ""
 
@@ -56,13 +56,13 @@ def _teachers(facts: Sequence[Facts]) -> str:
     sentences = []
     for counts in _of(facts, TeacherDifferences):
         if not counts.shown:
-            sentences.append("No difference between these teachers is shown.")
+            sentences.append("The teachers do not differ significantly.")
         elif counts.shown == counts.combinations:
             sentences.append("Yes, in every combination of student and method.")
         else:
             sentences.append(
                 f"In {counts.shown} of {counts.combinations} combinations of student and method they do; in the others "
-                "no difference is shown."
+                "they do not differ significantly."
             )
     return " ".join(sentences)
 
@@ -71,17 +71,17 @@ def _students(facts: Sequence[Facts]) -> str:
     sentences = []
     for counts in _of(facts, StudentCourses):
         if counts.peaked == 0:
-            sentences.append("No rise and fall of the students' accuracy is shown as teachers grow.")
+            sentences.append("Student accuracy has no significant peak over teacher size.")
         elif counts.combinations == 1:
-            sentences.append("Yes: accuracy rises, then falls, as teachers grow.")
+            sentences.append("Yes: accuracy rises, then falls, with teacher size.")
         else:
             sentences.append(
                 f"In {counts.peaked} of {counts.combinations} combinations of student and method, accuracy rises, then "
-                "falls, as teachers grow."
+                "falls, with teacher size."
             )
     courses = _of(facts, StudentCourse)
     if courses and all(course.shape is None for course in courses):
-        return "Not known: too few teachers, or none whose size is known."
+        return "Unknown: there are too few teachers, or their sizes are unknown."
     return " ".join(sentences)
 
 
@@ -90,12 +90,12 @@ def _variance(facts: Sequence[Facts]) -> str:
     for course in _of(facts, ProbeCourse):
         name = NAMES[course.probe]
         if course.shape is None:
-            text = f"for {name} it is not known"
+            text = f"for {name} this is unknown"
         elif course.shape.shown:
             peak = join(list(course.shape.likely)).replace(" and ", " or ")
-            text = f"{name} does, with its peak at {peak}" + (" (single runs)" if course.shape.single else "")
+            text = f"{name} does, with a peak at {peak}" + (" (single runs)" if course.shape.single else "")
         else:
-            text = f"for {name} no rise and fall is shown"
+            text = f"{name} has no significant peak"
         by_family.setdefault(course.family, []).append(text)
     return _sentences(
         (f"in family {family}, " if family else "") + "; ".join(parts) for family, parts in by_family.items()
@@ -111,11 +111,11 @@ def _rank_agreement(facts: RankAgreement) -> str:
     unit = "by class" if facts.metric == "affinity_tau_b" else "by example"
     found = f"{unit} tau-b is {facts.agreement['neighbours'].value:.2f} between neighbours in size"
     if "neighbours" not in facts.below_floor:
-        return f"{where}{found}; no teacher has two runs to hold it against"
+        return f"{where}{found}; no teacher has two runs to compare it with"
     verdict = facts.below_floor["neighbours"].verdict(
-        "size changes the order more than a seed does",
-        "size changes the order less than a seed does",
-        "no more difference is shown than between two runs of one teacher",
+        "size changes the order more than a new seed",
+        "size changes the order less than a new seed",
+        "no significant difference from a new seed",
     )
     return f"{where}{verdict}: {found}, {facts.floor.value:.2f} between two runs of one teacher"
 
@@ -135,7 +135,7 @@ def _restored(facts: Sequence[Facts]) -> str:
         )
         rows = by_rows.get((restored.family, restored.teacher))
         if rows is not None and "ISATS" in rows.ratios.get("right", {}):
-            text += f"; on the examples that it gets right, by {rows.ratios['right']['ISATS'].value:.2g}"
+            text += f"; on examples that it gets right, by {rows.ratios['right']['ISATS'].value:.2g}"
         sentences.append(text)
     return _sentences(sentences)
 
@@ -143,10 +143,10 @@ def _restored(facts: Sequence[Facts]) -> str:
 def _links(facts: Sequence[Facts]) -> str:
     return _sentences(
         f"in {counts.significant} of {count(counts.combinations, 'combination')} of student and method some probe "
-        "correlates with accuracy after correction for the number of probes"
+        "correlates significantly with accuracy (corrected for the number of probes)"
         + (
-            f"; the {NAMES[counts.probe]} does in {counts.linked} of {counts.with_variance}, also with p_y held fixed "
-            f"in {counts.surviving}"
+            f"; the {NAMES[counts.probe]} does in {counts.linked} of {counts.with_variance}, and in {counts.surviving} "
+            "also with p_y held fixed"
             if counts.probe
             else ""
         )
@@ -175,12 +175,12 @@ def _tally(estimates: Sequence[Estimate], above: str, below: str) -> str:
     signs = Counter(estimate.verdict("above", "below", "neither") for estimate in estimates)
     parts = [
         f"{signs[sign]} {verb}"
-        for sign, verb in (("above", above), ("below", below), ("neither", "show no difference"))
+        for sign, verb in (("above", above), ("below", below), ("neither", "show no significant difference"))
         if signs[sign]
     ]
     unknown = len(estimates) - sum(signs[sign] for sign in ("above", "below", "neither"))
     if unknown:
-        parts.append(f"{unknown} have too few runs to tell")
+        parts.append(f"{unknown} have too few runs")
     return f"of {count(len(estimates), 'combination')} of student and method, {join(parts)}"
 
 

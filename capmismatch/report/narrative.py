@@ -53,14 +53,14 @@ __all__ = ["TOPICS", "Statement", "statements"]
 
 TOPICS: dict[str, tuple[str, str]] = {
     "teachers": ("Do the teachers differ at all?", "results"),
-    "students": ("Do students do better, then worse, as teachers grow?", "results"),
-    "variance": ("Does the variance over the wrong classes rise, then fall, as teachers grow?", "probes"),
-    "ranks": ("Do teachers of different size order the wrong classes alike?", "ranks"),
-    "restored": ("What do ATS and ISATS restore, and at what price?", "restored"),
-    "links": ("Which probes of a teacher track its students' accuracy?", "links"),
+    "students": ("Does student accuracy rise, then fall, with teacher size?", "results"),
+    "variance": ("Does the variance over the wrong classes rise, then fall, with teacher size?", "probes"),
+    "ranks": ("Do teachers of different sizes order the wrong classes alike?", "ranks"),
+    "restored": ("What do ATS and ISATS restore, and at what cost?", "restored"),
+    "links": ("Which probes of a teacher correlate with student accuracy?", "links"),
     "gain": ("What does each method gain over plain cross-entropy?", "results"),
     "large": ("Do the largest teachers teach better with ISATS than with plain soft labels?", "results"),
-    "logits": ("Are the teachers' logits fit to be measured?", "checks"),
+    "logits": ("Are there problems with the teachers' logits?", "checks"),
 }
 """Topic -> the question that its statements answer, and the table they come from; in the report's order."""
 

@@ -80,7 +80,7 @@ class Question:
 
 @dataclass(frozen=True)
 class MissingTable:
-    """A table that a page does without.
+    """A table that is missing.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ class MissingTable:
     command : str
         What to type to make it; empty where the study names no students.
     questions : tuple of str
-        What it would have answered.
+        The questions that it would answer.
     """
 
     table: str
@@ -97,11 +97,11 @@ class MissingTable:
     questions: tuple[str, ...]
 
     def __str__(self) -> str:
-        why = "the study names neither students to teach nor a file of results"
+        why = "the study has neither students to train nor a file of results"
         if self.command:
             why = f"run `{self.command}` to make it"
         questions = ", ".join(f"“{question}”" for question in self.questions)
-        return f"The table of {self.table} is absent: {why}. Left out with it: {questions}."
+        return f"There is no table of {self.table}: {why}. Not answered without it: {questions}."
 
 
 def write_report(study: StudyFolder) -> Path:
@@ -110,7 +110,7 @@ def write_report(study: StudyFolder) -> Path:
     The page needs no network and no other file: pictures are embedded, style and script are inline. It holds, in this
     order, the pick with its reasons, risks and findings; what the study shows (`narrative.statements`);
     the tables; the figures; and what is needed to repeat the study. What lacks its table is left out, and the page
-    says so. Nothing is computed anew but the pick, and a look at a thousand of each teacher's logits.
+    says so. Only the pick is computed again, and a look at a thousand of each teacher's logits.
 
     Parameters
     ----------
@@ -196,7 +196,7 @@ def _breakable(text: str) -> Markup:
 def _choice(study: StudyFolder) -> tuple[Choice | None, str]:
     """The pick, or why there is none."""
     if not study.has("probes"):
-        return None, "There is no pick: teachers have not been probed yet."
+        return None, "There is no pick: run the stage `probe` first."
     try:
         return study.choice(), ""
     except CapmismatchError as error:  # a page without a pick still shows the tables
@@ -216,8 +216,8 @@ def _chosen(choice: Choice) -> dict[str, str]:
         facts["P(best)"] = format_chance(row["p_best"])
         digits = 3 if choice.metric.less_is_better else 2
         facts["Expected regret"] = f"{row['regret']:.{digits}f} {choice.metric.unit}"
-        cheapest = f"Cheapest within {choice.comparison.tolerance:g} {choice.metric.unit} (90\N{NO-BREAK SPACE}%)"
-        facts[cheapest] = choice.cheapest or "none is sure enough"
+        cheapest = f"Smallest within {choice.comparison.tolerance:g} {choice.metric.unit} (90\N{NO-BREAK SPACE}%)"
+        facts[cheapest] = choice.cheapest or "none"
     return facts
 
 
@@ -318,14 +318,14 @@ def _tables(tables: Mapping[str, pd.DataFrame], choice: Choice | None, tau: floa
 
 
 def _commands(study: StudyFolder) -> list[tuple[str, str]]:
-    """What to type to repeat the study, and to write only this page anew."""
+    """What to type to repeat the study, and to write only this page again."""
     install = shlex.join(["pip", "install", f"capmismatch=={__version__}"]), "the version that made this page"
     if study.file is None:
         given = "bank" if study.config.results is None else "bank, results=results"
         return [install, (f'cm.diagnose({given}).report("report.html")', "in Python, with the same logits and results")]
-    commands = {"run": "repeat the study; what is there already is kept", "report": "write only this page anew"}
+    commands = {"run": "repeat the study; finished parts are reused", "report": "write only this page again"}
     if study.has("probes"):
-        commands["pick"] = "choose a teacher anew, with other rules or evidence"
+        commands["pick"] = "choose a teacher again, for example with other rules or evidence"
     return [install, *((_command(study, verb), does) for verb, does in commands.items())]
 
 

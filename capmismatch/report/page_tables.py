@@ -97,24 +97,24 @@ COLUMNS: dict[str, tuple[str, str, Form]] = {
     "teacher": ("teacher", "The teacher; its family too where names are not unique.", DIGITS),
     "params": ("params", "Number of parameters.", DIGITS),
     "macs": ("macs", "Multiply-accumulate operations of one forward pass of one example.", DIGITS),
-    "runs": ("runs", "Runs of the teacher itself, which differ in the seed.", DIGITS),
-    "p_best": ("P(best)", "Chance of being the best of these.", CHANCE),
-    "regret": ("regret", "Accuracy points expected to be lost by this, against the best teacher.", POINTS),
-    "tie": ("tie", "Not shown to be worse than the best; that does not mean as good.", DIGITS),
-    "measured": ("measured", "Whether it has students; those of the others are predicted.", DIGITS),
+    "runs": ("runs", "Training runs of the teacher itself, with different seeds.", DIGITS),
+    "p_best": ("P(best)", "Probability of being the best of these.", CHANCE),
+    "regret": ("regret", "Expected regret: accuracy points lost against the best teacher.", POINTS),
+    "tie": ("tie", "Not significantly worse than the best. It may still be worse.", DIGITS),
+    "measured": ("measured", "Whether it has student results; without them its value is predicted.", DIGITS),
     "teacher_accuracy": ("own accuracy", "Accuracy of the teacher itself on the validation split.", PERCENT),
-    "accuracy": ("accuracy", "Accuracy of the students on the split to report.", PERCENT),
-    "ce": ("CE accuracy", "Accuracy of the same student by plain cross-entropy, on the split to report.", PERCENT),
-    "gain": ("gain", "Accuracy points over plain cross-entropy, on the split to report.", POINTS),
-    "behind": ("behind", "Accuracy points behind the first, on the split to choose on.", POINTS),
-    "elsewhere": ("elsewhere", "Accuracy points that the rule lost on the evidence.", POINTS),
+    "accuracy": ("accuracy", "Test accuracy of the students.", PERCENT),
+    "ce": ("CE accuracy", "Test accuracy of the same student with plain cross-entropy.", PERCENT),
+    "gain": ("gain", "Test accuracy minus that of plain cross-entropy, in points.", POINTS),
+    "behind": ("behind", "Validation accuracy points behind the first.", POINTS),
+    "elsewhere": ("elsewhere", "Mean regret of the rule in the evidence, in accuracy points.", POINTS),
     "n": ("teachers", "Number of teachers.", DIGITS),
     "p": ("p", "p-value of no correlation, uncorrected.", Form("", 1, 4)),
     "p_adjusted": ("adjusted p", "p-value, corrected for the number of probes.", Form("", 1, 4)),
     "p_max": ("max-T p", "The same, by how often the largest of all probes is as large.", Form("", 1, 4)),
     "p_overall": ("overall p", "p-value, corrected for students and settings as well.", Form("", 1, 4)),
-    "ceiling": ("ceiling", "The highest correlation that the seeds let expect of any probe.", SIGNED),
-    "collinear": ("goes with", "What explains 90 % of the probe over these teachers: not told apart.", DIGITS),
+    "ceiling": ("ceiling", "Highest correlation to expect of any probe, given the noise of seeds.", SIGNED),
+    "collinear": ("collinear with", "What explains 90 % or more of the probe over these teachers.", DIGITS),
     "expected_sign": ("expected sign", "Direction that the probe's source expects; 0 for none.", DIGITS),
     "partial_target_prob": ("given p_y", "The correlation with p_y held fixed.", SIGNED),
     "partial_accuracy": ("given own accuracy", "The correlation with the teacher's accuracy held fixed.", SIGNED),
@@ -131,7 +131,7 @@ COLUMNS: dict[str, tuple[str, str, Form]] = {
         DIGITS,
     ),
     "derived_std": ("derived std", "Square root of the derived variance of an example, averaged.", DIGITS),
-    "findings": ("findings", "Codes: what a reader should know of the number.", DIGITS),
+    "findings": ("findings", "Codes of warnings about the number.", DIGITS),
 }
 """Column -> header, meaning, and how its numbers are written. A table may say otherwise of its own."""
 
@@ -149,11 +149,11 @@ def teachers(choice: Choice, probes: pd.DataFrame) -> Table:
         frame = frame.drop(columns="measured")
     first = [*unit, "score", "p_best", "regret", "within", "tie", "params"]
     frame = frame[[*(name for name in first if name in frame), *(name for name in frame if name not in first)]]
-    within = f"Chance of losing no more than {choice.comparison.tolerance:g} {choice.metric.unit} by taking it."
+    within = f"Probability that its regret is at most {choice.comparison.tolerance:g} {choice.metric.unit}."
     special = {
         "score": (head, meaning, form),
         "within": (f"within {choice.comparison.tolerance:g}", within, CHANCE),
-        "accuracy": ("accuracy to report", "Accuracy of its students on the split to report.", PERCENT),
+        "accuracy": ("test accuracy", "Test accuracy of its students.", PERCENT),
         **_by_likelihood(choice),
     }
     return _table("teachers", "Teachers", "One row per teacher, best first, with 95 % intervals.", frame, special)
@@ -162,21 +162,21 @@ def teachers(choice: Choice, probes: pd.DataFrame) -> Table:
 def _score(frame: pd.DataFrame, choice: Choice) -> tuple[str, Form, str]:
     """Header, form and meaning of the score."""
     if "accuracy" in frame:
-        meaning = "Accuracy of its students on the split to choose on, drawn toward what is expected of it."
+        meaning = "Validation accuracy of its students, shrunk toward the prediction of the model."
         return "student accuracy", PERCENT, meaning
     if choice.metric.less_is_better:
         return (
             "student NLL",
             NATS,
-            "NLL of its students on the split to choose on, drawn toward what is expected of it.",
+            "Validation NLL of its students, shrunk toward the prediction of the model.",
         )
     if "measured" in frame:
         return (
             "predicted",
             POINTS,
-            "Points by which its students are predicted to stand above their mean over teachers.",
+            "Predicted accuracy of its students, in points above the mean over teachers.",
         )
-    return "score", DIGITS, f"What the rule '{choice.rule}' goes by."
+    return "score", DIGITS, f"The probe of the rule '{choice.rule}'."
 
 
 def students(choice: Choice) -> list[Table]:
@@ -184,27 +184,27 @@ def students(choice: Choice) -> list[Table]:
     if choice.students.empty:
         return []
     caption = (
-        "The setting and teacher that each student does best with on the split to choose on; accuracies and gain "
-        "on the split to report."
+        "The best setting and teacher of each student, chosen on validation accuracies; shown are test accuracies and "
+        "gain."
     )
     special = _by_likelihood(choice)
     caption = caption.replace("accuracies", "likelihoods") if special else caption
     tables = [_table("students", "Students", caption, choice.students, special)]
     if not choice.settings.empty:
-        caption = "Each setting with its best teacher, on the split to choose on, with 95 % intervals."
+        caption = "Each setting with its best teacher, on validation rows, with 95 % intervals."
         redundant = ["method", "tau", *(["student"] if len(choice.students) == 1 else [])]  # in the label, and above
         settings = choice.settings.drop(columns=redundant, errors="ignore")
-        score = ("accuracy", "Estimated accuracy with that teacher, on the split to choose on.", PERCENT)
+        score = ("accuracy", "Estimated validation accuracy with that teacher.", PERCENT)
         if special:
-            score = ("NLL", "Estimated NLL with that teacher, on the split to choose on.", NATS)
+            score = ("NLL", "Estimated validation NLL with that teacher.", NATS)
         tables.append(_table("settings", "Settings", caption, settings, {"score": score, **special}))
     return tables
 
 
 def rules(choice: Choice) -> Table:
-    """Whom simple rules take, and what following them loses."""
+    """The teachers that simple rules take, and the regret of that."""
     frame = choice.rules.drop(columns="value").dropna(axis="columns", how="all")
-    caption = "Whom each rule would take from the probes alone."
+    caption = "The teacher that each rule takes, from the probes alone."
     return _table("rules", "Rules", caption, frame, _by_likelihood(choice))
 
 
@@ -213,10 +213,10 @@ def _by_likelihood(choice: Choice) -> dict[str, tuple[str, str, Form]]:
     if not choice.metric.less_is_better:
         return {}
     return {
-        "nll": ("NLL to report", "Negative log likelihood of the students on the split to report.", NATS),
+        "nll": ("test NLL", "Negative log likelihood of the students on test rows.", NATS),
         "ce": ("CE", "NLL with plain cross-entropy, without a teacher.", NATS),
-        "gain": ("gain", "By how much the NLL is below that of plain cross-entropy on the split to report.", NATS),
-        "regret": ("regret", "NLL expected to be lost by this, against the best teacher.", NATS),
+        "gain": ("gain", "Test NLL below that of plain cross-entropy.", NATS),
+        "regret": ("regret", "Expected regret: NLL lost against the best teacher.", NATS),
         "behind": ("behind", "NLL above that of the first.", NATS),
     }
 
@@ -268,8 +268,8 @@ def links(frame: pd.DataFrame) -> Table:
         "findings",
     ]
     caption = (
-        f"The {TOP_LINKS} strongest of {len(spearman)} Spearman correlations of a probe with the students' accuracy "
-        "over teachers, with 95 % intervals; derived probes are followed by p_y and the inherent variance at the same "
+        f"The {TOP_LINKS} strongest of {len(spearman)} Spearman correlations of a probe with student accuracy over "
+        "teachers, with 95 % intervals. Each derived probe is followed by p_y and the inherent variance at the same "
         "temperature."
     )
     special = {"value": ("Spearman", "Rank correlation with the students' accuracy over teachers.", SIGNED)}
@@ -282,9 +282,7 @@ def ranks(frame: pd.DataFrame) -> Table:
     wide = _wide(frame, ["family_a", "teacher_a", "family_b", "teacher_b"], "metric")
     if wide["family_a"].eq(wide["family_b"]).all() and wide["family_a"].nunique() == 1:
         wide = wide.drop(columns=["family_a", "family_b"])
-    caption = (
-        "Mean over examples and pairs of runs. A teacher with itself: runs that differ in the seed, the noise floor."
-    )
+    caption = "Mean over examples and pairs of runs. A teacher with itself: runs with different seeds, the noise floor."
     return _table("ranks", "Class ranks", caption, wide)
 
 
@@ -295,8 +293,9 @@ def restored(frame: pd.DataFrame) -> Table:
         kinds, apart = ["rows"], " rows: all examples, those that the teacher gets right, or those that it gets wrong."
     wide = _wide(frame.dropna(subset="value"), ["family", "teacher", "method", *kinds], "quantity")
     caption = (
-        "Mean over runs. flipped: share of examples whose arg max moved; overtaken: share of those with the target on "
-        "top where it no longer is; at_bound: share whose search for tau_other ended on its bound."
+        "Mean over runs. flipped: share of examples whose most likely class changes; overtaken: share of examples "
+        "where the target is no longer the most likely class; at_bound: share whose search for tau_other ends on its "
+        "bound."
     )
     return _table("restored", "Restored variance", caption + apart, wide)
 
@@ -319,14 +318,14 @@ def results(frame: pd.DataFrame) -> Table:
 
 
 def likelihoods(frame: pd.DataFrame) -> Table:
-    """Mean of what is measured of language models alone, on the split to report."""
+    """Mean of what is measured of language models alone, on test rows."""
     rows = frame[frame["split"].eq(resolve_split(frame["split"]))]
     names = [name for name in ("nll", "nll_calibrated", "temperature", "bits_per_byte", "kl") if name in rows]
     keys = ["student", "label", "family", "teacher"]
     means = rows.groupby(keys, sort=False, dropna=False)[names].mean().reset_index()
     caption = (
-        "Means over runs on the split to report: negative log likelihood of the next token in nats, as it is and at "
-        "the one temperature of the student's logits that is best on the validation rows; that temperature; bits for a "
+        "Means over runs on test rows: negative log likelihood of the next token in nats, as it is and at "
+        "the one temperature of the student's logits that is best on the validation rows; that temperature; bits per "
         "byte of text; KL divergence of the student from its teacher in nats. Less is better."
     )
     return _table("likelihoods", "Students' likelihoods", caption, means)

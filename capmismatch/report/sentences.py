@@ -35,29 +35,29 @@ from capmismatch.selection.rules import NAMES
 __all__ = ["UNKNOWN", "sentence"]
 
 UNKNOWN = {
-    "probes": "the probes lack {lacking}, and these are only reported together",
+    "probes": "the probes table lacks {lacking}, and these are only reported together",
     "pairs": "the table has no wrong_tau_b between two teachers of one family",
     "restored": "the table lacks sizes of teachers, or {lacking} under TS",
-    "runs": "no teacher has students of two seeds in any setting, so that noise cannot be told from differences",
+    "runs": "no teacher has students of two seeds in any setting, so the noise of seeds is unknown",
     "links": "the links table has no Spearman correlation that can be reported",
-    "plain": "the results have no student taught by plain cross-entropy (method CE)",
+    "plain": "the results have no CE baseline (plain cross-entropy)",
     "two classes": "with two classes there is one wrong class, and {lacking} are 0 by definition",
-    "order": "the wrong classes have no order that could be compared: with two classes there is one of them",
-    "isats": "no student was taught both by KD and by ISATS at the same temperatures",
+    "order": "with two classes there is one wrong class, so there is no order to compare",
+    "isats": "no student has results with both KD and ISATS at the same temperatures",
 }
 """Reason that a question has no answer -> what is missing."""
 
-NO_DIFFERENCE = "no difference is shown"
-NO_SHAPE = "whether there is a rise and fall is not known"
+NO_DIFFERENCE = "no significant difference"
+NO_SHAPE = "whether there is a peak is unknown"
 PAIRS = {"neighbours": "neighbours in size", "any": "any two different teachers"}
 HELD_FIXED = {"target_prob": "p_y", "accuracy": "the teacher's accuracy", "params": "the log parameters"}
 ORDERS = {
     "affinity_tau_b": (
-        "over the wrong classes of the mean soft label of each class, the relative class affinity that the paper's "
-        "abstract calls consistent,"
+        "over the wrong classes of each class's mean soft label (the relative class affinity that the paper's "
+        "abstract calls consistent)"
     ),
-    "wrong_tau_b": "over the wrong classes of an example",
-    "vocab_tau_b": "over tokens drawn from the vocabulary, of a position",
+    "wrong_tau_b": "over the wrong classes of each example",
+    "vocab_tau_b": "over a sample of the vocabulary at each position",
 }
 
 
@@ -86,40 +86,37 @@ def _(facts: Unknown) -> str:
 @sentence.register
 def _(facts: TeacherDifferences) -> str:
     text = (
-        f"In {facts.shown} of {count(facts.combinations, 'combination')} of student and method the teachers are shown "
-        "to differ by more than the seeds do (F test, p < 0.05 each)."
+        f"In {facts.shown} of {count(facts.combinations, 'combination')} of student and method the teachers differ "
+        "significantly, against the noise of seeds (F test, p < 0.05 each)."
     )
     if facts.shown < facts.combinations:
-        text += (
-            " In the others no difference between these teachers is shown, and an order of teachers or of probes may "
-            "be that of the seeds."
-        )
+        text += " In the others they do not, and an order of teachers or of probes there may be chance."
     return text
 
 
 @sentence.register
 def _(facts: TeacherDifference) -> str:
-    verdict = "the teachers differ" if facts.shown else "no difference between these teachers is shown"
+    verdict = "the teachers differ" if facts.shown else "the teachers do not differ significantly"
     low, high = (f"{end:.2f}" for end in (facts.reliability.low, facts.reliability.high))
     text = (
         f"{_name(facts.subject)}: F({facts.free}, {facts.free_of_runs}) = {facts.f:.3g}, p = {facts.p_value:.2g}: "
-        f"{verdict}. The reliability of the teachers' means is {facts.reliability.value:.2f} [{low}, {high}]"
+        f"{verdict}. Reliability of their means: {facts.reliability.value:.2f} [{low}, {high}]"
     )
     if not facts.ceiling:
-        return f"{text}: no probe is expected to correlate with them."
+        return f"{text}; no probe can be expected to correlate with them."
     seeds = "" if facts.reliability.value >= 0.8 else f"; {facts.seeds:g} seeds would reach a reliability of 0.8"
-    return f"{text}: no probe is expected to correlate with them by more than {facts.ceiling:.2f}{seeds}."
+    return f"{text}; highest correlation to expect of a probe: {facts.ceiling:.2f}{seeds}."
 
 
 @sentence.register
 def _(facts: StudentCourses) -> str:
     text = (
-        f"A rise followed by a fall is shown in {facts.peaked} of {count(facts.combinations, 'combination')} of "
-        "student and method (p < 0.05, uncorrected)."
+        f"Student accuracy rises, then falls, with teacher size in {facts.peaked} of "
+        f"{count(facts.combinations, 'combination')} of student and method (p < 0.05, uncorrected)."
     )
     if facts.paired:
         text += (
-            " Compared seed by seed, both the smallest and the largest teacher are worse than the best in "
+            " Paired by seed, both the smallest and the largest teacher are worse than the best in "
             f"{facts.both_ends_worse} of {facts.paired}."
         )
     return text
@@ -157,19 +154,19 @@ def _(facts: RankAgreement) -> str:
     parts = [f"{facts.agreement[pairs].text()} between {which}" for pairs, which in PAIRS.items()]
     parts.append(f"{facts.of_ends:.3g} between the smallest and the largest ({facts.smallest} and {facts.largest})")
     text = (
-        f"{start(_family(facts.family) + 'Kendall')}'s tau-b {ORDERS[facts.metric]} is on average "
+        f"{start(_family(facts.family) + 'Kendall')}'s tau-b {ORDERS[facts.metric]}: mean "
         f"{join(parts)}; 1 is the same order, 0 is chance."
     )
     if not facts.below_floor:
-        return f"{text} No teacher has two runs: there is no noise floor to hold this against."
+        return f"{text} No teacher has two runs: there is no noise floor to compare with."
     text += f" Runs of one teacher that differ only in the seed, the noise floor, reach {facts.floor.text()}."
     for pairs, lost in facts.below_floor.items():
         verdict = lost.verdict(
-            "size changes the order more than a seed does",
-            "size changes the order less than a seed does",
-            "no more change is shown than a seed makes",
+            "size changes the order more than a new seed",
+            "size changes the order less than a new seed",
+            "no significant difference from a new seed",
         )
-        text += f" Between {PAIRS[pairs]} it lies {lost.text()} below the floor of the same teachers: {verdict}."
+        text += f" Between {PAIRS[pairs]} it is {lost.text()} below the floor of the same teachers: {verdict}."
     return text
 
 
@@ -178,7 +175,7 @@ def _(facts: Restored) -> str:
     parts = [f"{NAMES[name]} is {_under(means)}" for name, means in facts.quantities.items()]
     if facts.flipped:
         moved = [f"{share.percent()} under {method}" for method, share in facts.flipped.items()]
-        parts.append(f"the arg max moves for {join(moved)}")
+        parts.append(f"the most likely class changes for {join(moved)} of examples")
     if facts.at_bound is not None:
         parts.append(f"the search of ISATS ends on its bound for {facts.at_bound.percent()} of examples")
     return f"{start(f'{_family(facts.family)}{facts.size} teacher, {facts.teacher}')}: {'; '.join(parts)}."
@@ -196,23 +193,22 @@ def _(facts: RestoredRatios) -> str:
 def _(facts: RestoredByRows) -> str:
     name = start(f"{_family(facts.family)}{facts.size} teacher, {facts.teacher}")
     parts = [
-        f"on the rows it gets {kind} the derived variance is, against TS, {_under(ratios, ' times')}"
+        f"on examples that it gets {kind}, the derived variance is {_under(ratios, ' times')} that of TS"
         for kind, ratios in facts.ratios.items()
     ]
     shares = join([f"{format_percent(share)} under {method}" for method, share in facts.from_wrong.items()])
-    return f"{name}: {'; '.join(parts)}. The rows it gets wrong hold {shares} of the derived variance of all rows."
+    return f"{name}: {'; '.join(parts)}. Examples that it gets wrong hold {shares} of the total derived variance."
 
 
 @sentence.register
 def _(facts: LinkCounts) -> str:
     return (
-        f"In {facts.significant} of {count(facts.combinations, 'combination')} of student and method some probe's link "
-        f"is significant (p < 0.05) when corrected for the number of probes, in {facts.overall} when students and "
-        "settings are counted as well."
+        f"In {facts.significant} of {count(facts.combinations, 'combination')} of student and method some probe "
+        "correlates significantly with student accuracy (p < 0.05, corrected for the number of probes), in "
+        f"{facts.overall} with correction for students and settings as well."
     ) + (
-        f" {start(NAMES[facts.probe])} at tau={facts.tau:g} is linked to accuracy (significant when corrected) in "
-        f"{facts.linked} of {facts.with_variance}, and stays so given p_y, and given the teacher's accuracy, in "
-        f"{facts.surviving}."
+        f" {start(NAMES[facts.probe])} at tau={facts.tau:g} correlates significantly in {facts.linked} of "
+        f"{facts.with_variance}; given p_y, and given the teacher's accuracy, in {facts.surviving}."
         if facts.probe
         else ""
     )
@@ -222,52 +218,48 @@ def _(facts: LinkCounts) -> str:
 def _(facts: ClosestLink) -> str:
     link = facts.link
     text = (
-        f"{_name(facts.subject)}: of {count(facts.probes, 'probe')} and temperatures {_probe(link)} tracks accuracy "
-        f"most closely over {count(link.correlation.n, 'teacher')}, Spearman {_correlation(link)}, "
-        f"{'' if link.p_adjusted < 0.05 else 'not '}significant when corrected for all of them "
-        f"(p = {link.p_adjusted:.2g}, by the largest of all {link.p_max:.2g}).{_ceiling(link)}"
+        f"{_name(facts.subject)}: of {count(facts.probes, 'probe')} and temperatures, {_probe(link)} has the strongest "
+        f"correlation with accuracy over {count(link.correlation.n, 'teacher')}: Spearman {_correlation(link)}, "
+        f"{'' if link.p_adjusted < 0.05 else 'not '}significant after correction for all of them "
+        f"(p = {link.p_adjusted:.2g}; max-T p = {link.p_max:.2g}).{_ceiling(link)}"
     )
-    return text + (f" Beside it: {_companions(facts.companions)}." if facts.companions else "")
+    return text + (f" For comparison: {_companions(facts.companions)}." if facts.companions else "")
 
 
 @sentence.register
 def _(facts: VarianceLink) -> str:
     link = facts.link
     if not link.significant:
-        verdict = "it is not significant when corrected, so there is no established link that could survive"
+        verdict = "not significant"
     elif facts.survives:
-        verdict = "it survives both"
+        verdict = "significant given either"
     else:
-        verdict = f"it cannot be told apart from {join([HELD_FIXED[name] for name in facts.lost_to])}"
-    corrected = "the settings: it was named beforehand" if link.primary else "all probes"
+        verdict = f"not significant given {join([HELD_FIXED[name] for name in facts.lost_to])}"
+    corrected = "the settings (probe named beforehand)" if link.primary else "all probes"
     p = link.p_overall if link.primary else link.p_adjusted
     fixed = join([f"{partial.text('.2f')} given {HELD_FIXED[name]}" for name, partial in facts.held_fixed.items()])
     text = (
-        f"{_name(facts.subject)}: the link of {_probe(link)} is {_correlation(link)}, p = {p:.2g} when corrected for "
-        f"{corrected}; {fixed}: {verdict}.{_ceiling(link)}"
+        f"{_name(facts.subject)}: {_probe(link)} correlates with accuracy by {_correlation(link)}, p = {p:.2g} "
+        f"corrected for {corrected}; {fixed}: {verdict}.{_ceiling(link)}"
     )
     if facts.collinear:
         text += (
-            f" Over these teachers it goes with {join([HELD_FIXED[name] for name in facts.collinear])} (90 % of its "
-            "variance or more): the link is theirs as well."
+            f" Over these teachers {join([HELD_FIXED[name] for name in facts.collinear])} explain 90 % or more of its "
+            "variance, so they may be the cause as well."
         )
     if facts.controls_alike:
-        text += (
-            " The teacher's accuracy and p_y go with each other: what is left given either is one number told twice."
-        )
-    return f"{text} Beside it: {_companions(facts.companions)}."
+        text += " The teacher's accuracy and p_y are collinear: the two partial correlations are one result, not two."
+    return f"{text} For comparison: {_companions(facts.companions)}."
 
 
 def _ceiling(link: Link) -> str:
     """How high a correlation can be expected, where seeds tell."""
-    return (
-        "" if np.isnan(link.ceiling) else f" The seeds let no probe be expected above {link.ceiling:.2f} (the ceiling)."
-    )
+    return "" if np.isnan(link.ceiling) else f" Highest correlation to expect with these seeds: {link.ceiling:.2f}."
 
 
 @sentence.register
 def _(facts: Gain) -> str:
-    verdict = facts.gain.verdict("a gain", "a loss", f"{NO_DIFFERENCE}, the interval covers zero")
+    verdict = facts.gain.verdict("a gain", "a loss", f"{NO_DIFFERENCE}: the interval covers zero")
     return (
         f"{_name(facts.subject)}: {facts.gain.points()} over plain cross-entropy, "
         f"mean over {count(facts.teachers, 'teacher')} and {count(facts.gain.n, 'seed')}: {verdict}."
@@ -280,7 +272,7 @@ def _(facts: IsatsGain) -> str:
     verdict = gain.verdict("ISATS is better", "plain soft labels are better", NO_DIFFERENCE)
     return (
         f"{start(f'{_family(subject.family)}student')} {subject.student}, largest third of the teachers "
-        f"({join(list(facts.teachers))}): {subject.label} less {facts.plain_label} is {gain.points()}, mean over "
+        f"({join(list(facts.teachers))}): {subject.label} minus {facts.plain_label} is {gain.points()}, mean over "
         f"{count(gain.n, 'seed')}: {verdict}."
     )
 
@@ -300,12 +292,10 @@ def _family(family: str) -> str:
 
 def _shape(shape: Shape) -> str:
     """Whether there is a rise and a fall, and where the peak lies."""
-    course = "rises, then falls," if shape.shown else "shows no established rise followed by a fall"
+    course = "rises, then falls, with teacher size" if shape.shown else "has no significant peak over teacher size"
     peak = shape.likely[0] if len(shape.likely) == 1 else f"one of {join(list(shape.likely))}"
-    whose = (
-        "of these very networks: single runs do not tell what another training would change; " if shape.single else ""
-    )
-    return f"{course} as teachers grow ({whose}p = {shape.p_value:.2g}); the peak is {peak} (95 % confidence)"
+    whose = "single runs, so of these networks only; " if shape.single else ""
+    return f"{course} ({whose}p = {shape.p_value:.2g}); the peak is {peak} (95 % confidence)"
 
 
 def _under(means: Means, unit: str = "") -> str:

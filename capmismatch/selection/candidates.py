@@ -1,4 +1,4 @@
-"""The teachers to choose among: their probes, whom each simple rule takes, and what their students reached."""
+"""The teachers to choose among: their probes, which one each simple rule takes, and their students' results."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def probe_draws(values: pd.DataFrame, measurements: pd.DataFrame, probe: str, n_
     if len(missing):
         raise InputError(
             f"the table of example values lacks {probe!r} at tau {tau:g} on some examples of {'/'.join(missing[0])}: "
-            "expected those of every teacher, on the split to choose on"
+            "expected those of every teacher, on validation rows"
         )
     if sequence is None or sequence.isna().any():
         resampled = bootstrap(by_example.to_numpy(), n_boot=n_boot, seed=seed).replicates

@@ -252,7 +252,7 @@ class Choice(HandOver):
             One row per teacher:
 
             - ``family, teacher, params`` : the teacher and its number of parameters
-            - ``score`` : its probe; with results the shrunken accuracy on the split to choose on; by evidence the
+            - ``score`` : its probe; with results the shrunken accuracy on validation rows; by evidence the
               points of accuracy by which its students are predicted to stand above their mean over the teachers
             - ``low, high`` : 95 % interval of the score. Intervals of accuracies serve to compare teachers: they are
               for the mean over these seeds, and leave out what a seed does to all students alike, so that accuracies of
@@ -264,7 +264,7 @@ class Choice(HandOver):
               which does not mean as good
             - ``target_prob, inherent_variance`` : beside a score that is a derived probe, where they were measured
             - ``measured`` : with results or evidence, whether it has students in this setting
-            - ``accuracy`` : with results, estimated accuracy on the split to report, drawn toward the peers as the
+            - ``accuracy`` : with results, estimated accuracy on test rows, drawn toward the peers as the
               score is: the mean of the seeds by which a teacher was chosen would be too high
             - ``gain, gain_low, gain_high`` : with results, points over plain cross-entropy there, and their 95 %
               interval; NaN where some student lacks plain cross-entropy
@@ -273,7 +273,7 @@ class Choice(HandOver):
 
     @property
     def rules(self) -> pd.DataFrame:
-        """Whom each rule takes, and what it loses.
+        """The teacher that each rule takes, and its regret.
 
         Returns
         -------
@@ -281,9 +281,9 @@ class Choice(HandOver):
             One row per rule:
 
             - ``rule`` : its name
-            - ``family, teacher`` : whom it takes
+            - ``family, teacher`` : the teacher that it takes
             - ``value`` : the rule's probe of that teacher
-            - ``regret, low, high`` : accuracy points lost by following it on the split to report, and their 95 %
+            - ``regret, low, high`` : accuracy points lost by following it on test rows, and their 95 %
               interval; NaN by a probe alone
             - ``elsewhere`` : by evidence, the points that it lost there
             - ``score, tie, target_prob, inherent_variance`` : by a probe alone, how that teacher stands in `table`
@@ -301,7 +301,7 @@ class Choice(HandOver):
 
             - ``student, label, method, tau`` : the student and its best setting
             - ``family, teacher, p_best`` : its best teacher, and the chance of being that
-            - ``accuracy, ce`` : accuracy with that teacher and with plain cross-entropy, on the split to report
+            - ``accuracy, ce`` : accuracy with that teacher and with plain cross-entropy, on test rows
             - ``gain, gain_low, gain_high`` : points over plain cross-entropy, and their 95 % interval
         """
         return self.metric.shown(self.comparison.students)
@@ -403,7 +403,7 @@ class Choice(HandOver):
 
     @property
     def grounds(self) -> str:
-        """What the choice was made by, in words."""
+        """What the choice is based on, in words."""
         return sentences.grounds(self.rule)
 
     @property
@@ -414,12 +414,12 @@ class Choice(HandOver):
         where = f" ({', '.join(setting)})" if setting else ""
         if self._row.get("gain_high", 0.0) < 0:
             worse = "do worse than plain cross-entropy"
-            return f"Take no teacher: students of {self.family}/{self.teacher}, by {self.grounds}, {worse}{where}"
+            return f"Take no teacher, based on {self.grounds}: students of {self.family}/{self.teacher} {worse}{where}"
         if self.grade == "none":
             smallest, spread = sentences.smallest_of(self.table, self._row), sentences.spread_in_short(self.rules)
-            return f"{self.verdict} {self.family}/{self.teacher}{smallest} by {self.grounds}{spread}"
+            return f"{self.verdict} {self.family}/{self.teacher}{smallest}, based on {self.grounds}{spread}"
         unshown = sentences.no_difference(self.basis.differences)
-        return f"{self.verdict} {self.family}/{self.teacher} by {self.grounds}{where}{unshown}"
+        return f"{self.verdict} {self.family}/{self.teacher}, based on {self.grounds}{where}{unshown}"
 
     @property
     def reasons(self) -> list[str]:
@@ -428,12 +428,12 @@ class Choice(HandOver):
         by_numbers: list[str] = []
         if basis.seeds is not None:
             by_numbers += [
-                sentences.estimate(table, row, self.metric),
-                *sentences.settings(self.students, self.settings, self.metric),
+                sentences.estimate(table, row, self.metric, basis.missing.split),
+                *sentences.settings(self.students, self.settings, self.metric, basis.missing.split),
                 *sentences.differences(basis.differences),
                 *sentences.ties(table, row, self.metric),
                 *sentences.cheapest_within(self._cheapest, row, self.comparison.tolerance, self.metric),
-                *sentences.gain(table, row, self.metric),
+                *sentences.gain(table, row, self.metric, basis.missing.split),
                 *sentences.rule_costs(self.rules, self.metric),
                 *sentences.from_elsewhere(basis.evidence),
             ]

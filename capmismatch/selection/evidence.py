@@ -228,5 +228,5 @@ def _families(
             choosing, reporting = (of_student[of_student["split"].eq(name)] for name in splits)
             families.append((family, choosing, reporting))
     if not families:
-        raise InputError(f"no family has {FEW} teachers with students in one setting: there is nothing to learn from")
+        raise InputError(f"no family has {FEW} teachers with students in one setting, which evidence needs")
     return families

@@ -1,4 +1,4 @@
-"""What can be said before any student was taught: whom the rules name, how far they disagree, and what would tell."""
+"""What can be said without student results: which teachers the rules take, how far they disagree, and a pilot."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from capmismatch.selection.rules import DEFAULT_TAU, RELEVANT, RULES_FOR_TWO_CLA
 from capmismatch.stats.matching import UNIT
 
 SEEDS = 2
-"""Of each teacher in the smallest pilot: with one, how far seeds scatter is not known."""
+"""Of each teacher in the smallest pilot: with one, the variation between seeds is unknown."""
 
 
 @dataclass(frozen=True)
 class SmallestPilot:
-    """The fewest students that would tell which rule is right.
+    """The fewest students that would show which rule is right.
 
     Attributes
     ----------
     teachers : tuple of (family, teacher)
-        The teacher that was guessed, and those that the rules people go by name; where all name the same one, that and
-        the next best.
+        The first guess, and the teachers that the common rules take; where all take the same one, that and the next
+        best.
     tau : float
         Temperature of the one setting to train in.
     seeds : int
@@ -57,7 +57,7 @@ class SmallestPilot:
 
 
 def disputed_teachers(rules: pd.DataFrame) -> list[tuple[str, str]]:
-    """Whom the rules that people go by take, each teacher once; that of the default rule first.
+    """The teachers that the common rules take, each once; that of the default rule first.
 
     Parameters
     ----------

@@ -45,7 +45,7 @@ def from_entries(entries: Mapping[str, Any]) -> Choice:
     try:
         choice: Choice = _value(Choice, entries)
     except (KeyError, TypeError, ValueError, AttributeError, OSError, ArrowException) as error:
-        raise BankError(f"this is no choice that was kept: {type(error).__name__}: {error}") from None
+        raise BankError(f"not a saved choice: {type(error).__name__}: {error}") from None
     return choice
 
 

@@ -213,7 +213,7 @@ def correlate(
     must_count(n_boot, "n_boot", most=MOST_RESAMPLES)
     usable, used_results, unusable = usable_tables(probes, results)
     if len(unusable):
-        warnings.warn(f"left out of the links, because they are not usable: {told(unusable)}", stacklevel=2)
+        warnings.warn(f"left out of the correlations as not usable: {told(unusable)}", stacklevel=2)
     probes, results = _chosen_rows(usable, results if used_results is None else used_results, probe_split, split)
     moved = bool(results["split"].ne(split).all())
     warn_unmatched(probes, results)

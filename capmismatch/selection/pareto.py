@@ -107,7 +107,7 @@ def pareto_front(
     measurements, profiles = read_probes(probes, split)
     costs = _costs(probes, profiles.index)
     if costs[cost].isna().all():
-        raise InputError(f"the cost {cost!r} is known of no teacher in the probes table; choose another of {COSTS}")
+        raise InputError(f"the probes table has no {cost!r} for any teacher; use another cost of {COSTS}")
     splits = resolve_splits(checked_results(results), split, report_split)
     results = with_families(results, measurements)
     shared_teachers(measurements, with_teacher(results))

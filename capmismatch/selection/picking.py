@@ -238,7 +238,7 @@ def _rule_to_follow(rule: str, probes: pd.DataFrame, profiles: pd.DataFrame) -> 
     """
     used = RULES[_default_rule(probes, profiles) if rule == "auto" else rule]
     if used.probe in OF_WRONG_CLASSES and used.probe in zero_by_definition(probes):
-        raise InputError(f"the rule {used.name!r} says nothing here: {TWO_CLASSES}; take another rule")
+        raise InputError(f"the rule {used.name!r} cannot be used here: {TWO_CLASSES}; use another rule")
     return used
 
 

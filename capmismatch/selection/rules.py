@@ -9,7 +9,7 @@ DEFAULT_RULE = "highest derived_std"
 
 A larger teacher's probabilities are less distinct among the wrong classes, and lack what makes it teach well, says the
 abstract of the journal paper (arXiv 2405.13078; the forerunner's code plots the square root of their variance).
-Measured with twelve CIFAR-10 teachers (``data/cifar10``), it is a cheap rule for plain KD. Accuracy points lost, with
+Measured with twelve CIFAR-10 teachers (``data/cifar10``), its regret is low under plain KD. Accuracy points lost, with
 95 % intervals:
 
 ============= ============== ============== ============== ====================
@@ -20,8 +20,8 @@ most accurate 1.4 [0.1, 2.8] 0.5 [0.0, 1.5] 0.3 [0.0, 1.0] 2.5 [0.8, 4.1]
 largest       1.6 [0.2, 3.1] 0.5 [0.0, 1.5] 0.2 [0.0, 0.8] 1.8 [0.2, 3.5]
 ============= ============== ============== ============== ====================
 
-"Take the smallest" takes the same teacher there, so that study cannot tell the two apart. Where the method shapes the
-variance itself, the rule is no guide. Where there are results, `pick` goes by them and shows what it would have cost.
+"Take the smallest" takes the same teacher there, so that study cannot separate the two. Where the method changes the
+variance itself, the rule is no guide. With student results, `pick` uses those, and shows the regret of the rule.
 """
 
 DEFAULT_TAU = 4.0
@@ -37,7 +37,7 @@ OF_WRONG_CLASSES = ("derived_std", "derived_variance", "inherent_variance", "wro
 """Probes of how the wrong classes differ from one another. With two classes there is one wrong class: they are zero."""
 
 TWO_CLASSES = (
-    "with two classes there is one wrong class, and the probes of how wrong classes differ are 0 by definition"
+    "with two classes there is one wrong class, so probes of differences between wrong classes are 0 by definition"
 )
 """Why a table may say nothing by `OF_WRONG_CLASSES`."""
 

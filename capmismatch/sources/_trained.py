@@ -55,7 +55,7 @@ def trained(
                 network.load_state_dict(load_file(file))
                 _check_weights(file, network)
             except (SafetensorError, RuntimeError) as error:
-                raise BankError(f"{file} is damaged, remove it to train that teacher anew: {error}") from None
+                raise BankError(f"{file} is damaged, remove it to train that teacher again: {error}") from None
         return network.eval()
 
     return make
@@ -72,7 +72,7 @@ def _check_weights(file: Path, network: nn.Module) -> None:
     with safe_open(file, "pt") as opened:
         about = opened.metadata() or {}
     if about and (about.get("teacher"), about.get("sha256")) != (file.stem, hash_network(network)):
-        raise BankError(f"{file} holds other weights than were trained for it: remove it to train that teacher anew")
+        raise BankError(f"{file} holds other weights than were trained for it: remove it to train that teacher again")
 
 
 def cache_folder() -> Path:

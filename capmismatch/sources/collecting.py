@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from capmismatch._numerics.condensing import K
 from capmismatch._utils.files import hash_of, locked, remove_temporaries
 from capmismatch._utils.progress import progress_bar
 from capmismatch._utils.torchrun import ProcessGroup, process_group
@@ -28,10 +30,13 @@ from capmismatch.data.bank_files import (
 from capmismatch.data.datasets import Dataset
 from capmismatch.data.records import TeacherRecord
 from capmismatch.data.rows import Rows, check_finite
+from capmismatch.data.token_bank import open_bank
 from capmismatch.errors import BankError, InputError, must_be_one_of
-from capmismatch.findings import FINDINGS
+from capmismatch.findings import FINDINGS, join_codes
+from capmismatch.sources._tokenizers import tokenizer_findings
 from capmismatch.sources.families import Family, Teacher
 from capmismatch.sources.runners import NetworkRunner, Passes, SavedRunner, columns_of, options_of
+from capmismatch.sources.token_collecting import Condensing, collect_condensed
 
 SHARD_ROWS = 8192
 
@@ -48,6 +53,12 @@ def collect(
     channels_last: bool = False,
     check_published: bool | None = None,
     progress: bool = True,
+    k: int = K,
+    betas: str | Iterable[float] = "octaves",
+    columns: int = 64,
+    seed: int = 0,
+    reference: str | None = None,
+    dense: bool | None = None,
 ) -> LogitBank:
     """Fill a bank with the logits of every teacher on every row of a data set.
 
@@ -84,16 +95,30 @@ def collect(
         the data set is the one that it was measured on.
     progress : bool
         Whether to show a progress bar.
+    k : int, default 64
+        Of a text with more than 4,096 tokens: how many wrong tokens of each row are kept one by one. Such rows are
+        condensed, see `capmismatch.condense`; passes are over whole windows, and `dtype` says nothing.
+    betas : {"octaves", "half"} or iterable of float, default "octaves"
+        Of condensed rows: inverse temperatures at which sums over all other tokens are kept.
+    columns : int, default 64
+        Of condensed rows: at how many random tokens all teachers' logits are kept, for rank correlations; 0 for none.
+    seed : int, default 0
+        Of the choice of these tokens.
+    reference : str, optional
+        Of condensed rows: key of the teacher at whose likeliest tokens all others are read; by default the largest.
+    dense : bool, optional
+        Of a text: whether all logits are kept; by default those of at most 4,096 tokens are.
 
     Returns
     -------
     LogitBank
-        The bank in the folder, with all teachers that it holds.
+        The bank in the folder, with all teachers that it holds; a `TokenBank` of condensed rows.
 
     Raises
     ------
     InputError
-        Where a teacher gives NaN, or another number of classes than the data set has, or overflows float16.
+        Where a teacher gives NaN, or another number of classes than the data set has, or overflows float16, or a
+        language model has another tokenizer than the text.
     BankError
         Where the folder holds a bank of other data, or a teacher of that name with other weights.
 
@@ -122,6 +147,9 @@ def collect(
     data = dataset if dataset is not None else family.dataset
     if data is None:
         raise InputError("expected a data set: only saved logits bring their own")
+    condensing = Condensing(k, betas, columns, seed, reference, dense)
+    if condensing.condenses(data):
+        return _collect_condensed(family, data, Path(path), passes, condensing, check_published, progress)
     with process_group() as processes:
         processes.on_rank_zero(lambda: create(path, data.rows))
         processes.on_all_ranks(lambda: create(path, data.rows))  # each worker's data set must be this bank's
@@ -133,6 +161,40 @@ def collect(
                 bar.set_postfix_str(teacher.key)
                 _TeacherCollector(job, teacher, order, bar).run()
     return LogitBank(path)
+
+
+def _collect_condensed(
+    family: Family,
+    data: Dataset,
+    path: Path,
+    passes: Passes,
+    condensing: Condensing,
+    check_published: bool | None,
+    progress: bool,
+) -> LogitBank:
+    """The bank of a text whose rows are condensed; processes share it teacher by teacher."""
+    with process_group() as processes:
+        if processes.size > 1:
+            raise InputError(
+                "condensed rows are collected by single processes: start several without torchrun, each with some of "
+                "the teachers"
+            )
+        settings = condensing.settings(family, data, path)
+        job = _Job(data, path, passes, settings.dtype, check_published, processes)
+        for teacher in family:
+            _check_length(teacher.key)
+        total = len(family) * len(data)
+        with progress_bar(desc="collect", show=progress, total=total, unit="row") as bar:
+            there = dict.fromkeys((teacher.key for teacher in family), 0)
+            for key, count in collect_condensed(family, data, path, settings, passes, job.record_of):
+                bar.set_postfix_str(key)
+                bar.update(count - there[key])
+                there[key] = count
+        bank = open_bank(path)
+        for record in bank.teachers:
+            if record.key in there:
+                warn_of(record, data.name, stacklevel=4)
+    return bank
 
 
 @dataclass(frozen=True)
@@ -173,7 +235,9 @@ class _Job:
             order=order,
             options=options_of(teacher, self.dataset, self.passes),
             published=teacher.published if compare else None,
-            findings=self._order_finding(teacher),
+            findings=join_codes(
+                [*filter(None, [self._order_finding(teacher)]), *tokenizer_findings(teacher, self.dataset)]
+            ),
             built_by=teacher.built_by,
         )
 
@@ -269,18 +333,24 @@ class _TeacherCollector:
 
     def _warn(self, record: TeacherRecord) -> None:
         """Warn of the findings about this teacher."""
-        data = self.job.dataset.name
-        details = {
-            "CM001": f"its columns were mapped to those of {data!r} by name",
-            "CM018": f"its columns were taken in timm's order of {data!r}'s classes, with by_position=True as they are",
-            "CM017": f"its columns were taken in the order of {data!r}'s classes; by_position=True says it is right",
-            "CM002": f"{record.accuracy:.4f} on {data!r}, published {record.published or 0:.4f}",
-            "CM016": "its rows are probabilities, percentages or sigmoids, not what comes before the last layer",
-        }
-        for code in filter(None, record.findings.split(",")):
-            if self.job.processes.rank == 0:
-                message = f"{code} {FINDINGS[code].title}: teacher {record.key}: {details[code]}"
-                warnings.warn(message, stacklevel=4)  # at the caller of `collect`
+        if self.job.processes.rank == 0:
+            warn_of(record, self.job.dataset.name, stacklevel=5)
+
+
+def warn_of(record: TeacherRecord, data: str, stacklevel: int) -> None:
+    """Warn of the findings about a teacher of a bank."""
+    details = {
+        "CM001": f"its columns were mapped to those of {data!r} by name",
+        "CM018": f"its columns were taken in timm's order of {data!r}'s classes, with by_position=True as they are",
+        "CM017": f"its columns were taken in the order of {data!r}'s classes; by_position=True says it is right",
+        "CM002": f"{record.accuracy:.4f} on {data!r}, published {record.published or 0:.4f}",
+        "CM016": "its rows are probabilities, percentages or sigmoids, not what comes before the last layer",
+        "CM031": record.options,
+        "CM033": f"its tokens were taken to be those of {data!r}",
+    }
+    for code in filter(None, record.findings.split(",")):
+        message = f"{code} {FINDINGS[code].title}: teacher {record.key}: {details[code]}"
+        warnings.warn(message, stacklevel=stacklevel)  # at the caller of `collect`
 
 
 def sample_logits(teacher: Teacher, dataset: Dataset, settings: Any) -> NDArray[Any]:
@@ -358,7 +428,7 @@ def check_same(record: TeacherRecord, file: Path, dataset: Dataset) -> None:
         if stored[what] != current[what] and not (what == "network" and not stored[what]):  # not kept in earlier banks
             raise BankError(
                 f"{file} was collected with {what} {stored[what]!r}, now given {current[what]!r}: give the teacher "
-                "another name, or remove the file to collect anew"
+                "another name, or remove the file to collect again"
             )
 
 

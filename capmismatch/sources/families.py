@@ -40,6 +40,7 @@ SOURCES = {
     "bank": "capmismatch.sources.bank",
     "letters": "capmismatch.sources.letters",
     "lm": "capmismatch.sources.language_models",
+    "hf-lm": "capmismatch.sources.causal_lm",
 }
 IN_MEMORY = "capmismatch.sources.modules"
 """The source of networks that are handed in, whose address is a mapping and has no kind before it."""
@@ -86,6 +87,12 @@ class Teacher:
         Name of the data set that `published` was measured on.
     built_by : str
         Hash of what makes the network besides its weights, such as the builder's code; recorded in the bank.
+    tokenizer : callable or None
+        Of a language model that was trained elsewhere: gives the JSON of its tokenizer, or None where it brings none.
+    outputs : int or None
+        Of such a model: how many tokens it gives logits of, padding among them.
+    context : int or None
+        Of such a model: how many tokens it can take.
     """
 
     family: str
@@ -105,6 +112,9 @@ class Teacher:
     published: float | None = None
     published_on: str = ""
     built_by: str = ""
+    tokenizer: Callable[[], str | None] | None = None
+    outputs: int | None = None
+    context: int | None = None
 
     @property
     def key(self) -> str:
@@ -230,6 +240,8 @@ def load_family(
           ``seeds``, ...
         * ``lm:gru``: recurrent language models trained here, on the text of the study or the King James Bible. Options:
           ``widths``, ``seeds``, ``epochs``, ``windows``, ...
+        * ``hf-lm:OWNER/NAME``, ``hf-lm:./FOLDERS``: causal language models of transformers, from safetensors alone.
+          Options: ``revision``, ``dtype`` ("float32", or "bfloat16" up to the head).
     name : str, optional
         The family's name in tables; by default the source's.
     by_position : bool

@@ -159,11 +159,11 @@ def _teacher(place: str | Path, revision: str | None) -> Teacher:
         module=partial(_network, place, revision, weights_hash),
         prepare=prepare,
         classes=None if unnamed else classes,
-        built_by=_settings_hash(network.inner.config),
+        built_by=settings_hash(network.inner.config),
     )
 
 
-def _settings_hash(config: Any) -> str:
+def settings_hash(config: Any) -> str:
     """A hash of a configuration without the names of its classes, which may change, or what decides nothing."""
     left_out = (
         "_name_or_path",

@@ -73,7 +73,7 @@ def load(
     rows = train if train is not None else load_dataset("letters", split=SPLIT).part("train")
     if rows.inputs.shape[1:] != (16,) or len(rows.classes) != 26:
         raise InputError(
-            f"teachers of letters:mlp take the 16 features of 'letters' and tell 26 classes, got inputs of shape "
+            f"teachers of letters:mlp take the 16 features of 'letters' and predict 26 classes, got inputs of shape "
             f"{rows.inputs.shape[1:]} and {len(rows.classes)} classes from data set {rows.name!r}"
         )
     weights_folder = Path(base, Path(folder).expanduser()) if folder is not None else cache_folder() / "letters"

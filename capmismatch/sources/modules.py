@@ -102,11 +102,11 @@ class InMemory:
         """The copy, in eval mode."""
         if hash_network(self.network) != self.weights:
             raise InputError(
-                f"the weights of teacher {self.name!r} have changed since load_family: load the family anew"
+                f"the weights of teacher {self.name!r} have changed since load_family: load the family again"
             )
         try:
             return copy.deepcopy(self.network).eval()
-        except RuntimeError as error:  # of parts that torch cannot copy, such as weights made anew in every pass
+        except RuntimeError as error:  # of parts that torch cannot copy, such as weights made again in every pass
             raise InputError(
                 f"teacher {self.name!r} cannot be copied ({str(error).splitlines()[0]}): save its state_dict, and load "
                 "that by 'ckpt:FILE' with a builder"

@@ -20,6 +20,7 @@ from capmismatch.data.rows import Rows
 from capmismatch.data.token_inputs import TokenInputs
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.sources._networks import at_rows, logits_of, prepared
+from capmismatch.sources._tokenizers import padded_columns, without_padding
 from capmismatch.sources.families import Teacher
 
 AUTOCASTS = ("bfloat16", "float16")
@@ -94,7 +95,7 @@ def options_of(teacher: Teacher, dataset: Dataset, passes: Passes) -> str:
         return ""
     columns = columns_of(teacher, dataset)
     order = "" if columns is None else f"columns {hash_of(columns.tolist())}"
-    return ", ".join(word for word in (passes.recorded, order) if word)
+    return ", ".join(word for word in (passes.recorded, order, padded_columns(teacher, dataset)) if word)
 
 
 class NetworkRunner:
@@ -107,6 +108,7 @@ class NetworkRunner:
         self.key, self.dataset, self.passes = teacher.key, dataset, passes
         self.device = local_device(passes.device)
         self.columns, self.outputs = columns_of(teacher, dataset), len(teacher.output_names(dataset.classes) or ())
+        self.is_padded = bool(padded_columns(teacher, dataset))
 
     @cached_property
     def network(self) -> nn.Module:
@@ -131,12 +133,9 @@ class NetworkRunner:
     def __call__(self, low: int, high: int) -> NDArray[Any]:
         """Logits of the rows from `low` up to `high`."""
         step = self.passes.batch_size
-        _ = self.network  # made before inference mode: a network that is trained when it is made needs gradients
-        with torch.inference_mode(), self.passes.precision():
-            batches = [
-                self._batch(self.dataset.inputs[start : min(start + step, high)]) for start in range(low, high, step)
-            ]
-        logits = np.concatenate(batches)
+        logits = np.concatenate(
+            [self.rows(start, min(start + step, high)).cpu().numpy() for start in range(low, high, step)]
+        )
         if self.columns is None or logits.ndim != 2:
             return logits
         if logits.shape[1] != self.outputs:
@@ -144,6 +143,14 @@ class NetworkRunner:
                 f"expected {self.outputs} logits, as many as teacher {self.key} names classes, got {logits.shape[1]}"
             )
         return np.ascontiguousarray(logits[:, self.columns])
+
+    def rows(self, low: int, high: int) -> Tensor:
+        """Logits of rows, in one pass, on the network's device; columns in the network's order, without padding."""
+        network, raw = self.network, self.dataset.inputs[low:high]  # a network may be trained when it is made
+        with torch.inference_mode(), self.passes.precision():
+            logits = at_rows(logits_of(network, self._prepared(raw), self.key, self._data), raw, self.key, self._data)
+            tokens = len(self.dataset.classes)
+            return without_padding(logits, tokens, self.key, self._data) if self.is_padded else logits
 
     @property
     def _data(self) -> str:
@@ -154,10 +161,6 @@ class NetworkRunner:
         if self.passes.channels_last and batch.ndim == 4:
             batch = batch.contiguous(memory_format=torch.channels_last)
         return batch
-
-    def _batch(self, raw: Any) -> NDArray[np.float32]:
-        logits = logits_of(self.network, self._prepared(raw), self.key, self._data)
-        return at_rows(logits, raw, self.key, self._data).cpu().numpy()
 
 
 class SavedRunner:

@@ -83,7 +83,7 @@ def _published(name: str, which: str) -> Any:
 
 def _build(name: str, classes: int | None = None) -> nn.Module:
     options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
-    if name in ("googlenet", "inception_v3"):  # as their published weights want it; drawing theirs anew takes minutes
+    if name in ("googlenet", "inception_v3"):  # as their published weights want it; drawing theirs again takes minutes
         options |= {"transform_input": True, "init_weights": False}
     return models.get_model(name, weights=None, **options)
 

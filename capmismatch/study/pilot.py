@@ -47,7 +47,7 @@ def pilot(
     mute: Iterable[str] = (),
     tell: Callable[[str], object] = print,
 ) -> Choice:
-    """Choose a teacher, a method and a temperature by distilling a little.
+    """Choose a teacher, a method and a temperature from a few students.
 
     Two rounds of successive halving: teachers by the study's first method, then every setting with the two teachers
     that are left. From rung to rung half of the arms go on, those most likely to be the best, with more training: up to
@@ -202,7 +202,7 @@ def _possible(
 ) -> list[int]:
     """The teachers that the evidence does not rule out, likeliest first.
 
-    Without evidence all: first those that the rules people go by name, then by the default rule.
+    Without evidence all: first those that the common rules take, then by the default rule.
     """
     profiles = candidates.profiles
     if not evidence:
@@ -223,8 +223,8 @@ def _too_small(plan: PilotPlan) -> list[str]:
     shortest = min(rung.epochs for rung in [*plan.by_teacher, *plan.by_setting])
     if shortest < plan.epochs:
         risks.append(
-            f"The budget was too small for whole runs: what was dropped first was dropped after {shortest} of "
-            f"{plan.epochs} epochs, and may do better after all of them."
+            f"The budget is too small for full runs: the first ones were dropped after {shortest} of {plan.epochs} "
+            "epochs, and might be better after all of them."
         )
     return risks
 
@@ -267,20 +267,20 @@ class PairChances:
         teacher, label = "/".join(self.pair[:2]), self.pair[2]
         text = f"Of {self.pairs} pairs of teacher and setting, {teacher} "
         if self.chance is None:
-            text += "was in none, as it was dropped before"
+            text += "is in none, because it was dropped before"
         else:
-            text += f"with '{label}' is the best with a chance of {format_chance(self.chance)}"
+            text += f"with '{label}' is the best with a probability of {format_chance(self.chance)}"
         if self.pair != self.likeliest:
             other = "/".join(self.likeliest[:2])
-            text += f"; the likeliest is {other} with '{self.likeliest[2]}', with {format_chance(self.highest)}"
+            text += f"; the most likely best is {other} with '{self.likeliest[2]}' ({format_chance(self.highest)})"
         chance = format_chance(self.setting)
-        return f"{text}. That '{label}' is the best setting, with whichever teacher, has a chance of {chance}."
+        return f"{text}. '{label}' is the best setting, with any teacher, with a probability of {chance}."
 
 
 def _how_sure(choice: Choice, chances: Mapping[Arm, float]) -> str:
     """How likely the setting, and the pair of teacher and setting, are the best of those compared."""
     if not chances:
-        return f"Only '{choice.label}' was tried: chances are those of the teachers in that setting."
+        return f"Only '{choice.label}' was tried: probabilities are those of the teachers in that setting."
     return str(PairChances.of((choice.family, choice.teacher, str(choice.label)), chances))
 
 
@@ -295,4 +295,4 @@ def _spent(plan: PilotPlan, rungs: pd.DataFrame, runs: pd.DataFrame) -> str:
         f"A pilot of {climbed}: {count(len(new), 'student')}, {passes:,} forward and backward passes "
         f"({format_percent(passes / plan.whole_grid)} of the whole grid)"
     )
-    return text + (f", and {count(before, 'student')} finished before." if before else ".")
+    return text + (f"; {count(before, 'student')} finished before." if before else ".")

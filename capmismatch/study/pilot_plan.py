@@ -63,11 +63,11 @@ class LeftOut:
         if self.plain_seeds:
             parts.append("plain cross-entropy" if self.baseline else "a second seed of plain cross-entropy")
         if self.second_seeds:
-            parts.append("second seeds, without which chances are rough")
+            parts.append("second seeds, so probabilities are rough")
         if self.teachers:
-            parts.append(f"{join(['/'.join(teacher) for teacher in self.teachers])}, put last by the probes")
-        text = start(f"left out to keep to the budget: {'; '.join(parts)}.")
-        return f"{text} Nothing is left out from {_percent(self.enough)} on."
+            parts.append(f"{join(['/'.join(teacher) for teacher in self.teachers])}, which the probes rank last")
+        text = start(f"left out because of the budget: {'; '.join(parts)}.")
+        return f"{text} A budget of {_percent(self.enough)} covers everything."
 
 
 @dataclass(frozen=True)
@@ -120,26 +120,28 @@ class PilotPlan:
     left_out: LeftOut
 
     def __str__(self) -> str:
-        """What is going to be done, for how much."""
+        """What the pilot will do, and its cost."""
         names = "student" if len(self.students) == 1 else "students"
         labels = [method.label for method in self.settings]
         lines = [f"Pilot: {count(len(self.teachers), 'teacher')}, {names} {join(list(self.students))}."]
         if self.by_teacher:
-            lines.append(f"Teachers, by '{labels[0]}': {_rungs_in_words(self.by_teacher)}.")
+            lines.append(f"Teachers, with '{labels[0]}': {_rungs_in_words(self.by_teacher)}.")
         if self.by_setting:
-            lines.append(f"Settings {_quoted(labels)}, with the teachers left: {_rungs_in_words(self.by_setting)}.")
+            lines.append(
+                f"Settings {_quoted(labels)}, with the remaining teachers: {_rungs_in_words(self.by_setting)}."
+            )
         if self.plain_seeds:
-            lines.append(f"Plain cross-entropy beside: {self.epochs} epochs, {count(self.plain_seeds, 'seed')}.")
+            lines.append(f"Baseline (plain cross-entropy): {self.epochs} epochs, {count(self.plain_seeds, 'seed')}.")
         if self.left_out:
             lines.append(str(self.left_out))
         if self.finished:
             are = "is" if self.finished == 1 else "are"
-            lines.append(f"{count(self.finished, 'finished student')} of the study {are} used, at no cost.")
+            lines.append(f"{count(self.finished, 'finished student')} of the study {are} reused at no cost.")
         lines.append(
-            f"Cost at most: {self.passes:,} forward and backward passes of students "
+            f"Maximum cost: {self.passes:,} forward and backward passes of students "
             f"({format_percent(self.passes / self.whole_grid)} of the whole grid's {self.whole_grid:,}), "
-            f"{self.measured:,} forward passes to measure them, {self.teacher_passes:,} forward passes of teachers. "
-            "Students that are there are not trained again."
+            f"{self.measured:,} forward passes to evaluate them, {self.teacher_passes:,} forward passes of teachers. "
+            "Existing students are reused."
         )
         return "\n".join(lines)
 

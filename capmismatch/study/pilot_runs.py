@@ -68,7 +68,7 @@ def find_finished(
     """Runs that were finished before a pilot began.
 
     ``tables/pilot.json`` remembers them: a pilot that is started again must not take its own runs for finished ones and
-    spend its budget anew. Another budget, other candidates or a results table that is new begin another pilot.
+    spend its budget again. Another budget, other candidates or a results table that is new begin another pilot.
     """
     folders: dict[tuple[Teacher, str, str], dict[int, Path]] = defaultdict(dict)
     for method in methods:

@@ -71,6 +71,6 @@ def tell_unnamed(study: Stages) -> None:
     if left and study.config.distill is None and study.config.results is None:
         warnings.warn(
             f"{study.folder / 'tables'} holds {' and '.join(left)} of students that {study.file.name} no longer "
-            "names: they are left out",
+            "names: they are ignored",
             stacklevel=3,
         )

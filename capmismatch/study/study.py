@@ -247,7 +247,8 @@ class Study:
     def _collected(self, data: Dataset, folder: Path, progress: bool) -> LogitBank:
         from capmismatch.sources.collecting import collect
 
-        bank = collect(self.family, data, folder, progress=progress, **asdict(self.config.collect))
+        # Students and figures of a study read all logits.
+        bank = collect(self.family, data, folder, progress=progress, dense=True, **asdict(self.config.collect))
         named = {teacher.key for teacher in self._data.family}
         unnamed = [record.key for record in bank.teachers if record.key not in named]
         if unnamed and folder.name == "bank":
@@ -440,7 +441,7 @@ class Study:
         return figures if whole else None
 
     def report(self) -> Path:
-        """Write report.html; figures are drawn anew where they are of other tables than those of now."""
+        """Write report.html; figures are drawn again where they are of other tables than those of now."""
         from capmismatch.report.page import write_report
 
         if gallery_manifest(self.folder / "figures"):

@@ -75,7 +75,7 @@ def _parsed(file: Path, content: bytes) -> pd.DataFrame:
     try:
         return pd.read_parquet(io.BytesIO(content))
     except (OSError, ValueError, ArrowException) as error:
-        raise BankError(f"{file} is damaged, remove it to have it made anew: {error}") from None
+        raise BankError(f"{file} is damaged, remove it to have it made again: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def kept_pilot(folder: Path, inputs: Any) -> Choice | None:
 
 
 def kept_table(folder: Path, name: str, inputs: list[Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """A table of a study, made anew only if its inputs changed since.
+    """A table of a study, made again only if its inputs changed since.
 
     Beside the table lies a JSON file with a hash of what it was made from, and of the table, the stamp. While a table
     is made, no other command makes it: commands with other settings on one folder wait for each other.
@@ -216,7 +216,7 @@ def _stamped(folder: Path, name: str, stamp: str) -> pd.DataFrame | None:
     content = file.read_bytes()
     if known.table in ("", _hash(content)):
         return _parsed(file, content)
-    _parsed(file, content)  # a damaged table is named; a whole one from elsewhere is made anew
+    _parsed(file, content)  # a damaged table is named; a whole one from elsewhere is made again
     return None
 
 

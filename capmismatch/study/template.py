@@ -137,7 +137,7 @@ def _from(base: Path, path: Path) -> str:
 
 
 def _in_percent(results: Path) -> bool:
-    """Whether a table of students can be read only as percentages; what cannot be read at all `check` will tell."""
+    """Whether a table of students can be read only as percentages; `check` reports what cannot be read at all."""
     from capmismatch.distillation.results import load_results
 
     for percent in (False, True):
@@ -160,7 +160,10 @@ def _data(kind: str, data: str | None, file: Path) -> list[str]:
         ]
     else:
         return ["# [data] is not needed: the logits bring their labels"]
-    return [*lines, "# split = { val = 0.5, test = 0.5 }  # by default the source's own; students need train rows, too"]
+    return [
+        *lines,
+        "# split = { val = 0.5, test = 0.5 }  # default: the source's own; students need train rows as well",
+    ]
 
 
 def _builder(pattern: Path, builder: str | None) -> list[str]:
@@ -170,11 +173,11 @@ def _builder(pattern: Path, builder: str | None) -> list[str]:
     found = _architecture(pattern)
     if found is not None:
         return [
-            f"builder = {json.dumps(found)}  # by the names of files or folders; cm.architectures.names() lists them"
+            f"builder = {json.dumps(found)}  # from the names of files or folders; cm.architectures.names() lists all"
         ]
     return [
-        "# FILL IN: the function make(stem) of my_models.py beside this file returns the network; make(stem, path) is",
-        '# given the path of the checkpoint, too. Or a registered architecture, such as "arch:cifar_resnet20".',
+        "# FILL IN: the function make(stem) in my_models.py, next to this file, returns the network; make(stem, path)",
+        '# also gets the path of the checkpoint. Or a registered architecture, such as "arch:cifar_resnet20".',
         'builder = "my_models:make"',
     ]
 

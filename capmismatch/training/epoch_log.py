@@ -67,7 +67,7 @@ def read_log(file: Path) -> list[dict[str, Any]]:
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
         return [_line(line) for line in lines if line.endswith("}\n")]
     except (ValueError, KeyError, TypeError) as error:
-        raise BankError(f"{file} is damaged ({error}): remove it, and its run is trained anew") from None
+        raise BankError(f"{file} is damaged ({error}): remove it, and its run is trained again") from None
 
 
 def _line(text: str) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def test_the_king_james_bible_comes_with_its_tokenizer() -> None:
         ),
         (VERSE, {"tokenizer": "bpe:40", "window": 1}, "expected window a whole number >= 2, got 1"),
         (VERSE, {"tokenizer": "bpe:40", "skip": 64}, "expected skip a whole number <= 63, got 64"),
-        (VERSE, {"tokenizer": "bpe:40", "completion": "light.\n"}, "expected tokens to tell in .*, got none"),
+        (VERSE, {"tokenizer": "bpe:40", "completion": "light.\n"}, "expected tokens to predict in .*, got none"),
         (VERSE, {"tokenizer": "bpe:40", "split": {"val": 5}}, r"need more than the 1 windows"),
         (VERSE, {"tokenizer": "bpe:40", "split": {"val": 0}}, r"positive count or a share up to 1.0 for split 'val'"),
         (b"caf\xe9", {"tokenizer": "bpe:40"}, "expected a text in UTF-8 in .*, got the byte 0xe9 at 3"),

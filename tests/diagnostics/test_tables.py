@@ -437,7 +437,7 @@ def test_progress_bars_are_on_demand(capsys: pytest.CaptureFixture[str]) -> None
         (lambda bank: probe(bank, names=["entrpy"], progress=False), "probe must be one of .* did you mean 'entropy'"),
         (lambda bank: example_values(bank, ["log_params"]), "probe must be one of .* not 'log_params'"),
         (lambda bank: example_values(bank, teachers=["smaller"]), "teacher key must be one of .* not 'smaller'"),
-        (lambda bank: probe(bank, [0.0], progress=False), "tau must be a positive number, got 0.0"),
+        (lambda bank: probe(bank, [0.0], progress=False), "taus must be a positive number, got 0.0"),
         (lambda bank: probe(bank, split="dev", progress=False), "split must be one of .* not 'dev'"),
         (lambda bank: rank_stability(bank, ["tau_c"], progress=False), "metric must be one of .* not 'tau_c'"),
         (lambda bank: rank_stability(bank, split="dev", progress=False), "split must be one of .* not 'dev'"),

@@ -374,7 +374,7 @@ def test_teachers_come_first_by_how_good_and_how_sure(whole):
     assert re.fullmatch(r"\d\d\.\d\d", first["student accuracy (%)"])
     assert re.fullmatch(r"\[\d\d\.\d\d, \d\d\.\d\d\]", first["95 % interval"])
     titles = [attributes.get("title", "") for attributes in whole[0].all("button")]
-    assert any("Chance of being the best" in title for title in titles), "column names say what they mean"
+    assert any("Probability of being the best" in title for title in titles), "column names say what they mean"
 
 
 def test_what_is_long_is_folded(whole):
@@ -382,7 +382,9 @@ def test_what_is_long_is_folded(whole):
     page, _ = whole
     folds = page.text_of("details")
     assert all(
-        any(statement in fold for fold in folds) for statement in page.text_of("li") if ": the link of" in statement
+        any(statement in fold for fold in folds)
+        for statement in page.text_of("li")
+        if " correlates with accuracy by" in statement
     )
     assert len(page.all("details")) > 15 and not any("open" in attributes for attributes in page.all("details"))
     assert all(
@@ -466,12 +468,12 @@ def test_a_study_without_results(make):
     left_out = [question for question, needs in TOPICS.values() if needs in ("results", "links")]
     assert not set(left_out) & set(titles) and "Left out" in titles
     assert not {"Links", "Students", "Students' results"} & set(titles)
-    (absent,) = [text for text in page.text_of("li") if text.startswith("The table of results")]
+    (absent,) = [text for text in page.text_of("li") if text.startswith("There is no table of results")]
     assert all(question in absent for question, needs in TOPICS.values() if needs == "results")
     assert "capmismatch distill" not in absent
     facts = dict(zip(page.text_of("dt"), page.text_of("dd"), strict=True))
     assert "P(best)" not in facts
-    assert any("by the rule 'highest derived_std'" in text for text in page.text_of("p"))
+    assert any("based on the rule 'highest derived_std'" in text for text in page.text_of("p"))
 
 
 def test_a_study_without_students_yet_says_what_to_run(make):
@@ -486,7 +488,7 @@ def test_a_study_without_anything(make):
     page = Page(write_report(make([], figures=())).read_text(encoding="utf-8"))
     assert "Grade" not in page.text_of("dt")
     assert not page.all("img") and "Tables" not in page.text_of("h2")
-    assert len([text for text in page.text_of("li") if "is absent" in text]) == 5
+    assert len([text for text in page.text_of("li") if "There is no table of" in text]) == 5
 
 
 def test_a_pick_that_fails_is_reported(make, monkeypatch):

@@ -32,7 +32,9 @@ def test_the_smallest_pilot_compares_the_teachers_that_the_rules_name() -> None:
         6,
     )
     # largest, smallest, most accurate and derived_std: each teacher once
-    assert choice.title.startswith("First guess: f/t1 by") and choice.title.endswith("4 rules name 4 teachers")
+    assert choice.title.startswith("First guess: f/t1, based on the rule") and choice.title.endswith(
+        "4 rules name 4 teachers"
+    )
     spread = next(reason for reason in choice.reasons if "disagree" in reason)
     assert "from 100,000 to 800,000 parameters" in spread and all(f"f/t{i} (1)" in spread for i in range(4))
     assert any(all(name in risk for name in ("f/t1", "f/t2", "f/t3", "--pilot 6")) for risk in choice.risks)
@@ -41,7 +43,7 @@ def test_the_smallest_pilot_compares_the_teachers_that_the_rules_name() -> None:
 def test_the_title_says_that_the_smallest_of_tied_teachers_is_taken() -> None:
     choice = cm.pick(probes([0.048, 0.05, 0.03, 0.01], [0.7, 0.8, 0.9, 0.85], se=0.003))
     assert choice.table["teacher"].iloc[0] == "t1" and choice.teacher == "t0"
-    assert ", the smallest of 2 that tie," in choice.title
+    assert ", the smallest of 2 tied teachers," in choice.title
     assert choice.smallest_pilot.teachers[:2] == (("f", "t0"), ("f", "t1"))
 
 

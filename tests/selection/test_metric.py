@@ -78,7 +78,7 @@ def test_pages_and_kept_choices_are_in_nats() -> None:
     assert from_entries(old).metric.name == "accuracy"
     tables = [page_tables.teachers(choice, table_of_probes()), *page_tables.students(choice), page_tables.rules(choice)]
     headers = {column.header for table in tables for column in table.columns}
-    assert {"student NLL (nats)", "NLL to report (nats)", "gain (nats)", "regret (nats)"} <= headers
+    assert {"student NLL (nats)", "test NLL (nats)", "gain (nats)", "regret (nats)"} <= headers
     assert not [header for header in headers if "points" in header]
 
 

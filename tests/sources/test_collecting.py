@@ -561,7 +561,7 @@ def test_columns_are_mapped_by_class_name(tmp_path: Path, classes: tuple[str, ..
 
 def test_an_order_on_trust_is_said(tmp_path: Path) -> None:
     data = replace(dataset(), doubt="taken as text; timm sorts them otherwise")
-    with pytest.warns(UserWarning, match="CM017 class order on trust: teacher fake/small"):
+    with pytest.warns(UserWarning, match="CM017 class order not verified: teacher fake/small"):
         bank = quietly(named(None), to=tmp_path / "doubt", data=data)
     assert bank["fake/small"].findings == "CM017"
     known = {"by position": replace(named(None), by_position=True), "names": named(("a", "b", "c", "d"))}

@@ -616,7 +616,7 @@ def test_a_damaged_cache_is_named(tmp_path: Path) -> None:
     teacher.module()
     file = next(tmp_path.glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-8])
-    with pytest.raises(BankError, match=r"mlp4-s0-\w+.safetensors is damaged, remove it to train that teacher anew"):
+    with pytest.raises(BankError, match=r"mlp4-s0-\w+.safetensors is damaged, remove it to train that teacher again"):
         teacher.module()
 
 

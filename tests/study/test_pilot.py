@@ -200,8 +200,10 @@ def test_the_plan_tells_what_it_costs(tmp_path: Path, taught: Path) -> None:
     assert plan.measured == 2 * 600 * (sum(new_runs(plan.by_teacher)) + sum(new_runs(plan.by_setting, there)) + 2)
     assert plan.teacher_passes == plan.finished == 0 and not plan.left_out
     text = str(plan)
-    assert text.startswith("Pilot: 4 teachers, students mlp5 and mlp6.\nTeachers, by 'KD tau=4': 4 for 4 epochs with ")
-    assert f"Cost at most: {plan.passes:,} forward and backward passes of students (" in text
+    assert text.startswith(
+        "Pilot: 4 teachers, students mlp5 and mlp6.\nTeachers, with 'KD tau=4': 4 for 4 epochs with "
+    )
+    assert f"Maximum cost: {plan.passes:,} forward and backward passes of students (" in text
     labels = [method.label for method in planned(study, "90%", (2, 4)).settings]
     assert labels == ["KD tau=4", "ATS tau=4/3", "KD tau=2", "ATS tau=2/3"]
     views = STUDY.replace("seeds = 4", "seeds = 4\nviews = { kind = 'noise', count = 3, sigma = 1.0 }")
@@ -230,8 +232,9 @@ def test_a_small_budget_compares_less_and_says_what_it_leaves_out(tmp_path: Path
         LeftOut(enough=2 / 3),
     ]
     assert str(said[0]) == (
-        "Left out to keep to the budget: the setting 'ATS tau=4/3'; plain cross-entropy; second seeds, without which "
-        "chances are rough; mlp/mlp12 and mlp/mlp16, put last by the probes. Nothing is left out from 66.7% on."
+        "Left out because of the budget: the setting 'ATS tau=4/3'; plain cross-entropy; second seeds, so "
+        "probabilities are rough; mlp/mlp12 and mlp/mlp16, which the probes rank last. A budget of 66.7% covers "
+        "everything."
     )
     assert not planned(study, "66.7%").left_out and planned(study, "66.6%").left_out
 
@@ -250,7 +253,7 @@ def test_finished_runs_cost_nothing(tmp_path: Path, taught: Path) -> None:
     study = study_in(tmp_path, taught)
     both = {(teacher, "KD tau=4", student): 2 for teacher in TEACHERS[2:] for student in ("mlp5", "mlp6")}
     plan = planned(study, "20%", finished=FinishedRuns(both))
-    assert plan.finished == 8 and "8 finished students of the study are used, at no cost." in str(plan)
+    assert plan.finished == 8 and "8 finished students of the study are reused at no cost." in str(plan)
     assert {rung.epochs for rung in plan.by_teacher} == {4}  # whole runs compare with whole ones only
     assert plan.passes == 2 * 260 * (cost(plan.by_teacher, [2, 2]) + 2 * 4) <= 0.2 * plan.whole_grid
     assert len(plan.teachers) == 4 > len(planned(study, "10%").teachers)
@@ -328,7 +331,7 @@ def test_it_costs_what_it_says(whole: tuple[Path, Any, list[str]]) -> None:
     folder, choice, told = whole
     configs = [json.loads((file.parent / "config.json").read_text()) for file in finished(folder)]
     spent = sum(config["recipe"]["epochs"] for config in configs) * 260
-    most = int(re.search(r"at most: ([\d,]+) forward and backward", told[0])[1].replace(",", ""))  # type: ignore[index]
+    most = int(re.search(r"Maximum cost: ([\d,]+) forward and backward", told[0])[1].replace(",", ""))  # type: ignore[index]
     assert spent <= most
     assert f": {len(configs)} students, {spent:,} forward and backward passes" in choice.reasons[0]
 
@@ -414,7 +417,7 @@ def test_killed_it_goes_on(whole: tuple[Path, Any, list[str]], taught: Path, tmp
 
 
 def told_passes(plan: str) -> int:
-    return int(re.search(r"at most: ([\d,]+) forward and backward", plan)[1].replace(",", ""))  # type: ignore[index]
+    return int(re.search(r"Maximum cost: ([\d,]+) forward and backward", plan)[1].replace(",", ""))  # type: ignore[index]
 
 
 def spent_passes(folders: set[Path]) -> int:
@@ -435,9 +438,9 @@ def test_a_fifth_of_a_small_study_is_enough(tmp_path: Path, taught: Path) -> Non
     last = next(teacher for teacher in by_std if teacher not in named)
     assert spent_passes({*finished(tmp_path)}) == told_passes(told[0]) <= 0.2 * 18 * 4 * 260
     left_out = re.search("Left out .*", told[0])[0]  # type: ignore[index]
-    assert f"; mlp/{last}, put last by the probes." in left_out and choice.risks[0] == left_out
+    assert f"; mlp/{last}, which the probes rank last." in left_out and choice.risks[0] == left_out
     assert last not in set(choice.rungs["teacher"]) and len(choice.table) == 4
-    assert choice.reasons[1] == "Only 'KD tau=4' was tried: chances are those of the teachers in that setting."
+    assert choice.reasons[1] == "Only 'KD tau=4' was tried: probabilities are those of the teachers in that setting."
     assert choice.teacher in set(choice.rungs["teacher"])
 
 
@@ -448,11 +451,11 @@ def test_finished_students_are_used_and_not_trained_shorter(tmp_path: Path, taug
     before, told = {*finished(tmp_path)}, list[str]()
     choice = pilot(study, "30%", taus=(2, 8), n_boot=200, tell=told.append)
     new = {*finished(tmp_path)} - before
-    assert len(before) == 8 and "8 finished students of the study are used, at no cost." in told[0]
+    assert len(before) == 8 and "8 finished students of the study are reused at no cost." in told[0]
     assert spent_passes(new) <= told_passes(told[0])
     assert f": {len(new)} students, {spent_passes(new):,} " in choice.reasons[0]
-    assert choice.reasons[0].endswith(", and 8 students finished before.")
-    assert choice.rungs["epochs"].eq(4).all() and not any("whole runs" in risk for risk in choice.risks)
+    assert choice.reasons[0].endswith("; 8 students finished before.")
+    assert choice.rungs["epochs"].eq(4).all() and not any("full runs" in risk for risk in choice.risks)
     # All seeds that are there take part, also where the rung asks for one.
     first = choice.rungs[choice.rungs["rung"].eq(1) & choice.rungs["teacher"].eq("mlp16")].iloc[0]
     rows = [json.loads(file.read_text())["splits"]["val"]["accuracy"] for file in before]
@@ -527,9 +530,9 @@ def test_the_command_tells_first(
     shutil.copytree(whole[0], folder, symlinks=True)  # by more draws it may go another way, and train
     app(["pick", str(folder), "--pilot", "45%", "--quiet"], result_action="return_value")
     assert capsys.readouterr().out.startswith(f"{told[0]}\n\n")
-    with pytest.raises(InputError, match="--label does not go with --pilot"):
+    with pytest.raises(InputError, match="--label cannot be used with --pilot"):
         app(["pick", str(folder), "--pilot", "45%", "--label", "KD tau=4"], result_action="return_value")
-    with pytest.raises(InputError, match="--tau belongs to --pilot"):
+    with pytest.raises(InputError, match="--tau needs --pilot"):
         app(["pick", str(folder), "--tau", "2"], result_action="return_value")
 
 

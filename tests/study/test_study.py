@@ -84,12 +84,12 @@ def test_a_study_whose_results_have_one_split_is_told_to_the_end(tmp_path: Path)
     results.to_csv(tmp_path / "results.csv", index=False)
     study = Study(file, progress=False)
     choice = study.run()
-    assert choice.table.iloc[0]["teacher"] == "l" and any("'val' alone" in risk for risk in choice.risks)
+    assert choice.table.iloc[0]["teacher"] == "l" and any("'val' only" in risk for risk in choice.risks)
     assert study.load("links")["findings"].str.contains("CM013").all()
     drawn = {path.stem for path in (tmp_path / "figures").glob("*.png")}
     assert {"capacity_curve_tiny", "probe_vs_student_grid", "pick_chart"} <= drawn
     page = (tmp_path / "report.html").read_text()
-    assert "Do students do better, then worse, as teachers grow?" in page and "CM013" in page
+    assert "Does student accuracy rise, then fall, with teacher size?" in page and "CM013" in page
 
 
 def test_a_study_without_students_still_picks(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_a_damaged_table_is_named(tmp_path: Path) -> None:
     file = tmp_path / "tables" / "probes.parquet"
     file.write_bytes(file.read_bytes()[:-20])
     for read in (study.probe, lambda: study.load("probes")):
-        with pytest.raises(BankError, match=r"probes.parquet is damaged, remove it to have it made anew"):
+        with pytest.raises(BankError, match=r"probes.parquet is damaged, remove it to have it made again"):
             read()
 
 

@@ -129,7 +129,7 @@ def standardised(logits: Floats) -> NDArray[np.float32]:
     return centred
 
 
-def likeness(rows: Floats, others: Floats, margin: Floats) -> Likeness | None:
+def likeness(rows: NDArray, others: NDArray, margin: Floats) -> Likeness | None:
     """Compare a teacher's rows with the sum of its peers', where both are sure; None with too few examples."""
     length = np.sqrt(np.einsum("ij,ij->i", others, others))
     sure = np.flatnonzero((margin >= np.median(margin)) & (length >= np.median(length)))
@@ -168,7 +168,7 @@ def expected_rank(accuracy: float, classes: int) -> float:
     return float(among_others * (classes - 1) / (classes - 2) - 0.5)
 
 
-def _unit(rows: Floats) -> Floats:
+def _unit(rows: NDArray) -> NDArray:
     length = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
     return rows / np.where(length > 0, length, 1.0)
 

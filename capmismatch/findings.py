@@ -143,6 +143,13 @@ FINDINGS: dict[str, Finding] = {
             "with by_position=True.",
         ),
         Finding(
+            "CM019",
+            "rows hold no whole logits",
+            "Rows of the teacher are constant, as where they were never written, one-hot, or hold a stand-in below "
+            "the top classes; or its logits were made from the labels. They say nothing of the wrong classes. It is "
+            "not usable: picks, links and statements leave it out.",
+        ),
+        Finding(
             "CM020",
             "not shown to be better than chance",
             "The teacher's accuracy may be that of guessing, or is below it: there are few examples, or its rows, "

@@ -16,15 +16,18 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.optimize import brentq, linear_sum_assignment
+from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom, fisher_exact, norm, t
 
 from capmismatch._utils.text import format_percent
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.bank_checks import check_bank
 from capmismatch.data.token_bank import TokenBank
+from capmismatch.diagnostics.answers import Answers, dead_class, holds_labels, worse_than_constant
 from capmismatch.diagnostics.looked_at import of_examples, rows_that_are_probabilities, token_columns
-from capmismatch.diagnostics.mixed_rows import NUMBERS, mixed_up
+from capmismatch.diagnostics.mixed_rows import NUMBERS, expected_rank, mixed_up, standardised
+from capmismatch.diagnostics.moved_columns import moved_among_peers, rings
+from capmismatch.diagnostics.row_forms import incomplete, incomplete_rows
 from capmismatch.findings import join_codes
 
 Floats = NDArray[np.float64]
@@ -99,7 +102,7 @@ def check(bank: LogitBank) -> pd.DataFrame:
         * ``agreement``: with the other usable teachers' predictions, mean of Cohen's kappa: 0 is chance
         * ``unseen``: share of predictions that name a class without any example
         * ``drift``, ``tied``: see `capmismatch.data.bank_checks.check_bank`
-        * ``findings``: codes, comma-separated; CM009 to CM011, CM020, CM021, and those of collecting
+        * ``findings``: codes, comma-separated; CM009 to CM011, CM019 to CM021, and those of collecting
         * ``usable``: False where probes, picks and links leave the teacher out
         * ``reason``: why it is not usable, in words; else ""
 
@@ -113,16 +116,20 @@ def check(bank: LogitBank) -> pd.DataFrame:
     A teacher is not usable where, tested at least at one in a thousand (the first at one in a hundred),
 
     * neither its accuracy nor the target's rank among the classes is shown to be above chance (binomial test; rank
-      test), overall, or on a split where it does worse than elsewhere; or its accuracy is far below chance (CM020);
+      test), overall, or on a split where it does worse than elsewhere; or its accuracy is far below chance, or one
+      constant answer does better (CM020);
     * other columns, found by an assignment on one half of the examples, put right 2 % or more of the other half, which
       brings it near its peers: columns were interchanged (CM021);
     * two or more columns have taken one another's places: each one's examples are taken for the next one's
-      more often than for their own (CM021);
+      more often than for their own, or its columns go with other columns of two or more peers (CM021);
     * its confident errors rank the target as by chance, which its peers' do not, or three in ten of its rows go with
       those of two or more peers no better than rows paired at random: they belong to other examples (CM021);
     * its logits are those of another teacher (CM021). The first of such teachers stays usable; but where they have
       other numbers of parameters, so that one of them is not what it is called, none does, if others are left;
     * its accuracy is far below what its size and its peers lead to expect (Student's t of the log odds) (CM021);
+    * it hardly ever tells a class that its peers tell well (CM021);
+    * rows are constant, one-hot, or hold a stand-in in their lowest columns, or its logits were made from the labels
+      (CM019);
     * its values are probabilities, percentages or sigmoids (CM009). Logarithms of probabilities carry CM009 too, and
       are usable.
 
@@ -204,6 +211,8 @@ class _View:
     of_texts : bool
         Whether classes are tokens. Of condensed rows `rank` and `by_chance` are log probabilities of the label, by the
         teacher and by the labels' own frequencies; `wrong_rank` is not known.
+    lacking : str
+        Why its rows are no whole sets of logits, else "".
     """
 
     record: TeacherRecord
@@ -217,6 +226,7 @@ class _View:
     looks_like: str
     classes: int
     of_texts: bool = False
+    lacking: str = ""
     codes: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
@@ -291,11 +301,12 @@ def _view(bank: LogitBank, record: TeacherRecord, rows: Ints) -> _View:
     labels, classes = bank.rows.labels[rows], len(bank.classes)
     priors = np.bincount(labels, minlength=classes) / max(1, len(labels))
     step = max(1, (1 << 19) // classes)
-    parts, alike = [], np.zeros(3)
+    parts, alike, lacking = [], np.zeros(3), np.zeros(3)
     for start in range(0, len(rows), step):
         logits = bank.take(record.key, rows[start : start + step])
         parts.append(of_examples(logits, labels[start : start + step], priors))
         alike += rows_that_are_probabilities(logits)
+        lacking += incomplete_rows(logits)
     top, margin, rank, by_chance, wrong_rank = (np.concatenate(column) for column in zip(*parts, strict=True))
     some = rows[_spaced(len(rows), COMPARED)]
     kinds = ("probabilities", "percentages", "sigmoids (or other values in [0, 1])")
@@ -303,7 +314,8 @@ def _view(bank: LogitBank, record: TeacherRecord, rows: Ints) -> _View:
     looks_like = next((kind for kind, part in zip(kinds, share, strict=True) if part >= ROWS_OF_PROBABILITIES), "")
     first = bank.take(record.key, some).astype(np.float64)
     columns = (top, margin, rank, by_chance, wrong_rank)
-    return _View(record, labels, *columns, first, looks_like, classes, bank.of_texts)
+    why = incomplete(lacking, len(rows), first)
+    return _View(record, labels, *columns, first, looks_like, classes, bank.of_texts, why)
 
 
 def _chance(labels: Ints, top: Ints, classes: int) -> float:
@@ -324,6 +336,7 @@ def _find_broken(views: Sequence[_View], bank: LogitBank) -> None:
             view.mark("CM009", f"its values are {view.looks_like}, not logits")
     enough = [view for view in views if len(view.labels) >= LEAST_ROWS]
     split = bank.rows.split[_looked_at(bank)]
+    _mark_answers(enough)
     for view in enough:
         if reason := _guesses(view, split):
             view.mark("CM020", reason)
@@ -332,6 +345,10 @@ def _find_broken(views: Sequence[_View], bank: LogitBank) -> None:
         view.mark("CM021", reason)
     for view, reason in [(view, reason) for view in classes if (reason := _rows_moved(view, _peers(view, enough)))]:
         view.mark("CM021", reason)
+    for view in [view for view in classes if view.sound]:
+        mine, *others = (Answers(one.top, one.rank) for one in (view, *_peers(view, enough)))
+        if reason := dead_class(view.labels, mine, others, view.classes):
+            view.mark("CM021", reason)
     _mark_copies(enough)
     _mark_mixed_rows(enough, bank)
     _mark_outliers(enough)
@@ -340,6 +357,18 @@ def _find_broken(views: Sequence[_View], bank: LogitBank) -> None:
 def _peers(view: _View, views: Sequence[_View]) -> list[_View]:
     """The other teachers that nothing speaks against."""
     return [peer for peer in views if peer is not view and peer.sound]
+
+
+def _mark_answers(views: Sequence[_View]) -> None:
+    """Mark teachers whose rows are incomplete, and those whose answers are not their own or worse than a constant."""
+    for view in views:
+        if view.lacking:
+            view.mark("CM019", view.lacking)
+        if not view.of_texts and (reason := worse_than_constant(view.labels, view.top, view.classes)):
+            view.mark("CM020", reason)
+    for view in [view for view in views if not view.of_texts]:
+        if holds_labels(view.hit, view.margin, view.classes, [peer.accuracy for peer in _peers(view, views)]):
+            view.mark("CM019", "it is always right and as sure of one example as of any: it seems to hold the labels")
 
 
 def _guesses(view: _View, split: NDArray[np.str_]) -> str:
@@ -434,7 +463,7 @@ def _columns_moved_round(view: _View) -> str:
     confusable = max(1, int(((other >= 1) & (3 * other >= itself)).sum()))
     # The column holds that class's examples before any others: one that a guesser prefers holds all alike.
     moved = (other > itself) & (2 * other >= np.bincount(view.top, minlength=view.classes)[taken_for])
-    for ring in _rings(np.where(moved, taken_for, np.arange(view.classes))):
+    for ring in rings(np.where(moved, taken_for, np.arange(view.classes))):
         as_other, as_itself = int(other[ring].sum()), int(itself[ring].sum())
         if binom.sf(as_other - 1, as_other + as_itself, 0.5) < LEVEL / confusable:
             return (
@@ -442,20 +471,6 @@ def _columns_moved_round(view: _View) -> str:
                 f"these classes are taken for the next one {as_other} times, for their own {as_itself} times"
             )
     return ""
-
-
-def _rings(following: Ints) -> list[list[int]]:
-    """The cycles, of two or more, of a map from places to places."""
-    rings, seen = [], np.full(len(following), -1)
-    for start in range(len(following)):
-        path, place = [], start
-        while seen[place] < 0:
-            seen[place] = start
-            path.append(place)
-            place = int(following[place])
-        if seen[place] == start and following[place] != place:
-            rings.append(path[path.index(place) :])
-    return rings
 
 
 def _rows_moved(view: _View, peers: Sequence[_View]) -> str:
@@ -481,15 +496,21 @@ def _rows_moved(view: _View, peers: Sequence[_View]) -> str:
 
 
 def _mark_mixed_rows(views: Sequence[_View], bank: LogitBank) -> None:
-    """Mark teachers of whose rows some go with their peers' no better than pairs at random."""
+    """Mark teachers some of whose columns or rows go with their peers' no better than others do."""
     if bank.condensed:  # other tokens are kept of each row: rows cannot be compared with one another
         return
     sound = {view.record.key: view for view in views if view.sound}
     rows, room = _looked_at(bank), max(LEAST_ROWS, NUMBERS // len(bank.classes))
     some = _spaced(len(rows), room)
     margins = {key: view.margin[some] for key, view in sound.items()}
-    found = mixed_up(list(sound), lambda key: bank.take(key, rows[some]).astype(np.float64), margins, list(sound))
-    for key, likeness in found.items():
+    of_all = {key: standardised(bank.take(key, rows[some]).astype(np.float64)) for key in sound}
+    for key, columns in moved_among_peers(of_all).items() if not bank.of_texts else ():
+        sound.pop(key).mark(
+            "CM021",
+            f"its columns {', '.join(map(str, columns))} seem to stand in one another's places: over the examples they "
+            "go with those columns of the other teachers, and not with their own",
+        )
+    for key, likeness in mixed_up(list(sound), of_all, margins).items():
         sound[key].mark(
             "CM021",
             f"about {likeness.mixed:.0%} of its rows seem to belong to other examples: where it and the other "
@@ -507,27 +528,11 @@ def _structure(view: _View, rows: NDArray[np.bool_], part: int) -> tuple[float, 
         return np.nan, np.inf
     confident = rows & (view.margin >= np.quantile(view.margin[rows], 1 - 1 / part))
     errors = view.wrong_rank[confident & ~view.hit]
-    expected = _expected_rank(float(view.hit[rows].mean()), view.classes)
+    expected = expected_rank(float(view.hit[rows].mean()), view.classes)
     least = max(LEAST_ROWS, 0.1 * confident.sum() if part > 1 else 0)
     if len(errors) < least or not expected > 0:
         return np.nan, np.inf
     return float(errors.mean()) / expected, float(errors.std(ddof=1)) / np.sqrt(len(errors)) / expected
-
-
-def _expected_rank(accuracy: float, classes: int) -> float:
-    """The mean rank of the target among wrong predictions, above 1/2, if logits were normal, its mean higher."""
-    grid = np.linspace(-8.0, 16.0, 2001)
-    above_all = norm.cdf(grid) ** (classes - 1)
-
-    def hits(gain: float) -> float:
-        density = np.exp(-((grid - gain) ** 2) / 2) / np.sqrt(2 * np.pi)  # norm.pdf without its checks
-        return float(np.trapezoid(density * above_all, grid))
-
-    if not hits(0.0) < accuracy < hits(7.0):
-        return np.nan
-    gain = brentq(lambda gain: hits(gain) - accuracy, 0.0, 7.0)
-    among_others = (norm.cdf(gain / np.sqrt(2)) - accuracy) / (1 - accuracy)
-    return float(among_others * (classes - 1) / (classes - 2) - 0.5)
 
 
 def _mark_copies(views: Sequence[_View]) -> None:

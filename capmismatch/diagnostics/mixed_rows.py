@@ -8,11 +8,12 @@ paired at random, which is known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from scipy.stats import norm
 
 Floats = NDArray[np.float64]
@@ -72,25 +73,23 @@ class Likeness:
 
 
 def mixed_up(
-    names: Sequence[str], read: Callable[[str], Floats], margins: Mapping[str, Floats], references: Sequence[str]
+    names: Sequence[str], rows: Mapping[str, NDArray[np.float32]], margins: Mapping[str, Floats]
 ) -> dict[str, Likeness]:
     """The teachers some of whose rows belong to other examples, the worst one first.
 
     Parameters
     ----------
     names : sequence of str
-        The teachers to look at.
-    read : callable
-        From a name to the teacher's logits, of shape (n, C) and for all teachers of the same examples.
+        The teachers to look at: those that nothing speaks against.
+    rows : mapping from str to array of shape (n, C)
+        Each teacher's logits, `standardised`, of the same examples.
     margins : mapping from str to array of shape (n,)
         How sure each teacher is of each example.
-    references : sequence of str
-        The teachers that count as peers: those of `names` that nothing speaks against.
 
     Returns
     -------
     dict of str to Likeness
-        Nothing if there are fewer than three references, or too few examples.
+        Nothing if there are fewer than three teachers, or too few examples.
 
     Examples
     --------
@@ -98,11 +97,11 @@ def mixed_up(
     >>> shared = rng.normal(size=(800, 10))
     >>> logits = {name: shared + rng.normal(size=shared.shape) for name in "abcd"}
     >>> logits["b"][:400] = rng.permutation(logits["b"][:400])
-    >>> list(mixed_up("abcd", logits.get, dict.fromkeys("abcd", np.ones(800)), "abcd"))
+    >>> rows = {name: standardised(values) for name, values in logits.items()}
+    >>> list(mixed_up("abcd", rows, dict.fromkeys("abcd", np.ones(800))))
     ['b']
     """
-    rows = {name: standardised(read(name)) for name in names}
-    peers, found = list(references), {}
+    peers, found = list(names), {}
     while len(peers) > 2:
         total = np.sum([rows[name] for name in peers], axis=0)
         alike = {
@@ -121,15 +120,16 @@ def mixed_up(
     return found
 
 
-def standardised(logits: Floats) -> Floats:
+def standardised(logits: Floats) -> NDArray[np.float32]:
     """Rows with mean 0 and variance 1, less their mean over examples; float32, to take less room."""
     rows = logits - logits.mean(axis=1, keepdims=True)
     spread = rows.std(axis=1, keepdims=True)
     rows /= np.where(spread > 0, spread, 1.0)
-    return (rows - rows.mean(axis=0)).astype(np.float32)
+    centred: NDArray[np.float32] = (rows - rows.mean(axis=0)).astype(np.float32)
+    return centred
 
 
-def likeness(rows: Floats, others: Floats, margin: Floats) -> Likeness | None:
+def likeness(rows: NDArray, others: NDArray, margin: Floats) -> Likeness | None:
     """Compare a teacher's rows with the sum of its peers', where both are sure; None with too few examples."""
     length = np.sqrt(np.einsum("ij,ij->i", others, others))
     sure = np.flatnonzero((margin >= np.median(margin)) & (length >= np.median(length)))
@@ -146,7 +146,29 @@ def likeness(rows: Floats, others: Floats, margin: Floats) -> Likeness | None:
     return Likeness(against, *_two_heaps((drawn - random.mean()) / spread), len(sure))
 
 
-def _unit(rows: Floats) -> Floats:
+def expected_rank(accuracy: float, classes: int) -> float:
+    """The mean rank of the target among wrong predictions, above 1/2, if logits were normal, its mean higher.
+
+    Examples
+    --------
+    >>> round(expected_rank(0.5, 10), 3)
+    0.291
+    """
+    grid = np.linspace(-8.0, 16.0, 2001)
+    above_all = norm.cdf(grid) ** (classes - 1)
+
+    def hits(gain: float) -> float:
+        density = np.exp(-((grid - gain) ** 2) / 2) / np.sqrt(2 * np.pi)  # norm.pdf without its checks
+        return float(np.trapezoid(density * above_all, grid))
+
+    if not hits(0.0) < accuracy < hits(7.0):
+        return np.nan
+    gain = brentq(lambda gain: hits(gain) - accuracy, 0.0, 7.0)
+    among_others = (norm.cdf(gain / np.sqrt(2)) - accuracy) / (1 - accuracy)
+    return float(among_others * (classes - 1) / (classes - 2) - 0.5)
+
+
+def _unit(rows: NDArray) -> NDArray:
     length = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
     return rows / np.where(length > 0, length, 1.0)
 

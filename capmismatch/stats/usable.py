@@ -14,7 +14,7 @@ RUN = [*UNIT, "seed"]
 MARKS = ("usable", "findings", "reason")
 """Columns that a table of probes has where some teacher is not to be used: see `capmismatch.check`."""
 
-OF_UNUSABLE = ("CM009", "CM020", "CM021")
+OF_UNUSABLE = ("CM009", "CM019", "CM020", "CM021")
 """Findings for which a teacher may be called unusable."""
 
 NUMBERS = ("params", "macs", "seed", "teacher_seed", "tau", "value", "se", "accuracy", "nll", "n")

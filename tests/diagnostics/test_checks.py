@@ -23,7 +23,7 @@ from capmismatch.report.narrative import statements
 from capmismatch.stats.usable import unusable_runs
 
 N, CLASSES = 2000, 10
-UNUSABLE = {"CM009", "CM020", "CM021"}
+UNUSABLE = {"CM009", "CM019", "CM020", "CM021"}
 
 
 def sound_family(seed, teachers=8, classes=CLASSES, n=N):
@@ -141,6 +141,85 @@ def test_links_and_statements_leave_them_out(hidden):
     named = [statement for statement in told if any(name in statement.text for name in broken)]
     assert {statement.topic for statement in named} == {"logits"}
     assert set().union(*(statement.codes for statement in named)) & UNUSABLE
+
+
+def only_top(logits, kept, stand_in):
+    return np.where(logits >= np.sort(logits, axis=1)[:, [-kept]], logits, stand_in)
+
+
+def first_rows(logits, share, value):
+    return np.where(np.arange(len(logits))[:, None] < share * len(logits), value, logits)
+
+
+def one_column(logits, column, value):
+    return np.where(np.arange(logits.shape[1]) == column, value, logits)
+
+
+def cycle(logits, columns):
+    order = np.arange(logits.shape[1])
+    order[columns] = np.roll(columns, 1)
+    return logits[:, order]
+
+
+@pytest.mark.parametrize(
+    ("breakage", "code"),
+    [
+        *[
+            (lambda z, y, kept=kept, low=low: only_top(z, kept, low), "CM019")
+            for kept, low in ((1, -50), (3, -1e9), (3, -1e4), (3, -100), (5, -60), (8, -1e9), (9, -1e5))
+        ],
+        *[
+            (lambda z, y, share=share, value=value: first_rows(z, share, value), "CM019")
+            for share, value in ((0.02, 0), (0.3, 0), (0.5, 7))
+        ],
+        (lambda z, y: np.eye(CLASSES)[z.argmax(axis=1)], "CM019"),
+        (lambda z, y: np.eye(CLASSES)[y] * 20, "CM019"),
+        (lambda z, y: np.eye(CLASSES)[y] * 20 + 0.5 * np.random.default_rng(0).normal(size=z.shape), "CM019"),
+        (lambda z, y: one_column(z, 3, -50), "CM021"),
+        (lambda z, y: one_column(z, 8, z.min()), "CM021"),
+    ],
+)
+def test_rows_that_are_no_whole_logits_and_classes_that_are_dead(breakage, code):
+    _, labels, logits, sizes = sound_family(12, teachers=6, n=800)
+    checks = check(banked(labels, logits, sizes, {"t4": breakage(logits["t4"], labels)})).set_index("teacher")
+    assert checks.index[~checks["usable"]].tolist() == ["t4"] and code in checks.loc["t4", "findings"].split(",")
+
+
+@pytest.mark.parametrize("columns", [[4, 70], [4, 70, 71], [1, 20, 40, 60, 80]])
+def test_few_columns_of_many_interchanged(columns):
+    _, labels, logits, sizes = sound_family(13, teachers=5, classes=100)
+    weak = {name: (values + 1.5 * shared_noise(labels)).astype(np.float32) for name, values in logits.items()}
+    assert check(banked(labels, weak, sizes))["usable"].all()
+    checks = check(banked(labels, weak, sizes, {"t2": cycle(weak["t2"], columns)}))
+    assert checks.loc[~checks["usable"], "teacher"].tolist() == ["t2"]
+
+
+def shared_noise(labels):
+    """What makes examples of a hundred classes hard for all teachers alike."""
+    return np.random.default_rng(3).normal(size=(len(labels), 100))
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_labels_of_other_classes(kept):
+    _, labels, logits, sizes = sound_family(14, teachers=4, n=800)
+    checks = check(bank_from_arrays(logits, labels % kept if kept > 1 else 0 * labels, params=sizes))
+    assert not checks["usable"].any() and checks["findings"].str.contains("CM020").all()
+
+
+def test_hard_predictions_of_two_classes():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 400)
+    arrays = {f"t{gain}": gain * np.eye(2)[labels] + rng.normal(size=(400, 2)) for gain in (1, 2, 3)}
+    checks = check(banked(labels, arrays, None, {"t2": np.eye(2)[arrays["t2"].argmax(axis=1)]}))
+    assert checks.loc[~checks["usable"], "teacher"].tolist() == ["t2"]
+
+
+def test_a_perfect_teacher_and_logarithms_of_saturated_probabilities_are_sound():
+    _, labels, logits, _ = sound_family(15, teachers=3, n=800)
+    arrays = {name: 40 * (values + 3 * np.eye(CLASSES)[labels]) for name, values in logits.items()}
+    saturated = softmax(arrays["t1"] / 16, axis=1).astype(np.float16).clip(6e-8)
+    sound = check(bank_from_arrays({**arrays, "t1": np.log(saturated)}, labels)).set_index("teacher")
+    assert sound["usable"].all() and "CM009" in sound.loc["t1", "findings"]
 
 
 def test_equal_logits_under_two_names():

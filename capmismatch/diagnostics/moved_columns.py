@@ -1,0 +1,98 @@
+"""Whether columns of a teacher have taken one another's places: they are held against its peers' columns.
+
+Over the examples, a column goes with the same column of the peers, whatever the accuracy and however many classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+STRONG = 7.0
+"""Standard errors (of Fisher's transform) by which another column has to go better with a teacher's than its own."""
+
+LESS = 0.4
+"""A column that moved goes with the peers' column in its place at most so much as with the one it came from."""
+
+
+def rings(following: Ints) -> list[list[int]]:
+    """The cycles, of two or more, of a map from places to places.
+
+    Examples
+    --------
+    >>> rings(np.array([1, 0, 2, 0]))
+    [[0, 1]]
+    """
+    found, seen = [], np.full(len(following), -1)
+    for start in range(len(following)):
+        path, place = [], start
+        while seen[place] < 0:
+            seen[place] = start
+            path.append(place)
+            place = int(following[place])
+        if seen[place] == start and following[place] != place:
+            found.append(path[path.index(place) :])
+    return found
+
+
+def moved_among_peers(rows: Mapping[str, NDArray[np.float32]], most_steps: float = 4e10) -> dict[str, list[int]]:
+    """Columns that have taken one another's places, by teacher.
+
+    Parameters
+    ----------
+    rows : mapping from str to array of shape (n, C)
+        Logits of sound teachers, standardised, of the same examples.
+    most_steps : float
+        Beyond so many multiplications for a teacher fewer examples are compared.
+
+    Returns
+    -------
+    dict from str to list of int
+        The columns, sorted. Nothing of fewer than three teachers: of two nobody knows which one moved.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> shared = rng.normal(size=(400, 6))
+    >>> rows = {name: (shared + rng.normal(size=shared.shape)).astype("f4") for name in "abc"}
+    >>> rows["b"] = rows["b"][:, [0, 3, 2, 1, 4, 5]]
+    >>> moved_among_peers(rows)
+    {'b': [1, 3]}
+    """
+    names: Sequence[str] = list(rows)
+    if len(names) < 3:
+        return {}
+    n, classes = rows[names[0]].shape
+    some = np.unique(np.linspace(0, n - 1, min(n, max(200, int(most_steps / classes**2)))).round().astype(int))
+    columns = {name: _unit_columns(one[some]) for name, one in rows.items()}
+    found: dict[str, list[int]] = {}
+    while len(names) > 2:
+        total = np.sum([columns[name] for name in names], axis=0)
+        moved = {name: _moved(columns[name], total - columns[name]) for name in names}
+        worst = max(names, key=lambda name: moved[name][1])
+        if not moved[worst][0]:
+            break
+        found[worst] = moved[worst][0]
+        names = [name for name in names if name != worst]
+    return found
+
+
+def _unit_columns(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    columns = rows - rows.mean(axis=0)
+    length = np.sqrt(np.einsum("ij,ij->j", columns, columns))
+    return np.asarray(columns / np.where(length > 0, length, 1.0), np.float32)
+
+
+def _moved(mine: NDArray[np.float32], others: NDArray[np.float32]) -> tuple[list[int], float]:
+    """The columns that stand in one another's places, and how much better others go with them."""
+    alike = np.clip((mine.T @ _unit_columns(others)).astype(np.float64), -0.999, 0.999)
+    itself, best = alike.diagonal(), alike.argmax(axis=1)
+    gain = np.arctanh(alike.max(axis=1)) - np.arctanh(itself)
+    strong = (gain * np.sqrt(len(mine) - 3) > STRONG) & (itself <= LESS * alike.max(axis=1))
+    moved = [place for ring in rings(np.where(strong, best, np.arange(len(best)))) for place in ring]
+    return sorted(moved), float(gain[moved].sum())

@@ -1,0 +1,99 @@
+"""Which rows of a teacher are no whole set of logits: never written, one-hot, or kept for the top classes alone."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from capmismatch._utils.text import format_percent
+
+Floats = NDArray[np.float64]
+
+CONSTANT = 0.01
+"""From this share of rows on whose columns are all equal, rows were not written; no network gives such a row."""
+
+STAND_INS = 0.25
+"""From this share of rows on whose lowest columns stand apart, they hold stand-ins; logits in few digits tie."""
+
+ONE_HOT = 0.9
+"""The same for rows in which all columns but one are equal; probabilities that saturated have many, too."""
+
+ALONE = 5
+"""Fewest classes at which a single column can be told to stand apart from the others."""
+
+LOWEST_LOG = -110.0
+"""A logarithm of a float32 probability is not lower: rows of such ones saturate, and nobody put a stand-in there."""
+
+
+def incomplete_rows(logits: NDArray) -> Floats:
+    """How many rows are constant, have stand-ins in their lowest columns, and have all columns but one equal.
+
+    A stand-in is a value that the lowest columns share and that is far below the others: by the range of these where
+    half of the columns or more have it, by 10 times that for two or more, by 100 times for one.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (n, C)
+        Finite numbers.
+
+    Returns
+    -------
+    ndarray of shape (3,)
+        Three counts; of two classes only the first can be told.
+
+    Examples
+    --------
+    >>> rows = [[0, 0, 0, 0, 0], [3, -1e4, 4, -1e4, -1e4], [0, 0, 1, 0, 0], [1.5, 0.2, -1, -2, 0.3]]
+    >>> incomplete_rows(np.array(rows)).tolist()
+    [1.0, 2.0, 1.0]
+    """
+    values = np.asarray(logits, np.float64)
+    classes = values.shape[1]
+    lowest, highest = values.min(axis=1, keepdims=True), values.max(axis=1)
+    bottom = values == lowest
+    as_low, above = bottom.sum(axis=1), np.where(bottom, np.inf, values).min(axis=1)
+    constant = as_low == classes
+    if classes < 3:
+        return np.array([constant.sum(), 0, 0], float)
+    above = np.where(constant, highest, above)
+    times = np.select([(as_low >= 2) & (2 * as_low >= classes), as_low >= 2], [1.0, 10.0], 100.0)
+    gap, others = above - lowest[:, 0], highest - above
+    far = ~constant & ((as_low >= 2) | (classes >= ALONE)) & (gap >= times * others)
+    saturated = (highest <= 1e-3) & (lowest[:, 0] >= LOWEST_LOG)
+    saturated[saturated] = np.abs(logsumexp(values[saturated], axis=1)) <= 0.02
+    one_hot = as_low == classes - 1
+    return np.array([constant.sum(), (far & ~saturated).sum(), one_hot.sum()], float)
+
+
+def incomplete(counts: Floats, rows: int, first: Floats) -> str:
+    """Why a teacher's rows are no whole sets of logits; "" if they are.
+
+    Parameters
+    ----------
+    counts : ndarray of shape (3,)
+        Of `incomplete_rows`, over all rows that were looked at.
+    rows : int
+        How many these were.
+    first : ndarray of shape (K, C)
+        Some of them: of two classes hard predictions are told by these.
+
+    Examples
+    --------
+    >>> incomplete(np.array([10.0, 0.0, 0.0]), 100, np.zeros((0, 10)))
+    '10.0 % of its rows are constant: they were not written, or hold no logits'
+    """
+    constant, stand_ins, one_hot = counts / max(1, rows)
+    gaps = np.abs(first[:, 0] - first[:, 1]) if len(first) > 1 and first.shape[1] == 2 else np.array([0.0, 1.0])
+    if one_hot >= ONE_HOT or np.ptp(gaps) <= 1e-6 * gaps.mean():
+        return "its rows are one-hot: predictions or labels, no logits"
+    if constant >= CONSTANT:
+        return (
+            f"{format_percent(constant, digits=1)} of its rows are constant: they were not written, or hold no logits"
+        )
+    if stand_ins >= STAND_INS:
+        return (
+            f"in {format_percent(stand_ins, digits=1)} of its rows the lowest columns hold a stand-in far below the "
+            "others: masked, or only the top classes were kept"
+        )
+    return ""

@@ -9,8 +9,7 @@ teachers may be called unusable.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -22,21 +21,16 @@ from scipy.stats import binom, fisher_exact, norm, t
 from capmismatch._utils.text import format_percent
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.bank_checks import check_bank
-from capmismatch.data.token_bank import TokenBank
 from capmismatch.diagnostics.answers import Answers, dead_class, holds_labels, worse_than_constant
-from capmismatch.diagnostics.looked_at import of_examples, rows_that_are_probabilities, token_columns
 from capmismatch.diagnostics.mixed_rows import NUMBERS, expected_rank, mixed_up, standardised
 from capmismatch.diagnostics.moved_columns import moved_among_peers, rings
-from capmismatch.diagnostics.row_forms import incomplete, incomplete_rows
+from capmismatch.diagnostics.views import View, chance_accuracy, looked_at_rows, spaced, views_of
 from capmismatch.findings import join_codes
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _percent = partial(format_percent, digits=1)
-
-ROWS = 5000
-"""How many examples of each teacher are looked at, evenly spaced over the bank."""
 
 LEAST_ROWS = 30
 """With fewer examples, accuracies are too coarse to call a teacher broken."""
@@ -73,12 +67,6 @@ FEW_PEERS = 5
 
 SAME = 1e-3
 """Logits that differ by less, relative to the largest, are the same but for the precision they were stored in."""
-
-COMPARED = 16
-"""Examples at which teachers with equal predictions are compared logit by logit."""
-
-ROWS_OF_PROBABILITIES = 0.9
-"""From this share of rows on that look like probabilities, a teacher's logits are taken for some."""
 
 
 def check(bank: LogitBank) -> pd.DataFrame:
@@ -161,7 +149,7 @@ _CHECKED: WeakKeyDictionary[LogitBank, tuple[tuple[str, ...], pd.DataFrame]] = W
 def _checked(bank: LogitBank) -> pd.DataFrame:
     """The table of `check`."""
     checks = check_bank(bank)
-    views = _views(bank)
+    views = views_of(bank)
     _find_broken(views, bank)
     table = pd.DataFrame([view.row() for view in views])
     for position, view in enumerate(views):
@@ -183,159 +171,16 @@ def unusable_columns(bank: LogitBank) -> dict[str, dict[str, object]]:
     return {key: {"usable": bool(usable), "findings": codes, "reason": why} for key, usable, codes, why in rows}
 
 
-# One teacher ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(eq=False)
-class _View:
-    """What is kept of one teacher: a few numbers of each example that is looked at.
-
-    Attributes
-    ----------
-    record : TeacherRecord
-        Who it is.
-    labels, top : array of shape (n,)
-        The target, and the class with the highest logit.
-    margin : array of shape (n,)
-        How far the highest logit is above the next, in standard deviations of the example's logits.
-    rank : array of shape (n,)
-        Share of the other classes that the target's logit is above, ties counted half.
-    by_chance : array of shape (n,)
-        The mean of `rank` if the target were another example's.
-    wrong_rank : array of shape (n,)
-        As `rank` less `by_chance`, with the top class left out on both sides; where the teacher is wrong.
-    first : array of shape (K, C)
-        The logits of some examples.
-    looks_like : str
-        "probabilities" or the like where its values are no logits, else "".
-    of_texts : bool
-        Whether classes are tokens. Of condensed rows `rank` and `by_chance` are log probabilities of the label, by the
-        teacher and by the labels' own frequencies; `wrong_rank` is not known.
-    lacking : str
-        Why its rows are no whole sets of logits, else "".
-    """
-
-    record: TeacherRecord
-    labels: Ints
-    top: Ints
-    margin: Floats
-    rank: Floats
-    by_chance: Floats
-    wrong_rank: Floats
-    first: Floats
-    looks_like: str
-    classes: int
-    of_texts: bool = False
-    lacking: str = ""
-    codes: list[str] = field(default_factory=list)
-    reasons: list[str] = field(default_factory=list)
-
-    def mark(self, code: str, reason: str) -> None:
-        """Call the teacher unusable."""
-        self.codes.append(code)
-        self.reasons.append(reason)
-
-    @property
-    def sound(self) -> bool:
-        """Whether nothing has been found against it so far."""
-        return not self.reasons
-
-    @cached_property
-    def hit(self) -> NDArray[np.bool_]:
-        """Which examples it gets right."""
-        return self.top == self.labels
-
-    @cached_property
-    def accuracy(self) -> float:
-        """Share of examples that it gets right."""
-        return float(self.hit.mean())
-
-    def chance(self, rows: NDArray[np.bool_] | slice = slice(None)) -> float:
-        """The accuracy of predictions as frequent as these, but made at random."""
-        return _chance(self.labels[rows], self.top[rows], self.classes)
-
-    def row(self) -> dict[str, object]:
-        """The first columns of the table."""
-        record = self.record
-        examples = np.bincount(self.labels, minlength=self.classes)
-        return {
-            "family": record.family,
-            "teacher": record.teacher,
-            "seed": record.seed or 0,
-            "params": np.nan if record.params is None else float(record.params),
-            "n": len(self.labels),
-            "accuracy": self.accuracy,
-            "chance": self.chance(),
-            "agreement": np.nan,
-            "unseen": float((examples[self.top] == 0).mean()),
-        }
-
-
-def _looked_at(bank: LogitBank) -> Ints:
-    """Rows evenly spaced over the bank."""
-    return _spaced(len(bank.rows.labels), ROWS)
-
-
-def _spaced(total: int, most: int) -> Ints:
-    """At most so many of `total` numbers, evenly spaced."""
-    return np.unique(np.linspace(0, total - 1, min(total, most)).round().astype(np.int64))
-
-
-def _views(bank: LogitBank) -> list[_View]:
-    rows = _looked_at(bank)
-    return [_view(bank, record, rows) for record in bank.teachers]
-
-
-def _token_view(bank: TokenBank, record: TeacherRecord, rows: Ints) -> _View:
-    """The same of condensed rows."""
-    labels, some = bank.rows.labels[rows], rows[_spaced(len(rows), COMPARED)]
-    columns, first = token_columns(bank, record.key, rows), bank.reference_columns(record.key, some).astype(np.float64)
-    kind = "probabilities or percentages" if "CM016" in record.findings else ""
-    return _View(record, labels, *columns, np.full(len(rows), np.nan), first, kind, len(bank.classes), True)
-
-
-def _view(bank: LogitBank, record: TeacherRecord, rows: Ints) -> _View:
-    """Read a teacher's logits, some rows at a time."""
-    if isinstance(bank, TokenBank) and bank.condensed:
-        return _token_view(bank, record, rows)
-    labels, classes = bank.rows.labels[rows], len(bank.classes)
-    priors = np.bincount(labels, minlength=classes) / max(1, len(labels))
-    step = max(1, (1 << 19) // classes)
-    parts, alike, lacking = [], np.zeros(3), np.zeros(3)
-    for start in range(0, len(rows), step):
-        logits = bank.take(record.key, rows[start : start + step])
-        parts.append(of_examples(logits, labels[start : start + step], priors))
-        alike += rows_that_are_probabilities(logits)
-        lacking += incomplete_rows(logits)
-    top, margin, rank, by_chance, wrong_rank = (np.concatenate(column) for column in zip(*parts, strict=True))
-    some = rows[_spaced(len(rows), COMPARED)]
-    kinds = ("probabilities", "percentages", "sigmoids (or other values in [0, 1])")
-    share = alike / max(1, len(rows))
-    looks_like = next((kind for kind, part in zip(kinds, share, strict=True) if part >= ROWS_OF_PROBABILITIES), "")
-    first = bank.take(record.key, some).astype(np.float64)
-    columns = (top, margin, rank, by_chance, wrong_rank)
-    why = incomplete(lacking, len(rows), first)
-    return _View(record, labels, *columns, first, looks_like, classes, bank.of_texts, why)
-
-
-def _chance(labels: Ints, top: Ints, classes: int) -> float:
-    """The expected accuracy if predictions and labels had nothing to do with one another."""
-    if not len(labels):
-        return np.nan
-    of_labels, of_top = (np.bincount(column, minlength=classes) / len(labels) for column in (labels, top))
-    return float(of_labels @ of_top)
-
-
 # What speaks against a teacher ----------------------------------------------------------------------------------------
 
 
-def _find_broken(views: Sequence[_View], bank: LogitBank) -> None:
+def _find_broken(views: Sequence[View], bank: LogitBank) -> None:
     """Mark the broken teachers, the plain cases first: what is found is no peer in later tests."""
     for view in views:
         if view.looks_like:
             view.mark("CM009", f"its values are {view.looks_like}, not logits")
     enough = [view for view in views if len(view.labels) >= LEAST_ROWS]
-    split = bank.rows.split[_looked_at(bank)]
+    split = bank.rows.split[looked_at_rows(bank)]
     _mark_answers(enough)
     for view in enough:
         if reason := _guesses(view, split):
@@ -354,12 +199,12 @@ def _find_broken(views: Sequence[_View], bank: LogitBank) -> None:
     _mark_outliers(enough)
 
 
-def _peers(view: _View, views: Sequence[_View]) -> list[_View]:
+def _peers(view: View, views: Sequence[View]) -> list[View]:
     """The other teachers that nothing speaks against."""
     return [peer for peer in views if peer is not view and peer.sound]
 
 
-def _mark_answers(views: Sequence[_View]) -> None:
+def _mark_answers(views: Sequence[View]) -> None:
     """Mark teachers whose rows are incomplete, and those whose answers are not their own or worse than a constant."""
     for view in views:
         if view.lacking:
@@ -371,7 +216,7 @@ def _mark_answers(views: Sequence[_View]) -> None:
             view.mark("CM019", "it is always right and as sure of one example as of any: it seems to hold the labels")
 
 
-def _guesses(view: _View, split: NDArray[np.str_]) -> str:
+def _guesses(view: View, split: NDArray[np.str_]) -> str:
     """Why a teacher is not shown to be better than chance; "" if it is."""
     chance = view.chance()
     if _no_better(view, np.ones(len(view.labels), bool)):
@@ -390,7 +235,7 @@ def _guesses(view: _View, split: NDArray[np.str_]) -> str:
     return ""
 
 
-def _worse_than_elsewhere(view: _View, rows: NDArray[np.bool_]) -> bool:
+def _worse_than_elsewhere(view: View, rows: NDArray[np.bool_]) -> bool:
     """Whether the accuracy on some rows is below that on the others, or on too few others to tell.
 
     Of a weak teacher, part of the rows alone may not show what all of them do.
@@ -402,7 +247,7 @@ def _worse_than_elsewhere(view: _View, rows: NDArray[np.bool_]) -> bool:
     return bool(fisher_exact(table, alternative="less").pvalue < LEVEL)
 
 
-def _no_better(view: _View, rows: NDArray[np.bool_]) -> bool:
+def _no_better(view: View, rows: NDArray[np.bool_]) -> bool:
     """Whether the accuracy on some rows is not shown to be above chance, or is far below it."""
     n, hits, chance = int(rows.sum()), int(view.hit[rows].sum()), view.chance(rows)
     if binom.cdf(hits, n, chance) < LEVEL / 10:
@@ -417,7 +262,7 @@ def _no_better(view: _View, rows: NDArray[np.bool_]) -> bool:
     return above > GUESS_LEVEL and (not ranked or (n * chance >= 50 and above > 0.2))
 
 
-def _columns_moved(view: _View, peers: Sequence[_View]) -> str:
+def _columns_moved(view: View, peers: Sequence[View]) -> str:
     """Why a teacher's columns stand in another order; "" if they do not.
 
     Which class a column stands for is learnt on one half of the examples and tried on the other.
@@ -446,7 +291,7 @@ def _columns_moved(view: _View, peers: Sequence[_View]) -> str:
     )
 
 
-def _columns_moved_round(view: _View) -> str:
+def _columns_moved_round(view: View) -> str:
     """Why some few of a teacher's columns have taken one another's places; "" if none have.
 
     In a ring of classes each is taken for the next one more often than for itself. A teacher that tells the classes of
@@ -473,7 +318,7 @@ def _columns_moved_round(view: _View) -> str:
     return ""
 
 
-def _rows_moved(view: _View, peers: Sequence[_View]) -> str:
+def _rows_moved(view: View, peers: Sequence[View]) -> str:
     """Why some of a teacher's rows belong to other examples; "" if there is no sign of it.
 
     A sound teacher that is wrong still ranks the target above most other classes. A row of another example does not,
@@ -495,13 +340,13 @@ def _rows_moved(view: _View, peers: Sequence[_View]) -> str:
     )
 
 
-def _mark_mixed_rows(views: Sequence[_View], bank: LogitBank) -> None:
+def _mark_mixed_rows(views: Sequence[View], bank: LogitBank) -> None:
     """Mark teachers some of whose columns or rows go with their peers' no better than others do."""
     if bank.condensed:  # other tokens are kept of each row: rows cannot be compared with one another
         return
     sound = {view.record.key: view for view in views if view.sound}
-    rows, room = _looked_at(bank), max(LEAST_ROWS, NUMBERS // len(bank.classes))
-    some = _spaced(len(rows), room)
+    rows, room = looked_at_rows(bank), max(LEAST_ROWS, NUMBERS // len(bank.classes))
+    some = spaced(len(rows), room)
     margins = {key: view.margin[some] for key, view in sound.items()}
     of_all = {key: standardised(bank.take(key, rows[some]).astype(np.float64)) for key in sound}
     for key, columns in moved_among_peers(of_all).items() if not bank.of_texts else ():
@@ -518,7 +363,7 @@ def _mark_mixed_rows(views: Sequence[_View], bank: LogitBank) -> None:
         )
 
 
-def _structure(view: _View, rows: NDArray[np.bool_], part: int) -> tuple[float, float]:
+def _structure(view: View, rows: NDArray[np.bool_], part: int) -> tuple[float, float]:
     """How the target ranks among errors, over what is expected at this accuracy; and its standard error.
 
     Only the most confident of `part` parts of some examples are looked at. NaN, infinity where there is nothing to tell
@@ -535,13 +380,13 @@ def _structure(view: _View, rows: NDArray[np.bool_], part: int) -> tuple[float, 
     return float(errors.mean()) / expected, float(errors.std(ddof=1)) / np.sqrt(len(errors)) / expected
 
 
-def _mark_copies(views: Sequence[_View]) -> None:
+def _mark_copies(views: Sequence[View]) -> None:
     """Mark teachers that repeat the logits of another one.
 
     The first of them stays, unless sizes show that one of them is not what it is called: then it may be any, and none
     stays. Where nothing else is left to go by, the first stays all the same: its logits are sound.
     """
-    groups: dict[bytes, list[list[_View]]] = {}
+    groups: dict[bytes, list[list[View]]] = {}
     for view in views:
         alike = groups.setdefault(view.top.tobytes(), [])
         group = next((group for group in alike if _same(view, group[0])), None)
@@ -565,17 +410,17 @@ def _may_be_one(one: TeacherRecord, other: TeacherRecord) -> bool:
     return same_name or one.params is None or other.params is None or one.params == other.params
 
 
-def _same(view: _View, other: _View) -> bool:
+def _same(view: View, other: View) -> bool:
     scale = max(float(np.abs(view.first).max(initial=0.0)), 1e-30)
     return bool(np.abs(view.first - other.first).max(initial=0.0) <= SAME * scale)
 
 
-def _log_odds(view: _View) -> float:
+def _log_odds(view: View) -> float:
     hits, n = int(view.hit.sum()), len(view.labels)
     return float(np.log((hits + 0.5) / (n - hits + 0.5)))
 
 
-def _mark_outliers(views: Sequence[_View]) -> None:
+def _mark_outliers(views: Sequence[View]) -> None:
     """Mark teachers far below what size and peers lead to expect, the farthest first."""
     while True:
         sound = [view for view in views if view.sound]
@@ -591,7 +436,7 @@ def _mark_outliers(views: Sequence[_View]) -> None:
         )
 
 
-def _far_below(view: _View, peers: Sequence[_View]) -> float:
+def _far_below(view: View, peers: Sequence[View]) -> float:
     """How many standard errors a teacher is below the line of its peers' accuracy over size; 0 unless that is far."""
     family = [peer for peer in peers if peer.record.family == view.record.family]
     peers = family if len(family) >= FEW_PEERS else peers
@@ -615,13 +460,13 @@ def _far_below(view: _View, peers: Sequence[_View]) -> float:
     return float(distance) if far else 0.0
 
 
-def _agreement(view: _View, views: Sequence[_View]) -> float:
+def _agreement(view: View, views: Sequence[View]) -> float:
     """Mean of Cohen's kappa with the predictions of the other usable teachers; NaN without any."""
     return float(np.mean(list(_kappas(view, views)) or [np.nan]))
 
 
-def _kappas(view: _View, views: Sequence[_View]) -> Iterator[float]:
+def _kappas(view: View, views: Sequence[View]) -> Iterator[float]:
     for peer in views:
         if peer is not view and peer.sound:
-            by_chance = _chance(peer.top, view.top, view.classes)
+            by_chance = chance_accuracy(peer.top, view.top, view.classes)
             yield (float((peer.top == view.top).mean()) - by_chance) / max(1e-12, 1 - by_chance)

@@ -16,7 +16,7 @@ Ints = NDArray[np.int64]
 
 
 def of_examples(logits: NDArray, labels: Ints, priors: Floats) -> tuple[NDArray, ...]:
-    """The columns top, margin, rank, by_chance and wrong_rank of `_View`."""
+    """The columns top, margin, rank, by_chance and wrong_rank of `View`."""
     n, classes = logits.shape
     each, others = np.arange(n), max(1, classes - 1)
     ends, twice = ends_and_ranks(logits)

@@ -146,7 +146,7 @@ def kernels_alone() -> None:
         target, top, second, mean, std, correct = floats
         labels = np.array([0, classes - 1])
         softmax_loops.take_apart(logits, labels, below, target, top, second, np.empty(2, np.int64), mean, std, correct)
-        softmax_loops.row_sums(below, np.ones((1, 2)), *(np.empty((1, 2)) for _ in range(3)))
+        softmax_loops.row_sums(below, np.ones((1, 2)), *(np.empty((1, 2)) for _ in range(3)), 0, 2)
     ends = [(5e-324, 1.7e308), (1.0, np.nan), (0.0, np.inf), (2.0, 1.0), (1.0, 1.0 + 4e-16), (1e-305, 1e305)]
     lower, upper = (torch.tensor(side, dtype=torch.float64) for side in zip(*ends, strict=True))
     below = torch.tensor([[0.0, -1.0, -3.0]], dtype=torch.float64).expand(len(ends), 3)

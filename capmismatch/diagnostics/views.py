@@ -1,0 +1,167 @@
+"""What `check` keeps of each teacher: a few numbers of each example that it looks at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from capmismatch.data.bank import LogitBank, TeacherRecord
+from capmismatch.data.token_bank import TokenBank
+from capmismatch.diagnostics.looked_at import of_examples, rows_that_are_probabilities, token_columns
+from capmismatch.diagnostics.row_forms import incomplete, incomplete_rows
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+ROWS = 5000
+"""How many examples of each teacher are looked at, evenly spaced over the bank."""
+
+ROWS_OF_PROBABILITIES = 0.9
+"""From this share of rows on that look like probabilities, a teacher's logits are taken for some."""
+
+COMPARED = 16
+"""Examples at which teachers with equal predictions are compared logit by logit."""
+
+
+@dataclass(eq=False)
+class View:
+    """What is kept of one teacher: a few numbers of each example that is looked at.
+
+    Attributes
+    ----------
+    record : TeacherRecord
+        Who it is.
+    labels, top : array of shape (n,)
+        The target, and the class with the highest logit.
+    margin : array of shape (n,)
+        How far the highest logit is above the next, in standard deviations of the example's logits.
+    rank : array of shape (n,)
+        Share of the other classes that the target's logit is above, ties counted half.
+    by_chance : array of shape (n,)
+        The mean of `rank` if the target were another example's.
+    wrong_rank : array of shape (n,)
+        As `rank` less `by_chance`, with the top class left out on both sides; where the teacher is wrong.
+    first : array of shape (K, C)
+        The logits of some examples.
+    looks_like : str
+        "probabilities" or the like where its values are no logits, else "".
+    of_texts : bool
+        Whether classes are tokens. Of condensed rows `rank` and `by_chance` are log probabilities of the label, by the
+        teacher and by the labels' own frequencies; `wrong_rank` is not known.
+    lacking : str
+        Why its rows are no whole sets of logits, else "".
+    """
+
+    record: TeacherRecord
+    labels: Ints
+    top: Ints
+    margin: Floats
+    rank: Floats
+    by_chance: Floats
+    wrong_rank: Floats
+    first: Floats
+    looks_like: str
+    classes: int
+    of_texts: bool = False
+    lacking: str = ""
+    codes: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+
+    def mark(self, code: str, reason: str) -> None:
+        """Call the teacher unusable."""
+        self.codes.append(code)
+        self.reasons.append(reason)
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing has been found against it so far."""
+        return not self.reasons
+
+    @cached_property
+    def hit(self) -> NDArray[np.bool_]:
+        """Which examples it gets right."""
+        return self.top == self.labels
+
+    @cached_property
+    def accuracy(self) -> float:
+        """Share of examples that it gets right."""
+        return float(self.hit.mean())
+
+    def chance(self, rows: NDArray[np.bool_] | slice = slice(None)) -> float:
+        """The accuracy of predictions as frequent as these, but made at random."""
+        return chance_accuracy(self.labels[rows], self.top[rows], self.classes)
+
+    def row(self) -> dict[str, object]:
+        """The first columns of the table."""
+        record = self.record
+        examples = np.bincount(self.labels, minlength=self.classes)
+        return {
+            "family": record.family,
+            "teacher": record.teacher,
+            "seed": record.seed or 0,
+            "params": np.nan if record.params is None else float(record.params),
+            "n": len(self.labels),
+            "accuracy": self.accuracy,
+            "chance": self.chance(),
+            "agreement": np.nan,
+            "unseen": float((examples[self.top] == 0).mean()),
+        }
+
+
+def looked_at_rows(bank: LogitBank) -> Ints:
+    """Rows evenly spaced over the bank."""
+    return spaced(len(bank.rows.labels), ROWS)
+
+
+def spaced(total: int, most: int) -> Ints:
+    """At most so many of `total` numbers, evenly spaced."""
+    return np.unique(np.linspace(0, total - 1, min(total, most)).round().astype(np.int64))
+
+
+def views_of(bank: LogitBank) -> list[View]:
+    """A view of every teacher of a bank."""
+    rows = looked_at_rows(bank)
+    return [_of_logits(bank, record, rows) for record in bank.teachers]
+
+
+def _of_tokens(bank: TokenBank, record: TeacherRecord, rows: Ints) -> View:
+    """The same of condensed rows."""
+    labels, some = bank.rows.labels[rows], rows[spaced(len(rows), COMPARED)]
+    columns, first = token_columns(bank, record.key, rows), bank.reference_columns(record.key, some).astype(np.float64)
+    kind = "probabilities or percentages" if "CM016" in record.findings else ""
+    return View(record, labels, *columns, np.full(len(rows), np.nan), first, kind, len(bank.classes), True)
+
+
+def _of_logits(bank: LogitBank, record: TeacherRecord, rows: Ints) -> View:
+    """Read a teacher's logits, some rows at a time."""
+    if isinstance(bank, TokenBank) and bank.condensed:
+        return _of_tokens(bank, record, rows)
+    labels, classes = bank.rows.labels[rows], len(bank.classes)
+    priors = np.bincount(labels, minlength=classes) / max(1, len(labels))
+    step = max(1, (1 << 19) // classes)
+    parts, alike, lacking = [], np.zeros(3), np.zeros(3)
+    for start in range(0, len(rows), step):
+        logits = bank.take(record.key, rows[start : start + step])
+        parts.append(of_examples(logits, labels[start : start + step], priors))
+        alike += rows_that_are_probabilities(logits)
+        lacking += incomplete_rows(logits)
+    top, margin, rank, by_chance, wrong_rank = (np.concatenate(column) for column in zip(*parts, strict=True))
+    some = rows[spaced(len(rows), COMPARED)]
+    kinds = ("probabilities", "percentages", "sigmoids (or other values in [0, 1])")
+    share = alike / max(1, len(rows))
+    looks_like = next((kind for kind, part in zip(kinds, share, strict=True) if part >= ROWS_OF_PROBABILITIES), "")
+    first = bank.take(record.key, some).astype(np.float64)
+    columns = (top, margin, rank, by_chance, wrong_rank)
+    why = incomplete(lacking, len(rows), first)
+    return View(record, labels, *columns, first, looks_like, classes, bank.of_texts, why)
+
+
+def chance_accuracy(labels: Ints, top: Ints, classes: int) -> float:
+    """The expected accuracy if predictions and labels had nothing to do with one another."""
+    if not len(labels):
+        return np.nan
+    of_labels, of_top = (np.bincount(column, minlength=classes) / len(labels) for column in (labels, top))
+    return float(of_labels @ of_top)

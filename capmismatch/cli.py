@@ -136,13 +136,13 @@ def check(
 
 
 def _show_inspection(look: Inspection, study: Study) -> None:
-    from capmismatch._utils.text import duration
+    from capmismatch._utils.text import duration, format_count
 
     print("\n".join(look.about))
     if len(look.teachers):
         shown = look.teachers.assign(
             seed=["" if seed is None or seed != seed else f"{seed:.0f}" for seed in look.teachers["seed"]],
-            params=["" if size is None or size != size else f"{size:,.0f}" for size in look.teachers["params"]],
+            params=[format_count(size, missing="") for size in look.teachers["params"]],
             accuracy=[f"{100 * value:.1f} %" for value in look.teachers["accuracy"]],
             collect=[duration(value) for value in look.teachers["seconds"]],
         )
@@ -150,7 +150,7 @@ def _show_inspection(look: Inspection, study: Study) -> None:
         _show(shown.drop(columns="seconds"), len(shown))
     if len(look.cost):
         shown = look.cost.assign(
-            passes=[f"{number:,}" for number in look.cost["passes"]],
+            passes=[format_count(number) for number in look.cost["passes"]],
             time=[duration(3600 * hours) for hours in look.cost["hours"]],
         )
         print()
@@ -290,6 +290,9 @@ def pick(
     student: Annotated[str | None, Parameter(help="Use the results of this student only.")] = None,
     label: Annotated[str | None, Parameter(help="Use the results of this setting only, such as 'KD tau=4'.")] = None,
     rule: Annotated[str | None, Parameter(help="Choose by this rule, such as 'largest'.")] = None,
+    tolerance: Annotated[
+        float | None, Parameter(help="Points (or nats) that do not matter to you; 0.3 (or 0.01) by default.")
+    ] = None,
     pilot: Annotated[
         str | None,
         Parameter(help="Train some students first: '20%' of the study's grid of students, or a number of full runs."),
@@ -306,7 +309,7 @@ def pick(
     from capmismatch.selection.choice_page import check_page, write_page
     from capmismatch.study.tables import load_table
 
-    options = _set(family=family, student=student, label=label, rule=rule)
+    options = _set(family=family, student=student, label=label, rule=rule, tolerance=tolerance)
     _check_pilot_options(pilot, tau, options)
     if out is not None:
         check_page(out)  # before a pilot takes its hours
@@ -511,6 +514,7 @@ def teachers(
     json: Json = False,
 ) -> None:
     """List the teachers of a source with parameters, MACs, input size and classes; nothing is downloaded."""
+    from capmismatch._utils.text import format_count
     from capmismatch.sources.families import list_teachers
 
     table = list_teachers(source)
@@ -518,7 +522,7 @@ def teachers(
         _print_json(table.to_dict("records"))
         return
     for column in ("params", "macs", "classes"):
-        table[column] = [f"{value:,.0f}" if value == value and value is not None else "" for value in table[column]]
+        table[column] = [format_count(value, missing="") for value in table[column]]
     print(table.fillna("").to_string(index=False))
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capmismatch._utils.progress import say
-from capmismatch._utils.text import count, format_chance, format_number
+from capmismatch._utils.text import count, format_chance, format_count, format_number
 from capmismatch.errors import CapmismatchError, InputError
 
 if TYPE_CHECKING:
@@ -170,8 +170,9 @@ def _run(source: Any, data: Any, progress: bool) -> LogitBank:
 
 def _sized(bank: LogitBank, params: Mapping[str, int]) -> LogitBank:
     """A bank whose teachers have these numbers of parameters."""
-    from capmismatch.errors import must_be_a_count
+    from capmismatch.errors import must_be_a_count, must_be_sizes
 
+    must_be_sizes(params)
     size_of: dict[str, int] = {}
     for name, size in params.items():
         must_be_a_count(size, f"params of teacher {name!r}")
@@ -228,7 +229,12 @@ def _chosen(
         choice = pick(probes, results, values=values, split=split)
     except InputError as error:
         return None, str(error)
-    return replace(choice, source="BANK" if bank.path is None else str(bank.path)), ""
+    if bank.path is None:
+        return choice, ""
+    if "train" not in set(bank.rows.split):
+        why = f"soft labels need the teacher's logits of training rows: the bank in {bank.path} has none"
+        return replace(choice, no_command=why), ""
+    return replace(choice, source=str(bank.path), soften_options=("--split", "train"), no_command=""), ""
 
 
 # The answer -----------------------------------------------------------------------------------------------------------
@@ -345,6 +351,8 @@ class Diagnosis:
         choice = self.choice
         if choice is None:
             return f"No teacher can be picked: {self.no_choice}"
+        if choice.takes_none or len(choice.table) < 2:
+            return choice.title
         if choice.grade == "none":
             return (
                 f"{choice.title}. There are no student results: this ranks teachers by a probe, it is not a measurement"
@@ -356,8 +364,22 @@ class Diagnosis:
     def _about(self) -> str:
         """What was looked at, in a line."""
         splits = ", ".join(f"{number} {name}" for name, number in self.bank.rows.split_counts.items())
-        students = "" if self.results is None else f"; {len(self.results)} student results"
+        students = "" if self.results is None else f"; {self._used_results} student results"
         return f"{count(len(self.bank.teachers), 'teacher')} on {self.bank.rows.name!r}: {splits}{students}"
+
+    @property
+    def _used_results(self) -> int:
+        """Rows of the results whose teacher is in the bank, or that have none."""
+        from capmismatch.stats.matching import with_families
+
+        assert self.results is not None
+        known = set(zip(self.probes["family"], self.probes["teacher"], strict=True))
+        rows = with_families(self.results, self.probes)
+        plain = rows["teacher"].fillna("").eq("")
+        return sum(
+            bool(none) or unit in known
+            for none, unit in zip(plain, zip(rows["family"], rows["teacher"], strict=True), strict=True)
+        )
 
     @property
     def _notes(self) -> list[str]:
@@ -378,7 +400,7 @@ class Diagnosis:
             return pd.DataFrame()
         table = self.choice.table.head(SHOWN_TEACHERS)
         names = table["family"] + "/" + table["teacher"]
-        shown = pd.DataFrame({"teacher": names, "params": [_thousands(size) for size in table["params"]]})
+        shown = pd.DataFrame({"teacher": names, "params": [format_count(size) for size in table["params"]]})
         measured = "measured" in table  # by students, whose accuracies are shares; else by a probe
         by_accuracy = measured and "accuracy" in table
         times, unit = (100, " %") if by_accuracy else (1, "")
@@ -392,16 +414,25 @@ class Diagnosis:
     @property
     def _next(self) -> list[str]:
         """Lines to copy."""
-        from capmismatch.selection.handover import loss_line
-
         lines = [
             'diagnosis.report("report.html")  # everything on one page',
             'diagnosis.figures("figures")     # PDF, PNG and CSV of each figure',
         ]
-        if self.choice is not None:
-            soften = 'diagnosis.choice.soften(diagnosis.bank).write("soft.safetensors")'
-            lines += [soften, loss_line(self.choice.taught_by)]
+        if self.choice is not None and not self.choice.takes_none:
+            lines += [*self._softening(self.choice), self.choice.loss]
         return lines
+
+    def _softening(self, choice: Choice) -> list[str]:
+        """Lines that write the teacher's soft labels of training rows: the bank's, or those that are to be given."""
+        if "train" in set(self.bank.rows.split):
+            return ['diagnosis.choice.soften(diagnosis.bank, split="train").write("soft.safetensors")']
+        family = "" if choice.family == "logits" else f", family={choice.family!r}"
+        return [
+            "# soft labels need the teacher's logits of the rows that the student is trained on, and their labels:",
+            f"teacher = {{{choice.teacher!r}: logits}}",
+            f'training = cm.bank_from_arrays(teacher, labels, split=["train"] * len(labels){family})',
+            'diagnosis.choice.soften(training).write("soft.safetensors")',
+        ]
 
     def __repr__(self) -> str:
         lines = textwrap.wrap(self.answer + ".", WIDTH)
@@ -436,10 +467,6 @@ class Diagnosis:
         if not self._pictures:
             self._pictures.update(_drawn(self))
         return self._pictures
-
-
-def _thousands(size: float) -> str:
-    return "-" if size != size else f"{size:,.0f}"
 
 
 def _drawn(diagnosis: Diagnosis) -> dict[str, bytes]:

@@ -7,7 +7,7 @@ choices, it lists them.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from numbers import Integral, Real
 from typing import Any
@@ -48,7 +48,7 @@ def must_be_one_of(value: object, choices: Iterable[object], name: str) -> None:
 
 def must_be_positive(value: float, name: str) -> None:
     """Raise unless `value` is a positive, finite number."""
-    if not (isinstance(value, Real) and 0 < value < float("inf")):
+    if isinstance(value, bool) or not (isinstance(value, Real) and 0 < value < float("inf")):
         raise InputError(f"{name} must be a positive number, got {value!r}")
 
 
@@ -124,8 +124,14 @@ def must_be_a_count(value: Any, name: str) -> None:
         raise InputError(f"expected a whole number as {name}, got {shown}")
 
 
-def require_columns(frame: Any, columns: Iterable[str], what: str) -> None:
-    """Raise unless the data frame has all `columns`; `what` names the frame in the message.
+OF_NUMBERS = ("accuracy", "value", "se", "params")
+"""Columns of tables that are computed with wherever they are asked for."""
+
+
+def require_columns(frame: Any, columns: Iterable[str], what: str, *, as_text: bool = False) -> None:
+    """Raise unless `frame` is a data frame and has all `columns`; `what` names it in the message.
+
+    Numbers must be numbers, unless they may be text (`as_text`), as where a file is read.
 
     Examples
     --------
@@ -134,11 +140,52 @@ def require_columns(frame: Any, columns: Iterable[str], what: str) -> None:
     Traceback (most recent call last):
     capmismatch.errors.InputError: the probes table lacks the column 'probe'; it has ['teacher']
     """
+    if not hasattr(frame, "columns"):
+        raise InputError(f"expected {what}, a DataFrame, got {type(frame).__name__}")
+    columns = list(columns)
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         plural = "s" if len(missing) > 1 else ""
         names = ", ".join(repr(column) for column in missing)
-        raise InputError(f"{what} lacks the column{plural} {names}; it has {list(frame.columns)}")
+        near = [name for name in frame.columns if str(name).strip().casefold() in map(str.casefold, missing)]
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"{what} lacks the column{plural} {names}; it has {list(frame.columns)}{hint}")
+    if not as_text:
+        require_numbers(frame, [column for column in OF_NUMBERS if column in columns], what)
+
+
+def require_numbers(frame: Any, columns: Iterable[str], what: str) -> None:
+    """Raise unless those of `columns` that the data frame has hold numbers, or nothing.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> require_numbers(pd.DataFrame({"accuracy": [0.7, "0.71"]}), ["accuracy"], "the results table")
+    Traceback (most recent call last):
+    capmismatch.errors.InputError: expected numbers as accuracy in the results table, got '0.71' (str) in row 1
+    """
+    for column in columns:
+        values = frame[column] if column in frame.columns else None
+        if values is None or getattr(getattr(values, "dtype", None), "kind", "O") in "fiub":
+            continue
+        for place, value in enumerate(values):
+            if value is not None and not isinstance(value, Real) and value == value and str(value) != "<NA>":
+                raise InputError(
+                    f"expected numbers as {column} in {what}, got {value!r} ({type(value).__name__}) in row {place}"
+                )
+
+
+def must_be_sizes(value: Any, name: str = "params") -> None:
+    """Raise unless `value` is a mapping, from names of teachers to numbers, or None.
+
+    Examples
+    --------
+    >>> must_be_sizes([1, 2])
+    Traceback (most recent call last):
+    capmismatch.errors.InputError: expected params by teacher, {'small': 1000, ...}, got list
+    """
+    if value is not None and not isinstance(value, Mapping):
+        raise InputError(f"expected {name} by teacher, {{'small': 1000, ...}}, got {type(value).__name__}")
 
 
 def must_be_a_table(value: Any, what: str, instead: str) -> None:

@@ -151,9 +151,9 @@ FINDINGS: dict[str, Finding] = {
         ),
         Finding(
             "CM020",
-            "no better than chance",
-            "The teacher's accuracy is that of guessing, or below. Its rows, columns or labels probably do not belong "
-            "to these examples. It is left out of picks, links and statements.",
+            "not shown to be better than chance",
+            "The teacher's accuracy may be that of guessing, or is below it: there are few examples, or its rows, "
+            "columns or labels do not belong to these examples. It is left out of picks, links and statements.",
         ),
         Finding(
             "CM021",
@@ -167,6 +167,13 @@ FINDINGS: dict[str, Finding] = {
             "worse than plain training",
             "The students of the chosen teacher are significantly worse than the baseline, plain cross-entropy. In "
             "this setting no teacher is worth using.",
+        ),
+        Finding(
+            "CM023",
+            "a student run does not fit the others",
+            "A student's accuracy is more than fifteen robust standard deviations from that of its teacher's other "
+            "students, as it is when a run crashes. Such a run widens all intervals and hides differences between "
+            "teachers. Look at the run, and remove its rows from the results if it crashed.",
         ),
         Finding(
             "CM025",

@@ -48,6 +48,7 @@ from capmismatch._numerics.soft_label_spec import (
     SoftLabelSpec,
 )
 from capmismatch._numerics.softmax import Asymmetric, Parts, Softened, take_apart
+from capmismatch._utils.text import format_percent
 from capmismatch.errors import must_be_one_of, must_be_temperature
 
 __all__ = [
@@ -238,11 +239,15 @@ class ISATSResult:
         if rows == 0:
             return f"ISATSResult(0 examples, {classes} classes)"
         low, middle, high = np.quantile(self.tau_other.cpu().numpy(), (0.1, 0.5, 0.9))  # torch's stops at 2^24 values
-        share = {name: float(getattr(self, name).double().mean()) for name in ("at_bound", "flipped")}
+        before, after = float(self.variance_before.mean()), float(self.variance.mean())
+        # 0 of one wrong class, or equal ones
+        change = f"variance x{after / before:.2f}" if before > 0 else "variance 0"
+        share = {
+            name: format_percent(float(getattr(self, name).double().mean()), 1) for name in ("at_bound", "flipped")
+        }
         return (
             f"ISATSResult({rows} examples, {classes} classes: tau_other {middle:.2f} [{low:.2f}, {high:.2f}], "
-            f"at_bound {share['at_bound']:.1%}, p_y {self.target_prob.mean():.3f}, "
-            f"variance x{self.variance.mean() / self.variance_before.mean():.2f}, flipped {share['flipped']:.1%})"
+            f"at_bound {share['at_bound']}, p_y {self.target_prob.mean():.3f}, {change}, flipped {share['flipped']})"
         )
 
 

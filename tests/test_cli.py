@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -173,20 +174,72 @@ def test_pick_makes_what_it_needs(tmp_path: Path) -> None:
     choice = json.loads(outcome.out)
     assert (choice["teacher"], choice["rule"], choice["table"][0]["teacher"]) == ("l", "results", "l")
     assert made(elsewhere) >= {"tables/probes.parquet", "tables/results.parquet", "tables/pick.parquet"}
-    assert choice["command"].startswith(
-        f"capmismatch soften {shlex.quote(str(study))} --teacher teachers/l --method kd"
-    )
+    assert choice["command"] == "" and "names no training rows" in choice["no_command"]  # they are held-out rows alone
+
+
+def test_pick_takes_a_tolerance(tmp_path: Path) -> None:
+    study = saved_study(tmp_path)
+    wide, narrow = (json.loads(command("pick", study, "--json", "--tolerance", points).out) for points in ("100", "0"))
+    assert [row["within"] for row in wide["table"]] == [1.0] * len(wide["table"])
+    assert narrow["table"][-1]["within"] < 1
+    assert Study(study).options_of_pick() == {"tolerance": 0.0}, "the report goes by it, too"
+    assert_one_line(command("pick", study, "--tolerance", "-1"), "expected a tolerance in points >= 0")
+
+
+def test_init_names_what_is_not_there_first(tmp_path: Path) -> None:
+    study = saved_study(tmp_path)  # is there already
+    assert_one_line(command("init", tmp_path / "no.npz", "--out", study), "no.npz: expected a folder of checkpoints")
+    students = ("--results", tmp_path / "no.csv", "--out", study)
+    assert_one_line(command("init", tmp_path, *students), "no.csv: expected a table of students")
 
 
 def test_soften_takes_the_command_of_a_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = saved_study(tmp_path)
-    choice = json.loads(command("pick", study, "--json").out)
+    """It runs as printed where there are training rows; else it is said that they are needed."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(300) % 3
+    sound = {
+        f"logits_{name}": gain * np.eye(3)[labels] + rng.normal(size=(300, 3)) for name, gain in (("s", 2), ("l", 3))
+    }
+    rows = [
+        f"{name},KD,4,{seed},{split},{0.7 + 0.01 * seed + 0.1 * (name == 'l')}"
+        for name in "sl"
+        for seed in range(3)
+        for split in ("val", "test")
+    ]
+    (tmp_path / "students.csv").write_text("\n".join(["teacher,method,tau,seed,split,accuracy", *rows]))
     monkeypatch.chdir(tmp_path)
-    words = shlex.split(choice["command"])[1:]
-    assert_one_line(command(*words), "names no training rows")  # they are saved logits of held-out rows alone
-    assert command(*words, "--split", "val").code == 0
-    assert command("soften", tmp_path / "bank", *words[2:4], "--out", "all.npz").code == 0
-    assert load_soft_labels("soft.safetensors").teacher == load_soft_labels("all.npz").teacher == "teachers/l"
+    np.savez("held out.npz", labels=labels, **sound)
+    np.savez("all.npz", labels=labels, split=np.repeat(["train", "val", "test"], 100), **sound)
+    np.savez("rows.npz", labels=labels, X=np.zeros((300, 2)), split=np.repeat(["train", "val", "test"], 100))
+    np.savez("other.npz", labels=labels, X=np.zeros((300, 2)), ids=[f"new{row}" for row in range(300)])
+    for name, data, lacking in (
+        ("held out.npz", None, "names no training rows"),
+        ("all.npz", None, ""),
+        ("held out.npz", "npz:rows.npz", ""),
+        ("held out.npz", 'npz:rows.npz"\ntrain = "npz:other.npz', "no saved logits for example 'new0'"),
+    ):
+        study, options = tmp_path / "my study.toml", ("--results", "students.csv")
+        study.unlink(missing_ok=True)
+        assert command("init", name, "--out", study, *options).code == 0
+        if data is not None:
+            study.write_text(study.read_text().replace("# [data] is not needed", f'[data]\nsource = "{data}"\n#'))
+        for folder in ((), ("--folder", tmp_path / "else where")):
+            outcome = command("pick", study, *folder, "--quiet", "--json")
+            assert outcome.code == 0, outcome.err
+            choice = json.loads(outcome.out)
+            assert choice["command"] or lacking in choice["no_command"]
+            assert bool(choice["command"]) is not bool(lacking)
+            printed = command("pick", study, *folder, "--quiet").out
+            assert (choice["command"] or f"# {choice['no_command']}") in printed
+            if lacking:
+                continue
+            outcome = command(*shlex.split(choice["command"])[1:])
+            assert outcome.code == 0, outcome.err
+            soft = load_soft_labels("soft.safetensors")
+            assert (soft.teacher, soft.ids.tolist()) == (f"{name[:-4]}/l", [str(row) for row in range(100)])
+            Path("soft.safetensors").unlink()
+        for made_before in ("bank", "tables", "else where"):
+            shutil.rmtree(tmp_path / made_before, ignore_errors=True)
 
 
 def checkpoints(folder: Path) -> None:

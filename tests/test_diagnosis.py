@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import capmismatch as cm
 from capmismatch.errors import InputError
 from capmismatch.report import gallery
+from capmismatch.selection.handover import loss_line
 
 CLASSES, ROWS = 5, 240
 RNG = np.random.default_rng(0)
@@ -54,6 +56,19 @@ def students(**replaced: Any) -> pd.DataFrame:
     ]
     table = pd.DataFrame(rows, columns=["teacher", "seed", "val_acc", "test_acc"])
     return table.assign(method="KD", tau=2.0, **replaced)
+
+
+def mixed() -> pd.DataFrame:
+    table = cm.load_results(students(), percent=True)
+    return table.assign(accuracy=table["accuracy"].where(table["seed"].gt(0), 100 * table["accuracy"]))
+
+
+def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
+    return cm.probe(cm.bank_from_arrays(logits(), LABELS), progress=False), cm.load_results(students(), percent=True)
+
+
+def as_text(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    return table.assign(**{column: table[column].astype(str)})
 
 
 # --- what goes in -----------------------------------------------------------------------------------------------------
@@ -131,6 +146,14 @@ def test_images_without_mean_and_std_are_told_of() -> None:
         (lambda: cm.diagnose(networks(), iter([])), "got none: is the loader used up"),
         (lambda: cm.diagnose(networks(), iter([torch.zeros(3)])), "a pair of inputs and labels as batch 0, got Tensor"),
         (lambda: cm.diagnose(networks(), (INPUTS[:, :4], LABELS)), "net1 cannot take the inputs"),
+        (lambda: cm.diagnose(networks(), [INPUTS, LABELS]), r"as a tuple, \(X, y\), got a list of these two"),
+        (lambda: cm.diagnose(logits(), LABELS, params=[1, 2, 3]), "expected params by teacher, .* got list"),
+        (lambda: cm.diagnose(logits(), LABELS, results=mixed()), r"a share in \[0, 1\] \(or percentages throughout"),
+        (lambda: cm.pick(tables()[0], as_text(tables()[1], "accuracy")), "numbers as accuracy in the results .* row 0"),
+        (lambda: cm.pick(as_text(tables()[0], "value"), tables()[1]), "numbers as value in the probes table"),
+        (lambda: cm.pick(*tables(), n_boot=1), "n_boot a whole number >= 20, got 1"),
+        (lambda: cm.teacher_differences(as_text(tables()[1], "accuracy")), "numbers as accuracy in the results table"),
+        (lambda: cm.teacher_differences("x.csv"), "expected the results table, a DataFrame, got str"),
         (lambda: cm.pick(cm.bank_from_arrays(logits(), LABELS)), r"got LogitBank: cm.pick\(cm.probe\(bank\)"),
         (lambda: cm.load_family({"a": nn.ReLU()}, prepare=len, mean=[1.0]), "expected prepare, or mean and std"),
     ],
@@ -143,7 +166,7 @@ def test_what_does_not_fit_says_what_would(call: Any, message: str) -> None:
 def test_no_usable_teacher_is_an_answer() -> None:
     guesses = {f"net{n}": np.random.default_rng(n).normal(size=(ROWS, CLASSES)) for n in (1, 2)}
     diagnosis = cm.diagnose(guesses, LABELS, progress=False)
-    assert diagnosis.choice is None and "no better than chance" in diagnosis.answer
+    assert diagnosis.choice is None and "not shown to be better than chance" in diagnosis.answer
     assert "CM020" in diagnosis.findings
 
 
@@ -174,17 +197,45 @@ def test_a_choice_hands_over(tmp_path: Path) -> None:
         students().drop(columns=["method", "tau"]), method=cm.Method("ATS", tau_other=2.0), percent=True
     )
     choice = cm.pick(cm.probe(bank, progress=False), results)
-    command = (
-        "capmismatch soften study.toml --teacher logits/net3 --method ats --tau 4 --tau-other 2 --out soft.safetensors"
-    )
-    assert choice.command == command and command in repr(choice)
-    soft = choice.soften(bank)
+    assert choice.command == "" and f"# {choice.no_command}" in repr(choice)  # no file is known to make them of
+    with pytest.warns(UserWarning, match="soft labels of val rows, as the bank has no training rows"):
+        soft = choice.soften(bank)
     assert (soft.teacher, soft.method) == ("logits/net3", cm.Method("ATS", tau_other=2.0))
     names = {"cm": cm, "labels": torch.from_numpy(LABELS), "soft_labels": soft.of(range(ROWS))}
     names["student_logits"] = torch.zeros(ROWS, CLASSES)
     exec(choice.loss, names)
     assert float(names["loss"]) > 0  # type: ignore[arg-type]
     assert choice.to_dict()["table"][0]["teacher"] == "net3"
+
+
+def test_what_a_diagnosis_prints_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    split = np.array(["train", "val"])[np.arange(ROWS) % 2]
+    for rows, own in ((None, False), (split, True)):
+        bank = cm.bank_from_arrays(logits(), LABELS, split=rows, family="my nets")
+        diagnosis = cm.diagnose(bank, results=students(), progress=False)
+        name = diagnosis.choice.teacher  # type: ignore[union-attr]
+        names = {"cm": cm, "diagnosis": diagnosis, "logits": logits()[name], "labels": LABELS}
+        lines = diagnosis._next[2:-1]
+        assert all(line in repr(diagnosis) for line in lines)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            exec("\n".join(lines), names)
+        soft = cm.load_soft_labels("soft.safetensors")
+        assert (soft.teacher, len(soft.ids)) == (f"my nets/{name}", ROWS // 2 if own else ROWS)
+
+
+@pytest.mark.parametrize("options", [{}, {"tau": 3.0, "tau_student": 1.0, "weight": 0.5}])
+@pytest.mark.parametrize("name", ["KD", "DKD", "FLAT", "SHUFFLE", "GRAFT", "ISATS", "MyLoss"])
+def test_the_printed_loss_runs_or_says_that_it_is_none(name: str, options: dict[str, float]) -> None:
+    line = loss_line({"name": name, **options})
+    if name in ("GRAFT", "MyLoss") or (name == "DKD" and options):
+        assert line.startswith(f'# the loss of "{name}" is your own code')
+        return
+    teacher, labels = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 4
+    names: dict[str, Any] = {"cm": cm, "student_logits": torch.zeros(6, 4), "labels": labels}
+    exec(line, names | {"teacher_logits": teacher, "soft_labels": teacher.softmax(1)}, names)
+    assert float(names["loss"]) > 0
 
 
 @pytest.mark.parametrize("name", ["cifar10", "letters", "cifar10-seeds"])

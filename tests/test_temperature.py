@@ -378,6 +378,11 @@ def test_isats_has_no_gradient() -> None:
     assert not any(getattr(found, field.name).requires_grad for field in fields(ISATSResult))
 
 
+def test_repr_of_two_classes_has_no_ratio_of_zeros() -> None:
+    found = isats([[2.0, 0.0], [0.0, 1.0]], [0, 0])
+    assert "variance 0," in repr(found) and "nan" not in repr(found)
+
+
 def test_repr_tells_the_essentials() -> None:
     shown = repr(isats(*example(50, 6)))
     assert shown.startswith("ISATSResult(50 examples, 6 classes: tau_other ")

@@ -54,6 +54,64 @@ def code_hash(made_by: Any) -> str:
     return hash_of([name, walk.parts]) if walk.parts else ""
 
 
+def own_files_of(module: str, base: Path) -> dict[str, Path]:
+    """The user's files that a module is made of: its own, and those of all that it imports. Nothing is run.
+
+    Parameters
+    ----------
+    module : str
+        Its name, as it is imported.
+    base : Path
+        Folder in which modules are looked for first.
+
+    Returns
+    -------
+    dict from str to Path
+        By the names of the modules, links resolved. Installed packages are left out, and modules that are named only
+        as the code runs.
+    """
+    searched = dict.fromkeys(os.path.realpath(place) for place in (str(base), *sys.path))
+    places = [place for place in searched if not _is_installed(place)]
+    found: dict[str, Path] = {}
+    pending = [module]
+    while pending:
+        parts = pending.pop().split(".")
+        for name in (".".join(parts[: depth + 1]) for depth in range(len(parts))):  # packages first
+            file = None if name in found else _own_file(name, places)
+            if file is not None:
+                found[name] = file
+                pending += _imports(name, file)
+    return dict(sorted(found.items()))
+
+
+def _own_file(module: str, places: list[str]) -> Path | None:
+    """The file of a module; None where it is none of the user's."""
+    stems = [os.path.join(place, *module.split(".")) for place in places if all(module.split("."))]
+    files = (os.path.realpath(stem + ending) for stem in stems for ending in (f"{os.sep}__init__.py", ".py"))
+    return next((Path(file) for file in files if os.path.isfile(file) and not _is_installed(file)), None)
+
+
+def _imports(module: str, file: Path) -> Iterator[str]:
+    """Names of the modules, and of what may be modules, that a file imports anywhere in its text."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):  # told by whoever runs it
+        return
+    package = module.split(".") if file.stem == "__init__" else module.split(".")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else []
+            source = [*above, *([node.module] if node.module else [])]
+            yield from (".".join([*source, alias.name]) for alias in node.names)
+
+
+def _is_installed(place: str) -> bool:
+    of_packages = {"site-packages", "dist-packages"} & set(Path(place).parts)
+    return bool(of_packages) or f"{place}{os.sep}".startswith(_INSTALLED)
+
+
 class _Walk:
     """Goes through code by the names that it uses, and gathers the text of what is the user's."""
 

@@ -28,10 +28,14 @@ def command(verb: str, file: Path, folder: Path | None = None) -> str:
     >>> command("collect", Path("study.toml"), Path("elsewhere"))
     'capmismatch collect study.toml --folder elsewhere'
     """
-    words = ["capmismatch", verb, shown_path(file)]
-    if folder is not None and folder.resolve() != file.resolve().parent:
-        words += ["--folder", shown_path(folder)]
-    return shlex.join(words)
+    return shlex.join(["capmismatch", verb, shown_path(file), *folder_option(file, folder)])
+
+
+def folder_option(file: Path, folder: Path | None) -> tuple[str, ...]:
+    """The words of a command that name a study's folder; none where it is the study file's own."""
+    if folder is None or folder.resolve() == file.resolve().parent:
+        return ()
+    return "--folder", shown_path(folder)
 
 
 def shown_path(path: Path) -> str:

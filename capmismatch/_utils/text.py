@@ -6,6 +6,9 @@ import json
 import math
 from collections.abc import Mapping
 
+DECIMAL_COMMA = r"^([+-]?\d*),(\d+)$"
+"""A number as tables of many countries have it, 0,713."""
+
 
 def start(text: str) -> str:
     """The text with a capital first letter, the others as they are."""
@@ -56,6 +59,17 @@ def format_number(value: float | None, *, padded: bool = False, whole: bool | No
     if abs(value) >= 1000 or (padded and shown_whole):
         return f"{value:,.0f}"
     return f"{value:#.4g}" if padded else f"{value:.4g}"
+
+
+def format_count(number: float | None, *, missing: str = "-") -> str:
+    """A whole number, such as of parameters, with separators of thousands.
+
+    Examples
+    --------
+    >>> format_count(1234567.0), format_count(float("nan")), format_count(None, missing="")
+    ('1,234,567', '-', '')
+    """
+    return missing if number is None or number != number else f"{number:,.0f}"
 
 
 def format_percent(share: float, digits: int = 0, *, at_most: float = float("inf")) -> str:

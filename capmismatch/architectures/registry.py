@@ -21,6 +21,10 @@ from capmismatch.errors import InputError, must_be_one_of
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
 _NUMBER = "[1-9][0-9]*"
+MOST = {"depth": 5_000}
+"""The largest number in an architecture's name, by field; what asks for more was typed by mistake."""
+
+MOST_OF_OTHERS = 100_000
 
 
 @dataclass(frozen=True)
@@ -304,11 +308,19 @@ def _kinds() -> str:
 def _kind_and_fields(name: str) -> tuple[_Kind, dict[str, Any]]:
     match = _find(name)
     if match is not None:
+        _check_numbers(name, match[1])
         return match
     by_key = {_normalise(member): member for kind in _KINDS for member in kind.listed}
     near = [by_key[key] for key in difflib.get_close_matches(_normalise(name), by_key, n=5, cutoff=0.4)]
     hint = f"near it: {near}; " if near else ""
     raise InputError(f"no architecture is named {name!r}; {hint}the kinds are {_kinds()}")
+
+
+def _check_numbers(name: str, fields: Mapping[str, Any]) -> None:
+    for key, value in fields.items():
+        most = MOST.get(key, MOST_OF_OTHERS)
+        if max(value if isinstance(value, tuple) else (value,)) > most:
+            raise InputError(f"expected {key} of at most {most:,} in the architecture {name!r}, got {value!r}")
 
 
 def _find(name: str) -> tuple[_Kind, dict[str, Any]] | None:

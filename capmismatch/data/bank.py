@@ -21,6 +21,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from functools import partial
 from html import escape
 from numbers import Integral
 from pathlib import Path
@@ -31,11 +32,12 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from capmismatch._utils.optional import need
+from capmismatch._utils.text import format_count
 from capmismatch.data.bank_files import hash_logits, open_logits, read_rows
 from capmismatch.data.logit_checks import NOT_LOGITS, logit_array, looks_like
 from capmismatch.data.records import TeacherRecord, keys_named, only_key, teacher_key
 from capmismatch.data.rows import SPLITS, Rows, check_logits, make_rows, stratified_order
-from capmismatch.errors import BankError, InputError, must_be_a_count, must_be_one_of
+from capmismatch.errors import BankError, InputError, must_be_a_count, must_be_one_of, must_be_sizes
 from capmismatch.findings import explain
 
 if TYPE_CHECKING:
@@ -360,18 +362,15 @@ class LogitBank:
     def _repr_html_(self) -> str:
         head = escape(repr(self).split("\n", 1)[0])
         where = "in memory" if self.path is None else f"in {self.path}, {_bytes(self._stored.values())}"
+        shown = partial(format_count, missing="")
         table = self.table().to_html(
             index=False,
             escape=True,
             border=0,
             na_rep="",
-            formatters={"params": _thousands, "macs": _thousands, "accuracy": "{:.4f}".format},
+            formatters={"params": shown, "macs": shown, "accuracy": "{:.4f}".format},
         )
         return f"<p><b>{head}</b><br>{escape(where)}</p>{table}"
-
-
-def _thousands(value: Any) -> str:
-    return "" if pd.isna(value) else f"{value:,.0f}"
 
 
 def _bytes(arrays: Iterable[Any]) -> str:
@@ -430,6 +429,7 @@ def bank_from_arrays(
     if classes is None:
         classes = [str(column) for column in range(next(iter(arrays.values())).shape[1])]
     rows = make_rows(name, labels, classes, split=split)
+    must_be_sizes(params)
     sizes = {str(teacher): size for teacher, size in (params or {}).items()}
     for teacher, size in sizes.items():
         must_be_one_of(teacher, arrays, "teacher in params")

@@ -396,6 +396,8 @@ def _handed_in(source: Any, name: str | None, read: Callable[..., tuple[RawDatas
         return read_arrays(source, name or "the arrays"), "arrays"
     if isinstance(source, Dataset):
         return RawDataset(source.inputs, source.labels, source.classes, source.rows.ids), source.name
+    if isinstance(source, list) and is_pair_of_arrays(tuple(source)) and not isinstance(source[0], tuple):
+        raise InputError("expected inputs and labels as a tuple, (X, y), got a list of these two: [X, y]")
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         source_name = type(source).__name__
         return read_map_style(source, name or source_name), source_name

@@ -23,7 +23,7 @@ NO_IMAGES = (".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".yaml", ".yml", ".
 SYSTEM_FOLDERS = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "__pycache__")
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), "val"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "eval", "evaluation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """Names of parts, in lower case, and the split that each is."""
@@ -296,6 +296,14 @@ def _holds_images(folder: Path) -> bool:
     return any(_is_image(path.name) and path.is_file() for path in folder.iterdir())
 
 
+def _regular(file: Path) -> Path:
+    """The file, if there is one to read: a link may lead nowhere, and what is read from a pipe may never come."""
+    if not file.is_file():
+        what = f"a link to {os.readlink(file)}, which is not there" if file.is_symlink() else "no file"
+        raise InputError(f"expected an image at {file}, got {what}: move it away, or mend it")
+    return file
+
+
 def _images_in(folder: Path, left_out: Counter[str]) -> list[Path]:
     """All images at or below a folder, sorted; hidden ones and files of other kinds are counted."""
     images = []
@@ -305,7 +313,7 @@ def _images_in(folder: Path, left_out: Counter[str]) -> list[Path]:
         folders[:] = [name for name in folders if not _is_hidden(name)]
         for name in names:
             if _is_image(name):
-                images.append(Path(place, name))
+                images.append(_regular(Path(place, name)))
             elif name.startswith("."):
                 if name.lower().endswith(ENDINGS):
                     left_out["hidden images"] += 1

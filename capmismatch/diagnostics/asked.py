@@ -53,6 +53,22 @@ def probes_of(names: Iterable[str] | None, bank: LogitBank, *, per_example: bool
     return chosen
 
 
+def must_measure(names: Iterable[str], temperatures: Iterable[float]) -> None:
+    """Raise where nothing would be measured: no probe, or no temperature for probes that all need one.
+
+    Examples
+    --------
+    >>> must_measure(["derived_std"], [])
+    Traceback (most recent call last):
+    capmismatch.errors.InputError: expected taus, at least one, as ['derived_std'] need it, got none
+    """
+    chosen = list(names)
+    if not chosen:
+        raise InputError("expected names of probes, at least one, got none")
+    if not list(temperatures) and all(REGISTRY[name].tempered for name in chosen):
+        raise InputError(f"expected taus, at least one, as {chosen} need it, got none")
+
+
 def specs_of(bank: LogitBank, given: dict[str, Any], **others: Any) -> list[SoftLabelSpec]:
     """TS, ATS and ISATS with the settings that are `given`; where one is None, that which suits the bank.
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import binom, norm, t
+from scipy.stats import binom, fisher_exact, norm, t
 
 from capmismatch._utils.text import format_percent
 from capmismatch.data.bank import LogitBank, TeacherRecord
@@ -26,7 +26,7 @@ from capmismatch.data.token_bank import TokenBank
 from capmismatch.diagnostics.answers import Answers, dead_class, holds_labels, worse_than_constant
 from capmismatch.diagnostics.looked_at import of_examples, rows_that_are_probabilities, token_columns
 from capmismatch.diagnostics.mixed_rows import NUMBERS, expected_rank, mixed_up, standardised
-from capmismatch.diagnostics.moved_columns import moved_among_peers, rings
+from capmismatch.diagnostics.moved_columns import moved_among_peers, moved_round
 from capmismatch.diagnostics.row_forms import incomplete, incomplete_rows
 from capmismatch.findings import join_codes
 
@@ -42,6 +42,9 @@ LEAST_ROWS = 30
 """With fewer examples, accuracies are too coarse to call a teacher broken."""
 
 LEVEL = 1e-3
+"""Chance of a sound teacher to look broken, for each test of what would make it so."""
+
+GUESS_LEVEL = 0.01
 """Chance of a guesser to look better than chance, for each of two tests: of the top class and of the target's rank."""
 
 STRONG = 5.0
@@ -110,18 +113,19 @@ def check(bank: LogitBank) -> pd.DataFrame:
 
     Notes
     -----
-    A teacher is not usable where, tested at least at one in a thousand,
+    A teacher is not usable where, tested at least at one in a thousand (the first at one in a hundred),
 
-    * its accuracy is not above chance, overall or on a split, and the target's rank among the classes is not either
-      (binomial test; rank test), or is far below chance, or one constant answer does better (CM020);
+    * neither its accuracy nor the target's rank among the classes is shown to be above chance (binomial test; rank
+      test), overall, or on a split where it does worse than elsewhere; or its accuracy is far below chance, or
+      one constant answer does better (CM020);
     * other columns, found by an assignment on one half of the examples, put right 2 % or more of the other half, which
       brings it near its peers: columns were interchanged (CM021);
     * two or more columns have taken one another's places: each one's examples are taken for the next one's
       more often than for their own, or its columns go with other columns of two or more peers (CM021);
     * its confident errors rank the target as by chance, which its peers' do not, or three in ten of its rows go with
       those of two or more peers no better than rows paired at random: they belong to other examples (CM021);
-    * its logits are those of another teacher, so that one of the two is not what it is called (CM021); of two names of
-      one network, with as many parameters, the first stays usable;
+    * its logits are those of another teacher (CM021). The first of such teachers stays usable; but where they have
+      other numbers of parameters, so that one of them is not what it is called, none does, if others are left;
     * its accuracy is far below what its size and its peers lead to expect (Student's t of the log odds) (CM021);
     * it hardly ever tells a class that its peers tell well (CM021);
     * rows are constant, one-hot, or hold a stand-in in their lowest columns, or its logits were made from the labels
@@ -368,36 +372,49 @@ def _mark_answers(views: Sequence[_View]) -> None:
 
 
 def _guesses(view: _View, split: NDArray[np.str_]) -> str:
-    """Why a teacher is no better than chance; "" if it is better."""
+    """Why a teacher is not shown to be better than chance; "" if it is."""
     chance = view.chance()
     if _no_better(view, np.ones(len(view.labels), bool)):
         accuracy = f"{_percent(view.accuracy)} of {len(view.labels)}"
-        reason = f"its accuracy, {accuracy}, is no better than chance ({_percent(chance)})"
+        reason = f"its accuracy, {accuracy}, is not shown to be better than chance ({_percent(chance)})"
         unseen = view.row()["unseen"]
         if isinstance(unseen, float) and unseen > 0:
             reason += f"; {_percent(unseen)} of its predictions are of classes that have no example"
         return reason
     for name in np.unique(split):
         rows = split == name
-        if LEAST_ROWS <= rows.sum() < len(rows) and _no_better(view, rows):
+        if LEAST_ROWS <= rows.sum() < len(rows) and _worse_than_elsewhere(view, rows) and _no_better(view, rows):
             accuracy = f"{_percent(view.hit[rows].mean())} of {rows.sum()}"
-            return f"its accuracy on {name}, {accuracy}, is no better than chance"
+            elsewhere = _percent(view.hit[~rows].mean())
+            return f"its accuracy on {name}, {accuracy}, is not shown to be better than chance ({elsewhere} elsewhere)"
     return ""
 
 
+def _worse_than_elsewhere(view: _View, rows: NDArray[np.bool_]) -> bool:
+    """Whether the accuracy on some rows is below that on the others, or on too few others to tell.
+
+    Of a weak teacher, part of the rows alone may not show what all of them do.
+    """
+    hits, n, others = int(view.hit[rows].sum()), int(rows.sum()), int((~rows).sum())
+    if others < LEAST_ROWS:
+        return True
+    table = [[hits, n - hits], [int(view.hit[~rows].sum()), others - int(view.hit[~rows].sum())]]
+    return bool(fisher_exact(table, alternative="less").pvalue < LEVEL)
+
+
 def _no_better(view: _View, rows: NDArray[np.bool_]) -> bool:
-    """Whether the accuracy on some rows is at chance or below it."""
+    """Whether the accuracy on some rows is not shown to be above chance, or is far below it."""
     n, hits, chance = int(rows.sum()), int(view.hit[rows].sum()), view.chance(rows)
     if binom.cdf(hits, n, chance) < LEVEL / 10:
         return True
-    if chance**n > LEVEL or chance > 0.999:  # not even a perfect teacher would stand out, or there is one class
+    if chance**n > GUESS_LEVEL or chance > 0.999:  # not even a perfect teacher would stand out, or there is one class
         return np.unique(view.labels).size > 1 and np.unique(view.top).size == 1
     above = float(binom.sf(hits - 1, n, chance))
     excess = (view.rank - view.by_chance)[rows]
     error = float(excess.std(ddof=1)) / np.sqrt(n)
-    ranked = error > 0 and excess.mean() / error > norm.isf(LEVEL)
+    ranked = error > 0 and excess.mean() / error > norm.isf(GUESS_LEVEL)
     # With many examples the top class alone tells: a rank that is hardly better makes no teacher.
-    return above > LEVEL and (not ranked or (n * chance >= 50 and above > 0.2))
+    return above > GUESS_LEVEL and (not ranked or (n * chance >= 50 and above > 0.2))
 
 
 def _columns_moved(view: _View, peers: Sequence[_View]) -> str:
@@ -414,7 +431,7 @@ def _columns_moved(view: _View, peers: Sequence[_View]) -> str:
         tables.append((together, tried))
         quick[tried] = together.argmax(axis=1)[view.top[tried]] == view.labels[tried]
     if quick.mean() - view.accuracy < SWAPPED / 2:  # the best class for each column alone: no order can do much better
-        return _columns_moved_round(view)
+        return moved_round(view.labels, view.top, view.chance(), view.classes)
     for together, tried in tables:
         columns, classes = linear_sum_assignment(together + 1e-3 * np.eye(len(together)), maximize=True)
         right[tried] = classes[np.argsort(columns)][view.top[tried]] == view.labels[tried]
@@ -422,38 +439,11 @@ def _columns_moved(view: _View, peers: Sequence[_View]) -> str:
     error = float(gained.std()) / np.sqrt(len(gained))
     expected = max(0.5, float(np.median([peer.accuracy for peer in peers])) if peers else 0.0)
     if gain < max(SWAPPED, STRONG * error) or right.mean() < AS_GOOD * expected:
-        return _columns_moved_round(view)
+        return moved_round(view.labels, view.top, view.chance(), view.classes)
     return (
         f"its columns seem to be in another order than the classes: its accuracy is {_percent(view.accuracy)}, and "
         f"{_percent(right.mean())} with its columns interchanged"
     )
-
-
-def _columns_moved_round(view: _View) -> str:
-    """Why some few of a teacher's columns have taken one another's places; "" if none have.
-
-    In a ring of classes each is taken for the next one more often than for itself. A teacher that tells the classes of
-    a ring apart at all has none, however much it prefers some of them.
-    """
-    if view.accuracy < 2 * view.chance():  # of one that nearly guesses, classes go where its bias is
-        return ""
-    together = np.zeros((view.classes, view.classes), np.int64)
-    np.add.at(together, (view.labels, view.top), 1)
-    itself = together.diagonal().copy()
-    np.fill_diagonal(together, -1)
-    taken_for = together.argmax(axis=1)
-    other = together.max(axis=1)
-    confusable = max(1, int(((other >= 1) & (3 * other >= itself)).sum()))
-    # The column holds that class's examples before any others: one that a guesser prefers holds all alike.
-    moved = (other > itself) & (2 * other >= np.bincount(view.top, minlength=view.classes)[taken_for])
-    for ring in rings(np.where(moved, taken_for, np.arange(view.classes))):
-        as_other, as_itself = int(other[ring].sum()), int(itself[ring].sum())
-        if binom.sf(as_other - 1, as_other + as_itself, 0.5) < LEVEL / confusable:
-            return (
-                f"its columns {', '.join(map(str, sorted(ring)))} seem to be interchanged: examples of "
-                f"these classes are taken for the next one {as_other} times, for their own {as_itself} times"
-            )
-    return ""
 
 
 def _rows_moved(view: _View, peers: Sequence[_View]) -> str:
@@ -519,23 +509,33 @@ def _structure(view: _View, rows: NDArray[np.bool_], part: int) -> tuple[float, 
 
 
 def _mark_copies(views: Sequence[_View]) -> None:
-    """Mark teachers that repeat the logits of another one."""
-    by_predictions: dict[bytes, list[_View]] = {}
+    """Mark teachers that repeat the logits of another one.
+
+    The first of them stays, unless sizes show that one of them is not what it is called: then it may be any, and none
+    stays. Where nothing else is left to go by, the first stays all the same: its logits are sound.
+    """
+    groups: dict[bytes, list[list[_View]]] = {}
     for view in views:
-        by_predictions.setdefault(view.top.tobytes(), []).append(view)
-    for group in by_predictions.values():
-        for position, view in enumerate(group):
-            twin = next((other for other in group[:position] if _same(view, other)), None)
-            if twin is not None:
-                view.mark("CM021", f"its logits are a copy of those of {twin.record.key}")
-                if not _same_network(view.record, twin.record):  # either of them may be the copy
-                    twin.mark("CM021", f"its logits are a copy of those of {view.record.key}")
+        alike = groups.setdefault(view.top.tobytes(), [])
+        group = next((group for group in alike if _same(view, group[0])), None)
+        if group is None:
+            alike.append([view])
+        else:
+            group.append(view)
+    copies = [group for alike in groups.values() for group in alike if len(group) > 1]
+    others = any(view.sound and not any(view in group for group in copies) for view in views)
+    for first, *repeated in copies:
+        for view in repeated:
+            view.mark("CM021", f"its logits are a copy of those of {first.record.key}")
+        other = next((view for view in repeated if not _may_be_one(first.record, view.record)), None)
+        if other is not None and others:
+            first.mark("CM021", f"its logits are a copy of those of {other.record.key}")
 
 
-def _same_network(one: TeacherRecord, other: TeacherRecord) -> bool:
-    """Whether equal logits are to be expected: two names, or two copies, of one network."""
+def _may_be_one(one: TeacherRecord, other: TeacherRecord) -> bool:
+    """Whether two names, or two runs, may be of one network: nothing that is known of their sizes is against it."""
     same_name = (one.family, one.teacher) == (other.family, other.teacher)
-    return same_name or (one.params is not None and one.params == other.params)
+    return same_name or one.params is None or other.params is None or one.params == other.params
 
 
 def _same(view: _View, other: _View) -> bool:

@@ -22,7 +22,7 @@ from capmismatch._numerics.plain_arrays import listed
 from capmismatch._utils.progress import progress_bar
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.token_bank import TokenBank
-from capmismatch.diagnostics.asked import probes_of, specs_of, temperatures_of
+from capmismatch.diagnostics.asked import must_measure, probes_of, specs_of, temperatures_of
 from capmismatch.diagnostics.checks import unusable_columns
 from capmismatch.diagnostics.example_values import (
     Affinities,
@@ -113,6 +113,7 @@ def probe(
     1       a  4.0  0.414
     """
     temperatures, chosen, where = temperatures_of(taus, bank), probes_of(names, bank), as_device(device)
+    must_measure(chosen, temperatures)
     rows: list[dict[str, Any]] = []
     marks = unusable_columns(bank)
     with progress_bar(bank.teachers, desc="probe", unit="teacher", show=progress) as bar:

@@ -24,11 +24,15 @@ import torch
 from capmismatch._utils.files import is_locked
 from capmismatch._utils.progress import progress_bar
 from capmismatch._utils.torchrun import process_group, world_size
+from capmismatch.architectures import count_parameters
 from capmismatch.distillation.batched import StackTrainer, bundles
 from capmismatch.distillation.engines import ENGINES, Resources
 from capmismatch.distillation.runs import Experiment, Run, is_settled, plan, results_of, run_folder
 from capmismatch.distillation.student_trainer import CaughtWarning, Outcome, Trainer
 from capmismatch.errors import CapmismatchError, InputError
+
+MOST_PARAMETERS = 500_000_000
+"""Of a student: far more than any that is taught here."""
 
 PAUSE = 1.0  # seconds between two looks at the runs of other commands
 
@@ -48,11 +52,19 @@ def check_students(study: Experiment) -> None:
     with torch.random.fork_rng(devices=[]), torch.device("meta"):  # shapes only, and no random numbers are used up
         for name in dict.fromkeys([*config.students, *assistants]):
             try:
-                trainer.build(name, seed=0)
+                _check_size(trainer.build(name, seed=0))
             except InputError as error:
                 raise InputError(f"{study.file.name} asks for the student {name!r}: {error}") from None
             except RuntimeError:  # a builder that reads its tensors' values
                 continue
+
+
+def _check_size(network: torch.nn.Module) -> None:
+    """Refuse a student of a size that was typed by mistake; of lazy layers the size is not known yet."""
+    if not any(torch.nn.parameter.is_lazy(parameter) for parameter in network.parameters()):
+        size = count_parameters(network)
+        if size > MOST_PARAMETERS:
+            raise InputError(f"expected at most {MOST_PARAMETERS:,} parameters, got {size:,}")
 
 
 def _check_text(study: Experiment) -> None:

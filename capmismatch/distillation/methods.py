@@ -236,6 +236,9 @@ class Method:
                 must_be_one_of(option, REMEDIES, f"option of method {self.name}")
                 if self.name in CONTROLS and option in ("assistants", "rank_weight"):
                     raise InputError(f"a control changes soft labels alone: method {self.name} takes no {option}")
+        for option in ("ce_weight", "kd_weight"):
+            if option in self.options:
+                raise InputError(f"method {self.name} takes no option {option}: its weight shares out both terms")
         for option, (is_valid, expected) in REMEDIES.items():
             if option in self.options and not is_valid(self.options[option]):
                 raise InputError(f"expected {option} of method {self.name}{expected}, got {self.options[option]!r}")
@@ -388,12 +391,10 @@ class Method:
             A `capmismatch.losses.Criterion`, within a `GradientGate` or an `EarlyStopped` where the options say so.
         """
         from capmismatch.distillation.criteria import EarlyStopped, GradientGate
-        from capmismatch.losses import Criterion
 
         with_teacher = [name for name, spec in METHODS.items() if spec.kind != "labels"]
         must_be_one_of(self.name, with_teacher, "a method with a teacher")
-        ce_weight, kd_weight = (None, None) if self.weight is None else (1 - self.weight, self.weight)
-        plain = Criterion(self.spec.loss, ce_weight=ce_weight, kd_weight=kd_weight, **self._loss_options())
+        plain = self._plain_criterion()
         criterion: Criterion | GradientGate = plain
         if "gate" in self.options:
             if network is None:
@@ -406,21 +407,39 @@ class Method:
         return EarlyStopped(criterion, max(1, round(self.options["stop_after"] * epochs)))
 
     def check_loss(self) -> None:
-        """Refuse options that the loss does not take.
+        """Refuse options that the loss does not take, by computing it once on a few made-up examples.
 
         Raises
         ------
         InputError
-            For the first of them.
+            For the first of them, or a loss that is not finite.
         """
+        import torch
+
+        if not self.has_teacher:
+            return
+        criterion = self._plain_criterion()
+        if "gate" in self.options and not criterion.ce_weight:
+            raise InputError(
+                f"a gate compares with the cross-entropy: method {self.name} has none by default, give a weight < 1"
+            )
+        logits, labels = torch.eye(4, 8), torch.arange(4)
+        teacher = torch.softmax(logits, 1) if self.spec.kind == "soft labels" else logits.roll(1, 1)
+        if self.spec.kind == "soft labels" and "rank_weight" in self.options:
+            teacher = torch.stack([teacher, logits], 1)
+        with torch.no_grad():
+            loss = float(criterion(logits, labels, teacher))
+        if not math.isfinite(loss):
+            raise InputError(f"expected options with a finite loss for method {self.name}, got {self.options!r}")
+
+    def _plain_criterion(self) -> Criterion:
+        """The loss without gate and stop."""
         from capmismatch.losses import Criterion
 
-        if self.has_teacher:
-            criterion = Criterion(self.spec.loss, **self._loss_options())
-            if "gate" in self.options and self.weight is None and not criterion.ce_weight:
-                raise InputError(
-                    f"a gate compares with the cross-entropy: method {self.name} has none by default, give a weight < 1"
-                )
+        weights: dict[str, Any] = (
+            {} if self.weight is None else {"ce_weight": 1 - self.weight, "kd_weight": self.weight}
+        )
+        return Criterion(self.spec.loss, **weights, **self._loss_options())
 
     def _loss_options(self) -> dict[str, Any]:
         """The fields and options that the loss takes; of the remedies, it adds the rank term alone."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from capmismatch._utils.text import DECIMAL_COMMA
 from capmismatch.data.bank import SPLITS
 from capmismatch.distillation.methods import METHODS, Method
 from capmismatch.errors import InputError, must_be_one_of, require_columns
@@ -55,6 +56,12 @@ WIDE = re.compile(
 
 OUTCOMES = ("accuracy", "fidelity", "kl", "kl_tau4")
 """What is measured of a student; the grid also measures it on training rows, in columns that begin with train_."""
+
+RANGES: dict[str, tuple[Callable[[pd.Series], pd.Series], str]] = {
+    **dict.fromkeys(("tau", "tau_other", "tau_student"), (lambda values: values.gt(0), "a temperature > 0")),
+    **dict.fromkeys(("params", "weight", "margin"), (lambda values: values.ge(0), "a number >= 0")),
+}
+"""Columns whose numbers have bounds that no trainer leaves, and what is expected of them."""
 
 SETTING = ("tau", "tau_other", "tau_student", "weight", "constraint", "margin", "wrong")
 
@@ -148,9 +155,10 @@ def load_results(
         source, frame = f"the results file {path}", _read_file(path, _renaming(columns))
     frame = _named(frame, _renaming(columns), method, source)
     _clean_names(frame, source)
+    hint = "else say percent=True"
     if percent is None:
-        percent = _are_percentages(frame["accuracy"])
-    _clean_numbers(frame, percent, source)
+        percent, hint = _are_percentages(frame["accuracy"]), "or percentages throughout, all of them above 1"
+    _clean_numbers(frame, percent, source, hint)
     if "split" in frame:
         frame["split"] = _clean_splits(frame, splits or {}, source)
     return complete(frame).reset_index(drop=True)
@@ -176,7 +184,7 @@ def _read_file(path: Any, columns: Mapping[str, str]) -> pd.DataFrame:
 
 def _named(frame: pd.DataFrame, columns: dict[str, str], method: Method | str | None, source: str) -> pd.DataFrame:
     """The table with our names of columns; the necessary ones are there, each column once, and at least one row."""
-    require_columns(frame, columns, source)
+    require_columns(frame, columns, source, as_text=True)
     frame = _long(frame.rename(columns=columns).dropna(how="all"))
     duplicates = frame.columns[frame.columns.duplicated()]
     if len(duplicates):
@@ -188,7 +196,7 @@ def _named(frame: pd.DataFrame, columns: dict[str, str], method: Method | str | 
             f"{source} lacks the column 'method'; it has {list(frame.columns)}. If all its students were taught alike, "
             'say how: method="KD", or method=Method("KD", tau=2)'
         )
-    require_columns(frame, ["teacher", "method", "accuracy"], source)
+    require_columns(frame, ["teacher", "method", "accuracy"], source, as_text=True)
     if frame.empty:
         raise InputError(f"expected at least one result in {source.removeprefix('the results file ')}, got none")
     return frame
@@ -224,8 +232,11 @@ def _clean_names(frame: pd.DataFrame, source: str) -> None:
     _reject(frame, "teacher", without_teacher, "a name (all methods but CE have a teacher)", source)
 
 
-def _clean_numbers(frame: pd.DataFrame, percent: bool, source: str) -> None:
-    """Turn numbers into numbers in place, accuracies into shares, and refuse values out of range."""
+def _clean_numbers(frame: pd.DataFrame, percent: bool, source: str, hint: str) -> None:
+    """Turn numbers into numbers in place, accuracies into shares, and refuse values out of range.
+
+    `hint` says what else accuracies without a percent sign might be.
+    """
     signed = frame["accuracy"].astype(str).str.strip().str.endswith("%")
     for column in [name for name in ("accuracy", *NUMBERS, *SEEDS) if name in frame]:
         numbers = _numbers(frame[column], column)
@@ -235,13 +246,16 @@ def _clean_numbers(frame: pd.DataFrame, percent: bool, source: str) -> None:
     for column in set(SEEDS) & set(frame.columns):
         whole = (frame[column] % 1).eq(0) & frame[column].abs().le(MOST)
         _reject(frame, column, frame[column].notna() & ~whole, "a whole number", source)
+    for column, (is_valid, expected) in RANGES.items():
+        if column in frame:
+            _reject(frame, column, frame[column].notna() & ~is_valid(frame[column]), expected, source)
     if "n" in frame:
         _reject(frame, "n", frame["n"].lt(1), "a number of examples, 1 or more,", source)
     _reject(frame, "accuracy", frame["accuracy"].isna(), "a number (leave out students without a result)", source)
     percentages = signed | percent
     expected = "a percentage in [0, 100]"
     _reject(frame, "accuracy", percentages & ~frame["accuracy"].between(0, 100), expected, source)
-    expected = "a share in [0, 1] (else say percent=True)"
+    expected = f"a share in [0, 1] ({hint})"
     _reject(frame, "accuracy", ~percentages & ~frame["accuracy"].between(0, 1), expected, source)
     if percent:
         _reject_shares(frame, ~signed, source)
@@ -259,7 +273,7 @@ def _numbers(values: pd.Series, column: str) -> pd.Series:
     if column not in FRACTIONS:
         text = text.mask(text.str.fullmatch(THOUSANDS))
     else:
-        text = text.str.replace(r"^([+-]?\d*),(\d+)$", r"\1.\2", regex=True)
+        text = text.str.replace(DECIMAL_COMMA, r"\1.\2", regex=True)
     return pd.to_numeric(text.where(values.notna()), errors="coerce")
 
 
@@ -353,14 +367,34 @@ def _read_csv(file: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     twice = names_given[names_given.duplicated()]
     if len(twice):
         raise InputError(f"expected each column once, got {twice.iloc[0]!r} twice in {file}: rename or remove one")
-    frame = pd.read_csv(file, sep=sep)
-    text = pd.read_csv(file, sep=sep, dtype="str", keep_default_na=False, na_values=[""])
+    frame = _without_counter(pd.read_csv(file, sep=sep), file)
+    text = pd.read_csv(file, sep=sep, dtype="str", keep_default_na=False, na_values=[""]).reset_index(drop=True)
     frame.columns = text.columns = text.columns.str.strip()
     names = [column for column in frame if columns.get(str(column), column) in NAMES]
     if sep != ",":  # where commas are decimal, dots may part thousands: 10.000 is no ten, and stays text
         whole = [column for column in frame if columns.get(str(column), column) in ("n", "params", *SEEDS)]
         names += [column for column in whole if text[column].str.fullmatch(THOUSANDS).any()]
     return frame.assign(**{str(name): text[name] for name in names})
+
+
+def _without_counter(frame: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """A table without the unnamed counter of rows that R writes; refused where rows have other fields than the header.
+
+    Where rows have more fields than the header names, pandas takes the first ones as names of rows.
+    """
+    index, counter = frame.index, [str(number) for number in range(1, len(frame) + 1)]
+    if index.equals(pd.RangeIndex(len(frame))):
+        return frame
+    if index.nlevels > 1 or list(map(str, index)) != counter:
+        names = frame.columns.size
+        row = (
+            index[0] if index.nlevels > 1 else next(one for one, n in zip(index, counter, strict=True) if str(one) != n)
+        )
+        raise InputError(
+            f"{file} has {names + index.nlevels} fields in its rows, its header names {names}: expected as many, or in "
+            f"front a counter of rows (1, 2, ...), got {row!r} there in line {list(index).index(row) + 2}"
+        )
+    return frame.reset_index(drop=True)
 
 
 def complete(frame: pd.DataFrame) -> pd.DataFrame:

@@ -48,7 +48,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 def must_be_weight(value: float, name: str) -> None:
     """Raise unless `value` is a finite number >= 0."""
-    if not (isinstance(value, int | float) and 0 <= value < float("inf")):
+    if isinstance(value, bool) or not (isinstance(value, int | float) and 0 <= value < float("inf")):
         raise InputError(f"{name} must be a number >= 0, got {value!r}")
 
 

@@ -205,6 +205,8 @@ def rules(choice: Choice) -> Table:
     """The teachers that simple rules take, and the regret of that."""
     frame = choice.rules.drop(columns="value").dropna(axis="columns", how="all")
     caption = "The teacher that each rule takes, from the probes alone."
+    if choice.basis.seeds is not None and not choice.basis.missing.split:
+        caption += " Regret is on test rows; that of the teachers above is on validation rows."
     return _table("rules", "Rules", caption, frame, _by_likelihood(choice))
 
 

@@ -8,15 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from capmismatch._utils.text import format_number
 from capmismatch.findings import explain
+from capmismatch.selection import cautions
 from capmismatch.selection import reasons as sentences
+from capmismatch.selection.cells import cell, plain, rung_summary, shown_settings, without_empty
 from capmismatch.selection.evidence import EvidenceFacts
 from capmismatch.selection.first_guess import SmallestPilot
-from capmismatch.selection.handover import HandOver
+from capmismatch.selection.handover import OF_TABLES, HandOver
 from capmismatch.selection.metric import ACCURACY, Metric
+from capmismatch.selection.reasons import CLEAR, LEANING
 from capmismatch.selection.rules import COMPANIONS, RULES
 from capmismatch.selection.students import SeedFacts
 from capmismatch.stats.correlations import FEW_TEACHERS
@@ -26,7 +30,7 @@ _GAIN = ("gain", "gain_low", "gain_high")
 
 STUDENT_COLUMNS = (
     *("student", "label", "method", "tau", "family", "teacher", "p_best"),
-    *("accuracy", "ce", *_GAIN),
+    *("accuracy", "ce", *_GAIN, "regret", "regret_low"),
 )
 """Columns of `Choice.students`."""
 
@@ -44,9 +48,6 @@ _TEACHER_COLUMNS = [
 
 SURE_WITHIN = 0.9
 """Chance of losing no more than the tolerance from which on a teacher counts as good enough."""
-
-CLEAR, LEANING = 0.8, 0.5
-"""P(best) from which on a choice is clear, and from which on it leans to a teacher."""
 
 
 # Numbers and codes ----------------------------------------------------------------------------------------------------
@@ -123,6 +124,10 @@ class Missing:
         Teachers that `capmismatch.check` found not to be usable, each with the reason; else "".
     two_classes : bool
         Whether probes of the wrong classes were left out because they are zero by definition.
+    repeated : str
+        Results and evidence that repeat others (see `repeats.without_repeats`); else "".
+    unknown : tuple of (family, teacher)
+        Teachers of the results that the probes lack; their students are left out.
     """
 
     rules: tuple[str, ...] = ()
@@ -131,6 +136,8 @@ class Missing:
     split: str = ""
     unusable: str = ""
     two_classes: bool = False
+    repeated: str = ""
+    unknown: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -149,6 +156,8 @@ class Basis:
         Rows of `capmismatch.teacher_differences` for the settings that were chosen; None without results.
     methods : mapping of str to mapping
         The settings of the results by their labels, see `handover.settings_in`.
+    outliers : tuple of str
+        Students far out of line with the others, in words; see `capmismatch.stats.outliers.outlying_runs`.
     """
 
     missing: Missing = Missing()
@@ -156,6 +165,7 @@ class Basis:
     evidence: EvidenceFacts | None = None
     differences: pd.DataFrame | None = None
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    outliers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -199,7 +209,11 @@ class Choice(HandOver):
     pilot : PilotRecord or None
         What a pilot did.
     source : str
-        The study file or the bank's folder whose teachers these are, for `command`.
+        The study file or the bank's folder whose teachers these are, for `command`; "" where they are of tables.
+    soften_options : tuple of str
+        Further words of `command`.
+    no_command : str
+        Why there is no `command`: it would have no training rows; else "".
 
     See Also
     --------
@@ -215,7 +229,9 @@ class Choice(HandOver):
     basis: Basis
     findings: list[str]
     pilot: PilotRecord | None = None
-    source: str = "study.toml"
+    source: str = ""
+    soften_options: tuple[str, ...] = ()
+    no_command: str = OF_TABLES
 
     @property
     def student(self) -> str | None:
@@ -303,6 +319,8 @@ class Choice(HandOver):
             - ``family, teacher, p_best`` : its best teacher, and the chance of being that
             - ``accuracy, ce`` : accuracy with that teacher and with plain cross-entropy, on test rows
             - ``gain, gain_low, gain_high`` : points over plain cross-entropy, and their 95 % interval
+            - ``regret, regret_low`` : points that its own best teacher is ahead of the chosen one, and the lower end of
+              their 95 % interval
         """
         return self.metric.shown(self.comparison.students)
 
@@ -363,12 +381,18 @@ class Choice(HandOver):
         -------
         str
             "clear" (P(best) of 0.8 or more, and by their F test the teachers differ), "leaning" (0.5 or more),
-            "toss-up", or "none" where no student speaks.
+            "toss-up", or "none" where no student speaks, where there is one teacher alone, or where none is worth
+            taking.
         """
-        if pd.isna(self._row["p_best"]):
+        if pd.isna(self._row["p_best"]) or len(self.table) < 2 or self.takes_none:
             return "none"
         clear = self.p_best >= CLEAR and not sentences.no_difference(self.basis.differences)
         return "clear" if clear else "leaning" if self.p_best >= LEANING else "toss-up"
+
+    @property
+    def takes_none(self) -> bool:
+        """Whether plain cross-entropy is shown to do better than the best teacher: then none is worth taking."""
+        return bool(self._row.get("gain_high", np.nan) < 0)
 
     @property
     def cheapest(self) -> str | None:
@@ -379,14 +403,19 @@ class Choice(HandOver):
     @property
     def smallest_pilot(self) -> SmallestPilot | None:
         """By a probe alone, the fewest students that would tell which rule is right; None in other choices."""
-        if self.grade != "none":
+        if not pd.isna(self._row["p_best"]) or len(self.table) < 2:
             return None
         return SmallestPilot.of(self.table, self.rules, (self.family, self.teacher), self.tau)
 
     @property
     def _cheapest(self) -> pd.Series | None:
-        enough = self.table[self.table["within"].ge(SURE_WITHIN)].dropna(subset="params")
+        enough = self._good_enough.dropna(subset="params")
         return enough.iloc[int(enough["params"].argmin())] if len(enough) else None
+
+    @property
+    def _good_enough(self) -> pd.DataFrame:
+        """The teachers that lose no more than the tolerance with a chance of 90 %; none where none is worth taking."""
+        return self.table[self.table["within"].ge(SURE_WITHIN) & (not self.takes_none)]
 
     @property
     def _row(self) -> pd.Series:
@@ -398,7 +427,11 @@ class Choice(HandOver):
 
     @property
     def verdict(self) -> str:
-        """How the title begins, by the grade: "Take teacher", "Leaning to teacher", "Toss-up:", "First guess:"."""
+        """How the title begins: "Take teacher", "Leaning to teacher", "Toss-up:", "First guess:", or why it is none."""
+        if self.takes_none:
+            return "Take no teacher:"
+        if len(self.table) < 2:
+            return "Nothing to compare:"
         return sentences.VERDICTS[self.grade]
 
     @property
@@ -412,9 +445,12 @@ class Choice(HandOver):
         setting = [] if self.student in (None, "student") else [f"student {self.student}"]
         setting += [] if self.label is None else [self.label]
         where = f" ({', '.join(setting)})" if setting else ""
-        if self._row.get("gain_high", 0.0) < 0:
+        if self.takes_none:
             worse = "do worse than plain cross-entropy"
-            return f"Take no teacher, based on {self.grounds}: students of {self.family}/{self.teacher} {worse}{where}"
+            students = f"students of {self.family}/{self.teacher} {worse}{where}"
+            return f"Take no teacher, based on {self.grounds}: {students}"
+        if len(self.table) < 2:
+            return f"{self.verdict} {self.family}/{self.teacher} is the only teacher{where}"
         if self.grade == "none":
             smallest, spread = sentences.smallest_of(self.table, self._row), sentences.spread_in_short(self.rules)
             return f"{self.verdict} {self.family}/{self.teacher}{smallest}, based on {self.grounds}{spread}"
@@ -432,16 +468,16 @@ class Choice(HandOver):
                 *sentences.settings(self.students, self.settings, self.metric, basis.missing.split),
                 *sentences.differences(basis.differences),
                 *sentences.ties(table, row, self.metric),
-                *sentences.cheapest_within(self._cheapest, row, self.comparison.tolerance, self.metric),
+                *sentences.cheapest_within(self._good_enough, row, self.comparison.tolerance, self.metric),
                 *sentences.gain(table, row, self.metric, basis.missing.split),
-                *sentences.rule_costs(self.rules, self.metric),
+                *sentences.rule_costs(self.rules, self.metric, basis.missing.split),
                 *sentences.from_elsewhere(basis.evidence),
             ]
         elif basis.evidence is not None:
             by_numbers += [
                 sentences.predicted(table, row),
                 *sentences.ties(table, row),
-                *sentences.cheapest_within(self._cheapest, row, self.comparison.tolerance),
+                *sentences.cheapest_within(self._good_enough, row, self.comparison.tolerance),
                 *sentences.trusted(basis.evidence),
                 *sentences.losses_elsewhere(basis.evidence),
                 *sentences.setting_elsewhere(str(self.label), self.settings, basis.evidence),
@@ -451,7 +487,7 @@ class Choice(HandOver):
                 *sentences.ranking(table, RULES[self.rule], self.tau),
                 *sentences.cheapest(table[table["tie"]], row),
                 *sentences.spread_of_rules(self.rules, table),
-                *sentences.rivals(self.rules, row, RULES[self.rule]),
+                *(sentences.rivals(self.rules, row, RULES[self.rule]) if len(table) > 1 else []),
             ]
         before = () if self.pilot is None else self.pilot.reasons
         left_out = sentences.left_out(basis.missing.rules, basis.missing.two_classes)
@@ -467,6 +503,7 @@ class Choice(HandOver):
             by_numbers += [
                 *sentences.result_risks(table, row, basis.seeds, self.metric),
                 *sentences.setting_risks(self.settings),
+                *cautions.different_teachers(self.students, row, self.metric),
                 *sentences.missing_probes(missing.probes, among=predicted),
                 *sentences.one_split_risk(missing.split),
             ]
@@ -482,7 +519,9 @@ class Choice(HandOver):
                 *sentences.without_probe(missing.teachers, RULES[self.rule], self.tau),
                 *sentences.confidence_risk(table, RULES[self.rule]),
             ]
-        before = (*sentences.unusable(missing.unusable), *(() if self.pilot is None else self.pilot.risks))
+        left_out = [*sentences.unusable(missing.unusable), *cautions.repeated(missing.repeated)]
+        left_out += [*cautions.unknown(missing.unknown), *cautions.outlying(basis.outliers)]
+        before = (*left_out, *(() if self.pilot is None else self.pilot.risks))
         few = [sentences.few(len(table))] if len(table) < FEW_TEACHERS else []
         return [*before, *by_numbers, *few, *sentences.edge_risk(table, row)]
 
@@ -494,12 +533,12 @@ class Choice(HandOver):
             ("Why", self.reasons),
             ("Risks", self.risks),
             ("Findings", notes),
-            ("Teachers", _without_empty(self.table[[name for name in _TEACHER_COLUMNS if name in self.table]])),
+            ("Teachers", without_empty(self.table[[name for name in _TEACHER_COLUMNS if name in self.table]])),
             ("Students", self.students[["student", "label", "teacher", self.metric.name, *_GAIN]]),
-            ("Settings", _shown_settings(self.settings)),
-            ("Rules", _without_empty(self.rules.drop(columns="family"))),
+            ("Settings", shown_settings(self.settings)),
+            ("Rules", without_empty(self.rules.drop(columns="family"))),
             ("Trust", self.trust),
-            ("Rungs", _rung_summary(self.rungs)),
+            ("Rungs", rung_summary(self.rungs)),
         ]
         return [(name, content) for name, content in tables if len(content)]
 
@@ -536,48 +575,14 @@ class Choice(HandOver):
 
     def to_markdown(self) -> str:
         """The page as Markdown, with pipe tables."""
-        parts = [f"## {_cell(self.title)}"]
+        parts = [f"## {cell(self.title)}"]
         for name, content in self._sections():
             if isinstance(content, pd.DataFrame):
                 rows = [list(content.columns), ["---"] * content.shape[1], *content.to_numpy(dtype=object).tolist()]
-                body = "\n".join("| " + " | ".join(_cell(value) for value in row) + " |" for row in rows)
+                body = "\n".join("| " + " | ".join(cell(value) for value in row) + " |" for row in rows)
             else:
-                body = "\n".join(f"- {_plain(item)}" for item in content)
+                body = "\n".join(f"- {plain(item)}" for item in content)
             parts.append(f"### {name}\n\n{body}")
         if self._next:
             parts.append("### Next\n\n" + "\n\n".join(f"    {line}" for line in self._next))
         return "\n\n".join(parts) + "\n"
-
-
-def _rung_summary(arms: pd.DataFrame) -> pd.DataFrame:
-    """One row per rung of a pilot: its arms, and which of them was likeliest the best."""
-    if arms.empty:
-        return arms
-    by = ["stage", "rung", "epochs", "seeds"]
-    best = arms.loc[arms.groupby(by, sort=False)["p_best"].idxmax()]
-    counts = arms.groupby(by, sort=False)["kept"].agg(arms="size", kept="sum").reset_index()
-    return counts.merge(best[[*by, "teacher", "label", "p_best"]], on=by)
-
-
-def _shown_settings(settings: pd.DataFrame) -> pd.DataFrame:
-    """Settings for the page: all of a single student, those that are tied of several."""
-    if "student" in settings:
-        single = settings["student"].nunique() <= 1
-        settings = settings.drop(columns="student") if single else settings[settings["tie"]]
-    return settings.drop(columns=["method", "tau", "family"], errors="ignore")
-
-
-def _without_empty(frame: pd.DataFrame) -> pd.DataFrame:
-    """Without columns that are all NaN, such as those that need results where there are none."""
-    return frame.dropna(axis="columns", how="all")
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return format_number(value)
-    return _plain(str(value)).replace("|", "\\|").replace("\n", " ")
-
-
-def _plain(text: str) -> str:
-    """Text in which names that look like tags, links or pictures are shown as text."""
-    return html.escape(text, quote=False).replace("](", "]\\(")

@@ -102,6 +102,37 @@ class EvidenceFacts:
         )
 
 
+def as_pairs(evidence: Iterable[object]) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The evidence as a list of pairs of tables.
+
+    Parameters
+    ----------
+    evidence : iterable
+        Pairs of a probes and a results table.
+
+    Returns
+    -------
+    list of (DataFrame, DataFrame)
+        The same.
+
+    Raises
+    ------
+    InputError
+        If it is anything else, such as a single pair.
+    """
+    pairs = []
+    for number, pair in enumerate(evidence):
+        match pair:
+            case (pd.DataFrame() as probes, pd.DataFrame() as results):
+                pairs.append((probes, results))
+            case _:
+                raise InputError(
+                    "expected evidence to be a list of pairs of tables, such as [(probes, results)], got "
+                    f"{type(pair).__name__} as its item {number + 1}"
+                )
+    return pairs
+
+
 def learn(
     profiles: pd.DataFrame,
     evidence: Iterable[tuple[pd.DataFrame, pd.DataFrame]],

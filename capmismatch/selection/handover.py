@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 import capmismatch
+from capmismatch.errors import InputError
 
 SETTING = ("tau", "tau_other", "tau_student", "weight", "constraint", "margin", "wrong")
 """Columns of the results table that make a setting of a method."""
@@ -19,6 +22,10 @@ OF_SOFT_LABELS = {
     "ISATS": ("tau", "constraint", "margin", "wrong"),
 }
 """Methods whose soft labels are made of the teacher alone, and what they are made by; others need its logits."""
+
+
+OF_TABLES = "soft labels: choice.soften(bank), where the bank holds the teacher's logits of training rows"
+"""What stands in place of the command where nothing on disk is known to make soft labels of."""
 
 
 def settings_in(tables: Iterable[pd.DataFrame]) -> dict[str, dict[str, Any]]:
@@ -41,7 +48,7 @@ def settings_in(tables: Iterable[pd.DataFrame]) -> dict[str, dict[str, Any]]:
     return settings
 
 
-def soften_command(teacher: str, setting: Mapping[str, Any], source: str) -> str:
+def soften_command(teacher: str, setting: Mapping[str, Any], source: str, options: Sequence[str] = ()) -> str:
     """The command that writes a teacher's soft labels, or its logits for methods that compare logits.
 
     Parameters
@@ -52,6 +59,8 @@ def soften_command(teacher: str, setting: Mapping[str, Any], source: str) -> str
         Of `settings_in`.
     source : str
         Study file, or folder of a bank.
+    options : sequence of str
+        What else that source asks for, such as ``("--split", "train")``.
 
     Returns
     -------
@@ -64,7 +73,7 @@ def soften_command(teacher: str, setting: Mapping[str, Any], source: str) -> str
     'capmismatch soften study.toml --teacher mlp/mlp48 --method ats --tau 4 --tau-other 3 --out soft.safetensors'
     """
     fields = OF_SOFT_LABELS.get(setting["name"])
-    words = ["capmismatch", "soften", source, "--teacher", teacher]
+    words = ["capmismatch", "soften", source, *options, "--teacher", teacher]
     words += ["--method", "logits" if fields is None else setting["name"].lower()]
     for name in fields or ():
         if name in setting:
@@ -75,24 +84,34 @@ def soften_command(teacher: str, setting: Mapping[str, Any], source: str) -> str
 def loss_line(setting: Mapping[str, Any]) -> str:
     """The line of Python that makes the loss of a setting, of student logits, labels and what `soften` wrote.
 
+    A comment, where the setting is none that `capmismatch.Method` takes.
+
     Examples
     --------
     >>> loss_line({"name": "KD", "tau": 4.0, "weight": 0.5})
     'loss = cm.Method("KD", tau=4, weight=0.5).criterion()(student_logits, labels, soft_labels)'
+    >>> loss_line({"name": "MyLoss", "tau": 4.0})
+    '# the loss of "MyLoss" is your own code: it is no method of capmismatch'
     """
     values = {name: value for name, value in setting.items() if name != "name"}
     text = [
         f"{name}={_shown(value)}" if not isinstance(value, str) else f'{name}="{value}"'
         for name, value in values.items()
     ]
+    # by the public names, as a user would: this room does not know the one above it, which has the methods
+    name = json.dumps(str(setting["name"]))
+    try:
+        method = capmismatch.Method(**setting)
+        method.check_loss()
+    except InputError as error:
+        known = not str(error).startswith("method must be one of")
+        why = f"the results lack some of it: {error}" if known else "it is no method of capmismatch"
+        return f"# the loss of {name} is your own code: {' '.join(why.split())}"
+    made = f"cm.Method({', '.join([name, *text])})"
     taken = "soft_labels" if setting["name"] in OF_SOFT_LABELS else "teacher_logits"
-    return (
-        f"loss = cm.Method({', '.join([_quoted(setting['name']), *text])}).criterion()(student_logits, labels, {taken})"
-    )
-
-
-def _quoted(text: str) -> str:
-    return f'"{text}"'
+    if taken == "teacher_logits" and method.spec.kind == "soft labels":  # a control, which a file holds no labels of
+        taken = f"{made}.soft_labels(teacher_logits, labels)"
+    return f"loss = {made}.criterion()(student_logits, labels, {taken})"
 
 
 def _shown(value: Any) -> str:
@@ -123,13 +142,21 @@ class HandOver:
 
     @property
     def command(self: Any) -> str:
-        """The shell command that writes the teacher's soft labels for this setting."""
-        return soften_command(f"{self.family}/{self.teacher}", self.taught_by, self.source)
+        """The shell command that writes the teacher's soft labels of training rows.
+
+        Returns
+        -------
+        str
+            "" where none can, see `no_command`, or where no teacher is worth taking.
+        """
+        if self.takes_none or self.no_command:
+            return ""
+        return soften_command(f"{self.family}/{self.teacher}", self.taught_by, self.source, self.soften_options)
 
     @property
     def loss(self: Any) -> str:
-        """The line of Python that makes the loss of this setting."""
-        return loss_line(self.taught_by)
+        """The line of Python that makes the loss of this setting; "" where no teacher is worth taking."""
+        return "" if self.takes_none else loss_line(self.taught_by)
 
     def soften(self: Any, bank: Any, *, split: str | None = None) -> Any:
         """Make the teacher's soft labels for this setting (its logits, where the method compares logits).
@@ -139,7 +166,7 @@ class HandOver:
         bank : LogitBank, sequence of LogitBank, Study or Diagnosis
             Where the teacher's logits lie; several banks are several views of the inputs. Of a study its training rows.
         split : str, optional
-            "train", "val" or "test"; all rows by default.
+            "train", "val" or "test"; all rows by default, with a warning where none of them is a training row.
 
         Returns
         -------
@@ -158,6 +185,8 @@ class HandOver:
         if hasattr(bank, "training_banks"):
             of_training = split in (None, "train")
             bank, split = (bank.training_banks(), None) if of_training else ([bank.bank], split)
+        elif split is None:
+            _warn_without_training_rows(getattr(bank, "bank", bank))
         setting, teacher = self.taught_by, f"{self.family}/{self.teacher}"
         # by the public names, as a user would: this room does not know the one above it, which makes soft labels
         method = capmismatch.Method(**setting) if setting["name"] in OF_SOFT_LABELS else None
@@ -172,7 +201,7 @@ class HandOver:
             Its attributes by their names, tables as lists of rows, and its sentences: title, reasons, risks.
         """
         plain = ["teacher", "family", "rule", "grade", "p_best", "expected_regret", "cheapest", "student", "label"]
-        plain += ["method", "tau", "title", "reasons", "risks", "findings", "command", "loss"]
+        plain += ["method", "tau", "title", "reasons", "risks", "findings", "command", "no_command", "loss"]
         tables = ("table", "rules", "students", "settings", "trust", "rungs")
         return {name: getattr(self, name) for name in plain} | {
             name: getattr(self, name).to_dict("records") for name in tables
@@ -181,4 +210,15 @@ class HandOver:
     @property
     def _next(self: Any) -> list[str]:
         """Lines to copy: soft labels and loss; none where no teacher is worth taking."""
-        return [] if self._row.get("gain_high", 0.0) < 0 else [self.command, self.loss]
+        return [] if self.takes_none else [self.command or f"# {self.no_command}", self.loss]
+
+
+def _warn_without_training_rows(banks: Any) -> None:
+    """Warn where soft labels will be of validation and test rows alone."""
+    splits = {name for bank in (banks if isinstance(banks, Sequence) else [banks]) for name in set(bank.rows.split)}
+    if "train" not in splits:
+        warnings.warn(
+            f"soft labels of {' and '.join(sorted(map(str, splits), reverse=True))} rows, as the bank has no training "
+            "rows: a student that learns from them is to be measured on other rows",
+            stacklevel=3,
+        )

@@ -85,6 +85,18 @@ class Metric:
             return None
         return -profiles[self.name] / 100 if self.less_is_better else profiles[self.name]
 
+    def in_range(self, table: pd.DataFrame, levels: tuple[str, ...]) -> pd.DataFrame:
+        """A table whose levels and accuracies, means of draws around them, are such as there may be.
+
+        Examples
+        --------
+        >>> ACCURACY.in_range(pd.DataFrame({"low": [0.999], "high": [1.001]}), LEVELS).values.tolist()
+        [[0.999, 1.0]]
+        """
+        own = [name for name in (*levels, "accuracy", "ce") if name in table]
+        least, most = (-np.inf, 0.0) if self.less_is_better else (0.0, 1.0)
+        return table.assign(**{name: table[name].astype(float).clip(least, most) for name in own})
+
     def shown(self, table: pd.DataFrame, levels: tuple[str, ...] = LEVELS) -> pd.DataFrame:
         """A table of a choice as it is shown: `levels` and accuracies in the metric's own numbers and name."""
         if not self.less_is_better or table.empty:

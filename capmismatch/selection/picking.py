@@ -6,6 +6,7 @@ results. Each turns draws of accuracies into tables, and these into a `Choice`, 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -23,18 +24,11 @@ from capmismatch.selection.candidates import (
     rule_choices,
     zero_by_definition,
 )
-from capmismatch.selection.choice import (
-    SETTING_COLUMNS,
-    STUDENT_COLUMNS,
-    Basis,
-    Choice,
-    Comparison,
-    Missing,
-    Setting,
-)
-from capmismatch.selection.evidence import EvidenceFacts, EvidenceGroup, best_setting, learn, rule_losses
+from capmismatch.selection.choice import SETTING_COLUMNS, STUDENT_COLUMNS, Basis, Choice, Comparison, Missing, Setting
+from capmismatch.selection.evidence import EvidenceFacts, EvidenceGroup, as_pairs, best_setting, learn, rule_losses
 from capmismatch.selection.handover import settings_in
 from capmismatch.selection.metric import Metric, metric_of
+from capmismatch.selection.repeats import without_repeats
 from capmismatch.selection.rules import (
     COMPANIONS,
     DEFAULT_RULE,
@@ -59,6 +53,7 @@ from capmismatch.stats.correlations import FEW_TEACHERS
 from capmismatch.stats.differences import WANTED_RELIABILITY, teacher_differences
 from capmismatch.stats.estimates import Z95
 from capmismatch.stats.matching import UNIT, shared_teachers, with_families, with_teacher
+from capmismatch.stats.outliers import outlying_runs
 from capmismatch.stats.posterior import posterior_draws
 from capmismatch.stats.usable import OF_UNUSABLE, of_texts, told, usable_tables
 
@@ -117,7 +112,8 @@ def pick(
     values : DataFrame, optional
         The table of `capmismatch.example_values` with the rule's probe at its temperature, on `split`.
     evidence : pairs of DataFrame
-        ``(probes, results)`` of other studies. A family counts from three teachers with students on.
+        ``(probes, results)`` of other studies. A family counts from three teachers with students on. Students that are
+        in the results too, or twice in the evidence, are left out with a warning, whatever their names.
     family : str, optional
         Choose among this family's teachers. The other families of `probes` are evidence, as far as `results` has them.
     student : str, optional
@@ -136,7 +132,7 @@ def pick(
         By what students are compared: "accuracy", or of language models "nll": scores and baselines are then NLLs, less
         being better, and gains and regret in nats. That needs two seeds of some student, to tell the noise.
     n_boot : int
-        Number of draws.
+        Number of draws, 20 or more.
     seed : int
         Equal seeds give equal choices.
     mute : iterable of str
@@ -178,7 +174,7 @@ def pick(
     if results is not None:
         must_be_a_table(results, "the results table", 'results = cm.load_results("students.csv")')
     must_be_one_of(rule, ["auto", *RULES], "rule")
-    must_count(n_boot, "n_boot", most=MOST_RESAMPLES)
+    must_count(n_boot, "n_boot", least=20, most=MOST_RESAMPLES)  # of fewer draws a chance says nothing
     by, splits = metric_of(metric), Splits(split, report_split)
     if by.less_is_better and results is None:
         raise InputError(f"the metric {metric!r} compares students: give their results")
@@ -187,7 +183,7 @@ def pick(
         raise InputError(f"expected a tolerance in {by.unit} >= 0, got {tolerance!r}")
     probes, results, unusable = usable_tables(probes, results)
     measurements, profiles = read_probes(probes, split)
-    pairs = [(theirs, by.compared(students)) for theirs, students in _as_pairs(evidence)]
+    pairs = [(theirs, by.compared(students)) for theirs, students in as_pairs(evidence)]
     if results is not None:
         results = by.compared(checked_results(results))
         splits = resolve_splits(results, split, report_split)
@@ -196,6 +192,9 @@ def pick(
         results, other_families = _split_by_family(probes, results, family)
         pairs += other_families
         unusable = unusable[unusable["family"].eq(family)]
+    results, pairs, repeated = without_repeats(results, pairs)
+    if repeated:
+        warnings.warn(f"the same students were given twice, and are left out: {repeated}", stacklevel=2)
     candidates, groups = Candidates.of(profiles), list[EvidenceGroup]()
     if pairs:
         candidates, groups = learn(profiles, pairs, split=split, report_split=report_split, label=label)
@@ -214,7 +213,7 @@ def pick(
         )
         only = splits.choosing if splits.choosing == splits.reporting and split != report_split else ""
         choice = _by_results(students, candidates, groups, rule, tolerance, only, mute, by)
-        choice = _with_differences(choice, results, splits.choosing, mute)
+        choice = _with_facts(choice, results, splits.choosing, mute)
     elif pairs:
         choice = _by_evidence(candidates, groups, rule, tolerance, n_boot, seed, mute)
     else:
@@ -225,7 +224,7 @@ def pick(
         choice = _by_probe(measurements, profiles, used, draws, mute)
     methods = settings_in([*([] if results is None else [results]), *(pair[1] for pair in pairs)])
     choice = replace(choice, basis=replace(choice.basis, methods=methods))
-    return _with_left_out(choice, probes, unusable, mute)
+    return _with_left_out(choice, probes, unusable, repeated, mute)
 
 
 def _rule_to_follow(rule: str, probes: pd.DataFrame, profiles: pd.DataFrame) -> Rule:
@@ -251,37 +250,18 @@ def _default_rule(probes: pd.DataFrame, profiles: pd.DataFrame) -> str:
     return known[0] if known else DEFAULT_RULE
 
 
-def _with_left_out(choice: Choice, probes: pd.DataFrame, unusable: pd.DataFrame, mute: Iterable[str]) -> Choice:
-    """The choice, which says what was left out of it: unusable teachers, and probes that are zero by definition."""
+def _with_left_out(
+    choice: Choice, probes: pd.DataFrame, unusable: pd.DataFrame, repeated: str, mute: Iterable[str]
+) -> Choice:
+    """The choice, which says what was left out of it: unusable teachers, probes zero by definition, repeated runs."""
     two_classes = bool(zero_by_definition(probes))
-    if unusable.empty and not two_classes:
+    if unusable.empty and not two_classes and not repeated:
         return choice
-    missing = replace(choice.basis.missing, unusable=told(unusable), two_classes=two_classes)
+    missing = replace(choice.basis.missing, unusable=told(unusable), two_classes=two_classes, repeated=repeated)
     codes = [code for cell in unusable["findings"] for code in str(cell).split(",") if code in OF_UNUSABLE]
     codes += ["CM014"] if two_classes else []
     findings = without_muted([*choice.findings, *codes], mute)
     return replace(choice, basis=replace(choice.basis, missing=missing), findings=findings)
-
-
-def _as_pairs(evidence: Iterable[object]) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    """The evidence as a list of pairs of tables.
-
-    Raises
-    ------
-    InputError
-        If it is anything else, such as a single pair.
-    """
-    pairs = []
-    for number, pair in enumerate(evidence):
-        match pair:
-            case (pd.DataFrame() as probes, pd.DataFrame() as results):
-                pairs.append((probes, results))
-            case _:
-                raise InputError(
-                    "expected evidence to be a list of pairs of tables, such as [(probes, results)], got "
-                    f"{type(pair).__name__} as its item {number + 1}"
-                )
-    return pairs
 
 
 def _split_by_family(
@@ -443,7 +423,10 @@ def _by_results(
     plain = np.mean([student.cross_entropy_mean for student in students])
     able = _better_than_plain(table, metric.of_teachers(profiles), float(plain))
     chosen = able.iloc[_best_tested(able)] if rule == "auto" else _taken_by(rules, table, rule)
-    by_student, settings = _student_table(students, profiles), _setting_table(students, profiles)
+    position = list(profiles.index).index((chosen["family"], chosen["teacher"]))
+    by_student, settings = _student_table(students, profiles, position), _setting_table(students, profiles)
+    table, by_student = (metric.in_range(frame, ("score", "low", "high")) for frame in (table, by_student))
+    settings = metric.in_range(settings, ("score",))
     missing = Missing(rules=tuple(missing_rules), probes=candidates.missing_probes, split=only_split)
     return Choice(
         teacher=str(chosen["teacher"]),
@@ -456,13 +439,21 @@ def _by_results(
     )
 
 
-def _with_differences(choice: Choice, results: pd.DataFrame, split: str, mute: Iterable[str]) -> Choice:
-    """The choice with the test of whether the teachers differ at all, in the settings that were chosen."""
-    differences = teacher_differences(results, split=split)
-    chosen = differences.merge(choice.students[["student", "label"]], on=["student", "label"])
-    unreliable = ["CM015"] if chosen["reliability"].lt(WANTED_RELIABILITY).any() else []
-    findings = without_muted([*choice.findings, *unreliable], mute)
-    return replace(choice, basis=replace(choice.basis, differences=chosen), findings=findings)
+def _with_facts(choice: Choice, results: pd.DataFrame, split: str, mute: Iterable[str]) -> Choice:
+    """The choice with the test of whether its teachers differ at all, and students that are out of line.
+
+    Both are of the settings that were chosen; teachers that the probes lack take no part.
+    """
+    taught, known = with_teacher(results), pd.MultiIndex.from_frame(choice.table[UNIT])
+    there = pd.MultiIndex.from_frame(taught[UNIT]).isin(known)
+    unknown = tuple(taught.loc[~there, UNIT].drop_duplicates().sort_values(UNIT).itertuples(index=False, name=None))
+    rows = taught[there].merge(choice.students[["student", "label"]])
+    differences, outliers = teacher_differences(rows, split=split), tuple(outlying_runs(rows))
+    codes = ["CM015"] if differences["reliability"].lt(WANTED_RELIABILITY).any() else []
+    findings = without_muted([*choice.findings, *codes, *(["CM023"] if outliers else [])], mute)
+    missing = replace(choice.basis.missing, unknown=unknown)
+    basis = replace(choice.basis, missing=missing, differences=differences, outliers=outliers)
+    return replace(choice, basis=basis, findings=findings)
 
 
 def _result_table(
@@ -497,8 +488,8 @@ def _result_table(
     return table.sort_values("score", ascending=False, kind="stable").reset_index(drop=True)
 
 
-def _student_table(students: Sequence[StudentResults], profiles: pd.DataFrame) -> pd.DataFrame:
-    """Every student's own best teacher: `Choice.students`."""
+def _student_table(students: Sequence[StudentResults], profiles: pd.DataFrame, chosen: int) -> pd.DataFrame:
+    """Every student's own best teacher, and what the chosen one costs it: `Choice.students`."""
     rows = []
     for student in students:
         teachers = pd.DataFrame(draw_summary(student.choosing.draws, 0.0))
@@ -509,7 +500,9 @@ def _student_table(students: Sequence[StudentResults], profiles: pd.DataFrame) -
             gain = [gains.mean(), *np.quantile(gains, [0.025, 0.975])]
         setting = (student.student, student.label, *student.methods[student.label])
         accuracies = (student.reporting.draws[:, best].mean(), student.cross_entropy_mean)
-        rows.append((*setting, *profiles.index[best], float(teachers["p_best"].iloc[best]), *accuracies, *gain))
+        behind = 100 * (student.choosing.draws[:, best] - student.choosing.draws[:, chosen])
+        best_of = (*profiles.index[best], float(teachers["p_best"].iloc[best]))
+        rows.append((*setting, *best_of, *accuracies, *gain, behind.mean(), np.quantile(behind, 0.025)))
     return pd.DataFrame(rows, columns=list(STUDENT_COLUMNS))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from capmismatch._utils.text import count, format_chance, format_number, join, start
+from capmismatch._utils.text import count, format_chance, format_count, format_number, join, start
 from capmismatch.selection.evidence import EvidenceFacts
 from capmismatch.selection.first_guess import SmallestPilot
 from capmismatch.selection.metric import ACCURACY, Metric
@@ -50,6 +50,9 @@ ALIKE = (
     "between runs, so only the sampling noise of the examples is used."
 )
 """What it means that `capmismatch.stats.groups.Noise.alike`."""
+
+CLEAR, LEANING = 0.8, 0.5
+"""P(best) from which on a choice is clear, and from which on it leans to a teacher."""
 
 _GROUNDS = {
     "results": "its students' results",
@@ -94,7 +97,7 @@ def cheapest(tied: pd.DataFrame, chosen: pd.Series) -> list[str]:
     if len(tied) < 2:
         return []
     names = join([named(row) for _, row in tied.iterrows()])
-    why = f"{named(chosen)} is the smallest of them ({chosen['params']:,.0f} parameters), so it is taken."
+    why = f"{named(chosen)} is the smallest of them ({format_count(chosen['params'])} parameters), so it is taken."
     if tied["params"].isna().any():
         why = f"Not all their sizes are known, so {named(chosen)} is taken, which has the best value."
     return [
@@ -128,7 +131,7 @@ def spread_of_rules(rules: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     counted = join([f"{named(row)} ({row['votes']})" for _, row in votes.iterrows()])
     sizes = votes["params"]
     known = sizes.notna().all() and sizes.max() > sizes.min()
-    apart = f", from {sizes.min():,.0f} to {sizes.max():,.0f} parameters" if known else ""
+    apart = f", from {format_count(sizes.min())} to {format_count(sizes.max())} parameters" if known else ""
     return [f"The {len(rules)} rules disagree: they name {len(votes)} of {len(table)} teachers{apart}: {counted}."]
 
 
@@ -170,7 +173,7 @@ def prior_risk(rule: str, pilot: SmallestPilot | None) -> str:
     """That no student results confirm the rule, and the smallest pilot that could."""
     measured = (
         " In our study of twelve CIFAR-10 teachers its regret was low under KD; under ATS and ISATS it was no better "
-        "than other rules."
+        "than other rules. Nor do the students of that study show a difference between its teachers under KD."
     )
     risk = (
         "There are no student results: the rule is a guess, and its regret here is unknown."
@@ -206,7 +209,8 @@ def estimate(table: pd.DataFrame, chosen: pd.Series, metric: Metric = ACCURACY, 
     """The chosen teacher's estimate, chance and expected regret; `only` is the only split of the results."""
     kind = "" if chosen["measured"] else " (predicted: it has no student in this setting)"
     level, likely = metric.level(chosen["score"], chosen["low"], chosen["high"]), chance(table, chosen, metric)
-    return f"{named(chosen)}: {_split(only or 'val')} {metric.word} {level}{kind}{likely}."
+    where = f" on {_split(only or 'val')} rows" if likely else ""
+    return f"{named(chosen)}: {_split(only or 'val')} {metric.word} {level}{kind}{likely}{where}."
 
 
 def settings(students: pd.DataFrame, compared: pd.DataFrame, metric: Metric = ACCURACY, only: str = "") -> list[str]:
@@ -232,6 +236,12 @@ def ties(table: pd.DataFrame, chosen: pd.Series, metric: Metric = ACCURACY) -> l
     if len(tied) < 2:
         return [f"{named(table.iloc[0])} is better than every other teacher (95 % intervals)."]
     names = join([named(row) for _, row in tied.iterrows()])
+    if chosen["p_best"] >= CLEAR:  # one-sided surer than the two-sided interval
+        others = join([named(row) for _, row in tied.iterrows() if named(row) != named(chosen)])
+        return [
+            f"{named(chosen)} is the best with a probability of {format_chance(chosen['p_best'])}, but its lead over "
+            f"{others} is not significant: the 95 % interval covers zero."
+        ]
     sentence = (
         f"Too close to call between {names}."
         if len(tied) < len(table)
@@ -253,8 +263,9 @@ def differences(tests: pd.DataFrame | None) -> list[str]:
     for _, test in tests[tests["reliability"].lt(WANTED_RELIABILITY)].head(SHOWN_STUDENTS).iterrows():
         name = f"'{test['student']}', '{test['label']}'"
         shown = "differ" if test["p"] < SIGNIFICANT else "do not differ significantly"
-        more = f"{test['seeds_for_80']:.0f} seeds would reach 0.8" if np.isfinite(test["seeds_for_80"]) else ""
-        more = more or "the number of seeds to reach 0.8 is unknown"
+        trials = "training runs of each teacher" if test["error"] == "training runs" else "seeds"
+        more = f"{test['seeds_for_80']:.0f} {trials} would reach 0.8" if np.isfinite(test["seeds_for_80"]) else ""
+        more = more or f"the number of {trials} to reach 0.8 is unknown"
         sentences.append(
             f"The teachers {shown} for {name}: F({test['df1']:.0f}, {test['df2']:.0f}) = {test['F']:.2f}, "
             f"p = {test['p']:.2g}. Reliability of their means: {test['reliability']:.2f} "
@@ -270,23 +281,35 @@ def no_difference(tests: pd.DataFrame | None) -> str:
     return "; the teachers do not differ significantly"
 
 
-def cheapest_within(
-    cheapest: pd.Series | None, chosen: pd.Series, tolerance: float, metric: Metric = ACCURACY
-) -> list[str]:
-    """The smallest teacher that is good enough, where it is not the chosen one; or that none is."""
-    if cheapest is None:
-        return [f"No teacher is within {tolerance:g} {metric.unit} of the best with a probability of 90 %."]
-    if named(cheapest) == named(chosen):
+def cheapest_within(enough: pd.DataFrame, chosen: pd.Series, tolerance: float, metric: Metric = ACCURACY) -> list[str]:
+    """The smallest of the teachers that are good enough, where it is not the chosen one; or why there is none."""
+    within, known = f"{tolerance:g} {metric.unit}", enough.dropna(subset="params")
+    if chosen.get("gain_high", np.nan) < 0:  # no teacher is worth taking
         return []
-    size, sure = f"{cheapest['params']:,.0f} parameters", format_chance(cheapest["within"])
-    within = f"{tolerance:g} {metric.unit}"
-    return [f"The smallest teacher within {within} of the best is {named(cheapest)} ({size}; probability {sure})."]
+    if enough.empty:
+        return [f"No teacher is within {within} of the best with a probability of 90 %."]
+    if known.empty:
+        names = join([named(row) for _, row in enough.iterrows()])
+        return [f"Within {within} of the best: {names}. Sizes unknown, so the smallest of them is unknown."]
+    cheapest = known.iloc[int(known["params"].argmin())]
+    unsized = [named(row) for _, row in enough[enough["params"].isna()].iterrows()]
+    beside = f" The size of {join(unsized)} is unknown." if unsized else ""
+    if named(cheapest) == named(chosen) and not unsized:
+        return []
+    size, sure = f"{format_count(cheapest['params'])} parameters", format_chance(cheapest["within"])
+    smallest = f"{named(cheapest)} ({size}; probability {sure})"
+    return [f"The smallest teacher within {within} of the best is {smallest}.{beside}"]
 
 
 def gain(table: pd.DataFrame, chosen: pd.Series, metric: Metric = ACCURACY, only: str = "") -> list[str]:
     """How the teachers compare with plain cross-entropy."""
     if table["gain"].isna().all():
         return ["There is no CE baseline for every student, so the gain cannot be computed."]
+    if chosen["gain_high"] < 0:
+        return [
+            f"Students of {named(chosen)} are significantly worse than plain cross-entropy (gain "
+            f"{_gain(chosen, metric)}): distillation costs accuracy here."
+        ]
     if not (table["gain_low"] > 0).any():
         return [
             "No teacher is significantly better than plain cross-entropy "
@@ -295,8 +318,8 @@ def gain(table: pd.DataFrame, chosen: pd.Series, metric: Metric = ACCURACY, only
     return [f"Gain over plain cross-entropy ({_split(only or 'test')}): {_gain(chosen, metric)}."]
 
 
-def rule_costs(rules: pd.DataFrame, metric: Metric = ACCURACY) -> list[str]:
-    """Expected regret of following the common rules."""
+def rule_costs(rules: pd.DataFrame, metric: Metric = ACCURACY, only: str = "") -> list[str]:
+    """Expected regret of following the common rules, on the split to report."""
     if not rules["regret"].any():  # a single teacher
         return []
     losses = []
@@ -311,7 +334,7 @@ def rule_costs(rules: pd.DataFrame, metric: Metric = ACCURACY) -> list[str]:
             for taking in further
         ]
         losses.append(f"Other rules, with expected regret: {'; '.join(others)}.")
-    return [" ".join(losses)]
+    return [f"On {_split(only or 'test')} rows: {' '.join(losses)}"]
 
 
 def from_elsewhere(evidence: EvidenceFacts | None) -> list[str]:
@@ -337,7 +360,8 @@ def result_risks(table: pd.DataFrame, chosen: pd.Series, seeds: SeedFacts, metri
         )
     if chosen["tie"] and chosen["p_best"] < 0.5:
         another = format_chance(1 - chosen["p_best"])
-        risks.append(f"Another teacher is the best with a probability of {another}; more seeds would decide.")
+        wanted = "more seeds" if table["measured"].sum() > 1 else "students of the other teachers"
+        risks.append(f"Another teacher is the best with a probability of {another}; {wanted} would decide.")
     return risks
 
 

@@ -337,8 +337,13 @@ def _load(network: nn.Module, expected: Mapping[str, Tensor], tensors: Mapping[s
         if expected[name].shape != tensors[name].shape
     ]
     known = {name: value for name, value in tensors.items() if name in expected or not _may_be_left(name)}
+    wrong_kinds = {
+        name: kind for name in sorted(expected.keys() & known.keys()) if (kind := _kind(known[name], expected[name]))
+    }
     fitting = {
-        name: value for name, value in known.items() if name not in expected or expected[name].shape == value.shape
+        name: value
+        for name, value in known.items()
+        if name not in expected or (expected[name].shape == value.shape and name not in wrong_kinds)
     }
     try:
         result = network.load_state_dict(fitting, strict=False)
@@ -350,7 +355,20 @@ def _load(network: nn.Module, expected: Mapping[str, Tensor], tensors: Mapping[s
         "missing": sorted(name for name in result.missing_keys if not name.endswith(COUNTERS) and name not in tensors),
         "unexpected": sorted(result.unexpected_keys),
         "of another shape": wrong_shapes,
+        "of another kind": [f"{name} ({kind}), expected plain numbers" for name, kind in wrong_kinds.items()],
     }
+
+
+def _kind(value: Tensor, expected: Tensor) -> str:
+    """What weights are instead of numbers that the network could hold as they are; "" where they can be loaded."""
+    if value.is_meta:
+        return "meta, without values"
+    if value.is_quantized or value.layout != torch.strided:
+        return "quantised" if value.is_quantized else str(value.layout).removeprefix("torch.")
+    if value.is_complex() and not expected.is_complex():
+        return "complex"
+    is_whole = not value.is_floating_point() and not value.is_complex()
+    return str(value.dtype).removeprefix("torch.") if is_whole and expected.is_floating_point() else ""
 
 
 def _may_be_left(name: str) -> bool:

@@ -11,15 +11,15 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 from torch import Tensor, nn
 
-from capmismatch._utils.code import code_hash
-from capmismatch._utils.files import hash_of
+from capmismatch._utils.code import code_hash, own_files_of
+from capmismatch._utils.files import hash_file, hash_of
 from capmismatch.architectures import build_for, count_parameters
 from capmismatch.architectures.registry import builder_of, is_known
 from capmismatch.errors import CapmismatchError, InputError
@@ -28,6 +28,8 @@ from capmismatch.sources._state_dicts import Fitted, WeightsChoice
 from capmismatch.sources._weights import fit_weights, hash_checkpoint, with_words
 from capmismatch.sources.families import Teacher
 from capmismatch.training.prepare import Normalise
+
+_LOADED: dict[str, str] = {}  # the user's files behind builders, and the hash of each as it was read
 
 _Build = Callable[[Path, dict[str, Tensor]], nn.Module]  # of a checkpoint's path and its weights
 
@@ -237,6 +239,8 @@ def known_part(name: str) -> str | None:
 def _module(module_name: str, base: Path) -> ModuleType:
     """A module beside the study file, as it is now, or else an installed one."""
     beside = base / f"{module_name}.py"
+    own = own_files_of(module_name, base)
+    _forget_other_files(own)
     sys.path.insert(0, str(base))  # the module may import others beside it
     try:
         if not beside.exists():
@@ -258,3 +262,14 @@ def _module(module_name: str, base: Path) -> ModuleType:
         ) from None
     finally:
         sys.path.remove(str(base))
+        _LOADED.update({str(file): hash_file(file) for file in own.values()})
+
+
+def _forget_other_files(own: Mapping[str, Path]) -> None:
+    """Let a builder's imports be read anew where Python holds them of another study, or as they were before an edit."""
+    importlib.invalidate_caches()
+    held = {name: os.path.realpath(sys.modules[name].__file__ or "") for name in own if name in sys.modules}
+    held = {name: file for name, file in held.items() if file in _LOADED}
+    if any(file != str(own[name]) or _LOADED[file] != hash_file(own[name]) for name, file in held.items()):
+        for name in held:  # all of them: they may have imported each other
+            del sys.modules[name]

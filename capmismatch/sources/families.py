@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from capmismatch._utils.text import format_count
 from capmismatch.data.class_names import default_order, natural_key
 from capmismatch.data.records import only_key, teacher_key
 from capmismatch.data.rows import Rows
@@ -211,7 +212,7 @@ class Family(Sequence[Teacher]):
     def __repr__(self) -> str:
         lines = [f"Family of {len(self)} teachers:"]
         for teacher in self:
-            size = f"{teacher.params:,} parameters" if teacher.params is not None else "size unknown"
+            size = f"{format_count(teacher.params)} parameters" if teacher.params is not None else "size unknown"
             lines.append(f"  {teacher.key}: {size}, from {teacher.source}")
         return "\n".join(lines)
 

@@ -176,7 +176,7 @@ class SavedRunner:
             return
         matched = match_classes(saved_rows.classes, dataset.classes, f"the saved logits of teacher {teacher.key}")
         columns = np.arange(len(dataset.classes)) if matched is None else matched
-        index = _rows_by_id(saved_rows, teacher, dataset)
+        index = rows_by_id(saved_rows, teacher, dataset)
         _check_labels(saved_rows, index, columns, teacher, dataset)
         self.logits = logits[index][:, columns]
 
@@ -185,7 +185,7 @@ class SavedRunner:
         return np.asarray(self.logits[low:high])
 
 
-def _rows_by_id(saved: Rows, teacher: Teacher, dataset: Dataset) -> NDArray[np.int64]:
+def rows_by_id(saved: Rows, teacher: Teacher, dataset: Dataset) -> NDArray[np.int64]:
     """The row of each example of the data set among the saved ones."""
     own, wanted = _distinct_ids(saved.ids), _distinct_ids(dataset.rows.ids)
     row_of = {identity: row for row, identity in enumerate(own)}

@@ -13,7 +13,14 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from capmismatch.errors import InputError
-from capmismatch.stats.matching import MOST_CELLS, many_effects, require_results, resolve_split
+from capmismatch.stats.matching import (
+    MOST_CELLS,
+    UNIT,
+    many_effects,
+    require_results,
+    require_single_rows,
+    resolve_split,
+)
 
 Floats = NDArray[np.float64]
 
@@ -23,6 +30,7 @@ COLUMNS = (
     "split",
     "teachers",
     "runs",
+    "error",
     "F",
     "df1",
     "df2",
@@ -44,8 +52,11 @@ def teacher_differences(results: pd.DataFrame, *, split: str = "test") -> pd.Dat
 
     .. math:: y_{ts} = m + a_t + b_s + e_{ts}, \qquad F = \frac{MS_{teacher}}{MS_{error}},
 
-    where :math:`b_s` is left out if teachers do not share their seeds. With :math:`\hat r = 1 - 1/F` the reliability of
-    a teacher's mean, no probe is expected to correlate with these means by more than :math:`\sqrt{\hat r}`.
+    where :math:`b_s` is left out if teachers do not share their seeds. Where teachers have several training runs
+    (column ``teacher_seed``), the model gets a term :math:`u_{r(t)}` for each run, and the error is that between runs
+    of a teacher, :math:`F = MS_{teacher} / MS_{run(teacher)}`: two students of one run are no replicates of the
+    teacher. With :math:`\hat r = 1 - 1/F` the reliability of a teacher's mean, no probe is expected to correlate with
+    these means by more than :math:`\sqrt{\hat r}`.
 
     Parameters
     ----------
@@ -65,22 +76,26 @@ def teacher_differences(results: pd.DataFrame, *, split: str = "test") -> pd.Dat
         ``split``
             The split whose accuracies are tested.
         ``teachers``, ``runs``
-            How many teachers and runs enter.
+            How many teachers and students enter.
+        ``error``
+            What differences between teachers are measured against: "seeds" of the students, or "training runs" of the
+            teachers, where some teacher has several.
         ``F``, ``df1``, ``df2``, ``p``
-            The F test of "all teachers teach alike". NaN where no teacher has two runs, so that noise cannot be told
-            from differences, or where nothing varies.
+            The F test of "all teachers teach alike". NaN where no teacher has two students, so that noise cannot be
+            told from differences, or where nothing varies.
         ``reliability``, ``low``, ``high``
             The share of the variance of the teachers' means that is due to the teachers, in [0, 1], with its 95 %
             interval (exact for equal numbers of runs and normal noise).
         ``ceiling``
             The square root of ``reliability``: the highest correlation to expect of any probe.
         ``seeds_for_80``
-            Runs per teacher at which the reliability would reach 0.8; infinite where no difference shows.
+            Seeds, or training runs, per teacher at which the reliability would reach 0.8; infinite where no difference
+            shows.
 
     Raises
     ------
     InputError
-        If a column is missing, or no row with a teacher is left on the split.
+        If a column is missing, no row with a teacher is left on the split, or a row is there twice.
 
     See Also
     --------
@@ -91,7 +106,8 @@ def teacher_differences(results: pd.DataFrame, *, split: str = "test") -> pd.Dat
     -----
     The reliability is the intraclass correlation of the means, ICC(C, k) of McGraw & Wong (1996, two-way), or ICC(1, k)
     where no seed is shared; the interval is theirs. The number of runs follows Spearman and Brown (1910). The bound on
-    correlations is Spearman's attenuation (1904).
+    correlations is Spearman's attenuation (1904). The test against runs within teachers is that of a nested design
+    (Scheffé 1959, section 5.3), exact where each run has as many students.
 
     Examples
     --------
@@ -109,48 +125,64 @@ def teacher_differences(results: pd.DataFrame, *, split: str = "test") -> pd.Dat
     rows = results[results["teacher"].fillna("").ne("") & results["accuracy"].notna() & results["split"].eq(split)]
     if rows.empty:
         raise InputError(f"the results table has no students of a teacher on the split {split!r}")
+    rows = rows.assign(
+        family=rows["family"].fillna("") if "family" in rows else "",
+        teacher_seed=rows["teacher_seed"].fillna(0) if "teacher_seed" in rows else 0,
+    )
+    setting = [name for name in ("student", "label", "method") if name in rows]
+    require_single_rows(rows, [*UNIT, *setting], ["teacher_seed", "seed"], "the results table")
     return pd.DataFrame(_settings(rows, split), columns=list(COLUMNS))
 
 
 def _settings(rows: pd.DataFrame, split: str) -> Iterator[dict[str, object]]:
     for (student, label), setting in rows.groupby(["student", "label"], sort=False):
-        family = setting["family"].fillna("") if "family" in setting else ""
-        teacher = pd.factorize(pd.Series(family, index=setting.index) + "/" + setting["teacher"].astype(str))[0]
-        seed = pd.factorize(setting["seed"])[0]
-        test = f_test(setting["accuracy"].to_numpy(float), teacher, seed)
+        teacher, run = (
+            setting.groupby(by, sort=False).ngroup().to_numpy().astype(np.int64)
+            for by in (UNIT, [*UNIT, "teacher_seed"])
+        )
+        seed = pd.factorize(setting["seed"])[0].astype(np.int64)
+        test = f_test(setting["accuracy"].to_numpy(float), teacher, seed, run)
         yield {"student": student, "label": label, "split": split, **test}
 
 
-def f_test(values: Floats, teacher: NDArray[np.int64], seed: NDArray[np.int64]) -> dict[str, float]:
+def f_test(
+    values: Floats, teacher: NDArray[np.int64], seed: NDArray[np.int64], run: NDArray[np.int64] | None = None
+) -> dict[str, float | str]:
     """The F test of `teacher_differences` for one setting.
 
     Parameters
     ----------
     values : (R,) array of float
-        Accuracy of each run.
+        Accuracy of each student.
     teacher, seed : (R,) arrays of int
-        Codes from 0 on, of the run's teacher and of its seed.
+        Codes from 0 on, of the student's teacher and of its seed.
+    run : (R,) array of int, optional
+        Codes from 0 on, of the teacher's training run; by default each teacher has one.
 
     Returns
     -------
     dict
         The columns of `teacher_differences` from ``teachers`` on.
     """
-    teachers, runs = int(teacher.max()) + 1, len(values)
-    counts = np.bincount(teacher, minlength=teachers)
-    levels = seed if _crossed(teacher, seed) else np.zeros(runs, np.int64)
+    teachers, students = int(teacher.max()) + 1, len(values)
+    levels = seed if _crossed(teacher, seed) else np.zeros(students, np.int64)
     (base_rank, base_rss), (full_rank, full_rss) = _fits(values, teacher, levels)
-    df1, df2 = full_rank - base_rank, runs - full_rank
-    result: dict[str, float] = {"teachers": teachers, "runs": runs, "df1": df1, "df2": df2}
+    run_rank, run_rss, trials, error = students, 0.0, np.arange(students), "seeds"
+    if run is not None and run.max() > teacher.max():  # students of one run are no trials of a teacher; its runs are
+        run_rank, run_rss = _fits(values, run, levels)[1]
+        trials, error = np.unique(run, return_index=True)[1], "training runs"
+    counts = np.bincount(teacher[trials], minlength=teachers)
+    df1, df2 = full_rank - base_rank, run_rank - full_rank
+    result: dict[str, float | str] = {"teachers": teachers, "runs": students, "error": error, "df1": df1, "df2": df2}
     if df1 < 1 or df2 < 1 or base_rss < 1e-24:  # a single teacher, single runs, or nothing that varies
         unknown = ("F", "p", "reliability", "low", "high", "ceiling", "seeds_for_80")
         return result | dict.fromkeys(unknown, math.nan)
-    between, within = (base_rss - full_rss) / df1, full_rss / df2
+    between, within = (base_rss - full_rss) / df1, (full_rss - run_rss) / df2
     ratio = between / within if within > 1e-24 else math.inf
     tail = (1 - CONFIDENCE) / 2
     low, high = (ratio / float(stats.f.isf(tail, df1, df2)), ratio * float(stats.f.isf(tail, df2, df1)))
     reliability = _reliability(ratio)
-    runs_per_teacher = (runs - (counts**2).sum() / runs) / max(teachers - 1, 1)
+    per_teacher = (len(trials) - (counts**2).sum() / len(trials)) / max(teachers - 1, 1)
     return result | {
         "F": ratio,
         "p": float(stats.f.sf(ratio, df1, df2)),
@@ -158,7 +190,7 @@ def f_test(values: Floats, teacher: NDArray[np.int64], seed: NDArray[np.int64]) 
         "low": _reliability(low),
         "high": _reliability(high),
         "ceiling": math.sqrt(reliability),
-        "seeds_for_80": _runs_needed(reliability, runs_per_teacher),
+        "seeds_for_80": _runs_needed(reliability, per_teacher),
     }
 
 

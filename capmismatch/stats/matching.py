@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from capmismatch._utils.text import count, join
-from capmismatch.errors import InputError, require_columns
+from capmismatch.errors import InputError, must_be_a_table, require_columns, require_numbers
 from capmismatch.stats.correlations import nested_mean
 
 UNIT = ["family", "teacher"]
@@ -146,13 +146,55 @@ def require_results(results: pd.DataFrame, columns: Sequence[str]) -> None:
     capmismatch.errors.InputError: the results table lacks the column 'teacher_seed'; it has ['teacher']: \
 capmismatch.load_results takes tables made by hand, and fills in all but teacher, method and accuracy
     """
+    must_be_a_table(results, "the results table", 'results = cm.load_results("students.csv")')
     try:
         require_columns(results, columns, "the results table")
+        require_numbers(results, ["n"], "the results table")
     except InputError as error:
         raise InputError(
             f"{error}: capmismatch.load_results takes tables made by hand, and fills in all but teacher, method and "
             "accuracy"
         ) from None
+
+
+def require_single_rows(frame: pd.DataFrame, columns: Sequence[str], levels: Sequence[str], what: str) -> None:
+    """Raise unless every row is there once: a copy of a run is no second run.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Has `columns` and `levels`.
+    columns : sequence of str
+        What tells one quantity from another, such as the teacher and the student.
+    levels : sequence of str
+        The columns that number runs, and seeds within a run.
+    what : str
+        What an error calls the table.
+
+    Raises
+    ------
+    InputError
+        If a seed is missing or a row is there twice.
+
+    Examples
+    --------
+    >>> require_single_rows(pd.DataFrame({"teacher": ["a", "a"], "seed": [0, 0]}), ["teacher"], ["seed"], "the table")
+    Traceback (most recent call last):
+    capmismatch.errors.InputError: the table holds more than one row for teacher='a', seed=0; give each run a number \
+of its own in the column 'seed'
+    """
+    for wrong, problem, advice in (
+        (frame[list(levels)].isna().any(axis=1), "has no number for a seed in the row of", ""),
+        (
+            frame.duplicated([*columns, *levels]),
+            "holds more than one row for",
+            f"; give each run a number of its own in the column {levels[-1]!r}",
+        ),
+    ):
+        if wrong.any():
+            (row,) = frame[wrong].iloc[:1].to_dict("records")  # with Python's numbers rather than NumPy's
+            named = ", ".join(f"{name}={row[name]!r}" for name in [*columns, *levels])
+            raise InputError(f"{what} {problem} {named}{advice}")
 
 
 def shared_teachers(probes: pd.DataFrame, results: pd.DataFrame) -> pd.MultiIndex:
@@ -230,18 +272,7 @@ def pack_columns(
     unit = teachers.get_indexer(pd.MultiIndex.from_frame(frame[UNIT]))
     frame = frame[unit >= 0].assign(unit=unit[unit >= 0])
     levels = list(levels)
-    for wrong, problem, advice in (
-        (frame[levels].isna().any(axis=1), "has no number for a seed in the row of", ""),
-        (
-            frame.duplicated(["unit", *columns, *levels]),
-            "holds more than one row for",
-            f"; give each run a number of its own in the column {levels[-1]!r}",
-        ),
-    ):
-        if wrong.any():
-            (row,) = frame[wrong].iloc[:1].to_dict("records")  # with Python's numbers rather than NumPy's
-            named = ", ".join(f"{name}={row[name]!r}" for name in [*UNIT, *columns, *levels])
-            raise InputError(f"{what} {problem} {named}{advice}")
+    require_single_rows(frame, [*UNIT, *columns], levels, what)
     by_column = frame.groupby(columns, dropna=False, sort=True)
     frame = frame.assign(column=by_column.ngroup())
     keys = frame.drop_duplicates("column").sort_values("column")[columns].reset_index(drop=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from capmismatch._utils.text import DECIMAL_COMMA
 from capmismatch.errors import InputError
 from capmismatch.stats.matching import UNIT, with_families
 
@@ -15,6 +16,9 @@ MARKS = ("usable", "findings", "reason")
 
 OF_UNUSABLE = ("CM009", "CM019", "CM020", "CM021")
 """Findings for which a teacher may be called unusable."""
+
+NUMBERS = ("params", "macs", "seed", "teacher_seed", "tau", "value", "se", "accuracy", "nll", "n")
+"""Columns of probes and results that hold numbers, where they are there."""
 
 _NO = ("false", "0", "0.0", "no")  # as text files and spreadsheets write it
 
@@ -71,8 +75,10 @@ def usable_tables(
     Raises
     ------
     InputError
-        If no teacher is left.
+        If no teacher is left, or a text stands where a number should.
     """
+    probes = with_numbers(probes, "the probes table")
+    results = None if results is None else with_numbers(results, "the results table")
     bad = unusable_runs(probes)
     if bad.empty:
         return probes, results, bad
@@ -82,6 +88,37 @@ def usable_tables(
     if results is not None and {*UNIT, "teacher_seed"} <= set(results.columns):
         results = without_runs(with_families(results, probes), bad, "teacher_seed")
     return kept, results, bad
+
+
+def with_numbers(table: pd.DataFrame, what: str) -> pd.DataFrame:
+    """The table with numbers where its columns of numbers are texts, such as 0,71 of a file with decimal commas.
+
+    Raises
+    ------
+    InputError
+        For the first text that is no number.
+
+    Examples
+    --------
+    >>> with_numbers(pd.DataFrame({"value": ["0,5", "0.25"], "teacher": "a"}), "the table")["value"].tolist()
+    [0.5, 0.25]
+    """
+    texts = [name for name in NUMBERS if name in table and not pd.api.types.is_numeric_dtype(table[name])]
+    for column in texts:
+        given = table[column]
+        text = given.astype(str).str.strip().str.replace(DECIMAL_COMMA, r"\1.\2", regex=True)
+        missing = given.isna() | text.eq("")
+        numbers = pd.to_numeric(text.mask(missing), errors="coerce")
+        bad = numbers.isna() & ~missing & text.str.lower().ne("nan")
+        if bad.any():
+            row = table[bad].iloc[0]
+            teacher = f", teacher {row['teacher']!r}," if "teacher" in table else ""
+            raise InputError(
+                f"expected a number as {column}, got {row[column]!r} in row {int(bad.to_numpy().argmax())}{teacher} of "
+                f"{what}"
+            )
+        table = table.assign(**{column: numbers})
+    return table
 
 
 def told(bad: pd.DataFrame) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from capmismatch.distillation.runs import Experiment
@@ -45,6 +45,7 @@ def _checks(study: Settings) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "[collect]", lambda: _device(config.collect.device)
     yield "[probe]", lambda: _device(config.probe.device)
     yield "[probe]", lambda: _probes(study)
+    yield "[correlate]", lambda: _primary(study)
     yield "[isats]", config.isats.specs
     yield "[pick]", lambda: _rule(study)
     if config.distill is not None:
@@ -55,7 +56,10 @@ def _checks(study: Settings) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield "", lambda: study.recipe
         for number, method in enumerate(config.distill.methods):
             yield f"[[distill.methods]] number {number + 1}", method.check_loss
+        taught = [method.label for method in distill.methods if method.has_teacher]
+        yield "[pick]", lambda: check_pick(study, student=distill.students, label=taught)
         yield "", lambda: check_students(study)
+        yield "[pick]", lambda: check_pick(study, metric=_metrics(study))
 
 
 def _device(name: str) -> None:
@@ -77,6 +81,42 @@ def _probes(study: Settings) -> None:
 
     for name in study.config.probe.names or ():
         must_be_one_of(name, REGISTRY, "probe")
+
+
+def _primary(study: Settings) -> None:
+    """Raise where the primary probe is none that is measured."""
+    from capmismatch.probes import REGISTRY
+
+    if study.config.correlate.primary is not None:
+        must_be_one_of(study.config.correlate.primary, study.config.probe.names or REGISTRY, "primary")
+
+
+def _metrics(study: Settings) -> list[str]:
+    """What is measured on students that are trained here: of classifiers no likelihood."""
+    from capmismatch.data.token_inputs import TokenInputs
+
+    return ["accuracy", "nll"] if isinstance(study.train_data.inputs, TokenInputs) else ["accuracy"]
+
+
+def check_pick(study: Settings, **known: Iterable[str]) -> None:
+    """Refuse what [pick] names and the study does not have.
+
+    Parameters
+    ----------
+    study : Settings
+        Whose settings are looked at.
+    **known : iterable of str
+        By key of [pick], such as `family`, what there is.
+
+    Raises
+    ------
+    InputError
+        For the first that is not there.
+    """
+    for key, choices in known.items():
+        name = getattr(study.config.pick, key)
+        if name is not None:
+            must_be_one_of(name, sorted(set(choices)), f"{key} in [pick] of {study.file.name}")
 
 
 def _rule(study: Settings) -> None:

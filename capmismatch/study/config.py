@@ -24,6 +24,7 @@ from capmismatch.errors import (
     must_be_within,
     must_count,
 )
+from capmismatch.selection.metric import metric_of
 from capmismatch.selection.rules import DEFAULT_TAU
 
 MOST_ROWS = 1_000_000_000
@@ -283,6 +284,7 @@ class PickConfig:
     def __post_init__(self) -> None:
         for name in ("family", "student", "label", "rule", "metric"):
             _must_say_something(getattr(self, name), name)
+        metric_of(self.metric)
 
 
 @dataclass(frozen=True)
@@ -364,7 +366,7 @@ def read_study(file: Path) -> StudyConfig:
     if not file.is_file():
         raise InputError(f"there is no study file {file}")
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        table = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{file} is not TOML: {error}") from None
     config = parse(StudyConfig, _with_environment(table, file.name), file.name)
@@ -376,6 +378,7 @@ def read_study(file: Path) -> StudyConfig:
         if not config.distill.methods:
             raise InputError(f"[distill] of {file.name} has no [[distill.methods]]: expected at least one")
         _check_labels(config.distill.methods)
+        _check_options(config.distill.methods, file.name)
     return config
 
 
@@ -398,3 +401,13 @@ def _check_labels(methods: tuple[Method, ...]) -> None:
     double = next((label for label in labels if labels.count(label) > 1), None)
     if double:
         raise InputError(f"two [[distill.methods]] are both {double!r}: leave one out")
+
+
+def _check_options(methods: tuple[Method, ...], file: str) -> None:
+    """Refuse options that a loss does not take; only where there are any, as it loads torch."""
+    for number, method in enumerate(methods, 1):
+        if method.options:
+            try:
+                method.check_loss()
+            except InputError as error:
+                raise InputError(f"[[distill.methods]] number {number} of {file}: {error}") from None

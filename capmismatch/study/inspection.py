@@ -14,6 +14,8 @@ from capmismatch._utils.progress import progress_bar
 from capmismatch._utils.text import count
 from capmismatch.errors import CapmismatchError
 from capmismatch.findings import explain
+from capmismatch.selection.metric import METRICS
+from capmismatch.study.checking import check_pick
 from capmismatch.study.study import Study
 
 ROWS = 256
@@ -84,11 +86,13 @@ def inspect_study(study: Study) -> Inspection:
         look.about.append(f"data {data.name!r}: {len(data.classes)} classes, {splits}")
     if family is not None:
         look.about.append(f"teachers: {len(family)}")
+        _try(look, lambda: check_pick(study, family=[teacher.family for teacher in family]))
     if data is not None and family is not None:
         _look_at_teachers(study, family, data, look)
     results = _try(look, lambda: _results(study)) if study.config.results is not None else None
     if results is not None:
         look.about.append(f"results: {count(len(results), 'row')}")
+        _try(look, lambda: _check_pick_of(study, results))
         if family is not None:
             _match_names(family, results, look)
     _count_cost(study, family, data, look)
@@ -112,6 +116,14 @@ def _results(study: Study) -> pd.DataFrame:
 
     options = study.given_results()
     return load_results(options.pop("file"), **options)
+
+
+def _check_pick_of(study: Study, results: pd.DataFrame) -> None:
+    """Raise where [pick] names what results from a file do not have; a setting may be one of the evidence."""
+    taught = results[results["teacher"].ne("")]
+    check_pick(study, metric=[name for name in METRICS if name in results])
+    if not study.config.pick.evidence:
+        check_pick(study, student=taught["student"], label=taught["label"])
 
 
 # Teachers -------------------------------------------------------------------------------------------------------------

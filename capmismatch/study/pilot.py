@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from capmismatch._utils.commands import shown_path
 from capmismatch._utils.files import write_table
 from capmismatch._utils.text import count, format_chance, format_percent
 from capmismatch.distillation.methods import Method
@@ -174,7 +173,7 @@ def pilot(
     write_table(table_file(study.folder, "pilot"), rungs)
     reasons = (_spent(plan, rungs, runs.table), _how_sure(choice, by_setting.chances))
     record = PilotRecord(rungs, reasons, tuple(_too_small(plan)))
-    choice = replace(choice, rule="pilot", pilot=record, source=shown_path(study.file))
+    choice = study.handing_over(replace(choice, rule="pilot", pilot=record))
     study.keep_pick(choice, pilot=as_entries(choice))
     return choice
 

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from capmismatch._utils.code import own_files_of
 from capmismatch._utils.files import hash_file, hash_of, write_json
 from capmismatch.data.bank import LogitBank
 from capmismatch.errors import BankError, InputError
@@ -25,6 +26,9 @@ from capmismatch.study.tables import read_stamp
 
 HASHED_BYTES = 64 << 20
 """Files up to this size are hashed, so that a copy with another time of writing is the same file."""
+
+_IMPORTS = "imports of "
+"""In front of a builder's module, where the user's files are meant that it imports."""
 
 HASHED_FILES = 100
 """Of a source with more files, an image folder, size and time alone are compared."""
@@ -155,7 +159,10 @@ def _sources(config: StudyConfig) -> Iterator[str]:
     for table in config.family:
         yield from (table[key] for key in ("source", "weights") if isinstance(table.get(key), str))
         if isinstance(table.get("builder"), str):
-            yield f"{table['builder'].partition(':')[0]}.py"
+            module = table["builder"].partition(":")[0]
+            yield f"{module}.py"
+            if module != "arch":
+                yield f"{_IMPORTS}{module}"
 
 
 def _stamps(config: StudyConfig, base: Path, known: dict[str, Any]) -> dict[str, dict[str, list[Any]]]:
@@ -173,6 +180,9 @@ def _stamps(config: StudyConfig, base: Path, known: dict[str, Any]) -> dict[str,
 
 def _files_of(source: str, base: Path) -> dict[str, Path]:
     """The local files that a source names, by their paths from the study file's folder."""
+    if source.startswith(_IMPORTS):
+        own = own_files_of(source.removeprefix(_IMPORTS), base)
+        return {os.path.relpath(file, os.path.realpath(base)): file for file in own.values()}
     address = source.partition(":")[2].removeprefix("local-dir:").partition("#")[0] if ":" in source else source
     if not address or source.startswith("torchvision:"):
         return {}

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from capmismatch._utils.commands import command, shown_path
+from capmismatch._utils.commands import command, folder_option, shown_path
 from capmismatch._utils.files import hash_file, hash_of, locked, remove_temporaries
 from capmismatch._utils.toml import parse
 from capmismatch._version import __version__
@@ -326,8 +326,10 @@ class Study:
         """The results table: every student, setting and seed, each a run that is kept."""
         if self.config.results is None:
             from capmismatch.distillation.grid import distill
+            from capmismatch.study.checking import check_pick
 
             self.check()
+            check_pick(self, family=[record.family for record in self.bank.teachers])
             results = distill(self)
         else:
             options = self.given_results()
@@ -367,7 +369,7 @@ class Study:
         """
         make_ready(self)
         choice = self._choose(**options)
-        self.keep_pick(choice, options={name: value for name, value in options.items() if isinstance(value, str)})
+        self.keep_pick(choice, options={name: one for name, one in options.items() if isinstance(one, str | float)})
         return choice
 
     def keep_pick(self, choice: Choice, **more: Any) -> None:
@@ -376,7 +378,8 @@ class Study:
 
     def choice(self) -> Choice:
         """The choice as it was last made, by `pick` or a pilot; the study's own before any. Nothing is written."""
-        return kept_pilot(self.folder, self._inputs_of("pick")) or self._choose(**self.options_of_pick())
+        kept = kept_pilot(self.folder, self._inputs_of("pick"))
+        return self._choose(**self.options_of_pick()) if kept is None else self.handing_over(kept)
 
     def options_of_pick(self) -> dict[str, Any]:
         """What was asked for beside the settings of [pick] when the choice on disk was made."""
@@ -393,7 +396,14 @@ class Study:
         if results is None and not options["evidence"]:
             rule, device = options.get("rule", "auto"), self.config.probe.device
             options.setdefault("values", rule_values(self.bank, probes, rule, split, device))
-        return replace(pick(probes, results, split=split, **options), source=shown_path(self.file))
+        return self.handing_over(pick(probes, results, split=split, **options))
+
+    def handing_over(self, choice: Choice) -> Choice:
+        """A choice among the teachers of this study, with what its command asks for."""
+        lacking = self._data.why_no_training_logits(choice.family, choice.teacher)
+        why = f"soft labels need the teacher's logits of training rows: {lacking}" if lacking else ""
+        options = folder_option(self.file, self.folder)
+        return replace(choice, source=shown_path(self.file), soften_options=options, no_command=why)
 
     def pick_options(self) -> dict[str, Any]:
         """What [pick] says, its evidence read."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capmismatch.data.class_names import composed
-from capmismatch.errors import InputError
+from capmismatch.errors import CapmismatchError, InputError
 from capmismatch.study.config import StudyConfig
 
 if TYPE_CHECKING:
@@ -76,6 +76,33 @@ class StudyData:
         tables = enumerate(self.config.family)
         return Family([teacher for number, table in tables for teacher in self._family(number, table)])
 
+    def why_no_training_logits(self, family: str, teacher: str) -> str:
+        """Why a teacher has no logits of training rows, and can get none; "" where it has, or a network to make them.
+
+        Only what is quickly loaded is looked at: saved logits, and a data set that may or may not bring training rows.
+        """
+        from capmismatch.sources.runners import rows_by_id
+
+        if self.config.distill is not None:  # students that are trained here have rows to be trained on
+            return ""
+        try:
+            saved = [
+                one
+                for number, table in enumerate(self.config.family)
+                if str(table.get("source", "")).startswith(BRINGS_ROWS)
+                for one in self._family(number, table)
+                if (one.family, one.name) == (family, teacher) and one.saved is not None
+            ]
+            named = self.config.data.train is not None or "train" in (self.config.data.split or {})
+            if saved or not named:
+                train = self.train_data
+                for one in saved:
+                    assert one.saved is not None
+                    rows_by_id(one.saved()[0], one, train)
+        except (CapmismatchError, OSError) as error:
+            return str(error)
+        return ""
+
     def _read(self, source: str, **options: Any) -> Dataset:
         """A data set by its source, read with the study's options."""
         from capmismatch.data.datasets import load_dataset
@@ -106,7 +133,8 @@ class StudyData:
         """The training rows of the same source as the evaluation rows."""
         name = self.file.name
         if not (self.examples.rows.split == "train").any():
-            raise InputError(f"{name} names no training rows: give [data] a 'train' source or split")
+            saved = " (or save logits of training rows, too)" if self.config.data.source is None else ""
+            raise InputError(f"{name} names no training rows: give [data] a 'train' source or split{saved}")
         if self.config.data.train_rows is not None:
             raise InputError(f"[data] of {name} has train_rows without a 'train' source: say it in 'split'")
         return self.examples.part("train")

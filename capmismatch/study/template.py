@@ -59,11 +59,12 @@ def new_study(
     InputError
         If the file is there already, or `source` holds none of these.
     """
+    for path, kind_of in ((source, "a folder of checkpoints, or a file of logits"), (results, "a table of students")):
+        if path is not None and not path.exists():
+            raise InputError(f"there is no {path}: expected {kind_of}")
+    kind, address = _what_it_is(source)
     if file.exists():
         raise InputError(f"{file} is there already: remove it, or give another name by --out")
-    if not source.exists():
-        raise InputError(f"there is no {source}: expected a folder of checkpoints, or a file of logits")
-    kind, address = _what_it_is(source)
     place = _from(file.parent, address)
     lines = [f"# Written by `capmismatch init`. Now: capmismatch check {file.name}, then capmismatch run {file.name}"]
     lines += [f"name = {json.dumps(_name(source))}", 'question = "Which of these teachers teaches best?"']

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 import warnings
 from pathlib import Path
@@ -151,3 +152,16 @@ def test_classes_give_order_or_names() -> None:
     for wrong in (data.classes[1:], ["?", *data.classes[1:]]):
         with pytest.raises(InputError, match="expected the 26 classes of 'letters' in some order"):
             data.with_classes(wrong)
+
+
+def test_what_is_no_file_is_refused_by_name(tmp_path: Path) -> None:
+    source = fill(tmp_path, "cat/1.png", "dog/1.png")
+    os.mkfifo(tmp_path / "cat/p.png")
+    with pytest.raises(InputError, match=r"an image at .*cat/p\.png, got no file"):
+        load_dataset(source)
+    (tmp_path / "cat/p.png").unlink()
+    (tmp_path / "dog/2.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(InputError, match=r"dog/2\.png, got a link to .*gone\.png, which is not there"):
+        load_dataset(source)
+    Image.new("RGB", (3, 3), (9, 9, 9)).save(tmp_path / "gone.png")
+    assert len(load_dataset(source)) == 3

@@ -229,6 +229,23 @@ def test_equal_logits_under_two_names():
     assert set(checks.index[~checks["usable"]]) == {"t2", "t5"}, "either may be the copy"
     same_size = banked(labels, logits, sizes | {"t5": sizes["t2"]}, {"t5": logits["t2"]})
     assert set(check(same_size).query("~usable")["teacher"]) == {"t5"}, "two names of one network"
+    unknown = banked(labels, logits, None, {"t5": logits["t2"], "t7": logits["t2"]})
+    assert set(check(unknown).query("~usable")["teacher"]) == {"t5", "t7"}, "three names of one network"
+    alone = bank_from_arrays(dict.fromkeys(("a", "b", "c"), logits["t2"]), labels, params={"a": 3, "b": 2, "c": 1})
+    assert check(alone).query("usable")["teacher"].tolist() == ["c"], "something to go by"
+
+
+@pytest.mark.parametrize(("right", "usable"), [(174, True), (171, True), (165, False), (150, False), (100, False)])
+@pytest.mark.parametrize("split", [None, np.repeat(["val", "test"], 150)])
+def test_a_weak_teacher_is_usable_where_it_is_shown_to_tell(right, usable, split):
+    """Of 300 examples of two classes, 174 right have a one-sided p of .003, 171 of .009, 165 of .047."""
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 2, 300)
+    towards = np.where(rng.permutation(300) < right, 1, -1) * (2 * labels - 1) * (1 + 1e-3 * rng.random(300))
+    weak = bank_from_arrays({"weak": np.stack([-towards, towards], axis=1)}, labels, split=split)
+    row = check(weak).iloc[0]
+    assert bool(row["usable"]) is usable
+    assert usable or ("not shown to be better than chance" in row["reason"] and "CM020" in row["findings"])
 
 
 def test_a_background_column_in_front():
@@ -237,7 +254,7 @@ def test_a_background_column_in_front():
     checks = check(bank_from_arrays(behind, labels))
     assert not checks["usable"].any() and checks["findings"].str.contains("CM020").all()
     assert checks["unseen"].between(0.05, 0.2).all()
-    with pytest.raises(InputError, match="no better than chance"):
+    with pytest.raises(InputError, match="not shown to be better than chance"):
         cm.pick(cm.probe(bank_from_arrays(behind, labels), taus=[4], names=["derived_std"], progress=False))
 
 

@@ -156,6 +156,8 @@ def test_options_and_temperature_reach_the_loss(batch) -> None:
         (lambda: Method("ATS", margin=1.0), "method ATS takes no margin, got 1.0"),
         (lambda: Method("DKD", center="none"), r"method DKD takes no center, got 'none'; it takes \['tau', 'weight'\]"),
         (lambda: Method("KD", tau=0.0), "tau of method KD must be a positive number, got 0.0"),
+        (lambda: Method("KD", tau=True), "tau of method KD must be a positive number, got True"),
+        (lambda: Method("DKD", options={"beta": True}).check_loss(), "beta must be a number >= 0, got True"),
         (lambda: Method("ATS", tau_other=-1.0), "tau_other of method ATS must be a positive number, got -1.0"),
         (lambda: Method("KD", tau_student=float("inf")), "tau_student of method KD must be a positive number"),
         (lambda: Method("KD", weight=1.5), r"weight of method KD in \(0, 1\], got 1.5"),

@@ -95,3 +95,36 @@ def test_a_failed_run_is_taken_with_a_warning(tmp_path):
 def test_two_columns_for_one_split_are_refused(tmp_path):
     with pytest.raises(InputError, match="'val_acc' and 'valid_acc'"):
         load(tmp_path, "teacher,method,val_acc,valid_acc\na,KD,0.6,0.7\n")
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (
+            "a,KD,0.70,0.71\nb,KD,0.72,0.73\n",
+            "has 4 fields in its rows, its header names 3: .* got 'a' there in line 2",
+        ),
+        ("a,KD,0,71\nb,KD,0,73\n", "got 'a' there in line 2"),
+        ("x,y,a,KD,0.71\n", "has 5 fields"),
+        ("1,a,KD,0.71\n3,b,KD,0.73\n", "got 3 there in line 3"),
+    ],
+)
+def test_rows_with_more_fields_than_the_header_are_refused(tmp_path, rows, told):
+    with pytest.raises(InputError, match=told):
+        load(tmp_path, "teacher,method,accuracy\n" + rows)
+
+
+def test_a_counter_of_rows_is_no_column(tmp_path):
+    table = load(tmp_path, 'teacher;method;accuracy\n"1";20;KD;0,71\n"2";32;KD;0,73\n')
+    assert table["teacher"].tolist() == ["20", "32"] and table["accuracy"].tolist() == [0.71, 0.73]
+
+
+@pytest.mark.parametrize(("column", "value"), [("tau", -4), ("tau_other", 0), ("weight", -0.1), ("margin", -1)])
+def test_a_setting_that_no_trainer_has(tmp_path, column, value):
+    with pytest.raises(InputError, match=f"as {column}, got {float(value):g}.* at row 0"):
+        load(tmp_path, f"teacher,method,accuracy,{column}\na,KD,0.7,{value}\n")
+
+
+def test_a_column_in_capitals_is_pointed_at(tmp_path):
+    with pytest.raises(InputError, match="did you mean 'Teacher'"):
+        load(tmp_path, "Teacher,method,accuracy\na,KD,0.7\n")

@@ -781,6 +781,33 @@ def test_a_single_teacher_is_compared_with_nothing(probes, results):
     assert any("2 teachers" in risk for risk in two.risks)
 
 
+def test_what_would_tell_where_one_teacher_has_students(probes, results):
+    """More seeds of the only teacher with students would not."""
+    one = results[results["teacher"].isin(["", "resnet8"])]
+    text = " ".join(pick(probes, one).risks)
+    assert "students of the other teachers would decide" in text and "more seeds would decide" not in text
+
+
+def test_no_accuracy_is_above_one(probes, results):
+    perfect = pick(probes, results.assign(accuracy=1.0))
+    frames = (
+        perfect.table[["score", "low", "high", "accuracy"]],
+        perfect.students[["accuracy", "ce"]],
+        perfect.settings[["score"]],
+    )
+    assert all(frame.to_numpy().max() == 1 for frame in frames)
+
+
+def test_a_loss_says_on_which_split(probes, results):
+    for table, choosing, reporting in (
+        (results, "validation", "test"),
+        (results[results["split"].eq("val")],) + ("validation",) * 2,
+    ):
+        reasons = pick(probes, table).reasons
+        assert reasons[0].endswith(f"points on {choosing} rows.")
+        assert next(reason for reason in reasons if "'largest'" in reason).startswith(f"On {reporting} rows: ")
+
+
 def test_the_extent_of_the_evidence(probes):
     rng = np.random.default_rng(2)
     single = pick(world(rng, ["new"])[0], evidence=[world(rng, ["a"], teachers=4)])

@@ -88,6 +88,49 @@ def test_levels_and_coverage() -> None:
     assert np.mean((unequal["low"] <= 3 / 4) & (unequal["high"] >= 3 / 4)) == pytest.approx(0.95, abs=0.035)
 
 
+def of_runs(rng: np.random.Generator, teachers: int, lost: int = 0, **columns: object) -> pd.DataFrame:
+    """Students of equal teachers with three training runs each that differ, four seeds per run, some students lost."""
+    run, seed = 0.7 + 0.005 * rng.normal(size=(teachers * 3, 1)), 0.004 * rng.normal(size=4)
+    frame = results(run + seed + 0.003 * rng.normal(size=(teachers * 3, 4)), **columns)
+    number = np.repeat(np.arange(teachers * 3), 4)
+    frame = frame.assign(teacher=[f"t{n // 3}" for n in number], teacher_seed=number % 3)
+    return frame.drop(rng.choice(len(frame), lost, replace=False))
+
+
+def test_training_runs_are_the_trials_of_a_teacher() -> None:
+    """With three runs each, F is that of the run means, whatever the number of their students."""
+    frame = of_runs(np.random.default_rng(7), 5)
+    means = frame.groupby(["teacher", "teacher_seed"], as_index=False)["accuracy"].mean()
+    table = sm.stats.anova_lm(smf.ols("accuracy ~ C(teacher)", means).fit())
+    row = teacher_differences(frame).iloc[0]
+    assert row["F"] == pytest.approx(table.loc["C(teacher)", "F"], rel=1e-9)
+    assert (row["error"], row["df1"], row["df2"], row["runs"]) == ("training runs", 4, 10, 60)
+    single = teacher_differences(frame.assign(teacher_seed=0, seed=range(60))).iloc[0]
+    assert (single["error"], single["df2"]) == ("seeds", 55)
+
+
+def test_a_seed_per_training_run_needs_no_other_test() -> None:
+    frame = results(np.random.default_rng(8).normal(0.7, 0.01, (5, 3)))
+    by_run = teacher_differences(frame.assign(teacher_seed=frame["seed"])).drop(columns="error")
+    pd.testing.assert_frame_equal(by_run, teacher_differences(frame).drop(columns="error"))
+
+
+@pytest.mark.parametrize("lost", [0, 12])
+def test_level_with_training_runs(lost: int) -> None:
+    """Teachers that differ by their runs alone are said to differ in 5 % of families."""
+    rng = np.random.default_rng(9)
+    table = teacher_differences(pd.concat([of_runs(rng, 6, lost, student=f"s{n}") for n in range(200)]))
+    assert np.mean(table["p"] < 0.05) == pytest.approx(0.05, abs=0.035)
+    assert table["reliability"].median() < 0.3
+
+
+@pytest.mark.parametrize("columns", [{}, {"teacher_seed": 0}])
+def test_rows_that_are_there_twice_are_refused(columns: dict[str, int]) -> None:
+    frame = results(np.random.default_rng(0).normal(0.7, 0.01, (4, 3)), **columns)
+    with pytest.raises(InputError, match=r"more than one row for family='f', teacher='t0', student='s'"):
+        teacher_differences(pd.concat([frame, frame]))
+
+
 def test_single_runs_say_nothing() -> None:
     row = teacher_differences(results(np.linspace(0.6, 0.8, 5)[:, None])).iloc[0]
     assert row["df2"] == 0 and row[["F", "p", "reliability", "ceiling", "seeds_for_80"]].isna().all()

@@ -59,7 +59,7 @@ tau = 2
 MODELS = """
 from torch import nn
 
-ACTIVATION = nn.ReLU
+from parts.activations import ACTIVATION
 
 
 def make(stem):
@@ -84,6 +84,9 @@ def write_inputs(folder: Path) -> None:
     np.savez(folder / "data.npz", inputs=INPUTS, labels=LABELS)
     np.savez(folder / "fam.npz", labels=LABELS, params_t1=10, params_t2=20, **LOGITS)
     (folder / "models.py").write_text(MODELS)
+    (folder / "parts").mkdir()
+    (folder / "parts/activations.py").write_text("import kinds\n\nACTIVATION = kinds.ACTIVATION\n")
+    (folder / "kinds.py").write_text("from torch import nn\n\nACTIVATION = nn.ReLU\n")
     (folder / "nets").mkdir()
     for width in (4, 8):
         torch.save(network(width, width).state_dict(), folder / f"nets/m{width}.pt")
@@ -218,8 +221,12 @@ TRAINED: dict[str, Edit] = {
     "a checkpoint more": lambda folder: torch.save(network(6, 6).state_dict(), folder / "nets/m6.pt"),
     "a checkpoint renamed": lambda folder: (folder / "nets/m4.pt").rename(folder / "nets/n4.pt") and None,
     "builder": text("models:make", "models:make_tanh"),
-    "builder's code": in_file("models.py", "ACTIVATION = nn.ReLU", "ACTIVATION = nn.Tanh"),
-    "builder's code by a comment": in_file("models.py", "ACTIVATION =", "# of the paper\nACTIVATION ="),
+    "builder's code": in_file("models.py", "ACTIVATION()", "nn.Tanh()"),
+    "builder's code by a comment": in_file("models.py", "def make(", "# of the paper\ndef make("),
+    "what the builder imports": in_file("parts/activations.py", "kinds.ACTIVATION", "kinds.nn.Sigmoid"),
+    "what its imports import": in_file("kinds.py", "nn.ReLU", "nn.Sigmoid"),
+    "its imports by a comment": in_file("kinds.py", "ACTIVATION", "# of the paper\nACTIVATION"),
+    "its imports gone": lambda folder: (folder / "kinds.py").unlink(),
     "mean": text('builder = "models:make"', 'builder = "models:make"\nmean = [1]'),
     "student": text("mlp3", "mlp4"),
     "a student more": text('["mlp3"]', '["mlp3", "mlp4"]'),
@@ -374,6 +381,16 @@ def test_figures_of_students_that_are_gone_go_with_them(
     assert {file.name for file in (folder / "figures").glob("*.png")} == {"capacity_curve_mlp4.png", "mine.png"}
     page = study.report().read_text()
     assert "capacity_curve_mlp4" in page and "mlp3" not in page and "mine.png" not in page
+
+
+def test_a_later_stage_refuses_what_a_builder_imports_anew(finished: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "edited"
+    shutil.copytree(finished["trained"], folder)
+    TRAINED["what its imports import"](folder)
+    for stage in ("probe", "distill", "correlate", "plot", "report", "pick"):
+        study = Study(folder / "study.toml", progress=False)
+        with pytest.raises(CapmismatchError, match=r"kinds\.py changed since|was collected with network"):
+            getattr(study, stage)()
 
 
 def test_results_do_not_depend_on_workers(finished: dict[str, Path], tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import pytest
 
 from capmismatch._utils.torchrun import world_size
 from capmismatch.errors import CapmismatchError, InputError
+from capmismatch.study.checking import check_pick
 from capmismatch.study.config import read_study
+from capmismatch.study.study import Study
 from capmismatch.training.recipes import Recipe
 
 STUDY = """name = "s"
@@ -114,6 +116,7 @@ ABSURD = {
         "0.5",
     ),
     ("pick", "student"): ('""',),
+    ("pick", "metric"): ('"acc"',),
     ("distill", "seeds"): (
         "0",
         "-1",
@@ -135,6 +138,26 @@ ABSURD = {
         '[{ name = "KD", tau = 0 }]',
         '[{ name = "KD", tau = 1e300 }]',
         '[{ name = "KD", weight = nan }]',
+        *(
+            f'[{{ name = "{method}", options = {{ {option} }} }}]'
+            for method, option in (
+                ("DKD", 'beta = "8"'),
+                ("DKD", "beta = -8"),
+                ("DKD", "beta = nan"),
+                ("DKD", "alpha = 1e308"),
+                ("DKD", "kd_weight = 1"),
+                ("TopK", "k = 0"),
+                ("TopK", 'tail = "cut"'),
+                ("DIST", "gamma = inf"),
+                ("CTKD", "span = 0"),
+                ("CorrKD", "softness = -1"),
+                ("NormKD", "n = 0"),
+                ("JS", "beta = 2"),
+                ("SKD", "lam = 1"),
+                ("RKD", "tau = 0"),
+                ("KD", "rank_weight = 1e308"),
+            )
+        ),
     ),
     ("distill", "scale"): (
         "[]",
@@ -178,6 +201,41 @@ def _toml(value: Any, top: bool = True) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_toml(item, top=False) for item in value) + "]"
     return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)
+
+
+@pytest.mark.parametrize(
+    ("table", "text", "told"),
+    [
+        ("pick", 'metric = "nll"', "metric in .pick. of study.toml must be one of .'accuracy'., not 'nll'"),
+        ("pick", 'label = "KD tau=9"', "label in .pick. of study.toml .* not 'KD tau=9'; did you mean 'KD tau=4'"),
+        ("pick", 'student = "mlp9"', "student in .pick. of study.toml .* did you mean 'mlp8'"),
+        ("correlate", 'primary = "xx"', "correlate. of study.toml: primary must be one of"),
+        ("probe", 'names = ["nll"]\n[correlate]\nprimary = "ece"', "primary must be one of .'nll'., not 'ece'"),
+    ],
+)
+def test_what_a_later_stage_would_not_find_is_told_before(tmp_path: Path, table: str, text: str, told: str) -> None:
+    (tmp_path / "study.toml").write_text(STUDY + DISTILL + f"[{table}]\n{text}\n")
+    with pytest.raises(InputError, match=told):
+        Study(tmp_path / "study.toml", progress=False).check()
+
+
+def test_a_family_that_the_study_lacks_is_told_before_students(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(STUDY + '[pick]\nfamily = "nope"\n')
+    study = Study(tmp_path / "study.toml", progress=False)
+    with pytest.raises(InputError, match=r"family in .pick. of study.toml must be one of .'mlp'., not 'nope'"):
+        check_pick(study, family=["mlp", "mlp"])
+
+
+@pytest.mark.parametrize("student", ["mlp99999999", "mlp50000x50000", "cifar_resnet99998", "mlp" + 30 * "9"])
+def test_students_of_absurd_size(tmp_path: Path, student: str) -> None:
+    (tmp_path / "study.toml").write_text(STUDY + DISTILL.replace("mlp8", student))
+    with pytest.raises(InputError, match=f"'{student}'.*(parameters|at most)"):
+        Study(tmp_path / "study.toml", progress=False).check()
+
+
+def test_a_study_file_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(STUDY, encoding="utf-8-sig")
+    assert read_study(tmp_path / "study.toml").name == "s"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,149 @@
+"""Results that are given twice, under whatever names: one training of a student is one piece of evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from capmismatch._utils.text import count
+from capmismatch.stats.matching import UNIT, with_teacher
+
+Pair = tuple[pd.DataFrame, pd.DataFrame]
+
+TRAINING = ("teacher_seed", "seed", "split")
+"""Columns that, with the teacher, tell one accuracy of a setting from another."""
+
+ALIKE_SHARE = 0.9
+"""Share of the accuracies that two groups of results have in common from which on one is a copy of the other."""
+
+LEAST_ROWS, LEAST_VALUES = 4, 3
+"""Fewer accuracies in common, or fewer different ones among them, may agree by chance."""
+
+_DIGITS = 9  # to which accuracies agree that went through a file
+
+Key = tuple[Hashable, ...]
+
+
+class _Accuracies(NamedTuple):
+    """The accuracies of one student's setting with one family: by teacher, then by training run, seed and split."""
+
+    name: str
+    family: str
+    by_teacher: Mapping[str, Mapping[Key, float]]
+
+
+def without_repeats(results: pd.DataFrame | None, pairs: Sequence[Pair]) -> tuple[pd.DataFrame | None, list[Pair], str]:
+    """Results and evidence, each student's training once.
+
+    A setting is left out where its accuracies are those of an earlier one: results that repeat another label or student
+    of their family, and evidence that repeats the results or earlier evidence, also under other names of family,
+    student, label or teachers. Trainings are told by their accuracies with the same numbers of run, seed and split.
+
+    Parameters
+    ----------
+    results : DataFrame or None
+        The study's own results.
+    pairs : sequence of (probes, results)
+        The evidence. Tables that lack a column are passed on as they are.
+
+    Returns
+    -------
+    results : DataFrame or None
+        Without settings that repeat another one.
+    pairs : list of (probes, results)
+        Without repeated rows; pairs of which nothing is left are left out.
+    told : str
+        What was left out, in words; "" where that is nothing.
+
+    Examples
+    --------
+    >>> rows = [("f", t, 0, "s", "KD", seed, "val", 0.7 + 0.01 * i + 0.001 * seed)
+    ...         for i, t in enumerate("abc") for seed in (0, 1)]
+    >>> table = pd.DataFrame(rows, columns=[*UNIT, "teacher_seed", "student", "label", "seed", "split", "accuracy"])
+    >>> _, pairs, told = without_repeats(table, [(table, table.assign(family="g"))])
+    >>> len(pairs), told
+    (0, "evidence number 1, g, student 's' by 'KD', repeats f, student 's' by 'KD' (6 rows)")
+    """
+    told: list[str] = []
+    seen: list[_Accuracies] = []
+    if results is not None:  # families of one table are candidates beside each other, and may be equal
+        results = _kept(results, seen, "", told, of_one_family=True)
+    kept = []
+    for number, (probes, theirs) in enumerate(pairs):
+        rows = _kept(theirs, seen, f"evidence number {number + 1}, ", told)
+        if len(rows) == len(theirs) or len(with_teacher(rows)):
+            kept.append((probes, rows))
+    return results, kept, "; ".join(told)
+
+
+def _kept(
+    results: pd.DataFrame, seen: list[_Accuracies], where: str, told: list[str], of_one_family: bool = False
+) -> pd.DataFrame:
+    """The rows that repeat nothing seen; what is new is seen from now on, and what is left out is told."""
+    if not {*UNIT, *TRAINING, "student", "label", "accuracy"} <= set(results.columns):
+        return results
+    numbered = results.reset_index(drop=True)
+    repeated = pd.Series(False, index=numbered.index)
+    for group, rows in _groups(numbered):
+        earlier, teachers = _copied(group, [one for one in seen if one.family == group.family or not of_one_family])
+        if teachers:
+            copies = rows.index[rows["teacher"].isin(teachers)]
+            repeated[copies] = True
+            told.append(f"{where}{group.name}, repeats {earlier} ({count(len(copies), 'row')})")
+        else:
+            seen.append(group)
+    return results[~repeated.to_numpy()] if repeated.any() else results
+
+
+def _copied(group: _Accuracies, seen: Sequence[_Accuracies]) -> tuple[str, set[str]]:
+    """The earlier group that this one repeats, and which of its teachers; ("", empty) where it repeats none."""
+    for earlier in seen:
+        teachers = _same_names(group, earlier) or _same_values(group, earlier)
+        if teachers:
+            return earlier.name, teachers
+    return "", set()
+
+
+def _groups(results: pd.DataFrame) -> Iterator[tuple[_Accuracies, pd.DataFrame]]:
+    rows = with_teacher(results)
+    rows = rows.assign(family=rows["family"].fillna(""))
+    for (family, student, label), group in rows.groupby(["family", "student", "label"], sort=False):
+        by_teacher = {
+            str(teacher): dict(
+                zip(
+                    own[list(TRAINING)].itertuples(index=False, name=None),
+                    own["accuracy"].astype(float).round(_DIGITS),
+                    strict=True,
+                )
+            )
+            for teacher, own in group.groupby("teacher", sort=False)
+        }
+        name = ", ".join(filter(None, [str(family), f"student {student!r} by {label!r}"]))
+        yield _Accuracies(name, str(family), by_teacher), group
+
+
+def _same_names(group: _Accuracies, earlier: _Accuracies) -> set[str]:
+    """The teachers of the group that are in both, if what both have in common agrees."""
+    shared = [teacher for teacher in group.by_teacher if teacher in earlier.by_teacher]
+    pairs = [
+        (value, theirs[key])
+        for teacher in shared
+        for theirs in [earlier.by_teacher[teacher]]
+        for key, value in group.by_teacher[teacher].items()
+        if key in theirs
+    ]
+    equal = [one for one, other in pairs if one == other]
+    if len(equal) < LEAST_ROWS or len(set(equal)) < LEAST_VALUES or len(equal) < ALIKE_SHARE * len(pairs):
+        return set()
+    return set(shared)
+
+
+def _same_values(group: _Accuracies, earlier: _Accuracies) -> set[str]:
+    """The teachers of the group all of whose accuracies are those of some teacher of the earlier one, renamed."""
+    known = {frozenset(values.items()) for values in earlier.by_teacher.values() if len(values) > 1}
+    equal = {teacher for teacher, values in group.by_teacher.items() if frozenset(values.items()) in known}
+    values = [value for teacher in equal for value in group.by_teacher[teacher].values()]
+    enough = len(values) >= LEAST_ROWS and len(set(values)) >= LEAST_VALUES
+    return equal if enough and len(equal) >= ALIKE_SHARE * len(group.by_teacher) else set()

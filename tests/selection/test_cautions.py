@@ -1,0 +1,193 @@
+"""What a choice is careful about: repeated results, crashed runs, students that disagree, nothing to compare."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from capmismatch.errors import InputError
+from capmismatch.selection.picking import pick
+from capmismatch.selection.repeats import without_repeats
+from capmismatch.stats.outliers import outlying_runs
+
+
+def probe_table(**sizes: float) -> pd.DataFrame:
+    """Teachers with these sizes, larger ones more accurate."""
+    rows = [
+        ("f", name, size, "val", 0, np.nan if probe == "accuracy" else 4.0, probe, value + k / 100, 0.001)
+        for k, (name, size) in enumerate(sizes.items())
+        for probe, value in (("accuracy", 0.8), ("derived_std", 0.05))
+    ]
+    return pd.DataFrame(rows, columns=["family", "teacher", "params", "split", "seed", "tau", "probe", "value", "se"])
+
+
+def result_table(
+    means: dict[str, float], seeds: int = 3, sd: float = 0.002, plain: float | None = None, rng: int = 0, **more: object
+) -> pd.DataFrame:
+    """Students of teachers with these mean accuracies, and of plain cross-entropy."""
+    noise = np.random.default_rng(rng)
+    labels = {name: ("f", "KD tau=4", "KD", 4.0) for name in means}
+    every = means if plain is None else {**means, "": plain}
+    rows = [
+        (family, name, 0, "s", label, method, tau, seed, split, mean + sd * noise.normal(), 10_000)
+        for name, mean in every.items()
+        for family, label, method, tau in [labels.get(name, ("", "CE", "CE", np.nan))]
+        for seed in range(seeds)
+        for split in ("val", "test")
+    ]
+    columns = [
+        "family",
+        "teacher",
+        "teacher_seed",
+        "student",
+        "label",
+        "method",
+        "tau",
+        "seed",
+        "split",
+        "accuracy",
+        "n",
+    ]
+    return pd.DataFrame(rows, columns=columns).assign(**more)
+
+
+PROBES = probe_table(t0=1e5, t1=2e5, t2=3e5, t3=4e5)
+MEANS = {"t0": 0.70, "t1": 0.702, "t2": 0.703, "t3": 0.701}
+
+
+# Results that are given twice ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "names",
+    [{}, {"family": "g"}, {"student": "other"}, {"label": "again", "family": "g"}, {"teacher": "x_"}],
+    ids=lambda names: "+".join(names) or "same",
+)
+def test_the_studys_own_results_are_no_evidence(names: dict[str, str]) -> None:
+    results = result_table(MEANS)
+    probes, theirs = PROBES.copy(), results.copy()
+    for column, name in names.items():
+        for table in (probes, theirs):
+            if column in table:
+                table[column] = name + table["teacher"] if column == "teacher" else name
+    alone = pick(PROBES, results)
+    with pytest.warns(UserWarning, match="evidence number 1"):
+        choice = pick(PROBES, results, evidence=[(probes, theirs)])
+    pd.testing.assert_frame_equal(choice.table, alone.table)
+    assert "evidence number 1" in choice.basis.missing.repeated and choice.basis.evidence is None
+
+
+def test_a_setting_under_a_second_label_counts_once() -> None:
+    results = result_table(MEANS)
+    with pytest.warns(UserWarning, match=r"'KD again', repeats"):
+        choice = pick(PROBES, pd.concat([results, results.assign(label="KD again")]))
+    pd.testing.assert_frame_equal(choice.table, pick(PROBES, results).table)
+
+
+def test_evidence_that_is_given_twice_counts_once() -> None:
+    evidence = (PROBES, result_table(MEANS, student="other"))
+    once = pick(PROBES, result_table(MEANS, rng=1), evidence=[evidence])
+    with pytest.warns(UserWarning, match="evidence number 2"):
+        twice = pick(PROBES, result_table(MEANS, rng=1), evidence=[evidence, evidence])
+    pd.testing.assert_frame_equal(once.table, twice.table)
+
+
+def test_what_agrees_by_chance_is_kept() -> None:
+    """Accuracies of 200 examples often agree; another study of the same names is another study."""
+    results, others = (result_table(MEANS, sd=0.01, rng=rng) for rng in (1, 2))
+    coarse = [table.assign(accuracy=(table["accuracy"] * 200).round() / 200) for table in (results, others)]
+    kept, pairs, told = without_repeats(coarse[0], [(PROBES, coarse[1])])
+    assert kept is coarse[0] and pairs[0][1] is coarse[1] and not told
+    same = results.assign(accuracy=0.7)
+    assert without_repeats(same, [(PROBES, same)])[2] == ""  # one value everywhere says nothing
+
+
+@pytest.mark.parametrize("splits", [["val", "test"], ["val"]])
+def test_rows_that_are_there_twice_are_refused(splits: list[str]) -> None:
+    results = result_table(MEANS, plain=0.69)
+    results = results[results["split"].isin(splits)]
+    with pytest.raises(InputError, match="more than one row"):
+        pick(PROBES, pd.concat([results, results]))
+
+
+# Students that disagree, and runs that do not fit --------------------------------------------------------------------
+
+
+def test_students_that_want_different_teachers_are_a_risk() -> None:
+    first = result_table({"t0": 0.70, "t1": 0.714, "t2": 0.72, "t3": 0.70}, sd=0.001)
+    second = result_table({"t0": 0.72, "t1": 0.714, "t2": 0.70, "t3": 0.70}, sd=0.001, rng=1, student="s2")
+    choice = pick(PROBES, pd.concat([first, second]))
+    students = choice.students.set_index("student")
+    assert students["teacher"].to_dict() == {"s": "t2", "s2": "t0"}
+    (risk,) = [risk for risk in choice.risks if "differs between students" in risk]
+    for student in ("s", "s2"):
+        alone = pick(PROBES, pd.concat([first, second]), student=student).table.set_index("teacher")
+        assert students.loc[student, "regret"] == pytest.approx(alone.loc[choice.teacher, "regret"], abs=0.15)
+        assert f"'{student}' {students.loc[student, 'regret']:.2f} against f/" in risk
+    agreeing = result_table({**MEANS, "t2": 0.72}, rng=1, student="s2")
+    alike = pick(PROBES, pd.concat([first, agreeing]), n_boot=500)
+    assert not any("differs between students" in risk for risk in alike.risks)
+
+
+def test_a_run_that_crashed_is_named() -> None:
+    results = result_table({**MEANS, "t2": 0.72})
+    crashed = results.copy()
+    crashed.loc[crashed["teacher"].eq("t2") & crashed["seed"].eq(0), "accuracy"] = 0.1
+    choice = pick(PROBES, crashed)
+    assert "CM023" in choice.findings and "CM023" not in pick(PROBES, results).findings
+    assert all("f/t2" in run and "seed 0: 0.1" in run for run in choice.basis.outliers) and choice.basis.outliers
+    assert any("f/t2" in risk and "seed 0" in risk for risk in choice.risks)
+    assert "CM023" not in pick(PROBES, crashed, mute=["CM023"]).findings
+
+
+@pytest.mark.parametrize("crashed", [[1], [1, 2]])
+def test_of_few_runs_those_that_crashed_are_named(crashed: list[int]) -> None:
+    results = result_table(MEANS).query("split == 'val'").reset_index(drop=True)
+    results.loc[results["teacher"].eq("t1") & results["seed"].isin(crashed), "accuracy"] = 0.1
+    assert sorted(run.split("seed ")[1].split(":")[0] for run in outlying_runs(results)) == list(map(str, crashed))
+
+
+# Nothing to take, nothing to compare ---------------------------------------------------------------------------------
+
+
+def test_no_teacher_has_no_command() -> None:
+    choice = pick(PROBES, result_table(MEANS, plain=0.74))
+    assert choice.takes_none and (choice.grade, choice.cheapest, choice.command, choice.loss) == ("none", None, "", "")
+    assert choice.title.startswith("Take no teacher") and "CM022" in choice.findings
+    assert any("costs accuracy" in reason for reason in choice.reasons)
+    assert not any("do not show that distillation helps" in reason for reason in choice.reasons)
+    assert choice.smallest_pilot is None and "soften" not in str(choice)
+
+
+def test_a_sure_choice_is_not_called_too_close() -> None:
+    two = probe_table(t0=1e5, t1=2e5)
+    choice = pick(two, result_table({"t0": 0.70, "t1": 0.706}, seeds=2, sd=0.003, rng=5))
+    assert "CM007" in choice.findings and choice.table["tie"].all() and choice.p_best >= 0.8
+    assert any("not significant" in reason for reason in choice.reasons)
+    assert not any("Too close" in reason for reason in choice.reasons)
+
+
+def test_a_single_teacher_has_no_grade_and_unknown_ones_are_named() -> None:
+    one = PROBES[PROBES["teacher"].eq("t1")]
+    choice = pick(one, result_table(MEANS))
+    assert choice.grade == "none" and choice.title.startswith("Nothing to compare: f/t1")
+    assert choice.basis.missing.unknown == (("f", "t0"), ("f", "t2"), ("f", "t3"))
+    assert any("f/t0, f/t2 and f/t3" in risk for risk in choice.risks)
+    by_probe = pick(one)
+    assert by_probe.title.startswith("Nothing to compare") and by_probe.smallest_pilot is None
+    assert not any("rules" in reason and "All" in reason for reason in by_probe.reasons)
+
+
+def test_unknown_sizes_are_not_taken_for_bad_teachers() -> None:
+    results = result_table({**MEANS, "t2": 0.72})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        choice = pick(PROBES.assign(params=np.nan), results)
+    assert choice.cheapest is None and choice.table["within"].max() > 0.9
+    assert any("Sizes unknown" in reason for reason in choice.reasons)
+    assert not any("No teacher is within" in reason for reason in choice.reasons)
+    some = pick(PROBES.assign(params=PROBES["params"].where(PROBES["teacher"].ne("t2"))), results, tolerance=5)
+    assert some.cheapest == "t0" and any("The size of f/t2 is unknown" in reason for reason in some.reasons)

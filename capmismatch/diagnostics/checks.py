@@ -116,8 +116,8 @@ def check(bank: LogitBank) -> pd.DataFrame:
     A teacher is not usable where, tested at least at one in a thousand (the first at one in a hundred),
 
     * neither its accuracy nor the target's rank among the classes is shown to be above chance (binomial test; rank
-      test), overall, or on a split where it does worse than elsewhere; or its accuracy is far below chance, or
-      one constant answer does better (CM020);
+      test), overall, or on a split where it does worse than elsewhere; or its accuracy is far below chance, or one
+      constant answer does better (CM020);
     * other columns, found by an assignment on one half of the examples, put right 2 % or more of the other half, which
       brings it near its peers: columns were interchanged (CM021);
     * two or more columns have taken one another's places: each one's examples are taken for the next one's

@@ -112,8 +112,7 @@ def pick(
     values : DataFrame, optional
         The table of `capmismatch.example_values` with the rule's probe at its temperature, on `split`.
     evidence : pairs of DataFrame
-        ``(probes, results)`` of other studies. A family counts from three teachers with students on. Students that are
-        in the results too, or twice in the evidence, are left out with a warning, whatever their names.
+        ``(probes, results)`` of other studies. A family counts from three teachers; repeated runs once.
     family : str, optional
         Choose among this family's teachers. The other families of `probes` are evidence, as far as `results` has them.
     student : str, optional

@@ -126,7 +126,7 @@ def dead_class(labels: Ints, mine: Answers, peers: Sequence[Answers], classes: i
     >>> labels = np.arange(400) % 4
     >>> sound = Answers(labels, np.ones(400))
     >>> dead_class(labels, Answers(np.where(labels == 3, 0, labels), labels < 3), [sound, sound], 4)
-    'class 3 is told in 0 of 100 examples, by its peers in 100.0 % or more'
+    'class 3 is predicted in 0 of 100 examples, by its peers in 100.0 % or more'
     """
     if len(peers) < 2:
         return ""
@@ -146,6 +146,6 @@ def dead_class(labels: Ints, mine: Answers, peers: Sequence[Answers], classes: i
         return ""
     worst = int(dead[np.argmax(typical[dead])])
     return (
-        f"class {worst} is told in {right[0, worst]} of {examples[worst]} examples, by its peers in "
+        f"class {worst} is predicted in {right[0, worst]} of {examples[worst]} examples, by its peers in "
         f"{format_percent(least[worst], digits=1)} or more"
     )

@@ -23,7 +23,7 @@ from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.bank_checks import check_bank
 from capmismatch.diagnostics.answers import Answers, dead_class, holds_labels, worse_than_constant
 from capmismatch.diagnostics.mixed_rows import NUMBERS, expected_rank, mixed_up, standardised
-from capmismatch.diagnostics.moved_columns import moved_among_peers, rings
+from capmismatch.diagnostics.moved_columns import moved_among_peers, moved_round
 from capmismatch.diagnostics.views import View, chance_accuracy, looked_at_rows, spaced, views_of
 from capmismatch.findings import join_codes
 
@@ -276,7 +276,7 @@ def _columns_moved(view: View, peers: Sequence[View]) -> str:
         tables.append((together, tried))
         quick[tried] = together.argmax(axis=1)[view.top[tried]] == view.labels[tried]
     if quick.mean() - view.accuracy < SWAPPED / 2:  # the best class for each column alone: no order can do much better
-        return _columns_moved_round(view)
+        return moved_round(view.labels, view.top, view.chance(), view.classes)
     for together, tried in tables:
         columns, classes = linear_sum_assignment(together + 1e-3 * np.eye(len(together)), maximize=True)
         right[tried] = classes[np.argsort(columns)][view.top[tried]] == view.labels[tried]
@@ -284,38 +284,11 @@ def _columns_moved(view: View, peers: Sequence[View]) -> str:
     error = float(gained.std()) / np.sqrt(len(gained))
     expected = max(0.5, float(np.median([peer.accuracy for peer in peers])) if peers else 0.0)
     if gain < max(SWAPPED, STRONG * error) or right.mean() < AS_GOOD * expected:
-        return _columns_moved_round(view)
+        return moved_round(view.labels, view.top, view.chance(), view.classes)
     return (
         f"its columns seem to be in another order than the classes: its accuracy is {_percent(view.accuracy)}, and "
         f"{_percent(right.mean())} with its columns interchanged"
     )
-
-
-def _columns_moved_round(view: View) -> str:
-    """Why some few of a teacher's columns have taken one another's places; "" if none have.
-
-    In a ring of classes each is taken for the next one more often than for itself. A teacher that tells the classes of
-    a ring apart at all has none, however much it prefers some of them.
-    """
-    if view.accuracy < 2 * view.chance():  # of one that nearly guesses, classes go where its bias is
-        return ""
-    together = np.zeros((view.classes, view.classes), np.int64)
-    np.add.at(together, (view.labels, view.top), 1)
-    itself = together.diagonal().copy()
-    np.fill_diagonal(together, -1)
-    taken_for = together.argmax(axis=1)
-    other = together.max(axis=1)
-    confusable = max(1, int(((other >= 1) & (3 * other >= itself)).sum()))
-    # The column holds that class's examples before any others: one that a guesser prefers holds all alike.
-    moved = (other > itself) & (2 * other >= np.bincount(view.top, minlength=view.classes)[taken_for])
-    for ring in rings(np.where(moved, taken_for, np.arange(view.classes))):
-        as_other, as_itself = int(other[ring].sum()), int(itself[ring].sum())
-        if binom.sf(as_other - 1, as_other + as_itself, 0.5) < LEVEL / confusable:
-            return (
-                f"its columns {', '.join(map(str, sorted(ring)))} seem to be interchanged: examples of "
-                f"these classes are taken for the next one {as_other} times, for their own {as_itself} times"
-            )
-    return ""
 
 
 def _rows_moved(view: View, peers: Sequence[View]) -> str:

@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 from numba.core.dispatcher import Dispatcher
 
 from capmismatch import probes, ranks, temperature
-from capmismatch._numerics import condense_loops, isats_loops, rank_loops, softmax_loops
+from capmismatch._numerics import condense_loops, devices, isats_loops, rank_loops, softmax_loops
 from capmismatch._numerics.class_means import AroundClass, mean_by_class
 from capmismatch._numerics.condensing import condense
 from capmismatch._numerics.isats_problem import Search
@@ -163,6 +163,7 @@ def never_called() -> list[str]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    devices.SMALL = 0  # the compiled loops are the subject, whatever the size
     for case in (soft_labels, means_of_classes, class_ranks, calibration_errors, rows_of_a_vocabulary, kernels_alone):
         case()
     if missed := never_called():

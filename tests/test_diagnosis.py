@@ -149,8 +149,6 @@ def test_images_without_mean_and_std_are_told_of() -> None:
         (lambda: cm.diagnose(networks(), [INPUTS, LABELS]), r"as a tuple, \(X, y\), got a list of these two"),
         (lambda: cm.diagnose(logits(), LABELS, params=[1, 2, 3]), "expected params by teacher, .* got list"),
         (lambda: cm.diagnose(logits(), LABELS, results=mixed()), r"a share in \[0, 1\] \(or percentages throughout"),
-        (lambda: cm.pick(tables()[0], as_text(tables()[1], "accuracy")), "numbers as accuracy in the results .* row 0"),
-        (lambda: cm.pick(as_text(tables()[0], "value"), tables()[1]), "numbers as value in the probes table"),
         (lambda: cm.pick(*tables(), n_boot=1), "n_boot a whole number >= 20, got 1"),
         (lambda: cm.teacher_differences(as_text(tables()[1], "accuracy")), "numbers as accuracy in the results table"),
         (lambda: cm.teacher_differences("x.csv"), "expected the results table, a DataFrame, got str"),

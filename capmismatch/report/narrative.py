@@ -151,7 +151,7 @@ def statements(
     (0.055, 2, 1)
     >>> gain.text
     'Student cnn, KD: +5.50 points [-0.85, +11.85] over plain cross-entropy, mean over 1 teacher and 2 seeds: no
-    difference is shown, the interval covers zero.'
+    significant difference: the interval covers zero.'
     """
     topics: dict[str, Callable[[pd.DataFrame], Iterator[Statement]]] = {
         "teachers": lambda results: _teachers(_with_teacher(results, split), split),

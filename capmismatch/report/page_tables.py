@@ -100,6 +100,7 @@ COLUMNS: dict[str, tuple[str, str, Form]] = {
     "runs": ("runs", "Training runs of the teacher itself, with different seeds.", DIGITS),
     "p_best": ("P(best)", "Probability of being the best of these.", CHANCE),
     "regret": ("regret", "Expected regret: accuracy points lost against the best teacher.", POINTS),
+    "regret_low": ("regret at least", "Lower end of the 95 % interval of the regret.", POINTS),
     "tie": ("tie", "Not significantly worse than the best. It may still be worse.", DIGITS),
     "measured": ("measured", "Whether it has student results; without them its value is predicted.", DIGITS),
     "teacher_accuracy": ("own accuracy", "Accuracy of the teacher itself on the validation split.", PERCENT),

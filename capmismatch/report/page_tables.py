@@ -220,6 +220,7 @@ def _by_likelihood(choice: Choice) -> dict[str, tuple[str, str, Form]]:
         "ce": ("CE", "NLL with plain cross-entropy, without a teacher.", NATS),
         "gain": ("gain", "Test NLL below that of plain cross-entropy.", NATS),
         "regret": ("regret", "Expected regret: NLL lost against the best teacher.", NATS),
+        "regret_low": ("regret at least", "Lower end of the 95 % interval of the regret.", NATS),
         "behind": ("behind", "NLL above that of the first.", NATS),
     }
 

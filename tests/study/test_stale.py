@@ -59,7 +59,7 @@ tau = 2
 MODELS = """
 from torch import nn
 
-from parts.activations import ACTIVATION
+from network_parts.activations import ACTIVATION
 
 
 def make(stem):
@@ -84,8 +84,8 @@ def write_inputs(folder: Path) -> None:
     np.savez(folder / "data.npz", inputs=INPUTS, labels=LABELS)
     np.savez(folder / "fam.npz", labels=LABELS, params_t1=10, params_t2=20, **LOGITS)
     (folder / "models.py").write_text(MODELS)
-    (folder / "parts").mkdir()
-    (folder / "parts/activations.py").write_text("import kinds\n\nACTIVATION = kinds.ACTIVATION\n")
+    (folder / "network_parts").mkdir()
+    (folder / "network_parts/activations.py").write_text("import kinds\n\nACTIVATION = kinds.ACTIVATION\n")
     (folder / "kinds.py").write_text("from torch import nn\n\nACTIVATION = nn.ReLU\n")
     (folder / "nets").mkdir()
     for width in (4, 8):
@@ -223,7 +223,7 @@ TRAINED: dict[str, Edit] = {
     "builder": text("models:make", "models:make_tanh"),
     "builder's code": in_file("models.py", "ACTIVATION()", "nn.Tanh()"),
     "builder's code by a comment": in_file("models.py", "def make(", "# of the paper\ndef make("),
-    "what the builder imports": in_file("parts/activations.py", "kinds.ACTIVATION", "kinds.nn.Sigmoid"),
+    "what the builder imports": in_file("network_parts/activations.py", "kinds.ACTIVATION", "kinds.nn.Sigmoid"),
     "what its imports import": in_file("kinds.py", "nn.ReLU", "nn.Sigmoid"),
     "its imports by a comment": in_file("kinds.py", "ACTIVATION", "# of the paper\nACTIVATION"),
     "its imports gone": lambda folder: (folder / "kinds.py").unlink(),

@@ -67,6 +67,19 @@ def probes_table(teachers=MLPS, seeds=2, taus=TAUS, splits=("test",), classes=10
     return pd.DataFrame(rows)
 
 
+RESULT_COLUMNS = [
+    "family",
+    "teacher",
+    "teacher_seed",
+    "student",
+    "label",
+    "method",
+    "tau",
+    "seed",
+    "split",
+    "accuracy",
+    "n",
+]
 NO_TEACHER = {"family": "", "teacher": "", "params": np.nan, "teacher_seed": 0}
 PLAIN = {"label": "CE", "method": "CE", "tau": np.nan, "tau_other": np.nan, "tau_student": np.nan} | {
     "constraint": "",

@@ -24,9 +24,6 @@ DRIFT = 0.1
 COMMON_DRIFT = 0.75
 """Where this share of a family's runs drift, that is how its networks are: it costs nothing."""
 
-MANY_ROWS = 0.9
-"""From this share of looked-at rows on, what is odd about them is said of the teacher."""
-
 TIED = 0.05
 """From this share of examples on that have two equal wrong classes, CM010 is given."""
 

@@ -30,7 +30,6 @@ MAGIC = b"_logits_"  # of llama-perplexity --kl-divergence-base
 PARQUET = b"PAR1"
 RAW = ("input_ids", "token_ids", "top_values")
 PACKED = ("compressed_logprobs", "packed_indices")
-AXOLOTL = ("input_ids", "target_token_ids", "logprobs")
 OWN = ("tokens", "ids", "logprobs")
 KEPT = 256
 

@@ -11,9 +11,6 @@ from capmismatch.stats.matching import UNIT, with_families
 
 RUN = [*UNIT, "seed"]
 
-MARKS = ("usable", "findings", "reason")
-"""Columns that a table of probes has where some teacher is not to be used: see `capmismatch.check`."""
-
 OF_UNUSABLE = ("CM009", "CM019", "CM020", "CM021")
 """Findings for which a teacher may be called unusable."""
 

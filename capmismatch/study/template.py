@@ -15,8 +15,6 @@ from capmismatch.errors import InputError
 ENDINGS = (".pt", ".pth", ".safetensors")
 """Endings of checkpoints."""
 
-LOGIT_ENDINGS = (".npz", ".npy", ".safetensors")
-
 PREFERRED = ("best", "final", "last", "latest")
 """Words in names of checkpoints, the one to take of a run first."""
 

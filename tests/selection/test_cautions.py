@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from tables import RESULT_COLUMNS
 
 from capmismatch.errors import InputError
 from capmismatch.selection.picking import pick
@@ -38,20 +39,7 @@ def result_table(
         for seed in range(seeds)
         for split in ("val", "test")
     ]
-    columns = [
-        "family",
-        "teacher",
-        "teacher_seed",
-        "student",
-        "label",
-        "method",
-        "tau",
-        "seed",
-        "split",
-        "accuracy",
-        "n",
-    ]
-    return pd.DataFrame(rows, columns=columns).assign(**more)
+    return pd.DataFrame(rows, columns=RESULT_COLUMNS).assign(**more)
 
 
 PROBES = probe_table(t0=1e5, t1=2e5, t2=3e5, t3=4e5)

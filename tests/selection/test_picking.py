@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
+from tables import RESULT_COLUMNS
 
 from capmismatch.data.bank import LogitBank, bank_from_arrays
 from capmismatch.diagnostics import tables
@@ -54,20 +55,7 @@ def result_table(rng, students=("cnn",), noise=0.001, step=0.006, plain=0.70, se
                     rows.append(
                         (family, f"resnet{size}", 0, student, label, method, tau, seed, split, accuracy(mean), 10_000)
                     )
-    columns = [
-        "family",
-        "teacher",
-        "teacher_seed",
-        "student",
-        "label",
-        "method",
-        "tau",
-        "seed",
-        "split",
-        "accuracy",
-        "n",
-    ]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=RESULT_COLUMNS)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,3 +20,12 @@ def real_data() -> Path:
     if not (folder / "cifar10").is_dir():
         pytest.skip(f"no cifar10/ in {folder}: set CAPMISMATCH_REAL_DATA to the folder that holds it")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    """A figure that a test or an example leaves open is not the next one's: some count those that are open."""
+    yield
+    pyplot = sys.modules.get("matplotlib.pyplot")  # not imported for tests that draw nothing
+    if pyplot is not None:
+        pyplot.close("all")

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pytest
 from studies import GRID_STUDY, MakeStudy
 
@@ -178,4 +177,3 @@ def test_the_figure_draws_what_status_gives(study: Study, by: str, labels: list[
     ax = plots.study_progress(study.status(), by=by)
     drawn = plots.drawn_data(ax)
     assert drawn["label"].tolist() == labels and drawn["runs"].tolist() == drawn["waiting"].tolist() == [4, 8, 8]
-    plt.close(ax.figure)

@@ -7,7 +7,6 @@ import struct
 import zlib
 from html.parser import HTMLParser
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -310,7 +309,6 @@ def test_a_figure_drawn_by_the_gallery_calls_teachers_as_all_others_do(make, mon
     monkeypatch.setattr(Study, "bank", property(lambda self: bank))
     axes = gallery._dark_knowledge(make([], figures=()))
     assert [ax.get_title().split("\n")[0] for ax in axes] == ["B/resnet20", "resnet56"], "the smallest, the largest"
-    plt.close("all")
 
 
 def test_printed_heads_stand_on_each_page(whole):

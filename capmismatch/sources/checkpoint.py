@@ -22,7 +22,7 @@ from capmismatch._utils.code import code_hash, own_files_of
 from capmismatch._utils.files import hash_file, hash_of
 from capmismatch.architectures import build_for, count_parameters
 from capmismatch.architectures.registry import builder_of, is_known
-from capmismatch.errors import CapmismatchError, InputError
+from capmismatch.errors import CapmismatchError, InputError, must_count
 from capmismatch.sources._networks import expand
 from capmismatch.sources._state_dicts import Fitted, WeightsChoice
 from capmismatch.sources._weights import fit_weights, hash_checkpoint, with_words
@@ -42,6 +42,7 @@ def load(
     std: Sequence[float] | None = None,
     key: str | None = None,
     prefix: str | None = None,
+    seed: int | None = None,
     base: str | Path = ".",
 ) -> tuple[list[Teacher], None]:
     """Load the teachers whose checkpoints match; each is built and loaded once here, so that errors come early.
@@ -68,6 +69,9 @@ def load(
         weights rather than averaged ones.
     prefix : str, optional
         With what the names of the weights begin, such as "student."; by default that is found out.
+    seed : int, optional
+        Which training run of the teachers these are, where there are several: one table or call for each, of files with
+        the same names in other folders, under one family's name.
     base : str or Path
         Folder that relative paths start from.
 
@@ -76,6 +80,8 @@ def load(
     tuple of list of Teacher, and None
         The teachers; no data set comes with them.
     """
+    if seed is not None:
+        must_count(seed, "seed of checkpoints", least=0)
     files = matching(pattern, base)
     named = _names(files)
     same_stem = len(files) > 1 and len({file.stem for file in files}) == 1
@@ -90,6 +96,7 @@ def load(
             Teacher(
                 family=family,
                 name=name,
+                seed=seed,
                 params=count_parameters(fitted.network),
                 source=with_words(f"ckpt:{place}", fitted.told),
                 weights_hash=choice.hash_with(file_hash),

@@ -234,7 +234,8 @@ def load_family(
         * ``ckpt:PATTERN``: checkpoints (.pt, .pth, .safetensors) read with weights only. Options: ``builder`` makes the
           network of a checkpoint: a function of the file's stem, its name ``"module:function"``, or a registered
           architecture ``"arch:NAME"`` where ``{stem}`` stands for the file's stem, ``{parent}`` for its folder's name;
-          ``mean``, ``std`` normalise images; ``key``, ``prefix`` choose among several weights of one file.
+          ``mean``, ``std`` normalise images; ``key``, ``prefix`` choose among several weights of one file; ``seed``
+          says which training run they are.
         * ``logits:FILE.npz`` or ``logits:FOLDER``: logits saved before.
         * ``bank:FOLDER``: the teachers of a bank that was collected before.
         * ``letters:mlp``: multi-layer perceptrons trained here on UCI Letter Recognition. Options: ``widths``,

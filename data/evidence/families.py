@@ -37,7 +37,7 @@ EMBEDDED = ROOT / "capmismatch" / "embedded"
 
 WIDTHS = (8, 12, 24, 48, 80, 128, 192, 288, 448)
 RUNS = 3
-STUDENTS = ("mlp12", "mlp24")
+STUDENTS = ("mlp16",)
 SEEDS_OF_PASS = RUNS  # so that every run of a teacher has as many students
 TAUS = (1.0, 2.0, 4.0, 8.0)
 EPOCHS = 40

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -173,31 +173,14 @@ def learn(
     tables = []
     for number, (probes, results) in enumerate(evidence):
         try:
-            tables += _families(probes, results, split, report_split)
+            tables += families_of(probes, results, split, report_split)
         except InputError as error:
             raise InputError(f"evidence number {number + 1}: {error}") from error
     names = predictors(profiles)
-    codes = family_codes([profiles, *(family for family, _, _ in tables)])
+    codes = family_codes([profiles, *(table.profiles for table in tables)])
     candidates = Candidates(profiles, names, tuple(codes[0]))
-    groups, rng = [], np.random.default_rng(seed)
-    for (family, choosing_rows, reporting_rows), code in zip(tables, codes[1:], strict=True):
-        teachers = Candidates(family, names, tuple(code))
-        choosing, reporting = teachers.groups(choosing_rows), teachers.groups(reporting_rows)
-        compared = {label: choosing[label]} if label is not None and label in choosing else choosing
-        settings = SettingDraws.of(SplitDraws.of_settings(compared, (), n_boot, rng))
-        first = choosing_rows.iloc[0]
-        groups.append(
-            EvidenceGroup(
-                family=str(first["family"]),
-                student=str(first["student"]),
-                label=settings.best,
-                settings=settings,
-                methods=methods_by_label(choosing_rows),
-                candidates=teachers,
-                choosing=choosing[settings.best],
-                reporting=reporting[settings.best],
-            )
-        )
+    rng = np.random.default_rng(seed)
+    groups = [table.group(names, code, label, n_boot, rng) for table, code in zip(tables, codes[1:], strict=True)]
     return candidates, groups
 
 
@@ -241,10 +224,54 @@ def best_setting(groups: Sequence[EvidenceGroup]) -> tuple[str, pd.DataFrame]:
     return str(counts.idxmax()), pd.DataFrame()
 
 
-def _families(
-    probes: pd.DataFrame, results: pd.DataFrame, split: str, report_split: str
-) -> list[tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]]:
-    """Each family and student of a pair of tables: profiles of the teachers, rows to choose and to report on."""
+@dataclass(frozen=True)
+class FamilyTable:
+    """One family and student of a pair of tables.
+
+    Attributes
+    ----------
+    profiles : DataFrame
+        The family's teachers, by probe.
+    choosing, reporting : DataFrame
+        Rows of the student's results, on the split to choose on and on the one to report.
+    """
+
+    profiles: pd.DataFrame
+    choosing: pd.DataFrame
+    reporting: pd.DataFrame
+
+    def group(
+        self, names: tuple[str, ...], codes: Sequence[Hashable], label: str | None, n_boot: int, rng: np.random.Generator
+    ) -> EvidenceGroup:
+        """The table as evidence: its students in a setting, or where they lack it (or none is asked for) in their best.
+
+        `names` are the probes that predict, `codes` identify each teacher's family in whatever table.
+        """
+        teachers = Candidates(self.profiles, names, tuple(codes))
+        choosing, reporting = teachers.groups(self.choosing), teachers.groups(self.reporting)
+        compared = {label: choosing[label]} if label is not None and label in choosing else choosing
+        settings = SettingDraws.of(SplitDraws.of_settings(compared, (), n_boot, rng))
+        first = self.choosing.iloc[0]
+        return EvidenceGroup(
+            family=str(first["family"]),
+            student=str(first["student"]),
+            label=settings.best,
+            settings=settings,
+            methods=methods_by_label(self.choosing),
+            candidates=teachers,
+            choosing=choosing[settings.best],
+            reporting=reporting[settings.best],
+        )
+
+
+def families_of(probes: pd.DataFrame, results: pd.DataFrame, split: str, report_split: str) -> list[FamilyTable]:
+    """Each family and student of a pair of tables.
+
+    Raises
+    ------
+    InputError
+        If columns or splits are missing, no teacher is in both, or no family has three teachers with students.
+    """
     profiles = read_probes(probes, split)[1]
     splits = resolve_splits(checked_results(results), split, report_split)
     results = with_families(results, probes)
@@ -257,7 +284,7 @@ def _families(
             of_student = of_student[enough]
             family = of_family(profiles, str(of_student["family"].iloc[0]))
             choosing, reporting = (of_student[of_student["split"].eq(name)] for name in splits)
-            families.append((family, choosing, reporting))
+            families.append(FamilyTable(family, choosing, reporting))
     if not families:
         raise InputError(f"no family has {FEW} teachers with students in one setting, which evidence needs")
     return families

@@ -20,7 +20,7 @@ import pandas as pd
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.findings import explain
 from capmismatch.selection.candidates import read_probes, rule_choices
-from capmismatch.selection.picking import pick
+from capmismatch.selection.left_out import LeftOut
 from capmismatch.stats.across import mean_over, pooled_correlation
 from capmismatch.stats.correlations import correlations
 from capmismatch.stats.differences import teacher_differences
@@ -216,9 +216,11 @@ def meta(
     families = [family for family in families if family.has_choice(report_split)]
     if not families:
         raise InputError(f"no family has students of {FEWEST_TEACHERS} teachers in one setting: nothing to choose from")
-    options = {"split": split, "report_split": report_split, "n_boot": n_boot, "seed": seed}
-    rows = [row for family in families for row in _choices(family, families, evidence, options)]
-    choices = pd.DataFrame(rows)
+    options = {"split": split, "report_split": report_split}
+    left_out = _left_out(families, options | {"n_boot": n_boot, "seed": seed}) if evidence else None
+    choices = pd.DataFrame(
+        [row for number, family in enumerate(families) for row in _choices(family, number, left_out, options)]
+    )
     found = ["CM037"] if len(families) < 5 else []
     if evidence and EVIDENCE not in set(choices["rule"]):
         found.append("CM038")
@@ -263,62 +265,45 @@ def _families_of(study: Any, number: int) -> Iterator[_Family]:
             yield _Family(name, str(family), own[own["teacher"].isin(students["teacher"])], students)
 
 
+def _left_out(families: Sequence[_Family], options: dict[str, Any]) -> LeftOut:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are about single tables
+        return LeftOut([(family.probes, family.results) for family in families], **options)
+
+
 def _choices(
-    family: _Family, families: Sequence[_Family], learn: bool, options: dict[str, Any]
+    family: _Family, number: int, left_out: LeftOut | None, options: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """What each rule takes in one family and what it loses there, by student, setting and half of the seeds."""
     profiles = read_probes(family.probes, resolve_split(family.probes["split"], options["split"], among=None))[1]
     named, _ = rule_choices(profiles)
     by_rule = dict(zip(named["rule"], named["teacher"], strict=True))
-    others = [(other.probes, other.results) for other in families if other is not family] if learn else []
     for label, of_label in family.results.groupby("label", sort=False):
-        taken, (learnt, others) = by_rule, _learnt_choice(family, others, {**options, "label": str(label)})
-        if learnt is not None:
-            taken = by_rule | {EVIDENCE: learnt}
+        learnt = None if left_out is None else left_out.predict(number, str(label))
+        taken = by_rule if learnt is None else by_rule | {EVIDENCE: learnt.chosen}
         for student, rows in of_label.groupby("student", sort=False):
             head = {"study": family.study, "family": family.name, "student": student}
             head |= {"method": rows["method"].iloc[0], "label": label}
+            claims = {}
+            if left_out is not None and learnt is not None:
+                true = left_out.chance_of(number, str(student), str(label), learnt.chosen)
+                claims = {"p_best": learnt.claim, "came_true": true}
             for half, (known, judged) in enumerate(_halves(rows, options["split"], options["report_split"])):
                 if len(judged) >= FEWEST_TEACHERS:
-                    yield from _losses(head | {"half": half}, taken, known, judged)
+                    yield from _losses(head | {"half": half}, taken, known, judged, claims)
 
 
 def _losses(
-    cell: dict[str, Any], taken: dict[str, str], known: pd.Series, judged: pd.Series
+    cell: dict[str, Any], taken: dict[str, str], known: pd.Series, judged: pd.Series, claims: dict[str, float]
 ) -> Iterator[dict[str, Any]]:
     """What the teachers that rules take lose, by mean accuracies to know the best by and to judge by."""
     best, largest = float(judged[str(known.idxmax())]), str(taken.get(AGAINST, ""))
     cell = cell | {"mismatch": largest in known and bool(100 * (known.max() - known[largest]) >= MISMATCH)}
     for rule, teacher in taken.items():
         if teacher in judged:
-            yield cell | {"rule": rule, "teacher": teacher, "regret": 100 * (best - judged[teacher])}
+            lost = {"rule": rule, "teacher": teacher, "regret": 100 * (best - judged[teacher])}
+            yield cell | lost | (claims if rule == EVIDENCE else {})
     yield cell | {"rule": RANDOM, "teacher": "", "regret": 100 * (best - judged.mean())}
-
-
-def _learnt_choice(family: _Family, others: list[Pair], options: dict[str, Any]) -> tuple[str | None, list[Pair]]:
-    """The teacher that `pick` takes with the other families as evidence, and those that can teach something."""
-    if not others:
-        return None, others
-    try:
-        return _quiet_pick(family, others, **options), others
-    except InputError:  # such as a family with other probes, or with students of two teachers in each setting
-        others = [pair for pair in others if _teaches(family, pair, options)]
-        return (_quiet_pick(family, others, **options) if others else None), others
-
-
-def _teaches(family: _Family, pair: Pair, options: dict[str, Any]) -> bool:
-    try:
-        _quiet_pick(family, [pair], **{**options, "n_boot": 1})
-    except InputError:
-        return False
-    return True
-
-
-def _quiet_pick(family: _Family, evidence: list[Pair], **options: Any) -> str:
-    """The teacher that `pick` takes; its warnings are about single choices."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pick(family.probes, evidence=evidence, **options).teacher
 
 
 def _halves(rows: pd.DataFrame, split: str, report_split: str) -> Iterator[tuple[pd.Series, pd.Series]]:

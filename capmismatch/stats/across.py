@@ -149,3 +149,71 @@ def pooled_correlation(correlations: ArrayLike, teachers: ArrayLike) -> PooledCo
     heterogeneity = max(0.0, 1 - (families - 1) / spread) if spread > 0 else 0.0
     low, value, high = (float(np.tanh(end)) for end in (mean - half, mean, mean + half))
     return PooledCorrelation(value, low, high, float(heterogeneity), families)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """How much more of something one of several measures has than a reference, in the same families.
+
+    Attributes
+    ----------
+    value, low, high : float
+        The mean difference and its 95 % interval.
+    p : float
+        Two-sided, of no difference; NaN of the reference itself.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+def contrasts(values: ArrayLike, reference: int = 0) -> list[Contrast]:
+    r"""Differences of measures from one of them, by a mixed model with the family as random effect.
+
+    .. math:: z_{fm} = \mu_m + b_f + e_{fm}, \qquad b_f \sim N(0, \sigma_b^2),\; e_{fm} \sim N(0, \sigma^2)
+
+    Every family has every measure, so the restricted likelihood has a closed form: a difference of two measures does not
+    hold the family's effect, and its variance is :math:`2 \hat\sigma^2 / F` with :math:`(F-1)(M-1)` degrees of freedom
+    of the residual mean square.
+
+    Parameters
+    ----------
+    values : array_like of float, shape (F, M)
+        One row per family, one column per measure, such as correlations in Fisher's z. Rows with NaN are left out.
+    reference : int, default 0
+        Column to compare with.
+
+    Returns
+    -------
+    list of Contrast
+        One for each column; NaN where there are no two families or measures.
+
+    References
+    ----------
+    Laird & Ware, "Random-effects models for longitudinal data", Biometrics 38, 1982.
+
+    Examples
+    --------
+    >>> [round(one.value, 2) for one in contrasts([[0.1, 0.5], [0.3, 0.6], [0.2, 0.7]])]
+    [0.0, 0.4]
+    """
+    z = np.asarray(values, dtype=float)
+    z = z[np.isfinite(z).all(axis=1)]
+    families, measures = z.shape
+    if families < 2 or measures < 2:
+        return [Contrast(np.nan, np.nan, np.nan, np.nan)] * measures
+    residual = z - z.mean(axis=1, keepdims=True) - z.mean(axis=0) + z.mean()
+    free = (families - 1) * (measures - 1)
+    error = float(np.sqrt(2 * (residual**2).sum() / free / families))
+    differences = z.mean(axis=0) - z[:, reference].mean()
+    half = float(stats.t.ppf(0.975, free)) * error
+    found = []
+    for number, difference in enumerate(differences.tolist()):
+        if number == reference:
+            found.append(Contrast(0.0, 0.0, 0.0, np.nan))
+        else:
+            p = float(2 * stats.t.sf(abs(difference) / error, free)) if error > 0 else np.nan
+            found.append(Contrast(difference, difference - half, difference + half, p))
+    return found

@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.findings import explain
 from capmismatch.selection.candidates import read_probes, rule_choices
 from capmismatch.selection.left_out import LeftOut
-from capmismatch.stats.across import mean_over, pooled_correlation
+from capmismatch.selection.rules import DEFAULT_TAU, RULES
+from capmismatch.stats.across import contrasts, mean_over, pooled_correlation
 from capmismatch.stats.correlations import correlations
 from capmismatch.stats.differences import teacher_differences
 from capmismatch.stats.matching import resolve_split, with_families, with_teacher
@@ -37,6 +39,9 @@ MISMATCH = 0.3
 """Accuracy points that the largest teacher has to lose for a family to count as one with mismatch."""
 
 EVIDENCE, RANDOM, AGAINST = "evidence", "random", "largest"
+CLAIMS = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
+"""Bins of the chances that are claimed."""
+
 REGIMES = ("all", "mismatch", "elsewhere")
 RULE_COLUMNS = (
     "rule",
@@ -79,7 +84,11 @@ class Meta:
         and the highest correlation to expect.
     choices : DataFrame
         What the first table is made of, one row per rule, family, student, setting and half of the seeds: ``study,
-        family, student, method, label, half, rule, teacher, regret, mismatch``.
+        family, student, method, label, half, rule, teacher, regret, mismatch``; of the evidence also ``p_best``, the
+        chance that it claims, and ``came_true``, that by the family's own students.
+    correlations : DataFrame
+        What the table of probes is made of, one row per family, probe, temperature and setting: ``study, family, probe,
+        tau, method, label, value, teachers``.
     findings : list of str
         Codes; see `capmismatch.explain`.
 
@@ -92,6 +101,7 @@ class Meta:
     probes: pd.DataFrame
     ceiling: pd.DataFrame
     choices: pd.DataFrame = field(repr=False)
+    correlations: pd.DataFrame = field(repr=False)
     findings: list[str] = field(default_factory=list)
 
     def forest(self, rule: str = EVIDENCE, against: str = AGAINST, label: str = "all") -> pd.DataFrame:
@@ -132,6 +142,99 @@ class Meta:
         table.append((f"mean of {over.units}", over.value, over.low, over.high, True))
         return pd.DataFrame(table, columns=["name", "value", "low", "high", "mean"])
 
+    def compared(self, against: str = AGAINST) -> pd.DataFrame:
+        """The table of rules with another rule to compare with.
+
+        Parameters
+        ----------
+        against : str
+            A name in ``rules``, such as "most accurate".
+
+        Returns
+        -------
+        DataFrame
+            As ``rules``; ``less, less_low, less_high`` are the regret less that of this rule.
+
+        Raises
+        ------
+        InputError
+            An unknown rule.
+        """
+        must_be_one_of(against, sorted(set(self.choices["rule"])), "rule")
+        return _rules_table(self.choices, against)
+
+    def chances(self) -> pd.DataFrame:
+        """How often the chances of being the best, as the evidence claims them, come true in the family left out.
+
+        What is true is known as far as the family's own students tell: the chance by their seeds alone.
+
+        Returns
+        -------
+        DataFrame
+            One row per bin of `CLAIMS` with choices: ``low, high`` (of the bin), ``claimed, came_true`` (means),
+            ``choices``, ``families``. Empty without evidence.
+        """
+        names = ["low", "high", "claimed", "came_true", "choices", "families"]
+        if "p_best" not in self.choices:
+            return pd.DataFrame(columns=names)
+        rows = self.choices[self.choices["rule"].eq(EVIDENCE)].drop_duplicates(_CELL[:-1])
+        rows = rows.dropna(subset=["p_best", "came_true"])
+        table = []
+        for low, high in pairwise(CLAIMS):
+            own = rows[rows["p_best"].ge(low) & (rows["p_best"].lt(high) | (high == 1.0))]
+            if len(own):
+                families = len(own[["study", "family"]].drop_duplicates())
+                table.append((low, high, own["p_best"].mean(), own["came_true"].mean(), len(own), families))
+        return pd.DataFrame(table, columns=names)
+
+    def contrasts(self, label: str = "all", against: str = "accuracy", tau: float = DEFAULT_TAU) -> pd.DataFrame:
+        r"""How much more closely probes go with the students than one of them does, in the same families.
+
+        A mixed model of Fisher's z, :math:`z \sim \text{probe} + (1 \mid \text{family})`; a family's z is the mean
+        over its settings. Probes count with the sign that the rules of `capmismatch.selection.rules.RULES` give them,
+        so that of "lowest nll" less is better; others are left out.
+
+        Parameters
+        ----------
+        label : str
+            A setting, or "all".
+        against : str
+            The probe to compare with.
+        tau : float
+            Temperature of the probes that have one.
+
+        Returns
+        -------
+        DataFrame
+            One row per probe, closest first: ``probe, tau, z`` (turned), ``less, low, high, p`` (z less that of
+            `against`), ``families``.
+
+        Raises
+        ------
+        InputError
+            An unknown setting or probe.
+        """
+        rows = self.correlations
+        if label != "all":
+            must_be_one_of(label, sorted(set(rows["label"])), "label")
+            rows = rows[rows["label"].eq(label)]
+        rows = rows[rows["tau"].isna() | rows["tau"].eq(tau)]
+        rows = rows[rows["probe"].isin(list(_SIGNS))]
+        must_be_one_of(against, sorted(set(rows["probe"])), "probe")
+        z = np.arctanh(rows["value"].clip(-0.999, 0.999))
+        wide = rows.assign(z=z).pivot_table(index=["study", "family"], columns="probe", values="z")
+        wide = wide.dropna(axis=1, thresh=max(2, len(wide) // 2)).dropna()
+        turned = wide * pd.Series(_SIGNS)[wide.columns]
+        found = contrasts(turned.to_numpy(), list(turned).index(against)) if against in turned and len(turned) else []
+        taus = rows.groupby("probe")["tau"].first()
+        table = [
+            (probe, taus[probe], turned[probe].mean(), one.value, one.low, one.high, one.p, len(turned))
+            for probe, one in zip(turned, found, strict=True)
+        ]
+        names = ["probe", "tau", "z", "less", "low", "high", "p", "families"]
+        frame = pd.DataFrame(table, columns=names)
+        return frame.sort_values("z", ascending=False, kind="stable").reset_index(drop=True)
+
     def __str__(self) -> str:
         families = self.choices[["study", "family"]].drop_duplicates()
         rows = self.rules[self.rules["label"].eq("all") & self.rules["regime"].eq("all")]
@@ -143,6 +246,7 @@ class Meta:
         return "\n".join(lines)
 
 
+_SIGNS = {rule.probe: rule.sign for rule in reversed(RULES.values())}  # of the first rule with a probe
 _CELL = ["study", "family", "student", "label", "half"]
 
 
@@ -224,9 +328,8 @@ def meta(
     found = ["CM037"] if len(families) < 5 else []
     if evidence and EVIDENCE not in set(choices["rule"]):
         found.append("CM038")
-    return Meta(
-        _rules_table(choices), _probes_table(families, split, report_split), _ceilings(families), choices, found
-    )
+    linked = _correlations(families, split, report_split)
+    return Meta(_rules_table(choices), _probes_table(linked), _ceilings(families), choices, linked, found)
 
 
 @dataclass(frozen=True)
@@ -326,7 +429,7 @@ def _teacher_means(rows: pd.DataFrame) -> pd.Series:
     return rows.groupby(["teacher", "teacher_seed"])["accuracy"].mean().groupby(level="teacher").mean()
 
 
-def _rules_table(choices: pd.DataFrame) -> pd.DataFrame:
+def _rules_table(choices: pd.DataFrame, against: str = AGAINST) -> pd.DataFrame:
     """Regret of every rule by setting and regime, a mean over families of their means."""
     every = pd.concat([choices, choices.assign(method="all", label="all")])
     table = []
@@ -336,7 +439,7 @@ def _rules_table(choices: pd.DataFrame) -> pd.DataFrame:
             family = setting.groupby(["study", "family", "rule"])["regret"].mean().unstack("rule")
             for rule in family:
                 regret = mean_over(family[rule])
-                less = mean_over(family[rule] - family[AGAINST] if AGAINST in family else [])
+                less = mean_over(family[rule] - family[against] if against in family else [])
                 values = (regret.value, regret.low, regret.high, regret.units, less.value, less.low, less.high)
                 table.append((rule, method, label, regime, *values))
     frame = pd.DataFrame(table, columns=list(RULE_COLUMNS))
@@ -345,29 +448,32 @@ def _rules_table(choices: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values(by, kind="stable").drop(columns=["first", "at"]).reset_index(drop=True)
 
 
-def _probes_table(families: Sequence[_Family], split: str, report_split: str) -> pd.DataFrame:
-    """Rank correlations of each probe with the students, taken together over families."""
-    found: dict[tuple[str, float, str, str], list[tuple[float, int]]] = {}
+def _correlations(families: Sequence[_Family], split: str, report_split: str) -> pd.DataFrame:
+    """Rank correlation of each probe with the students, family by family and setting by setting."""
+    rows: list[tuple[str, str, str, float, str, str, float, int]] = []
     for family in families:
         at = resolve_split(family.probes["split"], split, among=None)
         probed = family.probes[family.probes["split"].eq(at)]
-        # A probe without temperature has -1 here: NaN would be no key.
-        columns = {("params", -1.0): probed.groupby("teacher")["params"].first()}
-        for (probe, _), measured in probed.fillna({"tau": -1.0}).groupby(["probe", "tau"]):
-            columns[str(probe), float(measured["tau"].iloc[0])] = measured.groupby("teacher")["value"].mean()
-        for (method, label), rows in family.on(report_split).groupby(["method", "label"], sort=False):
-            of_students = [_teacher_means(one) for _, one in rows.groupby("student")]
+        columns = {("params", np.nan): probed.groupby("teacher")["params"].first()}
+        for (probe, tau), measured in probed.groupby(["probe", "tau"], dropna=False):
+            columns[str(probe), float(tau)] = measured.groupby("teacher")["value"].mean()
+        for (method, label), of_label in family.on(report_split).groupby(["method", "label"], sort=False):
+            of_students = [_teacher_means(one) for _, one in of_label.groupby("student")]
             for (probe, tau), column in columns.items():
-                found.setdefault((probe, tau, str(method), str(label)), []).append(
-                    _mean_correlation(column, of_students)
-                )
+                found = _mean_correlation(column, of_students)
+                rows.append((family.study, family.name, probe, tau, str(method), str(label), *found))
+    return pd.DataFrame(rows, columns=["study", "family", "probe", "tau", "method", "label", "value", "teachers"])
+
+
+def _probes_table(correlations: pd.DataFrame) -> pd.DataFrame:
+    """Rank correlations of each probe with the students, taken together over families."""
     table = []
-    for (probe, tau, method, label), pairs in found.items():
-        pooled = pooled_correlation(*zip(*pairs, strict=True))
-        values = (pooled.value, pooled.low, pooled.high, pooled.heterogeneity, pooled.families)
-        table.append((probe, np.nan if tau < 0 else tau, method, label, *values))
-    names = ["probe", "tau", "method", "label", "value", "low", "high", "heterogeneity", "families"]
-    frame = pd.DataFrame(table, columns=names).dropna(subset="value")
+    by = ["probe", "tau", "method", "label"]
+    for key, rows in correlations.groupby(by, sort=False, dropna=False):
+        pooled = pooled_correlation(rows["value"], rows["teachers"])
+        table.append((*key, pooled.value, pooled.low, pooled.high, pooled.heterogeneity, pooled.families))
+    frame = pd.DataFrame(table, columns=[*by, "value", "low", "high", "heterogeneity", "families"])
+    frame = frame.dropna(subset="value")
     return frame.sort_values("value", key=abs, ascending=False, kind="stable").reset_index(drop=True)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import statsmodels.api as sm
+import statsmodels.formula.api as smf
 from scipy import stats
 from statsmodels.stats.meta_analysis import combine_effects
 
-from capmismatch.stats.across import mean_over, pooled_correlation
+from capmismatch.stats.across import contrasts, mean_over, pooled_correlation
 
 
 def test_an_interval_over_single_values_is_students() -> None:
@@ -56,3 +58,21 @@ def test_families_that_agree_keep_an_interval() -> None:
 def test_a_perfect_order_stays_finite() -> None:
     pooled = pooled_correlation([1.0, 1.0, -1.0], [6, 6, 6])
     assert np.isfinite([pooled.value, pooled.low, pooled.high]).all()
+
+
+def test_contrasts_are_those_of_a_mixed_model() -> None:
+    """Every family has every measure: differences, their errors and p are those of REML."""
+    generator = np.random.default_rng(0)
+    z = generator.normal(0, 0.6, (12, 1)) + generator.normal(0, 0.3, (12, 4)) + np.array([0.2, 0.2, 0.6, -0.1])
+    long = pd.DataFrame(z).reset_index().melt(id_vars="index", var_name="measure", value_name="z")
+    fitted = smf.mixedlm("z ~ C(measure)", long, groups=long["index"]).fit(reml=True)
+    found = contrasts(z)
+    for measure in (1, 2, 3):
+        name = f"C(measure)[T.{measure}]"
+        assert found[measure].value == pytest.approx(fitted.params[name], abs=1e-6)
+        half = stats.t.ppf(0.975, 33) * fitted.bse[name]
+        assert found[measure].high - found[measure].low == pytest.approx(2 * half, rel=1e-3)
+    assert (found[0].value, found[0].low, found[0].high) == (0, 0, 0)
+    shifted = contrasts(np.vstack([z, np.full((1, 4), np.nan)]), reference=2)
+    assert shifted[0].value == pytest.approx(-found[2].value)
+    assert np.isnan(contrasts(z[:1])[1].value)

@@ -110,6 +110,36 @@ def test_the_ceiling_and_the_forest(found: Meta) -> None:
     assert "CM037" in found.findings and "evidence" in str(found)
 
 
+def test_rules_are_compared_with_any_other(found: Meta) -> None:
+    rows = found.compared("smallest")
+    all_rows = of_all(rows)
+    assert all_rows["less"].to_dict() == pytest.approx(
+        (all_rows["regret"] - all_rows.loc["smallest", "regret"]).to_dict(), abs=1e-9
+    )
+    with pytest.raises(InputError):
+        found.compared("magic")
+
+
+def test_contrasts_of_probes_are_paired_within_families(found: Meta) -> None:
+    """Of the four families three rise and fall, where the derived std goes with the students and accuracy does not."""
+    table = found.contrasts().set_index("probe")
+    z = found.correlations.assign(z=np.arctanh(found.correlations["value"].clip(-0.999, 0.999)))
+    wide = z.pivot_table(index="family", columns="probe", values="z")
+    assert table.loc["nll", "z"] == pytest.approx(-wide["nll"].mean())  # less is better
+    assert table.loc["derived_std", "less"] == pytest.approx((wide["derived_std"] - wide["accuracy"]).mean())
+    assert table.loc["derived_std", "p"] < 0.05 and table.loc["accuracy", "less"] == 0
+    assert table["families"].eq(4).all()
+
+
+def test_claims_are_held_against_the_students_of_the_family_left_out() -> None:
+    found = meta([study(name, course, noise=1.5e-3) for name, course in zip("abc", PEAKED, strict=True)], n_boot=100)
+    table = found.chances()
+    assert table["choices"].sum() == 3 and table["claimed"].between(table["low"], table["high"]).all()
+    claims = found.choices.dropna(subset="p_best").drop_duplicates("study")
+    assert claims["came_true"].gt(0.9).all()  # a point ahead of the next, by seeds that differ by 0.15
+    assert meta([study("a", PEAKED[0])], n_boot=20).chances().empty
+
+
 def test_one_family_has_no_evidence_and_no_interval() -> None:
     alone = meta([study("a", PEAKED[0])], n_boot=20)
     assert set(alone.findings) == {"CM037", "CM038"}

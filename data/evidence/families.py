@@ -102,6 +102,12 @@ def write_data(source: Source, folder: Path, packages: Path) -> None:
             np.savez_compressed(opened, **prepared(source, packages))
 
 
+def rows_trained_on(file: Path) -> int:
+    """How many training rows a data set has."""
+    with np.load(file) as arrays:
+        return int((arrays["split"] == "train").sum())
+
+
 def train_teachers(source: Source, folder: Path) -> None:
     """Train those widths that are missing; the runs of a width as one stack."""
     with np.load(folder / f"{source.name}.npz") as arrays:
@@ -174,6 +180,9 @@ def main() -> None:
     if options.ship:
         ship(chosen, options.folder)
         return
+    for source in chosen:
+        write_data(source, options.folder / source.name, options.packages)
+    chosen.sort(key=lambda source: rows_trained_on(options.folder / source.name / f"{source.name}.npz"))
     for seeds in range(SEEDS_OF_PASS, options.seeds + 1, SEEDS_OF_PASS):
         for source in chosen:
             make(source, options.folder / source.name, options.packages, seeds, options.epochs)

@@ -28,7 +28,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 FEWEST_OF_CLASS = 40
-MOST_ROWS, MOST_TRAINED = 8000, 1600
+MOST_ROWS, MOST_TRAINED = 4000, 600
 CUT = 5.0
 
 Table = tuple[NDArray[np.float64], NDArray[Any]]

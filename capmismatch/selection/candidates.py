@@ -79,6 +79,19 @@ def zero_by_definition(probes: pd.DataFrame) -> list[str]:
     return sorted(set(of_wrong["probe"]))
 
 
+def number_of_classes(profiles: pd.DataFrame) -> float:
+    """How many classes there are, by e(q) = (1 - p_y) / (C - 1) of the teachers; NaN where that is not known.
+
+    Examples
+    --------
+    >>> number_of_classes(pd.DataFrame({"target_prob": [0.6, 0.7], "derived_average": [0.1, 0.075]}))
+    5.0
+    """
+    if not {"target_prob", "derived_average"} <= set(profiles):
+        return math.nan
+    return float(np.round(1 + ((1 - profiles["target_prob"]) / profiles["derived_average"]).median()))
+
+
 def mean_probes(probes: pd.DataFrame) -> pd.DataFrame:
     """Mean of each teacher and probe over runs, at the temperature at which teachers are compared.
 
@@ -259,7 +272,7 @@ class Candidates:
     def unmeasured(self) -> Group:
         """The teachers before they have any student."""
         nothing = np.full(len(self.profiles), np.nan)
-        return self._group(nothing, Noise(nothing, np.inf))
+        return self.group(nothing, Noise(nothing, np.inf))
 
     def groups(self, rows: pd.DataFrame) -> dict[str, Group]:
         """What their students reached in each setting (label), from rows of one student and split; see `measured`.
@@ -273,10 +286,11 @@ class Candidates:
             position = units.get_indexer(pd.MultiIndex.from_tuples(names))
             if (position < 0).all():
                 continue
-            groups[label] = self._group(np.where(position < 0, np.nan, means[position]), noise.at(position))
+            groups[label] = self.group(np.where(position < 0, np.nan, means[position]), noise.at(position))
         return groups
 
-    def _group(self, means: Floats, noise: Noise) -> Group:
+    def group(self, means: Floats, noise: Noise) -> Group:
+        """The teachers with what their students reached on average, and how noisy that is."""
         features = _features(self.profiles, self.predictors)
         return Group(means, noise, features, self.identities, self.families)
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from capmismatch._utils.text import join
+from capmismatch._utils.text import format_chance, join
 from capmismatch.selection.metric import ACCURACY, Metric
+from capmismatch.selection.outlook import Outlook
 from capmismatch.selection.reasons import SHOWN_STUDENTS, named
 
 
@@ -47,3 +48,31 @@ def different_teachers(students: pd.DataFrame, chosen: pd.Series, metric: Metric
         f"The best teacher differs between students. Regret of {named(chosen)} in {metric.unit}: "
         f"{join([*costs[:SHOWN_STUDENTS], *more])}. Take one teacher for each: student='...' or --student."
     ]
+
+
+def unfit(teachers: Sequence[str]) -> list[str]:
+    """Teachers that are ranked, but not taken."""
+    return [f"Not taken, because they know too little: {join(list(teachers))}."] if teachers else []
+
+
+def outlook(found: Outlook | None, chosen: pd.Series, rule: str) -> list[str]:
+    """What the studies of the package say of the chosen teacher, and what the rule lost there."""
+    if found is None:
+        return []
+    row = found.table[found.table["teacher"].eq(chosen["teacher"]) & found.table["family"].eq(chosen["family"])].iloc[0]
+    first = found.table.iloc[0]
+    best = "" if named(first) == named(chosen) else f"; they favour {named(first)} ({format_chance(first['p_best'])})"
+    told = (
+        f"By the students of {found.families} other families ({found.label}), P(best) of {named(chosen)} is "
+        f"{format_chance(row['p_best'])}, and {row['regret']:.2f} points are expected to be lost{best}."
+    )
+    lost = found.loss(rule)
+    if lost is None:
+        return [told]
+    interval = f"{lost['regret']:.2f} points [{lost['low']:.2f}, {lost['high']:.2f}]"
+    return [f"{told} The rule '{rule}' lost {interval} in {lost['families']:.0f} of them, each left out in turn."]
+
+
+def unlike(told: Sequence[str]) -> list[str]:
+    """That nothing like these teachers was measured."""
+    return [f"These teachers are unlike anything measured: {join(list(told))}."] if told else []

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import html
 import textwrap
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -16,29 +14,15 @@ from capmismatch.findings import explain
 from capmismatch.selection import cautions
 from capmismatch.selection import reasons as sentences
 from capmismatch.selection.cells import cell, plain, rung_summary, shown_settings, without_empty
-from capmismatch.selection.evidence import EvidenceFacts
+from capmismatch.selection.choice_parts import GAIN, Basis, Comparison, PilotRecord, Setting
 from capmismatch.selection.first_guess import SmallestPilot
 from capmismatch.selection.handover import OF_TABLES, HandOver
-from capmismatch.selection.metric import ACCURACY, Metric
+from capmismatch.selection.metric import Metric
 from capmismatch.selection.reasons import CLEAR, LEANING
 from capmismatch.selection.rules import COMPANIONS, RULES
-from capmismatch.selection.students import SeedFacts
 from capmismatch.stats.correlations import FEW_TEACHERS
 
 _WIDTH = 100
-_GAIN = ("gain", "gain_low", "gain_high")
-
-STUDENT_COLUMNS = (
-    *("student", "label", "method", "tau", "family", "teacher", "p_best"),
-    *("accuracy", "ce", *_GAIN, "regret", "regret_low"),
-)
-"""Columns of `Choice.students`."""
-
-SETTING_COLUMNS = (
-    *("student", "label", "method", "tau", "family", "teacher"),
-    *("score", "behind", "low", "high", "p_best", "tie"),
-)
-"""Columns of `Choice.settings`."""
 
 _TEACHER_COLUMNS = [
     *("family", "teacher", "params", "score", "low", "high"),
@@ -51,138 +35,6 @@ SURE_WITHIN = 0.9
 
 
 # Numbers and codes ----------------------------------------------------------------------------------------------------
-
-
-def _no_students() -> pd.DataFrame:
-    return pd.DataFrame(columns=list(STUDENT_COLUMNS))
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A student and how it is distilled; None for what is unknown or differs between students.
-
-    Attributes
-    ----------
-    student, label, method : str or None
-        The student, its setting, and the setting's method.
-    tau : float or None
-        The teacher's temperature in that setting, or that at which the probe of a rule was taken.
-    """
-
-    student: str | None = None
-    label: str | None = None
-    method: str | None = None
-    tau: float | None = None
-
-    @classmethod
-    def shared(cls, students: pd.DataFrame) -> Setting:
-        """What all rows of `Choice.students` have in common."""
-        common = {name: students[name].iloc[0] for name in ("student", "label", "method", "tau")}
-        common = {name: value for name, value in common.items() if students[name].nunique() == 1}
-        if "tau" in common:
-            common["tau"] = float(common["tau"])
-        return cls(**common)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The tables of what was compared.
-
-    Attributes
-    ----------
-    teachers, rules, students, settings : DataFrame
-        See `Choice.table` and the attributes of `Choice` with these names.
-    tolerance : float
-        Accuracy points, or nats, that do not matter.
-    metric : Metric
-        By what students are compared; the tables here are as `Metric.compared` makes them, those of `Choice` as shown.
-    """
-
-    teachers: pd.DataFrame
-    rules: pd.DataFrame
-    students: pd.DataFrame = field(default_factory=_no_students)
-    settings: pd.DataFrame = field(default_factory=pd.DataFrame)
-    tolerance: float = 0.0
-    metric: Metric = ACCURACY
-
-
-@dataclass(frozen=True)
-class Missing:
-    """What the tables lacked.
-
-    Attributes
-    ----------
-    rules : tuple of str
-        Rules without their probe.
-    teachers : tuple of (family, teacher)
-        Teachers without the probe by which the others are ranked.
-    probes : mapping from probe to list of (family, teacher)
-        Probes that predict students, with the teachers for which they are unknown.
-    split : str
-        The only split of the results where they lack the other one, else "".
-    unusable : str
-        Teachers that `capmismatch.check` found not to be usable, each with the reason; else "".
-    two_classes : bool
-        Whether probes of the wrong classes were left out because they are zero by definition.
-    repeated : str
-        Results and evidence that repeat others (see `repeats.without_repeats`); else "".
-    unknown : tuple of (family, teacher)
-        Teachers of the results that the probes lack; their students are left out.
-    """
-
-    rules: tuple[str, ...] = ()
-    teachers: tuple[tuple[str, str], ...] = ()
-    probes: Mapping[str, list[tuple[str, str]]] = field(default_factory=dict)
-    split: str = ""
-    unusable: str = ""
-    two_classes: bool = False
-    repeated: str = ""
-    unknown: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Basis:
-    """What a choice rests on.
-
-    Attributes
-    ----------
-    missing : Missing
-        What the tables lacked.
-    seeds : SeedFacts or None
-        What the students' seeds say of the noise; None without results.
-    evidence : EvidenceFacts or None
-        What other families and students contributed; None without evidence.
-    differences : DataFrame or None
-        Rows of `capmismatch.teacher_differences` for the settings that were chosen; None without results.
-    methods : mapping of str to mapping
-        The settings of the results by their labels, see `handover.settings_in`.
-    outliers : tuple of str
-        Students far out of line with the others, in words; see `capmismatch.stats.outliers.outlying_runs`.
-    """
-
-    missing: Missing = Missing()
-    seeds: SeedFacts | None = None
-    evidence: EvidenceFacts | None = None
-    differences: pd.DataFrame | None = None
-    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    outliers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class PilotRecord:
-    """What a pilot adds to the choice from its students.
-
-    Attributes
-    ----------
-    rungs : DataFrame
-        See `Choice.rungs`.
-    reasons, risks : tuple of str
-        The pilot's own, shown before those of the choice.
-    """
-
-    rungs: pd.DataFrame
-    reasons: tuple[str, ...] = ()
-    risks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -344,6 +196,24 @@ class Choice(HandOver):
         return self.metric.shown(self.comparison.settings, levels=("score",))
 
     @property
+    def outlook(self) -> pd.DataFrame:
+        """What the studies of the package predict of these teachers; empty with results or evidence of one's own.
+
+        Returns
+        -------
+        DataFrame
+            One row per teacher, best first: ``family, teacher, params``, ``score`` (points by which its students are
+            predicted to stand above their mean over the teachers) with ``low, high``, ``p_best``, ``regret`` (points
+            expected to be lost) and ``within`` (the chance of losing no more than the tolerance).
+        """
+        return pd.DataFrame() if self.basis.outlook is None else self.basis.outlook.table
+
+    @property
+    def unlike(self) -> tuple[str, ...]:
+        """In what these teachers lie outside of all that the package's studies measured, in words."""
+        return () if self.basis.outlook is None else self.basis.outlook.unlike
+
+    @property
     def trust(self) -> pd.DataFrame:
         """How far the evidence trusts each probe; empty in other choices.
 
@@ -486,6 +356,7 @@ class Choice(HandOver):
             by_numbers += [
                 *sentences.ranking(table, RULES[self.rule], self.tau),
                 *sentences.cheapest(table[table["tie"]], row),
+                *cautions.outlook(basis.outlook, row, self.rule),
                 *sentences.spread_of_rules(self.rules, table),
                 *(sentences.rivals(self.rules, row, RULES[self.rule]) if len(table) > 1 else []),
             ]
@@ -521,6 +392,7 @@ class Choice(HandOver):
             ]
         left_out = [*sentences.unusable(missing.unusable), *cautions.repeated(missing.repeated)]
         left_out += [*cautions.unknown(missing.unknown), *cautions.outlying(basis.outliers)]
+        left_out += [*cautions.unfit(missing.unfit), *cautions.unlike(self.unlike)]
         before = (*left_out, *(() if self.pilot is None else self.pilot.risks))
         few = [sentences.few(len(table))] if len(table) < FEW_TEACHERS else []
         return [*before, *by_numbers, *few, *sentences.edge_risk(table, row)]
@@ -534,7 +406,7 @@ class Choice(HandOver):
             ("Risks", self.risks),
             ("Findings", notes),
             ("Teachers", without_empty(self.table[[name for name in _TEACHER_COLUMNS if name in self.table]])),
-            ("Students", self.students[["student", "label", "teacher", self.metric.name, *_GAIN]]),
+            ("Students", self.students[["student", "label", "teacher", self.metric.name, *GAIN]]),
             ("Settings", shown_settings(self.settings)),
             ("Rules", without_empty(self.rules.drop(columns="family"))),
             ("Trust", self.trust),

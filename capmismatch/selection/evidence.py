@@ -240,10 +240,19 @@ class FamilyTable:
     choosing: pd.DataFrame
     reporting: pd.DataFrame
 
+    def all_groups(self, names: tuple[str, ...], codes: Sequence[Hashable]) -> dict[str, Group]:
+        """Its students in every setting, on the split to choose on; arguments as of `group`."""
+        return Candidates(self.profiles, names, tuple(codes)).groups(self.choosing)
+
     def group(
-        self, names: tuple[str, ...], codes: Sequence[Hashable], label: str | None, n_boot: int, rng: np.random.Generator
+        self,
+        names: tuple[str, ...],
+        codes: Sequence[Hashable],
+        label: str | None,
+        n_boot: int,
+        rng: np.random.Generator,
     ) -> EvidenceGroup:
-        """The table as evidence: its students in a setting, or where they lack it (or none is asked for) in their best.
+        """The table as evidence: its students in a setting; where they lack it, or none is asked for, in their best.
 
         `names` are the probes that predict, `codes` identify each teacher's family in whatever table.
         """

@@ -23,7 +23,7 @@ def as_entries(choice: Choice) -> dict[str, Any]:
 
     Examples
     --------
-    >>> from capmismatch.selection.choice import Basis, Comparison, Setting
+    >>> from capmismatch.selection.choice_parts import Basis, Comparison, Setting
     >>> table = pd.DataFrame({"family": ["f"], "teacher": ["a"], "score": [float("nan")]})
     >>> choice = Choice("a", "f", "largest", Setting(tau=4.0), Comparison(table, table), Basis(), ["CM003"])
     >>> again = from_entries(as_entries(choice))

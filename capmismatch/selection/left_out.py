@@ -93,9 +93,7 @@ class LeftOut:
         if not groups:
             return None
         candidates = Candidates(table.profiles, names, tuple(code))
-        draws = posterior_draws(
-            candidates.unmeasured(), self._n_boot, np.random.default_rng(self._seed), groups
-        ).means
+        draws = posterior_draws(candidates.unmeasured(), self._n_boot, np.random.default_rng(self._seed), groups).means
         teachers = tuple(str(teacher) for teacher in table.profiles.index.get_level_values("teacher"))
         return Prediction(teachers, chances(draws), teachers[int(draws.mean(axis=0).argmax())])
 

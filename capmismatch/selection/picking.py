@@ -15,44 +15,35 @@ import pandas as pd
 
 from capmismatch.errors import MOST_RESAMPLES, InputError, must_be_a_table, must_be_one_of, must_count
 from capmismatch.findings import without_muted
+from capmismatch.selection.by_probe import by_probe, example_draws, findings_of, rule_to_follow, unfit_teachers
 from capmismatch.selection.candidates import (
     Candidates,
     Floats,
     of_family,
-    probe_draws,
     read_probes,
     rule_choices,
     zero_by_definition,
 )
-from capmismatch.selection.choice import SETTING_COLUMNS, STUDENT_COLUMNS, Basis, Choice, Comparison, Missing, Setting
+from capmismatch.selection.choice import Choice
+from capmismatch.selection.choice_parts import SETTING_COLUMNS, STUDENT_COLUMNS, Basis, Comparison, Missing, Setting
 from capmismatch.selection.evidence import EvidenceFacts, EvidenceGroup, as_pairs, best_setting, learn, rule_losses
 from capmismatch.selection.handover import settings_in
 from capmismatch.selection.metric import Metric, metric_of
+from capmismatch.selection.outlook import Outlook
 from capmismatch.selection.repeats import without_repeats
-from capmismatch.selection.rules import (
-    COMPANIONS,
-    DEFAULT_RULE,
-    DERIVED,
-    OF_WRONG_CLASSES,
-    RULES,
-    RULES_FOR_TEXTS,
-    RULES_FOR_TWO_CLASSES,
-    TWO_CLASSES,
-    Rule,
-)
+from capmismatch.selection.rules import DEFAULT_RULE, RULES
+from capmismatch.selection.shipped import shipped_evidence
 from capmismatch.selection.students import (
     SeedFacts,
     Splits,
     StudentResults,
-    chances,
     checked_results,
     draw_students,
+    draw_summary,
     resolve_splits,
 )
-from capmismatch.stats.correlations import FEW_TEACHERS
 from capmismatch.stats.differences import WANTED_RELIABILITY, teacher_differences
-from capmismatch.stats.estimates import Z95
-from capmismatch.stats.matching import UNIT, shared_teachers, with_families, with_teacher
+from capmismatch.stats.matching import UNIT, resolve_split, shared_teachers, with_families, with_teacher
 from capmismatch.stats.outliers import outlying_runs
 from capmismatch.stats.posterior import posterior_draws
 from capmismatch.stats.usable import OF_UNUSABLE, of_texts, told, usable_tables
@@ -65,7 +56,7 @@ def pick(
     results: pd.DataFrame | None = None,
     *,
     values: pd.DataFrame | None = None,
-    evidence: Iterable[tuple[pd.DataFrame, pd.DataFrame]] = (),
+    evidence: Iterable[tuple[pd.DataFrame, pd.DataFrame]] | str | None = None,
     family: str | None = None,
     student: str | None = None,
     label: str | None = None,
@@ -111,8 +102,10 @@ def pick(
         The results table; accuracies are shares in [0, 1].
     values : DataFrame, optional
         The table of `capmismatch.example_values` with the rule's probe at its temperature, on `split`.
-    evidence : pairs of DataFrame
-        ``(probes, results)`` of other studies. A family counts from three teachers; repeated runs once.
+    evidence : pairs of DataFrame, or str
+        ``(probes, results)`` of other studies. A family counts from three teachers; repeated runs once. "shipped" are
+        the studies of `capmismatch.shipped_evidence`, "none" takes none. By default (None) those of the package give an
+        outlook where there are no results, and nothing else.
     family : str, optional
         Choose among this family's teachers. The other families of `probes` are evidence, as far as `results` has them.
     student : str, optional
@@ -180,9 +173,11 @@ def pick(
     tolerance = by.tolerance if tolerance is None else tolerance
     if not 0 <= tolerance < np.inf:
         raise InputError(f"expected a tolerance in {by.unit} >= 0, got {tolerance!r}")
+    evidence, with_outlook = _evidence_asked_for(evidence, results)
     probes, results, unusable = usable_tables(probes, results)
     measurements, profiles = read_probes(probes, split)
     pairs = [(theirs, by.compared(students)) for theirs, students in as_pairs(evidence)]
+    results, plain = _without_plain_alone(results, split, student)
     if results is not None:
         results = by.compared(checked_results(results))
         splits = resolve_splits(results, split, report_split)
@@ -216,37 +211,43 @@ def pick(
     elif pairs:
         choice = _by_evidence(candidates, groups, rule, tolerance, n_boot, seed, mute)
     else:
-        used = _rule_to_follow(rule, probes, profiles)
+        used = rule_to_follow(rule, probes, profiles)
         if rule == "auto" and used.name != DEFAULT_RULE:
             values = None  # they are of that rule's probe
-        draws = _example_draws(values, measurements, profiles, used, n_boot, seed)
-        choice = _by_probe(measurements, profiles, used, draws, mute)
+        draws = example_draws(values, measurements, profiles, used, n_boot, seed)
+        choice = by_probe(measurements, profiles, used, draws, unfit_teachers(measurements, profiles, plain), mute)
+        if with_outlook and not of_texts(probes):
+            outlook = Outlook.of(candidates, label, tolerance, n_boot, seed)
+            choice = replace(choice, basis=replace(choice.basis, outlook=outlook))
     methods = settings_in([*([] if results is None else [results]), *(pair[1] for pair in pairs)])
     choice = replace(choice, basis=replace(choice.basis, methods=methods))
     return _with_left_out(choice, probes, unusable, repeated, mute)
 
 
-def _rule_to_follow(rule: str, probes: pd.DataFrame, profiles: pd.DataFrame) -> Rule:
-    """The rule of a choice by a probe alone.
+def _evidence_asked_for(
+    evidence: Iterable[tuple[pd.DataFrame, pd.DataFrame]] | str | None, results: pd.DataFrame | None
+) -> tuple[Iterable[tuple[pd.DataFrame, pd.DataFrame]], bool]:
+    """The evidence as pairs of tables, and whether the package's studies give an outlook."""
+    if not isinstance(evidence, str):
+        return (() if evidence is None else evidence), evidence is None
+    must_be_one_of(evidence, ["shipped", "none"], "evidence")
+    return (shipped_evidence() if evidence == "shipped" else ()), False
 
-    Raises
-    ------
-    InputError
-        If its probe is zero by definition, as there is a single wrong class.
+
+def _without_plain_alone(
+    results: pd.DataFrame | None, split: str, student: str | None
+) -> tuple[pd.DataFrame | None, float]:
+    """The results, None where no teacher taught any of the students; and what those students then reach, else NaN.
+
+    Of several kinds of students the best counts, which asks most of a teacher.
     """
-    used = RULES[_default_rule(probes, profiles) if rule == "auto" else rule]
-    if used.probe in OF_WRONG_CLASSES and used.probe in zero_by_definition(probes):
-        raise InputError(f"the rule {used.name!r} cannot be used here: {TWO_CLASSES}; use another rule")
-    return used
-
-
-def _default_rule(probes: pd.DataFrame, profiles: pd.DataFrame) -> str:
-    """The rule to follow without results and evidence; another one of texts, or where its probe is 0 by definition."""
-    others = RULES_FOR_TEXTS if of_texts(probes) else RULES_FOR_TWO_CLASSES
-    if others is RULES_FOR_TWO_CLASSES and RULES[DEFAULT_RULE].probe not in zero_by_definition(probes):
-        return DEFAULT_RULE
-    known = [name for name in others if RULES[name].probe in profiles.dropna(axis=1, how="all")]
-    return known[0] if known else DEFAULT_RULE
+    if results is None or len(with_teacher(checked_results(results))):
+        return results, np.nan
+    rows = results[results["split"].eq(resolve_split(results["split"], split))]
+    if student is not None:
+        must_be_one_of(student, sorted(rows["student"].unique()), "student")
+        rows = rows[rows["student"].eq(student)]
+    return None, float(rows.groupby("student")["accuracy"].mean().max())
 
 
 def _with_left_out(
@@ -277,83 +278,6 @@ def _split_by_family(
     if not in_family and not pairs:
         shared_teachers(probes, students)
     return (results[~in_others] if in_family else None), pairs
-
-
-# By a probe alone -----------------------------------------------------------------------------------------------------
-
-
-def _example_draws(
-    values: pd.DataFrame | None,
-    measurements: pd.DataFrame,
-    profiles: pd.DataFrame,
-    used: Rule,
-    n_boot: int,
-    seed: int,
-) -> pd.DataFrame | None:
-    """Draws of the rule's probe over examples, where their values are known."""
-    if used.probe not in profiles or profiles[used.probe].isna().all():
-        measured = sorted(set(measurements["probe"]))
-        raise InputError(
-            f"the rule {used.name!r} needs the probe {used.probe!r}; the probes table has {measured} on this split"
-        )
-    if values is None or used.probe == "params":
-        return None
-    return probe_draws(values, measurements, used.probe, n_boot, seed)
-
-
-def _by_probe(
-    measurements: pd.DataFrame, profiles: pd.DataFrame, used: Rule, draws: pd.DataFrame | None, mute: Iterable[str]
-) -> Choice:
-    """The best teacher by a rule's probe; the smallest of those tied with it."""
-    table, tau = _probe_table(measurements, profiles, used, draws)
-    chosen, tied = table.iloc[0], table[table["tie"]]
-    if len(tied) > 1 and tied["params"].notna().all():
-        chosen = tied.iloc[int(tied["params"].argmin())]
-    rules, missing_rules = rule_choices(profiles)
-    rules = rules.assign(regret=np.nan, low=np.nan, high=np.nan)
-    beside = [name for name in COMPANIONS if name in table]
-    rules = rules.merge(table[[*UNIT, "score", "tie"]], on=UNIT, how="left")
-    rules = rules.merge(profiles[beside].reset_index(), on=UNIT, how="left")
-    ranked = pd.MultiIndex.from_frame(table[UNIT])
-    unranked = tuple(teacher for teacher in profiles.index if teacher not in ranked)
-    return Choice(
-        teacher=str(chosen["teacher"]),
-        family=str(chosen["family"]),
-        rule=used.name,
-        setting=Setting(tau=tau),
-        comparison=Comparison(table, rules),
-        basis=Basis(Missing(rules=tuple(missing_rules), teachers=unranked)),
-        findings=_findings(table, mute),
-    )
-
-
-def _probe_table(
-    measurements: pd.DataFrame, profiles: pd.DataFrame, used: Rule, draws: pd.DataFrame | None
-) -> tuple[pd.DataFrame, float | None]:
-    """The teachers, best first by the rule's probe, and the temperature it was taken at."""
-    if used.probe == "params":
-        table, tau = profiles["params"].dropna().rename("score").reset_index().assign(se=0.0), None
-    else:
-        rows = measurements[measurements["probe"].eq(used.probe)]
-        tau = float(rows["tau"].iloc[0]) if rows["tau"].notna().all() else None
-        table = rows.rename(columns={"value": "score"})[[*UNIT, "score", "se"]]
-    table = table.merge(profiles["params"].reset_index(), on=UNIT)
-    table = table.sort_values("score", ascending=used.sign < 0, kind="stable").reset_index(drop=True)
-    if draws is None:
-        best, half = table.iloc[0], Z95 * table["se"]
-        low, high = table["score"] - half, table["score"] + half
-        # An unknown standard error gives no grounds to call two values equal.
-        tie = used.sign * (best["score"] - table["score"]) <= Z95 * np.hypot(table["se"], best["se"]).fillna(0)
-    else:
-        drawn = draws[pd.MultiIndex.from_frame(table[UNIT])].to_numpy()
-        low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-        tie = np.quantile(used.sign * (drawn[:, [0]] - drawn), 0.025, axis=0) <= 0
-    table = table.assign(low=low, high=high, p_best=np.nan, regret=np.nan, within=np.nan, tie=tie | (table.index == 0))
-    columns = [*UNIT, "params", "score", "low", "high", "p_best", "regret", "within", "tie"]
-    if used.probe in DERIVED and set(COMPANIONS) <= set(profiles):
-        table = table.merge(profiles[list(COMPANIONS)].reset_index(), on=UNIT, how="left")
-        columns += COMPANIONS
-    return table[columns], tau
 
 
 # By evidence: what other families and students teach ------------------------------------------------------------------
@@ -394,7 +318,7 @@ def _by_evidence(
         setting=Setting(label=label, method=method, tau=tau),
         comparison=Comparison(table, rules, settings=settings, tolerance=tolerance),
         basis=Basis(Missing(rules=tuple(missing_rules), probes=candidates.missing_probes), evidence=facts),
-        findings=_findings(table, mute),
+        findings=findings_of(table, mute),
     )
 
 
@@ -434,7 +358,7 @@ def _by_results(
         setting=Setting.shared(by_student),
         comparison=Comparison(table, rules, by_student, settings, tolerance, metric),
         basis=Basis(missing, SeedFacts.of(students), EvidenceFacts.of(groups) if groups else None),
-        findings=without_muted([*_findings(table, mute), *(["CM022"] if chosen["gain_high"] < 0 else [])], mute),
+        findings=without_muted([*findings_of(table, mute), *(["CM022"] if chosen["gain_high"] < 0 else [])], mute),
     )
 
 
@@ -518,38 +442,6 @@ def _setting_table(students: Sequence[StudentResults], profiles: pd.DataFrame) -
 # What draws of accuracies say -----------------------------------------------------------------------------------------
 
 
-def draw_summary(draws: Floats, tolerance: float) -> dict[str, Floats]:
-    """What draws of accuracies say of each teacher.
-
-    Parameters
-    ----------
-    draws : array of shape (n_boot, T)
-        Draws of the teachers' accuracies, shares.
-    tolerance : float
-        Accuracy points, >= 0.
-
-    Returns
-    -------
-    dict of arrays of shape (T,)
-        ``score`` (mean), ``low, high`` (95 % interval), ``p_best`` (chance of being the best), ``regret`` (points
-        expected to be lost by taking this teacher), ``within`` (chance of losing no more than the tolerance) and
-        ``tie`` (whether the 95 % interval of the difference from the teacher with the highest score covers zero).
-    """
-    score = draws.mean(axis=0)
-    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
-    best = int(np.argmax(score))
-    losses = 100 * (draws.max(axis=1, keepdims=True) - draws)
-    return {
-        "score": score,
-        "low": low,
-        "high": high,
-        "p_best": chances(draws),
-        "regret": losses.mean(axis=0),
-        "within": (losses <= tolerance + 1e-9).mean(axis=0),
-        "tie": np.quantile(draws[:, [best]] - draws, 0.025, axis=0) <= 0,
-    }
-
-
 def _rules_with_loss(profiles: pd.DataFrame, draws: Floats, rule: str) -> tuple[pd.DataFrame, list[str]]:
     """Whom every rule takes and what is lost by it, the least first; and the rules that lack their probe."""
     rules, missing = rule_choices(profiles)
@@ -583,10 +475,3 @@ def _better_than_plain(table: pd.DataFrame, reached: pd.Series | None, plain: fl
     own = reached.reindex(pd.MultiIndex.from_frame(table[UNIT])).to_numpy(float)
     able = table[table["measured"] | ~(own < plain)]
     return able.reset_index(drop=True) if able["tie"].any() else table
-
-
-def _findings(table: pd.DataFrame, mute: Iterable[str]) -> list[str]:
-    """Codes of what limits the comparison of the teachers."""
-    findings = ["CM007"] if table["tie"].sum() > 1 else []
-    findings += ["CM003"] if len(table) < FEW_TEACHERS else []
-    return without_muted(findings, mute)

@@ -344,6 +344,38 @@ def chances(draws: Floats) -> Floats:
     return np.bincount(draws.argmax(axis=1), minlength=draws.shape[1]) / len(draws)
 
 
+def draw_summary(draws: Floats, tolerance: float) -> dict[str, Floats]:
+    """What draws of accuracies say of each teacher.
+
+    Parameters
+    ----------
+    draws : array of shape (n_boot, T)
+        Draws of the teachers' accuracies, shares.
+    tolerance : float
+        Accuracy points, >= 0.
+
+    Returns
+    -------
+    dict of arrays of shape (T,)
+        ``score`` (mean), ``low, high`` (95 % interval), ``p_best`` (chance of being the best), ``regret`` (points
+        expected to be lost by taking this teacher), ``within`` (chance of losing no more than the tolerance) and
+        ``tie`` (whether the 95 % interval of the difference from the teacher with the highest score covers zero).
+    """
+    score = draws.mean(axis=0)
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    best = int(np.argmax(score))
+    losses = 100 * (draws.max(axis=1, keepdims=True) - draws)
+    return {
+        "score": score,
+        "low": low,
+        "high": high,
+        "p_best": chances(draws),
+        "regret": losses.mean(axis=0),
+        "within": (losses <= tolerance + 1e-9).mean(axis=0),
+        "tie": np.quantile(draws[:, [best]] - draws, 0.025, axis=0) <= 0,
+    }
+
+
 def _cross_entropy_rows(results: pd.DataFrame, student: str, split: str) -> pd.DataFrame:
     """A student's rows of plain cross-entropy on a split: those without a teacher."""
     rows = results[results["teacher"].fillna("").eq("") & results["student"].eq(student)]

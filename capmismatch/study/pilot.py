@@ -13,7 +13,8 @@ from capmismatch._utils.text import count, format_chance, format_percent
 from capmismatch.distillation.methods import Method
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.selection.candidates import Candidates, of_family, read_probes, rule_choices
-from capmismatch.selection.choice import Choice, PilotRecord
+from capmismatch.selection.choice import Choice
+from capmismatch.selection.choice_parts import PilotRecord
 from capmismatch.selection.evidence import EvidenceGroup, learn
 from capmismatch.selection.first_guess import disputed_teachers
 from capmismatch.selection.kept_choice import as_entries

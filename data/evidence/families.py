@@ -160,8 +160,11 @@ def tables(source: Source, folder: Path, seeds: int) -> tuple[pd.DataFrame, pd.D
     probes = [cm.probe(bank, TAUS, split=split) for bank, split in ((study.bank, "val"), (study.view_bank(0), None))]
     probes[1] = probes[1].assign(split="train")
     results = results[results["seed"] < seeds].dropna(axis=1, how="all")
+    both = (pd.concat(probes, ignore_index=True), results)
+    # A family is named after its data set, so that families of several studies keep apart in one table.
     return tuple(  # type: ignore[return-value]
-        table.assign(study=source.name, kind=source.kind) for table in (pd.concat(probes, ignore_index=True), results)
+        table.assign(family=table["family"].where(table["family"].eq(""), source.name), kind=source.kind)
+        for table in both
     )
 
 
@@ -189,7 +192,8 @@ def main() -> None:
 
 
 def ship(sources: list[Source], folder: Path) -> None:
-    """Write the tables of all data sets, with as many seeds as all of them have."""
+    """Write the tables of the data sets that are done, with as many seeds as all of them have."""
+    sources = [source for source in sources if _seeds_done(folder / source.name)]
     seeds = min(_seeds_done(folder / source.name) for source in sources)
     made = [pair for source in sources if (pair := tables(source, folder / source.name, seeds)) is not None]
     for name, parts in zip(("probes", "results"), zip(*made, strict=True), strict=True):

@@ -16,7 +16,7 @@ from capmismatch.diagnostics import tables
 from capmismatch.diagnostics.tables import example_values
 from capmismatch.errors import InputError
 from capmismatch.selection.candidates import mean_probes, measured, rule_choices
-from capmismatch.selection.choice import PilotRecord
+from capmismatch.selection.choice_parts import PilotRecord
 from capmismatch.selection.picking import Choice, draw_summary, pick
 from capmismatch.selection.reasons import ALIKE, SHOWN_STUDENTS
 from capmismatch.selection.rules import DEFAULT_RULE, RULES

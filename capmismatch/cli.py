@@ -282,7 +282,8 @@ def pick(
     *,
     folder: Folder = None,
     evidence: Annotated[
-        tuple[Path, ...], Parameter(help="Folder of another study, whose results show how much to trust the probes.")
+        tuple[str, ...],
+        Parameter(help="Folder of another study, whose results tell how much to trust probes; 'shipped', or 'none'."),
     ] = (),
     family: Annotated[
         str | None, Parameter(help="Choose among the teachers of this family; other families are evidence.")
@@ -307,7 +308,7 @@ def pick(
 ) -> None:
     """Recommend a teacher, with reasons, risks and tables."""
     from capmismatch.selection.choice_page import check_page, write_page
-    from capmismatch.study.tables import load_table
+    from capmismatch.study.evidence_folders import read_evidence
 
     options = _set(family=family, student=student, label=label, rule=rule, tolerance=tolerance)
     _check_pilot_options(pilot, tau, options)
@@ -315,7 +316,7 @@ def pick(
         check_page(out)  # before a pilot takes its hours
     opened = _open(study, folder, quiet or json, workers)
     if evidence:
-        options["evidence"] = [(load_table(at, "probes"), load_table(at, "results")) for at in evidence]
+        options["evidence"] = read_evidence(evidence, Path())
     if pilot is None:
         choice = opened.pick(**options)
     else:

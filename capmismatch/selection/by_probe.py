@@ -129,7 +129,7 @@ def by_probe(
         setting=Setting(tau=tau),
         comparison=Comparison(table, rules),
         basis=Basis(Missing(rules=tuple(missing_rules), teachers=unranked, unfit=told_unfit)),
-        findings=findings_of(table, mute),
+        findings=without_muted([*findings_of(table, mute), *(["CM049"] if told_unfit else [])], mute),
     )
 
 

@@ -13,6 +13,7 @@ from importlib import resources
 import numpy as np
 import pandas as pd
 
+from capmismatch._utils.text import join
 from capmismatch.selection.candidates import FEATURES, Candidates, family_codes, number_of_classes
 from capmismatch.selection.students import draw_summary
 from capmismatch.stats.groups import Group, Noise
@@ -58,21 +59,24 @@ class Outlook:
 
     @classmethod
     def of(cls, candidates: Candidates, label: str | None, tolerance: float, n_boot: int, seed: int) -> Outlook | None:
-        """The outlook of some teachers; None where no study of the package has that setting.
+        """The outlook of some teachers; None where the package has no students.
 
         Parameters
         ----------
         candidates : Candidates
             The teachers.
         label : str, optional
-            The setting; `LABEL` by default.
+            The setting; `LABEL` by default, and where no study has it: `unlike` then says so.
         tolerance : float
             Accuracy points that do not matter.
         n_boot, seed : int
             Draws of the posterior, and their seed.
         """
-        asked = LABEL if label is None else label
-        rows = teachers_measured()
+        rows, asked = teachers_measured(), LABEL if label is None else label
+        told = unlike(candidates.profiles)
+        if asked not in set(rows["label"]):
+            told.append(f"the setting {asked!r} (measured: {join(sorted(set(rows['label'])))})")
+            asked = LABEL
         rows = rows[rows["label"].eq(asked)]
         groups = _groups(rows, candidates)
         if not groups:
@@ -87,7 +91,7 @@ class Outlook:
             label=asked,
             families=rows[["study", "family"]].drop_duplicates().shape[0],
             losses=losses[losses["label"].eq(asked) & losses["regime"].eq("all")].reset_index(drop=True),
-            unlike=tuple(unlike(candidates.profiles)),
+            unlike=tuple(told),
         )
 
     def loss(self, rule: str) -> pd.Series | None:

@@ -218,7 +218,7 @@ def pick(
         choice = by_probe(measurements, profiles, used, draws, unfit_teachers(measurements, profiles, plain), mute)
         if with_outlook and not of_texts(probes):
             outlook = Outlook.of(candidates, label, tolerance, n_boot, seed)
-            choice = replace(choice, basis=replace(choice.basis, outlook=outlook))
+            choice = _with_outlook(choice, outlook, mute)
     methods = settings_in([*([] if results is None else [results]), *(pair[1] for pair in pairs)])
     choice = replace(choice, basis=replace(choice.basis, methods=methods))
     return _with_left_out(choice, probes, unusable, repeated, mute)
@@ -232,6 +232,13 @@ def _evidence_asked_for(
         return (() if evidence is None else evidence), evidence is None
     must_be_one_of(evidence, ["shipped", "none"], "evidence")
     return (shipped_evidence() if evidence == "shipped" else ()), False
+
+
+def _with_outlook(choice: Choice, outlook: Outlook | None, mute: Iterable[str]) -> Choice:
+    """The choice with what the package's studies say."""
+    codes = ["CM048"] if outlook is not None and outlook.unlike else []
+    basis = replace(choice.basis, outlook=outlook)
+    return replace(choice, basis=basis, findings=without_muted([*choice.findings, *codes], mute))
 
 
 def _without_plain_alone(

@@ -174,9 +174,9 @@ def contrasts(values: ArrayLike, reference: int = 0) -> list[Contrast]:
 
     .. math:: z_{fm} = \mu_m + b_f + e_{fm}, \qquad b_f \sim N(0, \sigma_b^2),\; e_{fm} \sim N(0, \sigma^2)
 
-    Every family has every measure, so the restricted likelihood has a closed form: a difference of two measures does not
-    hold the family's effect, and its variance is :math:`2 \hat\sigma^2 / F` with :math:`(F-1)(M-1)` degrees of freedom
-    of the residual mean square.
+    Every family has every measure, so the restricted likelihood has a closed form: a difference of two measures does
+    not hold the family's effect, and its variance is :math:`2 \hat\sigma^2 / F` with :math:`(F-1)(M-1)` degrees of
+    freedom of the residual mean square.
 
     Parameters
     ----------

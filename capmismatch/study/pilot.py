@@ -22,6 +22,7 @@ from capmismatch.selection.picking import pick
 from capmismatch.selection.rules import DEFAULT_RULE, RULES
 from capmismatch.stats.matching import UNIT, splits_present
 from capmismatch.stats.posterior import posterior_draws
+from capmismatch.study.evidence_folders import as_given_pairs
 from capmismatch.study.halving import HOPELESS, Judgement, Rung
 from capmismatch.study.pilot_plan import PilotPlan, make_plan, settings_of
 from capmismatch.study.pilot_rungs import RUNG_COLUMNS, Beliefs, compare_settings, compare_teachers
@@ -37,7 +38,7 @@ def pilot(
     study: Study,
     budget: float | str,
     *,
-    evidence: Iterable[tuple[pd.DataFrame, pd.DataFrame]] | None = None,
+    evidence: Iterable[tuple[pd.DataFrame, pd.DataFrame]] | str | None = None,
     family: str | None = None,
     student: str | None = None,
     taus: Sequence[float] = (),
@@ -129,7 +130,7 @@ def pilot(
     probes, defaults = study.load("probes"), study.pick_options()
     if defaults["metric"] != "accuracy":
         raise InputError(f"a pilot compares students by accuracy, [pick] says metric = {defaults['metric']!r}")
-    pairs = defaults["evidence"] if evidence is None else list(evidence)
+    pairs = as_given_pairs(defaults["evidence"] if evidence is None else evidence)
     family, student = family or defaults["family"], student or defaults["student"]
     profiles = read_probes(probes, splits[0])[1]
     if family is not None:

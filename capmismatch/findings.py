@@ -263,14 +263,14 @@ FINDINGS: dict[str, Finding] = {
         Finding(
             "CM048",
             "unlike anything measured",
-            "The number of classes, the teachers' sizes or accuracies, or the setting lie outside of all families whose "
-            "students come with the package. What those say of these teachers is a guess from afar.",
+            "The number of classes, the teachers' sizes or accuracies, or the setting lie outside of all families "
+            "whose students come with the package. What those say of these teachers is a guess from afar.",
         ),
         Finding(
             "CM049",
             "teachers that know too little",
-            "Some teachers are no better than guessing, or worse than a student without a teacher. They are ranked, but "
-            "not taken, by whatever rule.",
+            "Some teachers are no better than guessing, or worse than a student without a teacher. They are ranked, "
+            "but not taken, by whatever rule.",
         ),
     )
 }

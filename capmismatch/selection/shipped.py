@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import resources
 
 import pandas as pd
@@ -16,7 +17,8 @@ def shipped_evidence() -> list[tuple[pd.DataFrame, pd.DataFrame]]:
     -------
     list of (DataFrame, DataFrame)
         The probes and the results table of each study: perceptrons on UCI letters (the embedded study, 8 teachers of
-        two runs each), and twelve CIFAR-10 networks of two families that others trained.
+        two runs each), twelve CIFAR-10 networks of two families that others trained, and a family of nine perceptrons,
+        three runs each, on each of 24 data sets.
 
     See Also
     --------
@@ -29,10 +31,18 @@ def shipped_evidence() -> list[tuple[pd.DataFrame, pd.DataFrame]]:
 
     Examples
     --------
-    >>> [len(probes[["family", "teacher"]].drop_duplicates()) for probes, _ in shipped_evidence()]
-    [8, 12]
+    >>> [len(probes[["family", "teacher"]].drop_duplicates()) for probes, _ in shipped_evidence()][:3]
+    [8, 12, 9]
     """
-    return [(_table(study, "probes"), _table(study, "results")) for study in STUDIES]
+    return [*((_table(study, "probes"), _table(study, "results")) for study in STUDIES), *_families()]
+
+
+def _families() -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The families of `data/evidence/families.py`, one pair each; plain training has no family, but a data set."""
+    probes, results = _table("families", "probes"), _table("families", "results")
+    taught = results["dataset"]
+    for name, of_family in probes.groupby("family", sort=False):
+        yield of_family.reset_index(drop=True), results[taught.eq(name)].reset_index(drop=True)
 
 
 def _table(study: str, name: str) -> pd.DataFrame:

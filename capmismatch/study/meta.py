@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -260,6 +260,7 @@ def meta(
     split: str = "val",
     report_split: str = "test",
     evidence: bool = True,
+    rules: Mapping[str, Callable[[pd.DataFrame], str]] | None = None,
     n_boot: int = 500,
     seed: int = 0,
 ) -> Meta:
@@ -322,8 +323,9 @@ def meta(
         raise InputError(f"no family has students of {FEWEST_TEACHERS} teachers in one setting: nothing to choose from")
     options = {"split": split, "report_split": report_split}
     left_out = _left_out(families, options | {"n_boot": n_boot, "seed": seed}) if evidence else None
+    own = {} if rules is None else rules
     choices = pd.DataFrame(
-        [row for number, family in enumerate(families) for row in _choices(family, number, left_out, options)]
+        [row for number, family in enumerate(families) for row in _choices(family, number, left_out, own, options)]
     )
     found = ["CM037"] if len(families) < 5 else []
     if evidence and EVIDENCE not in set(choices["rule"]):
@@ -375,12 +377,17 @@ def _left_out(families: Sequence[_Family], options: dict[str, Any]) -> LeftOut:
 
 
 def _choices(
-    family: _Family, number: int, left_out: LeftOut | None, options: dict[str, Any]
+    family: _Family,
+    number: int,
+    left_out: LeftOut | None,
+    own: Mapping[str, Callable[[pd.DataFrame], str]],
+    options: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:
     """What each rule takes in one family and what it loses there, by student, setting and half of the seeds."""
     profiles = read_probes(family.probes, resolve_split(family.probes["split"], options["split"], among=None))[1]
     named, _ = rule_choices(profiles)
     by_rule = dict(zip(named["rule"], named["teacher"], strict=True))
+    by_rule |= {name: rule(family.probes) for name, rule in own.items()}
     for label, of_label in family.results.groupby("label", sort=False):
         learnt = None if left_out is None else left_out.predict(number, str(label))
         taken = by_rule if learnt is None else by_rule | {EVIDENCE: learnt.chosen}

@@ -27,16 +27,9 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 EMBEDDED = ROOT / "capmismatch" / "embedded"
 PRIMARY = "KD tau=4"
-RULES = (
-    "evidence",
-    "most accurate",
-    "largest",
-    "lowest nll",
-    "lowest ece",
-    "highest derived_std",
-    "smallest",
-    "random",
-)
+PICK = "pick, probes alone"
+RULES = ("evidence", "most accurate", "largest", "lowest nll", "lowest ece", "highest derived_std", "smallest", PICK)
+RULES += ("random",)
 
 
 def teachers(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> pd.DataFrame:
@@ -179,7 +172,7 @@ def main() -> None:
     write_table(EMBEDDED / "evidence_teachers.parquet", teachers(pairs))
     if options.teachers:
         return
-    found = cm.meta(pairs)
+    found = cm.meta(pairs, rules={PICK: lambda probes: cm.pick(probes, evidence="none").teacher})
     write_table(EMBEDDED / "evidence_rules.parquet", found.rules)
     for name, table in (
         ("rules", found.compared("most accurate")),

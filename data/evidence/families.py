@@ -158,14 +158,21 @@ def tables(source: Source, folder: Path, seeds: int) -> tuple[pd.DataFrame, pd.D
     results = pd.read_parquet(file) if file.exists() else pd.DataFrame({"seed": []})
     if results["seed"].nunique() < seeds:
         return None
-    study = cm.load_study(folder / "study.toml", progress=False)
-    probes = [cm.probe(bank, TAUS, split=split) for bank, split in ((study.bank, "val"), (study.view_bank(0), None))]
-    probes[1] = probes[1].assign(split="train")
+    measured = folder / "tables" / "probes_of_both.parquet"
+    if not measured.exists():
+        study = cm.load_study(folder / "study.toml", progress=False)
+        of_val, of_train = (
+            cm.probe(bank, TAUS, split=split, progress=False)
+            for bank, split in ((study.bank, "val"), (study.view_bank(0), None))
+        )
+        write_table(measured, pd.concat([of_val, of_train.assign(split="train")], ignore_index=True))
     results = results[results["seed"] < seeds].dropna(axis=1, how="all")
-    both = (pd.concat(probes, ignore_index=True), results)
+    both = (pd.read_parquet(measured), results)
     # A family is named after its data set, so that families of several studies keep apart in one table.
     return tuple(  # type: ignore[return-value]
-        table.assign(family=table["family"].where(table["family"].eq(""), source.name), kind=source.kind)
+        table.assign(
+            family=table["family"].where(table["family"].eq(""), source.name), kind=source.kind, dataset=source.name
+        )
         for table in both
     )
 

@@ -14,12 +14,11 @@ from capmismatch.selection.choice import Choice
 from capmismatch.selection.choice_parts import Basis, Comparison, Missing, Setting
 from capmismatch.selection.rules import (
     COMPANIONS,
-    DEFAULT_RULE,
+    DEFAULT_RULES,
     DERIVED,
     OF_WRONG_CLASSES,
     RULES,
     RULES_FOR_TEXTS,
-    RULES_FOR_TWO_CLASSES,
     TWO_CLASSES,
     Rule,
 )
@@ -44,12 +43,10 @@ def rule_to_follow(rule: str, probes: pd.DataFrame, profiles: pd.DataFrame) -> R
 
 
 def _default_rule(probes: pd.DataFrame, profiles: pd.DataFrame) -> str:
-    """The rule to follow without results and evidence; another one of texts, or where its probe is 0 by definition."""
-    others = RULES_FOR_TEXTS if of_texts(probes) else RULES_FOR_TWO_CLASSES
-    if others is RULES_FOR_TWO_CLASSES and RULES[DEFAULT_RULE].probe not in zero_by_definition(probes):
-        return DEFAULT_RULE
-    known = [name for name in others if RULES[name].probe in profiles.dropna(axis=1, how="all")]
-    return known[0] if known else DEFAULT_RULE
+    """The rule to follow without results and evidence: the first whose probe was measured."""
+    rules = RULES_FOR_TEXTS if of_texts(probes) else DEFAULT_RULES
+    known = [name for name in rules if RULES[name].probe in profiles.dropna(axis=1, how="all")]
+    return known[0] if known else rules[0]
 
 
 def example_draws(

@@ -386,7 +386,7 @@ class Choice(HandOver):
             ]
         else:
             by_numbers += [
-                sentences.prior_risk(self.rule, self.smallest_pilot),
+                sentences.prior_risk(self.smallest_pilot),
                 *sentences.without_probe(missing.teachers, RULES[self.rule], self.tau),
                 *sentences.confidence_risk(table, RULES[self.rule]),
             ]

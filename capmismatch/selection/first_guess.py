@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from capmismatch.selection.rules import DEFAULT_TAU, RELEVANT, RULES_FOR_TWO_CLASSES
+from capmismatch.selection.rules import DEFAULT_RULES, DEFAULT_TAU, RELEVANT
 from capmismatch.stats.matching import UNIT
 
 SEEDS = 2
@@ -74,9 +74,9 @@ def disputed_teachers(rules: pd.DataFrame) -> list[tuple[str, str]]:
     >>> rules = pd.DataFrame({"rule": ["largest", "most accurate", "highest derived_std", "lowest ece"],
     ...     "family": "mlp", "teacher": ["mlp64", "mlp64", "mlp16", "mlp8"]})
     >>> disputed_teachers(rules)
-    [('mlp', 'mlp16'), ('mlp', 'mlp64')]
+    [('mlp', 'mlp64'), ('mlp', 'mlp16')]
     """
     taken = rules.set_index("rule")[UNIT]
     names = [name for name in reversed(RELEVANT) if name in taken.index]
-    names = names or [name for name in RULES_FOR_TWO_CLASSES if name in taken.index]
+    names = names or [name for name in DEFAULT_RULES if name in taken.index]
     return list(dict.fromkeys(taken.loc[names].itertuples(index=False, name=None)))

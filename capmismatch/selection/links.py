@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from capmismatch.errors import MOST_RESAMPLES, InputError, must_be_a_table, must_be_one_of, must_count, require_columns
 from capmismatch.findings import join_codes
-from capmismatch.selection.rules import DEFAULT_RULE, DEFAULT_TAU, RULES
+from capmismatch.selection.rules import DEFAULT_TAU, PRIMARY_PROBE
 from capmismatch.stats import correlations as st
 from capmismatch.stats.differences import WANTED_RELIABILITY, teacher_differences
 from capmismatch.stats.estimates import excludes_zero
@@ -365,7 +365,7 @@ def _is_primary(links: pd.DataFrame, probe: str | None, tau: float) -> pd.Series
     """Rows of the probe named beforehand, at the nearest temperature."""
     if probe is not None:
         must_be_one_of(probe, sorted(set(links["probe"])), "primary")
-    named = links["probe"].eq(RULES[DEFAULT_RULE].probe if probe is None else probe)
+    named = links["probe"].eq(PRIMARY_PROBE if probe is None else probe)
     at = links["tau"].isna()
     if links.loc[named, "tau"].notna().any():
         at = links["tau"].eq(nearest_tau(links.loc[named, "tau"].dropna(), tau))

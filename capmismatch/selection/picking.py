@@ -31,7 +31,7 @@ from capmismatch.selection.handover import settings_in
 from capmismatch.selection.metric import Metric, metric_of
 from capmismatch.selection.outlook import Outlook
 from capmismatch.selection.repeats import without_repeats
-from capmismatch.selection.rules import DEFAULT_RULE, RULES
+from capmismatch.selection.rules import RULES
 from capmismatch.selection.shipped import shipped_evidence
 from capmismatch.selection.students import (
     SeedFacts,
@@ -71,12 +71,15 @@ def pick(
 ) -> Choice:
     """Choose a teacher: from its probes alone, with students of other families, or with its own students so far.
 
-    **With probes alone** the teachers are ranked by one of them, by default that of
-    `capmismatch.selection.rules.DEFAULT_RULE`. Teachers whose difference from the best has a 95 % interval that covers
-    zero are tied with it. With `values`, intervals and ties come from a bootstrap over the examples, which all teachers
-    share, and over runs where a teacher has several; else standard errors are taken as independent, which is
-    conservative. The smallest of the tied teachers is taken, because it is the cheapest; the title then says so, and
-    how many teachers the rules name. `Choice.smallest_pilot` names the fewest students that would tell.
+    **With probes alone** the teachers are ranked by one of them, by default their accuracy: no rule was shown to lose
+    less over the families whose students come with the package (`capmismatch.selection.rules.DEFAULT_RULE`). What those
+    students say of these teachers is `Choice.outlook`. Teachers that guess, or that are below a student without a
+    teacher (rows of plain training as `results`), are not taken. Teachers whose difference from the best has a 95 %
+    interval that covers zero are tied with it. With `values`, intervals and ties come from a bootstrap over the
+    examples, which all teachers share, and over runs where a teacher has several; else standard errors are taken as
+    independent, which is conservative. The smallest of the tied teachers is taken, because it is the
+    cheapest; the title then says so, and how many teachers the rules name. `Choice.smallest_pilot` names the fewest
+    students that would tell.
 
     **With evidence**, students of other families or other students of these teachers, how far to trust each probe is
     learnt from it (`capmismatch.stats.posterior.posterior_draws`: a ridge regression within families; its strength, and
@@ -212,8 +215,8 @@ def pick(
         choice = _by_evidence(candidates, groups, rule, tolerance, n_boot, seed, mute)
     else:
         used = rule_to_follow(rule, probes, profiles)
-        if rule == "auto" and used.name != DEFAULT_RULE:
-            values = None  # they are of that rule's probe
+        if rule == "auto" and values is not None and not values["probe"].eq(used.probe).any():
+            values = None  # they are of another rule's probe
         draws = example_draws(values, measurements, profiles, used, n_boot, seed)
         choice = by_probe(measurements, profiles, used, draws, unfit_teachers(measurements, profiles, plain), mute)
         if with_outlook and not of_texts(probes):

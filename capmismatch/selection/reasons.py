@@ -13,7 +13,6 @@ from capmismatch.selection.first_guess import SmallestPilot
 from capmismatch.selection.metric import ACCURACY, Metric
 from capmismatch.selection.rules import (
     COMPANIONS,
-    DEFAULT_RULE,
     DEFAULT_TAU,
     DERIVED,
     NAMES,
@@ -169,16 +168,9 @@ def unusable(teachers: str) -> list[str]:
     return [f"Left out as not usable: {teachers}."] if teachers else []
 
 
-def prior_risk(rule: str, pilot: SmallestPilot | None) -> str:
+def prior_risk(pilot: SmallestPilot | None) -> str:
     """That no student results confirm the rule, and the smallest pilot that could."""
-    measured = (
-        " In our study of twelve CIFAR-10 teachers its regret was low under KD; under ATS and ISATS it was no better "
-        "than other rules. Nor do the students of that study show a difference between its teachers under KD."
-    )
-    risk = (
-        "There are no student results: the rule is a guess, and its regret here is unknown."
-        f"{measured if rule == DEFAULT_RULE else ''}"
-    )
+    risk = "There are no student results: the rule is a guess, and its regret here is unknown."
     if pilot is None:
         return risk
     names = join(["/".join(teacher) for teacher in pilot.teachers])

@@ -19,7 +19,7 @@ from capmismatch.selection.candidates import mean_probes, measured, rule_choices
 from capmismatch.selection.choice_parts import PilotRecord
 from capmismatch.selection.picking import Choice, draw_summary, pick
 from capmismatch.selection.reasons import ALIKE, SHOWN_STUDENTS
-from capmismatch.selection.rules import DEFAULT_RULE, RULES
+from capmismatch.selection.rules import DEFAULT_RULE, RULES, VARIANCE_RULE
 from capmismatch.stats.matching import rows_of_split
 
 GOLDEN = Path(__file__).with_name("choice.txt")
@@ -68,9 +68,17 @@ def results():
     return result_table(np.random.default_rng(1))
 
 
-def test_without_results_the_default_probe_decides(probes):
+def test_without_results_the_most_accurate_is_taken(probes):
     choice = pick(probes)
-    assert (choice.teacher, choice.family, choice.rule, choice.tau) == ("resnet26", "resnet", DEFAULT_RULE, 4.0)
+    assert (choice.teacher, choice.rule, choice.tau) == ("resnet56", DEFAULT_RULE, None)
+    assert choice.table["score"].is_monotonic_decreasing and choice.grade == "none"
+    for lacking, rule in (("accuracy", VARIANCE_RULE), ("derived_std", DEFAULT_RULE)):
+        assert pick(probes[probes["probe"].ne(lacking)]).rule == rule
+
+
+def test_without_results_a_probe_decides(probes):
+    choice = pick(probes, rule=VARIANCE_RULE)
+    assert (choice.teacher, choice.family, choice.rule, choice.tau) == ("resnet26", "resnet", VARIANCE_RULE, 4.0)
     assert (choice.student, choice.label, choice.method) == (None, None, None)
     assert choice.table["teacher"].iloc[0] == "resnet26" and choice.table["score"].is_monotonic_decreasing
     best = choice.table.iloc[0]
@@ -82,7 +90,7 @@ def test_without_results_the_default_probe_decides(probes):
     )
     assert choice.rules["regret"].isna().all() and choice.students.empty
     by_rule = choice.rules.set_index("rule")["score"]
-    assert (by_rule["largest"], by_rule[DEFAULT_RULE]) == pytest.approx((0.044, 0.058))
+    assert (by_rule["largest"], by_rule[VARIANCE_RULE]) == pytest.approx((0.044, 0.058))
     assert "lowest nll" in choice.basis.missing.rules and choice.basis.evidence is choice.basis.seeds is None
 
 
@@ -95,18 +103,20 @@ def test_another_rule(probes, rule, teacher):
 
 def test_ties_go_to_the_smallest(probes):
     wide = probes.assign(se=np.where(probes["probe"].eq("derived_std"), 0.004, 0.001))
-    choice = pick(wide)
+    choice = pick(wide, rule=VARIANCE_RULE)
     tied = choice.table[choice.table["tie"]]
     apart = 0.058 - tied["score"]
     assert (apart <= 1.96 * np.sqrt(2) * 0.004).all() and len(tied) > 1
     assert choice.teacher == tied.loc[tied["params"].idxmin(), "teacher"] != "resnet26"
-    assert choice.findings == ["CM007"] and pick(wide, mute=["CM007"]).findings == []
-    assert pick(wide.assign(params=np.nan)).teacher == "resnet26"  # of unknown sizes none is the smallest
+    assert choice.findings == ["CM007"] and pick(wide, rule=VARIANCE_RULE, mute=["CM007"]).findings == []
+    unsized = wide.assign(params=np.nan)
+    assert pick(unsized, rule=VARIANCE_RULE).teacher == "resnet26"  # of unknown sizes none is the smallest
 
 
 def test_the_nearest_temperature_is_taken():
-    assert pick(probe_table(np.random.default_rng(0), taus=(1.0, 3.0, 8.0))).tau == 3.0
-    assert pick(probe_table(np.random.default_rng(0), taus=(2.2, 6.1))).tau == 6.1  # nearer to 4 by their ratio
+    by_std = {"rule": VARIANCE_RULE}
+    assert pick(probe_table(np.random.default_rng(0), taus=(1.0, 3.0, 8.0)), **by_std).tau == 3.0
+    assert pick(probe_table(np.random.default_rng(0), taus=(2.2, 6.1)), **by_std).tau == 6.1  # nearer to 4
 
 
 def with_companions(probes):
@@ -117,21 +127,22 @@ def with_companions(probes):
 
 
 def test_a_derived_probe_has_p_y_and_iv_beside_it(probes):
-    choice = pick(with_companions(probes))
+    choice = pick(with_companions(probes), rule=VARIANCE_RULE)
     table, rules = choice.table.set_index("teacher"), choice.rules.set_index("rule")
     assert table.loc["resnet26", ["target_prob", "inherent_variance"]].tolist() == pytest.approx([0.26, 0.26 / 9])
     beside = ["score", "target_prob", "inherent_variance"]
     assert rules.loc["largest", beside].tolist() == pytest.approx([0.044, 0.56, 0.56 / 9])
     assert all(name in page for name in beside[1:] for page in (repr(choice), choice.to_markdown()))
     # Without them a risk more: the probe may only restate confidence.
-    assert len(pick(probes).risks) == len(choice.risks) + 1
+    assert len(pick(probes, rule=VARIANCE_RULE).risks) == len(choice.risks) + 1
     accurate, alone = pick(with_companions(probes), rule="most accurate"), pick(probes, rule="most accurate")
     assert "target_prob" not in accurate.table and len(accurate.risks) == len(alone.risks)
 
 
 def test_reasons_are_few(probes, results):
     many = result_table(np.random.default_rng(6), students=("a", "b", "c", "d", "e"))
-    for choice in (pick(with_companions(probes)), pick(with_companions(probes), results)):
+    by_std = pick(with_companions(probes), rule=VARIANCE_RULE)
+    for choice in (by_std, pick(with_companions(probes)), pick(with_companions(probes), results)):
         assert len(choice.reasons) <= 6
     choice = pick(with_companions(probes), many)
     of_students = [reason for reason in choice.reasons if reason.startswith("Student '")]
@@ -228,7 +239,8 @@ def banked() -> tuple[LogitBank, pd.DataFrame]:
 def test_intervals_over_examples_are_those_of_a_paired_bootstrap():
     bank, probes = banked()
     values = example_values(bank, ["derived_std"], [4])
-    choice, independent = pick(probes, values=values, n_boot=10_000), pick(probes)
+    by_std = {"rule": VARIANCE_RULE}
+    choice, independent = pick(probes, values=values, n_boot=10_000, **by_std), pick(probes, **by_std)
     columns = ["teacher", "score"]
     pd.testing.assert_frame_equal(choice.table[columns], independent.table[columns])
     wide = values.astype({"teacher": str}).pivot(index="id", columns="teacher", values="value")[choice.table["teacher"]]
@@ -238,7 +250,7 @@ def test_intervals_over_examples_are_those_of_a_paired_bootstrap():
     assert (abs(choice.table["low"] - low) < 0.2 * se).all() and (abs(choice.table["high"] - high) < 0.2 * se).all()
     # together they go up and down: what independent errors cannot tell apart, pairs can
     assert independent.table["tie"].sum() == 2 and choice.table["tie"].sum() == 1
-    assert repr(pick(probes, values=values, n_boot=10_000)) == repr(choice)
+    assert repr(pick(probes, values=values, n_boot=10_000, **by_std)) == repr(choice)
 
 
 def test_a_bootstrap_over_examples_keeps_what_runs_differ_by():
@@ -246,7 +258,8 @@ def test_a_bootstrap_over_examples_keeps_what_runs_differ_by():
     upset = probes.assign(seed=1, value=probes["value"] * 1.3)
     both = pd.concat([probes, upset])
     values = pd.concat([example_values(bank, ["derived_std"], [4]).assign(seed=seed) for seed in (0, 1)])
-    table, independent = pick(both, values=values).table, pick(both).table
+    by_std = {"rule": VARIANCE_RULE}
+    table, independent = pick(both, values=values, **by_std).table, pick(both, **by_std).table
     width, expected = table["high"] - table["low"], independent["high"] - independent["low"]
     np.testing.assert_allclose(width, expected, rtol=0.1)
 
@@ -255,10 +268,10 @@ def test_values_of_other_examples_or_temperatures_are_refused():
     bank, probes = banked()
     for values in (example_values(bank, ["derived_std"], [1]), example_values(bank, ["entropy"], [4])):
         with pytest.raises(InputError, match="lacks 'derived_std' at tau 4 on some examples of logits/"):
-            pick(probes, values=values)
+            pick(probes, values=values, rule=VARIANCE_RULE)
     values = example_values(bank, ["derived_std"], [4], teachers=["logits/small", "logits/large"])
     with pytest.raises(InputError, match="on some examples of logits/middle"):
-        pick(probes, values=values)
+        pick(probes, values=values, rule=VARIANCE_RULE)
     assert pick(probes, values=values, rule="smallest").teacher == "small"
     nll = pick(probes, values=example_values(bank, ["nll"]), rule="lowest nll")
     assert nll.table["low"].lt(nll.table["score"]).all()
@@ -413,7 +426,7 @@ def test_errors(probes, results):
     with pytest.raises(InputError, match="needs the probe 'nll'; there are"):
         pick(probes, results, rule="lowest nll")
     with pytest.raises(InputError, match="needs the probe 'derived_std'"):
-        pick(probes[probes["probe"].ne("derived_std")])
+        pick(probes[probes["probe"].ne("derived_std")], rule=VARIANCE_RULE)
     with pytest.raises(InputError, match="the probes table lacks the column 'se'"):
         pick(probes.drop(columns="se"))
     with pytest.raises(InputError, match="the results table lacks the column 'label'"):
@@ -592,7 +605,7 @@ def test_seeds_of_their_own_are_left_as_they_are(probes):
 
 
 def test_rules_say_what_the_used_probe_thinks_of_their_teachers(probes):
-    rules = pick(with_companions(probes)).rules.set_index("rule")
+    rules = pick(with_companions(probes), rule=VARIANCE_RULE).rules.set_index("rule")
     assert rules.loc["largest", ["score", "target_prob"]].tolist() == pytest.approx([0.044, 0.56])
     assert not rules.loc["largest", "tie"] and rules.loc["highest derived_std", "tie"]
 
@@ -601,7 +614,7 @@ def test_a_teacher_without_the_probe_is_named(probes):
     full = with_companions(probes)
     lost = full["teacher"].eq("resnet56") & full["probe"].eq("derived_std")
     for broken in (full.assign(value=full["value"].mask(lost)), full[~lost]):
-        choice = pick(broken)
+        choice = pick(broken, rule=VARIANCE_RULE)
         assert "resnet56" not in set(choice.table["teacher"])
         assert choice.basis.missing.teachers == (("resnet", "resnet56"),)
         assert any("derived_std" in risk and "resnet/resnet56" in risk for risk in choice.risks)
@@ -609,7 +622,7 @@ def test_a_teacher_without_the_probe_is_named(probes):
         assert np.isnan(largest["score"]) and largest["target_prob"] == pytest.approx(0.56)
         by_evidence = pick(broken, evidence=[world(np.random.default_rng(0), ["a", "b"])])
         assert by_evidence.basis.missing.probes["derived_std"] == [("resnet", "resnet56")]
-    assert pick(full).basis.missing.teachers == ()
+    assert pick(full, rule=VARIANCE_RULE).basis.missing.teachers == ()
     nothing = full.assign(value=full["value"].mask(full["teacher"].eq("resnet56")))
     assert pick(nothing).basis.missing.teachers == (("resnet", "resnet56"),)
 

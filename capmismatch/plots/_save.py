@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 from weakref import WeakKeyDictionary
@@ -10,8 +10,11 @@ from weakref import WeakKeyDictionary
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from capmismatch._utils.files import replacing, write_text
 from capmismatch.errors import InputError
@@ -19,6 +22,7 @@ from capmismatch.errors import InputError
 _DRAWN: WeakKeyDictionary[Axes, list[pd.DataFrame]] = WeakKeyDictionary()
 _NAMES: WeakKeyDictionary[Axes, dict[str, str]] = WeakKeyDictionary()  # short name -> full name
 _PROBES: WeakKeyDictionary[Axes, list[str]] = WeakKeyDictionary()
+_POINTS: WeakKeyDictionary[Artist, list[str]] = WeakKeyDictionary()  # what each point of a line or scatter says
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # of texts that a spreadsheet runs
 PROBE_COLUMNS = ("probe", "quantity")  # of a table: names of probes, or of quantities that may be probes
 
@@ -58,6 +62,28 @@ def attach(ax: Axes, frame: pd.DataFrame, *, probes: Iterable[str] = ()) -> None
 def note_names(ax: Axes, names: Mapping[str, str]) -> None:
     """Remember which names `ax` shows in short: short name -> full name."""
     _NAMES.setdefault(ax, {}).update(names)
+
+
+def note_points(artist: Line2D | PathCollection, tips: Sequence[str]) -> None:
+    """Remember what each point of a line or of a scatter says: its teacher and its values."""
+    _POINTS[artist] = list(tips)
+
+
+def points_of(figure: Figure) -> list[tuple[float, float, str]]:
+    """Where each point of a figure lies, as shares of its width (from the left) and height (from the top); its text."""
+    width, height = figure.bbox.width, figure.bbox.height
+    points = []
+    for artist in figure.findobj(lambda one: one in _POINTS):
+        line = isinstance(artist, Line2D)
+        places = artist.get_xydata() if line else np.asarray(artist.get_offsets())
+        transform = artist.get_transform() if line else artist.get_offset_transform()
+        seen = transform.transform(np.asarray(places, float))
+        points += [
+            (round(float(x / width), 4), round(float(1 - y / height), 4), tip)
+            for (x, y), tip in zip(seen, _POINTS[artist], strict=True)
+            if np.isfinite([x, y]).all()
+        ]
+    return points
 
 
 def drawn_data(target: Figure | Axes | np.ndarray) -> pd.DataFrame:

@@ -11,9 +11,19 @@ from matplotlib.axes import Axes
 
 from capmismatch.errors import InputError, require_columns
 from capmismatch.plots._axes import one_axes, symbol, value_axis
-from capmismatch.plots._common import families_by_size, groups, over_runs, probe_rows, rows_where, sole, teacher_labels
+from capmismatch.plots._common import (
+    families_by_size,
+    groups,
+    literal,
+    over_runs,
+    probe_rows,
+    rows_where,
+    sole,
+    teacher_labels,
+)
 from capmismatch.plots._labels import label_points, names_on
-from capmismatch.plots._save import attach
+from capmismatch.plots._options import drawing
+from capmismatch.plots._save import attach, note_points
 from capmismatch.plots._style import teacher_looks
 from capmismatch.stats.matching import with_families
 
@@ -27,6 +37,7 @@ LINKS = "the links table"
 COEFFICIENTS = {"pearson": r"$r$", "spearman": r"$\rho$", "kendall": r"$\tau_b$"}
 
 
+@drawing(probes="probes", results="results", links="links")
 def probe_vs_student(
     probes: pd.DataFrame,
     results: pd.DataFrame,
@@ -47,10 +58,10 @@ def probe_vs_student(
 
     Parameters
     ----------
-    probes : DataFrame
+    probes : DataFrame, Study or Diagnosis
         Columns ``family, teacher, params, split, seed, tau, probe, value``.
-    results : DataFrame
-        Columns ``family, teacher, student, method, label, split, accuracy``.
+    results : DataFrame, optional
+        Needed with a table of probes. Columns ``family, teacher, student, method, label, split, accuracy``.
     probe : str
         Which probe.
     tau : float, optional
@@ -94,6 +105,24 @@ def probe_vs_student(
     >>> [text.get_text() for text in ax.texts]
     ['mlp12', 'mlp96']
     """
+    ax = draw_probe(probes, results, probe, tau, student, label, split, links=links, names=names, ax=ax)[0]
+    return ax
+
+
+def draw_probe(
+    probes: pd.DataFrame,
+    results: pd.DataFrame,
+    probe: str,
+    tau: float | None,
+    student: str | None,
+    label: str | None,
+    split: str,
+    *,
+    links: pd.DataFrame | None,
+    names: bool,
+    ax: Axes | None,
+) -> tuple[Axes, pd.DataFrame]:
+    """Draw one panel, and return it with its points."""
     points, everyone = teacher_points(probes, results, probe, tau, student, label, split)
     coefficients = ""
     if links is not None:
@@ -113,7 +142,7 @@ def probe_vs_student(
         shown = names_on(ax, everyone)
         label_points(ax, points["x"].to_numpy(), points["accuracy"].to_numpy(), list(points["label"].map(shown)))
     attach(ax, points)
-    return ax
+    return ax, points
 
 
 def _draw_points(ax: Axes, points: pd.DataFrame, looks: dict[str, dict[str, Any]]) -> None:
@@ -122,7 +151,10 @@ def _draw_points(ax: Axes, points: pd.DataFrame, looks: dict[str, dict[str, Any]
     for _, rows in groups(points, "family"):
         colors, marker = [looks[name]["color"] for name in rows["label"]], looks[rows["label"].iloc[0]]["marker"]
         ax.vlines(rows["x"], rows["low"], rows["high"], colors=colors, linewidth=0.6, alpha=0.7, zorder=1)
-        ax.scatter(rows["x"], rows["accuracy"], c=colors, s=size, marker=marker, linewidth=0, zorder=2)
+        dots = ax.scatter(rows["x"], rows["accuracy"], c=colors, s=size, marker=marker, linewidth=0, zorder=2)
+        dots.set_label(literal(rows["family"].iloc[0]))
+        tips = rows[["label", "probe", "x", "accuracy"]].itertuples(index=False)
+        note_points(dots, [f"{name}: {probe} {x:.4g}, student {y:.4g}" for name, probe, x, y in tips])
 
 
 def teacher_points(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -18,6 +16,7 @@ from capmismatch.errors import require_columns
 from capmismatch.plots._axes import legend_above
 from capmismatch.plots._common import families_by_size, groups, rows_where, teacher_labels
 from capmismatch.plots._labels import names_on
+from capmismatch.plots._options import drawing, new_panels, page_width
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import teacher_looks
 
@@ -30,6 +29,7 @@ WHAT = "the reliability table"
 FEW = 20  # examples; the interval of a bin of fewer is wider than 0.4 at worst
 
 
+@drawing(bins="reliability")
 def reliability_diagram(bins: pd.DataFrame, *, teachers: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
     """Draw accuracy against mean confidence, bin by bin, for each teacher; the diagonal is perfect calibration.
 
@@ -40,7 +40,7 @@ def reliability_diagram(bins: pd.DataFrame, *, teachers: Sequence[str] | None = 
 
     Parameters
     ----------
-    bins : DataFrame
+    bins : DataFrame, Study or Diagnosis
         Columns ``family, teacher, bin_low, bin_high, confidence, accuracy, n``, teachers from small to large.
     teachers : sequence of str, optional
         Display labels; by default all.
@@ -73,10 +73,8 @@ def reliability_diagram(bins: pd.DataFrame, *, teachers: Sequence[str] | None = 
 
     own_figure, counts = ax is None, None
     if ax is None:
-        width = mpl.rcParams["figure.figsize"][0]
-        _, (ax, counts) = plt.subplots(
-            2, 1, figsize=(width, min(width * 1.05, 4.6)), sharex=True, layout="constrained", height_ratios=[4, 1]
-        )
+        size = (page_width(), min(page_width() * 1.05, 4.6))
+        ax, counts = new_panels(2, 1, size, sharex=True, height_ratios=[4, 1]).ravel()
         _draw_counts(counts, table, looks)
     ax.axline((0, 0), slope=1, color="0.6", linewidth=0.8, linestyle=":", zorder=1)
     for label, rows in groups(table, "label"):

@@ -17,23 +17,13 @@ import pandas as pd
 from capmismatch import plots
 from capmismatch._utils.progress import progress_bar
 from capmismatch.diagnostics.dark_knowledge import example_soft_labels
+from capmismatch.diagnostics.tables import reliability
 from capmismatch.errors import InputError
 from capmismatch.report.study_folder import StudyFolder
 from capmismatch.selection.pareto import pareto_front
-from capmismatch.selection.rules import DEFAULT_RULE, DEFAULT_TAU, RULES
 from capmismatch.stats.matching import nearest_tau, resolve_split
 
 MANY = 7  # settings, plain training among them, that one panel can hold
-GRID_PROBES = (
-    "derived_std",
-    "inherent_variance",
-    "target_prob",
-    "accuracy",
-    "classwise_ace",
-    "entropy",
-    "logit_std",
-    "cmi",
-)
 
 
 class StudyFigure(NamedTuple):
@@ -129,10 +119,6 @@ def _smallest_first(study: StudyFolder) -> pd.DataFrame:
     return pd.DataFrame([(run.family, run.teacher) for run in runs], columns=["family", "teacher"]).drop_duplicates()
 
 
-def _affinity_map(study: StudyFolder) -> Any:
-    return plots.affinity_map(_smallest_first(study).merge(study.load("affinity"), on=["family", "teacher"]))
-
-
 def _best_setting(study: StudyFolder) -> dict[str, str]:
     """The first student, its soft-label method that stands first in the study, and the split to report on."""
     results = study.load("results")
@@ -144,35 +130,60 @@ def _best_setting(study: StudyFolder) -> dict[str, str]:
     }
 
 
-def _dark_knowledge(study: StudyFolder) -> Any:
+def _example(study: StudyFolder) -> pd.DataFrame:
+    """The soft labels of one example."""
     split = resolve_split(study.bank.rows.split, "val")
-    example = example_soft_labels(study.bank, study.config.isats.specs(), split=split)
-    return plots.dark_knowledge(example, among=_smallest_first(study))
+    return example_soft_labels(study.bank, study.config.isats.specs(), split=split)
 
 
-def _pick_chart(study: StudyFolder) -> Any:
-    """The choice; one without students with the probe that it was made by, which its table does not name."""
-    table, rule = study.load("pick"), study.options_of_pick().get("rule", study.config.pick.rule)
-    if "measured" in table:
-        return plots.pick_chart(table)
-    probe = RULES[DEFAULT_RULE if rule == "auto" else rule].probe
-    probes = study.load("probes")
-    return plots.pick_chart(table, probe=probe, tau=nearest_tau(probes[probes["probe"] == probe]["tau"], DEFAULT_TAU))
+def _dark_knowledge(study: StudyFolder) -> Any:
+    return plots.dark_knowledge(_example(study), among=_smallest_first(study))
 
 
-def _pareto_front(study: StudyFolder) -> Any:
-    """Of the first student, in its best setting."""
+def _front(study: StudyFolder) -> pd.DataFrame | None:
+    """The front of the first student, in its best setting."""
+    if not (study.has("results") and study.has("probes")):
+        return None
     results, split = study.load("results"), resolve_split(study.bank.rows.split, "val")
-    student = _best_setting(study)["student"]
-    return plots.pareto_front(pareto_front(study.load("probes"), results, student=student, split=split))
+    return pareto_front(study.load("probes"), results, student=_best_setting(study)["student"], split=split)
+
+
+def _made_now(study: StudyFolder) -> dict[str, Callable[[], pd.DataFrame | None]]:
+    """Tables of figures that no stage leaves as they are drawn."""
+    return {
+        "pick": lambda: study.choice().plot_table("pick"),
+        "affinity": lambda: _smallest_first(study).merge(study.load("affinity"), on=["family", "teacher"]),
+        "pareto_front": lambda: _front(study),
+        "dark_knowledge": lambda: _example(study),
+        "reliability": lambda: reliability(study.bank, split=resolve_split(study.bank.rows.split, "val")),
+    }
+
+
+def plot_table(study: StudyFolder, name: str) -> pd.DataFrame | None:
+    """The table that a figure of `capmismatch.plots` draws, from a study or a diagnosis.
+
+    Parameters
+    ----------
+    study : StudyFolder
+        A study whose stages have left tables.
+    name : str
+        A table of a stage; or "pareto_front", "dark_knowledge" or "reliability".
+
+    Returns
+    -------
+    DataFrame or None
+        None where a stage has not left it, or there is no table of that name.
+    """
+    made = _made_now(study)
+    if name in made and (name not in ("pick", "affinity") or study.has(name)):
+        return made[name]()
+    return study.load(name) if study.has(name) else None
 
 
 def _grid(study: StudyFolder) -> Any:
-    measured = set(study.load("probes")["probe"])
     return plots.probe_vs_student_grid(
         study.load("probes"),
         study.load("results"),
-        chosen=[p for p in GRID_PROBES if p in measured],
         tau=_tau(study),
         links=study.load("links"),
         **_best_setting(study),
@@ -184,7 +195,7 @@ def _collected(name: str, draw: Callable[[StudyFolder], Any] | None = None, **op
     file = _file(name)
 
     def from_tables(study: StudyFolder) -> Any:
-        return getattr(plots, name)(**{table: study.load(table) for table in file.NEEDS}, **options)
+        return getattr(plots, name)(*(plot_table(study, table) for table in file.NEEDS), **options)
 
     return name, StudyFigure(file.NEEDS, file.CAPTION, draw or from_tables)
 
@@ -202,12 +213,12 @@ FIGURES: dict[str, StudyFigure] = dict(
         _collected("isats_restored"),
         _collected("rank_matrix"),
         _collected("rank_distribution"),
-        _collected("affinity_map", _affinity_map),
+        _collected("affinity_map"),
         _collected("logit_statistics", split="val"),
         _collected("dark_knowledge", _dark_knowledge),
         _collected("probe_vs_student_grid", _grid),
-        _collected("pick_chart", _pick_chart),
-        _collected("pareto_front", _pareto_front),
+        _collected("pick_chart"),
+        _collected("pareto_front", lambda study: plots.pareto_front(plot_table(study, "pareto_front"))),
     ]
 )
 

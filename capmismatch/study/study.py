@@ -498,6 +498,12 @@ class Study:
         self._refuse_outdated(table)
         return load_table(self.folder, table, self.file)
 
+    def plot_table(self, name: str) -> pd.DataFrame | None:
+        """A table for a figure of `capmismatch.plots`, from a stage or made now; None where there is none."""
+        from capmismatch.report.gallery import plot_table
+
+        return self.status() if name == "status" else plot_table(self, name)
+
     @property
     def _names_students(self) -> bool:
         return self.config.distill is not None or self.config.results is not None

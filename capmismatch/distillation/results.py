@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from capmismatch._utils.setting_labels import with_current_labels
 from capmismatch._utils.text import DECIMAL_COMMA
 from capmismatch.data.bank import SPLITS
 from capmismatch.distillation.methods import METHODS, Method
@@ -190,7 +191,7 @@ def _named(frame: pd.DataFrame, columns: dict[str, str], method: Method | str | 
     if len(duplicates):
         raise InputError(f"expected each column once, got {duplicates[0]!r} twice in {source}, after renaming")
     if method is not None:
-        frame = _with_method(frame, Method(method) if isinstance(method, str) else method, source)
+        frame = _with_method(frame, _by_itself(method) if isinstance(method, str) else method, source)
     if "method" not in frame and {"teacher", "accuracy"} <= set(frame.columns):
         raise InputError(
             f"{source} lacks the column 'method'; it has {list(frame.columns)}. If all its students were taught alike, "
@@ -200,6 +201,11 @@ def _named(frame: pd.DataFrame, columns: dict[str, str], method: Method | str | 
     if frame.empty:
         raise InputError(f"expected at least one result in {source.removeprefix('the results file ')}, got none")
     return frame
+
+
+def _by_itself(name: str) -> Method:
+    """The setting that a method's name stands for; KD by itself has one temperature for teacher and student."""
+    return Method(name, tau_student=METHODS[name].fields["tau"]) if name == "KD" else Method(name)
 
 
 def _with_method(frame: pd.DataFrame, method: Method, source: str) -> pd.DataFrame:
@@ -421,6 +427,7 @@ def complete(frame: pd.DataFrame) -> pd.DataFrame:
         full[column] = full[column].astype(int)
     labels = pd.Series([_label(row) for row in full.to_dict("records")], index=full.index)
     full["label"] = full["label"].fillna(labels) if "label" in full else labels
+    full = with_current_labels(full)
     return full[[*COLUMNS, *[c for c in full.columns if c not in COLUMNS]]]
 
 
@@ -446,7 +453,9 @@ def _label(row: Mapping[Hashable, Any]) -> str:
     """The label of a row's setting; of an unknown method, its name and the values that the row has."""
     values = {name: row[name] for name in SETTING if pd.notna(row[name]) and row[name] != ""}
     if row["method"] in METHODS:
+        tau = values.get("tau", METHODS["KD"].fields["tau"])
+        student = {"tau_student": tau} if row["method"] == "KD" else {}  # KD by itself, see `_by_itself`
         with suppress(InputError):  # values that the other trainer knows for this method, and we do not
-            return Method(row["method"], **values).label
+            return Method(row["method"], **{**student, **values}).label
     shown = (f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items())
     return " ".join([str(row["method"]), *shown])

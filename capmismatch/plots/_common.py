@@ -188,20 +188,26 @@ def ladders(labels: Iterable[str]) -> dict[str, str]:
     names = list(dict.fromkeys(map(str, labels)))
     alike: dict[str, list[str]] = {}
     for name in names:
-        alike.setdefault(re.sub(r"\d+", "#", name), []).append(name)
+        alike.setdefault(re.sub(r"\d+", "#", _without_family(name)), []).append(name)
     found: dict[str, str] = {}
     for members in alike.values():
-        numbers = np.array([re.findall(r"\d+", name) for name in members])
+        numbers = np.array([re.findall(r"\d+", _without_family(name)) for name in members])
         if numbers.size == 0:
             found |= {name: name for name in members}
             continue
         step = int(np.argmax([len(set(column)) for column in numbers.T]))
         for name in members:
-            places = list(re.finditer(r"\d+", name))
-            found[name] = name[: places[step].start()] + "#" + name[places[step].end() :]
+            alone = _without_family(name)
+            place = list(re.finditer(r"\d+", alone))[step]
+            found[name] = alone[: place.start()] + "#" + alone[place.end() :]
     if len(set(found.values())) == len(names):
         return dict.fromkeys(names, "")
     return found
+
+
+def _without_family(label: str) -> str:
+    """The teacher's name of a display label."""
+    return label.rpartition("/")[2]
 
 
 def spread_out(values: Sequence[Any], most: int) -> list[Any]:

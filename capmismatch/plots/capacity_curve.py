@@ -26,6 +26,7 @@ from capmismatch.plots._common import (
     labelled_as,
     lines_over_runs,
     listed,
+    literal,
     over_runs,
     probe_rows,
     rows_where,
@@ -121,7 +122,7 @@ def capacity_curve(
     >>> results = pd.DataFrame({**rows, "method": "KD", "label": "KD", "split": "test", "accuracy": [0.81, 0.79]})
     >>> ax = capacity_curve(results)
     >>> [text.get_text() for text in ax.figure.legends[0].get_texts()]
-    ['KD (−2.0 from peak to largest)', 'peak before the largest teacher']
+    ['KD (−2.0 from peak)', 'peak before the largest teacher']
     """
     if teachers is not None and ax is not None:
         raise InputError("expected either ax or teachers: the teachers' own accuracy needs a panel of its own")
@@ -214,22 +215,24 @@ def draw_students(ax: Axes, students: pd.DataFrame, metric: str = "accuracy") ->
         1 if is_accuracy else 3,
     )  # as on the axis
     for number, (setting, rows) in enumerate(groups(students, "setting")):
-        changes = []
+        changes: list[str] = []
+        lines: list[Line2D] = []
         shift = BESIDE * (number - (len(looks) - 1) / 2)
         for (_, family), table, runs in lines_over_runs(rows, ["setting", "family"], "accuracy"):
             look = {**looks[setting], **({"linestyle": family_styles(families)[family]} if several else {})}
             runs = runs.rename(columns={"accuracy": "value"})
-            line = run_line(ax, table, runs, shift=shift, name=setting, **look)
+            lines.append(run_line(ax, table, runs, shift=shift, name=setting, **look))
             change = scale * mark_peak(ax, table, look["color"], shift=shift, lowest=not is_accuracy)
             if change:
                 sign = "" if is_accuracy else "+"
                 drop = f"{round(change, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no minus sign before 0.0
                 changes.append(f"{names[family]} {drop}" if several else drop)
             attach(ax, table)
-        handles.append(Line2D([], [], **looks[setting]) if several else line)
+        handles.append(Line2D([], [], **looks[setting]) if several else lines[0])
         drops = ", ".join(changes).replace("-", "\N{MINUS SIGN}")
         shown = shown_setting(setting)
-        labels.append(f"{shown} ({drops} from {peak_name(metric)} to largest)" if drops else shown)
+        labels.append(f"{shown} ({drops} from {peak_name(metric)})" if drops else shown)
+        lines[0].set_label(literal(labels[-1]))
         ringed |= bool(changes)
     family_lines, family_names = family_handles(ax, families)
     return handles + family_lines, labels + family_names, ringed

@@ -137,5 +137,5 @@ def _share_rows(axes: np.ndarray) -> None:
 
 def _title(ax: Axes, setting: str, changes: str) -> None:
     """The setting, and below it the changes from its peaks."""
-    changes = changes.strip(" ()").removesuffix(" to largest")
+    changes = changes.strip(" ()")
     ax.set_title(f"{literal(setting)}\n{literal(changes)}", fontsize=mpl.rcParams["legend.fontsize"], loc="left")

@@ -20,11 +20,11 @@ NEEDS = ("pick",)
 CAPTION = (
     "The teachers, best first: the score that they were ranked by, with its 95 % interval; with student results also "
     "P(best) and expected regret in accuracy points. Coloured: teachers that are too close to the best to call. One "
-    "that is told apart may score higher than one that is not, if its own interval is narrower."
+    "that is worse may score higher than one that is not told apart, if its own interval is narrower."
 )
 WHAT = "the pick table"
-TIED, WORSE = "best, or too close to call", "told apart from the best"
-PANELS = {"p_best": "P(best)", "regret": "expected regret\n(points)"}
+TIED, WORSE = "best, or too close to call", "worse"
+PANELS = {"p_best": "P(best)", "regret": "regret\n(points)"}
 
 
 @drawing(table="pick")
@@ -90,7 +90,7 @@ def pick_chart(
         _draw_column(panel, rows, column, tie, colors)
     for panel in axes:
         panel.tick_params(axis="y", length=0)
-        panel.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4 if panel is axes[0] else 3))
+        panel.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4 if panel is axes[0] else 2))
         panel.xaxis.set_major_formatter(PlainNumbers())
     filled = Line2D([], [], marker="o", color=blue)
     hollow = Line2D([], [], marker="o", color=grey, markerfacecolor="white")

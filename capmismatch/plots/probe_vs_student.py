@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from capmismatch.errors import InputError, require_columns
-from capmismatch.plots._axes import one_axes, symbol, value_axis
+from capmismatch.plots._axes import inches_wide, one_axes, symbol, value_axis
 from capmismatch.plots._common import (
     families_by_size,
     groups,
@@ -22,7 +22,7 @@ from capmismatch.plots._common import (
     teacher_labels,
 )
 from capmismatch.plots._labels import label_points, names_on
-from capmismatch.plots._options import drawing
+from capmismatch.plots._options import drawing, page_width
 from capmismatch.plots._save import attach, note_points
 from capmismatch.plots._style import teacher_looks
 from capmismatch.stats.matching import with_families
@@ -34,6 +34,7 @@ CAPTION = (
 )
 WHAT = "the results table"
 LINKS = "the links table"
+NARROW = 4.5  # inches, below which each coefficient has a line of its own
 COEFFICIENTS = {"pearson": r"$r$", "spearman": r"$\rho$", "kendall": r"$\tau_b$"}
 
 
@@ -126,7 +127,8 @@ def draw_probe(
     points, everyone = teacher_points(probes, results, probe, tau, student, label, split)
     coefficients = ""
     if links is not None:
-        coefficients = _title(links, points.iloc[0])
+        narrow = (page_width() if ax is None else inches_wide(ax)) < NARROW
+        coefficients = _title(links, points.iloc[0], ",\n" if narrow else ",  ")
         if coefficients and names and (ceiling := ceiling_text(links, points.iloc[0])):
             coefficients += f"\n{ceiling}"  # without names it is a panel of many, whose key tells it
 
@@ -196,7 +198,7 @@ def ceiling_text(links: pd.DataFrame, point: pd.Series) -> str:
     return f"ceiling of correlations {ceilings.iloc[0]:.2f}" if len(ceilings) else ""
 
 
-def _title(links: pd.DataFrame, point: pd.Series) -> str:
+def _title(links: pd.DataFrame, point: pd.Series, between: str) -> str:
     """The coefficients between this probe and these students, with their intervals."""
     require_columns(links, ["probe", "tau", "student", "label", "metric", "value", "low", "high"], LINKS)
     keys = {"probe": point["probe"], "tau": point["tau"], "student": point["student"], "label": point["setting"]}
@@ -204,4 +206,4 @@ def _title(links: pd.DataFrame, point: pd.Series) -> str:
         f"{COEFFICIENTS.get(row['metric'], row['metric'])} = {row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
         for row in rows_where(links, LINKS, **keys).to_dict("records")
     ]
-    return ",  ".join(coefficients).replace("-", "\N{MINUS SIGN}")
+    return between.join(coefficients).replace("-", "\N{MINUS SIGN}")

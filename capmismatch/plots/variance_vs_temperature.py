@@ -121,8 +121,9 @@ def variance_vs_temperature(
     axes = panels(len(QUANTITIES))
     looks = {label: look for label, look in teacher_looks(everyone).items() if label in chosen}
     x_name = r"temperature $\tau$" if restored_rows is None else r"$\tau$ or $\tau_{other}$"
+    shown = names_on(axes[0], everyone)
     for ax, (name, rows) in zip(axes, tables.items(), strict=True):
-        _draw_plain(ax, rows, looks)
+        _draw_plain(ax, rows, looks, shown)
         if restored_rows is not None:
             _draw_restored(ax, restored_rows[restored_rows["quantity"] == name], looks)
         if coupled_rows is not None:
@@ -130,7 +131,6 @@ def variance_vs_temperature(
         value_axis(ax, symbol(name), rows["value"], on_top=True)
         tau_axis(ax, listed(rows["tau"]), x_name)
     outer_labels_only(axes)
-    shown = names_on(axes[0], everyone)
     handles, labels = look_handles(looks), [shown[label] for label in looks]
     if restored_rows is not None:
         methods = [method for method in STYLES if method in {"TS", *restored_rows["method"]}]
@@ -197,11 +197,11 @@ def _draw_coupled(ax: Axes, rows: pd.DataFrame, looks: dict) -> None:
         attach(ax, table.rename(columns={"quantity": "probe", "tau": "x"}).assign(method="coupled ATS"))
 
 
-def _draw_plain(ax: Axes, rows: pd.DataFrame, looks: dict) -> None:
+def _draw_plain(ax: Axes, rows: pd.DataFrame, looks: dict, shown: dict[str, str]) -> None:
     """Draw a line per teacher against the temperature."""
     for _, table, runs in lines_over_runs(rows.assign(x=rows["tau"]), ["probe", "family", "teacher"]):
         label = table["label"].iloc[0]
-        run_line(ax, table, runs, name=names_on(ax, [label])[label], **looks[label])
+        run_line(ax, table, runs, name=shown[label], **looks[label])
         attach(ax, table.assign(method="TS"))
 
 

@@ -6,7 +6,7 @@ What a figure needs and its caption stand in its own file, ``capmismatch/plots/<
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +18,7 @@ from capmismatch import plots
 from capmismatch._utils.progress import progress_bar
 from capmismatch.diagnostics.dark_knowledge import example_soft_labels
 from capmismatch.diagnostics.tables import reliability
-from capmismatch.errors import InputError
+from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.report.study_folder import StudyFolder
 from capmismatch.selection.pareto import pareto_front
 from capmismatch.stats.matching import nearest_tau, resolve_split
@@ -67,8 +67,15 @@ def drawings(study: StudyFolder) -> dict[str, Callable[[], Any]]:
     return found
 
 
-def draw_all(study: StudyFolder, folder: Path | None = None, venue: str = "default") -> list[Path]:
-    """Draw each figure whose tables the study has: PDF, PNG and CSV each.
+def draw_all(
+    study: StudyFolder,
+    folder: Path | None = None,
+    venue: str = "default",
+    *,
+    only: Sequence[str] = (),
+    formats: Sequence[str] = ("pdf", "png"),
+) -> list[Path]:
+    """Draw each figure whose tables the study has: a picture in each format, and the CSV of what it shows.
 
     Parameters
     ----------
@@ -78,16 +85,33 @@ def draw_all(study: StudyFolder, folder: Path | None = None, venue: str = "defau
         Where they go, by default ``figures/`` of the study.
     venue : str
         Whose sizes and fonts they have, see `capmismatch.figure_style`.
+    only : sequence of str, optional
+        Names of figures, or what they begin with: "capacity_curve" stands for those of all students.
+    formats : sequence of {"pdf", "png", "svg"}
+        Of the pictures.
 
     Returns
     -------
     list of Path
-        The PNGs, in the order of `drawings`.
+        The PNGs, or the pictures of the first format where no PNG is among them, in the order of `drawings`.
+
+    Raises
+    ------
+    InputError
+        If a venue or format is unknown, or a name is none of a figure that this study's tables allow.
     """
     import matplotlib.pyplot as plt
 
+    known = drawings(study)
+    plots.check_formats(formats)
+    for name in only:
+        if not any(each.startswith(name) for each in known):
+            must_be_one_of(name, list(known), "only")
+    chosen = {name: draw for name, draw in known.items() if not only or name.startswith(tuple(only))}
+    shown = list(formats).index("png") if "png" in formats else 0
+
     target, drawn = study.folder / "figures" if folder is None else folder, []
-    bars = progress_bar(drawings(study).items(), desc="plot", show=study.progress, unit="figure")
+    bars = progress_bar(chosen.items(), desc="plot", show=study.progress, unit="figure")
     with plots.figure_style(venue, ratio=0.5), bars as bar:
         for name, draw in bar:
             bar.set_postfix_str(name)
@@ -96,7 +120,7 @@ def draw_all(study: StudyFolder, folder: Path | None = None, venue: str = "defau
             except InputError as error:  # one figure that a study's tables cannot fill does not cost the others
                 bar.write(f"{name} left out: {error}")
                 continue
-            drawn.append(plots.save(axes, target / name)[1])
+            drawn.append(plots.save(axes, target / name, formats=formats)[shown])
             plt.close("all")
     return drawn
 

@@ -412,14 +412,21 @@ class Study:
             "evidence": [(load_table(folder, "probes"), load_table(folder, "results")) for folder in folders]
         }
 
-    def plot(self) -> list[Path]:
-        """Draw every figure that the tables allow; PDF, PNG and CSV each. Kept while no table changes."""
+    def plot(self, **options: Any) -> list[Path]:
+        """Draw every figure that the tables allow; PDF, PNG and CSV each. Kept while no table changes.
+
+        With options of `capmismatch.report.gallery.draw_all` those are drawn anew, by default into a folder of the
+        venue's name in ``figures/``.
+        """
+        from capmismatch.report.gallery import draw_all
+
         tell_unnamed(self)
+        if options:
+            options.setdefault("folder", self.folder / "figures" / options.get("venue", "chosen"))
+            return draw_all(self, **options)
         current = self._drawn()
         if current is not None:
             return current
-        from capmismatch.report.gallery import draw_all
-
         folder = self.folder / "figures"
         with locked(folder / ".lock"):
             current = self._drawn()
@@ -542,7 +549,7 @@ class Study:
             return ["trained", repr(config.distill), repr(config.data), bank.rows.fingerprint, teachers]
         if table == "links":
             split, hashes = splits_of(bank)[0], table_hashes(self.folder, "probes", "results")
-            return [repr(config.correlate), split, hashes]
+            return [repr(config.correlate), split, hashes, "KD by itself has one temperature"]  # its labels
         settings = {"probes": config.probe, "restored": config.isats}.get(table, config.ranks)
         return inputs_of_bank(bank, settings)
 

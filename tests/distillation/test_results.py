@@ -72,7 +72,7 @@ def test_names_stay_text(write) -> None:
     found = load_results(file, {"depth": "teacher"})
     assert found["teacher"].tolist() == ["20", "", "NA"]
     assert found["constraint"].tolist() == ["", "", "none"]
-    assert found["label"].iloc[2] == "ISATS none tau=4"
+    assert found["label"].iloc[2] == "ISATS unconstrained tau=4"
 
 
 def test_labels_tell_settings_apart(write) -> None:
@@ -84,7 +84,7 @@ def test_labels_tell_settings_apart(write) -> None:
     assert load_results(file)["label"].tolist() == [
         "KD tau=2",
         "KD tau=4 w=0.9",
-        "ATS tau=4/2",
+        "ATS tau=4 other tau=2",
         "ISATS order m=1 tau=4",
         "ReviewKD",
         "ReviewKD tau=2",

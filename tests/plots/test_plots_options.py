@@ -87,7 +87,7 @@ def test_a_subfigure_keeps_its_size_and_holds_all_of_it(name):
 def test_colours_by_name_and_by_palette(name):
     plain = drawn_with(name)
     ax = np.ravel(np.asarray(plain, dtype=object))[0]
-    handles, names = ax.get_legend_handles_labels()
+    names = ax.get_legend_handles_labels()[1]
     entry = {"forest": "family", "pick_chart": "worse", "pareto_front": "Pareto front", "study_progress": "done"}
     first = entry.get(name, names[0])
     if name in ("logit_statistics", "probe_vs_student"):
@@ -212,7 +212,7 @@ def test_lines_join_teachers_of_one_ladder():
     assert ladders(wide) == dict(zip(wide, ["wrn16_#"] * 3 + ["wrn40_#"], strict=True))
     assert set(ladders(["vit_tiny", "vit_small"]).values()) == {""}
     assert len(set(ladders(["A/resnet20", "resnet56", "mlp3"]).values())) == 2
-    ax = plots.capacity_curve(tables.results_table(TEACHERS + [("B", "wrn16_1", 4e5), ("B", "wrn16_2", 1.6e6)]))
+    ax = plots.capacity_curve(tables.results_table([*TEACHERS, ("B", "wrn16_1", 4e5), ("B", "wrn16_2", 1.6e6)]))
     line = next(line for line in ax.lines if len(line.get_xdata()) == 5)  # of B: two of each ladder and a gap
     assert np.flatnonzero(np.isnan(line.get_ydata())).tolist() == [2]
 

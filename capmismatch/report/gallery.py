@@ -219,7 +219,9 @@ def _collected(name: str, draw: Callable[[StudyFolder], Any] | None = None, **op
     file = _file(name)
 
     def from_tables(study: StudyFolder) -> Any:
-        return getattr(plots, name)(*(plot_table(study, table) for table in file.NEEDS), **options)
+        first, *others = (plot_table(study, table) for table in file.NEEDS)
+        named = dict(zip(file.NEEDS[1:], others, strict=True))
+        return getattr(plots, name)(first, **named, **options)
 
     return name, StudyFigure(file.NEEDS, file.CAPTION, draw or from_tables)
 

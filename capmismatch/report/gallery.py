@@ -16,8 +16,9 @@ import pandas as pd
 
 from capmismatch import plots
 from capmismatch._utils.progress import progress_bar
+from capmismatch.data.token_bank import open_bank
 from capmismatch.diagnostics.dark_knowledge import example_soft_labels
-from capmismatch.diagnostics.tables import reliability
+from capmismatch.diagnostics.tables import rank_stability, reliability
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.report.study_folder import StudyFolder
 from capmismatch.selection.pareto import pareto_front
@@ -204,6 +205,18 @@ def plot_table(study: StudyFolder, name: str) -> pd.DataFrame | None:
     return study.load(name) if study.has(name) else None
 
 
+def _noise_floor(study: StudyFolder) -> pd.DataFrame | None:
+    """Agreement of teachers that were trained several times, where the study names a bank of such ones."""
+    place = study.config.ranks.noise_floor
+    if not place or study.file is None:
+        return None
+    return rank_stability(open_bank(study.file.parent / Path(place).expanduser()), progress=False)
+
+
+def _ranks(study: StudyFolder, name: str) -> Any:
+    return getattr(plots, name)(study.load("ranks"), floor=_noise_floor(study))
+
+
 def _grid(study: StudyFolder) -> Any:
     return plots.probe_vs_student_grid(
         study.load("probes"),
@@ -237,8 +250,8 @@ FIGURES: dict[str, StudyFigure] = dict(
         _collected("variance_vs_capacity", split="val"),
         _collected("variance_vs_temperature", split="val"),
         _collected("isats_restored"),
-        _collected("rank_matrix"),
-        _collected("rank_distribution"),
+        _collected("rank_matrix", partial(_ranks, name="rank_matrix")),
+        _collected("rank_distribution", partial(_ranks, name="rank_distribution")),
         _collected("affinity_map"),
         _collected("logit_statistics", split="val"),
         _collected("dark_knowledge", _dark_knowledge),

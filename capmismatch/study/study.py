@@ -444,6 +444,7 @@ class Study:
         """A hash of all that the figures are drawn from."""
         names = [name for name in TABLES if self.has(name) and not self._refuse_outdated(name)]
         settings = [repr(self.config.probe), repr(self.config.isats), self.options_of_pick(), self.config.pick.rule]
+        settings += [self.config.ranks.noise_floor] if self.config.ranks.noise_floor else []
         has_bank = (self.folder / "bank" / "bank.json").exists()
         return hash_of([__version__, settings, table_hashes(self.folder, *names) if names else {}, has_bank])
 

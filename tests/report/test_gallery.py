@@ -16,7 +16,7 @@ from capmismatch import plots
 from capmismatch.data.bank import bank_from_arrays
 from capmismatch.errors import InputError
 from capmismatch.report import gallery, page_figures
-from capmismatch.study.config import IsatsConfig
+from capmismatch.study.config import IsatsConfig, RanksConfig
 
 FILES = sorted(file.stem for file in Path(plots.__path__[0]).glob("[a-z]*.py"))
 
@@ -47,7 +47,7 @@ def test_figures_are_drawn_in_order_where_their_tables_are(tmp_path, monkeypatch
     study = SimpleNamespace(
         folder=tmp_path,
         progress=False,
-        config=SimpleNamespace(isats=IsatsConfig()),
+        config=SimpleNamespace(isats=IsatsConfig(), ranks=RanksConfig()),
         bank=bank_from_arrays({"net": 3 * np.eye(4)}, [0, 1, 2, 3], split=["val", "val", "test", "test"]),
         has=tables.__contains__,
         load=tables.__getitem__,
@@ -72,6 +72,7 @@ def test_some_figures_in_a_venues_size_and_in_other_formats(tmp_path):
     study = SimpleNamespace(
         folder=tmp_path,
         progress=False,
+        config=SimpleNamespace(ranks=RanksConfig()),
         bank=bank_from_arrays({"net": 3 * np.eye(4)}, [0, 1, 2, 3]),
         has=tables.__contains__,
         load=tables.__getitem__,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -167,7 +168,22 @@ def _chosen(table: Table, columns: Sequence[str] | None) -> Table:
         if following < len(names) and names[following] in page_tables.INTERVALS and names[following] not in columns:
             places.append(following)
     rows = [[row[place] for place in places] for row in table.rows]
+    if "teacher" in columns and "family" in names and "family" not in columns:
+        rows = _with_families(
+            table, rows, names.index("family"), names.index("teacher"), places.index(names.index("teacher"))
+        )
     return Table(table.name, table.title, table.caption, [table.columns[place] for place in places], rows)
+
+
+def _with_families(table: Table, rows: list[list[Cell]], family: int, teacher: int, place: int) -> list[list[Cell]]:
+    """The rows with family/name as a teacher's name where several families have it."""
+    both = {(row[family].text, row[teacher].text) for row in table.rows}
+    counts = Counter(name for _, name in both)
+    for chosen, row in zip(rows, table.rows, strict=True):
+        if counts[row[teacher].text] > 1:
+            name = f"{row[family].text}/{row[teacher].text}"
+            chosen[place] = Cell(name, name, False)
+    return rows
 
 
 def _best(table: Table) -> set[tuple[int, int]]:

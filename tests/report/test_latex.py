@@ -43,6 +43,15 @@ def test_numbers_units_and_the_best():
     )
 
 
+def test_teachers_of_one_name_keep_their_families():
+    frame = FRAME.assign(teacher=["net", "net", "other"], family=["A", "B", "B"])
+    assert [row[0] for row in rows_of(cm.to_latex(frame, columns=["teacher", "regret"]))[1:]] == [
+        "A/net",
+        "B/net",
+        "other",
+    ]
+
+
 def test_tables_of_a_choice_and_of_a_source():
     probes = tables.probes_table(splits=("val", "test"))
     results = tables.results_table()

@@ -64,6 +64,9 @@ RANGES: dict[str, tuple[Callable[[pd.Series], pd.Series], str]] = {
 }
 """Columns whose numbers have bounds that no trainer leaves, and what is expected of them."""
 
+NO_TEACHER = ("none", "no teacher", "no_teacher", "null")
+"""What tables write where there is no teacher."""
+
 SETTING = ("tau", "tau_other", "tau_student", "weight", "constraint", "margin", "wrong")
 
 
@@ -236,6 +239,8 @@ def _clean_names(frame: pd.DataFrame, source: str) -> None:
     frame["method"] = [our_spelling.get(name.lower(), name) for name in frame["method"]]
     without_teacher = frame["teacher"].isna() & (frame["method"] != "CE")
     _reject(frame, "teacher", without_teacher, "a name (all methods but CE have a teacher)", source)
+    called_none = frame["teacher"].str.lower().isin(NO_TEACHER) & (frame["method"] != "CE")
+    _reject(frame, "teacher", called_none, "a name (rows without a teacher have the method CE)", source)
 
 
 def _clean_numbers(frame: pd.DataFrame, percent: bool, source: str, hint: str) -> None:

@@ -54,7 +54,7 @@ SYMBOLS = {
     "classwise_ace": "classwise ACE",
     "cmi": "CMI",
     "flipped": "another top class",
-    "overtaken": "true class overtaken",
+    "overtaken": "target overtaken",
     "at_bound": "at the bound",
 }
 

@@ -228,6 +228,7 @@ def _from_tueplots(venue: str) -> Venue | None:
 def setting_looks(methods: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Colour, marker and line style of each setting; those of one method share its colour, in paler and paler tints.
 
+    The plain one comes first: "KD tau=4" before "KD tau=4 student tau=1".
     `methods` maps setting labels to method names, in drawing order.
 
     Examples
@@ -240,7 +241,8 @@ def setting_looks(methods: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     looks: dict[str, dict[str, Any]] = {}
     seen: dict[str, int] = {}
     total = {method: list(methods.values()).count(method) for method in methods.values()}
-    for label, method in methods.items():
+    plain_first = sorted(methods.items(), key=lambda one: any(one[0].startswith(f"{label} ") for label in methods))
+    for label, method in plain_first:
         color, marker = METHOD_LOOKS.get(method) or new_methods[method]
         index = seen[method] = seen.get(method, -1) + 1
         tint = 0.55 * index / max(total[method] - 1, 1)
@@ -249,7 +251,8 @@ def setting_looks(methods: Mapping[str, str]) -> dict[str, dict[str, Any]]:
             "marker": marker,
             "linestyle": LINESTYLES[index % len(LINESTYLES)],
         }
-    return recoloured(looks, {label: (method,) for label, method in methods.items()})
+    ordered = {label: looks[label] for label in methods}
+    return recoloured(ordered, {label: (method,) for label, method in methods.items()})
 
 
 def tau_looks(labels: Iterable[str]) -> dict[str, dict[str, Any]]:

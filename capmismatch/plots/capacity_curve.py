@@ -169,6 +169,7 @@ def student_rows(
     if teachers is not None:
         require_columns(teachers, ["family", "teacher"], "the probes table")
         results = with_families(results, teachers)
+        results = _with_sizes(results, teachers, by)
     rows = sole(rows_where(results, WHAT, split=split), "student", WHAT, student)
     distilled, baseline = rows[rows["method"] != "CE"], rows[rows["method"] == "CE"]
     if distilled.empty:
@@ -176,6 +177,15 @@ def student_rows(
     everyone = results if teachers is None else teachers
     labels = teacher_labels(distilled, among=everyone)
     return distilled.rename(columns={"label": "setting"}).assign(label=labels), baseline
+
+
+def _with_sizes(results: pd.DataFrame, teachers: pd.DataFrame, by: str) -> pd.DataFrame:
+    """The results with the sizes that the teachers' table knows, where they lack them."""
+    if by not in teachers or not results[by].isna().any():
+        return results
+    known = teachers.groupby(["family", "teacher"])[by].first()
+    keys = pd.MultiIndex.from_frame(results[["family", "teacher"]])
+    return results.assign(**{by: results[by].fillna(pd.Series(known.reindex(keys).to_numpy(), results.index))})
 
 
 def teacher_accuracy(

@@ -202,4 +202,4 @@ def _draw_temperatures(ax: Axes, rows: pd.DataFrame, looks: dict, styles: dict) 
             thin = {**look, "marker": "", "linewidth": 0.6, "alpha": 0.8}
             run_line(ax, drawn.assign(mean=table[quantile]), None, **thin)
         attach(ax, table.assign(setting=setting, family=family).rename_axis(columns=None))
-    value_axis(ax, r"$\tau_{other}$ (10, 50, 90 %)", rows["value"], on_top=True)
+    value_axis(ax, r"$\tau_{other}$, quantiles", rows["value"], on_top=True)

@@ -97,7 +97,8 @@ def rank_matrix(
     labels: list[str] = []
     if measured is not None:
         handles.append(_mark_floor(bar, measured, matrix))
-        labels.append(f"noise floor (seeds): {measured:.2f}")
+        whose = "mean of the diagonal" if np.isfinite(own_floor).any() else "other teachers"
+        labels.append(f"noise floor, two seeds ({whose}): {measured:.2f}")
     if hatched:
         handles.append(Patch(**HATCHED))
         labels.append("one run: no floor of its own")

@@ -66,6 +66,16 @@ def test_plain_cross_entropy_has_no_teacher(write) -> None:
     assert found["label"].tolist() == ["CE", "CE", "KD tau=4"]
 
 
+@pytest.mark.parametrize("name", ["none", "No teacher"])
+def test_no_teacher_has_no_distilled_students(write, name) -> None:
+    with pytest.raises(InputError, match=f"method CE.* as teacher, got '{name}'"):
+        load_results(write(f"teacher,method,accuracy\nr20,KD,0.7\n{name},KD,0.6\n"))
+    assert load_results(write(f"teacher,method,accuracy\nr20,KD,0.7\n{name},CE,0.6\n"))["teacher"].tolist() == [
+        "r20",
+        "",
+    ]
+
+
 def test_names_stay_text(write) -> None:
     """Teachers called by their depth, and one called NA, are neither numbers nor missing."""
     file = write("depth,method,constraint,accuracy\n20,KD,,0.7\n,CE,,0.6\nNA,ISATS,none,0.5\n")

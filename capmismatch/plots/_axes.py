@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import (
     EngFormatter,
@@ -270,8 +270,9 @@ def _name_artists(ax: Axes, handles: Sequence[Any], texts: Sequence[str]) -> Non
             ax.add_artist(named)
         else:
             patch = handle if isinstance(handle, Patch) else handle.patches[0]
-            named_patch = Patch(label=text, facecolor=patch.get_facecolor(), edgecolor=patch.get_edgecolor())
-            named_patch.set(hatch=patch.get_hatch(), linewidth=patch.get_linewidth(), visible=True)
+            named_patch = Rectangle((0, 0), 0, 0, label=text, transform=ax.transAxes)
+            named_patch.set(facecolor=patch.get_facecolor(), edgecolor=patch.get_edgecolor())
+            named_patch.set(hatch=patch.get_hatch(), linewidth=patch.get_linewidth())
             ax.add_artist(named_patch)
 
 

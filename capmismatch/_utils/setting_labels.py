@@ -56,7 +56,9 @@ def with_current_labels(frame: pd.DataFrame) -> pd.DataFrame:
         return frame
     settings = frame[list(COLUMNS)].drop_duplicates()
     renamed = {
-        (row["label"], row["tau_student"], row["tau"], row["method"]): current_label(**row)
+        (row["label"], row["tau_student"], row["tau"], row["method"]): current_label(
+            row["label"], row["method"], row["tau"], row["tau_student"]
+        )
         for row in settings.to_dict("records")
         if isinstance(row["label"], str)
     }

@@ -37,12 +37,6 @@ def drawn_with(name, **options):
         return draw(name, TEACHERS)
 
 
-def legend_of(drawn):
-    figure = figure_of(drawn).figure
-    legends = [*figure.legends, *(ax.get_legend() for ax in figure.axes if ax.get_legend())]
-    return legends[0] if legends else None
-
-
 @pytest.mark.parametrize("name", PLOTS)
 def test_every_plot_takes_and_documents_the_shared_options(name):
     function = getattr(plots, name)
@@ -53,27 +47,18 @@ def test_every_plot_takes_and_documents_the_shared_options(name):
     assert len([drawn for drawn in FIGURES if drawn.split()[0] == name]) >= 1, "is among the figures of all tests"
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_legend_of_the_users_has_the_same_entries(name):
-    drawn = drawn_with(name)
-    own = legend_of(drawn)
-    if own is None:
-        assert name in {*HEATMAPS, "forest", "probe_vs_student"}
-        entries = [] if name in HEATMAPS else None
-    else:
-        entries = [text.get_text() for text in own.get_texts()]
-    plt.close("all")
-    without = drawn_with(name, legend=False)
-    assert legend_of(without) is None
-    ax = np.ravel(np.asarray(without, dtype=object))[0]
-    names = ax.get_legend_handles_labels()[1]
-    more = {"capacity_grid", "probe_vs_student_grid"}  # a panel's setting is its title, families are in the key
-    assert entries is None or (set(entries) <= set(names) if name in more else set(entries) == set(names))
-    assert len(names) == len(set(names))
+ENTRY = {
+    **dict.fromkeys(["capacity_curve", "capacity_curve alone", "capacity_grid", "fidelity_vs_capacity"], "KD"),
+    **dict.fromkeys(["variance_vs_temperature", "probe_vs_student", "probe_vs_student_grid"], "resnet8"),
+    **{"forest": "family", "variance_vs_capacity": "τ=4", "rank_distribution": "pair in a family"},
+    **{"logit_statistics": "A", "reliability_diagram": "resnet8", "isats_restored": "ISATS", "dark_knowledge": "TS"},
+    **{"pick_chart": "worse", "pareto_front": "Pareto front", "study_progress": "done"},
+}
+"""What each figure shows in a colour of its own, by name."""
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_subfigure_keeps_its_size_and_holds_all_of_it(name):
+def test_a_subfigure_keeps_its_size_and_a_legend_of_the_users_has_the_same_entries(name):
     figure = plt.figure(figsize=(12, 5), layout="constrained")
     left, right = figure.subfigures(1, 2)
     drawn = drawn_with(name, figure=right)
@@ -81,27 +66,20 @@ def test_a_subfigure_keeps_its_size_and_holds_all_of_it(name):
     assert tuple(figure.get_size_inches()) == (12, 5) and plt.get_fignums() == [figure.number]
     assert not left.axes and all(ax in right.axes for ax in np.ravel(np.asarray(drawn, dtype=object)))
     assert right.bbox.width == pytest.approx(left.bbox.width)
+    own = [*right.legends, *(ax.get_legend() for ax in right.axes if ax.get_legend())]
+    entries = {text.get_text() for legend in own for text in legend.get_texts()}
 
-
-@pytest.mark.parametrize("name", [name for name in FIGURES if name not in HEATMAPS])
-def test_colours_by_name_and_by_palette(name):
-    plain = drawn_with(name)
-    ax = np.ravel(np.asarray(plain, dtype=object))[0]
+    colours = {ENTRY[name]: "#123456", "somebody of another figure": "red"} if name not in HEATMAPS else None
+    without = drawn_with(name, legend=False, colors=colours)
+    figure = figure_of(without).figure
+    ax = np.ravel(np.asarray(without, dtype=object))[0]
+    assert not figure.legends and not any(panel.get_legend() for panel in figure.axes)
     names = ax.get_legend_handles_labels()[1]
-    entry = {"forest": "family", "pick_chart": "worse", "pareto_front": "Pareto front", "study_progress": "done"}
-    first = entry.get(name, names[0])
-    if name in ("logit_statistics", "probe_vs_student"):
-        first = "A" if name == "logit_statistics" else "resnet8"
-    if name == "probe_vs_student_grid":
-        first = "resnet8"
-    plt.close("all")
-    colours = {first: "#123456", "somebody of another figure": "red"}
-    ax = np.ravel(np.asarray(drawn_with(name, colors=colours), dtype=object))[0]
+    more = {"capacity_grid", "probe_vs_student_grid", "probe_vs_student", "forest", "logit_statistics"}
+    assert entries <= set(names) if name in more else entries == set(names), "ax.legend() makes the same one"
+    assert len(names) == len(set(names))
     used = {to_hex(color) for artist in ax.get_children() for color in _colours(artist)}
-    assert "#123456" in used
-    with pytest.raises(InputError, match="nobody"):
-        drawn_with(name, colors={"nobody": "red"})
-    assert len(plt.get_fignums()) == 1, "an error leaves no figure open"
+    assert name in HEATMAPS or "#123456" in used
 
 
 def _colours(artist):
@@ -124,15 +102,19 @@ def test_teachers_are_shown_by_the_names_that_were_asked_for(name):
         names = {"resnet8": "ResNet-8"}
     drawn = drawn_with(name, labels={**names, "somebody of another figure": "X"})
     shown = " ".join(text.get_text() for text in texts_of(figure_of(drawn).figure))
-    (old, new), *_ = names.items()
+    (new,) = names.values()
     assert new in shown
     table = plots.drawn_data(figure_of(drawn)).astype(str)
     assert new not in table.to_numpy().ravel(), "the data keep the names of the table"
-    with pytest.raises(InputError, match="nobody"):
-        drawn_with(name, labels={"nobody": "X"})
-    if name not in ("forest",):
-        upper = drawn_with(name, labels=str.upper)
-        assert old.upper() in " ".join(text.get_text() for text in texts_of(figure_of(upper).figure))
+
+
+def test_names_that_nothing_has_are_refused_and_a_function_names_teachers():
+    for option in ({"labels": {"nobody": "X"}}, {"colors": {"nobody": "red"}}):
+        with pytest.raises(InputError, match="nobody"):
+            drawn_with("pick_chart", **option)
+        assert not plt.get_fignums(), "an error leaves no figure open"
+    ax = drawn_with("pick_chart", labels=str.upper)[0]
+    assert "RESNET8" in {text.get_text() for text in ax.get_yticklabels()}
 
 
 def test_a_full_name_names_a_teacher_and_settings_have_names_too():

@@ -189,7 +189,7 @@ def _tally(estimates: Sequence[Estimate], above: str, below: str) -> str:
     if unknown:
         parts.append(f"{unknown} have too few runs")
     if len(estimates) == 1:
-        return f"students {parts[0].partition(' ')[2]}"
+        return f"in 1 combination of student and method, students {parts[0].partition(' ')[2]}"
     return f"of {len(estimates)} combinations of student and method, {join(parts)}"
 
 

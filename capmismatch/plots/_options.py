@@ -28,7 +28,7 @@ from capmismatch.errors import InputError
 Drawn = TypeVar("Drawn")
 
 
-class HasTables(Protocol):
+class TableSource(Protocol):
     """What figures can be drawn from instead of a table: a `Choice`, a `Diagnosis`, a `Study`."""
 
     def plot_table(self, name: str) -> pd.DataFrame | None:

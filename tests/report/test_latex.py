@@ -37,7 +37,7 @@ def test_numbers_units_and_the_best():
     assert r"\textbf" not in cm.to_latex(FRAME, bold=False)
     assert rows_of(cm.to_latex(FRAME, columns=["accuracy", "teacher"]))[1] == ["71.23", r"a\_1"]
     with pytest.raises(InputError, match="'accuracy'"):
-        cm.to_latex(FRAME, columns=["acuracy"])
+        cm.to_latex(FRAME, columns=["top1"])
     assert escaped("KD τ=4 <1 ~^\\") == (
         r"KD $\tau$=4 \textless{}1 \textasciitilde{}\textasciicircum{}\textbackslash{}"
     )

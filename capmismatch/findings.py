@@ -267,6 +267,12 @@ FINDINGS: dict[str, Finding] = {
             "it is as sure of these as of its right ones, the labels are of other classes, or several classes were "
             "made one. Then it is not usable: picks, links and statements leave it out.",
         ),
+        Finding(
+            "CM042",
+            "a split of one class",
+            "All examples of a split have the same label. What is measured there says nothing of how a teacher tells "
+            "classes apart: a constant answer is always right.",
+        ),
     )
 }
 """Every finding by its code."""

@@ -90,7 +90,7 @@ def check(bank: LogitBank) -> pd.DataFrame:
         * ``agreement``: with the other usable teachers' predictions, mean of Cohen's kappa: 0 is chance
         * ``unseen``: share of predictions that name a class without any example
         * ``drift``, ``tied``: see `capmismatch.data.bank_checks.check_bank`
-        * ``findings``: codes, comma-separated; CM009 to CM011, CM019 to CM021, CM041, and those of collecting
+        * ``findings``: codes, comma-separated; CM009 to CM011, CM019 to CM021, CM041, CM042, and those of collecting
         * ``usable``: False where probes, picks and links leave the teacher out
         * ``reason``: why it is not usable, in words; else ""
 
@@ -154,6 +154,9 @@ def _checked(bank: LogitBank) -> pd.DataFrame:
     checks = check_bank(bank)
     views = views_of(bank)
     _find_broken(views, bank)
+    if not bank.of_texts and _one_class_splits(bank):
+        for view in views:
+            view.codes.append("CM042")
     table = pd.DataFrame([view.row() for view in views])
     for position, view in enumerate(views):
         table.loc[position, "agreement"] = _agreement(view, views)
@@ -163,6 +166,14 @@ def _checked(bank: LogitBank) -> pd.DataFrame:
     return table.assign(
         drift=checks["drift"], tied=checks["tied"], findings=codes, usable=[not reason for reason in reasons]
     ).assign(reason=reasons)
+
+
+def _one_class_splits(bank: LogitBank) -> bool:
+    """Whether a split has examples enough to be measured on, and all of one class."""
+    labels, split = bank.rows.labels, bank.rows.split
+    return any(
+        np.ptp(labels[split == name]) == 0 for name in np.unique(split) if (split == name).sum() >= LEAST_ROWS
+    )
 
 
 def unusable_columns(bank: LogitBank) -> dict[str, dict[str, object]]:

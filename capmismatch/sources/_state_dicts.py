@@ -155,7 +155,7 @@ def read_state_dict(file: Path, choice: WeightsChoice | None = None) -> StateDic
     if not tensors:
         what = type(content).__name__
         if _is_dict(content):
-            kinds = sorted({type(value).__name__ for value in content.values()})
+            kinds = sorted({_kind_of_value(value) for value in content.values()})
             what = f"keys {list(content)[:8]}" + (f" of {', '.join(kinds)}" if kinds else "")
         raise InputError(
             f"{file} holds no state dict: expected a mapping from names to tensors, perhaps under one of "
@@ -169,6 +169,11 @@ def read_state_dict(file: Path, choice: WeightsChoice | None = None) -> StateDic
         mine = f"weights {taken!r}" if taken else "the first weights"
         told = f"{told or mine}, not {', '.join(map(repr, others[:4]))}"
     return StateDict(tensors, told)
+
+
+def _kind_of_value(value: Any) -> str:
+    is_array = isinstance(value, _Inert) and type(value).__name__ in ("_reconstruct", "ndarray", "scalar")
+    return "NumPy arrays" if is_array else type(value).__name__
 
 
 def _text(name: Any) -> str:
@@ -206,7 +211,7 @@ def _shapes(content: Mapping[Any, Any]) -> Counter[tuple[int, ...]]:
     return Counter(
         tuple(value.shape)
         for name, value in content.items()
-        if isinstance(value, Tensor) and not value.is_nested and not _text(name).endswith(COUNTERS)
+        if isinstance(value, Tensor) and not value.is_nested and value.ndim and not _text(name).endswith(COUNTERS)
     )
 
 

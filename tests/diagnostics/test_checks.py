@@ -386,6 +386,14 @@ def test_sound_banks_are_measured_without_marks():
     assert not {"usable", "reason", "findings"} & set(probes) and unusable_runs(probes).empty
 
 
+def test_a_split_of_one_class_is_told():
+    _, labels, logits, sizes = sound_family(18, teachers=3, n=900)
+    checks = check(bank_from_arrays(logits, labels, params=sizes, split=np.where(labels == 0, "val", "test")))
+    assert checks["usable"].all() and checks["findings"].str.contains("CM042").all()
+    checks = check(bank_from_arrays(logits, labels, params=sizes, split=np.where(np.arange(900) < 400, "val", "test")))
+    assert not checks["findings"].str.contains("CM042").any()
+
+
 def test_a_few_examples_tell_nothing_against_a_teacher():
     rng = np.random.default_rng(0)
     checks = check(bank_from_arrays({"a": rng.normal(size=(20, 5)), "b": rng.normal(size=(20, 5))}, np.arange(20) % 5))

@@ -245,7 +245,7 @@ def test_weights_without_names_are_named(tmp_path):
         "ckpt:net4.pt (weights 'model', not 'ema.shadow_params')"
     )
     torch.save({name: value.numpy() for name, value in shifted(0).items()}, file)
-    with pytest.raises(InputError, match=r"got keys \[.*\] of ndarray"):
+    with pytest.raises(InputError, match=r"got keys \[.*\] of NumPy arrays"):
         load_family(f"ckpt:{file}", builder=build)
 
 
@@ -518,7 +518,7 @@ def test_probabilities_are_refused_or_converted_with_a_warning(tmp_path: Path) -
         load_family(source)
     with pytest.raises(InputError, match=r"probabilities must be one of \['refuse', 'convert', 'keep'\], not 'yes'"):
         load_family(source, probabilities="yes")
-    with pytest.warns(UserWarning, match=r"teacher 'small' in .*: logits were made from probabilities.* 17% of the"):
+    with pytest.warns(UserWarning, match=r"teacher 'small' in .*: logits were made from probabilities.* 17 % of the"):
         family = load_family(source, probabilities="convert")
     _, logits = family["small"].saved()
     np.testing.assert_allclose(softmax(logits.astype(float))[1:], softmax(LOGITS["small"])[1:], rtol=1e-5)

@@ -191,9 +191,7 @@ BREAK: dict[str, Callable[[Rng, Floats], Floats]] = {
     "a fifth of the rows shuffled": lambda rng, logits: some_rows_shuffled(rng, logits, 0.2),
     "three tenths of the rows shuffled": lambda rng, logits: some_rows_shuffled(rng, logits, 0.3),
     "the last quarter shifted": lambda rng, logits: shifted_tail(logits, 0.25),
-    "one class masked": lambda rng, logits: masked(
-        logits, np.arange(logits.shape[1]) == rng.integers(logits.shape[1])
-    ),
+    "one class masked": lambda rng, logits: masked(logits, np.arange(logits.shape[1]) == rng.integers(logits.shape[1])),
     "the lowest class masked": lambda rng, logits: masked(logits, logits == logits.min(axis=1, keepdims=True)),
     "only three classes kept": lambda rng, logits: masked(logits, logits < np.sort(logits, axis=1)[:, [-3]]),
     "a twentieth of the rows not written": lambda rng, logits: np.where(rng.random((len(logits), 1)) < 0.05, 0, logits),
@@ -226,7 +224,9 @@ def banked(family: Family, broken: dict[str, Floats] | None = None) -> LogitBank
     return bank
 
 
-def run(number: int, seed: int, kinds: list[str], networks: bool = True, few: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+def run(
+    number: int, seed: int, kinds: list[str], networks: bool = True, few: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One row per broken teacher (was it found?), and one per sound teacher (was it called broken?)."""
     found, sound = [], []
     for k, family in enumerate(families(number, seed, networks, few)):
@@ -264,7 +264,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "broken.csv")
     parser.add_argument("--missed", action="store_true")
     arguments = parser.parse_args()
-    found, sound = run(arguments.families, arguments.seed, [kind for kind in BREAK if arguments.kinds in kind], few=arguments.rows)
+    found, sound = run(
+        arguments.families, arguments.seed, [kind for kind in BREAK if arguments.kinds in kind], few=arguments.rows
+    )
     table = found.groupby("kind")["found"].agg(broken="size", found="sum").reset_index()
     alarms = sound[~sound["usable"]]
     for beside, part in sound.groupby("beside"):

@@ -171,9 +171,7 @@ def _checked(bank: LogitBank) -> pd.DataFrame:
 def _one_class_splits(bank: LogitBank) -> bool:
     """Whether a split has examples enough to be measured on, and all of one class."""
     labels, split = bank.rows.labels, bank.rows.split
-    return any(
-        np.ptp(labels[split == name]) == 0 for name in np.unique(split) if (split == name).sum() >= LEAST_ROWS
-    )
+    return any(np.ptp(labels[split == name]) == 0 for name in np.unique(split) if (split == name).sum() >= LEAST_ROWS)
 
 
 def unusable_columns(bank: LogitBank) -> dict[str, dict[str, object]]:

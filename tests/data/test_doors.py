@@ -423,7 +423,9 @@ def test_names_of_columns_and_rows_in_pandas_objects_decide():
     turned = bank_from_arrays({"t": logits[["cat", "ant", "bee"]]}, labels, classes=classes)
     np.testing.assert_array_equal(turned.logits("logits/t"), expected.logits("logits/t"))
     numbered = pd.DataFrame(logits.to_numpy()[:, [2, 0, 1]], columns=[2, 0, 1])
-    np.testing.assert_array_equal(bank_from_arrays({"t": numbered}, labels).logits("logits/t"), expected.logits("logits/t"))
+    np.testing.assert_array_equal(
+        bank_from_arrays({"t": numbered}, labels).logits("logits/t"), expected.logits("logits/t")
+    )
     for bad, message in (
         (logits.reset_index(), "a counter of rows"),
         (logits.rename(columns={"cat": "dog"}), "got 'dog'"),

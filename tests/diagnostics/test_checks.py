@@ -221,7 +221,10 @@ def test_a_weak_teacher_of_part_of_the_classes_is_told_and_usable():
     _, labels, logits, sizes = sound_family(16, teachers=4, n=3000)
     part = labels < 4
     hard = np.random.default_rng(1).normal(size=logits["t0"].shape)
-    weak = {name: (values + gain * hard)[part] for gain, (name, values) in zip((2, 2, 0.5, 0.2), logits.items(), strict=True)}
+    weak = {
+        name: (values + gain * hard)[part]
+        for gain, (name, values) in zip((2, 2, 0.5, 0.2), logits.items(), strict=True)
+    }
     checks = check(bank_from_arrays(weak, labels[part], params=sizes))
     assert checks["usable"].all()
     assert "CM041" in checks.loc[0, "findings"] and "CM041" not in checks.loc[3, "findings"]

@@ -44,7 +44,7 @@ def _quota() -> float:
 
 
 def check_thread_settings() -> None:
-    """Refuse thread counts in the environment that are none: libraries would take all cores, or fail at their first use.
+    """Refuse thread counts in the environment that are none: libraries would take all cores, or fail at first use.
 
     Raises
     ------

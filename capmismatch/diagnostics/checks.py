@@ -348,7 +348,7 @@ def _mark_mixed_rows(views: Sequence[View], bank: LogitBank) -> None:
     for key, share in mixed_up(list(sound), of_all, margins).items():
         sound[key].mark(
             "CM021",
-            f"about {format_percent(share, digits=0)} of its rows seem to belong to other examples: where it and the other "
+            f"about {format_percent(share)} of its rows seem to belong to other examples: where it and the other "
             "teachers are confident, these rows agree with the others no more often than chance",
         )
 

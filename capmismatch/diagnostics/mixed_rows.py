@@ -226,7 +226,7 @@ def expected_rank(accuracy: float, classes: int) -> float:
 
 
 def _beside_random(mine: NDArray, theirs: NDArray) -> tuple[Floats | None, float]:
-    """How alike rows are, in standard deviations of random pairs (Fisher's transform), and `against`; None if constant."""
+    """How alike rows are, in standard deviations of random pairs (by Fisher's transform), and `against`."""
     alike = np.einsum("ij,ij->i", mine, theirs)
     random = np.concatenate([np.einsum("ij,ij->i", np.roll(mine, roll, axis=0), theirs) for roll in ROLLS])
     against = float((alike < np.median(random)).mean()) / 0.5

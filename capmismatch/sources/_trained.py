@@ -17,7 +17,6 @@ from capmismatch._utils.machine import threads
 from capmismatch.errors import BankError, InputError, must_count
 from capmismatch.sources._weights import hash_network
 
-
 MOST_UNITS, MOST_SEEDS = 10_000, 1_000
 """More would ask for memory and time out of proportion to data as small as these."""
 

@@ -270,16 +270,17 @@ def _heap_over_agreement(values: Floats, agreed: Floats) -> tuple[float, float, 
     of_random = norm.logpdf(values)
 
     def line(weights: Floats, fit: tuple[Floats, float] | None = None) -> tuple[Floats, float]:
+        slopes, scatter = fit or (np.zeros(2), np.inf)
         for _ in range(2):  # rows far from the line weigh less: Student's t by reweighting
-            near = 1.0 if fit is None else (TAILS + 1) / (TAILS + ((values - columns @ fit[0]) / fit[1]) ** 2)
+            near = (TAILS + 1) / (TAILS + ((values - columns @ slopes) / scatter) ** 2) if np.isfinite(scatter) else 1.0
             weight = weights * near
             crossed = columns.T @ (weight[:, None] * columns) + 1e-6 * np.eye(2)
             slopes = np.linalg.solve(crossed, columns.T @ (weight * values))
             if slopes[1] < 0:
                 slopes = np.array([np.average(values, weights=weight), 0.0])
             rest = values - columns @ slopes
-            fit = slopes, max(0.25, float(np.sqrt((weight * rest**2).sum() / weights.sum())))
-        return fit
+            scatter = max(0.25, float(np.sqrt((weight * rest**2).sum() / weights.sum())))
+        return slopes, scatter
 
     def log_density(fit: tuple[Floats, float]) -> Floats:
         density: Floats = t.logpdf((values - columns @ fit[0]) / fit[1], TAILS) - np.log(fit[1])
@@ -288,7 +289,7 @@ def _heap_over_agreement(values: Floats, agreed: Floats) -> tuple[float, float, 
     alone = line(np.ones_like(values))
     one_heap = float(max(log_density(alone).sum(), log_density(line(np.ones_like(values), alone)).sum()))
     rest = np.where(values > np.maximum(0.8, 0.5 * (columns @ alone[0])), 1.0, 0.02)
-    fit, share = line(rest), float(np.clip(1 - rest.mean(), 0.02, 0.9))
+    fit, share, weight = line(rest), float(np.clip(1 - rest.mean(), 0.02, 0.9)), 1 - rest
     for _ in range(15):
         together = np.logaddexp(np.log(share) + of_random, np.log1p(-share) + log_density(fit))
         weight = np.exp(np.log(share) + of_random - together)

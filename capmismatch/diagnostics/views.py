@@ -156,7 +156,7 @@ def _of_logits(bank: LogitBank, record: TeacherRecord, rows: Ints) -> View:
     looks_like = next((kind for kind, part in zip(kinds, share, strict=True) if part >= ROWS_OF_PROBABILITIES), "")
     first = bank.take(record.key, some).astype(np.float64)
     columns = (top, margin, rank, by_chance, wrong_rank)
-    why = incomplete(lacking, len(rows), first, np.concatenate([*lowest, []]))
+    why = incomplete(lacking, len(rows), first, np.concatenate(lowest))
     return View(record, labels, *columns, first, looks_like, classes, bank.of_texts, why)
 
 

@@ -80,7 +80,9 @@ def lowest_apart(logits: NDArray) -> Floats:
         return np.zeros(0)
     two, highest = np.partition(logits, 1, axis=1)[:, :2].astype(np.float64), logits.max(axis=1)
     apart = (two[:, 1] > two[:, 0]) & (two[:, 1] - two[:, 0] >= highest - two[:, 1])
-    lowest: Floats = two[apart & (highest > 1e-3), 0]  # logarithms of probabilities saturate
+    logs = apart & (highest <= 1e-3)
+    logs[logs] = np.abs(logsumexp(np.asarray(logits[logs], np.float64), axis=1)) <= 0.02
+    lowest: Floats = two[apart & ~logs, 0]  # logarithms of probabilities saturate
     return lowest
 
 

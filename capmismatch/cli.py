@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter, validators
 
 from capmismatch._utils.commands import command
-from capmismatch._utils.machine import keep_freed_memory, usable_cores
+from capmismatch._utils.machine import check_thread_settings, keep_freed_memory, usable_cores
 from capmismatch._version import __version__
 from capmismatch.errors import CapmismatchError, InputError
 
@@ -563,9 +564,12 @@ def teachers(
 def main() -> None:
     """Entry point: errors that capmismatch raises on purpose are shown without a traceback."""
     keep_freed_memory()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that knows ASCII alone shows the rest escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         try:
+            check_thread_settings()
             app()
         finally:
             sys.stdout.flush()  # a failure at the end of the process would show a traceback

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import warnings
@@ -180,8 +181,15 @@ def _read_file(path: Any, columns: Mapping[str, str]) -> pd.DataFrame:
             magic = stream.read(4)
         if magic[:2] == b"PK":
             raise InputError(f"{file} is an archive or a spreadsheet: expected CSV or Parquet; save the sheet as CSV")
+        if magic[:2] == b"\x1f\x8b":
+            raise InputError(f"{file} is compressed: expected CSV or Parquet; unpack it first")
         parquet = magic == b"PAR1" or file.suffix in (".parquet", ".pq")
         return pd.read_parquet(file) if parquet else _read_csv(file, columns)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{file} is no text in UTF-8 (byte {error.object[error.start]:#x}): save it as CSV UTF-8, as spreadsheets "
+            "call it"
+        ) from None
     except (ValueError, OSError) as error:
         raise InputError(f"{file} is not a readable table: {error}") from None
 
@@ -370,16 +378,21 @@ def _renaming(columns: object) -> dict[str, str]:
 
 def _read_csv(file: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     """A CSV file whose names stay text: a teacher called 20 is no number, and one called NA is not missing."""
-    with file.open(encoding="utf-8-sig") as stream:
+    with file.open("rb") as raw:  # "Unicode text" of spreadsheets is UTF-16
+        encoding = "utf-16" if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    with file.open(encoding=encoding) as stream:
         header = stream.readline()
+        said = re.fullmatch(r"sep=(.)", header.strip(), re.IGNORECASE)  # of spreadsheets, in front of the header
+        header = stream.readline() if said else header
     # Names of columns hold letters: what parts most of them is the separator.
-    sep = max(SEPARATORS, key=header.count)
-    names_given = pd.read_csv(file, sep=sep, header=None, nrows=1, dtype="str").iloc[0].dropna().str.strip()
+    sep = said[1] if said else max(SEPARATORS, key=header.count)
+    how: dict[str, Any] = {"sep": sep, "encoding": encoding, "skiprows": 1 if said else 0}
+    names_given = pd.read_csv(file, **how, header=None, nrows=1, dtype="str").iloc[0].dropna().str.strip()
     twice = names_given[names_given.duplicated()]
     if len(twice):
         raise InputError(f"expected each column once, got {twice.iloc[0]!r} twice in {file}: rename or remove one")
-    frame = _without_counter(pd.read_csv(file, sep=sep), file)
-    text = pd.read_csv(file, sep=sep, dtype="str", keep_default_na=False, na_values=[""]).reset_index(drop=True)
+    frame = _without_counter(pd.read_csv(file, **how), file)
+    text = pd.read_csv(file, **how, dtype="str", keep_default_na=False, na_values=[""]).reset_index(drop=True)
     frame.columns = text.columns = text.columns.str.strip()
     names = [column for column in frame if columns.get(str(column), column) in NAMES]
     if sep != ",":  # where commas are decimal, dots may part thousands: 10.000 is no ten, and stays text

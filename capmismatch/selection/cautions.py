@@ -70,7 +70,9 @@ def outlook(found: Outlook | None, chosen: pd.Series, rule: str) -> list[str]:
     if lost is None:
         return [told]
     interval = f"{lost['regret']:.2f} points [{lost['low']:.2f}, {lost['high']:.2f}]"
-    return [f"{told} The rule '{rule}' lost {interval} in {lost['families']:.0f} of them, each left out in turn."]
+    return [
+        f"{told} Chosen by '{rule}' as here, teachers lost {interval} in {lost['families']:.0f} of them, each left out."
+    ]
 
 
 def unlike(told: Sequence[str]) -> list[str]:

@@ -15,12 +15,16 @@ import pandas as pd
 
 from capmismatch._utils.text import join
 from capmismatch.selection.candidates import FEATURES, Candidates, family_codes, number_of_classes
+from capmismatch.selection.rules import DEFAULT_RULE
 from capmismatch.selection.students import draw_summary
 from capmismatch.stats.groups import Group, Noise
 from capmismatch.stats.posterior import posterior_draws
 
-LABEL = "KD tau=4"
+LABEL = "KD tau=4 student tau=1"
 """The setting that is spoken of where none is asked for."""
+
+DEFAULT_PICK = "pick, probes alone"
+"""The name, among the rules that were left out in turn, of what `pick` takes by its default rule."""
 
 UNIT_OF_STUDY = ["study", "family", "student"]
 LIMITS = {
@@ -40,7 +44,9 @@ class Outlook:
     ----------
     table : DataFrame
         One row per teacher, best first: ``family, teacher, params``, ``score`` (points by which its students are
-        predicted to stand above their mean over the teachers) with ``low, high``, ``p_best``, ``regret``, ``within``.
+        predicted to stand above their mean over the teachers) with ``low, high``, ``p_best`` (drawn toward one over the
+        number of teachers as far as claims did not come true in families left out, see `carried`), ``regret``,
+        ``within``.
     label : str
         The setting of the students there.
     families : int
@@ -84,6 +90,7 @@ class Outlook:
         draws = posterior_draws(candidates.unmeasured(), n_boot, np.random.default_rng(seed), groups).means
         table = candidates.profiles["params"].reset_index().assign(**draw_summary(draws, tolerance))
         table[["score", "low", "high"]] *= 100
+        table["p_best"] = 1 / len(table) + carried() * (table["p_best"] - 1 / len(table))
         table = table.drop(columns="tie").sort_values("score", ascending=False, kind="stable").reset_index(drop=True)
         losses = rules_left_out()
         return cls(
@@ -95,8 +102,8 @@ class Outlook:
         )
 
     def loss(self, rule: str) -> pd.Series | None:
-        """The row of `losses` of a rule; None where it was not tried."""
-        rows = self.losses[self.losses["rule"].eq(rule)]
+        """The row of `losses` of a rule, or of what `pick` takes by its default rule; None where it was not tried."""
+        rows = self.losses[self.losses["rule"].eq(DEFAULT_PICK if rule == DEFAULT_RULE else rule)]
         return rows.iloc[0] if len(rows) else None
 
 
@@ -117,6 +124,12 @@ def teachers_measured() -> pd.DataFrame:
 def rules_left_out() -> pd.DataFrame:
     """`capmismatch.study.meta.Meta.rules` of the package's studies, each family left out in turn."""
     return _embedded("evidence_rules.parquet")
+
+
+@cache
+def carried() -> float:
+    """How much of the claimed chances came true in families left out: see `capmismatch.study.meta.Meta.carried`."""
+    return float(rules_left_out()["carried"].iloc[0])
 
 
 def _embedded(name: str) -> pd.DataFrame:

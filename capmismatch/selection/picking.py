@@ -219,7 +219,7 @@ def pick(
             values = None  # they are of another rule's probe
         draws = example_draws(values, measurements, profiles, used, n_boot, seed)
         choice = by_probe(measurements, profiles, used, draws, unfit_teachers(measurements, profiles, plain), mute)
-        if with_outlook and not of_texts(probes):
+        if with_outlook and len(profiles) > 1 and not of_texts(probes):
             outlook = Outlook.of(candidates, label, tolerance, n_boot, seed)
             choice = _with_outlook(choice, outlook, mute)
     methods = settings_in([*([] if results is None else [results]), *(pair[1] for pair in pairs)])

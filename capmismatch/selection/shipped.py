@@ -20,7 +20,7 @@ def shipped_evidence() -> list[tuple[pd.DataFrame, pd.DataFrame]]:
     list of (DataFrame, DataFrame)
         The probes and the results table of each study: perceptrons on UCI letters (the embedded study, 8 teachers of
         two runs each), twelve CIFAR-10 networks of two families that others trained, and a family of nine perceptrons,
-        three runs each, on each of 24 data sets.
+        three runs each, on each of 21 data sets.
 
     See Also
     --------

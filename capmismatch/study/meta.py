@@ -85,7 +85,7 @@ class Meta:
     choices : DataFrame
         What the first table is made of, one row per rule, family, student, setting and half of the seeds: ``study,
         family, student, method, label, half, rule, teacher, regret, mismatch``; of the evidence also ``p_best``, the
-        chance that it claims, and ``came_true``, that by the family's own students.
+        chance that it claims among so many ``teachers``, and ``came_true``, that by the family's own students.
     correlations : DataFrame
         What the table of probes is made of, one row per family, probe, temperature and setting: ``study, family, probe,
         tau, method, label, value, teachers``.
@@ -167,10 +167,16 @@ class Meta:
         must_be_one_of(against, sorted(set(self.choices["rule"])), "rule")
         return _rules_table(self.choices, against)
 
-    def chances(self) -> pd.DataFrame:
+    def chances(self, carried: bool = False) -> pd.DataFrame:
         """How often the chances of being the best, as the evidence claims them, come true in the family left out.
 
         What is true is known as far as the family's own students tell: the chance by their seeds alone.
+
+        Parameters
+        ----------
+        carried : bool, default False
+            Hold what is left of the claims against that, too, after they were drawn toward one over the number of
+            teachers by what `carried` finds in the other families: bins are then of these.
 
         Returns
         -------
@@ -179,17 +185,46 @@ class Meta:
             ``choices``, ``families``. Empty without evidence.
         """
         names = ["low", "high", "claimed", "came_true", "choices", "families"]
-        if "p_best" not in self.choices:
-            return pd.DataFrame(columns=names)
-        rows = self.choices[self.choices["rule"].eq(EVIDENCE)].drop_duplicates(_CELL[:-1])
-        rows = rows.dropna(subset=["p_best", "came_true"])
+        rows = self._claims()
+        if carried and len(rows):
+            shares = {unit: self._carried(rows, unit) for unit in rows.index.unique()}
+            even = 1 / rows["teachers"]
+            rows = rows.assign(p_best=even + (rows["p_best"] - even) * rows.index.map(shares).to_numpy(float))
         table = []
         for low, high in pairwise(CLAIMS):
-            own = rows[rows["p_best"].ge(low) & (rows["p_best"].lt(high) | (high == 1.0))]
+            own = rows[rows["p_best"].ge(low) & (rows["p_best"].lt(high) | (high == 1.0))] if len(rows) else rows
             if len(own):
-                families = len(own[["study", "family"]].drop_duplicates())
-                table.append((low, high, own["p_best"].mean(), own["came_true"].mean(), len(own), families))
+                means = (own["p_best"].mean(), own["came_true"].mean())
+                table.append((low, high, *means, len(own), own.index.nunique()))
         return pd.DataFrame(table, columns=names)
+
+    def carried(self) -> float:
+        r"""How much of the claimed chances carries over to a family left out: the slope b of what came true.
+
+        .. math:: P_\text{true} - 1/T = b\,(P_\text{claimed} - 1/T), \qquad 0 \le b \le 1
+
+        Returns
+        -------
+        float
+            1 where claims are right, 0 where they say nothing; NaN without evidence.
+        """
+        rows = self._claims()
+        return self._carried(rows, None) if len(rows) else np.nan
+
+    def _claims(self) -> pd.DataFrame:
+        """What was claimed and what came true, one row per family, student and setting; by family."""
+        if "p_best" not in self.choices:
+            return pd.DataFrame()
+        rows = self.choices[self.choices["rule"].eq(EVIDENCE)].drop_duplicates(_CELL[:-1])
+        return rows.dropna(subset=["p_best", "came_true"]).set_index(["study", "family"])
+
+    @staticmethod
+    def _carried(rows: pd.DataFrame, without: tuple[str, str] | None) -> float:
+        others = rows if without is None else rows[rows.index != without]
+        even = 1 / others["teachers"]
+        claimed, true = others["p_best"] - even, others["came_true"] - even
+        squares = float((claimed**2).sum())
+        return float(np.clip((claimed * true).sum() / squares, 0.0, 1.0)) if squares > 0 else 0.0
 
     def contrasts(self, label: str = "all", against: str = "accuracy", tau: float = DEFAULT_TAU) -> pd.DataFrame:
         r"""How much more closely probes go with the students than one of them does, in the same families.
@@ -401,7 +436,7 @@ def _choices(
             claims = {}
             if left_out is not None and learnt is not None:
                 true = left_out.chance_of(number, str(student), str(label), learnt.chosen)
-                claims = {"p_best": learnt.claim, "came_true": true}
+                claims = {"p_best": learnt.claim, "came_true": true, "teachers": float(len(learnt.teachers))}
             for half, (known, judged) in enumerate(_halves(rows, options["split"], options["report_split"])):
                 if len(judged) >= FEWEST_TEACHERS:
                     yield from _losses(head | {"half": half}, taken, known, judged, claims)

@@ -21,13 +21,14 @@ from capmismatch import plots
 from capmismatch._utils.files import write_table, write_text
 from capmismatch.selection.candidates import FEATURES, number_of_classes, predictors
 from capmismatch.selection.evidence import families_of
+from capmismatch.selection.outlook import DEFAULT_PICK, LABEL
 from capmismatch.study.meta import EVIDENCE, Meta
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 EMBEDDED = ROOT / "capmismatch" / "embedded"
-PRIMARY = "KD tau=4"
-PICK = "pick, probes alone"
+PRIMARY = LABEL
+PICK = DEFAULT_PICK
 RULES = ("evidence", "most accurate", "largest", "lowest nll", "lowest ece", "highest derived_std", "smallest", PICK)
 RULES += ("random",)
 
@@ -128,9 +129,9 @@ def contrasts_of(found: Meta, label: str) -> str:
     )
 
 
-def chances_of(found: Meta) -> str:
+def chances_of(found: Meta, carried: bool) -> str:
     """What was claimed of the chosen teachers' chances, and what came true."""
-    rows = found.chances()
+    rows = found.chances(carried)
     return markdown(
         pd.DataFrame(
             {
@@ -155,8 +156,9 @@ def page(found: Meta) -> str:
         ("settings", "By setting, all families.", by_setting(found)),
         ("probes", f"Rank correlation with students under {PRIMARY}, random effects.", probes_of(found)),
         ("contrasts", "Mixed model z ~ probe + (1 | family), mean over settings.", contrasts_of(found, "all")),
-        ("chances", "Chances that the evidence claims.", chances_of(found)),
-    ]  # fmt: skip
+        ("chances", "Chances that the evidence claims.", chances_of(found, False)),
+        ("carried", f"The same drawn toward 1/T: {found.carried():.2f} is carried over.", chances_of(found, True)),
+    ]
     lines = ["<!-- written by data/evidence/evidence_numbers.py -->"]
     for name, title, table in parts:
         lines += [f"<!-- {name} -->", title, "", table, f"<!-- end of {name} -->"]
@@ -173,12 +175,12 @@ def main() -> None:
     if options.teachers:
         return
     found = cm.meta(pairs, rules={PICK: lambda probes: cm.pick(probes, evidence="none").teacher})
-    write_table(EMBEDDED / "evidence_rules.parquet", found.rules)
+    write_table(EMBEDDED / "evidence_rules.parquet", found.rules.assign(carried=found.carried()))
     for name, table in (
         ("rules", found.compared("most accurate")),
         ("probes", found.probes),
         ("contrasts", found.contrasts("all")),
-        ("chances", found.chances()),
+        ("chances", pd.concat([found.chances(carried).assign(carried=carried) for carried in (False, True)])),
         ("choices", found.choices[found.choices["rule"].isin([*RULES])]),
     ):
         write_text(HERE / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))

@@ -143,7 +143,7 @@ def test_reasons_are_few(probes, results):
     many = result_table(np.random.default_rng(6), students=("a", "b", "c", "d", "e"))
     by_std = pick(with_companions(probes), rule=VARIANCE_RULE)
     for choice in (by_std, pick(with_companions(probes)), pick(with_companions(probes), results)):
-        assert len(choice.reasons) <= 6
+        assert len(choice.reasons) <= 7
     choice = pick(with_companions(probes), many)
     of_students = [reason for reason in choice.reasons if reason.startswith("Student '")]
     assert len(choice.students) == 5 and len(of_students) == SHOWN_STUDENTS

@@ -144,6 +144,9 @@ def test_claims_are_held_against_the_students_of_the_family_left_out() -> None:
     claims = found.choices.dropna(subset="p_best").drop_duplicates("study")
     assert claims["came_true"].gt(0.9).all()  # a point ahead of the next, by seeds that differ by 0.15
     assert meta([study("a", PEAKED[0])], n_boot=20).chances().empty
+    drawn = found.chances(carried=True)
+    assert drawn["choices"].sum() == 3 and 0 <= found.carried() <= 1
+    assert drawn["claimed"].mean() <= table["claimed"].mean() + 1e-9
 
 
 def test_one_family_has_no_evidence_and_no_interval() -> None:

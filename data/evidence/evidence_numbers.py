@@ -1,11 +1,11 @@
 """All numbers of the evidence, from the studies of the package: its small tables, the docs' tables and figure.
 
-    python data/evidence/evidence_numbers.py [--teachers]
+    python data/evidence/evidence_numbers.py [--teachers] [--quick]
 
 Leaves each family out in turn (`capmismatch.meta`; some minutes of one core). Writes
 `capmismatch/embedded/evidence_teachers.parquet` (what `capmismatch.pick` takes of the students of the package, the only
-thing with ``--teachers``), `evidence_rules.parquet` (what rules lost), the tables `data/evidence/*.csv` and
-`tables.md`, which the docs include, and the figure `docs/_static/evidence-forest.png`.
+thing with ``--teachers``), `evidence_rules.parquet` (what rules lost), the tables `data/evidence/*.csv`,
+`tables.md` and `controls.md`, which the docs include, and the figure `docs/_static/evidence-forest.png`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
 
 import capmismatch as cm
 from capmismatch import plots
@@ -22,6 +23,7 @@ from capmismatch._utils.files import write_table, write_text
 from capmismatch.selection.candidates import FEATURES, number_of_classes, predictors
 from capmismatch.selection.evidence import families_of
 from capmismatch.selection.outlook import DEFAULT_PICK, LABEL
+from capmismatch.stats.across import mean_over
 from capmismatch.study.meta import EVIDENCE, Meta
 
 HERE = Path(__file__).parent
@@ -165,12 +167,66 @@ def page(found: Meta) -> str:
     return "\n".join(lines) + "\n"
 
 
+def controls_of(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> str:
+    """What each setting is worth over families: against plain students, against the primary setting, and by size."""
+    rows = []
+    for _, results in pairs:
+        tested = results[results["split"].eq("test")]
+        taught = tested[tested["teacher"].ne("")]
+        if PRIMARY not in set(taught["label"]) or "FLAT tau=4" not in set(taught["label"]):
+            continue  # of another study
+        plain = tested.loc[tested["teacher"].eq(""), "accuracy"].mean()
+        sizes = taught.groupby("teacher")["params"].first().sort_values()
+        means = taught.groupby(["label", "teacher"])["accuracy"].mean().unstack("label").reindex(sizes.index)
+        for label in means:
+            students, primary = means[label], means[PRIMARY]
+            rows.append(
+                {
+                    "setting": label,
+                    "over plain students": 100 * (students.mean() - plain),
+                    f"over {PRIMARY}": 100 * (students.mean() - primary.mean()),
+                    "the same, three largest teachers": 100 * (students - primary).iloc[-3:].mean(),
+                    "rank correlation with size": spearmanr(np.arange(len(students)), students).statistic,
+                }
+            )
+    table = pd.DataFrame(rows)
+    names = [name for name in table if name != "setting"]
+    shown = [
+        {"setting": label, **{name: _mean_in_words(of_label[name]) for name in names}}
+        for label, of_label in table.groupby("setting")
+    ]
+    return markdown(pd.DataFrame(shown))
+
+
+def _mean_in_words(values: pd.Series) -> str:
+    over = mean_over(values)
+    return "" if np.ptp(values) < 1e-9 else in_words(over.value, over.low, over.high)
+
+
+def draw(found: Meta) -> None:
+    """The forest plot of the docs: the evidence against the most accurate teacher, a mean over settings."""
+    forest = found.forest(EVIDENCE, "most accurate")
+    of_families = forest[~forest["mean"]].sort_values("value")
+    forest = pd.concat([of_families, forest[forest["mean"]]], ignore_index=True)
+    names = forest["name"].str.replace(r"^study \d+: ", "", regex=True)
+    forest["name"] = names.replace({"mlp": "letters", "A": "CIFAR-10, family A", "B": "CIFAR-10, family B"})
+    with plots.figure_style("default"):
+        ax = plots.forest(forest, quantity="points lost by the evidence, less those of the most accurate teacher")
+        ax.figure.savefig(ROOT / "docs" / "_static" / "evidence-forest.png", dpi=120, bbox_inches="tight")
+
+
 def main() -> None:
     """Write everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="figure and controls alone, from choices.csv and students")
     parser.add_argument("--teachers", action="store_true", help="the small table of teachers alone")
     options = parser.parse_args()
     pairs = cm.shipped_evidence()
+    write_text(HERE / "controls.md", "<!-- written by data/evidence/evidence_numbers.py -->\n" + controls_of(pairs))
+    if options.quick:
+        nothing = pd.DataFrame()
+        draw(Meta(nothing, nothing, nothing, pd.read_csv(HERE / "choices.csv"), nothing))
+        return
     write_table(EMBEDDED / "evidence_teachers.parquet", teachers(pairs))
     if options.teachers:
         return
@@ -185,11 +241,7 @@ def main() -> None:
     ):
         write_text(HERE / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
     write_text(HERE / "tables.md", page(found))
-    with plots.figure_style("default"):
-        forest = found.forest(EVIDENCE, "most accurate", PRIMARY)
-        forest["name"] = forest["name"].str.replace(r"^study \d+: ", "", regex=True)
-        ax = plots.forest(forest, quantity=f"points lost by the evidence, less those of the most accurate ({PRIMARY})")
-        ax.figure.savefig(ROOT / "docs" / "_static" / "evidence-forest.png", dpi=150, bbox_inches="tight")
+    draw(found)
     print(found)
 
 

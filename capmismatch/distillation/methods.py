@@ -83,6 +83,14 @@ METHODS: dict[str, MethodSpec] = {
     "SKD": _logits("skewed_kl"),
     "SRKD": _logits("skewed_reverse_kl"),
     "TopK": _logits("topk_kl"),
+    "DTKD": _logits("dtkd"),
+    "TTM": _logits("ttm"),
+    "WTTM": _logits("wttm"),
+    "NKD": _logits("nkd"),
+    "PLD": _logits("pld"),
+    "ABKD": _logits("abkd"),
+    "WKD": _logits("wkd"),
+    "MLKD": _logits("mlkd"),
     "GRAFT": _soft_labels(other=None),
     "SHUFFLE": _soft_labels(),
     "FLAT": _soft_labels(),
@@ -124,7 +132,8 @@ class Method:
     ----------
     name : str
         "CE" (no teacher), "KD", "ATS", "ISATS", "DKD", "NormKD", "StdKD", "DIST", "CorrKD", "CTKD", "RKD", "JS", "SKD",
-        "SRKD" or "TopK"; or a control, "GRAFT", "SHUFFLE" or "FLAT".
+        "SRKD", "TopK", "DTKD", "TTM", "WTTM", "NKD", "PLD", "ABKD", "WKD" or "MLKD"; or a control, "GRAFT", "SHUFFLE" or
+        "FLAT".
     tau : float or None
         Temperature of the teacher's logits (of the target's, for ATS and ISATS).
     tau_other : float or None

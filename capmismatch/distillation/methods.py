@@ -132,8 +132,8 @@ class Method:
     ----------
     name : str
         "CE" (no teacher), "KD", "ATS", "ISATS", "DKD", "NormKD", "StdKD", "DIST", "CorrKD", "CTKD", "RKD", "JS", "SKD",
-        "SRKD", "TopK", "DTKD", "TTM", "WTTM", "NKD", "PLD", "ABKD", "WKD" or "MLKD"; or a control, "GRAFT", "SHUFFLE" or
-        "FLAT".
+        "SRKD", "TopK", "DTKD", "TTM", "WTTM", "NKD", "PLD", "ABKD", "WKD" or "MLKD"; or a control, "GRAFT", "SHUFFLE"
+        or "FLAT".
     tau : float or None
         Temperature of the teacher's logits (of the target's, for ATS and ISATS).
     tau_other : float or None

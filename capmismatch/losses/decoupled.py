@@ -112,9 +112,9 @@ def nkd(
 
     References
     ----------
-    Yang et al., "From knowledge distillation to self-knowledge distillation: A unified approach with normalized loss and
-    customized soft labels", ICCV 2023, arXiv 2303.13005. Equal to ``nkd.py`` of its code (Apache-2.0); on CIFAR-100 that
-    has tau = 3, gamma = 3.5.
+    Yang et al., "From knowledge distillation to self-knowledge distillation: A unified approach with normalized loss
+    and customized soft labels", ICCV 2023, arXiv 2303.13005. Equal to ``nkd.py`` of its code (Apache-2.0), which has
+    tau = 3 and gamma = 3.5 on CIFAR-100.
 
     Examples
     --------

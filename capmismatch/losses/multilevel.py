@@ -29,8 +29,8 @@ def mlkd(
               + \frac{\beta}{N} \|P_t P_t^T - P_s P_s^T\|_F^2 + \frac{\gamma}{C} \|P_t^T P_t - P_s^T P_s\|_F^2
 
     with P the (N, C) probabilities of the batch at tau. The second term is about which examples are alike, the third
-    about which classes are; it grows with N as kd does not, so that few classes and large batches want a smaller gamma (the
-    source has 100 classes and batches of 64). Memory grows as N^2 + C^2.
+    about which classes are; it grows with N as `kd` does not, so that few classes and large batches want a smaller
+    gamma (the source has 100 classes and batches of 64). Memory grows as N^2 + C^2.
 
     Parameters
     ----------
@@ -61,8 +61,8 @@ def mlkd(
     Notes
     -----
     The paper also compares a weakly and a strongly augmented view of each image; here a batch has one view. It takes
-    the terms of the weak view over rows, and classes, that the teacher is less sure of; its code multiplies each term by
-    their share, about a half, which a weight does as well.
+    the terms of the weak view over rows, and classes, that the teacher is less sure of; its code multiplies each term
+    by their share, about a half, which a weight does as well.
 
     References
     ----------

@@ -27,8 +27,8 @@ def dtkd(
               \qquad \tau^t_i = \frac{2 m^t_i}{m^t_i + m^s_i} \tau, \quad \tau^s_i = \frac{2 m^s_i}{m^t_i + m^s_i} \tau
 
     with m the largest logit. The surer side gets the higher temperature; their mean is tau, and gradients flow through
-    the student's m. Logits are centred first, so that a constant added to a row changes nothing and m is positive; a row
-    that is constant on one side takes tau for both.
+    the student's m. Logits are centred first, so that a constant added to a row changes nothing and m is positive; a
+    row that is constant on one side takes tau for both.
 
     Parameters
     ----------
@@ -203,7 +203,7 @@ def wttm(student: Tensor, teacher: Tensor, tau: float = 5.0, *, check: bool = Tr
 
 
 def _transformed(student: Tensor, teacher: Tensor, tau: float, check: bool) -> tuple[Tensor, Tensor]:
-    """KL(teacher at tau || student at 1) of each row, and the logarithm of the sum of the teacher's powers, (N,) each."""
+    """KL(teacher at tau || student at 1) of each row, and the log of the sum of the teacher's powers, (N,) each."""
     must_be_temperature(tau, "tau")
     s, t = logits_pair(student, teacher, check)
     powers = torch.log_softmax(t, 1) / tau

@@ -222,7 +222,7 @@ def slow_nkd(s: Array, t: Array, y: Array) -> float:
 def slow_pld(s: Array, t: Array, y: Array) -> float:
     total = 0.0
     for a, b, label in zip(s, t, y, strict=True):
-        left = [label, *sorted((c for c in range(len(a)) if c != label), key=lambda c: -b[c])]  # noqa: B023 - at once
+        left = [label, *sorted((c for c in range(len(a)) if c != label), key=lambda c: -b[c])]
         weights = softmax(b / 1.5)
         while left:
             total += weights[left[0]] * (special.logsumexp(a[left]) - a[left[0]])

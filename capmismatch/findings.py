@@ -260,6 +260,13 @@ FINDINGS: dict[str, Finding] = {
             "No family could be chosen for by what the others teach: there is none, or they have no probes in common. "
             "Rules are compared, learning from other families is not.",
         ),
+        Finding(
+            "CM046",
+            "teacher looks smoothed",
+            "Of the rows that it is surest of, the teacher gets far more right than it says: as after training with "
+            "label smoothing or mixup. What such a teacher says of the wrong classes fades at a high temperature. "
+            "Compare temperatures 1 and 2 with the usual 4, or calibrate it (method CalKD).",
+        ),
     )
 }
 """Every finding by its code."""

@@ -155,7 +155,7 @@ class _Pass:
         rows = bank.select(split)
         self.wanted, self.tau, self.device = wanted, tau, device
         self.teachers = [TeacherRows(bank, key, rows, device) for key in bank.keys]
-        self.everyone = [AllRows(teacher) for teacher in self.teachers]
+        self.everyone = [AllRows(teacher, wanted.together) for teacher in self.teachers]
         self.restored = [Restored(specs, len(rows), bank.of_texts) for _ in self.teachers]
         self.means = [RunningMeans(None) for _ in self.teachers]
         self.pairs = list(combinations(range(len(self.teachers)), 2))

@@ -70,8 +70,8 @@ def wkd(
     Notes
     -----
     The paper takes d from features of the teacher's training images (a kernel alignment of classes) or from the weights
-    of its last layer; logits do not tell them, so the default here is another: the numbers agree for a given `cost`. As in its code, 1e-8 guards the divisions, so that hardly anything is moved
-    at costs above 18 epsilon.
+    of its last layer; logits do not tell them, so the default here is another: the numbers agree for a given `cost`. As
+    in its code, 1e-8 guards the divisions, so that hardly anything is moved at costs above 18 epsilon.
 
     References
     ----------

@@ -175,8 +175,10 @@ def test_networks_and_settings_that_can_be_stacked() -> None:
     ]
     assert reason_against(networks, x, Recipe()) == ""
     assert reason_against(networks, x, Recipe(autocast="bfloat16"))
-    for name in set(NAMED) - {"CTKD", "GRAFT"}:
+    for name in set(NAMED) - {"CTKD", "GRAFT", "MatchKD", "ClassKD"}:
         assert reason_against_method(Method(name), 10, 3) == ""
+    soft = Method("GRAFT", other="a", tau_student=2.0), Method("CalKD", tau_student=2.0)
+    assert [reason_against_method(method, 10, 3) for method in soft] == ["", ""]
 
 
 def test_the_losses_of_a_stack_are_the_criterions_with_their_gradients() -> None:

@@ -263,8 +263,8 @@ FINDINGS: dict[str, Finding] = {
         Finding(
             "CM046",
             "teacher looks smoothed",
-            "Of the rows that it is surest of, the teacher gets far more right than it says: as after training with "
-            "label smoothing or mixup. What such a teacher says of the wrong classes fades at a high temperature. "
+            "Where it is surest, the teacher is nearly always right, and yet it is sure of nothing: as after training "
+            "with label smoothing or mixup. What such a teacher says of the wrong classes fades at a high temperature. "
             "Compare temperatures 1 and 2 with the usual 4, or calibrate it (method CalKD).",
         ),
     )

@@ -109,7 +109,7 @@ def all_tables(
     >>> from capmismatch.data.bank import bank_from_arrays
     >>> bank = bank_from_arrays({"a": 3 * np.eye(4), "b": 5 * np.eye(4)}, [0, 1, 2, 3])
     >>> [len(table) for table in all_tables(bank, taus=[1, 4], progress=False)]
-    [72, 7, 24, 138]
+    [86, 7, 24, 138]
     """
     if bank.of_texts:
         raise InputError("one pass makes tables of examples with classes; those of texts are made one by one")

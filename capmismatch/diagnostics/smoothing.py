@@ -1,4 +1,4 @@
-"""Whether a teacher looks as if it had been trained on smoothed labels: right, and not sure of it."""
+"""Whether a teacher looks as if it had been trained on smoothed labels: right, and sure of nothing."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from numpy.typing import NDArray
 LEAST_ROWS = 40
 """Of the surest quarter; with fewer nothing is told."""
 
-SURE = 0.95
-"""A teacher whose surest quarter of rows has a mean confidence above this is not smoothed in a way that matters."""
+RIGHT = 0.99
+"""Share of the surest quarter that the teacher gets right: one that gets fewer right has reason not to be sure."""
 
-STRONG = 5.0
-"""Standard errors by which hits have to exceed what the confidences promise."""
+SURE = 0.985
+"""Confidence that one row in a hundred exceeds of any teacher that was trained on hard labels and is that often right."""
 
 
 def looks_smoothed(confidence: NDArray[np.float64], hit: NDArray[np.bool_]) -> bool:
-    r"""Whether a teacher gets its surest rows right far more often than it says.
+    r"""Whether a teacher is nearly always right on its surest rows, and yet sure of none.
 
-    Training on hard labels drives the confidence of easy rows to 1; label smoothing and mixup stop it at about
-    :math:`1 - \epsilon`, however easy the row is. So the surest quarter of the rows is looked at, where a teacher that
-    is only weak is as often right as it says.
+    Training on hard labels drives the confidence of easy rows to 1; label smoothing stops it near :math:`1 - \epsilon`,
+    however easy the row is.
 
     Parameters
     ----------
@@ -32,24 +31,23 @@ def looks_smoothed(confidence: NDArray[np.float64], hit: NDArray[np.bool_]) -> b
     Returns
     -------
     bool
-        True where :math:`\sum \mathrm{hit} - \sum p` over these rows exceeds five times
-        :math:`\sqrt{\sum p (1 - p)}`, and their mean confidence p is below 0.95.
+        True where at least 99 % of the surest quarter (40 rows or more) are right, and 99 % of all confidences are
+        below 0.985. Of perceptrons on letters, smoothing by 0.1 is found at every width, by 0.05 and mixup (alpha 0.4)
+        at the smallest alone; it is not found of plain, decayed or early-stopped ones, nor in the shipped studies.
 
     References
     ----------
-    Mueller, Kornblith, Hinton, "When does label smoothing help?", NeurIPS 2019, arXiv 1906.02629 (its effect on logits);
-    Chandrasegaran et al., "Revisiting label smoothing and knowledge distillation compatibility: What was missing?", ICML
-    2022, arXiv 2206.14532 (such teachers need a low temperature). The test is our own.
+    Mueller, Kornblith, Hinton, "When does label smoothing help?", NeurIPS 2019, arXiv 1906.02629 (what logits become);
+    Chandrasegaran et al., "Revisiting label smoothing and knowledge distillation compatibility: What was missing?",
+    ICML 2022, arXiv 2206.14532 (such teachers need a low temperature). The test is our own.
 
     Examples
     --------
     >>> right = np.ones(400, bool)
-    >>> looks_smoothed(np.full(400, 0.99), right), looks_smoothed(np.full(400, 0.9), right)
+    >>> looks_smoothed(np.linspace(0.5, 1.0, 400), right), looks_smoothed(np.linspace(0.5, 0.93, 400), right)
     (False, True)
     """
     surest = np.argsort(-confidence, kind="stable")[: len(confidence) // 4]
     if len(surest) < LEAST_ROWS:
         return False
-    promised, hits = confidence[surest], hit[surest]
-    error = float(np.sqrt((promised * (1 - promised)).sum()))
-    return bool(promised.mean() < SURE and hits.sum() - promised.sum() > STRONG * error)
+    return bool(hit[surest].mean() >= RIGHT and np.quantile(confidence, 0.99) < SURE)

@@ -1,8 +1,8 @@
 r"""Variance between classes and between groups of classes: how much of what a teacher says is about class relations.
 
 The variance over wrong classes has two parts in two ways. Over the examples of a class, that of their mean soft label
-and that of the examples around it; over the classes of a row, that between groups of alike classes and that within them.
-These parts are definitions of our own: no source says that they are the paper's.
+and that of the examples around it; over the classes of a row, that between groups of alike classes and that within
+them. These parts are definitions of our own: no source says that they are the paper's.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import optimize, special
-from studies import MakeStudy, letters_study
+from studies import letters_study
 
 from capmismatch import bank_from_arrays, matched_temperatures, probes, temperature
 from capmismatch.distillation.methods import PREPARED, Method
@@ -16,7 +16,7 @@ from capmismatch.distillation.prepared import blended
 from capmismatch.distillation.runs import plan, run_folder
 from capmismatch.errors import InputError
 from capmismatch.sources import letters
-from capmismatch.training.recipes import Recipe
+from capmismatch.study.study import Study
 
 DRAWS = torch.Generator().manual_seed(0)
 LOGITS, OTHER = (3 * torch.randn(60, 5, generator=DRAWS, dtype=torch.float64) for _ in range(2))
@@ -107,24 +107,24 @@ def test_labels_and_hashes_tell_them_apart() -> None:
 
 
 @pytest.mark.parametrize("engine", ["processes", "batched"])
-def test_prepared_methods_in_a_grid(
-    tmp_path: Path, make_study: MakeStudy, engine: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(letters, "RECIPE", Recipe(epochs=8, batch_size=50))  # teachers that are better than chance
+def test_prepared_methods_in_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    monkeypatch.setattr(letters, "RECIPE", letters.Recipe(epochs=6, batch_size=50))
     text = letters_study(
-        rows=(520, 300, 200),
-        widths=(4, 8),
+        rows=(600, 300, 200),  # so that the teachers are better than chance
+        widths=(16, 32),
         recipe="epochs = 2, batch_size = 50",
         views='kind = "noise", count = 2, sigma = 1.0',
         methods=(
             "KD",
             "CalKD",
-            'MatchKD\nother = "mlp4"',
+            'MatchKD\nother = "mlp16"',
             "ClassKD\nshare = 0.3",
-            'ClassKD\nshare = 0.3\nother = "mlp4"',
+            'ClassKD\nshare = 0.3\nother = "mlp16"',
         ),
     )
-    study = make_study(tmp_path, text, engine=engine)
+    (tmp_path / "study.toml").write_text(text)
+    study = Study(tmp_path / "study.toml", progress=False, engine=engine)
+    study.collect()
     table = study.distill()
     assert set(table["method"]) == {"KD", *PREPARED} and table["label"].value_counts().nunique() == 1
 
@@ -132,10 +132,10 @@ def test_prepared_methods_in_a_grid(
         rows = table[table["label"].eq(label) & table["teacher"].eq(teacher)]
         return rows.sort_values(["seed", "split"])["kl"].tolist()
 
-    for teacher, is_reference in (("mlp4", True), ("mlp8", False)):
-        own = divergences("MatchKD tau=4 same entropy as mlp4", teacher)
+    for teacher, is_reference in (("mlp16", True), ("mlp32", False)):
+        own = divergences("MatchKD tau=4 same entropy as mlp16", teacher)
         assert (own == pytest.approx(divergences("KD tau=4", teacher), abs=1e-4)) is is_reference
-        classes = [divergences(f"ClassKD tau=4 share=0.3{of}", teacher) for of in ("", " classes of mlp4")]
+        classes = [divergences(f"ClassKD tau=4 share=0.3{of}", teacher) for of in ("", " classes of mlp16")]
         assert (classes[0] == pytest.approx(classes[1], abs=1e-4)) is is_reference
     runs = plan(study, study.bank)
     assert len({run_folder(study, run).name for run in runs}) == len(runs) == 20

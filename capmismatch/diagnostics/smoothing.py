@@ -12,7 +12,7 @@ RIGHT = 0.99
 """Share of the surest quarter that the teacher gets right: one that gets fewer right has reason not to be sure."""
 
 SURE = 0.985
-"""Confidence that one row in a hundred exceeds of any teacher that was trained on hard labels and is that often right."""
+"""Confidence that one row in a hundred exceeds of a teacher that learnt hard labels and is that often right."""
 
 
 def looks_smoothed(confidence: NDArray[np.float64], hit: NDArray[np.bool_]) -> bool:

@@ -8,6 +8,7 @@ them. These parts are definitions of our own: no source says that they are the p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -135,7 +136,7 @@ def between_groups(softened: Softened, groups: Tensor) -> Tensor:
     return ((mass - sizes * mean).square() / sizes.clamp_min(1.0)).sum(1) / softened.wrong_classes
 
 
-def checked_groups(groups: Sequence[int], classes: int) -> Tensor:
+def checked_groups(groups: Sequence[int] | NDArray[Any], classes: int) -> Tensor:
     """Numbers of groups, (C,), as int64; InputError where they are none."""
     numbers = np.asarray(groups)
     if numbers.shape != (classes,) or not np.issubdtype(numbers.dtype, np.integer) or numbers.min() < 0:

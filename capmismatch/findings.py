@@ -274,6 +274,13 @@ FINDINGS: dict[str, Finding] = {
             "classes apart: a constant answer is always right.",
         ),
         Finding(
+            "CM046",
+            "teacher looks smoothed",
+            "Where it is surest, the teacher is nearly always right, and yet it is sure of nothing: as after training "
+            "with label smoothing or mixup. What such a teacher says of the wrong classes fades at a high temperature. "
+            "Compare temperatures 1 and 2 with the usual 4, or calibrate it (method CalKD).",
+        ),
+        Finding(
             "CM048",
             "unlike anything measured",
             "The number of classes, the teachers' sizes or accuracies, or the setting lie outside of all families "

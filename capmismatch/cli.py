@@ -284,7 +284,7 @@ def pick(
     folder: Folder = None,
     evidence: Annotated[
         tuple[str, ...],
-        Parameter(help="Folder of another study, whose results tell how much to trust probes; 'shipped', or 'none'."),
+        Parameter(help="Folder of another study, which shows how far to trust probes; 'shipped'; 'none'."),
     ] = (),
     family: Annotated[
         str | None, Parameter(help="Choose among the teachers of this family; other families are evidence.")
@@ -318,8 +318,7 @@ def pick(
     if out is not None:
         check_page(out)  # before a pilot takes its hours
     opened = _open(study, folder, quiet or json, workers)
-    if evidence:
-        options["evidence"] = read_evidence(evidence, Path())
+    options |= _set(evidence=read_evidence(evidence, Path()))
     if pilot is None:
         choice = opened.pick(**options)
     else:
@@ -397,9 +396,7 @@ def report(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> 
 def meta(
     studies: Annotated[tuple[Path, ...], Parameter(help="Folders of finished studies with probes and results.")] = (),
     *,
-    shipped: Annotated[
-        bool, Parameter(help="Also use the studies of the package.", negative="", show_default=False)
-    ] = False,
+    shipped: Annotated[bool, Parameter(help="Add the package's studies.", negative="", show_default=False)] = False,
     out: Annotated[Path | None, Parameter(help="Write all tables and a forest plot to this folder.")] = None,
 ) -> None:
     """Test rules and probes over several studies, leaving out one family at a time."""

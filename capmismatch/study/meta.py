@@ -316,6 +316,8 @@ def meta(
     evidence : bool, default True
         Whether to try `capmismatch.pick` with the other families as evidence, too: with many families it takes nearly
         all the time.
+    rules : mapping from str to callable, optional
+        Rules of one's own by their names: each gets the probes of a family and names a teacher.
     n_boot, seed : int
         Draws of `capmismatch.pick` with the other families as evidence, and their seed.
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from capmismatch._numerics.condensed import is_kept
-from capmismatch._numerics.condensing import K, log_sum_exp
+from capmismatch._numerics.condense_settings import K
+from capmismatch._numerics.condensing import log_sum_exp
 from capmismatch._utils.files import replacing
 from capmismatch._utils.optional import need
 from capmismatch.data.bank import LogitBank

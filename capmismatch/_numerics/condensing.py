@@ -26,7 +26,7 @@ from capmismatch._numerics.arrays import ArrayLike, as_labels
 from capmismatch._numerics.condense_settings import K, checked_betas
 from capmismatch._numerics.plain_arrays import plain_array
 from capmismatch._numerics.threads import blocks, run_in_threads
-from capmismatch.errors import InputError, must_be_one_of, must_count
+from capmismatch.errors import InputError, must_count
 
 if devices.HAS_NUMBA:
     from capmismatch._numerics import condense_loops as kernels

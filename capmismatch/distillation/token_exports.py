@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from capmismatch._numerics.condensed import is_kept
 from capmismatch._numerics.condense_settings import K
+from capmismatch._numerics.condensed import is_kept
 from capmismatch._numerics.condensing import log_sum_exp
 from capmismatch._utils.files import replacing
 from capmismatch._utils.optional import need

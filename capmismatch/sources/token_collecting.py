@@ -128,7 +128,7 @@ def collect_condensed(
 
 
 class _Reader:
-    """What is kept of some rows of one teacher, from passes over the whole windows that they lie in, or saved logits."""
+    """What is kept of some rows of one teacher, from passes over their whole windows, or saved logits."""
 
     def __init__(
         self, teacher: Teacher, dataset: Dataset, settings: TokenSettings, passes: Passes, reference: TokenFile | None

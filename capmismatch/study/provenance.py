@@ -154,8 +154,8 @@ def _settings_hash(config: StudyConfig) -> str:
     collect = {
         key: value
         for key, value in asdict(config.collect).items()
-        if key != "batch_size" and not (key in CONDENSING and value == getattr(plain, key))  # as banks of before have it
-    }
+        if key != "batch_size" and not (key in CONDENSING and value == getattr(plain, key))
+    }  # as banks of before have it
     collect["dtype"] = collect["dtype"] or "float32"
     return hash_of([list(config.family), data, collect])
 

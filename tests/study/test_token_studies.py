@@ -1,4 +1,4 @@
-"""Studies of language models of a large vocabulary: every stage on condensed rows, and what needs all tokens refused."""
+"""Studies of large vocabularies: every stage on condensed rows, and what needs all tokens is refused."""
 
 import json
 import warnings

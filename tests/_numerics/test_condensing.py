@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capmismatch._numerics import condensing
-from capmismatch._numerics.condensed import CondensedParts
 from capmismatch._numerics.condense_settings import checked_betas
+from capmismatch._numerics.condensed import CondensedParts
 from capmismatch._numerics.condensing import Condensed, condense
 from capmismatch._numerics.isats_problem import Search
 from capmismatch._numerics.isats_search import maximise

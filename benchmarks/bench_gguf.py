@@ -16,6 +16,7 @@ import argparse
 import gzip
 import tempfile
 import time
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -97,7 +98,8 @@ def main() -> None:
         ("condensing, share of the forward pass", len(values), 100 * spent["condense"] / spent["forward"], "%"),
     ]
     logits, tokens = torch.from_numpy(values), torch.from_numpy(labels)
-    dense, condensed = take_apart(logits, tokens), CondensedParts.of(cm.condense(values, labels, K))
+    dense, kept_rows = take_apart(logits, tokens), cm.condense(values, labels, K)
+    condensed = CondensedParts.of(replace(kept_rows, below=kept_rows.below.astype(np.float16)))  # as a bank keeps them
     for tau in TAUS:
         of_all, of_kept = Softened.of(dense, tau), Softened.of(condensed, tau)
         for name in PROBES if tau == 1 else PROBES[:2]:

@@ -22,6 +22,7 @@ name                    term                                                    
 `skewed_kl`             KL(teacher || a mixture with the student)                         DistiLLM, arXiv 2402.03898
 `skewed_reverse_kl`     KL(student || a mixture with the teacher)                         arXiv 2402.03898
 `topk_kl`               `kd` over the teacher's k likeliest classes                       DistillKit, axolotl, MaxText
+`listed_kl`             the same from stored lists of likely tokens; not in `LOSSES`      DistillKit, axolotl, MaxText
 ======================= ================================================================= ============================
 
 Gradients flow to the student alone. Half-precision logits are converted to float32, also under autocast. Finite logits
@@ -37,7 +38,7 @@ from capmismatch.losses.correlation import correlation_kd, dist, rank_kd
 from capmismatch.losses.criterion import LOSSES, Criterion, Loss
 from capmismatch.losses.curriculum import CurriculumKD, curriculum_kd, curriculum_strength
 from capmismatch.losses.decoupled import dkd
-from capmismatch.losses.divergences import js, reverse_kl, skewed_kl, skewed_reverse_kl, topk_kl
+from capmismatch.losses.divergences import js, listed_kl, reverse_kl, skewed_kl, skewed_reverse_kl, topk_kl
 from capmismatch.losses.softened import ats, isats, kd, norm_kd, soft_cross_entropy, standardized_kd
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "isats",
     "js",
     "kd",
+    "listed_kl",
     "norm_kd",
     "rank_kd",
     "reverse_kl",

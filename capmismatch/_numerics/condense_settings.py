@@ -35,4 +35,3 @@ def checked_betas(betas: str | Iterable[float]) -> NDArray[np.float64]:
     if numbers.ndim != 1 or not len(numbers) or not bool(np.all((numbers > 1e-6) & (numbers < 1e6))):
         raise InputError(f"expected betas that are positive inverse temperatures, got {numbers.tolist()}")
     return np.unique(numbers)
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -137,11 +137,13 @@ def export_tokens(
     if format == "trl":
         _write_data_set(Path(path), sequences, told)
     else:
-        columns, record = {
+        packed = partial(_packed, bits=index_bits(len(bank.classes)))
+        forms: dict[str, tuple[dict[str, pa.DataType], Callable[[dict[str, Any]], dict[str, Any]]]] = {
             "distillkit": (RAW, _raw),
-            "distillkit-packed": (PACKED, partial(_packed, bits=index_bits(len(bank.classes)))),
+            "distillkit-packed": (PACKED, packed),
             "axolotl": (AXOLOTL, _of_axolotl),
-        }[format]
+        }
+        columns, record = forms[format]
         _write_parquet(Path(path), columns, map(record, sequences), told)
         if format == "distillkit-packed":
             write_text(Path(path) / "distillkit.yaml", _settings_of_packed(len(bank.classes), width + 1))
@@ -233,7 +235,7 @@ def _settings_of_packed(vocabulary: int, width: int) -> str:
 def _of_axolotl(sequence: dict[str, Any]) -> dict[str, Any]:
     """A tokenised sequence as axolotl's trainer takes it: its list i is of the logits at i, so of the token i + 1."""
     logs = np.array(sequence["logprobs"], np.float64)
-    told = np.isfinite(logs).any(1)
+    told = np.asarray(np.isfinite(logs).any(1))
     logs[told] -= np.logaddexp.reduce(logs[told], axis=1, keepdims=True)
     width, length = logs.shape[1], len(sequence["input_ids"])
     mask = np.repeat(told[:, None].astype(np.int64), width, 1)

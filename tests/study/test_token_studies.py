@@ -106,6 +106,7 @@ def finished(material, tmp_path_factory):
     return study, choice
 
 
+@pytest.mark.slow
 def test_every_stage_works_on_condensed_rows(finished):
     study, choice = finished
     bank = study.bank
@@ -138,6 +139,7 @@ def test_every_stage_works_on_condensed_rows(finished):
     assert "lm-32" in page and "Take teacher" in page
 
 
+@pytest.mark.slow
 def test_a_later_stage_reads_what_is_there_and_tells_what_changed(finished):
     study, _ = finished
     again = Study(study.file, study.folder, progress=False)
@@ -148,6 +150,15 @@ def test_a_later_stage_reads_what_is_there_and_tells_what_changed(finished):
         Study(other, study.folder, progress=False).probe()
 
 
+@pytest.mark.slow
+def test_a_look_before_it_runs_finds_nothing_wrong(finished):
+    from capmismatch.study.inspection import inspect_study
+
+    look = inspect_study(finished[0])
+    assert look.problems == [] and look.teachers["teacher"].tolist() == ["lm-24", "lm-32", "lm-48"]
+
+
+@pytest.mark.slow
 def test_the_explorer_opens_the_study(finished):
     from capmismatch.explorer.tables import Reader
 

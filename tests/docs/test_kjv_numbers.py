@@ -19,12 +19,12 @@ LOSSES = {
     "short": [
         "KD tau=1 w=1",
         "ISATS order m=1 wrong=plain tau=1 w=1",
-        "KD tau=2 student tau=2 w=1",
+        "KD tau=2 w=1",
         "SKD",
         "TopK k=8 tail=renormalise",
         "RKD",
     ],
-    "demo": ["KD tau=1 w=1", "KD tau=2 student tau=2 w=1", "RKD"],
+    "demo": ["KD tau=1 w=1", "KD tau=2 w=1", "RKD"],
 }
 
 

@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 from numba.core.dispatcher import Dispatcher
 
 from capmismatch import probes, ranks, temperature
-from capmismatch._numerics import condense_loops, devices, isats_loops, rank_loops, softmax_loops
+from capmismatch._numerics import condense_loops, devices, isats_loops, rank_flat, rank_loops, softmax_loops
 from capmismatch._numerics.class_means import AroundClass, mean_by_class
 from capmismatch._numerics.condensing import condense
 from capmismatch._numerics.isats_problem import Search
@@ -156,7 +156,7 @@ def kernels_alone() -> None:
 
 def never_called() -> list[str]:
     """Kernels that nothing above has compiled."""
-    modules = (softmax_loops, isats_loops, rank_loops, condense_loops)
+    modules = (softmax_loops, isats_loops, rank_loops, rank_flat, condense_loops)
     kernels = {f"{m.__name__}.{name}": f for m in modules for name, f in vars(m).items() if isinstance(f, Dispatcher)}
     return [name for name, kernel in kernels.items() if not kernel.overloads]
 

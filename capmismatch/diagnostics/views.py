@@ -141,7 +141,7 @@ def _of_logits(bank: LogitBank, record: TeacherRecord, rows: Ints) -> View:
         return _of_tokens(bank, record, rows)
     labels, classes = bank.rows.labels[rows], len(bank.classes)
     priors = np.bincount(labels, minlength=classes) / max(1, len(labels))
-    step = max(1, (1 << 17) // classes)
+    step = max(1, (1 << 19) // classes)
     parts, alike, lacking = [], np.zeros(3), np.zeros(3)
     for start in range(0, len(rows), step):
         logits = bank.take(record.key, rows[start : start + step])

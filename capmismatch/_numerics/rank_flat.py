@@ -263,7 +263,16 @@ class FlatSpace:
         self.tied = np.empty((*shape[:2], LISTED * shape[2], 2), np.uint16)
         words = self.sorted.words
         bytewise = shape[2] >= LEAST_BYTEWISE and dtype.itemsize < 8
-        self.scratch = (np.empty(shape[2], words.dtype), np.empty((dtype.itemsize, 256), np.int32)) if bytewise else None
+        self.scratch = (
+            (np.empty(shape[2], words.dtype), np.empty((dtype.itemsize, 256), np.int32)) if bytewise else None
+        )
+
+    def sort(self, words: NDArray[Any], low: Any) -> None:
+        """Sort each row by all bits from that one on."""
+        if self.scratch is None:
+            words.sort(axis=2)
+        else:
+            _sort_by_bytes(words, low, *self.scratch)
 
 
 class FlatRanks:
@@ -273,11 +282,7 @@ class FlatRanks:
         self.shape = n, _ = logits[0].shape
         self.order, self.place, self.mid = space.order[:n], space.place[:n], space.mid[:n]
         self._ties, self.tied = space.ties[:n], space.tied[:n]
-        sort = None
-        if space.scratch is not None:
-            other, starts = space.scratch
-            sort = lambda words, low: _sort_by_bytes(words, low, other, starts)  # noqa: E731 - with what it needs
-        words, shift, nans = sorted_words(logits, space.sorted, sort)
+        words, shift, nans = sorted_words(logits, space.sorted, space.sort)
         _place(words, shift, self.order, self.place, self.mid, self._ties, self.tied)
         self.ties, self.nans = self._ties.T, nans.T
 

@@ -217,7 +217,7 @@ class Study:
     @cached_property
     def recipe(self) -> Recipe:
         """How students are trained."""
-        from capmismatch.training.loop import Recipe
+        from capmismatch.training.recipes import Recipe
 
         table, defaults = dict(self.distillation.recipe), {}
         if "name" in table:

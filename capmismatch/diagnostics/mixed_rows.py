@@ -8,7 +8,7 @@ paired at random, which is known.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,7 +108,7 @@ def mixed_up(
     """
     peers, found = list(names), {}
     while len(peers) > 2:
-        total = np.sum([rows[name] for name in peers], axis=0)
+        total = added(rows[name] for name in peers)
         alike = {
             name: likeness(rows[name], total - rows[name] if name in peers else total, margins[name])
             for name in names
@@ -137,6 +137,15 @@ def standardised(logits: NDArray) -> NDArray[np.float32]:
         centred[block] = rows
     centred -= (total / max(1, len(logits))).astype(np.float32)
     return centred
+
+
+def added(of_teachers: Iterable[NDArray]) -> NDArray:
+    """The sum of arrays of one shape, without a second copy of all of them."""
+    each = iter(of_teachers)
+    total = next(each).copy()
+    for one in each:
+        total += one
+    return total
 
 
 def likeness(rows: NDArray, others: NDArray, margin: Floats) -> Likeness | None:

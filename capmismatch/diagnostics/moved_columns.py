@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from capmismatch.diagnostics.mixed_rows import added
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -109,7 +111,7 @@ def moved_among_peers(rows: Mapping[str, NDArray[np.float32]], most_steps: float
     columns = {name: _unit_columns(one[some]) for name, one in rows.items()}
     found: dict[str, list[int]] = {}
     while len(names) > 2:
-        total = np.sum([columns[name] for name in names], axis=0)
+        total = added(columns[name] for name in names)
         moved = {name: _moved(columns[name], total - columns[name]) for name in names}
         worst = max(names, key=lambda name: moved[name][1])
         if not moved[worst][0]:

@@ -1,7 +1,7 @@
 r"""How two rows of logits become a rank correlation: sorted once per teacher, then counted in integers.
 
 This module cuts the rows into blocks, gives each to a thread, and makes metrics of the counts. The counts come from
-`rank_loops` (compiled, on the CPU) or `rank_tensors` (on any other device): the same integers.
+`rank_flat` and `rank_loops` (compiled, on the CPU) or `rank_tensors` (on any other device): the same integers.
 
 **One row, step by step.** Two teachers, five classes, and class 0 is the label:
 

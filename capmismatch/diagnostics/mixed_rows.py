@@ -172,10 +172,10 @@ def _looked_through(
     sure = {name: one for name in names if (one := likeness(rows[name], others[name], margins[name])) is not None}
     usual = float(np.median([sure[name].against for name in peers if name in sure] or [0.0]))
     yield from ((name, one.mixed, one.gain) for name, one in sure.items() if one.two_heaps(usual))
-    every = {name: one for name in names if (one := strays(rows[name], others[name])) is not None}
-    for name, one in every.items():
-        usual = float(np.median([every[peer].against for peer in peers if peer in every and peer != name] or [0.0]))
-        if (mixed := one.mixed(usual)) is not None:
+    strayed = {name: stray for name in names if (stray := strays(rows[name], others[name])) is not None}
+    for name, stray in strayed.items():
+        usual = float(np.median([strayed[peer].against for peer in peers if peer in strayed and peer != name] or [0.0]))
+        if (mixed := stray.mixed(usual)) is not None:
             yield name, *mixed
 
 
@@ -285,7 +285,7 @@ def _heap_over_agreement(values: Floats, agreed: Floats) -> tuple[float, float, 
         are, and the scatter about it.
     """
     values = values.astype(np.float64)
-    columns = np.stack([np.ones_like(values), agreed.astype(np.float64)], axis=1)
+    columns: Floats = np.stack([np.ones_like(values), agreed.astype(np.float64)], axis=1)
     of_random = norm.logpdf(values)
 
     def line(weights: Floats, fit: tuple[Floats, float] | None = None) -> tuple[Floats, float]:
@@ -294,7 +294,7 @@ def _heap_over_agreement(values: Floats, agreed: Floats) -> tuple[float, float, 
             near = (TAILS + 1) / (TAILS + ((values - columns @ slopes) / scatter) ** 2) if np.isfinite(scatter) else 1.0
             weight = weights * near
             crossed = columns.T @ (weight[:, None] * columns) + 1e-6 * np.eye(2)
-            slopes = np.linalg.solve(crossed, columns.T @ (weight * values))
+            slopes = np.linalg.solve(crossed, columns.T @ (weight * values)).astype(np.float64)
             if slopes[1] < 0:
                 slopes = np.array([np.average(values, weights=weight), 0.0])
             rest = values - columns @ slopes

@@ -76,9 +76,12 @@ def points_of(figure: Figure) -> list[tuple[float, float, str]]:
     width, height = figure.bbox.width, figure.bbox.height
     points = []
     for artist in figure.findobj(lambda one: one in _POINTS):
-        line = isinstance(artist, Line2D)
-        places = artist.get_xydata() if line else np.asarray(artist.get_offsets())
-        transform = artist.get_transform() if line else artist.get_offset_transform()
+        if isinstance(artist, Line2D):
+            places, transform = artist.get_xydata(), artist.get_transform()
+        elif isinstance(artist, PathCollection):
+            places, transform = artist.get_offsets(), artist.get_offset_transform()
+        else:
+            continue
         seen = transform.transform(np.asarray(places, float))
         points += [
             (round(float(x / width), 4), round(float(1 - y / height), 4), tip)
@@ -314,9 +317,8 @@ def _write_pictures(figure: Figure, pictures: Sequence[Path]) -> None:
         with mpl.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "capmismatch", "savefig.bbox": None}):
             for picture in pictures:
                 kind = picture.suffix[1:]
-                dots = {"dpi": 300} if kind == "png" else {}
                 with replacing(picture) as file:
-                    figure.savefig(file, format=kind, metadata=about[kind], **dots)
+                    figure.savefig(file, format=kind, metadata=about[kind], dpi=300 if kind == "png" else "figure")
     finally:
         if engine is not None:
             figure.set_layout_engine(engine)

@@ -127,7 +127,8 @@ def figures(folder: Path) -> list[Figure]:
 
 def _figure(name: str, file: Path) -> Figure:
     title = name.replace("_", " ").capitalize().replace("Isats", "ISATS").replace(" nll", " NLL")
-    width, height, points = 0, 0, ()
+    width, height = 0, 0
+    points: tuple[tuple[float, float, str], ...] = ()
     with suppress(OSError), Image.open(file) as picture:
         width, height = picture.size
         points = _points(picture)

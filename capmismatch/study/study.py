@@ -388,6 +388,7 @@ class Study:
 
     def _choose(self, **options: Any) -> Choice:
         from capmismatch.selection.picking import pick
+
         split, probes = splits_of(self.bank)[0], self.load("probes")
         results = self.load("results") if self.has("results") else None
         options = self.pick_options() | options

@@ -217,7 +217,7 @@ class Study:
     @cached_property
     def recipe(self) -> Recipe:
         """How students are trained."""
-        from capmismatch.training.loop import Recipe
+        from capmismatch.training.recipes import Recipe
 
         table, defaults = dict(self.distillation.recipe), {}
         if "name" in table:
@@ -392,12 +392,13 @@ class Study:
 
     def _choose(self, **options: Any) -> Choice:
         from capmismatch.selection.picking import pick
-        from capmismatch.study.rule_values import rule_values
 
         split, probes = splits_of(self.bank)[0], self.load("probes")
         results = self.load("results") if self.has("results") else None
         options = self.pick_options() | options
         if results is None and not options["evidence"]:
+            from capmismatch.study.rule_values import rule_values
+
             rule, device = options.get("rule", "auto"), self.config.probe.device
             options.setdefault("values", rule_values(self.bank, probes, rule, split, device))
         return self.handing_over(pick(probes, results, split=split, **options))

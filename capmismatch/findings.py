@@ -260,6 +260,18 @@ FINDINGS: dict[str, Finding] = {
             "No family could be chosen for by what the others teach: there is none, or they have no probes in common. "
             "Rules are compared, learning from other families is not.",
         ),
+        Finding(
+            "CM050",
+            "no features of this teacher",
+            "Features were asked for, and this teacher brings saved logits alone: nothing of its layers can be "
+            "measured, and a probe of features compares the other teachers only.",
+        ),
+        Finding(
+            "CM051",
+            "two tests of a peak disagree",
+            "Of a rise that is followed by a fall, the slopes up to and from each teacher tell one thing, and two lines "
+            "with a break tell another. The peak rests on the test: take it for established only where both call it.",
+        ),
     )
 }
 """Every finding by its code."""

@@ -167,6 +167,12 @@ class LogitBank:
     def _runs(self) -> list[tuple[str, str, str]]:
         return _runs_of(self.teachers)
 
+    def keep(self, keys: Iterable[str]) -> None:
+        """Leave out all teachers and students but these; nothing on disk changes."""
+        kept = set(keys)
+        self.teachers = [record for record in self.teachers if record.key in kept]
+        self.students = [record for record in self.students if record.key in kept]
+
     def has_features(self, key: str) -> bool:
         """Whether the bank has features of a teacher or student."""
         return self.key_of(key) in self._features
@@ -175,6 +181,11 @@ class LogitBank:
     def all_have_features(self) -> bool:
         """Whether the bank has features of each teacher."""
         return bool(self.teachers) and all(record.key in self._features for record in self.teachers)
+
+    @property
+    def feature_hashes(self) -> dict[str, str]:
+        """SHA-256 of the stored features of each network that has some, by its key."""
+        return {key: features.record.sha256 for key, features in sorted(self._features.items())}
 
     def features_of(self, key: str) -> Features:
         """The features (N, D) of one teacher, to be read by rows.
@@ -188,7 +199,8 @@ class LogitBank:
         if key not in self._features:
             there = sorted(self._features)
             raise InputError(
-                f"expected features of {key!r}, the bank has those of {there or 'no teacher'}: collect with features=True"
+                f"expected features of {key!r}, the bank has those of {there or 'no teacher'}: collect with "
+                "features=True"
             )
         return self._features[key]
 
@@ -503,7 +515,9 @@ def bank_from_arrays(
         must_be_one_of(teacher, arrays, "teacher in params")
         must_be_a_count(size, f"params of teacher {teacher!r}")
     students = [students] if isinstance(students, str) else list(map(str, students))
-    given = {str(teacher): logit_array(values, f"features of {teacher!r}") for teacher, values in (features or {}).items()}
+    given = {
+        str(teacher): logit_array(values, f"features of {teacher!r}") for teacher, values in (features or {}).items()
+    }
     for teacher in (*students, *given):
         must_be_one_of(teacher, arrays, "network among the logits")
     opened = []

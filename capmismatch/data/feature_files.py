@@ -178,7 +178,10 @@ class Features:
 
     def verify(self) -> None:
         """Raise a BankError where the bytes are not those of the hash stored with them."""
-        if self.record.sha256 and hash_logits(self.stored, max(1, (32 << 20) // (2 * self.width))) != self.record.sha256:
+        if (
+            self.record.sha256
+            and hash_logits(self.stored, max(1, (32 << 20) // (2 * self.width))) != self.record.sha256
+        ):
             raise BankError(f"{self._place} is damaged: its features do not match the hash stored with them")
         self._is_verified = True
 

@@ -10,10 +10,11 @@ from capmismatch._numerics.plain_arrays import listed
 from capmismatch._numerics.soft_label_spec import CLASS_DEFAULTS, TOKEN_DEFAULTS, SoftLabelSpec, compared_specs
 from capmismatch.data.bank import LogitBank
 from capmismatch.errors import InputError, must_be_one_of, must_be_temperatures
-from capmismatch.probes import REGISTRY
+from capmismatch.probes import PAIRS, REGISTRY
 
 TAUS = (1.0, 2.0, 4.0, 8.0)
 TOKEN_TAUS = (0.5, 1.0, 2.0)  # of texts: at 4 the effective number of tokens nears the vocabulary's
+OF_NO_EXAMPLE = ("family", "features")  # kinds of probes that a single example does not have
 OF_ALL_COLUMNS = ("spread", "classes")  # kinds of probes that condensed rows cannot tell
 
 
@@ -41,13 +42,24 @@ def probes_of(names: Iterable[str] | None, bank: LogitBank, *, per_example: bool
         An unknown probe, one that examples do not have where `per_example` is set, or one that needs all columns of
         condensed rows.
     """
-    known = [name for name, p in REGISTRY.items() if not per_example or p.kind != "family"]
+    known = [name for name, p in REGISTRY.items() if not per_example or p.kind not in OF_NO_EXAMPLE]
     if names is None:
         told = [name for name in known if bank.of_texts or not REGISTRY[name].vocabulary]
+        if not bank.all_have_features:
+            told = [name for name in told if REGISTRY[name].kind != "features"]
         return [name for name in told if not (bank.condensed and REGISTRY[name].kind in OF_ALL_COLUMNS)]
     chosen = list(dict.fromkeys(listed(names)))
+    if bank.students and not per_example:  # probes of pairs are measured beside those of the teachers
+        chosen = [name for name in chosen if name not in PAIRS]
     for name in chosen:
+        if name in PAIRS and not per_example:
+            raise InputError(
+                f"the probe {name!r} compares a teacher with a student, and the bank has none: expected a network with "
+                "the role 'student'"
+            )
         must_be_one_of(name, known, "probe")
+        if REGISTRY[name].kind == "features" and bank.teachers:
+            bank.features_of(next((key for key in bank.keys if bank.has_features(key)), bank.keys[0]))
         if REGISTRY[name].kind in OF_ALL_COLUMNS:
             bank.must_keep_all(f"values of the probe {name!r}")
     return chosen

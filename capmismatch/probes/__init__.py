@@ -21,7 +21,21 @@ from capmismatch.probes.calibration import (
     ece_under,
     nll,
 )
+from capmismatch.probes.features import cka, effective_rank, h_score, logme, nc1
 from capmismatch.probes.logits import logit_norm, logit_std, max_logit, max_wrong_logit, mean_logit, target_logit
+from capmismatch.probes.pairs import (
+    PAIRS,
+    PairProbe,
+    grace,
+    gradient_cosine,
+    kl,
+    reverse_kl,
+    rsr,
+    size_gap,
+    size_ratio,
+    skewed_kl,
+    wrong_rsr,
+)
 from capmismatch.probes.size import log_params
 from capmismatch.probes.spread import class_means, cmi, within_class_spread
 from capmismatch.probes.variance import (
@@ -38,14 +52,17 @@ from capmismatch.probes.variance import (
 )
 
 __all__ = [
+    "PAIRS",
     "REGISTRY",
     "AroundClass",
+    "PairProbe",
     "Probe",
     "Softened",
     "accuracy",
     "adaptive_error",
     "brier",
     "calibration_bins",
+    "cka",
     "class_means",
     "classwise_ace",
     "cmi",
@@ -57,22 +74,35 @@ __all__ = [
     "ece",
     "ece_over",
     "ece_under",
+    "effective_rank",
     "effective_wrong",
     "entropy",
     "expected_signs",
+    "grace",
+    "gradient_cosine",
+    "h_score",
     "inherent_variance",
+    "kl",
     "log_params",
     "logit_norm",
     "logit_std",
+    "logme",
     "max_logit",
     "max_wrong_logit",
     "mean_logit",
+    "nc1",
     "nll",
     "non_target_mass",
     "per_example",
+    "reverse_kl",
+    "rsr",
     "scaled_derived_variance",
+    "size_gap",
+    "size_ratio",
+    "skewed_kl",
     "target_logit",
     "target_prob",
     "within_class_spread",
     "wrong_entropy",
+    "wrong_rsr",
 ]

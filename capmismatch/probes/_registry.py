@@ -43,9 +43,10 @@ class Probe:
         * "calibration": confidences and hits of all examples, (N,) each
         * "classes": all examples' probabilities of some classes, (N, K), and whether each is of that class, (N, K)
         * "family": the number of parameters
+        * "features": a `FeatureMoments` of all examples
     compute : callable
-        Returns a value for each example, (N,), whose mean and standard error tables show; one number with kind
-        "family".
+        Returns a value for each example, (N,), whose mean and standard error tables show; one number with the kinds
+        "family" and "features".
     vocabulary : bool
         Whether it is for rows over a vocabulary: tables have it by default where rows are positions of texts.
     """
@@ -175,7 +176,7 @@ References
 
 
 def expected_signs() -> dict[str, int]:
-    """The expected sign of every registered probe's link with student accuracy.
+    """The expected sign of every probe's link with student accuracy, those of pairs included.
 
     Returns
     -------
@@ -187,4 +188,6 @@ def expected_signs() -> dict[str, int]:
     >>> expected_signs()["derived_variance"], expected_signs()["ece"]
     (1, -1)
     """
-    return {name: probe.expected_sign for name, probe in REGISTRY.items()}
+    from capmismatch.probes.pairs import PAIRS
+
+    return {name: probe.expected_sign for name, probe in (REGISTRY | PAIRS).items()}

@@ -181,7 +181,7 @@ def pick(
     if not 0 <= tolerance < np.inf:
         raise InputError(f"expected a tolerance in {by.unit} >= 0, got {tolerance!r}")
     probes, results, unusable = usable_tables(probes, results)
-    measurements, profiles = read_probes(probes, split)
+    measurements, profiles = read_probes(probes, split, _only_student(probes, results, student))
     pairs = [(theirs, by.compared(students)) for theirs, students in as_pairs(evidence)]
     if results is not None:
         results = by.compared(checked_results(results))
@@ -224,6 +224,14 @@ def pick(
     methods = settings_in([*([] if results is None else [results]), *(pair[1] for pair in pairs)])
     choice = replace(choice, basis=replace(choice.basis, methods=methods))
     return _with_left_out(choice, probes, unusable, repeated, mute)
+
+
+def _only_student(probes: pd.DataFrame, results: pd.DataFrame | None, student: str | None) -> str | None:
+    """The student whose pairs with the teachers count: the one asked for, or the only one that there is."""
+    if "student" not in probes or student is not None or results is None:
+        return student
+    taught = set(with_teacher(results)["student"]) if "student" in results else set()
+    return str(taught.pop()) if len(taught) == 1 else None
 
 
 def _rule_to_follow(rule: str, probes: pd.DataFrame, profiles: pd.DataFrame) -> Rule:

@@ -465,9 +465,7 @@ def _logits(
     return _checked(runner(low, high), low, high, teacher, dataset, dtype)
 
 
-def _checked(
-    logits: NDArray[Any], low: int, high: int, teacher: Teacher, dataset: Dataset, dtype: str
-) -> NDArray[Any]:
+def _checked(logits: NDArray[Any], low: int, high: int, teacher: Teacher, dataset: Dataset, dtype: str) -> NDArray[Any]:
     if logits.ndim != 2 or len(logits) != high - low:
         raise InputError(
             f"expected logits of shape {(high - low, len(dataset.classes))}, got {logits.shape} from teacher "

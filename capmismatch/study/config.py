@@ -103,7 +103,8 @@ class ProbeConfig:
     taus : tuple of float
         Temperatures of the probes that depend on one.
     names : tuple of str, optional
-        Which probes, of `capmismatch.probes.REGISTRY`; all by default.
+        Which probes, of `capmismatch.probes.REGISTRY` and, with students in the bank, `capmismatch.probes.PAIRS`; by
+        default all that the bank can tell.
     device : str
         Where they, class ranks and restored variance are computed, such as "cuda".
     """
@@ -188,6 +189,12 @@ class CollectConfig:
         "bfloat16" or "float16": half precision where torch deems it safe.
     channels_last : bool
         Whether images lie in memory channel by channel.
+    features : bool
+        Whether each network's features are kept, too: what its last linear layer reads, or the output of the layer that
+        `feature_layer` of its ``[[family]]`` names. Probes of features are then measured.
+    students : str, optional
+        Also collect the students of ``[distill]`` before they are taught, for probes of pairs: "untrained" as they
+        start, or "plain" after training on the labels alone.
     """
 
     batch_size: int = 256
@@ -195,11 +202,14 @@ class CollectConfig:
     device: str = "cpu"
     autocast: str | None = None
     channels_last: bool = False
+    features: bool = False
+    students: str | None = None
 
     def __post_init__(self) -> None:
         must_count(self.batch_size, "batch_size", most=MOST_ROWS)
         must_be_one_of(self.dtype, ("float32", "float16"), "dtype")
         must_be_one_of(self.autocast, (None, "bfloat16", "float16"), "autocast")
+        must_be_one_of(self.students, (None, "untrained", "plain"), "students")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from capmismatch._utils.code import own_files_of
 from capmismatch._utils.files import hash_file, hash_of, write_json
 from capmismatch.data.bank import LogitBank
 from capmismatch.errors import BankError, InputError
-from capmismatch.study.config import StudyConfig
+from capmismatch.study.config import ProbeConfig, StudyConfig
 from capmismatch.study.tables import read_stamp
 
 HASHED_BYTES = 64 << 20
@@ -136,7 +136,11 @@ def inputs_of_bank(bank: LogitBank, settings: Any) -> list[Any]:
     teachers: list[Any] = [[record.key, record.params, record.sha256] for record in bank.teachers]
     macs = [record.macs for record in bank.teachers]
     teachers += [macs] if any(number is not None for number in macs) else []
-    return [repr(settings), bank.rows.fingerprint, teachers]
+    inputs = [repr(settings), bank.rows.fingerprint, teachers]
+    students: list[Any] = [[record.key, record.params, record.sha256] for record in bank.students]
+    if isinstance(settings, ProbeConfig) and (students or bank.feature_hashes):
+        inputs.append([students, bank.feature_hashes])
+    return inputs
 
 
 def _file(bank: Path) -> Path:
@@ -148,6 +152,8 @@ def _settings_hash(config: StudyConfig) -> str:
     if data["text"] is None:  # banks of before there were texts keep their hash
         del data["text"]
     collect = {key: value for key, value in asdict(config.collect).items() if key != "batch_size"}
+    later = {"features": False, "students": None}  # of later versions: earlier banks keep their hash
+    collect = {key: value for key, value in collect.items() if key not in later or value != later[key]}
     return hash_of([list(config.family), data, collect])
 
 

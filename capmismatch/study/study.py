@@ -70,7 +70,7 @@ from capmismatch.study.tables import (
 if TYPE_CHECKING:
     from capmismatch.data.datasets import Dataset
     from capmismatch.selection.picking import Choice
-    from capmismatch.sources.families import Family
+    from capmismatch.sources.families import Family, Teacher
     from capmismatch.training.loop import Recipe
 
 __all__ = [
@@ -238,26 +238,43 @@ class Study:
         """Logits of every teacher on validation and test rows."""
         self.check()
         folder = self.folder / "bank"
-        bank = self._collected(self.eval_data, folder, self.progress)
+        students, how = self._students(), self.config.collect
+        bank = self._collected(self.eval_data, folder, self.progress, students, features=how.features)
         if self._chosen is None:  # a study that was cut down names fewer teachers than its file
             with locked(folder / ".lock"):
-                write_manifest(folder, self.config, self.base, [teacher.key for teacher in self.family])
+                named = [network.key for network in (*self.family, *students)]
+                write_manifest(folder, self.config, self.base, named)
         return bank
 
-    def _collected(self, data: Dataset, folder: Path, progress: bool) -> LogitBank:
-        from capmismatch.sources.collecting import collect
+    def _students(self) -> list[Teacher]:
+        """Networks that are to be taught, and are collected beside the teachers."""
+        how = self.config.collect.students
+        if how is None:
+            return self._data.students
+        from capmismatch.study.students import students_to_teach
 
+        return [*self._data.students, *students_to_teach(self, how)]
+
+    def _collected(
+        self, data: Dataset, folder: Path, progress: bool, students: Iterable[Teacher] = (), **options: Any
+    ) -> LogitBank:
+        from capmismatch.sources.collecting import collect
+        from capmismatch.sources.families import Family
+
+        how = asdict(self.config.collect) | {"features": False} | options
+        del how["students"]
+        networks = Family([*self.family, *students])
         # Students and figures of a study read all logits.
-        bank = collect(self.family, data, folder, progress=progress, dense=True, **asdict(self.config.collect))
-        named = {teacher.key for teacher in self._data.family}
-        unnamed = [record.key for record in bank.teachers if record.key not in named]
+        bank = collect(networks, data, folder, progress=progress, dense=True, **how)
+        named = {network.key for network in (*self._data.family, *students)}
+        unnamed = [record.key for record in bank.records if record.key not in named]
         if unnamed and folder.name == "bank":
             warnings.warn(
                 f"{folder} holds teachers that {self.file.name} no longer names; all stages leave them out: "
                 f"{', '.join(unnamed)}",
                 stacklevel=3,
             )
-        bank.teachers = [record for record in bank.teachers if record.key in named]
+        bank.keep(named)
         return bank
 
     def check(self) -> None:
@@ -292,7 +309,7 @@ class Study:
             raise InputError(f"{changed} changed since the bank in {folder} was collected: run `{collect}` first")
         bank, manifest = LogitBank(folder), read_manifest(folder)
         if manifest is not None:
-            bank.teachers = [record for record in bank.teachers if record.key in manifest["teachers"]]
+            bank.keep(manifest["teachers"])
         return bank
 
     @property

@@ -10,11 +10,10 @@ from capmismatch._numerics.plain_arrays import listed
 from capmismatch._numerics.soft_label_spec import CLASS_DEFAULTS, TOKEN_DEFAULTS, SoftLabelSpec, compared_specs
 from capmismatch.data.bank import LogitBank
 from capmismatch.errors import InputError, must_be_one_of, must_be_temperatures
-from capmismatch.probes import PAIRS, REGISTRY
+from capmismatch.probes import FEATURES, PAIRS, REGISTRY
 
 TAUS = (1.0, 2.0, 4.0, 8.0)
 TOKEN_TAUS = (0.5, 1.0, 2.0)  # of texts: at 4 the effective number of tokens nears the vocabulary's
-OF_NO_EXAMPLE = ("family", "features")  # kinds of probes that a single example does not have
 OF_ALL_COLUMNS = ("spread", "classes")  # kinds of probes that condensed rows cannot tell
 
 
@@ -42,27 +41,34 @@ def probes_of(names: Iterable[str] | None, bank: LogitBank, *, per_example: bool
         An unknown probe, one that examples do not have where `per_example` is set, or one that needs all columns of
         condensed rows.
     """
-    known = [name for name, p in REGISTRY.items() if not per_example or p.kind not in OF_NO_EXAMPLE]
+    known = [name for name, p in REGISTRY.items() if not per_example or p.kind != "family"]
     if names is None:
         told = [name for name in known if bank.of_texts or not REGISTRY[name].vocabulary]
-        if not bank.all_have_features:
-            told = [name for name in told if REGISTRY[name].kind != "features"]
         return [name for name in told if not (bank.condensed and REGISTRY[name].kind in OF_ALL_COLUMNS)]
     chosen = list(dict.fromkeys(listed(names)))
-    if bank.students and not per_example:  # probes of pairs are measured beside those of the teachers
-        chosen = [name for name in chosen if name not in PAIRS]
+    if not per_example:
+        chosen = [name for name in chosen if not _told_elsewhere(name, bank)]
     for name in chosen:
-        if name in PAIRS and not per_example:
+        must_be_one_of(name, known, "probe")
+        if REGISTRY[name].kind in OF_ALL_COLUMNS:
+            bank.must_keep_all(f"values of the probe {name!r}")
+    return chosen
+
+
+def _told_elsewhere(name: str, bank: LogitBank) -> bool:
+    """Whether a probe is of features or of pairs, which a bank has to have."""
+    if name in FEATURES:
+        if not any(bank.has_features(key) for key in bank.keys):
+            raise InputError(f"the probe {name!r} needs features, and the bank has none: collect with features=True")
+        return True
+    if name in PAIRS:
+        if not bank.students:
             raise InputError(
                 f"the probe {name!r} compares a teacher with a student, and the bank has none: expected a network with "
                 "the role 'student'"
             )
-        must_be_one_of(name, known, "probe")
-        if REGISTRY[name].kind == "features" and bank.teachers:
-            bank.features_of(next((key for key in bank.keys if bank.has_features(key)), bank.keys[0]))
-        if REGISTRY[name].kind in OF_ALL_COLUMNS:
-            bank.must_keep_all(f"values of the probe {name!r}")
-    return chosen
+        return True
+    return False
 
 
 def must_measure(names: Iterable[str], temperatures: Iterable[float]) -> None:

@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from capmismatch._numerics.feature_moments import FeatureMoments
 from capmismatch.data.bank import LogitBank
-from capmismatch.probes import REGISTRY
-from capmismatch.probes.features import FeatureAlignment
+from capmismatch.diagnostics.table_rows import identity, seed_of
+from capmismatch.probes.features import FEATURES, FeatureAlignment
 
 NUMBERS = 1 << 21  # features that are read at a time
 
 
-def feature_columns(
-    bank: LogitBank, key: str, names: Iterable[str], split: str | None
-) -> dict[tuple[str, float | None], dict[str, float]]:
-    """(probe, None) -> value, se and n of the probes of features among `names`, of one teacher.
+def features_asked(names: Iterable[str] | None, bank: LogitBank) -> list[str]:
+    """Those of some names that are of features; of None all, where the bank has features of each teacher."""
+    if names is None:
+        return list(FEATURES) if bank.all_have_features else []
+    return [name for name in names if name in FEATURES]
 
-    Values are NaN, of no example, where the bank has no features of it; they are functions of all examples together,
-    with no standard error.
+
+def feature_rows(
+    bank: LogitBank, names: Iterable[str] | None, split: str | None, marks: Mapping[str, Mapping[str, object]]
+) -> list[dict[str, Any]]:
+    """Rows of the probes table of the probes of features among `names`.
+
+    Values are NaN, of no example, where the bank has no features of a teacher; they are functions of all examples
+    together, with no standard error.
     """
-    chosen = [name for name in names if REGISTRY[name].kind == "features"]
-    if not chosen:
-        return {}
-    rows = bank.select(split)
-    if not bank.has_features(key) or not len(rows):
-        return {(name, None): {"value": np.nan, "se": np.nan, "n": 0} for name in chosen}
-    moments = FeatureMoments(len(bank.classes))
-    for some in _chunks(rows, bank.features_of(key).width):
-        moments.add(bank.features_of(key).take(some), bank.rows.labels[some])
-    return {(name, None): {"value": REGISTRY[name].compute(moments), "se": np.nan, "n": len(rows)} for name in chosen}
+    chosen, rows = features_asked(names, bank), bank.select(split)
+    found = []
+    for record in bank.teachers if chosen else ():
+        known, moments = bank.has_features(record.key) and len(rows) > 0, FeatureMoments(len(bank.classes))
+        if known:
+            features = bank.features_of(record.key)
+            for some in _chunks(rows, features.width):
+                moments.add(features.take(some), bank.rows.labels[some])
+        for name in chosen:
+            value = FEATURES[name].compute(moments) if known else np.nan
+            head = {**identity(record), "split": split or "all", "seed": seed_of(record), "tau": np.nan, "probe": name}
+            measured = {"value": value, "se": np.nan, "n": len(rows) if known else 0}
+            found.append(head | measured | dict(marks.get(record.key, {})))
+    return found
 
 
 def alignment(bank: LogitBank, first: str, second: str, rows: NDArray[np.int64]) -> float:

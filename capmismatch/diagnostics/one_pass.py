@@ -37,7 +37,7 @@ from capmismatch.diagnostics.example_values import (
     Values,
     Wanted,
 )
-from capmismatch.diagnostics.features import feature_columns
+from capmismatch.diagnostics.features import feature_rows
 from capmismatch.diagnostics.means import Means
 from capmismatch.diagnostics.pairs import pair_rows
 from capmismatch.diagnostics.table_rows import affinity_table, probe_rows, rank_table, restored_table_rows
@@ -137,13 +137,14 @@ def all_tables(
         for row in probe_rows(
             bank,
             record,
-            means.columns(record, probes) | feature_columns(bank, record.key, chosen, split),
+            means.columns(record, probes),
             temperatures,
             chosen,
             split,
             marks,
         )
     ]
+    of_probes += feature_rows(bank, asked, split, marks)
     of_probes += pair_rows(bank, temperatures, asked, split, marks)
     ranks = rank_table(bank, measured.pairs, measured.ranks, split or "all") if measured.ranks else None
     affinities = measured.affinities

@@ -32,7 +32,7 @@ from capmismatch.diagnostics.example_values import (
     sequence_index,
     values_of,
 )
-from capmismatch.diagnostics.features import feature_columns
+from capmismatch.diagnostics.features import feature_rows, features_asked
 from capmismatch.diagnostics.means import Means, running_means
 from capmismatch.diagnostics.pairs import pair_rows, pairs_of
 from capmismatch.diagnostics.table_rows import affinity_table, probe_rows, rank_table, restored_table_rows, seed_of
@@ -62,8 +62,8 @@ def probe(
         Temperatures > 0 of the tempered probes; by default 1, 2, 4, 8, and 0.5, 1, 2 over a vocabulary, where higher
         ones leave little but the background of unlikely tokens.
     names : iterable of str, optional
-        Names in `capmismatch.probes.REGISTRY`, and of a bank with students in `capmismatch.probes.PAIRS`; by default
-        all that the bank can tell.
+        Names in `capmismatch.probes.REGISTRY`, where the bank has features in `capmismatch.probes.FEATURES`, and where
+        it has students in `capmismatch.probes.PAIRS`; by default all that the bank can tell.
     split : str or None, default "val"
         Rows to measure on; None for all rows of the bank.
     device : str, default "cpu"
@@ -119,15 +119,15 @@ def probe(
     """
     given = None if names is None else listed(names)
     temperatures, chosen, where = temperatures_of(taus, bank), probes_of(given, bank), as_device(device)
-    must_measure([*chosen, *pairs_of(given, bank)], temperatures)
+    must_measure([*chosen, *features_asked(given, bank), *pairs_of(given, bank)], temperatures)
     rows: list[dict[str, Any]] = []
     marks = unusable_columns(bank)
     with progress_bar(bank.teachers, desc="probe", unit="teacher", show=progress) as bar:
         for record in bar:
             bar.set_postfix_str(record.key)
             means = means_of(bank, record.key, temperatures, [REGISTRY[name] for name in chosen], split, where)
-            means |= feature_columns(bank, record.key, chosen, split)
             rows += probe_rows(bank, record, means, temperatures, chosen, split, marks)
+    rows += feature_rows(bank, given, split, marks)
     return pd.DataFrame([*rows, *pair_rows(bank, temperatures, given, split, marks)])
 
 

@@ -21,7 +21,7 @@ from capmismatch.probes.calibration import (
     ece_under,
     nll,
 )
-from capmismatch.probes.features import cka, effective_rank, h_score, logme, nc1
+from capmismatch.probes.features import FEATURES, cka, effective_rank, h_score, logme, nc1
 from capmismatch.probes.logits import logit_norm, logit_std, max_logit, max_wrong_logit, mean_logit, target_logit
 from capmismatch.probes.pairs import (
     PAIRS,
@@ -52,6 +52,7 @@ from capmismatch.probes.variance import (
 )
 
 __all__ = [
+    "FEATURES",
     "PAIRS",
     "REGISTRY",
     "AroundClass",

@@ -43,7 +43,7 @@ class Probe:
         * "calibration": confidences and hits of all examples, (N,) each
         * "classes": all examples' probabilities of some classes, (N, K), and whether each is of that class, (N, K)
         * "family": the number of parameters
-        * "features": a `FeatureMoments` of all examples
+        * "features": a `FeatureMoments` of all examples; these are in `FEATURES`
     compute : callable
         Returns a value for each example, (N,), whose mean and standard error tables show; one number with the kinds
         "family" and "features".
@@ -176,7 +176,7 @@ References
 
 
 def expected_signs() -> dict[str, int]:
-    """The expected sign of every probe's link with student accuracy, those of pairs included.
+    """The expected sign of every probe's link with student accuracy, those of features and pairs included.
 
     Returns
     -------
@@ -188,6 +188,7 @@ def expected_signs() -> dict[str, int]:
     >>> expected_signs()["derived_variance"], expected_signs()["ece"]
     (1, -1)
     """
+    from capmismatch.probes.features import FEATURES
     from capmismatch.probes.pairs import PAIRS
 
-    return {name: probe.expected_sign for name, probe in (REGISTRY | PAIRS).items()}
+    return {name: probe.expected_sign for name, probe in (*REGISTRY.items(), *FEATURES.items(), *PAIRS.items())}

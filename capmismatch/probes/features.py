@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from capmismatch._numerics.feature_moments import FeatureMoments, as_features, rounding
 from capmismatch.errors import InputError
-from capmismatch.probes._registry import register
+from capmismatch.probes._registry import Probe
 
 STEPS = 200  # of the fixed point; it takes about ten
 
@@ -233,44 +233,6 @@ def _evidence(values: np.ndarray, squares: np.ndarray, total: float, n: int) -> 
     return (log - beta * residual - alpha * weights - n * math.log(2 * math.pi)) / (2 * n)
 
 
-register(
-    "nc1",
-    "features",
-    _nc1,
-    "tr(Sigma_W Sigma_B^+) / C of the features",
-    "Papyan et al. 2020, arXiv 2008.08186",
-    0,
-    False,
-)
-register(
-    "effective_rank",
-    "features",
-    _effective_rank,
-    "exp(entropy of the singular values' shares)",
-    "Roy and Vetterli 2007, EUSIPCO",
-    0,
-    False,
-)
-register(
-    "h_score",
-    "features",
-    _h_score,
-    "tr(cov(f)^+ cov(E[f | y]))",
-    "Bao et al. 2019, ICIP",
-    1,
-    False,
-)
-register(
-    "logme",
-    "features",
-    _logme,
-    "max over alpha, beta of log p(y | F) / N",
-    "You et al. 2021, arXiv 2102.11005",
-    1,
-    False,
-)
-
-
 def cka(first: ArrayLike, second: ArrayLike) -> float:
     r"""Linear centred kernel alignment: how alike two networks place the same examples, whatever their widths.
 
@@ -348,3 +310,15 @@ class FeatureAlignment:
             return math.nan
         cross = yx - np.outer(of_y, of_x) / self.n
         return float((cross**2).sum() / (np.linalg.norm(centred[0]) * np.linalg.norm(centred[1])))
+
+
+FEATURES: dict[str, Probe] = {
+    name: Probe(name, formula, source, sign, False, "features", compute)
+    for name, compute, formula, source, sign in (
+        ("nc1", _nc1, "tr(Sigma_W Sigma_B^+) / C of the features", "Papyan et al. 2020, arXiv 2008.08186", 0),
+        ("effective_rank", _effective_rank, "exp(entropy of singular values' shares)", "Roy and Vetterli 2007", 0),
+        ("h_score", _h_score, "tr(cov(f)^+ cov(E[f | y]))", "Bao et al. 2019, ICIP", 1),
+        ("logme", _logme, "max over alpha, beta of log p(y | F) / N", "You et al. 2021, arXiv 2102.11005", 1),
+    )
+}
+"""Every probe of features by its name; what each computes takes a `FeatureMoments`."""

@@ -78,18 +78,19 @@ def _device(name: str) -> None:
 
 
 def _probes(study: Settings) -> None:
-    from capmismatch.probes import PAIRS, REGISTRY
+    from capmismatch.probes import FEATURES, PAIRS, REGISTRY
 
     for name in study.config.probe.names or ():
-        must_be_one_of(name, REGISTRY | PAIRS, "probe")
+        must_be_one_of(name, (*REGISTRY, *FEATURES, *PAIRS), "probe")
 
 
 def _primary(study: Settings) -> None:
     """Raise where the primary probe is none that is measured."""
-    from capmismatch.probes import PAIRS, REGISTRY
+    from capmismatch.probes import FEATURES, PAIRS, REGISTRY
 
+    names = study.config.probe.names or (*REGISTRY, *FEATURES, *PAIRS)
     if study.config.correlate.primary is not None:
-        must_be_one_of(study.config.correlate.primary, study.config.probe.names or REGISTRY | PAIRS, "primary")
+        must_be_one_of(study.config.correlate.primary, names, "primary")
 
 
 def _students(config: StudyConfig) -> None:

@@ -103,8 +103,8 @@ class ProbeConfig:
     taus : tuple of float
         Temperatures of the probes that depend on one.
     names : tuple of str, optional
-        Which probes, of `capmismatch.probes.REGISTRY` and, with students in the bank, `capmismatch.probes.PAIRS`; by
-        default all that the bank can tell.
+        Which probes, of `capmismatch.probes.REGISTRY` and, where the bank has features or students, of `FEATURES` or
+        `PAIRS` there; by default all that the bank can tell.
     device : str
         Where they, class ranks and restored variance are computed, such as "cuda".
     """

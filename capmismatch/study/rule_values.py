@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 
 from capmismatch.data.bank import LogitBank
-from capmismatch.diagnostics.asked import OF_NO_EXAMPLE
 from capmismatch.diagnostics.tables import example_values
 from capmismatch.probes import REGISTRY
 from capmismatch.selection.rules import DEFAULT_RULE, DEFAULT_TAU, RULES, RULES_FOR_TEXTS
@@ -48,4 +47,4 @@ def rule_values(bank: LogitBank, probes: pd.DataFrame, rule: str, split: str, de
 
 def _has_values(probe: str) -> bool:
     """Whether a probe has a value for each example of one teacher."""
-    return probe in REGISTRY and REGISTRY[probe].kind not in OF_NO_EXAMPLE
+    return probe in REGISTRY and REGISTRY[probe].kind != "family"

@@ -160,10 +160,10 @@ def of_student(probes: pd.DataFrame, student: str | None = None) -> pd.DataFrame
     """
     if "student" not in probes:
         return probes
-    named = students_of(probes)
-    alone, pairs = probes[named.eq("")].drop(columns="student"), probes[named.ne("")]
+    named = students_of(probes).to_numpy()  # tables that were joined repeat numbers of rows
+    alone, pairs = probes[named == ""].drop(columns="student"), probes[named != ""]
     if student is not None:
-        return pd.concat([alone, pairs[named[pairs.index].eq(student)].drop(columns="student")])
+        return pd.concat([alone, probes[named == student].drop(columns="student")])
     numbers = [name for name in ("value", "se") if name in pairs]
     by = [name for name in pairs if name not in (*numbers, "student", "known")]
     means = pairs.groupby(by, dropna=False, sort=False)[numbers]

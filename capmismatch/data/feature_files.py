@@ -92,14 +92,14 @@ def as_stored(features: NDArray[Any], place: str, first_row: int = 0) -> NDArray
     """
     if features.ndim != 2 or not features.shape[1]:
         raise InputError(f"expected features of shape (rows, D), got {features.shape} from {place}")
-    bad = np.argwhere(~(np.abs(features) <= LARGEST))
-    if len(bad):
-        row, column = bad[0].tolist()
+    if features.size and not (float(features.max()) <= LARGEST and float(features.min()) >= -LARGEST):  # NaN, too
+        row, column = np.argwhere(~(np.abs(features) <= LARGEST))[0].tolist()
         raise InputError(
             f"expected features up to {LARGEST:g} in size, as float16 holds them, got {features[row, column]:g} at row "
             f"{first_row + row}, column {column} of {place}: name another layer with feature_layer"
         )
-    return features.astype(DTYPE)
+    stored: NDArray[np.float16] = np.asarray(features).astype(DTYPE)
+    return stored
 
 
 def write_feature_shard(folder: Path, index: int, features: NDArray[np.float16], made_from: str) -> None:

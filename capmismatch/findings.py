@@ -269,8 +269,8 @@ FINDINGS: dict[str, Finding] = {
         Finding(
             "CM051",
             "two tests of a peak disagree",
-            "Of a rise that is followed by a fall, the slopes up to and from each teacher tell one thing, and two "
-            "lines with a break tell another. The peak rests on the test: take it for established where both call it.",
+            "One of two tests calls a rise that is followed by a fall, and the other does not: the slopes up to and "
+            "from each teacher, and two lines with a break. A peak is established where both call it.",
         ),
     )
 }

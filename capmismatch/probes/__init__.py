@@ -7,7 +7,8 @@ torch.Size([1])
 
 from capmismatch._numerics.class_means import AroundClass
 from capmismatch._numerics.softmax import Softened
-from capmismatch.probes._registry import REGISTRY, Probe, expected_signs, per_example
+from capmismatch.probes._registry import REGISTRY, Probe, per_example
+from capmismatch.probes._signs import expected_signs
 from capmismatch.probes.calibration import (
     accuracy,
     adaptive_error,

@@ -45,12 +45,12 @@ from capmismatch.selection.rules import COMPANIONS, DERIVED
 from capmismatch.stats.correlations import FEW_TEACHERS
 from capmismatch.stats.differences import WANTED_RELIABILITY, teacher_differences
 from capmismatch.stats.estimates import Estimate, against_best, by_seed, course, held_fixed, pair_mean, times
-from capmismatch.stats.matching import UNIT, nearest_tau, rows_of_kind, rows_of_split
+from capmismatch.stats.matching import nearest_tau, rows_of_kind, rows_of_split
 from capmismatch.stats.peak import Peak, peak_of
 from capmismatch.stats.peaks import disagree
 from capmismatch.stats.settings import PLAIN, compare, run_noise
 from capmismatch.stats.two_lines import TwoLines, two_lines_of
-from capmismatch.stats.usable import unusable_runs, without_runs
+from capmismatch.stats.usable import of_usable_teachers
 
 __all__ = ["TOPICS", "Statement", "statements"]
 
@@ -170,30 +170,13 @@ def statements(
         "large": lambda results: _large(_with_teacher(results, split)),
         "logits": _logits,
     }
-    tables = _of_usable_teachers(tables)
+    tables = of_usable_teachers(tables)
     return [
         statement
         for topic, (_, table) in TOPICS.items()
         if table in tables
         for statement in topics[topic](tables[table])
     ]
-
-
-def _of_usable_teachers(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """The tables less the rows of runs that the checks, or the probes, call unusable; all checks stay."""
-    marks = next((tables[name] for name in ("checks", "probes") if name in tables), pd.DataFrame())
-    bad, kept = unusable_runs(marks), dict(tables)
-    if bad.empty:
-        return kept
-    for name, seed in {"probes": "seed", "restored": "seed", "results": "teacher_seed"}.items():
-        if name in kept and set(UNIT) <= set(kept[name].columns):
-            kept[name] = without_runs(kept[name], bad, seed)
-    if "ranks" in kept and {"family_a", "family_b"} <= set(kept["ranks"].columns):
-        for side in "ab":
-            names = {f"{name}_{side}": name for name in ("family", "teacher", "seed")}
-            sided = kept["ranks"][[name for name in names if name in kept["ranks"]]].rename(columns=names)
-            kept["ranks"] = kept["ranks"].loc[without_runs(sided, bad).index]
-    return {name: table for name, table in kept.items() if len(table)}
 
 
 # Students' accuracy ---------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ from capmismatch.selection.students import (
 from capmismatch.stats.correlations import FEW_TEACHERS
 from capmismatch.stats.differences import WANTED_RELIABILITY, teacher_differences
 from capmismatch.stats.estimates import Z95
-from capmismatch.stats.matching import UNIT, shared_teachers, with_families, with_teacher
+from capmismatch.stats.matching import UNIT, only_student, shared_teachers, with_families, with_teacher
 from capmismatch.stats.outliers import outlying_runs
 from capmismatch.stats.posterior import posterior_draws
 from capmismatch.stats.usable import OF_UNUSABLE, of_texts, told, usable_tables
@@ -181,7 +181,7 @@ def pick(
     if not 0 <= tolerance < np.inf:
         raise InputError(f"expected a tolerance in {by.unit} >= 0, got {tolerance!r}")
     probes, results, unusable = usable_tables(probes, results)
-    measurements, profiles = read_probes(probes, split, _only_student(probes, results, student))
+    measurements, profiles = read_probes(probes, split, only_student(probes, results, student))
     pairs = [(theirs, by.compared(students)) for theirs, students in as_pairs(evidence)]
     if results is not None:
         results = by.compared(checked_results(results))
@@ -224,14 +224,6 @@ def pick(
     methods = settings_in([*([] if results is None else [results]), *(pair[1] for pair in pairs)])
     choice = replace(choice, basis=replace(choice.basis, methods=methods))
     return _with_left_out(choice, probes, unusable, repeated, mute)
-
-
-def _only_student(probes: pd.DataFrame, results: pd.DataFrame | None, student: str | None) -> str | None:
-    """The student whose pairs with the teachers count: the one asked for, or the only one that there is."""
-    if "student" not in probes or student is not None or results is None:
-        return student
-    taught = set(with_teacher(results)["student"]) if "student" in results else set()
-    return str(taught.pop()) if len(taught) == 1 else None
 
 
 def _rule_to_follow(rule: str, probes: pd.DataFrame, profiles: pd.DataFrame) -> Rule:

@@ -171,6 +171,14 @@ def of_student(probes: pd.DataFrame, student: str | None = None) -> pd.DataFrame
     return pd.concat([alone, merged], ignore_index=True) if len(pairs) else alone
 
 
+def only_student(probes: pd.DataFrame, results: pd.DataFrame | None, student: str | None) -> str | None:
+    """The student whose pairs with the teachers count: the one asked for, or the only one that there is."""
+    if "student" not in probes or student is not None or results is None:
+        return student
+    taught = set(with_teacher(results)["student"]) if "student" in results else set()
+    return str(taught.pop()) if len(taught) == 1 else None
+
+
 def students_of(probes: pd.DataFrame) -> pd.Series:
     """The student of each row of a probes table; "" of the rows of teachers alone."""
     if "student" not in probes:

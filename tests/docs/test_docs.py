@@ -168,8 +168,8 @@ def _results(teachers: list[str], rng: np.random.Generator) -> pd.DataFrame:
 
 
 # Where a teacher is not usable, and of texts
-SOMETIMES = {  # where a teacher is not usable, and where the data are a text
-    "probes": {"usable", "findings", "reason", "exact"},
+SOMETIMES = {  # where a teacher is not usable, the data are a text, or the bank has a student
+    "probes": {"usable", "findings", "reason", "exact", "student"},
     "example values": {"sequence"},
     "results": {*SCORES, *OUTCOMES, *(f"train_{name}" for name in OUTCOMES)},
 }

@@ -23,7 +23,7 @@ def nc1(features: ArrayLike, labels: ArrayLike) -> float:
 
     :math:`\mathrm{tr}(\Sigma_W \Sigma_B^+) / C`, with :math:`\Sigma_W` the mean over examples of the outer product of
     what they differ by from their class's mean, :math:`\Sigma_B` the mean over classes of that of the class means less
-    their mean, and :math:`^+` the pseudo-inverse.
+    their mean, and :math:`A^+` the pseudo-inverse of A.
 
     Parameters
     ----------

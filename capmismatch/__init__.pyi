@@ -26,7 +26,9 @@ from .diagnosis import diagnose as diagnose
 from .diagnostics.checks import check as check
 from .diagnostics.dark_knowledge import dark_knowledge as dark_knowledge
 from .diagnostics.differences import probe_differences as probe_differences
+from .diagnostics.matching import matched_temperatures as matched_temperatures
 from .diagnostics.pairs import pair_probes as pair_probes
+from .diagnostics.relations import class_relations as class_relations
 from .diagnostics.saved_token_probes import saved_token_probes as saved_token_probes
 from .diagnostics.tables import affinity as affinity
 from .diagnostics.tables import example_values as example_values
@@ -53,6 +55,7 @@ from .examples import load_example as load_example
 from .explorer import explore as explore
 from .findings import explain as explain
 from .plots import figure_style as figure_style
+from .report.latex import to_latex as to_latex
 from .selection.links import correlate as correlate
 from .selection.pareto import pareto_front as pareto_front
 from .selection.picking import Choice as Choice

@@ -261,6 +261,26 @@ FINDINGS: dict[str, Finding] = {
             "Rules are compared, learning from other families is not.",
         ),
         Finding(
+            "CM041",
+            "predictions of classes without an example",
+            "Some classes have no example, and the teacher names them in a tenth of its predictions or more. Where "
+            "it is as sure of these as of its right ones, the labels are of other classes, or several classes were "
+            "made one. Then it is not usable: picks, links and statements leave it out.",
+        ),
+        Finding(
+            "CM042",
+            "a split of one class",
+            "All examples of a split have the same label. What is measured there says nothing of how a teacher tells "
+            "classes apart: a constant answer is always right.",
+        ),
+        Finding(
+            "CM046",
+            "teacher looks smoothed",
+            "Where it is surest, the teacher is nearly always right, and yet it is sure of nothing: as after training "
+            "with label smoothing or mixup. What such a teacher says of the wrong classes fades at a high temperature. "
+            "Compare temperatures 1 and 2 with the usual 4, or calibrate it (method CalKD).",
+        ),
+        Finding(
             "CM050",
             "no features of this teacher",
             "Features were asked for, and this teacher brings saved logits alone: nothing of its layers can be "

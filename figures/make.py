@@ -35,7 +35,7 @@ def draw_pairs(folder: Path) -> None:
     study = Study(HERE / "pairs.toml", folder)
     study.collect()
     probes, results = study.probe(), study.distill()
-    links, setting = study.correlate(), {"student": "mlp24", "label": "KD tau=4"}
+    links, setting = study.correlate(), {"student": "mlp24", "label": "KD tau=4 student tau=1"}
     with plots.figure_style(ratio=0.5):
         grid = plots.probe_vs_student_grid(probes, results, chosen=PAIRS, tau=4, links=links, **setting)
         plots.save(grid, HERE / "pairs" / "probe_vs_student_grid")

@@ -25,7 +25,7 @@ def seed_of(record: TeacherRecord) -> int:
 
 
 def identity(record: TeacherRecord) -> dict[str, Any]:
-    """The columns that say which teacher a row is of, and how large it is."""
+    """Columns that say which teacher a row is of."""
     return {
         "family": record.family,
         "teacher": record.teacher,

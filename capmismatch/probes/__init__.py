@@ -23,6 +23,7 @@ from capmismatch.probes.calibration import (
     nll,
 )
 from capmismatch.probes.features import FEATURES, cka, effective_rank, h_score, logme, nc1
+from capmismatch.probes.groups import class_variance, find_groups, group_variance
 from capmismatch.probes.logits import logit_norm, logit_std, max_logit, max_wrong_logit, mean_logit, target_logit
 from capmismatch.probes.pairs import (
     PAIRS,
@@ -39,6 +40,8 @@ from capmismatch.probes.pairs import (
 )
 from capmismatch.probes.size import log_params
 from capmismatch.probes.spread import class_means, cmi, within_class_spread
+from capmismatch.probes.temperatures import calibration_tau, matching_tau
+from capmismatch.probes.tempered import brier_tau, classwise_ace_tau, ece_tau, nll_tau
 from capmismatch.probes.variance import (
     derived_average,
     derived_std,
@@ -63,10 +66,14 @@ __all__ = [
     "accuracy",
     "adaptive_error",
     "brier",
+    "brier_tau",
     "calibration_bins",
+    "calibration_tau",
     "cka",
     "class_means",
+    "class_variance",
     "classwise_ace",
+    "classwise_ace_tau",
     "cmi",
     "confidence",
     "confidence_gap",
@@ -75,13 +82,16 @@ __all__ = [
     "derived_variance",
     "ece",
     "ece_over",
+    "ece_tau",
     "ece_under",
     "effective_rank",
     "effective_wrong",
     "entropy",
     "expected_signs",
+    "find_groups",
     "grace",
     "gradient_cosine",
+    "group_variance",
     "h_score",
     "inherent_variance",
     "kl",
@@ -89,11 +99,13 @@ __all__ = [
     "logit_norm",
     "logit_std",
     "logme",
+    "matching_tau",
     "max_logit",
     "max_wrong_logit",
     "mean_logit",
     "nc1",
     "nll",
+    "nll_tau",
     "non_target_mass",
     "per_example",
     "reverse_kl",

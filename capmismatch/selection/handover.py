@@ -34,7 +34,7 @@ def settings_in(tables: Iterable[pd.DataFrame]) -> dict[str, dict[str, Any]]:
     Examples
     --------
     >>> settings_in([pd.DataFrame({"label": ["KD tau=2", "CE"], "method": ["KD", "CE"], "tau": [2.0, None]})])
-    {'KD tau=2': {'name': 'KD', 'tau': 2.0}}
+    {'KD tau=2': {'name': 'KD', 'tau': 2.0, 'tau_student': 2.0}}
     """
     settings: dict[str, dict[str, Any]] = {}
     for table in tables:
@@ -44,6 +44,8 @@ def settings_in(tables: Iterable[pd.DataFrame]) -> dict[str, dict[str, Any]]:
         rows = table[table["method"].ne("CE")].drop_duplicates("label")
         for row in rows[["label", "method", *columns]].to_dict("records"):
             values = {str(name): row[name] for name in columns if not pd.isna(row[name]) and row[name] != ""}
+            if row["method"] == "KD" and "tau" in values:  # by itself, KD has one temperature for both
+                values.setdefault("tau_student", values["tau"])
             settings.setdefault(str(row["label"]), {"name": row["method"], **values})
     return settings
 
@@ -81,6 +83,10 @@ def soften_command(teacher: str, setting: Mapping[str, Any], source: str, option
     return shlex.join([*words, "--out", "soft.safetensors"])
 
 
+NEEDS = {"CalKD": ", held_out=(val_logits, val_labels)", "ClassKD": ", class_means=class_means"}
+"""What else the soft labels of a method are made of."""
+
+
 def loss_line(setting: Mapping[str, Any]) -> str:
     """The line of Python that makes the loss of a setting, of student logits, labels and what `soften` wrote.
 
@@ -110,7 +116,7 @@ def loss_line(setting: Mapping[str, Any]) -> str:
     made = f"cm.Method({', '.join([name, *text])})"
     taken = "soft_labels" if setting["name"] in OF_SOFT_LABELS else "teacher_logits"
     if taken == "teacher_logits" and method.spec.kind == "soft labels":  # a control, which a file holds no labels of
-        taken = f"{made}.soft_labels(teacher_logits, labels)"
+        taken = f"{made}.soft_labels(teacher_logits, labels{NEEDS.get(setting['name'], '')})"
     return f"loss = {made}.criterion()(student_logits, labels, {taken})"
 
 

@@ -66,6 +66,7 @@ from capmismatch.study.tables import (
     table_hashes,
     write_manifest_of_figures,
 )
+from capmismatch.study.to_teach import networks_to_teach
 
 if TYPE_CHECKING:
     from capmismatch.data.datasets import Dataset
@@ -238,22 +239,14 @@ class Study:
         """Logits of every teacher on validation and test rows."""
         self.check()
         folder = self.folder / "bank"
-        students, how = self._students(), self.config.collect
+        how = self.config.collect
+        students = networks_to_teach(self, how.students, self._data.students)
         bank = self._collected(self.eval_data, folder, self.progress, students, features=how.features)
         if self._chosen is None:  # a study that was cut down names fewer teachers than its file
             with locked(folder / ".lock"):
                 named = [network.key for network in (*self.family, *students)]
                 write_manifest(folder, self.config, self.base, named)
         return bank
-
-    def _students(self) -> list[Teacher]:
-        """Networks that are to be taught, and are collected beside the teachers."""
-        how = self.config.collect.students
-        if how is None:
-            return self._data.students
-        from capmismatch.study.students import students_to_teach
-
-        return [*self._data.students, *students_to_teach(self, how)]
 
     def _collected(
         self, data: Dataset, folder: Path, progress: bool, students: Iterable[Teacher] = (), **options: Any
@@ -429,14 +422,21 @@ class Study:
             "evidence": [(load_table(folder, "probes"), load_table(folder, "results")) for folder in folders]
         }
 
-    def plot(self) -> list[Path]:
-        """Draw every figure that the tables allow; PDF, PNG and CSV each. Kept while no table changes."""
+    def plot(self, **options: Any) -> list[Path]:
+        """Draw every figure that the tables allow; PDF, PNG and CSV each. Kept while no table changes.
+
+        With options of `capmismatch.report.gallery.draw_all` those are drawn anew, by default into a folder of the
+        venue's name in ``figures/``.
+        """
+        from capmismatch.report.gallery import draw_all
+
         tell_unnamed(self)
+        if options:
+            options.setdefault("folder", self.folder / "figures" / options.get("venue", "chosen"))
+            return draw_all(self, **options)
         current = self._drawn()
         if current is not None:
             return current
-        from capmismatch.report.gallery import draw_all
-
         folder = self.folder / "figures"
         with locked(folder / ".lock"):
             current = self._drawn()
@@ -454,6 +454,7 @@ class Study:
         """A hash of all that the figures are drawn from."""
         names = [name for name in TABLES if self.has(name) and not self._refuse_outdated(name)]
         settings = [repr(self.config.probe), repr(self.config.isats), self.options_of_pick(), self.config.pick.rule]
+        settings += [self.config.ranks.noise_floor] if self.config.ranks.noise_floor else []
         has_bank = (self.folder / "bank" / "bank.json").exists()
         return hash_of([__version__, settings, table_hashes(self.folder, *names) if names else {}, has_bank])
 
@@ -515,6 +516,12 @@ class Study:
         self._refuse_outdated(table)
         return load_table(self.folder, table, self.file)
 
+    def plot_table(self, name: str) -> pd.DataFrame | None:
+        """A table for a figure of `capmismatch.plots`, from a stage or made now; None where there is none."""
+        from capmismatch.report.gallery import plot_table
+
+        return self.status() if name == "status" else plot_table(self, name)
+
     @property
     def _names_students(self) -> bool:
         return self.config.distill is not None or self.config.results is not None
@@ -553,7 +560,7 @@ class Study:
             return ["trained", repr(config.distill), repr(config.data), bank.rows.fingerprint, teachers]
         if table == "links":
             split, hashes = splits_of(bank)[0], table_hashes(self.folder, "probes", "results")
-            return [repr(config.correlate), split, hashes]
+            return [repr(config.correlate), split, hashes, "KD by itself has one temperature"]  # its labels
         settings = {"probes": config.probe, "restored": config.isats}.get(table, config.ranks)
         return inputs_of_bank(bank, settings)
 

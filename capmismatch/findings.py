@@ -280,6 +280,18 @@ FINDINGS: dict[str, Finding] = {
             "with label smoothing or mixup. What such a teacher says of the wrong classes fades at a high temperature. "
             "Compare temperatures 1 and 2 with the usual 4, or calibrate it (method CalKD).",
         ),
+        Finding(
+            "CM050",
+            "no features of this teacher",
+            "Features were asked for, and this teacher brings saved logits alone: nothing of its layers can be "
+            "measured, and a probe of features compares the other teachers only.",
+        ),
+        Finding(
+            "CM051",
+            "two tests of a peak disagree",
+            "One of two tests calls a rise that is followed by a fall, and the other does not: the slopes up to and "
+            "from each teacher, and two lines with a break. A peak is established where both call it.",
+        ),
     )
 }
 """Every finding by its code."""

@@ -149,7 +149,7 @@ def _place(words: Any, shift: Any, order: Any, place: Any, mid: Any, ties: Any, 
                 order_of[i] = c
                 place_of[c] = i
                 mid_of[c] = 2 * i + 1 - classes
-            found, last, after = 0, 0, 0
+            found, last, after = 0, np.int64(0), 0
             for following in range(1, repeats + 1):
                 if following < repeats and again[following] == again[following - 1] + 1:
                     continue
@@ -194,7 +194,7 @@ def _untie(order: Any, mid: Any, walked: Any, of_walked: Any, scratch: Any) -> A
     """
     walk, place, first, following, runs = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
     _first_of_ties(walked, of_walked, first, following)
-    joint = 0
+    joint = np.int64(0)
     for c in order:
         start = first[c]
         at = following[start]

@@ -9,6 +9,7 @@ import numpy as np
 
 from capmismatch._utils.text import count, format_percent, join, start
 from capmismatch.report.facts import (
+    ClassSpread,
     ClosestLink,
     Gain,
     IsatsGain,
@@ -42,6 +43,7 @@ UNKNOWN = {
     "links": "the links table has no Spearman correlation that can be reported",
     "plain": "the results have no CE baseline (plain cross-entropy)",
     "two classes": "with two classes there is one wrong class, and {lacking} are 0 by definition",
+    "classes": "there is one teacher, or one wrong class, so that nothing can be compared",
     "order": "with two classes there is one wrong class, so there is no order to compare",
     "isats": "no student has results with both KD and ISATS at the same temperatures",
 }
@@ -178,6 +180,22 @@ def _(facts: RankAgreement) -> str:
 
 
 @sentence.register
+def _(facts: ClassSpread) -> str:
+    name = start(f"{_family(facts.family)}largest teacher, {facts.largest}")
+    has = "highest mean" if facts.against == facts.highest else "smallest size"
+    spread = join([f"{value:.3g} with {teacher}" for teacher, value in facts.values.items()])
+    verdict = facts.difference.verdict("it tells them apart more", "it tells them apart less", NO_DIFFERENCE)
+    text = (
+        f"{name}, against {facts.against}, the one with the {has}: standard deviation over the wrong classes of each "
+        f"class's mean soft label at tau={facts.tau:g}: {spread}; difference {facts.difference.text()}, paired by "
+        f"class: {verdict}. It is lower in {facts.lower} of {facts.difference.n} classes."
+    )
+    if facts.least_lost:
+        text += f" Lowest difference: {join(list(facts.most_lost))}; highest: {join(list(facts.least_lost))}."
+    return text
+
+
+@sentence.register
 def _(facts: Restored) -> str:
     parts = [f"{NAMES[name]} is {_under(means)}" for name, means in facts.quantities.items()]
     if facts.flipped:
@@ -309,7 +327,8 @@ def _shape(shape: Shape) -> str:
     course = "rises, then falls, with teacher size" if shape.shown else "has no significant peak over teacher size"
     peak = shape.likely[0] if len(shape.likely) == 1 else f"one of {join(list(shape.likely))}"
     whose = "single runs, so of these networks only; " if shape.single else ""
-    return f"{course} ({whose}p = {shape.p_value:.2g}); the peak is {peak} (95 % confidence)"
+    lines = "" if np.isnan(shape.two_lines) else f"; by two lines p = {shape.two_lines:.2g}"
+    return f"{course} ({whose}p = {shape.p_value:.2g}{lines}); the peak is {peak} (95 % confidence)"
 
 
 def _under(means: Means, unit: str = "") -> str:

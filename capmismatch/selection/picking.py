@@ -52,7 +52,7 @@ from capmismatch.selection.students import (
 from capmismatch.stats.correlations import FEW_TEACHERS
 from capmismatch.stats.differences import WANTED_RELIABILITY, teacher_differences
 from capmismatch.stats.estimates import Z95
-from capmismatch.stats.matching import UNIT, shared_teachers, with_families, with_teacher
+from capmismatch.stats.matching import UNIT, only_student, shared_teachers, with_families, with_teacher
 from capmismatch.stats.outliers import outlying_runs
 from capmismatch.stats.posterior import posterior_draws
 from capmismatch.stats.usable import OF_UNUSABLE, of_texts, told, usable_tables
@@ -181,7 +181,7 @@ def pick(
     if not 0 <= tolerance < np.inf:
         raise InputError(f"expected a tolerance in {by.unit} >= 0, got {tolerance!r}")
     probes, results, unusable = usable_tables(probes, results)
-    measurements, profiles = read_probes(probes, split)
+    measurements, profiles = read_probes(probes, split, only_student(probes, results, student))
     pairs = [(theirs, by.compared(students)) for theirs, students in as_pairs(evidence)]
     if results is not None:
         results = by.compared(checked_results(results))

@@ -104,7 +104,8 @@ class ProbeConfig:
     taus : tuple of float
         Temperatures of the probes that depend on one.
     names : tuple of str, optional
-        Which probes, of `capmismatch.probes.REGISTRY`; all by default.
+        Which probes, of `capmismatch.probes.REGISTRY` and, where the bank has features or students, of `FEATURES` or
+        `PAIRS` there; by default all that the bank can tell.
     device : str
         Where they, class ranks and restored variance are computed, such as "cuda".
     """
@@ -207,6 +208,12 @@ class CollectConfig:
     dense : bool, optional
         Of a text: whether all logits are kept; by default those of at most 4,096 tokens are, and those of a study with
         ``[distill]``, whose students learn from all.
+    features : bool
+        Whether each network's features are kept, too: what its last linear layer reads, or the output of the layer that
+        `feature_layer` of its ``[[family]]`` names. Probes of features are then measured.
+    students : str, optional
+        Also collect the students of ``[distill]`` before they are taught, for probes of pairs: "untrained" as they
+        start, or "plain" after training on the labels alone.
     """
 
     batch_size: int = 256
@@ -220,6 +227,8 @@ class CollectConfig:
     seed: int = 0
     reference: str | None = None
     dense: bool | None = None
+    features: bool = False
+    students: str | None = None
 
     def __post_init__(self) -> None:
         must_count(self.batch_size, "batch_size", most=MOST_ROWS)
@@ -230,6 +239,7 @@ class CollectConfig:
         must_count(self.seed, "seed", least=0)
         checked_betas(self.betas)
         must_be_one_of(self.autocast, (None, "bfloat16", "float16"), "autocast")
+        must_be_one_of(self.students, (None, "untrained", "plain"), "students")
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,12 @@ from capmismatch.selection.picking import pick
 from capmismatch.stats.across import mean_over, pooled_correlation
 from capmismatch.stats.correlations import correlations
 from capmismatch.stats.differences import teacher_differences
-from capmismatch.stats.matching import resolve_split, with_families, with_teacher
+from capmismatch.stats.matching import of_student, resolve_split, with_families, with_teacher
 from capmismatch.study.study import Study
 from capmismatch.study.tables import load_table
 
 Pair = tuple[pd.DataFrame, pd.DataFrame]
+Columns = dict[tuple[str, float], pd.Series]  # by probe and temperature: a value of each teacher
 
 FEWEST_TEACHERS = 3
 """A family with students of fewer teachers leaves nothing to choose."""
@@ -271,20 +272,25 @@ def _choices(
     family: _Family, families: Sequence[_Family], learn: bool, options: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """What each rule takes in one family and what it loses there, by student, setting and half of the seeds."""
-    profiles = read_probes(family.probes, resolve_split(family.probes["split"], options["split"], among=None))[1]
-    named, _ = rule_choices(profiles)
-    by_rule = dict(zip(named["rule"], named["teacher"], strict=True))
     others = [(other.probes, other.results) for other in families if other is not family] if learn else []
+    rules_of: dict[str, dict[str, str]] = {}
     for label, of_label in family.results.groupby("label", sort=False):
-        taken, (learnt, others) = by_rule, _learnt_choice(family, others, {**options, "label": str(label)})
-        if learnt is not None:
-            taken = by_rule | {EVIDENCE: learnt}
+        (learnt, others) = _learnt_choice(family, others, {**options, "label": str(label)})
         for student, rows in of_label.groupby("student", sort=False):
+            by_rule = rules_of.setdefault(str(student), _by_rule(family, str(student), options["split"]))
+            taken = by_rule if learnt is None else by_rule | {EVIDENCE: learnt}
             head = {"study": family.study, "family": family.name, "student": student}
             head |= {"method": rows["method"].iloc[0], "label": label}
             for half, (known, judged) in enumerate(_halves(rows, options["split"], options["report_split"])):
                 if len(judged) >= FEWEST_TEACHERS:
                     yield from _losses(head | {"half": half}, taken, known, judged)
+
+
+def _by_rule(family: _Family, student: str, split: str) -> dict[str, str]:
+    """The teacher that each rule takes for a student."""
+    at = resolve_split(family.probes["split"], split, among=None)
+    named, _ = rule_choices(read_probes(family.probes, at, student)[1])
+    return dict(zip(named["rule"], named["teacher"], strict=True))
 
 
 def _losses(
@@ -369,20 +375,19 @@ def _probes_table(families: Sequence[_Family], split: str, report_split: str) ->
     found: dict[tuple[str, float, str, str], list[tuple[float, int]]] = {}
     for family in families:
         at = resolve_split(family.probes["split"], split, among=None)
-        probed = family.probes[family.probes["split"].eq(at)]
-        # A probe without temperature has -1 here: NaN would be no key.
-        columns = {("params", -1.0): probed.groupby("teacher")["params"].first()}
-        for (probe, _), measured in probed.fillna({"tau": -1.0}).groupby(["probe", "tau"]):
-            columns[str(probe), float(measured["tau"].iloc[0])] = measured.groupby("teacher")["value"].mean()
+        probed, columns_of = family.probes[family.probes["split"].eq(at)], dict[str, Columns]()
         for (method, label), rows in family.on(report_split).groupby(["method", "label"], sort=False):
-            of_students = [_teacher_means(one) for _, one in rows.groupby("student")]
-            for (probe, tau), column in columns.items():
-                found.setdefault((probe, tau, str(method), str(label)), []).append(
-                    _mean_correlation(column, of_students)
-                )
+            pairs: dict[tuple[str, float], list[tuple[pd.Series, pd.Series]]] = {}
+            for student, one in rows.groupby("student"):
+                columns = columns_of.setdefault(str(student), _probe_columns(probed, str(student)))
+                means = _teacher_means(one)
+                for key, column in columns.items():
+                    pairs.setdefault(key, []).append((column, means))
+            for (probe, tau), of_students in pairs.items():
+                found.setdefault((probe, tau, str(method), str(label)), []).append(_mean_correlation(of_students))
     table = []
-    for (probe, tau, method, label), pairs in found.items():
-        pooled = pooled_correlation(*zip(*pairs, strict=True))
+    for (probe, tau, method, label), of_families in found.items():
+        pooled = pooled_correlation(*zip(*of_families, strict=True))
         values = (pooled.value, pooled.low, pooled.high, pooled.heterogeneity, pooled.families)
         table.append((probe, np.nan if tau < 0 else tau, method, label, *values))
     names = ["probe", "tau", "method", "label", "value", "low", "high", "heterogeneity", "families"]
@@ -390,10 +395,19 @@ def _probes_table(families: Sequence[_Family], split: str, report_split: str) ->
     return frame.sort_values("value", key=abs, ascending=False, kind="stable").reset_index(drop=True)
 
 
-def _mean_correlation(column: pd.Series, of_students: Sequence[pd.Series]) -> tuple[float, int]:
+def _probe_columns(probed: pd.DataFrame, student: str) -> Columns:
+    """Each probe and temperature of the teachers, as one student meets them; -1 stands for no temperature."""
+    rows = of_student(probed, student)
+    columns: Columns = {("params", -1.0): rows.groupby("teacher")["params"].first()}
+    for (probe, _), measured in rows.fillna({"tau": -1.0}).groupby(["probe", "tau"]):
+        columns[str(probe), float(measured["tau"].iloc[0])] = measured.groupby("teacher")["value"].mean()
+    return columns
+
+
+def _mean_correlation(of_students: Sequence[tuple[pd.Series, pd.Series]]) -> tuple[float, int]:
     """Spearman's coefficient of a probe with the students' means, a mean in Fisher's z over the kinds of students."""
     scores, teachers = [], 0
-    for means in of_students:
+    for column, means in of_students:
         both = pd.concat([column, means], axis=1, join="inner").dropna().to_numpy(float)
         if len(both) < FEWEST_TEACHERS or np.ptp(both[:, 0]) == 0 or np.ptp(both[:, 1]) == 0:
             continue

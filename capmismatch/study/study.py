@@ -12,7 +12,6 @@ Stages import what they need when they run: torch, SciPy and Matplotlib take sec
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -46,6 +45,7 @@ from capmismatch.study.diagnosing import Diagnosis, splits_of
 from capmismatch.study.provenance import (
     has_other_code,
     inputs_of_bank,
+    keep_named,
     own_code_of,
     read_manifest,
     what_changed,
@@ -66,11 +66,12 @@ from capmismatch.study.tables import (
     table_hashes,
     write_manifest_of_figures,
 )
+from capmismatch.study.to_teach import networks_to_teach
 
 if TYPE_CHECKING:
     from capmismatch.data.datasets import Dataset
     from capmismatch.selection.picking import Choice
-    from capmismatch.sources.families import Family
+    from capmismatch.sources.families import Family, Teacher
     from capmismatch.training.loop import Recipe
 
 __all__ = [
@@ -238,26 +239,27 @@ class Study:
         """Logits of every teacher on validation and test rows."""
         self.check()
         folder = self.folder / "bank"
-        bank = self._collected(self.eval_data, folder, self.progress)
+        how = self.config.collect
+        students = networks_to_teach(self, how.students, self._data.students)
+        bank = self._collected(self.eval_data, folder, self.progress, students, features=how.features)
         if self._chosen is None:  # a study that was cut down names fewer teachers than its file
             with locked(folder / ".lock"):
-                write_manifest(folder, self.config, self.base, [teacher.key for teacher in self.family])
+                named = [network.key for network in (*self.family, *students)]
+                write_manifest(folder, self.config, self.base, named)
         return bank
 
-    def _collected(self, data: Dataset, folder: Path, progress: bool) -> LogitBank:
+    def _collected(
+        self, data: Dataset, folder: Path, progress: bool, students: Iterable[Teacher] = (), **options: Any
+    ) -> LogitBank:
         from capmismatch.sources.collecting import collect
+        from capmismatch.sources.families import Family
 
-        options = asdict(self.config.collect) | {"dense": self._data.keeps_all_logits(folder)}
-        bank = collect(self.family, data, folder, progress=progress, **options)
-        named = {teacher.key for teacher in self._data.family}
-        unnamed = [record.key for record in bank.teachers if record.key not in named]
-        if unnamed and folder.name == "bank":
-            warnings.warn(
-                f"{folder} holds teachers that {self.file.name} no longer names; all stages leave them out: "
-                f"{', '.join(unnamed)}",
-                stacklevel=3,
-            )
-        bank.teachers = [record for record in bank.teachers if record.key in named]
+        how = asdict(self.config.collect) | {"features": False} | options
+        del how["students"]
+        how["dense"] = self._data.keeps_all_logits(folder)
+        networks = Family([*self.family, *students])
+        bank = collect(networks, data, folder, progress=progress, **how)
+        keep_named(bank, {network.key for network in (*self._data.family, *students)}, self.file)
         return bank
 
     def check(self) -> None:
@@ -294,7 +296,7 @@ class Study:
             raise InputError(f"{changed} changed since the bank in {folder} was collected: run `{collect}` first")
         bank, manifest = open_bank(folder), read_manifest(folder)
         if manifest is not None:
-            bank.teachers = [record for record in bank.teachers if record.key in manifest["teachers"]]
+            bank.keep(manifest["teachers"])
         return bank
 
     @property

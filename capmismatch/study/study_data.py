@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capmismatch.data.class_names import composed
+from capmismatch.data.records import STUDENT
 from capmismatch.errors import CapmismatchError, InputError
 from capmismatch.study.config import StudyConfig
 
 if TYPE_CHECKING:
     from capmismatch.data.datasets import Dataset
     from capmismatch.data.text_reader import NextTokens
-    from capmismatch.sources.families import Family
+    from capmismatch.sources.families import Family, Teacher
 
 BRINGS_ROWS = ("logits:", "bank:")
 GIVEN_BY_STUDY = ("base", "train")  # options of sources that are no matter of a study file
@@ -76,12 +77,27 @@ class StudyData:
         return self._train_part() if self.config.data.train is None else self._train_source(self.config.data.train)
 
     @cached_property
-    def family(self) -> Family:
-        """All teachers of all ``[[family]]`` tables."""
+    def networks(self) -> Family:
+        """All networks of all ``[[family]]`` tables."""
         from capmismatch.sources.families import Family
 
         tables = enumerate(self.config.family)
         return Family([teacher for number, table in tables for teacher in self._family(number, table)])
+
+    @cached_property
+    def family(self) -> Family:
+        """All teachers: the networks that are not there to be taught."""
+        from capmismatch.sources.families import Family
+
+        teachers = [teacher for teacher in self.networks if teacher.role != STUDENT]
+        if not teachers:
+            raise InputError(f"{self.file.name} names students alone: expected a [[family]] of teachers")
+        return Family(teachers)
+
+    @property
+    def students(self) -> list[Teacher]:
+        """Networks of the tables with the role "student"."""
+        return [teacher for teacher in self.networks if teacher.role == STUDENT]
 
     def keeps_all_logits(self, bank: Path) -> bool | None:
         """Whether a bank of this study keeps all logits, however many tokens there are; None leaves it to their number.

@@ -21,8 +21,8 @@ what it says also after the setting was chosen by its maximum, and with seeds to
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from itertools import product
 from typing import NamedTuple
@@ -30,8 +30,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import block_diag, solve_triangular
+from scipy.special import logsumexp
 
 from capmismatch.stats.groups import Group
+from capmismatch.stats.uneven import SCALES, Kind, Problem, Repeats, chains, kinds_of, plug_in
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -39,12 +41,15 @@ Ints = NDArray[np.int64]
 # Each grid with its prior weights. Ratios of variances from "a teacher matters an eighth of what a seed does" to "64
 # times as much"; the large ones are rare, and the data tell where they hold.
 RATIOS = 4.0 ** np.arange(-3, 7)
-RATIO_WEIGHTS = np.array([1, 1, 1, 1, 0.7, 0.4, 0.2, 0.1, 0.05, 0.02])
+RATIO_WEIGHTS = np.array([0.15, 0.5, 1, 1, 1, 0.7, 0.4, 0.2, 0.1, 0.05])
 EXPLAINED, EXPLAINED_WEIGHTS = np.array([0.0, 0.3, 0.7, 0.95]), np.array([2, 1, 1, 0.5])
 COMMON = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])  # of the profile, over settings
 SHARED = np.array([0.0, 0.5, 0.9])  # of the slopes, over families
 ALIKE = np.array([0.0, 0.5, 0.95])  # of the profile of the same teachers, over students
-SINGLE_SEED_NOISE = 30.0  # seeds may scatter up to this times the variance that the examples alone give
+# Single seeds scatter by one to thirty times the variance that the examples alone give, most likely two or three.
+SINGLE_SEED_SCALES = np.exp(np.linspace(0, np.log(30), 15))
+_SINGLE_SEED_WEIGHTS = -0.5 * (np.log(SINGLE_SEED_SCALES / 2.5) / 0.8) ** 2
+PROPOSAL_POWER = 0.7  # flattens what chains propose
 SPREAD_SD = 0.8  # of log tau around that of the evidence
 _LEVEL = 30.0  # of a group's level: so vague that it is flat
 _SMALL = 1e-9
@@ -98,11 +103,18 @@ def joint_draws(
     """
     priors = _priors(settings, evidence)
     data = _measured(settings, evidence) if any(np.isfinite(group.means).any() for group in settings) else None
-    scores = np.array([prior.log_weight + (np.zeros(()) if data is None else data.scores(prior)) for prior in priors])
-    weights = np.exp(scores - scores.max())
-    counts = rng.multinomial(n_boot, (weights / weights.sum()).ravel()).reshape(weights.shape)
-    draw = partial(_unmeasured, len(settings)) if data is None else data.draw
-    drawn = [draw(prior, count, rng) for prior, count in zip(priors, counts, strict=True) if count.any()]
+    if data is None:
+        scores = np.array([prior.log_weight for prior in priors])
+        drawn = _over_grid(priors, scores, partial(_unmeasured, len(settings)), n_boot, rng)
+    else:
+        kinds = kinds_of(data.repeats)
+        even = int(rng.binomial(n_boot, kinds[0].weight))
+        drawn = []
+        if even:
+            scores = np.array([prior.log_weight + data.scores(prior) for prior in priors])
+            drawn += _over_grid(priors, scores, data.draw, even, rng)
+        if even < n_boot:
+            drawn.append(data.unit * chains(data.problem(priors, kinds), kinds[1:], n_boot - even, rng))
     stacked = rng.permutation(np.concatenate(drawn))
     size = len(settings) * len(settings[0].means)
     means = stacked[:, :size].reshape(n_boot, len(settings), -1)
@@ -110,6 +122,19 @@ def joint_draws(
         return Draws(data.middle + means, stacked[:, size:])
     spreads = rng.choice(np.exp(_log_spreads(evidence)), (n_boot, 1))
     return Draws(spreads[..., None] * (means - means.mean(axis=2, keepdims=True)), spreads * stacked[:, size:])
+
+
+def _over_grid(
+    priors: Sequence[_Prior],
+    scores: Floats,
+    draw: Callable[[_Prior, Ints, np.random.Generator], Floats],
+    count: int,
+    rng: np.random.Generator,
+) -> list[Floats]:
+    """Draws, as many of each point of the prior and of its grid as the log weights say."""
+    weights = np.exp(scores - scores.max())
+    counts = rng.multinomial(count, (weights / weights.sum()).ravel()).reshape(weights.shape)
+    return [draw(prior, number, rng) for prior, number in zip(priors, counts, strict=True) if number.any()]
 
 
 def posterior_draws(group: Group, n_boot: int, rng: np.random.Generator, evidence: Sequence[Group] = ()) -> Draws:
@@ -333,8 +358,10 @@ class _Measured:
     ----------
     y : (N,) array of float
         Means of the units that were measured.
+    variances, errors : (N,), (N, q) arrays of float
+        As suggested: of their own errors, and how errors of the seeds' effects move them.
     noise : (N, N) array of float
-        Their covariance as suggested.
+        Their covariance.
     seen : (N,) array of int
         Their places among the S * T units.
     levels : (S * T, S) array of float
@@ -347,9 +374,15 @@ class _Measured:
         What was taken off all means.
     log_taus : (E,) array of float
         Of the evidence's spreads, in units.
+    number : float
+        Repeats behind a mean, on average.
+    repeats : Repeats
+        What each unit's own repeats say of its noise.
     """
 
     y: Floats
+    variances: Floats
+    errors: Floats
     noise: Floats
     seen: Ints
     levels: Floats
@@ -357,12 +390,20 @@ class _Measured:
     unit: float
     middle: float
     log_taus: Floats
+    number: float
+    repeats: Repeats
+
+    @property
+    def ratios(self) -> Floats:
+        """The grid of differences to noise, as variances: the same for a single repeat, however many there are."""
+        grid: Floats = RATIOS * self.number
+        return grid
 
     @property
     def noise_scales(self) -> Floats:
         """The grid of lambda: from one on where only the examples speak, else around one as far as chance may lead."""
         if np.isinf(self.free):
-            return np.exp(np.linspace(0, np.log(SINGLE_SEED_NOISE), 15))
+            return SINGLE_SEED_SCALES
         reach = np.log(400) / np.sqrt(min(self.free, 100) / 2 + 0.5)
         return np.exp(np.linspace(-0.5 * reach, reach, 31))
 
@@ -395,12 +436,13 @@ class _Measured:
     def scores(self, prior: _Prior) -> Floats:
         """Log weights (R, L) of the ratios and the noise scales."""
         scale = self.noise_scales
-        scores = np.log(RATIO_WEIGHTS)[:, None] + self._spread_score(0.5 * np.log(RATIOS[:, None] * scale))
+        ratios = self.ratios
+        scores = np.log(RATIO_WEIGHTS)[:, None] + self._spread_score(0.5 * np.log(ratios[:, None] * scale))
         for part in self.parts(prior):
             turned = self.turned(part)
             sets = part.y.shape[1]
-            size = 1 + RATIOS[:, None] * turned.sizes
-            mean = np.sqrt(RATIOS)[:, None, None] * turned.mean
+            size = 1 + ratios[:, None] * turned.sizes
+            mean = np.sqrt(ratios)[:, None, None] * turned.mean
             pair = np.concatenate([np.broadcast_to(turned.y, mean.shape), mean], axis=2) / np.sqrt(size)[..., None]
             levels = turned.levels / np.sqrt(size)[..., None]
             inner = np.linalg.cholesky(levels.mT @ levels)
@@ -413,8 +455,8 @@ class _Measured:
             scores = scores - 0.5 * (yy / scale - 2 * ym / np.sqrt(scale) + mm) - sets * volume[:, None]
             scores -= 0.5 * sets * (len(part.seen) - part.levels.shape[1]) * np.log(scale)
         if np.isfinite(self.free):
-            scores -= 0.5 * self.free * (np.log(scale) + 1 / scale)
-        return scores
+            return scores - 0.5 * self.free * (np.log(scale) + 1 / scale)
+        return scores + _SINGLE_SEED_WEIGHTS
 
     def _spread_score(self, log_tau: Floats) -> Floats:
         """Log density of log tau, given the spreads of the evidence."""
@@ -427,11 +469,46 @@ class _Measured:
         """Draws (n, S * T + p), as many of each ratio and noise scale as `counts` (R, L) says."""
         parts = [(part, self.turned(part)) for part in self.parts(prior)]
         drawn = []
-        for ratio, count in zip(RATIOS, counts, strict=True):
+        for ratio, count in zip(self.ratios, counts, strict=True):
             if count.any():
                 scale = np.sqrt(np.repeat(self.noise_scales, count))
                 drawn.append(self.joined([_draw_part(part, turned, ratio, scale, rng) for part, turned in parts]))
         return self.unit * np.concatenate(drawn)
+
+    def problem(self, priors: Sequence[_Prior], kinds: list[Kind]) -> Problem:
+        """What is to be solved where the noise is uneven, with proposals by the expected variances of its units."""
+        variances, repeats = self.variances, self.repeats
+        likely = replace(_whole(self), noise=self.noise + np.diag((plug_in(repeats, kinds) - 1) * variances))
+        scores = np.array([prior.log_weight + likely.scores(prior) for prior in priors])
+        scores = PROPOSAL_POWER * logsumexp(scores, axis=2)
+        parts = [_whole(self).parts(prior)[0] for prior in priors]
+        scales, known = self.noise_scales, _SINGLE_SEED_WEIGHTS
+        if np.isfinite(self.free):
+            free, squares = self.free - repeats.free.sum(), self.free - repeats.squares.sum()
+            scales, known = SCALES, -0.5 * (free * np.log(SCALES) + squares / SCALES)
+        spread = self._spread_score(0.5 * np.log(self.ratios[:, None] * scales))
+        covs = np.array([part.cov for part in parts])
+        return Problem(
+            y=self.y,
+            variances=variances,
+            errors=self.errors,
+            seen=self.seen,
+            levels=parts[0].levels,
+            means=np.array([part.mean[:, 0] for part in parts]),
+            covs=covs,
+            roots=np.linalg.cholesky(covs + _SMALL * np.eye(covs.shape[1])),
+            log_weights=np.array([prior.log_weight for prior in priors]),
+            ratios=self.ratios,
+            scales=scales,
+            log_grid=np.log(RATIO_WEIGHTS)[:, None] + spread + known,
+            proposals=np.exp(scores - logsumexp(scores)) + 1e-9,
+            repeats=repeats,
+        )
+
+
+def _whole(data: _Measured) -> _Measured:
+    """The same, as one large problem."""
+    return _Measured(**{each.name: getattr(data, each.name) for each in fields(data)})
 
 
 def _draw_part(part: _Part, turned: _Turned, ratio: float, scale: Floats, rng: np.random.Generator) -> Floats:
@@ -503,6 +580,8 @@ def _measured(settings: Sequence[Group], evidence: Sequence[Group]) -> _Measured
     balanced = alike and len(settings) > 1 and len(seen) == len(means) and settings[0].noise.seeds is None
     return (_Balanced if balanced else _Measured)(
         y=(means[seen] - middle) / unit,
+        variances=variances[seen] / unit**2,
+        errors=_errors(settings)[seen] / unit,
         noise=_covariance(settings)[np.ix_(seen, seen)] / unit**2,
         seen=seen,
         levels=np.repeat(np.eye(len(settings)), len(settings[0].means), axis=0),
@@ -510,6 +589,12 @@ def _measured(settings: Sequence[Group], evidence: Sequence[Group]) -> _Measured
         unit=unit,
         middle=middle,
         log_taus=_log_spreads(evidence) - np.log(unit),
+        number=float(np.mean(_of_units(settings, "repeats", 1.0)[seen])),
+        repeats=Repeats(
+            _of_units(settings, "squares", 0.0)[seen],
+            _of_units(settings, "own_free", 0.0)[seen],
+            _codes([name for group in settings for name in group.teachers])[seen],
+        ),
     )
 
 
@@ -522,11 +607,24 @@ def _unmeasured(settings: int, prior: _Prior, count: Ints, rng: np.random.Genera
 
 def _covariance(groups: Sequence[Group]) -> Floats:
     """Covariance of the means of groups that were measured together, one under the other."""
-    covariance: Floats = np.diag(np.concatenate([group.noise.variances for group in groups]))
-    if groups[0].noise.seeds is not None:
-        errors = np.concatenate([group.noise.seeds for group in groups])
-        covariance += errors @ errors.T
+    errors = _errors(groups)
+    covariance: Floats = np.diag(np.concatenate([group.noise.variances for group in groups])) + errors @ errors.T
     return covariance
+
+
+def _errors(groups: Sequence[Group]) -> Floats:
+    """How errors of the seeds' effects move the means, (N, q)."""
+    known = [group.noise.seeds for group in groups if group.noise.seeds is not None]
+    errors: Floats = np.concatenate(known) if known else np.zeros((sum(len(group.means) for group in groups), 0))
+    return errors
+
+
+def _of_units(groups: Sequence[Group], name: str, unknown: float) -> Floats:
+    """A field of the noise of all units, one group under the other."""
+    fields_ = [getattr(group.noise, name) for group in groups]
+    return np.concatenate(
+        [np.full(len(g.means), unknown) if field is None else field for g, field in zip(groups, fields_, strict=True)]
+    )
 
 
 def _codes(names: Sequence[Hashable]) -> Ints:

@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from capmismatch.errors import InputError, must_be_one_of, require_columns
 from capmismatch.selection.rules import DEFAULT_TAU, OF_WRONG_CLASSES, RULES
 from capmismatch.stats.groups import Group, Noise, errors_of_seed_effects, seed_noise
-from capmismatch.stats.matching import UNIT, nearest_tau, pack_columns, rows_of_split, seed_effects, share_seeds
+from capmismatch.stats.matching import (
+    UNIT,
+    nearest_tau,
+    pack_columns,
+    require_single_rows,
+    rows_of_split,
+    seed_effects,
+    share_seeds,
+)
 from capmismatch.stats.run_means import mean_over_runs, runs_by_unit
 from capmismatch.stats.usable import usable_tables
 
@@ -52,10 +60,12 @@ def read_probes(probes: pd.DataFrame, split: str) -> tuple[pd.DataFrame, pd.Data
     Raises
     ------
     InputError
-        If a column is missing, the split has no rows, or no teacher is usable.
+        If a column is missing, the split has no rows, no teacher is usable, or a row is there twice.
     """
     require_columns(probes, [*UNIT, "params", "split", "tau", "probe", "value", "se"], "the probes table")
     rows = rows_of_split(usable_tables(probes)[0], split, "the probes table")
+    if "seed" in rows:  # a copy of a row is no second training run
+        require_single_rows(rows[rows["seed"].notna()], [*UNIT, "probe", "tau"], ["seed"], "the probes table")
     rows = rows[~rows["probe"].isin(zero_by_definition(rows))]
     measurements = mean_probes(rows[np.isfinite(rows["value"])])
     profiles = measurements.pivot(index=UNIT, columns="probe", values="value")

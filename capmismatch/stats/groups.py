@@ -33,10 +33,10 @@ class Noise:
         ``diag(variances) + seeds @ seeds.T``. None where every unit has every seed, so that such an error moves all
         means alike. Units that were measured together have the same columns.
     repeats : array of shape (n,), or None
-        Number of runs, or seeds, behind each mean; None where that is unknown.
+        Number of runs, or seeds, behind each mean; None where that is unknown, and all noise is taken to be alike.
     squares, own_free : arrays of shape (n,), or None
         What each unit's own repeats say of its noise: their sum of squares, over the pooled variance, and its degrees
-        of freedom. Over all units that were pooled both sum to `free`. None where that is unknown.
+        of freedom. Over all units that were pooled both sum to `free`. None where there are no repeats.
     """
 
     variances: Floats

@@ -107,8 +107,8 @@ def joint_draws(
         scores = np.array([prior.log_weight for prior in priors])
         drawn = _over_grid(priors, scores, partial(_unmeasured, len(settings)), n_boot, rng)
     else:
-        kinds = kinds_of(data.repeats)
-        even = int(rng.binomial(n_boot, kinds[0].weight))
+        kinds = kinds_of(data.repeats) if data.by_unit else []
+        even = int(rng.binomial(n_boot, kinds[0].weight)) if kinds else n_boot
         drawn = []
         if even:
             scores = np.array([prior.log_weight + data.scores(prior) for prior in priors])
@@ -378,6 +378,8 @@ class _Measured:
         Repeats behind a mean, on average.
     repeats : Repeats
         What each unit's own repeats say of its noise.
+    by_unit : bool
+        Whether that is known, if only that there are none; else all noise is alike.
     """
 
     y: Floats
@@ -392,6 +394,7 @@ class _Measured:
     log_taus: Floats
     number: float
     repeats: Repeats
+    by_unit: bool
 
     @property
     def ratios(self) -> Floats:
@@ -406,6 +409,10 @@ class _Measured:
             return SINGLE_SEED_SCALES
         reach = np.log(400) / np.sqrt(min(self.free, 100) / 2 + 0.5)
         return np.exp(np.linspace(-0.5 * reach, reach, 31))
+
+    def equal(self, uneven: Floats) -> Floats:
+        """Relative variances of the units as even as the parts need them."""
+        return uneven
 
     def parts(self, prior: _Prior) -> list[_Part]:
         """All unknowns at once."""
@@ -478,7 +485,7 @@ class _Measured:
     def problem(self, priors: Sequence[_Prior], kinds: list[Kind]) -> Problem:
         """What is to be solved where the noise is uneven, with proposals by the expected variances of its units."""
         variances, repeats = self.variances, self.repeats
-        likely = replace(_whole(self), noise=self.noise + np.diag((plug_in(repeats, kinds) - 1) * variances))
+        likely = replace(self, noise=self.noise + np.diag((self.equal(plug_in(repeats, kinds)) - 1) * variances))
         scores = np.array([prior.log_weight + likely.scores(prior) for prior in priors])
         scores = PROPOSAL_POWER * logsumexp(scores, axis=2)
         parts = [_whole(self).parts(prior)[0] for prior in priors]
@@ -543,6 +550,11 @@ class _Balanced(_Measured):
         turn: Floats = axes
         return turn
 
+    def equal(self, uneven: Floats) -> Floats:
+        """The same in all settings."""
+        settings = self.levels.shape[1]
+        return np.tile(np.exp(np.log(uneven).reshape(settings, -1).mean(axis=0)), settings)
+
     @cached_property
     def whitening(self) -> Floats:
         """As the noise is the same in all settings, that of one."""
@@ -595,6 +607,7 @@ def _measured(settings: Sequence[Group], evidence: Sequence[Group]) -> _Measured
             _of_units(settings, "own_free", 0.0)[seen],
             _codes([name for group in settings for name in group.teachers])[seen],
         ),
+        by_unit=settings[0].noise.repeats is not None,
     )
 
 

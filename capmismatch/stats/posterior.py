@@ -33,7 +33,7 @@ from scipy.linalg import block_diag, solve_triangular
 from scipy.special import logsumexp
 
 from capmismatch.stats.groups import Group
-from capmismatch.stats.uneven import SCALES, Kind, Problem, Repeats, chains, kinds_of, plug_in
+from capmismatch.stats.uneven import SCALES, Kind, Particles, Problem, Repeats, chains, kinds_of, particles, plug_in
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -49,6 +49,7 @@ ALIKE = np.array([0.0, 0.5, 0.95])  # of the profile of the same teachers, over 
 # Single seeds scatter by one to thirty times the variance that the examples alone give, most likely two or three.
 SINGLE_SEED_SCALES = np.exp(np.linspace(0, np.log(30), 15))
 _SINGLE_SEED_WEIGHTS = -0.5 * (np.log(SINGLE_SEED_SCALES / 2.5) / 0.8) ** 2
+NEGLIGIBLE = 0.002  # a chance that noise is uneven, of which no account is taken
 PROPOSAL_POWER = 0.7  # flattens what chains propose
 SPREAD_SD = 0.8  # of log tau around that of the evidence
 _LEVEL = 30.0  # of a group's level: so vague that it is flat
@@ -107,14 +108,16 @@ def joint_draws(
         scores = np.array([prior.log_weight for prior in priors])
         drawn = _over_grid(priors, scores, partial(_unmeasured, len(settings)), n_boot, rng)
     else:
-        kinds = kinds_of(data.repeats) if data.by_unit else []
-        even = int(rng.binomial(n_boot, kinds[0].weight)) if kinds else n_boot
-        drawn = []
-        if even:
-            scores = np.array([prior.log_weight + data.scores(prior) for prior in priors])
-            drawn += _over_grid(priors, scores, data.draw, even, rng)
-        if even < n_boot:
-            drawn.append(data.unit * chains(data.problem(priors, kinds), kinds[1:], n_boot - even, rng))
+        scores = np.array([prior.log_weight + data.scores(prior) for prior in priors])
+        kinds = kinds_of(data.repeats, *data.known_scales) if data.by_unit else []
+        uneven = 0
+        if kinds and kinds[0].weight < 1 - NEGLIGIBLE:
+            problem = data.problem(priors, kinds)
+            start = particles(problem, kinds[1:], rng)
+            uneven = int(rng.binomial(n_boot, _uneven_chance(kinds, start, data.log_evidence(scores))))
+        drawn = _over_grid(priors, scores, data.draw, n_boot - uneven, rng) if uneven < n_boot else []
+        if uneven:
+            drawn.append(data.unit * chains(problem, start, uneven, rng))
     stacked = rng.permutation(np.concatenate(drawn))
     size = len(settings) * len(settings[0].means)
     means = stacked[:, :size].reshape(n_boot, len(settings), -1)
@@ -122,6 +125,12 @@ def joint_draws(
         return Draws(data.middle + means, stacked[:, size:])
     spreads = rng.choice(np.exp(_log_spreads(evidence)), (n_boot, 1))
     return Draws(spreads[..., None] * (means - means.mean(axis=2, keepdims=True)), spreads * stacked[:, size:])
+
+
+def _uneven_chance(kinds: list[Kind], start: Particles, even: float) -> float:
+    """Chance that noise is uneven, given the repeats and the means; `even` is the log evidence if it is not."""
+    scores = np.log([kind.weight for kind in kinds]) + np.r_[start.power * even, start.log_evidence]
+    return float(1 - np.exp(scores[0] - logsumexp(scores)))
 
 
 def _over_grid(
@@ -482,17 +491,30 @@ class _Measured:
                 drawn.append(self.joined([_draw_part(part, turned, ratio, scale, rng) for part, turned in parts]))
         return self.unit * np.concatenate(drawn)
 
+    @property
+    def known_scales(self) -> tuple[Floats, Floats]:
+        """A grid of lambda for uneven noise, and what is known of it besides the units' own repeats, as log weights."""
+        if np.isinf(self.free):
+            return SINGLE_SEED_SCALES, _SINGLE_SEED_WEIGHTS
+        free, squares = self.free - self.repeats.free.sum(), self.free - self.repeats.squares.sum()
+        return SCALES, -0.5 * (free * np.log(SCALES) + squares / SCALES)
+
+    def log_evidence(self, scores: Floats) -> float:
+        """How well the means are predicted, given the noise's repeats: from all log weights of the grid."""
+        scale = self.noise_scales
+        known = _SINGLE_SEED_WEIGHTS if np.isinf(self.free) else -0.5 * self.free * (np.log(scale) + 1 / scale)
+        return float(logsumexp(scores) - logsumexp(known) - 0.5 * np.linalg.slogdet(self.noise)[1])
+
     def problem(self, priors: Sequence[_Prior], kinds: list[Kind]) -> Problem:
         """What is to be solved where the noise is uneven, with proposals by the expected variances of its units."""
         variances, repeats = self.variances, self.repeats
-        likely = replace(self, noise=self.noise + np.diag((self.equal(plug_in(repeats, kinds)) - 1) * variances))
+        scales, known = self.known_scales
+        more = self.equal(plug_in(repeats, scales, kinds)) - 1
+        likely = replace(self, noise=self.noise + np.diag(more * variances))
         scores = np.array([prior.log_weight + likely.scores(prior) for prior in priors])
         scores = PROPOSAL_POWER * logsumexp(scores, axis=2)
+        proposals = np.exp(scores - logsumexp(scores))
         parts = [_whole(self).parts(prior)[0] for prior in priors]
-        scales, known = self.noise_scales, _SINGLE_SEED_WEIGHTS
-        if np.isfinite(self.free):
-            free, squares = self.free - repeats.free.sum(), self.free - repeats.squares.sum()
-            scales, known = SCALES, -0.5 * (free * np.log(SCALES) + squares / SCALES)
         spread = self._spread_score(0.5 * np.log(self.ratios[:, None] * scales))
         covs = np.array([part.cov for part in parts])
         return Problem(
@@ -507,8 +529,9 @@ class _Measured:
             log_weights=np.array([prior.log_weight for prior in priors]),
             ratios=self.ratios,
             scales=scales,
-            log_grid=np.log(RATIO_WEIGHTS)[:, None] + spread + known,
-            proposals=np.exp(scores - logsumexp(scores)) + 1e-9,
+            log_scales=known,
+            log_grid=np.log(RATIO_WEIGHTS)[:, None] + spread,
+            proposals=(proposals + 1e-9) / (proposals + 1e-9).sum(),
             repeats=repeats,
         )
 

@@ -31,15 +31,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln, logsumexp
 
-__all__ = ["Kind", "Problem", "Repeats", "chains", "kinds_of", "plug_in"]
+__all__ = ["Kind", "Particles", "Problem", "Repeats", "chains", "kinds_of", "particles", "plug_in"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-EVEN_WEIGHT = 0.5  # prior chance that all noise is alike
+EVEN_WEIGHT = 0.25  # prior chance that all noise is alike
 TAILS, TAIL_WEIGHTS = np.array([1.5, 3.0, 6.0]), np.array([0.25, 0.4, 0.35])  # nu
 SCALES = np.exp(np.linspace(np.log(0.02), np.log(20), 57))
-CHAINS, SWEEPS, KEPT = 96, 6, 3
+CHAINS, SWEEPS, KEPT = 96, 5, 3
+PARTICLES = 600
+POWERS = (1.0, 0.7, 0.5, 0.35, 0.2, 0.1)
+FEWEST = 8.0  # particles of a kind that count, of equal weight
 UNITS = 4000  # of all chains together, at most
 EACH = 12  # draws of a chain, at least, where there are few to make
 
@@ -71,23 +74,25 @@ class Kind(NamedTuple):
         Whether a teacher's noise is the same in all settings.
     weight : float
         Its chance, given the repeats.
-    scale : float
-        Typical lambda, given the repeats.
+    scales : (L,) array of float
+        Chances of each scale, given the repeats.
     """
 
     tail: float
     by_teacher: bool
     weight: float
-    scale: float
+    scales: Floats
 
 
-def kinds_of(repeats: Repeats) -> list[Kind]:
+def kinds_of(repeats: Repeats, scales: Floats, log_prior: Floats) -> list[Kind]:
     """The kinds of noise with their chances; the first one is even.
 
     Parameters
     ----------
     repeats : Repeats
         Of the measured units.
+    scales, log_prior : (L,) arrays of float
+        The grid of lambda, and what is known of it besides.
 
     Returns
     -------
@@ -97,10 +102,10 @@ def kinds_of(repeats: Repeats) -> list[Kind]:
     Examples
     --------
     >>> alone = Repeats(np.zeros(4), np.zeros(4), np.arange(4))  # single seeds: the prior
-    >>> [round(kind.weight, 3) for kind in kinds_of(alone)]
-    [0.5, 0.125, 0.2, 0.175]
+    >>> bool(np.isclose(kinds_of(alone, SCALES, 0 * SCALES)[0].weight, EVEN_WEIGHT))
+    True
     >>> wild = Repeats(np.array([0.01, 0.02, 0.01, 11.9]), np.full(4, 3.0), np.arange(4))
-    >>> kinds_of(wild)[0].weight < 0.01
+    >>> kinds_of(wild, SCALES, 0 * SCALES)[0].weight < 0.01
     True
     """
     several = len(np.unique(repeats.teachers)) < len(repeats.teachers)
@@ -108,37 +113,37 @@ def kinds_of(repeats: Repeats) -> list[Kind]:
     for by_teacher in (False, True) if several else (False,):
         found += [(tail, by_teacher) for tail in TAILS.tolist()]
         scores += (np.log((1 - EVEN_WEIGHT) * TAIL_WEIGHTS / TAIL_WEIGHTS.sum() / (1 + several))).tolist()
-    likelihoods = np.array([_likelihood(repeats, *kind) for kind in found])  # (K, L)
+    likelihoods = log_prior + [_likelihood(repeats, scales, *kind) for kind in found]  # (K, L)
     total = np.array(scores) + logsumexp(likelihoods, axis=1)
     weights = np.exp(total - logsumexp(total))
     shares = np.exp(likelihoods - logsumexp(likelihoods, axis=1, keepdims=True))
-    typical = np.exp(shares @ np.log(SCALES)) if repeats.free.any() else np.ones(len(found))
-    return [Kind(*kind, float(w), float(s)) for kind, w, s in zip(found, weights, typical, strict=True)]
+    return [Kind(*kind, float(w), s) for kind, w, s in zip(found, weights, shares, strict=True)]
 
 
-def _likelihood(repeats: Repeats, tail: float, by_teacher: bool) -> Floats:
-    """Log density (L,) of the sums of squares at each of `SCALES`; constants that all kinds share are left out."""
+def _likelihood(repeats: Repeats, scales: Floats, tail: float, by_teacher: bool) -> Floats:
+    """Log density (L,) of the sums of squares at each scale; constants that all kinds share are left out."""
     squares, free = repeats.squares, repeats.free
     if by_teacher:
         squares, free = np.bincount(repeats.teachers, squares), np.bincount(repeats.teachers, free)
-    over = squares[:, None] / SCALES
+    over = squares[:, None] / scales
     if np.isinf(tail):
         each = -0.5 * over
     else:
         half = 0.5 * (tail + free[:, None])
         each = gammaln(half) - gammaln(tail / 2) + tail / 2 * np.log(tail / 2) - half * np.log((tail + over) / 2)
-    score: Floats = each.sum(axis=0) - 0.5 * free.sum() * np.log(SCALES)
+    score: Floats = each.sum(axis=0) - 0.5 * free.sum() * np.log(scales)
     return score
 
 
-def plug_in(repeats: Repeats, kinds: list[Kind]) -> Floats:
+def plug_in(repeats: Repeats, scales: Floats, kinds: list[Kind]) -> Floats:
     """Expected relative variance (N,) of each unit over the uneven kinds, by which the chains' proposals are made."""
     total, weights = np.zeros(len(repeats.free)), 0.0
     for kind in kinds[1:]:
         squares, free = repeats.squares, repeats.free
         if kind.by_teacher:
             squares, free = (np.bincount(repeats.teachers, values)[repeats.teachers] for values in (squares, free))
-        total += kind.weight * np.log((kind.tail * kind.scale + squares) / (kind.tail + free))
+        typical = np.exp(kind.scales @ np.log(scales)) if free.any() else 1.0
+        total += kind.weight * np.log((kind.tail * typical + squares) / (kind.tail + free))
         weights += kind.weight
     return np.exp(total / weights)
 
@@ -163,8 +168,10 @@ class Problem:
         Of these covariances.
     ratios, scales : (R,), (L,) arrays of float
         Grids of the ratio of differences to noise, and of lambda.
+    log_scales : (L,) array of float
+        What is known of lambda besides the repeats.
     log_grid : (R, L) array of float
-        Log prior weights of both, and what is known of the scale besides repeats.
+        Log prior weights of the ratios, and of the spread that follows from both.
     proposals : (P, R) array of float
         Chances by which points and ratios are proposed.
     repeats : Repeats
@@ -182,6 +189,7 @@ class Problem:
     log_weights: Floats
     ratios: Floats
     scales: Floats
+    log_scales: Floats
     log_grid: Floats
     proposals: Floats
     repeats: Repeats
@@ -211,8 +219,39 @@ class _State(NamedTuple):
     root: Floats
 
 
-def chains(problem: Problem, kinds: list[Kind], count: int, rng: np.random.Generator) -> Floats:
-    """Draws of the unknowns where noise is uneven.
+@dataclass(frozen=True)
+class Particles:
+    """Noise as the repeats alone suggest it, with what the means say of it.
+
+    Attributes
+    ----------
+    power : float
+        To which the densities of the means are taken. Less than one where particles are too few to tell, as for many
+        settings, where the repeats tell the kind of noise.
+    log_evidence : (K,) array of float
+        How well each kind predicts the means, to this power.
+    log_weights : (C,) array of float
+        Of each particle among all.
+    tails, by_teacher : (C,) arrays
+        Each particle's kind.
+    uneven : (C, N) array of float
+        Relative variances.
+    point, ratio : (C,) arrays of int
+        As proposed.
+    """
+
+    power: float
+    log_evidence: Floats
+    log_weights: Floats
+    tails: Floats
+    by_teacher: NDArray[np.bool_]
+    uneven: Floats
+    point: Ints
+    ratio: Ints
+
+
+def particles(problem: Problem, kinds: list[Kind], rng: np.random.Generator) -> Particles:
+    """Draws of uneven noise from what the repeats say, weighted by how well they predict the means.
 
     Parameters
     ----------
@@ -220,6 +259,45 @@ def chains(problem: Problem, kinds: list[Kind], count: int, rng: np.random.Gener
         What was measured, and the prior.
     kinds : list of Kind
         The uneven ones.
+    rng : Generator
+        The source of randomness.
+
+    Returns
+    -------
+    Particles
+        As many of each kind.
+    """
+    each = max(16, min(PARTICLES, UNITS // len(problem.y)) // len(kinds))
+    tails = np.repeat([kind.tail for kind in kinds], each)
+    by_teacher = np.repeat([kind.by_teacher for kind in kinds], each)
+    place = np.concatenate([rng.choice(len(problem.scales), each, p=kind.scales) for kind in kinds])
+    nothing = np.zeros((len(tails), len(problem.y)))
+    uneven = _relative(problem, tails, by_teacher, problem.scales[place], nothing, rng, measured=False)
+    state = _proposed(problem, uneven, rng)
+    scores = (state.scores - _of_repeats(problem, uneven))[np.arange(len(place)), place]
+    scores = scores - np.log(problem.proposals[state.point, state.ratio])
+    power = next((power for power in POWERS if _effective(power * scores.reshape(len(kinds), each)) >= FEWEST), 0.0)
+    scores = power * scores
+    evidence = logsumexp(scores.reshape(len(kinds), each), axis=1) - np.log(each)
+    weights = scores + np.log(np.repeat([kind.weight for kind in kinds], each))
+    return Particles(power, evidence, weights, tails, by_teacher, uneven, state.point, state.ratio)
+
+
+def _effective(log_weights: Floats) -> float:
+    """Number of equally weighted particles that would tell as much, of the kind that has the fewest."""
+    weights = np.exp(log_weights - log_weights.max(axis=1, keepdims=True))
+    return float((weights.sum(axis=1) ** 2 / (weights**2).sum(axis=1)).min())
+
+
+def chains(problem: Problem, start: Particles, count: int, rng: np.random.Generator) -> Floats:
+    """Draws of the unknowns where noise is uneven.
+
+    Parameters
+    ----------
+    problem : Problem
+        What was measured, and the prior.
+    start : Particles
+        From which the chains start.
     count : int
         Number of draws.
     rng : Generator
@@ -232,18 +310,14 @@ def chains(problem: Problem, kinds: list[Kind], count: int, rng: np.random.Gener
     """
     number = min(count, CHAINS, max(8, UNITS // len(problem.y)), max(8, count // EACH))
     each = -(-count // (number * KEPT))
-    weights = np.array([kind.weight for kind in kinds])
-    edges = weights.cumsum() / weights.sum()
-    mine = np.searchsorted(edges, (rng.permutation(number) + rng.random()) / number).clip(max=len(kinds) - 1)
-    tails = np.array([kind.tail for kind in kinds])[mine]
-    by_teacher = np.array([kind.by_teacher for kind in kinds])[mine]
-    start = np.array([kind.scale for kind in kinds])[mine]
-    uneven = _relative(problem, tails, by_teacher, start, np.zeros((number, len(problem.y))), rng, measured=False)
-    state, kept = _proposed(problem, uneven, rng), []
+    edges = np.exp(start.log_weights - logsumexp(start.log_weights)).cumsum()
+    mine = np.searchsorted(edges, (np.arange(number) + rng.random(number)) / number).clip(max=len(edges) - 1)
+    tails, by_teacher, uneven = start.tails[mine], start.by_teacher[mine], start.uneven[mine]
+    point, ratio, kept = start.point[mine], start.ratio[mine], []
     for sweep in range(SWEEPS):
         # The noise has moved, so that the present point is judged again, beside a new one.
-        state = _at(problem, uneven, state.point, state.ratio)
-        state = _accepted(problem, state, _proposed(problem, uneven, rng), rng)
+        state = _accepted(problem, _at(problem, uneven, point, ratio), _proposed(problem, uneven, rng), rng)
+        point, ratio = state.point, state.ratio
         scale = problem.scales[_sampled(state.scores, rng)]
         last = sweep >= SWEEPS - KEPT
         drawn, left = _unknowns(problem, uneven, state, scale, each if last else 1, rng)
@@ -289,13 +363,21 @@ def _at(problem: Problem, uneven: Floats, point: Ints, ratio: Ints) -> _State:
     out = np.linalg.solve(inner, levels.mT @ pair)
     squares = pair.mT @ pair - out.mT @ out
     volume = sum(np.log(np.diagonal(each, axis1=1, axis2=2)).sum(axis=1) for each in (root, inner))
-    scale, repeats = problem.scales, problem.repeats
-    own = (repeats.squares / uneven).sum(axis=1)
-    free = len(seen) - levels.shape[2] + repeats.free.sum()
+    scale, free = problem.scales, len(seen) - levels.shape[2]
     scores = problem.log_grid[ratio] + problem.log_weights[point][:, None] - volume[:, None]
-    scores -= 0.5 * ((squares[:, 0, 0] + own)[:, None] / scale - 2 * squares[:, 0, 1][:, None] / np.sqrt(scale))
+    scores -= 0.5 * (squares[:, 0, 0][:, None] / scale - 2 * squares[:, 0, 1][:, None] / np.sqrt(scale))
     scores -= 0.5 * (squares[:, 1, 1][:, None] + free * np.log(scale))
-    return _State(point, ratio, scores, root)
+    return _State(point, ratio, scores + _of_repeats(problem, uneven), root)
+
+
+def _of_repeats(problem: Problem, uneven: Floats) -> Floats:
+    """What is known of the scale without the means, log density (C, L) given the noise."""
+    repeats = problem.repeats
+    squares = (repeats.squares / uneven).sum(axis=1)
+    score: Floats = problem.log_scales - 0.5 * (
+        squares[:, None] / problem.scales + repeats.free.sum() * np.log(problem.scales)
+    )
+    return score
 
 
 def _sides(problem: Problem, point: Ints, ratio: Floats) -> Floats:

@@ -3,9 +3,9 @@
     python benchmarks/bench_pick.py [--families 200] [--out pick_blocks.csv] [--workers 1]
 
 Families are those of ``bench_reliability.py``, written as a probes and a results table and given to `capmismatch.pick`:
-one or eight settings, one to four seeds of each kind of noise, each student measured on "val" and on "test", so that both have its seed in
-common; students without a teacher beside. A teacher matters from a quarter to twice as much as a seed, which moves
-accuracies by half a point; examples add 0.3 points to each measurement. Pilots climb the ladders of
+one or eight settings, one to four seeds of each kind of noise, each student measured on "val" and on "test", so that
+both have its seed in common; students without a teacher beside. A teacher matters from a quarter to twice as much as a
+seed, which moves accuracies by half a point; examples add 0.3 points to each measurement. Pilots climb the ladders of
 `capmismatch.study.halving` with budgets of 16, 25 and 48 whole runs, and stop once the expected regret is below 0.3
 points: once for teachers of the same families, once for twelve whose students rise and fall with size, which is not
 what the posterior assumes.
@@ -221,8 +221,10 @@ def simulate(number: int, block: int) -> pd.DataFrame:
 
 
 def reported(sums: pd.DataFrame) -> pd.DataFrame:
-    """By noise, seeds and settings: mean error of the accuracy and of the gain to report, in points; the gain's coverage."""
-    total = sums[sums["kind"].eq("results")].groupby(["noise", "evidence", "seeds", "settings"], sort=False)[EXTRA].sum()
+    """By noise, seeds and settings: mean error of accuracy and gain to report, in points; the gain's coverage."""
+    total = (
+        sums[sums["kind"].eq("results")].groupby(["noise", "evidence", "seeds", "settings"], sort=False)[EXTRA].sum()
+    )
     n = total.pop("reported")
     table = pd.DataFrame({"n": n.astype(int)})
     for name in ("accuracy_error", "gain_error"):

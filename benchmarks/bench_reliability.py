@@ -4,10 +4,11 @@
 
 51 designs: evidence of 0, 1, 3 or 6 other families; one to four seeds (none to three, where there is evidence); one or
 eight settings; seeds that scatter alike, more for some teachers than for others (standard deviations log-normal, by a
-factor of 2.2), or with heavy tails (Student's t with 2.5 to 4 degrees of freedom). Each family draws its own number of teachers (8 to 12), signal to noise (the spread of the teachers over
-that of the seeds, log-uniform from 0.25 to 2), share that probes explain, and probe matrix: that of the twelve shipped
-CIFAR-10 teachers, a ladder of sizes, or noise. Single seeds know the noise from the examples alone, which is 0.3 to 1
-times the real one. The choice is that of `capmismatch.pick`: the setting and teacher with the highest expectation.
+factor of 2.2), or with heavy tails (Student's t with 2.5 to 4 degrees of freedom). Each family draws its own number of
+teachers (8 to 12), signal to noise (the spread of the teachers over that of the seeds, log-uniform from 0.25 to 2),
+share that probes explain, and probe matrix: that of the twelve shipped CIFAR-10 teachers, a ladder of sizes, or noise.
+Single seeds know the noise from the examples alone, which is 0.3 to 1 times the real one. The choice is that of
+`capmismatch.pick`: the setting and teacher with the highest expectation.
 
 Blocks of all designs are made in turns and kept in ``--out``; the same command goes on from there.
 """

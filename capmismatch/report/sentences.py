@@ -104,7 +104,9 @@ def _(facts: TeacherDifference) -> str:
     )
     if not facts.ceiling:
         return f"{text}; no probe can be expected to correlate with them."
-    seeds = "" if facts.reliability.value >= 0.8 else f"; {facts.seeds:g} {facts.error} would reach a reliability of 0.8"
+    seeds = (
+        "" if facts.reliability.value >= 0.8 else f"; {facts.seeds:g} {facts.error} would reach a reliability of 0.8"
+    )
     return f"{text}; highest correlation to expect of a probe: {facts.ceiling:.2f}{seeds}."
 
 

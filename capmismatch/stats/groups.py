@@ -60,7 +60,9 @@ class Noise:
         variances = np.where(there, self.variances[position], np.nan)
         seeds = None if self.seeds is None else np.where(there[:, None], self.seeds[position], 0.0)
         by_unit = {name: getattr(self, name) for name in ("repeats", "squares", "own_free")}
-        own = {name: None if known is None else np.where(there, known[position], 0.0) for name, known in by_unit.items()}
+        own = {
+            name: None if known is None else np.where(there, known[position], 0.0) for name, known in by_unit.items()
+        }
         return replace(self, variances=variances, seeds=seeds, **own)
 
 
@@ -191,3 +193,63 @@ def errors_of_seed_effects(counts: NDArray[np.int64], variance: float) -> Floats
     errors: Floats = np.sqrt(variance) * share @ (vectors[:, known] / np.sqrt(values[known]))
     apart = np.abs(errors - errors.mean(axis=0)).max(initial=0.0)
     return errors if apart > 1e-9 * np.sqrt(variance) else None
+
+
+def covariance(groups: Sequence[Group]) -> Floats:
+    """Covariance of the means of groups that were measured together, one under the other.
+
+    Parameters
+    ----------
+    groups : sequence of Group
+        With N units in all.
+
+    Returns
+    -------
+    (N, N) array of float
+        NaN where a unit was not measured.
+    """
+    errors = errors_of(groups)
+    found: Floats = np.diag(np.concatenate([group.noise.variances for group in groups])) + errors @ errors.T
+    return found
+
+
+def errors_of(groups: Sequence[Group]) -> Floats:
+    """How errors of the seeds' effects move the means of groups that were measured together.
+
+    Parameters
+    ----------
+    groups : sequence of Group
+        With N units in all.
+
+    Returns
+    -------
+    (N, q) array of float
+        `Noise.seeds`, one group under the other; q is 0 where there are none.
+    """
+    if groups[0].noise.seeds is None:
+        return np.zeros((sum(len(group.means) for group in groups), 0))
+    found: Floats = np.concatenate([group.noise.seeds for group in groups])
+    return found
+
+
+def of_units(groups: Sequence[Group], name: str, unknown: float) -> Floats:
+    """What is known of the noise of each unit, one group under the other.
+
+    Parameters
+    ----------
+    groups : sequence of Group
+        With N units in all.
+    name : {"repeats", "squares", "own_free"}
+        A field of `Noise`.
+    unknown : float
+        What stands where a group does not know it.
+
+    Returns
+    -------
+    (N,) array of float
+        One value a unit.
+    """
+    known = [getattr(group.noise, name) for group in groups]
+    return np.concatenate(
+        [np.full(len(g.means), unknown) if field is None else field for g, field in zip(groups, known, strict=True)]
+    )

@@ -21,38 +21,33 @@ what it says also after the setting was chosen by its maximum, and with seeds to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import block_diag, solve_triangular
+from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 
-from capmismatch.stats.groups import Group
+from capmismatch.stats.groups import Group, covariance, errors_of, of_units
+from capmismatch.stats.profiles import Prior, codes, log_spreads, prior_points, repeated
 from capmismatch.stats.uneven import SCALES, Kind, Particles, Problem, Repeats, chains, kinds_of, particles, plug_in
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Each grid with its prior weights. Ratios of variances from "a teacher matters an eighth of what a seed does" to "64
-# times as much"; the large ones are rare, and the data tell where they hold.
+# Ratios of variances, of true differences to a single repeat, with prior weights: from "a teacher matters an eighth of
+# what a seed does" to "64 times as much". Both ends are rare, and the data tell where they hold.
 RATIOS = 4.0 ** np.arange(-3, 7)
 RATIO_WEIGHTS = np.array([0.15, 0.5, 1, 1, 1, 0.7, 0.4, 0.2, 0.1, 0.05])
-EXPLAINED, EXPLAINED_WEIGHTS = np.array([0.0, 0.3, 0.7, 0.95]), np.array([2, 1, 1, 0.5])
-COMMON = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])  # of the profile, over settings
-SHARED = np.array([0.0, 0.5, 0.9])  # of the slopes, over families
-ALIKE = np.array([0.0, 0.5, 0.95])  # of the profile of the same teachers, over students
 # Single seeds scatter by one to thirty times the variance that the examples alone give, most likely two or three.
 SINGLE_SEED_SCALES = np.exp(np.linspace(0, np.log(30), 15))
 _SINGLE_SEED_WEIGHTS = -0.5 * (np.log(SINGLE_SEED_SCALES / 2.5) / 0.8) ** 2
 NEGLIGIBLE = 0.002  # a chance that noise is uneven, of which no account is taken
 PROPOSAL_POWER = 0.7  # flattens what chains propose
 SPREAD_SD = 0.8  # of log tau around that of the evidence
-_LEVEL = 30.0  # of a group's level: so vague that it is flat
 _SMALL = 1e-9
 
 
@@ -102,7 +97,7 @@ def joint_draws(
     >>> joint_draws([group], 500, np.random.default_rng(0)).means.mean(axis=0).round(2).tolist()
     [[0.7, 0.72, 0.74]]
     """
-    priors = _priors(settings, evidence)
+    priors = prior_points(settings, evidence)
     data = _measured(settings, evidence) if any(np.isfinite(group.means).any() for group in settings) else None
     if data is None:
         scores = np.array([prior.log_weight for prior in priors])
@@ -123,7 +118,7 @@ def joint_draws(
     means = stacked[:, :size].reshape(n_boot, len(settings), -1)
     if data is not None:
         return Draws(data.middle + means, stacked[:, size:])
-    spreads = rng.choice(np.exp(_log_spreads(evidence)), (n_boot, 1))
+    spreads = rng.choice(np.exp(log_spreads(evidence)), (n_boot, 1))
     return Draws(spreads[..., None] * (means - means.mean(axis=2, keepdims=True)), spreads * stacked[:, size:])
 
 
@@ -134,9 +129,9 @@ def _uneven_chance(kinds: list[Kind], start: Particles, even: float) -> float:
 
 
 def _over_grid(
-    priors: Sequence[_Prior],
+    priors: Sequence[Prior],
     scores: Floats,
-    draw: Callable[[_Prior, Ints, np.random.Generator], Floats],
+    draw: Callable[[Prior, Ints, np.random.Generator], Floats],
     count: int,
     rng: np.random.Generator,
 ) -> list[Floats]:
@@ -179,139 +174,6 @@ def posterior_draws(group: Group, n_boot: int, rng: np.random.Generator, evidenc
 
 
 # --- the profile z and the slopes, before this student's results -----------------------------------------------------
-
-
-class _Prior(NamedTuple):
-    """What is thought of the profile z and the slopes, given h, kappa, rho and alike, before these settings' results.
-
-    Attributes
-    ----------
-    log_weight : float
-        How well it predicts the evidence.
-    mean, cov : (T + p,), (T + p, T + p) arrays of float
-        Of the profile of one setting and the slopes, given the evidence.
-    fresh : (T, T) array of float
-        Covariance of that part of a setting's profile that is its own, where it is all.
-    common : float
-        Kappa: the share that all settings have in common.
-    """
-
-    log_weight: float
-    mean: Floats
-    cov: Floats
-    fresh: Floats
-    common: float
-
-
-def _priors(settings: Sequence[Group], evidence: Sequence[Group]) -> list[_Prior]:
-    """One for each point of the grid, weighted by how well it predicts the evidence."""
-    first, several = settings[0], len(settings) > 1
-    units = _Units.of([first, *evidence])
-    width = first.features.shape[1]
-    grid = product(
-        zip(EXPLAINED, np.log(EXPLAINED_WEIGHTS), strict=True) if width else [(0.0, 0.0)],
-        SHARED if width and len(np.unique(units.families)) > 1 else [1.0],
-        ALIKE if len(np.unique(units.teachers)) < len(units.teachers) else [0.0],
-    )
-    priors = []
-    for (explained, log_weight), shared, alike in grid:
-        weight, mean, cov, fresh = units.condition(explained, shared, alike)
-        for common in COMMON if several else [1.0]:
-            priors.append(_Prior(log_weight + weight, mean, cov, fresh, common))
-    return priors
-
-
-def _repeated(prior: _Prior, settings: int) -> tuple[Floats, Floats]:
-    """Mean and covariance of the profiles of all settings, setting by setting, and the slopes."""
-    count = len(prior.fresh)
-    place = np.r_[np.tile(np.arange(count), settings), np.arange(count, len(prior.mean))]
-    root = np.r_[np.full(count * settings, np.sqrt(prior.common)), np.ones(len(prior.mean) - count)]
-    wide = prior.cov[np.ix_(place, place)] * np.outer(root, root)
-    profile = count * settings
-    wide[:profile, :profile] += np.kron(np.eye(settings), (1 - prior.common) * prior.fresh)
-    return prior.mean[place] * root, wide
-
-
-@dataclass(frozen=True)
-class _Units:
-    """Teachers of the student in question, then those of the evidence, one under the other.
-
-    Attributes
-    ----------
-    features : (N, p) array of float
-        Standardised probes.
-    groups, teachers, families : (N,) arrays of int
-        Equal numbers are the same.
-    count : int
-        How many stand in the group in question, the first.
-    seen : (E,) array of int
-        Units of the evidence that were measured.
-    y : (E,) array of float
-        Their means, centred, in units of their group's true spread.
-    noise : (E, E) array of float
-        Covariance of their means, in these units.
-    """
-
-    features: Floats
-    groups: Ints
-    teachers: Ints
-    families: Ints
-    count: int
-    seen: Ints
-    y: Floats
-    noise: Floats
-
-    @classmethod
-    def of(cls, groups: Sequence[Group]) -> _Units:
-        count = len(groups[0].means)
-        taus = np.r_[1.0, np.exp(_log_spreads(groups[1:]))]
-        y = np.concatenate(
-            [(g.means - np.nanmean(g.means)) / tau for g, tau in zip(groups[1:], taus[1:], strict=True)]
-            or [np.zeros(0)]
-        )
-        known = np.flatnonzero(np.isfinite(y))
-        blocks = [_covariance([group]) / tau**2 for group, tau in zip(groups[1:], taus[1:], strict=True)]
-        noise = block_diag(*blocks) if blocks else np.zeros((0, 0))
-        return cls(
-            features=np.concatenate([group.features for group in groups]),
-            groups=np.repeat(np.arange(len(groups)), [len(group.means) for group in groups]),
-            teachers=_codes([name for group in groups for name in group.teachers]),
-            families=_codes([name for group in groups for name in group.families]),
-            count=count,
-            seen=count + known,
-            y=y[known],
-            noise=noise[np.ix_(known, known)],
-        )
-
-    def condition(self, explained: float, shared: float, alike: float) -> tuple[float, Floats, Floats, Floats]:
-        """Log density of the evidence; mean and covariance of profile and slopes given it; their prior covariance."""
-        width, count = self.features.shape[1], self.count
-        rows = np.r_[np.arange(count), self.seen]
-        probes = np.concatenate([self.features[rows], np.eye(width)]) / np.sqrt(max(width, 1))
-        family = np.r_[self.families[rows], np.full(width, self.families[0])]
-        prior = explained * (probes @ probes.T) * (shared + (1 - shared) * _same(family))
-        own = _same(self.teachers[rows]) * (alike + (1 - alike) * _same(self.groups[rows]))
-        prior[: len(rows), : len(rows)] += (1 - explained) * own
-        target = np.r_[np.arange(count), np.arange(len(rows), len(prior))]
-        fresh, before = prior[:count, :count], prior[np.ix_(target, target)]
-        if not len(self.seen):
-            return 0.0, np.zeros(len(target)), before, fresh
-        there = np.arange(count, len(rows))
-        marginal = prior[np.ix_(there, there)] + self.noise + _LEVEL**2 * _same(self.groups[self.seen])
-        root = np.linalg.cholesky(marginal)
-        half = np.linalg.solve(root, np.c_[self.y, prior[np.ix_(there, target)]])
-        weight = -0.5 * half[:, 0] @ half[:, 0] - np.log(np.diag(root)).sum()
-        return weight, half[:, 1:].T @ half[:, 0], before - half[:, 1:].T @ half[:, 1:], fresh
-
-
-def _log_spreads(groups: Sequence[Group]) -> Floats:
-    """Log of each group's standard deviation of true means: that of the measured ones, less their noise."""
-    spreads = []
-    for group in groups:
-        seen = np.isfinite(group.means)
-        total = group.spread**2
-        spreads.append(0.5 * np.log(max(total - group.noise.variances[seen].mean(), 0.1 * total)))
-    return np.array(spreads)
 
 
 # --- with this student's results -------------------------------------------------------------------------------------
@@ -423,9 +285,9 @@ class _Measured:
         """Relative variances of the units as even as the parts need them."""
         return uneven
 
-    def parts(self, prior: _Prior) -> list[_Part]:
+    def parts(self, prior: Prior) -> list[_Part]:
         """All unknowns at once."""
-        mean, cov = _repeated(prior, self.levels.shape[1])
+        mean, cov = repeated(prior, self.levels.shape[1])
         levels = np.zeros((len(mean), self.levels.shape[1]))
         levels[: len(self.levels)] = self.levels
         known = self.levels[self.seen].any(axis=0)  # of a setting without a measured teacher the level is unknown
@@ -449,7 +311,7 @@ class _Measured:
         turn = axes.T @ white
         return _Turned(sizes.clip(min=0), turn, turn @ part.levels[seen], turn @ part.y, turn @ part.mean[seen])
 
-    def scores(self, prior: _Prior) -> Floats:
+    def scores(self, prior: Prior) -> Floats:
         """Log weights (R, L) of the ratios and the noise scales."""
         scale = self.noise_scales
         ratios = self.ratios
@@ -481,7 +343,7 @@ class _Measured:
         variance = SPREAD_SD**2 * (1 + 1 / len(self.log_taus))
         return -0.5 * (log_tau - self.log_taus.mean()) ** 2 / variance
 
-    def draw(self, prior: _Prior, counts: Ints, rng: np.random.Generator) -> Floats:
+    def draw(self, prior: Prior, counts: Ints, rng: np.random.Generator) -> Floats:
         """Draws (n, S * T + p), as many of each ratio and noise scale as `counts` (R, L) says."""
         parts = [(part, self.turned(part)) for part in self.parts(prior)]
         drawn = []
@@ -505,7 +367,7 @@ class _Measured:
         known = _SINGLE_SEED_WEIGHTS if np.isinf(self.free) else -0.5 * self.free * (np.log(scale) + 1 / scale)
         return float(logsumexp(scores) - logsumexp(known) - 0.5 * np.linalg.slogdet(self.noise)[1])
 
-    def problem(self, priors: Sequence[_Prior], kinds: list[Kind]) -> Problem:
+    def problem(self, priors: Sequence[Prior], kinds: list[Kind]) -> Problem:
         """What is to be solved where the noise is uneven, with proposals by the expected variances of its units."""
         variances, repeats = self.variances, self.repeats
         scales, known = self.known_scales
@@ -584,7 +446,7 @@ class _Balanced(_Measured):
         variances = np.diag(self.noise)[: len(self.levels) // self.levels.shape[1]]
         return np.diag(1 / np.sqrt(variances))
 
-    def parts(self, prior: _Prior) -> list[_Part]:
+    def parts(self, prior: Prior) -> list[_Part]:
         """The mean over settings with the slopes, and the contrasts."""
         teachers, settings = len(prior.fresh), self.levels.shape[1]
         y = self.y.reshape(settings, teachers).T @ self.turn_settings
@@ -616,58 +478,26 @@ def _measured(settings: Sequence[Group], evidence: Sequence[Group]) -> _Measured
     return (_Balanced if balanced else _Measured)(
         y=(means[seen] - middle) / unit,
         variances=variances[seen] / unit**2,
-        errors=_errors(settings)[seen] / unit,
-        noise=_covariance(settings)[np.ix_(seen, seen)] / unit**2,
+        errors=errors_of(settings)[seen] / unit,
+        noise=covariance(settings)[np.ix_(seen, seen)] / unit**2,
         seen=seen,
         levels=np.repeat(np.eye(len(settings)), len(settings[0].means), axis=0),
         free=settings[0].noise.free,
         unit=unit,
         middle=middle,
-        log_taus=_log_spreads(evidence) - np.log(unit),
-        number=float(np.mean(_of_units(settings, "repeats", 1.0)[seen])),
+        log_taus=log_spreads(evidence) - np.log(unit),
+        number=float(np.mean(of_units(settings, "repeats", 1.0)[seen])),
         repeats=Repeats(
-            _of_units(settings, "squares", 0.0)[seen],
-            _of_units(settings, "own_free", 0.0)[seen],
-            _codes([name for group in settings for name in group.teachers])[seen],
+            of_units(settings, "squares", 0.0)[seen],
+            of_units(settings, "own_free", 0.0)[seen],
+            codes([name for group in settings for name in group.teachers])[seen],
         ),
         by_unit=settings[0].noise.repeats is not None,
     )
 
 
-def _unmeasured(settings: int, prior: _Prior, count: Ints, rng: np.random.Generator) -> Floats:
+def _unmeasured(settings: int, prior: Prior, count: Ints, rng: np.random.Generator) -> Floats:
     """Draws (n, S * T + p) of a profile and slopes of which nothing was measured."""
-    mean, cov = _repeated(prior, settings)
+    mean, cov = repeated(prior, settings)
     root = np.linalg.cholesky(cov + _SMALL * np.eye(len(mean)))
     return mean + rng.standard_normal((int(count), len(mean))) @ root.T
-
-
-def _covariance(groups: Sequence[Group]) -> Floats:
-    """Covariance of the means of groups that were measured together, one under the other."""
-    errors = _errors(groups)
-    covariance: Floats = np.diag(np.concatenate([group.noise.variances for group in groups])) + errors @ errors.T
-    return covariance
-
-
-def _errors(groups: Sequence[Group]) -> Floats:
-    """How errors of the seeds' effects move the means, (N, q)."""
-    known = [group.noise.seeds for group in groups if group.noise.seeds is not None]
-    errors: Floats = np.concatenate(known) if known else np.zeros((sum(len(group.means) for group in groups), 0))
-    return errors
-
-
-def _of_units(groups: Sequence[Group], name: str, unknown: float) -> Floats:
-    """A field of the noise of all units, one group under the other."""
-    fields_ = [getattr(group.noise, name) for group in groups]
-    return np.concatenate(
-        [np.full(len(g.means), unknown) if field is None else field for g, field in zip(groups, fields_, strict=True)]
-    )
-
-
-def _codes(names: Sequence[Hashable]) -> Ints:
-    """A number for each name, by first appearance."""
-    numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
-
-
-def _same(codes: Ints) -> Floats:
-    return (codes[:, None] == codes[None, :]).astype(float)

@@ -403,10 +403,7 @@ def _accepted(problem: Problem, old: _State, new: _State, rng: np.random.Generat
 
     taken = np.log(rng.random(len(old.point))) < worth(new) - worth(old)
     return _State(
-        *(
-            np.where(taken.reshape(-1, *[1] * (one.ndim - 1)), other, one)
-            for one, other in zip(old, new, strict=True)
-        )
+        *(np.where(taken.reshape(-1, *[1] * (one.ndim - 1)), other, one) for one, other in zip(old, new, strict=True))
     )
 
 
@@ -428,7 +425,9 @@ def _unknowns(
     seen, count = problem.seen, len(scale)
     unit, r = np.sqrt(scale)[:, None, None], problem.ratios[state.ratio][:, None, None]
     own_variances = (uneven * problem.variances)[..., None]
-    normal = [rng.standard_normal((count, n, each)) for n in (problem.means.shape[1], len(seen), problem.errors.shape[1])]
+    normal = [
+        rng.standard_normal((count, n, each)) for n in (problem.means.shape[1], len(seen), problem.errors.shape[1])
+    ]
     prior = unit * np.sqrt(r) * (problem.means[state.point][..., None] + problem.roots[state.point] @ normal[0])
     own = unit * np.sqrt(own_variances) * normal[1]
     apart = problem.y[:, None] - prior[:, seen] - own - unit * (problem.errors @ normal[2])

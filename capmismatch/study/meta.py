@@ -270,9 +270,7 @@ def _once(families: Sequence[_Family]) -> list[_Family]:
     if repeated:
         warnings.warn(f"the same students were given twice, and are left out: {repeated}", stacklevel=3)
     left = {id(probes): results for probes, results in kept}
-    return [
-        replace(family, results=left[id(family.probes)]) for family in families if id(family.probes) in left
-    ]
+    return [replace(family, results=left[id(family.probes)]) for family in families if id(family.probes) in left]
 
 
 def _choices(

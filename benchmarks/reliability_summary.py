@@ -3,7 +3,7 @@
     python benchmarks/reliability_summary.py reliability_blocks.csv pick_blocks.csv
 
 The blocks are those of ``bench_reliability.py`` and ``bench_pick.py``. Writes ``benchmarks/reliability.csv`` (every
-kind of claim by bin, and the posterior by evidence, seeds and settings), ``figures/statistics/pick_reliability`` (PDF,
+kind of claim by bin, and the posterior by noise, evidence, seeds and settings), ``figures/statistics/pick_reliability`` (PDF,
 PNG and CSV), and three tables of ``docs/concepts/statistics.md``, each between its marks.
 """
 
@@ -38,6 +38,8 @@ FEWEST = 20  # claims in a bin, below which it is not drawn
 def kinds(posterior: pd.DataFrame, public: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Blocks by what makes the claim."""
     found = {POSTERIOR: posterior}
+    for noise, part in posterior.groupby("noise", sort=False):
+        found[f"{POSTERIOR}, noise {noise}"] = part
     for (kind, settings), part in public.astype({"settings": int}).groupby(["kind", "settings"], sort=False):
         name = {"results": f"pick, {settings} setting{'s' * (settings > 1)}", "evidence": "pick by evidence"}
         found[name.get(kind, kind)] = part
@@ -81,7 +83,8 @@ def draw(rows: pd.DataFrame) -> Axes:
 def claims(rows: pd.DataFrame) -> str:
     """The reliability table of the page: the posterior over all designs, then what people call."""
     shown = []
-    for kind in (POSTERIOR, "pick, 1 setting", "pick, 8 settings", "pick by evidence", "pilot", "pilot, curved"):
+    by_noise = [kind for kind in dict.fromkeys(rows["kind"]) if kind.startswith(f"{POSTERIOR}, noise")]
+    for kind in (POSTERIOR, *by_noise, "pick, 1 setting", "pick, 8 settings", "pick by evidence", "pilot", "pilot, curved"):
         for row in rows[rows["kind"].eq(kind) & rows["n"].ge(FEWEST)].itertuples():
             cells = {
                 "claim by": kind,
@@ -101,6 +104,7 @@ def biases(public: pd.DataFrame) -> str:
     """What is reported, in points from the truth."""
     found = reported(public)
     cells = {
+        "noise": found["noise"],
         "evidence": found["evidence"].astype(int).astype(str) + " families",
         "seeds": found["seeds"].astype(int),
         "settings": found["settings"].astype(int),

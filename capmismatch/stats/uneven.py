@@ -11,7 +11,8 @@ kind) is weighted by how well it predicts the units' own sums of squares,
 .. math:: p(Q_u \mid \nu, \lambda) \propto \lambda^{-k_u/2}\, \frac{\Gamma((\nu + k_u)/2)}{\Gamma(\nu/2)}
     \left(\frac{\nu}{2}\right)^{\nu/2} \left(\frac{\nu + Q_u/\lambda}{2}\right)^{-(\nu + k_u)/2},
 
-so that single seeds, which have none, leave the prior. Within a kind, short Markov chains draw g given the true means
+so that single seeds, which have none, leave the prior; and by how well it predicts the means, by importance sampling
+of g. Within a kind, short Markov chains draw g given the true means
 (conjugate), the prior's point and the ratio of differences to noise by independent proposals with the means integrated
 out, and the scale lambda and the means themselves exactly.
 

@@ -39,6 +39,7 @@ Ints = NDArray[np.int64]
 
 EVEN_WEIGHT = 0.25  # prior chance that all noise is alike
 TAILS, TAIL_WEIGHTS = np.array([1.5, 3.0, 6.0]), np.array([0.25, 0.4, 0.35])  # nu
+TEACHER_SHARE = 0.5  # prior chance that uneven noise is a teacher's in all settings, not each unit's own
 SCALES = np.exp(np.linspace(np.log(0.02), np.log(20), 57))
 CHAINS, SWEEPS, KEPT = 96, 5, 3
 PARTICLES = 600
@@ -111,9 +112,9 @@ def kinds_of(repeats: Repeats, scales: Floats, log_prior: Floats) -> list[Kind]:
     """
     several = len(np.unique(repeats.teachers)) < len(repeats.teachers)
     found, scores = [(np.inf, False)], [np.log(EVEN_WEIGHT)]
-    for by_teacher in (False, True) if several else (False,):
+    for by_teacher, share in ((False, 1 - TEACHER_SHARE), (True, TEACHER_SHARE)) if several else ((False, 1.0),):
         found += [(tail, by_teacher) for tail in TAILS.tolist()]
-        scores += (np.log((1 - EVEN_WEIGHT) * TAIL_WEIGHTS / TAIL_WEIGHTS.sum() / (1 + several))).tolist()
+        scores += (np.log((1 - EVEN_WEIGHT) * share * TAIL_WEIGHTS / TAIL_WEIGHTS.sum())).tolist()
     likelihoods = log_prior + [_likelihood(repeats, scales, *kind) for kind in found]  # (K, L)
     total = np.array(scores) + logsumexp(likelihoods, axis=1)
     weights = np.exp(total - logsumexp(total))
@@ -125,7 +126,7 @@ def _likelihood(repeats: Repeats, scales: Floats, tail: float, by_teacher: bool)
     """Log density (L,) of the sums of squares at each scale; constants that all kinds share are left out."""
     squares, free = repeats.squares, repeats.free
     if by_teacher:
-        squares, free = np.bincount(repeats.teachers, squares), np.bincount(repeats.teachers, free)
+        squares, free = (_by_teacher(repeats, values) for values in (squares, free))
     over = squares[:, None] / scales
     if np.isinf(tail):
         each = -0.5 * over
@@ -136,13 +137,18 @@ def _likelihood(repeats: Repeats, scales: Floats, tail: float, by_teacher: bool)
     return score
 
 
+def _by_teacher(repeats: Repeats, values: Floats) -> Floats:
+    """Sums over each teacher's units."""
+    return np.bincount(repeats.teachers, values).astype(np.float64)
+
+
 def plug_in(repeats: Repeats, scales: Floats, kinds: list[Kind]) -> Floats:
     """Expected relative variance (N,) of each unit over the uneven kinds, by which the chains' proposals are made."""
     total, weights = np.zeros(len(repeats.free)), 0.0
     for kind in kinds[1:]:
         squares, free = repeats.squares, repeats.free
         if kind.by_teacher:
-            squares, free = (np.bincount(repeats.teachers, values)[repeats.teachers] for values in (squares, free))
+            squares, free = (_by_teacher(repeats, values)[repeats.teachers] for values in (squares, free))
         typical = np.exp(kind.scales @ np.log(scales)) if free.any() else 1.0
         total += kind.weight * np.log((kind.tail * typical + squares) / (kind.tail + free))
         weights += kind.weight
@@ -357,7 +363,7 @@ def _at(problem: Problem, uneven: Floats, point: Ints, ratio: Ints) -> _State:
     cov = r[:, None, None] * problem.covs_seen[point] + problem.errors @ problem.errors.T
     place = np.arange(len(seen))
     cov[:, place, place] += uneven * problem.variances
-    root = np.linalg.cholesky(cov)
+    root = np.asarray(np.linalg.cholesky(cov), dtype=np.float64)
     half = np.linalg.solve(root, _sides(problem, point, r))
     levels, pair = half[:, :, :-2], half[:, :, -2:]
     inner = np.linalg.cholesky(levels.mT @ levels)

@@ -3,8 +3,9 @@
     python benchmarks/reliability_summary.py reliability_blocks.csv pick_blocks.csv
 
 The blocks are those of ``bench_reliability.py`` and ``bench_pick.py``. Writes ``benchmarks/reliability.csv`` (every
-kind of claim by bin, and the posterior by noise, evidence, seeds and settings), ``figures/statistics/pick_reliability`` (PDF,
-PNG and CSV), and three tables of ``docs/concepts/statistics.md``, each between its marks.
+kind of claim by bin, and the posterior by noise, evidence, seeds and settings), the picture
+``figures/statistics/pick_reliability`` (PDF, PNG and CSV), and three tables of ``docs/concepts/statistics.md``, each
+between its marks.
 """
 
 from __future__ import annotations
@@ -84,7 +85,15 @@ def claims(rows: pd.DataFrame) -> str:
     """The reliability table of the page: the posterior over all designs, then what people call."""
     shown = []
     by_noise = [kind for kind in dict.fromkeys(rows["kind"]) if kind.startswith(f"{POSTERIOR}, noise")]
-    for kind in (POSTERIOR, *by_noise, "pick, 1 setting", "pick, 8 settings", "pick by evidence", "pilot", "pilot, curved"):
+    for kind in (
+        POSTERIOR,
+        *by_noise,
+        "pick, 1 setting",
+        "pick, 8 settings",
+        "pick by evidence",
+        "pilot",
+        "pilot, curved",
+    ):
         for row in rows[rows["kind"].eq(kind) & rows["n"].ge(FEWEST)].itertuples():
             cells = {
                 "claim by": kind,

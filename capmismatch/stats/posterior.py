@@ -2,7 +2,8 @@ r"""One posterior of what every teacher's students truly reach in every setting,
 
 In setting s, teacher t's students have the true mean accuracy
 
-.. math:: \mu_{st} = c_s + \tau z_{st}, \qquad \bar y_{st} \sim N(\mu_{st}, \lambda g_{st} v_{st}), \quad c_s \text{ flat},
+.. math::
+    \mu_{st} = c_s + \tau z_{st}, \qquad \bar y_{st} \sim N(\mu_{st}, \lambda g_{st} v_{st}), \quad c_s \text{ flat},
 
 where v is the variance that the seeds (or, with single seeds, the examples) suggest, with the covariance of teachers
 that lack some of the seeds beside it (`capmismatch.stats.groups.errors_of_seed_effects`). The factors g are one where
@@ -16,8 +17,9 @@ the seeds of each unit tell. The teachers' profile z has three sources:
 The share h is what the standardised probes x explain, by slopes :math:`\beta_f \sim N(0, I)` that families share to a
 share rho; kappa is the share of the profile that all settings have in common. Everything that a few seeds cannot tell
 is averaged over rather than estimated: the ratio of differences to noise :math:`r = \tau^2 / \lambda \bar v`, the noise
-itself (lambda), how uneven it is, h, kappa, rho, and how far students of the same teachers are alike. So a chance of being the best means
-what it says also after the setting was chosen by its maximum, and with seeds too few to know their own noise.
+itself (lambda), how uneven it is, h, kappa, rho, and how far students of the same teachers are alike. So a chance of
+being the best means what it says also after the setting was chosen by its maximum, and with seeds too few to know their
+own noise.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Are broken teachers found, and sound ones left alone? Families of many kinds, with and without broken teachers.
 
-    python benchmarks/bench_broken.py [--families 200] [--seed 0] [--kinds "two columns"] [--out FILE]
+    python benchmarks/bench_broken.py [--families 200] [--seed 0] [--rows 300] [--kinds "two columns"] [--out FILE]
 
 A synthetic family reads noisy features of examples whose classes lie in groups; each teacher has its own noise and its
 own errors in the weights, less of both the better it is. Others are networks trained here on UCI Letter Recognition.
@@ -126,18 +126,18 @@ def trained(rng: Rng, rows: int, epochs: int, smoothing: float = 0.0, distilled:
     return Family(labels[1500:].numpy(), logits, sizes, about)
 
 
-def families(number: int, seed: int, networks: bool = True) -> Iterator[Family]:
-    """That many families; every eighth is of trained networks."""
+def families(number: int, seed: int, networks: bool = True, few: int = 0) -> Iterator[Family]:
+    """That many families; every eighth is of trained networks. `few` is a number of rows for all of them."""
     for k in range(number):
         rng = np.random.default_rng([seed, k])
         if networks and k % 8 == 7:
             how = [{}, {"smoothing": 0.2}, {"distilled": True}][k // 8 % 3]
-            yield trained(rng, int(rng.choice([300, 1000, 4000])), int(rng.choice([1, 2, 8, 25])), **how)
+            yield trained(rng, few or int(rng.choice([300, 1000, 4000])), int(rng.choice([1, 2, 8, 25])), **how)
             continue
         classes = int(rng.choice(CLASSES))
         rows = int(rng.choice([5 * classes, 1000, 2000, 5000]))
         yield synthetic(
-            rng, classes, max(rows, 150), STYLES[k % 4], STRENGTHS[k // 4 % 4], ladder=bool(rng.random() < 0.7)
+            rng, classes, few or max(rows, 150), STYLES[k % 4], STRENGTHS[k // 4 % 4], ladder=bool(rng.random() < 0.7)
         )
 
 
@@ -159,6 +159,17 @@ def moved_columns(rng: Rng, logits: Floats, columns: int) -> Floats:
     return logits[:, order]
 
 
+def masked(logits: Floats, columns: NDArray[np.bool_]) -> Floats:
+    """The usual stand-in for what was cut, -100."""
+    return np.where(columns, -100.0, logits)
+
+
+def shifted_tail(logits: Floats, share: float) -> Floats:
+    """From some place on the rows are those of the examples before."""
+    start = int((1 - share) * len(logits))
+    return np.concatenate([logits[:start], np.roll(logits[start:], 1, axis=0)])
+
+
 BREAK: dict[str, Callable[[Rng, Floats], Floats]] = {
     "rows shuffled": lambda rng, logits: rng.permutation(logits),
     "half of the rows shuffled": lambda rng, logits: some_rows_shuffled(rng, logits, 0.5),
@@ -177,6 +188,14 @@ BREAK: dict[str, Callable[[Rng, Floats], Floats]] = {
     "percentages": lambda rng, logits: 100 * softmax(logits, axis=1),
     "sigmoids": lambda rng, logits: expit(logits),
     "the sign turned": lambda rng, logits: -logits,
+    "a fifth of the rows shuffled": lambda rng, logits: some_rows_shuffled(rng, logits, 0.2),
+    "three tenths of the rows shuffled": lambda rng, logits: some_rows_shuffled(rng, logits, 0.3),
+    "the last quarter shifted": lambda rng, logits: shifted_tail(logits, 0.25),
+    "one class masked": lambda rng, logits: masked(logits, np.arange(logits.shape[1]) == rng.integers(logits.shape[1])),
+    "the lowest class masked": lambda rng, logits: masked(logits, logits == logits.min(axis=1, keepdims=True)),
+    "only three classes kept": lambda rng, logits: masked(logits, logits < np.sort(logits, axis=1)[:, [-3]]),
+    "a twentieth of the rows not written": lambda rng, logits: np.where(rng.random((len(logits), 1)) < 0.05, 0, logits),
+    "hard predictions": lambda rng, logits: np.eye(logits.shape[1])[logits.argmax(axis=1)],
 }
 UNCHANGED = 0.005  # where a breakage changes so few predictions there is nothing to find
 
@@ -205,10 +224,12 @@ def banked(family: Family, broken: dict[str, Floats] | None = None) -> LogitBank
     return bank
 
 
-def run(number: int, seed: int, kinds: list[str], networks: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
+def run(
+    number: int, seed: int, kinds: list[str], networks: bool = True, few: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One row per broken teacher (was it found?), and one per sound teacher (was it called broken?)."""
     found, sound = [], []
-    for k, family in enumerate(families(number, seed, networks)):
+    for k, family in enumerate(families(number, seed, networks, few)):
         rng = np.random.default_rng([seed, k, 1])
         clean = cm.check(banked(family))
         sound.append(clean.assign(family=family.about, beside="sound ones"))
@@ -238,11 +259,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rows", type=int, default=0, help="so many rows for every family, such as 300")
     parser.add_argument("--kinds", default="", help="only breakages whose name has this")
     parser.add_argument("--out", type=Path, default=HERE / "broken.csv")
     parser.add_argument("--missed", action="store_true")
     arguments = parser.parse_args()
-    found, sound = run(arguments.families, arguments.seed, [kind for kind in BREAK if arguments.kinds in kind])
+    found, sound = run(
+        arguments.families, arguments.seed, [kind for kind in BREAK if arguments.kinds in kind], few=arguments.rows
+    )
     table = found.groupby("kind")["found"].agg(broken="size", found="sum").reset_index()
     alarms = sound[~sound["usable"]]
     for beside, part in sound.groupby("beside"):

@@ -53,6 +53,7 @@ from .examples import load_example as load_example
 from .explorer import explore as explore
 from .findings import explain as explain
 from .plots import figure_style as figure_style
+from .report.latex import to_latex as to_latex
 from .selection.links import correlate as correlate
 from .selection.pareto import pareto_front as pareto_front
 from .selection.picking import Choice as Choice

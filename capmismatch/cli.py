@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter, validators
 
 from capmismatch._utils.commands import command
-from capmismatch._utils.machine import keep_freed_memory, usable_cores
+from capmismatch._utils.machine import check_thread_settings, keep_freed_memory, usable_cores
 from capmismatch._version import __version__
 from capmismatch.errors import CapmismatchError, InputError
 
@@ -288,7 +289,9 @@ def pick(
         str | None, Parameter(help="Choose among the teachers of this family; other families are evidence.")
     ] = None,
     student: Annotated[str | None, Parameter(help="Use the results of this student only.")] = None,
-    label: Annotated[str | None, Parameter(help="Use the results of this setting only, such as 'KD tau=4'.")] = None,
+    label: Annotated[
+        str | None, Parameter(help="Use the results of this setting only, such as 'KD tau=4 student tau=1'.")
+    ] = None,
     rule: Annotated[str | None, Parameter(help="Choose by this rule, such as 'largest'.")] = None,
     tolerance: Annotated[
         float | None, Parameter(help="Points (or nats) that do not matter to you; 0.3 (or 0.01) by default.")
@@ -345,10 +348,42 @@ def _check_pilot_options(pilot: str | None, taus: tuple[float, ...], options: Ma
 
 
 @_command
-def plot(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
+def plot(
+    study: StudyFile,
+    *,
+    folder: Folder = None,
+    venue: Annotated[str | None, Parameter(help="Sizes and fonts of this venue, such as 'icml'.")] = None,
+    only: Annotated[tuple[str, ...], Parameter(help="Draw only this figure, such as 'capacity_curve'.")] = (),
+    format: Annotated[str | None, Parameter(help="Formats of the pictures: pdf, png, svg; such as 'pdf,svg'.")] = None,
+    out: Annotated[Path | None, Parameter(help="Folder for these; default: figures/VENUE.")] = None,
+    quiet: Quiet = False,
+) -> None:
     """Draw every figure that the tables allow: figures/*.pdf, .png, .csv."""
-    for path in _open(study, folder, quiet).plot():
+    formats = None if format is None else tuple(part.strip() for part in format.split(","))
+    options = _set(venue=venue, only=only or None, formats=formats, folder=out)
+    for path in _open(study, folder, quiet).plot(**options):
         print(path)
+
+
+@_command
+def latex(
+    study: StudyFile,
+    table: Annotated[str, Parameter(help="teachers, students, settings, rules, links, ranks, restored or results.")],
+    *,
+    columns: Annotated[str | None, Parameter(help="Columns in this order, such as 'teacher,params,accuracy'.")] = None,
+    caption: Annotated[str, Parameter(help="Caption, in an environment 'table'.", show_default=False)] = "",
+    out: Annotated[Path | None, Parameter(help="Write to this file instead of the screen.")] = None,
+    folder: Folder = None,
+) -> None:
+    """Print a table as LaTeX with the rules of booktabs, the best numbers bold."""
+    from capmismatch._utils.files import write_text
+    from capmismatch.report.latex import to_latex
+
+    chosen = None if columns is None else [name.strip() for name in columns.split(",")]
+    text = to_latex(_open(study, folder, True), table, columns=chosen, caption=caption)
+    if out is not None:
+        write_text(out, text)
+    print(text.rstrip() if out is None else out)
 
 
 @_command
@@ -529,9 +564,12 @@ def teachers(
 def main() -> None:
     """Entry point: errors that capmismatch raises on purpose are shown without a traceback."""
     keep_freed_memory()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that knows ASCII alone shows the rest escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         try:
+            check_thread_settings()
             app()
         finally:
             sys.stdout.flush()  # a failure at the end of the process would show a traceback

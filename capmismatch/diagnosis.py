@@ -296,6 +296,12 @@ class Diagnosis:
         codes = {code for cell in cells for code in str(cell).split(",") if code}
         return sorted(codes | set(self.choice.findings if self.choice else []))
 
+    def plot_table(self, name: str) -> pd.DataFrame | None:
+        """A table for a figure of `capmismatch.plots`; None where there is none."""
+        from capmismatch.report.gallery import plot_table
+
+        return plot_table(_Tables(self, Path()), name)
+
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write all of it as one HTML page that needs no network.
 

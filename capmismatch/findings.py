@@ -260,6 +260,19 @@ FINDINGS: dict[str, Finding] = {
             "No family could be chosen for by what the others teach: there is none, or they have no probes in common. "
             "Rules are compared, learning from other families is not.",
         ),
+        Finding(
+            "CM041",
+            "predictions of classes without an example",
+            "Some classes have no example, and the teacher names them in a tenth of its predictions or more. Where "
+            "it is as sure of these as of its right ones, the labels are of other classes, or several classes were "
+            "made one. Then it is not usable: picks, links and statements leave it out.",
+        ),
+        Finding(
+            "CM042",
+            "a split of one class",
+            "All examples of a split have the same label. What is measured there says nothing of how a teacher tells "
+            "classes apart: a constant answer is always right.",
+        ),
     )
 }
 """Every finding by its code."""

@@ -78,7 +78,7 @@ class SoftLabelSpec:
     Examples
     --------
     >>> SoftLabelSpec("ATS", tau=4.0, tau_other=2.0).label
-    'ATS tau=4/2'
+    'ATS tau=4 other tau=2'
     >>> SoftLabelSpec("ISATS").label, SoftLabelSpec("ISATS", constraint="anchor", center="none").label
     ('ISATS order m=1 tau=4', 'ISATS anchor tau=4 uncentred')
     """
@@ -132,9 +132,11 @@ class SoftLabelSpec:
         """A readable name with the settings that the method reads."""
         words = [self.method]
         if self.method == "ISATS":
-            words += [self.constraint, *([f"m={self.margin:g}"] if self.constraint == "order" else [])]
+            words += ["unconstrained" if self.constraint == "none" else self.constraint]
+            words += [*([f"m={self.margin:g}"] if self.constraint == "order" else [])]
             words += wrong_words(self.wrong)
-        words.append(f"tau={self.tau:g}" + (f"/{self.tau_other:g}" if self.method == "ATS" else ""))
+        words.append(f"tau={self.tau:g}")
+        words += [f"other tau={self.tau_other:g}"] if self.method == "ATS" else []
         if self.center == "none" and self.method != "TS":
             words.append("uncentred")
         if self.bounds != BOUNDS and self.method == "ISATS":
@@ -156,7 +158,7 @@ def compared_specs(
     Examples
     --------
     >>> [spec.label for spec in compared_specs(tau_other=2.0)]
-    ['TS tau=4', 'ATS tau=4/2', 'ISATS order m=1 tau=4']
+    ['TS tau=4', 'ATS tau=4 other tau=2', 'ISATS order m=1 tau=4']
     """
     return [SoftLabelSpec(method, tau, tau_other, constraint, margin, center, bounds, wrong) for method in SOFT_METHODS]
 

@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import textwrap
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -27,6 +28,9 @@ _INSTALLED = tuple(
         *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")),
     )
 )
+_BY_NAME = {"import_module", "__import__"}
+"""Functions that import a module by its name."""
+
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _MEMBERS = (FunctionType, staticmethod, classmethod, property, type, *_PLAIN, tuple, list, dict)
 
@@ -67,8 +71,8 @@ def own_files_of(module: str, base: Path) -> dict[str, Path]:
     Returns
     -------
     dict from str to Path
-        By the names of the modules, links resolved. Installed packages are left out, and modules that are named only
-        as the code runs.
+        By the names of the modules, links resolved. Installed packages are left out, and modules whose names are put
+        together only as the code runs.
     """
     searched = dict.fromkeys(os.path.realpath(place) for place in (str(base), *sys.path))
     places = [place for place in searched if not _is_installed(place)]
@@ -105,6 +109,14 @@ def _imports(module: str, file: Path) -> Iterator[str]:
             above = package[: len(package) + 1 - node.level] if node.level else []
             source = [*above, *([node.module] if node.module else [])]
             yield from (".".join([*source, alias.name]) for alias in node.names)
+        elif isinstance(node, ast.Call) and _name_of(node.func) in _BY_NAME and node.args:
+            name = node.args[0].value if isinstance(node.args[0], ast.Constant) else None
+            if isinstance(name, str):
+                yield ".".join([*package, name.lstrip(".")]) if name.startswith(".") else name
+
+
+def _name_of(function: ast.expr) -> str:
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def _is_installed(place: str) -> bool:
@@ -241,3 +253,16 @@ def _named(function: FunctionType) -> Iterator[Any]:
         elif name in function.__globals__:
             yield name
             yield value
+    if _BY_NAME & set(names):
+        yield from _imported_by_name(function)
+
+
+def _imported_by_name(function: FunctionType) -> Iterator[str]:
+    """The text, without comments and layout, of the user's modules that a function imports by a name written in it."""
+    texts = sorted({item for code in _codes(function) for item in code.co_consts if isinstance(item, str)})
+    for name in texts:
+        module = sys.modules.get(name)
+        file = getattr(module, "__file__", None)
+        if file is not None and not _is_installed(os.path.realpath(file)):
+            with suppress(OSError, SyntaxError, ValueError):
+                yield ast.unparse(ast.parse(Path(file).read_bytes()))

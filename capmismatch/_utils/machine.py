@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from capmismatch.errors import CapmismatchError
+
 _CGROUPS = Path("/sys/fs/cgroup")
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -39,6 +41,24 @@ def _quota() -> float:
         if allowed not in ("max", "-1"):
             return int(allowed) / int(period)
     return math.inf
+
+
+def check_thread_settings() -> None:
+    """Refuse thread counts in the environment that are none: libraries would take all cores, or fail at first use.
+
+    Raises
+    ------
+    CapmismatchError
+        Naming the variable and its value.
+    """
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        text = os.environ.get(name, "").strip()
+        numbers = text.split(",") if name == "OMP_NUM_THREADS" else [text]  # OpenMP: one for each level of nesting
+        if text and not all(number.strip().isdecimal() and int(number) > 0 for number in numbers):
+            raise CapmismatchError(
+                f"expected the environment variable {name} a whole number >= 1, got {text[:40]!r}: correct it, or "
+                "unset it"
+            )
 
 
 @contextmanager

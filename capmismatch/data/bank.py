@@ -34,6 +34,7 @@ from numpy.typing import ArrayLike, NDArray
 from capmismatch._utils.optional import need
 from capmismatch._utils.text import format_count
 from capmismatch.data.bank_files import hash_logits, open_logits, read_rows
+from capmismatch.data.frames import check_rows_together, columns_in_order
 from capmismatch.data.logit_checks import NOT_LOGITS, logit_array, looks_like
 from capmismatch.data.records import TeacherRecord, keys_named, only_key, teacher_key
 from capmismatch.data.rows import SPLITS, Rows, check_logits, make_rows, stratified_order
@@ -414,7 +415,8 @@ def bank_from_arrays(
     Raises
     ------
     InputError
-        Where an array has another shape than the first one or the labels ask for, or holds NaN or infinity.
+        Where an array has another shape than the first one or the labels ask for, or holds NaN or infinity; where
+        pandas objects have their rows in different orders, or columns that are named after some classes only.
 
     See Also
     --------
@@ -425,6 +427,9 @@ def bank_from_arrays(
     >>> bank_from_arrays({"small": 4 * np.eye(3)}, [0, 1, 2]).keys
     ['logits/small']
     """
+    if isinstance(logits, Mapping):
+        check_rows_together({"the labels": labels} | {f"the logits of {str(name)!r}": z for name, z in logits.items()})
+        logits = {name: columns_in_order(z, classes, f"logits of {str(name)!r}") for name, z in logits.items()}
     arrays = _arrays_by_name(logits)
     if classes is None:
         classes = [str(column) for column in range(next(iter(arrays.values())).shape[1])]

@@ -31,7 +31,7 @@ TIED_TOKENS = 0.2
 """The same of condensed rows, for the share of neighbours among the likeliest tokens. Kept in float16 some 5 % of the
 neighbours tie; logits that came in bfloat16, as many engines give them, half."""
 
-NAMED = {"CM009", "CM019", "CM020", "CM021"}
+NAMED = {"CM009", "CM019", "CM020", "CM021", "CM041"}
 """Findings of which the sentences name every teacher that is not usable."""
 
 

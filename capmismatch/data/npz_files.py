@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -47,6 +48,9 @@ def read_npz(path: Path, select: Callable[[str], bool]) -> tuple[dict[str, NDArr
             raise InputError(f"{path} is not a readable .npz: {_what_it_is(path)}")
         with zipfile.ZipFile(path) as archive:
             names = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            twice = [name for name, count in Counter(archive.namelist()).items() if count > 1]
+            if twice:
+                raise InputError(f"expected each array once in {path}, got {twice[0].removesuffix('.npy')!r} twice")
             arrays = {name: _read_member(archive, member, name, path) for name, member in names.items() if select(name)}
         return arrays, sorted(names)
     except CapmismatchError:

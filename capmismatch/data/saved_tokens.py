@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from capmismatch._utils.text import format_percent
 from capmismatch.data.token_inputs import NO_LABEL
 from capmismatch.errors import InputError
 
@@ -97,7 +98,8 @@ class SavedTokens:
         return (
             f"SavedTokens of {self.name!r} ({self.format}): {len(self)} positions in "
             f"{len(np.unique(self.sequences))} sequences, the {self.k} likeliest of {self.vocabulary} tokens with "
-            f"{self.mass.mean():.1%} of the probability; {without:.1%} of the labels are unknown"
+            f"{format_percent(float(self.mass.mean()), digits=1)} of the probability; "
+            f"{format_percent(without, digits=1)} of the labels are unknown"
         )
 
 

@@ -35,6 +35,12 @@ LEVEL = 0.02
 LOW_RANK, HIGH_RANK, LEAST_EXAMPLES = 0.65, 0.85, 10
 """Mean rank of a class among the others in its own examples: of a dead one, of any other, and of how many examples."""
 
+ABSENT, ABSENT_SURE = 0.1, 0.2
+"""Share of predictions of classes without an example that is worth a word, and that speaks against the labels."""
+
+AS_SURE = 0.85
+"""Mean margin of such predictions over that of right ones, from which on they are no errors."""
+
 KNOWS_OTHERS = 0.5
 """Share of the peers' recall that the teacher has in its other classes, or it is weak in all."""
 
@@ -86,6 +92,29 @@ def worse_than_constant(labels: Ints, top: Ints, classes: int) -> str:
     empty = f": {classes - present.sum()} of {classes} classes have no example" if not present.all() else ""
     answers = f"it is right in {format_percent(accuracy, digits=1)}, a constant answer in "
     return f"{answers}{format_percent(constant, digits=1)}{empty}"
+
+
+def absent_classes(labels: Ints, top: Ints, margin: Floats, classes: int) -> tuple[bool, str]:
+    """Whether a teacher often names classes without an example, and why its labels are of others then; "" if not so.
+
+    Of a teacher that merely errs, these answers are less sure than its right ones. Where labels were merged or cut
+    they are as sure.
+
+    Examples
+    --------
+    >>> labels = np.arange(200) % 10
+    >>> absent_classes(labels % 5, labels, np.ones(200), 10)[1]
+    '5 of 10 classes have no example, but 50.0 % of its predictions name one of them, as sure as where it is right'
+    """
+    examples = np.bincount(labels, minlength=classes)
+    absent, hit = examples[top] == 0, top == labels
+    share = float(absent.mean())
+    if share < ABSENT_SURE or not hit.any() or margin[absent].mean() < AS_SURE * margin[hit].mean():
+        return share >= ABSENT, ""
+    return True, (
+        f"{int((examples == 0).sum())} of {classes} classes have no example, but {format_percent(share, digits=1)} of "
+        "its predictions name one of them, as sure as where it is right"
+    )
 
 
 @dataclass(frozen=True)

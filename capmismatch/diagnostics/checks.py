@@ -21,7 +21,7 @@ from scipy.stats import binom, fisher_exact, norm, t
 from capmismatch._utils.text import format_percent
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.bank_checks import check_bank
-from capmismatch.diagnostics.answers import Answers, dead_class, holds_labels, worse_than_constant
+from capmismatch.diagnostics.answers import Answers, absent_classes, dead_class, holds_labels, worse_than_constant
 from capmismatch.diagnostics.mixed_rows import NUMBERS, expected_rank, mixed_up, standardised
 from capmismatch.diagnostics.moved_columns import moved_among_peers, moved_round
 from capmismatch.diagnostics.views import View, chance_accuracy, looked_at_rows, spaced, views_of
@@ -90,7 +90,7 @@ def check(bank: LogitBank) -> pd.DataFrame:
         * ``agreement``: with the other usable teachers' predictions, mean of Cohen's kappa: 0 is chance
         * ``unseen``: share of predictions that name a class without any example
         * ``drift``, ``tied``: see `capmismatch.data.bank_checks.check_bank`
-        * ``findings``: codes, comma-separated; CM009 to CM011, CM019 to CM021, and those of collecting
+        * ``findings``: codes, comma-separated; CM009 to CM011, CM019 to CM021, CM041, CM042, and those of collecting
         * ``usable``: False where probes, picks and links leave the teacher out
         * ``reason``: why it is not usable, in words; else ""
 
@@ -110,12 +110,15 @@ def check(bank: LogitBank) -> pd.DataFrame:
       brings it near its peers: columns were interchanged (CM021);
     * two or more columns have taken one another's places: each one's examples are taken for the next one's
       more often than for their own, or its columns go with other columns of two or more peers (CM021);
-    * its confident errors rank the target as by chance, which its peers' do not, or three in ten of its rows go with
-      those of two or more peers no better than rows paired at random: they belong to other examples (CM021);
+    * its confident errors rank the target as by chance, which its peers' do not, or one in ten of its rows, or of a
+      weak one three in ten, go with those of two or more peers no better than rows paired at random: they belong to
+      other examples (CM021);
     * its logits are those of another teacher (CM021). The first of such teachers stays usable; but where they have
       other numbers of parameters, so that one of them is not what it is called, none does, if others are left;
     * its accuracy is far below what its size and its peers lead to expect (Student's t of the log odds) (CM021);
     * it hardly ever tells a class that its peers tell well (CM021);
+    * a fifth of its predictions, as sure as the right ones, name classes without an example (CM041). From a tenth on
+      CM041 is given, and the teacher stays usable;
     * rows are constant, one-hot, or hold a stand-in in their lowest columns, or its logits were made from the labels
       (CM019);
     * its values are probabilities, percentages or sigmoids (CM009). Logarithms of probabilities carry CM009 too, and
@@ -151,6 +154,9 @@ def _checked(bank: LogitBank) -> pd.DataFrame:
     checks = check_bank(bank)
     views = views_of(bank)
     _find_broken(views, bank)
+    if not bank.of_texts and _one_class_splits(bank):
+        for view in views:
+            view.codes.append("CM042")
     table = pd.DataFrame([view.row() for view in views])
     for position, view in enumerate(views):
         table.loc[position, "agreement"] = _agreement(view, views)
@@ -160,6 +166,12 @@ def _checked(bank: LogitBank) -> pd.DataFrame:
     return table.assign(
         drift=checks["drift"], tied=checks["tied"], findings=codes, usable=[not reason for reason in reasons]
     ).assign(reason=reasons)
+
+
+def _one_class_splits(bank: LogitBank) -> bool:
+    """Whether a split has examples enough to be measured on, and all of one class."""
+    labels, split = bank.rows.labels, bank.rows.split
+    return any(np.ptp(labels[split == name]) == 0 for name in np.unique(split) if (split == name).sum() >= LEAST_ROWS)
 
 
 def unusable_columns(bank: LogitBank) -> dict[str, dict[str, object]]:
@@ -212,6 +224,11 @@ def _mark_answers(views: Sequence[View]) -> None:
         if not view.of_texts and (reason := worse_than_constant(view.labels, view.top, view.classes)):
             view.mark("CM020", reason)
     for view in [view for view in views if not view.of_texts]:
+        often, reason = absent_classes(view.labels, view.top, view.margin, view.classes)
+        if reason:
+            view.mark("CM041", reason)
+        elif often:
+            view.codes.append("CM041")
         if holds_labels(view.hit, view.margin, view.classes, [peer.accuracy for peer in _peers(view, views)]):
             view.mark("CM019", "it is always right and as sure of one example as of any: it seems to hold the labels")
 
@@ -328,10 +345,10 @@ def _mark_mixed_rows(views: Sequence[View], bank: LogitBank) -> None:
             f"its columns {', '.join(map(str, columns))} seem to stand in one another's places: over the examples they "
             "go with those columns of the other teachers, and not with their own",
         )
-    for key, likeness in mixed_up(list(sound), of_all, margins).items():
+    for key, share in mixed_up(list(sound), of_all, margins).items():
         sound[key].mark(
             "CM021",
-            f"about {likeness.mixed:.0%} of its rows seem to belong to other examples: where it and the other "
+            f"about {format_percent(share)} of its rows seem to belong to other examples: where it and the other "
             "teachers are confident, these rows agree with the others no more often than chance",
         )
 

@@ -8,13 +8,13 @@ paired at random, which is known.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -36,6 +36,15 @@ EVIDENCE = 6.0
 
 FAR, CLEAR = 1.2, 0.045
 """One of the two: the distance of the heaps in standard deviations of random pairs, or the gain for each example."""
+
+FEW, CLEARER, APART = 0.1, 8.0, 1.9
+"""Share and gain where all examples are compared, and the distance of the heaps in standard deviations of the other."""
+
+EXAMPLES = 2000
+"""Most examples, evenly spaced, of those that are all compared."""
+
+TAILS = 20
+"""Degrees of freedom (Student's t) of the other heap then: a sound teacher now and then errs far from its peers."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +81,40 @@ class Likeness:
         )
 
 
+@dataclass(frozen=True)
+class Strays:
+    """How all of a teacher's rows go with its peers', the surer the better the peers agree on an example.
+
+    Attributes
+    ----------
+    alike : array of shape (n,)
+        Likeness to the sum of the peers' rows, in standard deviations of random pairs.
+    agreed : array of shape (n,)
+        Length of that sum.
+    against : float
+        As of `Likeness`.
+    """
+
+    alike: Floats
+    agreed: Floats
+    against: float
+
+    def mixed(self, of_peers: float) -> tuple[float, float] | None:
+        """Share of rows of other examples and the gain in log likelihood, where `against` is usually `of_peers`.
+
+        None where nothing shows that there are any.
+        """
+        if self.against - of_peers <= FEW:
+            return None
+        share, gain, distance, spread = _heap_over_agreement(self.alike, self.agreed)
+        if share > FEW and gain > CLEARER and distance > max(FAR, APART * spread):
+            return share, gain
+        return None
+
+
 def mixed_up(
     names: Sequence[str], rows: Mapping[str, NDArray[np.float32]], margins: Mapping[str, Floats]
-) -> dict[str, Likeness]:
+) -> dict[str, float]:
     """The teachers some of whose rows belong to other examples, the worst one first.
 
     Parameters
@@ -88,8 +128,8 @@ def mixed_up(
 
     Returns
     -------
-    dict of str to Likeness
-        Nothing if there are fewer than three teachers, or too few examples.
+    dict of str to float
+        The share of such rows. Nothing if there are fewer than three teachers, or too few examples.
 
     Examples
     --------
@@ -101,23 +141,37 @@ def mixed_up(
     >>> list(mixed_up("abcd", rows, dict.fromkeys("abcd", np.ones(800))))
     ['b']
     """
-    peers, found = list(names), {}
+    peers, found = list(names), dict[str, float]()
     while len(peers) > 2:
         total = np.sum([rows[name] for name in peers], axis=0)
-        alike = {
-            name: likeness(rows[name], total - rows[name] if name in peers else total, margins[name])
-            for name in names
-            if name not in found
-        }
-        known = {name: one for name, one in alike.items() if one is not None}
-        usual = np.median([known[name].against for name in peers if name in known] or [0.0])
-        mixed = {name: one for name, one in known.items() if one.two_heaps(float(usual))}
-        if not mixed:
+        worst = ("", 0.0, 0.0)
+        for name, share, gain in _looked_through(names, peers, rows, total, margins):
+            if name not in found and gain > worst[2]:
+                worst = (name, share, gain)
+        if not worst[0]:
             break
-        worst = max(mixed, key=lambda name: mixed[name].gain)
-        found[worst] = mixed[worst]
-        peers = [name for name in peers if name != worst]
+        found[worst[0]] = worst[1]
+        peers = [name for name in peers if name != worst[0]]
     return found
+
+
+def _looked_through(
+    names: Sequence[str],
+    peers: Sequence[str],
+    rows: Mapping[str, NDArray[np.float32]],
+    total: NDArray,
+    margins: Mapping[str, Floats],
+) -> Iterator[tuple[str, float, float]]:
+    """Teachers some of whose rows are mixed up, the share of these, and the gain; by either test."""
+    others = {name: total - rows[name] if name in peers else total for name in names}
+    sure = {name: one for name in names if (one := likeness(rows[name], others[name], margins[name])) is not None}
+    usual = float(np.median([sure[name].against for name in peers if name in sure] or [0.0]))
+    yield from ((name, one.mixed, one.gain) for name, one in sure.items() if one.two_heaps(usual))
+    strayed = {name: stray for name in names if (stray := strays(rows[name], others[name])) is not None}
+    for name, stray in strayed.items():
+        usual = float(np.median([strayed[peer].against for peer in peers if peer in strayed and peer != name] or [0.0]))
+        if (mixed := stray.mixed(usual)) is not None:
+            yield name, *mixed
 
 
 def standardised(logits: Floats) -> NDArray[np.float32]:
@@ -135,15 +189,18 @@ def likeness(rows: NDArray, others: NDArray, margin: Floats) -> Likeness | None:
     sure = np.flatnonzero((margin >= np.median(margin)) & (length >= np.median(length)))
     if len(sure) < LEAST_PAIRS:
         return None
-    mine, theirs = _unit(rows[sure]), _unit(others[sure])
-    alike = np.einsum("ij,ij->i", mine, theirs)
-    random = np.concatenate([np.einsum("ij,ij->i", np.roll(mine, roll, axis=0), theirs) for roll in ROLLS])
-    against = float((alike < np.median(random)).mean()) / 0.5
-    drawn, random = np.arctanh(np.clip(alike, -0.999, 0.999)), np.arctanh(np.clip(random, -0.999, 0.999))
-    spread = float(random.std())
-    if not spread > 0:
+    alike, against = _beside_random(_unit(rows[sure]), _unit(others[sure]))
+    return None if alike is None else Likeness(against, *_two_heaps(alike), len(sure))
+
+
+def strays(rows: NDArray, others: NDArray) -> Strays | None:
+    """Compare all of a teacher's rows with the sum of its peers'; None with too few examples."""
+    some = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), EXAMPLES)).round().astype(np.int64))
+    length = np.sqrt(np.einsum("ij,ij->i", others[some], others[some]))
+    if len(some) < 2 * LEAST_PAIRS or not length.std() > 0:
         return None
-    return Likeness(against, *_two_heaps((drawn - random.mean()) / spread), len(sure))
+    alike, against = _beside_random(_unit(rows[some]), _unit(others[some]))
+    return None if alike is None else Strays(alike, (length - length.mean()) / length.std(), against)
 
 
 def expected_rank(accuracy: float, classes: int) -> float:
@@ -168,6 +225,16 @@ def expected_rank(accuracy: float, classes: int) -> float:
     return float(among_others * (classes - 1) / (classes - 2) - 0.5)
 
 
+def _beside_random(mine: NDArray, theirs: NDArray) -> tuple[Floats | None, float]:
+    """How alike rows are, in standard deviations of random pairs (by Fisher's transform), and `against`."""
+    alike = np.einsum("ij,ij->i", mine, theirs)
+    random = np.concatenate([np.einsum("ij,ij->i", np.roll(mine, roll, axis=0), theirs) for roll in ROLLS])
+    against = float((alike < np.median(random)).mean()) / 0.5
+    drawn, random = np.arctanh(np.clip(alike, -0.999, 0.999)), np.arctanh(np.clip(random, -0.999, 0.999))
+    spread = float(random.std())
+    return ((drawn - random.mean()) / spread, against) if spread > 0 else (None, against)
+
+
 def _unit(rows: NDArray) -> NDArray:
     length = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
     return rows / np.where(length > 0, length, 1.0)
@@ -187,3 +254,47 @@ def _two_heaps(values: Floats) -> tuple[float, float, float]:
         mean = float(np.average(values, weights=rest))
         spread = max(0.3, float(np.sqrt(np.average((values - mean) ** 2, weights=rest))))
     return share, mean, float(np.log(together).sum()) - one_heap
+
+
+def _heap_over_agreement(values: Floats, agreed: Floats) -> tuple[float, float, float, float]:
+    """Share of a standard normal heap beside one about a line over `agreed`: by EM.
+
+    Returns
+    -------
+    tuple of float
+        The share, the gain in log likelihood over the line alone, the mean of the line where the rows of the heap
+        are, and the scatter about it.
+    """
+    values = values.astype(np.float64)
+    columns: Floats = np.stack([np.ones_like(values), agreed.astype(np.float64)], axis=1)
+    of_random = norm.logpdf(values)
+
+    def line(weights: Floats, fit: tuple[Floats, float] | None = None) -> tuple[Floats, float]:
+        slopes, scatter = fit or (np.zeros(2), np.inf)
+        for _ in range(2):  # rows far from the line weigh less: Student's t by reweighting
+            near = (TAILS + 1) / (TAILS + ((values - columns @ slopes) / scatter) ** 2) if np.isfinite(scatter) else 1.0
+            weight = weights * near
+            crossed = columns.T @ (weight[:, None] * columns) + 1e-6 * np.eye(2)
+            slopes = np.linalg.solve(crossed, columns.T @ (weight * values)).astype(np.float64)
+            if slopes[1] < 0:
+                slopes = np.array([np.average(values, weights=weight), 0.0])
+            rest = values - columns @ slopes
+            scatter = max(0.25, float(np.sqrt((weight * rest**2).sum() / weights.sum())))
+        return slopes, scatter
+
+    def log_density(fit: tuple[Floats, float]) -> Floats:
+        density: Floats = t.logpdf((values - columns @ fit[0]) / fit[1], TAILS) - np.log(fit[1])
+        return density
+
+    alone = line(np.ones_like(values))
+    one_heap = float(max(log_density(alone).sum(), log_density(line(np.ones_like(values), alone)).sum()))
+    rest = np.where(values > np.maximum(0.8, 0.5 * (columns @ alone[0])), 1.0, 0.02)
+    fit, share, weight = line(rest), float(np.clip(1 - rest.mean(), 0.02, 0.9)), 1 - rest
+    for _ in range(15):
+        together = np.logaddexp(np.log(share) + of_random, np.log1p(-share) + log_density(fit))
+        weight = np.exp(np.log(share) + of_random - together)
+        share = float(np.clip(weight.mean(), 1e-3, 0.95))
+        fit = line(np.maximum(1 - weight, 1e-9), fit)
+    together = np.logaddexp(np.log(share) + of_random, np.log1p(-share) + log_density(fit))
+    distance = float(np.average(columns @ fit[0], weights=weight))
+    return share, float(together.sum()) - one_heap, distance, fit[1]

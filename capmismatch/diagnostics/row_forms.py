@@ -66,7 +66,27 @@ def incomplete_rows(logits: NDArray) -> Floats:
     return np.array([constant.sum(), (far & ~saturated).sum(), one_hot.sum()], float)
 
 
-def incomplete(counts: Floats, rows: int, first: Floats) -> str:
+def lowest_apart(logits: NDArray) -> Floats:
+    """The lowest value of each row that stands apart from the others, by their range or more.
+
+    That many rows share such a value shows that it is a stand-in, where a single column was cut.
+
+    Examples
+    --------
+    >>> lowest_apart(np.array([[0, 1, 2, -100, 3], [4, 3, 2, 1, 0], [-100, 1, 3, 8, 2]], float)).tolist()
+    [-100.0, -100.0]
+    """
+    if logits.shape[1] < ALONE:
+        return np.zeros(0)
+    two, highest = np.partition(logits, 1, axis=1)[:, :2].astype(np.float64), logits.max(axis=1)
+    apart = (two[:, 1] > two[:, 0]) & (two[:, 1] - two[:, 0] >= highest - two[:, 1])
+    logs = apart & (highest <= 1e-3)
+    logs[logs] = np.abs(logsumexp(np.asarray(logits[logs], np.float64), axis=1)) <= 0.02
+    lowest: Floats = two[apart & ~logs, 0]  # logarithms of probabilities saturate
+    return lowest
+
+
+def incomplete(counts: Floats, rows: int, first: Floats, lowest: Floats) -> str:
     """Why a teacher's rows are no whole sets of logits; "" if they are.
 
     Parameters
@@ -77,10 +97,12 @@ def incomplete(counts: Floats, rows: int, first: Floats) -> str:
         How many these were.
     first : ndarray of shape (K, C)
         Some of them: of two classes hard predictions are told by these.
+    lowest : ndarray of shape (n,)
+        Of `lowest_apart`, over all rows that were looked at.
 
     Examples
     --------
-    >>> incomplete(np.array([10.0, 0.0, 0.0]), 100, np.zeros((0, 10)))
+    >>> incomplete(np.array([10.0, 0.0, 0.0]), 100, np.zeros((0, 10)), np.zeros(0))
     '10.0 % of its rows are constant: they were not written, or hold no logits'
     """
     constant, stand_ins, one_hot = counts / max(1, rows)
@@ -91,7 +113,9 @@ def incomplete(counts: Floats, rows: int, first: Floats) -> str:
         return (
             f"{format_percent(constant, digits=1)} of its rows are constant: they were not written, or hold no logits"
         )
-    if stand_ins >= STAND_INS:
+    shared = float(np.unique(lowest, return_counts=True)[1].max(initial=0)) / max(1, rows)
+    if max(stand_ins, shared) >= STAND_INS:
+        stand_ins = max(stand_ins, shared)
         return (
             f"in {format_percent(stand_ins, digits=1)} of its rows the lowest columns hold a stand-in far below the "
             "others: masked, or only the top classes were kept"

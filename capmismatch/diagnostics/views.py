@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.token_bank import TokenBank
 from capmismatch.diagnostics.looked_at import of_examples, rows_that_are_probabilities, token_columns
-from capmismatch.diagnostics.row_forms import incomplete, incomplete_rows
+from capmismatch.diagnostics.row_forms import incomplete, incomplete_rows, lowest_apart
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -142,12 +142,13 @@ def _of_logits(bank: LogitBank, record: TeacherRecord, rows: Ints) -> View:
     labels, classes = bank.rows.labels[rows], len(bank.classes)
     priors = np.bincount(labels, minlength=classes) / max(1, len(labels))
     step = max(1, (1 << 19) // classes)
-    parts, alike, lacking = [], np.zeros(3), np.zeros(3)
+    parts, lowest, alike, lacking = [], [], np.zeros(3), np.zeros(3)
     for start in range(0, len(rows), step):
         logits = bank.take(record.key, rows[start : start + step])
         parts.append(of_examples(logits, labels[start : start + step], priors))
         alike += rows_that_are_probabilities(logits)
         lacking += incomplete_rows(logits)
+        lowest.append(lowest_apart(logits))
     top, margin, rank, by_chance, wrong_rank = (np.concatenate(column) for column in zip(*parts, strict=True))
     some = rows[spaced(len(rows), COMPARED)]
     kinds = ("probabilities", "percentages", "sigmoids (or other values in [0, 1])")
@@ -155,7 +156,7 @@ def _of_logits(bank: LogitBank, record: TeacherRecord, rows: Ints) -> View:
     looks_like = next((kind for kind, part in zip(kinds, share, strict=True) if part >= ROWS_OF_PROBABILITIES), "")
     first = bank.take(record.key, some).astype(np.float64)
     columns = (top, margin, rank, by_chance, wrong_rank)
-    why = incomplete(lacking, len(rows), first)
+    why = incomplete(lacking, len(rows), first, np.concatenate(lowest))
     return View(record, labels, *columns, first, looks_like, classes, bank.of_texts, why)
 
 

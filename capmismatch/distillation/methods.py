@@ -24,6 +24,7 @@ from capmismatch._numerics.soft_label_spec import (
     margin_of,
     wrong_words,
 )
+from capmismatch._utils.setting_labels import student_words
 from capmismatch.errors import InputError, must_be_one_of, must_be_temperature
 
 if TYPE_CHECKING:  # naming a setting does not load torch
@@ -164,7 +165,9 @@ class Method:
     Examples
     --------
     >>> Method("KD").label, Method("ISATS", margin=1.0).label
-    ('KD tau=4', 'ISATS order m=1 tau=4')
+    ('KD tau=4 student tau=1', 'ISATS order m=1 tau=4')
+    >>> Method("KD", tau_student=4.0).label  # of Hinton et al.
+    'KD tau=4'
     >>> Method("DKD", options={"beta": 2.0, "stop_after": 0.5, "assistants": ["mlp96", "mlp48"]}).label
     'DKD via mlp96>mlp48 beta=2.0 stop_after=0.5'
     """
@@ -255,18 +258,21 @@ class Method:
 
     @property
     def label(self) -> str:
-        """A readable name, unique among the settings of a study that differ in what it shows."""
+        """A readable name, unique among the settings of a study that differ in what it shows.
+
+        "KD tau=4" by itself is that of Hinton et al. (2015): temperature 4 for teacher and student.
+        """
         defaults = self.spec.fields
         words = [self.name]
         if self.constraint is not None:
-            words.append(self.constraint)
+            words.append("unconstrained" if self.constraint == "none" else self.constraint)
         if self.constraint == "order":
             words.append(f"m={self.margin:g}")
         words += [] if self.wrong is None else wrong_words(self.wrong)
         if self.tau is not None:
-            words.append(f"tau={self.tau:g}" if self.tau_other is None else f"tau={self.tau:g}/{self.tau_other:g}")
-        if self.tau_student != defaults.get("tau_student"):
-            words.append(f"student tau={self.tau_student:g}")
+            words.append(f"tau={self.tau:g}")
+        words += [] if self.tau_other is None else [f"other tau={self.tau_other:g}"]
+        words += student_words(self.tau, self.tau_student, defaults.get("tau_student"), self.name)
         if self.weight != defaults.get("weight"):
             words.append(f"w={self.weight:g}")
         if self.center == "none":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import warnings
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from capmismatch._utils.setting_labels import with_current_labels
 from capmismatch._utils.text import DECIMAL_COMMA
 from capmismatch.data.bank import SPLITS
 from capmismatch.distillation.methods import METHODS, Method
@@ -62,6 +64,9 @@ RANGES: dict[str, tuple[Callable[[pd.Series], pd.Series], str]] = {
     **dict.fromkeys(("params", "weight", "margin"), (lambda values: values.ge(0), "a number >= 0")),
 }
 """Columns whose numbers have bounds that no trainer leaves, and what is expected of them."""
+
+NO_TEACHER = ("none", "no teacher", "no_teacher", "null")
+"""What tables write where there is no teacher."""
 
 SETTING = ("tau", "tau_other", "tau_student", "weight", "constraint", "margin", "wrong")
 
@@ -176,8 +181,15 @@ def _read_file(path: Any, columns: Mapping[str, str]) -> pd.DataFrame:
             magic = stream.read(4)
         if magic[:2] == b"PK":
             raise InputError(f"{file} is an archive or a spreadsheet: expected CSV or Parquet; save the sheet as CSV")
+        if magic[:2] == b"\x1f\x8b":
+            raise InputError(f"{file} is compressed: expected CSV or Parquet; unpack it first")
         parquet = magic == b"PAR1" or file.suffix in (".parquet", ".pq")
         return pd.read_parquet(file) if parquet else _read_csv(file, columns)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{file} is no text in UTF-8 (byte {error.object[error.start]:#x}): save it as CSV UTF-8, as spreadsheets "
+            "call it"
+        ) from None
     except (ValueError, OSError) as error:
         raise InputError(f"{file} is not a readable table: {error}") from None
 
@@ -190,7 +202,7 @@ def _named(frame: pd.DataFrame, columns: dict[str, str], method: Method | str | 
     if len(duplicates):
         raise InputError(f"expected each column once, got {duplicates[0]!r} twice in {source}, after renaming")
     if method is not None:
-        frame = _with_method(frame, Method(method) if isinstance(method, str) else method, source)
+        frame = _with_method(frame, _by_itself(method) if isinstance(method, str) else method, source)
     if "method" not in frame and {"teacher", "accuracy"} <= set(frame.columns):
         raise InputError(
             f"{source} lacks the column 'method'; it has {list(frame.columns)}. If all its students were taught alike, "
@@ -200,6 +212,11 @@ def _named(frame: pd.DataFrame, columns: dict[str, str], method: Method | str | 
     if frame.empty:
         raise InputError(f"expected at least one result in {source.removeprefix('the results file ')}, got none")
     return frame
+
+
+def _by_itself(name: str) -> Method:
+    """The setting that a method's name stands for; KD by itself has one temperature for teacher and student."""
+    return Method(name, tau_student=METHODS[name].fields["tau"]) if name == "KD" else Method(name)
 
 
 def _with_method(frame: pd.DataFrame, method: Method, source: str) -> pd.DataFrame:
@@ -230,6 +247,8 @@ def _clean_names(frame: pd.DataFrame, source: str) -> None:
     frame["method"] = [our_spelling.get(name.lower(), name) for name in frame["method"]]
     without_teacher = frame["teacher"].isna() & (frame["method"] != "CE")
     _reject(frame, "teacher", without_teacher, "a name (all methods but CE have a teacher)", source)
+    called_none = frame["teacher"].str.lower().isin(NO_TEACHER) & (frame["method"] != "CE")
+    _reject(frame, "teacher", called_none, "a name (rows without a teacher have the method CE)", source)
 
 
 def _clean_numbers(frame: pd.DataFrame, percent: bool, source: str, hint: str) -> None:
@@ -359,16 +378,21 @@ def _renaming(columns: object) -> dict[str, str]:
 
 def _read_csv(file: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     """A CSV file whose names stay text: a teacher called 20 is no number, and one called NA is not missing."""
-    with file.open(encoding="utf-8-sig") as stream:
+    with file.open("rb") as raw:  # "Unicode text" of spreadsheets is UTF-16
+        encoding = "utf-16" if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    with file.open(encoding=encoding) as stream:
         header = stream.readline()
+        said = re.fullmatch(r"sep=(.)", header.strip(), re.IGNORECASE)  # of spreadsheets, in front of the header
+        header = stream.readline() if said else header
     # Names of columns hold letters: what parts most of them is the separator.
-    sep = max(SEPARATORS, key=header.count)
-    names_given = pd.read_csv(file, sep=sep, header=None, nrows=1, dtype="str").iloc[0].dropna().str.strip()
+    sep = said[1] if said else max(SEPARATORS, key=header.count)
+    how: dict[str, Any] = {"sep": sep, "encoding": encoding, "skiprows": 1 if said else 0}
+    names_given = pd.read_csv(file, **how, header=None, nrows=1, dtype="str").iloc[0].dropna().str.strip()
     twice = names_given[names_given.duplicated()]
     if len(twice):
         raise InputError(f"expected each column once, got {twice.iloc[0]!r} twice in {file}: rename or remove one")
-    frame = _without_counter(pd.read_csv(file, sep=sep), file)
-    text = pd.read_csv(file, sep=sep, dtype="str", keep_default_na=False, na_values=[""]).reset_index(drop=True)
+    frame = _without_counter(pd.read_csv(file, **how), file)
+    text = pd.read_csv(file, **how, dtype="str", keep_default_na=False, na_values=[""]).reset_index(drop=True)
     frame.columns = text.columns = text.columns.str.strip()
     names = [column for column in frame if columns.get(str(column), column) in NAMES]
     if sep != ",":  # where commas are decimal, dots may part thousands: 10.000 is no ten, and stays text
@@ -421,6 +445,7 @@ def complete(frame: pd.DataFrame) -> pd.DataFrame:
         full[column] = full[column].astype(int)
     labels = pd.Series([_label(row) for row in full.to_dict("records")], index=full.index)
     full["label"] = full["label"].fillna(labels) if "label" in full else labels
+    full = with_current_labels(full)
     return full[[*COLUMNS, *[c for c in full.columns if c not in COLUMNS]]]
 
 
@@ -446,7 +471,9 @@ def _label(row: Mapping[Hashable, Any]) -> str:
     """The label of a row's setting; of an unknown method, its name and the values that the row has."""
     values = {name: row[name] for name in SETTING if pd.notna(row[name]) and row[name] != ""}
     if row["method"] in METHODS:
+        tau = values.get("tau", METHODS["KD"].fields["tau"])
+        student = {"tau_student": tau} if row["method"] == "KD" else {}  # KD by itself, see `_by_itself`
         with suppress(InputError):  # values that the other trainer knows for this method, and we do not
-            return Method(row["method"], **values).label
+            return Method(row["method"], **{**student, **values}).label
     shown = (f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items())
     return " ".join([str(row["method"]), *shown])

@@ -105,7 +105,7 @@ def run_name(student: str, method: Method, seed: int, teacher: str | None) -> st
     Examples
     --------
     >>> run_name("mlp24", Method("KD"), 1, "mlp/mlp48-s1")
-    'mlp24 by KD tau=4 from mlp/mlp48-s1, seed 1'
+    'mlp24 by KD tau=4 student tau=1 from mlp/mlp48-s1, seed 1'
     """
     source = f" from {teacher}" if teacher else ""
     return f"{student} by {method.label}{source}, seed {seed}"

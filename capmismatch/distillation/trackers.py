@@ -38,7 +38,7 @@ class TrackedRun:
     key : str
         Name of the run's folder, the hash of its configuration.
     name : str
-        For people, such as "mlp24 by KD tau=4 from mlp/mlp48-s1, seed 1".
+        For people, such as "mlp24 by KD tau=4 student tau=1 from mlp/mlp48-s1, seed 1".
     settings : dict
         Its configuration, flat: "student", "method.tau", "recipe.lr", ...; and "label", that of its setting.
     epochs : tuple of dict

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
@@ -14,15 +13,36 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.textpath import TextPath
-from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    EngFormatter,
+    FixedLocator,
+    Formatter,
+    FuncFormatter,
+    LogLocator,
+    NullFormatter,
+    NullLocator,
+)
 from matplotlib.transforms import ScaledTranslation
 
-from capmismatch.plots._common import literal
+from capmismatch.errors import InputError
+from capmismatch.plots._common import ladders, literal
 from capmismatch.plots._labels import names_on
+from capmismatch.plots._options import new_panels, options_now, page_width, shown_setting
+from capmismatch.plots._save import note_points
 from capmismatch.plots._style import LINESTYLES
 
 SIZE_NAMES = {"params": "teacher parameters", "macs": "teacher multiply-adds"}
+RING: dict[str, Any] = {
+    "linestyle": "",
+    "marker": "o",
+    "markersize": 7,
+    "markerfacecolor": "none",
+    "markeredgecolor": "0.4",
+}
+"""How a ring at a peak looks in the legend."""
+
 SYMBOLS = {
     "target_prob": r"$p_y$",
     "derived_average": r"mean wrong $p$ (DA)",
@@ -33,7 +53,7 @@ SYMBOLS = {
     "ece": "ECE",
     "classwise_ace": "classwise ACE",
     "cmi": "CMI",
-    "flipped": "arg max moved",
+    "flipped": "another top class",
     "overtaken": "target overtaken",
     "at_bound": "at the bound",
 }
@@ -51,6 +71,11 @@ def root(ax: Axes) -> Figure:
     return figure
 
 
+def inches_wide(ax: Axes) -> float:
+    """Width of Axes in inches, also in a subfigure."""
+    return float(ax.bbox.width / root(ax).dpi)
+
+
 def small_points() -> float:
     """Size of the small text (tick labels, legends) in points."""
     return float(FontProperties(size=mpl.rcParams["legend.fontsize"]).get_size_in_points())
@@ -61,32 +86,51 @@ def panels(count: int, *, narrowest: float = 1.5, inches: float | None = None, s
 
     A row holds a divisor of `count`, so no panel stays empty. `inches` is a panel's height.
     """
-    width = mpl.rcParams["figure.figsize"][0]
+    width = page_width()
     columns = max(n for n in range(1, count + 1) if count % n == 0 and (n == 1 or width / n >= narrowest))
     tall = min(max(0.78 * width / columns, 1.5), 2.2) if inches is None else inches
     if inches is None and columns == 1 and count > 1:
         tall = 1.4
     rows = count // columns
-    _, axes = plt.subplots(
-        rows, columns, figsize=(width, tall * rows + 0.1), sharex=sharex, squeeze=False, layout="constrained"
-    )
-    return axes.ravel()
+    return new_panels(rows, columns, (width, tall * rows + 0.1), sharex=sharex).ravel()
 
 
 def outer_labels_only(axes: np.ndarray) -> None:
-    """Leave the shared x label to the lowest panels."""
-    for ax in axes:
-        if not ax.get_subplotspec().is_last_row():
+    """Name the shared x axis once, below the panels."""
+    name = axes[-1].get_xlabel()
+    if len(axes) > 1:
+        axes[0].figure.supxlabel(name, fontsize=mpl.rcParams["axes.labelsize"])
+        for ax in axes:
             ax.set_xlabel("")
+
+
+class PlainNumbers(Formatter):
+    """Ticks as plain numbers with equally many digits, times a scale."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = scale
+
+    def format_ticks(self, values: Any) -> list[str]:
+        """The texts of all ticks of an axis."""
+        scaled = self.scale * np.asarray(values, dtype=float)
+        digits = max(
+            (len(f"{value:.6g}".partition(".")[2]) for value in scaled if "e" not in f"{value:.6g}"), default=0
+        )
+        texts = [f"{value:.6g}" if "e" in f"{value:.6g}" else f"{value + 0.0:.{digits}f}" for value in scaled]
+        return [text.replace("-", "\N{MINUS SIGN}") for text in texts]
+
+    def __call__(self, value: float, position: int | None = None) -> str:
+        """The text of one value, as under the cursor."""
+        return f"{self.scale * value:.6g}".replace("-", "\N{MINUS SIGN}")
 
 
 def one_axes(ax: Axes | None, *, ratio: float | None = None, inches: float | None = None) -> Axes:
     """Return `ax`, or the Axes of a new figure: as tall as the style says, or by ratio, or by inches."""
     if ax is not None:
         return ax
-    width, height = mpl.rcParams["figure.figsize"]
+    width, height = page_width(), mpl.rcParams["figure.figsize"][1]
     tall = inches or (height if ratio is None else min(width * ratio, 4.3))
-    return plt.subplots(figsize=(width, tall), layout="constrained")[1]
+    return new_panels(1, 1, (width, tall))[0, 0]
 
 
 def size_positions(sizes: pd.Series) -> pd.Series:
@@ -115,7 +159,7 @@ def size_axis(ax: Axes, sizes: pd.Series, by: str = "params") -> None:
 
 def _steps(ax: Axes, low: float, high: float) -> tuple[float, ...]:
     """Steps within a decade that leave room between tick labels, but give at least two ticks."""
-    decade = root(ax).get_figwidth() * ax.get_position().width / np.log10(high / low)
+    decade = inches_wide(ax) / np.log10(high / low)
     room = 3.2 * small_points() / 72
     for steps, gap in (((1.0, 2.0, 5.0), 0.301), ((1.0, 3.0), 0.477)):
         if gap * decade >= room:
@@ -146,7 +190,7 @@ def value_axis(ax: Axes, label: str, values: Any, *, percent: bool = False, on_t
     scale, unit = 10.0**-power, f" [$10^{{{power}}}$]" if power else ""
     if percent and largest <= 1:
         scale, unit = 100.0, " (%)"
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * scale:.6g}".replace("-", "\N{MINUS SIGN}")))
+    ax.yaxis.set_major_formatter(PlainNumbers(scale))
     if on_top:
         ax.set_title(label + unit, loc="left", fontsize=mpl.rcParams["axes.labelsize"])
     else:
@@ -154,19 +198,30 @@ def value_axis(ax: Axes, label: str, values: Any, *, percent: bool = False, on_t
 
 
 def legend_above(
-    ax: Axes, handles: Sequence[Any], labels: Sequence[str], *, own_figure: bool, title: str | None = None
+    axes: Axes | np.ndarray,
+    handles: Sequence[Any],
+    labels: Sequence[str],
+    *,
+    own_figure: bool,
+    title: str | None = None,
 ) -> None:
     """Put the legend above the data, never over it, in as many columns as its width has room for.
 
     In Axes that the user gave the legend sits on them. A figure that was made here (`own_figure`) has it on top of all
-    panels, and grows by its height.
+    panels, and grows by its height; one that was given keeps its size. Where another place was asked for, it stands
+    there. All `axes` get artists of these names, so that ``ax.legend()`` gives the same entries.
     """
     if not handles:
         return
-    figure = root(ax)
-    width = figure.get_figwidth() * (1.0 if own_figure else ax.get_position().width)
-    texts = [literal(label) for label in labels]
-    columns = _legend_columns(texts, width)
+    panels = list(np.ravel(np.asarray(axes, dtype=object)))
+    ax, given, place = panels[0], options_now().figure, options_now().legend
+    texts = [literal(shown_setting(label)) for label in labels]
+    for panel in panels:
+        _name_artists(panel, handles, texts)
+    if place is False:
+        return
+    figure = given or root(ax)
+    columns = _legend_columns(texts, page_width() if own_figure else inches_wide(ax))
     options: dict[str, Any] = dict(
         ncols=columns,
         handlelength=1.8,
@@ -175,12 +230,50 @@ def legend_above(
         frameon=False,
         title=None if title is None else literal(title),
     )
-    if own_figure:
-        lines = -(-len(texts) // columns) + (title is not None)
-        figure.set_figheight(figure.get_figheight() + 1.5 * small_points() / 72 * lines)
+    if place is not True:
+        _legend_at(place, figure, ax, handles, texts, options)
+    elif own_figure:
+        if given is None:
+            lines = -(-len(texts) // columns) + (title is not None)
+            height = root(ax).get_figheight() + 1.5 * small_points() / 72 * lines
+            root(ax).set_figheight(height)
         figure.legend(handles, texts, loc="outside upper center", borderaxespad=0.2, **options)
     else:
         ax.legend(handles, texts, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.3, **options)
+
+
+def _legend_at(
+    place: str | Mapping[str, Any], figure: Any, ax: Axes, handles: Sequence[Any], texts: list[str], options: Any
+) -> None:
+    """Put the legend where it was asked for: in the Axes, or "outside" of all panels; one column unless told."""
+    own = {"loc": place} if isinstance(place, str) else dict(place)
+    options = {**options, "ncols": 1, **({"ncols": own.pop("ncol")} if "ncol" in own else {}), **own}
+    outside = str(options.get("loc", "")).startswith("outside")
+    try:
+        (figure if outside else ax).legend(handles, texts, **options)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"expected legend as a location or options of matplotlib, got {place!r}: {error}") from None
+
+
+def _name_artists(ax: Axes, handles: Sequence[Any], texts: Sequence[str]) -> None:
+    """Give each entry of the legend an artist of its name on the Axes: one that is drawn, else one without data."""
+    there = ax.get_legend_handles_labels()[1]
+    for handle, text in zip(handles, texts, strict=True):
+        if text in there:
+            continue
+        if getattr(handle, "axes", None) is ax or handle in ax.containers:
+            handle.set_label(text)
+        elif isinstance(handle, Line2D):
+            named = Line2D([], [], label=text)
+            looks = ("color", "linestyle", "linewidth", "marker", "markersize", "markerfacecolor", "markeredgecolor")
+            named.set(**{look: getattr(handle, f"get_{look}")() for look in looks})
+            ax.add_artist(named)
+        else:
+            patch = handle if isinstance(handle, Patch) else handle.patches[0]
+            named_patch = Rectangle((0, 0), 0, 0, label=text, transform=ax.transAxes)
+            named_patch.set(facecolor=patch.get_facecolor(), edgecolor=patch.get_edgecolor())
+            named_patch.set(hatch=patch.get_hatch(), linewidth=patch.get_linewidth())
+            ax.add_artist(named_patch)
 
 
 def _legend_columns(texts: Sequence[str], inches: float) -> int:
@@ -200,7 +293,7 @@ def family_handles(ax: Axes, families: Sequence[str]) -> tuple[list[Line2D], lis
     if len(families) < 2:
         return [], []
     handles = [Line2D([], [], color="0.3", linestyle=style) for style in family_styles(families).values()]
-    return handles, list(names_on(ax, families).values())
+    return handles, list(names_on(ax, families, "family").values())
 
 
 def family_styles(families: Sequence[str]) -> dict[str, Any]:
@@ -222,13 +315,21 @@ def _move(ax: Axes, points: float, *marks: Artist) -> None:
         mark.set_transform(ax.transData + ScaledTranslation(points / 72, 0, root(ax).dpi_scale_trans))
 
 
-def run_line(ax: Axes, table: pd.DataFrame, runs: pd.DataFrame | None, *, shift: float = 0.0, **look: Any) -> Line2D:
+def run_line(
+    ax: Axes, table: pd.DataFrame, runs: pd.DataFrame | None, *, shift: float = 0.0, name: str = "", **look: Any
+) -> Line2D:
     """Draw means (`x, mean`) as a line, intervals (`low, high`) as bars, else `runs` (`x, value`) as faint points.
 
+    The line joins teachers of one ladder (see `ladders`) and is labelled with its `name`, unless another one has it.
     All of it is moved `shift` points to the right.
     """
     color = look["color"]
-    (line,) = ax.plot(table["x"], table["mean"], **look)
+    text = literal(shown_setting(name))
+    if name and text not in ax.get_legend_handles_labels()[1]:
+        look = {**look, "label": text}
+    joined = _joined(table)
+    (line,) = ax.plot(joined["x"], joined["mean"], **look)
+    note_points(line, _tips(joined, name))
     marks: list[Artist] = [line]
     intervals = table[table["low"].notna()]
     if len(intervals):
@@ -238,6 +339,27 @@ def run_line(ax: Axes, table: pd.DataFrame, runs: pd.DataFrame | None, *, shift:
         marks += ax.plot(runs["x"], runs["value"], ".", color=color, markersize=2.5, alpha=0.45, zorder=1.8)
     _move(ax, shift, *marks)
     return line
+
+
+def _joined(table: pd.DataFrame) -> pd.DataFrame:
+    """The points of a line, ladder by ladder, with a gap between two: other teachers between them are no step of it."""
+    if "label" not in table or not table["label"].is_unique:
+        return table
+    steps = table["label"].map(ladders(table["label"]))
+    if steps.nunique() == 1:
+        return table
+    gap = pd.DataFrame({"x": [np.nan], "label": [""]})
+    parts = [part for _, rows in table.groupby(steps, sort=False) for part in (rows, gap)]
+    return pd.concat(parts[:-1], ignore_index=True)
+
+
+def _tips(table: pd.DataFrame, name: str) -> list[str]:
+    """What each point of a line says: its teacher, the line, the value and its interval."""
+    tips = []
+    for row in table.to_dict("records"):
+        interval = f" [{row['low']:.4g}, {row['high']:.4g}]" if pd.notna(row.get("low")) else ""
+        tips.append(": ".join(filter(None, [str(row["label"]), name, f"{row['mean']:.4g}{interval}"])))
+    return tips
 
 
 def mark_peak(ax: Axes, table: pd.DataFrame, color: Any, *, shift: float = 0.0, lowest: bool = False) -> float:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from capmismatch.errors import InputError, require_columns
+from capmismatch.plots._options import note_aliases
 from capmismatch.stats.matching import resolve_split
 from capmismatch.stats.run_means import mean_over_runs, runs_by_unit
 
@@ -48,7 +50,10 @@ def teacher_labels(frame: pd.DataFrame, among: pd.DataFrame | None = None) -> pd
     everyone = (frame if among is None else among)[["family", "teacher"]].drop_duplicates()
     shared = frame["teacher"].isin(everyone["teacher"][everyone["teacher"].duplicated()])
     name = frame["teacher"].astype(str)
-    return name.where(~shared, frame["family"].astype(str) + "/" + name)
+    full = frame["family"].astype(str) + "/" + name
+    labels = name.where(~shared, full)
+    note_aliases({label: (both, alone) for label, both, alone in zip(labels, full, name, strict=True)})
+    return labels
 
 
 def labelled_as(frame: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
@@ -165,6 +170,44 @@ def lines_over_runs(
     for key, runs in groups(rows, keys):
         if key in tables:  # else no run has a value
             yield key, tables[key].reset_index(drop=True), runs
+
+
+def ladders(labels: Iterable[str]) -> dict[str, str]:
+    """The ladder of each teacher: those whose names differ in one number alone, such as resnet20 and resnet56.
+
+    Of names with several numbers that vary, the one with most values is the step of the ladder. Where no two names of a
+    family are alike (small, large) they are one ladder: nothing speaks against it.
+
+    Examples
+    --------
+    >>> ladders(["resnet8", "resnet20", "wrn16_1", "wrn28_1"])
+    {'resnet8': 'resnet#', 'resnet20': 'resnet#', 'wrn16_1': 'wrn#_1', 'wrn28_1': 'wrn#_1'}
+    >>> ladders(["small", "large"])
+    {'small': '', 'large': ''}
+    """
+    names = list(dict.fromkeys(map(str, labels)))
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(re.sub(r"\d+", "#", _without_family(name)), []).append(name)
+    found: dict[str, str] = {}
+    for members in alike.values():
+        numbers = np.array([re.findall(r"\d+", _without_family(name)) for name in members])
+        if numbers.size == 0:
+            found |= {name: name for name in members}
+            continue
+        step = int(np.argmax([len(set(column)) for column in numbers.T]))
+        for name in members:
+            alone = _without_family(name)
+            place = list(re.finditer(r"\d+", alone))[step]
+            found[name] = alone[: place.start()] + "#" + alone[place.end() :]
+    if len(set(found.values())) == len(names):
+        return dict.fromkeys(names, "")
+    return found
+
+
+def _without_family(label: str) -> str:
+    """The teacher's name of a display label."""
+    return label.rpartition("/")[2]
 
 
 def spread_out(values: Sequence[Any], most: int) -> list[Any]:

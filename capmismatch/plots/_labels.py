@@ -13,6 +13,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.transforms import Bbox
 
 from capmismatch.plots._common import literal
+from capmismatch.plots._options import renamed
 from capmismatch.plots._save import note_names
 
 MOST = 20  # characters of a name on a figure: twelve such names fit a paper's column
@@ -92,26 +93,30 @@ def _without_middle(label: str, most: int, taken: set[str]) -> str:
     return label
 
 
-def names_on(ax: Axes, names: Iterable[str]) -> dict[str, str]:
-    """Short names for Axes, which remember those that differ from the full ones: `save` writes them into the files.
+def names_on(ax: Axes, names: Iterable[str], of: str = "teacher") -> dict[str, str]:
+    """Names to show on Axes: those that were asked for with `labels=`, else short ones.
 
-    `names` are all that the table has, shown or not, so that a teacher has one name in all figures of a study.
+    The Axes remember those that differ from the full ones: `save` writes them into the files. `names` are all that the
+    table has, shown or not, so that a teacher has one name in all figures of a study; `of` is what has them: "teacher",
+    "family" or "class".
     """
     shown = short_names(names)
-    note_names(ax, {short: name for name, short in shown.items() if short != name})
-    return shown
+    own = {name: new for name in shown if (new := renamed(name, of)) is not None}
+    note_names(ax, {short: name for name, short in shown.items() if short != name and name not in own})
+    return shown | own
 
 
-def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None:
+def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str], *, settled: bool = False) -> None:
     """Write each name near its point so that it covers no point, no other name and no edge of the Axes.
 
     Names are placed from the most crowded point to the loneliest. Each takes the nearest of 32 positions (eight
     directions, four distances); a name that is not close gets a thin leader. If nothing is free, the position with the
-    least overlap is taken, so that every point has a name.
+    least overlap is taken, so that every point has a name. The layout is settled first, unless it is.
     """
     figure = ax.get_figure(root=True)
     assert figure is not None  # Axes without a figure do not exist in pyplot
-    figure.draw_without_rendering()  # settles the layout, on which pixels depend
+    if not settled:
+        figure.draw_without_rendering()  # pixels depend on the layout
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     unit = figure.dpi / 72
     dots = ax.transData.transform(np.column_stack([x, y]))

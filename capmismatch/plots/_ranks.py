@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from capmismatch.errors import require_columns
+from capmismatch.errors import InputError, require_columns
 from capmismatch.plots._common import rows_where, sole, teacher_labels
 
 WHAT = "the ranks table"
@@ -36,6 +36,21 @@ def main_metric(ranks: pd.DataFrame, metric: str | None) -> str:
     require_columns(ranks, ["metric"], WHAT)
     found = set(ranks["metric"])
     return "vocab_tau_b" if "vocab_tau_b" in found and "wrong_tau_b" not in found else "wrong_tau_b"
+
+
+def floor_value(floor: float | pd.DataFrame | None, metric: str, split: str | None) -> float | None:
+    """The noise floor that was given: a number, or the mean of the pairs of one teacher's runs in a ranks table."""
+    if floor is None:
+        return None
+    if not isinstance(floor, pd.DataFrame):
+        if isinstance(floor, bool) or not isinstance(floor, int | float) or not -1 <= floor <= 1:
+            raise InputError(f"expected floor as an agreement in [-1, 1] or a ranks table, got {floor!r}")
+        return float(floor)
+    rows, _ = pair_rows(floor, metric, split if split in set(floor.get("split", [])) else None)
+    same = rows[(rows["a"] == rows["b"]) & (rows["seed_a"] != rows["seed_b"])]
+    if same.empty:
+        raise InputError("expected a floor with two training runs of a teacher, which differ in seed; it has none")
+    return float(same["value"].mean())
 
 
 def pair_rows(ranks: pd.DataFrame, metric: str, split: str | None) -> tuple[pd.DataFrame, list[str]]:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 from weakref import WeakKeyDictionary
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from capmismatch._utils.files import replacing, write_text
-from capmismatch.errors import InputError
+from capmismatch.errors import InputError, must_be_one_of
 
 _DRAWN: WeakKeyDictionary[Axes, list[pd.DataFrame]] = WeakKeyDictionary()
 _NAMES: WeakKeyDictionary[Axes, dict[str, str]] = WeakKeyDictionary()  # short name -> full name
 _PROBES: WeakKeyDictionary[Axes, list[str]] = WeakKeyDictionary()
+_POINTS: WeakKeyDictionary[Artist, list[str]] = WeakKeyDictionary()  # what each point of a line or scatter says
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # of texts that a spreadsheet runs
 PROBE_COLUMNS = ("probe", "quantity")  # of a table: names of probes, or of quantities that may be probes
 
@@ -58,6 +64,31 @@ def attach(ax: Axes, frame: pd.DataFrame, *, probes: Iterable[str] = ()) -> None
 def note_names(ax: Axes, names: Mapping[str, str]) -> None:
     """Remember which names `ax` shows in short: short name -> full name."""
     _NAMES.setdefault(ax, {}).update(names)
+
+
+def note_points(artist: Line2D | PathCollection, tips: Sequence[str]) -> None:
+    """Remember what each point of a line or of a scatter says: its teacher and its values."""
+    _POINTS[artist] = list(tips)
+
+
+def points_of(figure: Figure) -> list[tuple[float, float, str]]:
+    """Where each point of a figure lies, as shares of its width (from the left) and height (from the top); its text."""
+    width, height = figure.bbox.width, figure.bbox.height
+    points = []
+    for artist in figure.findobj(lambda one: one in _POINTS):
+        if isinstance(artist, Line2D):
+            places, transform = artist.get_xydata(), artist.get_transform()
+        elif isinstance(artist, PathCollection):
+            places, transform = artist.get_offsets(), artist.get_offset_transform()
+        else:
+            continue
+        seen = transform.transform(np.asarray(places, float))
+        points += [
+            (round(float(x / width), 4), round(float(1 - y / height), 4), tip)
+            for (x, y), tip in zip(seen, _POINTS[artist], strict=True)
+            if np.isfinite([x, y]).all()
+        ]
+    return points
 
 
 def drawn_data(target: Figure | Axes | np.ndarray) -> pd.DataFrame:
@@ -159,12 +190,42 @@ def file_name(text: object) -> str:
     return escaped
 
 
-def save(
-    target: Figure | Axes | np.ndarray, path_stem: str | Path, table: pd.DataFrame | None = None
-) -> tuple[Path, Path, Path]:
-    """Write a figure as PDF and PNG, and the CSV of what it shows.
+FORMATS = ("pdf", "png", "svg")
 
-    The PDF embeds TrueType fonts; the PNG has 300 dots per inch; both hold no date, so that the same figure gives the
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Refuse formats that `save` does not write.
+
+    Parameters
+    ----------
+    formats : sequence of str
+        What was asked for.
+
+    Raises
+    ------
+    InputError
+        If there is none, or one is unknown.
+
+    Examples
+    --------
+    >>> check_formats(["pdf", "svg"])
+    """
+    if isinstance(formats, str) or not formats:
+        raise InputError(f"expected formats as a list of {list(FORMATS)}, got {formats!r}")
+    for name in formats:
+        must_be_one_of(name, FORMATS, "format")
+
+
+def save(
+    target: Figure | Axes | np.ndarray,
+    path_stem: str | Path,
+    table: pd.DataFrame | None = None,
+    *,
+    formats: Sequence[str] = ("pdf", "png"),
+) -> tuple[Path, ...]:
+    """Write a figure as PDF and PNG (or SVG), and the CSV of what it shows.
+
+    The PDF embeds TrueType fonts; the PNG has 300 dots per inch; none holds a date, so that the same figure gives the
     same bytes. Each file appears whole or not at all. The figure stays open: ``plt.close`` it in long scripts.
 
     PNG and PDF carry what a caption needs, one line each. Where names are shown in short: ``short = full``, as the
@@ -179,11 +240,13 @@ def save(
         Path without an ending; the folder is made, and the last part is escaped by `file_name`.
     table : DataFrame, optional
         The CSV's rows, if not those of `drawn_data`.
+    formats : sequence of {"pdf", "png", "svg"}
+        Of the pictures.
 
     Returns
     -------
     tuple of Path
-        The PDF, the PNG and the CSV.
+        The pictures in the order of `formats`, by default the PDF and the PNG, then the CSV.
 
     Raises
     ------
@@ -208,10 +271,11 @@ def save(
     table = drawn_data(figure) if table is None else table
     stem = Path(path_stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    pdf, png, csv = (stem.parent / f"{file_name(stem.name)}.{ending}" for ending in ("pdf", "png", "csv"))
-    _write_pictures(figure, pdf, png)
+    check_formats(formats)
+    *pictures, csv = (stem.parent / f"{file_name(stem.name)}.{ending}" for ending in (*formats, "csv"))
+    _write_pictures(figure, pictures)
     write_text(csv, _for_spreadsheets(table).to_csv(index=False, lineterminator="\n"))
-    return pdf, png, csv
+    return (*pictures, csv)
 
 
 def _for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
@@ -223,24 +287,38 @@ def _for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
     return table.rename(columns=safe).apply(lambda column: column if column.dtype.kind in "biuf" else column.map(safe))
 
 
-def _write_pictures(figure: Figure, pdf: Path, png: Path) -> None:
-    """Write both with one layout: a second pass of it would move things by a hair."""
+def _about(figure: Figure) -> dict[str, dict[str, Any]]:
+    """What the files of each format say of themselves."""
     names = "\n".join(f"{short} = {name}" for short, name in _names_of(figure.axes).items())
     probes = _probes_of(figure.axes).items()
     formulas = "\n".join(f"{name}: {probe['formula']} ({probe['source']})" for name, probe in probes)
     subject = "\n".join(filter(None, [names, formulas]))
+    points = json.dumps(points_of(figure), ensure_ascii=False) if _has_points(figure) else ""
+    texts = {"Description": names, "Formulas": formulas, "Points": points}
+    return {
+        "pdf": {"CreationDate": None, **({"Subject": subject} if subject else {})},
+        "png": {"Software": "capmismatch", **{key: text for key, text in texts.items() if text}},
+        "svg": {"Date": None, "Creator": "capmismatch", **({"Description": subject} if subject else {})},
+    }
+
+
+def _has_points(figure: Figure) -> bool:
+    return bool(figure.findobj(lambda one: one in _POINTS))
+
+
+def _write_pictures(figure: Figure, pictures: Sequence[Path]) -> None:
+    """Write all with one layout: a second pass of it would move things by a hair."""
     figure.draw_without_rendering()
+    about = _about(figure)
     engine = figure.get_layout_engine()
     if engine is not None:
         figure.set_layout_engine("none")
     try:
         with mpl.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "capmismatch", "savefig.bbox": None}):
-            with replacing(pdf) as file:
-                about = {"Subject": subject} if subject else {}
-                figure.savefig(file, format="pdf", metadata={"CreationDate": None, **about})
-            with replacing(png) as file:
-                about = {key: text for key, text in (("Description", names), ("Formulas", formulas)) if text}
-                figure.savefig(file, format="png", dpi=300, metadata={"Software": "capmismatch", **about})
+            for picture in pictures:
+                kind = picture.suffix[1:]
+                with replacing(picture) as file:
+                    figure.savefig(file, format=kind, metadata=about[kind], dpi=300 if kind == "png" else "figure")
     finally:
         if engine is not None:
             figure.set_layout_engine(engine)

@@ -1,6 +1,7 @@
 """Widths, fonts and colours of the figures: what a venue asks for, and one fixed look for each method.
 
-All fonts named here ship with matplotlib, so a figure looks alike on every machine.
+Fonts are those of the venue where a machine has them, then those that ship with matplotlib: a figure that is made where
+the venue's fonts are missing still has its widths and sizes.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from typing import Any, cast
 import matplotlib as mpl
 import numpy as np
 from cycler import cycler
+from matplotlib import font_manager
 from matplotlib.colors import to_rgb
 from seaborn import color_palette
 
 from capmismatch.errors import InputError, must_be_one_of
+from capmismatch.plots._options import recoloured
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 
@@ -37,6 +40,8 @@ class Venue:
         Font sizes in points: of labels, and of tick labels and legends.
     family : str
         ``"serif"`` or ``"sans-serif"``.
+    fonts : tuple of str
+        What the venue asks for, first choice first; those that ship with matplotlib follow.
     """
 
     column: float
@@ -44,17 +49,20 @@ class Venue:
     size: float
     small: float
     family: str
+    fonts: tuple[str, ...] = ()
 
 
 VENUES: dict[str, Venue] = {
     "default": Venue(6.5, 6.5, 9, 8, "sans-serif"),
-    "neurips": Venue(5.5, 5.5, 9, 7, "serif"),
-    "icml": Venue(3.25, 6.75, 8, 6, "serif"),
-    "cvpr": Venue(3.25, 6.875, 8, 6, "serif"),
-    "ieee": Venue(3.5, 7.16, 8, 7, "serif"),
-    "nature": Venue(3.5, 7.2, 7, 6, "sans-serif"),
-    "springer": Venue(3.31, 6.85, 8, 7, "sans-serif"),
+    "neurips": Venue(5.5, 5.5, 9, 8, "serif"),
+    "icml": Venue(3.25, 6.75, 8, 8, "serif"),
+    "cvpr": Venue(3.25, 6.875, 8, 8, "serif"),
+    "ieee": Venue(3.5, 7.16, 8, 8, "serif"),
+    "nature": Venue(3.5, 7.2, 7, 6, "sans-serif", ("Arial", "Helvetica", "Liberation Sans")),  # asks for 5 to 7 points
+    "springer": Venue(3.31, 6.85, 8, 8, "sans-serif", ("Helvetica", "Arial", "Liberation Sans")),
 }
+SHIPPED_SERIF, SHIPPED_SANS = ("STIXGeneral", "DejaVu Serif"), ("DejaVu Sans",)
+"""Fonts that come with matplotlib; STIX has the shapes of Times."""
 
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, BROWN, PINK, GREY, YELLOW, SKY = color_palette("colorblind").as_hex()
 """Colours that readers with any common colour blindness can tell apart (after Okabe and Ito, 2008)."""
@@ -99,9 +107,9 @@ def figure_style(venue: str = "default", width: str | float = "column", *, ratio
     Parameters
     ----------
     venue : str
-        One of ``"default", "neurips", "icml", "cvpr", "ieee", "nature", "springer"``. With the optional package
-        `tueplots` also each of its bundles, by full name (``"aistats2025"``) or by venue, which takes the latest year;
-        its widths and font sizes then win over the built-in ones.
+        One of ``"default", "neurips", "icml", "cvpr", "ieee", "nature", "springer"``: no text is smaller than the venue
+        asks for, tick labels and legends among it. With the optional package `tueplots` also each of its bundles, by
+        full name (``"aistats2025"``) or, of other venues than these, by venue, which takes the latest year.
     width : {"column", "text"} or float
         One column, the whole text width, or a width in inches.
     ratio : float
@@ -129,12 +137,13 @@ def figure_style(venue: str = "default", width: str | float = "column", *, ratio
     ...     mpl.rcParams["figure.figsize"][0], mpl.rcParams["pdf.fonttype"]
     (7.2, 42)
     """
-    must_be_one_of(venue, [*VENUES, *_bundles()], "venue")
+    must_be_one_of(venue, list(dict.fromkeys([*VENUES, *_bundles()])), "venue")
     if isinstance(width, str):
         must_be_one_of(width, ["column", "text"], "width")
     elif not 0 < width < float("inf"):
         raise InputError(f"width must be 'column', 'text' or a positive number of inches, got {width!r}")
-    spec = _from_tueplots(venue) or VENUES[venue]
+    spec = VENUES.get(venue) or _from_tueplots(venue)
+    assert spec is not None  # one of the choices
     inches = {"column": spec.column, "text": spec.text}[width] if isinstance(width, str) else float(width)
     serif = spec.family == "serif"
     return FigureStyle(
@@ -143,8 +152,8 @@ def figure_style(venue: str = "default", width: str | float = "column", *, ratio
             "figure.constrained_layout.use": True,
             "figure.dpi": 150,
             # Named, not generic: a text keeps its font when it is drawn after the block, as notebooks do.
-            "font.family": ["STIXGeneral", "DejaVu Serif"] if serif else ["DejaVu Sans"],
-            "mathtext.fontset": "stix" if serif else "dejavusans",
+            "font.family": [*_installed(spec.fonts), *(SHIPPED_SERIF if serif else SHIPPED_SANS)],
+            **_math_fonts(serif, _installed(spec.fonts)),
             "font.size": spec.size,
             "axes.labelsize": spec.size,
             "axes.titlesize": spec.size,
@@ -172,6 +181,21 @@ def figure_style(venue: str = "default", width: str | float = "column", *, ratio
             "svg.hashsalt": "capmismatch",
         }
     )
+
+
+def _installed(fonts: Iterable[str]) -> list[str]:
+    """Those of some fonts that this machine has: of others matplotlib would warn at each text."""
+    known = set(font_manager.get_font_names())
+    return [font for font in fonts if font in known]
+
+
+def _math_fonts(serif: bool, fonts: list[str]) -> dict[str, str]:
+    """Formulas in the font of the text: that of the venue, or one that ships with matplotlib."""
+    if serif or not fonts:
+        return {"mathtext.fontset": "stix" if serif else "dejavusans"}
+    first = fonts[0]
+    styles = {"rm": first, "it": f"{first}:italic", "bf": f"{first}:bold"}
+    return {"mathtext.fontset": "custom", **{f"mathtext.{name}": font for name, font in styles.items()}}
 
 
 def _bundles() -> dict[str, str]:
@@ -204,6 +228,7 @@ def _from_tueplots(venue: str) -> Venue | None:
 def setting_looks(methods: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Colour, marker and line style of each setting; those of one method share its colour, in paler and paler tints.
 
+    The plain one comes first: "KD tau=4" before "KD tau=4 student tau=1".
     `methods` maps setting labels to method names, in drawing order.
 
     Examples
@@ -216,7 +241,8 @@ def setting_looks(methods: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     looks: dict[str, dict[str, Any]] = {}
     seen: dict[str, int] = {}
     total = {method: list(methods.values()).count(method) for method in methods.values()}
-    for label, method in methods.items():
+    plain_first = sorted(methods.items(), key=lambda one: any(one[0].startswith(f"{label} ") for label in methods))
+    for label, method in plain_first:
         color, marker = METHOD_LOOKS.get(method) or new_methods[method]
         index = seen[method] = seen.get(method, -1) + 1
         tint = 0.55 * index / max(total[method] - 1, 1)
@@ -225,7 +251,8 @@ def setting_looks(methods: Mapping[str, str]) -> dict[str, dict[str, Any]]:
             "marker": marker,
             "linestyle": LINESTYLES[index % len(LINESTYLES)],
         }
-    return looks
+    ordered = {label: looks[label] for label in methods}
+    return recoloured(ordered, {label: (method,) for label, method in methods.items()})
 
 
 def tau_looks(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -237,10 +264,12 @@ def tau_looks(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
     ['o', 's']
     """
     names = list(labels)
-    return {
-        name: {"color": color, "marker": "osD^vPX<>"[index % 9]}
-        for index, (name, color) in enumerate(zip(names, _shades("plasma", len(names)), strict=True))
-    }
+    return recoloured(
+        {
+            name: {"color": color, "marker": "osD^vPX<>"[index % 9]}
+            for index, (name, color) in enumerate(zip(names, _shades("plasma", len(names)), strict=True))
+        }
+    )
 
 
 def teacher_looks(families: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -256,10 +285,12 @@ def teacher_looks(families: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     ['o', 'v', 'o']
     """
     markers = dict(zip(sorted(set(families.values())), cycle(["o", *(marker for _, marker in OTHER_LOOKS)])))
-    return {
-        label: {"color": color, "marker": markers[family]}
-        for (label, family), color in zip(families.items(), _shades("viridis", len(families)), strict=True)
-    }
+    return recoloured(
+        {
+            label: {"color": color, "marker": markers[family]}
+            for (label, family), color in zip(families.items(), _shades("viridis", len(families)), strict=True)
+        }
+    )
 
 
 def _shades(name: str, count: int) -> list[Any]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -18,6 +17,7 @@ from capmismatch.errors import require_columns
 from capmismatch.plots._axes import small_points
 from capmismatch.plots._common import listed, literal, rows_where, sole, spread_out, teacher_labels
 from capmismatch.plots._labels import SMALLEST, names_on
+from capmismatch.plots._options import color_map, drawing, new_panels, page_width
 from capmismatch.plots._save import attach
 
 NEEDS = ("affinity",)
@@ -26,9 +26,14 @@ CAPTION = (
     "teachers differ from the smallest. Classes are sorted by their similarity to the smallest teacher."
 )
 WHAT = "the affinity table"
+AFFINITY = r"mean share of the wrong classes, $\tilde{q}$"
+MOST_CELLS = (
+    0.995  # share of cells that the colours tell apart: one cell far beyond the others would make them all alike
+)
 PANELS = 4  # teachers at most by default: more than that need no figure but a table
 
 
+@drawing(affinity="affinity")
 def affinity_map(
     affinity: pd.DataFrame, *, tau: float | None = None, teachers: Sequence[str] | None = None
 ) -> np.ndarray:
@@ -41,7 +46,7 @@ def affinity_map(
 
     Parameters
     ----------
-    affinity : DataFrame
+    affinity : DataFrame, Study or Diagnosis
         Columns ``family, teacher, seed, tau, true_class, other_class, value``, teachers from small to large.
     tau : float, optional
         Needed where the table has several temperatures.
@@ -75,18 +80,18 @@ def affinity_map(
     first, *larger = maps
     changes = {label: maps[label] - maps[first] for label in larger}
 
-    width = mpl.rcParams["figure.figsize"][0]
+    width = page_width()
     size = (width, width / len(maps) * (2.15 if changes else 0.85))
-    axes = plt.subplots(2 if changes else 1, len(maps), figsize=size, squeeze=False, layout="constrained")[1]
+    axes = new_panels(2 if changes else 1, len(maps), size)
     shown = {label: literal(name) for label, name in names_on(axes[0, 0], everyone).items()}
     affinities = _draw_affinities(axes[0], maps, shown, sides="left" if changes else "left and bottom")
     if not changes:
         axes[0, 0].set(xlabel="wrong class", ylabel="true class")
-        axes[0, 0].figure.colorbar(affinities, ax=axes[0, 0], label=r"mean $\tilde{q}$")
+        axes[0, 0].figure.colorbar(affinities, ax=axes[0, 0], label=AFFINITY)
         return axes
     differences = _draw_differences(axes[1, 1:], changes)
     axes[0, 0].set_ylabel("true class")
-    axes[1, 1].set_ylabel(f"minus {shown[first]}", fontsize=small_points())
+    axes[1, 1].set_ylabel(f"difference to {shown[first]}", fontsize=small_points())
     for ax in axes[1, 1:]:
         ax.set_xlabel("wrong class")
     _colour_bars(axes[1, 0], affinities, differences)
@@ -101,7 +106,7 @@ def _select(
     rows = sole(affinity, "tau", WHAT, tau)
     rows = rows.assign(label=teacher_labels(rows))
     everyone, classes = listed(rows["label"]), listed(rows["true_class"])
-    most = _most(mpl.rcParams["figure.figsize"][0], len(classes))
+    most = _most(page_width(), len(classes))
     chosen = spread_out(everyone, most) if teachers is None else list(teachers)
     rows = rows_where(rows, WHAT, label=chosen)
     maps = {label: _matrix(rows[rows["label"] == label], classes) for label in chosen}
@@ -142,10 +147,12 @@ def _draw_affinities(
     axes: np.ndarray, maps: dict[str, pd.DataFrame], shown: dict[str, str], *, sides: str
 ) -> AxesImage:
     """Draw a map per Axes on one scale, class names beside the first one; returns an image for the colour bar."""
-    largest = max(np.nanmax(matrix) for matrix in maps.values())
+    largest = float(np.nanquantile(np.stack(list(maps.values())), MOST_CELLS))
     for ax, (label, matrix) in zip(axes, maps.items(), strict=True):
-        room = _room(mpl.rcParams["figure.figsize"][0], len(axes), len(matrix))
-        image = _draw(ax, matrix, sides=sides if ax is axes[0] else "", room=room, cmap="viridis", vmin=0, vmax=largest)
+        room = _room(page_width(), len(axes), len(matrix))
+        image = _draw(
+            ax, matrix, sides=sides if ax is axes[0] else "", room=room, cmap=color_map("viridis"), vmin=0, vmax=largest
+        )
         ax.set_title(shown[label], fontsize=small_points())
         attach(ax, _long(matrix).assign(teacher=label, shown="affinity"))
     return image
@@ -153,9 +160,9 @@ def _draw_affinities(
 
 def _draw_differences(axes: np.ndarray, changes: dict[str, pd.DataFrame]) -> AxesImage:
     """Draw a difference per Axes on one scale around zero; returns an image for the colour bar."""
-    largest = max(np.nanmax(np.abs(change)) for change in changes.values()) or 1.0
+    largest = float(np.nanquantile(np.abs(np.stack(list(changes.values()))), MOST_CELLS)) or 1.0
     for ax, (label, change) in zip(axes, changes.items(), strict=True):
-        room = _room(mpl.rcParams["figure.figsize"][0], len(axes) + 1, len(change))
+        room = _room(page_width(), len(axes) + 1, len(change))
         image = _draw(ax, change, sides="bottom", room=room, cmap="RdBu_r", vmin=-largest, vmax=largest)
         attach(ax, _long(change).assign(teacher=label, shown="difference"))
     return image
@@ -178,9 +185,9 @@ def _draw(ax: Axes, matrix: pd.DataFrame, *, sides: str, room: float, **options:
 def _colour_bars(ax: Axes, affinities: AxesImage, differences: AxesImage) -> None:
     """Draw both colour bars into the panel that has no map."""
     ax.set_axis_off()
-    for bottom, image, label in ((0.7, affinities, r"mean $\tilde{q}$"), (0.2, differences, "difference")):
+    for bottom, image, label in ((0.7, affinities, AFFINITY), (0.2, differences, "difference")):
         inset = ax.inset_axes((0.08, bottom, 0.84, 0.08))
-        ax.figure.colorbar(image, cax=inset, orientation="horizontal")
+        ax.figure.colorbar(image, cax=inset, orientation="horizontal", extend="max" if image is affinities else "both")
         inset.set_title(label, fontsize=mpl.rcParams["legend.fontsize"], pad=3)
         inset.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))
 

@@ -10,15 +10,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from capmismatch.plots._axes import family_handles, legend_above, panels, size_axis, size_positions, value_axis
+from capmismatch.plots._axes import RING, family_handles, legend_above, panels, size_axis, size_positions, value_axis
 from capmismatch.plots._common import by_size, groups, listed, literal
+from capmismatch.plots._options import drawing, shown_setting
 from capmismatch.plots.capacity_curve import (
     METRICS,
-    RING,
     draw_baseline,
     draw_students,
     draw_teachers,
     measured_by,
+    ring_name,
     student_rows,
     teacher_accuracy,
 )
@@ -30,6 +31,7 @@ CAPTION = (
 )
 
 
+@drawing(results="results", teachers="probes")
 def capacity_grid(
     results: pd.DataFrame,
     *,
@@ -43,7 +45,7 @@ def capacity_grid(
 
     Parameters
     ----------
-    results : DataFrame
+    results : DataFrame, Study or Diagnosis
         Columns ``family, teacher, params, student, method, label, seed, split, accuracy``.
     student : str, optional
         Needed where the table has several.
@@ -77,7 +79,7 @@ def capacity_grid(
     >>> results = pd.DataFrame({**rows, "method": "KD", "label": "KD", "split": "test", "accuracy": [0.81, 0.79]})
     >>> both = pd.concat([results, results.assign(label="KD tau=2")])
     >>> [ax.get_title(loc="left").split("\n") for ax in capacity_grid(both)]
-    [['KD', '−2.0'], ['KD tau=2', '−2.0']]
+    [['KD', '−2.0 from peak'], ['KD τ=2', '−2.0 from peak']]
     """
     results = measured_by(results, metric)
     students, baseline = student_rows(results, student=student, teachers=teachers, split=split, by=by)
@@ -93,8 +95,9 @@ def capacity_grid(
     baseline_lines: list[Line2D] = []
     for ax, (setting, rows) in zip(axes[:settings], groups(students, "setting"), strict=True):
         _, (label, *_), peaks = draw_students(ax, rows, metric)
+        label = label.removeprefix(shown_setting(setting))
         ringed |= peaks
-        _title(ax, setting, label)
+        _title(ax, shown_setting(setting), label)
         baseline_lines = [draw_baseline(ax, baseline)] if len(baseline) else []
         value_axis(ax, "", shown, percent=metric == "accuracy")
         ax.set_ylabel("")
@@ -115,8 +118,8 @@ def capacity_grid(
         labels.append("CE (no teacher)")
     if ringed:
         handles.append(Line2D([], [], **RING))
-        labels.append(f"{'peak' if metric == 'accuracy' else 'least'} (change to the largest teacher)")
-    legend_above(axes[0], handles, labels, own_figure=True)
+        labels.append(ring_name(metric))
+    legend_above(axes, handles, labels, own_figure=True)
     return axes
 
 
@@ -132,7 +135,7 @@ def _share_rows(axes: np.ndarray) -> None:
             ax.set_ylim(min(low), max(high))
 
 
-def _title(ax: Axes, setting: str, label: str) -> None:
-    """The setting, and below it the changes from its peaks, which its legend label has in brackets."""
-    changes = label.removeprefix(setting).strip(" ()")
+def _title(ax: Axes, setting: str, changes: str) -> None:
+    """The setting, and below it the changes from its peaks."""
+    changes = changes.strip(" ()")
     ax.set_title(f"{literal(setting)}\n{literal(changes)}", fontsize=mpl.rcParams["legend.fontsize"], loc="left")

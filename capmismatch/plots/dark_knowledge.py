@@ -6,13 +6,14 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.container import BarContainer
+from matplotlib.lines import Line2D
 
 from capmismatch.errors import InputError, require_columns
 from capmismatch.plots._axes import legend_above, panels, small_points
 from capmismatch.plots._common import listed, literal, teacher_labels
 from capmismatch.plots._labels import names_on
-from capmismatch.plots._save import attach
+from capmismatch.plots._options import drawing, shown_setting
+from capmismatch.plots._save import attach, note_points
 from capmismatch.plots._style import setting_looks
 
 NEEDS: tuple[str, ...] = ()  # drawn from the bank itself
@@ -21,17 +22,20 @@ CAPTION = (
     "and ISATS."
 )
 WHAT = "the example table"
-HATCHES = ("", "/////", "\\\\\\\\\\")  # tell methods without colour
+FEWEST_DECADES = 1.0  # of the probability axis, so that one that is hardly less than another does not look much less
 
 
+@drawing(example="dark_knowledge")
 def dark_knowledge(
     example: pd.DataFrame, *, image: np.ndarray | None = None, top: int = 9, among: pd.DataFrame | None = None
 ) -> np.ndarray:
-    """Draw the probabilities that teachers give the wrong classes of one example, a bar for each method.
+    """Draw the probabilities that teachers give the wrong classes of one example, a mark for each method.
+
+    The axis is logarithmic: most wrong classes have probabilities far below those of the first.
 
     Parameters
     ----------
-    example : DataFrame
+    example : DataFrame, Study or Diagnosis
         Columns ``teacher, method, class, probability, is_target``, and ``family`` where teachers of several families
         share names; one row for each teacher, method and class.
     image : ndarray, optional
@@ -45,8 +49,8 @@ def dark_knowledge(
     Returns
     -------
     ndarray of Axes
-        A panel for each teacher in table order, shape (number of teachers,). Titles tell the target's probability
-        under each method.
+        A panel for each teacher in table order, shape (number of teachers,). Titles tell the probability of the true
+        class under each method; the legend names that class.
 
     Raises
     ------
@@ -76,17 +80,21 @@ def dark_knowledge(
         axes[0].imshow(image, cmap="gray" if np.ndim(image) == 2 else None)
         axes[0].set_axis_off()
         axes[0].set_title(literal(targets["class"].iloc[0]))
-    shown, class_names = names_on(axes[before], everyone), names_on(axes[before], map(str, classes))
-    bars: dict[str, BarContainer] = {}
+    shown = names_on(axes[before], everyone)
+    class_names = names_on(axes[before], [*map(str, classes), str(targets["class"].iloc[0])], "class")
+    marks: dict[str, Line2D] = {}
     for ax, teacher in zip(axes[before:], teachers, strict=True):
-        bars = _draw_bars(ax, wrong[wrong["teacher"] == teacher], classes, methods)
+        marks = _draw_marks(ax, wrong[wrong["teacher"] == teacher], classes, methods)
         ax.set_yticks(range(len(classes)), [literal(class_names[str(name)]) for name in classes])
         ax.tick_params(axis="y", length=0)
         probabilities = targets[targets["teacher"] == teacher].set_index("method")["probability"].reindex(methods)
-        of_target = " → ".join(f"{value:.2f}" for value in probabilities)
-        ax.set_title(f"{literal(shown[teacher])}\n$p_y$ = {of_target}", fontsize=mpl.rcParams["legend.fontsize"])
-    _share_axis(axes[before:], wrong["probability"].max() * 1.05)
-    legend_above(axes[0], list(bars.values()), list(bars), own_figure=True)
+        of_target = ", ".join(f"{shown_setting(name)} {value:.2f}" for name, value in probabilities.items())
+        ax.set_title(
+            f"{literal(shown[teacher])}\n$p_y$: {literal(of_target)}", fontsize=mpl.rcParams["legend.fontsize"]
+        )
+    _share_axis(axes[before:], wrong[wrong["class"].isin(classes)]["probability"])
+    true_class = f"true class: {class_names[str(targets['class'].iloc[0])]}"
+    legend_above(axes[before:], list(marks.values()), list(marks), own_figure=True, title=true_class)
     return axes[before:]
 
 
@@ -106,26 +114,35 @@ def _select(example: pd.DataFrame, among: pd.DataFrame | None) -> tuple[pd.DataF
     return example[is_target], example[~is_target], everyone
 
 
-def _draw_bars(ax: Axes, wrong: pd.DataFrame, classes: list, methods: list) -> dict[str, BarContainer]:
-    """Draw one teacher's bars, one per class and method; returns those of each method."""
+def _draw_marks(ax: Axes, wrong: pd.DataFrame, classes: list, methods: list) -> dict[str, Line2D]:
+    """Draw one teacher's marks, one per class and method; returns those of each method."""
     looks = setting_looks({str(method): str(method) for method in methods})
-    thickness = 0.8 / len(methods)
-    bars = {}
-    for index, method in enumerate(methods):
+    marks = {}
+    ends = wrong[wrong["probability"] > 0].groupby("class")["probability"].agg(["min", "max"]).reindex(classes)
+    ax.hlines(np.arange(len(classes)), ends["min"], ends["max"], color="0.8", linewidth=0.8, zorder=1)
+    for method in methods:
         rows = wrong[wrong["method"] == method].set_index("class").reindex(classes)
-        positions = np.arange(len(classes)) + ((len(methods) - 1) / 2 - index) * thickness
-        look = {"color": looks[str(method)]["color"], "hatch": HATCHES[index % len(HATCHES)]}
-        bars[str(method)] = ax.barh(positions, rows["probability"], thickness, **look, edgecolor="white", linewidth=0)
+        look = {**looks[str(method)], "linestyle": "", "label": literal(shown_setting(str(method)))}
+        positive = rows["probability"].where(rows["probability"] > 0)  # the axis is logarithmic
+        (marks[str(method)],) = ax.plot(positive, np.arange(len(classes)), **look)
+        tips = [f"{name}: {method}: {value:.3g}" for name, value in rows["probability"].items()]
+        note_points(marks[str(method)], tips)
         attach(ax, rows.dropna(subset=["probability"]).reset_index(), probes=["target_prob"])  # p_y is in the title
-    return bars
+    return marks
 
 
-def _share_axis(axes: np.ndarray, largest: float) -> None:
-    """Give all panels one probability axis with few ticks, named at the lowest, and classes named at the left."""
+def _share_axis(axes: np.ndarray, shown: pd.Series) -> None:
+    """Give all panels one logarithmic axis of probability, named at the lowest, and classes named at the left."""
+    positive = shown[shown > 0]
+    low, high = (positive.min(), positive.max()) if len(positive) else (0.1, 1.0)
+    low = min(low, high / 10**FEWEST_DECADES)
     for ax in axes:
-        ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))
+        ax.set_xscale("log")
+        ax.set_xlim(low / 1.3, high * 1.3)
+        ax.set_ylim(-0.6, len(ax.get_yticks()) - 0.4)
+        ax.xaxis.set_major_locator(mpl.ticker.LogLocator(numticks=4))
         ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.set_xlim(0, largest)
+        ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         if ax.get_subplotspec().is_last_row():
             ax.set_xlabel("probability")
         if ax is not axes[0] and not ax.get_subplotspec().is_first_col():

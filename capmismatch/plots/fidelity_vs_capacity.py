@@ -21,6 +21,7 @@ from capmismatch.plots._axes import (
     value_axis,
 )
 from capmismatch.plots._common import by_size, groups, lines_over_runs, listed
+from capmismatch.plots._options import drawing
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import setting_looks
 from capmismatch.plots.capacity_curve import BESIDE, WHAT, student_rows
@@ -41,12 +42,13 @@ NAMES = {
 DRAWN = ("fidelity", "train_fidelity", "kl", "train_kl")
 
 
+@drawing(results="results")
 def fidelity_vs_capacity(
     results: pd.DataFrame,
     *,
     measures: Sequence[str] = DRAWN,
     student: str | None = None,
-    labels: Sequence[str] | None = None,
+    settings: Sequence[str] | None = None,
     split: str = "test",
     by: str = "params",
 ) -> np.ndarray:
@@ -54,14 +56,14 @@ def fidelity_vs_capacity(
 
     Parameters
     ----------
-    results : DataFrame
+    results : DataFrame, Study or Diagnosis
         Columns ``family, teacher, params, student, method, label, seed, split, accuracy``, and those of `measures`.
     measures : sequence of str
         Of ``fidelity``, ``kl``, ``kl_tau4``, and the same on training rows, ``train_fidelity``, ...
     student : str, optional
         Needed where the table has several.
-    labels : sequence of str, optional
-        Settings to draw; by default all.
+    settings : sequence of str, optional
+        Labels of the settings to draw; by default all.
     split : str
         Held-out rows to draw.
     by : str
@@ -95,10 +97,10 @@ def fidelity_vs_capacity(
         must_be_one_of(measure, NAMES, "a measure")
     require_columns(results, measures, WHAT)
     students, _ = student_rows(results, student=student, teachers=None, split=split, by=by)
-    if labels is not None:
-        for label in labels:
-            must_be_one_of(label, listed(students["setting"]), "a label")
-        students = students[students["setting"].isin(labels)]
+    if settings is not None:
+        for setting in settings:
+            must_be_one_of(setting, listed(students["setting"]), "a setting")
+        students = students[students["setting"].isin(settings)]
     empty = next((measure for measure in measures if students[measure].isna().all()), None)
     if empty is not None:
         raise InputError(f"{WHAT} has no values of {empty}: the grid measures it on students that it trains")
@@ -114,12 +116,12 @@ def fidelity_vs_capacity(
             shift = BESIDE * (number - (len(looks) - 1) / 2)
             for (_, family), table, runs in lines_over_runs(rows, ["setting", "family"], measure):
                 look = {**looks[setting], **({"linestyle": styles[family]} if len(families) > 1 else {})}
-                line = run_line(ax, table, runs.rename(columns={measure: "value"}), shift=shift, **look)
+                line = run_line(ax, table, runs.rename(columns={measure: "value"}), shift=shift, name=setting, **look)
                 handles.setdefault(setting, line)
                 attach(ax, table.assign(measure=measure))
         size_axis(ax, sizes, by)
         value_axis(ax, NAMES[measure], students[measure], percent="fidelity" in measure, on_top=True)
     outer_labels_only(axes)
     lines, names = family_handles(axes[0], families)
-    legend_above(axes[0], [*handles.values(), *lines], [*handles, *names], own_figure=True)
+    legend_above(axes, [*handles.values(), *lines], [*handles, *names], own_figure=True)
     return axes

@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from capmismatch.errors import InputError, require_columns
 from capmismatch.plots._axes import one_axes
 from capmismatch.plots._common import literal
+from capmismatch.plots._labels import names_on
+from capmismatch.plots._options import color_of, drawing
 from capmismatch.plots._save import attach
 
 NEEDS = ()
@@ -18,12 +20,13 @@ CAPTION = "A difference in each family with its 95 % interval, and the mean over
 QUANTITY = "points lost, less those of the largest teacher"
 
 
+@drawing(table="forest")
 def forest(table: pd.DataFrame, *, quantity: str = QUANTITY, ax: Axes | None = None) -> Axes:
     """Draw a value with its interval for each family, and their mean as a diamond below a line.
 
     Parameters
     ----------
-    table : DataFrame
+    table : DataFrame or Meta
         Columns ``name, value, low, high, mean``, as `capmismatch.study.meta.Meta.forest` makes them; in rows of a mean,
         ``mean`` is True.
     quantity : str
@@ -62,14 +65,19 @@ def forest(table: pd.DataFrame, *, quantity: str = QUANTITY, ax: Axes | None = N
         if is_mean:
             low, high = (low, high) if np.isfinite(low) else (value, value)
             corners = [(low, place), (value, place - 0.28), (high, place), (value, place + 0.28)]
-            ax.fill(*zip(*corners, strict=True), color="black", linewidth=1)
+            (diamond,) = ax.fill(*zip(*corners, strict=True), color=color_of("mean", "black"), linewidth=1)
+            diamond.set_label("mean")
         else:
             ax.plot([low, high], [place, place], color="0.45", linewidth=1.2)
-            ax.plot(value, place, marker="s", markersize=4, color="C0", linestyle="")
+            color = color_of(str(table["name"].iloc[place]), color_of("family", "C0"))
+            (square,) = ax.plot(value, place, marker="s", markersize=4, color=color, linestyle="")
+            if "family" not in ax.get_legend_handles_labels()[1]:
+                square.set_label("family")
     for place in places[table["mean"].to_numpy(bool)]:
         ax.axhline(place - 0.5, color="0.7", linewidth=0.6)
     ax.axvline(0, color="0.6", linewidth=0.8, zorder=0)
-    ax.set_yticks(places, [literal(str(name)) for name in table["name"]])
+    names = names_on(ax, map(str, table["name"]), "family")
+    ax.set_yticks(places, [literal(names[str(name)]) for name in table["name"]])
     ax.set_ylim(len(table) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel(quantity)

@@ -33,6 +33,7 @@ from capmismatch.plots._common import (
     spread_out,
     teacher_labels,
 )
+from capmismatch.plots._options import drawing
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import setting_looks
 from capmismatch.stats.matching import rows_of_kind
@@ -42,7 +43,7 @@ CAPTION = (
     "Each teacher's soft labels under plain temperature scaling (TS), ATS and ISATS: the derived standard deviation "
     "and its cost: the target's probability, the share of examples whose most likely class changes, and the share of "
     "targets that a wrong class overtakes. The temperature that ISATS chooses for the wrong classes: median over the "
-    "examples, with a band from the 10 % to the 90 % quantile. Last, the derived standard deviation of the examples "
+    "examples, thin lines: 10 % and 90 % quantile. Last, the derived standard deviation of the examples "
     "that the teacher gets right, and of those that it gets wrong."
 )
 WHAT = "the restored table"
@@ -51,6 +52,7 @@ KINDS = ("right", "wrong")
 QUANTILES = ["tau_other_q10", "tau_other_q50", "tau_other_q90"]
 
 
+@drawing(restored="restored")
 def isats_restored(
     restored: pd.DataFrame,
     *,
@@ -63,7 +65,7 @@ def isats_restored(
 
     Parameters
     ----------
-    restored : DataFrame
+    restored : DataFrame, Study or Diagnosis
         Columns ``family, teacher, params, split, seed, method, constraint, margin, tau_target, tau_other, quantity,
         value``; and ``rows``, ``wrong`` of newer tables.
     tau_others : sequence of float, optional
@@ -78,10 +80,10 @@ def isats_restored(
     Returns
     -------
     ndarray of Axes
-        Six panels, shape (6,): derived std, inherent variance, p_y; the median of the examples' tau_other with a band
-        from the 10 % to the 90 % quantile (ISATS); the share of examples whose arg max moved, and whose target was
-        overtaken. Eight, shape (8,), where the table tells rows apart: the last two hold the derived std of the
-        examples that the teacher gets right, and of those that it gets wrong.
+        Six panels, shape (6,): derived std, inherent variance, p_y; the median of the examples' tau_other, with the
+        10 % and the 90 % quantile as thin lines (ISATS); the share of examples that get another most likely class, and
+        of those whose true class was overtaken. Eight, shape (8,), where the table tells rows apart: the last two hold
+        the derived std of the examples that the teacher gets right, and of those that it gets wrong.
 
     Raises
     ------
@@ -127,7 +129,7 @@ def isats_restored(
         size_axis(ax, sizes, by)
     outer_labels_only(axes)
     family_lines, names = family_handles(axes[0], listed(rows["family"]))
-    legend_above(axes[0], look_handles(looks) + family_lines, [*looks, *names], own_figure=True)
+    legend_above(axes, look_handles(looks) + family_lines, [*looks, *names], own_figure=True)
     return axes
 
 
@@ -166,10 +168,11 @@ def _setting(row: Mapping[Hashable, Any]) -> str:
     if row["method"] == "ISATS":
         margin = f" m={row['margin']:g}" if np.isfinite(row["margin"]) else ""
         wrong = row.get("wrong")  # older tables do not say: "free" then
+        constraint = "unconstrained" if row["constraint"] == "none" else row["constraint"]
         return " ".join(
-            [f"ISATS {row['constraint']}{margin}", *wrong_words(wrong if wrong in WRONG else "free")],
+            [f"ISATS {constraint}{margin}", *wrong_words(wrong if wrong in WRONG else "free")],
         )
-    return "TS" if row["method"] == "TS" else f"{row['method']} other={row['tau_other']:g}"
+    return "TS" if row["method"] == "TS" else f"{row['method']} other tau={row['tau_other']:g}"
 
 
 def _draw_quantity(ax: Axes, rows: pd.DataFrame, looks: dict, styles: dict, own_name: str = "") -> None:
@@ -177,20 +180,26 @@ def _draw_quantity(ax: Axes, rows: pd.DataFrame, looks: dict, styles: dict, own_
     name = rows["quantity"].iloc[0]
     keys = ["quantity", *(["rows"] if own_name else []), "setting", "family"]
     for (*_, setting, family), table, runs in lines_over_runs(rows, keys):
-        run_line(ax, table, runs, **{**looks[setting], **styles[family]})
+        run_line(ax, table, runs, name=setting, **{**looks[setting], **styles[family]})
         attach(ax, table)
     value_axis(ax, own_name or symbol(name), rows["value"], percent=name in {"flipped", "overtaken"}, on_top=True)
 
 
 def _draw_temperatures(ax: Axes, rows: pd.DataFrame, looks: dict, styles: dict) -> None:
-    """Draw the median of the temperatures that ISATS chooses, with a band between the outer quantiles."""
+    """Draw the median of the temperatures that ISATS chooses, and the outer quantiles as thin lines.
+
+    No band: it would look like an interval of the median, and those of two families would cover each other.
+    """
     low, median, high = QUANTILES
     rows = rows[rows["quantity"].isin(QUANTILES) & (rows["method"] == "ISATS")]
     for (setting, family), runs in groups(rows, ["setting", "family"]):
         table = runs.pivot_table(index=["label", "x"], columns="quantity", values="value", aggfunc="mean")
         table = table.reset_index().sort_values("x", ignore_index=True)
         look = {**looks[setting], **styles[family]}
-        ax.plot(table["x"], table[median], **look)
-        ax.fill_between(table["x"], table[low], table[high], color=look["color"], alpha=0.18, linewidth=0)
+        drawn = table.assign(mean=table[median], low=np.nan)
+        run_line(ax, drawn, None, name=setting, **look)
+        for quantile in (low, high):
+            thin = {**look, "marker": "", "linewidth": 0.6, "alpha": 0.8}
+            run_line(ax, drawn.assign(mean=table[quantile]), None, **thin)
         attach(ax, table.assign(setting=setting, family=family).rename_axis(columns=None))
-    value_axis(ax, r"chosen $\tau_{other}$", rows["value"], on_top=True)
+    value_axis(ax, r"$\tau_{other}$, quantiles", rows["value"], on_top=True)

@@ -21,6 +21,7 @@ from capmismatch.plots._axes import (
     value_axis,
 )
 from capmismatch.plots._common import by_size, lines_over_runs, listed, probe_rows
+from capmismatch.plots._options import color_of, drawing
 from capmismatch.plots._save import attach
 
 NEEDS = ("probes",)
@@ -28,6 +29,7 @@ CAPTION = "Size of the logits against the teacher's size."
 STATISTICS = ("target_logit", "max_wrong_logit", "logit_std", "confidence")
 
 
+@drawing(probes="probes")
 def logit_statistics(
     probes: pd.DataFrame, *, statistics: Sequence[str] = STATISTICS, split: str | None = None, by: str = "params"
 ) -> np.ndarray:
@@ -35,7 +37,7 @@ def logit_statistics(
 
     Parameters
     ----------
-    probes : DataFrame
+    probes : DataFrame, Study or Diagnosis
         Columns ``family, teacher, params, split, seed, tau, probe, value``.
     statistics : sequence of str
         Probes without temperature, one panel each.
@@ -76,10 +78,12 @@ def logit_statistics(
         sizes = by_size(rows, by)
         rows = rows.assign(x=rows["label"].map(size_positions(sizes)))
         for (_, family), table, runs in lines_over_runs(rows, ["probe", "family"]):
-            run_line(ax, table, runs, color="black", marker="o", linestyle=styles[family])
+            run_line(
+                ax, table, runs, color=color_of(family, "black"), marker="o", linestyle=styles[family], name=family
+            )
             attach(ax, table)
         size_axis(ax, sizes, by)
         value_axis(ax, symbol(name), rows["value"], on_top=True)
     outer_labels_only(axes)
-    legend_above(axes[0], *family_handles(axes[0], families), own_figure=True)
+    legend_above(axes, *family_handles(axes[0], families), own_figure=True)
     return axes

@@ -10,9 +10,10 @@ from matplotlib.lines import Line2D
 
 from capmismatch.errors import InputError, require_columns
 from capmismatch.plots._axes import legend_above, one_axes, size_axis, value_axis
-from capmismatch.plots._common import listed, sole, teacher_labels
+from capmismatch.plots._common import listed, literal, sole, teacher_labels
 from capmismatch.plots._labels import label_points, names_on
-from capmismatch.plots._save import attach
+from capmismatch.plots._options import color_of, drawing, shown_setting
+from capmismatch.plots._save import attach, note_points
 from capmismatch.plots._style import BLUE, GREY, METHOD_LOOKS
 
 NEEDS = ("results", "probes")
@@ -24,6 +25,7 @@ WHAT = "the table of the Pareto front"
 COLUMNS = ("student", "label", "family", "teacher", "accuracy", "low", "high", "on_front")
 
 
+@drawing(table="pareto_front")
 def pareto_front(
     table: pd.DataFrame, *, cost: str = "params", student: str | None = None, ax: Axes | None = None
 ) -> Axes:
@@ -34,7 +36,7 @@ def pareto_front(
 
     Parameters
     ----------
-    table : DataFrame
+    table : DataFrame, Study or Diagnosis
         That of `capmismatch.pareto_front`, made for the same cost.
     cost : str
         Column with the teachers' cost. Teachers of unknown cost are left out.
@@ -76,25 +78,31 @@ def pareto_front(
     own_figure, ax = ax is None, one_axes(ax)
     front, beside = taught[taught["on_front"]], taught[~taught["on_front"].astype(bool)]
     handles, labels = [], []
+    blue, grey = color_of("Pareto front", BLUE), color_of("other teachers", GREY)
     if len(front):
         ends = np.append(front[cost], taught[cost].max())
-        ax.step(ends, np.append(front["accuracy"], front["accuracy"].iloc[-1]), where="post", color=BLUE, linewidth=0.9)
-    for part, face, edge, name in ((front, BLUE, BLUE, "Pareto front"), (beside, "white", GREY, "other teachers")):
+        ax.step(ends, np.append(front["accuracy"], front["accuracy"].iloc[-1]), where="post", color=blue, linewidth=0.9)
+    for part, face, edge, name in ((front, blue, blue, "Pareto front"), (beside, "white", grey, "other teachers")):
         if len(part):
             ax.vlines(part[cost], part["low"], part["high"], colors=edge, linewidth=0.9, zorder=1.9)
-            ax.scatter(part[cost], part["accuracy"], facecolors=face, edgecolors=edge, s=16, zorder=3)
+            dots = ax.scatter(part[cost], part["accuracy"], facecolors=face, edgecolors=edge, s=16, zorder=3)
+            note_points(dots, [f"{row['label']}: {row['accuracy']:.4g}" for row in part.to_dict("records")])
             handles.append(Line2D([], [], marker="o", color=edge, markerfacecolor=face))
             labels.append(name)
     if len(plain):
-        row, color = plain.iloc[0], METHOD_LOOKS["CE"][0]
+        row, color = plain.iloc[0], color_of("CE", METHOD_LOOKS["CE"][0])
         ax.axhspan(row["low"], row["high"], color=color, alpha=0.18, linewidth=0)
         handles.append(ax.axhline(row["accuracy"], color=color, linestyle="--", linewidth=0.9))
         labels.append("CE (no teacher)")
         attach(ax, plain.assign(label="CE"))
     size_axis(ax, taught.set_index("label")[cost], cost)
     value_axis(ax, "student accuracy", rows[["low", "high"]], percent=True)
-    setting = ", ".join(listed(taught["setting"]))
-    ax.set_title(setting, fontsize=mpl.rcParams["legend.fontsize"], loc="left")
+    setting = ", ".join(shown_setting(name) for name in listed(taught["setting"]))
+    ax.set_title(
+        f"{literal(listed(rows['student'])[0])}, {literal(setting)}",
+        fontsize=mpl.rcParams["legend.fontsize"],
+        loc="left",
+    )
     legend_above(ax, handles, labels, own_figure=own_figure)
     if len(front):
         names = names_on(ax, taught["label"])

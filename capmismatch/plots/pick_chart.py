@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from capmismatch.errors import require_columns
-from capmismatch.plots._axes import SIZE_NAMES, legend_above, small_points, symbol
+from capmismatch.plots._axes import SIZE_NAMES, PlainNumbers, legend_above, symbol
 from capmismatch.plots._common import literal, teacher_labels
 from capmismatch.plots._labels import names_on
-from capmismatch.plots._save import attach
+from capmismatch.plots._options import color_of, drawing, new_panels, page_width, shown_setting
+from capmismatch.plots._save import attach, note_points
 from capmismatch.plots._style import BLUE, GREY
 
 NEEDS = ("pick",)
 CAPTION = (
     "The teachers, best first: the score that they were ranked by, with its 95 % interval; with student results also "
-    "P(best) and expected regret in accuracy points. Tied teachers are coloured."
+    "P(best) and expected regret in accuracy points. Coloured: teachers that are too close to the best to call. One "
+    "that is worse may score higher than one that is not told apart, if its own interval is narrower."
 )
 WHAT = "the pick table"
-PANELS = {"p_best": "P(best)", "regret": "expected regret\n(points)"}
+TIED, WORSE = "best, or too close to call", "worse"
+PANELS = {"p_best": "P(best)", "regret": "regret\n(points)"}
 
 
+@drawing(table="pick")
 def pick_chart(
     table: pd.DataFrame, *, probe: str | None = None, tau: float | None = None, ax: Axes | None = None
 ) -> np.ndarray:
@@ -35,7 +38,7 @@ def pick_chart(
 
     Parameters
     ----------
-    table : DataFrame
+    table : DataFrame, Choice, Study or Diagnosis
         The table of a choice, best teacher first: columns ``family, teacher, score, low, high, tie``, and ``p_best,
         regret`` where the choice was made with results; panels without any value are left out.
     probe : str, optional
@@ -71,22 +74,27 @@ def pick_chart(
     (['mlp12', 'mlp96'], 'std of wrong $p$ at $\\tau$=4')
     """
     rows, extra = _select(table, one_panel=ax is not None)
+    probe = table.attrs.get("probe") if probe is None else probe
+    tau = table.attrs.get("tau") if tau is None else tau
     name, scale, probes = _score(table, probe, tau)
     tie = rows["tie"].fillna(False).to_numpy(bool)
 
     axes = _new_axes(len(rows), len(extra)) if ax is None else np.array([ax])
-    colors = [BLUE if with_best else GREY for with_best in tie]
+    blue, grey = color_of(TIED, BLUE), color_of(WORSE, GREY)
+    colors = [blue if with_best else grey for with_best in tie]
     _draw_scores(axes[0], rows, tie, colors, scale)
-    axes[0].set_xlabel(name, fontsize=small_points())
+    axes[0].set_xlabel(name)
+    if title := _title(table):
+        axes[0].set_title(literal(title), fontsize=mpl.rcParams["legend.fontsize"], loc="left")
     for panel, column in zip(axes[1:], extra, strict=True):
         _draw_column(panel, rows, column, tie, colors)
     for panel in axes:
         panel.tick_params(axis="y", length=0)
-        panel.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4 if panel is axes[0] else 3))
-        panel.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:.6g}"))
-    filled = Line2D([], [], marker="o", color=BLUE)
-    hollow = Line2D([], [], marker="o", color=GREY, markerfacecolor="white")
-    legend_above(axes[0], [filled, hollow], ["best, or too close to call", "worse"], own_figure=ax is None)
+        panel.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4 if panel is axes[0] else 2))
+        panel.xaxis.set_major_formatter(PlainNumbers())
+    filled = Line2D([], [], marker="o", color=blue)
+    hollow = Line2D([], [], marker="o", color=grey, markerfacecolor="white")
+    legend_above(axes, [filled, hollow], [TIED, WORSE], own_figure=ax is None)
     columns = ["label", "family", "teacher", "score", "low", "high", "tie"]
     attach(axes[0], rows[columns], probes=probes)
     for panel, column in zip(axes[1:], extra, strict=True):
@@ -104,15 +112,14 @@ def _select(table: pd.DataFrame, *, one_panel: bool) -> tuple[pd.DataFrame, list
 
 def _new_axes(rows: int, extra: int) -> np.ndarray:
     """Make a wide panel and `extra` narrow ones beside it, with room for so many rows."""
-    return plt.subplots(
-        1,
-        1 + extra,
-        figsize=(mpl.rcParams["figure.figsize"][0], 0.19 * rows + 0.6),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-        width_ratios=[2, *[1] * extra],
-    )[1].ravel()
+    size = (page_width(), 0.19 * rows + 0.6)
+    return new_panels(1, 1 + extra, size, sharey=True, width_ratios=[2, *[1] * extra]).ravel()
+
+
+def _title(table: pd.DataFrame) -> str:
+    """The student and the setting that the table of a choice is for, where it tells."""
+    about = [table.attrs.get("student"), table.attrs.get("label")]
+    return ", ".join(shown_setting(str(part)) for part in about if part)
 
 
 def _draw_scores(ax: Axes, rows: pd.DataFrame, tie: np.ndarray, colors: list[str], scale: float) -> None:
@@ -120,8 +127,10 @@ def _draw_scores(ax: Axes, rows: pd.DataFrame, tie: np.ndarray, colors: list[str
     positions = np.arange(len(rows))
     middle, low, high = (scale * rows[column] for column in ("score", "low", "high"))
     ax.hlines(positions, low, high, colors=colors, linewidth=1.2)
-    faces = [BLUE if with_best else "white" for with_best in tie]
-    ax.scatter(middle, positions, facecolors=faces, edgecolors=colors, zorder=3, s=16)
+    faces = [color if with_best else "white" for color, with_best in zip(colors, tie, strict=True)]
+    dots = ax.scatter(middle, positions, facecolors=faces, edgecolors=colors, zorder=3, s=16)
+    ends = zip(rows["label"], middle, low, high, strict=True)
+    note_points(dots, [f"{label}: {value:.4g} [{least:.4g}, {most:.4g}]" for label, value, least, most in ends])
     names = names_on(ax, rows["label"])
     ax.set_yticks(positions, [literal(names[label]) for label in rows["label"]])
     ax.margins(y=0.06)
@@ -132,9 +141,9 @@ def _draw_column(ax: Axes, rows: pd.DataFrame, column: str, tie: np.ndarray, col
     positions = np.arange(len(rows))
     ax.barh(positions, rows[column].to_numpy(float), 0.65, facecolor="none", edgecolor=colors, linewidth=0.8)
     filled = rows[column].where(tie).to_numpy(float)
-    ax.barh(positions, filled, 0.65, color=BLUE, edgecolor=BLUE, linewidth=0.8)
+    ax.barh(positions, filled, 0.65, color=colors, edgecolor=colors, linewidth=0.8)
     name = PANELS[column].replace("points", "nats") if "nll" in rows and "measured" in rows else PANELS[column]
-    ax.set_xlabel(name, fontsize=small_points())
+    ax.set_xlabel(name)
 
 
 def _score(table: pd.DataFrame, probe: str | None, tau: float | None) -> tuple[str, float, list[str]]:

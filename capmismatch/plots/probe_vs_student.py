@@ -10,10 +10,20 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from capmismatch.errors import InputError, require_columns
-from capmismatch.plots._axes import one_axes, symbol, value_axis
-from capmismatch.plots._common import families_by_size, groups, over_runs, probe_rows, rows_where, sole, teacher_labels
+from capmismatch.plots._axes import inches_wide, one_axes, symbol, value_axis
+from capmismatch.plots._common import (
+    families_by_size,
+    groups,
+    literal,
+    over_runs,
+    probe_rows,
+    rows_where,
+    sole,
+    teacher_labels,
+)
 from capmismatch.plots._labels import label_points, names_on
-from capmismatch.plots._save import attach
+from capmismatch.plots._options import drawing, page_width
+from capmismatch.plots._save import attach, note_points
 from capmismatch.plots._style import teacher_looks
 from capmismatch.stats.matching import with_families
 
@@ -24,9 +34,11 @@ CAPTION = (
 )
 WHAT = "the results table"
 LINKS = "the links table"
+NARROW = 4.5  # inches, below which each coefficient has a line of its own
 COEFFICIENTS = {"pearson": r"$r$", "spearman": r"$\rho$", "kendall": r"$\tau_b$"}
 
 
+@drawing(probes="probes", results="results", links="links")
 def probe_vs_student(
     probes: pd.DataFrame,
     results: pd.DataFrame,
@@ -47,10 +59,10 @@ def probe_vs_student(
 
     Parameters
     ----------
-    probes : DataFrame
+    probes : DataFrame, Study or Diagnosis
         Columns ``family, teacher, params, split, seed, tau, probe, value``.
-    results : DataFrame
-        Columns ``family, teacher, student, method, label, split, accuracy``.
+    results : DataFrame, optional
+        Needed with a table of probes. Columns ``family, teacher, student, method, label, split, accuracy``.
     probe : str
         Which probe.
     tau : float, optional
@@ -94,10 +106,29 @@ def probe_vs_student(
     >>> [text.get_text() for text in ax.texts]
     ['mlp12', 'mlp96']
     """
+    ax = draw_probe(probes, results, probe, tau, student, label, split, links=links, names=names, ax=ax)[0]
+    return ax
+
+
+def draw_probe(
+    probes: pd.DataFrame,
+    results: pd.DataFrame,
+    probe: str,
+    tau: float | None,
+    student: str | None,
+    label: str | None,
+    split: str,
+    *,
+    links: pd.DataFrame | None,
+    names: bool,
+    ax: Axes | None,
+) -> tuple[Axes, pd.DataFrame]:
+    """Draw one panel, and return it with its points."""
     points, everyone = teacher_points(probes, results, probe, tau, student, label, split)
     coefficients = ""
     if links is not None:
-        coefficients = _title(links, points.iloc[0])
+        narrow = (page_width() if ax is None else inches_wide(ax)) < NARROW
+        coefficients = _title(links, points.iloc[0], ",\n" if narrow else ",  ")
         if coefficients and names and (ceiling := ceiling_text(links, points.iloc[0])):
             coefficients += f"\n{ceiling}"  # without names it is a panel of many, whose key tells it
 
@@ -113,7 +144,7 @@ def probe_vs_student(
         shown = names_on(ax, everyone)
         label_points(ax, points["x"].to_numpy(), points["accuracy"].to_numpy(), list(points["label"].map(shown)))
     attach(ax, points)
-    return ax
+    return ax, points
 
 
 def _draw_points(ax: Axes, points: pd.DataFrame, looks: dict[str, dict[str, Any]]) -> None:
@@ -122,7 +153,10 @@ def _draw_points(ax: Axes, points: pd.DataFrame, looks: dict[str, dict[str, Any]
     for _, rows in groups(points, "family"):
         colors, marker = [looks[name]["color"] for name in rows["label"]], looks[rows["label"].iloc[0]]["marker"]
         ax.vlines(rows["x"], rows["low"], rows["high"], colors=colors, linewidth=0.6, alpha=0.7, zorder=1)
-        ax.scatter(rows["x"], rows["accuracy"], c=colors, s=size, marker=marker, linewidth=0, zorder=2)
+        dots = ax.scatter(rows["x"], rows["accuracy"], c=colors, s=size, marker=marker, linewidth=0, zorder=2)
+        dots.set_label(literal(rows["family"].iloc[0]))
+        tips = rows[["label", "probe", "x", "accuracy"]].itertuples(index=False)
+        note_points(dots, [f"{name}: {probe} {x:.4g}, student {y:.4g}" for name, probe, x, y in tips])
 
 
 def teacher_points(
@@ -164,7 +198,7 @@ def ceiling_text(links: pd.DataFrame, point: pd.Series) -> str:
     return f"ceiling of correlations {ceilings.iloc[0]:.2f}" if len(ceilings) else ""
 
 
-def _title(links: pd.DataFrame, point: pd.Series) -> str:
+def _title(links: pd.DataFrame, point: pd.Series, between: str) -> str:
     """The coefficients between this probe and these students, with their intervals."""
     require_columns(links, ["probe", "tau", "student", "label", "metric", "value", "low", "high"], LINKS)
     keys = {"probe": point["probe"], "tau": point["tau"], "student": point["student"], "label": point["setting"]}
@@ -172,4 +206,4 @@ def _title(links: pd.DataFrame, point: pd.Series) -> str:
         f"{COEFFICIENTS.get(row['metric'], row['metric'])} = {row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
         for row in rows_where(links, LINKS, **keys).to_dict("records")
     ]
-    return ",  ".join(coefficients).replace("-", "\N{MINUS SIGN}")
+    return between.join(coefficients).replace("-", "\N{MINUS SIGN}")

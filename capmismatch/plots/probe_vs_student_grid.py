@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -11,10 +10,11 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from capmismatch.errors import InputError, require_columns
-from capmismatch.plots._axes import legend_above, panels, symbol
-from capmismatch.plots._labels import names_on
+from capmismatch.plots._axes import PlainNumbers, legend_above, panels, root, symbol
+from capmismatch.plots._labels import label_points, names_on
+from capmismatch.plots._options import drawing, shown_setting
 from capmismatch.plots._style import teacher_looks
-from capmismatch.plots.probe_vs_student import ceiling_text, probe_vs_student, teacher_points
+from capmismatch.plots.probe_vs_student import ceiling_text, draw_probe, teacher_points
 
 NEEDS = ("probes", "results", "links")
 CAPTION = (
@@ -25,32 +25,51 @@ CAPTION = (
 SHORT = {"derived_variance": "DV", "inherent_variance": "IV", "derived_average": "DA"}
 
 
+GRID_PROBES = (
+    "derived_std",
+    "inherent_variance",
+    "target_prob",
+    "accuracy",
+    "classwise_ace",
+    "entropy",
+    "logit_std",
+    "cmi",
+)
+"""The probes that are drawn where none are chosen, as far as the table has them."""
+
+
+@drawing(probes="probes", results="results", links="links")
 def probe_vs_student_grid(
     probes: pd.DataFrame,
     results: pd.DataFrame,
     *,
-    chosen: Sequence[str],
+    chosen: Sequence[str] | None = None,
     tau: float | None = None,
+    student: str | None = None,
+    label: str | None = None,
+    split: str = "test",
     links: pd.DataFrame | None = None,
-    **options: Any,
+    names: bool = True,
 ) -> np.ndarray:
     """Draw `probe_vs_student` for several probes as small multiples with one accuracy axis and one key to the teachers.
 
     Parameters
     ----------
-    probes : DataFrame
+    probes : DataFrame, Study or Diagnosis
         Columns ``family, teacher, params, split, seed, tau, probe, value``.
-    results : DataFrame
-        Columns ``family, teacher, student, method, label, split, accuracy``.
-    chosen : sequence of str
-        The probes, one panel each.
+    results : DataFrame, optional
+        Needed with a table of probes. Columns ``family, teacher, student, method, label, split, accuracy``.
+    chosen : sequence of str, optional
+        The probes, one panel each; by default up to eight that tell most.
     tau : float, optional
         Temperature of the probes that have one.
+    student, label, split : str, optional
+        As in `probe_vs_student`.
     links : DataFrame, optional
         A table of links; each panel's title is the Spearman correlation with its interval, and the key tells the
         highest one that these students let expect of any probe.
-    **options
-        Passed on to `probe_vs_student`: ``student, label, split, names``.
+    names : bool
+        Whether to number the teachers' points, as the key does.
 
     Returns
     -------
@@ -76,36 +95,51 @@ def probe_vs_student_grid(
     >>> [ax.get_xlabel() for ax in probe_vs_student_grid(probes, results, chosen=["nll", "ece"])]
     ['NLL', 'ECE']
     """
+    if chosen is None:
+        require_columns(probes, ["probe"], "the probes table")
+        chosen = [name for name in GRID_PROBES if name in set(probes["probe"])]
     if not chosen:
         raise InputError("expected at least one probe in chosen, got none")
     if links is not None:
         require_columns(links, ["metric"], "the links table")
         links = links[links["metric"] == "spearman"]
-    student, label, split = options.get("student"), options.get("label"), options.get("split", "test")
+    asked = (tau, student, label, split)
     # all of them first: fail before a figure is open
-    selected = [teacher_points(probes, results, probe, tau, student, label, split) for probe in chosen]
+    selected = [teacher_points(probes, results, probe, *asked) for probe in chosen]
     points, everyone = pd.concat([rows for rows, _ in selected]), selected[0][1]
+    there = [name for name in everyone if name in set(points["label"])]
+    numbers = {name: str(number) for number, name in enumerate(there, 1)}
 
     axes = panels(len(chosen), sharex=False, inches=1.45)
-    for ax, probe in zip(axes, chosen, strict=True):
-        probe_vs_student(probes, results, probe=probe, tau=tau, links=links, ax=ax, **{"names": False, **options})
-        ax.set_xlabel(SHORT.get(probe) or symbol(probe))
-        ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3, steps=[1, 2, 5, 10]))
-        ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:.6g}"))
-        accuracy_name = ax.get_ylabel()
-        ax.set_ylabel("")
-        if ax is not axes[0]:
-            ax.sharey(axes[0])
-        ax.tick_params(labelleft=ax.get_subplotspec().is_first_col())
+    for ax in axes[1:]:
+        ax.sharey(axes[0])
     figure = axes[0].figure
-    figure.supylabel(accuracy_name)
+    figure.supylabel("student accuracy" + (" (%)" if points["accuracy"].max() <= 1 else ""))
     taus = points["tau"].dropna().unique()
-    figure.supxlabel("the teacher's probe" + (rf", at $\tau$={taus[0]:g} if it has a temperature" if len(taus) else ""))
-    looks = {name: look for name, look in teacher_looks(everyone).items() if name in set(points["label"])}
+    figure.supxlabel(
+        "probe of the teacher" + (rf" (at $\tau$={taus[0]:g}, where it has a temperature)" if len(taus) else "")
+    )
+    looks = {name: look for name, look in teacher_looks(everyone).items() if name in numbers}
     keys = [Line2D([], [], **{"linestyle": "", **look}) for look in looks.values()]
     shown = names_on(axes[0], everyone)
-    ceiling = "" if links is None else ceiling_text(links, points.iloc[0])
-    taught = f"{points['student'].iloc[0]} taught with {points['setting'].iloc[0]}"
-    setting = f"{taught}{ceiling and f' ({ceiling})'} by"
-    legend_above(axes[0], keys, [shown[name] for name in looks], own_figure=True, title=setting)
+    texts = [f"{numbers[name]} {shown[name]}" if names else shown[name] for name in looks]
+    legend_above(axes, keys, texts, own_figure=True, title=_title(points.iloc[0], links))
+    for ax, probe in zip(axes, chosen, strict=True):
+        draw_probe(probes, results, probe, *asked, links=links, names=False, ax=ax)
+        ax.set_xlabel(SHORT.get(probe) or symbol(probe))
+        ax.set_ylabel("")
+        ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3, steps=[1, 2, 5, 10]))
+        ax.xaxis.set_major_formatter(PlainNumbers())
+        ax.tick_params(labelleft=ax.get_subplotspec().is_first_col())
+    if names:
+        root(axes[0]).draw_without_rendering()  # one layout for all panels
+        for ax, (rows, _) in zip(axes, selected, strict=True):
+            texts = [numbers[name] for name in rows["label"]]
+            label_points(ax, rows["x"].to_numpy(), rows["accuracy"].to_numpy(), texts, settled=True)
     return axes
+
+
+def _title(point: pd.Series, links: pd.DataFrame | None) -> str:
+    """Which students they are, and how high a correlation with them can be, on a line of its own."""
+    ceiling = "" if links is None else ceiling_text(links, point)
+    return f"{point['student']} taught with {shown_setting(point['setting'])} by" + (ceiling and f"\n({ceiling})")

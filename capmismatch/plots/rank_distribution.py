@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
@@ -10,8 +12,9 @@ from matplotlib.lines import Line2D
 
 from capmismatch.plots._axes import legend_above, one_axes, value_axis
 from capmismatch.plots._common import groups
-from capmismatch.plots._ranks import METRIC_NAMES, main_metric, pair_rows
-from capmismatch.plots._save import attach
+from capmismatch.plots._options import color_of, drawing
+from capmismatch.plots._ranks import METRIC_NAMES, floor_value, main_metric, pair_rows
+from capmismatch.plots._save import attach, note_points
 from capmismatch.plots._style import BLUE, GREY, PURPLE
 
 NEEDS = ("ranks",)
@@ -21,8 +24,18 @@ CAPTION = (
 )
 
 
+SAME, OTHER = "pair in a family", "pair across families"
+FLOOR = "noise floor: runs that differ in seed"
+
+
+@drawing(ranks="ranks")
 def rank_distribution(
-    ranks: pd.DataFrame, *, metric: str | None = None, split: str | None = None, ax: Axes | None = None
+    ranks: pd.DataFrame,
+    *,
+    metric: str | None = None,
+    split: str | None = None,
+    floor: float | pd.DataFrame | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """Draw a point for each pair of runs, by how many steps of capacity lie between the two teachers of a family.
 
@@ -31,13 +44,16 @@ def rank_distribution(
 
     Parameters
     ----------
-    ranks : DataFrame
+    ranks : DataFrame, Study or Diagnosis
         Columns ``family_a, teacher_a, seed_a, family_b, teacher_b, seed_b, split, metric, value``, teachers in order of
         size.
     metric : str, optional
         Which measure of agreement; by default ``"wrong_tau_b"``, or ``"vocab_tau_b"`` of condensed rows.
     split : str, optional
         By default the only one, or ``"test"`` where there are several.
+    floor : float or DataFrame, optional
+        The noise floor where these teachers have one run each: the agreement of two runs that differ in seed, or a
+        ranks table of other teachers with several runs.
     ax : Axes, optional
         Where to draw; by default a new figure.
 
@@ -67,16 +83,23 @@ def rank_distribution(
     """
     metric = main_metric(ranks, metric)
     table, ticks = _select(ranks, metric, split)
+    given_floor = floor_value(floor, metric, split)
 
     own_figure = ax is None
     ax = one_axes(ax)
-    floor = table[table["steps"] == 0]["value"]
+    own = table[table["steps"] == 0]["value"]
     handles: list[Artist] = []
     labels: list[str] = []
-    if len(floor):
-        handles.append(ax.axhspan(floor.min(), floor.max(), color=GREY, alpha=0.2, linewidth=0))
-        labels.append("seed noise floor (range)")
-    handles.append(_draw_points(ax, table))
+    grey = color_of(FLOOR, GREY)
+    if len(own):
+        handles.append(ax.axhspan(own.min(), own.max(), color=grey, alpha=0.2, linewidth=0))
+        labels.append(FLOOR)
+    if given_floor is not None:
+        handles.append(ax.axhline(given_floor, color=grey, linestyle="--", linewidth=1.2))
+        labels.append(FLOOR if not len(own) else "given noise floor")
+    dots, mean = _draw_points(ax, table, {SAME: color_of(SAME, BLUE), OTHER: color_of(OTHER, PURPLE), FLOOR: grey})
+    handles += [*dots.values(), mean]
+    labels += dots
     ax.set_xticks(list(ticks), list(ticks.values()))
     ax.set_xlabel("steps in size between the teachers")
     value_axis(ax, METRIC_NAMES.get(metric, metric), table["value"])
@@ -98,15 +121,20 @@ def _select(ranks: pd.DataFrame, metric: str, split: str | None) -> tuple[pd.Dat
     return table.assign(x=table["steps"].map(positions).fillna(across)), ticks
 
 
-def _draw_points(ax: Axes, table: pd.DataFrame) -> Line2D:
-    """Draw the pairs of each position as points beside each other, and their mean as a bar; returns the last bar."""
+def _draw_points(ax: Axes, table: pd.DataFrame, colors: dict[str, Any]) -> tuple[dict[str, Line2D], Line2D]:
+    """Draw the pairs of each position as points beside each other, and their mean as a bar; returns one of each."""
+    kinds: dict[str, Line2D] = {}
     for x, rows in groups(table.sort_values("x", kind="stable"), "x"):
         steps = rows["steps"].iloc[0]
-        color = PURPLE if np.isnan(steps) else GREY if steps == 0 else BLUE
+        kind = OTHER if np.isnan(steps) else FLOOR if steps == 0 else SAME
         jitter = 0.28 * (2 * ((np.arange(len(rows)) * 0.618034) % 1) - 1)  # golden ratio: even and deterministic
-        ax.plot(x + jitter, rows["value"], "o", color=color, markersize=2.5, alpha=0.5, markeredgewidth=0)
+        look = {"color": colors[kind], "markersize": 2.5, "alpha": 0.5, "markeredgewidth": 0}
+        (dots,) = ax.plot(x + jitter, rows["value"], "o", **look)
+        note_points(dots, [f"{row['a']}, {row['b']}: {row['value']:.3f}" for row in rows.to_dict("records")])
+        if kind != FLOOR:
+            kinds.setdefault(kind, dots)
         (mean,) = ax.plot([x - 0.36, x + 0.36], [rows["value"].mean()] * 2, color="black", linewidth=1.2)
-    return mean
+    return kinds, mean
 
 
 def _steps(pairs: pd.DataFrame, order: list[str]) -> pd.Series:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -16,8 +14,9 @@ from scipy.stats import norm
 
 from capmismatch.errors import require_columns
 from capmismatch.plots._axes import legend_above
-from capmismatch.plots._common import families_by_size, groups, rows_where, teacher_labels
+from capmismatch.plots._common import families_by_size, groups, literal, rows_where, teacher_labels
 from capmismatch.plots._labels import names_on
+from capmismatch.plots._options import drawing, new_panels, page_width
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import teacher_looks
 
@@ -30,6 +29,7 @@ WHAT = "the reliability table"
 FEW = 20  # examples; the interval of a bin of fewer is wider than 0.4 at worst
 
 
+@drawing(bins="reliability")
 def reliability_diagram(bins: pd.DataFrame, *, teachers: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
     """Draw accuracy against mean confidence, bin by bin, for each teacher; the diagonal is perfect calibration.
 
@@ -40,7 +40,7 @@ def reliability_diagram(bins: pd.DataFrame, *, teachers: Sequence[str] | None = 
 
     Parameters
     ----------
-    bins : DataFrame
+    bins : DataFrame, Study or Diagnosis
         Columns ``family, teacher, bin_low, bin_high, confidence, accuracy, n``, teachers from small to large.
     teachers : sequence of str, optional
         Display labels; by default all.
@@ -73,21 +73,19 @@ def reliability_diagram(bins: pd.DataFrame, *, teachers: Sequence[str] | None = 
 
     own_figure, counts = ax is None, None
     if ax is None:
-        width = mpl.rcParams["figure.figsize"][0]
-        _, (ax, counts) = plt.subplots(
-            2, 1, figsize=(width, min(width * 1.05, 4.6)), sharex=True, layout="constrained", height_ratios=[4, 1]
-        )
+        size = (page_width(), min(page_width() * 1.05, 4.6))
+        ax, counts = new_panels(2, 1, size, sharex=True, height_ratios=[4, 1]).ravel()
         _draw_counts(counts, table, looks)
+    names, labels = names_on(ax, looks), list(dict.fromkeys(table["label"]))
     ax.axline((0, 0), slope=1, color="0.6", linewidth=0.8, linestyle=":", zorder=1)
     for label, rows in groups(table, "label"):
-        _draw(ax, rows, looks[label])
+        _draw(ax, rows, looks[label], literal(names[label]))
         attach(ax, rows, probes=["accuracy", "confidence"])
     ax.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     (ax if counts is None else counts).set_xlabel("confidence")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MultipleLocator(0.25))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    names, labels = names_on(ax, looks), list(dict.fromkeys(table["label"]))
     handles = [Line2D([], [], **looks[label]) for label in labels]
     legend_above(ax, handles, [names[label] for label in labels], own_figure=own_figure)
     return ax
@@ -124,11 +122,11 @@ def _wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return middle - half, middle + half
 
 
-def _draw(ax: Axes, table: pd.DataFrame, look: dict) -> None:
+def _draw(ax: Axes, table: pd.DataFrame, look: dict, name: str) -> None:
     """Draw one teacher: a line with intervals over bins of many examples, hollow points for those of few."""
     many = table["n"] >= FEW
     sure, few = table.where(many), table[~many]  # NaN breaks the line
-    ax.plot(sure["confidence"], sure["accuracy"], linewidth=0.9, clip_on=False, **look)
+    ax.plot(sure["confidence"], sure["accuracy"], linewidth=0.9, clip_on=False, label=name, **look)
     ax.vlines(sure["confidence"], sure["low"], sure["high"], color=look["color"], linewidth=0.6, alpha=0.7, zorder=1.9)
     ax.plot(
         few["confidence"],

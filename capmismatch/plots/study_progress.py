@@ -13,6 +13,7 @@ from capmismatch.errors import InputError, must_be_one_of, require_columns
 from capmismatch.plots._axes import legend_above, one_axes
 from capmismatch.plots._common import literal, teacher_labels
 from capmismatch.plots._labels import names_on
+from capmismatch.plots._options import color_of, drawing
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import BLUE, SKY, VERMILLION
 
@@ -27,6 +28,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 
 
+@drawing(status="status")
 def study_progress(status: pd.DataFrame, *, by: str = "teacher", ax: Axes | None = None) -> Axes:
     """Draw how many students are done, running, failed and waiting: one bar for each teacher or method setting.
 
@@ -35,7 +37,7 @@ def study_progress(status: pd.DataFrame, *, by: str = "teacher", ax: Axes | None
 
     Parameters
     ----------
-    status : DataFrame
+    status : DataFrame or Study
         What `capmismatch.Study.status` returns. Columns ``family, teacher, label, runs, done, running, failed, waiting,
         seconds_left``; one row per teacher and method setting.
     by : {"teacher", "method"}
@@ -113,7 +115,9 @@ def _draw_bars(ax: Axes, counts: pd.DataFrame, positions: np.ndarray) -> dict[st
     for state, look in LOOKS.items():
         share = np.nan_to_num(counts[state].to_numpy(float) / runs)
         if share.any():
-            bars[state] = ax.barh(positions, share, 0.62, left=start, **look)
+            bars[state] = ax.barh(
+                positions, share, 0.62, left=start, **{**look, "color": color_of(state, look["color"])}
+            )
         start = start + share
     return bars
 

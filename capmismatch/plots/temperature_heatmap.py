@@ -12,6 +12,7 @@ from capmismatch.errors import InputError, require_columns
 from capmismatch.plots._axes import one_axes
 from capmismatch.plots._common import listed, rows_where, sole, teacher_labels
 from capmismatch.plots._labels import tiny_points
+from capmismatch.plots._options import color_map, drawing
 from capmismatch.plots._save import attach
 
 NEEDS = ("results",)
@@ -19,6 +20,7 @@ CAPTION = "Accuracy of the students over the two temperatures of ATS, mean over 
 WHAT = "the results table"
 
 
+@drawing(results="results")
 def temperature_heatmap(
     results: pd.DataFrame,
     *,
@@ -35,7 +37,7 @@ def temperature_heatmap(
 
     Parameters
     ----------
-    results : DataFrame
+    results : DataFrame, Study or Diagnosis
         Columns ``family, teacher, student, method, tau, tau_other, split, accuracy``.
     student : str, optional
         Needed where the table has several.
@@ -109,7 +111,7 @@ def _draw_cells(ax: Axes, grid: pd.DataFrame, over: str) -> None:
     values = grid.to_numpy() * (100 if percent else 1)
     sns.heatmap(
         values,
-        cmap="viridis",
+        cmap=color_map("viridis"),
         ax=ax,
         annot=max(values.shape) <= 8,
         fmt=".1f",

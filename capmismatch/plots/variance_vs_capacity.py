@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from capmismatch.errors import InputError, must_be_one_of, require_columns
 from capmismatch.plots._axes import (
+    RING,
     family_handles,
     family_styles,
     legend_above,
@@ -24,6 +25,7 @@ from capmismatch.plots._axes import (
     value_axis,
 )
 from capmismatch.plots._common import by_size, lines_over_runs, listed, probe_rows, probe_taus, spread_out
+from capmismatch.plots._options import drawing
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import tau_looks
 
@@ -36,6 +38,7 @@ WHAT = "the probes table"
 QUANTITIES = ["derived_std", "derived_variance", "inherent_variance", "target_prob", "derived_average"]
 
 
+@drawing(probes="probes")
 def variance_vs_capacity(
     probes: pd.DataFrame,
     *,
@@ -53,7 +56,7 @@ def variance_vs_capacity(
 
     Parameters
     ----------
-    probes : DataFrame
+    probes : DataFrame, Study or Diagnosis
         Columns ``family, teacher, params, split, seed, tau, probe, value``.
     ax : Axes, optional
         Where to draw a single quantity; by default a new figure with three.
@@ -98,13 +101,18 @@ def variance_vs_capacity(
     axes = np.array([ax]) if ax is not None else panels(len(quantities))
     looks = tau_looks(labels)
     families = listed(tables[first]["family"])
+    ringed = False
     for panel, (name, rows) in zip(axes, tables.items(), strict=True):
-        _draw(panel, rows, looks, families, by)
+        ringed |= _draw(panel, rows, looks, families, by)
         value_axis(panel, symbol(name), rows["value"], on_top=ax is None)
     if ax is None:
         outer_labels_only(axes)
     family_lines, names = family_handles(axes[0], families)
-    legend_above(axes[0], look_handles(looks) + family_lines, [*looks, *names], own_figure=ax is None)
+    rings = {"peak before the largest teacher": RING} if ringed else {}
+    handles = look_handles(looks) + family_lines + look_handles(rings)
+    every = len(probe_taus(probes, first))
+    some = f"{len(looks)} of {every} temperatures" if taus is None and len(looks) < every else None
+    legend_above(axes, handles, [*looks, *names, *rings], own_figure=ax is None, title=some)
     return axes if ax is None else ax
 
 
@@ -127,14 +135,16 @@ def _name(tau: float) -> str:
     return f"τ={tau:g}"
 
 
-def _draw(ax: Axes, rows: pd.DataFrame, looks: dict, families: list[str], by: str) -> None:
-    """Draw one quantity: a line per temperature and family, with rings at peaks."""
+def _draw(ax: Axes, rows: pd.DataFrame, looks: dict, families: list[str], by: str) -> bool:
+    """Draw one quantity: a line per temperature and family, with rings at peaks; returns whether there is any."""
+    ringed = False
     sizes = by_size(rows, by)
     styles = family_styles(families)
     rows = rows.assign(x=rows["label"].map(size_positions(sizes)))
     for (_, tau, family), table, runs in lines_over_runs(rows, ["probe", "tau", "family"]):
         look = {**looks[_name(tau)], "linestyle": styles[family]}
-        run_line(ax, table, runs, **look)
-        mark_peak(ax, table, look["color"])
+        run_line(ax, table, runs, name=_name(tau), **look)
+        ringed |= bool(mark_peak(ax, table, look["color"]))
         attach(ax, table)
     size_axis(ax, sizes, by)
+    return ringed

@@ -33,6 +33,7 @@ from capmismatch.plots._common import (
     sole,
 )
 from capmismatch.plots._labels import names_on
+from capmismatch.plots._options import drawing
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import teacher_looks
 from capmismatch.stats.matching import rows_of_kind
@@ -55,6 +56,7 @@ COUPLED = (1.25, 0.75)  # of tau, for the target's logit and for the others: ATS
 COUPLED_NAME = f"ATS {COUPLED[0]:g}τ, {COUPLED[1]:g}τ"
 
 
+@drawing(probes="probes", restored="restored")
 def variance_vs_temperature(
     probes: pd.DataFrame,
     *,
@@ -68,7 +70,7 @@ def variance_vs_temperature(
 
     Parameters
     ----------
-    probes : DataFrame
+    probes : DataFrame, Study or Diagnosis
         Columns ``family, teacher, params, split, seed, tau, probe, value``, at several temperatures.
     teachers : sequence of str, optional
         Display labels (``"resnet20"``, or ``"A/resnet20"`` where families share the name); by default the smallest
@@ -119,8 +121,9 @@ def variance_vs_temperature(
     axes = panels(len(QUANTITIES))
     looks = {label: look for label, look in teacher_looks(everyone).items() if label in chosen}
     x_name = r"temperature $\tau$" if restored_rows is None else r"$\tau$ or $\tau_{other}$"
+    shown = names_on(axes[0], everyone)
     for ax, (name, rows) in zip(axes, tables.items(), strict=True):
-        _draw_plain(ax, rows, looks)
+        _draw_plain(ax, rows, looks, shown)
         if restored_rows is not None:
             _draw_restored(ax, restored_rows[restored_rows["quantity"] == name], looks)
         if coupled_rows is not None:
@@ -128,16 +131,19 @@ def variance_vs_temperature(
         value_axis(ax, symbol(name), rows["value"], on_top=True)
         tau_axis(ax, listed(rows["tau"]), x_name)
     outer_labels_only(axes)
-    shown = names_on(axes[0], everyone)
     handles, labels = look_handles(looks), [shown[label] for label in looks]
     if restored_rows is not None:
         methods = [method for method in STYLES if method in {"TS", *restored_rows["method"]}]
-        handles += look_handles({method: {"color": "0.3", **STYLES[method]} for method in methods})
+        points = restored_rows[restored_rows["method"] == "ATS"]["tau_other"].nunique() < 2
+        alone = {"ATS": {"linestyle": ""}} if points else {}  # as it is drawn: a mark without a line
+        handles += look_handles(
+            {method: {"color": "0.3", **STYLES[method], **alone.get(method, {})} for method in methods}
+        )
         labels += methods
     if coupled_rows is not None:
         handles += look_handles({"coupled": {"color": "0.3", **STYLES["coupled"]}})
         labels.append(COUPLED_NAME)
-    legend_above(axes[0], handles, labels, own_figure=True)
+    legend_above(axes, handles, labels, own_figure=True)
     return axes
 
 
@@ -191,10 +197,11 @@ def _draw_coupled(ax: Axes, rows: pd.DataFrame, looks: dict) -> None:
         attach(ax, table.rename(columns={"quantity": "probe", "tau": "x"}).assign(method="coupled ATS"))
 
 
-def _draw_plain(ax: Axes, rows: pd.DataFrame, looks: dict) -> None:
+def _draw_plain(ax: Axes, rows: pd.DataFrame, looks: dict, shown: dict[str, str]) -> None:
     """Draw a line per teacher against the temperature."""
     for _, table, runs in lines_over_runs(rows.assign(x=rows["tau"]), ["probe", "family", "teacher"]):
-        run_line(ax, table, runs, **looks[table["label"].iloc[0]])
+        label = table["label"].iloc[0]
+        run_line(ax, table, runs, name=shown[label], **looks[label])
         attach(ax, table.assign(method="TS"))
 
 

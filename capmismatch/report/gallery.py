@@ -6,7 +6,7 @@ What a figure needs and its caption stand in its own file, ``capmismatch/plots/<
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -16,24 +16,15 @@ import pandas as pd
 
 from capmismatch import plots
 from capmismatch._utils.progress import progress_bar
+from capmismatch.data.token_bank import open_bank
 from capmismatch.diagnostics.dark_knowledge import example_soft_labels
-from capmismatch.errors import InputError
+from capmismatch.diagnostics.tables import rank_stability, reliability
+from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.report.study_folder import StudyFolder
 from capmismatch.selection.pareto import pareto_front
-from capmismatch.selection.rules import DEFAULT_RULE, DEFAULT_TAU, RULES
 from capmismatch.stats.matching import nearest_tau, resolve_split
 
 MANY = 7  # settings, plain training among them, that one panel can hold
-GRID_PROBES = (
-    "derived_std",
-    "inherent_variance",
-    "target_prob",
-    "accuracy",
-    "classwise_ace",
-    "entropy",
-    "logit_std",
-    "cmi",
-)
 
 
 class StudyFigure(NamedTuple):
@@ -77,8 +68,15 @@ def drawings(study: StudyFolder) -> dict[str, Callable[[], Any]]:
     return found
 
 
-def draw_all(study: StudyFolder, folder: Path | None = None, venue: str = "default") -> list[Path]:
-    """Draw each figure whose tables the study has: PDF, PNG and CSV each.
+def draw_all(
+    study: StudyFolder,
+    folder: Path | None = None,
+    venue: str = "default",
+    *,
+    only: Sequence[str] = (),
+    formats: Sequence[str] = ("pdf", "png"),
+) -> list[Path]:
+    """Draw each figure whose tables the study has: a picture in each format, and the CSV of what it shows.
 
     Parameters
     ----------
@@ -88,16 +86,33 @@ def draw_all(study: StudyFolder, folder: Path | None = None, venue: str = "defau
         Where they go, by default ``figures/`` of the study.
     venue : str
         Whose sizes and fonts they have, see `capmismatch.figure_style`.
+    only : sequence of str, optional
+        Names of figures, or what they begin with: "capacity_curve" stands for those of all students.
+    formats : sequence of {"pdf", "png", "svg"}
+        Of the pictures.
 
     Returns
     -------
     list of Path
-        The PNGs, in the order of `drawings`.
+        The PNGs, or the pictures of the first format where no PNG is among them, in the order of `drawings`.
+
+    Raises
+    ------
+    InputError
+        If a venue or format is unknown, or a name is none of a figure that this study's tables allow.
     """
     import matplotlib.pyplot as plt
 
+    known = drawings(study)
+    plots.check_formats(formats)
+    for name in only:
+        if not any(each.startswith(name) for each in known):
+            must_be_one_of(name, list(known), "only")
+    chosen = {name: draw for name, draw in known.items() if not only or name.startswith(tuple(only))}
+    shown = list(formats).index("png") if "png" in formats else 0
+
     target, drawn = study.folder / "figures" if folder is None else folder, []
-    bars = progress_bar(drawings(study).items(), desc="plot", show=study.progress, unit="figure")
+    bars = progress_bar(chosen.items(), desc="plot", show=study.progress, unit="figure")
     with plots.figure_style(venue, ratio=0.5), bars as bar:
         for name, draw in bar:
             bar.set_postfix_str(name)
@@ -106,7 +121,7 @@ def draw_all(study: StudyFolder, folder: Path | None = None, venue: str = "defau
             except InputError as error:  # one figure that a study's tables cannot fill does not cost the others
                 bar.write(f"{name} left out: {error}")
                 continue
-            drawn.append(plots.save(axes, target / name)[1])
+            drawn.append(plots.save(axes, target / name, formats=formats)[shown])
             plt.close("all")
     return drawn
 
@@ -129,10 +144,6 @@ def _smallest_first(study: StudyFolder) -> pd.DataFrame:
     return pd.DataFrame([(run.family, run.teacher) for run in runs], columns=["family", "teacher"]).drop_duplicates()
 
 
-def _affinity_map(study: StudyFolder) -> Any:
-    return plots.affinity_map(_smallest_first(study).merge(study.load("affinity"), on=["family", "teacher"]))
-
-
 def _best_setting(study: StudyFolder) -> dict[str, str]:
     """The first student, its soft-label method that stands first in the study, and the split to report on."""
     results = study.load("results")
@@ -144,35 +155,72 @@ def _best_setting(study: StudyFolder) -> dict[str, str]:
     }
 
 
-def _dark_knowledge(study: StudyFolder) -> Any:
+def _example(study: StudyFolder) -> pd.DataFrame:
+    """The soft labels of one example."""
     split = resolve_split(study.bank.rows.split, "val")
-    example = example_soft_labels(study.bank, study.config.isats.specs(), split=split)
-    return plots.dark_knowledge(example, among=_smallest_first(study))
+    return example_soft_labels(study.bank, study.config.isats.specs(), split=split)
 
 
-def _pick_chart(study: StudyFolder) -> Any:
-    """The choice; one without students with the probe that it was made by, which its table does not name."""
-    table, rule = study.load("pick"), study.options_of_pick().get("rule", study.config.pick.rule)
-    if "measured" in table:
-        return plots.pick_chart(table)
-    probe = RULES[DEFAULT_RULE if rule == "auto" else rule].probe
-    probes = study.load("probes")
-    return plots.pick_chart(table, probe=probe, tau=nearest_tau(probes[probes["probe"] == probe]["tau"], DEFAULT_TAU))
+def _dark_knowledge(study: StudyFolder) -> Any:
+    return plots.dark_knowledge(_example(study), among=_smallest_first(study))
 
 
-def _pareto_front(study: StudyFolder) -> Any:
-    """Of the first student, in its best setting."""
+def _front(study: StudyFolder) -> pd.DataFrame | None:
+    """The front of the first student, in its best setting."""
+    if not (study.has("results") and study.has("probes")):
+        return None
     results, split = study.load("results"), resolve_split(study.bank.rows.split, "val")
-    student = _best_setting(study)["student"]
-    return plots.pareto_front(pareto_front(study.load("probes"), results, student=student, split=split))
+    return pareto_front(study.load("probes"), results, student=_best_setting(study)["student"], split=split)
+
+
+def _made_now(study: StudyFolder) -> dict[str, Callable[[], pd.DataFrame | None]]:
+    """Tables of figures that no stage leaves as they are drawn."""
+    return {
+        "pick": lambda: study.choice().plot_table("pick"),
+        "affinity": lambda: _smallest_first(study).merge(study.load("affinity"), on=["family", "teacher"]),
+        "pareto_front": lambda: _front(study),
+        "dark_knowledge": lambda: _example(study),
+        "reliability": lambda: reliability(study.bank, split=resolve_split(study.bank.rows.split, "val")),
+    }
+
+
+def plot_table(study: StudyFolder, name: str) -> pd.DataFrame | None:
+    """The table that a figure of `capmismatch.plots` draws, from a study or a diagnosis.
+
+    Parameters
+    ----------
+    study : StudyFolder
+        A study whose stages have left tables.
+    name : str
+        A table of a stage; or "pareto_front", "dark_knowledge" or "reliability".
+
+    Returns
+    -------
+    DataFrame or None
+        None where a stage has not left it, or there is no table of that name.
+    """
+    made = _made_now(study)
+    if name in made and (name not in ("pick", "affinity") or study.has(name)):
+        return made[name]()
+    return study.load(name) if study.has(name) else None
+
+
+def _noise_floor(study: StudyFolder) -> pd.DataFrame | None:
+    """Agreement of teachers that were trained several times, where the study names a bank of such ones."""
+    place = study.config.ranks.noise_floor
+    if not place or study.file is None:
+        return None
+    return rank_stability(open_bank(study.file.parent / Path(place).expanduser()), progress=False)
+
+
+def _ranks(study: StudyFolder, name: str) -> Any:
+    return getattr(plots, name)(study.load("ranks"), floor=_noise_floor(study))
 
 
 def _grid(study: StudyFolder) -> Any:
-    measured = set(study.load("probes")["probe"])
     return plots.probe_vs_student_grid(
         study.load("probes"),
         study.load("results"),
-        chosen=[p for p in GRID_PROBES if p in measured],
         tau=_tau(study),
         links=study.load("links"),
         **_best_setting(study),
@@ -184,7 +232,9 @@ def _collected(name: str, draw: Callable[[StudyFolder], Any] | None = None, **op
     file = _file(name)
 
     def from_tables(study: StudyFolder) -> Any:
-        return getattr(plots, name)(**{table: study.load(table) for table in file.NEEDS}, **options)
+        first, *others = (plot_table(study, table) for table in file.NEEDS)
+        named = dict(zip(file.NEEDS[1:], others, strict=True))
+        return getattr(plots, name)(first, **named, **options)
 
     return name, StudyFigure(file.NEEDS, file.CAPTION, draw or from_tables)
 
@@ -200,14 +250,14 @@ FIGURES: dict[str, StudyFigure] = dict(
         _collected("variance_vs_capacity", split="val"),
         _collected("variance_vs_temperature", split="val"),
         _collected("isats_restored"),
-        _collected("rank_matrix"),
-        _collected("rank_distribution"),
-        _collected("affinity_map", _affinity_map),
+        _collected("rank_matrix", partial(_ranks, name="rank_matrix")),
+        _collected("rank_distribution", partial(_ranks, name="rank_distribution")),
+        _collected("affinity_map"),
         _collected("logit_statistics", split="val"),
         _collected("dark_knowledge", _dark_knowledge),
         _collected("probe_vs_student_grid", _grid),
-        _collected("pick_chart", _pick_chart),
-        _collected("pareto_front", _pareto_front),
+        _collected("pick_chart"),
+        _collected("pareto_front", lambda study: plots.pareto_front(plot_table(study, "pareto_front"))),
     ]
 )
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from capmismatch._utils.text import count, join, start
+from capmismatch._utils.text import join, start
 from capmismatch.report.facts import (
     Facts,
     Gain,
@@ -142,8 +142,7 @@ def _restored(facts: Sequence[Facts]) -> str:
 
 def _links(facts: Sequence[Facts]) -> str:
     return _sentences(
-        f"in {counts.significant} of {count(counts.combinations, 'combination')} of student and method some probe "
-        "correlates significantly with accuracy (corrected for the number of probes)"
+        _some_probe(counts)
         + (
             f"; the {NAMES[counts.probe]} does in {counts.linked} of {counts.with_variance}, and in {counts.surviving} "
             "also with p_y held fixed"
@@ -152,6 +151,14 @@ def _links(facts: Sequence[Facts]) -> str:
         )
         for counts in _of(facts, LinkCounts)
     )
+
+
+def _some_probe(counts: LinkCounts) -> str:
+    """Whether probes correlate with accuracy; without counting where there is one combination."""
+    rest = "correlates significantly with accuracy (corrected for the number of probes)"
+    if counts.combinations == 1:
+        return f"{'some' if counts.significant else 'no'} probe {rest}"
+    return f"in {counts.significant} of {counts.combinations} combinations of student and method some probe {rest}"
 
 
 def _gain(facts: Sequence[Facts]) -> str:
@@ -181,7 +188,9 @@ def _tally(estimates: Sequence[Estimate], above: str, below: str) -> str:
     unknown = len(estimates) - sum(signs[sign] for sign in ("above", "below", "neither"))
     if unknown:
         parts.append(f"{unknown} have too few runs")
-    return f"of {count(len(estimates), 'combination')} of student and method, {join(parts)}"
+    if len(estimates) == 1:
+        return f"in 1 combination of student and method, students {parts[0].partition(' ')[2]}"
+    return f"of {len(estimates)} combinations of student and method, {join(parts)}"
 
 
 def _subject(subject: Subject) -> str:

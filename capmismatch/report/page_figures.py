@@ -44,6 +44,8 @@ class Figure:
         The picture in base64.
     width, height : int
         Pixels, so that the page keeps its place free; 0 where the file is no picture.
+    points : tuple of (float, float, str)
+        Where each drawn point lies, in pixels from the left and from the top, and what it says where the pointer rests.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Figure:
     png: str
     width: int = 0
     height: int = 0
+    points: tuple[tuple[float, float, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,10 +128,21 @@ def figures(folder: Path) -> list[Figure]:
 def _figure(name: str, file: Path) -> Figure:
     title = name.replace("_", " ").capitalize().replace("Isats", "ISATS").replace(" nll", " NLL")
     width, height = 0, 0
+    points: tuple[tuple[float, float, str], ...] = ()
     with suppress(OSError), Image.open(file) as picture:
         width, height = picture.size
+        points = _points(picture)
     png = base64.b64encode(file.read_bytes()).decode("ascii")
-    return Figure(name, title, gallery.caption(name), file.stem, png, width, height)
+    return Figure(name, title, gallery.caption(name), file.stem, png, width, height, points)
+
+
+def _points(picture: Image.Image) -> tuple[tuple[float, float, str], ...]:
+    """The points of a figure, as `capmismatch.plots.save` wrote them into its PNG; none of another picture."""
+    width, height = picture.size
+    with suppress(ValueError, TypeError):
+        told = json.loads(str(picture.info.get("Points", "[]")))
+        return tuple((round(x * width), round(y * height), str(text)) for x, y, text in told)
+    return ()
 
 
 def drawn(folder: Path) -> list[Path]:

@@ -137,14 +137,20 @@ COLUMNS: dict[str, tuple[str, str, Form]] = {
 """Column -> header, meaning, and how its numbers are written. A table may say otherwise of its own."""
 
 
-def teachers(choice: Choice, probes: pd.DataFrame) -> Table:
-    """The teachers, best first: how good, how sure, how large."""
-    unit = ["family", "teacher"]
-    probes = probes[probes["split"].eq(resolve_split(probes["split"], "val", among=None))]
-    own = probes.groupby(unit, as_index=False).agg(macs=("macs", "first"), runs=("seed", "nunique"))
-    accuracies = probes[probes["probe"].eq("accuracy")].groupby(unit)["value"].mean().rename("teacher_accuracy")
-    own = own.merge(accuracies.reset_index(), on=unit, how="left")
-    frame = choice.table.merge(own, on=unit, how="left").dropna(axis="columns", how="all")
+def of_frame(frame: pd.DataFrame) -> Table:
+    """Any frame, with headers and units of the columns that are known."""
+    return _table("table", "", "", frame)
+
+
+def teachers(choice: Choice, probes: pd.DataFrame | None) -> Table:
+    """The teachers, best first: how good, how sure, how large; with what the probes say of them."""
+    unit, frame = ["family", "teacher"], choice.table
+    if probes is not None:
+        probes = probes[probes["split"].eq(resolve_split(probes["split"], "val", among=None))]
+        own = probes.groupby(unit, as_index=False).agg(macs=("macs", "first"), runs=("seed", "nunique"))
+        accuracies = probes[probes["probe"].eq("accuracy")].groupby(unit)["value"].mean().rename("teacher_accuracy")
+        frame = frame.merge(own.merge(accuracies.reset_index(), on=unit, how="left"), on=unit, how="left")
+    frame = frame.dropna(axis="columns", how="all")
     head, form, meaning = _score(frame, choice)
     if "measured" in frame and frame["measured"].all():
         frame = frame.drop(columns="measured")

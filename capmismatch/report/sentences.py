@@ -85,6 +85,10 @@ def _(facts: Unknown) -> str:
 
 @sentence.register
 def _(facts: TeacherDifferences) -> str:
+    if facts.combinations == 1:
+        differ = "differ" if facts.shown else "do not differ"
+        text = f"The teachers {differ} significantly, against the noise of seeds (F test, p < 0.05)."
+        return text if facts.shown else f"{text} An order of teachers or of probes may be chance."
     text = (
         f"In {facts.shown} of {count(facts.combinations, 'combination')} of student and method the teachers differ "
         f"significantly, against the noise of {facts.error} (F test, p < 0.05 each)."
@@ -112,10 +116,13 @@ def _(facts: TeacherDifference) -> str:
 
 @sentence.register
 def _(facts: StudentCourses) -> str:
-    text = (
-        f"Student accuracy rises, then falls, with teacher size in {facts.peaked} of "
-        f"{count(facts.combinations, 'combination')} of student and method (p < 0.05, uncorrected)."
-    )
+    course = "rises, then falls, with" if facts.peaked else "has no significant peak over"
+    text = f"Student accuracy {course} teacher size (p < 0.05, uncorrected)."
+    if facts.combinations > 1:
+        text = (
+            f"Student accuracy rises, then falls, with teacher size in {facts.peaked} of "
+            f"{facts.combinations} combinations of student and method (p < 0.05, uncorrected)."
+        )
     if facts.paired:
         text += (
             " Paired by seed, both the smallest and the largest teacher are worse than the best in "
@@ -204,11 +211,18 @@ def _(facts: RestoredByRows) -> str:
 
 @sentence.register
 def _(facts: LinkCounts) -> str:
-    return (
-        f"In {facts.significant} of {count(facts.combinations, 'combination')} of student and method some probe "
+    text = (
+        f"In {facts.significant} of {facts.combinations} combinations of student and method some probe "
         "correlates significantly with student accuracy (p < 0.05, corrected for the number of probes), in "
         f"{facts.overall} with correction for students and settings as well."
-    ) + (
+    )
+    if facts.combinations == 1:
+        some = "some probe" if facts.significant else "no probe"
+        text = (
+            f"In the only combination of student and method {some} correlates significantly with student accuracy "
+            "(p < 0.05, corrected for the number of probes)."
+        )
+    return text + (
         f" {start(NAMES[facts.probe])} at tau={facts.tau:g} correlates significantly in {facts.linked} of "
         f"{facts.with_variance}; given p_y, and given the teacher's accuracy, in {facts.surviving}."
         if facts.probe

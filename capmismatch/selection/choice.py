@@ -287,6 +287,15 @@ class Choice(HandOver):
         """
         return self.metric.shown(self.comparison.teachers)
 
+    def plot_table(self, name: str) -> pd.DataFrame | None:
+        """The table from which `capmismatch.plots` draws this: "pick"; None by any other name."""
+        if name != "pick":
+            return None
+        table, rule = self.table, RULES.get(self.rule)
+        by_probe = {} if rule is None or "measured" in table else {"probe": rule.probe, "tau": self.tau}
+        table.attrs.update({"student": self.student, "label": self.label, **by_probe})
+        return table
+
     @property
     def rules(self) -> pd.DataFrame:
         """The teacher that each rule takes, and its regret.

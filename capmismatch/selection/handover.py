@@ -34,7 +34,7 @@ def settings_in(tables: Iterable[pd.DataFrame]) -> dict[str, dict[str, Any]]:
     Examples
     --------
     >>> settings_in([pd.DataFrame({"label": ["KD tau=2", "CE"], "method": ["KD", "CE"], "tau": [2.0, None]})])
-    {'KD tau=2': {'name': 'KD', 'tau': 2.0}}
+    {'KD tau=2': {'name': 'KD', 'tau': 2.0, 'tau_student': 2.0}}
     """
     settings: dict[str, dict[str, Any]] = {}
     for table in tables:
@@ -44,6 +44,8 @@ def settings_in(tables: Iterable[pd.DataFrame]) -> dict[str, dict[str, Any]]:
         rows = table[table["method"].ne("CE")].drop_duplicates("label")
         for row in rows[["label", "method", *columns]].to_dict("records"):
             values = {str(name): row[name] for name in columns if not pd.isna(row[name]) and row[name] != ""}
+            if row["method"] == "KD" and "tau" in values:  # by itself, KD has one temperature for both
+                values.setdefault("tau_student", values["tau"])
             settings.setdefault(str(row["label"]), {"name": row["method"], **values})
     return settings
 

@@ -6,6 +6,8 @@ from importlib import resources
 
 import pandas as pd
 
+from capmismatch._utils.setting_labels import with_current_labels
+
 STUDIES = ("letters", "cifar10")
 
 
@@ -37,4 +39,4 @@ def shipped_evidence() -> list[tuple[pd.DataFrame, pd.DataFrame]]:
 
 def _table(study: str, name: str) -> pd.DataFrame:
     with (resources.files("capmismatch") / "embedded" / f"{study}_{name}.parquet").open("rb") as file:
-        return pd.read_parquet(file)
+        return with_current_labels(pd.read_parquet(file))

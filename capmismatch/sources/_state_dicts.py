@@ -28,7 +28,7 @@ PLAIN = (
     "params",
     "weights",
 )
-AVERAGED = re.compile(r"(?:^|[^a-z])(ema|swa|averaged?)(?:[^a-z]|$)", re.IGNORECASE)
+AVERAGED = re.compile(r"(?:^|[^a-z])(ema|swa|avg|averaged?|polyak|shadow)(?:[^a-z]|$)", re.IGNORECASE)
 # Of torch.compile, FSDP, Lightning Fabric and activation checkpointing, wherever they stand in a name; and of
 # DataParallel, which stands first.
 WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_forward_module|_checkpoint_wrapped_module)\.")
@@ -145,20 +145,74 @@ def _stand_ins() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
 
 def read_state_dict(file: Path, choice: WeightsChoice | None = None) -> StateDict:
     """Weights of a checkpoint, unwrapped from what trainers put around them. Runs no code from the file."""
-    content, key = _read_checkpoint(file), (choice or WeightsChoice()).key
-    content, told = _unwrapped(content, file) if key is None else _under_key(content, key, file)
+    whole, key = _read_checkpoint(file), (choice or WeightsChoice()).key
+    content, told = _unwrapped(whole, file) if key is None else _under_key(whole, key, file)
     tensors = (
-        {str(name): value for name, value in content.items() if isinstance(value, Tensor)} if _is_dict(content) else {}
+        {_text(name): value for name, value in content.items() if isinstance(value, Tensor)}
+        if _is_dict(content)
+        else {}
     )
     if not tensors:
-        what = f"keys {list(content)[:8]}" if isinstance(content, dict) else type(content).__name__
+        what = type(content).__name__
+        if _is_dict(content):
+            kinds = sorted({_kind_of_value(value) for value in content.values()})
+            what = f"keys {list(content)[:8]}" + (f" of {', '.join(kinds)}" if kinds else "")
         raise InputError(
             f"{file} holds no state dict: expected a mapping from names to tensors, perhaps under one of "
             f"{list(PLAIN)} or under another key that key= names, got {what}"
         )
     if "n_averaged" in tensors and "averaged" not in told:
         told = f"averaged weights{' ' + told if told else ''}"
+    taken, *others = _alike(whole, content)
+    others = [name for name in others if repr(name.partition(".")[0]) not in told and repr(name) not in told]
+    if others and key is None:
+        mine = f"weights {taken!r}" if taken else "the first weights"
+        told = f"{told or mine}, not {', '.join(map(repr, others[:4]))}"
     return StateDict(tensors, told)
+
+
+def _kind_of_value(value: Any) -> str:
+    is_array = isinstance(value, _Inert) and type(value).__name__ in ("_reconstruct", "ndarray", "scalar")
+    return "NumPy arrays" if is_array else type(value).__name__
+
+
+def _text(name: Any) -> str:
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+
+
+def _alike(whole: Any, taken: Mapping[Any, Any]) -> list[str]:
+    """Where in a file the weights lie that are taken, and then where others of the same shapes do.
+
+    These are averaged ones, those of the best epoch, or of callbacks.
+    """
+    wanted = _shapes(taken)
+    found: list[str] = [""]
+
+    def look(content: Any, path: str, depth: int) -> None:
+        if content is taken:
+            found[0] = path
+        if content is taken or depth > 4:
+            return
+        if isinstance(content, list | tuple):
+            content = dict(enumerate(content))
+        if not _is_dict(content):
+            return
+        if path and _shapes(content) == wanted:
+            found.append(path)
+        for name, value in content.items():
+            look(value, f"{path}.{_text(name)}".removeprefix("."), depth + 1)
+
+    look(whole, "", 0)
+    return found
+
+
+def _shapes(content: Mapping[Any, Any]) -> Counter[tuple[int, ...]]:
+    """Of the tensors in a mapping, without counters and wrappers' own."""
+    return Counter(
+        tuple(value.shape)
+        for name, value in content.items()
+        if isinstance(value, Tensor) and not value.is_nested and value.ndim and not _text(name).endswith(COUNTERS)
+    )
 
 
 def _read_checkpoint(file: Path) -> Any:
@@ -193,27 +247,39 @@ def _count_tensors(value: Any) -> int:
 
 def _unwrapped(content: Any, file: Path) -> tuple[Any, str]:
     """The innermost mapping that the usual keys lead to; averaged weights only where there are no plain ones."""
-    told = ""
+    told, path = "", ""
     for _ in range(4):
         if not _is_dict(content):
             break
         nested = [key for key, value in content.items() if _is_dict(value) and value and isinstance(key, str)]
         plain = [key for key in PLAIN if key in nested and _holds_weights(content[key])]
         averaged = [key for key in nested if AVERAGED.search(key) and _holds_weights(content[key])]
+        own = _count_tensors(content)
+        if own > 1 and averaged and not plain and own >= max(_most_tensors(content[key]) for key in averaged):
+            return content, f"plain weights, not the averaged {path + averaged[0]!r}"
         other = [key for key in nested if _count_tensors(content[key]) > _count_tensors(content)]
+        if not (plain or averaged or other or own):  # a trainer's own folder of things
+            other = [key for key in nested if _holds_weights(content[key])]
         if not (plain or averaged or other):
             break
         if not (plain or averaged) and len(other) > 1:
             raise InputError(f"{file} holds several state dicts, under {other}: choose one by key=")
         key = (plain or averaged or other)[0]
         if averaged:
-            told = f"plain weights {key!r}, not the averaged {averaged[0]!r}" if plain else f"averaged weights {key!r}"
-        content = content[key]
+            told = f"averaged weights {path + averaged[0]!r}"
+            told = f"plain weights {path + key!r}, not the {told.replace(' weights', '', 1)}" if plain else told
+        content, path = content[key], f"{path}{key}."
     return content, told
 
 
 def _holds_weights(value: Any) -> bool:
-    return _count_tensors(value) > 0 or (_is_dict(value) and any(_count_tensors(item) for item in value.values()))
+    return _most_tensors(value) > 0
+
+
+def _most_tensors(value: Any) -> int:
+    """The tensors of a mapping itself, or of the one in it that holds most."""
+    items = list(value.values()) if _is_dict(value) else []
+    return max([_count_tensors(value), *map(_count_tensors, items)])
 
 
 def _under_key(content: Any, key: str, file: Path) -> tuple[Any, str]:
@@ -231,8 +297,8 @@ def _at(content: Any, key: str) -> Any:
         return None
     if _is_dict(content.get(key)):
         return content[key]
-    head, _, rest = key.partition(".")
-    return _at(content.get(head), rest) if rest else None
+    heads = [name for name in content if isinstance(name, str) and key.startswith(f"{name}.")]  # which may have dots
+    return next((found for name in heads if (found := _at(content[name], key[len(name) + 1 :])) is not None), None)
 
 
 # --- names -----------------------------------------------------------------------------------------------------------

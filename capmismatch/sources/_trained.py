@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -14,8 +14,41 @@ from torch import nn
 
 from capmismatch._utils.files import locked, replacing
 from capmismatch._utils.machine import threads
-from capmismatch.errors import BankError
+from capmismatch.errors import BankError, InputError, must_count
 from capmismatch.sources._weights import hash_network
+
+MOST_UNITS, MOST_SEEDS = 10_000, 1_000
+"""More would ask for memory and time out of proportion to data as small as these."""
+
+
+def must_be_widths(widths: Sequence[int], seeds: int, source: str) -> list[int]:
+    """The widths of networks that a source trains, as plain integers.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        In [1, 10,000].
+    seeds : int
+        Training runs per width, in [1, 1,000].
+    source : str
+        Such as "lm:gru", for messages.
+
+    Raises
+    ------
+    InputError
+        Where there is no width, or a number lies outside its range.
+
+    Examples
+    --------
+    >>> must_be_widths(range(8, 25, 8), 1, "lm:gru")
+    [8, 16, 24]
+    """
+    if not len(widths):
+        raise InputError(f"expected at least one width of {source}, got none")
+    must_count(seeds, "seeds", most=MOST_SEEDS)
+    for width in widths:
+        must_count(width, f"a width of {source}", most=MOST_UNITS)
+    return [int(width) for width in widths]
 
 
 def trained(

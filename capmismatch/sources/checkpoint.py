@@ -11,7 +11,8 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -159,7 +160,7 @@ def _builder(builder: str | Callable[..., nn.Module], base: Path, given: dict[Pa
     `given` says what the function is given instead of the stem.
     """
     if callable(builder):
-        return partial(_by_function, builder, given)
+        return partial(_by_function, builder, given, None)
     module_name, _, name = builder.partition(":")
     if not name:
         raise InputError(f"expected builder like 'module:function' or 'arch:NAME', got {builder!r}")
@@ -170,11 +171,27 @@ def _builder(builder: str | Callable[..., nn.Module], base: Path, given: dict[Pa
     if not callable(function):
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise InputError(f"module {module_name!r} has no function {name!r}; it has {functions}")
-    return partial(_by_function, function, given)
+    return partial(_by_function, function, given, base.resolve())
+
+
+@contextmanager
+def _imports_beside(base: Path | None) -> Iterator[None]:
+    """Let the user's code import modules that lie beside the study file, inside the block."""
+    places = [] if base is None else [str(base)]
+    sys.path[:0] = places
+    try:
+        yield
+    finally:
+        for place in places:
+            sys.path.remove(place)
 
 
 def _by_function(
-    function: Callable[..., nn.Module], given: dict[Path, str], file: Path, weights: dict[str, Tensor]
+    function: Callable[..., nn.Module],
+    given: dict[Path, str],
+    base: Path | None,
+    file: Path,
+    weights: dict[str, Tensor],
 ) -> nn.Module:
     try:
         parameters = list(inspect.signature(function).parameters)
@@ -183,7 +200,8 @@ def _by_function(
     name = given.get(file, file.stem)
     names = () if parameters == ["path"] else (name,)
     try:
-        network = function(*names, path=file) if "path" in parameters else function(*names)
+        with _imports_beside(base):
+            network = function(*names, path=file) if "path" in parameters else function(*names)
     except CapmismatchError:
         raise
     except Exception as error:  # of the user's code: whatever it is, the file is named
@@ -238,31 +256,38 @@ def known_part(name: str) -> str | None:
 
 def _module(module_name: str, base: Path) -> ModuleType:
     """A module beside the study file, as it is now, or else an installed one."""
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise InputError(f"expected a builder as 'module:function', got the module {module_name!r}")
     beside = base / f"{module_name}.py"
     own = own_files_of(module_name, base)
     _forget_other_files(own)
-    sys.path.insert(0, str(base))  # the module may import others beside it
     try:
-        if not beside.exists():
-            if not all(part.isidentifier() for part in module_name.split(".")):
-                raise InputError(f"expected a builder as 'module:function', got the module {module_name!r}")
-            return importlib.import_module(module_name)
-        # Not by `import`: two studies may each have a "models.py", and a cell may be run again after an edit.
-        name = f"capmismatch_builder_{hashlib.sha256(str(beside).encode()).hexdigest()[:16]}"
-        spec = importlib.util.spec_from_file_location(name, beside)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # dataclasses look their module up
-        # Compiled here: byte code that Python has cached is told from an edited file by seconds and size alone.
-        exec(compile(beside.read_bytes(), beside, "exec"), module.__dict__)
-        return module
+        with _imports_beside(base):
+            return _imported(module_name, beside)
     except ImportError as error:
         raise InputError(
             f"cannot import the builder's module {module_name!r} (looked in {base} too): {error}"
         ) from None
+    except CapmismatchError:
+        raise
+    except Exception as error:  # of the user's code: whatever it is, the module is named
+        raise InputError(f"the builder's module {module_name!r} failed: {type(error).__name__}: {error}") from error
     finally:
-        sys.path.remove(str(base))
         _LOADED.update({str(file): hash_file(file) for file in own.values()})
+
+
+def _imported(module_name: str, beside: Path) -> ModuleType:
+    if not beside.exists():
+        return importlib.import_module(module_name)
+    # Not by `import`: two studies may each have a "models.py", and a cell may be run again after an edit.
+    name = f"capmismatch_builder_{hashlib.sha256(str(beside).encode()).hexdigest()[:16]}"
+    spec = importlib.util.spec_from_file_location(name, beside)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    # Compiled here: byte code that Python has cached is told from an edited file by seconds and size alone.
+    exec(compile(beside.read_bytes(), beside, "exec"), module.__dict__)
+    return module
 
 
 def _forget_other_files(own: Mapping[str, Path]) -> None:

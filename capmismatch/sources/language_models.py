@@ -14,12 +14,11 @@ from capmismatch._utils.files import hash_of
 from capmismatch.architectures import count_macs, count_parameters
 from capmismatch.data.text_reader import NextTokens, TextOptions, read_text, unseen_windows
 from capmismatch.errors import InputError, must_count
-from capmismatch.sources._trained import cache_folder, trained
+from capmismatch.sources._trained import cache_folder, must_be_widths, trained
 from capmismatch.sources.families import Teacher
 from capmismatch.training.loop import Recipe, fit
 
 WIDTHS = (16, 32, 64, 128, 256)
-MOST_UNITS, MOST_SEEDS = 10_000, 1_000
 BATCH = 32
 LEARNING_RATE = 0.2  # at a width of 1; falls with the root of the width, as the best rates do: 0.05 for 16 units
 
@@ -68,12 +67,8 @@ def load(
     """
     if which != "gru":
         raise InputError(f"the source of language models has one architecture, 'lm:gru', not {'lm:' + which!r}")
-    if not len(widths):
-        raise InputError("expected at least one width of lm:gru, got none")
-    must_count(seeds, "seeds", most=MOST_SEEDS)
+    widths = must_be_widths(widths, seeds, "lm:gru")
     must_count(epochs, "epochs", most=10_000)
-    for width in widths:
-        must_count(width, "a width of lm:gru", most=MOST_UNITS)
     text = train if train is not None else unseen_windows(read_text(None, TextOptions()), torch.zeros(0).numpy())
     if windows is not None:
         must_count(windows, "windows of lm:gru", most=len(text.windows))
@@ -81,7 +76,7 @@ def load(
     data = NextTokens(text.windows[used], text.labels[used], text.vocabulary, text.name)
     weights_folder = Path(base, Path(folder).expanduser()) if folder is not None else cache_folder() / "lm"
     teachers = []
-    for width in (int(width) for width in widths):
+    for width in widths:
         network = build(width, data.vocabulary)
         params, macs = count_parameters(network), count_macs(network, (data.windows.shape[1],)) // data.windows.shape[1]
         for seed in range(seeds):

@@ -13,15 +13,14 @@ from capmismatch import architectures
 from capmismatch._utils.files import hash_of
 from capmismatch.architectures import count_parameters
 from capmismatch.data.datasets import Dataset, load_dataset
-from capmismatch.errors import InputError, must_count
-from capmismatch.sources._trained import cache_folder, trained
+from capmismatch.errors import InputError
+from capmismatch.sources._trained import cache_folder, must_be_widths, trained
 from capmismatch.sources.families import Teacher
 from capmismatch.training.loop import Recipe, fit
 from capmismatch.training.prepare import Normalise
 
 WIDTHS = (12, 24, 48, 96, 192, 384, 768, 1024)
 SPLIT = {"train": 2000, "val": 6000, "test": 12000}
-MOST_UNITS, MOST_SEEDS = 10_000, 1_000  # more would ask for memory and time out of proportion to 16 features
 RECIPE = Recipe(epochs=40, batch_size=250)
 PREPARE = Normalise([7.0], [3.0])  # of the 16 features, 0 to 15
 
@@ -64,12 +63,7 @@ def load(
     """
     if which != "mlp":
         raise InputError(f"the letters source has one architecture, 'letters:mlp', not {'letters:' + which!r}")
-    if seeds < 1 or not len(widths):
-        raise InputError(f"expected at least one width and one seed, got widths={list(widths)}, seeds={seeds}")
-    must_count(seeds, "seeds", most=MOST_SEEDS)
-    for width in widths:
-        must_count(width, "a width of letters:mlp", most=MOST_UNITS)
-    widths = [int(width) for width in widths]  # of an array, too
+    widths = must_be_widths(widths, seeds, "letters:mlp")
     rows = train if train is not None else load_dataset("letters", split=SPLIT).part("train")
     if rows.inputs.shape[1:] != (16,) or len(rows.classes) != 26:
         raise InputError(

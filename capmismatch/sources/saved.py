@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from capmismatch._numerics.plain_arrays import plain_array
+from capmismatch._utils.text import format_percent
 from capmismatch.data.datasets import Dataset
 from capmismatch.data.logit_checks import NOT_LOGITS, logit_array, looks_like
 from capmismatch.data.npz_files import read_npz
@@ -171,7 +172,8 @@ def _from_probabilities(values: NDArray[Any], kind: str, choice: str, name: str,
     ties = np.mean([len(np.unique(row)) < len(row) for row in values[:1000]])
     warnings.warn(
         f"teacher {name!r} in {path}: logits were made from {kind}. Zeros and rounding cannot be undone; "
-        f"{ties:.0%} of the first rows have equal values among their classes, which weakens class ranks.",
+        f"{format_percent(float(ties))} of the first rows have equal values among their classes, which weakens class "
+        "ranks.",
         stacklevel=2,
     )
     smallest = float(np.finfo(values.dtype).smallest_subnormal)

@@ -11,7 +11,7 @@ from capmismatch.stats.matching import UNIT, with_families
 
 RUN = [*UNIT, "seed"]
 
-OF_UNUSABLE = ("CM009", "CM019", "CM020", "CM021")
+OF_UNUSABLE = ("CM009", "CM019", "CM020", "CM021", "CM041")
 """Findings for which a teacher may be called unusable."""
 
 NUMBERS = ("params", "macs", "seed", "teacher_seed", "tau", "value", "se", "accuracy", "nll", "n")

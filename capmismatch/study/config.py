@@ -126,9 +126,13 @@ class RanksConfig:
     ----------
     tau : float
         Temperature of the affinity matrices.
+    noise_floor : str
+        Folder of a bank, relative to the study file, whose teachers have several training runs each: figures show their
+        agreement as the noise floor where the study's own teachers have one run each. "" for none.
     """
 
     tau: float = 4.0
+    noise_floor: str = field(default="", repr=False)  # figures alone depend on it, no table: left out of their stamps
 
     def __post_init__(self) -> None:
         must_be_temperature(self.tau, "tau")

@@ -95,6 +95,10 @@ class Meta:
     choices: pd.DataFrame = field(repr=False)
     findings: list[str] = field(default_factory=list)
 
+    def plot_table(self, name: str) -> pd.DataFrame | None:
+        """The table from which `capmismatch.plots.forest` draws this; None by any other name than "forest"."""
+        return self.forest() if name == "forest" else None
+
     def forest(self, rule: str = EVIDENCE, against: str = AGAINST, label: str = "all") -> pd.DataFrame:
         """How much more or less a rule loses than another one, family by family, for `capmismatch.plots.forest`.
 

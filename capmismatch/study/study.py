@@ -412,14 +412,21 @@ class Study:
             "evidence": [(load_table(folder, "probes"), load_table(folder, "results")) for folder in folders]
         }
 
-    def plot(self) -> list[Path]:
-        """Draw every figure that the tables allow; PDF, PNG and CSV each. Kept while no table changes."""
+    def plot(self, **options: Any) -> list[Path]:
+        """Draw every figure that the tables allow; PDF, PNG and CSV each. Kept while no table changes.
+
+        With options of `capmismatch.report.gallery.draw_all` those are drawn anew, by default into a folder of the
+        venue's name in ``figures/``.
+        """
+        from capmismatch.report.gallery import draw_all
+
         tell_unnamed(self)
+        if options:
+            options.setdefault("folder", self.folder / "figures" / options.get("venue", "chosen"))
+            return draw_all(self, **options)
         current = self._drawn()
         if current is not None:
             return current
-        from capmismatch.report.gallery import draw_all
-
         folder = self.folder / "figures"
         with locked(folder / ".lock"):
             current = self._drawn()
@@ -437,6 +444,7 @@ class Study:
         """A hash of all that the figures are drawn from."""
         names = [name for name in TABLES if self.has(name) and not self._refuse_outdated(name)]
         settings = [repr(self.config.probe), repr(self.config.isats), self.options_of_pick(), self.config.pick.rule]
+        settings += [self.config.ranks.noise_floor] if self.config.ranks.noise_floor else []
         has_bank = (self.folder / "bank" / "bank.json").exists()
         return hash_of([__version__, settings, table_hashes(self.folder, *names) if names else {}, has_bank])
 
@@ -498,6 +506,12 @@ class Study:
         self._refuse_outdated(table)
         return load_table(self.folder, table, self.file)
 
+    def plot_table(self, name: str) -> pd.DataFrame | None:
+        """A table for a figure of `capmismatch.plots`, from a stage or made now; None where there is none."""
+        from capmismatch.report.gallery import plot_table
+
+        return self.status() if name == "status" else plot_table(self, name)
+
     @property
     def _names_students(self) -> bool:
         return self.config.distill is not None or self.config.results is not None
@@ -536,7 +550,7 @@ class Study:
             return ["trained", repr(config.distill), repr(config.data), bank.rows.fingerprint, teachers]
         if table == "links":
             split, hashes = splits_of(bank)[0], table_hashes(self.folder, "probes", "results")
-            return [repr(config.correlate), split, hashes]
+            return [repr(config.correlate), split, hashes, "KD by itself has one temperature"]  # its labels
         settings = {"probes": config.probe, "restored": config.isats}.get(table, config.ranks)
         return inputs_of_bank(bank, settings)
 

@@ -16,6 +16,7 @@ from pyarrow import ArrowException
 
 from capmismatch._utils.commands import command
 from capmismatch._utils.files import hash_file, hash_of, locked, write_json, write_table
+from capmismatch._utils.setting_labels import with_current_labels
 from capmismatch._version import __version__
 from capmismatch.errors import BankError, InputError
 from capmismatch.selection.choice import Choice
@@ -73,7 +74,7 @@ def load_table(folder: Path, name: str, study: Path | None = None) -> pd.DataFra
 
 def _parsed(file: Path, content: bytes) -> pd.DataFrame:
     try:
-        return pd.read_parquet(io.BytesIO(content))
+        return with_current_labels(pd.read_parquet(io.BytesIO(content)))
     except (OSError, ValueError, ArrowException) as error:
         raise BankError(f"{file} is damaged, remove it to have it made again: {error}") from None
 

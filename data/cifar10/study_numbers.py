@@ -20,18 +20,18 @@ import capmismatch as cm
 
 HERE = Path(__file__).parent
 NAMES = {
-    "KD tau=4": "KD, tau 4",
-    "KD tau=2": "KD, tau 2",
+    "KD tau=4 student tau=1": "KD, tau 4",
+    "KD tau=2 student tau=1": "KD, tau 2",
     "ISATS anchor tau=4": "ISATS, anchor",
     "DKD": "DKD",
     "ISATS order m=1 tau=4": "ISATS, order, margin 1",
-    "ATS tau=4/3": "ATS, tau 4 and 3",
+    "ATS tau=4 other tau=3": "ATS, tau 4 and 3",
     "ISATS order m=0 tau=4": "ISATS, order, margin 0",
-    "ISATS none tau=4": "ISATS, no constraint",
+    "ISATS unconstrained tau=4": "ISATS, no constraint",
 }
 """Label of a setting -> what README.md calls it, in the order of its table of links."""
 
-FOUR = "KD tau=4"
+FOUR = "KD tau=4 student tau=1"
 QUOTED = (
     *(("spearman", probe, tau) for probe in ("derived_std", "derived_variance") for tau in (1, 2, 4, 8)),
     *(("pearson", "derived_variance", tau) for tau in (1, 2, 4)),
@@ -100,10 +100,10 @@ def sizes() -> Iterator[str]:
     by_teacher = results()[lambda t: t["method"].ne("CE")].pivot_table(
         index=["family", "teacher", "params"], columns="label", values="accuracy"
     )
-    lines = {label: 100 * by_teacher[label] for label in ("KD tau=2", FOUR, "ATS tau=4/3")}
+    lines = {label: 100 * by_teacher[label] for label in ("KD tau=2 student tau=1", FOUR, "ATS tau=4 other tau=3")}
     lines |= {
         f"from {FOUR} to {label}": 100 * (by_teacher[label] - by_teacher[FOUR])
-        for label in ("ATS tau=4/3", "ISATS order m=1 tau=4")
+        for label in ("ATS tau=4 other tau=3", "ISATS order m=1 tau=4")
     }
     for name, points in lines.items():
         frame = points.rename("points").reset_index().assign(size=lambda t: np.log10(t["params"]))
@@ -121,7 +121,7 @@ def links(folder: Path) -> Iterator[str]:
         cells = [interval(row["value"], row["low"], row["high"], "+.2f") for row in both]
         yield f"| {name} | {' | '.join(cells)} | {both[1]['ceiling']:.2f} |"
     for metric, probe, tau in QUOTED:
-        for label in (FOUR, "KD tau=2"):
+        for label in (FOUR, "KD tau=2 student tau=1"):
             at = found["tau"].isna() if tau is None else found["tau"].eq(tau)
             row = found[at & found["metric"].eq(metric) & found["probe"].eq(probe) & found["label"].eq(label)].iloc[0]
             tested = f"p adjusted {row['p_adjusted']:.3f}, max-T {row['p_max']:.3f}, overall {row['p_overall']:.3f}"
@@ -139,7 +139,7 @@ def second(folder: Path) -> Iterator[str]:
     found = cm.correlate(probes, other)
     found = found[found["metric"].eq("spearman")].set_index(["label", "probe", "tau"]).sort_index()
     means = [t.groupby(["label", "family", "teacher"])["accuracy"].mean() for t in (results(), other)]
-    for label in ("ATS tau=4/3", FOUR, "ISATS order m=1 tau=4"):
+    for label in ("ATS tau=4 other tau=3", FOUR, "ISATS order m=1 tau=4"):
         rows = [found.loc[(label, "log_params")].iloc[0], found.loc[(label, "derived_std", 4.0)]]
         cells = [interval(row["value"], row["low"], row["high"], "+.2f") for row in rows]
         alike = means[0][label].corr(means[1][label], method="spearman")

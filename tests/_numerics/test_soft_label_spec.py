@@ -59,7 +59,7 @@ def test_a_spec_is_applied_as_the_functions_are(spec: SoftLabelSpec) -> None:
 def test_labels_name_the_settings_that_a_method_reads() -> None:
     assert [spec.label for spec in SPECS] == [
         "TS tau=3",
-        "ATS tau=4/2 uncentred",
+        "ATS tau=4 other tau=2 uncentred",
         "ISATS order m=0.5 tau=2 bounds=0.3..5",
         "ISATS anchor tau=4",
     ]

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from capmismatch._utils import machine
+from capmismatch.errors import CapmismatchError
 
 FAULTS = """
 import resource, sys
@@ -47,3 +48,15 @@ def test_other_systems_have_no_such_setting(system: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(machine.ctypes, "CDLL", refuse)
     machine.keep_freed_memory()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("OMP_NUM_THREADS", "x"), ("OMP_NUM_THREADS", "0"), ("OMP_NUM_THREADS", "2,-1"), ("NUMBA_NUM_THREADS", "1.5")],
+)
+def test_numbers_of_threads_that_are_none(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
+    machine.check_thread_settings()
+    monkeypatch.setenv(name, value)
+    with pytest.raises(CapmismatchError, match=f"{name} a whole number >= 1, got '{value}'"):
+        machine.check_thread_settings()

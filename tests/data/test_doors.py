@@ -412,3 +412,34 @@ def test_files_are_read_as_numpy_reads_them(tmp_path: Path, order: Any, packed: 
     for name, array in read.items():
         np.testing.assert_array_equal(array, arrays[name])
         assert array.flags.writeable
+
+
+def test_names_of_columns_and_rows_in_pandas_objects_decide():
+    rng = np.random.default_rng(0)
+    labels = pd.Series(rng.integers(0, 3, 60))
+    logits = pd.DataFrame(4 * np.eye(3)[labels] + rng.normal(size=(60, 3)), columns=["ant", "bee", "cat"])
+    classes = ["ant", "bee", "cat"]
+    expected = bank_from_arrays({"t": logits.to_numpy()}, labels, classes=classes)
+    turned = bank_from_arrays({"t": logits[["cat", "ant", "bee"]]}, labels, classes=classes)
+    np.testing.assert_array_equal(turned.logits("logits/t"), expected.logits("logits/t"))
+    numbered = pd.DataFrame(logits.to_numpy()[:, [2, 0, 1]], columns=[2, 0, 1])
+    np.testing.assert_array_equal(
+        bank_from_arrays({"t": numbered}, labels).logits("logits/t"), expected.logits("logits/t")
+    )
+    for bad, message in (
+        (logits.reset_index(), "a counter of rows"),
+        (logits.rename(columns={"cat": "dog"}), "got 'dog'"),
+        (logits.sample(frac=1, random_state=0), "in the order of the labels"),
+    ):
+        with pytest.raises(InputError, match=message):
+            bank_from_arrays({"t": bad}, labels, classes=classes)
+
+
+def test_an_array_that_is_twice_in_a_file(tmp_path):
+    file = tmp_path / "fam.npz"
+    np.savez(file, labels=np.arange(3), logits_a=np.eye(3))
+    np.save(tmp_path / "other.npy", np.zeros((3, 3)))
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(file, "a") as archive:
+        archive.write(tmp_path / "other.npy", "logits_a.npy")
+    with pytest.raises(InputError, match="'logits_a' twice"):
+        load_family(f"logits:{file}")

@@ -23,7 +23,7 @@ from capmismatch.report.narrative import statements
 from capmismatch.stats.usable import unusable_runs
 
 N, CLASSES = 2000, 10
-UNUSABLE = {"CM009", "CM019", "CM020", "CM021"}
+UNUSABLE = {"CM009", "CM019", "CM020", "CM021", "CM041"}
 
 
 def sound_family(seed, teachers=8, classes=CLASSES, n=N):
@@ -175,7 +175,11 @@ def cycle(logits, columns):
         (lambda z, y: np.eye(CLASSES)[z.argmax(axis=1)], "CM019"),
         (lambda z, y: np.eye(CLASSES)[y] * 20, "CM019"),
         (lambda z, y: np.eye(CLASSES)[y] * 20 + 0.5 * np.random.default_rng(0).normal(size=z.shape), "CM019"),
-        (lambda z, y: one_column(z, 3, -50), "CM021"),
+        (lambda z, y: one_column(z, 3, -50), "CM019"),
+        (lambda z, y: one_column(z, 9, -100), "CM019"),
+        (lambda z, y: np.where(z == z.min(axis=1, keepdims=True), -100, z), "CM019"),
+        (lambda z, y: np.where(np.arange(len(z))[:, None] % 3 == 0, one_column(z, 2, -1e4), z), "CM019"),
+        (lambda z, y: z - 60 * (np.arange(CLASSES) == 3), "CM021"),
         (lambda z, y: one_column(z, 8, z.min()), "CM021"),
     ],
 )
@@ -204,6 +208,40 @@ def test_labels_of_other_classes(kept):
     _, labels, logits, sizes = sound_family(14, teachers=4, n=800)
     checks = check(bank_from_arrays(logits, labels % kept if kept > 1 else 0 * labels, params=sizes))
     assert not checks["usable"].any() and checks["findings"].str.contains("CM020").all()
+
+
+@pytest.mark.parametrize("fold", [lambda y: y % 5, lambda y: y % 7, lambda y: np.where(y > 6, 0, y)])
+def test_classes_made_one_leave_others_without_an_example(fold):
+    _, labels, logits, sizes = sound_family(14, teachers=4, n=800)
+    checks = check(bank_from_arrays(logits, fold(labels), params=sizes))
+    assert not checks["usable"].any() and checks["findings"].str.contains("CM041").all()
+
+
+def test_a_weak_teacher_of_part_of_the_classes_is_told_and_usable():
+    _, labels, logits, sizes = sound_family(16, teachers=4, n=3000)
+    part = labels < 4
+    hard = np.random.default_rng(1).normal(size=logits["t0"].shape)
+    weak = {
+        name: (values + gain * hard)[part]
+        for gain, (name, values) in zip((2, 2, 0.5, 0.2), logits.items(), strict=True)
+    }
+    checks = check(bank_from_arrays(weak, labels[part], params=sizes))
+    assert checks["usable"].all()
+    assert "CM041" in checks.loc[0, "findings"] and "CM041" not in checks.loc[3, "findings"]
+
+
+@pytest.mark.parametrize("rows", [300, 600])
+@pytest.mark.parametrize("share", [0.2, 0.3])
+def test_a_fifth_of_few_rows_of_other_examples(bench, rows, share):
+    found = []
+    for seed, style in enumerate(("calibrated", "smoothed") if rows == 300 else ("overconfident", "distilled")):
+        rng = np.random.default_rng(seed)
+        family = bench["synthetic"](rng, 10, rows, style, "strong", ladder=True)
+        assert check(bench["banked"](family))["usable"].all()
+        broken = bench["some_rows_shuffled"](rng, family.logits["t3"], share)
+        checks = check(bench["banked"](family, {"t3": broken})).set_index("teacher")
+        found.append(checks.index[~checks["usable"]].tolist())
+    assert found == [["t3"]] * 2
 
 
 def test_hard_predictions_of_two_classes():
@@ -349,6 +387,14 @@ def test_sound_banks_are_measured_without_marks():
     _, labels, logits, sizes = sound_family(1)
     probes = cm.probe(bank_from_arrays(logits, labels, params=sizes), taus=[4], names=["accuracy"], progress=False)
     assert not {"usable", "reason", "findings"} & set(probes) and unusable_runs(probes).empty
+
+
+def test_a_split_of_one_class_is_told():
+    _, labels, logits, sizes = sound_family(18, teachers=3, n=900)
+    checks = check(bank_from_arrays(logits, labels, params=sizes, split=np.where(labels == 0, "val", "test")))
+    assert checks["usable"].all() and checks["findings"].str.contains("CM042").all()
+    checks = check(bank_from_arrays(logits, labels, params=sizes, split=np.where(np.arange(900) < 400, "val", "test")))
+    assert not checks["findings"].str.contains("CM042").any()
 
 
 def test_a_few_examples_tell_nothing_against_a_teacher():

@@ -139,7 +139,7 @@ def test_what_cannot_be_stacked_is_trained_alone_with_a_word(tmp_path: Path, mak
     assert any("gate" in text for text in told)
     for run in plan(study, study.bank):
         result = json.loads((run_folder(study, run) / "result.json").read_text())
-        assert result.get("engine") == ("batched" if run.method.label == "KD tau=4" else None)
+        assert result.get("engine") == ("batched" if run.method.label == "KD tau=4 student tau=1" else None)
     assert len(table) == 12 * 2
 
 

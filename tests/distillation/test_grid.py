@@ -119,7 +119,9 @@ def test_another_setting_runs_only_what_is_new(tmp_path: Path, make_study: MakeS
     before = set((tmp_path / "runs").iterdir())
     table = make_study(tmp_path, GRID_STUDY.replace("tau = 2", "tau = 8")).distill()
     assert len(set((tmp_path / "runs").iterdir()) - before) == 2 * 3 * 2
-    assert set(table["label"]) == {"CE", "KD tau=8", "DKD"} | set(table["label"][table["method"] == "DKD"])
+    assert set(table["label"]) == {"CE", "KD tau=8 student tau=1", "DKD"} | set(
+        table["label"][table["method"] == "DKD"]
+    )
 
 
 @pytest.mark.filterwarnings("error")

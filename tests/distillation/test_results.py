@@ -66,13 +66,23 @@ def test_plain_cross_entropy_has_no_teacher(write) -> None:
     assert found["label"].tolist() == ["CE", "CE", "KD tau=4"]
 
 
+@pytest.mark.parametrize("name", ["none", "No teacher"])
+def test_no_teacher_has_no_distilled_students(write, name) -> None:
+    with pytest.raises(InputError, match=f"method CE.* as teacher, got '{name}'"):
+        load_results(write(f"teacher,method,accuracy\nr20,KD,0.7\n{name},KD,0.6\n"))
+    assert load_results(write(f"teacher,method,accuracy\nr20,KD,0.7\n{name},CE,0.6\n"))["teacher"].tolist() == [
+        "r20",
+        "",
+    ]
+
+
 def test_names_stay_text(write) -> None:
     """Teachers called by their depth, and one called NA, are neither numbers nor missing."""
     file = write("depth,method,constraint,accuracy\n20,KD,,0.7\n,CE,,0.6\nNA,ISATS,none,0.5\n")
     found = load_results(file, {"depth": "teacher"})
     assert found["teacher"].tolist() == ["20", "", "NA"]
     assert found["constraint"].tolist() == ["", "", "none"]
-    assert found["label"].iloc[2] == "ISATS none tau=4"
+    assert found["label"].iloc[2] == "ISATS unconstrained tau=4"
 
 
 def test_labels_tell_settings_apart(write) -> None:
@@ -84,7 +94,7 @@ def test_labels_tell_settings_apart(write) -> None:
     assert load_results(file)["label"].tolist() == [
         "KD tau=2",
         "KD tau=4 w=0.9",
-        "ATS tau=4/2",
+        "ATS tau=4 other tau=2",
         "ISATS order m=1 tau=4",
         "ReviewKD",
         "ReviewKD tau=2",

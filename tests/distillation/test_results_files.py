@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import pandas as pd
 import pytest
 
@@ -28,11 +30,28 @@ def load(folder, text, name="r.csv", **options):
         (HEAD.replace(",", ";") + "a;KD;4,0;0;val;71,3;500\n", {"percent": True}),
         (HEAD.replace(",", "\t") + "a\tKD\t4\t0\tval\t0.713\t500\n", {}),
         (HEAD + "a,KD,4,0,val,0.713,500\n", {"encoding": "utf-8-sig"}),
+        ((HEAD + "a,KD,4,0,val,0.713,500\n").replace(",", "\t"), {"encoding": "utf-16"}),
+        ("sep=;\n" + HEAD.replace(",", ";") + "a;KD;4,0;0;val;0,713;500\n", {}),
+        ((HEAD + "a,KD,4,0,val,0.713,500\n").replace("\n", "\r\n"), {}),
     ],
 )
 def test_one_accuracy_however_it_is_written(tmp_path, text, options):
     (row,) = load(tmp_path, text, **options).to_dict("records")
     assert row["accuracy"] == pytest.approx(0.713) and row["n"] == 500 and row["tau"] == 4 and row["seed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ((HEAD + "é,KD,4,0,val,0.7,500\n").encode("latin-1"), "no text in UTF-8 .byte 0xe9.: save it as CSV UTF-8"),
+        (gzip.compress((HEAD + "a,KD,4,0,val,0.7,500\n").encode()), "is compressed"),
+    ],
+)
+def test_files_in_another_encoding_are_pointed_at(tmp_path, content, told):
+    file = tmp_path / "r.csv"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=told):
+        load_results(file)
 
 
 def test_a_column_that_stands_twice(tmp_path):

@@ -20,8 +20,8 @@ from capmismatch.study.study import Study
 from capmismatch.training.epoch_log import EpochLog, read_log
 
 TEXT = GRID_STUDY.replace("epochs = 2", "epochs = 4").replace("seeds = 3", "seeds = 2")
-LABELS = ["CE", "KD tau=2", "DKD", "KD tau=2", "DKD"]  # 4 runs each
-CE, KD = ("CE", ""), ("KD tau=2", "mlp4")
+LABELS = ["CE", "KD tau=2 student tau=1", "DKD", "KD tau=2 student tau=1", "DKD"]  # 4 runs each
+CE, KD = ("CE", ""), ("KD tau=2 student tau=1", "mlp4")
 TEACHERS = ["", "mlp4", "mlp4", "mlp8", "mlp8"]
 
 
@@ -128,7 +128,7 @@ def test_a_finished_study_needs_no_more_time(study: Study, capsys: pytest.Captur
     assert re.search(r"^20 of 20 .* 0 s$", shown, re.MULTILINE)
     assert [line.split()[0] for line in shown.splitlines()[:1]] == ["family"]
     cli.status(study.file, by="method")
-    assert "KD tau=2" in capsys.readouterr().out
+    assert "KD tau=2 student tau=1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_looking_waits_for_nobody(study: Study) -> None:
 
 
 @pytest.mark.parametrize(
-    ("by", "labels"), [("teacher", ["no teacher", "mlp4", "mlp8"]), ("method", ["CE", "KD tau=2", "DKD"])]
+    ("by", "labels"), [("teacher", ["no teacher", "mlp4", "mlp8"]), ("method", ["CE", "KD tau=2 student tau=1", "DKD"])]
 )
 def test_the_figure_draws_what_status_gives(study: Study, by: str, labels: list[str]) -> None:
     ax = plots.study_progress(study.status(), by=by)

@@ -215,7 +215,7 @@ def test_names_of_folders_suit_any_system(tmp_path: Path) -> None:
     leave_run(tmp_path, "0123456789abcdef", LOSSES, method=Method("KD", options={"assistants": ["mlp8", "mlp4"]}))
     track(tmp_path, "tensorboard", tmp_path / "out")
     (home,) = (tmp_path / "out").iterdir()
-    assert home.name == "mlp24 by KD tau=4 via mlp8 mlp4 from mlp mlp48-s1, seed 0 0123456789abcdef"
+    assert home.name == "mlp24 by KD tau=4 student tau=1 via mlp8 mlp4 from mlp mlp48-s1, seed 0 0123456789abcdef"
 
 
 @pytest.mark.filterwarnings("ignore")

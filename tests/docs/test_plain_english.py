@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 
@@ -72,6 +73,13 @@ def test_pages_are_plain(page: Path) -> None:
     prose = re.sub(
         r"^```(?:py|python|\{code-block\} python)\n.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S
     )
+    assert not idioms_in(prose)
+
+
+@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_the_prose_of_notebooks_is_plain(notebook: Path) -> None:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    prose = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     assert not idioms_in(prose)
 
 

@@ -78,7 +78,7 @@ def test_the_letters_judged_with_one_noise() -> None:
         value, low, high = (f"{100 * row[name]:+.2f}" for name in ("value", "low", "high"))
         established = row["low"] > 0 or row["high"] < 0
         assert established == (f"{value} [{low}, {high}]" in text), row["label"]
-        assert (row["high_of_others"] < 0) == (row["label"] == "ISATS none tau=4")
+        assert (row["high_of_others"] < 0) == (row["label"] == "ISATS unconstrained tau=4")
 
 
 def test_the_simulations_of_the_statistics_page() -> None:

@@ -107,10 +107,10 @@ def test_capacity_curve_marks_the_peak_and_tells_the_drop():
     results.loc[results["teacher"] == "mlp96", "accuracy"] = 0.75
     results = results[results["label"].isin(["KD tau=4", "CE"])]
     ax = plots.capacity_curve(results)
-    (ring,) = [line for line in ax.lines if line.get_markerfacecolor() == "none"]
+    (ring,) = [line for line in ax.lines if line.get_markerfacecolor() == "none" and len(line.get_xdata())]
     assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (dict((t, p) for _, t, p in MLPS)["mlp96"], 0.75)
     labels = [text.get_text() for text in ax.figure.legends[0].get_texts()]
-    assert labels[0] == "KD tau=4 (\N{MINUS SIGN}5.0)"
+    assert labels[0] == "KD τ=4 (\N{MINUS SIGN}5.0 from peak)"
 
 
 @pytest.mark.parametrize("draw", [plots.capacity_curve, plots.capacity_grid])
@@ -121,7 +121,7 @@ def test_likelihoods_are_best_where_they_are_lowest(draw):
     results.loc[results["teacher"] == "mlp96", "nll"] = 0.75
     probes = pd.concat([tables.probes_table(), tables.probes_table().query("probe == 'accuracy'").assign(probe="nll")])
     axes = np.atleast_1d(draw(results, metric="nll", teachers=probes))
-    (ring,) = [line for line in axes[0].lines if line.get_markerfacecolor() == "none"]
+    (ring,) = [line for line in axes[0].lines if line.get_markerfacecolor() == "none" and len(line.get_xdata())]
     assert ring.get_ydata()[0] == 0.75
     shown = " ".join(text.get_text() for text in axes[0].figure.findobj(matplotlib.text.Text))
     assert "+0.150" in shown and "NLL (nats)" in shown and "%" not in shown
@@ -156,7 +156,8 @@ def test_capacity_grid_has_a_panel_a_setting_with_the_numbers_of_the_curve():
     taught = results[(results["method"] != "CE") & (results["split"] == "test")]
     settings = list(dict.fromkeys(taught["label"]))
     titles = [ax.get_title(loc="left").split("\n") for ax in axes]
-    assert [title[0] for title in titles] == [*settings, "the teachers themselves"]
+    shown = [setting.replace("tau=", "τ=") for setting in settings]
+    assert [title[0] for title in titles] == [*shown, "the teachers themselves"]
     columns = ["setting", "mean", "low", "high"]
     curve = plots.drawn_data(plots.capacity_curve(results, teachers=probes))
     for setting, ax in zip(settings, axes, strict=False):
@@ -298,7 +299,10 @@ def test_grid_has_short_titles_and_a_key_to_the_teachers():
         boxes = [ax._left_title.get_window_extent() for ax in axes]
         assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
     legend = figure.legends[0]
-    assert [text.get_text() for text in legend.get_texts()] == [teacher for _, teacher, _ in MLPS]
+    keys = [f"{number} {teacher}" for number, (_, teacher, _) in enumerate(MLPS, 1)]
+    assert [text.get_text() for text in legend.get_texts()] == keys
+    for ax in axes:
+        assert sorted(text.get_text() for text in ax.texts) == [str(number) for number in range(1, 9)]
     (dots,) = [dots for dots in axes[0].collections if isinstance(dots, PathCollection)]
     shown = dict(zip([key.get_color() for key in legend.legend_handles], MLPS, strict=True))
     sizes = plots.drawn_data(axes[0])["teacher"]
@@ -348,7 +352,10 @@ def test_rank_matrix_has_the_noise_floor_on_its_diagonal():
 
 def test_rank_matrix_hatches_what_was_not_measured():
     ax = plots.rank_matrix(tables.ranks_table(MLPS[:4], seeds=1))
-    assert len([patch for patch in ax.patches if patch.get_hatch()]) == 4
+    assert len([patch for patch in ax.patches if patch.get_hatch() and not patch.get_label()]) == 4
+    told = [text.get_text() for text in ax.figure.legends[0].get_texts()]
+    assert told == ["one run: no floor of its own"]
+    ax.figure.canvas.draw()
     with pytest.raises(InputError, match="metric 'tau_c'"):
         plots.rank_matrix(tables.ranks_table(MLPS[:3]), metric="tau_c")
 
@@ -409,7 +416,7 @@ def test_isats_restored_draws_every_quantity_of_each_setting():
     names = ["derived_std", "inherent_variance", "target_prob", "flipped", "overtaken"]
     for ax, name in zip(np.delete(axes, 3), names, strict=True):
         drawn = plots.drawn_data(ax)
-        assert list(drawn["setting"].unique()) == ["TS", "ATS other=2", "ISATS order m=1"]
+        assert list(drawn["setting"].unique()) == ["TS", "ATS other tau=2", "ISATS order m=1"]
         rows = restored[(restored["quantity"] == name) & (restored["method"] == "ISATS")]
         np.testing.assert_allclose(drawn[drawn["setting"] == "ISATS order m=1"]["mean"], seed_means(rows))
     medians = restored[restored["quantity"] == "tau_other_q50"]
@@ -430,9 +437,13 @@ def test_dark_knowledge_shows_the_wrong_classes_and_tells_the_target():
     rows = rows.set_index(["method", "class"])["probability"]
     for row in drawn.itertuples():
         assert row.probability == rows[row.method, row[drawn.columns.get_loc("class") + 1]]
-    widths = [bar.get_width() for bar in axes[0].patches]
-    np.testing.assert_allclose(sorted(widths), sorted(drawn["probability"]))
+    marks = np.concatenate([line.get_xdata() for line in axes[0].lines])
+    np.testing.assert_allclose(sorted(marks), sorted(drawn["probability"]))
     assert axes[0].figure.axes[0].get_title() == "cat"
+    assert axes[0].figure.legends[0].get_title().get_text() == "true class: cat"
+    target = example[example["is_target"] & example["teacher"].eq("mlp12")].set_index("method")["probability"]
+    told = ", ".join(f"{method} {value:.2f}" for method, value in target.items())
+    assert axes[0].get_title().split("\n")[1] == f"$p_y$: {told}"
     with pytest.raises(InputError, match="0 for 'mlp12' and 'TS'"):
         plots.dark_knowledge(example.assign(is_target=False))
 
@@ -527,7 +538,7 @@ def test_pick_chart_says_what_the_score_is(columns, options, name, scale):
     assert axes[0].get_xlabel() == name
     points = next(c for c in axes[0].collections if len(c.get_offsets()) == len(table)).get_offsets()
     np.testing.assert_allclose(points[::-1, 0], scale * table["score"])
-    assert [ax.get_xlabel() for ax in axes[1:]] == ["P(best)", "expected regret\n(points)"]
+    assert [ax.get_xlabel() for ax in axes[1:]] == ["P(best)", "regret\n(points)"]
 
 
 @pytest.mark.parametrize("by", ["teacher", "method"])

@@ -97,6 +97,12 @@ def test_teachers_without_a_size_stand_side_by_side_in_table_order(unknown):
     np.testing.assert_allclose(ax.lines[0].get_xdata(), range(8))
 
 
+def test_sizes_that_the_probes_know_are_taken_from_them():
+    results, probes = tables.results_table(MLPS[:3]), tables.probes_table(MLPS[:3])
+    ax = plots.capacity_curve(results.assign(params=np.nan), teachers=probes)
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), [size for *_, size in MLPS[:3]])
+
+
 def test_sizes_read_plainly():
     ax = plots.capacity_curve(tables.results_table())
     ax.figure.draw_without_rendering()

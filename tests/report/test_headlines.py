@@ -71,8 +71,8 @@ def test_what_is_not_known_has_no_headline_of_its_own(topic):
         ("links", [LinkCounts(8, 1, 0, "derived_std", 4.0, 8, 2, 0)], ["1 of 8", "derived std does in 2 of 8", "in 0"]),
         ("links", [LinkCounts(8, 1, 0, "", 4.0, 0, 0, 0)], ["1 of 8"]),
         ("gain", [Gain(WHO, UP, 3), Gain(WHO, DOWN, 3), Gain(WHO, FLAT, 3)], ["1 gain", "1 lose", "1 show", "+4.00"]),
-        ("gain", [Gain(WHO, ALONE, 3)], ["1 have too few runs"]),
-        ("large", [IsatsGain(WHO, "KD", ("l",), DOWN)], ["1 do worse"]),
+        ("gain", [Gain(WHO, ALONE, 3)], ["1 combination", "too few runs"]),
+        ("large", [IsatsGain(WHO, "KD", ("l",), DOWN)], ["1 combination", "do worse"]),
     ],
 )
 def test_headlines_hold_the_numbers(topic, facts, numbers):

@@ -19,7 +19,7 @@ from capmismatch.data.bank import bank_from_arrays, bank_in_memory, make_rows
 from capmismatch.data.records import TeacherRecord
 from capmismatch.errors import InputError
 from capmismatch.findings import explain
-from capmismatch.report import gallery
+from capmismatch.report import gallery, page_figures
 from capmismatch.report import page as report_page
 from capmismatch.report.narrative import TOPICS
 from capmismatch.report.page import write_report
@@ -282,6 +282,13 @@ def test_figures_come_in_the_gallerys_order_with_captions(whole):
     assert captions[1].endswith("by temperature."), "the first sentence of the caption"
     assert base64.b64decode(page.all("img")[0]["src"].split(",")[1]) == png()
     assert "figures/capacity_curve%20mlp12.csv" in page.all("img")[0]["alt"]
+
+
+def test_points_of_a_figure_have_titles_on_the_page(make, monkeypatch):
+    points = ((1, 2, "<mlp12>: 0.71"), (3, 1, "mlp24: 0.72"))
+    monkeypatch.setattr(page_figures, "_points", lambda picture: points)
+    source = write_report(make()).read_text(encoding="utf-8")
+    assert source.count("<title>&lt;mlp12&gt;: 0.71</title>") == 2 and 'cx="3" cy="1"' in source
 
 
 def test_short_names_of_figures_are_told_in_full(make):

@@ -54,7 +54,7 @@ def test_unknown_names_list_the_choices(tmp_path: Path) -> None:
         (["ckpts:x"], {}, "the kind of source in 'ckpts:x' must be one of .*; did you mean 'ckpt'"),
         (["letters:cnn"], {}, "one architecture, 'letters:mlp', not 'letters:cnn'"),
         (["letters:mlp"], {"widht": [3]}, "option of 'letters:mlp' must be one of .*; did you mean 'widths'"),
-        (["letters:mlp"], {"widths": []}, r"expected at least one width and one seed, got widths=\[\], seeds=2"),
+        (["letters:mlp"], {"widths": []}, "expected at least one width of letters:mlp, got none"),
         (["ckpt:*.pt"], {}, r"'ckpt:\*\.pt' lacks the option 'builder'"),
     ],
 )

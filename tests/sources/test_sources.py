@@ -207,6 +207,48 @@ def test_plain_and_averaged_weights_are_told_apart(tmp_path: Path) -> None:
     np.testing.assert_allclose(by_path.logits(INPUTS), expected(), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("content", "told", "key"),
+    [
+        ({"model": 0, "model_ema": 1}, "plain weights 'model', not the averaged 'model_ema'", "model_ema"),
+        ({"model": 0, "swa_model": 1}, "plain weights 'model', not the averaged 'swa_model'", "swa_model"),
+        ({"model": 0, "model_avg": 1}, "plain weights 'model', not the averaged 'model_avg'", "model_avg"),
+        ({"run": {"model": 0, "ema": 1}}, "plain weights 'run.model', not the averaged 'run.ema'", "run.ema"),
+        ({"model": 0, "ema": {"module": 1}}, "plain weights 'model', not the averaged 'ema'", "ema"),
+        ({"": 0, "ema": 1}, "plain weights, not the averaged 'ema'", "ema"),
+        ({"state_dict": 0, "best": 1}, "weights 'state_dict', not 'best'", "best"),
+        (
+            {"state_dict": 0, "callbacks": {"EMA{'decay': 0.9}": {"ema_weights": 1}}},
+            "weights 'state_dict', not \"callbacks.EMA{'decay': 0.9}.ema_weights\"",
+            "callbacks.EMA{'decay': 0.9}.ema_weights",
+        ),
+    ],
+)
+def test_which_of_several_weights_were_taken_is_said_and_key_takes_the_other(content, told, key, tmp_path):
+    def filled(value):
+        if isinstance(value, int):
+            return shifted(value)
+        return {name: part for k, v in value.items() for name, part in ({k: filled(v)} if k else filled(v)).items()}
+
+    file = tmp_path / "net4.pt"
+    torch.save(filled(content), file)
+    plain, other = load_family(f"ckpt:{file}", builder=build)[0], load_family(f"ckpt:{file}", builder=build, key=key)[0]
+    assert plain.source == f"ckpt:net4.pt ({told})"
+    np.testing.assert_allclose(plain.logits(INPUTS), expected(), atol=1e-6)
+    assert np.abs(other.logits(INPUTS) - expected()).max() > 0.1 and other.weights_hash != plain.weights_hash
+
+
+def test_weights_without_names_are_named(tmp_path):
+    file = tmp_path / "net4.pt"
+    torch.save({"model": shifted(0), "ema": {"shadow_params": list(shifted(1).values())}}, file)
+    assert load_family(f"ckpt:{file}", builder=build)[0].source == (
+        "ckpt:net4.pt (weights 'model', not 'ema.shadow_params')"
+    )
+    torch.save({name: value.numpy() for name, value in shifted(0).items()}, file)
+    with pytest.raises(InputError, match=r"got keys \[.*\] of NumPy arrays"):
+        load_family(f"ckpt:{file}", builder=build)
+
+
 def test_several_networks_in_one_file_need_a_choice(tmp_path: Path) -> None:
     file = tmp_path / "net4.pt"
     torch.save({f"{name}.{k}": v for name, step in (("one", 0), ("two", 1)) for k, v in shifted(step).items()}, file)
@@ -476,7 +518,7 @@ def test_probabilities_are_refused_or_converted_with_a_warning(tmp_path: Path) -
         load_family(source)
     with pytest.raises(InputError, match=r"probabilities must be one of \['refuse', 'convert', 'keep'\], not 'yes'"):
         load_family(source, probabilities="yes")
-    with pytest.warns(UserWarning, match=r"teacher 'small' in .*: logits were made from probabilities.* 17% of the"):
+    with pytest.warns(UserWarning, match=r"teacher 'small' in .*: logits were made from probabilities.* 17 % of the"):
         family = load_family(source, probabilities="convert")
     _, logits = family["small"].saved()
     np.testing.assert_allclose(softmax(logits.astype(float))[1:], softmax(LOGITS["small"])[1:], rtol=1e-5)

@@ -201,11 +201,16 @@ def test_the_plan_tells_what_it_costs(tmp_path: Path, taught: Path) -> None:
     assert plan.teacher_passes == plan.finished == 0 and not plan.left_out
     text = str(plan)
     assert text.startswith(
-        "Pilot: 4 teachers, students mlp5 and mlp6.\nTeachers, with 'KD tau=4': 4 for 4 epochs with "
+        "Pilot: 4 teachers, students mlp5 and mlp6.\nTeachers, with 'KD tau=4 student tau=1': 4 for 4 epochs with "
     )
     assert f"Maximum cost: {plan.passes:,} forward and backward passes of students (" in text
     labels = [method.label for method in planned(study, "90%", (2, 4)).settings]
-    assert labels == ["KD tau=4", "ATS tau=4/3", "KD tau=2", "ATS tau=2/3"]
+    assert labels == [
+        "KD tau=4 student tau=1",
+        "ATS tau=4 other tau=3",
+        "KD tau=2 student tau=1",
+        "ATS tau=2 other tau=3",
+    ]
     views = STUDY.replace("seeds = 4", "seeds = 4\nviews = { kind = 'noise', count = 3, sigma = 1.0 }")
     assert planned(study_in(tmp_path / "views", taught, views), "50%").teacher_passes == 3 * 4 * 260
 
@@ -219,7 +224,7 @@ def test_a_small_budget_compares_less_and_says_what_it_leaves_out(tmp_path: Path
         spent = plan.passes
         said += [plan.left_out] if plan.left_out not in said else []
         assert len(plan.teachers) == 4 or plan.by_teacher == (Rung(len(plan.teachers), 4, 1),)
-    ats = LeftOut(("ATS tau=4/3",), enough=2 / 3)
+    ats = LeftOut(("ATS tau=4 other tau=3",), enough=2 / 3)
     single = replace(ats, second_seeds=True)
     no_baseline = {"plain_seeds": 2, "baseline": True}
     assert said == [
@@ -232,7 +237,7 @@ def test_a_small_budget_compares_less_and_says_what_it_leaves_out(tmp_path: Path
         LeftOut(enough=2 / 3),
     ]
     assert str(said[0]) == (
-        "Left out because of the budget: the setting 'ATS tau=4/3'; plain cross-entropy; second seeds, so "
+        "Left out because of the budget: the setting 'ATS tau=4 other tau=3'; plain cross-entropy; second seeds, so "
         "probabilities are rough; mlp/mlp12 and mlp/mlp16, which the probes rank last. A budget of 66.7% covers "
         "everything."
     )
@@ -251,7 +256,7 @@ def test_whole_runs_come_before_more_seeds(tmp_path: Path, taught: Path) -> None
 
 def test_finished_runs_cost_nothing(tmp_path: Path, taught: Path) -> None:
     study = study_in(tmp_path, taught)
-    both = {(teacher, "KD tau=4", student): 2 for teacher in TEACHERS[2:] for student in ("mlp5", "mlp6")}
+    both = {(teacher, "KD tau=4 student tau=1", student): 2 for teacher in TEACHERS[2:] for student in ("mlp5", "mlp6")}
     plan = planned(study, "20%", finished=FinishedRuns(both))
     assert plan.finished == 8 and "8 finished students of the study are reused at no cost." in str(plan)
     assert {rung.epochs for rung in plan.by_teacher} == {4}  # whole runs compare with whole ones only
@@ -310,11 +315,11 @@ def test_a_pilot_from_end_to_end(whole: tuple[Path, Any, list[str]], taught: Pat
     assert list(rungs.columns) == list(RUNG_COLUMNS)
     assert rungs["stage"].unique().tolist() == ["teachers", "settings"]
     first = rungs[rungs["stage"].eq("teachers")]
-    assert first.groupby("rung").size().tolist() == [4, 2] and first["label"].eq("KD tau=4").all()
+    assert first.groupby("rung").size().tolist() == [4, 2] and first["label"].eq("KD tau=4 student tau=1").all()
     assert rungs[rungs["stage"].eq("settings")]["label"].nunique() == 2
     finalists = set(first[first["kept"] & first["rung"].eq(2)]["teacher"])
     assert set(rungs[rungs["stage"].eq("settings")]["teacher"]) == finalists
-    assert choice.rule == "pilot" and choice.label in {"KD tau=4", "ATS tau=4/3"}
+    assert choice.rule == "pilot" and choice.label in {"KD tau=4 student tau=1", "ATS tau=4 other tau=3"}
     assert len(choice.table) == 4 and choice.table["p_best"].sum() == pytest.approx(1)
     assert np.isfinite(choice.table["gain"]).all()  # plain cross-entropy was trained beside
     assert re.match(r"A pilot of \d rungs of teachers and \d rungs of settings: \d+ students, ", choice.reasons[0])
@@ -440,7 +445,10 @@ def test_a_fifth_of_a_small_study_is_enough(tmp_path: Path, taught: Path) -> Non
     left_out = re.search("Left out .*", told[0])[0]  # type: ignore[index]
     assert f"; mlp/{last}, which the probes rank last." in left_out and choice.risks[0] == left_out
     assert last not in set(choice.rungs["teacher"]) and len(choice.table) == 4
-    assert choice.reasons[1] == "Only 'KD tau=4' was tried: probabilities are those of the teachers in that setting."
+    assert (
+        choice.reasons[1]
+        == "Only 'KD tau=4 student tau=1' was tried: probabilities are those of the teachers in that setting."
+    )
     assert choice.teacher in set(choice.rungs["teacher"])
 
 
@@ -483,15 +491,19 @@ def test_the_chances_of_the_pair_and_of_the_setting_are_told(whole: tuple[Path, 
     _, choice, _ = whole
     pairs = choice.rungs[choice.rungs["stage"].eq("settings")]
     assert choice.reasons[1].startswith(f"Of {pairs['rung'].eq(1).sum()} pairs of teacher and setting, mlp/")
-    chances = {("mlp", "mlp8", "KD tau=4"): 0.17, ("mlp", "mlp4", "KD tau=4"): 0.1, ("mlp", "mlp8", "ATS"): 0.73}
-    chosen, likeliest = ("mlp", "mlp8", "KD tau=4"), ("mlp", "mlp8", "ATS")
+    chances = {
+        ("mlp", "mlp8", "KD tau=4 student tau=1"): 0.17,
+        ("mlp", "mlp4", "KD tau=4 student tau=1"): 0.1,
+        ("mlp", "mlp8", "ATS"): 0.73,
+    }
+    chosen, likeliest = ("mlp", "mlp8", "KD tau=4 student tau=1"), ("mlp", "mlp8", "ATS")
     sure = PairChances.of(chosen, chances)
     assert sure == PairChances(chosen, 3, 0.17, likeliest, 0.73, pytest.approx(0.27))
     for number in ("17 %", "73 %", "27 %"):
         assert number in str(sure)
     assert PairChances.of(likeliest, chances) == PairChances(likeliest, 3, 0.73, likeliest, 0.73, 0.73)
     assert str(PairChances.of(likeliest, chances)).count("73 %") == 2
-    dropped = PairChances.of(("mlp", "mlp16", "KD tau=4"), chances)
+    dropped = PairChances.of(("mlp", "mlp16", "KD tau=4 student tau=1"), chances)
     assert dropped.chance is None and "dropped before" in str(dropped)
 
 
@@ -500,7 +512,7 @@ def test_one_setting_and_one_family_member_less(tmp_path: Path, taught: Path) ->
         'students = ["mlp5", "mlp6"]', 'students = ["mlp5"]'
     )
     choice = pilot(study_in(tmp_path, taught, one), 9, n_boot=200, tell=silent)
-    assert choice.rungs["stage"].unique().tolist() == ["teachers"] and choice.label == "KD tau=4"
+    assert choice.rungs["stage"].unique().tolist() == ["teachers"] and choice.label == "KD tau=4 student tau=1"
 
 
 def test_evidence_spares_teachers(tmp_path: Path, taught: Path) -> None:
@@ -509,7 +521,19 @@ def test_evidence_spares_teachers(tmp_path: Path, taught: Path) -> None:
     probes, draws = study.load("probes"), np.random.default_rng(0)
     quality = {"mlp4": 0.1, "mlp8": 0.4, "mlp12": 0.9, "mlp16": 0.2}
     rows = [
-        ("mlp", teacher, 0, student, "KD tau=4", "KD", 4.0, seed, split, mean + 1e-3 * draws.standard_normal(), 400)
+        (
+            "mlp",
+            teacher,
+            0,
+            student,
+            "KD tau=4 student tau=1",
+            "KD",
+            4.0,
+            seed,
+            split,
+            mean + 1e-3 * draws.standard_normal(),
+            400,
+        )
         for teacher, mean in quality.items()
         for student in "ab"
         for seed in range(3)
@@ -531,7 +555,7 @@ def test_the_command_tells_first(
     app(["pick", str(folder), "--pilot", "45%", "--quiet"], result_action="return_value")
     assert capsys.readouterr().out.startswith(f"{told[0]}\n\n")
     with pytest.raises(InputError, match="--label cannot be used with --pilot"):
-        app(["pick", str(folder), "--pilot", "45%", "--label", "KD tau=4"], result_action="return_value")
+        app(["pick", str(folder), "--pilot", "45%", "--label", "KD tau=4 student tau=1"], result_action="return_value")
     with pytest.raises(InputError, match="--tau needs --pilot"):
         app(["pick", str(folder), "--tau", "2"], result_action="return_value")
 

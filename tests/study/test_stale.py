@@ -57,13 +57,16 @@ name = "KD"
 tau = 2
 """
 MODELS = """
+import importlib
+
 from torch import nn
 
 from network_parts.activations import ACTIVATION
 
 
 def make(stem):
-    return nn.Sequential(nn.Linear(4, int(stem[1:])), ACTIVATION(), nn.Linear(int(stem[1:]), 3))
+    last = importlib.import_module("last_parts").LAST
+    return nn.Sequential(nn.Linear(4, int(stem[1:])), ACTIVATION(), nn.Linear(int(stem[1:]), 3), last())
 
 
 def make_tanh(stem):
@@ -87,6 +90,7 @@ def write_inputs(folder: Path) -> None:
     (folder / "network_parts").mkdir()
     (folder / "network_parts/activations.py").write_text("import kinds\n\nACTIVATION = kinds.ACTIVATION\n")
     (folder / "kinds.py").write_text("from torch import nn\n\nACTIVATION = nn.ReLU\n")
+    (folder / "last_parts.py").write_text("from torch import nn\n\nLAST = nn.Identity\n")
     (folder / "nets").mkdir()
     for width in (4, 8):
         torch.save(network(width, width).state_dict(), folder / f"nets/m{width}.pt")
@@ -225,6 +229,7 @@ TRAINED: dict[str, Edit] = {
     "builder's code by a comment": in_file("models.py", "def make(", "# of the paper\ndef make("),
     "what the builder imports": in_file("network_parts/activations.py", "kinds.ACTIVATION", "kinds.nn.Sigmoid"),
     "what its imports import": in_file("kinds.py", "nn.ReLU", "nn.Sigmoid"),
+    "what it imports by name": in_file("last_parts.py", "nn.Identity", "nn.Softsign"),
     "its imports by a comment": in_file("kinds.py", "ACTIVATION", "# of the paper\nACTIVATION"),
     "its imports gone": lambda folder: (folder / "kinds.py").unlink(),
     "mean": text('builder = "models:make"', 'builder = "models:make"\nmean = [1]'),
@@ -383,13 +388,16 @@ def test_figures_of_students_that_are_gone_go_with_them(
     assert "capacity_curve_mlp4" in page and "mlp3" not in page and "mine.png" not in page
 
 
-def test_a_later_stage_refuses_what_a_builder_imports_anew(finished: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("edit", ["what its imports import", "what it imports by name"])
+def test_a_later_stage_refuses_what_a_builder_imports_anew(
+    finished: dict[str, Path], tmp_path: Path, edit: str
+) -> None:
     folder = tmp_path / "edited"
     shutil.copytree(finished["trained"], folder)
-    TRAINED["what its imports import"](folder)
+    TRAINED[edit](folder)
     for stage in ("probe", "distill", "correlate", "plot", "report", "pick"):
         study = Study(folder / "study.toml", progress=False)
-        with pytest.raises(CapmismatchError, match=r"kinds\.py changed since|was collected with network"):
+        with pytest.raises(CapmismatchError, match=r"(kinds|last_parts)\.py changed since|was collected with network"):
             getattr(study, stage)()
 
 

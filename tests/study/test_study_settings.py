@@ -207,7 +207,11 @@ def _toml(value: Any, top: bool = True) -> str:
     ("table", "text", "told"),
     [
         ("pick", 'metric = "nll"', "metric in .pick. of study.toml must be one of .'accuracy'., not 'nll'"),
-        ("pick", 'label = "KD tau=9"', "label in .pick. of study.toml .* not 'KD tau=9'; did you mean 'KD tau=4'"),
+        (
+            "pick",
+            'label = "KD tau=9 student tau=1"',
+            "label in .pick. of study.toml .* not 'KD tau=9 student tau=1'; did you mean 'KD tau=4 student tau=1'",
+        ),
         ("pick", 'student = "mlp9"', "student in .pick. of study.toml .* did you mean 'mlp8'"),
         ("correlate", 'primary = "xx"', "correlate. of study.toml: primary must be one of"),
         ("probe", 'names = ["nll"]\n[correlate]\nprimary = "ece"', "primary must be one of .'nll'., not 'ece'"),

@@ -143,7 +143,8 @@ def main() -> None:
         page, "claims", f"{head}; {int(public['n'].sum()):,} trials of the calls.\n\n{claims(rows)}", PAGE.name
     )
     page = between(page, "biases", biases(public), PAGE.name)
-    page = between(page, "pilots", markdown(ways(public).round(2)), PAGE.name)
+    if public["runs"].gt(0).any():  # else the table of an earlier run stays
+        page = between(page, "pilots", markdown(ways(public).round(2)), PAGE.name)
     PAGE.write_text(page, encoding="utf-8")
 
 

@@ -26,7 +26,9 @@ from .diagnosis import diagnose as diagnose
 from .diagnostics.checks import check as check
 from .diagnostics.dark_knowledge import dark_knowledge as dark_knowledge
 from .diagnostics.differences import probe_differences as probe_differences
+from .diagnostics.matching import matched_temperatures as matched_temperatures
 from .diagnostics.pairs import pair_probes as pair_probes
+from .diagnostics.relations import class_relations as class_relations
 from .diagnostics.saved_token_probes import saved_token_probes as saved_token_probes
 from .diagnostics.tables import affinity as affinity
 from .diagnostics.tables import example_values as example_values

@@ -273,6 +273,13 @@ FINDINGS: dict[str, Finding] = {
             "All examples of a split have the same label. What is measured there says nothing of how a teacher tells "
             "classes apart: a constant answer is always right.",
         ),
+        Finding(
+            "CM046",
+            "teacher looks smoothed",
+            "Where it is surest, the teacher is nearly always right, and yet it is sure of nothing: as after training "
+            "with label smoothing or mixup. What such a teacher says of the wrong classes fades at a high temperature. "
+            "Compare temperatures 1 and 2 with the usual 4, or calibrate it (method CalKD).",
+        ),
     )
 }
 """Every finding by its code."""

@@ -44,6 +44,7 @@ def probes_of(names: Iterable[str] | None, bank: LogitBank, *, per_example: bool
     known = [name for name, p in REGISTRY.items() if not per_example or p.kind != "family"]
     if names is None:
         told = [name for name in known if bank.of_texts or not REGISTRY[name].vocabulary]
+        told = [name for name in told if not REGISTRY[name].on_request]
         return [name for name in told if not (bank.condensed and REGISTRY[name].kind in OF_ALL_COLUMNS)]
     chosen = list(dict.fromkeys(listed(names)))
     for name in chosen:

@@ -24,6 +24,7 @@ from capmismatch.data.bank_checks import check_bank
 from capmismatch.diagnostics.answers import Answers, absent_classes, dead_class, holds_labels, worse_than_constant
 from capmismatch.diagnostics.mixed_rows import NUMBERS, expected_rank, mixed_up, standardised
 from capmismatch.diagnostics.moved_columns import moved_among_peers, moved_round
+from capmismatch.diagnostics.smoothing import looks_smoothed
 from capmismatch.diagnostics.views import View, chance_accuracy, looked_at_rows, spaced, views_of
 from capmismatch.findings import join_codes
 
@@ -90,7 +91,8 @@ def check(bank: LogitBank) -> pd.DataFrame:
         * ``agreement``: with the other usable teachers' predictions, mean of Cohen's kappa: 0 is chance
         * ``unseen``: share of predictions that name a class without any example
         * ``drift``, ``tied``: see `capmismatch.data.bank_checks.check_bank`
-        * ``findings``: codes, comma-separated; CM009 to CM011, CM019 to CM021, CM041, CM042, and those of collecting
+        * ``findings``: codes, comma-separated; CM009 to CM011, CM019 to CM021, CM041, CM042,
+          CM046, and those of collecting
         * ``usable``: False where probes, picks and links leave the teacher out
         * ``reason``: why it is not usable, in words; else ""
 
@@ -160,6 +162,9 @@ def _checked(bank: LogitBank) -> pd.DataFrame:
     table = pd.DataFrame([view.row() for view in views])
     for position, view in enumerate(views):
         table.loc[position, "agreement"] = _agreement(view, views)
+    for view in views:
+        if view.sound and not view.of_texts and looks_smoothed(view.confidence, view.hit):
+            view.codes.append("CM046")
     of_values = checks["findings"].str.split(",")
     codes = [join_codes(filter(None, [*values, *view.codes])) for values, view in zip(of_values, views, strict=True)]
     reasons = ["; ".join(dict.fromkeys(view.reasons)) for view in views]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.token_bank import TokenBank
 from capmismatch.diagnostics.means import ClusteredMeans, Means, mean, running_means
 from capmismatch.probes import REGISTRY, Probe
+from capmismatch.probes.temperatures import COOLEST, WARMEST, slopes_of
 from capmismatch.temperature import soften_parts
 
 GROUP_LOGITS = 1 << 19  # a thread works on at a time: large enough that calls cost little, small enough for memory
@@ -91,6 +93,15 @@ class TeacherRows:
             return CondensedParts.of(self._tokens.condensed_rows(self.key, self.rows[positions]), self.device)
         logits = _widened(self.stored(positions) if stored is None else stored, self.device)
         return take_apart(logits, torch.from_numpy(self.labels[positions]).to(self.device))
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Inverse temperatures between which one can be searched: of condensed rows those whose sums were kept."""
+        least, most = 1 / WARMEST, 1 / COOLEST
+        if self._tokens is None or self._tokens.settings is None:
+            return least, most
+        betas = self._tokens.settings.betas
+        return max(least, min(betas)), min(most, max(betas) / 2)
 
     def blocks(self, count: int) -> list[slice]:
         """Slices of `count` rows that a thread works on at a time."""
@@ -216,46 +227,78 @@ class ClassGroup:
         return torch.from_numpy(self._class_index[block]).to(self._teacher.device)
 
 
+def _slopes(teacher: TeacherRows, rates: Sequence[float]) -> Floats:
+    """(T, n) slopes of the NLL of all rows of a teacher, at inverse temperatures."""
+    slopes = np.empty((len(rates), len(teacher)))
+
+    def fill(block: slice) -> None:
+        slopes[:, block] = to_numpy(slopes_of(teacher.read(block), rates))
+
+    run_in_threads(fill, teacher.blocks(len(teacher)), thread_count(teacher.device))
+    return slopes
+
+
 class AllRows:
-    """What is known of all n rows once each has been read: confidence, hit and logsumexp at tau = 1, (n,) each."""
+    """What is known of all n rows once each has been read: hits, and confidence and logsumexp at some temperatures.
 
-    def __init__(self, teacher: TeacherRows) -> None:
+    Parameters
+    ----------
+    teacher : TeacherRows
+        Whose rows.
+    taus : iterable of float
+        Temperatures beside tau = 1, which None stands for.
+    """
+
+    def __init__(self, teacher: TeacherRows, taus: Iterable[float] = ()) -> None:
         self._teacher = teacher
-        self.confidence, self.correct, self.logsumexp = np.empty((3, len(teacher)))
+        self._correct = np.empty(len(teacher))
+        self._confidence, self._logsumexp = ({tau: np.empty(len(teacher)) for tau in (None, *taus)} for _ in range(2))
 
-    def add(self, positions: Ints, softened: Softened) -> None:
-        """Take in some rows at tau = 1."""
-        self.confidence[positions] = to_numpy(softened.confidence)
-        self.correct[positions] = to_numpy(softened.raw.correct)
-        self.logsumexp[positions] = to_numpy(softened.logsumexp)
+    def __len__(self) -> int:
+        return len(self._teacher)
 
-    def over_bins(self, p: Probe) -> Floats:
+    def add(self, positions: Ints, softened: Mapping[float | None, Softened]) -> None:
+        """Take in some rows."""
+        self._correct[positions] = to_numpy(softened[None].raw.correct)
+        for tau, confidence in self._confidence.items():
+            confidence[positions] = to_numpy(softened[tau].confidence)
+            self._logsumexp[tau][positions] = to_numpy(softened[tau].logsumexp)
+
+    def over_bins(self, p: Probe, tau: float | None) -> Floats:
         """A probe that looks at the confidences and hits of all rows."""
-        values: Tensor = p.compute(torch.from_numpy(self.confidence), torch.from_numpy(self.correct))
+        values: Tensor = p.compute(torch.from_numpy(self._confidence[tau]), torch.from_numpy(self._correct))
         return values.numpy()
 
-    def mean_over_classes(self, p: Probe) -> Floats:
+    def calibrating(self, p: Probe, tau: float | None) -> Floats:
+        """A temperature that is searched: each step reads all rows."""
+        teacher = self._teacher
+        values: Floats = p.compute(partial(_slopes, teacher), teacher.rates)
+        return values
+
+    def mean_over_classes(self, p: Probe, tau: float | None) -> Floats:
         """A probe that looks at each class's probabilities over all rows: some classes at a time, to bound memory."""
         n, classes = len(self._teacher), len(self._teacher.bank.classes)
         side_by_side = max(1, min(64, SORTED // max(1, n)))
         width = side_by_side * self._teacher.dtype.itemsize * max(1, n)
         total = np.zeros(n)
         for some in blocks(classes, side_by_side * max(1, COLUMN_BYTES // width)):
-            for share in self._shares(p, some, side_by_side):
+            for share in self._shares(p, tau, some, side_by_side):
                 total += share
         return total / classes
 
-    def _shares(self, p: Probe, classes: slice, side_by_side: int) -> Iterator[Floats]:
+    def _shares(self, p: Probe, tau: float | None, classes: slice, side_by_side: int) -> Iterator[Floats]:
         """Values of the probe for `side_by_side` of some classes at a time, always in the same order."""
         teacher = self._teacher
-        labels, logsumexp = (torch.from_numpy(values).to(teacher.device) for values in (teacher.labels, self.logsumexp))
+        of_rows = (teacher.labels, self._logsumexp[tau])
+        labels, logsumexp = (torch.from_numpy(values).to(teacher.device) for values in of_rows)
         columns = np.empty((classes.stop - classes.start, len(teacher)), teacher.dtype)
 
         def fill(block: slice) -> None:
             columns[:, block] = teacher.bank.take(teacher.key, teacher.rows[block], classes).T
 
         def compute(some: slice) -> Floats:
-            probs = class_probabilities(_widened(columns[some], teacher.device), logsumexp)
+            logits = _widened(columns[some], teacher.device)
+            probs = class_probabilities(logits if tau is None else logits.double() / tau, logsumexp)
             numbers = torch.arange(classes.start + some.start, classes.start + some.stop, device=teacher.device)
             return to_numpy(p.compute(probs.T, (numbers[:, None] == labels).T))
 
@@ -267,14 +310,15 @@ class Kind(NamedTuple):
     """How probes of one kind get a value for each row."""
 
     needs: str  # "row": its own soft label; "class means": also that of its class; "all rows": all of the teacher
-    compute: Callable[[Probe, Any], Any]  # of the probe and of a `Softened`, an `AroundClass` or `AllRows`
+    compute: Callable[..., Any]  # of the probe and of a `Softened`, an `AroundClass`, or `AllRows` and the temperature
 
 
 KINDS = {
     "example": Kind("row", lambda p, softened: p.compute(softened)),
     "spread": Kind("class means", lambda p, around: p.compute(around.softened, around)),
-    "calibration": Kind("all rows", lambda p, everyone: everyone.over_bins(p)),
-    "classes": Kind("all rows", lambda p, everyone: everyone.mean_over_classes(p)),
+    "calibration": Kind("all rows", lambda p, everyone, tau: everyone.over_bins(p, tau)),
+    "classes": Kind("all rows", lambda p, everyone, tau: everyone.mean_over_classes(p, tau)),
+    "temperature": Kind("all rows", lambda p, everyone, tau: everyone.calibrating(p, tau)),
 }
 
 
@@ -301,6 +345,12 @@ class Wanted:
         """Temperatures of class means."""
         return self.temperatures if self.columns["class means"] else []
 
+    @property
+    def together(self) -> list[float]:
+        """Temperatures at which all rows are looked at together."""
+        wanted = {tau for _, tau in self.columns["all rows"] if tau is not None}
+        return [tau for tau in self.temperatures if tau in wanted]
+
     def of_group(self, group: ClassGroup, positions: Ints, everyone: AllRows) -> Values:
         """Values of all rows of some classes; `everyone` takes in what probes of all rows need."""
         values: Values = {}
@@ -308,7 +358,7 @@ class Wanted:
             values[p.name, tau] = np.empty(len(positions))
         for block in group.blocks:
             softened = group.softened(block)
-            everyone.add(positions[block], softened[None])
+            everyone.add(positions[block], softened)
             for p, tau in self.columns["row"]:
                 values[p.name, tau][block] = to_numpy(KINDS[p.kind].compute(p, softened[tau]))
         for block in group.blocks if self.columns["class means"] else ():
@@ -320,7 +370,7 @@ class Wanted:
     def of_all(self, everyone: AllRows) -> Iterator[tuple[Ints, Values]]:
         """Positions and values of what needs all rows, once each has been read."""
         for p, tau in self.columns["all rows"]:
-            yield np.arange(len(everyone.confidence)), {(p.name, tau): KINDS[p.kind].compute(p, everyone)}
+            yield np.arange(len(everyone)), {(p.name, tau): KINDS[p.kind].compute(p, everyone, tau)}
 
 
 def _measured(
@@ -328,7 +378,7 @@ def _measured(
 ) -> Iterator[tuple[Ints, Values]]:
     """Positions of some rows and their values: group after group in the order of classes, then what needs all rows."""
     wanted, teacher = Wanted(taus, probes), TeacherRows(bank, key, bank.select(split), device)
-    everyone = AllRows(teacher)
+    everyone = AllRows(teacher, wanted.together)
     if not any(wanted.columns.values()):
         return
 

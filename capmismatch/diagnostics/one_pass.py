@@ -109,7 +109,7 @@ def all_tables(
     >>> from capmismatch.data.bank import bank_from_arrays
     >>> bank = bank_from_arrays({"a": 3 * np.eye(4), "b": 5 * np.eye(4)}, [0, 1, 2, 3])
     >>> [len(table) for table in all_tables(bank, taus=[1, 4], progress=False)]
-    [72, 7, 24, 138]
+    [86, 7, 24, 138]
     """
     if bank.of_texts:
         raise InputError("one pass makes tables of examples with classes; those of texts are made one by one")
@@ -155,7 +155,7 @@ class _Pass:
         rows = bank.select(split)
         self.wanted, self.tau, self.device = wanted, tau, device
         self.teachers = [TeacherRows(bank, key, rows, device) for key in bank.keys]
-        self.everyone = [AllRows(teacher) for teacher in self.teachers]
+        self.everyone = [AllRows(teacher, wanted.together) for teacher in self.teachers]
         self.restored = [Restored(specs, len(rows), bank.of_texts) for _ in self.teachers]
         self.means = [RunningMeans(None) for _ in self.teachers]
         self.pairs = list(combinations(range(len(self.teachers)), 2))

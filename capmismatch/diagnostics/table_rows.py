@@ -24,7 +24,8 @@ def seed_of(record: TeacherRecord) -> int:
     return 0 if record.seed is None else record.seed
 
 
-def _identity(record: TeacherRecord) -> dict[str, Any]:
+def identity(record: TeacherRecord) -> dict[str, Any]:
+    """Columns that say which teacher a row is of."""
     return {
         "family": record.family,
         "teacher": record.teacher,
@@ -46,7 +47,7 @@ def probe_rows(
     for name in chosen:
         for tau in temperatures if REGISTRY[name].tempered else [None]:
             yield {
-                **_identity(record),
+                **identity(record),
                 "split": split or "all",
                 "seed": seed_of(record),
                 "tau": math.nan if tau is None else tau,
@@ -114,7 +115,7 @@ def restored_table_rows(
     """Rows of the table of `capmismatch.restored_variance` of one teacher."""
     for spec in specs:
         head = {
-            **_identity(record),
+            **identity(record),
             "split": split or "all",
             "seed": seed_of(record),
             "method": spec.method,

@@ -19,10 +19,14 @@ from capmismatch.diagnostics.example_values import sequence_index
 from capmismatch.diagnostics.means import ClusteredMeans, Means, running_means
 from capmismatch.diagnostics.restored import UNIFORM
 from capmismatch.findings import join_codes
+from capmismatch.probes import REGISTRY
 from capmismatch.ranks import rank_metrics
 
 ROWS_AT_ONCE = 4096
-OF_SQUARES = ("derived_variance", "derived_std", "inherent_variance", "scaled_derived_variance", "effective_wrong")
+OF_SQUARES = (
+    *("derived_variance", "derived_std", "inherent_variance", "scaled_derived_variance", "effective_wrong"),
+    "brier_tau",
+)
 """Tempered probes that need the sums at 2 / tau as well as at 1 / tau."""
 
 
@@ -64,8 +68,10 @@ def marked(
 def _is_exact(bank: LogitBank, probe: str, tau: float | None) -> bool:
     """Whether the sums behind a value were kept."""
     settings = bank.settings if isinstance(bank, TokenBank) else None
-    if settings is None or tau is None or settings.k == settings.vocabulary - 1:
+    if settings is None or settings.k == settings.vocabulary - 1:
         return True
+    if tau is None:
+        return REGISTRY[probe].kind != "temperature"  # a temperature is searched between those that are kept
     betas = (1 / tau, 2 / tau) if probe in OF_SQUARES else (1 / tau,)
     return all(is_kept(beta, settings.betas) for beta in betas)
 

@@ -53,6 +53,8 @@ class View:
         teacher and by the labels' own frequencies; `wrong_rank` is not known.
     lacking : str
         Why its rows are no whole sets of logits, else "".
+    confidence : array of shape (n,)
+        The largest probability; of condensed rows none.
     """
 
     record: TeacherRecord
@@ -67,6 +69,7 @@ class View:
     classes: int
     of_texts: bool = False
     lacking: str = ""
+    confidence: Floats = field(default_factory=lambda: np.empty(0))
     codes: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
@@ -142,10 +145,11 @@ def _of_logits(bank: LogitBank, record: TeacherRecord, rows: Ints) -> View:
     labels, classes = bank.rows.labels[rows], len(bank.classes)
     priors = np.bincount(labels, minlength=classes) / max(1, len(labels))
     step = max(1, (1 << 19) // classes)
-    parts, lowest, alike, lacking = [], [], np.zeros(3), np.zeros(3)
+    parts, lowest, confidence, alike, lacking = [], [], [], np.zeros(3), np.zeros(3)
     for start in range(0, len(rows), step):
         logits = bank.take(record.key, rows[start : start + step])
         parts.append(of_examples(logits, labels[start : start + step], priors))
+        confidence.append(_confidence(logits))
         alike += rows_that_are_probabilities(logits)
         lacking += incomplete_rows(logits)
         lowest.append(lowest_apart(logits))
@@ -157,7 +161,23 @@ def _of_logits(bank: LogitBank, record: TeacherRecord, rows: Ints) -> View:
     first = bank.take(record.key, some).astype(np.float64)
     columns = (top, margin, rank, by_chance, wrong_rank)
     why = incomplete(lacking, len(rows), first, np.concatenate(lowest))
-    return View(record, labels, *columns, first, looks_like, classes, bank.of_texts, why)
+    return View(
+        record,
+        labels,
+        *columns,
+        first,
+        looks_like,
+        classes,
+        bank.of_texts,
+        why,
+        np.concatenate([np.empty(0), *confidence]),
+    )
+
+
+def _confidence(logits: NDArray) -> Floats:
+    """The largest probability of each row."""
+    values = logits.astype(np.float64)
+    return np.asarray(1 / np.exp(values - values.max(axis=1, keepdims=True)).sum(axis=1))
 
 
 def chance_accuracy(labels: Ints, top: Ints, classes: int) -> float:

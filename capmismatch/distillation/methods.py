@@ -84,6 +84,17 @@ METHODS: dict[str, MethodSpec] = {
     "SKD": _logits("skewed_kl"),
     "SRKD": _logits("skewed_reverse_kl"),
     "TopK": _logits("topk_kl"),
+    "DTKD": _logits("dtkd"),
+    "TTM": _logits("ttm"),
+    "WTTM": _logits("wttm"),
+    "NKD": _logits("nkd"),
+    "PLD": _logits("pld"),
+    "ABKD": _logits("abkd"),
+    "WKD": _logits("wkd"),
+    "MLKD": _logits("mlkd"),
+    "CalKD": _soft_labels(),
+    "MatchKD": _soft_labels(match="entropy", other=None),
+    "ClassKD": _soft_labels(share=None, other=None),
     "GRAFT": _soft_labels(other=None),
     "SHUFFLE": _soft_labels(),
     "FLAT": _soft_labels(),
@@ -93,11 +104,29 @@ METHODS: dict[str, MethodSpec] = {
 CONTROLS = ("GRAFT", "SHUFFLE", "FLAT")
 """Methods that change the wrong classes alone, to tell what they are worth; see `capmismatch.distillation.controls`."""
 
+PREPARED = ("CalKD", "MatchKD", "ClassKD")
+"""Methods whose soft labels need more than a row's logits; see `capmismatch.distillation.prepared`."""
+
 SOFT_LABEL_METHODS = tuple(
-    name for name, spec in METHODS.items() if spec.kind == "soft labels" and name not in CONTROLS
+    name for name, spec in METHODS.items() if spec.kind == "soft labels" and name not in (*CONTROLS, *PREPARED)
 )
-_FIELDS = ("tau", "tau_other", "tau_student", "weight", "constraint", "margin", "center", "wrong", "other")
-_LATER = {"wrong": "free", "other": None}  # fields that methods did not have at first -> what all of them did then
+NEED_OTHER = ("GRAFT", "MatchKD")
+MATCHED = ("entropy", "derived_std", "target_prob")
+"""Probes whose means "MatchKD" makes equal."""
+
+_FIELDS = (
+    *("tau", "tau_other", "tau_student", "weight", "constraint", "margin", "center", "wrong", "other"),
+    *("match", "share"),
+)
+_LATER = {
+    "wrong": "free",
+    "other": None,
+    "match": None,
+    "share": None,
+}  # fields that methods did not have at first -> what all of them did then
+
+
+_OF_OTHER = {"GRAFT": "wrong of", "MatchKD": "as", "ClassKD": "classes of"}  # in labels
 
 
 def _is_number(value: Any) -> bool:
@@ -125,9 +154,11 @@ class Method:
     ----------
     name : str
         "CE" (no teacher), "KD", "ATS", "ISATS", "DKD", "NormKD", "StdKD", "DIST", "CorrKD", "CTKD", "RKD", "JS", "SKD",
-        "SRKD" or "TopK"; or a control, "GRAFT", "SHUFFLE" or "FLAT".
+        "SRKD", "TopK", "DTKD", "TTM", "WTTM", "NKD", "PLD", "ABKD", "WKD", "MLKD", "CalKD",
+        "MatchKD" or "ClassKD"; or a control, "GRAFT", "SHUFFLE" or "FLAT".
     tau : float or None
-        Temperature of the teacher's logits (of the target's, for ATS and ISATS).
+        Temperature of the teacher's logits (of the target's, for ATS and ISATS). CalKD multiplies it by the temperature
+        that calibrates the teacher; for MatchKD it is that of the teacher `other`.
     tau_other : float or None
         Temperature of the wrong classes' logits. ATS only.
     tau_student : float or None
@@ -155,7 +186,13 @@ class Method:
         As in `capmismatch.temperature.isats`: "plain", "target" or "free". ISATS only.
     other : str or None
         The teacher whose distribution over the wrong classes goes with the confidence of the student's own: its name,
-        or family/name. Its training run is that which the student's seed asks for. GRAFT only, which needs it.
+        or family/name. Its training run is that which the student's seed asks for. GRAFT needs it; MatchKD needs it as
+        the teacher whose `match` all others get; ClassKD takes the class means of this teacher, by default the own.
+    match : str or None
+        The probe whose mean on held-out rows each teacher's temperature makes equal: "entropy", "derived_std" or
+        "target_prob". MatchKD only.
+    share : float or None
+        Share of the class's mean soft label, in (0, 1]. ClassKD only, which needs it.
 
     See Also
     --------
@@ -183,6 +220,8 @@ class Method:
     options: dict[str, Any] = field(default_factory=dict)
     wrong: str | None = None
     other: str | None = None
+    match: str | None = None
+    share: float | None = None
 
     def __post_init__(self) -> None:
         must_be_one_of(self.name, METHODS, "method")
@@ -228,8 +267,16 @@ class Method:
             must_be_one_of(self.center, CENTERS, f"center of method {self.name}")
         if self.wrong is not None:
             must_be_one_of(self.wrong, WRONG, f"wrong of method {self.name}")
-        if "other" in self.spec.fields and not (isinstance(self.other, str) and self.other):
+        self._check_second_teacher()
+
+    def _check_second_teacher(self) -> None:
+        named = isinstance(self.other, str) and self.other != ""
+        if not named and (self.name in NEED_OTHER or self.other is not None):
             raise InputError(f"method {self.name} needs other, the name of a second teacher, got {self.other!r}")
+        if self.match is not None:
+            must_be_one_of(self.match, MATCHED, f"match of method {self.name}")
+        if "share" in self.spec.fields and not (_is_number(self.share) and 0 < self.share <= 1):
+            raise InputError(f"expected share of method {self.name} in (0, 1], got {self.share!r}")
 
     def _check_options(self) -> None:
         if self.options and not self.has_teacher:
@@ -237,8 +284,8 @@ class Method:
         if self.spec.kind == "soft labels":  # those of the other losses are checked where the loss is made
             for option in self.options:
                 must_be_one_of(option, REMEDIES, f"option of method {self.name}")
-                if self.name in CONTROLS and option in ("assistants", "rank_weight"):
-                    raise InputError(f"a control changes soft labels alone: method {self.name} takes no {option}")
+                if self.name in (*CONTROLS, *PREPARED) and option in ("assistants", "rank_weight"):
+                    raise InputError(f"method {self.name} changes soft labels alone: it takes no {option}")
         for option in ("ce_weight", "kd_weight"):
             if option in self.options:
                 raise InputError(f"method {self.name} takes no option {option}: its weight shares out both terms")
@@ -277,7 +324,9 @@ class Method:
             words.append(f"w={self.weight:g}")
         if self.center == "none":
             words.append("uncentred")
-        words += [] if self.other is None else [f"wrong of {self.other}"]
+        words += [] if self.match is None else [f"same {self.match}"]
+        words += [] if self.share is None else [f"share={self.share:g}"]
+        words += [] if self.other is None else [f"{_OF_OTHER[self.name]} {self.other}"]
         if self.assistants:
             words.append(f"via {'>'.join(self.assistants)}")
         words += [f"{key}={value}" for key, value in sorted(self.options.items()) if key != "assistants"]
@@ -328,7 +377,14 @@ class Method:
         return cls(**{**{name: value for name, value in _LATER.items() if name in takes}, **fields})
 
     def soft_labels(
-        self, logits: Tensor, labels: Tensor, *, other: Tensor | None = None, rows: Tensor | None = None
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        *,
+        other: Tensor | None = None,
+        rows: Tensor | None = None,
+        held_out: tuple[Tensor, Tensor] | None = None,
+        class_means: Tensor | None = None,
     ) -> Tensor:
         """Return what the student is given of the teacher.
 
@@ -339,10 +395,17 @@ class Method:
         labels : Tensor of int, shape (N,)
             Classes of the examples.
         other : Tensor, shape (N, C), optional
-            Logits of the second teacher, which GRAFT needs.
+            Logits of the second teacher, which GRAFT needs; of ClassKD they give the class means. MatchKD needs them of
+            the rows that are held out.
         rows : Tensor of int, shape (N,), optional
             Numbers of the examples, for SHUFFLE: an example that stands there in several views keeps its permutation.
             By default each row is an example.
+        held_out : tuple of Tensor, optional
+            The teacher's logits (M, C) of rows that it was not trained on, and their classes (M,), which CalKD and
+            MatchKD need.
+        class_means : Tensor, shape (C, C), optional
+            Of ClassKD: mean soft labels at tau, such as `capmismatch.probes.class_means` gives of all training rows. By
+            default those of the rows given, which then should be all.
 
         Returns
         -------
@@ -358,8 +421,40 @@ class Method:
             return logits.float()
         if self.name in CONTROLS:
             return self._control(logits, labels, other, rows)
+        if self.name in PREPARED:
+            return self._prepared(logits, labels, other, held_out, class_means)
         probs = temperature.soft_labels(self.soft_label_spec, logits, labels)
         return torch.stack([probs.float(), logits.float()], 1) if "rank_weight" in self.options else probs
+
+    def _prepared(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        other: Tensor | None,
+        held_out: tuple[Tensor, Tensor] | None,
+        class_means: Tensor | None,
+    ) -> Tensor:
+        from capmismatch import probes, temperature
+        from capmismatch.distillation import prepared
+
+        tau = self.tau
+        assert tau is not None
+        if self.share is not None:
+            if class_means is None:
+                class_means = probes.class_means(logits if other is None else other, labels, tau)
+            return prepared.blended(temperature.soften(logits, tau=tau), labels, class_means, self.share)
+        if held_out is None:
+            raise InputError(
+                f"{self.label} needs the teacher's logits and classes of held-out rows: soft_labels(logits, labels, "
+                "held_out=(...))"
+            )
+        if self.match is None:
+            return temperature.soften(logits, tau=prepared.calibrated_tau(tau, held_out))
+        if other is None:
+            raise InputError(
+                f"{self.label} needs the logits of {self.other} of the held-out rows: soft_labels(other=...)"
+            )
+        return temperature.soften(logits, tau=prepared.matched_tau(tau, self.match, held_out, other))
 
     def _control(self, logits: Tensor, labels: Tensor, other: Tensor | None, rows: Tensor | None) -> Tensor:
         import torch

@@ -100,7 +100,9 @@ def reason_against_method(method: Method, epochs: int, classes: int) -> str:
     generator = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(2, 5, classes, generator=generator) for _ in range(2))
     labels = torch.arange(10).reshape(2, 5) % classes
-    given = torch.stack([method.soft_labels(t, y) for t, y in zip(teacher, labels, strict=True)]).float()
+    given = torch.softmax(teacher, 2) if method.spec.kind == _SOFT else teacher
+    if method.spec.kind == _SOFT and "rank_weight" in method.options:
+        given = torch.stack([given, teacher], 2)
     try:
         alone = torch.stack([plain(*one) for one in zip(student, labels, given, strict=True)])
         together = vmap(lambda *one: _sum(plain, *one))(student, labels, given)

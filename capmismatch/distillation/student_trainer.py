@@ -23,7 +23,7 @@ from capmismatch._utils.machine import threads
 from capmismatch._utils.torchrun import ProcessGroup, process_group
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.token_inputs import NO_LABEL, TokenInputs
-from capmismatch.distillation.methods import Method
+from capmismatch.distillation.methods import PREPARED, Method
 from capmismatch.distillation.next_tokens import TeacherRows, as_token_ids, mean_nll, next_token_scores
 from capmismatch.distillation.remedies import teach_through
 from capmismatch.distillation.runs import Experiment, Run, config_of, is_settled, run_folder
@@ -295,19 +295,33 @@ class Trainer:
             folder=self.study.folder / "assistants" / shared.digest,
         )
         views = len(logits)
-        options: dict[str, Tensor] = {}
-        if shared.run.other is not None:
-            self._check_views(shared.run.other)
-            options["other"] = self._read_logits(shared.run.other.key).flatten(0, 1)
+        options: dict[str, Any] = {}
+        other = shared.run.other
+        if method.name in ("CalKD", "MatchKD"):
+            options["held_out"] = self._held_out(teacher.key), torch.from_numpy(self.study.bank.labels("val"))
+            options |= {} if other is None else {"other": self._held_out(other.key)}
+        elif other is not None:
+            self._check_views(other)
+            options["other"] = self._read_logits(other.key).flatten(0, 1)
         if method.name == "SHUFFLE":
             options["rows"] = torch.arange(len(self.labels)).repeat(views)
         flat = method.soft_labels(logits.flatten(0, 1), self.labels.repeat(views), **options)
         return flat.float().unflatten(0, logits.shape[:2])
 
+    def _held_out(self, key: str) -> Tensor:
+        """A teacher's logits on the validation rows."""
+        bank = self.study.bank
+        rows = bank.select("val")
+        if not len(rows):
+            raise InputError("a temperature for each teacher needs 'val' rows to find it on, and there are none")
+        return torch.from_numpy(bank.take(key, rows).astype(np.float32))
+
     def _soft_labels_of_text(self, method: Method, logits: Tensor) -> Tensor:
         """Soft labels (1, S, T, C), or (1, S, T, 2, C), of windows, zeros where nothing is told."""
         train = self.study.train_data
         assert isinstance(train.inputs, TokenInputs)
+        if method.name in PREPARED:
+            raise InputError(f"{method.label} is for classes: of texts take KD at a tau of your own")
         soft = method.soft_labels(logits, torch.from_numpy(train.labels)).float()
         windows = soft.new_zeros((*train.inputs.windows.shape, *soft.shape[1:]))
         windows[torch.from_numpy(train.inputs.window), torch.from_numpy(train.inputs.position)] = soft

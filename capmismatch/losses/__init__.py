@@ -22,6 +22,13 @@ name                    term                                                    
 `skewed_kl`             KL(teacher || a mixture with the student)                         DistiLLM, arXiv 2402.03898
 `skewed_reverse_kl`     KL(student || a mixture with the teacher)                         arXiv 2402.03898
 `topk_kl`               `kd` over the teacher's k likeliest classes                       DistillKit, axolotl, MaxText
+`dtkd`                  KL at temperatures shared out by the largest logits, plus `kd`    arXiv 2404.12711
+`ttm`, `wttm`           KL with a softened teacher and a plain student; examples weighted arXiv 2402.11148
+`nkd`                   cross-entropies of target and wrong classes, each by itself       arXiv 2303.13005
+`pld`                   likelihood of the teacher's order, label first                    arXiv 2506.12542
+`abkd`                  alpha-beta divergence, from KL to reverse KL                      arXiv 2505.04560
+`wkd`                   cost of moving the wrong classes' probability                     arXiv 2412.08139
+`mlkd`                  `kd` at several temperatures, pairs of examples and of classes    CVPR 2023
 ======================= ================================================================= ============================
 
 Gradients flow to the student alone. Half-precision logits are converted to float32, also under autocast. Finite logits
@@ -33,28 +40,36 @@ row's deviation divides by 1 instead, and a correlation counts as 0.
 
 from __future__ import annotations
 
-from capmismatch.losses.correlation import correlation_kd, dist, rank_kd
+from capmismatch.losses.correlation import correlation_kd, dist, pld, rank_kd
 from capmismatch.losses.criterion import LOSSES, Criterion, Loss
 from capmismatch.losses.curriculum import CurriculumKD, curriculum_kd, curriculum_strength
-from capmismatch.losses.decoupled import dkd
-from capmismatch.losses.divergences import js, reverse_kl, skewed_kl, skewed_reverse_kl, topk_kl
+from capmismatch.losses.decoupled import dkd, nkd
+from capmismatch.losses.divergences import abkd, js, reverse_kl, skewed_kl, skewed_reverse_kl, topk_kl
+from capmismatch.losses.multilevel import mlkd
 from capmismatch.losses.softened import ats, isats, kd, norm_kd, soft_cross_entropy, standardized_kd
+from capmismatch.losses.transformed import dtkd, ttm, wttm
+from capmismatch.losses.transport import wkd
 
 __all__ = [
     "LOSSES",
     "Criterion",
     "CurriculumKD",
     "Loss",
+    "abkd",
     "ats",
     "correlation_kd",
     "curriculum_kd",
     "curriculum_strength",
     "dist",
     "dkd",
+    "dtkd",
     "isats",
     "js",
     "kd",
+    "mlkd",
+    "nkd",
     "norm_kd",
+    "pld",
     "rank_kd",
     "reverse_kl",
     "skewed_kl",
@@ -62,4 +77,7 @@ __all__ = [
     "soft_cross_entropy",
     "standardized_kd",
     "topk_kl",
+    "ttm",
+    "wkd",
+    "wttm",
 ]

@@ -57,6 +57,15 @@ def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(1)
 
 
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Return the matrix product in the inputs' precision, also under autocast."""
+    device = a.device.type
+    if not torch.amp.is_autocast_available(device):
+        return a @ b
+    with torch.autocast(device, enabled=False):
+        return a @ b
+
+
 def standardize(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Z-score each row by its unbiased standard deviation; return the scores (N, C) and the deviations (N, 1).
 
@@ -71,11 +80,11 @@ def standardize(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 def pearson(a: Tensor, b: Tensor, dim: int) -> Tensor:
     """Return Pearson's correlation along `dim`; 0, with gradient 0, where one side is constant up to rounding."""
-    return (_direction(a, dim) * _direction(b, dim)).sum(dim)
+    return (direction(a, dim) * direction(b, dim)).sum(dim)
 
 
-def _direction(x: Tensor, dim: int) -> Tensor:
-    """Centre along `dim` and divide by the norm."""
+def direction(x: Tensor, dim: int) -> Tensor:
+    """Centre along `dim` and divide by the norm; 0 where `x` is constant up to rounding."""
     info = torch.finfo(x.dtype)
     # Scaled to 1 first: probabilities may be so small that their squares underflow.
     x = x / x.detach().abs().amax(dim, keepdim=True).clamp_min(info.tiny)

@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from capmismatch._numerics.arrays import as_logits
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.losses._terms import checked_labels, cross_entropy, must_be_weight, single
-from capmismatch.losses.correlation import correlation_kd, dist, rank_kd
+from capmismatch.losses.correlation import correlation_kd, dist, pld, rank_kd
 from capmismatch.losses.curriculum import CurriculumKD
-from capmismatch.losses.decoupled import dkd
-from capmismatch.losses.divergences import js, reverse_kl, skewed_kl, skewed_reverse_kl, topk_kl
+from capmismatch.losses.decoupled import dkd, nkd
+from capmismatch.losses.divergences import abkd, js, reverse_kl, skewed_kl, skewed_reverse_kl, topk_kl
+from capmismatch.losses.multilevel import mlkd
 from capmismatch.losses.softened import ats, isats, kd, norm_kd, soft_cross_entropy, standardized_kd
+from capmismatch.losses.transformed import dtkd, ttm, wttm
+from capmismatch.losses.transport import wkd
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,14 @@ LOSSES: dict[str, Loss] = {
     "skewed_kl": Loss(skewed_kl, 0.0, 1.0),
     "skewed_reverse_kl": Loss(skewed_reverse_kl, 0.0, 1.0),
     "topk_kl": Loss(topk_kl, 0.0, 1.0),
+    "dtkd": Loss(dtkd, 1.0, 1.0, warmup_epochs=20),
+    "ttm": Loss(ttm, 1.0, 45.0),
+    "wttm": Loss(wttm, 1.0, 4.0),
+    "nkd": Loss(nkd, 1.0, 1.0, needs_labels=True),
+    "pld": Loss(pld, 0.0, 1.0, needs_labels=True),
+    "abkd": Loss(abkd, 1.0, 32.0),
+    "wkd": Loss(wkd, 1.0, 1.0, needs_labels=True),
+    "mlkd": Loss(mlkd, 0.1, 0.9),
 }
 
 

@@ -1,4 +1,4 @@
-"""Divergences beside Hinton's, as language models are distilled by: reverse, Jensen-Shannon, skewed, over the top k."""
+"""Divergences beside Hinton's: reverse, Jensen-Shannon, skewed, over the top k, alpha-beta."""
 
 from __future__ import annotations
 
@@ -309,6 +309,94 @@ def topk_kl(
     return tau**2 * kl(top_p, top_q).mean()
 
 
+def abkd(
+    student: Tensor,
+    teacher: Tensor,
+    tau: float = 4.0,
+    alpha: float = 0.8,
+    beta: float = 0.3,
+    *,
+    mask: Tensor | None = None,
+    check: bool = True,
+) -> Tensor:
+    r"""ABKD: the alpha-beta divergence, which has `kd` and `reverse_kl` as corners.
+
+    .. math:: \frac{1}{\alpha\beta} \sum_c \frac{\alpha}{\alpha+\beta} p_c^{\alpha+\beta}
+              + \frac{\beta}{\alpha+\beta} q_c^{\alpha+\beta} - p_c^\alpha q_c^\beta
+
+    with p of the teacher, q of the student, at tau. Where one exponent is 0 it is the limit:
+
+    =================== =========================================================================================
+    exponents           divergence
+    =================== =========================================================================================
+    beta = 0            :math:`\alpha^{-2} \sum p^\alpha \log(p^\alpha/q^\alpha) - p^\alpha + q^\alpha`; at alpha = 1
+                        KL(teacher || student)
+    alpha = 0           :math:`\beta^{-2} \sum q^\beta \log(q^\beta/p^\beta) - q^\beta + p^\beta`; at beta = 1
+                        KL(student || teacher)
+    alpha = beta = 1    half the squared distance
+    =================== =========================================================================================
+
+    There is no factor tau squared, as in the source: at (1, 0) it is `kd` over tau squared.
+
+    Parameters
+    ----------
+    student : Tensor, shape (N, C)
+        Logits, with gradient.
+    teacher : Tensor, shape (N, C)
+        Logits of all classes.
+    tau : float, default 4
+        Temperature of both softmaxes.
+    alpha : float, default 0.8
+        Exponent of the teacher, 0 or from 0.01 to 10: the more, the more its likely classes count.
+    beta : float, default 0.3
+        Exponent of the student, likewise. One of both is above 0.
+    mask : Tensor of bool, shape (N,), optional
+        The rows that count; all by default.
+    check : bool, default True
+        Whether values are checked too, which takes one pass over the inputs and waits for their device.
+
+    Returns
+    -------
+    Tensor
+        Scalar, >= 0; 0 where the logits are equal up to a constant in each row.
+
+    See Also
+    --------
+    js : Another path from one KL divergence to the other.
+
+    References
+    ----------
+    Wang et al., "ABKD: Pursuing a proper allocation of the probability mass in knowledge distillation via
+    alpha-beta-divergence", ICML 2025, arXiv 2505.04560; Cichocki, Cruces, Amari, Entropy 13, 2011. Equal to ``abkl.py``
+    of its code, but for exponents of which one is 0 and the other is not 1: there the code divides by the exponent
+    once, which is no limit. The code has no licence; the formula is the paper's.
+
+    Examples
+    --------
+    >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[4.0, 0.0]])
+    >>> round(float(abkd(student, teacher, tau=1.0, alpha=0.0, beta=1.0)), 4)  # reverse_kl
+    1.325
+    """
+    for name, value in (("alpha", alpha), ("beta", beta)):
+        _must_be_exponent(value, name)
+    if alpha == beta == 0:
+        raise InputError("alpha or beta must be above 0, got 0 for both")
+    log_q, log_p = _log_probs(student, teacher, tau, mask, check)
+    if alpha == 0:
+        return _power_divergence(log_q, log_p, beta).mean()
+    if beta == 0:
+        return _power_divergence(log_p, log_q, alpha).mean()
+    both = alpha + beta
+    own = (alpha * (both * log_p).exp() + beta * (both * log_q).exp()) / both
+    return (own - (alpha * log_p + beta * log_q).exp()).sum(1).mean() / (alpha * beta)
+
+
+def _power_divergence(log_a: Tensor, log_b: Tensor, power: float) -> Tensor:
+    """Of each row, sum of A log(A / B) - A + B over power squared, with A and B the powers of the probabilities."""
+    a, b = (power * log_a).exp(), (power * log_b).exp()
+    return (a * power * (log_a - log_b) - a + b).sum(1) / power**2
+
+
 def _log_probs(student: Tensor, teacher: Tensor, tau: float, mask: Tensor | None, check: bool) -> tuple[Tensor, Tensor]:
     """Log probabilities at tau of student and teacher, of the rows that count."""
     must_be_temperature(tau, "tau")
@@ -337,3 +425,8 @@ def _must_be_skew(lam: float) -> None:
     _must_be_share(lam, "lam")
     if lam == 1:
         raise InputError("lam must be below 1, got 1: nothing of the other distribution would be left in the mixture")
+
+
+def _must_be_exponent(value: float, name: str) -> None:
+    if isinstance(value, bool) or not (isinstance(value, int | float) and (value == 0 or 0.01 <= value <= 10)):
+        raise InputError(f"{name} must be 0, or a number in [0.01, 10], got {value!r}")

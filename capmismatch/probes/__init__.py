@@ -21,9 +21,12 @@ from capmismatch.probes.calibration import (
     ece_under,
     nll,
 )
+from capmismatch.probes.groups import class_variance, find_groups, group_variance
 from capmismatch.probes.logits import logit_norm, logit_std, max_logit, max_wrong_logit, mean_logit, target_logit
 from capmismatch.probes.size import log_params
 from capmismatch.probes.spread import class_means, cmi, within_class_spread
+from capmismatch.probes.temperatures import calibration_tau, matching_tau
+from capmismatch.probes.tempered import brier_tau, classwise_ace_tau, ece_tau, nll_tau
 from capmismatch.probes.variance import (
     derived_average,
     derived_std,
@@ -45,9 +48,13 @@ __all__ = [
     "accuracy",
     "adaptive_error",
     "brier",
+    "brier_tau",
     "calibration_bins",
+    "calibration_tau",
     "class_means",
+    "class_variance",
     "classwise_ace",
+    "classwise_ace_tau",
     "cmi",
     "confidence",
     "confidence_gap",
@@ -56,18 +63,23 @@ __all__ = [
     "derived_variance",
     "ece",
     "ece_over",
+    "ece_tau",
     "ece_under",
     "effective_wrong",
     "entropy",
     "expected_signs",
+    "find_groups",
+    "group_variance",
     "inherent_variance",
     "log_params",
     "logit_norm",
     "logit_std",
+    "matching_tau",
     "max_logit",
     "max_wrong_logit",
     "mean_logit",
     "nll",
+    "nll_tau",
     "non_target_mass",
     "per_example",
     "scaled_derived_variance",

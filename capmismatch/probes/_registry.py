@@ -42,12 +42,16 @@ class Probe:
         * "spread": a `Softened`, and an `AroundClass` of the same examples
         * "calibration": confidences and hits of all examples, (N,) each
         * "classes": all examples' probabilities of some classes, (N, K), and whether each is of that class, (N, K)
+        * "temperature": a function that gives the slope of each example's NLL at some inverse temperatures, and between
+          which of these to search
         * "family": the number of parameters
     compute : callable
         Returns a value for each example, (N,), whose mean and standard error tables show; one number with kind
         "family".
     vocabulary : bool
         Whether it is for rows over a vocabulary: tables have it by default where rows are positions of texts.
+    on_request : bool
+        Whether tables have it only where it is named, because it takes long.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Probe:
     kind: str
     compute: Callable[..., Any]
     vocabulary: bool = False
+    on_request: bool = False
 
 
 REGISTRY: dict[str, Probe] = {}
@@ -72,6 +77,7 @@ def register(
     expected_sign: int,
     tempered: bool,
     vocabulary: bool = False,
+    on_request: bool = False,
 ) -> None:
     """Enter a probe into the registry; the parameters are the fields of `Probe`.
 
@@ -91,6 +97,8 @@ def register(
         Whether the value depends on tau.
     vocabulary : bool, default False
         Whether it is for rows over a vocabulary.
+    on_request : bool, default False
+        Whether tables have it only where it is named.
 
     Raises
     ------
@@ -99,7 +107,7 @@ def register(
     """
     if name in REGISTRY:
         raise InputError(f"a probe named {name!r} exists already")
-    REGISTRY[name] = Probe(name, formula, source, expected_sign, tempered, kind, compute, vocabulary)
+    REGISTRY[name] = Probe(name, formula, source, expected_sign, tempered, kind, compute, vocabulary, on_request)
 
 
 def per_example(

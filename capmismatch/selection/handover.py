@@ -83,6 +83,10 @@ def soften_command(teacher: str, setting: Mapping[str, Any], source: str, option
     return shlex.join([*words, "--out", "soft.safetensors"])
 
 
+NEEDS = {"CalKD": ", held_out=(val_logits, val_labels)", "ClassKD": ", class_means=class_means"}
+"""What else the soft labels of a method are made of."""
+
+
 def loss_line(setting: Mapping[str, Any]) -> str:
     """The line of Python that makes the loss of a setting, of student logits, labels and what `soften` wrote.
 
@@ -112,7 +116,7 @@ def loss_line(setting: Mapping[str, Any]) -> str:
     made = f"cm.Method({', '.join([name, *text])})"
     taken = "soft_labels" if setting["name"] in OF_SOFT_LABELS else "teacher_logits"
     if taken == "teacher_logits" and method.spec.kind == "soft labels":  # a control, which a file holds no labels of
-        taken = f"{made}.soft_labels(teacher_logits, labels)"
+        taken = f"{made}.soft_labels(teacher_logits, labels{NEEDS.get(setting['name'], '')})"
     return f"loss = {made}.criterion()(student_logits, labels, {taken})"
 
 

@@ -53,7 +53,7 @@ def errors(condensed, dense, tau):
 def test_probes_of_condensed_rows_are_those_of_all_logits(tau: float, dtype: type) -> None:
     logits, labels = text_logits()
     for name, error in errors(*both(logits["large"], labels, dtype=dtype), tau):
-        row, mean = (3e-4, 3e-5) if "entropy" in name or name == "nll" else (1e-4, 3e-5)  # in nats, up to 8
+        row, mean = (3e-4, 3e-5) if "entropy" in name or name.startswith("nll") else (1e-4, 3e-5)  # in nats, up to 8
         row *= 2 if dtype == np.float16 and tau < 1 else 1  # distances to the top are rounded, and doubled
         assert np.abs(error).max() < row and abs(error.mean()) < mean, (name, np.abs(error).max(), error.mean())
 

@@ -34,7 +34,7 @@ CLASSES = 6
 ROWS = 150
 SPLIT = np.array(["train", "val", "val", "test", "val"] * (ROWS // 5))
 TAUS = (1.0, 4.0)
-CALIBRATION = ("ece", "ece_over", "ece_under", "classwise_ace")
+CALIBRATION = ("ece", "ece_over", "ece_under", "classwise_ace", "ece_tau", "classwise_ace_tau")
 
 
 def example(dtype: type = np.float32) -> tuple[dict[str, Array], Array]:
@@ -87,7 +87,10 @@ def test_probe_is_the_mean_of_the_pure_functions(split: str | None, dtype: type)
     logits, labels = example(dtype)
     rows = rows_of(split)
     table = probe(bank, TAUS, split=split, progress=False)
-    assert len(table) == 3 * sum(len(TAUS) if p.tempered else 1 for p in REGISTRY.values() if not p.vocabulary)
+    plain = [p for p in REGISTRY.values() if not (p.vocabulary or p.on_request)]
+    assert len(table) == 3 * sum(len(TAUS) if p.tempered else 1 for p in plain)
+    asked = probe(bank, TAUS, [name for name, p in REGISTRY.items() if p.on_request], split=split, progress=False)
+    table = pd.concat([table, asked], ignore_index=True)
     assert set(table["split"]) == {split or "all"} and set(table["seed"]) == {0}
     for _, row in table.iterrows():
         f, y, name = logits[row["teacher"]][rows], labels[rows], row["probe"]
@@ -98,8 +101,10 @@ def test_probe_is_the_mean_of_the_pure_functions(split: str | None, dtype: type)
             np.testing.assert_array_equal(row["params"], params)
             check(row, (math.log10(params), math.nan, 1))
         elif name in CALIBRATION:
-            assert row["value"] == pytest.approx(getattr(probes, name)(f, y), rel=1e-9)
+            assert row["value"] == pytest.approx(getattr(probes, name)(f, y, tau), rel=1e-9)
             assert row["n"] == len(rows) and row["se"] >= 0
+        elif name == "calibration_tau":
+            np.testing.assert_allclose(row["value"], probes.calibration_tau(f, y), rtol=1e-8)
         else:
             check(row, mean_and_se(getattr(probes, name)(f, y, tau)))
     ece = table[table["probe"] == "ece"].set_index("teacher")
@@ -223,7 +228,8 @@ def test_teachers_come_by_size_with_the_unknown_last() -> None:
 
 def test_a_single_example_has_no_standard_error() -> None:
     table = probe(bank_from_arrays({"a": [[1.0, 0.0, 2.0]]}, [2]), [1.0], progress=False)
-    alone = table["probe"].isin(["cmi", "within_class_spread"])  # they compare an example with others of its class
+    # They compare an example with others of its class; and one that is right, or wrong, has no best temperature.
+    alone = table["probe"].isin(["cmi", "within_class_spread", "calibration_tau"])
     assert table["se"].isna().all() and (table["n"] == (~alone)).all()
 
 

@@ -36,13 +36,17 @@ def probes(banks) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def test_probes_of_condensed_rows_have_the_means_and_errors_of_all_logits(probes) -> None:
     condensed, dense = probes
-    kept, between = condensed["tau"].ne(1.5), condensed["tau"].eq(1.5)
+    between = condensed["tau"].eq(1.5) | condensed["probe"].eq("calibration_tau")
+    kept = ~between
     for column, room in (("value", 1e-4), ("se", 1e-3)):
         np.testing.assert_allclose(condensed.loc[kept, column], dense.loc[kept, column], rtol=room, atol=1e-9)
     np.testing.assert_allclose(condensed.loc[between, "value"], dense.loc[between, "value"], rtol=3e-3)
     assert condensed["n"].tolist() == dense["n"].tolist() and set(condensed["sequences"].dropna()) == {ROWS // 10}
     assert "exact" not in dense
     inexact = condensed[~condensed["exact"]]
+    searched = inexact["probe"].eq("calibration_tau")
+    assert searched.any() and inexact.loc[searched, "findings"].str.contains("CM029").all()
+    inexact = inexact[~searched]
     assert set(inexact["tau"]) == {1.5} and inexact["findings"].str.contains("CM029").all()
     uniform = condensed[condensed["findings"].str.contains("CM030")]
     assert set(uniform["probe"]) == {"effective_wrong"} and uniform["value"].min() > 0.1 * (VOCABULARY - 1)

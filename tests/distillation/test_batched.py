@@ -21,6 +21,7 @@ from torch import nn
 
 from capmismatch.distillation import batched, student_trainer
 from capmismatch.distillation.batched import bundles
+from capmismatch.distillation.methods import METHODS as NAMED
 from capmismatch.distillation.methods import Method
 from capmismatch.distillation.results import OUTCOMES
 from capmismatch.distillation.runs import plan, run_folder
@@ -174,8 +175,10 @@ def test_networks_and_settings_that_can_be_stacked() -> None:
     ]
     assert reason_against(networks, x, Recipe()) == ""
     assert reason_against(networks, x, Recipe(autocast="bfloat16"))
-    for name in ("CE", "KD", "ATS", "ISATS", "DKD", "DIST"):
+    for name in set(NAMED) - {"CTKD", "GRAFT", "MatchKD", "ClassKD"}:
         assert reason_against_method(Method(name), 10, 3) == ""
+    soft = Method("GRAFT", other="a", tau_student=2.0), Method("CalKD", tau_student=2.0)
+    assert [reason_against_method(method, 10, 3) for method in soft] == ["", ""]
 
 
 def test_the_losses_of_a_stack_are_the_criterions_with_their_gradients() -> None:
@@ -190,6 +193,7 @@ def test_the_losses_of_a_stack_are_the_criterions_with_their_gradients() -> None
         Method("KD", tau_student=3.0, weight=0.7),
         Method("DKD"),
         Method("NormKD", options={"stop_after": 0.5}),
+        *(Method(name) for name in ("DTKD", "WTTM", "NKD", "PLD", "ABKD", "WKD", "MLKD")),
     ]
     methods.sort(key=lambda method: GroupLoss.sort_key(method))
     given = [

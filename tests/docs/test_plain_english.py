@@ -37,7 +37,7 @@ IDIOMS = {
     r"\bread off\b": "computed from",
     r"\bwith a chance of\b": "with a probability of",
     r"\bsays nothing of\b": "says nothing about",
-    r"\brivals?\b": "baseline",
+    r"(?<!Wasserstein distance )\brivals?\b": "baseline",  # but in that title
     r"\bno established\b": "not significant",
 }
 """Private idiom -> what the field says instead."""

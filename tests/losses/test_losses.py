@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -43,10 +44,18 @@ TERMS: dict[str, Term] = {
     "skewed_kl": lambda s, t, y: losses.skewed_kl(s, t, tau=1.5, lam=0.2),
     "skewed_reverse_kl": lambda s, t, y: losses.skewed_reverse_kl(s, t, tau=1.5, lam=0.2),
     "topk_kl": lambda s, t, y: losses.topk_kl(s, t, tau=1.5, k=2),
+    "dtkd": lambda s, t, y: losses.dtkd(s, t, tau=3.0, alpha=0.7, beta=0.4),
+    "ttm": lambda s, t, y: losses.ttm(s, t, tau=4.0),
+    "wttm": lambda s, t, y: losses.wttm(s, t, tau=4.0),
+    "nkd": lambda s, t, y: losses.nkd(s, t, y, tau=1.5, gamma=0.7),
+    "pld": lambda s, t, y: losses.pld(s, t, y, tau=1.5),
+    "abkd": lambda s, t, y: losses.abkd(s, t, tau=1.5, alpha=0.8, beta=0.3),
+    "wkd": lambda s, t, y: losses.wkd(s, t, y, tau=2.0, gamma=3.0, sharpness=0.7, epsilon=0.1, iterations=8),
+    "mlkd": lambda s, t, y: losses.mlkd(s, t, (1.5, 3.0), alpha=0.7, beta=0.4, gamma=2.0),
 }
 ZERO_AT_THE_TEACHER = (
     *("kd", "dkd", "norm_kd", "standardized_kd", "dist", "correlation_kd", "curriculum_kd"),
-    *("reverse_kl", "js", "skewed_kl", "skewed_reverse_kl", "topk_kl"),
+    *("reverse_kl", "js", "skewed_kl", "skewed_reverse_kl", "topk_kl", "dtkd", "abkd", "mlkd"),
 )
 
 
@@ -179,6 +188,85 @@ def slow_topk_kl(s: Array, t: Array, y: Array) -> float:
         top = np.argsort(p)[-2:]
         total += kl(np.append(p[top], 1 - p[top].sum()), np.append(q[top], 1 - q[top].sum()))
     return 1.5**2 * total / len(s)
+
+
+def slow_dtkd(s: Array, t: Array, y: Array) -> float:
+    """The authors' code on centred logits, whose largest are positive."""
+    total = 0.0
+    for a, b in zip(s - s.mean(1, keepdims=True), t - t.mean(1, keepdims=True), strict=True):
+        tau_s, tau_t = (2 * f.max() / (a.max() + b.max()) * 3.0 for f in (a, b))
+        total += 0.7 * tau_s * tau_t * kl(softmax(b / tau_t), softmax(a / tau_s))
+        total += 0.4 * 9 * kl(softmax(b / 3), softmax(a / 3))
+    return total / len(s)
+
+
+def slow_ttm(s: Array, t: Array, y: Array) -> float:
+    powers = [softmax(b) ** 0.25 for b in t]
+    return np.mean([kl(power / power.sum(), softmax(a)) for a, power in zip(s, powers, strict=True)])
+
+
+def slow_wttm(s: Array, t: Array, y: Array) -> float:
+    powers = [softmax(b) ** 0.25 for b in t]
+    return np.mean([power.sum() * kl(power / power.sum(), softmax(a)) for a, power in zip(s, powers, strict=True)])
+
+
+def slow_nkd(s: Array, t: Array, y: Array) -> float:
+    total = 0.0
+    for a, b, label in zip(s, t, y, strict=True):
+        total -= softmax(b)[label] * math.log(softmax(a)[label])
+        rest = [softmax(np.delete(f, label) / 1.5) for f in (b, a)]
+        total += 0.7 * 1.5**2 * cross_entropy(*rest)
+    return total / len(s)
+
+
+def slow_pld(s: Array, t: Array, y: Array) -> float:
+    total = 0.0
+    for a, b, label in zip(s, t, y, strict=True):
+        left = [label, *sorted((c for c in range(len(a)) if c != label), key=lambda c: -b[c])]
+        weights = softmax(b / 1.5)
+        while left:
+            total += weights[left[0]] * (special.logsumexp(a[left]) - a[left[0]])
+            left.pop(0)
+    return total / len(s)
+
+
+def slow_abkd(s: Array, t: Array, y: Array) -> float:
+    total = 0.0
+    for a, b in zip(s, t, strict=True):
+        q, p = softmax(a / 1.5), softmax(b / 1.5)
+        total -= ((p**0.8 * q**0.3) - 0.8 / 1.1 * p**1.1 - 0.3 / 1.1 * q**1.1).sum() / (0.8 * 0.3)
+    return total / len(s)
+
+
+def transport_of(a: Array, b: Array, cost: Array, epsilon: float, iterations: int) -> float:
+    """Sinkhorn as in the authors' code, of one pair of distributions over the wrong classes."""
+    kernel, u = np.exp(-cost / epsilon), np.full(len(a), 1 / len(a))
+    for _ in range(iterations):
+        v = b / (kernel.T @ u + 1e-8)
+        u = a / (kernel @ v + 1e-8)
+    return float((u[:, None] * kernel * v * cost).sum())
+
+
+def slow_wkd(s: Array, t: Array, y: Array) -> float:
+    distance = 1 - np.corrcoef((t - t.mean(1, keepdims=True)).T)
+    cost = np.maximum(1 - np.exp(-0.7 * distance), 0) + 1e-8
+    total = 0.0
+    for a, b, label in zip(s, t, y, strict=True):
+        total -= softmax(b)[label] * math.log(softmax(a)[label])
+        wrong = np.delete(np.arange(len(a)), label)
+        own, theirs = softmax(a[wrong] / 2), softmax(b[wrong] / 2)
+        total += 3.0 * transport_of(own, theirs, cost[np.ix_(wrong, wrong)], 0.1, 8)
+    return total / len(s)
+
+
+def slow_mlkd(s: Array, t: Array, y: Array) -> float:
+    total = 0.0
+    for tau in (1.5, 3.0):
+        q, p = special.softmax(s / tau, axis=1), special.softmax(t / tau, axis=1)
+        total += 0.7 * tau**2 * np.mean([kl(b, a) for a, b in zip(q, p, strict=True)])
+        total += 0.4 * np.square(p @ p.T - q @ q.T).sum() / len(s)
+        total += 2.0 * np.square(p.T @ p - q.T @ q).sum() / s.shape[1]
+    return total
 
 
 def batch(rows: int = 6, classes: int = 5, scale: float = 3.0, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -325,6 +413,57 @@ def test_rows_that_do_not_count_leave_no_trace(name: str) -> None:
     sequences = (x.reshape(2, 3, *x.shape[1:]) for x in (s, torch.where(mask, y, -100), broken))
     found = Criterion(name, ce_weight=0.3, ignore_index=-100)(*sequences)
     torch.testing.assert_close(found, 0.3 * F.cross_entropy(s[mask], y[mask]) + loss)
+
+
+# Rivals: what their authors' code gives beside the formulas above, and where they meet other losses
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 9), st.floats(0.5, 4), st.integers(0, 10**6))
+def test_rivals_meet_what_they_generalise(classes: int, tau: float, seed: int) -> None:
+    s, t, y = batch(classes=classes, seed=seed)
+    close = partial(torch.testing.assert_close, rtol=1e-7, atol=1e-9)
+    close(tau**2 * losses.abkd(s, t, tau, alpha=1.0, beta=0.0), losses.kd(s, t, tau))
+    close(tau**2 * losses.abkd(s, t, tau, alpha=0.0, beta=1.0), losses.reverse_kl(s, t, tau))
+    p, q = torch.softmax(t / tau, 1), torch.softmax(s / tau, 1)
+    close(losses.abkd(s, t, tau, alpha=1.0, beta=1.0), (p - q).square().sum(1).mean() / 2)
+    near = losses.abkd(s / 4, t / 4, alpha=0.01, beta=0.6)
+    torch.testing.assert_close(near, losses.abkd(s / 4, t / 4, alpha=0.0, beta=0.6), rtol=0.05, atol=1e-6)
+    close(losses.dtkd(t.flip(1), t, tau, alpha=1.0, beta=0.0), losses.kd(t.flip(1), t, tau))  # both are as sure
+    close(losses.ttm(s, t, tau), losses.soft_cross_entropy(s, p) - torch.special.entr(p).sum(1).mean())
+    close(losses.ttm(s, t, 1.0), losses.wttm(s, t, 1.0))
+    close(losses.mlkd(s, t, [tau], beta=0, gamma=0), losses.kd(s, t, tau))
+    sure = 1e3 * F.one_hot(y, classes).double()
+    close(losses.pld(s, sure, y), F.cross_entropy(s, y))
+    close(losses.nkd(s, sure, y, gamma=0.0), F.cross_entropy(s, y))
+
+
+def test_dtkd_without_centring_is_the_authors() -> None:
+    s, t, _ = batch(classes=7)
+    total = 0.0
+    for a, b in zip(s.numpy(), t.numpy(), strict=True):
+        assert a.max() > 0 < b.max()
+        tau_s, tau_t = (2 * f.max() / (a.max() + b.max()) * 4 for f in (a, b))
+        total += 3 * tau_s * tau_t * kl(softmax(b / tau_t), softmax(a / tau_s)) + 16 * kl(
+            softmax(b / 4), softmax(a / 4)
+        )
+    assert losses.dtkd(s, t, center="none").item() == pytest.approx(total / len(s), rel=1e-12)
+    with pytest.raises(InputError, match=naming("student", "row 0", "center='mean'")):
+        losses.dtkd(-s.abs(), t, center="none")
+
+
+def test_wkd_by_a_given_cost_is_the_authors() -> None:
+    """Their code takes the target's row and column out of each example's matrix; here all rows share one."""
+    s, t, y = batch(classes=6)
+    cost = torch.rand(6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    total = 0.0
+    for a, b, label in zip(s.numpy(), t.numpy(), y.numpy(), strict=True):
+        wrong = np.delete(np.arange(6), label)
+        own, theirs = softmax(a[wrong] / 2), softmax(b[wrong] / 2)
+        total += 5 * transport_of(own, theirs, cost.numpy()[np.ix_(wrong, wrong)] + 1e-8, 0.05, 10)
+        total -= softmax(b)[label] * math.log(softmax(a)[label])
+    found = losses.wkd(s, t, y, tau=2.0, gamma=5.0, cost=cost)
+    assert found.item() == pytest.approx(total / len(s), rel=1e-10)
 
 
 def test_ats_at_equal_temperatures_is_temperature_scaling() -> None:
@@ -617,7 +756,8 @@ def test_values_are_waited_for_in_the_first_batch_alone() -> None:
 
 def test_compiled_graphs_are_whole() -> None:
     s, t, y = (x.float() if x.is_floating_point() else x for x in batch())
-    for name in ("kd", "dkd", "dist", "curriculum_kd", "js", "topk_kl"):
+    for name in ("kd", "dkd", "dist", "curriculum_kd", "js", "topk_kl", "dtkd", "nkd", "pld", "wkd", "mlkd"):
+        torch.compiler.reset()  # the graphs of few criterions are kept
         compiled = torch.compile(Criterion(name), backend="eager", fullgraph=True)
         torch.testing.assert_close(compiled(s, y, t), Criterion(name)(s, y, t))
 
@@ -643,7 +783,7 @@ def test_a_linear_student_learns(name: str) -> None:
     y = teacher.argmax(1)
     student, criterion = torch.nn.Linear(6, 4), Criterion(name)
     optimizer = torch.optim.Adam(student.parameters(), lr=0.05)
-    for _ in range(80):
+    for _ in range(320 if name in ("mlkd", "wkd") else 80):  # whose other parts weigh more at few classes
         optimizer.zero_grad()
         criterion(student(x), y, teacher).backward()
         optimizer.step()
@@ -693,6 +833,17 @@ LOGITS, LABELS = torch.zeros(2, 3), torch.tensor([0, 2])
         (lambda: losses.topk_kl(LOGITS, LOGITS, tail="cut"), r"tail must be one of \['bucket', .*\], not 'cut'"),
         (lambda: losses.reverse_kl(LOGITS, LOGITS, mask=LABELS), r"mask of bool and shape \(2,\), .* got torch.int64"),
         (lambda: losses.reverse_kl(LOGITS, LOGITS, mask=LABELS < 0), r"at least one example"),
+        (lambda: losses.abkd(LOGITS, LOGITS, alpha=0, beta=0), r"alpha or beta must be above 0"),
+        (lambda: losses.abkd(LOGITS, LOGITS, alpha=1e-4), r"alpha must be 0, or a number in \[0.01, 10\], got 0.0001"),
+        (lambda: losses.mlkd(LOGITS, LOGITS, taus=[]), r"taus of mlkd, 1 to 100 temperatures, got \[\]"),
+        (lambda: losses.mlkd(LOGITS, LOGITS, taus=[2, 0]), r"each of taus must be a positive number, got 0"),
+        (lambda: losses.wkd(LOGITS, LOGITS, LABELS, cost=torch.zeros(2, 2)), r"cost of shape \(3, 3\), got \(2, 2\)"),
+        (lambda: losses.wkd(LOGITS, LOGITS, LABELS, cost=-torch.ones(3, 3)), r"costs >= 0, got -1"),
+        (lambda: losses.wkd(LOGITS, LOGITS, LABELS, iterations=0), r"expected iterations a whole number .*, got 0"),
+        (lambda: losses.nkd(LOGITS, LOGITS, LABELS, gamma=-1), r"gamma must be a number >= 0, got -1"),
+        (lambda: losses.pld(LOGITS, LOGITS, LABELS + 1), r"expected labels in \[0, 3\), got 3 at row 1"),
+        (lambda: losses.ttm(LOGITS, LOGITS, tau=0), r"tau must be a positive number, got 0"),
+        (lambda: losses.dtkd(LOGITS, LOGITS, center="median"), r"center must be one of"),
         (lambda: Criterion("kd", mask=LABELS), r"an option of kd must be one of"),
         (
             lambda: Criterion("js", ignore_index=0)(LOGITS, 0 * LABELS, LOGITS),

@@ -13,15 +13,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from scipy import special
+from scipy import optimize, special
 
 from capmismatch import probes
+from capmismatch._numerics.softmax import Softened
 from capmismatch.errors import InputError
 from capmismatch.probes import REGISTRY
+from capmismatch.probes.temperatures import slopes_of
 from capmismatch.temperature import ats, isats
 
 Array = np.ndarray
-NUMBERS = ("ece", "ece_over", "ece_under", "classwise_ace")  # one number of all examples; other probes have one each
+NUMBERS = (
+    *("ece", "ece_over", "ece_under", "classwise_ace", "ece_tau", "classwise_ace_tau", "calibration_tau"),
+)  # one number of all examples; other probes have one each
 
 
 # Slow formulas, one example at a time: f the logits, y the label, t the temperature, p = softmax(f / t)
@@ -55,6 +59,8 @@ TEMPERED: dict[str, Callable[[Array, int, float], float]] = {
     "entropy": lambda f, y, t: special.entr(softmax(f, t)).sum(),
     "wrong_entropy": relative_entropy,
     "scaled_derived_variance": lambda f, y, t: wrong(softmax(f, t), y).var() * (len(f) - 1),
+    "nll_tau": lambda f, y, t: -math.log(softmax(f, t)[y]),
+    "brier_tau": lambda f, y, t: sum((p - (c == y)) ** 2 for c, p in enumerate(softmax(f, t))),
     "effective_wrong": lambda f, y, t: 1 / (softmax(wrong(f, y), t) ** 2).sum(),
 }
 PLAIN: dict[str, Callable[[Array, int], float]] = {
@@ -153,7 +159,8 @@ def test_every_registered_probe_is_tested_here_and_public() -> None:
     tested = {*TEMPERED, *PLAIN, *NUMBERS, "cmi", "within_class_spread", "log_params"}
     assert set(REGISTRY) == tested
     assert tested <= set(probes.__all__)
-    assert {name for name, p in REGISTRY.items() if p.tempered} == {*TEMPERED, "cmi", "within_class_spread"}
+    others = {"cmi", "within_class_spread", "ece_tau", "classwise_ace_tau"}
+    assert {name for name, p in REGISTRY.items() if p.tempered} == {*TEMPERED, *others}
     for name, p in REGISTRY.items():
         assert p.name == name and p.formula and p.source and p.expected_sign in (-1, 0, 1)
         assert probes.expected_signs()[name] == p.expected_sign
@@ -207,6 +214,71 @@ def test_calibration_errors_against_loops(rows: int, classes: int, scale: float)
     assert probes.ece_under(logits, labels) == pytest.approx(under, abs=1e-12)
     assert probes.ece(logits, labels) == pytest.approx(over + under, abs=1e-12)
     assert probes.classwise_ace(logits, labels) == pytest.approx(loop_ace(logits, labels), abs=1e-12)
+
+
+def test_calibration_errors_at_a_temperature_against_loops() -> None:
+    logits, labels = example(157, 4, 5.0)
+    for tau in (1.0, 4.0):
+        assert probes.ece_tau(logits, labels, tau) == pytest.approx(sum(loop_ece(logits / tau, labels)), abs=1e-12)
+        assert probes.classwise_ace_tau(logits, labels, tau) == pytest.approx(loop_ace(logits / tau, labels), abs=1e-12)
+
+
+def mean_nll(logits: Array, labels: Array, tau: float) -> float:
+    return -float(special.log_softmax(logits / tau, axis=1)[np.arange(len(labels)), labels].mean())
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 9), st.floats(0.05, 20), st.integers(0, 10**6))
+def test_the_calibrating_temperature_is_scipys(classes: int, scale: float, seed: int) -> None:
+    logits, labels = example(300, classes, 3.0, seed)
+    logits = scale * logits
+    found = probes.calibration_tau(logits, labels)
+    oracle = optimize.minimize_scalar(
+        lambda log_tau: mean_nll(logits, labels, math.exp(log_tau)),
+        bounds=(math.log(1 / 32), math.log(64)),
+        method="bounded",
+        options={"xatol": 1e-10},
+    )
+    if math.isnan(found):  # the best lies at an end
+        assert min(abs(oracle.x - math.log(1 / 32)), abs(oracle.x - math.log(64))) < 0.05
+    else:
+        assert mean_nll(logits, labels, found) <= oracle.fun + 1e-12
+        assert math.log(found) == pytest.approx(oracle.x, abs=1e-4)
+
+
+def test_the_calibrating_temperature_is_equivariant_and_knows_its_error() -> None:
+    logits, labels = example(600, 5, 4.0)
+    found = probes.calibration_tau(logits, labels)
+    assert probes.calibration_tau(2.5 * logits, labels) == pytest.approx(2.5 * found, rel=1e-8)
+    raw = Softened(logits, labels).raw
+    values = REGISTRY["calibration_tau"].compute(lambda rates: slopes_of(raw, rates).numpy())
+    assert values.mean() == pytest.approx(found, rel=1e-12)
+    rng = np.random.default_rng(0)
+    draws = [probes.calibration_tau(logits[rows], labels[rows]) for rows in rng.integers(0, 600, (60, 600))]
+    assert values.std() / math.sqrt(600) == pytest.approx(np.std(draws), rel=0.3)  # 60 draws tell it to a tenth
+
+
+def test_some_teachers_no_temperature_calibrates() -> None:
+    logits = example(50, 4)[0]
+    right, wrong_ones = logits.argmax(1), logits.argmin(1)
+    for f, y in ((logits, right), (logits, wrong_ones), (np.zeros((5, 3)), np.zeros(5, int))):
+        assert math.isnan(probes.calibration_tau(f, y))
+    with pytest.raises(InputError, match="at least one example"):
+        probes.calibration_tau(np.zeros((0, 3)), [])
+
+
+@pytest.mark.parametrize("name", ["entropy", "derived_std", "nll_tau"])
+def test_matching_temperatures_give_the_value_back(name: str) -> None:
+    logits, labels = example(80, 6)
+    compute = REGISTRY[name].compute
+    for tau in (2.5, 4.0, 7.0):
+        wanted = float(compute(Softened(logits, labels, tau)).mean())
+        found = probes.matching_tau(logits, labels, wanted, name, near=1.1 * tau)
+        assert found == pytest.approx(tau, rel=1e-7)
+        assert probes.matching_tau(3 * logits, labels, wanted, name, near=3 * tau) == pytest.approx(3 * tau, rel=1e-7)
+    assert math.isnan(probes.matching_tau(logits, labels, 100.0, name))
+    with pytest.raises(InputError, match="probe must be one of"):
+        probes.matching_tau(logits, labels, 1.0, "accuracy")
 
 
 def test_calibration_errors_see_the_temperature_and_the_direction() -> None:

@@ -87,7 +87,7 @@ def _(facts: Unknown) -> str:
 def _(facts: TeacherDifferences) -> str:
     if facts.combinations == 1:
         differ = "differ" if facts.shown else "do not differ"
-        text = f"The teachers {differ} significantly, against the noise of seeds (F test, p < 0.05)."
+        text = f"The teachers {differ} significantly, against the noise of {facts.error} (F test, p < 0.05)."
         return text if facts.shown else f"{text} An order of teachers or of probes may be chance."
     text = (
         f"In {facts.shown} of {count(facts.combinations, 'combination')} of student and method the teachers differ "

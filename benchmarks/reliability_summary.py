@@ -66,6 +66,8 @@ def draw(rows: pd.DataFrame) -> Axes:
         right.fill_between(ends, [end / 1.2 for end in ends], [end / 0.8 for end in ends], color="0.92", zorder=0)
         for number, (kind, (color, marker)) in enumerate(SHOWN.items()):
             part = rows[rows["kind"].eq(kind) & rows["n"].ge(FEWEST)]
+            if part.empty:
+                continue
             look = {"color": color, "marker": marker, "linestyle": "none", "markersize": 4}
             shift = 0.008 * (number - 1.5)
             left.vlines(part["claimed"] + shift, part["true_low"], part["true_high"], color=color, linewidth=0.8)
@@ -76,7 +78,9 @@ def draw(rows: pd.DataFrame) -> Axes:
             plots.attach(left, part[columns])
         left.set(xlim=(0, 1), ylim=(0, 1), xlabel="P(best) as claimed", ylabel="share that comes true")
         right.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="regret as expected", ylabel="real regret")
-        left.figure.legend(loc="outside upper center", ncols=len(SHOWN), frameon=False, handletextpad=0.2)
+        left.figure.legend(
+            loc="outside upper center", ncols=len(left.get_legend_handles_labels()[1]), frameon=False, handletextpad=0.2
+        )
         plots.save(left, FIGURE)
     return left
 

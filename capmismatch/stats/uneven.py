@@ -45,7 +45,7 @@ CHAINS, SWEEPS, KEPT = 96, 5, 3
 PARTICLES = 600
 POWERS = (1.0, 0.7, 0.5, 0.35, 0.2, 0.1)
 FEWEST = 8.0  # particles of a kind that count, of equal weight
-UNITS = 6400  # of all chains together, at most
+UNITS = 5000  # of all chains together, at most
 EACH = 12  # draws of a chain, at least, where there are few to make
 
 

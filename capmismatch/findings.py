@@ -270,8 +270,8 @@ FINDINGS: dict[str, Finding] = {
         Finding(
             "CM042",
             "a split of one class",
-            "All examples of a split have the same label. What is measured there says nothing of how a teacher tells "
-            "classes apart: a constant answer is always right.",
+            "All examples of a split have the same label. What is measured there says nothing about how a teacher "
+            "tells classes apart: a constant answer is always right.",
         ),
         Finding(
             "CM046",

@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from capmismatch._numerics.condense_settings import K, checked_betas
 from capmismatch._numerics.condensing import (
     Condensed,
-    K,
     as_rows,
-    checked_betas,
     condense_labelled,
     labelled,
     log_sum_exp,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
@@ -161,7 +162,7 @@ def _columns(
     return {**mean(measured[name, tau], clusters), **known}
 
 
-class _Pair:
+class _Pair(ABC):
     """A teacher and a student on the same rows, some of them at a time."""
 
     def __init__(self, bank: LogitBank, teacher: str, student: str, rows: NDArray[np.int64]) -> None:
@@ -178,11 +179,11 @@ class _Pair:
         parts = [self.some(self.rows[at : at + step], names, taus, skew) for at in range(0, len(self.rows), step)]
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} if parts else {}
 
+    @abstractmethod
     def some(
         self, rows: NDArray[np.int64], names: list[str], taus: list[float], skew: float
     ) -> dict[tuple[str, float | None], Floats]:
         """The same of some rows."""
-        raise NotImplementedError
 
     @staticmethod
     def divergences(

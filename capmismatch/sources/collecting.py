@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from capmismatch._numerics.condensing import K
+from capmismatch._numerics.condense_settings import K
 from capmismatch._utils.files import hash_of, locked, remove_temporaries
 from capmismatch._utils.progress import progress_bar
 from capmismatch._utils.torchrun import ProcessGroup, process_group
@@ -47,7 +47,7 @@ def collect(
     path: str | os.PathLike[str],
     *,
     batch_size: int = 256,
-    dtype: str = "float32",
+    dtype: str | None = None,
     device: str = "cpu",
     autocast: str | None = None,
     channels_last: bool = False,
@@ -82,8 +82,9 @@ def collect(
         Folder of the bank; made where it is missing.
     batch_size : int
         Rows per forward pass.
-    dtype : str
-        "float32" or "float16", of the stored logits.
+    dtype : str, optional
+        "float32" or "float16", of the stored logits; by default float32, and float16 of condensed rows, see
+        `token_bank_from_logits`.
     device : str
         Where the networks run, such as "cuda"; under ``torchrun`` each process takes its own.
     autocast : str, optional
@@ -97,7 +98,7 @@ def collect(
         Whether to show a progress bar.
     k : int, default 64
         Of a text with more than 4,096 tokens: how many wrong tokens of each row are kept one by one. Such rows are
-        condensed, see `capmismatch.condense`; passes are over whole windows, and `dtype` says nothing.
+        condensed, see `capmismatch.condense`; passes are over whole windows.
     betas : {"octaves", "half"} or iterable of float, default "octaves"
         Of condensed rows: inverse temperatures at which sums over all other tokens are kept.
     columns : int, default 64
@@ -142,18 +143,19 @@ def collect(
     ...     collect(family, load_dataset("letters", split={"test": 100}), f"{folder}/bank", progress=False).keys
     ['mlp/mlp4-s0']
     """
-    must_be_one_of(dtype, ("float32", "float16"), "dtype")
+    if dtype is not None:
+        must_be_one_of(dtype, ("float32", "float16"), "dtype")
     passes = Passes(batch_size, device, autocast, channels_last)
     data = dataset if dataset is not None else family.dataset
     if data is None:
         raise InputError("expected a data set: only saved logits bring their own")
-    condensing = Condensing(k, betas, columns, seed, reference, dense)
+    condensing = Condensing(k, betas, columns, seed, reference, dense, dtype)
     if condensing.condenses(data):
         return _collect_condensed(family, data, Path(path), passes, condensing, check_published, progress)
     with process_group() as processes:
         processes.on_rank_zero(lambda: create(path, data.rows))
         processes.on_all_ranks(lambda: create(path, data.rows))  # each worker's data set must be this bank's
-        job = _Job(data, Path(path), passes, dtype, check_published, processes)
+        job = _Job(data, Path(path), passes, dtype or "float32", check_published, processes)
         quiet = not progress or processes.rank > 0
         total = job.shards * len(family)
         with progress_bar(desc="collect", show=not quiet, total=total, unit="shard") as bar:
@@ -377,7 +379,7 @@ def sample_logits(teacher: Teacher, dataset: Dataset, settings: Any) -> NDArray[
     """
     passes = Passes(settings.batch_size, settings.device, settings.autocast, settings.channels_last)
     runner = SavedRunner(teacher, dataset) if teacher.saved else NetworkRunner(teacher, dataset, passes)
-    return _logits(runner, 0, len(dataset), teacher, dataset, settings.dtype)
+    return _logits(runner, 0, len(dataset), teacher, dataset, settings.dtype or "float32")
 
 
 def _check_length(key: str) -> None:

@@ -42,6 +42,7 @@ SOURCES = {
     "letters": "capmismatch.sources.letters",
     "lm": "capmismatch.sources.language_models",
     "hf-lm": "capmismatch.sources.causal_lm",
+    "ckpt-lm": "capmismatch.sources.checkpoint_lm",
 }
 IN_MEMORY = "capmismatch.sources.modules"
 """The source of networks that are handed in, whose address is a mapping and has no kind before it."""
@@ -241,8 +242,10 @@ def load_family(
           ``seeds``, ...
         * ``lm:gru``: recurrent language models trained here, on the text of the study or the King James Bible. Options:
           ``widths``, ``seeds``, ``epochs``, ``windows``, ...
-        * ``hf-lm:OWNER/NAME``, ``hf-lm:./FOLDERS``: causal language models of transformers, from safetensors alone.
-          Options: ``revision``, ``dtype`` ("float32", or "bfloat16" up to the head).
+        * ``hf-lm:OWNER/NAME``, ``hf-lm:./FOLDERS``: causal language models of transformers, from safetensors alone;
+          ``hf-lm:./FILES.gguf`` from GGUF. Options: ``revision``, ``dtype`` ("float32", or "bfloat16" up to the head).
+        * ``ckpt-lm:PATTERN``: checkpoints of one's own language models. Options: those of ``ckpt:`` but for ``mean``
+          and ``std``; ``tokenizer``, a ``tokenizer.json`` to be compared with the text's; ``context``.
     name : str, optional
         The family's name in tables; by default the source's.
     by_position : bool

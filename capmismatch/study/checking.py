@@ -53,6 +53,7 @@ def _checks(study: Settings) -> Iterator[tuple[str, Callable[[], Any]]]:
 
         distill = config.distill
         yield "[distill]", lambda: _device(distill.device)
+        yield "[collect]", lambda: _keeps_all(study)
         yield "", lambda: study.recipe
         for number, method in enumerate(config.distill.methods):
             yield f"[[distill.methods]] number {number + 1}", method.check_loss
@@ -89,6 +90,12 @@ def _primary(study: Settings) -> None:
 
     if study.config.correlate.primary is not None:
         must_be_one_of(study.config.correlate.primary, study.config.probe.names or REGISTRY, "primary")
+
+
+def _keeps_all(study: Settings) -> None:
+    """Raise where students are to learn from rows that are condensed."""
+    if study.config.collect.dense is False:
+        raise InputError("students that are trained here learn from all tokens: leave dense = false or [distill] out")
 
 
 def _metrics(study: Settings) -> list[str]:

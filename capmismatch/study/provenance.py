@@ -21,7 +21,7 @@ from capmismatch._utils.code import own_files_of
 from capmismatch._utils.files import hash_file, hash_of, write_json
 from capmismatch.data.bank import LogitBank
 from capmismatch.errors import BankError, InputError
-from capmismatch.study.config import StudyConfig
+from capmismatch.study.config import CollectConfig, StudyConfig
 from capmismatch.study.tables import read_stamp
 
 HASHED_BYTES = 64 << 20
@@ -29,6 +29,9 @@ HASHED_BYTES = 64 << 20
 
 _IMPORTS = "imports of "
 """In front of a builder's module, where the user's files are meant that it imports."""
+
+CONDENSING = ("k", "betas", "columns", "seed", "reference", "dense")
+"""Settings of [collect] that decide how rows of a text are condensed."""
 
 HASHED_FILES = 100
 """Of a source with more files, an image folder, size and time alone are compared."""
@@ -147,7 +150,13 @@ def _settings_hash(config: StudyConfig) -> str:
     data = {key: value for key, value in asdict(config.data).items() if key != "download"}
     if data["text"] is None:  # banks of before there were texts keep their hash
         del data["text"]
-    collect = {key: value for key, value in asdict(config.collect).items() if key != "batch_size"}
+    plain = CollectConfig()
+    collect = {
+        key: value
+        for key, value in asdict(config.collect).items()
+        if key != "batch_size" and not (key in CONDENSING and value == getattr(plain, key))
+    }  # as banks of before have it
+    collect["dtype"] = collect["dtype"] or "float32"
     return hash_of([list(config.family), data, collect])
 
 
@@ -156,6 +165,8 @@ def _sources(config: StudyConfig) -> Iterator[str]:
     for text in (config.data.source, config.data.train):
         if text is not None:
             yield text
+    if config.data.text is not None:
+        yield config.data.text.tokenizer or ""
     for table in config.family:
         yield from (table[key] for key in ("source", "weights") if isinstance(table.get(key), str))
         if isinstance(table.get("builder"), str):

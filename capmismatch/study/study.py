@@ -217,7 +217,7 @@ class Study:
     @cached_property
     def recipe(self) -> Recipe:
         """How students are trained."""
-        from capmismatch.training.loop import Recipe
+        from capmismatch.training.recipes import Recipe
 
         table, defaults = dict(self.distillation.recipe), {}
         if "name" in table:
@@ -247,8 +247,8 @@ class Study:
     def _collected(self, data: Dataset, folder: Path, progress: bool) -> LogitBank:
         from capmismatch.sources.collecting import collect
 
-        # Students and figures of a study read all logits.
-        bank = collect(self.family, data, folder, progress=progress, dense=True, **asdict(self.config.collect))
+        options = asdict(self.config.collect) | {"dense": self._data.keeps_all_logits(folder)}
+        bank = collect(self.family, data, folder, progress=progress, **options)
         named = {teacher.key for teacher in self._data.family}
         unnamed = [record.key for record in bank.teachers if record.key not in named]
         if unnamed and folder.name == "bank":
@@ -285,12 +285,14 @@ class Study:
 
     def _collected_bank(self) -> LogitBank:
         """The bank with all teachers that the study file names, if it is still that of what the file says."""
+        from capmismatch.data.token_bank import open_bank
+
         folder = self.folder / "bank"
         changed = what_changed(folder, self.config, self.base)
         if changed:
             collect = command("collect", self.file, self.folder)
             raise InputError(f"{changed} changed since the bank in {folder} was collected: run `{collect}` first")
-        bank, manifest = LogitBank(folder), read_manifest(folder)
+        bank, manifest = open_bank(folder), read_manifest(folder)
         if manifest is not None:
             bank.teachers = [record for record in bank.teachers if record.key in manifest["teachers"]]
         return bank
@@ -329,7 +331,9 @@ class Study:
             from capmismatch.study.checking import check_pick
 
             self.check()
-            check_pick(self, family=[record.family for record in self.bank.teachers])
+            bank = self.bank
+            bank.must_keep_all("students that are trained here")
+            check_pick(self, family=[record.family for record in bank.teachers])
             results = distill(self)
         else:
             options = self.given_results()
@@ -388,12 +392,13 @@ class Study:
 
     def _choose(self, **options: Any) -> Choice:
         from capmismatch.selection.picking import pick
-        from capmismatch.study.rule_values import rule_values
 
         split, probes = splits_of(self.bank)[0], self.load("probes")
         results = self.load("results") if self.has("results") else None
         options = self.pick_options() | options
         if results is None and not options["evidence"]:
+            from capmismatch.study.rule_values import rule_values
+
             rule, device = options.get("rule", "auto"), self.config.probe.device
             options.setdefault("values", rule_values(self.bank, probes, rule, split, device))
         return self.handing_over(pick(probes, results, split=split, **options))

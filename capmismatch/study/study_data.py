@@ -21,6 +21,13 @@ GIVEN_BY_STUDY = ("base", "train")  # options of sources that are no matter of a
 """Sources of teachers that bring the rows their logits are of."""
 
 
+def is_condensed(bank: Path) -> bool:
+    """Whether there is a bank in a folder whose rows are condensed."""
+    from capmismatch.data.bank_files import read_token_rows
+
+    return (bank / "bank.json").exists() and bool(read_token_rows(bank)[1])
+
+
 class StudyData:
     """The examples and teachers of a study; each is loaded when it is first asked for, and only once.
 
@@ -76,6 +83,18 @@ class StudyData:
         tables = enumerate(self.config.family)
         return Family([teacher for number, table in tables for teacher in self._family(number, table)])
 
+    def keeps_all_logits(self, bank: Path) -> bool | None:
+        """Whether a bank of this study keeps all logits, however many tokens there are; None leaves it to their number.
+
+        What [collect] says; else what the bank that is there does; else yes where students are trained, who learn from
+        all tokens.
+        """
+        if self.config.collect.dense is not None:
+            return self.config.collect.dense
+        if self.config.distill is not None or ((bank / "bank.json").exists() and not is_condensed(bank)):
+            return True
+        return None
+
     def why_no_training_logits(self, family: str, teacher: str) -> str:
         """Why a teacher has no logits of training rows, and can get none; "" where it has, or a network to make them.
 
@@ -83,6 +102,11 @@ class StudyData:
         """
         from capmismatch.sources.runners import rows_by_id
 
+        if is_condensed(self.folder / "bank"):
+            return (
+                "the bank keeps condensed rows: write lists of the likeliest tokens with capmismatch.export_tokens, or "
+                "keep all logits with dense = true in [collect]"
+            )
         if self.config.distill is not None:  # students that are trained here have rows to be trained on
             return ""
         try:

@@ -98,7 +98,10 @@ class TeacherDifference:
     ceiling : float
         The highest correlation to expect of any probe.
     seeds : float
-        Runs of each teacher at which the reliability would reach 0.8; infinite where no difference shows.
+        Seeds, or training runs, of each teacher at which the reliability would reach 0.8; infinite where no difference
+        shows.
+    error : str
+        What differences are measured against, "seeds" or "training runs".
     """
 
     subject: Subject
@@ -109,6 +112,7 @@ class TeacherDifference:
     reliability: Estimate
     ceiling: float
     seeds: float
+    error: str
 
     @property
     def known(self) -> bool:
@@ -131,10 +135,13 @@ class TeacherDifferences:
         Those where it can be tested.
     shown : int
         Those where they differ (p < 0.05 each).
+    error : str
+        What differences are measured against, "seeds" or "training runs" or both.
     """
 
     combinations: int
     shown: int
+    error: str
 
 
 @dataclass(frozen=True)

@@ -193,6 +193,7 @@ def _teachers(results: pd.DataFrame, split: str) -> Iterator[Statement]:
             Estimate(float(row["reliability"]), float(row["low"]), float(row["high"]), int(row["teachers"])),
             float(row["ceiling"]),
             float(row["seeds_for_80"]),
+            str(row["error"]),
         )
         for _, row in teacher_differences(results, split=split).iterrows()
     ]
@@ -200,7 +201,8 @@ def _teachers(results: pd.DataFrame, split: str) -> Iterator[Statement]:
     if not tested:
         yield Statement("teachers", Unknown("runs"))
         return
-    yield Statement("teachers", TeacherDifferences(len(tested), sum(of_setting.shown for of_setting in tested)))
+    errors = " and of ".join(sorted({of_setting.error for of_setting in tested}))
+    yield Statement("teachers", TeacherDifferences(len(tested), sum(of_setting.shown for of_setting in tested), errors))
     for of_setting in tested:
         weak = of_setting.reliability.value < WANTED_RELIABILITY
         yield Statement("teachers", of_setting, ("CM015",) if weak else ())

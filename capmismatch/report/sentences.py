@@ -89,11 +89,11 @@ def _(facts: Unknown) -> str:
 def _(facts: TeacherDifferences) -> str:
     if facts.combinations == 1:
         differ = "differ" if facts.shown else "do not differ"
-        text = f"The teachers {differ} significantly, against the noise of seeds (F test, p < 0.05)."
+        text = f"The teachers {differ} significantly, against the noise of {facts.error} (F test, p < 0.05)."
         return text if facts.shown else f"{text} An order of teachers or of probes may be chance."
     text = (
         f"In {facts.shown} of {count(facts.combinations, 'combination')} of student and method the teachers differ "
-        "significantly, against the noise of seeds (F test, p < 0.05 each)."
+        f"significantly, against the noise of {facts.error} (F test, p < 0.05 each)."
     )
     if facts.shown < facts.combinations:
         text += " In the others they do not, and an order of teachers or of probes there may be chance."
@@ -110,7 +110,9 @@ def _(facts: TeacherDifference) -> str:
     )
     if not facts.ceiling:
         return f"{text}; no probe can be expected to correlate with them."
-    seeds = "" if facts.reliability.value >= 0.8 else f"; {facts.seeds:g} seeds would reach a reliability of 0.8"
+    seeds = (
+        "" if facts.reliability.value >= 0.8 else f"; {facts.seeds:g} {facts.error} would reach a reliability of 0.8"
+    )
     return f"{text}; highest correlation to expect of a probe: {facts.ceiling:.2f}{seeds}."
 
 

@@ -18,6 +18,7 @@ from capmismatch.stats.matching import (
     nearest_tau,
     of_student,
     pack_columns,
+    require_single_rows,
     rows_of_split,
     seed_effects,
     share_seeds,
@@ -62,10 +63,14 @@ def read_probes(probes: pd.DataFrame, split: str, student: str | None = None) ->
     Raises
     ------
     InputError
-        If a column is missing, the split has no rows, or no teacher is usable.
+        If a column is missing, the split has no rows, no teacher is usable, or a row is there twice.
     """
     require_columns(probes, [*UNIT, "params", "split", "tau", "probe", "value", "se"], "the probes table")
-    rows = of_student(rows_of_split(usable_tables(probes)[0], split, "the probes table"), student)
+    rows = rows_of_split(usable_tables(probes)[0], split, "the probes table")
+    if "seed" in rows:  # a copy of a row is no second training run
+        quantity = [*UNIT, "probe", "tau", *(name for name in ["student"] if name in rows)]
+        require_single_rows(rows[rows["seed"].notna()], quantity, ["seed"], "the probes table")
+    rows = of_student(rows, student)
     rows = rows[~rows["probe"].isin(zero_by_definition(rows))]
     measurements = mean_probes(rows[np.isfinite(rows["value"])])
     profiles = measurements.pivot(index=UNIT, columns="probe", values="value")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.findings import explain
 from capmismatch.selection.candidates import read_probes, rule_choices
 from capmismatch.selection.picking import pick
+from capmismatch.selection.repeats import without_repeats
 from capmismatch.stats.across import mean_over, pooled_correlation
 from capmismatch.stats.correlations import correlations
 from capmismatch.stats.differences import teacher_differences
@@ -201,7 +202,7 @@ def meta(
     Seeds are halved by turns; a teacher is best by the one half and judged on the other, both ways round. With single
     seeds the best is taken on `split` and judged on `report_split`, which share their runs: regrets of all rules are
     then too small alike. Whether the largest teacher loses is decided on the half that judges nothing. Few families say
-    little: read the intervals.
+    little: read the intervals. Students that are given twice, also under other names, count once, with a warning.
 
     Examples
     --------
@@ -218,7 +219,7 @@ def meta(
     families = [family for number, study in enumerate(studies, 1) for family in _families_of(study, number)]
     if not families:
         raise InputError("expected at least one study, got none")
-    families = [family for family in families if family.has_choice(report_split)]
+    families = [family for family in _once(families) if family.has_choice(report_split)]
     if not families:
         raise InputError(f"no family has students of {FEWEST_TEACHERS} teachers in one setting: nothing to choose from")
     options = {"split": split, "report_split": report_split, "n_boot": n_boot, "seed": seed}
@@ -266,6 +267,15 @@ def _families_of(study: Any, number: int) -> Iterator[_Family]:
         students = results[results["family"].eq(family) & results["teacher"].isin(own["teacher"])]
         if len(students):
             yield _Family(name, str(family), own[own["teacher"].isin(students["teacher"])], students)
+
+
+def _once(families: Sequence[_Family]) -> list[_Family]:
+    """The families without students that an earlier one has, too: a study that is given twice is one, also renamed."""
+    _, kept, repeated = without_repeats(None, [(family.probes, family.results) for family in families])
+    if repeated:
+        warnings.warn(f"the same students were given twice, and are left out: {repeated}", stacklevel=3)
+    left = {id(probes): results for probes, results in kept}
+    return [replace(family, results=left[id(family.probes)]) for family in families if id(family.probes) in left]
 
 
 def _choices(

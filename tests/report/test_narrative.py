@@ -13,6 +13,7 @@ from tables import affinity_table
 from capmismatch.errors import InputError
 from capmismatch.report.facts import LinkCounts, StudentCourses, Subject, Unknown
 from capmismatch.report.narrative import TOPICS, statements
+from capmismatch.report.sentences import sentence
 from capmismatch.selection.links import correlate
 from capmismatch.stats.estimates import Estimate, against_best, course, held_fixed, pair_mean, times
 from capmismatch.stats.two_lines import TwoLines
@@ -169,6 +170,15 @@ def test_teachers_that_differ_and_those_that_do_not():
     assert (summary.facts.combinations, summary.facts.shown) == (2, 1)
     assert differ.facts.shown and differ.codes == () and differ.facts.ceiling > 0.99
     assert not same.facts.shown and same.codes == ("CM015",) and same.facts.free == same.facts.free_of_runs == 6
+
+
+def test_what_differences_are_measured_against_is_named():
+    heights = np.array([0.60, 0.61, 0.59, 0.60, 0.61, 0.60, 0.62])
+    runs = [results_table(heights, noise=0.01, seed=run).assign(teacher_seed=run) for run in (0, 1)]
+    by_seed, by_run = (said("teachers", results=table) for table in (runs[0], pd.concat(runs)))
+    assert [one.facts.error for one in by_seed[:2]] == ["seeds"] * 2
+    assert [one.facts.error for one in by_run[:2]] == ["training runs"] * 2
+    assert "the noise of training runs" in sentence(by_run[0].facts) and "seeds" not in sentence(by_run[1].facts)
 
 
 def test_single_seeds_cannot_tell_whether_teachers_differ():

@@ -59,11 +59,11 @@ class Noise:
         there = position >= 0
         variances = np.where(there, self.variances[position], np.nan)
         seeds = None if self.seeds is None else np.where(there[:, None], self.seeds[position], 0.0)
-        by_unit = {name: getattr(self, name) for name in ("repeats", "squares", "own_free")}
-        own = {
-            name: None if known is None else np.where(there, known[position], 0.0) for name, known in by_unit.items()
-        }
-        return replace(self, variances=variances, seeds=seeds, **own)
+        repeats, squares, own_free = (
+            None if known is None else np.where(there, known[position], 0.0)
+            for known in (self.repeats, self.squares, self.own_free)
+        )
+        return replace(self, variances=variances, seeds=seeds, repeats=repeats, squares=squares, own_free=own_free)
 
 
 @dataclass(frozen=True)

@@ -273,7 +273,7 @@ class _Measured:
     @property
     def ratios(self) -> Floats:
         """The grid of differences to noise, as variances: the same for a single repeat, however many there are."""
-        grid: Floats = RATIOS * self.number
+        grid: Floats = np.asarray(RATIOS * self.number, dtype=np.float64)
         return grid
 
     @property
@@ -390,7 +390,7 @@ class _Measured:
             levels=parts[0].levels,
             means=np.array([part.mean[:, 0] for part in parts]),
             covs=covs,
-            roots=np.linalg.cholesky(covs + _SMALL * np.eye(covs.shape[1])),
+            roots=np.asarray(np.linalg.cholesky(covs + _SMALL * np.eye(covs.shape[1])), dtype=np.float64),
             log_weights=np.array([prior.log_weight for prior in priors]),
             ratios=self.ratios,
             scales=scales,

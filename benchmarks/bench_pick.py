@@ -3,9 +3,9 @@
     python benchmarks/bench_pick.py [--families 200] [--out pick_blocks.csv] [--workers 1]
 
 Families are those of ``bench_reliability.py``, written as a probes and a results table and given to `capmismatch.pick`:
-one or eight settings, one to four seeds, each student measured on "val" and on "test", so that both have its seed in
-common; students without a teacher beside. A teacher matters from a quarter to twice as much as a seed, which moves
-accuracies by half a point; examples add 0.3 points to each measurement. Pilots climb the ladders of
+one or eight settings, one to four seeds of each kind of noise, each student measured on "val" and on "test", so that
+both have its seed in common; students without a teacher beside. A teacher matters from a quarter to twice as much as a
+seed, which moves accuracies by half a point; examples add 0.3 points to each measurement. Pilots climb the ladders of
 `capmismatch.study.halving` with budgets of 16, 25 and 48 whole runs, and stop once the expected regret is below 0.3
 points: once for teachers of the same families, once for twelve whose students rise and fall with size, which is not
 what the posterior assumes.
@@ -19,17 +19,17 @@ command goes on from there.
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from _reliability import binned, bins, run_blocks
-from bench_reliability import SHIPPED, Floats, Links, Truth
+from bench_reliability import SHIPPED, UNEVEN, Floats, Links, Truth, seed_errors
 
 import capmismatch as cm
 from capmismatch.selection.candidates import measured
-from capmismatch.stats.groups import Group, Noise
+from capmismatch.stats.groups import Group
 from capmismatch.stats.posterior import posterior_draws
 from capmismatch.study.halving import Judgement, Rung, halve, ladder
 
@@ -52,11 +52,18 @@ class Design:
     seeds: int = 0
     settings: int = 1
     runs: int = 0
+    noise: str = "normal"
 
 
 DESIGNS = [
     *(Design("results", 0, seeds, settings) for settings in (1, 8) for seeds in (1, 2, 4)),
     *(Design("results", 3, 2, settings) for settings in (1, 8)),
+    *(
+        Design("results", 0, seeds, settings, noise=noise)
+        for noise in UNEVEN
+        for settings in (1, 8)
+        for seeds in (1, 2, 4)
+    ),
     *(Design("evidence", evidence) for evidence in (1, 3, 6)),
     *(Design(kind, runs=runs) for kind in ("pilot", "pilot, curved") for runs in (16, 25, 48)),
 ]
@@ -74,13 +81,17 @@ def probes_of(name: str, truth: Truth) -> pd.DataFrame:
     return pd.concat(frames).assign(split="val", seed=0, se=1e-4)
 
 
-def results_of(rng: np.random.Generator, name: str, truth: Truth, seeds: int) -> tuple[pd.DataFrame, float]:
+def results_of(
+    rng: np.random.Generator, name: str, truth: Truth, seeds: int, kind: str = "normal"
+) -> tuple[pd.DataFrame, float]:
     """The results table of a family, and the true accuracy of students without a teacher."""
     plain = float(truth.means.mean() - rng.exponential())
     rows = [("", "CE", plain)]
     rows += [(f"t{t}", f"KD tau={s + 1}", true) for (s, t), true in np.ndenumerate(truth.means)]
     teacher, label, true = zip(*rows, strict=True)
-    runs = 0.7 + POINT * (np.array(true)[:, None] + truth.sigma * rng.standard_normal((len(rows), seeds)))
+    errors = seed_errors(rng, kind, (*truth.means.shape, seeds)).reshape(-1, seeds)
+    errors = np.concatenate([rng.standard_normal((1, seeds)), errors])
+    runs = 0.7 + POINT * (np.array(true)[:, None] + truth.sigma * errors)
     frames = []
     for split in ("val", "test"):  # of the same students; the examples of a split move all of them alike, too
         seen = runs + EXAMPLE_NOISE * (rng.standard_normal(runs.shape) + rng.standard_normal())
@@ -109,7 +120,7 @@ def public_trial(rng: np.random.Generator, design: Design, shipped: Floats) -> l
         truth = links.family(rng, 1, shipped)
         evidence.append((probes_of(f"f{number}", truth), results_of(rng, f"f{number}", truth, 3)[0]))
     truth = links.family(rng, design.settings, shipped)
-    results, plain = results_of(rng, "new", truth, design.seeds) if design.seeds else (None, np.nan)
+    results, plain = results_of(rng, "new", truth, design.seeds, design.noise) if design.seeds else (None, np.nan)
     choice = cm.pick(probes_of("new", truth), results, evidence=evidence, n_boot=1000, seed=int(rng.integers(2**31)))
     best = int(choice.teacher.removeprefix("t"))
     setting = int(choice.label.removeprefix("KD tau=")) - 1 if results is not None else 0
@@ -167,7 +178,7 @@ def pilot_trial(rng: np.random.Generator, design: Design, shipped: Floats) -> tu
         values = np.where(place < 0, np.nan, found[place])
         known_noise = own_noise.at(place)
         if not np.isnan(guess):
-            known_noise = Noise(np.where(place < 0, np.nan, guess), own_noise.free)
+            known_noise = replace(known_noise, variances=np.where(place < 0, np.nan, guess))
         return Group(values, known_noise, probes, range(count), ["one"] * count)
 
     def judge(rung: Rung, arms: list[int]) -> Judgement:
@@ -210,8 +221,10 @@ def simulate(number: int, block: int) -> pd.DataFrame:
 
 
 def reported(sums: pd.DataFrame) -> pd.DataFrame:
-    """By seeds and settings: mean error of the accuracy and of the gain to report, in points; the gain's coverage."""
-    total = sums[sums["kind"].eq("results")].groupby(["evidence", "seeds", "settings"])[EXTRA].sum()
+    """By noise, seeds and settings: mean error of accuracy and gain to report, in points; the gain's coverage."""
+    total = (
+        sums[sums["kind"].eq("results")].groupby(["noise", "evidence", "seeds", "settings"], sort=False)[EXTRA].sum()
+    )
     n = total.pop("reported")
     table = pd.DataFrame({"n": n.astype(int)})
     for name in ("accuracy_error", "gain_error"):
@@ -234,8 +247,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     done = run_blocks(simulate, len(DESIGNS), -(-options.families // BLOCK), options.out, options.workers)
-    for (kind, settings), part in done.groupby(["kind", "settings"], sort=False):
-        print(f"\n{kind}, settings: {settings:g}\n{bins(part).round(3).to_string(index=False)}")
+    for (kind, settings, noise), part in done.groupby(["kind", "settings", "noise"], sort=False):
+        print(f"\n{kind}, settings: {settings:g}, noise: {noise}\n{bins(part).round(3).to_string(index=False)}")
     print(f"\nWhat is reported, in points from the truth\n{reported(done).round(3).to_string(index=False)}")
     print(f"\nPoints lost with so many whole runs\n{ways(done).round(3).to_string(index=False)}")
 

@@ -2,11 +2,13 @@
 
     python benchmarks/bench_reliability.py [--families 1000] [--out reliability_blocks.csv] [--workers 1]
 
-29 designs: evidence of 0, 1, 3 or 6 other families; one to four seeds (none to three, where there is evidence); one or
-eight settings. Each family draws its own number of teachers (8 to 12), signal to noise (the spread of the teachers over
-that of the seeds, log-uniform from 0.25 to 2), share that probes explain, and probe matrix: that of the twelve shipped
-CIFAR-10 teachers, a ladder of sizes, or noise. Single seeds know the noise from the examples alone, which is 0.3 to 1
-times the real one. The choice is that of `capmismatch.pick`: the setting and teacher with the highest expectation.
+51 designs: evidence of 0, 1, 3 or 6 other families; one to four seeds (none to three, where there is evidence); one or
+eight settings; seeds that scatter alike, more for some teachers than for others (standard deviations log-normal, by a
+factor of 2.2), or with heavy tails (Student's t with 2.5 to 4 degrees of freedom). Each family draws its own number of
+teachers (8 to 12), signal to noise (the spread of the teachers over that of the seeds, log-uniform from 0.25 to 2),
+share that probes explain, and probe matrix: that of the twelve shipped CIFAR-10 teachers, a ladder of sizes, or noise.
+Single seeds know the noise from the examples alone, which is 0.3 to 1 times the real one. The choice is that of
+`capmismatch.pick`: the setting and teacher with the highest expectation.
 
 Blocks of all designs are made in turns and kept in ``--out``; the same command goes on from there.
 """
@@ -24,7 +26,7 @@ import pandas as pd
 from _reliability import binned, bins, run_blocks
 from numpy.typing import NDArray
 
-from capmismatch.stats.groups import Group, Noise
+from capmismatch.stats.groups import Group, Noise, seed_noise
 from capmismatch.stats.posterior import joint_draws
 
 Floats = NDArray[np.float64]
@@ -41,13 +43,17 @@ class Design:
     evidence: int
     seeds: int
     settings: int
+    noise: str = "normal"
 
 
+UNEVEN = ["by teacher", "heavy tails"]
 DESIGNS = [
     Design(evidence, seeds, settings)
     for evidence, seeds, settings in product((0, 1, 3, 6), (0, 1, 2, 3, 4), (1, 8))
     if (seeds or (evidence and settings == 1)) and not (evidence and seeds == 4)
 ]
+DESIGNS += [Design(0, seeds, settings, noise) for noise, seeds, settings in product(UNEVEN, (1, 2, 3, 4), (1, 8))]
+DESIGNS += [Design(3, seeds, 1, noise) for noise, seeds in product(UNEVEN, (1, 2, 3))]
 
 
 def features(rng: np.random.Generator, teachers: int, shipped: Floats) -> Floats:
@@ -101,18 +107,33 @@ def true_family(rng: np.random.Generator, settings: int, slopes: Floats, explain
     return Truth(spread * (true + level), x, sigma)
 
 
-def family(rng: np.random.Generator, name: str, seeds: int, truth: Truth) -> list[Group]:
+def seed_errors(rng: np.random.Generator, kind: str, shape: tuple[int, int, int]) -> Floats:
+    """What seeds do to the students (settings, teachers, seeds), in units of their typical standard deviation."""
+    if kind == "heavy tails":
+        tail = rng.uniform(2.5, 4)
+        return rng.standard_t(tail, shape) / np.sqrt(tail / (tail - 2))
+    by_teacher = 0.7 * np.exp(0.8 * rng.standard_normal((shape[1], 1))) if kind == "by teacher" else 1.0
+    return by_teacher * rng.standard_normal(shape)
+
+
+def family(rng: np.random.Generator, name: str, seeds: int, truth: Truth, kind: str) -> list[Group]:
     """Its measurement in each setting."""
     settings, teachers = truth.means.shape
-    count, sigma = max(seeds, 1), truth.sigma
-    runs = truth.means[:, :, None] + sigma * rng.standard_normal((settings, teachers, count))
-    means, free = runs.mean(axis=2), float(settings * teachers * (count - 1))
-    variance = ((runs - means[:, :, None]) ** 2).sum() / free / count if free else (sigma * rng.uniform(0.3, 1)) ** 2
-    noise = Noise(np.full(teachers, variance if seeds else np.nan), free or np.inf)
-    if not seeds:
-        means = np.full_like(means, np.nan)
     names = [(name, teacher) for teacher in range(teachers)]
-    return [Group(row, noise, truth.features, names, [name] * teachers) for row in means]
+    if not seeds:
+        unknown = np.full((settings, teachers), np.nan)
+        noise = [Noise(unknown[0], np.inf)] * settings
+        return _groups(unknown, noise, truth, names)
+    runs = truth.means[:, :, None] + truth.sigma * seed_errors(rng, kind, (settings, teachers, seeds))
+    examples = np.full(settings * teachers, (truth.sigma * rng.uniform(0.3, 1)) ** 2)
+    found = seed_noise(runs.reshape(-1, 1, seeds), examples)
+    place = np.arange(settings * teachers).reshape(settings, teachers)
+    return _groups(runs.mean(axis=2), [found.at(of_setting) for of_setting in place], truth, names)
+
+
+def _groups(means: Floats, noise: list[Noise], truth: Truth, names: list[tuple[str, int]]) -> list[Group]:
+    families = [name for name, _ in names]
+    return [Group(row, own, truth.features, names, families) for row, own in zip(means, noise, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -137,9 +158,10 @@ class Links:
 def trial(rng: np.random.Generator, design: Design, shipped: Floats) -> tuple[float, float, float, float]:
     """P(best) and expected regret as claimed, and as they are; regret over the seeds' standard deviation, about."""
     links = Links.draw(rng)
-    others = [family(rng, f"other {i}", 3, links.family(rng, 1, shipped))[0] for i in range(design.evidence)]
+    kind = design.noise
+    others = [family(rng, f"other {i}", 3, links.family(rng, 1, shipped), kind)[0] for i in range(design.evidence)]
     truth = links.family(rng, design.settings, shipped)
-    true, groups = truth.means, family(rng, "new", design.seeds, truth)
+    true, groups = truth.means, family(rng, "new", design.seeds, truth, kind)
     draws = joint_draws(groups, 600, rng, others).means
     setting, best = np.unravel_index(draws.mean(axis=0).argmax(), true.shape)
     drawn, lead = draws[:, setting], true[setting]
@@ -165,7 +187,7 @@ def main() -> None:
     done = run_blocks(simulate, len(DESIGNS), -(-options.families // BLOCK), options.out, options.workers)
     print("All designs")
     print(bins(done).round(3).to_string(index=False))
-    for name in ("evidence", "seeds", "settings"):
+    for name in ("noise", "evidence", "seeds", "settings"):
         for value, part in done.groupby(name):
             print(f"{name} = {value}")
             print(bins(part).round(3).to_string(index=False))

@@ -3,8 +3,9 @@
     python benchmarks/reliability_summary.py reliability_blocks.csv pick_blocks.csv
 
 The blocks are those of ``bench_reliability.py`` and ``bench_pick.py``. Writes ``benchmarks/reliability.csv`` (every
-kind of claim by bin, and the posterior by evidence, seeds and settings), ``figures/statistics/pick_reliability`` (PDF,
-PNG and CSV), and three tables of ``docs/concepts/statistics.md``, each between its marks.
+kind of claim by bin, and the posterior by noise, evidence, seeds and settings), the picture
+``figures/statistics/pick_reliability`` (PDF, PNG and CSV), and three tables of ``docs/concepts/statistics.md``, each
+between its marks.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ FEWEST = 20  # claims in a bin, below which it is not drawn
 def kinds(posterior: pd.DataFrame, public: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Blocks by what makes the claim."""
     found = {POSTERIOR: posterior}
+    for noise, part in posterior.groupby("noise", sort=False):
+        found[f"{POSTERIOR}, noise {noise}"] = part
     for (kind, settings), part in public.astype({"settings": int}).groupby(["kind", "settings"], sort=False):
         name = {"results": f"pick, {settings} setting{'s' * (settings > 1)}", "evidence": "pick by evidence"}
         found[name.get(kind, kind)] = part
@@ -63,6 +66,8 @@ def draw(rows: pd.DataFrame) -> Axes:
         right.fill_between(ends, [end / 1.2 for end in ends], [end / 0.8 for end in ends], color="0.92", zorder=0)
         for number, (kind, (color, marker)) in enumerate(SHOWN.items()):
             part = rows[rows["kind"].eq(kind) & rows["n"].ge(FEWEST)]
+            if part.empty:
+                continue
             look = {"color": color, "marker": marker, "linestyle": "none", "markersize": 4}
             shift = 0.008 * (number - 1.5)
             left.vlines(part["claimed"] + shift, part["true_low"], part["true_high"], color=color, linewidth=0.8)
@@ -73,7 +78,9 @@ def draw(rows: pd.DataFrame) -> Axes:
             plots.attach(left, part[columns])
         left.set(xlim=(0, 1), ylim=(0, 1), xlabel="P(best) as claimed", ylabel="share that comes true")
         right.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="regret as expected", ylabel="real regret")
-        left.figure.legend(loc="outside upper center", ncols=len(SHOWN), frameon=False, handletextpad=0.2)
+        left.figure.legend(
+            loc="outside upper center", ncols=len(left.get_legend_handles_labels()[1]), frameon=False, handletextpad=0.2
+        )
         plots.save(left, FIGURE)
     return left
 
@@ -81,7 +88,16 @@ def draw(rows: pd.DataFrame) -> Axes:
 def claims(rows: pd.DataFrame) -> str:
     """The reliability table of the page: the posterior over all designs, then what people call."""
     shown = []
-    for kind in (POSTERIOR, "pick, 1 setting", "pick, 8 settings", "pick by evidence", "pilot", "pilot, curved"):
+    by_noise = [kind for kind in dict.fromkeys(rows["kind"]) if kind.startswith(f"{POSTERIOR}, noise")]
+    for kind in (
+        POSTERIOR,
+        *by_noise,
+        "pick, 1 setting",
+        "pick, 8 settings",
+        "pick by evidence",
+        "pilot",
+        "pilot, curved",
+    ):
         for row in rows[rows["kind"].eq(kind) & rows["n"].ge(FEWEST)].itertuples():
             cells = {
                 "claim by": kind,
@@ -101,6 +117,7 @@ def biases(public: pd.DataFrame) -> str:
     """What is reported, in points from the truth."""
     found = reported(public)
     cells = {
+        "noise": found["noise"],
         "evidence": found["evidence"].astype(int).astype(str) + " families",
         "seeds": found["seeds"].astype(int),
         "settings": found["settings"].astype(int),
@@ -130,7 +147,8 @@ def main() -> None:
         page, "claims", f"{head}; {int(public['n'].sum()):,} trials of the calls.\n\n{claims(rows)}", PAGE.name
     )
     page = between(page, "biases", biases(public), PAGE.name)
-    page = between(page, "pilots", markdown(ways(public).round(2)), PAGE.name)
+    if public["runs"].gt(0).any():  # else the table of an earlier run stays
+        page = between(page, "pilots", markdown(ways(public).round(2)), PAGE.name)
     PAGE.write_text(page, encoding="utf-8")
 
 

@@ -23,6 +23,7 @@ SHOWN = {  # columns that a reader needs; the CSV has all
     "grid.csv": ["benchmark", "size", "ours", "other", "value", "unit", "target"],
     "batched.csv": ["benchmark", "size", "ours", "other", "ratio", "apart", "target"],
     "tokens.csv": ["what", "rows", "value", "unit", "target", "held"],
+    "gguf.csv": ["what", "rows", "value", "unit"],
     "new_user.csv": ["route", "state", "calls", "refused", "life_s", "wall_s", "cpu_s", "target"],
     "broken.csv": ["kind", "broken", "found"],
     "collect.csv": ["benchmark", "size", "collect_s", "bare_s", "value", "unit", "target"],

@@ -71,6 +71,7 @@ from .stats.bootstrap import bootstrap as bootstrap
 from .stats.differences import teacher_differences as teacher_differences
 from .stats.peak import Peak as Peak
 from .stats.peak import peak_of as peak_of
+from .stats.peaks import peaks as peaks
 from .stats.settings import setting_differences as setting_differences
 from .study.meta import Meta as Meta
 from .study.meta import meta as meta

@@ -22,7 +22,6 @@ from capmismatch.errors import CapmismatchError, InputError
 
 if TYPE_CHECKING:
     from capmismatch.data.bank import LogitBank
-    from capmismatch.study.inspection import Inspection
     from capmismatch.study.study import Study
 
 # Before torch loads: threads that wait by spinning would stall each other wherever other programs want the cores too.
@@ -81,10 +80,9 @@ def _set(**options: Any) -> dict[str, Any]:
 
 
 def _show(frame: Any, rows: int = 24) -> None:
-    from capmismatch._utils.text import format_number
+    from capmismatch._utils.text import table_text
 
-    shown = frame.head(rows).to_string(index=False, float_format=format_number)
-    print(shown if len(frame) <= rows else f"{shown}\n... {len(frame) - rows} more rows")
+    print(table_text(frame, rows))
 
 
 def _print_json(value: Any) -> None:
@@ -124,45 +122,16 @@ def check(
     study: StudyFile, *, folder: Folder = None, workers: Workers = CORES, json: Json = False, quiet: Quiet = False
 ) -> None:
     """Load everything in a study and run one batch per teacher: lists problems, warnings and the cost."""
-    from capmismatch.study.inspection import inspect_study
+    from capmismatch.study.inspection import inspect_study, inspection_text
 
     opened = _open(study, folder, quiet or json, workers)
     look = inspect_study(opened)
     if json:
         _print_json(look.to_dict())
     else:
-        _show_inspection(look, opened)
+        print(inspection_text(look, opened))
     if look.problems:
         sys.exit(2)
-
-
-def _show_inspection(look: Inspection, study: Study) -> None:
-    from capmismatch._utils.text import duration, format_count
-
-    print("\n".join(look.about))
-    if len(look.teachers):
-        shown = look.teachers.assign(
-            seed=["" if seed is None or seed != seed else f"{seed:.0f}" for seed in look.teachers["seed"]],
-            params=[format_count(size, missing="") for size in look.teachers["params"]],
-            accuracy=[f"{100 * value:.1f} %" for value in look.teachers["accuracy"]],
-            collect=[duration(value) for value in look.teachers["seconds"]],
-        )
-        print()
-        _show(shown.drop(columns="seconds"), len(shown))
-    if len(look.cost):
-        shown = look.cost.assign(
-            passes=[format_count(number) for number in look.cost["passes"]],
-            time=[duration(3600 * hours) for hours in look.cost["hours"]],
-        )
-        print()
-        _show(shown.drop(columns="hours"), len(shown))
-        print(f"total: about {duration(3600 * look.hours)}, students {study.workers} at a time")
-    for title, lines in (("Warnings", look.notes), ("Problems", look.problems)):
-        if lines:
-            print(f"\n{title}")
-            print("\n".join(f"  - {line}" for line in lines))
-    if not look.problems:
-        print(f"\nNo problems found. Next: {command('run', study.file, study.folder)}")
 
 
 @_command

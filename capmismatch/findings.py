@@ -292,6 +292,18 @@ FINDINGS: dict[str, Finding] = {
             "Some teachers are no better than guessing, or worse than a student without a teacher. They are ranked, "
             "but not taken, by whatever rule.",
         ),
+        Finding(
+            "CM050",
+            "no features of this teacher",
+            "Features were asked for, and this teacher brings saved logits alone: nothing of its layers can be "
+            "measured, and a probe of features compares the other teachers only.",
+        ),
+        Finding(
+            "CM051",
+            "two tests of a peak disagree",
+            "One of two tests calls a rise that is followed by a fall, and the other does not: the slopes up to and "
+            "from each teacher, and two lines with a break. A peak is established where both call it.",
+        ),
     )
 }
 """Every finding by its code."""

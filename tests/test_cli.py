@@ -339,6 +339,13 @@ def test_status_and_teachers_as_json(tmp_path: Path) -> None:
     counts = json.loads(command("status", file, "--json").out)
     assert (counts["done"], counts["runs"], counts["seconds_left"]) == (0, 4, None)
     assert [row["teacher"] for row in counts["rows"]] == ["", "mlp4"]
+    code = (
+        f"import sys\nfrom capmismatch import cli\ntry:\n    cli.app(['status', {str(file)!r}])\n"
+        "except SystemExit:\n    pass\n"
+        "sys.exit(str({'torch', 'scipy.stats', 'matplotlib'} & sys.modules.keys() or ''))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "0 of 4 done" in shown.stdout and not shown.stderr.strip(), shown.stderr
     listed = json.loads(command("teachers", "torchvision:resnet{18,34}", "--json").out)
     assert [(row["name"], row["params"]) for row in listed] == [("resnet18", 11689512), ("resnet34", 21797672)]
 

@@ -84,8 +84,8 @@ def test_ties_infinities_and_halves_like_scipy(backend, case):
             close(ranks.spearman(a, b, labels), scipy_rows(spearmanr, left, right))
 
 
-# both sides of the switches: insertion or counting sort (24), one word or several (64), lanes or a tree (1024, 4096)
-@pytest.mark.parametrize("classes", [2, 3, 10, 24, 25, 63, 64, 65, 128, 1000, 1023, 1024, 1025, 5000])
+# both sides of the switches: one word or several (64), NumPy's sort or by bytes (256), lanes or a tree (1024)
+@pytest.mark.parametrize("classes", [2, 3, 10, 24, 63, 64, 65, 255, 256, 1000, 1023, 1024, 1025, 5000])
 @pytest.mark.parametrize("levels", [None, 3, 0.1], ids=["few ties", "ties", "nearly all tied"])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_sizes_and_ties_like_scipy(backend, classes, levels, dtype):

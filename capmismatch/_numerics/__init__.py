@@ -6,6 +6,7 @@ subject                            entry                       compiled loops   
 softmax, its sums and moments      `softmax`                   `softmax_loops`      `softmax`
 mean soft labels of classes        `class_means`               `softmax_loops`      `class_means`
 order of classes (tau-b, rho)      `rank_blocks`               `rank_loops`         `rank_tensors`
+the same, of 64 to 1023 classes    `rank_blocks`               `rank_flat`          `rank_tensors`
 temperatures of ISATS              `isats_search`              `isats_loops`        `isats_tensors`
 condensing rows of a vocabulary    `condensing`                `condense_loops`     `condensing`
 =================================  ==========================  ===================  =====================

@@ -23,21 +23,13 @@ from torch import Tensor
 
 from capmismatch._numerics import devices
 from capmismatch._numerics.arrays import ArrayLike, as_labels
+from capmismatch._numerics.condense_settings import K, checked_betas
 from capmismatch._numerics.plain_arrays import plain_array
 from capmismatch._numerics.threads import blocks, run_in_threads
-from capmismatch.errors import InputError, must_be_one_of, must_count
+from capmismatch.errors import InputError, must_count
 
 if devices.HAS_NUMBA:
     from capmismatch._numerics import condense_loops as kernels
-
-K = 64
-"""How many wrong tokens are kept by default."""
-
-BETAS = {
-    "octaves": tuple(2.0**power for power in range(-3, 3)),
-    "half": tuple(2.0 ** (power / 2) for power in range(-6, 5)),
-}
-"""Where the tail's sums are kept: inverse temperatures from 1/8 to 4, an octave or half an octave apart."""
 
 IGNORED = -100
 """The label of a position that has none: prompts in fine-tuning, padding."""
@@ -217,23 +209,6 @@ def condense_labelled(
     if width < values.shape[1]:
         _refuse_padded_mass(values[:, width:], condensed, place)
     return condensed
-
-
-def checked_betas(betas: str | Iterable[float]) -> NDArray[np.float64]:
-    """The inverse temperatures of a setting, ascending.
-
-    Examples
-    --------
-    >>> checked_betas("octaves")
-    array([0.125, 0.25 , 0.5  , 1.   , 2.   , 4.   ])
-    """
-    if isinstance(betas, str):
-        must_be_one_of(betas, BETAS, "betas")
-        return np.array(BETAS[betas])
-    numbers = plain_array(list(betas), "betas").astype(np.float64)
-    if numbers.ndim != 1 or not len(numbers) or not bool(np.all((numbers > 1e-6) & (numbers < 1e6))):
-        raise InputError(f"expected betas that are positive inverse temperatures, got {numbers.tolist()}")
-    return np.unique(numbers)
 
 
 def labelled(labels: ArrayLike, rows: int, vocabulary: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -34,7 +34,7 @@ from capmismatch._numerics import devices, isats_tensors
 from capmismatch._numerics.condensed import CondensedParts
 from capmismatch._numerics.isats_condensed import maximise_condensed
 from capmismatch._numerics.isats_problem import Search
-from capmismatch._numerics.threads import blocks, run_in_threads
+from capmismatch._numerics.threads import rows_in_threads
 
 if devices.HAS_NUMBA:
     from capmismatch._numerics import isats_loops as kernel
@@ -71,9 +71,8 @@ def maximise(search: Search, lower: Tensor, upper: Tensor) -> Tensor:
     def run(rows: slice) -> None:
         kernel.search_rows(search.tau_target, *(array[rows] for array in arrays))
 
-    run_in_threads(
-        run, blocks(len(tau_other), max(1, BLOCK_LOGITS // max(1, search.below.shape[1]))), torch.get_num_threads()
-    )
+    rows = max(1, BLOCK_LOGITS // max(1, search.below.shape[1]))
+    rows_in_threads(run, len(tau_other), rows, torch.get_num_threads())
     return tau_other
 
 

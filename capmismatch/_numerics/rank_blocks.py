@@ -1,7 +1,7 @@
 r"""How two rows of logits become a rank correlation: sorted once per teacher, then counted in integers.
 
 This module cuts the rows into blocks, gives each to a thread, and makes metrics of the counts. The counts come from
-`rank_loops` (compiled, on the CPU) or `rank_tensors` (on any other device): the same integers.
+`rank_flat` and `rank_loops` (compiled, on the CPU) or `rank_tensors` (on any other device): the same integers.
 
 **One row, step by step.** Two teachers, five classes, and class 0 is the label:
 
@@ -71,6 +71,7 @@ from capmismatch._numerics.threads import blocks, run_in_threads
 from capmismatch.errors import InputError
 
 if devices.HAS_NUMBA:
+    from capmismatch._numerics.rank_flat import MOST_CLASSES, FlatRanks, FlatSpace
     from capmismatch._numerics.rank_loops import LoopRanks, Space
 
 Floats = NDArray[np.float64]
@@ -115,7 +116,7 @@ class Metric(NamedTuple):
 class Block:
     """One block of rows of all teachers, sorted once; each metric gives (P, n) for P pairs of teachers."""
 
-    def __init__(self, ranks: TensorRanks | LoopRanks, labels: Ints | None, pairs: Ints) -> None:
+    def __init__(self, ranks: TensorRanks | LoopRanks | FlatRanks, labels: Ints | None, pairs: Ints) -> None:
         self.n, self.classes = ranks.shape
         self.ranks, self.labels, self.pairs = ranks, labels, pairs
 
@@ -194,15 +195,15 @@ def measure(teachers: list[Any], labels: ArrayLike | None, metrics: list[Metric]
     rows = max(1, min(most, max(SMALL_CELLS // width, -(-n // threads))))
     of_thread = threading.local()
 
-    def ranked(block: slice) -> TensorRanks | LoopRanks:
+    def ranked(block: slice) -> TensorRanks | LoopRanks | FlatRanks:
         logits = [of_teacher[block] for of_teacher in teachers]
         if not loops:
             return TensorRanks([as_floats(rows).to(device).contiguous() for rows in logits])
         if not hasattr(of_thread, "space"):
             dtype = np.result_type(*(as_floats(rows[:0]).cpu().numpy() for rows in logits))  # wide enough for each
-            of_thread.space = Space((rows, len(teachers), classes), dtype)
+            of_thread.space = _space((rows, len(teachers), classes), dtype)
         arrays = [as_floats(rows).cpu().numpy() if isinstance(rows, Tensor) else rows for rows in logits]
-        return LoopRanks(arrays, of_thread.space)
+        return _ranked(arrays, of_thread.space)
 
     def run(block: slice) -> None:
         of_block = Block(ranked(block), None if targets is None else targets[block], pairs)
@@ -211,6 +212,16 @@ def measure(teachers: list[Any], labels: ArrayLike | None, metrics: list[Metric]
 
     run_in_threads(run, blocks(n, rows), threads)
     return values
+
+
+def _space(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Space | FlatSpace:
+    """Memory for compiled loops, of the kind that suits the number of classes."""
+    flat = FEW_CLASSES <= shape[2] <= MOST_CLASSES
+    return FlatSpace(shape, dtype) if flat else Space(shape, dtype)
+
+
+def _ranked(logits: list[NDArray[Any]], space: Space | FlatSpace) -> LoopRanks | FlatRanks:
+    return FlatRanks(logits, space) if isinstance(space, FlatSpace) else LoopRanks(logits, space)
 
 
 def ends_and_ranks(logits: NDArray[Any]) -> tuple[Ints, Ints]:
@@ -228,9 +239,9 @@ def ends_and_ranks(logits: NDArray[Any]) -> tuple[Ints, Ints]:
         return of_tensors.order[0, :, -2:].numpy(), of_tensors.mid[0].numpy()
     ends, twice = np.empty((n, min(2, classes)), np.int64), np.empty((n, classes), np.int64)
     rows = max(1, SMALL_CELLS // classes)
-    space = Space((rows, 1, classes), logits.dtype)
+    space = _space((rows, 1, classes), logits.dtype)
     for block in blocks(n, rows):
-        ranks = LoopRanks([logits[block]], space)
+        ranks = _ranked([logits[block]], space)
         ends[block], twice[block] = ranks.order[:, 0, -2:], ranks.mid[:, 0]
     return ends, twice
 

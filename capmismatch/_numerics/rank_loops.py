@@ -17,20 +17,18 @@ classes from the last, so that ties come in descending class index::
     64 bits, then                           upper part of the key 21 | rank of the lower part 21 | class 21
 
 **Discordant pairs.** Teacher A's order is walked, and bits are set at teacher B's positions: how many of those inserted
-so far lie at a position or above is a popcount in its word of 64 bits, plus a running count of the words above. Up to
-1023 classes the counts of 16 words are 16-bit lanes of one vector that stays in a register: every class adds its word,
-and those of the lanes that lie above it to the sum. Above, they are the nodes of a tree, four children each: a node
-holds, in three 21-bit lanes, how many lie below its second, third and fourth child.
+so far lie at a position or above is a popcount in its word of 64 bits, plus a running count of the words
+above: nodes of a tree, four children each, that hold, in three 21-bit lanes, how many lie below their second, third and
+fourth child. `rank_flat` has a quicker way for 64 to 1023 classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -40,23 +38,16 @@ FIELD = np.uint64(MAX_CLASSES)
 LOW, HIGH, ONE = np.uint64(21), np.uint64(42), np.uint64(1)
 _INFINITY = {2: 0x7C00, 4: 0x7F80_0000, 8: 0x7FF0 << 48}  # bit patterns of +inf by bytes a float
 
-_compiled = njit(cache=True, nogil=True)
+compiled = njit(cache=True, nogil=True)
 # Kernels that only other kernels call have no wrappers for calls from Python: a fifth of the time to compile.
 _bare: Any = {"nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-_part = njit(**_bare)
+part = njit(**_bare)
 _inlined = njit(forceinline=True, **_bare)  # around calls that are not inlined, numba counts references to their arrays
 
 _SIX, _WORD = np.uint64(6), np.uint64(63)
 _LOWER = (ONE << np.uint64(43)) - ONE  # the bits of a double's key that fit above a class
 _FIELDS = ONE | ONE << LOW | ONE << HIGH  # one in each field of a span, and in each lane of a node
-_FLAT_MAX = 1023  # positions 0..C lie in 16 words of 64 bits
 _FEW_TIES = 8  # tied pairs a class up to which looking at each beats ordering them by both teachers
-
-
-_ROW = np.arange(16)
-# Row w of the first: one in the lane of word w; of the second: all bits in the lanes of the words above. For the
-# kernels of few classes; those of many get None, which numba compiles separately.
-_LANES = np.stack([_ROW[:, None] == _ROW, np.where(_ROW[:, None] < _ROW, 0xFFFF, 0)]).astype(np.uint16)
 
 
 def _count_bits(typing_context: Any, word: Any) -> Any:
@@ -65,54 +56,6 @@ def _count_bits(typing_context: Any, word: Any) -> Any:
 
 
 _popcount: Any = intrinsic(_count_bits)
-
-
-def _sum_not_below(typing_context: Any, order: Any, spans: Any, bits: Any, lanes: Any) -> Any:
-    """Sum over the classes in `order` of how many before them stand at the end of their span or above.
-
-    At most 1023 classes, so that a lane's sum, 64 for each class at most, fits into 16 bits. numba keeps no vector in a
-    register over a loop, so this one is written in the compiler's own terms: lanes[0] and lanes[1] as `_LANES` says.
-    """
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        arrays = [context.make_array(t)(context, builder, v) for t, v in zip(signature.args, arguments, strict=True)]
-        order, spans, bits, lanes = (array.data for array in arrays)
-        word = ir.IntType(64)
-        vector = ir.VectorType(ir.IntType(16), 16)
-        counts, sums = (cgutils.alloca_once_value(builder, ir.Constant(vector, [0] * 16)) for _ in range(2))
-        total = cgutils.alloca_once_value(builder, ir.Constant(word, 0))
-        table = builder.bitcast(lanes, vector.as_pointer())
-
-        def number(value: int) -> Any:
-            return ir.Constant(word, value)
-
-        def add(to: Any, value: Any) -> None:
-            builder.store(builder.add(builder.load(to), value), to)
-
-        def row(index: Any) -> Any:
-            return builder.load(builder.gep(table, [index]), align=2)
-
-        with cgutils.for_range(builder, cgutils.unpack_tuple(builder, arrays[0].shape)[0]) as loop:
-            c = builder.zext(builder.load(builder.gep(order, [loop.index])), word)
-            span = builder.load(builder.gep(spans, [c]))
-            position, end = builder.and_(span, number(MAX_CLASSES)), builder.lshr(span, number(int(HIGH)))
-            of_position, of_end = (builder.lshr(place, number(6)) for place in (position, end))
-            add(sums, builder.and_(builder.load(counts), row(builder.add(of_end, number(16)))))
-            inserted = builder.load(builder.gep(bits, [of_end]))
-            add(total, builder.ctpop(builder.lshr(inserted, builder.and_(end, number(63)))))
-            add(counts, row(of_position))
-            to = builder.gep(bits, [of_position])
-            bit = builder.shl(number(1), builder.and_(position, number(63)))
-            builder.store(builder.or_(builder.load(to), bit), to)
-        found, last = builder.load(total), builder.load(sums)
-        for lane in range(16):
-            found = builder.add(found, builder.zext(builder.extract_element(last, ir.IntType(32)(lane)), word))
-        return found
-
-    return types.int64(order, spans, bits, lanes), generate
-
-
-_not_below: Any = intrinsic(_sum_not_below)
 
 
 @_inlined
@@ -125,7 +68,7 @@ def _key(word: Any, infinity: Any, sign_bit: Any) -> Any:
     return sign + (sign - ONE) if size > infinity else sign + ((size ^ (np.uint64(0) - negative)) + negative)
 
 
-@_compiled
+@compiled
 def _pack(bits: Any, infinity: Any, low: Any, shift: Any, words: Any, nans: Any) -> None:
     """Fill words with the bits `low` of each key above `shift` bits for the class, and count NaNs."""
     n, teachers, classes = bits.shape
@@ -135,12 +78,13 @@ def _pack(bits: Any, infinity: Any, low: Any, shift: Any, words: Any, nans: Any)
             missing = 0
             for c in range(classes):
                 word = np.uint64(bits[r, t, c])
-                words[r, t, c] = (_key(word, infinity, sign_bit) & low) << shift | np.uint64(classes - 1 - c)
+                last = classes - 1 - c  # the last class stands first: a stable sort leaves ties as they are
+                words[r, t, last] = (_key(word, infinity, sign_bit) & low) << shift | np.uint64(last)
                 missing += word & ((ONE << sign_bit) - ONE) > infinity
             nans[r, t] = missing
 
 
-@_compiled
+@compiled
 def _pack_again(bits: Any, infinity: Any, low: Any, words: Any) -> None:
     """Turn words sorted by the lower part of their keys into those that sort by the whole."""
     n, teachers, classes = bits.shape
@@ -157,7 +101,7 @@ def _pack_again(bits: Any, infinity: Any, low: Any, words: Any) -> None:
                 words[r, t, i] = high >> np.uint64(1) | rank << LOW | word & FIELD
 
 
-@_part
+@part
 def _place_ties(words: Any, shift: Any, order: Any, spans: Any, mid: Any, repeats: Any) -> Any:
     """Widen the spans of tied classes; list the positions of those that repeat another; return how many pairs tie."""
     classes, tied, last, repeated = order.size, 0, 0, 0
@@ -177,7 +121,7 @@ def _place_ties(words: Any, shift: Any, order: Any, spans: Any, mid: Any, repeat
     return tied
 
 
-@_compiled
+@compiled
 def _place(words: Any, shift: Any, order: Any, spans: Any, mid: Any, ties: Any, repeats: Any) -> None:
     """Fill where each class stands, from the sorted words, and the number of tied pairs."""
     n, teachers, classes = words.shape
@@ -217,7 +161,7 @@ def _insert(bits: Any, counts: Any, position: Any) -> None:
         counts[level, word] += _FIELDS >> shift
 
 
-@_part
+@part
 def _discordant(order: Any, spans: Any, bits: Any, counts: Any) -> Any:
     """Discordant pairs, as if the teacher whose order is walked had no ties (the other may)."""
     inversions: Any = 0
@@ -240,7 +184,7 @@ def _discordant_of_few(order: Any, spans: Any) -> Any:
     return inversions
 
 
-@_part
+@part
 def _within_ties(repeats: Any, order: Any, walked: Any, spans: Any) -> Any:
     """Of the pairs tied with the walked teacher: those that `_discordant` counts, and those tied with both."""
     counted: Any = 0
@@ -256,7 +200,7 @@ def _within_ties(repeats: Any, order: Any, walked: Any, spans: Any) -> Any:
     return counted, joint
 
 
-@_part
+@part
 def _walk_by_both(order: Any, walked: Any, spans: Any, walk: Any, ends: Any, runs: Any) -> Any:
     """Fill `walk` in the walked teacher's order, its ties in the other's: `_discordant` then counts none of those.
 
@@ -276,8 +220,8 @@ def _walk_by_both(order: Any, walked: Any, spans: Any, walk: Any, ends: Any, run
     return joint
 
 
-@_compiled
-def _concordance(order: Any, spans: Any, ties: Any, repeats: Any, pairs: Any, counts: Any, lanes: Any) -> Any:
+@compiled
+def _concordance(order: Any, spans: Any, ties: Any, repeats: Any, pairs: Any, counts: Any) -> Any:
     """Concordant less discordant pairs of classes of each pair of teachers: walk the one with fewer ties."""
     n, _, classes = order.shape
     bits = np.empty(classes // 64 + 1, np.uint64)
@@ -305,17 +249,14 @@ def _concordance(order: Any, spans: Any, ties: Any, repeats: Any, pairs: Any, co
                 inversions = _discordant_of_few(walked, positions)
             else:
                 bits[:] = 0
-                if lanes is not None:
-                    inversions = _not_below(walked, positions, bits, lanes)
-                else:
-                    counts[:] = 0
-                    inversions = _discordant(walked, positions, bits, counts)
+                counts[:] = 0
+                inversions = _discordant(walked, positions, bits, counts)
             out[p, r] = total - ties[r, a] - ties[r, b] + joint - 2 * (inversions - counted)
     return out
 
 
-@_compiled
-def _target_concordance(mid: Any, labels: Any, pairs: Any) -> Any:
+@compiled
+def target_concordance(mid: Any, labels: Any, pairs: Any) -> Any:
     """The part of the concordance that pairs with the target make."""
     n, _, classes = mid.shape
     out = np.empty((pairs.shape[0], n), np.int64)
@@ -330,31 +271,32 @@ def _target_concordance(mid: Any, labels: Any, pairs: Any) -> Any:
     return out
 
 
-@_compiled
-def _rank_products(mid: Any, labels: Any, pairs: Any) -> Any:
-    """Sum of the products of doubled, centred ranks over all classes but the target."""
+@compiled
+def rank_products(mid: Any, labels: Any, pairs: Any, wide: Any) -> Any:
+    """Sum of the products of doubled, centred ranks over all classes but the target, in the integers of `wide`."""
     n, _, classes = mid.shape
     out = np.empty((pairs.shape[0], n), np.int64)
     for r in range(n):
         for p in range(pairs.shape[0]):
             left, right = mid[r, pairs[p, 0]], mid[r, pairs[p, 1]]
-            total: Any = 0
+            total: Any = wide.dtype.type(0)
             if labels[r] < 0:
                 for c in range(classes):
-                    total += np.int64(left[c]) * np.int64(right[c])
+                    total += wide.dtype.type(left[c]) * wide.dtype.type(right[c])
             else:
                 x, y = left[labels[r]], right[labels[r]]
                 # leaving the target out moves a doubled, centred rank by one towards the target's
                 for c in range(classes):
-                    moved = left[c] + (left[c] < x) - (left[c] > x)
-                    total += moved * (right[c] + (right[c] < y) - (right[c] > y))
-                total -= np.int64(x) * np.int64(y)
+                    moved = mid.dtype.type(left[c] + (left[c] < x) - (left[c] > x))
+                    of_other = mid.dtype.type(right[c] + (right[c] < y) - (right[c] > y))
+                    total += wide.dtype.type(moved) * wide.dtype.type(of_other)
+                total -= wide.dtype.type(x) * wide.dtype.type(y)
             out[p, r] = total
     return out
 
 
-@_compiled
-def _shared_top(order: Any, spans: Any, labels: Any, pairs: Any, k: Any) -> Any:
+@compiled
+def shared_top(order: Any, spans: Any, labels: Any, pairs: Any, k: Any) -> Any:
     """How many of one teacher's top k, the target left out, are among the other's."""
     n, _, classes = order.shape
     out = np.empty((pairs.shape[0], n), np.int64)
@@ -376,16 +318,49 @@ def _shared_top(order: Any, spans: Any, labels: Any, pairs: Any, k: Any) -> Any:
     return out
 
 
-class Space:
-    """Memory for blocks of up to `rows` rows of T teachers, (rows, T, C): new pages cost as much time as sorting."""
+class Sorted:
+    """Memory for the logits of up to `rows` rows of T teachers, (rows, T, C), and for the words that are sorted."""
 
     def __init__(self, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> None:
         self.short = dtype.itemsize == 2 and shape[2] <= 1 << 16  # then 32 bits have room for a key and a class
         self.values, self.words = np.empty(shape, dtype), np.empty(shape, np.uint32 if self.short else np.uint64)
+        self.nans = np.empty(shape[:2], np.int64)
+
+
+def sorted_words(
+    logits: list[NDArray[Any]], space: Sorted, sort: Callable[[NDArray[Any], Any], None] | None = None
+) -> tuple[NDArray[Any], Any, Ints]:
+    """Sorted words (n, T, C) of T teachers' logits, below which of their bits the class stands, and NaNs (n, T).
+
+    `sort` is another way than NumPy's to sort words by all bits from that one on.
+    """
+    n = len(logits[0])
+    values, words, nans = space.values[:n], space.words[:n], space.nans[:n]
+    for t, rows in enumerate(logits):
+        values[:, t] = rows
+    bits, infinity = values.view(f"u{values.itemsize}"), np.uint64(_INFINITY[values.itemsize])
+    shift = np.uint64(16) if space.short else LOW
+    low = _LOWER if values.itemsize == 8 else ~np.uint64(0)
+    _pack(bits, infinity, low, shift, words, nans)
+    if sort is None:
+        words.sort(axis=2)
+    else:
+        sort(words, shift)
+    if values.itemsize == 8:
+        _pack_again(bits, infinity, low, words)
+        words.sort(axis=2)
+    return words, shift, nans
+
+
+class Space:
+    """Memory for blocks of up to `rows` rows of T teachers, (rows, T, C): new pages cost as much time as sorting."""
+
+    def __init__(self, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> None:
+        self.sorted = Sorted(shape, dtype)
         self.order, self.spans = np.empty(shape, np.uint32), np.empty(shape, np.uint64)
         self.mid = np.empty(shape, np.int32)
         self.repeats = np.empty(shape, np.uint32)
-        self.ties, self.nans = np.empty(shape[:2], np.int64), np.empty(shape[:2], np.int64)
+        self.ties = np.empty(shape[:2], np.int64)
 
 
 class LoopRanks:
@@ -394,20 +369,10 @@ class LoopRanks:
     def __init__(self, logits: list[NDArray[Any]], space: Space) -> None:
         self.shape = n, _ = logits[0].shape
         self.order, self.spans, self.mid = space.order[:n], space.spans[:n], space.mid[:n]
-        self.ties, self.nans = space.ties[:n].T, space.nans[:n].T
-        values, words = space.values[:n], space.words[:n]
-        for t, rows in enumerate(logits):
-            values[:, t] = rows
-        bits, infinity = values.view(f"u{values.itemsize}"), np.uint64(_INFINITY[values.itemsize])
-        shift = np.uint64(16) if space.short else LOW
-        low = _LOWER if values.itemsize == 8 else ~np.uint64(0)
-        _pack(bits, infinity, low, shift, words, space.nans[:n])
-        words.sort(axis=2)
-        if values.itemsize == 8:
-            _pack_again(bits, infinity, low, words)
-            words.sort(axis=2)
         self.repeats = space.repeats[:n]
+        words, shift, nans = sorted_words(logits, space.sorted)
         _place(words, shift, self.order, self.spans, self.mid, space.ties[:n], self.repeats)
+        self.ties, self.nans = space.ties[:n].T, nans.T
 
     def target(self, labels: Ints) -> tuple[Ints, Ints, Ints]:
         """Position, first of the tie group, one past its last."""
@@ -416,21 +381,19 @@ class LoopRanks:
         return tuple(field.astype(np.int64) for field in fields)  # type: ignore[return-value]
 
     def concordance(self, pairs: Ints) -> Ints:
-        """Choose the running counts by the number of classes."""
-        words, lanes = self.order.shape[2] // 64 + 1, None
+        """Concordant less discordant pairs of classes."""
+        words = self.order.shape[2] // 64 + 1
         counts = np.empty((-(-(words - 1).bit_length() // 2), words // 4 + 1), np.uint64)
-        if self.order.shape[2] <= _FLAT_MAX:
-            counts, lanes = np.empty((1, 4), np.uint64), _LANES
-        return _concordance(self.order, self.spans, self.ties.T, self.repeats, pairs, counts, lanes)
+        return _concordance(self.order, self.spans, self.ties.T, self.repeats, pairs, counts)
 
     def target_concordance(self, labels: Ints, pairs: Ints) -> Ints:
         """Of the pairs (target, other class) alone."""
-        return _target_concordance(self.mid, labels, pairs)
+        return target_concordance(self.mid, labels, pairs)
 
     def rank_products(self, labels: Ints, pairs: Ints) -> Ints:
         """Over the classes but the target."""
-        return _rank_products(self.mid, labels, pairs)
+        return rank_products(self.mid, labels, pairs, np.empty(0, np.int64))
 
     def shared_top(self, labels: Ints, pairs: Ints, k: int) -> Ints:
         """Of the k top classes, the target left out."""
-        return _shared_top(self.order, self.spans, labels, pairs, k)
+        return shared_top(self.order, self.spans, labels, pairs, k)

@@ -18,7 +18,7 @@ from torch import Tensor
 from capmismatch._numerics import devices
 from capmismatch._numerics.arrays import ArrayLike, as_pair, check_range, widest_float
 from capmismatch._numerics.cached import cached_property
-from capmismatch._numerics.threads import blocks, run_in_threads
+from capmismatch._numerics.threads import rows_in_threads
 from capmismatch.errors import InputError, must_be_temperature
 
 if devices.HAS_NUMBA:
@@ -229,7 +229,7 @@ def rates_of(below: Tensor, taus: Sequence[float | Tensor]) -> Tensor:
 
 
 def _in_blocks(run: Callable[[slice], None], n: int, width: int) -> None:
-    run_in_threads(run, blocks(n, max(1, BLOCK_LOGITS // max(1, width))), torch.get_num_threads())
+    rows_in_threads(run, n, max(1, BLOCK_LOGITS // max(1, width)), torch.get_num_threads())
 
 
 class Softened:

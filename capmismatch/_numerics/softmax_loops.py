@@ -411,7 +411,7 @@ def against_classes(
 
 # ------------------------------------------------------------------------------------------------- adaptive calibration
 
-BUCKETS = 4096
+BUCKETS = 2048
 
 
 @inside
@@ -493,11 +493,12 @@ def adaptive_class(  # noqa: C901 - one numeric kernel: a bucket sort whose step
     if n == 0:
         return
     bits, bucket_of = np.empty(n, np.int64), np.empty(n, np.uint16)
-    for i, word in enumerate(p.view(np.int64)):
-        bits[i] = max(word, 0)  # -0 is 0: every place below lies within the buckets
-    least, most = bits[0], bits[0]
+    words = p.view(np.int64)
+    least, most = max(words[0], 0), max(words[0], 0)
     for i in range(n):
-        least, most = min(least, bits[i]), max(most, bits[i])
+        word = max(words[i], 0)  # -0 is 0: every place below lies within the buckets
+        bits[i] = word
+        least, most = min(least, word), max(most, word)
     shift = 0
     while (most >> shift) - (least >> shift) >= BUCKETS:
         shift += 1
@@ -512,11 +513,12 @@ def adaptive_class(  # noqa: C901 - one numeric kernel: a bucket sort whose step
         start[bucket + 1] += start[bucket]
     # The range of each bucket, or -1 where a range ends within it
     in_range = np.empty(BUCKETS, np.int32)
-    last = 0
+    last, end = 0, n // ranges
     for bucket in range(BUCKETS):
-        while last + 1 < ranges and start[bucket] >= (last + 1) * n // ranges:
+        while last + 1 < ranges and start[bucket] >= end:
             last += 1
-        in_one_range = last + 1 == ranges or start[bucket + 1] <= (last + 1) * n // ranges
+            end = (last + 1) * n // ranges
+        in_one_range = last + 1 == ranges or start[bucket + 1] <= end
         in_range[bucket] = last if in_one_range else -1
     # Ties across ends are looked for at the ends, and everywhere only where there are some.
     plain, near = in_range.copy(), _at_ends(in_range, start)

@@ -113,6 +113,17 @@ def run_in_threads(run: Callable[[Item], object], items: Iterable[Item], threads
             helper.result()
 
 
+def rows_in_threads(run: Callable[[slice], object], n: int, rows: int, threads: int) -> None:
+    """Call ``run`` for slices of at most `rows` that cover range(n), or for all at once where no threads are started.
+
+    Examples
+    --------
+    >>> rows_in_threads(print, 5, 2, threads=1)
+    slice(0, 5, None)
+    """
+    run_in_threads(run, blocks(n, max(1, n if threads == 1 or _is_working() else rows)), threads)
+
+
 def map_in_threads(run: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
     """Yield ``run(item)`` for every item, in their order, computed in threads at most two items per thread ahead.
 

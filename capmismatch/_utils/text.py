@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DECIMAL_COMMA = r"^([+-]?\d*),(\d+)$"
 """A number as tables of many countries have it, 0,713."""
@@ -117,6 +121,12 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def table_text(table: pd.DataFrame, rows: int = 24) -> str:
+    """The first rows of a table for a terminal, and how many more there are."""
+    shown: str = table.head(rows).to_string(index=False, float_format=format_number)
+    return shown if len(table) <= rows else f"{shown}\n... {len(table) - rows} more rows"
 
 
 def to_json(value: object) -> str:

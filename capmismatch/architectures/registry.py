@@ -213,7 +213,9 @@ def build_for(name: str, weights: Mapping[str, Tensor]) -> nn.Module:
     named = {own_name(key): value for key, value in weights.items()}
     first, last = named.get(keys[0]), named.get(keys[-1])
     if first is not None and first.ndim > 1:
-        sizes["in_features" if first.ndim == 2 else "in_channels"] = first.shape[1]
+        size = "in_features" if first.ndim == 2 else "in_channels"
+        if size in inspect.signature(kind.builder).parameters:  # not of language models: they take ids
+            sizes[size] = first.shape[1]
     if last is not None and last.ndim:
         sizes["num_classes"] = last.shape[0]
     return kind.build(name, fields, sizes)

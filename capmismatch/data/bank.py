@@ -7,6 +7,7 @@
       rows.parquet                       one row per example: id, label, split
       <family>/<teacher>[-s<seed>]/
         logits.safetensors               (N, C) logits; its header says where they come from
+        features.safetensors             only on request: (N, D) features, see `capmismatch.data.feature_files`
         shard-00000.safetensors ...      while it is being collected
 
 Rows are keyed by example id. Logits are stored, never probabilities: half-precision probabilities tie. A teacher's
@@ -34,9 +35,10 @@ from numpy.typing import ArrayLike, NDArray
 from capmismatch._utils.optional import need
 from capmismatch._utils.text import format_count
 from capmismatch.data.bank_files import hash_logits, open_logits, read_rows
+from capmismatch.data.feature_files import FeatureRecord, Features, as_stored, features_in
 from capmismatch.data.frames import check_rows_together, columns_in_order
 from capmismatch.data.logit_checks import NOT_LOGITS, logit_array, looks_like
-from capmismatch.data.records import TeacherRecord, keys_named, only_key, teacher_key
+from capmismatch.data.records import STUDENT, TeacherRecord, keys_named, only_key, teacher_key
 from capmismatch.data.rows import SPLITS, Rows, check_logits, make_rows, stratified_order
 from capmismatch.errors import BankError, InputError, must_be_a_count, must_be_one_of, must_be_sizes
 from capmismatch.findings import explain
@@ -73,6 +75,8 @@ class LogitBank:
         Labels, ids, splits and class names of the examples.
     teachers : list of TeacherRecord
         What is known of each teacher, smallest first within a family.
+    students : list of TeacherRecord
+        The same of networks with the role "student": those that are to be taught, which are no teachers.
 
     Raises
     ------
@@ -97,16 +101,25 @@ class LogitBank:
         files = sorted(self.path.glob("*/*/logits.safetensors"))
         rows = read_rows(self.path)
         self._fill(rows, [open_logits(file, rows) for file in files])
+        self._features.update(features_in(self.path, rows, self.records))
 
     def _fill(self, rows: Rows, opened: Iterable[tuple[TeacherRecord, Any]]) -> None:
         self.rows = rows
         self.teachers: list[TeacherRecord] = []
+        self.students: list[TeacherRecord] = []
         self._stored: dict[str, Any] = {}
+        self._features: dict[str, Features] = {}
         self._verified: set[str] = set()
         for record, logits in opened:
-            self.teachers.append(record)
+            (self.students if record.role == STUDENT else self.teachers).append(record)
             self._stored[record.key] = logits
-        self.teachers.sort(key=lambda r: (r.family, r.params is None, r.params or 0, r.order, r.teacher, r.seed or 0))
+        for records in (self.teachers, self.students):
+            records.sort(key=lambda r: (r.family, r.params is None, r.params or 0, r.order, r.teacher, r.seed or 0))
+
+    @property
+    def records(self) -> list[TeacherRecord]:
+        """What is known of each teacher, then of each student."""
+        return [*self.teachers, *self.students]
 
     @property
     def condensed(self) -> bool:
@@ -132,11 +145,20 @@ class LogitBank:
         return [record.key for record in self.teachers]
 
     def __getitem__(self, key: str) -> TeacherRecord:
-        return self.teachers[self.keys.index(self.key_of(key))]
+        key = self.key_of(key)
+        return next(record for record in self.records if record.key == key)
 
     def key_of(self, teacher: str) -> str:
-        """The key of one teacher by its key, ``family/name`` or name; of several training runs the first, told so."""
-        return teacher if teacher in self.keys else only_key(teacher, self._runs, stacklevel=4)
+        """The key of one teacher by its key, ``family/name`` or name; of several training runs the first, told so.
+
+        Students are found in the same way, where no teacher has that name.
+        """
+        if teacher in self.keys or any(record.key == teacher for record in self.students):
+            return teacher
+        students = _runs_of(self.students)
+        named = any(teacher in (name, f"{family}/{name}") for _, family, name in students)
+        is_student = named and not any(teacher in (name, f"{family}/{name}") for _, family, name in self._runs)
+        return only_key(teacher, students if is_student else self._runs, stacklevel=4)
 
     def keys_of(self, teacher: str) -> list[str]:
         """The keys of all training runs of a teacher, by its key, ``family/name`` or name."""
@@ -144,7 +166,48 @@ class LogitBank:
 
     @property
     def _runs(self) -> list[tuple[str, str, str]]:
-        return [(record.key, record.family, record.teacher) for record in self.teachers]
+        return _runs_of(self.teachers)
+
+    def keep(self, keys: Iterable[str]) -> None:
+        """Leave out all teachers and students but these; nothing on disk changes."""
+        kept = set(keys)
+        self.teachers = [record for record in self.teachers if record.key in kept]
+        self.students = [record for record in self.students if record.key in kept]
+
+    def has_features(self, key: str) -> bool:
+        """Whether the bank has features of a teacher or student."""
+        return self.key_of(key) in self._features
+
+    @property
+    def all_have_features(self) -> bool:
+        """Whether the bank has features of each teacher."""
+        return bool(self.teachers) and all(record.key in self._features for record in self.teachers)
+
+    @property
+    def feature_hashes(self) -> dict[str, str]:
+        """SHA-256 of the stored features of each network that has some, by its key."""
+        return {key: features.record.sha256 for key, features in sorted(self._features.items())}
+
+    def features_of(self, key: str) -> Features:
+        """The features (N, D) of one teacher, to be read by rows.
+
+        Raises
+        ------
+        InputError
+            Where the bank has none of it.
+        """
+        key = self.key_of(key)
+        if key not in self._features:
+            there = sorted(self._features)
+            raise InputError(
+                f"expected features of {key!r}, the bank has those of {there or 'no teacher'}: collect with "
+                "features=True"
+            )
+        return self._features[key]
+
+    def features(self, key: str, split: str | None = None) -> NDArray[np.float16]:
+        """(n, D) features of one teacher on a split; all of it in memory."""
+        return self.features_of(key).take(self.select(split))
 
     def select(self, split: str | None) -> NDArray[np.int64]:
         """Row numbers of a split, or of all rows with None."""
@@ -202,8 +265,9 @@ class LogitBank:
     def resized(self, params: Mapping[str, int]) -> Self:
         """The same bank with other numbers of parameters, by the teachers' keys."""
         new = copy.copy(self)
-        runs = [replace(run, params=params.get(run.key, run.params)) for run in self.teachers]
+        runs = [replace(run, params=params.get(run.key, run.params)) for run in self.records]
         new._fill(self.rows, [(run, self._stored[run.key]) for run in runs])
+        new._features = self._features
         return new
 
     def _verified_logits(self, key: str) -> Any:
@@ -265,7 +329,9 @@ class LogitBank:
             inputs_hash=self.rows.inputs_hash,
             sequences=None if self.rows.sequences is None else self.rows.sequences[index],
         )
-        return bank_in_memory(rows, [self._cut(record, index, columns, rows) for record in self.teachers])
+        cut = bank_in_memory(rows, [self._cut(record, index, columns, rows) for record in self.records])
+        cut._features = {key: features.cut(index) for key, features in self._features.items()}
+        return cut
 
     def _drawn(self, index: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
         """Draw `n` of some rows, stratified by class and split; in the order of the bank."""
@@ -352,12 +418,16 @@ class LogitBank:
 
     def verify(self) -> None:
         """Read every byte and compare with the stored hashes; raises BankError at the first difference."""
-        for record in self.teachers:
+        for record in self.records:
             self._verify(record)
+        for features in self._features.values():
+            features.verify()
 
     def __repr__(self) -> str:
         splits = ", ".join(f"{count} {name}" for name, count in self.rows.split_counts.items())
-        head = f"LogitBank of {self.rows.name!r}: {len(self.teachers)} teachers, {len(self.classes)} classes, {splits}"
+        with_students = f" and {len(self.students)} students" if self.students else ""
+        teachers = f"{len(self.teachers)} teachers{with_students}"
+        head = f"LogitBank of {self.rows.name!r}: {teachers}, {len(self.classes)} classes, {splits}"
         return f"{head}\n{self.table().to_string(index=False)}" if self.teachers else head
 
     def _repr_html_(self) -> str:
@@ -374,6 +444,10 @@ class LogitBank:
         return f"<p><b>{head}</b><br>{escape(where)}</p>{table}"
 
 
+def _runs_of(records: Iterable[TeacherRecord]) -> list[tuple[str, str, str]]:
+    return [(record.key, record.family, record.teacher) for record in records]
+
+
 def _bytes(arrays: Iterable[Any]) -> str:
     return f"{sum(array.nbytes for array in arrays) / 1e6:,.1f} MB of logits"
 
@@ -387,6 +461,8 @@ def bank_from_arrays(
     family: str = "logits",
     split: ArrayLike | None = None,
     name: str = "arrays",
+    students: Sequence[str] = (),
+    features: Mapping[str, ArrayLike] | None = None,
 ) -> LogitBank:
     """Make a bank in memory from one array of logits (N, C) per teacher; nothing is written.
 
@@ -406,6 +482,10 @@ def bank_from_arrays(
         "train", "val" or "test" for each example; all "val" by default.
     name : str
         Name of the data set.
+    students : sequence of str, optional
+        Names among those of `logits` of networks that are to be taught: they get the role "student".
+    features : mapping of str to array_like of shape (N, D), optional
+        Features of some networks, such as what their last linear layer reads; kept as float16.
 
     Returns
     -------
@@ -439,6 +519,12 @@ def bank_from_arrays(
     for teacher, size in sizes.items():
         must_be_one_of(teacher, arrays, "teacher in params")
         must_be_a_count(size, f"params of teacher {teacher!r}")
+    students = [students] if isinstance(students, str) else list(map(str, students))
+    given = {
+        str(teacher): logit_array(values, f"features of {teacher!r}") for teacher, values in (features or {}).items()
+    }
+    for teacher in (*students, *given):
+        must_be_one_of(teacher, arrays, "network among the logits")
     opened = []
     for order, (teacher, values) in enumerate(arrays.items()):
         check_logits(values, rows, f"teacher {teacher!r}")
@@ -451,9 +537,17 @@ def bank_from_arrays(
             order=order,
             accuracy=_accuracy(values, rows),
             findings=_findings(values, teacher),
+            role=STUDENT if teacher in students else "",
         )
         opened.append((record, values))
-    return bank_in_memory(rows, opened)
+    bank = bank_in_memory(rows, opened)
+    for teacher, values in given.items():
+        place = f"teacher {teacher!r}"
+        if len(values) != len(rows.labels):
+            raise InputError(f"expected features of {len(rows.labels)} rows of {place}, got {len(values)}")
+        key = teacher_key(family, teacher, None)
+        bank._features[key] = Features(FeatureRecord(key), as_stored(values, place), place)
+    return bank
 
 
 def _arrays_by_name(logits: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:

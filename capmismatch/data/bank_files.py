@@ -36,6 +36,9 @@ SCHEMA = 1
 TOKENS_SCHEMA = 2
 """Of banks whose rows are condensed: see `capmismatch.data.token_files`."""
 
+SHARD = "shard"
+"""Name of the files that hold some rows of logits while a teacher is collected."""
+
 Arrays = Mapping[str, NDArray[Any]]
 _SAFE_NAMES = {"float32": "F32", "float16": "F16", "uint16": "U16", "uint32": "U32"}
 
@@ -180,11 +183,11 @@ def write_shard(folder: Path, index: int, logits: NDArray[Any], made_from: str) 
     write_arrays(folder, index, {"logits": logits}, made_from)
 
 
-def write_arrays(folder: Path, index: int, arrays: Arrays, made_from: str) -> None:
-    """The same for several arrays of the same rows."""
+def write_arrays(folder: Path, index: int, arrays: Arrays, made_from: str, name: str = SHARD) -> None:
+    """The same for several arrays of the same rows, in shards of another name."""
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     head = {"made_from": made_from, "sha256": _hash_arrays(whole)}
-    with replacing(shard_file(folder, index)) as temporary:
+    with replacing(shard_file(folder, index, name)) as temporary:
         temporary.write_bytes(save(whole, head))
 
 
@@ -201,9 +204,9 @@ def read_shard(folder: Path, index: int, made_from: str) -> NDArray[Any] | None:
     return None if arrays is None else arrays.get("logits")
 
 
-def read_arrays(folder: Path, index: int, made_from: str) -> dict[str, NDArray[Any]] | None:
+def read_arrays(folder: Path, index: int, made_from: str, name: str = SHARD) -> dict[str, NDArray[Any]] | None:
     """All arrays of a shard; None where it is missing or damaged, so that it is to be collected again."""
-    file = shard_file(folder, index)
+    file = shard_file(folder, index, name)
     try:
         with safe_open(file, "np") as opened:
             head = opened.metadata() or {}
@@ -251,9 +254,13 @@ def _head(record: TeacherRecord, rows: Rows) -> bytes:
 
 def head_of(record: TeacherRecord, rows: Rows, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
     """The first bytes of a teacher's file, up to the data: its tensors, given by dtype and shape, in their order."""
-    teacher = record.header | {"fingerprint": rows.fingerprint}
+    return file_head(record.header | {"fingerprint": rows.fingerprint}, tensors)
+
+
+def file_head(about: dict[str, Any], tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
+    """The same of any file of tensors, with what is known about it."""
     head: dict[str, Any] = {
-        "__metadata__": {"capmismatch": json.dumps(teacher | {"check": hash_of(teacher)}, sort_keys=True)}
+        "__metadata__": {"capmismatch": json.dumps(about | {"check": hash_of(about)}, sort_keys=True)}
     }
     start = 0
     for name, (dtype, shape) in tensors.items():
@@ -274,20 +281,20 @@ def rewrite_record(file: Path, record: TeacherRecord, rows: Rows) -> None:
         shutil.copyfileobj(old, new, 1 << 20)
 
 
-def shard_files(folder: Path) -> list[Path]:
+def shard_files(folder: Path, name: str = SHARD) -> list[Path]:
     """The shards of a teacher, also those that a killed process has left beside the joined file."""
-    return sorted(folder.glob("shard-*.safetensors"))
+    return sorted(folder.glob(f"{name}-*.safetensors"))
 
 
-def remove_shards(folder: Path) -> None:
+def remove_shards(folder: Path, name: str = SHARD) -> None:
     """Remove a teacher's shards."""
-    for shard in shard_files(folder):
+    for shard in shard_files(folder, name):
         shard.unlink(missing_ok=True)
 
 
-def shard_file(folder: Path, index: int) -> Path:
+def shard_file(folder: Path, index: int, name: str = SHARD) -> Path:
     """Where a shard lies."""
-    return folder / f"shard-{index:05d}.safetensors"
+    return folder / f"{name}-{index:05d}.safetensors"
 
 
 # --- finished logits -------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ def columns_in_order(values: Any, classes: Sequence[str] | None, place: str) -> 
     Raises
     ------
     InputError
-        Where some columns have names of classes and others do not, or a counter of rows stands beside the logits.
+        Where some columns have names of classes and others do not, or row numbers stand beside the logits.
 
     Examples
     --------
@@ -30,7 +30,7 @@ def columns_in_order(values: Any, classes: Sequence[str] | None, place: str) -> 
     names = [str(name) for name in values.columns]
     beside = [name for name in names if name == "index" or name.startswith("Unnamed:")]
     if beside:
-        raise InputError(f"{place} have a column {beside[0]!r}, a counter of rows: expected one column a class")
+        raise InputError(f"{place} have a column {beside[0]!r}, row numbers: expected one column per class")
     wanted = [str(name) for name in (classes if classes is not None else sorted(range(len(names))))]
     if names == wanted or not set(names) & set(wanted):
         return values

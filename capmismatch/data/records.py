@@ -52,6 +52,9 @@ class TeacherRecord:
     built_by : str
         Hash of what makes the network besides its weights: the builder's code, a configuration; "" where nothing does,
         or where it was collected before this was kept.
+    role : str
+        "" of a teacher; "student" of a network that is to be taught: it is measured beside each teacher, and is never
+        a candidate, a peer of the teachers, or a point of a curve over their sizes.
     """
 
     family: str
@@ -70,6 +73,7 @@ class TeacherRecord:
     published: float | None = None
     findings: str = ""
     built_by: str = ""
+    role: str = ""
 
     @property
     def key(self) -> str:
@@ -79,7 +83,7 @@ class TeacherRecord:
     @property
     def header(self) -> dict[str, Any]:
         """The fields as a bank's file stores them; fields added in later versions are left out while they are empty."""
-        later = ("options", "published", "findings", "built_by")
+        later = ("options", "published", "findings", "built_by", "role")
         return {name: value for name, value in asdict(self).items() if name not in later or value}
 
     def with_accuracy(self, correct: int, count: int) -> TeacherRecord:
@@ -112,6 +116,10 @@ class TeacherRecord:
             if abs(accuracy - self.published) > max(0.01, 3 * standard_error):
                 findings = join_codes([*filter(None, findings.split(",")), "CM002"])
         return replace(self, accuracy=accuracy, findings=findings)
+
+
+STUDENT = "student"
+"""Role of a network in a bank that is to be taught."""
 
 
 def teacher_key(family: str, teacher: str, seed: int | None) -> str:

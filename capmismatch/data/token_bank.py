@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from capmismatch._numerics.condense_settings import K, checked_betas
 from capmismatch._numerics.condensing import (
     Condensed,
-    K,
     as_rows,
-    checked_betas,
     condense_labelled,
     labelled,
     log_sum_exp,
@@ -29,6 +28,7 @@ from capmismatch._numerics.condensing import (
 )
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.bank_files import create, open_logits, read_token_rows
+from capmismatch.data.feature_files import features_in
 from capmismatch.data.logit_checks import NOT_LOGITS, SHARES, SUMS_TO_ONE, looks_like
 from capmismatch.data.records import TeacherRecord
 from capmismatch.data.rows import Rows, check_finite, label_array, make_rows
@@ -97,6 +97,7 @@ class TokenBank(LogitBank):
             opened = [open_tokens(file, rows, self.settings) for file in sorted(self.path.glob(f"*/*/{FILE}"))]
         self.numbers = np.arange(len(rows.labels))
         self._fill(rows, opened)
+        self._features = features_in(self.path, rows, self.records)
 
     @property
     def dense(self) -> bool:
@@ -220,14 +221,16 @@ class TokenBank(LogitBank):
             None if sequences is None else sequences[index],
         )
         opened: list[tuple[TeacherRecord, Any]] = []
-        for record in self.teachers:
+        for record in self.records:
             if self.settings is None:
                 opened.append(self._cut(record, index, np.arange(len(self.classes)), rows))
             else:
                 arrays = self._tokens(record.key).take(index)
                 stored = TokenFile(arrays)
                 opened.append((finished(replace(record, findings=""), arrays, self.settings, stored.hash()), stored))
-        return _in_memory(rows, opened, self.settings, self.numbers[index])
+        cut = _in_memory(rows, opened, self.settings, self.numbers[index])
+        cut._features = {key: features.cut(index) for key, features in self._features.items()}
+        return cut
 
     def __repr__(self) -> str:
         splits = ", ".join(f"{count} {name}" for name, count in self.rows.split_counts.items())

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,9 +30,12 @@ PREFIX = "token-logits:"
 MAGIC = b"_logits_"  # of llama-perplexity --kl-divergence-base
 PARQUET = b"PAR1"
 RAW = ("input_ids", "token_ids", "top_values")
-PACKED = ("compressed_logprobs", "packed_indices")
+PACKED = ("input_ids", "compressed_logprobs", "bytepacked_indices")
+LEGACY = "packed_indices"
+PACKED_DTYPES = {"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 OWN = ("tokens", "ids", "logprobs")
 KEPT = 256
+LOSSY = "whose polynomials lose what is asked here: unpack them with DistillKit, and save token_ids and top_values"
 
 
 def read_token_logits(
@@ -40,6 +44,7 @@ def read_token_logits(
     *,
     columns: Mapping[str, str] | None = None,
     k: int = KEPT,
+    packed: Mapping[str, Any] | None = None,
 ) -> SavedTokens:
     """Read saved token logits of one teacher, whatever wrote them.
 
@@ -49,7 +54,8 @@ def read_token_logits(
         A file, or a folder of such files, read in the order of the numbers in their names; ``token-logits:PATH`` is
         the same. Known are
 
-        * DistillKit: Parquet with ``input_ids``, ``token_ids``, ``top_values``;
+        * DistillKit: Parquet with ``input_ids``, ``token_ids``, ``top_values``; or packed, with ``input_ids``,
+          ``compressed_logprobs``, ``bytepacked_indices``, where all values were kept (``exact_k`` = ``k``);
         * vLLM: JSON lines with ``prompt_token_ids`` and ``prompt_logprobs``, at the top or in ``choices``;
         * axolotl: Parquet or JSON lines with ``input_ids``, ``logprobs`` and perhaps ``target_token_ids``;
         * llama.cpp: the file of ``llama-perplexity --kl-divergence-base``;
@@ -61,6 +67,9 @@ def read_token_logits(
         at each position of the likeliest next tokens and their log-probabilities.
     k : int, default 256
         Of llama.cpp, whose file lists all tokens: how many are kept.
+    packed : mapping, optional
+        Of DistillKit's packed form, whose files do not tell them: its ``logprob_compressor``, such as
+        ``{"d": 49152, "k": 64, "exact_k": 64, "exact_dtype": "float32", "delta_encoding": False}``.
 
     Returns
     -------
@@ -102,6 +111,10 @@ def read_token_logits(
     if len(set(kinds.values())) > 1:
         raise InputError(f"expected files of one format in {place}, got {sorted(set(kinds.values()))}")
     kind = kinds[files[0]]
+    form = None
+    if kind == "distillkit-packed":
+        form = Packed.of(packed, vocabulary, place)
+        vocabulary = form.vocabulary
     if kind == "llama.cpp":
         vocabulary = _llama_vocabulary(files, vocabulary)
     elif vocabulary is None:
@@ -109,7 +122,7 @@ def read_token_logits(
 
     def sequences() -> Iterator[SavedSequence]:
         for file in files:
-            yield from _llama(file, k) if kind == "llama.cpp" else _of_records(file, kind, columns)
+            yield from _llama(file, k) if kind == "llama.cpp" else _of_records(file, kind, columns, form)
 
     return assembled(str(place), kind, vocabulary, sequences())
 
@@ -147,11 +160,10 @@ def _kind_of(names: set[str], columns: Mapping[str, str] | None, file: Path) -> 
         if missing:
             raise InputError(f"expected columns {sorted(columns.values())} in {file}, got {sorted(names)}")
         return "columns"
-    if names & set(PACKED):
-        raise InputError(
-            f"{file} holds DistillKit's packed logits, whose polynomials lose what is asked here: unpack them with "
-            "DistillKit, and save token_ids and top_values"
-        )
+    if LEGACY in names:
+        raise InputError(f"{file} holds DistillKit's earlier packed logits, {LOSSY}")
+    if set(PACKED) <= names:
+        return "distillkit-packed"
     if set(RAW) <= names:
         return "distillkit"
     if "prompt_logprobs" in names or "choices" in names:
@@ -204,12 +216,92 @@ def _records(file: Path) -> Iterator[dict[str, Any]]:
         raise InputError(f"{file} is cut or damaged: {error}") from None
 
 
-def _of_records(file: Path, kind: str, columns: Mapping[str, str] | None) -> Iterator[SavedSequence]:
+def index_bits(vocabulary: int) -> int:
+    """Bits of a token in DistillKit's packed form, by its own single-precision logarithm.
+
+    Examples
+    --------
+    >>> index_bits(49_152), index_bits(65_536), index_bits(65_537)
+    (16, 16, 17)
+    """
+    return int(np.ceil(np.log2(np.float32(vocabulary))))
+
+
+@dataclass(frozen=True)
+class Packed:
+    """How DistillKit packed the lists of a file.
+
+    Attributes
+    ----------
+    vocabulary : int
+        How many tokens there are.
+    width : int
+        Tokens of a list.
+    dtype : str
+        Of a value.
+    is_delta : bool
+        Whether each value but the first is the difference from the one before.
+    """
+
+    vocabulary: int
+    width: int
+    dtype: str
+    is_delta: bool
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any] | None, vocabulary: int | None, place: Path) -> Packed:
+        """What DistillKit's `logprob_compressor` says; its defaults are those of DistillKit."""
+        if settings is None:
+            raise InputError(
+                f"{place} holds DistillKit's packed logits, and not how they were packed: give packed, its "
+                "logprob_compressor"
+            )
+        missing = [name for name in ("d", "k", "exact_k") if name not in settings]
+        if missing:
+            raise InputError(f"packed lacks {missing}: expected DistillKit's logprob_compressor")
+        for name in ("d", "k", "exact_k"):
+            must_count(settings[name], f"{name} of packed", least=3 if name == "d" else 1)
+        dtype = settings.get("exact_dtype", "float32")
+        must_be_one_of(dtype, PACKED_DTYPES, "exact_dtype of packed")
+        if settings["exact_k"] != settings["k"]:
+            raise InputError(
+                f"{place} holds DistillKit's packed logits with {settings['exact_k']} of {settings['k']} values exact, "
+                f"{LOSSY}"
+            )
+        if vocabulary not in (None, settings["d"]):
+            raise InputError(f"expected a vocabulary of {vocabulary}, got d = {settings['d']} in packed")
+        return cls(int(settings["d"]), int(settings["k"]), dtype, bool(settings.get("delta_encoding", True)))
+
+    def read(self, record: Mapping[str, Any]) -> SavedSequence:
+        """A sequence with its lists unpacked."""
+        bits = index_bits(self.vocabulary)
+        values = _bytes_of(record["compressed_logprobs"], self.width * np.dtype(PACKED_DTYPES[self.dtype]).itemsize)
+        ids = _bytes_of(record["bytepacked_indices"], -(-self.width * bits // 8))
+        logs = values.view(PACKED_DTYPES[self.dtype])
+        if self.dtype == "bfloat16":  # the upper half of a float32
+            logs = (logs.astype("<u4") << 16).view("<f4")
+        logs = np.cumsum(logs.astype(np.float64), 1) if self.is_delta else logs.astype(np.float64)
+        stream = np.unpackbits(ids, axis=1)[:, : self.width * bits].reshape(len(ids), self.width, bits)
+        tokens = stream.astype(np.int64) @ (1 << np.arange(bits - 1, -1, -1, dtype=np.int64))
+        return _ahead(record["input_ids"], tokens.tolist(), logs.tolist())
+
+
+def _bytes_of(lists: Sequence[Sequence[int]], width: int) -> NDArray[np.uint8]:
+    wrong = next((place for place, one in enumerate(lists) if len(one) != width), None)
+    if wrong is not None:
+        raise InputError(f"expected {width} packed bytes of each list, got {len(lists[wrong])} at {wrong}")
+    return np.array(lists, np.uint8).reshape(len(lists), width)
+
+
+def _of_records(
+    file: Path, kind: str, columns: Mapping[str, str] | None, packed: Packed | None
+) -> Iterator[SavedSequence]:
     read: Callable[[dict[str, Any]], SavedSequence] = {
         "distillkit": lambda record: _ahead(*(record[name] for name in RAW)),
         "columns": lambda record: _ahead(*(record[(columns or {})[name]] for name in OWN)),
         "vllm": _vllm,
         "axolotl": _axolotl,
+        **({} if packed is None else {"distillkit-packed": packed.read}),
     }[kind]
     for number, record in enumerate(_records(file)):
         try:

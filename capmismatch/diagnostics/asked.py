@@ -10,7 +10,7 @@ from capmismatch._numerics.plain_arrays import listed
 from capmismatch._numerics.soft_label_spec import CLASS_DEFAULTS, TOKEN_DEFAULTS, SoftLabelSpec, compared_specs
 from capmismatch.data.bank import LogitBank
 from capmismatch.errors import InputError, must_be_one_of, must_be_temperatures
-from capmismatch.probes import REGISTRY
+from capmismatch.probes import FEATURES, PAIRS, REGISTRY
 
 TAUS = (1.0, 2.0, 4.0, 8.0)
 TOKEN_TAUS = (0.5, 1.0, 2.0)  # of texts: at 4 the effective number of tokens nears the vocabulary's
@@ -47,11 +47,29 @@ def probes_of(names: Iterable[str] | None, bank: LogitBank, *, per_example: bool
         told = [name for name in told if not REGISTRY[name].on_request]
         return [name for name in told if not (bank.condensed and REGISTRY[name].kind in OF_ALL_COLUMNS)]
     chosen = list(dict.fromkeys(listed(names)))
+    if not per_example:
+        chosen = [name for name in chosen if not _told_elsewhere(name, bank)]
     for name in chosen:
         must_be_one_of(name, known, "probe")
         if REGISTRY[name].kind in OF_ALL_COLUMNS:
             bank.must_keep_all(f"values of the probe {name!r}")
     return chosen
+
+
+def _told_elsewhere(name: str, bank: LogitBank) -> bool:
+    """Whether a probe is of features or of pairs, which a bank has to have."""
+    if name in FEATURES:
+        if not any(bank.has_features(key) for key in bank.keys):
+            raise InputError(f"the probe {name!r} needs features, and the bank has none: collect with features=True")
+        return True
+    if name in PAIRS:
+        if not bank.students:
+            raise InputError(
+                f"the probe {name!r} compares a teacher with a student, and the bank has none: expected a network with "
+                "the role 'student'"
+            )
+        return True
+    return False
 
 
 def must_measure(names: Iterable[str], temperatures: Iterable[float]) -> None:

@@ -343,7 +343,7 @@ def _mark_mixed_rows(views: Sequence[View], bank: LogitBank) -> None:
     rows, room = looked_at_rows(bank), max(LEAST_ROWS, NUMBERS // len(bank.classes))
     some = spaced(len(rows), room)
     margins = {key: view.margin[some] for key, view in sound.items()}
-    of_all = {key: standardised(bank.take(key, rows[some]).astype(np.float64)) for key in sound}
+    of_all = {key: standardised(bank.take(key, rows[some])) for key in sound}
     for key, columns in moved_among_peers(of_all).items() if not bank.of_texts else ():
         sound.pop(key).mark(
             "CM021",

@@ -41,7 +41,7 @@ from capmismatch.probes import REGISTRY, Probe
 from capmismatch.probes.temperatures import COOLEST, WARMEST, slopes_of
 from capmismatch.temperature import soften_parts
 
-GROUP_LOGITS = 1 << 19  # a thread works on at a time: large enough that calls cost little, small enough for memory
+GROUP_LOGITS = 1 << 20  # a thread works on at a time: large enough that calls cost little, small enough for memory
 COLUMN_BYTES = 64 << 20  # of the classes whose probabilities over all examples are held at a time
 SORTED = 1 << 20  # probabilities of some classes over all examples that a thread sorts at a time
 RESTORED = ("target_prob", "derived_variance", "derived_std", "inherent_variance")  # probes of the restored variance

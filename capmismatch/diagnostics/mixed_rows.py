@@ -8,7 +8,7 @@ paired at random, which is known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +16,16 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import norm, t
 
+from capmismatch._numerics.threads import blocks
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 NUMBERS = 1 << 23
 """Most logits of one teacher that are held in memory."""
+
+IN_CACHE = 1 << 17
+"""Logits that are worked on at a time."""
 
 LEAST_PAIRS = 25
 """Fewest examples, of those where teacher and peers are sure, to tell by."""
@@ -143,7 +148,7 @@ def mixed_up(
     """
     peers, found = list(names), dict[str, float]()
     while len(peers) > 2:
-        total = np.sum([rows[name] for name in peers], axis=0)
+        total = added(rows[name] for name in peers)
         worst = ("", 0.0, 0.0)
         for name, share, gain in _looked_through(names, peers, rows, total, margins):
             if name not in found and gain > worst[2]:
@@ -174,13 +179,27 @@ def _looked_through(
             yield name, *mixed
 
 
-def standardised(logits: Floats) -> NDArray[np.float32]:
+def standardised(logits: NDArray) -> NDArray[np.float32]:
     """Rows with mean 0 and variance 1, less their mean over examples; float32, to take less room."""
-    rows = logits - logits.mean(axis=1, keepdims=True)
-    spread = rows.std(axis=1, keepdims=True)
-    rows /= np.where(spread > 0, spread, 1.0)
-    centred: NDArray[np.float32] = (rows - rows.mean(axis=0)).astype(np.float32)
+    centred, total = np.empty(logits.shape, np.float32), np.zeros(logits.shape[1])
+    for block in blocks(len(logits), max(1, IN_CACHE // max(1, logits.shape[1]))):
+        rows = logits[block].astype(np.float64)
+        rows -= rows.mean(axis=1, keepdims=True)
+        spread = np.sqrt(np.einsum("ij,ij->i", rows, rows)[:, None] / logits.shape[1])
+        rows /= np.where(spread > 0, spread, 1.0)
+        total += rows.sum(axis=0)
+        centred[block] = rows
+    centred -= (total / max(1, len(logits))).astype(np.float32)
     return centred
+
+
+def added(of_teachers: Iterable[NDArray]) -> NDArray:
+    """The sum of arrays of one shape, without a second copy of all of them."""
+    each = iter(of_teachers)
+    total = next(each).copy()
+    for one in each:
+        total += one
+    return total
 
 
 def likeness(rows: NDArray, others: NDArray, margin: Floats) -> Likeness | None:

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from capmismatch.diagnostics.mixed_rows import added
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -109,7 +111,7 @@ def moved_among_peers(rows: Mapping[str, NDArray[np.float32]], most_steps: float
     columns = {name: _unit_columns(one[some]) for name, one in rows.items()}
     found: dict[str, list[int]] = {}
     while len(names) > 2:
-        total = np.sum([columns[name] for name in names], axis=0)
+        total = added(columns[name] for name in names)
         moved = {name: _moved(columns[name], total - columns[name]) for name in names}
         worst = max(names, key=lambda name: moved[name][1])
         if not moved[worst][0]:
@@ -126,10 +128,20 @@ def _unit_columns(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _moved(mine: NDArray[np.float32], others: NDArray[np.float32]) -> tuple[list[int], float]:
-    """The columns that stand in one another's places, and how much better others go with them."""
-    alike = np.clip((mine.T @ _unit_columns(others)).astype(np.float64), -0.999, 0.999)
-    itself, best = alike.diagonal(), alike.argmax(axis=1)
-    gain = np.arctanh(alike.max(axis=1)) - np.arctanh(itself)
-    strong = (gain * np.sqrt(len(mine) - 3) > STRONG) & (itself <= LESS * alike.max(axis=1))
-    moved = [place for ring in rings(np.where(strong, best, np.arange(len(best)))) for place in ring]
+    """The columns that stand in one another's places, and how much better others go with them.
+
+    A column that goes well with the peers' in its place has not moved: only the others are held against all.
+    """
+    length = np.sqrt(np.einsum("ij,ij->j", others, others))
+    itself = np.einsum("ij,ij->j", mine, others) / np.where(length > 0, length, 1.0)
+    some = np.flatnonzero(itself <= LESS)
+    if len(some) < 2:
+        return [], 0.0
+    alike = np.clip((mine[:, some].T @ _unit_columns(others)).astype(np.float64), -0.999, 0.999)
+    own, best, most = alike[np.arange(len(some)), some], alike.argmax(axis=1), alike.max(axis=1)
+    gain, following = np.zeros(len(itself)), np.arange(len(itself))
+    gain[some] = np.arctanh(most) - np.arctanh(own)
+    strong = (gain[some] * np.sqrt(len(mine) - 3) > STRONG) & (own <= LESS * most)
+    following[some[strong]] = best[strong]
+    moved = [place for ring in rings(following) for place in ring]
     return sorted(moved), float(gain[moved].sum())

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from capmismatch import ranks as _ranks
 from capmismatch._numerics.devices import as_device, thread_count
+from capmismatch._numerics.plain_arrays import listed
 from capmismatch._numerics.soft_label_spec import SoftLabelSpec
 from capmismatch._numerics.threads import keep_memory, map_in_threads
 from capmismatch._utils.progress import progress_bar
@@ -36,7 +37,9 @@ from capmismatch.diagnostics.example_values import (
     Values,
     Wanted,
 )
+from capmismatch.diagnostics.features import feature_rows
 from capmismatch.diagnostics.means import Means
+from capmismatch.diagnostics.pairs import pair_rows
 from capmismatch.diagnostics.table_rows import affinity_table, probe_rows, rank_table, restored_table_rows
 from capmismatch.diagnostics.tables import METRICS, PAIR_METRICS
 from capmismatch.errors import InputError, must_be_temperature
@@ -114,7 +117,8 @@ def all_tables(
     if bank.of_texts:
         raise InputError("one pass makes tables of examples with classes; those of texts are made one by one")
     must_be_temperature(tau, "tau")
-    temperatures, chosen = temperatures_of(taus, bank), probes_of(names, bank)
+    asked = None if names is None else listed(names)
+    temperatures, chosen = temperatures_of(taus, bank), probes_of(asked, bank)
     given = dict(restored or {})
     given["tau"] = given.pop("tau_target", None)
     of_bank = {name: given.pop(name, None) for name in ("tau", "tau_other", "bounds", "wrong")}
@@ -130,8 +134,18 @@ def all_tables(
     of_probes = [
         row
         for record, means in zip(bank.teachers, measured.means, strict=True)
-        for row in probe_rows(bank, record, means.columns(record, probes), temperatures, chosen, split, marks)
+        for row in probe_rows(
+            bank,
+            record,
+            means.columns(record, probes),
+            temperatures,
+            chosen,
+            split,
+            marks,
+        )
     ]
+    of_probes += feature_rows(bank, asked, split, marks)
+    of_probes += pair_rows(bank, temperatures, asked, split, marks)
     ranks = rank_table(bank, measured.pairs, measured.ranks, split or "all") if measured.ranks else None
     affinities = measured.affinities
     del measured  # what is kept of every row, before the largest table is made

@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from capmismatch._numerics.condensed import CondensedParts
 from capmismatch._numerics.condensing import Condensed
+from capmismatch._numerics.last_layer import GraceSums, GradientSketch, with_ones
+from capmismatch._numerics.plain_arrays import listed
 from capmismatch._numerics.softmax import Softened
 from capmismatch.data.bank import LogitBank, TeacherRecord
+from capmismatch.data.feature_files import Features
+from capmismatch.data.records import STUDENT
 from capmismatch.data.token_bank import TokenBank
 from capmismatch.diagnostics.asked import temperatures_of
 from capmismatch.diagnostics.example_values import sequence_index
+from capmismatch.diagnostics.features import alignment
 from capmismatch.diagnostics.means import mean
 from capmismatch.errors import InputError, must_be_one_of
+from capmismatch.probes import pairs as formulas
+from capmismatch.probes.pairs import DIVERGENCES, PAIRS
 
 Floats = NDArray[np.float64]
+Column = tuple[str, float | None]
 ROWS = 1 << 21  # logits of both sides that are compared at a time, over the width of a row
 HALF = 2.0**-11  # relative precision of what is kept in float16
-LEAST = 1e-300  # a probability below counts as 0: its logarithm does not
-
-
-def _kl(p: Floats, q: Floats, skew: float) -> Floats:
-    """KL(p || q), row by row; both sum to 1."""
-    return np.where(p > LEAST, p * (np.log(np.maximum(p, LEAST)) - np.log(np.maximum(q, LEAST))), 0.0).sum(axis=1)
-
-
-DIVERGENCES: Mapping[str, Callable[[Floats, Floats, float], Floats]] = {
-    "kl": _kl,
-    "reverse_kl": lambda p, q, skew: _kl(q, p, skew),
-    "skewed_kl": lambda p, q, skew: _kl(p, skew * p + (1 - skew) * q, skew),
-}
-NAMES = (*DIVERGENCES, "rsr", "size_ratio")
+RATIOS = {"rsr": ("rank", "surprise"), "wrong_rsr": ("wrong rank", "wrong surprise")}
+"""Ratios of means, and the values of each example that these are of."""
 
 
 def pair_probes(
@@ -59,7 +58,8 @@ def pair_probes(
     taus : iterable of float, optional
         Temperatures > 0 of the divergences; defaults as of `probe`.
     names : iterable of str, optional
-        All that the bank's rows can tell by default, p the teacher's and q the student's probabilities:
+        Names in `capmismatch.probes.PAIRS`; all that the bank can tell by default, p the teacher's and q the student's
+        probabilities:
 
         * "kl": :math:`KL(p \,\|\, q)`, what plain distillation lowers
         * "reverse_kl": :math:`KL(q \,\|\, p)`
@@ -67,7 +67,11 @@ def pair_probes(
         * "rsr": expected rank under the student of what the teacher would say, over its expected surprise there
           (negative log-likelihood in nats), both at tau = 1: low where the teacher says what the student finds
           likely. Needs all columns
+        * "wrong_rsr": the same over the wrong classes alone, at each temperature
         * "size_ratio": the teacher's parameters over the student's
+        * "size_gap": how far that is from 2.5, as a logarithm
+        * "gradient_cosine", "grace": of gradients of the student's last layer; need its features
+        * "cka": how alike both place the examples; needs features of both
     skew : float, default 0.1
         :math:`\lambda` in [0, 1).
     split : str or None, default "val"
@@ -79,7 +83,7 @@ def pair_probes(
         One row per teacher, probe and temperature, with the columns of `probe`'s table, so that both can be joined for
         `correlate` and `pick`, and
 
-        * student: key of the student
+        * student: name of the student where its role in the bank is "student", as results name it; else its key
         * known: of condensed rows, mean probability (of the teacher) of the tokens that are known of both; all others
           count as one token, so that a divergence is a lower bound, the nearer the higher this is
 
@@ -87,7 +91,7 @@ def pair_probes(
     ------
     InputError
         An unknown student, probe or split, no other teacher, a temperature that is not positive, a number out of its
-        range; of condensed rows "rsr", or a temperature whose sums they do not know.
+        range, features that the bank lacks; of condensed rows "rsr", or a temperature whose sums they do not know.
 
     References
     ----------
@@ -107,61 +111,199 @@ def pair_probes(
     student = bank.key_of(student)
     if not 0 <= skew < 1:
         raise InputError(f"expected skew in [0, 1), got {skew!r}")
-    chosen = (
-        [name for name in NAMES if not (bank.condensed and name == "rsr")] if names is None else [*dict.fromkeys(names)]
-    )
-    for name in chosen:
-        must_be_one_of(name, NAMES, "probe of a pair")
-        if name == "rsr":
-            bank.must_keep_all("ranks under the student")
+    chosen = _chosen(bank, student, names)
     teachers = [record for record in bank.teachers if record.key != student]
     if not teachers:
         raise InputError("pairs need a teacher beside the student: expected at least 2 in the bank, got 1")
-    rows, clusters, temperatures = bank.select(split), sequence_index(bank, split), temperatures_of(taus, bank)
-    pair = _CondensedPair if isinstance(bank, TokenBank) and bank.condensed else _DensePair
-    table = []
-    for record in teachers:
-        measured = pair(bank, record.key, student, rows).measure(chosen, temperatures, skew)
-        for name in chosen:
-            for tau in temperatures if name in DIVERGENCES else [None]:
-                table.append(
-                    {
-                        "family": record.family,
-                        "teacher": record.teacher,
-                        "params": math.nan if record.params is None else float(record.params),
-                        "macs": math.nan if record.macs is None else float(record.macs),
-                        "split": split or "all",
-                        "seed": record.seed or 0,
-                        "tau": math.nan if tau is None else tau,
-                        "probe": name,
-                        "student": student,
-                        **_columns(name, tau, measured, clusters, (record, bank[student])),
-                    }
-                )
-    return pd.DataFrame(table)
+    asked = _Asked(chosen, temperatures_of(taus, bank), skew, split)
+    return pd.DataFrame([row for record in teachers for row in _rows_of(bank, record, bank[student], asked)])
 
 
-def _columns(
-    name: str,
-    tau: float | None,
-    measured: Mapping[tuple[str, float | None], Floats],
-    clusters: NDArray[np.int64] | None,
-    sides: tuple[TeacherRecord, TeacherRecord],
-) -> dict[str, float]:
-    """Value, se, n and what else the table says of one probe."""
-    if name == "size_ratio":
-        teacher, student = (record.params or math.nan for record in sides)
-        return {"value": teacher / student, "se": math.nan, "n": 1}
-    if name == "rsr":
-        rank, surprise = measured["rank", None], measured["surprise", None]
-        ratio = float(rank.mean() / surprise.mean())
-        spread = mean((rank - ratio * surprise) / surprise.mean(), clusters)  # the delta method, of a ratio of means
-        return {**spread, "value": ratio}
-    known = {"known": float(measured["known", tau].mean())} if ("known", tau) in measured else {}
-    return {**mean(measured[name, tau], clusters), **known}
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be measured of each pair."""
+
+    names: list[str]
+    taus: list[float]
+    skew: float
+    split: str | None
 
 
-class _Pair:
+def pairs_of(names: Iterable[str] | None, bank: LogitBank) -> list[str]:
+    """Those of some names that are of pairs, where the bank has students; of None all."""
+    if not bank.students or not bank.teachers:
+        return []
+    return [name for name in (PAIRS if names is None else names) if name in PAIRS]
+
+
+def pair_rows(
+    bank: LogitBank,
+    taus: Iterable[float],
+    names: Iterable[str] | None,
+    split: str | None,
+    marks: Mapping[str, Mapping[str, object]],
+) -> list[dict[str, Any]]:
+    """Rows of the probes table for each teacher and each student of a bank; means over the runs of a student.
+
+    Parameters
+    ----------
+    bank : LogitBank
+        With teachers, and students where any are to be compared.
+    taus : iterable of float
+        As of `pair_probes`.
+    names : iterable of str, optional
+        Of any probes; those of pairs are measured.
+    split : str or None
+        Rows to measure on.
+    marks : mapping
+        Teacher's key -> what the table says of whether it is usable.
+
+    Returns
+    -------
+    list of dict
+        Empty of a bank without students.
+    """
+    if not pairs_of(names, bank):
+        return []
+    wanted, temperatures = None if names is None else pairs_of(names, bank), list(taus)
+    rows: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for student in bank.students:
+        asked = _Asked(_chosen(bank, student.key, wanted), temperatures, 0.1, split)
+        for teacher in bank.teachers:
+            for row in _rows_of(bank, teacher, student, asked):
+                place = (student.family, student.teacher, teacher.key, row["probe"], str(row["tau"]))
+                rows.setdefault(place, []).append(row | dict(marks.get(teacher.key, {})))
+    return [_mean_over_runs(of_runs) for of_runs in rows.values()]
+
+
+def _mean_over_runs(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """One row of several, of runs of one student that were measured on the same examples."""
+    values, errors = (np.array([row[name] for row in rows], dtype=float) for name in ("value", "se"))
+    return rows[0] | {"value": float(values.mean()), "se": float(np.sqrt((errors**2).mean()))}
+
+
+def _chosen(bank: LogitBank, student: str, names: Iterable[str] | None) -> list[str]:
+    """Names of probes, each once; with None all that the bank can tell."""
+    lacking = _lacking(bank, student)
+    if names is None:
+        return [name for name, probe in PAIRS.items() if not lacking & set(probe.needs)]
+    chosen = list(dict.fromkeys(listed(names)))
+    for name in chosen:
+        must_be_one_of(name, PAIRS, "probe of a pair")
+        needs = PAIRS[name].needs
+        if "columns" in needs:
+            bank.must_keep_all(f"values of the probe {name!r}")
+        if "student features" in needs:
+            bank.features_of(student)
+        if "teacher features" in lacking & set(needs):
+            bank.features_of(next(record.key for record in bank.teachers if record.key != student))
+    return chosen
+
+
+def _lacking(bank: LogitBank, student: str) -> set[str]:
+    """What the bank cannot tell, of all that a probe may need."""
+    lacking = {"columns"} if bank.condensed else set()
+    if not bank.has_features(student):
+        lacking.add("student features")
+    if not any(bank.has_features(record.key) for record in bank.teachers if record.key != student):
+        lacking.add("teacher features")
+    return lacking
+
+
+def _rows_of(bank: LogitBank, teacher: TeacherRecord, student: TeacherRecord, asked: _Asked) -> list[dict[str, Any]]:
+    """Rows of the table of one pair."""
+    columns = _measured(bank, teacher, student, asked)
+    return [
+        {
+            "family": teacher.family,
+            "teacher": teacher.teacher,
+            "params": math.nan if teacher.params is None else float(teacher.params),
+            "macs": math.nan if teacher.macs is None else float(teacher.macs),
+            "split": asked.split or "all",
+            "seed": teacher.seed or 0,
+            "tau": math.nan if tau is None else tau,
+            "probe": name,
+            "student": student.teacher if student.role == STUDENT else student.key,
+            **columns[name, tau],
+        }
+        for name in asked.names
+        for tau in (asked.taus if PAIRS[name].tempered else [None])
+    ]
+
+
+def _measured(
+    bank: LogitBank, teacher: TeacherRecord, student: TeacherRecord, asked: _Asked
+) -> dict[Column, dict[str, float]]:
+    """(probe, tau) -> value, se, n and what else the table says."""
+    rows, clusters = bank.select(asked.split), sequence_index(bank, asked.split)
+    sizes = teacher.params or math.nan, student.params or math.nan
+    found: dict[Column, dict[str, float]] = {
+        (name, None): {"value": getattr(formulas, name)(*sizes), "se": math.nan, "n": 1}
+        for name in ("size_ratio", "size_gap")
+    }
+    if "cka" in asked.names:
+        found["cka", None] = {"value": alignment(bank, teacher.key, student.key, rows), "se": math.nan, "n": len(rows)}
+    kind = _CondensedPair if isinstance(bank, TokenBank) and bank.condensed else _DensePair
+    pair = kind(bank, teacher.key, student.key, rows)
+    values = pair.measure(asked.names, asked.taus, asked.skew)
+    for name, tau in values:
+        if name in DIVERGENCES:
+            known = {"known": float(values["known", tau].mean())} if ("known", tau) in values else {}
+            found[name, tau] = {**mean(values[name, tau], clusters), **known}
+    for name, (above, below) in RATIOS.items():
+        for tau in asked.taus if PAIRS[name].tempered else [None]:
+            if (above, tau) in values:
+                found[name, tau] = _ratio(values[above, tau], values[below, tau], clusters)
+    if {"gradient_cosine", "grace"} & set(asked.names):
+        found |= _of_gradients(pair, asked, clusters)
+    return found
+
+
+def _ratio(above: Floats, below: Floats, clusters: NDArray[np.int64] | None) -> dict[str, float]:
+    """A ratio of means, with its standard error by the delta method."""
+    if not len(above) or np.isnan(above).any():
+        return {"value": math.nan, "se": math.nan, "n": 0}
+    ratio = float(above.mean() / below.mean())
+    return {**mean((above - ratio * below) / below.mean(), clusters), "value": ratio}
+
+
+def _of_gradients(pair: _Pair, asked: _Asked, clusters: NDArray[np.int64] | None) -> dict[Column, dict[str, float]]:
+    """What the gradients of the student's last layer tell, temperature by temperature."""
+    found: dict[Column, dict[str, float]] = {}
+    count = len(pair.rows)
+    for tau in asked.taus:
+        if "gradient_cosine" in asked.names:
+            found["gradient_cosine", tau] = _gradient_cosine(pair, tau, clusters)
+        if "grace" in asked.names:
+            groups = np.arange(count) if clusters is None else clusters
+            sketch = GradientSketch(len(pair.bank.classes), pair.features.width + 1)
+            sums = GraceSums(groups, sketch.size)
+            for some, soft, _, features in pair.gradients(tau):
+                sums.add(some, sketch(soft, features))
+            found["grace", tau] = {"value": sums.value, "se": math.nan, "n": count}
+    return found
+
+
+def _gradient_cosine(pair: _Pair, tau: float, clusters: NDArray[np.int64] | None) -> dict[str, float]:
+    """The cosine of two mean gradients, with its standard error by the delta method: a second pass over the rows."""
+    means: list[Any] = [0.0, 0.0]
+    for _, soft, hard, features in pair.gradients(tau):
+        means = [total + side.T @ features for total, side in zip(means, (soft, hard), strict=True)]
+    first, second = (total / max(len(pair.rows), 1) for total in means)
+    value = formulas.cosine(first, second) if len(pair.rows) else math.nan
+    if math.isnan(value):
+        return {"value": math.nan, "se": math.nan, "n": 0}
+    lengths = float(np.linalg.norm(first)), float(np.linalg.norm(second))
+    units = first / lengths[0], second / lengths[1]
+    moves = [(units[1] - value * units[0]) / lengths[0], (units[0] - value * units[1]) / lengths[1]]
+    pulls = [
+        sum(((side @ move) * features).sum(axis=1) for side, move in zip((soft, hard), moves, strict=True))
+        for _, soft, hard, features in pair.gradients(tau)
+    ]
+    return {**mean(np.concatenate(pulls), clusters), "value": value}
+
+
+class _Pair(ABC):
     """A teacher and a student on the same rows, some of them at a time."""
 
     def __init__(self, bank: LogitBank, teacher: str, student: str, rows: NDArray[np.int64]) -> None:
@@ -178,11 +320,11 @@ class _Pair:
         parts = [self.some(self.rows[at : at + step], names, taus, skew) for at in range(0, len(self.rows), step)]
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} if parts else {}
 
+    @abstractmethod
     def some(
         self, rows: NDArray[np.int64], names: list[str], taus: list[float], skew: float
     ) -> dict[tuple[str, float | None], Floats]:
         """The same of some rows."""
-        raise NotImplementedError
 
     @staticmethod
     def divergences(
@@ -190,6 +332,22 @@ class _Pair:
     ) -> dict[tuple[str, float | None], Floats]:
         """Those that are asked for, of probabilities (n, C)."""
         return {(name, tau): DIVERGENCES[name](p, q, skew) for name in names if name in DIVERGENCES}
+
+    @property
+    def features(self) -> Features:
+        """The student's features."""
+        return self.bank.features_of(self.keys[1])
+
+    def gradients(self, tau: float) -> Iterator[tuple[slice, Floats, Floats, Floats]]:
+        """Some rows at a time: which, what soft labels and labels ask of each logit, and features with a constant."""
+        step = max(1, ROWS // (self.width + self.features.width))
+        for start in range(0, len(self.rows), step):
+            some = slice(start, min(start + step, len(self.rows)))
+            rows = self.rows[some]
+            teacher, student = (self.bank.take(key, rows).astype(np.float64) for key in self.keys)
+            soft = formulas.residuals(teacher / tau, student / tau)
+            hard = formulas.label_residuals(self.bank.rows.labels[rows], student)
+            yield some, soft, hard, with_ones(self.features.take(rows))
 
 
 class _DensePair(_Pair):
@@ -199,19 +357,25 @@ class _DensePair(_Pair):
         self, rows: NDArray[np.int64], names: list[str], taus: list[float], skew: float
     ) -> dict[tuple[str, float | None], Floats]:
         """All columns are compared."""
-        teacher, student = (torch.from_numpy(self.bank.take(key, rows)).double() for key in self.keys)
+        teacher, student = (self.bank.take(key, rows).astype(np.float64) for key in self.keys)
+        labels = self.bank.rows.labels[rows]
         found: dict[tuple[str, float | None], Floats] = {}
         for tau in taus:
-            p, q = (torch.softmax(logits / tau, 1).numpy() for logits in (teacher, student))
-            found |= self.divergences(p, q, names, tau, skew)
+            if set(names) & set(DIVERGENCES):
+                p, q = (softmax(logits / tau, axis=1) for logits in (teacher, student))
+                found |= self.divergences(p, q, names, tau, skew)
+            if "wrong_rsr" in names:
+                found["wrong rank", tau], found["wrong surprise", tau] = _of_wrong(teacher / tau, student / tau, labels)
         if "rsr" in names:
-            said = torch.softmax(teacher, 1)
-            order = student.sort(dim=1, descending=True, stable=True).indices
-            places = torch.arange(1, student.shape[1] + 1, dtype=torch.float64).expand_as(said)
-            rank = torch.empty_like(said).scatter(1, order, places)
-            found["rank", None] = (said * rank).sum(1).numpy()
-            found["surprise", None] = -(said * torch.log_softmax(student, 1)).sum(1).numpy()
+            found["rank", None], found["surprise", None] = formulas.rank_and_surprise(teacher, student)
         return found
+
+
+def _of_wrong(teacher: Floats, student: Floats, labels: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Rank and surprise over the wrong classes; NaN with two classes, as there is one."""
+    if teacher.shape[1] < 3:
+        return np.full(len(teacher), np.nan), np.full(len(teacher), np.nan)
+    return formulas.rank_and_surprise(*(formulas.wrong_alone(side, labels) for side in (teacher, student)))
 
 
 class _CondensedPair(_Pair):

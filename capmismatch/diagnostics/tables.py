@@ -32,7 +32,9 @@ from capmismatch.diagnostics.example_values import (
     sequence_index,
     values_of,
 )
+from capmismatch.diagnostics.features import feature_rows, features_asked
 from capmismatch.diagnostics.means import Means, running_means
+from capmismatch.diagnostics.pairs import pair_rows, pairs_of
 from capmismatch.diagnostics.table_rows import affinity_table, probe_rows, rank_table, restored_table_rows, seed_of
 from capmismatch.diagnostics.token_tables import token_metrics, token_ranks
 from capmismatch.errors import InputError, must_be_one_of, must_be_temperature
@@ -60,7 +62,8 @@ def probe(
         Temperatures > 0 of the tempered probes; by default 1, 2, 4, 8, and 0.5, 1, 2 over a vocabulary, where higher
         ones leave little but the background of unlikely tokens.
     names : iterable of str, optional
-        Names in `capmismatch.probes.REGISTRY`; by default all that the bank's rows can tell.
+        Names in `capmismatch.probes.REGISTRY`, where the bank has features in `capmismatch.probes.FEATURES`, and where
+        it has students in `capmismatch.probes.PAIRS`; by default all that the bank can tell.
     split : str or None, default "val"
         Rows to measure on; None for all rows of the bank.
     device : str, default "cpu"
@@ -87,14 +90,16 @@ def probe(
         * sequences: only of texts, how many sequences the examples come from
         * exact: only of condensed rows, whether the sums behind the value were kept; else it is interpolated
         * findings: of texts {ref}`CM029 <cm029>` to {ref}`CM032 <cm032>`
+        * student: only of a bank with students: which one a probe of a pair is of, missing for probes of the teacher
+          alone; see `pair_probes`
         * usable, findings, reason: only if some teacher of the bank is not usable; see `capmismatch.check`. `pick` and
           `correlate` leave out rows whose `usable` is False
 
     Raises
     ------
     InputError
-        An unknown probe or split, a temperature that is not positive, a device that is not there; of condensed rows, a
-        probe that needs all columns, or a temperature whose sums they do not know.
+        An unknown probe or split, a temperature that is not positive, a device that is not there, features that the
+        bank lacks; of condensed rows, a probe that needs all columns, or a temperature whose sums they do not know.
 
     See Also
     --------
@@ -112,8 +117,9 @@ def probe(
     0       a  1.0  0.870
     1       a  4.0  0.414
     """
-    temperatures, chosen, where = temperatures_of(taus, bank), probes_of(names, bank), as_device(device)
-    must_measure(chosen, temperatures)
+    given = None if names is None else listed(names)
+    temperatures, chosen, where = temperatures_of(taus, bank), probes_of(given, bank), as_device(device)
+    must_measure([*chosen, *features_asked(given, bank), *pairs_of(given, bank)], temperatures)
     rows: list[dict[str, Any]] = []
     marks = unusable_columns(bank)
     with progress_bar(bank.teachers, desc="probe", unit="teacher", show=progress) as bar:
@@ -121,7 +127,8 @@ def probe(
             bar.set_postfix_str(record.key)
             means = means_of(bank, record.key, temperatures, [REGISTRY[name] for name in chosen], split, where)
             rows += probe_rows(bank, record, means, temperatures, chosen, split, marks)
-    return pd.DataFrame(rows)
+    rows += feature_rows(bank, given, split, marks)
+    return pd.DataFrame([*rows, *pair_rows(bank, temperatures, given, split, marks)])
 
 
 def example_values(

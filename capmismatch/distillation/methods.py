@@ -275,7 +275,9 @@ class Method:
             raise InputError(f"method {self.name} needs other, the name of a second teacher, got {self.other!r}")
         if self.match is not None:
             must_be_one_of(self.match, MATCHED, f"match of method {self.name}")
-        if "share" in self.spec.fields and not (_is_number(self.share) and 0 < self.share <= 1):
+        if "share" in self.spec.fields and not (
+            self.share is not None and _is_number(self.share) and 0 < self.share <= 1
+        ):
             raise InputError(f"expected share of method {self.name} in (0, 1], got {self.share!r}")
 
     def _check_options(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,6 @@ import pandas as pd
 from capmismatch._utils.code import code_hash
 from capmismatch._utils.commands import command
 from capmismatch._utils.files import hash_of
-from capmismatch.architectures.registry import builder_of
 from capmismatch.data.bank import SPLITS, LogitBank, TeacherRecord
 from capmismatch.data.datasets import Dataset
 from capmismatch.distillation.config import DistillConfig
@@ -193,6 +193,10 @@ def _code_of(study: Experiment, run: Run) -> dict[str, str]:
 
 def own_code(architectures: Iterable[str]) -> dict[str, str]:
     """A hash of the user's own code behind each architecture that is not one of this package's."""
+    if "capmismatch.architectures.registry" not in sys.modules:  # nobody has registered any; it takes torch to load
+        return {}
+    from capmismatch.architectures.registry import builder_of
+
     hashes = {name: code_hash(builder_of(name)) for name in architectures if name}
     return {name: digest for name, digest in hashes.items() if digest}
 

@@ -111,15 +111,6 @@ class Trainer:
         log, checkpoint = EpochLog(folder / "log.jsonl"), Checkpoint(folder / "checkpoint.safetensors")
         scores: dict[str, float] = {}
 
-        def validate(network: nn.Module) -> float:
-            if self.is_text:
-                rows = np.flatnonzero(self.study.eval_data.rows.split == "val")
-                scores["val_nll"] = mean_nll(network, self.study.eval_data, rows)
-                return -scores["val_nll"]
-            right = evaluate(network, self.validation_inputs, self.prepare).argmax(1) == self.validation_labels
-            scores["val_accuracy"] = float(right.double().mean())
-            return scores["val_accuracy"]
-
         def after_epoch(epoch: int, loss: float) -> None:
             log.write(epoch, loss=loss, **scores, **(criterion.diagnostics() if criterion is not None else {}))
 
@@ -133,7 +124,7 @@ class Trainer:
             criterion=criterion,
             soft=soft,
             device=self.config.device,
-            validate=validate if recipe.keep_best else None,
+            validate=partial(self._validate, scores) if recipe.keep_best else None,
             checkpoint=checkpoint,
             after_epoch=after_epoch,
         )
@@ -146,6 +137,33 @@ class Trainer:
                 logits = torch.cat([evaluate(network, inputs, self.prepare) for inputs in self.measured_inputs])
                 self.write_result(run, logits, log.seconds)
             checkpoint.remove()
+
+    def _validate(self, scores: dict[str, float], network: nn.Module) -> float:
+        """How good a network is on the validation rows; higher is better. `scores` takes it in by its name."""
+        if self.is_text:
+            rows = np.flatnonzero(self.study.eval_data.rows.split == "val")
+            scores["val_nll"] = mean_nll(network, self.study.eval_data, rows)
+            return -scores["val_nll"]
+        right = evaluate(network, self.validation_inputs, self.prepare).argmax(1) == self.validation_labels
+        scores["val_accuracy"] = float(right.double().mean())
+        return scores["val_accuracy"]
+
+    def plain(self, architecture: str, seed: int) -> nn.Module:
+        """A network that is trained on the labels alone, as a run of the method CE trains it; nothing is written."""
+        self.check_keep_best()
+        recipe, network = self.study.recipe, self.build(architecture, seed)
+        with threads(self.config.threads):
+            fit(
+                network,
+                self.inputs,
+                self.labels,
+                recipe,
+                seed=seed,
+                prepare=self.prepare,
+                device=self.config.device,
+                validate=partial(self._validate, {}) if recipe.keep_best else None,
+            )
+        return network.eval()
 
     def check_keep_best(self) -> None:
         """Refuse a recipe that chooses an epoch where there are no rows to choose on."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,30 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from capmismatch._numerics.condense_settings import K
 from capmismatch._numerics.condensed import is_kept
-from capmismatch._numerics.condensing import K, log_sum_exp
-from capmismatch._utils.files import replacing
+from capmismatch._numerics.condensing import log_sum_exp
+from capmismatch._utils.files import replacing, write_text
 from capmismatch._utils.optional import need
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.datasets import Dataset
 from capmismatch.data.token_bank import TokenBank
 from capmismatch.data.token_inputs import NO_LABEL, TokenInputs
+from capmismatch.data.token_readers import index_bits
 from capmismatch.errors import InputError, must_be_one_of, must_count
 
-FORMATS = ("distillkit", "trl", "safetensors")
+FORMATS = ("distillkit", "distillkit-packed", "axolotl", "trl", "safetensors")
 ROWS_AT_ONCE = 4096
 WINDOWS_PER_FILE = 4096
+
+_IDS, _ID_LISTS = pa.list_(pa.int64()), pa.list_(pa.list_(pa.int64()))
+_VALUES, _BYTES = pa.list_(pa.list_(pa.float32())), pa.list_(pa.list_(pa.uint8()))
+RAW = {"input_ids": pa.list_(pa.uint64()), "token_ids": _ID_LISTS, "top_values": _VALUES}
+PACKED = {"input_ids": pa.list_(pa.uint64()), "compressed_logprobs": _BYTES, "bytepacked_indices": _BYTES}
+AXOLOTL = {
+    **{"input_ids": _IDS, "attention_mask": _IDS, "labels": _IDS},
+    **{"target_token_ids": _ID_LISTS, "target_logprobs": _VALUES, "target_mask": _ID_LISTS},
+}
 
 Lists = tuple[NDArray[np.int64], NDArray[np.float32]]
 
@@ -55,9 +67,14 @@ def export_tokens(
         The text that the bank was collected on, as `load_dataset` gave it.
     path : str or Path
         A folder; a file for "safetensors".
-    format : {"distillkit", "trl", "safetensors"}
+    format : {"distillkit", "distillkit-packed", "axolotl", "trl", "safetensors"}
         * "distillkit": Parquet files ``data_N.parquet``, a window a row: `input_ids`, and for each token but the last
           `token_ids` and `top_values` of the next; lists of -inf where a position is no row.
+        * "distillkit-packed": the same packed, `compressed_logprobs` in single precision and `bytepacked_indices`, with
+          ``distillkit.yaml``, the settings that DistillKit has to be given. No polynomials, which would lose much.
+        * "axolotl": Parquet files of tokenised windows with what its trainer takes, `target_token_ids`,
+          `target_logprobs` and `target_mask`; list i is of the token i + 1. It takes lists for whole distributions, so
+          they are renormalised: the student learns nothing of what they lacked.
         * "trl": a data set of Hugging Face, to be read with ``datasets.load_from_disk``: the same with `labels`,
           -100 where a position is no row, and `logprobs`.
         * "safetensors": `ids`, `log_probs` (N, k + 1), `labels`, `windows` and `positions` (N,).
@@ -72,7 +89,8 @@ def export_tokens(
     -------
     dict
         What also stands in the files' metadata: teacher, `k`, `tau`, `rows`, `vocabulary`, `label_listed`, and
-        `mass_mean`, `mass_1_percent`: the mean probability of the lists, and that below which 1 % of them lie.
+        `mass_mean`, `mass_1_percent`: the mean probability of the lists, and that below which 1 % of them lie;
+        `renormalised`, whether the lists were made to sum to 1.
 
     Raises
     ------
@@ -109,14 +127,26 @@ def export_tokens(
         "label_listed": True,
         "mass_mean": float(mass.mean()),
         "mass_1_percent": float(np.quantile(mass, 0.01)),
+        "renormalised": format == "axolotl",
         "fingerprint": bank.rows.fingerprint,
     }
     if format == "safetensors":
         _write_tensors(Path(path), inputs, text.labels, rows, (ids, logs), told)
-    elif format == "distillkit":
-        _write_parquet(Path(path), _sequences(inputs, text.labels, rows, (ids, logs)), told)
+        return told
+    sequences = _sequences(inputs, text.labels, rows, (ids, logs))
+    if format == "trl":
+        _write_data_set(Path(path), sequences, told)
     else:
-        _write_data_set(Path(path), _sequences(inputs, text.labels, rows, (ids, logs)), told)
+        packed = partial(_packed, bits=index_bits(len(bank.classes)))
+        forms: dict[str, tuple[dict[str, pa.DataType], Callable[[dict[str, Any]], dict[str, Any]]]] = {
+            "distillkit": (RAW, _raw),
+            "distillkit-packed": (PACKED, packed),
+            "axolotl": (AXOLOTL, _of_axolotl),
+        }
+        columns, record = forms[format]
+        _write_parquet(Path(path), columns, map(record, sequences), told)
+        if format == "distillkit-packed":
+            write_text(Path(path) / "distillkit.yaml", _settings_of_packed(len(bank.classes), width + 1))
     return told
 
 
@@ -178,9 +208,51 @@ def _sequences(
         }
 
 
-def _write_parquet(folder: Path, sequences: Iterator[dict[str, Any]], told: dict[str, Any]) -> None:
-    lists = {"token_ids": pa.list_(pa.list_(pa.int64())), "top_values": pa.list_(pa.list_(pa.float32()))}
-    schema = pa.schema({"input_ids": pa.list_(pa.uint64()), **lists}, {"capmismatch": json.dumps(told)})
+def _raw(sequence: dict[str, Any]) -> dict[str, Any]:
+    return {**{name: sequence[name] for name in ("input_ids", "token_ids")}, "top_values": sequence["logprobs"]}
+
+
+def _packed(sequence: dict[str, Any], bits: int) -> dict[str, Any]:
+    """DistillKit's packed form of a sequence: each list's values, then its ids as one stream of bits."""
+    logs = np.array(sequence["logprobs"], "<f4")
+    ids = np.array(sequence["token_ids"], np.int64)
+    stream = (ids[:, :, None] >> np.arange(bits - 1, -1, -1) & 1).astype(np.uint8).reshape(len(ids), -1)
+    return {
+        "input_ids": sequence["input_ids"],
+        "compressed_logprobs": logs.view(np.uint8).tolist(),
+        "bytepacked_indices": np.packbits(stream, axis=1).tolist(),
+    }
+
+
+def _settings_of_packed(vocabulary: int, width: int) -> str:
+    return (
+        "# settings of DistillKit for the packed lists beside this file\n"
+        f"logprob_compressor:\n  d: {vocabulary}\n  k: {width}\n  exact_k: {width}\n  exact_dtype: float32\n"
+        "  polynomial_terms: null\n  residual_bins: []\n  delta_encoding: false\n  error_diffusion: false\n"
+    )
+
+
+def _of_axolotl(sequence: dict[str, Any]) -> dict[str, Any]:
+    """A tokenised sequence as axolotl's trainer takes it: its list i is of the logits at i, so of the token i + 1."""
+    logs = np.array(sequence["logprobs"], np.float64)
+    told = np.asarray(np.isfinite(logs).any(1))
+    logs[told] -= np.logaddexp.reduce(logs[told], axis=1, keepdims=True)
+    width, length = logs.shape[1], len(sequence["input_ids"])
+    mask = np.repeat(told[:, None].astype(np.int64), width, 1)
+    return {
+        "input_ids": sequence["input_ids"],
+        "attention_mask": [1] * length,
+        "labels": sequence["labels"],
+        "target_token_ids": [*sequence["token_ids"], list(range(width))],
+        "target_logprobs": [*logs.tolist(), [-np.inf] * width],
+        "target_mask": [*mask.tolist(), [0] * width],
+    }
+
+
+def _write_parquet(
+    folder: Path, columns: dict[str, pa.DataType], records: Iterator[dict[str, Any]], told: dict[str, Any]
+) -> None:
+    schema = pa.schema(columns, {"capmismatch": json.dumps(told)})
     if next(folder.glob("*.parquet"), None) is not None:
         raise InputError(f"{folder} holds Parquet files, with which these would be read: give another folder")
     batch: list[dict[str, Any]] = []
@@ -191,10 +263,8 @@ def _write_parquet(folder: Path, sequences: Iterator[dict[str, Any]], told: dict
         batch.clear()
 
     number = 0
-    for sequence in sequences:
-        batch.append(
-            {**{name: sequence[name] for name in ("input_ids", "token_ids")}, "top_values": sequence["logprobs"]}
-        )
+    for record in records:
+        batch.append(record)
         if len(batch) == WINDOWS_PER_FILE:
             write(number)
             number += 1

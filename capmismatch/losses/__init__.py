@@ -44,7 +44,7 @@ from capmismatch.losses.correlation import correlation_kd, dist, pld, rank_kd
 from capmismatch.losses.criterion import LOSSES, Criterion, Loss
 from capmismatch.losses.curriculum import CurriculumKD, curriculum_kd, curriculum_strength
 from capmismatch.losses.decoupled import dkd, nkd
-from capmismatch.losses.divergences import abkd, js, reverse_kl, skewed_kl, skewed_reverse_kl, topk_kl
+from capmismatch.losses.divergences import abkd, js, listed_kl, reverse_kl, skewed_kl, skewed_reverse_kl, topk_kl
 from capmismatch.losses.multilevel import mlkd
 from capmismatch.losses.softened import ats, isats, kd, norm_kd, soft_cross_entropy, standardized_kd
 from capmismatch.losses.transformed import dtkd, ttm, wttm
@@ -66,6 +66,7 @@ __all__ = [
     "isats",
     "js",
     "kd",
+    "listed_kl",
     "mlkd",
     "nkd",
     "norm_kd",

@@ -11,6 +11,9 @@ from capmismatch.errors import InputError, must_be_one_of, must_be_temperature, 
 from capmismatch.losses._terms import kl, logits_pair
 
 TAILS = ("bucket", "renormalise", "both")
+LEAST = -1e4  # a logarithm whose exponential is 0
+MOST_MASS = 1e-3
+"""Logarithm of the largest sum of a list's probabilities: half precision rounds."""
 
 
 def reverse_kl(
@@ -298,15 +301,117 @@ def topk_kl(
     if k >= log_p.shape[1]:
         return tau**2 * kl(log_p, log_q).mean()
     top_p, classes = log_p.topk(k, dim=1, sorted=False)
+    rest_p = _others(log_p, classes, top_p) if tail == "bucket" else None
+    return tau**2 * _listed(log_q, classes, top_p, rest_p, tail)
+
+
+def listed_kl(
+    student: Tensor,
+    ids: Tensor,
+    log_probs: Tensor,
+    tail: str = "bucket",
+    *,
+    mask: Tensor | None = None,
+    check: bool = True,
+) -> Tensor:
+    r"""`topk_kl` at temperature 1 from a teacher's stored lists, as `capmismatch.export_tokens` writes them.
+
+    Parameters
+    ----------
+    student : Tensor, shape (N, C)
+        Logits, with gradient.
+    ids : Tensor of int, shape (N, K)
+        The tokens of each list, in [0, C), each once.
+    log_probs : Tensor, shape (N, K)
+        The teacher's log probabilities of them, over all classes: what they lack of 1 belongs to the others. -inf fills
+        up a shorter list.
+    tail : str, default "bucket"
+        "bucket", "renormalise" or "both", see `topk_kl`.
+    mask : Tensor of bool, shape (N,), optional
+        The rows that count; all by default. Rows with an empty list, which are to be learnt from no teacher, are to be
+        left out.
+    check : bool, default True
+        Whether values are checked too, which takes one pass over the inputs and waits for their device.
+
+    Returns
+    -------
+    Tensor
+        Scalar, >= 0, in nats; 0 without a row that counts.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit, and of rows that count an id that is no class, NaN, an empty list, or probabilities
+        above 1 in sum.
+
+    See Also
+    --------
+    topk_kl : With the teacher's logits of all classes.
+
+    Notes
+    -----
+    At another temperature a list does not tell the mass of the others, so there is none.
+
+    Examples
+    --------
+    >>> student, teacher = torch.zeros(1, 4), torch.tensor([[2.0, 1.0, 0.0, 0.0]])
+    >>> ids, log_probs = torch.tensor([[0, 1]]), torch.log_softmax(teacher, 1)[:, :2]
+    >>> [round(float(listed_kl(student, ids, log_probs, tail)), 4) for tail in TAILS]
+    [0.3376, 0.8041, 0.1109]
+    """
+    must_be_one_of(tail, TAILS, "tail")
+    if student.ndim != 2 or ids.ndim != 2 or ids.shape != log_probs.shape or len(ids) != len(student):
+        raise InputError(
+            f"expected logits (N, C) and lists of ids and log probabilities (N, K), got shapes {tuple(student.shape)}, "
+            f"{tuple(ids.shape)} and {tuple(log_probs.shape)}"
+        )
+    if mask is not None:
+        _must_mask(mask, len(student))
+        student, ids, log_probs = student[mask], ids[mask], log_probs[mask]
+    log_q, classes, top_p = torch.log_softmax(student.float(), 1), ids.long(), log_probs.float()
+    if not len(classes):
+        return log_q.sum()
+    mass = top_p.logsumexp(1, keepdim=True)
+    if check:
+        _check_lists(classes, top_p, mass, student.shape[1])
+    has_others = tail == "bucket" and classes.shape[1] < student.shape[1]
+    rest_p = torch.log1p(-mass.exp().clamp(max=1)) if has_others else None
+    return _listed(log_q, classes, top_p, rest_p, tail)
+
+
+def _check_lists(classes: Tensor, log_probs: Tensor, mass: Tensor, width: int) -> None:
+    """Raise at the first row whose list is none of a distribution over so many classes."""
+    faults = {
+        f"ids in [0, {width})": ((classes < 0) | (classes >= width)).any(1),
+        "log probabilities without NaN": log_probs.isnan().any(1),
+        "a list that is not empty; mask rows that have none": mass[:, 0] == -math.inf,
+        "probabilities of at most 1 in sum": mass[:, 0] > MOST_MASS,
+    }
+    for expected, wrong in faults.items():
+        if bool(wrong.any()):
+            row = int(wrong.nonzero()[0])
+            raise InputError(
+                f"expected {expected}, got {classes[row].tolist()[:8]} with {log_probs[row].tolist()[:8]} in row {row}"
+            )
+
+
+def _others(log: Tensor, classes: Tensor, log_p: Tensor) -> Tensor:
+    """Log probability of all classes but those listed with a probability, (N, 1)."""
+    listed = torch.zeros_like(log).scatter_add(1, classes, (log_p > -math.inf).to(log.dtype)) > 0
+    return log.masked_fill(listed, -math.inf).logsumexp(1, keepdim=True)
+
+
+def _listed(log_q: Tensor, classes: Tensor, top_p: Tensor, rest_p: Tensor | None, tail: str) -> Tensor:
+    """Mean divergence over listed classes, of which the teacher has `top_p`; `rest_p` that of all others."""
     top_q = log_q.gather(1, classes)
-    if tail == "bucket":
-        rest = torch.zeros_like(log_p, dtype=torch.bool).scatter(1, classes, True)
-        rest_p, rest_q = (log.masked_fill(rest, -math.inf).logsumexp(1, keepdim=True) for log in (log_p, log_q))
+    if rest_p is not None:
+        rest_q = _others(log_q, classes, top_p)
         top_p, top_q = torch.cat([top_p, rest_p], 1), torch.cat([top_q, rest_q], 1)
     else:
         top_p = top_p - top_p.logsumexp(1, keepdim=True)
-        top_q = top_q - top_q.logsumexp(1, keepdim=True) if tail == "both" else top_q
-    return tau**2 * kl(top_p, top_q).mean()
+        if tail == "both":
+            top_q = top_q - top_q.masked_fill(top_p == -math.inf, -math.inf).logsumexp(1, keepdim=True)
+    return kl(top_p.clamp(min=LEAST), top_q).mean()  # what has no probability counts nothing, and is no NaN
 
 
 def abkd(
@@ -401,14 +506,17 @@ def _log_probs(student: Tensor, teacher: Tensor, tau: float, mask: Tensor | None
     """Log probabilities at tau of student and teacher, of the rows that count."""
     must_be_temperature(tau, "tau")
     if mask is not None:
-        if mask.dtype != torch.bool or mask.shape != student.shape[:1]:
-            raise InputError(
-                f"expected a mask of bool and shape {tuple(student.shape[:1])}, a row each, got {mask.dtype} of shape "
-                f"{tuple(mask.shape)}"
-            )
+        _must_mask(mask, len(student))
         student, teacher = student[mask], teacher[mask]
     s, t = logits_pair(student, teacher, check)
     return torch.log_softmax(s / tau, 1), torch.log_softmax(t / tau, 1)
+
+
+def _must_mask(mask: Tensor, rows: int) -> None:
+    if mask.dtype != torch.bool or mask.shape != (rows,):
+        raise InputError(
+            f"expected a mask of bool and shape {(rows,)}, a row each, got {mask.dtype} of shape {tuple(mask.shape)}"
+        )
 
 
 def _log_mixture(log_a: Tensor, log_b: Tensor, share: float) -> Tensor:

@@ -25,7 +25,7 @@ from capmismatch.plots._labels import label_points, names_on
 from capmismatch.plots._options import drawing, page_width
 from capmismatch.plots._save import attach, note_points
 from capmismatch.plots._style import teacher_looks
-from capmismatch.stats.matching import with_families
+from capmismatch.stats.matching import of_student, with_families
 
 NEEDS = ("probes", "results")
 CAPTION = (
@@ -176,6 +176,7 @@ def teacher_points(
     require_columns(probes, ["family", "teacher", "params"], "the probes table")
     students = with_families(rows_where(results, WHAT, split=split), probes)
     students = sole(sole(students[students["method"] != "CE"], "student", WHAT, student), "label", WHAT, label)
+    probes = of_student(probes, str(students["student"].iloc[0]))
     splits = set(probes["split"]) if "split" in probes else set()
     rows = probe_rows(probes, probe, tau=tau, split=split if split in splits else None)
     teacher = ["family", "teacher"]

@@ -7,7 +7,8 @@ torch.Size([1])
 
 from capmismatch._numerics.class_means import AroundClass
 from capmismatch._numerics.softmax import Softened
-from capmismatch.probes._registry import REGISTRY, Probe, expected_signs, per_example
+from capmismatch.probes._registry import REGISTRY, Probe, per_example
+from capmismatch.probes._signs import expected_signs
 from capmismatch.probes.calibration import (
     accuracy,
     adaptive_error,
@@ -21,8 +22,22 @@ from capmismatch.probes.calibration import (
     ece_under,
     nll,
 )
+from capmismatch.probes.features import FEATURES, cka, effective_rank, h_score, logme, nc1
 from capmismatch.probes.groups import class_variance, find_groups, group_variance
 from capmismatch.probes.logits import logit_norm, logit_std, max_logit, max_wrong_logit, mean_logit, target_logit
+from capmismatch.probes.pairs import (
+    PAIRS,
+    PairProbe,
+    grace,
+    gradient_cosine,
+    kl,
+    reverse_kl,
+    rsr,
+    size_gap,
+    size_ratio,
+    skewed_kl,
+    wrong_rsr,
+)
 from capmismatch.probes.size import log_params
 from capmismatch.probes.spread import class_means, cmi, within_class_spread
 from capmismatch.probes.temperatures import calibration_tau, matching_tau
@@ -41,8 +56,11 @@ from capmismatch.probes.variance import (
 )
 
 __all__ = [
+    "FEATURES",
+    "PAIRS",
     "REGISTRY",
     "AroundClass",
+    "PairProbe",
     "Probe",
     "Softened",
     "accuracy",
@@ -51,6 +69,7 @@ __all__ = [
     "brier_tau",
     "calibration_bins",
     "calibration_tau",
+    "cka",
     "class_means",
     "class_variance",
     "classwise_ace",
@@ -65,26 +84,39 @@ __all__ = [
     "ece_over",
     "ece_tau",
     "ece_under",
+    "effective_rank",
     "effective_wrong",
     "entropy",
     "expected_signs",
     "find_groups",
+    "grace",
+    "gradient_cosine",
     "group_variance",
+    "h_score",
     "inherent_variance",
+    "kl",
     "log_params",
     "logit_norm",
     "logit_std",
+    "logme",
     "matching_tau",
     "max_logit",
     "max_wrong_logit",
     "mean_logit",
+    "nc1",
     "nll",
     "nll_tau",
     "non_target_mass",
     "per_example",
+    "reverse_kl",
+    "rsr",
     "scaled_derived_variance",
+    "size_gap",
+    "size_ratio",
+    "skewed_kl",
     "target_logit",
     "target_prob",
     "within_class_spread",
     "wrong_entropy",
+    "wrong_rsr",
 ]

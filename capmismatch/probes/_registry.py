@@ -45,9 +45,10 @@ class Probe:
         * "temperature": a function that gives the slope of each example's NLL at some inverse temperatures, and between
           which of these to search
         * "family": the number of parameters
+        * "features": a `FeatureMoments` of all examples; these are in `FEATURES`
     compute : callable
-        Returns a value for each example, (N,), whose mean and standard error tables show; one number with kind
-        "family".
+        Returns a value for each example, (N,), whose mean and standard error tables show; one number with the kinds
+        "family" and "features".
     vocabulary : bool
         Whether it is for rows over a vocabulary: tables have it by default where rows are positions of texts.
     on_request : bool
@@ -180,19 +181,3 @@ References
 {source}
 
 {title}{examples}"""
-
-
-def expected_signs() -> dict[str, int]:
-    """The expected sign of every registered probe's link with student accuracy.
-
-    Returns
-    -------
-    dict of str to int
-        Probe -> +1, -1, or 0 where the field is undecided.
-
-    Examples
-    --------
-    >>> expected_signs()["derived_variance"], expected_signs()["ece"]
-    (1, -1)
-    """
-    return {name: probe.expected_sign for name, probe in REGISTRY.items()}

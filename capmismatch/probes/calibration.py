@@ -327,7 +327,7 @@ def adaptive_error(class_probs: Tensor, is_class: Tensor, bins: int = BINS) -> T
         Probabilities that are none, of another shape than `is_class`, or a number of bins that is none.
     """
     must_count(bins, "bins")
-    probs = class_probs.detach().to(widest_float(class_probs)) + 0.0  # -0 becomes 0
+    probs = class_probs.detach().to(widest_float(class_probs))
     _check_probabilities(probs, is_class)
     ranges, parts = min(bins, len(probs)), blocks(probs.shape[1], CLASSES_AT_ONCE)
     shares = probs.new_zeros((len(parts), len(probs)))
@@ -367,7 +367,7 @@ def _by_loops(probs: Tensor, is_class: Tensor, ranges: int, share: Tensor, tie: 
 
 
 def _by_tensors(probs: Tensor, is_class: Tensor, ranges: int, share: Tensor, tie: int = 0) -> None:
-    rows = len(probs)
+    rows, probs = len(probs), probs + 0.0  # -0 becomes 0
     counts = [(r + 1) * rows // ranges - r * rows // ranges for r in range(ranges)]
     order = _order(probs, tie)
     gaps = (probs - is_class.to(probs)).gather(0, order).split(counts)

@@ -62,12 +62,15 @@ class Shape:
         Teachers among which the peak lies with a confidence of 95 %, by size.
     single : bool
         Whether each teacher has one run, so that all of this is about these very networks or students.
+    two_lines : float
+        The same p-value by two lines with a break; NaN where there are too few rows for it.
     """
 
     p_value: float
     peak: str
     likely: tuple[str, ...]
     single: bool = False
+    two_lines: float = nan
 
     @property
     def shown(self) -> bool:
@@ -95,7 +98,10 @@ class TeacherDifference:
     ceiling : float
         The highest correlation to expect of any probe.
     seeds : float
-        Runs of each teacher at which the reliability would reach 0.8; infinite where no difference shows.
+        Seeds, or training runs, of each teacher at which the reliability would reach 0.8; infinite where no difference
+        shows.
+    error : str
+        What differences are measured against, "seeds" or "training runs".
     """
 
     subject: Subject
@@ -106,6 +112,7 @@ class TeacherDifference:
     reliability: Estimate
     ceiling: float
     seeds: float
+    error: str
 
     @property
     def known(self) -> bool:
@@ -128,10 +135,13 @@ class TeacherDifferences:
         Those where it can be tested.
     shown : int
         Those where they differ (p < 0.05 each).
+    error : str
+        What differences are measured against, "seeds" or "training runs" or both.
     """
 
     combinations: int
     shown: int
+    error: str
 
 
 @dataclass(frozen=True)
@@ -214,6 +224,41 @@ class ProbeCourse:
     shape: Shape | None
     why_unknown: str
     means: Mapping[str, Means]
+
+
+@dataclass(frozen=True)
+class ClassSpread:
+    """How far the largest teacher tells the wrong classes of each class apart, against another teacher.
+
+    Attributes
+    ----------
+    tau : float
+        Temperature of the class affinities.
+    family : str
+        Of the teachers; empty where the table has one family.
+    largest, against, highest : str
+        The largest teacher; the one that it is compared with, which is that with the highest mean, or the smallest
+        where the largest has the highest; the one with the highest mean.
+    values : mapping from teacher to float
+        Mean over classes of the standard deviation over the wrong classes, of the two that are compared.
+    difference : Estimate
+        Of the largest less the other, paired by class; `n` is the number of classes, which are taken as a sample.
+    lower : int
+        In how many classes the largest has less.
+    most_lost, least_lost : tuple of str
+        Classes with the lowest and the highest difference, in this order.
+    """
+
+    tau: float
+    family: str
+    largest: str
+    against: str
+    highest: str
+    values: Mapping[str, float]
+    difference: Estimate
+    lower: int
+    most_lost: tuple[str, ...]
+    least_lost: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -516,6 +561,7 @@ Facts = (
     | StudentCourse
     | StudentCourses
     | ProbeCourse
+    | ClassSpread
     | RankAgreement
     | Restored
     | RestoredRatios

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
@@ -15,6 +15,7 @@ import pandas as pd
 from capmismatch._numerics.soft_label_spec import SOFT_METHODS
 from capmismatch.data.bank_checks import tell_checks
 from capmismatch.errors import InputError, require_columns
+from capmismatch.report.class_findings import class_spreads
 from capmismatch.report.facts import (
     ClosestLink,
     Facts,
@@ -44,10 +45,12 @@ from capmismatch.selection.rules import COMPANIONS, DERIVED
 from capmismatch.stats.correlations import FEW_TEACHERS
 from capmismatch.stats.differences import WANTED_RELIABILITY, teacher_differences
 from capmismatch.stats.estimates import Estimate, against_best, by_seed, course, held_fixed, pair_mean, times
-from capmismatch.stats.matching import UNIT, nearest_tau, rows_of_kind, rows_of_split
+from capmismatch.stats.matching import nearest_tau, rows_of_kind, rows_of_split
 from capmismatch.stats.peak import Peak, peak_of
+from capmismatch.stats.peaks import disagree
 from capmismatch.stats.settings import PLAIN, compare, run_noise
-from capmismatch.stats.usable import unusable_runs, without_runs
+from capmismatch.stats.two_lines import TwoLines, two_lines_of
+from capmismatch.stats.usable import of_usable_teachers
 
 __all__ = ["TOPICS", "Statement", "statements"]
 
@@ -56,6 +59,7 @@ TOPICS: dict[str, tuple[str, str]] = {
     "students": ("Does student accuracy rise, then fall, with teacher size?", "results"),
     "variance": ("Does the variance over the wrong classes rise, then fall, with teacher size?", "probes"),
     "ranks": ("Do teachers of different sizes order the wrong classes alike?", "ranks"),
+    "classes": ("Does the largest teacher tell the wrong classes of a class apart less?", "affinity"),
     "restored": ("What do ATS and ISATS restore, and at what cost?", "restored"),
     "links": ("Which probes of a teacher correlate with student accuracy?", "links"),
     "gain": ("What does each method gain over plain cross-entropy?", "results"),
@@ -112,7 +116,8 @@ def statements(
     Parameters
     ----------
     tables : mapping from name to DataFrame
-        Any of ``probes, ranks, restored, results, links``, and ``checks`` of `capmismatch.data.bank_checks.check_bank`.
+        Any of ``probes, ranks, affinity, restored, results, links``, and ``checks`` of
+        `capmismatch.data.bank_checks.check_bank`.
     tau : float
         Temperature of interest; the nearest one in the table is taken.
     probe_split : str
@@ -158,36 +163,20 @@ def statements(
         "students": lambda results: _students(_with_teacher(results, split)),
         "variance": lambda probes: _variance(probes, tau, probe_split),
         "ranks": _ranks,
+        "classes": _classes,
         "restored": _restored,
         "links": lambda links: _links(links, tau),
         "gain": lambda results: _gain(results, split),
         "large": lambda results: _large(_with_teacher(results, split)),
         "logits": _logits,
     }
-    tables = _of_usable_teachers(tables)
+    tables = of_usable_teachers(tables)
     return [
         statement
         for topic, (_, table) in TOPICS.items()
         if table in tables
         for statement in topics[topic](tables[table])
     ]
-
-
-def _of_usable_teachers(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """The tables less the rows of runs that the checks, or the probes, call unusable; all checks stay."""
-    marks = next((tables[name] for name in ("checks", "probes") if name in tables), pd.DataFrame())
-    bad, kept = unusable_runs(marks), dict(tables)
-    if bad.empty:
-        return kept
-    for name, seed in {"probes": "seed", "restored": "seed", "results": "teacher_seed"}.items():
-        if name in kept and set(UNIT) <= set(kept[name].columns):
-            kept[name] = without_runs(kept[name], bad, seed)
-    if "ranks" in kept and {"family_a", "family_b"} <= set(kept["ranks"].columns):
-        for side in "ab":
-            names = {f"{name}_{side}": name for name in ("family", "teacher", "seed")}
-            sided = kept["ranks"][[name for name in names if name in kept["ranks"]]].rename(columns=names)
-            kept["ranks"] = kept["ranks"].loc[without_runs(sided, bad).index]
-    return {name: table for name, table in kept.items() if len(table)}
 
 
 # Students' accuracy ---------------------------------------------------------------------------------------------------
@@ -204,6 +193,7 @@ def _teachers(results: pd.DataFrame, split: str) -> Iterator[Statement]:
             Estimate(float(row["reliability"]), float(row["low"]), float(row["high"]), int(row["teachers"])),
             float(row["ceiling"]),
             float(row["seeds_for_80"]),
+            str(row["error"]),
         )
         for _, row in teacher_differences(results, split=split).iterrows()
     ]
@@ -211,7 +201,8 @@ def _teachers(results: pd.DataFrame, split: str) -> Iterator[Statement]:
     if not tested:
         yield Statement("teachers", Unknown("runs"))
         return
-    yield Statement("teachers", TeacherDifferences(len(tested), sum(of_setting.shown for of_setting in tested)))
+    errors = " and of ".join(sorted({of_setting.error for of_setting in tested}))
+    yield Statement("teachers", TeacherDifferences(len(tested), sum(of_setting.shown for of_setting in tested), errors))
     for of_setting in tested:
         weak = of_setting.reliability.value < WANTED_RELIABILITY
         yield Statement("teachers", of_setting, ("CM015",) if weak else ())
@@ -231,24 +222,29 @@ def _students(results: pd.DataFrame) -> Iterator[Statement]:
 
 def _course_codes(teachers: int, shape: Shape | None) -> tuple[str, ...]:
     """Findings on a course over teachers."""
-    return (*(FEW if teachers < FEW_TEACHERS else ()), *(SINGLE if shape is not None and shape.single else ()))
+    codes = [*(FEW if teachers < FEW_TEACHERS else ())]
+    if shape is not None:
+        codes += SINGLE if shape.single else ()
+        codes += ("CM051",) if disagree(shape.p_value, shape.two_lines) else ()
+    return tuple(codes)
 
 
 def _student_course(subject: Subject, rows: pd.DataFrame) -> StudentCourse:
     means, seeds = course(rows, "accuracy"), by_seed(rows)
     try:
         peak = peak_of(rows, value="accuracy", paired=True)
+        shape = _shape(peak, two_lines_of(rows, value="accuracy", paired=True))
     except InputError as error:
         return StudentCourse(subject, None, str(error))
     accuracy = {teacher: means[teacher] for teacher in _ends(means, peak)}
     ends = [next(iter(means)), next(reversed(list(means)))]
     if len(seeds) < 2 or not set(ends) <= set(seeds):
-        return StudentCourse(subject, _shape(peak), accuracy=accuracy)
+        return StudentCourse(subject, shape, accuracy=accuracy)
     best = str(seeds.mean().idxmax())
     gaps = {end: against_best(seeds, end) for end in ends}
     return StudentCourse(
         subject,
-        _shape(peak),
+        shape,
         accuracy=accuracy,
         gaps={end: gap for end, gap in gaps.items() if end != best},
         best_end=best if best in gaps else "",
@@ -319,14 +315,16 @@ def _variance(probes: pd.DataFrame, tau: float, split: str) -> Iterator[Statemen
 
 def _probe_course(probe: str, rows: pd.DataFrame, means: Mapping[str, Means], family: str) -> ProbeCourse:
     """How a derived probe changes with size, beside p_y and the inherent variance of the same teachers."""
-    peak, why_unknown = None, ""
+    peak, shape, why_unknown = None, None, ""
     try:
-        peak = peak_of(rows[rows["probe"].eq(probe)])
+        of_probe = rows[rows["probe"].eq(probe)]
+        peak = peak_of(of_probe)
+        shape = _shape(peak, two_lines_of(of_probe))
     except InputError as error:
         why_unknown = str(error)
     ends = _ends(means[probe], peak)
     of_ends = {name: {teacher: means[name][teacher] for teacher in ends} for name in (probe, *COMPANIONS)}
-    return ProbeCourse(probe, float(rows["tau"].iloc[0]), family, _shape(peak) if peak else None, why_unknown, of_ends)
+    return ProbeCourse(probe, float(rows["tau"].iloc[0]), family, shape, why_unknown, of_ends)
 
 
 def _ranks(ranks: pd.DataFrame) -> Iterator[Statement]:
@@ -346,6 +344,15 @@ def _ranks(ranks: pd.DataFrame) -> Iterator[Statement]:
             if len(names) > 1 and measured["value"].notna().any():
                 facts = _rank_agreement(metric, measured, [str(name) for name in names], _family(within, of_family))
                 yield Statement("ranks", facts, FEW if len(names) < FEW_TEACHERS else ())
+
+
+def _classes(affinity: pd.DataFrame) -> Iterator[Statement]:
+    several = affinity["family"].nunique() > 1
+    for family, facts in class_spreads(affinity):
+        if facts is None:
+            yield Statement("classes", Unknown("classes"))
+        else:
+            yield Statement("classes", replace(facts, family=family if several else ""))
 
 
 def _rank_agreement(metric: str, rows: pd.DataFrame, names: list[str], family: str) -> RankAgreement:
@@ -555,9 +562,9 @@ def _with_teacher(results: pd.DataFrame, split: str) -> pd.DataFrame:
     return rows[rows["method"].ne("CE") & rows["accuracy"].notna()]
 
 
-def _shape(peak: Peak) -> Shape:
+def _shape(peak: Peak, lines: TwoLines) -> Shape:
     """Whether there is a rise and a fall, and the teachers among which the peak lies with a confidence of 95 %."""
-    return Shape(peak.p_value, peak.teacher, peak.likely, peak.single)
+    return Shape(peak.p_value, peak.teacher, peak.likely, peak.single, lines.p_value)
 
 
 def _ends(means: Means, peak: Peak | None = None) -> list[str]:

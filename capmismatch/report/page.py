@@ -130,7 +130,8 @@ def write_report(study: StudyFolder) -> Path:
     tables = {name: study.load(name) for name in STAGES if study.has(name)}
     tau = nearest_tau(study.config.probe.taus, study.config.isats.tau_target)
     choice, no_choice = _choice(study)
-    narrative = _statements({**tables, **_checks(study)}, study.config.isats.tau_target)
+    affinity = {"affinity": study.load("affinity")} if study.has("affinity") else {}  # of texts there is none
+    narrative = _statements({**tables, **affinity, **_checks(study)}, study.config.isats.tau_target)
     codes = {code for statement in narrative for code in statement.codes} | set(choice.findings if choice else [])
     shown_figures = pictures(study.folder / "figures", dict.fromkeys(statement.topic for statement in narrative))
     page = (

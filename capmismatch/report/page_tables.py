@@ -12,7 +12,7 @@ import pandas as pd
 from capmismatch._utils.text import format_number
 from capmismatch.selection.choice import Choice
 from capmismatch.selection.rules import COMPANIONS, DERIVED
-from capmismatch.stats.matching import resolve_split
+from capmismatch.stats.matching import resolve_split, students_of
 
 TOP_LINKS = 30
 """How many of the strongest links the page shows; the others are in the file."""
@@ -235,6 +235,8 @@ def probes(frame: pd.DataFrame, taus: Iterable[float]) -> list[Table]:
     """The probes without temperature, and those at each temperature; one row per teacher, the mean over its runs."""
     split = resolve_split(frame["split"], "val", among=None)
     frame = frame[frame["split"].eq(split)]
+    students = students_of(frame)  # what a pair says of one student is nothing about another
+    frame = frame.assign(probe=frame["probe"].where(students.eq(""), frame["probe"] + " of " + students))
     kinds = [("probes", "Probes without temperature", frame["tau"].isna())]
     kinds += [(f"probes-tau-{tau:g}", f"Probes at tau={tau:g}", frame["tau"].eq(tau)) for tau in taus]
     tables = []

@@ -9,6 +9,7 @@ import numpy as np
 
 from capmismatch._utils.text import count, format_percent, join, start
 from capmismatch.report.facts import (
+    ClassSpread,
     ClosestLink,
     Gain,
     IsatsGain,
@@ -42,6 +43,7 @@ UNKNOWN = {
     "links": "the links table has no Spearman correlation that can be reported",
     "plain": "the results have no CE baseline (plain cross-entropy)",
     "two classes": "with two classes there is one wrong class, and {lacking} are 0 by definition",
+    "classes": "there is one teacher, or one wrong class, so that nothing can be compared",
     "order": "with two classes there is one wrong class, so there is no order to compare",
     "isats": "no student has results with both KD and ISATS at the same temperatures",
 }
@@ -87,11 +89,11 @@ def _(facts: Unknown) -> str:
 def _(facts: TeacherDifferences) -> str:
     if facts.combinations == 1:
         differ = "differ" if facts.shown else "do not differ"
-        text = f"The teachers {differ} significantly, against the noise of seeds (F test, p < 0.05)."
+        text = f"The teachers {differ} significantly, against the noise of {facts.error} (F test, p < 0.05)."
         return text if facts.shown else f"{text} An order of teachers or of probes may be chance."
     text = (
         f"In {facts.shown} of {count(facts.combinations, 'combination')} of student and method the teachers differ "
-        "significantly, against the noise of seeds (F test, p < 0.05 each)."
+        f"significantly, against the noise of {facts.error} (F test, p < 0.05 each)."
     )
     if facts.shown < facts.combinations:
         text += " In the others they do not, and an order of teachers or of probes there may be chance."
@@ -108,7 +110,9 @@ def _(facts: TeacherDifference) -> str:
     )
     if not facts.ceiling:
         return f"{text}; no probe can be expected to correlate with them."
-    seeds = "" if facts.reliability.value >= 0.8 else f"; {facts.seeds:g} seeds would reach a reliability of 0.8"
+    seeds = (
+        "" if facts.reliability.value >= 0.8 else f"; {facts.seeds:g} {facts.error} would reach a reliability of 0.8"
+    )
     return f"{text}; highest correlation to expect of a probe: {facts.ceiling:.2f}{seeds}."
 
 
@@ -174,6 +178,22 @@ def _(facts: RankAgreement) -> str:
             "no significant difference from a new seed",
         )
         text += f" Between {PAIRS[pairs]} it is {lost.text()} below the floor of the same teachers: {verdict}."
+    return text
+
+
+@sentence.register
+def _(facts: ClassSpread) -> str:
+    name = start(f"{_family(facts.family)}largest teacher, {facts.largest}")
+    has = "highest mean" if facts.against == facts.highest else "smallest size"
+    spread = join([f"{value:.3g} with {teacher}" for teacher, value in facts.values.items()])
+    verdict = facts.difference.verdict("it tells them apart more", "it tells them apart less", NO_DIFFERENCE)
+    text = (
+        f"{name}, against {facts.against}, the one with the {has}: standard deviation over the wrong classes of each "
+        f"class's mean soft label at tau={facts.tau:g}: {spread}; difference {facts.difference.text()}, paired by "
+        f"class: {verdict}. It is lower in {facts.lower} of {facts.difference.n} classes."
+    )
+    if facts.least_lost:
+        text += f" Lowest difference: {join(list(facts.most_lost))}; highest: {join(list(facts.least_lost))}."
     return text
 
 
@@ -309,7 +329,8 @@ def _shape(shape: Shape) -> str:
     course = "rises, then falls, with teacher size" if shape.shown else "has no significant peak over teacher size"
     peak = shape.likely[0] if len(shape.likely) == 1 else f"one of {join(list(shape.likely))}"
     whose = "single runs, so of these networks only; " if shape.single else ""
-    return f"{course} ({whose}p = {shape.p_value:.2g}); the peak is {peak} (95 % confidence)"
+    lines = "" if np.isnan(shape.two_lines) else f"; by two lines p = {shape.two_lines:.2g}"
+    return f"{course} ({whose}p = {shape.p_value:.2g}{lines}); the peak is {peak} (95 % confidence)"
 
 
 def _under(means: Means, unit: str = "") -> str:

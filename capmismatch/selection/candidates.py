@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from capmismatch.errors import InputError, must_be_one_of, require_columns
 from capmismatch.selection.rules import DEFAULT_TAU, OF_WRONG_CLASSES, RULES
 from capmismatch.stats.groups import Group, Noise, errors_of_seed_effects, seed_noise
-from capmismatch.stats.matching import UNIT, nearest_tau, pack_columns, rows_of_split, seed_effects, share_seeds
+from capmismatch.stats.matching import (
+    UNIT,
+    nearest_tau,
+    of_student,
+    pack_columns,
+    require_single_rows,
+    rows_of_split,
+    seed_effects,
+    share_seeds,
+)
 from capmismatch.stats.run_means import mean_over_runs, runs_by_unit
 from capmismatch.stats.usable import usable_tables
 
@@ -30,7 +39,7 @@ Floats = NDArray[np.float64]
 # From the probes table to teachers by probe ---------------------------------------------------------------------------
 
 
-def read_probes(probes: pd.DataFrame, split: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_probes(probes: pd.DataFrame, split: str, student: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The probes of one split, as measurements and as one profile per usable teacher.
 
     Probes that are zero by definition (see `zero_by_definition`) are left out.
@@ -41,6 +50,8 @@ def read_probes(probes: pd.DataFrame, split: str) -> tuple[pd.DataFrame, pd.Data
         The probes table.
     split : str
         The split to read.
+    student : str, optional
+        Whose pairs with the teachers count; by default the means over all students that the table has.
 
     Returns
     -------
@@ -52,10 +63,14 @@ def read_probes(probes: pd.DataFrame, split: str) -> tuple[pd.DataFrame, pd.Data
     Raises
     ------
     InputError
-        If a column is missing, the split has no rows, or no teacher is usable.
+        If a column is missing, the split has no rows, no teacher is usable, or a row is there twice.
     """
     require_columns(probes, [*UNIT, "params", "split", "tau", "probe", "value", "se"], "the probes table")
     rows = rows_of_split(usable_tables(probes)[0], split, "the probes table")
+    if "seed" in rows:  # a copy of a row is no second training run
+        quantity = [*UNIT, "probe", "tau", *(name for name in ["student"] if name in rows)]
+        require_single_rows(rows[rows["seed"].notna()], quantity, ["seed"], "the probes table")
+    rows = of_student(rows, student)
     rows = rows[~rows["probe"].isin(zero_by_definition(rows))]
     measurements = mean_probes(rows[np.isfinite(rows["value"])])
     profiles = measurements.pivot(index=UNIT, columns="probe", values="value")
@@ -158,13 +173,13 @@ def rule_choices(profiles: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     choices : DataFrame
         One row per rule: ``rule``, the ``family, teacher`` that it takes, and the ``value`` of its probe there.
     missing : list of str
-        Names of the rules left out.
+        Names of the rules left out, but for those whose probes are measured on request alone.
     """
     rows, missing = [], []
     for rule in RULES.values():
         column = profiles[rule.probe].dropna() if rule.probe in profiles else pd.Series(dtype=float)
         if column.empty:
-            missing.append(rule.name)
+            missing += [] if rule.on_request else [rule.name]
             continue
         family, teacher = column.index[int(np.argmax(rule.sign * column.to_numpy()))]
         rows.append((rule.name, family, teacher, float(column[family, teacher])))

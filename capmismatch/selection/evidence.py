@@ -291,7 +291,9 @@ def families_of(probes: pd.DataFrame, results: pd.DataFrame, split: str, report_
         enough = of_student.groupby("label")["teacher"].transform("nunique").ge(FEW)
         if enough.any():
             of_student = of_student[enough]
-            family = of_family(profiles, str(of_student["family"].iloc[0]))
+            first = of_student.iloc[0]
+            of_pair = read_probes(probes, split, str(first["student"]))[1] if "student" in probes else profiles
+            family = of_family(of_pair, str(first["family"]))
             choosing, reporting = (of_student[of_student["split"].eq(name)] for name in splits)
             families.append(FamilyTable(family, choosing, reporting))
     if not families:

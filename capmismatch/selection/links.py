@@ -22,12 +22,14 @@ from capmismatch.stats.matching import (
     compared,
     level_seeds,
     nearest_tau,
+    of_student,
     pack_columns,
     require_results,
     resolve_split,
     rows_of_split,
     runs_as_units,
     shared_teachers,
+    students_of,
     warn_unmatched,
     with_families,
     with_teacher,
@@ -88,7 +90,8 @@ def correlate(
     Parameters
     ----------
     probes : DataFrame
-        The probes table: ``family, teacher, params, split, seed, tau, probe, value``.
+        The probes table: ``family, teacher, params, split, seed, tau, probe, value``; with a column ``student`` its
+        rows of pairs count for that student alone, by the name that the results have for it.
     results : DataFrame
         The results table: ``family, teacher, teacher_seed, student, label, method, seed, split, accuracy``. Rows
         without a teacher (plain cross-entropy) are left out.
@@ -221,30 +224,56 @@ def correlate(
         probes, results = runs_as_units(probes, results)
     teachers = shared_teachers(probes, results)
     signs = _registered_signs(of_texts(probes)) if expected_signs is None else expected_signs
-    x = pack_columns(probes, teachers, ["probe", "tau"], ["seed"], "value", "the probes table")
     differences = teacher_differences(results, split=str(results["split"].iloc[0]))
     setting, seeds = ["student", "label", "method"], ["teacher_seed", "seed"]
     results = pd.concat([level_seeds(rows, UNIT) for _, rows in results.groupby(setting, dropna=False)])
     y = pack_columns(results, teachers, setting, seeds, "accuracy", "the results table")
-    controls = _controls(x, probes, teachers)
     families = pd.factorize(teachers.get_level_values("family"))[0].astype(np.int64)
 
     frames: list[pd.DataFrame] = []
-    for number, (rows, of_x, of_y) in enumerate(_blocks(x, y)):
-        rows, groups = compared(rows, families, within_family)
-        across = len(np.unique(families[rows])) > len(np.unique(groups))
-        block = _Block(x.values[rows][..., of_x], y.values[rows][..., of_y], groups, controls[:, rows][..., of_x])
-        keys = (x.keys.iloc[of_x], y.keys.iloc[of_y])
-        for metric in st.METRICS:
-            frames.append(
-                _link_rows(block, metric, *keys, n_boot=n_boot, seed=seed).assign(across=across, block=number)
-            )
+    for x, of_students in _by_student(probes, y, teachers):
+        controls = _controls(x, probes, teachers)
+        for rows, of_x, of_y in _blocks(x, of_students):
+            rows, groups = compared(rows, families, within_family)
+            across = len(np.unique(families[rows])) > len(np.unique(groups))
+            values = x.values[rows][..., of_x], of_students.values[rows][..., of_y]
+            block = _Block(*values, groups, controls[:, rows][..., of_x])
+            keys, number = (x.keys.iloc[of_x], of_students.keys.iloc[of_y]), len(frames)
+            for metric in st.METRICS:
+                frames.append(
+                    _link_rows(block, metric, *keys, n_boot=n_boot, seed=seed).assign(across=across, block=number)
+                )
     thin = set(probes["probe"][_left_out(probes) > 0])
     links = pd.concat(frames, ignore_index=True).assign(moved=moved)
     links["thin"] = links["probe"].isin(thin)
     links["primary"] = _is_primary(links, primary, primary_tau)
     reliable = differences[["student", "label", "reliability", "ceiling"]]
     return _finish(links.merge(reliable, on=["student", "label"], how="left"), signs, mute)
+
+
+def _by_student(
+    probes: pd.DataFrame, y: PackedColumns, teachers: pd.MultiIndex
+) -> Iterator[tuple[PackedColumns, PackedColumns]]:
+    """Columns of the probes with those of the students that they are measured for: all at once without probes of pairs.
+
+    Probes of pairs count for the student that they name alone.
+    """
+    how = (teachers, ["probe", "tau"], ["seed"], "value", "the probes table")
+    paired, taught = set(students_of(probes)) - {""}, y.keys["student"].astype(str)
+    unknown = sorted(paired - set(taught))
+    if unknown:
+        warnings.warn(
+            f"left out of the correlations: probes of pairs with {unknown}, students that the results do not have: "
+            f"these are {sorted(set(taught))}",
+            stacklevel=3,
+        )
+    if not paired:
+        yield pack_columns(of_student(probes), *how), y
+        return
+    for student in pd.unique(taught):
+        columns = np.flatnonzero(taught.eq(student))
+        of_y = PackedColumns(y.values[..., columns], y.keys.iloc[columns].reset_index(drop=True))
+        yield pack_columns(of_student(probes, str(student)), *how), of_y
 
 
 @dataclass(frozen=True)
@@ -287,7 +316,11 @@ def _registered_signs(texts: bool) -> Mapping[str, float]:
     """What sources expect; of texts only of probes that say how good a teacher is, as the others are of images."""
     from capmismatch.probes import REGISTRY, expected_signs  # here, because the registry loads torch
 
-    return {name: sign for name, sign in expected_signs().items() if not (texts and REGISTRY[name].tempered)}
+    return {
+        name: sign
+        for name, sign in expected_signs().items()
+        if not (texts and name in REGISTRY and REGISTRY[name].tempered)
+    }
 
 
 def _controls(x: PackedColumns, probes: pd.DataFrame, teachers: pd.MultiIndex) -> NDArray[np.float64]:

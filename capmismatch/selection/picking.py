@@ -43,7 +43,14 @@ from capmismatch.selection.students import (
     resolve_splits,
 )
 from capmismatch.stats.differences import WANTED_RELIABILITY, teacher_differences
-from capmismatch.stats.matching import UNIT, resolve_split, shared_teachers, with_families, with_teacher
+from capmismatch.stats.matching import (
+    UNIT,
+    only_student,
+    resolve_split,
+    shared_teachers,
+    with_families,
+    with_teacher,
+)
 from capmismatch.stats.outliers import outlying_runs
 from capmismatch.stats.posterior import posterior_draws
 from capmismatch.stats.usable import OF_UNUSABLE, of_texts, told, usable_tables
@@ -178,7 +185,7 @@ def pick(
         raise InputError(f"expected a tolerance in {by.unit} >= 0, got {tolerance!r}")
     evidence, with_outlook = _evidence_asked_for(evidence, results)
     probes, results, unusable = usable_tables(probes, results)
-    measurements, profiles = read_probes(probes, split)
+    measurements, profiles = read_probes(probes, split, only_student(probes, results, student))
     pairs = [(theirs, by.compared(students)) for theirs, students in as_pairs(evidence)]
     results, plain = _without_plain_alone(results, split, student)
     if results is not None:

@@ -71,11 +71,14 @@ class Rule:
         A probe, or ``"params"``.
     sign : int
         +1 for the highest value, -1 for the lowest.
+    on_request : bool
+        Whether its probe needs features, or a student in the bank: no one misses it where there is none.
     """
 
     name: str
     probe: str
     sign: int
+    on_request: bool = False
 
 
 RULES: dict[str, Rule] = {
@@ -89,6 +92,9 @@ RULES: dict[str, Rule] = {
             Rule(f"highest {probe}", probe, 1)
             for probe in ("derived_std", "derived_variance", "inherent_variance", "entropy", "wrong_entropy", "cmi")
         ),
+        *(Rule(f"highest {probe}", probe, 1, True) for probe in ("h_score", "logme", "cka", "gradient_cosine")),
+        *(Rule(f"lowest {probe}", probe, -1, True) for probe in ("kl", "rsr", "wrong_rsr", "grace")),
+        Rule("size ratio 2.5", "size_gap", -1, True),
     )
 }
 """Every rule by its name."""

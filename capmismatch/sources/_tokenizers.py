@@ -23,6 +23,11 @@ ELSEWHERE = (
 )
 
 
+def as_ids(windows: object) -> Tensor:
+    """Windows of tokens, stored in less, as a network takes them."""
+    return torch.as_tensor(windows).long()
+
+
 def tokenizer_findings(teacher: Teacher, dataset: Dataset) -> list[str]:
     """Compare a language model's tokenizer with the one of a text.
 

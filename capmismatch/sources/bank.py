@@ -44,8 +44,9 @@ def load(folder: str, *, base: str | Path = ".") -> tuple[list[Teacher], Dataset
             preprocessing=record.preprocessing,
             saved=partial(_saved, bank, record.key),
             built_by=hash_of([record.sha256, record.built_by, record.options]),
+            role=record.role,
         )
-        for record in bank.teachers
+        for record in bank.records
     ]
     return teachers, Dataset(bank.rows, np.empty((len(bank.rows.labels), 0), np.float32))
 

@@ -1,4 +1,7 @@
-"""``hf-lm:OWNER/NAME`` or ``hf-lm:./FOLDERS``: causal language models of transformers, from safetensors alone."""
+"""``hf-lm:OWNER/NAME`` or ``hf-lm:./FOLDERS``: causal language models of transformers, from safetensors alone.
+
+``hf-lm:./FILES.gguf`` reads GGUF, the format of llama.cpp, through transformers: weights are dequantised.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,14 @@ from capmismatch._utils.optional import need
 from capmismatch.architectures import count_parameters
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.sources._networks import Listed, expand, on_meta, reason_of, smallest_first
+from capmismatch.sources._tokenizers import as_ids
 from capmismatch.sources.families import Teacher
 from capmismatch.sources.huggingface import settings_hash
 
 KIND = "hf-lm"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+GGUF = ".gguf"
 DTYPES = ("float32", "bfloat16")
 
 
@@ -36,7 +41,8 @@ def load(
     Parameters
     ----------
     where : str
-        ``OWNER/NAME``, or the path of folders that `save_pretrained` made, beginning with ``.``, ``/`` or ``~``.
+        ``OWNER/NAME``, or the path of folders that `save_pretrained` made, or of GGUF files, beginning with ``.``,
+        ``/`` or ``~``.
     revision : str, optional
         Branch, tag or commit of a repository.
     dtype : {"float32", "bfloat16"}
@@ -52,7 +58,8 @@ def load(
     Raises
     ------
     InputError
-        No folder matches, a model has no safetensors, needs code from its repository, or is no causal language model.
+        No folder or file matches, a model has no safetensors, needs code from its repository, or is no causal language
+        model; a GGUF file without the package gguf.
     """
     need("transformers", "huggingface", f"{KIND}:{where}")
     must_be_one_of(dtype, DTYPES, "dtype")
@@ -72,25 +79,43 @@ def describe(where: str) -> list[Listed]:
 
 def _places(where: str, base: str | Path) -> list[str | Path]:
     if not where.startswith((".", "/", "~")):
+        if where.endswith(GGUF):
+            raise InputError(f"a GGUF file is read from a folder: download {where!r}, and give its path from . or / on")
         return list(expand(where))
     places: list[str | Path] = []
     for single in expand(where):
         pattern = str(Path(escape(str(base)), Path(single).expanduser()))
-        folders = [Path(path) for path in sorted(glob(pattern)) if Path(path, "config.json").is_file()]
+        folders = [path for path in map(Path, sorted(glob(pattern))) if _holds_model(path)]
         if not folders:
-            raise InputError(f"no folder with a config.json, as save_pretrained makes them, matches {pattern!r}")
+            raise InputError(
+                f"no folder with a config.json, as save_pretrained makes them, and no {GGUF} file matches {pattern!r}"
+            )
         places += [folder for folder in folders if folder not in places]
     return places
 
 
+def _holds_model(path: Path) -> bool:
+    return (path / "config.json").is_file() or (path.suffix == GGUF and path.is_file())
+
+
+def _is_gguf(place: str | Path) -> bool:
+    return isinstance(place, Path) and place.suffix == GGUF
+
+
 def _name(place: str | Path) -> str:
-    return place.resolve().name if isinstance(place, Path) else place
+    if isinstance(place, Path):
+        return place.stem if _is_gguf(place) else place.resolve().name
+    return place
 
 
 def _read(place: str | Path, read: Any, revision: str | None, **options: Any) -> Any:
-    where = {"local_files_only": True} if isinstance(place, Path) else {"revision": revision or "main"}
+    where: dict[str, Any] = {"local_files_only": True} if isinstance(place, Path) else {"revision": revision or "main"}
+    folder = place
+    if isinstance(place, Path) and _is_gguf(place):
+        need("gguf", "gguf", f"{KIND}:{place}")
+        folder, where["gguf_file"] = place.parent, place.name
     try:
-        return read(str(place), trust_remote_code=False, **where, **options)
+        return read(str(folder), trust_remote_code=False, **where, **options)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, and those of the file formats
         raise InputError(f"transformers cannot load '{KIND}:{place}': {reason_of(error)}") from None
 
@@ -122,6 +147,8 @@ def _file(place: str | Path, name: str, revision: str | None) -> Path | None:
 
 def _weights_hash(place: str | Path, revision: str | None) -> str:
     """Hash of the files that hold the weights."""
+    if isinstance(place, Path) and _is_gguf(place):
+        return hash_file(place)
     single = _file(place, WEIGHTS, revision)
     if single is not None:
         return hash_file(single)
@@ -205,7 +232,7 @@ def _network(place: str | Path, revision: str | None, dtype: str, weights_hash: 
         AutoModelForCausalLM.from_pretrained,
         revision,
         dtype=getattr(torch, dtype),
-        use_safetensors=True,
+        **({} if _is_gguf(place) else {"use_safetensors": True}),
         output_loading_info=True,
     )
     missing = sorted(map(str, loaded["missing_keys"]))
@@ -215,14 +242,26 @@ def _network(place: str | Path, revision: str | None, dtype: str, weights_hash: 
 
 
 def _tokenizer(place: str | Path, revision: str | None) -> str | None:
-    """The JSON of the model's tokenizer; None where it brings none that the tokenizers library can read."""
+    """The JSON of the model's tokenizer; None where it brings none that the tokenizers library can read.
+
+    That of a GGUF file is made again from its pieces, which takes minutes for a large vocabulary: a ``tokenizer.json``
+    beside the file goes before it.
+    """
+    if isinstance(place, Path) and _is_gguf(place):
+        beside = place.parent / "tokenizer.json"
+        return beside.read_text(encoding="utf-8") if beside.is_file() else _made_again(place, revision)
     file = _file(place, "tokenizer.json", revision)
     if file is not None:
         return file.read_text(encoding="utf-8")
-    from transformers import AutoTokenizer
-
     if _file(place, "tokenizer_config.json", revision) is None:  # transformers would make one up from the model's kind
         return None
+    return _made_again(place, revision)
+
+
+def _made_again(place: str | Path, revision: str | None) -> str | None:
+    """The tokenizer as transformers makes it of what a model brings."""
+    from transformers import AutoTokenizer
+
     tokenizer = _read(place, AutoTokenizer.from_pretrained, revision)
     return tokenizer.backend_tokenizer.to_str() if getattr(tokenizer, "is_fast", False) else None
 
@@ -239,13 +278,9 @@ def _teacher(place: str | Path, revision: str | None, dtype: str) -> Teacher:
         weights_hash=weights_hash,
         preprocessing="token ids" if dtype == "float32" else f"token ids, {dtype} below the head",
         module=partial(_network, place, revision, dtype, weights_hash),
-        prepare=_as_ids,
+        prepare=as_ids,
         built_by=settings_hash(config),
         tokenizer=partial(_tokenizer, place, revision),
         outputs=outputs,
         context=_context(config),
     )
-
-
-def _as_ids(windows: object) -> Tensor:
-    return torch.as_tensor(windows).long()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from capmismatch._numerics.condensing import K
+from capmismatch._numerics.condense_settings import K
 from capmismatch._utils.files import hash_of, locked, remove_temporaries
 from capmismatch._utils.progress import progress_bar
 from capmismatch._utils.torchrun import ProcessGroup, process_group
@@ -28,6 +28,16 @@ from capmismatch.data.bank_files import (
     write_shard,
 )
 from capmismatch.data.datasets import Dataset
+from capmismatch.data.feature_files import FILE as FEATURE_FILE
+from capmismatch.data.feature_files import SHARD as FEATURE_SHARD
+from capmismatch.data.feature_files import (
+    FeatureRecord,
+    as_stored,
+    has_feature_shard,
+    join_feature_shards,
+    read_feature_record,
+    write_feature_shard,
+)
 from capmismatch.data.records import TeacherRecord
 from capmismatch.data.rows import Rows, check_finite
 from capmismatch.data.token_bank import open_bank
@@ -47,7 +57,7 @@ def collect(
     path: str | os.PathLike[str],
     *,
     batch_size: int = 256,
-    dtype: str = "float32",
+    dtype: str | None = None,
     device: str = "cpu",
     autocast: str | None = None,
     channels_last: bool = False,
@@ -59,6 +69,7 @@ def collect(
     seed: int = 0,
     reference: str | None = None,
     dense: bool | None = None,
+    features: bool = False,
 ) -> LogitBank:
     """Fill a bank with the logits of every teacher on every row of a data set.
 
@@ -82,8 +93,9 @@ def collect(
         Folder of the bank; made where it is missing.
     batch_size : int
         Rows per forward pass.
-    dtype : str
-        "float32" or "float16", of the stored logits.
+    dtype : str, optional
+        "float32" or "float16", of the stored logits; by default float32, and float16 of condensed rows, see
+        `token_bank_from_logits`.
     device : str
         Where the networks run, such as "cuda"; under ``torchrun`` each process takes its own.
     autocast : str, optional
@@ -97,7 +109,7 @@ def collect(
         Whether to show a progress bar.
     k : int, default 64
         Of a text with more than 4,096 tokens: how many wrong tokens of each row are kept one by one. Such rows are
-        condensed, see `capmismatch.condense`; passes are over whole windows, and `dtype` says nothing.
+        condensed, see `capmismatch.condense`; passes are over whole windows.
     betas : {"octaves", "half"} or iterable of float, default "octaves"
         Of condensed rows: inverse temperatures at which sums over all other tokens are kept.
     columns : int, default 64
@@ -108,6 +120,10 @@ def collect(
         Of condensed rows: key of the teacher at whose likeliest tokens all others are read; by default the largest.
     dense : bool, optional
         Of a text: whether all logits are kept; by default those of at most 4,096 tokens are.
+    features : bool, default False
+        Whether to keep each network's features as well, in float16: what its last linear layer reads, or the output of
+        the layer that `load_family` names (`feature_layer`). They lie beside its logits, from the same passes; of a
+        teacher whose logits are there already it runs once more. Saved logits bring none (finding CM050).
 
     Returns
     -------
@@ -142,18 +158,21 @@ def collect(
     ...     collect(family, load_dataset("letters", split={"test": 100}), f"{folder}/bank", progress=False).keys
     ['mlp/mlp4-s0']
     """
-    must_be_one_of(dtype, ("float32", "float16"), "dtype")
+    if dtype is not None:
+        must_be_one_of(dtype, ("float32", "float16"), "dtype")
     passes = Passes(batch_size, device, autocast, channels_last)
     data = dataset if dataset is not None else family.dataset
     if data is None:
         raise InputError("expected a data set: only saved logits bring their own")
-    condensing = Condensing(k, betas, columns, seed, reference, dense)
+    condensing = Condensing(k, betas, columns, seed, reference, dense, dtype)
     if condensing.condenses(data):
+        if features:
+            raise InputError("features are kept beside all logits: rows of this text are condensed, give dense=True")
         return _collect_condensed(family, data, Path(path), passes, condensing, check_published, progress)
     with process_group() as processes:
         processes.on_rank_zero(lambda: create(path, data.rows))
         processes.on_all_ranks(lambda: create(path, data.rows))  # each worker's data set must be this bank's
-        job = _Job(data, Path(path), passes, dtype, check_published, processes)
+        job = _Job(data, Path(path), passes, dtype or "float32", check_published, processes, features)
         quiet = not progress or processes.rank > 0
         total = job.shards * len(family)
         with progress_bar(desc="collect", show=not quiet, total=total, unit="shard") as bar:
@@ -207,6 +226,7 @@ class _Job:
     dtype: str
     check_published: bool | None
     processes: ProcessGroup
+    features: bool = False
 
     @property
     def shards(self) -> int:
@@ -239,6 +259,7 @@ class _Job:
                 [*filter(None, [self._order_finding(teacher)]), *tokenizer_findings(teacher, self.dataset)]
             ),
             built_by=teacher.built_by,
+            role=teacher.role,
         )
 
     def _order_finding(self, teacher: Teacher) -> str:
@@ -262,30 +283,46 @@ class _TeacherCollector:
         self.folder = job.bank_folder / teacher.key
         self.file = self.folder / "logits.safetensors"
         self.record = job.record_of(teacher, order)
+        self.keeps_features = job.features and teacher.saved is None
 
     def run(self) -> None:
         """Collect what is missing, or check that what is there was collected in the same way."""
         processes = self.job.processes
+        if self.job.features and not self.keeps_features and processes.rank == 0:
+            message = f"CM050 {FINDINGS['CM050'].title}: teacher {self.teacher.key} brings saved logits alone"
+            warnings.warn(message, stacklevel=3)
         if not processes.on_rank_zero(self._is_finished):
             with processes.lock_on_rank_zero(self.folder / ".lock"):
                 if not processes.on_rank_zero(self._is_finished_after_tidying):
-                    processes.on_all_ranks(self._write_missing_shards)
-                    self._warn(processes.on_rank_zero(self._join_shards))
+                    has_logits = processes.on_rank_zero(self.file.exists)
+                    if has_logits:  # of before features were asked for
+                        check_same(self.record, self.file, self.job.dataset)
+                    processes.on_all_ranks(lambda: self._write_missing_shards(has_logits))
+                    record = processes.on_rank_zero(lambda: self._join_shards(has_logits))
+                    if not has_logits:
+                        self._warn(record)
                     return
         check_same(self.record, self.file, self.job.dataset)
+        self._check_features()
         processes.on_rank_zero(self._keep_up_to_date)
         self.bar.update(self.job.shards)
 
     def _is_finished(self) -> bool:
-        return self.file.exists() and not shard_files(self.folder)
+        return self._has_all and not shard_files(self.folder) and not shard_files(self.folder, FEATURE_SHARD)
+
+    @property
+    def _has_all(self) -> bool:
+        """Whether the joined files that are asked for are there."""
+        return self.file.exists() and (not self.keeps_features or (self.folder / FEATURE_FILE).exists())
 
     def _is_finished_after_tidying(self) -> bool:
         """Whether the joined file is there, once what killed processes have left is removed; only under the lock."""
         remove_temporaries(self.folder)
-        if not self.file.exists():
-            return False
-        remove_shards(self.folder)
-        return True
+        if self.file.exists():
+            remove_shards(self.folder)
+        if (self.folder / FEATURE_FILE).exists():
+            remove_shards(self.folder, FEATURE_SHARD)
+        return self._has_all
 
     def _keep_up_to_date(self) -> None:
         """Bring what is known of the teacher, and decides no logit, to what its source says now: size, place."""
@@ -297,19 +334,48 @@ class _TeacherCollector:
             if record is not None:
                 rewrite_record(self.file, record, rows)
 
-    def _write_missing_shards(self) -> None:
-        """Write the shards of this worker that are missing."""
+    def _write_missing_shards(self, has_logits: bool = False) -> None:
+        """Write the shards of this worker that are missing; none of logits where these are joined already."""
         job, runner = self.job, self._runner()
         if self.record.macs is None and job.processes.rank == 0:
             self.record = replace(self.record, macs=runner.macs)
-        made_from = self._made_from()
+        made_from, features_from = self._made_from(), self._features_made_from()
+        has_features = not self.keeps_features or (self.folder / FEATURE_FILE).exists()
         for index in job.processes.share(job.shards):
             rows = job.rows_of_shard(index)
-            stored = read_shard(self.folder, index, made_from)
-            if stored is None or stored.shape != (len(rows), len(job.dataset.classes)):
+            whole = has_logits or self._has_logits_of(index, rows, made_from)
+            if not has_features and not has_feature_shard(self.folder, index, len(rows), features_from):
+                assert isinstance(runner, NetworkRunner)
+                logits, features = runner.with_features(rows.start, rows.stop)
+                stored = as_stored(features, f"teacher {self.teacher.key} on {job.dataset.name!r}", rows.start)
+                if not whole:
+                    checked = _checked(logits, rows.start, rows.stop, self.teacher, job.dataset, job.dtype)
+                    write_shard(self.folder, index, checked, made_from)
+                write_feature_shard(self.folder, index, stored, features_from)
+            elif not whole:
                 logits = _logits(runner, rows.start, rows.stop, self.teacher, job.dataset, job.dtype)
                 write_shard(self.folder, index, logits, made_from)
             self.bar.update(job.processes.size)
+
+    def _has_logits_of(self, index: int, rows: range, made_from: str) -> bool:
+        stored = read_shard(self.folder, index, made_from)
+        return stored is not None and stored.shape == (len(rows), len(self.job.dataset.classes))
+
+    def _features_made_from(self) -> str:
+        """The same hash as of logits, with the layer."""
+        return hash_of([self._made_from(), "features", self.teacher.feature_layer])
+
+    def _check_features(self) -> None:
+        """Raise unless features that are there are of the layer that is asked for."""
+        if not self.keeps_features:
+            return
+        stored, _ = read_feature_record(self.folder / FEATURE_FILE)
+        if stored.layer != self.teacher.feature_layer or stored.weights_hash != self.teacher.weights_hash:
+            raise BankError(
+                f"{self.folder / FEATURE_FILE} was collected with feature_layer {stored.layer!r} and weights "
+                f"{stored.weights_hash[:12]!r}, now given {self.teacher.feature_layer!r} and "
+                f"{self.teacher.weights_hash[:12]!r}: remove the file to collect again"
+            )
 
     def _runner(self) -> SavedRunner | NetworkRunner:
         if self.teacher.saved:
@@ -328,8 +394,12 @@ class _TeacherCollector:
             ]
         )
 
-    def _join_shards(self) -> TeacherRecord:
-        return join_shards(self.folder, self.record, self.job.dataset.rows, self.job.shards)
+    def _join_shards(self, has_logits: bool) -> TeacherRecord:
+        rows, shards = self.job.dataset.rows, self.job.shards
+        if self.keeps_features and not (self.folder / FEATURE_FILE).exists():
+            about = FeatureRecord(self.teacher.key, self.teacher.feature_layer, self.teacher.weights_hash)
+            join_feature_shards(self.folder, about, rows, shards)
+        return self.record if has_logits else join_shards(self.folder, self.record, rows, shards)
 
     def _warn(self, record: TeacherRecord) -> None:
         """Warn of the findings about this teacher."""
@@ -377,7 +447,7 @@ def sample_logits(teacher: Teacher, dataset: Dataset, settings: Any) -> NDArray[
     """
     passes = Passes(settings.batch_size, settings.device, settings.autocast, settings.channels_last)
     runner = SavedRunner(teacher, dataset) if teacher.saved else NetworkRunner(teacher, dataset, passes)
-    return _logits(runner, 0, len(dataset), teacher, dataset, settings.dtype)
+    return _logits(runner, 0, len(dataset), teacher, dataset, settings.dtype or "float32")
 
 
 def _check_length(key: str) -> None:
@@ -394,7 +464,10 @@ def _logits(
     runner: SavedRunner | NetworkRunner, low: int, high: int, teacher: Teacher, dataset: Dataset, dtype: str
 ) -> NDArray[Any]:
     """Logits of some rows in the precision to be stored, checked."""
-    logits = runner(low, high)
+    return _checked(runner(low, high), low, high, teacher, dataset, dtype)
+
+
+def _checked(logits: NDArray[Any], low: int, high: int, teacher: Teacher, dataset: Dataset, dtype: str) -> NDArray[Any]:
     if logits.ndim != 2 or len(logits) != high - low:
         raise InputError(
             f"expected logits of shape {(high - low, len(dataset.classes))}, got {logits.shape} from teacher "

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from capmismatch._utils.text import format_count
 from capmismatch.data.class_names import default_order, natural_key
-from capmismatch.data.records import only_key, teacher_key
+from capmismatch.data.records import STUDENT, only_key, teacher_key
 from capmismatch.data.rows import Rows
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.sources._options import check_options
@@ -42,6 +42,7 @@ SOURCES = {
     "letters": "capmismatch.sources.letters",
     "lm": "capmismatch.sources.language_models",
     "hf-lm": "capmismatch.sources.causal_lm",
+    "ckpt-lm": "capmismatch.sources.checkpoint_lm",
 }
 IN_MEMORY = "capmismatch.sources.modules"
 """The source of networks that are handed in, whose address is a mapping and has no kind before it."""
@@ -94,6 +95,10 @@ class Teacher:
         Of such a model: how many tokens it gives logits of, padding among them.
     context : int or None
         Of such a model: how many tokens it can take.
+    role : str
+        "student" of a network that is to be taught; recorded in the bank.
+    feature_layer : str
+        Name of the layer whose output are its features; "" for what its last linear layer reads.
     """
 
     family: str
@@ -116,6 +121,8 @@ class Teacher:
     tokenizer: Callable[[], str | None] | None = None
     outputs: int | None = None
     context: int | None = None
+    role: str = ""
+    feature_layer: str = ""
 
     @property
     def key(self) -> str:
@@ -218,7 +225,12 @@ class Family(Sequence[Teacher]):
 
 
 def load_family(
-    *specs: str | Mapping[str, nn.Module], name: str | None = None, by_position: bool = False, **options: Any
+    *specs: str | Mapping[str, nn.Module],
+    name: str | None = None,
+    by_position: bool = False,
+    role: str = "",
+    feature_layer: str = "",
+    **options: Any,
 ) -> Family:
     """Load teachers from one or several sources as one family.
 
@@ -242,12 +254,19 @@ def load_family(
           ``seeds``, ...
         * ``lm:gru``: recurrent language models trained here, on the text of the study or the King James Bible. Options:
           ``widths``, ``seeds``, ``epochs``, ``windows``, ...
-        * ``hf-lm:OWNER/NAME``, ``hf-lm:./FOLDERS``: causal language models of transformers, from safetensors alone.
-          Options: ``revision``, ``dtype`` ("float32", or "bfloat16" up to the head).
+        * ``hf-lm:OWNER/NAME``, ``hf-lm:./FOLDERS``: causal language models of transformers, from safetensors alone;
+          ``hf-lm:./FILES.gguf`` from GGUF. Options: ``revision``, ``dtype`` ("float32", or "bfloat16" up to the head).
+        * ``ckpt-lm:PATTERN``: checkpoints of one's own language models. Options: those of ``ckpt:`` but for ``mean``
+          and ``std``; ``tokenizer``, a ``tokenizer.json`` to be compared with the text's; ``context``.
     name : str, optional
         The family's name in tables; by default the source's.
     by_position : bool
         Take every network's outputs as the data set's classes in order, whatever its source calls them.
+    role : str
+        "student" of networks that are to be taught: a bank keeps them beside the teachers, and they are no candidates.
+    feature_layer : str
+        Name of the layer whose output are a network's features, where `capmismatch.collect` is to keep them, such as
+        "avgpool" (places of an image are averaged); by default what its last linear layer reads.
     **options : Any
         Of the sources; each source gets those that it knows, and one that none knows is an error.
 
@@ -278,7 +297,9 @@ def load_family(
     known_options = dict.fromkeys(option for source in sources for option in source.options)
     for option in options:
         must_be_one_of(option, known_options, f"option of {' or '.join(repr(source.spec) for source in sources)}")
-    check_options(load_family, {"name": name, "by_position": by_position}, sources[0].spec)
+    common = {"name": name, "by_position": by_position, "role": role, "feature_layer": feature_layer}
+    check_options(load_family, common, sources[0].spec)
+    must_be_one_of(role, ("", STUDENT), "role")
     for source in sources:
         source.check(options)
     teachers: list[Teacher] = []
@@ -290,6 +311,10 @@ def load_family(
         datasets += [dataset] if dataset is not None else []
     if by_position:
         teachers = [replace(teacher, classes=None, natural_order=False, by_position=True) for teacher in teachers]
+    teachers = [
+        replace(teacher, role=role or teacher.role, feature_layer=feature_layer or teacher.feature_layer)
+        for teacher in teachers
+    ]
     return Family(teachers, next(iter(datasets), None))
 
 

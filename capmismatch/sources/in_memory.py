@@ -274,6 +274,7 @@ def _record(teacher: Teacher, order: int) -> TeacherRecord:
         preprocessing=teacher.preprocessing,
         order=order,
         built_by=teacher.built_by,
+        role=teacher.role,
     )
 
 

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from capmismatch import architectures
 from capmismatch._utils.files import hash_of
 from capmismatch.architectures import count_macs, count_parameters
 from capmismatch.data.text_reader import NextTokens, TextOptions, read_text, unseen_windows
 from capmismatch.errors import InputError, must_count
+from capmismatch.sources._tokenizers import as_ids
 from capmismatch.sources._trained import cache_folder, must_be_widths, trained
 from capmismatch.sources.families import Teacher
 from capmismatch.training.loop import Recipe, fit
@@ -101,7 +102,7 @@ def load(
                         _builder(width, data),
                         _trainer(data, recipe(width, epochs), seed),
                     ),
-                    prepare=_as_ids,
+                    prepare=as_ids,
                 )
             )
     return teachers, None
@@ -122,9 +123,4 @@ def _builder(width: int, data: NextTokens) -> Callable[[], nn.Module]:
 
 def _trainer(data: NextTokens, how: Recipe, seed: int) -> Callable[[nn.Module], object]:
     views, labels = torch.from_numpy(data.windows)[None], torch.from_numpy(data.labels)
-    return lambda network: fit(network, views, labels, how, seed=seed, prepare=_as_ids, alone=True)
-
-
-def _as_ids(windows: object) -> Tensor:
-    """Windows of tokens, stored in less, as a network takes them."""
-    return torch.as_tensor(windows).long()
+    return lambda network: fit(network, views, labels, how, seed=seed, prepare=as_ids, alone=True)

@@ -22,6 +22,7 @@ from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.sources._networks import at_rows, logits_of, prepared
 from capmismatch.sources._tokenizers import padded_columns, without_padding
 from capmismatch.sources.families import Teacher
+from capmismatch.sources.features import FeatureTap
 
 AUTOCASTS = ("bfloat16", "float16")
 BY_POSITION = ". If they stand in the data set's order whatever they are called, load the family with by_position=True"
@@ -105,7 +106,7 @@ class NetworkRunner:
         if teacher.module is None or teacher.prepare is None:
             raise InputError(f"teacher {teacher.key} has neither a network nor saved logits")
         self.make, self.prepare = teacher.module, teacher.prepare
-        self.key, self.dataset, self.passes = teacher.key, dataset, passes
+        self.key, self.dataset, self.passes, self.feature_layer = teacher.key, dataset, passes, teacher.feature_layer
         self.device = local_device(passes.device)
         self.columns, self.outputs = columns_of(teacher, dataset), len(teacher.output_names(dataset.classes) or ())
         self.is_padded = bool(padded_columns(teacher, dataset))
@@ -132,10 +133,24 @@ class NetworkRunner:
 
     def __call__(self, low: int, high: int) -> NDArray[Any]:
         """Logits of the rows from `low` up to `high`."""
+        return self._in_classes(np.concatenate([self.rows(*some).cpu().numpy() for some in self._batches(low, high)]))
+
+    def with_features(self, low: int, high: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Logits and features of the rows from `low` up to `high`, from the same passes."""
+        logits, features = [], []
+        with FeatureTap(self.network, self.feature_layer, self.key) as tap:
+            for some in self._batches(low, high):
+                raw = self.dataset.inputs[slice(*some)]
+                logits.append(self._passed(raw).cpu().numpy())
+                features.append(tap.rows(raw).cpu().numpy())
+        return self._in_classes(np.concatenate(logits)), np.concatenate(features)
+
+    def _batches(self, low: int, high: int) -> list[tuple[int, int]]:
         step = self.passes.batch_size
-        logits = np.concatenate(
-            [self.rows(start, min(start + step, high)).cpu().numpy() for start in range(low, high, step)]
-        )
+        return [(start, min(start + step, high)) for start in range(low, high, step)]
+
+    def _in_classes(self, logits: NDArray[Any]) -> NDArray[Any]:
+        """Logits in the order of the data's classes."""
         if self.columns is None or logits.ndim != 2:
             return logits
         if logits.shape[1] != self.outputs:
@@ -146,7 +161,10 @@ class NetworkRunner:
 
     def rows(self, low: int, high: int) -> Tensor:
         """Logits of rows, in one pass, on the network's device; columns in the network's order, without padding."""
-        network, raw = self.network, self.dataset.inputs[low:high]  # a network may be trained when it is made
+        return self._passed(self.dataset.inputs[low:high])
+
+    def _passed(self, raw: Any) -> Tensor:
+        network = self.network  # it may be trained when it is made
         with torch.inference_mode(), self.passes.precision():
             logits = at_rows(logits_of(network, self._prepared(raw), self.key, self._data), raw, self.key, self._data)
             tokens = len(self.dataset.classes)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from capmismatch._numerics.condensing import K, as_rows, checked_betas, condense_labelled
+from capmismatch._numerics.condense_settings import K, checked_betas
+from capmismatch._numerics.condensing import as_rows, condense_labelled
 from capmismatch.data.bank_files import create, read_token_rows
 from capmismatch.data.datasets import Dataset
 from capmismatch.data.records import TeacherRecord
@@ -19,7 +20,7 @@ from capmismatch.data.token_files import FILE, TokenFile, TokenSettings, arrays_
 from capmismatch.data.token_inputs import TokenInputs
 from capmismatch.errors import InputError, must_be_one_of, must_count
 from capmismatch.sources.families import Family, Teacher
-from capmismatch.sources.runners import NetworkRunner, Passes
+from capmismatch.sources.runners import NetworkRunner, Passes, SavedRunner
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Condensing:
         Key of the teacher at whose likeliest tokens all others are read; by default that of the bank, or the largest.
     dense : bool, optional
         Whether all logits are kept; by default those of at most 4,096 tokens are.
+    dtype : str, optional
+        "float32" or "float16", of the kept tokens' logits; float16 by default.
     """
 
     k: int = K
@@ -48,6 +51,7 @@ class Condensing:
     seed: int = 0
     reference: str | None = None
     dense: bool | None = None
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
         must_count(self.k, "k", least=2)
@@ -68,7 +72,13 @@ class Condensing:
         reference = self._reference(family, bank)
         rates = tuple(checked_betas(self.betas).tolist())
         return TokenSettings(
-            width, min(self.k, width - 1), rates, min(self.columns, width - 1), self.seed, reference, "float16"
+            width,
+            min(self.k, width - 1),
+            rates,
+            min(self.columns, width - 1),
+            self.seed,
+            reference,
+            self.dtype or "float16",
         )
 
     def _reference(self, family: Family, bank: Path) -> str:
@@ -118,12 +128,14 @@ def collect_condensed(
 
 
 class _Reader:
-    """What is kept of some rows of one teacher, from passes over the whole windows that they lie in."""
+    """What is kept of some rows of one teacher, from passes over their whole windows, or saved logits."""
 
     def __init__(
         self, teacher: Teacher, dataset: Dataset, settings: TokenSettings, passes: Passes, reference: TokenFile | None
     ) -> None:
-        self.runner = NetworkRunner(teacher, dataset, passes)
+        # Saved logits lie in memory or in a file that is mapped: rows of them are read as they are needed.
+        self.passes, saved = passes, teacher.saved is not None
+        self.rows = SavedRunner(teacher, dataset) if saved else NetworkRunner(teacher, dataset, passes).rows
         self.dataset, self.settings, self.reference = dataset, settings, reference
         self.place = f"teacher {teacher.key} on {dataset.name!r}"
 
@@ -137,13 +149,13 @@ class _Reader:
         ends = [*(np.flatnonzero(np.diff(window)) + 1 + start).tolist(), stop]
         low = start
         for end, following in zip(ends, [*ends[1:], None], strict=True):
-            if following is None or following - low > self.runner.passes.batch_size:
+            if following is None or following - low > self.passes.batch_size:
                 yield low, end
                 low = end
 
     def _read(self, numbers: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         settings, labels = self.settings, self.dataset.labels[numbers]
-        values = as_rows(self.runner.rows(int(numbers[0]), int(numbers[-1]) + 1), self.place)
+        values = as_rows(self.rows(int(numbers[0]), int(numbers[-1]) + 1), self.place)
         if values.shape[1] != settings.vocabulary:
             raise InputError(
                 f"expected logits of {settings.vocabulary} tokens from {self.place}, got {values.shape[1]}"

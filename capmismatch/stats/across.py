@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # whose parts load when first used: those for statistics take a second
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 LEAST_TEACHERS = 5
@@ -71,7 +71,7 @@ def mean_over(values: ArrayLike, clusters: ArrayLike | None = None) -> Mean:
     if count < 2:
         return Mean(mean, np.nan, np.nan, count)
     sums = np.bincount(groups, x - mean)
-    half = float(stats.t.ppf(0.975, count - 1)) * float(np.sqrt(count / (count - 1) * (sums**2).sum())) / len(x)
+    half = float(scipy.stats.t.ppf(0.975, count - 1)) * float(np.sqrt(count / (count - 1) * (sums**2).sum())) / len(x)
     return Mean(mean, mean - half, mean + half, count)
 
 
@@ -145,7 +145,7 @@ def pooled_correlation(correlations: ArrayLike, teachers: ArrayLike) -> PooledCo
     mean = (weights * z).sum() / weights.sum()
     # At least what the variances alone say: few families may agree by chance, and the interval would shrink to nothing.
     scale = max(1.0, (weights * (z - mean) ** 2).sum() / (families - 1)) / weights.sum()
-    half = float(stats.t.ppf(0.975, families - 1)) * np.sqrt(scale)
+    half = float(scipy.stats.t.ppf(0.975, families - 1)) * np.sqrt(scale)
     heterogeneity = max(0.0, 1 - (families - 1) / spread) if spread > 0 else 0.0
     low, value, high = (float(np.tanh(end)) for end in (mean - half, mean, mean + half))
     return PooledCorrelation(value, low, high, float(heterogeneity), families)
@@ -208,12 +208,12 @@ def contrasts(values: ArrayLike, reference: int = 0) -> list[Contrast]:
     free = (families - 1) * (measures - 1)
     error = float(np.sqrt(2 * (residual**2).sum() / free / families))
     differences = z.mean(axis=0) - z[:, reference].mean()
-    half = float(stats.t.ppf(0.975, free)) * error
+    half = float(scipy.stats.t.ppf(0.975, free)) * error
     found = []
     for number, difference in enumerate(differences.tolist()):
         if number == reference:
             found.append(Contrast(0.0, 0.0, 0.0, np.nan))
         else:
-            p = float(2 * stats.t.sf(abs(difference) / error, free)) if error > 0 else np.nan
+            p = float(2 * scipy.stats.t.sf(abs(difference) / error, free)) if error > 0 else np.nan
             found.append(Contrast(difference, difference - half, difference + half, p))
     return found

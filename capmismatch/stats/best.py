@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+import scipy  # whose parts load when first used: those for statistics take a second
 from numpy.typing import NDArray
-from scipy import optimize, special, stats
 
 __all__ = ["dunnett_quantile", "gap_to_best", "may_be_best"]
 
@@ -50,14 +50,14 @@ def dunnett_quantile(others: int, free: float, *, two_sided: bool) -> float:
     scale, chances = np.ones(1), np.ones(1)
     if np.isfinite(free):
         nodes, chances = np.polynomial.legendre.leggauss(_NODES)
-        scale, chances = np.sqrt(stats.chi2.ppf((nodes + 1) / 2, free) / free), chances / 2
+        scale, chances = np.sqrt(scipy.stats.chi2.ppf((nodes + 1) / 2, free) / free), chances / 2
 
     def short(d: float) -> float:
         reach = np.sqrt(2) * d * scale[:, None]
-        one = special.ndtr(z + reach) - (special.ndtr(z - reach) if two_sided else 0.0)
+        one = scipy.special.ndtr(z + reach) - (scipy.special.ndtr(z - reach) if two_sided else 0.0)
         return float(chances @ (one**others) @ weights) - LEVEL
 
-    return float(optimize.brentq(short, 0.0, 1e3))
+    return float(scipy.optimize.brentq(short, 0.0, 1e3))
 
 
 def gap_to_best(means: Floats, variances: Floats, free: float, unit: int) -> tuple[float, float, float]:

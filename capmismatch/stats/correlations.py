@@ -12,8 +12,8 @@ import math
 from functools import lru_cache
 
 import numpy as np
+import scipy  # whose parts load when first used: those for statistics take a second
 from numpy.typing import NDArray
-from scipy import stats
 
 METRICS = ("spearman", "pearson", "kendall")
 """The correlations, in the order in which the tables list them."""
@@ -195,7 +195,7 @@ def fisher_interval(
         spread = (np.where(defined, replicate_z - mean, 0.0) ** 2).sum(axis=0) / np.maximum(count, 1)
         share = float(np.clip((n - 5) / 12, 0, 1 / 4))
         variance = np.where(count > 1, (1 - share) * variance + share * spread, variance)
-    half = stats.norm.ppf((1 + level) / 2) * np.sqrt(variance)
+    half = scipy.stats.norm.ppf((1 + level) / 2) * np.sqrt(variance)
     return np.minimum(np.tanh(z - half), value), np.maximum(np.tanh(z + half), value)
 
 
@@ -302,7 +302,7 @@ def benjamini_hochberg(p: Floats) -> Floats:
     adjusted = np.full(p.shape, np.nan)
     tested = np.isfinite(p)
     if tested.any():
-        adjusted[tested] = stats.false_discovery_control(p[tested], method="bh")
+        adjusted[tested] = scipy.stats.false_discovery_control(p[tested], method="bh")
     return adjusted
 
 

@@ -7,10 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+import scipy  # whose parts load when first used: those for statistics take a second
 from numpy.typing import NDArray
-from scipy import stats
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from capmismatch.errors import InputError
 from capmismatch.stats.matching import (
@@ -180,12 +178,12 @@ def f_test(
     between, within = (base_rss - full_rss) / df1, (full_rss - run_rss) / df2
     ratio = between / within if within > 1e-24 else math.inf
     tail = (1 - CONFIDENCE) / 2
-    low, high = (ratio / float(stats.f.isf(tail, df1, df2)), ratio * float(stats.f.isf(tail, df2, df1)))
+    low, high = (ratio / float(scipy.stats.f.isf(tail, df1, df2)), ratio * float(scipy.stats.f.isf(tail, df2, df1)))
     reliability = _reliability(ratio)
     per_teacher = (len(trials) - (counts**2).sum() / len(trials)) / max(teachers - 1, 1)
     return result | {
         "F": ratio,
-        "p": float(stats.f.sf(ratio, df1, df2)),
+        "p": float(scipy.stats.f.sf(ratio, df1, df2)),
         "reliability": reliability,
         "low": _reliability(low),
         "high": _reliability(high),
@@ -224,6 +222,9 @@ def _many_fits(
     values: Floats, teacher: NDArray[np.int64], seed: NDArray[np.int64]
 ) -> tuple[tuple[int, float], tuple[int, float]]:
     """As `_fits`, without a matrix of runs times seeds: the ranks are those of the graph of teachers and seeds."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     seeds, teachers = int(seed.max()) + 1, int(teacher.max()) + 1
     left = values - _group_means(values, seed)[seed]
     rest = values - many_effects(teacher, seed, values)[seed]

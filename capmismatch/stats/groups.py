@@ -32,6 +32,11 @@ class Noise:
         How the error of each seed's estimated effect moves the means: the covariance of the means is
         ``diag(variances) + seeds @ seeds.T``. None where every unit has every seed, so that such an error moves all
         means alike. Units that were measured together have the same columns.
+    repeats : array of shape (n,), or None
+        Number of runs, or seeds, behind each mean; None where that is unknown, and all noise is taken to be alike.
+    squares, own_free : arrays of shape (n,), or None
+        What each unit's own repeats say of its noise: their sum of squares, over the pooled variance, and its degrees
+        of freedom. Over all units that were pooled both sum to `free`. None where there are no repeats.
     """
 
     variances: Floats
@@ -39,6 +44,9 @@ class Noise:
     alike: bool = False
     shared: float = float("nan")
     seeds: Floats | None = None
+    repeats: Floats | None = None
+    squares: Floats | None = None
+    own_free: Floats | None = None
 
     def at(self, position: NDArray[np.int64]) -> Noise:
         """The noise of the units at some positions; NaN at negative ones.
@@ -51,7 +59,11 @@ class Noise:
         there = position >= 0
         variances = np.where(there, self.variances[position], np.nan)
         seeds = None if self.seeds is None else np.where(there[:, None], self.seeds[position], 0.0)
-        return replace(self, variances=variances, seeds=seeds)
+        repeats, squares, own_free = (
+            None if known is None else np.where(there, known[position], 0.0)
+            for known in (self.repeats, self.squares, self.own_free)
+        )
+        return replace(self, variances=variances, seeds=seeds, repeats=repeats, squares=squares, own_free=own_free)
 
 
 @dataclass(frozen=True)
@@ -130,9 +142,18 @@ def seed_noise(values: Floats, binomial: Floats | None = None, *, paired: bool =
             alike = True
             continue
         variances = np.divide(pooled.variances[0], number, out=np.full(n, np.nan), where=number > 0)
-        return Noise(variances, float(pooled.free[0]))
+        free, repeated = float(pooled.free[0]), mean_over_runs(repeats)
+        own = (np.nan_to_num(repeated.variances) * repeated.free, repeated.free.astype(float))
+        squares, own_free = (each.reshape(n, -1).sum(axis=1) for each in own)
+        return Noise(
+            variances,
+            free,
+            repeats=number.astype(float),
+            squares=squares / pooled.variances[0],
+            own_free=own_free * free / own_free.sum(),
+        )
     examples = np.full(n, np.nan) if binomial is None else binomial
-    return Noise(np.where(runs > 0, examples, np.nan), np.inf, alike)
+    return Noise(np.where(runs > 0, examples, np.nan), np.inf, alike, repeats=np.minimum(seeds, 1).astype(float))
 
 
 def errors_of_seed_effects(counts: NDArray[np.int64], variance: float) -> Floats | None:
@@ -172,3 +193,63 @@ def errors_of_seed_effects(counts: NDArray[np.int64], variance: float) -> Floats
     errors: Floats = np.sqrt(variance) * share @ (vectors[:, known] / np.sqrt(values[known]))
     apart = np.abs(errors - errors.mean(axis=0)).max(initial=0.0)
     return errors if apart > 1e-9 * np.sqrt(variance) else None
+
+
+def covariance(groups: Sequence[Group]) -> Floats:
+    """Covariance of the means of groups that were measured together, one under the other.
+
+    Parameters
+    ----------
+    groups : sequence of Group
+        With N units in all.
+
+    Returns
+    -------
+    (N, N) array of float
+        NaN where a unit was not measured.
+    """
+    errors = errors_of(groups)
+    found: Floats = np.diag(np.concatenate([group.noise.variances for group in groups])) + errors @ errors.T
+    return found
+
+
+def errors_of(groups: Sequence[Group]) -> Floats:
+    """How errors of the seeds' effects move the means of groups that were measured together.
+
+    Parameters
+    ----------
+    groups : sequence of Group
+        With N units in all.
+
+    Returns
+    -------
+    (N, q) array of float
+        `Noise.seeds`, one group under the other; q is 0 where there are none.
+    """
+    if groups[0].noise.seeds is None:
+        return np.zeros((sum(len(group.means) for group in groups), 0))
+    found: Floats = np.concatenate([group.noise.seeds for group in groups])
+    return found
+
+
+def of_units(groups: Sequence[Group], name: str, unknown: float) -> Floats:
+    """What is known of the noise of each unit, one group under the other.
+
+    Parameters
+    ----------
+    groups : sequence of Group
+        With N units in all.
+    name : {"repeats", "squares", "own_free"}
+        A field of `Noise`.
+    unknown : float
+        What stands where a group does not know it.
+
+    Returns
+    -------
+    (N,) array of float
+        One value a unit.
+    """
+    known = [getattr(group.noise, name) for group in groups]
+    return np.concatenate(
+        [np.full(len(g.means), unknown) if field is None else field for g, field in zip(groups, known, strict=True)]
+    )

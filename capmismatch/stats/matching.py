@@ -133,6 +133,63 @@ def nearest_tau(taus: Iterable[float], target: float) -> float:
     return float(measured[np.argmin(np.abs(np.log(measured / target)))]) if len(measured) else float("nan")
 
 
+# Students -----------------------------------------------------------------------------------------------------------
+
+
+def of_student(probes: pd.DataFrame, student: str | None = None) -> pd.DataFrame:
+    """The rows of a probes table that speak of one student: those of teachers alone, and those of pairs with it.
+
+    Parameters
+    ----------
+    probes : DataFrame
+        The probes table. Without the column ``student`` it is of teachers alone, and is given as it is.
+    student : str, optional
+        By the name that results have for it. With None the means over all students that the table has.
+
+    Returns
+    -------
+    DataFrame
+        Without the column ``student``.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"teacher": "a", "probe": ["accuracy", "kl", "kl"], "student": [None, "s", "t"],
+    ...     "value": [0.9, 1.0, 3.0]})
+    >>> of_student(table, "t")["value"].tolist(), of_student(table)["value"].tolist()
+    ([0.9, 3.0], [0.9, 2.0])
+    """
+    if "student" not in probes:
+        return probes
+    named = students_of(probes).to_numpy()  # tables that were joined repeat numbers of rows
+    alone, pairs = probes[named == ""].drop(columns="student"), probes[named != ""]
+    if student is not None:
+        return pd.concat([alone, probes[named == student].drop(columns="student")])
+    numbers = [name for name in ("value", "se") if name in pairs]
+    by = [name for name in pairs if name not in (*numbers, "student", "known")]
+    means = pairs.groupby(by, dropna=False, sort=False)[numbers]
+    merged = means.agg({name: "mean" if name == "value" else _root_mean_square for name in numbers}).reset_index()
+    return pd.concat([alone, merged], ignore_index=True) if len(pairs) else alone
+
+
+def only_student(probes: pd.DataFrame, results: pd.DataFrame | None, student: str | None) -> str | None:
+    """The student whose pairs with the teachers count: the one asked for, or the only one that there is."""
+    if "student" not in probes or student is not None or results is None:
+        return student
+    taught = set(with_teacher(results)["student"]) if "student" in results else set()
+    return str(taught.pop()) if len(taught) == 1 else None
+
+
+def students_of(probes: pd.DataFrame) -> pd.Series:
+    """The student of each row of a probes table; "" of the rows of teachers alone."""
+    if "student" not in probes:
+        return pd.Series("", index=probes.index, dtype=object)
+    return probes["student"].astype(object).where(probes["student"].notna(), "").astype(str)
+
+
+def _root_mean_square(values: pd.Series) -> float:
+    return float(np.sqrt((values.to_numpy(float) ** 2).mean()))
+
+
 # Teachers -----------------------------------------------------------------------------------------------------------
 
 

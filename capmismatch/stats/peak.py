@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from capmismatch._utils.text import format_percent
-from capmismatch.errors import InputError, require_columns
+from capmismatch.errors import InputError
 from capmismatch.stats.best import may_be_best
+from capmismatch.stats.courses import course_of, ordered_runs
 from capmismatch.stats.run_means import mean_over_runs
 
 __all__ = ["Peak", "peak", "peak_of"]
@@ -133,8 +133,8 @@ def peak(
 
     Simulated with 7 and 12 teachers of three runs each (``benchmarks/bench_coverage.py``), it calls 0-5 % of flat,
     straight, saturating, stepwise and U-shaped courses a peak. A quadratic whose slopes at the ends differ in sign
-    (Lind & Mehlum, 2010) calls up to 99 % of saturating courses one; two lines with a break at the quadratic's top
-    (Simonsohn, 2018) are as honest and as strong as this test, but have no place for standard errors or single runs.
+    (Lind & Mehlum, 2010) calls up to 99 % of saturating courses one; two lines with a break (Simonsohn, 2018) are in
+    `capmismatch.stats.two_lines`.
 
     The pooled variance has ``sum_t (runs_t - 1)`` degrees of freedom, ``(T - 1)(runs - 1)`` with `paired` runs: that
     of teachers by runs once both means are taken out.
@@ -146,15 +146,9 @@ def peak(
     >>> hill.teacher, hill.p_value < 0.05
     ('m', True)
     """
-    sizes = np.asarray(size, dtype=float)
-    runs = [np.atleast_1d(np.asarray(run, dtype=float)) for run in values]
-    runs = [run[np.isfinite(run)] for run in runs]
-    names = [str(i) for i in range(len(sizes))] if teachers is None else [str(name) for name in teachers]
-    order = _checked_order(sizes, runs, names)
-    means = np.array([runs[i].mean() for i in order])
-    variances, free = _noise(
-        [runs[i] for i in order], None if se is None else np.asarray(se, dtype=float)[order], paired
-    )
+    names, runs, order = ordered_runs(size, values, teachers)
+    means = np.array([run.mean() for run in runs])
+    variances, free = _noise(runs, None if se is None else np.asarray(se, dtype=float)[order], paired)
 
     rises, falls = _slopes(variances), _slopes(variances[::-1])[::-1, ::-1]
     rng = np.random.default_rng(seed)
@@ -166,10 +160,10 @@ def peak(
     reached = _largest_noise(noise @ rises.T, noise @ falls.T) >= weaker[turn]
     p_value = (1 + reached.sum(axis=0).max()) / (1 + n_boot)
     top = np.bincount(np.argmax(means + noise, axis=1), minlength=len(means)) / n_boot
-    probability = {names[i]: float(chance) for i, chance in zip(order, top, strict=True)}
-    teacher = names[order[int(np.argmax(means))]]
+    probability = {name: float(chance) for name, chance in zip(names, top, strict=True)}
+    teacher = names[int(np.argmax(means))]
     may_be = may_be_best(means, variances, free)
-    likely = tuple(names[i] for i, possible in zip(order, may_be, strict=True) if possible)
+    likely = tuple(name for name, possible in zip(names, may_be, strict=True) if possible)
     slopes = float(rises[turn] @ means), float(falls[turn] @ means)
     return Peak(teacher, probability, likely, float(p_value), *slopes, paired, single=bool(np.isinf(free)))
 
@@ -211,38 +205,16 @@ def peak_of(
     >>> peak_of(frame).teacher
     'c'
     """
-    require_columns(frame, ["teacher", "params", value], "the table")
-    for column in ("family", "split", "probe", "tau", "student", "label"):
-        if column in frame and frame[column].nunique(dropna=False) > 1:
-            raise InputError(f"expected rows of one {column}, got {frame[column].unique().tolist()}; choose one")
-    frame = frame[frame[value].notna()]
-    paired = paired and _same_runs(frame)
-    frame = frame.sort_values("seed", kind="stable") if paired else frame
-    if "teacher_seed" in frame and frame.groupby("teacher")["teacher_seed"].nunique().gt(1).any():
-        runs = frame.groupby(["teacher", "teacher_seed"])[value].mean().groupby("teacher", sort=False)
-    else:
-        runs = frame.groupby("teacher")[value]
-    values = {str(teacher): run.to_numpy(float) for teacher, run in runs}
-    by_teacher = frame.groupby("teacher")
-    se = None
-    if "se" in frame:
-        se = np.sqrt(by_teacher["se"].apply(lambda e: (e**2).mean()))
-    elif value == "accuracy" and "n" in frame:
-        mean = by_teacher[value].mean()
-        se = np.sqrt((mean * (1 - mean)).clip(lower=1e-12) / by_teacher["n"].first())
-    names = list(values)
-    params = by_teacher["params"].first()[names].to_numpy(float)
-    errors = None if se is None else se[names].to_numpy(float)
-    return peak(params, list(values.values()), se=errors, teachers=names, paired=paired, n_boot=n_boot, seed=seed)
-
-
-def _same_runs(frame: pd.DataFrame) -> bool:
-    """Whether every teacher has the same runs, each once, and more than one."""
-    keys = [name for name in ("teacher_seed", "seed") if name in frame]
-    if "seed" not in keys or frame.duplicated(["teacher", *keys]).any():
-        return False
-    each = frame.groupby(keys)["teacher"].count()
-    return len(each) > 1 and bool(each.eq(frame["teacher"].nunique()).all())
+    course = course_of(frame, value, paired)
+    return peak(
+        course.params,
+        course.values,
+        se=course.errors,
+        teachers=course.names,
+        paired=course.paired,
+        n_boot=n_boot,
+        seed=seed,
+    )
 
 
 def _slopes(variances: Floats) -> Floats:
@@ -262,26 +234,6 @@ def _largest_noise(rises: Floats, falls: Floats) -> Floats:
     before = np.maximum.accumulate(np.hstack([nothing, rises]), axis=1)
     after = np.maximum.accumulate(np.hstack([nothing, falls[:, ::-1]]), axis=1)[:, ::-1]
     return np.maximum(before, after)
-
-
-def _checked_order(sizes: Floats, runs: list[Floats], names: list[str]) -> NDArray[np.int64]:
-    """The order of the teachers by size, after checks of what was given."""
-    if not len(sizes) == len(runs) == len(names):
-        lengths = f"{len(sizes)}, {len(runs)} and {len(names)}"
-        raise InputError(f"expected as many sizes as values and teachers, got {lengths}")
-    if len(sizes) < 3:
-        raise InputError(f"a rise and a fall need at least 3 teachers, got {len(sizes)}")
-    if not np.isfinite(sizes).all():
-        raise InputError(f"the size of teacher {names[int(np.argmin(np.isfinite(sizes)))]!r} is not a finite number")
-    order = np.argsort(sizes, kind="stable")
-    for smaller, larger in pairwise(order):
-        if sizes[smaller] == sizes[larger]:
-            pair = f"{names[smaller]!r} and {names[larger]!r}"
-            raise InputError(f"teachers {pair} have the same size {sizes[smaller]:g}; their order is undefined")
-    for name, run in zip(names, runs, strict=True):
-        if not run.size:
-            raise InputError(f"teacher {name!r} has no finite value")
-    return order
 
 
 def _noise(runs: list[Floats], se: Floats | None, paired: bool) -> tuple[Floats, float]:

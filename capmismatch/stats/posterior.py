@@ -2,11 +2,13 @@ r"""One posterior of what every teacher's students truly reach in every setting,
 
 In setting s, teacher t's students have the true mean accuracy
 
-.. math:: \mu_{st} = c_s + \tau z_{st}, \qquad \bar y_{st} \sim N(\mu_{st}, \lambda v_{st}), \quad c_s \text{ flat},
+.. math::
+    \mu_{st} = c_s + \tau z_{st}, \qquad \bar y_{st} \sim N(\mu_{st}, \lambda g_{st} v_{st}), \quad c_s \text{ flat},
 
 where v is the variance that the seeds (or, with single seeds, the examples) suggest, with the covariance of teachers
-that lack some of the seeds beside it (`capmismatch.stats.groups.errors_of_seed_effects`), and the teachers' profile z
-has three sources:
+that lack some of the seeds beside it (`capmismatch.stats.groups.errors_of_seed_effects`). The factors g are one where
+all noise is alike; elsewhere they differ between teachers or units (`capmismatch.stats.uneven`), by chances that
+the seeds of each unit tell. The teachers' profile z has three sources:
 
 .. math::
     z_{st} = \sqrt{\kappa}\, \zeta_t + \sqrt{1-\kappa}\, \zeta_{st}, \qquad
@@ -15,38 +17,40 @@ has three sources:
 The share h is what the standardised probes x explain, by slopes :math:`\beta_f \sim N(0, I)` that families share to a
 share rho; kappa is the share of the profile that all settings have in common. Everything that a few seeds cannot tell
 is averaged over rather than estimated: the ratio of differences to noise :math:`r = \tau^2 / \lambda \bar v`, the noise
-itself (lambda), h, kappa, rho, and how far students of the same teachers are alike. So a chance of being the best means
-what it says also after the setting was chosen by its maximum, and with seeds too few to know their own noise.
+itself (lambda), how uneven it is, h, kappa, rho, and how far students of the same teachers are alike. So a chance of
+being the best means what it says also after the setting was chosen by its maximum, and with seeds too few to know their
+own noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import block_diag, solve_triangular
+from scipy.linalg import solve_triangular
+from scipy.special import logsumexp
 
-from capmismatch.stats.groups import Group
+from capmismatch.stats.groups import Group, covariance, errors_of, of_units
+from capmismatch.stats.profiles import Prior, codes, log_spreads, prior_points, repeated
+from capmismatch.stats.uneven import SCALES, Kind, Particles, Problem, Repeats, chains, kinds_of, particles, plug_in
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Each grid with its prior weights. Ratios of variances from "a teacher matters an eighth of what a seed does" to "64
-# times as much"; the large ones are rare, and the data tell where they hold.
+# Ratios of variances, of true differences to a single repeat, with prior weights: from "a teacher matters an eighth of
+# what a seed does" to "64 times as much". Both ends are rare, and the data tell where they hold.
 RATIOS = 4.0 ** np.arange(-3, 7)
-RATIO_WEIGHTS = np.array([1, 1, 1, 1, 0.7, 0.4, 0.2, 0.1, 0.05, 0.02])
-EXPLAINED, EXPLAINED_WEIGHTS = np.array([0.0, 0.3, 0.7, 0.95]), np.array([2, 1, 1, 0.5])
-COMMON = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])  # of the profile, over settings
-SHARED = np.array([0.0, 0.5, 0.9])  # of the slopes, over families
-ALIKE = np.array([0.0, 0.5, 0.95])  # of the profile of the same teachers, over students
-SINGLE_SEED_NOISE = 30.0  # seeds may scatter up to this times the variance that the examples alone give
+RATIO_WEIGHTS = np.array([0.15, 0.5, 1, 1, 1, 0.7, 0.4, 0.2, 0.1, 0.05])
+# Single seeds scatter by one to thirty times the variance that the examples alone give, most likely two or three.
+SINGLE_SEED_SCALES = np.exp(np.linspace(0, np.log(30), 15))
+_SINGLE_SEED_WEIGHTS = -0.5 * (np.log(SINGLE_SEED_SCALES / 2.5) / 0.8) ** 2
+NEGLIGIBLE = 0.002  # a chance that noise is uneven, of which no account is taken
+PROPOSAL_POWER = 0.7  # flattens what chains propose
 SPREAD_SD = 0.8  # of log tau around that of the evidence
-_LEVEL = 30.0  # of a group's level: so vague that it is flat
 _SMALL = 1e-9
 
 
@@ -96,20 +100,48 @@ def joint_draws(
     >>> joint_draws([group], 500, np.random.default_rng(0)).means.mean(axis=0).round(2).tolist()
     [[0.7, 0.72, 0.74]]
     """
-    priors = _priors(settings, evidence)
+    priors = prior_points(settings, evidence)
     data = _measured(settings, evidence) if any(np.isfinite(group.means).any() for group in settings) else None
-    scores = np.array([prior.log_weight + (np.zeros(()) if data is None else data.scores(prior)) for prior in priors])
-    weights = np.exp(scores - scores.max())
-    counts = rng.multinomial(n_boot, (weights / weights.sum()).ravel()).reshape(weights.shape)
-    draw = partial(_unmeasured, len(settings)) if data is None else data.draw
-    drawn = [draw(prior, count, rng) for prior, count in zip(priors, counts, strict=True) if count.any()]
+    if data is None:
+        scores = np.array([prior.log_weight for prior in priors])
+        drawn = _over_grid(priors, scores, partial(_unmeasured, len(settings)), n_boot, rng)
+    else:
+        scores = np.array([prior.log_weight + data.scores(prior) for prior in priors])
+        kinds = kinds_of(data.repeats, *data.known_scales) if data.by_unit else []
+        uneven = 0
+        if kinds and kinds[0].weight < 1 - NEGLIGIBLE:
+            problem = data.problem(priors, kinds)
+            start = particles(problem, kinds[1:], rng)
+            uneven = int(rng.binomial(n_boot, _uneven_chance(kinds, start, data.log_evidence(scores))))
+        drawn = _over_grid(priors, scores, data.draw, n_boot - uneven, rng) if uneven < n_boot else []
+        if uneven:
+            drawn.append(data.unit * chains(problem, start, uneven, rng))
     stacked = rng.permutation(np.concatenate(drawn))
     size = len(settings) * len(settings[0].means)
     means = stacked[:, :size].reshape(n_boot, len(settings), -1)
     if data is not None:
         return Draws(data.middle + means, stacked[:, size:])
-    spreads = rng.choice(np.exp(_log_spreads(evidence)), (n_boot, 1))
+    spreads = rng.choice(np.exp(log_spreads(evidence)), (n_boot, 1))
     return Draws(spreads[..., None] * (means - means.mean(axis=2, keepdims=True)), spreads * stacked[:, size:])
+
+
+def _uneven_chance(kinds: list[Kind], start: Particles, even: float) -> float:
+    """Chance that noise is uneven, given the repeats and the means; `even` is the log evidence if it is not."""
+    scores = np.log([kind.weight for kind in kinds]) + np.r_[start.power * even, start.log_evidence]
+    return float(1 - np.exp(scores[0] - logsumexp(scores)))
+
+
+def _over_grid(
+    priors: Sequence[Prior],
+    scores: Floats,
+    draw: Callable[[Prior, Ints, np.random.Generator], Floats],
+    count: int,
+    rng: np.random.Generator,
+) -> list[Floats]:
+    """Draws, as many of each point of the prior and of its grid as the log weights say."""
+    weights = np.exp(scores - scores.max())
+    counts = rng.multinomial(count, (weights / weights.sum()).ravel()).reshape(weights.shape)
+    return [draw(prior, number, rng) for prior, number in zip(priors, counts, strict=True) if number.any()]
 
 
 def posterior_draws(group: Group, n_boot: int, rng: np.random.Generator, evidence: Sequence[Group] = ()) -> Draws:
@@ -145,139 +177,6 @@ def posterior_draws(group: Group, n_boot: int, rng: np.random.Generator, evidenc
 
 
 # --- the profile z and the slopes, before this student's results -----------------------------------------------------
-
-
-class _Prior(NamedTuple):
-    """What is thought of the profile z and the slopes, given h, kappa, rho and alike, before these settings' results.
-
-    Attributes
-    ----------
-    log_weight : float
-        How well it predicts the evidence.
-    mean, cov : (T + p,), (T + p, T + p) arrays of float
-        Of the profile of one setting and the slopes, given the evidence.
-    fresh : (T, T) array of float
-        Covariance of that part of a setting's profile that is its own, where it is all.
-    common : float
-        Kappa: the share that all settings have in common.
-    """
-
-    log_weight: float
-    mean: Floats
-    cov: Floats
-    fresh: Floats
-    common: float
-
-
-def _priors(settings: Sequence[Group], evidence: Sequence[Group]) -> list[_Prior]:
-    """One for each point of the grid, weighted by how well it predicts the evidence."""
-    first, several = settings[0], len(settings) > 1
-    units = _Units.of([first, *evidence])
-    width = first.features.shape[1]
-    grid = product(
-        zip(EXPLAINED, np.log(EXPLAINED_WEIGHTS), strict=True) if width else [(0.0, 0.0)],
-        SHARED if width and len(np.unique(units.families)) > 1 else [1.0],
-        ALIKE if len(np.unique(units.teachers)) < len(units.teachers) else [0.0],
-    )
-    priors = []
-    for (explained, log_weight), shared, alike in grid:
-        weight, mean, cov, fresh = units.condition(explained, shared, alike)
-        for common in COMMON if several else [1.0]:
-            priors.append(_Prior(log_weight + weight, mean, cov, fresh, common))
-    return priors
-
-
-def _repeated(prior: _Prior, settings: int) -> tuple[Floats, Floats]:
-    """Mean and covariance of the profiles of all settings, setting by setting, and the slopes."""
-    count = len(prior.fresh)
-    place = np.r_[np.tile(np.arange(count), settings), np.arange(count, len(prior.mean))]
-    root = np.r_[np.full(count * settings, np.sqrt(prior.common)), np.ones(len(prior.mean) - count)]
-    wide = prior.cov[np.ix_(place, place)] * np.outer(root, root)
-    profile = count * settings
-    wide[:profile, :profile] += np.kron(np.eye(settings), (1 - prior.common) * prior.fresh)
-    return prior.mean[place] * root, wide
-
-
-@dataclass(frozen=True)
-class _Units:
-    """Teachers of the student in question, then those of the evidence, one under the other.
-
-    Attributes
-    ----------
-    features : (N, p) array of float
-        Standardised probes.
-    groups, teachers, families : (N,) arrays of int
-        Equal numbers are the same.
-    count : int
-        How many stand in the group in question, the first.
-    seen : (E,) array of int
-        Units of the evidence that were measured.
-    y : (E,) array of float
-        Their means, centred, in units of their group's true spread.
-    noise : (E, E) array of float
-        Covariance of their means, in these units.
-    """
-
-    features: Floats
-    groups: Ints
-    teachers: Ints
-    families: Ints
-    count: int
-    seen: Ints
-    y: Floats
-    noise: Floats
-
-    @classmethod
-    def of(cls, groups: Sequence[Group]) -> _Units:
-        count = len(groups[0].means)
-        taus = np.r_[1.0, np.exp(_log_spreads(groups[1:]))]
-        y = np.concatenate(
-            [(g.means - np.nanmean(g.means)) / tau for g, tau in zip(groups[1:], taus[1:], strict=True)]
-            or [np.zeros(0)]
-        )
-        known = np.flatnonzero(np.isfinite(y))
-        blocks = [_covariance([group]) / tau**2 for group, tau in zip(groups[1:], taus[1:], strict=True)]
-        noise = block_diag(*blocks) if blocks else np.zeros((0, 0))
-        return cls(
-            features=np.concatenate([group.features for group in groups]),
-            groups=np.repeat(np.arange(len(groups)), [len(group.means) for group in groups]),
-            teachers=_codes([name for group in groups for name in group.teachers]),
-            families=_codes([name for group in groups for name in group.families]),
-            count=count,
-            seen=count + known,
-            y=y[known],
-            noise=noise[np.ix_(known, known)],
-        )
-
-    def condition(self, explained: float, shared: float, alike: float) -> tuple[float, Floats, Floats, Floats]:
-        """Log density of the evidence; mean and covariance of profile and slopes given it; their prior covariance."""
-        width, count = self.features.shape[1], self.count
-        rows = np.r_[np.arange(count), self.seen]
-        probes = np.concatenate([self.features[rows], np.eye(width)]) / np.sqrt(max(width, 1))
-        family = np.r_[self.families[rows], np.full(width, self.families[0])]
-        prior = explained * (probes @ probes.T) * (shared + (1 - shared) * _same(family))
-        own = _same(self.teachers[rows]) * (alike + (1 - alike) * _same(self.groups[rows]))
-        prior[: len(rows), : len(rows)] += (1 - explained) * own
-        target = np.r_[np.arange(count), np.arange(len(rows), len(prior))]
-        fresh, before = prior[:count, :count], prior[np.ix_(target, target)]
-        if not len(self.seen):
-            return 0.0, np.zeros(len(target)), before, fresh
-        there = np.arange(count, len(rows))
-        marginal = prior[np.ix_(there, there)] + self.noise + _LEVEL**2 * _same(self.groups[self.seen])
-        root = np.linalg.cholesky(marginal)
-        half = np.linalg.solve(root, np.c_[self.y, prior[np.ix_(there, target)]])
-        weight = -0.5 * half[:, 0] @ half[:, 0] - np.log(np.diag(root)).sum()
-        return weight, half[:, 1:].T @ half[:, 0], before - half[:, 1:].T @ half[:, 1:], fresh
-
-
-def _log_spreads(groups: Sequence[Group]) -> Floats:
-    """Log of each group's standard deviation of true means: that of the measured ones, less their noise."""
-    spreads = []
-    for group in groups:
-        seen = np.isfinite(group.means)
-        total = group.spread**2
-        spreads.append(0.5 * np.log(max(total - group.noise.variances[seen].mean(), 0.1 * total)))
-    return np.array(spreads)
 
 
 # --- with this student's results -------------------------------------------------------------------------------------
@@ -333,8 +232,10 @@ class _Measured:
     ----------
     y : (N,) array of float
         Means of the units that were measured.
+    variances, errors : (N,), (N, q) arrays of float
+        As suggested: of their own errors, and how errors of the seeds' effects move them.
     noise : (N, N) array of float
-        Their covariance as suggested.
+        Their covariance.
     seen : (N,) array of int
         Their places among the S * T units.
     levels : (S * T, S) array of float
@@ -347,9 +248,17 @@ class _Measured:
         What was taken off all means.
     log_taus : (E,) array of float
         Of the evidence's spreads, in units.
+    number : float
+        Repeats behind a mean, on average.
+    repeats : Repeats
+        What each unit's own repeats say of its noise.
+    by_unit : bool
+        Whether that is known, if only that there are none; else all noise is alike.
     """
 
     y: Floats
+    variances: Floats
+    errors: Floats
     noise: Floats
     seen: Ints
     levels: Floats
@@ -357,18 +266,31 @@ class _Measured:
     unit: float
     middle: float
     log_taus: Floats
+    number: float
+    repeats: Repeats
+    by_unit: bool
+
+    @property
+    def ratios(self) -> Floats:
+        """The grid of differences to noise, as variances: the same for a single repeat, however many there are."""
+        grid: Floats = np.asarray(RATIOS * self.number, dtype=np.float64)
+        return grid
 
     @property
     def noise_scales(self) -> Floats:
         """The grid of lambda: from one on where only the examples speak, else around one as far as chance may lead."""
         if np.isinf(self.free):
-            return np.exp(np.linspace(0, np.log(SINGLE_SEED_NOISE), 15))
+            return SINGLE_SEED_SCALES
         reach = np.log(400) / np.sqrt(min(self.free, 100) / 2 + 0.5)
         return np.exp(np.linspace(-0.5 * reach, reach, 31))
 
-    def parts(self, prior: _Prior) -> list[_Part]:
+    def equal(self, uneven: Floats) -> Floats:
+        """Relative variances of the units as even as the parts need them."""
+        return uneven
+
+    def parts(self, prior: Prior) -> list[_Part]:
         """All unknowns at once."""
-        mean, cov = _repeated(prior, self.levels.shape[1])
+        mean, cov = repeated(prior, self.levels.shape[1])
         levels = np.zeros((len(mean), self.levels.shape[1]))
         levels[: len(self.levels)] = self.levels
         known = self.levels[self.seen].any(axis=0)  # of a setting without a measured teacher the level is unknown
@@ -392,15 +314,16 @@ class _Measured:
         turn = axes.T @ white
         return _Turned(sizes.clip(min=0), turn, turn @ part.levels[seen], turn @ part.y, turn @ part.mean[seen])
 
-    def scores(self, prior: _Prior) -> Floats:
+    def scores(self, prior: Prior) -> Floats:
         """Log weights (R, L) of the ratios and the noise scales."""
         scale = self.noise_scales
-        scores = np.log(RATIO_WEIGHTS)[:, None] + self._spread_score(0.5 * np.log(RATIOS[:, None] * scale))
+        ratios = self.ratios
+        scores = np.log(RATIO_WEIGHTS)[:, None] + self._spread_score(0.5 * np.log(ratios[:, None] * scale))
         for part in self.parts(prior):
             turned = self.turned(part)
             sets = part.y.shape[1]
-            size = 1 + RATIOS[:, None] * turned.sizes
-            mean = np.sqrt(RATIOS)[:, None, None] * turned.mean
+            size = 1 + ratios[:, None] * turned.sizes
+            mean = np.sqrt(ratios)[:, None, None] * turned.mean
             pair = np.concatenate([np.broadcast_to(turned.y, mean.shape), mean], axis=2) / np.sqrt(size)[..., None]
             levels = turned.levels / np.sqrt(size)[..., None]
             inner = np.linalg.cholesky(levels.mT @ levels)
@@ -413,8 +336,8 @@ class _Measured:
             scores = scores - 0.5 * (yy / scale - 2 * ym / np.sqrt(scale) + mm) - sets * volume[:, None]
             scores -= 0.5 * sets * (len(part.seen) - part.levels.shape[1]) * np.log(scale)
         if np.isfinite(self.free):
-            scores -= 0.5 * self.free * (np.log(scale) + 1 / scale)
-        return scores
+            return scores - 0.5 * self.free * (np.log(scale) + 1 / scale)
+        return scores + _SINGLE_SEED_WEIGHTS
 
     def _spread_score(self, log_tau: Floats) -> Floats:
         """Log density of log tau, given the spreads of the evidence."""
@@ -423,15 +346,64 @@ class _Measured:
         variance = SPREAD_SD**2 * (1 + 1 / len(self.log_taus))
         return -0.5 * (log_tau - self.log_taus.mean()) ** 2 / variance
 
-    def draw(self, prior: _Prior, counts: Ints, rng: np.random.Generator) -> Floats:
+    def draw(self, prior: Prior, counts: Ints, rng: np.random.Generator) -> Floats:
         """Draws (n, S * T + p), as many of each ratio and noise scale as `counts` (R, L) says."""
         parts = [(part, self.turned(part)) for part in self.parts(prior)]
         drawn = []
-        for ratio, count in zip(RATIOS, counts, strict=True):
+        for ratio, count in zip(self.ratios, counts, strict=True):
             if count.any():
                 scale = np.sqrt(np.repeat(self.noise_scales, count))
                 drawn.append(self.joined([_draw_part(part, turned, ratio, scale, rng) for part, turned in parts]))
         return self.unit * np.concatenate(drawn)
+
+    @property
+    def known_scales(self) -> tuple[Floats, Floats]:
+        """A grid of lambda for uneven noise, and what is known of it besides the units' own repeats, as log weights."""
+        if np.isinf(self.free):
+            return SINGLE_SEED_SCALES, _SINGLE_SEED_WEIGHTS
+        free, squares = self.free - self.repeats.free.sum(), self.free - self.repeats.squares.sum()
+        return SCALES, -0.5 * (free * np.log(SCALES) + squares / SCALES)
+
+    def log_evidence(self, scores: Floats) -> float:
+        """How well the means are predicted, given the noise's repeats: from all log weights of the grid."""
+        scale = self.noise_scales
+        known = _SINGLE_SEED_WEIGHTS if np.isinf(self.free) else -0.5 * self.free * (np.log(scale) + 1 / scale)
+        return float(logsumexp(scores) - logsumexp(known) - 0.5 * np.linalg.slogdet(self.noise)[1])
+
+    def problem(self, priors: Sequence[Prior], kinds: list[Kind]) -> Problem:
+        """What is to be solved where the noise is uneven, with proposals by the expected variances of its units."""
+        variances, repeats = self.variances, self.repeats
+        scales, known = self.known_scales
+        more = self.equal(plug_in(repeats, scales, kinds)) - 1
+        likely = replace(self, noise=self.noise + np.diag(more * variances))
+        scores = np.array([prior.log_weight + likely.scores(prior) for prior in priors])
+        scores = PROPOSAL_POWER * logsumexp(scores, axis=2)
+        proposals = np.exp(scores - logsumexp(scores))
+        parts = [_whole(self).parts(prior)[0] for prior in priors]
+        spread = self._spread_score(0.5 * np.log(self.ratios[:, None] * scales))
+        covs = np.array([part.cov for part in parts])
+        return Problem(
+            y=self.y,
+            variances=variances,
+            errors=self.errors,
+            seen=self.seen,
+            levels=parts[0].levels,
+            means=np.array([part.mean[:, 0] for part in parts]),
+            covs=covs,
+            roots=np.asarray(np.linalg.cholesky(covs + _SMALL * np.eye(covs.shape[1])), dtype=np.float64),
+            log_weights=np.array([prior.log_weight for prior in priors]),
+            ratios=self.ratios,
+            scales=scales,
+            log_scales=known,
+            log_grid=np.log(RATIO_WEIGHTS)[:, None] + spread,
+            proposals=(proposals + 1e-9) / (proposals + 1e-9).sum(),
+            repeats=repeats,
+        )
+
+
+def _whole(data: _Measured) -> _Measured:
+    """The same, as one large problem."""
+    return _Measured(**{each.name: getattr(data, each.name) for each in fields(data)})
 
 
 def _draw_part(part: _Part, turned: _Turned, ratio: float, scale: Floats, rng: np.random.Generator) -> Floats:
@@ -466,13 +438,18 @@ class _Balanced(_Measured):
         turn: Floats = axes
         return turn
 
+    def equal(self, uneven: Floats) -> Floats:
+        """The same in all settings."""
+        settings = self.levels.shape[1]
+        return np.tile(np.exp(np.log(uneven).reshape(settings, -1).mean(axis=0)), settings)
+
     @cached_property
     def whitening(self) -> Floats:
         """As the noise is the same in all settings, that of one."""
         variances = np.diag(self.noise)[: len(self.levels) // self.levels.shape[1]]
         return np.diag(1 / np.sqrt(variances))
 
-    def parts(self, prior: _Prior) -> list[_Part]:
+    def parts(self, prior: Prior) -> list[_Part]:
         """The mean over settings with the slopes, and the contrasts."""
         teachers, settings = len(prior.fresh), self.levels.shape[1]
         y = self.y.reshape(settings, teachers).T @ self.turn_settings
@@ -503,37 +480,27 @@ def _measured(settings: Sequence[Group], evidence: Sequence[Group]) -> _Measured
     balanced = alike and len(settings) > 1 and len(seen) == len(means) and settings[0].noise.seeds is None
     return (_Balanced if balanced else _Measured)(
         y=(means[seen] - middle) / unit,
-        noise=_covariance(settings)[np.ix_(seen, seen)] / unit**2,
+        variances=variances[seen] / unit**2,
+        errors=errors_of(settings)[seen] / unit,
+        noise=covariance(settings)[np.ix_(seen, seen)] / unit**2,
         seen=seen,
         levels=np.repeat(np.eye(len(settings)), len(settings[0].means), axis=0),
         free=settings[0].noise.free,
         unit=unit,
         middle=middle,
-        log_taus=_log_spreads(evidence) - np.log(unit),
+        log_taus=log_spreads(evidence) - np.log(unit),
+        number=float(np.mean(of_units(settings, "repeats", 1.0)[seen])),
+        repeats=Repeats(
+            of_units(settings, "squares", 0.0)[seen],
+            of_units(settings, "own_free", 0.0)[seen],
+            codes([name for group in settings for name in group.teachers])[seen],
+        ),
+        by_unit=settings[0].noise.repeats is not None,
     )
 
 
-def _unmeasured(settings: int, prior: _Prior, count: Ints, rng: np.random.Generator) -> Floats:
+def _unmeasured(settings: int, prior: Prior, count: Ints, rng: np.random.Generator) -> Floats:
     """Draws (n, S * T + p) of a profile and slopes of which nothing was measured."""
-    mean, cov = _repeated(prior, settings)
+    mean, cov = repeated(prior, settings)
     root = np.linalg.cholesky(cov + _SMALL * np.eye(len(mean)))
     return mean + rng.standard_normal((int(count), len(mean))) @ root.T
-
-
-def _covariance(groups: Sequence[Group]) -> Floats:
-    """Covariance of the means of groups that were measured together, one under the other."""
-    covariance: Floats = np.diag(np.concatenate([group.noise.variances for group in groups]))
-    if groups[0].noise.seeds is not None:
-        errors = np.concatenate([group.noise.seeds for group in groups])
-        covariance += errors @ errors.T
-    return covariance
-
-
-def _codes(names: Sequence[Hashable]) -> Ints:
-    """A number for each name, by first appearance."""
-    numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
-
-
-def _same(codes: Ints) -> Floats:
-    return (codes[:, None] == codes[None, :]).astype(float)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy  # whose parts load when first used: those for statistics take a second
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 
@@ -73,7 +73,7 @@ def half_width(variance: ArrayLike, free: ArrayLike) -> Floats:
     """
     free = np.asarray(free, dtype=float)
     estimated = free > 0
-    quantiles = stats.t.ppf(0.975, np.where(estimated, free, 1))
+    quantiles = scipy.stats.t.ppf(0.975, np.where(estimated, free, 1))
     return np.where(estimated, quantiles, np.nan) * np.sqrt(np.asarray(variance, dtype=float))
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import scipy  # whose parts load when first used: those for statistics take a second
 from numpy.typing import NDArray
-from scipy import stats
 
 from capmismatch.errors import must_be_one_of, require_columns
 from capmismatch.stats.estimates import Estimate
@@ -70,7 +70,7 @@ class RunNoise:
         """Of the F test that a seed does the same to all settings."""
         if not (self.run.value > 0 and self.by_seed.free):
             return math.nan
-        return float(stats.f.sf(self.by_seed.value / self.run.value, self.by_seed.free, self.run.free))
+        return float(scipy.stats.f.sf(self.by_seed.value / self.run.value, self.by_seed.free, self.run.free))
 
     def sd(self, square: Square) -> float:
         """Standard deviation of what a mean square adds to that of a run; 0 where it adds nothing."""
@@ -295,7 +295,7 @@ def compare(left: pd.DataFrame, right: pd.DataFrame, noise: RunNoise) -> tuple[E
     both_taught = all(rows["teacher"].ne("").any() for rows in (left, right))
     variance, free = noise.of_difference(len(seeds), arms)
     half = float(half_width(variance, free))
-    p = 2 * float(stats.t.sf(abs(value) / math.sqrt(variance), free)) if variance > 0 else math.nan
+    p = 2 * float(scipy.stats.t.sf(abs(value) / math.sqrt(variance), free)) if variance > 0 else math.nan
     of_others = math.nan
     if both_taught:  # more degrees of freedom never make the wider statement the surer one
         of_others = max(half, float(half_width(*noise.of_difference(len(seeds), arms, teachers_drawn=len(shared)))))

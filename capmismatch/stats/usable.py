@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -62,6 +64,23 @@ def without_runs(table: pd.DataFrame, runs: pd.DataFrame, seed: str = "seed") ->
     seeds = table[seed] if seed in table else pd.Series(0, index=table.index)
     rows = zip(table["family"], table["teacher"], seeds, strict=True)
     return table[[row not in out for row in rows]]
+
+
+def of_usable_teachers(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The tables less the rows of runs that the checks, or the probes, call unusable; all checks stay."""
+    marks = next((tables[name] for name in ("checks", "probes") if name in tables), pd.DataFrame())
+    bad, kept = unusable_runs(marks), dict(tables)
+    if bad.empty:
+        return kept
+    for name, seed in {"probes": "seed", "restored": "seed", "results": "teacher_seed"}.items():
+        if name in kept and set(UNIT) <= set(kept[name].columns):
+            kept[name] = without_runs(kept[name], bad, seed)
+    if "ranks" in kept and {"family_a", "family_b"} <= set(kept["ranks"].columns):
+        for side in "ab":
+            names = {f"{name}_{side}": name for name in ("family", "teacher", "seed")}
+            sided = kept["ranks"][[name for name in names if name in kept["ranks"]]].rename(columns=names)
+            kept["ranks"] = kept["ranks"].loc[without_runs(sided, bad).index]
+    return {name: table for name, table in kept.items() if len(table)}
 
 
 def usable_tables(

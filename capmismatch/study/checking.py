@@ -43,6 +43,7 @@ def check_settings(study: Settings) -> None:
 def _checks(study: Settings) -> Iterator[tuple[str, Callable[[], Any]]]:
     config = study.config
     yield "[collect]", lambda: _device(config.collect.device)
+    yield "[collect]", lambda: _students(config)
     yield "[probe]", lambda: _device(config.probe.device)
     yield "[probe]", lambda: _probes(study)
     yield "[correlate]", lambda: _primary(study)
@@ -53,6 +54,7 @@ def _checks(study: Settings) -> Iterator[tuple[str, Callable[[], Any]]]:
 
         distill = config.distill
         yield "[distill]", lambda: _device(distill.device)
+        yield "[collect]", lambda: _keeps_all(study)
         yield "", lambda: study.recipe
         for number, method in enumerate(config.distill.methods):
             yield f"[[distill.methods]] number {number + 1}", method.check_loss
@@ -77,18 +79,30 @@ def _device(name: str) -> None:
 
 
 def _probes(study: Settings) -> None:
-    from capmismatch.probes import REGISTRY
+    from capmismatch.probes import FEATURES, PAIRS, REGISTRY
 
     for name in study.config.probe.names or ():
-        must_be_one_of(name, REGISTRY, "probe")
+        must_be_one_of(name, (*REGISTRY, *FEATURES, *PAIRS), "probe")
 
 
 def _primary(study: Settings) -> None:
     """Raise where the primary probe is none that is measured."""
-    from capmismatch.probes import REGISTRY
+    from capmismatch.probes import FEATURES, PAIRS, REGISTRY
 
+    names = study.config.probe.names or (*REGISTRY, *FEATURES, *PAIRS)
     if study.config.correlate.primary is not None:
-        must_be_one_of(study.config.correlate.primary, study.config.probe.names or REGISTRY, "primary")
+        must_be_one_of(study.config.correlate.primary, names, "primary")
+
+
+def _students(config: StudyConfig) -> None:
+    if config.collect.students is not None and config.distill is None:
+        raise InputError("students are those of [distill], and there is none: name theirs as a [[family]] with role")
+
+
+def _keeps_all(study: Settings) -> None:
+    """Raise where students are to learn from rows that are condensed."""
+    if study.config.collect.dense is False:
+        raise InputError("students that are trained here learn from all tokens: leave dense = false or [distill] out")
 
 
 def _metrics(study: Settings) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from capmismatch._numerics.condense_settings import K, checked_betas
 from capmismatch._numerics.soft_label_spec import WRONG_ROWS, SoftLabelSpec, compared_specs
 from capmismatch._utils.toml import parse
 from capmismatch.data.text_reader import TextOptions
@@ -103,7 +104,8 @@ class ProbeConfig:
     taus : tuple of float
         Temperatures of the probes that depend on one.
     names : tuple of str, optional
-        Which probes, of `capmismatch.probes.REGISTRY`; all by default.
+        Which probes, of `capmismatch.probes.REGISTRY` and, where the bank has features or students, of `FEATURES` or
+        `PAIRS` there; by default all that the bank can tell.
     device : str
         Where they, class ranks and restored variance are computed, such as "cuda".
     """
@@ -184,26 +186,60 @@ class CollectConfig:
     ----------
     batch_size : int
         Rows per forward pass.
-    dtype : str
-        "float32" or "float16", of the stored logits.
+    dtype : str, optional
+        "float32" or "float16", of the stored logits; by default float32, and float16 of condensed rows.
     device : str
         Where the networks run, such as "cuda".
     autocast : str, optional
         "bfloat16" or "float16": half precision where torch deems it safe.
     channels_last : bool
         Whether images lie in memory channel by channel.
+    k : int
+        Of a text with more than 4,096 tokens: how many wrong tokens of each row are kept one by one; such rows are
+        condensed, see `capmismatch.condense`.
+    betas : str or tuple of float
+        Of condensed rows: "octaves", "half" or the inverse temperatures at which sums over all other tokens are kept.
+    columns : int
+        Of condensed rows: at how many random tokens logits are kept, for rank correlations; 0 for none.
+    seed : int
+        Of the choice of these tokens.
+    reference : str, optional
+        Of condensed rows: key of the teacher at whose likeliest tokens all others are read; by default the largest.
+    dense : bool, optional
+        Of a text: whether all logits are kept; by default those of at most 4,096 tokens are, and those of a study with
+        ``[distill]``, whose students learn from all.
+    features : bool
+        Whether each network's features are kept, too: what its last linear layer reads, or the output of the layer that
+        `feature_layer` of its ``[[family]]`` names. Probes of features are then measured.
+    students : str, optional
+        Also collect the students of ``[distill]`` before they are taught, for probes of pairs: "untrained" as they
+        start, or "plain" after training on the labels alone.
     """
 
     batch_size: int = 256
-    dtype: str = "float32"
+    dtype: str | None = None
     device: str = "cpu"
     autocast: str | None = None
     channels_last: bool = False
+    k: int = K
+    betas: str | tuple[float, ...] = "octaves"
+    columns: int = 64
+    seed: int = 0
+    reference: str | None = None
+    dense: bool | None = None
+    features: bool = False
+    students: str | None = None
 
     def __post_init__(self) -> None:
         must_count(self.batch_size, "batch_size", most=MOST_ROWS)
-        must_be_one_of(self.dtype, ("float32", "float16"), "dtype")
+        if self.dtype is not None:
+            must_be_one_of(self.dtype, ("float32", "float16"), "dtype")
+        must_count(self.k, "k", least=2)
+        must_count(self.columns, "columns", least=0)
+        must_count(self.seed, "seed", least=0)
+        checked_betas(self.betas)
         must_be_one_of(self.autocast, (None, "bfloat16", "float16"), "autocast")
+        must_be_one_of(self.students, (None, "untrained", "plain"), "students")
 
 
 @dataclass(frozen=True)

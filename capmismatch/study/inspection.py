@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from capmismatch._utils.commands import command
 from capmismatch._utils.progress import progress_bar
-from capmismatch._utils.text import count
+from capmismatch._utils.text import count, duration, format_count, table_text
 from capmismatch.errors import CapmismatchError
 from capmismatch.findings import explain
 from capmismatch.selection.metric import METRICS
@@ -97,6 +98,45 @@ def inspect_study(study: Study) -> Inspection:
             _match_names(family, results, look)
     _count_cost(study, family, data, look)
     return look
+
+
+def inspection_text(look: Inspection, study: Study) -> str:
+    """What was found, for a terminal: teachers, cost, warnings and problems, and the command to run next.
+
+    Parameters
+    ----------
+    look : Inspection
+        Of `inspect_study`.
+    study : Study
+        The same study.
+
+    Returns
+    -------
+    str
+        Several paragraphs.
+    """
+    parts = ["\n".join(look.about)]
+    if len(look.teachers):
+        shown = look.teachers.assign(
+            seed=["" if seed is None or seed != seed else f"{seed:.0f}" for seed in look.teachers["seed"]],
+            params=[format_count(size, missing="") for size in look.teachers["params"]],
+            accuracy=[f"{100 * value:.1f} %" for value in look.teachers["accuracy"]],
+            collect=[duration(value) for value in look.teachers["seconds"]],
+        )
+        parts.append(table_text(shown.drop(columns="seconds"), len(shown)))
+    if len(look.cost):
+        shown = look.cost.assign(
+            passes=[format_count(number) for number in look.cost["passes"]],
+            time=[duration(3600 * hours) for hours in look.cost["hours"]],
+        )
+        total = f"total: about {duration(3600 * look.hours)}, students {study.workers} at a time"
+        parts.append(f"{table_text(shown.drop(columns='hours'), len(shown))}\n{total}")
+    for title, lines in (("Warnings", look.notes), ("Problems", look.problems)):
+        if lines:
+            parts.append("\n".join([title, *(f"  - {line}" for line in lines)]))
+    if not look.problems:
+        parts.append(f"No problems found. Next: {command('run', study.file, study.folder)}")
+    return "\n\n".join(parts)
 
 
 def _try(look: Inspection, load: Callable[[], Any]) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,17 @@ from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.findings import explain
 from capmismatch.selection.candidates import read_probes, rule_choices
 from capmismatch.selection.left_out import LeftOut
+from capmismatch.selection.repeats import without_repeats
 from capmismatch.selection.rules import DEFAULT_TAU, RULES
 from capmismatch.stats.across import contrasts, mean_over, pooled_correlation
 from capmismatch.stats.correlations import correlations
 from capmismatch.stats.differences import teacher_differences
-from capmismatch.stats.matching import resolve_split, with_families, with_teacher
+from capmismatch.stats.matching import of_student, resolve_split, with_families, with_teacher
 from capmismatch.study.study import Study
 from capmismatch.study.tables import load_table
 
 Pair = tuple[pd.DataFrame, pd.DataFrame]
+Columns = dict[tuple[str, float], pd.Series]  # by probe and temperature: a value of each teacher
 
 FEWEST_TEACHERS = 3
 """A family with students of fewer teachers leaves nothing to choose."""
@@ -342,7 +344,7 @@ def meta(
     Seeds are halved by turns; a teacher is best by the one half and judged on the other, both ways round. With single
     seeds the best is taken on `split` and judged on `report_split`, which share their runs: regrets of all rules are
     then too small alike. Whether the largest teacher loses is decided on the half that judges nothing. Few families say
-    little: read the intervals.
+    little: read the intervals. Students that are given twice, also under other names, count once, with a warning.
 
     Examples
     --------
@@ -359,7 +361,7 @@ def meta(
     families = [family for number, study in enumerate(studies, 1) for family in _families_of(study, number)]
     if not families:
         raise InputError("expected at least one study, got none")
-    families = [family for family in families if family.has_choice(report_split)]
+    families = [family for family in _once(families) if family.has_choice(report_split)]
     if not families:
         raise InputError(f"no family has students of {FEWEST_TEACHERS} teachers in one setting: nothing to choose from")
     options = {"split": split, "report_split": report_split}
@@ -417,6 +419,15 @@ def _left_out(families: Sequence[_Family], options: dict[str, Any]) -> LeftOut:
         return LeftOut([(family.probes, family.results) for family in families], **options)
 
 
+def _once(families: Sequence[_Family]) -> list[_Family]:
+    """The families without students that an earlier one has, too: a study that is given twice is one, also renamed."""
+    _, kept, repeated = without_repeats(None, [(family.probes, family.results) for family in families])
+    if repeated:
+        warnings.warn(f"the same students were given twice, and are left out: {repeated}", stacklevel=3)
+    left = {id(probes): results for probes, results in kept}
+    return [replace(family, results=left[id(family.probes)]) for family in families if id(family.probes) in left]
+
+
 def _choices(
     family: _Family,
     number: int,
@@ -425,14 +436,14 @@ def _choices(
     options: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:
     """What each rule takes in one family and what it loses there, by student, setting and half of the seeds."""
-    profiles = read_probes(family.probes, resolve_split(family.probes["split"], options["split"], among=None))[1]
-    named, _ = rule_choices(profiles)
-    by_rule = dict(zip(named["rule"], named["teacher"], strict=True))
-    by_rule |= {name: rule(family.probes) for name, rule in own.items()}
+    rules_of: dict[str, dict[str, str]] = {}
+    mine = {name: rule(family.probes) for name, rule in own.items()}
     for label, of_label in family.results.groupby("label", sort=False):
         learnt = None if left_out is None else left_out.predict(number, str(label))
-        taken = by_rule if learnt is None else by_rule | {EVIDENCE: learnt.chosen}
         for student, rows in of_label.groupby("student", sort=False):
+            if str(student) not in rules_of:
+                rules_of[str(student)] = _by_rule(family, str(student), options["split"]) | mine
+            taken = rules_of[str(student)] | ({} if learnt is None else {EVIDENCE: learnt.chosen})
             head = {"study": family.study, "family": family.name, "student": student}
             head |= {"method": rows["method"].iloc[0], "label": label}
             claims = {}
@@ -442,6 +453,13 @@ def _choices(
             for half, (known, judged) in enumerate(_halves(rows, options["split"], options["report_split"])):
                 if len(judged) >= FEWEST_TEACHERS:
                     yield from _losses(head | {"half": half}, taken, known, judged, claims)
+
+
+def _by_rule(family: _Family, student: str, split: str) -> dict[str, str]:
+    """The teacher that each rule takes for a student."""
+    at = resolve_split(family.probes["split"], split, among=None)
+    named, _ = rule_choices(read_probes(family.probes, at, student)[1])
+    return dict(zip(named["rule"], named["teacher"], strict=True))
 
 
 def _losses(
@@ -501,15 +519,18 @@ def _correlations(families: Sequence[_Family], split: str, report_split: str) ->
     rows: list[tuple[str, str, str, float, str, str, float, int]] = []
     for family in families:
         at = resolve_split(family.probes["split"], split, among=None)
-        probed = family.probes[family.probes["split"].eq(at)]
-        columns = {("params", np.nan): probed.groupby("teacher")["params"].first()}
-        for (probe, tau), measured in probed.groupby(["probe", "tau"], dropna=False):
-            columns[str(probe), float(tau)] = measured.groupby("teacher")["value"].mean()
+        probed, columns_of = family.probes[family.probes["split"].eq(at)], dict[str, Columns]()
         for (method, label), of_label in family.on(report_split).groupby(["method", "label"], sort=False):
-            of_students = [_teacher_means(one) for _, one in of_label.groupby("student")]
-            for (probe, tau), column in columns.items():
-                found = _mean_correlation(column, of_students)
-                rows.append((family.study, family.name, probe, tau, str(method), str(label), *found))
+            pairs: dict[tuple[str, float], list[tuple[pd.Series, pd.Series]]] = {}
+            for student, one in of_label.groupby("student"):
+                columns = columns_of.setdefault(str(student), _probe_columns(probed, str(student)))
+                means = _teacher_means(one)
+                for key, column in columns.items():
+                    pairs.setdefault(key, []).append((column, means))
+            for (probe, tau), of_students in pairs.items():
+                at_tau = np.nan if tau < 0 else tau
+                found = _mean_correlation(of_students)
+                rows.append((family.study, family.name, probe, at_tau, str(method), str(label), *found))
     return pd.DataFrame(rows, columns=["study", "family", "probe", "tau", "method", "label", "value", "teachers"])
 
 
@@ -525,10 +546,19 @@ def _probes_table(correlations: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values("value", key=abs, ascending=False, kind="stable").reset_index(drop=True)
 
 
-def _mean_correlation(column: pd.Series, of_students: Sequence[pd.Series]) -> tuple[float, int]:
+def _probe_columns(probed: pd.DataFrame, student: str) -> Columns:
+    """Each probe and temperature of the teachers, as one student meets them; -1 stands for no temperature."""
+    rows = of_student(probed, student)
+    columns: Columns = {("params", -1.0): rows.groupby("teacher")["params"].first()}
+    for (probe, _), measured in rows.fillna({"tau": -1.0}).groupby(["probe", "tau"]):
+        columns[str(probe), float(measured["tau"].iloc[0])] = measured.groupby("teacher")["value"].mean()
+    return columns
+
+
+def _mean_correlation(of_students: Sequence[tuple[pd.Series, pd.Series]]) -> tuple[float, int]:
     """Spearman's coefficient of a probe with the students' means, a mean in Fisher's z over the kinds of students."""
     scores, teachers = [], 0
-    for means in of_students:
+    for column, means in of_students:
         both = pd.concat([column, means], axis=1, join="inner").dropna().to_numpy(float)
         if len(both) < FEWEST_TEACHERS or np.ptp(both[:, 0]) == 0 or np.ptp(both[:, 1]) == 0:
             continue

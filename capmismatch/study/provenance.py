@@ -11,7 +11,8 @@ import glob
 import json
 import os
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,7 @@ from capmismatch._utils.code import own_files_of
 from capmismatch._utils.files import hash_file, hash_of, write_json
 from capmismatch.data.bank import LogitBank
 from capmismatch.errors import BankError, InputError
-from capmismatch.study.config import StudyConfig
+from capmismatch.study.config import CollectConfig, ProbeConfig, StudyConfig
 from capmismatch.study.tables import read_stamp
 
 HASHED_BYTES = 64 << 20
@@ -30,8 +31,23 @@ HASHED_BYTES = 64 << 20
 _IMPORTS = "imports of "
 """In front of a builder's module, where the user's files are meant that it imports."""
 
+LATER = ("k", "betas", "columns", "seed", "reference", "dense", "features", "students")
+"""Settings of [collect] that came later: where they are at their defaults, banks of before keep their hash."""
+
 HASHED_FILES = 100
 """Of a source with more files, an image folder, size and time alone are compared."""
+
+
+def keep_named(bank: LogitBank, named: Collection[str], study: Path) -> None:
+    """Leave out the networks of a bank that a study no longer names; of the bank of its validation rows it is said."""
+    unnamed = [record.key for record in bank.records if record.key not in named]
+    if unnamed and bank.path is not None and bank.path.name == "bank":
+        warnings.warn(
+            f"{bank.path} holds teachers that {study.name} no longer names; all stages leave them out: "
+            f"{', '.join(unnamed)}",
+            stacklevel=4,
+        )
+    bank.keep(named)
 
 
 def write_manifest(bank: Path, config: StudyConfig, base: Path, teachers: list[str]) -> None:
@@ -136,7 +152,11 @@ def inputs_of_bank(bank: LogitBank, settings: Any) -> list[Any]:
     teachers: list[Any] = [[record.key, record.params, record.sha256] for record in bank.teachers]
     macs = [record.macs for record in bank.teachers]
     teachers += [macs] if any(number is not None for number in macs) else []
-    return [repr(settings), bank.rows.fingerprint, teachers]
+    inputs = [repr(settings), bank.rows.fingerprint, teachers]
+    students: list[Any] = [[record.key, record.params, record.sha256] for record in bank.students]
+    if isinstance(settings, ProbeConfig) and (students or bank.feature_hashes):
+        inputs.append([students, bank.feature_hashes])
+    return inputs
 
 
 def _file(bank: Path) -> Path:
@@ -147,7 +167,13 @@ def _settings_hash(config: StudyConfig) -> str:
     data = {key: value for key, value in asdict(config.data).items() if key != "download"}
     if data["text"] is None:  # banks of before there were texts keep their hash
         del data["text"]
-    collect = {key: value for key, value in asdict(config.collect).items() if key != "batch_size"}
+    plain = CollectConfig()
+    collect = {
+        key: value
+        for key, value in asdict(config.collect).items()
+        if key != "batch_size" and not (key in LATER and value == getattr(plain, key))
+    }
+    collect["dtype"] = collect["dtype"] or "float32"
     return hash_of([list(config.family), data, collect])
 
 
@@ -156,6 +182,8 @@ def _sources(config: StudyConfig) -> Iterator[str]:
     for text in (config.data.source, config.data.train):
         if text is not None:
             yield text
+    if config.data.text is not None:
+        yield config.data.text.tokenizer or ""
     for table in config.family:
         yield from (table[key] for key in ("source", "weights") if isinstance(table.get(key), str))
         if isinstance(table.get("builder"), str):

@@ -6,6 +6,7 @@ import pandas as pd
 
 from capmismatch.data.bank import LogitBank
 from capmismatch.diagnostics.tables import example_values
+from capmismatch.probes import REGISTRY
 from capmismatch.selection.rules import DEFAULT_RULE, DEFAULT_TAU, RULES, RULES_FOR_TEXTS
 from capmismatch.stats.matching import UNIT, nearest_tau
 from capmismatch.stats.usable import of_texts
@@ -37,7 +38,13 @@ def rule_values(bank: LogitBank, probes: pd.DataFrame, rule: str, split: str, de
     by_default = RULES_FOR_TEXTS[0] if of_texts(probes) else DEFAULT_RULE
     used = RULES.get(by_default if rule == "auto" else rule)
     taus = probes.loc[probes["probe"].eq(used.probe), "tau"] if used else probes["tau"][:0]
-    if used is None or taus.empty or measured - {(record.family, record.teacher) for record in bank.teachers}:
+    there = {(record.family, record.teacher) for record in bank.teachers}
+    if used is None or not _has_values(used.probe) or taus.empty or measured - there:
         return None
     at = [nearest_tau(taus, DEFAULT_TAU)] if taus.notna().any() else []
     return example_values(bank, [used.probe], at, split=split, device=device)
+
+
+def _has_values(probe: str) -> bool:
+    """Whether a probe has a value for each example of one teacher."""
+    return probe in REGISTRY and REGISTRY[probe].kind != "family"

@@ -12,7 +12,6 @@ Stages import what they need when they run: torch, SciPy and Matplotlib take sec
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -47,6 +46,7 @@ from capmismatch.study.evidence_folders import hashes_of, read_evidence
 from capmismatch.study.provenance import (
     has_other_code,
     inputs_of_bank,
+    keep_named,
     own_code_of,
     read_manifest,
     what_changed,
@@ -67,11 +67,12 @@ from capmismatch.study.tables import (
     table_hashes,
     write_manifest_of_figures,
 )
+from capmismatch.study.to_teach import networks_to_teach
 
 if TYPE_CHECKING:
     from capmismatch.data.datasets import Dataset
     from capmismatch.selection.picking import Choice
-    from capmismatch.sources.families import Family
+    from capmismatch.sources.families import Family, Teacher
     from capmismatch.training.loop import Recipe
 
 __all__ = [
@@ -218,7 +219,7 @@ class Study:
     @cached_property
     def recipe(self) -> Recipe:
         """How students are trained."""
-        from capmismatch.training.loop import Recipe
+        from capmismatch.training.recipes import Recipe
 
         table, defaults = dict(self.distillation.recipe), {}
         if "name" in table:
@@ -239,26 +240,27 @@ class Study:
         """Logits of every teacher on validation and test rows."""
         self.check()
         folder = self.folder / "bank"
-        bank = self._collected(self.eval_data, folder, self.progress)
+        how = self.config.collect
+        students = networks_to_teach(self, how.students, self._data.students)
+        bank = self._collected(self.eval_data, folder, self.progress, students, features=how.features)
         if self._chosen is None:  # a study that was cut down names fewer teachers than its file
             with locked(folder / ".lock"):
-                write_manifest(folder, self.config, self.base, [teacher.key for teacher in self.family])
+                named = [network.key for network in (*self.family, *students)]
+                write_manifest(folder, self.config, self.base, named)
         return bank
 
-    def _collected(self, data: Dataset, folder: Path, progress: bool) -> LogitBank:
+    def _collected(
+        self, data: Dataset, folder: Path, progress: bool, students: Iterable[Teacher] = (), **options: Any
+    ) -> LogitBank:
         from capmismatch.sources.collecting import collect
+        from capmismatch.sources.families import Family
 
-        # Students and figures of a study read all logits.
-        bank = collect(self.family, data, folder, progress=progress, dense=True, **asdict(self.config.collect))
-        named = {teacher.key for teacher in self._data.family}
-        unnamed = [record.key for record in bank.teachers if record.key not in named]
-        if unnamed and folder.name == "bank":
-            warnings.warn(
-                f"{folder} holds teachers that {self.file.name} no longer names; all stages leave them out: "
-                f"{', '.join(unnamed)}",
-                stacklevel=3,
-            )
-        bank.teachers = [record for record in bank.teachers if record.key in named]
+        how = asdict(self.config.collect) | {"features": False} | options
+        del how["students"]
+        how["dense"] = self._data.keeps_all_logits(folder)
+        networks = Family([*self.family, *students])
+        bank = collect(networks, data, folder, progress=progress, **how)
+        keep_named(bank, {network.key for network in (*self._data.family, *students)}, self.file)
         return bank
 
     def check(self) -> None:
@@ -286,14 +288,16 @@ class Study:
 
     def _collected_bank(self) -> LogitBank:
         """The bank with all teachers that the study file names, if it is still that of what the file says."""
+        from capmismatch.data.token_bank import open_bank
+
         folder = self.folder / "bank"
         changed = what_changed(folder, self.config, self.base)
         if changed:
             collect = command("collect", self.file, self.folder)
             raise InputError(f"{changed} changed since the bank in {folder} was collected: run `{collect}` first")
-        bank, manifest = LogitBank(folder), read_manifest(folder)
+        bank, manifest = open_bank(folder), read_manifest(folder)
         if manifest is not None:
-            bank.teachers = [record for record in bank.teachers if record.key in manifest["teachers"]]
+            bank.keep(manifest["teachers"])
         return bank
 
     @property
@@ -330,7 +334,9 @@ class Study:
             from capmismatch.study.checking import check_pick
 
             self.check()
-            check_pick(self, family=[record.family for record in self.bank.teachers])
+            bank = self.bank
+            bank.must_keep_all("students that are trained here")
+            check_pick(self, family=[record.family for record in bank.teachers])
             results = distill(self)
         else:
             options = self.given_results()
@@ -389,12 +395,13 @@ class Study:
 
     def _choose(self, **options: Any) -> Choice:
         from capmismatch.selection.picking import pick
-        from capmismatch.study.rule_values import rule_values
 
         split, probes = splits_of(self.bank)[0], self.load("probes")
         results = self.load("results") if self.has("results") else None
         options = self.pick_options() | options
         if results is None and options["evidence"] in (None, "none"):
+            from capmismatch.study.rule_values import rule_values
+
             rule, device = options.get("rule", "auto"), self.config.probe.device
             options.setdefault("values", rule_values(self.bank, probes, rule, split, device))
         return self.handing_over(pick(probes, results, split=split, **options))

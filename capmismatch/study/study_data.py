@@ -8,17 +8,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capmismatch.data.class_names import composed
+from capmismatch.data.records import STUDENT
 from capmismatch.errors import CapmismatchError, InputError
 from capmismatch.study.config import StudyConfig
 
 if TYPE_CHECKING:
     from capmismatch.data.datasets import Dataset
     from capmismatch.data.text_reader import NextTokens
-    from capmismatch.sources.families import Family
+    from capmismatch.sources.families import Family, Teacher
 
 BRINGS_ROWS = ("logits:", "bank:")
 GIVEN_BY_STUDY = ("base", "train")  # options of sources that are no matter of a study file
 """Sources of teachers that bring the rows their logits are of."""
+
+
+def is_condensed(bank: Path) -> bool:
+    """Whether there is a bank in a folder whose rows are condensed."""
+    from capmismatch.data.bank_files import read_token_rows
+
+    return (bank / "bank.json").exists() and bool(read_token_rows(bank)[1])
 
 
 class StudyData:
@@ -69,12 +77,39 @@ class StudyData:
         return self._train_part() if self.config.data.train is None else self._train_source(self.config.data.train)
 
     @cached_property
-    def family(self) -> Family:
-        """All teachers of all ``[[family]]`` tables."""
+    def networks(self) -> Family:
+        """All networks of all ``[[family]]`` tables."""
         from capmismatch.sources.families import Family
 
         tables = enumerate(self.config.family)
         return Family([teacher for number, table in tables for teacher in self._family(number, table)])
+
+    @cached_property
+    def family(self) -> Family:
+        """All teachers: the networks that are not there to be taught."""
+        from capmismatch.sources.families import Family
+
+        teachers = [teacher for teacher in self.networks if teacher.role != STUDENT]
+        if not teachers:
+            raise InputError(f"{self.file.name} names students alone: expected a [[family]] of teachers")
+        return Family(teachers)
+
+    @property
+    def students(self) -> list[Teacher]:
+        """Networks of the tables with the role "student"."""
+        return [teacher for teacher in self.networks if teacher.role == STUDENT]
+
+    def keeps_all_logits(self, bank: Path) -> bool | None:
+        """Whether a bank of this study keeps all logits, however many tokens there are; None leaves it to their number.
+
+        What [collect] says; else what the bank that is there does; else yes where students are trained, who learn from
+        all tokens.
+        """
+        if self.config.collect.dense is not None:
+            return self.config.collect.dense
+        if self.config.distill is not None or ((bank / "bank.json").exists() and not is_condensed(bank)):
+            return True
+        return None
 
     def why_no_training_logits(self, family: str, teacher: str) -> str:
         """Why a teacher has no logits of training rows, and can get none; "" where it has, or a network to make them.
@@ -83,6 +118,11 @@ class StudyData:
         """
         from capmismatch.sources.runners import rows_by_id
 
+        if is_condensed(self.folder / "bank"):
+            return (
+                "the bank keeps condensed rows: write lists of the likeliest tokens with capmismatch.export_tokens, or "
+                "keep all logits with dense = true in [collect]"
+            )
         if self.config.distill is not None:  # students that are trained here have rows to be trained on
             return ""
         try:

@@ -25,6 +25,29 @@ def seed_noise(results: pd.DataFrame) -> pd.Series:
     return spread.groupby(["student", "label"]).mean() ** 0.5
 
 
+def least_difference(results: pd.DataFrame) -> pd.DataFrame:
+    """What two teachers' mean test NLL must differ by to be told apart, in nats, of each student and setting.
+
+    The noise is what is left of teachers and seeds, each with an effect of its own; the difference is at 95 %, for one
+    pair that was named before, by Student's t. A student seed is taught by one of a teacher's training runs, so their
+    difference is part of the noise.
+    """
+    rows = results[(results["split"] == "test") & results["teacher"].ne("")]
+    found = {}
+    for key, group in rows.groupby(["student", "label"], sort=False):
+        values = group.pivot_table(index="teacher", columns="seed", values="nll")
+        rest = values.sub(values.mean(axis=1), axis=0).sub(values.mean() - values.to_numpy().mean(), axis=1)
+        teachers, seeds = values.shape
+        free = (teachers - 1) * (seeds - 1)
+        noise = (rest.to_numpy() ** 2).sum() / free
+        found[key] = {
+            "deviation": noise**0.5,
+            "least difference": stats.t.ppf(0.975, free) * (2 * noise / seeds) ** 0.5,
+            "degrees of freedom": free,
+        }
+    return pd.DataFrame(found).T
+
+
 def with_size(probes: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """Spearman's correlation over teachers' runs of some probes with the number of parameters, by temperature."""
     rows = probes[probes["probe"].isin(names) & (probes["split"] == "val")]
@@ -62,6 +85,7 @@ def main(folders: list[str]) -> None:
             ("test accuracy", likelihoods(results, "accuracy")),
             ("KL to the teacher, nats", likelihoods(results, "kl")),
             ("deviation over seeds, nats", seed_noise(results)),
+            ("least difference of two teachers, nats", least_difference(results)),
             ("probes with size, Spearman", with_size(probes, names)),
             ("probes with the students' NLL, Spearman", link(results, probes, names)),
         ]:

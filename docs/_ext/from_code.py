@@ -3,7 +3,7 @@
 ======================= ===================================================================================
 directive               what it shows
 ======================= ===================================================================================
-``probe-table``         every registered probe: formula, source, expected sign
+``probe-table`` LIST    every probe of REGISTRY, or of FEATURES or PAIRS: formula, source, expected sign
 ``finding`` CODE        what a finding means
 ``settings`` MOD:CLASS  the fields of a dataclass that a study file is read into: key, default, meaning
 ``commands``            every command of the command line with its options
@@ -44,11 +44,13 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 class ProbeTable(SphinxDirective):
-    """Every probe of the registry."""
+    """Every probe of a list of `capmismatch.probes`."""
+
+    optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         """Make the table."""
-        from capmismatch.probes import REGISTRY
+        from capmismatch import probes
 
         rows = [
             [
@@ -58,7 +60,7 @@ class ProbeTable(SphinxDirective):
                 SIGNS[p.expected_sign],
                 "yes" if p.tempered else "no",
             ]
-            for p in REGISTRY.values()
+            for p in getattr(probes, self.arguments[0] if self.arguments else "REGISTRY").values()
         ]
         made = self.parse_text_to_nodes(table(["probe", "formula", "source", "sign", "τ"], rows))
         made[0]["classes"].append("wrapped")

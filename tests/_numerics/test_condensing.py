@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capmismatch._numerics import condensing
+from capmismatch._numerics.condense_settings import checked_betas
 from capmismatch._numerics.condensed import CondensedParts
 from capmismatch._numerics.condensing import Condensed, condense
 from capmismatch._numerics.isats_problem import Search
@@ -81,7 +82,7 @@ def test_loops_and_tensors_condense_alike_whatever_the_rows(vocabulary: int, k: 
         logits = np.round(logits)
     if kind.startswith("label"):
         logits[np.arange(4), labels] = logits.max() + 1 if kind == "label on top" else logits.min() - 1
-    rates = condensing.checked_betas("half")
+    rates = checked_betas("half")
     head = min(k, vocabulary - 1)
     found = condensing._by_loops(logits, labels, head, rates, np.arange(4), "logits")
     expected = condensing._by_tensors(logits, labels, head, rates, np.arange(4), "logits")

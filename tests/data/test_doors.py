@@ -427,7 +427,7 @@ def test_names_of_columns_and_rows_in_pandas_objects_decide():
         bank_from_arrays({"t": numbered}, labels).logits("logits/t"), expected.logits("logits/t")
     )
     for bad, message in (
-        (logits.reset_index(), "a counter of rows"),
+        (logits.reset_index(), "row numbers"),
         (logits.rename(columns={"cat": "dog"}), "got 'dog'"),
         (logits.sample(frac=1, random_state=0), "in the order of the labels"),
     ):

@@ -173,7 +173,8 @@ def test_cut_packed_and_unknown_files_are_refused(tmp_path):
             cm.read_token_logits(file, V)
         file.unlink()
     for row, message in (
-        ({"input_ids": [1], "compressed_logprobs": [[1]], "bytepacked_indices": [[1]]}, "packed logits"),
+        ({"input_ids": [1], "compressed_logprobs": [[1]], "bytepacked_indices": [[1]]}, "not how they were packed"),
+        ({"input_ids": [1], "packed_indices": [[1]], "coeffs": [[1]]}, "earlier packed logits, whose polynomials lose"),
         ({"messages": [], "logprobs": [[]]}, "no input_ids"),
         ({"x": 1}, "no known format"),
     ):
@@ -192,3 +193,44 @@ def test_files_are_read_in_the_order_of_their_numbers(tmp_path):
         pd.DataFrame([row]).to_parquet(tmp_path / f"data_{number}.parquet")
     (tmp_path / "compression_config.yaml").write_text("k: 2")
     assert cm.read_token_logits(tmp_path, V).labels.tolist() == [3, 11]
+
+
+def _packed(folder, dtype="float32", delta=False):
+    """Bytes as DistillKit packs them: values as they lie in memory, ids as one stream of bits, the highest first."""
+    bits, codes = 6, {"float32": "f", "float64": "d", "float16": "e"}  # 2 ** 6 tokens and no fewer hold the vocabulary
+    values, indices = [], []
+    for ids, logs in zip(TOP.tolist(), VALUES.tolist(), strict=True):
+        kept = [logs[0], *np.diff(logs)] if delta else logs
+        values.append(list(b"".join(struct.pack(f"<{codes[dtype]}", value) for value in kept)))
+        stream = "".join(format(token, f"0{bits}b") for token in ids)
+        stream += "0" * (-len(stream) % 8)
+        indices.append([int(stream[at : at + 8], 2) for at in range(0, len(stream), 8)])
+    row = {"input_ids": TOKENS, "compressed_logprobs": values, "bytepacked_indices": indices}
+    pd.DataFrame([row]).to_parquet(folder / "data_0.parquet")
+    return folder / "data_0.parquet"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "delta", "error"), [("float32", False, 1e-6), ("float64", True, 1e-12), ("float16", False, 5e-3)]
+)
+def test_packed_lists_are_read_where_nothing_was_fitted(tmp_path, dtype, delta, error):
+    settings = {"d": V, "k": K, "exact_k": K, "exact_dtype": dtype, "delta_encoding": delta}
+    saved = cm.read_token_logits(_packed(tmp_path, dtype, delta), packed=settings)
+    assert (saved.vocabulary, saved.format) == (V, "distillkit-packed") and saved.labels.tolist() == LABELS.tolist()
+    assert np.array_equal(saved.ids, TOP) and saved.log_probs == pytest.approx(VALUES, abs=error)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"exact_k": 2}, "with 2 of 4 values exact, whose polynomials lose"),
+        ({"d": V + 1}, "expected a vocabulary of 40, got d = 41"),
+        ({"exact_dtype": "float64"}, "expected 32 packed bytes of each list, got 16"),
+        ({"exact_dtype": "int8"}, "exact_dtype of packed must be one of"),
+        ({"k": None}, "k of packed"),
+    ],
+)
+def test_settings_that_do_not_fit_packed_lists_are_refused(tmp_path, change, message):
+    settings = {"d": V, "k": K, "exact_k": K, "exact_dtype": "float32", "delta_encoding": False} | change
+    with pytest.raises(InputError, match=message):
+        cm.read_token_logits(_packed(tmp_path), V, packed=settings)

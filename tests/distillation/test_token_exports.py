@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
@@ -79,6 +80,35 @@ def test_distillkit_reads_lists_of_the_next_token(study, tmp_path):
         cm.export_tokens(bank, text, tmp_path, "distillkit", k=K)
 
 
+def test_distillkit_reads_packed_lists_by_the_settings_beside_them(study, tmp_path):
+    yaml = pytest.importorskip("yaml")
+    _, text, bank, _ = study
+    for form in ("distillkit", "distillkit-packed"):
+        cm.export_tokens(bank, text, tmp_path / form, form, split="val", k=K)
+    settings = yaml.safe_load((tmp_path / "distillkit-packed/distillkit.yaml").read_text())["logprob_compressor"]
+    saved = cm.read_token_logits(tmp_path / "distillkit-packed", packed=settings)
+    plain = cm.read_token_logits(tmp_path / "distillkit", len(bank.classes))
+    for name in ("labels", "positions", "ids", "log_probs", "label_log_prob"):
+        np.testing.assert_array_equal(getattr(saved, name), getattr(plain, name))
+
+
+def test_axolotls_lists_stand_where_its_trainer_has_the_logits(study, tmp_path):
+    _, text, bank, logs = study
+    told = cm.export_tokens(bank, text, tmp_path, "axolotl", split="train", k=K)
+    first = pd.read_parquet(tmp_path / "data_0.parquet").iloc[0]
+    rows = np.flatnonzero((text.inputs.window == 0) & (text.rows.split == "train"))
+    length = len(first["input_ids"])
+    assert {len(first[name]) for name in ("attention_mask", "labels", "target_logprobs", "target_mask")} == {length}
+    ids, values = _expected(logs[rows], text.labels[rows])
+    place = text.inputs.position[rows]
+    assert np.array_equal(np.stack(first["target_token_ids"])[place], ids)
+    total = np.log(np.exp(values).sum(1, keepdims=True))
+    assert np.stack(first["target_logprobs"])[place] == pytest.approx(values - total, abs=2e-3)
+    mask = np.stack(first["target_mask"])
+    assert np.array_equal(mask.any(1), np.isin(np.arange(length), place)) and told["renormalised"]
+    assert np.array_equal(np.flatnonzero(first["labels"] != -100), place + 1)  # the loss of transformers shifts them
+
+
 def test_hugging_face_reads_the_data_set(study, tmp_path):
     datasets = pytest.importorskip("datasets")
     _, text, bank, logs = study
@@ -100,7 +130,7 @@ def test_what_cannot_be_written_is_refused(study, tmp_path):
     other = cm.load_dataset(f"text:{folder / 'text.txt'}", tokenizer=str(folder), window=8)
     for arguments, message in (
         ((bank, other, tmp_path / "a", "trl"), "another one"),
-        ((bank, text, tmp_path / "a", "axolotl"), "format must be one of"),
+        ((bank, text, tmp_path / "a", "megatron"), "format must be one of"),
     ):
         with pytest.raises(InputError, match=message):
             cm.export_tokens(*arguments)

@@ -34,7 +34,7 @@ from capmismatch.distillation.next_tokens import SCORES
 from capmismatch.distillation.results import OUTCOMES
 from capmismatch.findings import FINDINGS
 from capmismatch.plots._style import VENUES
-from capmismatch.probes import REGISTRY
+from capmismatch.probes import FEATURES, PAIRS, REGISTRY
 from capmismatch.report import gallery
 from capmismatch.sources.families import SOURCES
 from capmismatch.study import config
@@ -168,8 +168,8 @@ def _results(teachers: list[str], rng: np.random.Generator) -> pd.DataFrame:
 
 
 # Where a teacher is not usable, and of texts
-SOMETIMES = {  # where a teacher is not usable, and where the data are a text
-    "probes": {"usable", "findings", "reason", "exact"},
+SOMETIMES = {  # where a teacher is not usable, the data are a text, or the bank has a student
+    "probes": {"usable", "findings", "reason", "exact", "student"},
     "example values": {"sequence"},
     "results": {*SCORES, *OUTCOMES, *(f"train_{name}" for name in OUTCOMES)},
 }
@@ -399,7 +399,8 @@ def test_every_public_name_is_documented(built: Path) -> None:
     wanted = {f"capmismatch.{name}" for name in cm.__all__}
     for module in (cm.losses, cm.probes, cm.plots, cm.architectures):
         wanted |= {f"{module.__name__}.{name}" for name in module.__all__} - {"capmismatch.plots.figure_style"}
-    wanted -= {"capmismatch.losses.LOSSES", "capmismatch.probes.REGISTRY"}  # registries, told of in their modules
+    registries = {f"capmismatch.probes.{name}" for name in ("REGISTRY", "FEATURES", "PAIRS")}
+    wanted -= {"capmismatch.losses.LOSSES", *registries}  # told of in their modules
     for module in (cm.temperature, cm.ranks):
         functions = inspect.getmembers(module, inspect.isfunction)
         own = {name for name, f in functions if f.__module__ == module.__name__ and not name.startswith("_")}
@@ -418,7 +419,7 @@ def test_pages_written_by_the_code_hold_all_of_it(built: Path) -> None:
         assert f"capmismatch {name}" in commands
     assert "-m sphinx" not in commands
     probes = plain("concepts/probes.html")
-    for probe in REGISTRY.values():
+    for probe in (*REGISTRY.values(), *FEATURES.values(), *PAIRS.values()):
         assert probe.name in probes and probe.formula in probes, probe.name
     codes = plain("concepts/findings.html")
     for finding in FINDINGS.values():

@@ -864,3 +864,49 @@ LOGITS, LABELS = torch.zeros(2, 3), torch.tensor([0, 2])
 def test_errors(call: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize("tail", ["bucket", "renormalise", "both"])
+def test_lists_give_what_the_teachers_logits_give(tail):
+    generator = torch.Generator().manual_seed(3)
+    student, teacher = (2 * torch.randn(5, 9, generator=generator) for _ in range(2))
+    student.requires_grad_()
+    logs, ids = torch.log_softmax(teacher, 1).topk(4, dim=1)
+    loss = losses.listed_kl(student, ids, logs, tail)
+    (gradient,) = torch.autograd.grad(loss, student)
+    whole = losses.topk_kl(student, teacher, k=4, tail=tail)
+    assert loss.item() == pytest.approx(whole.item(), rel=1e-5)
+    assert torch.allclose(gradient, torch.autograd.grad(whole, student)[0], atol=1e-6)
+    # shorter lists, filled up, and rows that do not count
+    filled = [torch.cat([ids, torch.zeros_like(ids[:, :2])], 1), torch.cat([logs, torch.full((5, 2), -torch.inf)], 1)]
+    none = torch.zeros(1, 6).long(), torch.full((1, 6), -torch.inf)
+    empty = [torch.cat(pair) for pair in zip(filled, none, strict=True)]
+    longer = torch.cat([student, student[:1]])
+    again = losses.listed_kl(longer, *empty, tail, mask=torch.tensor([True] * 5 + [False]))
+    assert again.item() == pytest.approx(loss.item(), rel=1e-5)
+    assert torch.isfinite(torch.autograd.grad(again, student)[0]).all()
+
+
+def test_full_lists_are_plain_distillation():
+    generator = torch.Generator().manual_seed(4)
+    student, teacher = (torch.randn(3, 6, generator=generator, requires_grad=True) for _ in range(2))
+    logs, ids = torch.log_softmax(teacher.detach(), 1).topk(6, dim=1)
+    loss = losses.listed_kl(student, ids, logs)
+    assert loss.item() == pytest.approx(losses.kd(student, teacher.detach(), 1.0).item(), rel=1e-5)
+    assert torch.isfinite(torch.autograd.grad(loss, student)[0]).all()
+    assert losses.listed_kl(student, ids, logs, mask=torch.zeros(3, dtype=torch.bool)).item() == 0
+
+
+@pytest.mark.parametrize(
+    ("ids", "logs", "message"),
+    [
+        ([[0, 9]], [[-1.0, -2.0]], r"expected ids in \[0, 6\), got \[0, 9\].*in row 0"),
+        ([[0, 1]], [[0.0, -0.1]], "at most 1 in sum"),
+        ([[0, 1]], [[math.nan, -2.0]], "without NaN"),
+        ([[0, 1]], [[-math.inf, -math.inf]], "mask rows that have none"),
+        ([[0, 1, 2]], [[-1.0, -2.0]], r"lists of ids and log probabilities \(N, K\)"),
+    ],
+)
+def test_lists_of_no_distribution_are_refused(ids, logs, message):
+    with pytest.raises(InputError, match=message):
+        losses.listed_kl(torch.zeros(1, 6), torch.tensor(ids), torch.tensor(logs))

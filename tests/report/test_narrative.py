@@ -8,12 +8,15 @@ import pytest
 import statsmodels.api as sm
 from messages import naming
 from scipy import stats
+from tables import affinity_table
 
 from capmismatch.errors import InputError
 from capmismatch.report.facts import LinkCounts, StudentCourses, Subject, Unknown
 from capmismatch.report.narrative import TOPICS, statements
+from capmismatch.report.sentences import sentence
 from capmismatch.selection.links import correlate
 from capmismatch.stats.estimates import Estimate, against_best, course, held_fixed, pair_mean, times
+from capmismatch.stats.two_lines import TwoLines
 
 TEACHERS = ["t1", "t2", "t3", "t4", "t5", "t6", "t7"]
 PARAMS = dict(zip(TEACHERS, [1e3, 3e3, 9e3, 3e4, 9e4, 3e5, 9e5], strict=True))
@@ -169,6 +172,15 @@ def test_teachers_that_differ_and_those_that_do_not():
     assert not same.facts.shown and same.codes == ("CM015",) and same.facts.free == same.facts.free_of_runs == 6
 
 
+def test_what_differences_are_measured_against_is_named():
+    heights = np.array([0.60, 0.61, 0.59, 0.60, 0.61, 0.60, 0.62])
+    runs = [results_table(heights, noise=0.01, seed=run).assign(teacher_seed=run) for run in (0, 1)]
+    by_seed, by_run = (said("teachers", results=table) for table in (runs[0], pd.concat(runs)))
+    assert [one.facts.error for one in by_seed[:2]] == ["seeds"] * 2
+    assert [one.facts.error for one in by_run[:2]] == ["training runs"] * 2
+    assert "the noise of training runs" in sentence(by_run[0].facts) and "seeds" not in sentence(by_run[1].facts)
+
+
 def test_single_seeds_cannot_tell_whether_teachers_differ():
     assert facts_of("teachers", results=results_table(HILL, seeds=1)) == [Unknown("runs")]
 
@@ -277,6 +289,56 @@ def test_ranks_that_drift_with_size():
 def test_ranks_without_second_runs_have_no_floor():
     (only,) = facts_of("ranks", ranks=ranks_table(0.05, runs=1))
     assert np.isnan(only.floor.value) and not only.below_floor
+
+
+def spreads(affinity):
+    """Standard deviation over the wrong classes, by class and teacher, in a loop."""
+    found = {}
+    for (teacher, label), rows in affinity.groupby(["teacher", "true_class"], sort=False):
+        found[label, teacher] = np.std(rows["value"].to_numpy())
+    return pd.Series(found).unstack()
+
+
+def test_classes_in_which_the_largest_teacher_tells_the_wrong_ones_apart_less():
+    affinity = affinity_table()
+    flat = affinity["teacher"].eq("mlp1024") & affinity["true_class"].ne("class 0")
+    affinity.loc[flat, "value"] = 0.5 * affinity.loc[flat, "value"] + 0.5 / 9
+    (facts,) = facts_of("classes", affinity=affinity)
+    table = spreads(affinity)
+    best = table.mean().idxmax()
+    assert (facts.largest, facts.against, facts.highest) == ("mlp1024", best, best)
+    lost = table["mlp1024"] - table[best]
+    assert facts.difference.value == pytest.approx(lost.mean()) and facts.difference.n == 10
+    assert facts.difference.low == pytest.approx(stats.ttest_1samp(lost, 0).confidence_interval().low)
+    assert facts.lower == (lost < 0).sum() >= 9 and set(facts.most_lost) == set(lost.nsmallest(3).index)
+    assert facts.least_lost[0] == "class 0" and facts.difference.high < 0
+    again = pd.concat([affinity.assign(seed=seed) for seed in range(2)])
+    assert facts_of("classes", affinity=again) == [facts]  # means over runs
+    alone = affinity[affinity["teacher"].eq("mlp1024")]
+    two = affinity[
+        affinity["other_class"].isin(["class 0", "class 1"]) & affinity["true_class"].isin(["class 0", "class 1"])
+    ]
+    assert facts_of("classes", affinity=alone) == facts_of("classes", affinity=two) == [Unknown("classes")]
+
+
+def test_the_largest_teacher_is_compared_with_the_smallest_where_it_has_the_highest_mean():
+    affinity = affinity_table().replace({"teacher": {"mlp1024": "last"}})
+    sharp = affinity["teacher"].eq("last")
+    affinity.loc[sharp, "value"] = (
+        affinity.loc[sharp].groupby("true_class")["value"].transform(lambda v: v**3 / (v**3).sum())
+    )
+    (facts,) = facts_of("classes", affinity=affinity)
+    assert facts.highest == facts.largest == "last" and facts.against == affinity["teacher"].iloc[0]
+    assert facts.lower == 0 and facts.difference.low > 0
+
+
+def test_two_tests_of_a_peak_stand_beside_each_other_and_their_disagreement_is_a_finding(monkeypatch):
+    course = next(s for s in statements({"results": results_table(HILL)}) if hasattr(s.facts, "shape"))
+    assert course.facts.shape.two_lines < 0.05 and "CM051" not in course.codes
+    flat = TwoLines("t4", 1.0, 1.0, 0.01, 0.2)
+    monkeypatch.setattr("capmismatch.report.narrative.two_lines_of", lambda *rows, **options: flat)
+    course = next(s for s in statements({"results": results_table(HILL)}) if hasattr(s.facts, "shape"))
+    assert course.facts.shape.two_lines == 0.2 and "CM051" in course.codes
 
 
 def test_class_affinity_is_told_beside_the_order_of_each_example():
@@ -468,6 +530,7 @@ def every_table():
         "results": pd.concat([results_table(HILL), isats, plain_table()]),
         "probes": probes_table(),
         "ranks": ranks_table(0.02),
+        "affinity": affinity_table(),
         "restored": restored_table(),
         "links": links_table(HILL),
         "checks": pd.DataFrame(checks),

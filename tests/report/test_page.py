@@ -122,6 +122,7 @@ def tables():
         "probes": probed,
         "results": taught,
         "ranks": synthetic.ranks_table(),
+        "affinity": synthetic.affinity_table(),
         "restored": synthetic.restored_table(),
         "links": correlate(probed, taught, expected_signs={}, n_boot=20),
     }

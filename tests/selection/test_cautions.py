@@ -101,6 +101,11 @@ def test_rows_that_are_there_twice_are_refused(splits: list[str]) -> None:
         pick(PROBES, pd.concat([results, results]))
 
 
+def test_probes_that_are_there_twice_are_refused() -> None:
+    with pytest.raises(InputError, match="more than one row for family='f', teacher='t2', probe='accuracy'"):
+        pick(pd.concat([PROBES, PROBES[PROBES["teacher"].eq("t2")]]), result_table(MEANS))
+
+
 # Students that disagree, and runs that do not fit --------------------------------------------------------------------
 
 

@@ -214,3 +214,69 @@ def test_sizes_are_listed_without_weights(study):
     table = cm.list_teachers(f"hf-lm:{folder}/lm-*")
     assert table["params"].tolist() == [models[name].num_parameters() for name in "ab"]
     assert table["classes"].tolist() == [size, size + 3]
+
+
+def _write_gguf(file, model, words):
+    """A Llama as llama.cpp's converter writes it: halves of each head's rows of q and k interleaved."""
+    gguf = pytest.importorskip("gguf")
+    config, writer = model.config, gguf.GGUFWriter(file, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_attention_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(words)
+    writer.add_token_types([1] * len(words))
+    writer.add_token_merges([f"{words[0]} {words[1]}"])
+    names = {
+        "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+    }  # fmt: skip
+    for name, value in model.state_dict().items():
+        array = value.float().numpy()
+        if name == "lm_head.weight":  # the embedding itself: files of tied models have it once
+            continue
+        if name in ("model.embed_tokens.weight", "model.norm.weight"):
+            short = {"model.embed_tokens": "token_embd", "model.norm": "output_norm"}
+            writer.add_tensor(short[name.removesuffix(".weight")] + ".weight", array)
+            continue
+        layer, inner = name.removeprefix("model.layers.").removesuffix(".weight").split(".", 1)
+        if inner.startswith(("self_attn.q", "self_attn.k")):
+            heads, width = config.num_attention_heads, array.shape[0]
+            array = array.reshape(heads, 2, width // heads // 2, -1).swapaxes(1, 2).reshape(array.shape)
+        writer.add_tensor(f"blk.{layer}.{names[inner]}.weight", np.ascontiguousarray(array))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_gives_the_logits_of_its_model(tmp_path):
+    pytest.importorskip("gguf")
+    model = _save(tmp_path / "plain", _llama(64, 32), None)
+    _write_gguf(tmp_path / "net.gguf", model, [f"w{number}" for number in range(64)])
+    _tokenizer(64).save(str(tmp_path / "tokenizer.json"))
+    teacher = cm.load_family(f"hf-lm:{tmp_path}/*.gguf")[0]
+    assert (teacher.key, teacher.params) == ("hf-lm/net", model.num_parameters())
+    assert (teacher.outputs, teacher.context) == (64, 32)
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, 64, (2, 9)))
+    with torch.inference_mode():
+        assert torch.allclose(teacher.module()(ids), model(input_ids=ids).logits, atol=1e-4)
+    assert json.loads(teacher.tokenizer())["model"]["type"] == "WordLevel"  # that beside the file
+
+
+def test_gguf_needs_its_package_and_a_file(tmp_path, monkeypatch):
+    import sys
+
+    (tmp_path / "net.gguf").write_bytes(b"GGUF")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(InputError, match=r"needs gguf.*pip install 'capmismatch\[gguf\]'"):
+        cm.load_family(f"hf-lm:{tmp_path}/net.gguf")
+    with pytest.raises(InputError, match=r"download 'a/b/net.gguf', and give its path"):
+        cm.load_family("hf-lm:a/b/net.gguf")

@@ -50,7 +50,11 @@ def test_unknown_names_list_the_choices(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("specs", "options", "message"),
     [
-        ([], {}, r"expected at least one source like .*; the kinds are \['bank', 'ckpt', 'hf', 'hf-lm', 'letters'"),
+        (
+            [],
+            {},
+            r"at least one source like .*; the kinds are \['bank', 'ckpt', 'ckpt-lm', 'hf', 'hf-lm', 'letters'",
+        ),
         (["ckpts:x"], {}, "the kind of source in 'ckpts:x' must be one of .*; did you mean 'ckpt'"),
         (["letters:cnn"], {}, "one architecture, 'letters:mlp', not 'letters:cnn'"),
         (["letters:mlp"], {"widht": [3]}, "option of 'letters:mlp' must be one of .*; did you mean 'widths'"),

@@ -65,9 +65,9 @@ def test_equally_measured_settings_fall_into_parts_that_are_the_whole() -> None:
     parts = posterior._measured(settings, others)
     whole = posterior._Measured(**vars(parts))
     assert isinstance(parts, posterior._Balanced)
-    difference = [parts.scores(prior) - whole.scores(prior) for prior in posterior._priors(settings, others)]
+    difference = [parts.scores(prior) - whole.scores(prior) for prior in posterior.prior_points(settings, others)]
     assert np.ptp(difference) < 1e-9
-    prior, counts = posterior._priors(settings, others)[-3], np.zeros((len(posterior.RATIOS), 31), dtype=np.int64)
+    prior, counts = posterior.prior_points(settings, others)[-3], np.zeros((len(posterior.RATIOS), 31), dtype=np.int64)
     counts[4, 15] = 40_000
     small, large = (data.draw(prior, counts, np.random.default_rng(0)) for data in (parts, whole))
     scale = large.std(axis=0)

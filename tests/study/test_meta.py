@@ -156,6 +156,14 @@ def test_one_family_has_no_evidence_and_no_interval() -> None:
     assert alone.rules["low"].isna().all()
 
 
+def test_a_study_given_twice_is_one_study_whatever_it_is_called() -> None:
+    once = [study("a", PEAKED[0]), study("bb", PEAKED[1])]
+    renamed = tuple(table.assign(family="copy") for table in once[0])
+    with pytest.warns(UserWarning, match="given twice"):
+        twice = meta([*once, once[0], renamed], evidence=False)
+    pd.testing.assert_frame_equal(twice.rules, meta(once, evidence=False).rules)
+
+
 def test_the_best_is_known_from_other_seeds() -> None:
     """All teachers teach alike: no rule has a regret, though the best of six noisy means looks better."""
     families = [study("f" * length, np.full(6, 0.7), noise=0.01) for length in range(1, 13)]

@@ -68,6 +68,11 @@ ABSURD = {
         '""',
     ),
     ("collect", "autocast"): ('"int8"',),
+    ("collect", "k"): ("1", "-3", "2.5"),
+    ("collect", "betas"): ('"thirds"', "[]", "[-1.0]", "[inf]"),
+    ("collect", "columns"): ("-1", "2.5"),
+    ("collect", "seed"): ("-1",),
+    ("collect", "dense"): ('"yes"', "1"),
     ("probe", "taus"): (
         "[]",
         "[0]",

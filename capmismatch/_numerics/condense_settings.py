@@ -1,0 +1,37 @@
+"""How rows are condensed: how many tokens are kept, and where the sums over all others. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from capmismatch._numerics.plain_arrays import plain_array
+from capmismatch.errors import InputError, must_be_one_of
+
+K = 64
+"""How many wrong tokens are kept by default."""
+
+BETAS = {
+    "octaves": tuple(2.0**power for power in range(-3, 3)),
+    "half": tuple(2.0 ** (power / 2) for power in range(-6, 5)),
+}
+"""Where the tail's sums are kept: inverse temperatures from 1/8 to 4, an octave or half an octave apart."""
+
+
+def checked_betas(betas: str | Iterable[float]) -> NDArray[np.float64]:
+    """The inverse temperatures of a setting, ascending.
+
+    Examples
+    --------
+    >>> checked_betas("octaves")
+    array([0.125, 0.25 , 0.5  , 1.   , 2.   , 4.   ])
+    """
+    if isinstance(betas, str):
+        must_be_one_of(betas, BETAS, "betas")
+        return np.array(BETAS[betas])
+    numbers = plain_array(list(betas), "betas").astype(np.float64)
+    if numbers.ndim != 1 or not len(numbers) or not bool(np.all((numbers > 1e-6) & (numbers < 1e6))):
+        raise InputError(f"expected betas that are positive inverse temperatures, got {numbers.tolist()}")
+    return np.unique(numbers)

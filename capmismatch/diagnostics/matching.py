@@ -101,8 +101,8 @@ def matched_temperatures(
         low, high = max(within[0], tau / 16), min(within[1], tau * 16)
         warnings.warn(
             f"no temperature in [{low:g}, {high:g}], for which the bank's condensed rows keep sums, gives "
-            f"{', '.join(dict.fromkeys(without))} the mean {match} of {key} at tau={tau:g}, {wanted:.4g}: condense with "
-            "other betas for a wider range",
+            f"{', '.join(dict.fromkeys(without))} the mean {match} of {key} at tau={tau:g}, {wanted:.4g}: condense "
+            "with other betas for a wider range",
             stacklevel=2,
         )
     return pd.DataFrame(rows)

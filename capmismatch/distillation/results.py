@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 import os
 import re
 import warnings
@@ -69,6 +70,22 @@ NO_TEACHER = ("none", "no teacher", "no_teacher", "null")
 """What tables write where there is no teacher."""
 
 SETTING = ("tau", "tau_other", "tau_student", "weight", "constraint", "margin", "wrong")
+RARE = ("center", "other", "match", "share")
+"""Further columns of settings, of tables in which a method has them."""
+
+
+def rare_columns(method: Method) -> dict[str, Any]:
+    """What makes a setting beside the columns that each results table has, where it is not the method's default.
+
+    Examples
+    --------
+    >>> rare_columns(Method("ClassKD", share=0.3)), rare_columns(Method("TopK", options={"k": 5}))
+    ({'share': 0.3}, {'options': '{"k": 5}'})
+    """
+    values = {name: value for name in RARE if (value := getattr(method, name)) is not None}
+    if values.get("center") == method.spec.fields.get("center"):
+        values.pop("center", None)
+    return values | ({"options": json.dumps(method.options, sort_keys=True)} if method.options else {})
 
 
 def load_results(
@@ -130,7 +147,8 @@ def load_results(
         * ``train_accuracy``, ``train_fidelity``, ``train_kl``, ``train_kl_tau4``: the same on the training rows, in
           their first stored view; equal in all rows of a student
 
-        and further columns of the file as they are.
+        and of settings that have them, ``center`` (where it is "none"), ``other``, ``match`` and ``share`` of
+        `Method`, and its ``options`` as JSON; and further columns of the file as they are.
 
     Raises
     ------
@@ -473,6 +491,8 @@ def _label(row: Mapping[Hashable, Any]) -> str:
     if row["method"] in METHODS:
         tau = values.get("tau", METHODS["KD"].fields["tau"])
         student = {"tau_student": tau} if row["method"] == "KD" else {}  # KD by itself, see `_by_itself`
+        fields = METHODS[str(row["method"])].fields
+        values |= {name: row[name] for name in RARE if name in fields and pd.notna(row.get(name)) and row[name] != ""}
         with suppress(InputError):  # values that the other trainer knows for this method, and we do not
             return Method(row["method"], **{**student, **values}).label
     shown = (f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items())

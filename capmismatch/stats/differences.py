@@ -18,6 +18,7 @@ from capmismatch.stats.matching import (
     require_results,
     require_single_rows,
     resolve_split,
+    with_teacher,
 )
 
 Floats = NDArray[np.float64]
@@ -120,7 +121,7 @@ def teacher_differences(results: pd.DataFrame, *, split: str = "test") -> pd.Dat
     """
     require_results(results, ["teacher", "student", "label", "seed", "split", "accuracy"])
     split = resolve_split(results["split"], split)
-    rows = results[results["teacher"].fillna("").ne("") & results["accuracy"].notna() & results["split"].eq(split)]
+    rows = with_teacher(results[results["split"].eq(split)])
     if rows.empty:
         raise InputError(f"the results table has no students of a teacher on the split {split!r}")
     rows = rows.assign(

@@ -102,7 +102,7 @@ def diagnose(
 def _bank(source: Any, labels: Any, params: Mapping[str, int] | None, progress: bool) -> LogitBank:
     """The bank of what was given, with the sizes that were given."""
     from capmismatch.data.bank import LogitBank, bank_from_arrays
-    from capmismatch.data.token_bank import open_bank
+    from capmismatch.data.opening import open_bank
     from capmismatch.sources.families import Family
 
     if isinstance(source, str | os.PathLike):

@@ -16,7 +16,7 @@ import pandas as pd
 
 from capmismatch import plots
 from capmismatch._utils.progress import progress_bar
-from capmismatch.data.token_bank import open_bank
+from capmismatch.data.opening import open_bank
 from capmismatch.diagnostics.dark_knowledge import example_soft_labels
 from capmismatch.diagnostics.tables import rank_stability, reliability
 from capmismatch.errors import InputError, must_be_one_of

@@ -209,7 +209,7 @@ def matched(
 
     Examples
     --------
-    >>> matched(lambda taus: [-((tau - 2) ** 2) for tau in taus], -0.01, near=2.0)  # at 1.9 and 2.1
+    >>> round(matched(lambda taus: [-((tau - 2) ** 2) for tau in taus], -0.01, near=2.0), 6)  # at 1.9 and 2.1
     2.1
     """
     must_be_temperature(near, "near")

@@ -50,6 +50,22 @@ def settings_in(tables: Iterable[pd.DataFrame]) -> dict[str, dict[str, Any]]:
     return settings
 
 
+def lacks_temperature(setting: Mapping[str, Any]) -> bool:
+    """Whether a setting of `settings_in` does not say the temperature that its method has.
+
+    Examples
+    --------
+    >>> [lacks_temperature(setting) for setting in ({"name": "KD"}, {"name": "KD", "tau": 2.0}, {"name": "FitNet"})]
+    [True, False, False]
+    """
+    if "tau" in setting:
+        return False
+    try:  # by the public name: this room does not know the one above it, which has the methods
+        return capmismatch.Method(setting["name"]).tau is not None
+    except InputError:  # one that needs more than its name, or another trainer's
+        return False
+
+
 def soften_command(teacher: str, setting: Mapping[str, Any], source: str, options: Sequence[str] = ()) -> str:
     """The command that writes a teacher's soft labels, or its logits for methods that compare logits.
 
@@ -77,6 +93,7 @@ def soften_command(teacher: str, setting: Mapping[str, Any], source: str, option
     fields = OF_SOFT_LABELS.get(setting["name"])
     words = ["capmismatch", "soften", source, *options, "--teacher", teacher]
     words += ["--method", "logits" if fields is None else setting["name"].lower()]
+    setting = {"tau": "TAU", **setting} if lacks_temperature(setting) else setting
     for name in fields or ():
         if name in setting:
             words += [f"--{name.replace('_', '-')}", _shown(setting[name])]
@@ -106,6 +123,8 @@ def loss_line(setting: Mapping[str, Any]) -> str:
     ]
     # by the public names, as a user would: this room does not know the one above it, which has the methods
     name = json.dumps(str(setting["name"]))
+    if lacks_temperature(setting):
+        return f"# the results do not say the temperature of {name}: take the loss of cm.Method({name}, tau=...)"
     try:
         method = capmismatch.Method(**setting)
         method.check_loss()
@@ -145,6 +164,11 @@ class HandOver:
             return dict(self.basis.methods[label])
         known = {} if self.tau is None or pd.isna(self.tau) else {"tau": self.tau}
         return {"name": self.method, **known} if self.method else {"name": "KD", "tau": 4.0}
+
+    @property
+    def _lacks_tau(self: Any) -> bool:
+        """Whether the temperature of the setting to teach by is not known."""
+        return lacks_temperature(self.taught_by)
 
     @property
     def command(self: Any) -> str:
@@ -194,6 +218,11 @@ class HandOver:
         elif split is None:
             _warn_without_training_rows(getattr(bank, "bank", bank))
         setting, teacher = self.taught_by, f"{self.family}/{self.teacher}"
+        if setting["name"] in OF_SOFT_LABELS and lacks_temperature(setting):
+            raise InputError(
+                f"the results do not say the temperature of {setting['name']!r} (column tau): give it by "
+                f"capmismatch.soft_labels(bank, {teacher!r}, capmismatch.Method({setting['name']!r}, tau=...))"
+            )
         # by the public names, as a user would: this room does not know the one above it, which makes soft labels
         method = capmismatch.Method(**setting) if setting["name"] in OF_SOFT_LABELS else None
         return capmismatch.soft_labels(getattr(bank, "bank", bank), teacher, method, split=split)

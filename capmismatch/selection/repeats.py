@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from capmismatch._utils.text import count
+from capmismatch.stats.copies import DIGITS, LEAST_ROWS, LEAST_VALUES
 from capmismatch.stats.matching import UNIT, with_teacher
 
 Pair = tuple[pd.DataFrame, pd.DataFrame]
@@ -17,11 +18,6 @@ TRAINING = ("teacher_seed", "seed", "split")
 
 ALIKE_SHARE = 0.9
 """Share of the accuracies that two groups of results have in common from which on one is a copy of the other."""
-
-LEAST_ROWS, LEAST_VALUES = 4, 3
-"""Fewer accuracies in common, or fewer different ones among them, may agree by chance."""
-
-_DIGITS = 9  # to which accuracies agree that went through a file
 
 Key = tuple[Hashable, ...]
 
@@ -114,7 +110,7 @@ def _groups(results: pd.DataFrame) -> Iterator[tuple[_Accuracies, pd.DataFrame]]
             str(teacher): dict(
                 zip(
                     own[list(TRAINING)].itertuples(index=False, name=None),
-                    own["accuracy"].astype(float).round(_DIGITS),
+                    own["accuracy"].astype(float).round(DIGITS),
                     strict=True,
                 )
             )

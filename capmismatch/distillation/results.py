@@ -103,7 +103,8 @@ def load_results(
         for "val", "training" for "train", "testing" for "test".
     method : Method or str, optional
         The one setting of all distilled students, where the table has no column for it: "KD" (its temperature is
-        then that of the table, or not known), or ``Method("KD", tau=2.0)`` with its temperatures. Rows without a teacher are plain cross-entropy, "CE".
+        then that of the table, or not known), or ``Method("KD", tau=2.0)`` with its temperatures.
+        Rows without a teacher are plain cross-entropy, "CE".
 
     Returns
     -------
@@ -118,7 +119,8 @@ def load_results(
         * ``student``: name; "student" by default
         * ``label``: readable name of the setting, see `Method.label`
         * ``method``: name of the method; "CE" is plain cross-entropy
-        * ``tau`` (also read as ``temperature``, ``temp``, ``T``, ``kd_temp`` or ``kd_T``), ``tau_other``, ``tau_student``, ``weight``, ``constraint``, ``margin``, ``wrong``: of the setting,
+        * ``tau`` (also read as ``temperature``, ``temp``, ``T``, ``kd_temp`` or ``kd_T``),
+          ``tau_other``, ``tau_student``, ``weight``, ``constraint``, ``margin``, ``wrong``: of the setting,
           see `Method`; NaN or empty where the method takes none, or where the file does not say
         * ``seed``: which of the student's training runs; 0 by default
         * ``split``: "train", "val" or "test"; "test" by default

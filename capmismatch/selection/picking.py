@@ -14,7 +14,6 @@ from numbers import Real
 import numpy as np
 import pandas as pd
 
-from capmismatch.data.rows import SPLITS
 from capmismatch.errors import (
     MOST_RESAMPLES,
     InputError,
@@ -62,6 +61,7 @@ from capmismatch.selection.students import (
 from capmismatch.stats.copies import same_students
 from capmismatch.stats.differences import WANTED_RELIABILITY, taught_rows, tested
 from capmismatch.stats.matching import (
+    STUDENT_SPLITS,
     UNIT,
     only_student,
     resolve_split,
@@ -203,7 +203,7 @@ def pick(
     if not is_number or not 0 <= tolerance < np.inf:
         raise InputError(f"expected a tolerance in {by.unit} >= 0, got {tolerance!r}")
     must_count(seed, "seed", least=0)
-    must_be_one_of(report_split, SPLITS, "report_split")
+    must_be_one_of(report_split, ["train", *STUDENT_SPLITS], "report_split")
     evidence, with_outlook = _evidence_asked_for(evidence, results)
     probes, results, unusable = usable_tables(probes, results)
     measurements, profiles = read_probes(probes, split, only_student(probes, results, student))

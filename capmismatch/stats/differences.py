@@ -128,7 +128,9 @@ def teacher_differences(results: pd.DataFrame, *, split: str = "test") -> pd.Dat
     alike = [
         f"{student!r}, {label!r}"
         for (student, label), setting in rows.groupby(["student", "label"], sort=False)
-        if seeds_agree(setting["accuracy"].to_numpy(float), setting.groupby(UNIT, sort=False).ngroup().to_numpy())
+        if seeds_agree(
+            setting["accuracy"].to_numpy(float), setting.groupby(UNIT, sort=False).ngroup().to_numpy(np.int64)
+        )
     ]
     if alike:
         warnings.warn(

@@ -125,13 +125,11 @@ def teacher_differences(results: pd.DataFrame, *, split: str = "test") -> pd.Dat
     rows = taught_rows(results, split)
     found = tested(rows)
     warn_same_students(rows)
-    alike = [
-        f"{student!r}, {label!r}"
-        for (student, label), setting in rows.groupby(["student", "label"], sort=False)
-        if seeds_agree(
-            setting["accuracy"].to_numpy(float), setting.groupby(UNIT, sort=False).ngroup().to_numpy(np.int64)
-        )
-    ]
+    alike = []
+    for (student, label), setting in rows.groupby(["student", "label"], sort=False):
+        teacher = setting.groupby(UNIT, sort=False).ngroup().to_numpy().astype(np.int64)
+        if seeds_agree(setting["accuracy"].to_numpy(float), teacher):
+            alike.append(f"{student!r}, {label!r}")
     if alike:
         warnings.warn(
             f"{SEEDS_AGREE} ({join(alike)}), so teachers are not tested there: are they copies?", stacklevel=2

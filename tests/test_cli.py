@@ -291,6 +291,15 @@ def test_check_tells_all_that_would_fail(tmp_path: Path, monkeypatch: pytest.Mon
     assert any("the builder failed for" in problem and "given 'w8'" in problem for problem in look["problems"])
 
 
+def test_check_tells_of_half_a_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_study(tmp_path, letters_study(rows=(60, 40, 30), widths=(4,), teacher_seeds=1, seeds=3))
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    problems = json.loads(command("check", file, "--json").out)["problems"]
+    assert any("WORLD_SIZE=2" in problem and "RANK" in problem for problem in problems)
+
+
 def test_check_counts_the_students(tmp_path: Path) -> None:
     file = write_study(tmp_path, letters_study(rows=(60, 40, 30), widths=(4,), teacher_seeds=1, seeds=3))
     look = json.loads(command("check", file, "--json", "--workers", "1").out)

@@ -16,7 +16,7 @@ import pandas as pd
 
 from capmismatch._utils.setting_labels import with_current_labels
 from capmismatch._utils.text import DECIMAL_COMMA
-from capmismatch.data.bank import SPLITS
+from capmismatch.data.rows import PARTS, SPLITS
 from capmismatch.distillation.methods import METHODS, Method
 from capmismatch.errors import InputError, must_be_one_of, require_columns
 
@@ -43,7 +43,6 @@ COLUMNS = (
 NAMES = ("family", "teacher", "student", "label", "method", "constraint", "wrong", "split")
 NUMBERS = ("params", "tau", "tau_other", "tau_student", "weight", "margin", "n")
 SEEDS = ("teacher_seed", "seed")
-SPLIT_SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 FRACTIONS = ("accuracy", "tau", "tau_other", "tau_student", "weight", "margin")
 """Columns in which a comma is that of a decimal fraction, as in 0,713; in whole numbers it may part thousands."""
 
@@ -367,7 +366,7 @@ def _long(frame: pd.DataFrame, source: str) -> pd.DataFrame:
         if (match := WIDE.fullmatch(name.strip().lower())) is None:
             continue
         split, what = match["first"] or match["last"], match["what"] or match["rest"]
-        split = SPLIT_SYNONYMS.get(split, split)
+        split = PARTS.get(split, split)
         kind = "n" if what == "n" else "accuracy"
         if split in SPLITS and kind in columns.setdefault(split, {}):
             raise InputError(f"expected one column of {kind} for {split!r}, got {columns[split][kind]!r} and {name!r}")
@@ -398,7 +397,7 @@ def _clean_splits(frame: pd.DataFrame, splits: Mapping[str, str], source: str) -
     """The column of splits by our names."""
     for theirs, ours in splits.items():
         must_be_one_of(ours, SPLITS, f"what splits gives for {theirs!r}")
-    names = frame["split"].replace(dict(splits)).str.lower().replace(SPLIT_SYNONYMS)
+    names = frame["split"].replace(dict(splits)).str.lower().replace(PARTS)
     unknown = names.notna() & ~names.isin(SPLITS)
     _reject(frame, "split", unknown, f"one of {list(SPLITS)} (map other names by `splits`)", source)
     return names

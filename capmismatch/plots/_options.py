@@ -197,7 +197,8 @@ def _drawn(draw: Callable[[], Drawn], options: Options) -> Drawn:
         drawn = draw()
         for what, given in (("colors", options.colors), ("labels", options.labels)):
             if isinstance(given, Mapping) and given and not options.used & set(map(str, given)):
-                raise InputError(f"{what} names {list(given)}, none of which this figure shows; {_there(what, options)}")
+                there = _there(what, options)
+                raise InputError(f"{what} names {list(given)}, none of which this figure shows; {there}")
     except BaseException:
         for number in set(plt.get_fignums()) - before:
             plt.close(number)

@@ -55,10 +55,11 @@ def to_latex(
     table : {"teachers", "students", "settings", "rules", "links", "ranks", "restored", "results"}
         Which one; of a Choice the first four.
     columns : str or sequence of str, optional
-        Names of columns, in their order, or a single one; by default all. Intervals come with the numbers that they belong to.
+        Names of columns, in their order, or a single one; by default all. Intervals come with the numbers that they
+        belong to.
     bold : bool
-        Whether the best accuracy, P(best), regret and the like of the table are bold: the highest or the lowest. A score
-        has the direction of the choice's rule or metric; that of a DataFrame, which has none, is not bold.
+        Whether the best accuracy, P(best), regret and the like of the table are bold: the highest or the lowest. A
+        score has the direction of the choice's rule or metric; that of a DataFrame, which has none, is not bold.
     caption, label : str, optional
         With either, the table stands in an environment ``table``.
 

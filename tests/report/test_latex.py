@@ -81,7 +81,7 @@ def test_tables_of_a_choice_and_of_a_source():
     [("lowest nll", "score", True), ("smallest", "score", True), ("largest", "score", False), (None, "regret", True)],
 )
 def test_the_best_of_a_choice_follows_its_rule(rule, values, lowest):
-    probes = tables.probes_table()
+    probes = tables.probes_table(splits=("val", "test"))
     if rule is None:
         choice = cm.pick(probes, tables.results_table(), n_boot=50)
     else:
@@ -96,11 +96,11 @@ def test_the_best_of_a_choice_follows_its_rule(rule, values, lowest):
 
 def test_students_compared_by_likelihood_have_the_lowest_bold():
     results = tables.results_table().assign(nll=lambda table: 3 - table["accuracy"])
-    choice = cm.pick(tables.probes_table(), results, metric="nll", n_boot=50)
+    choice = cm.pick(tables.probes_table(splits=("val", "test")), results, metric="nll", n_boot=50)
     for table in ("teachers", "settings"):
         rows = rows_of(cm.to_latex(choice, table, columns=["score"]))[1:]
         numbers = [float(row[0].removeprefix(r"\textbf{").rstrip("}")) for row in rows]
-        assert [number for number, row in zip(numbers, rows, strict=True) if "textbf" in row[0]][0] == min(numbers)
+        assert next(number for number, row in zip(numbers, rows, strict=True) if "textbf" in row[0]) == min(numbers)
 
 
 def test_a_single_column_and_what_has_none():
@@ -109,6 +109,7 @@ def test_a_single_column_and_what_has_none():
         with pytest.raises(InputError):
             cm.to_latex(frame, columns=columns)
     results = tables.results_table()
-    one = cm.pick(tables.probes_table(), results[results["label"].isin(["KD tau=4", "CE"])], n_boot=50)
+    results = results[results["label"].isin(["KD tau=4", "CE"])]
+    one = cm.pick(tables.probes_table(splits=("val", "test")), results, n_boot=50)
     with pytest.raises(InputError, match="only 'KD tau=4'"):
         cm.to_latex(one, "settings")

@@ -13,11 +13,11 @@ from .data.bank import LogitBank as LogitBank
 from .data.bank import bank_from_arrays as bank_from_arrays
 from .data.datasets import Dataset as Dataset
 from .data.datasets import load_dataset as load_dataset
+from .data.opening import open_bank as open_bank
 from .data.published import load_published as load_published
 from .data.rows import make_rows as make_rows
 from .data.saved_tokens import SavedTokens as SavedTokens
 from .data.token_bank import TokenBank as TokenBank
-from .data.token_bank import open_bank as open_bank
 from .data.token_bank import token_bank_from_logits as token_bank_from_logits
 from .data.token_readers import read_token_logits as read_token_logits
 from .data.views import Views as Views

@@ -338,6 +338,12 @@ def plot(
 
 
 @_command
+def report(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
+    """Write report.html from the results of the stages."""
+    print(_open(study, folder, quiet).report())
+
+
+@_command
 def latex(
     study: StudyFile,
     table: Annotated[
@@ -358,12 +364,6 @@ def latex(
     if out is not None:
         write_text(out, text)
     print(text.rstrip() if out is None else out)
-
-
-@_command
-def report(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> None:
-    """Write report.html from the results of the stages."""
-    print(_open(study, folder, quiet).report())
 
 
 @_command
@@ -504,7 +504,7 @@ def track(
 
 def _banks(source: Path, folder: Path | None, split: str | None) -> tuple[list[LogitBank], str | None]:
     """A bank, or one bank per view of a study's training rows; and the split to take of them."""
-    from capmismatch.data.token_bank import open_bank
+    from capmismatch.data.opening import open_bank
 
     if (source / "bank.json").exists():
         return [open_bank(source)], split

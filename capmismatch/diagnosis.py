@@ -87,7 +87,7 @@ def diagnose(
     >>> logits = {f"net{size}": size * np.eye(10)[labels] + rng.normal(size=(200, 10)) for size in (2, 3, 4)}
     >>> diagnosis = diagnose(logits, labels, params={"net2": 1_000, "net3": 5_000, "net4": 20_000}, progress=False)
     >>> diagnosis.choice.teacher, diagnosis.choice.grade, diagnosis.findings
-    ('net2', 'none', ['CM003', 'CM007', 'CM025'])
+    ('net4', 'none', ['CM003', 'CM025', 'CM046', 'CM048'])
     """
     if progress and "torch" not in sys.modules:
         say("diagnose: loading torch and the rest, a few seconds")
@@ -102,7 +102,7 @@ def diagnose(
 def _bank(source: Any, labels: Any, params: Mapping[str, int] | None, progress: bool) -> LogitBank:
     """The bank of what was given, with the sizes that were given."""
     from capmismatch.data.bank import LogitBank, bank_from_arrays
-    from capmismatch.data.token_bank import open_bank
+    from capmismatch.data.opening import open_bank
     from capmismatch.sources.families import Family
 
     if isinstance(source, str | os.PathLike):

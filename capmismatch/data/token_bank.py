@@ -244,28 +244,6 @@ class TokenBank(LogitBank):
         return f"{head}\n{self.table().to_string(index=False)}" if self.teachers else head
 
 
-def open_bank(path: str | os.PathLike[str]) -> LogitBank:
-    """Open the bank in a folder, whatever it holds.
-
-    Parameters
-    ----------
-    path : str or Path
-        Folder of the bank.
-
-    Returns
-    -------
-    LogitBank or TokenBank
-        A `TokenBank` where rows are condensed, or are positions of sequences.
-
-    Raises
-    ------
-    BankError
-        Where the folder holds no bank, or a file of it is damaged or does not belong to it.
-    """
-    rows, stored = read_token_rows(Path(path))
-    return TokenBank(path) if stored or rows.sequences is not None else LogitBank(path)
-
-
 def token_bank_from_logits(
     logits: Mapping[str, ArrayLike],
     labels: ArrayLike,

@@ -13,7 +13,7 @@ Figures are made with pyplot, so that a notebook displays them; a long script ca
 `save`.
 """
 
-from capmismatch.plots._save import attach, check_formats, drawn_data, file_name, save
+from capmismatch.plots._save import attach, drawn_data, file_name, save
 from capmismatch.plots._style import FigureStyle, figure_style
 from capmismatch.plots.affinity_map import affinity_map
 from capmismatch.plots.capacity_curve import capacity_curve
@@ -41,7 +41,6 @@ __all__ = [
     "attach",
     "capacity_curve",
     "capacity_grid",
-    "check_formats",
     "dark_knowledge",
     "drawn_data",
     "fidelity_vs_capacity",

@@ -16,10 +16,11 @@ import pandas as pd
 
 from capmismatch import plots
 from capmismatch._utils.progress import progress_bar
-from capmismatch.data.token_bank import open_bank
+from capmismatch.data.opening import open_bank
 from capmismatch.diagnostics.dark_knowledge import example_soft_labels
 from capmismatch.diagnostics.tables import rank_stability, reliability
 from capmismatch.errors import InputError, must_be_one_of
+from capmismatch.plots._save import check_formats
 from capmismatch.report.study_folder import StudyFolder
 from capmismatch.selection.pareto import pareto_front
 from capmismatch.stats.matching import nearest_tau, resolve_split
@@ -104,7 +105,7 @@ def draw_all(
     import matplotlib.pyplot as plt
 
     known = drawings(study)
-    plots.check_formats(formats)
+    check_formats(formats)
     for name in only:
         if not any(each.startswith(name) for each in known):
             must_be_one_of(name, list(known), "only")

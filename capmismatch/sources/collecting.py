@@ -38,9 +38,9 @@ from capmismatch.data.feature_files import (
     read_feature_record,
     write_feature_shard,
 )
+from capmismatch.data.opening import open_bank
 from capmismatch.data.records import TeacherRecord
 from capmismatch.data.rows import Rows, check_finite
-from capmismatch.data.token_bank import open_bank
 from capmismatch.errors import BankError, InputError, must_be_one_of
 from capmismatch.findings import FINDINGS, join_codes
 from capmismatch.sources._tokenizers import tokenizer_findings

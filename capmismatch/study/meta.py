@@ -265,11 +265,11 @@ class Meta:
         z = np.arctanh(rows["value"].clip(-0.999, 0.999))
         wide = rows.assign(z=z).pivot_table(index=["study", "family"], columns="probe", values="z")
         wide = wide.dropna(axis=1, thresh=max(2, len(wide) // 2)).dropna()
-        turned = wide * pd.Series(_SIGNS)[wide.columns]
+        turned = wide * pd.Series(_SIGNS).reindex(wide.columns)
         found = contrasts(turned.to_numpy(), list(turned).index(against)) if against in turned and len(turned) else []
         taus = rows.groupby("probe")["tau"].first()
         table = [
-            (probe, taus[probe], turned[probe].mean(), one.value, one.low, one.high, one.p, len(turned))
+            (probe, taus[str(probe)], turned[probe].mean(), one.value, one.low, one.high, one.p, len(turned))
             for probe, one in zip(turned, found, strict=True)
         ]
         names = ["probe", "tau", "z", "less", "low", "high", "p", "families"]

@@ -288,7 +288,7 @@ class Study:
 
     def _collected_bank(self) -> LogitBank:
         """The bank with all teachers that the study file names, if it is still that of what the file says."""
-        from capmismatch.data.token_bank import open_bank
+        from capmismatch.data.opening import open_bank
 
         folder = self.folder / "bank"
         changed = what_changed(folder, self.config, self.base)

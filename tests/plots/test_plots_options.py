@@ -21,7 +21,7 @@ from capmismatch.plots._common import ladders
 from capmismatch.plots._options import ADDED
 
 TEACHERS = tables.RESNETS[:4] + tables.RESNETS[6:8]
-HELPERS = {"FigureStyle", "attach", "check_formats", "drawn_data", "figure_style", "file_name", "save"}
+HELPERS = {"FigureStyle", "attach", "drawn_data", "figure_style", "file_name", "save"}
 PLOTS = sorted(set(plots.__all__) - HELPERS)
 HEATMAPS = {"temperature_heatmap", "rank_matrix", "affinity_map"}  # what they show has no legend of colours
 NAMELESS = {"fidelity_vs_capacity", "variance_vs_capacity", "logit_statistics", "rank_distribution"} | {

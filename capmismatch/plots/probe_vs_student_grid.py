@@ -134,8 +134,8 @@ def probe_vs_student_grid(
     if names:
         root(axes[0]).draw_without_rendering()  # one layout for all panels
         for ax, (rows, _) in zip(axes, selected, strict=True):
-            texts = [numbers[name] for name in rows["label"]]
-            label_points(ax, rows["x"].to_numpy(), rows["accuracy"].to_numpy(), texts, settled=True)
+            beside = [numbers[name] for name in rows["label"]]
+            label_points(ax, rows["x"].to_numpy(), rows["accuracy"].to_numpy(), beside, settled=True)
     return axes
 
 

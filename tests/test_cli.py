@@ -469,6 +469,17 @@ def test_stages_one_by_one_leave_the_same_as_run(studied: Path, tmp_path: Path) 
         pd.testing.assert_frame_equal(pd.read_parquet(file), pd.read_parquet(studied / "tables" / file.name))
 
 
+def test_several_figures_by_their_names_and_the_teachers_as_latex(studied: Path, tmp_path: Path) -> None:
+    both = "capacity_curve,pick_chart"
+    drawn = command("plot", studied, "--only", both, "--format", "svg", "--out", tmp_path, "--quiet")
+    assert drawn.code == 0, drawn.err
+    names = {Path(line).stem for line in drawn.out.split()}
+    assert "pick_chart" in names and len(names) > 1
+    assert all(name == "pick_chart" or name.startswith("capacity_curve_") for name in names)
+    plain = command("latex", studied)
+    assert plain.code == 0 and plain.out == command("latex", studied, "teachers").out
+
+
 def made(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and ".lock" not in path.name}
 

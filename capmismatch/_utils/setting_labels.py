@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import pandas as pd
+
+from capmismatch.errors import InputError, must_be_one_of
 
 COLUMNS = ("label", "method", "tau", "tau_student")
 
@@ -48,6 +51,27 @@ def current_label(label: str, method: str, tau: float, tau_student: float) -> st
     if said is None:
         return label
     return " ".join([f"KD tau={tau:g}", *student_words(tau, tau_student, None, "KD")]) + said["rest"]
+
+
+def must_be_a_label(label: str, labels: Iterable[str], name: str = "label") -> None:
+    """Raise unless a setting is among those there are; one that was once called so is named.
+
+    Examples
+    --------
+    >>> must_be_a_label("KD tau=4", ["DKD", "KD tau=4 student tau=1"])
+    Traceback (most recent call last):
+    capmismatch.errors.InputError: label must be one of ['DKD', 'KD tau=4 student tau=1'], not 'KD tau=4'; did you \
+mean 'KD tau=4 student tau=1'? 'KD tau=4' now means Hinton's, with one temperature for teacher and student
+    """
+    options = list(labels)
+    if label not in options and (tau := re.match(r"KD tau=([\d.]+)", str(label))):
+        once = current_label(label, "KD", float(tau[1]), 1.0)
+        if once in options:
+            raise InputError(
+                f"{name} must be one of {options}, not {label!r}; did you mean {once!r}? {label!r} now means Hinton's, "
+                "with one temperature for teacher and student"
+            )
+    must_be_one_of(label, options, name)
 
 
 def with_current_labels(frame: pd.DataFrame) -> pd.DataFrame:

@@ -97,11 +97,8 @@ class TeacherRows:
     @property
     def rates(self) -> tuple[float, float]:
         """Inverse temperatures between which one can be searched: of condensed rows those whose sums were kept."""
-        least, most = 1 / WARMEST, 1 / COOLEST
-        if self._tokens is None or self._tokens.settings is None:
-            return least, most
-        betas = self._tokens.settings.betas
-        return max(least, min(betas)), min(most, max(betas) / 2)
+        least, most = kept_rates(self.bank)
+        return max(1 / WARMEST, least), min(1 / COOLEST, most)
 
     def blocks(self, count: int) -> list[slice]:
         """Slices of `count` rows that a thread works on at a time."""
@@ -113,6 +110,14 @@ class TeacherRows:
         if self._tokens is not None:  # nothing is known of a token's mean soft label
             return [np.arange(block.start, block.stop) for block in blocks(len(self), max(1, size))]
         return groups_of_classes(self.labels, size)
+
+
+def kept_rates(bank: LogitBank) -> tuple[float, float]:
+    """Inverse temperatures between which probes are known: of condensed rows those whose sums were kept."""
+    if not isinstance(bank, TokenBank) or not bank.condensed or bank.settings is None:
+        return 0.0, math.inf
+    betas = bank.settings.betas
+    return min(betas), max(betas) / 2
 
 
 def _widened(logits: NDArray[Any], device: torch.device) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import pandas as pd
@@ -10,7 +11,7 @@ import pandas as pd
 from capmismatch._numerics.devices import as_device
 from capmismatch._utils.progress import progress_bar
 from capmismatch.data.bank import LogitBank
-from capmismatch.diagnostics.example_values import means_of
+from capmismatch.diagnostics.example_values import kept_rates, means_of
 from capmismatch.diagnostics.table_rows import identity, seed_of
 from capmismatch.errors import must_be_temperature
 from capmismatch.probes import REGISTRY
@@ -54,14 +55,15 @@ def matched_temperatures(
     -------
     DataFrame
         One row per teacher, with the columns of `probe`: `probe` is "tau_for_entropy" and the like, `tau` the
-        reference's temperature, `value` the teacher's, NaN where it does not reach the mean within a factor of 16; `se`
-        is NaN.
+        reference's temperature, `value` the teacher's, that nearest to tau by the quotient; NaN where it does not
+        reach the mean within a factor of 16, of condensed rows within the temperatures whose sums were kept (with a
+        warning). `se` is NaN.
 
     Raises
     ------
     InputError
-        An unknown probe, teacher or split, a temperature that is not positive; of condensed rows, temperatures whose
-        sums were not kept.
+        An unknown probe, teacher or split, a temperature that is not positive; of condensed rows, a `tau` whose sums
+        were not kept.
 
     See Also
     --------
@@ -86,12 +88,23 @@ def matched_temperatures(
         return [means[match, at]["value"] for at in taus]
 
     wanted, rows = mean_at(key, [tau])[0], []
+    slowest, fastest = kept_rates(bank)
+    within = (1 / fastest, 1 / slowest if slowest else math.inf)
     with progress_bar(bank.teachers, desc="temperatures", unit="teacher", show=progress) as bar:
         for record in bar:
             same = record.key == key
-            found = tau if same else matched(lambda taus: mean_at(record.key, taus), wanted, tau)  # noqa: B023 - at once
+            found = tau if same else matched(lambda taus: mean_at(record.key, taus), wanted, tau, within)  # noqa: B023
             names = {"split": split or "all", "seed": seed_of(record), "tau": tau, "probe": f"tau_for_{match}"}
             rows.append(identity(record) | names | {"value": found, "se": math.nan, "n": len(bank.select(split))})
+    without = [str(row["teacher"]) for row in rows if math.isnan(row["value"])]
+    if without and within != (0.0, math.inf):
+        low, high = max(within[0], tau / 16), min(within[1], tau * 16)
+        warnings.warn(
+            f"no temperature in [{low:g}, {high:g}], for which the bank's condensed rows keep sums, gives "
+            f"{', '.join(dict.fromkeys(without))} the mean {match} of {key} at tau={tau:g}, {wanted:.4g}: condense "
+            "with other betas for a wider range",
+            stacklevel=2,
+        )
     return pd.DataFrame(rows)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 import os
 import re
 import warnings
@@ -71,6 +72,22 @@ NO_TEACHER = ("none", "no teacher", "no_teacher", "null")
 """What tables write where there is no teacher."""
 
 SETTING = ("tau", "tau_other", "tau_student", "weight", "constraint", "margin", "wrong")
+RARE = ("center", "other", "match", "share")
+"""Further columns of settings, of tables in which a method has them."""
+
+
+def rare_columns(method: Method) -> dict[str, Any]:
+    """What makes a setting beside the columns that each results table has, where it is not the method's default.
+
+    Examples
+    --------
+    >>> rare_columns(Method("ClassKD", share=0.3)), rare_columns(Method("TopK", options={"k": 5}))
+    ({'share': 0.3}, {'options': '{"k": 5}'})
+    """
+    values = {name: value for name in RARE if (value := getattr(method, name)) is not None}
+    if values.get("center") == method.spec.fields.get("center"):
+        values.pop("center", None)
+    return values | ({"options": json.dumps(method.options, sort_keys=True)} if method.options else {})
 
 
 def load_results(
@@ -134,7 +151,8 @@ def load_results(
         * ``train_accuracy``, ``train_fidelity``, ``train_kl``, ``train_kl_tau4``: the same on the training rows, in
           their first stored view; equal in all rows of a student
 
-        and further columns of the file as they are.
+        and of settings that have them, ``center`` (where it is "none"), ``other``, ``match`` and ``share`` of
+        `Method`, and its ``options`` as JSON; and further columns of the file as they are.
 
     Raises
     ------
@@ -390,7 +408,7 @@ def _split_of_accuracy(name: str) -> str:
     if match is None or "n" in (match["what"], match["rest"]):
         return ""
     split = match["first"] or match["last"]
-    return SPLIT_SYNONYMS.get(split, split)
+    return PARTS.get(split, split)
 
 
 def _clean_splits(frame: pd.DataFrame, splits: Mapping[str, str], source: str) -> pd.Series:
@@ -508,6 +526,8 @@ def _label(row: Mapping[Hashable, Any]) -> str:
     values = {name: row[name] for name in SETTING if pd.notna(row[name]) and row[name] != ""}
     if row["method"] in METHODS:
         student = {"tau_student": values["tau"]} if row["method"] == "KD" and "tau" in values else {}  # one for both
+        fields = METHODS[str(row["method"])].fields
+        values |= {name: row[name] for name in RARE if name in fields and pd.notna(row.get(name)) and row[name] != ""}
         with suppress(InputError):  # values that the other trainer knows for this method, and we do not
             label = Method(row["method"], **{**student, **values}).label
             if "tau" in values:

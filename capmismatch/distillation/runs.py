@@ -28,7 +28,7 @@ from capmismatch.data.bank import SPLITS, LogitBank, TeacherRecord
 from capmismatch.data.datasets import Dataset
 from capmismatch.distillation.config import DistillConfig
 from capmismatch.distillation.methods import Method
-from capmismatch.distillation.results import OUTCOMES, SETTING, complete
+from capmismatch.distillation.results import OUTCOMES, SETTING, complete, rare_columns
 from capmismatch.errors import BankError, InputError
 from capmismatch.training.recipes import Recipe
 
@@ -238,6 +238,7 @@ def results_of(done: list[tuple[Run, Path]]) -> pd.DataFrame:
             "method": run.method.name,
             "seed": run.seed,
             **{name: getattr(run.method, name) for name in SETTING},
+            **rare_columns(run.method),
         }
         splits = dict(result["splits"])
         seen = {f"train_{name}": value for name, value in splits.pop("train", {}).items() if name in OUTCOMES}

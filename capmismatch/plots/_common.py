@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from capmismatch._utils.setting_labels import with_current_labels
 from capmismatch.errors import InputError, require_columns
 from capmismatch.plots._options import note_aliases
 from capmismatch.stats.matching import resolve_split
@@ -77,6 +78,7 @@ def rows_where(frame: pd.DataFrame, what: str, **values: Any) -> pd.DataFrame:
         If a column is missing or no row has a value; the message says which values the rows do have.
     """
     require_columns(frame, values, what)
+    frame = with_current_labels(frame)
     for column, value in values.items():
         choices = value if isinstance(value, list | tuple) else [value]
         for choice in choices:

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import brentq
+from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 
 from capmismatch._numerics.arrays import ArrayLike, as_pair
@@ -188,8 +188,13 @@ def must_depend_on_tau(probe: str) -> str:
     return probe
 
 
-def matched(means: Callable[[Sequence[float]], Sequence[float]], value: float, near: float) -> float:
-    """The temperature nearest to `near` at which a mean is `value`, up to a factor of 16; NaN where none is.
+def matched(
+    means: Callable[[Sequence[float]], Sequence[float]],
+    value: float,
+    near: float,
+    within: tuple[float, float] = (0.0, math.inf),
+) -> float:
+    """The temperature nearest to `near`, by the quotient, at which a mean is `value`, up to a factor of 16; else NaN.
 
     Parameters
     ----------
@@ -199,22 +204,50 @@ def matched(means: Callable[[Sequence[float]], Sequence[float]], value: float, n
         Wanted.
     near : float
         A temperature.
+    within : tuple of float
+        Lowest and highest temperature at which the mean is known; `near` lies between them.
+
+    Examples
+    --------
+    >>> round(matched(lambda taus: [-((tau - 2) ** 2) for tau in taus], -0.01, near=2.0), 6)  # at 1.9 and 2.1
+    2.1
     """
     must_be_temperature(near, "near")
-    steps = [near * 2 ** (step / 2) for step in range(-8, 9)]
+    low, high = max(within[0], near / 16), min(within[1], near * 16)
+    inside = [tau for tau in (near * 2 ** (step / 2) for step in range(-8, 9)) if low < tau < high]
+    steps = [low, *inside, high]
     gaps = [mean - value for mean in means(steps)]
-    if gaps[8] == 0:
+    if near in steps and gaps[steps.index(near)] == 0:
         return near
+
+    def gap(tau: float) -> float:
+        return means([tau])[0] - value
+
+    steps, gaps = _with_turns(gap, steps, gaps)
     crossed = [
-        (max(abs(2 * step - 15), 1), step)
-        for step, (before, after) in enumerate(pairwise(gaps))
-        if before * after <= 0 and before != after
+        float(brentq(gap, steps[at], steps[at + 1], rtol=TOLERANCE))
+        for at, (before, after) in enumerate(pairwise(gaps))
+        if before * after < 0
     ]
-    if not crossed:
-        return math.nan
-    step = min(crossed)[1]
-    low, high = steps[step], steps[step + 1]
-    return float(brentq(lambda tau: means([tau])[0] - value, low, high, rtol=TOLERANCE))
+    crossed += [tau for tau, left in zip(steps, gaps, strict=True) if left == 0]
+    return min(crossed, key=lambda tau: abs(math.log(tau / near)), default=math.nan)
+
+
+def _with_turns(
+    gap: Callable[[float], float], steps: Sequence[float], gaps: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """The steps, and between them the temperatures where a gap of one sign turns and may cross zero twice."""
+    points = dict(zip(steps, gaps, strict=True))
+    last = len(steps) - 1
+    for at, own in enumerate(gaps):
+        below, above = max(at - 1, 0), min(at + 1, last)
+        sign = math.copysign(1.0, own)
+        if 0 < sign * own <= min(sign * gaps[below], sign * gaps[above]):
+            bounds = (steps[below], steps[above])
+            found = minimize_scalar(lambda tau, sign=sign: sign * gap(float(tau)), bounds=bounds, method="bounded")
+            points[float(found.x)] = sign * float(found.fun)
+    taus = sorted(points)
+    return taus, [points[tau] for tau in taus]
 
 
 def _parts(logits: ArrayLike, labels: ArrayLike) -> Parts:

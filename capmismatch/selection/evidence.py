@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from capmismatch._utils.setting_labels import with_current_labels
 from capmismatch.errors import InputError
 from capmismatch.selection.candidates import Candidates, family_codes, of_family, predictors, read_probes, rule_choices
 from capmismatch.selection.students import (
@@ -124,7 +125,7 @@ def as_pairs(evidence: Iterable[object]) -> list[tuple[pd.DataFrame, pd.DataFram
     for number, pair in enumerate(evidence):
         match pair:
             case (pd.DataFrame() as probes, pd.DataFrame() as results):
-                pairs.append((probes, results))
+                pairs.append((probes, with_current_labels(results)))
             case _:
                 raise InputError(
                     "expected evidence to be a list of pairs of tables, such as [(probes, results)], got "

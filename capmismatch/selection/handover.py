@@ -6,15 +6,25 @@ import json
 import shlex
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import pandas as pd
 
 import capmismatch
 from capmismatch.errors import InputError
+from capmismatch.selection.rules import DEFAULT_TAU
 
 SETTING = ("tau", "tau_other", "tau_student", "weight", "constraint", "margin", "wrong")
 """Columns of the results table that make a setting of a method."""
+
+RARE = {
+    "center": ("ATS", "ISATS"),
+    "other": ("MatchKD", "ClassKD", "GRAFT"),
+    "match": ("MatchKD",),
+    "share": ("ClassKD",),
+}
+"""Further columns of a setting, and the methods that have them; in other rows such a column means something else."""
 
 OF_SOFT_LABELS = {
     "KD": ("tau",),
@@ -42,8 +52,11 @@ def settings_in(tables: Iterable[pd.DataFrame]) -> dict[str, dict[str, Any]]:
             continue
         columns = [name for name in SETTING if name in table]
         rows = table[table["method"].ne("CE")].drop_duplicates("label")
-        for row in rows[["label", "method", *columns]].to_dict("records"):
+        for row in rows.to_dict("records"):
             values = {str(name): row[name] for name in columns if not pd.isna(row[name]) and row[name] != ""}
+            values |= {name: row[name] for name in _rare_in(row)}
+            if options := _options(row.get("options")):
+                values["options"] = options
             if row["method"] == "KD" and "tau" in values:  # by itself, KD has one temperature for both
                 values.setdefault("tau_student", values["tau"])
             settings.setdefault(str(row["label"]), {"name": row["method"], **values})
@@ -64,6 +77,20 @@ def lacks_temperature(setting: Mapping[str, Any]) -> bool:
         return capmismatch.Method(setting["name"]).tau is not None
     except InputError:  # one that needs more than its name, or another trainer's
         return False
+
+
+def _rare_in(row: Mapping[Any, Any]) -> list[str]:
+    """The further columns of its setting that a row of a results table has."""
+    return [name for name, of in RARE.items() if row["method"] in of and not pd.isna(row.get(name)) and row[name] != ""]
+
+
+def _options(cell: object) -> dict[str, Any]:
+    """The options of a method in a cell, as JSON; none where it holds something else."""
+    try:
+        options = json.loads(str(cell))
+    except ValueError:
+        return {}
+    return options if isinstance(options, dict) else {}
 
 
 def soften_command(teacher: str, setting: Mapping[str, Any], source: str, options: Sequence[str] = ()) -> str:
@@ -100,7 +127,12 @@ def soften_command(teacher: str, setting: Mapping[str, Any], source: str, option
     return shlex.join([*words, "--out", "soft.safetensors"])
 
 
-NEEDS = {"CalKD": ", held_out=(val_logits, val_labels)", "ClassKD": ", class_means=class_means"}
+NEEDS = {
+    "CalKD": ", held_out=(val_logits, val_labels)",
+    "MatchKD": ", held_out=(val_logits, val_labels), other=other_val_logits",
+    "ClassKD": ", class_means=class_means",
+    "GRAFT": ", other=other_logits",
+}
 """What else the soft labels of a method are made of."""
 
 
@@ -117,10 +149,7 @@ def loss_line(setting: Mapping[str, Any]) -> str:
     '# the loss of "MyLoss" is your own code: it is no method of capmismatch'
     """
     values = {name: value for name, value in setting.items() if name != "name"}
-    text = [
-        f"{name}={_shown(value)}" if not isinstance(value, str) else f'{name}="{value}"'
-        for name, value in values.items()
-    ]
+    text = [f"{name}={_in_python(value)}" for name, value in values.items()]
     # by the public names, as a user would: this room does not know the one above it, which has the methods
     name = json.dumps(str(setting["name"]))
     if lacks_temperature(setting):
@@ -139,8 +168,30 @@ def loss_line(setting: Mapping[str, Any]) -> str:
     return f"loss = {made}.criterion()(student_logits, labels, {taken})"
 
 
+def _in_python(value: Any) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    return _shown(value) if isinstance(value, Real) else repr(value)
+
+
 def _shown(value: Any) -> str:
     return value if isinstance(value, str) else f"{float(value):g}"
+
+
+def first_setting(tau: float | None = None) -> dict[str, Any]:
+    """What to teach by where no student tells: KD at a temperature, by default `DEFAULT_TAU`."""
+    return {"name": "KD", "tau": DEFAULT_TAU if tau is None else tau}
+
+
+def label_of(setting: Mapping[str, Any]) -> str:
+    """The label of a setting.
+
+    Examples
+    --------
+    >>> label_of(first_setting())
+    'KD tau=4 student tau=1'
+    """
+    return str(capmismatch.Method(**setting).label)
 
 
 class HandOver:
@@ -154,7 +205,7 @@ class HandOver:
         -------
         dict
             That of the choice; where students have different ones, that of the first student whose best teacher this
-            is. Without students "KD" at its temperature 4.
+            is. Without students "KD" at the temperature of the probe, or 4.
         """
         label = self.label
         if label is None and len(self.students):
@@ -163,7 +214,7 @@ class HandOver:
         if label in self.basis.methods:
             return dict(self.basis.methods[label])
         known = {} if self.tau is None or pd.isna(self.tau) else {"tau": self.tau}
-        return {"name": self.method, **known} if self.method else {"name": "KD", "tau": 4.0}
+        return {"name": self.method, **known} if self.method else first_setting(known.get("tau"))
 
     @property
     def _lacks_tau(self: Any) -> bool:

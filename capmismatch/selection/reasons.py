@@ -10,6 +10,7 @@ import pandas as pd
 from capmismatch._utils.text import count, format_chance, format_count, format_number, join, start
 from capmismatch.selection.evidence import EvidenceFacts
 from capmismatch.selection.first_guess import SmallestPilot
+from capmismatch.selection.handover import first_setting, label_of
 from capmismatch.selection.metric import ACCURACY, Metric
 from capmismatch.selection.rules import (
     COMPANIONS,
@@ -174,9 +175,10 @@ def prior_risk(pilot: SmallestPilot | None) -> str:
     if pilot is None:
         return risk
     names = join(["/".join(teacher) for teacher in pilot.teachers])
+    setting = label_of(first_setting(pilot.tau))
     return (
-        f"{risk} The smallest useful pilot trains {count(pilot.runs, 'student')}: {names} in one setting, such as KD "
-        f"at tau={pilot.tau:g}, {count(pilot.seeds, 'seed')} each (--pilot {pilot.runs} starts with these teachers)."
+        f"{risk} The smallest useful pilot trains {count(pilot.runs, 'student')}: {names} in one setting, such as "
+        f"'{setting}', {count(pilot.seeds, 'seed')} each (--pilot {pilot.runs} starts with these teachers)."
     )
 
 

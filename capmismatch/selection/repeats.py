@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from capmismatch._utils.text import count
@@ -19,6 +20,9 @@ TRAINING = ("teacher_seed", "seed", "split")
 ALIKE_SHARE = 0.9
 """Share of the accuracies that two groups of results have in common from which on one is a copy of the other."""
 
+MEASURED = ("nll", "brier", "ece", "fidelity", "kl", "kl_tau4")
+"""What else tells trainings apart whose accuracies are equal; of training rows with "train_" in front."""
+
 Key = tuple[Hashable, ...]
 
 
@@ -28,6 +32,8 @@ class _Accuracies(NamedTuple):
     name: str
     family: str
     by_teacher: Mapping[str, Mapping[Key, float]]
+    method: str
+    more: Mapping[str, Mapping[str, Mapping[Key, float]]]  # what else was measured: by column, teacher and training
 
 
 def without_repeats(results: pd.DataFrame | None, pairs: Sequence[Pair]) -> tuple[pd.DataFrame | None, list[Pair], str]:
@@ -35,7 +41,8 @@ def without_repeats(results: pd.DataFrame | None, pairs: Sequence[Pair]) -> tupl
 
     A setting is left out where its accuracies are those of an earlier one: results that repeat another label or student
     of their family, and evidence that repeats the results or earlier evidence, also under other names of family,
-    student, label or teachers. Trainings are told by their accuracies with the same numbers of run, seed and split.
+    student, label or teachers. Trainings are told by their accuracies with the same numbers of run, seed and split,
+    and by what else both measured of them (`MEASURED`).
 
     Parameters
     ----------
@@ -83,7 +90,7 @@ def _kept(
     numbered = results.reset_index(drop=True)
     repeated = pd.Series(False, index=numbered.index)
     for group, rows in _groups(numbered):
-        earlier, teachers = _copied(group, [one for one in seen if one.family == group.family or not of_one_family])
+        earlier, teachers = _copied(group, [one for one in seen if not of_one_family or _may_be_copied(group, one)])
         if teachers:
             copies = rows.index[rows["teacher"].isin(teachers)]
             repeated[copies] = True
@@ -91,6 +98,16 @@ def _kept(
         else:
             seen.append(group)
     return results[~repeated.to_numpy()] if repeated.any() else results
+
+
+def _may_be_copied(group: _Accuracies, earlier: _Accuracies) -> bool:
+    """Whether results of one table may be a copy: not other families, nor methods whose students were trained here.
+
+    Those, told by what they measure against the teacher, have runs of their own, though methods may coincide: MatchKD
+    with the teacher that it matches is KD.
+    """
+    own_runs = "kl" in group.more and "kl" in earlier.more and group.method != earlier.method
+    return earlier.family == group.family and not own_runs
 
 
 def _copied(group: _Accuracies, seen: Sequence[_Accuracies]) -> tuple[str, set[str]]:
@@ -105,24 +122,48 @@ def _copied(group: _Accuracies, seen: Sequence[_Accuracies]) -> tuple[str, set[s
 def _groups(results: pd.DataFrame) -> Iterator[tuple[_Accuracies, pd.DataFrame]]:
     rows = with_teacher(results)
     rows = rows.assign(family=rows["family"].fillna(""))
+    wanted = {"train_accuracy", *MEASURED, *(f"train_{name}" for name in MEASURED)}
+    measured = [name for name in rows if name in wanted and pd.api.types.is_numeric_dtype(rows[name])]
     for (family, student, label), group in rows.groupby(["family", "student", "label"], sort=False):
-        by_teacher = {
-            str(teacher): dict(
-                zip(
-                    own[list(TRAINING)].itertuples(index=False, name=None),
-                    own["accuracy"].astype(float).round(DIGITS),
-                    strict=True,
-                )
-            )
-            for teacher, own in group.groupby("teacher", sort=False)
-        }
+        by_teacher = _by_teacher(group, "accuracy")
+        more = {column: _by_teacher(group, column) for column in measured if group[column].notna().any()}
+        method = str(group["method"].iloc[0]) if "method" in group else ""
         name = ", ".join(filter(None, [str(family), f"student {student!r} by {label!r}"]))
-        yield _Accuracies(name, str(family), by_teacher), group
+        yield _Accuracies(name, str(family), by_teacher, method, more), group
+
+
+def _by_teacher(group: pd.DataFrame, column: str) -> dict[str, dict[Key, float]]:
+    """The values of a column by teacher, then by training and split; those that are missing are left out."""
+    rows = group[group[column].notna()]
+    return {
+        str(teacher): dict(
+            zip(
+                own[list(TRAINING)].itertuples(index=False, name=None),
+                own[column].astype(float).round(DIGITS),
+                strict=True,
+            )
+        )
+        for teacher, own in rows.groupby("teacher", sort=False)
+    }
+
+
+def _differ(group: _Accuracies, teacher: str, earlier: _Accuracies, theirs: str) -> bool:
+    """Whether something else that both measured differs, in most of the trainings of a teacher: no copy then."""
+    for column in set(group.more) & set(earlier.more):
+        own, other = group.more[column].get(teacher, {}), earlier.more[column].get(theirs, {})
+        shared = [np.isclose(value, other[key], rtol=1e-6, atol=1e-8) for key, value in own.items() if key in other]
+        if shared and sum(shared) < ALIKE_SHARE * len(shared):
+            return True
+    return False
 
 
 def _same_names(group: _Accuracies, earlier: _Accuracies) -> set[str]:
     """The teachers of the group that are in both, if what both have in common agrees."""
-    shared = [teacher for teacher in group.by_teacher if teacher in earlier.by_teacher]
+    shared = [
+        teacher
+        for teacher in group.by_teacher
+        if teacher in earlier.by_teacher and not _differ(group, teacher, earlier, teacher)
+    ]
     pairs = [
         (value, theirs[key])
         for teacher in shared
@@ -138,8 +179,12 @@ def _same_names(group: _Accuracies, earlier: _Accuracies) -> set[str]:
 
 def _same_values(group: _Accuracies, earlier: _Accuracies) -> set[str]:
     """The teachers of the group all of whose accuracies are those of some teacher of the earlier one, renamed."""
-    known = {frozenset(values.items()) for values in earlier.by_teacher.values() if len(values) > 1}
-    equal = {teacher for teacher, values in group.by_teacher.items() if frozenset(values.items()) in known}
+    known = {frozenset(values.items()): one for one, values in earlier.by_teacher.items() if len(values) > 1}
+    equal = {
+        teacher
+        for teacher, values in group.by_teacher.items()
+        if (theirs := known.get(frozenset(values.items()))) is not None and not _differ(group, teacher, earlier, theirs)
+    }
     values = [value for teacher in equal for value in group.by_teacher[teacher].values()]
     enough = len(values) >= LEAST_ROWS and len(set(values)) >= LEAST_VALUES
     return equal if enough and len(equal) >= ALIKE_SHARE * len(group.by_teacher) else set()

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from capmismatch._utils.setting_labels import must_be_a_label
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.selection.candidates import Candidates, Floats, measured
 from capmismatch.stats.groups import Group, Noise
@@ -291,7 +292,7 @@ def draw_students(
     """
     rows = usable_rows(results, candidates.profiles, splits, student)
     if label is not None:
-        must_be_one_of(label, sorted(rows["label"].unique()), "label")
+        must_be_a_label(label, sorted(rows["label"].unique()))
         rows = rows[rows.groupby("student")["label"].transform(lambda labels: label in set(labels))]
     rng = np.random.default_rng(seed)
     students = []

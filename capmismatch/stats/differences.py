@@ -21,6 +21,7 @@ from capmismatch.stats.matching import (
     require_results,
     require_single_rows,
     resolve_split,
+    with_teacher,
 )
 
 Floats = NDArray[np.float64]
@@ -141,7 +142,7 @@ def taught_rows(results: pd.DataFrame, split: str) -> pd.DataFrame:
     """The rows of students with a teacher and an accuracy on a split, each there once, with family and training run."""
     require_results(results, ["teacher", "student", "label", "seed", "split", "accuracy"])
     split = resolve_split(results["split"], split)
-    rows = results[results["teacher"].fillna("").ne("") & results["accuracy"].notna() & results["split"].eq(split)]
+    rows = with_teacher(results[results["split"].eq(split)])
     if rows.empty:
         raise InputError(f"the results table has no students of a teacher on the split {split!r}")
     rows = rows.assign(

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from capmismatch._utils.setting_labels import with_current_labels
 from capmismatch._utils.text import count, join
 from capmismatch.errors import InputError, must_be_a_table, require_columns, require_numbers
 from capmismatch.stats.correlations import nested_mean
@@ -100,7 +101,7 @@ def rows_of_split(frame: pd.DataFrame, split: str, what: str) -> pd.DataFrame:
     InputError
         If there are none; the message lists the splits of the table, which it calls `what`.
     """
-    rows = frame[frame["split"].eq(split)]
+    rows = with_current_labels(frame[frame["split"].eq(split)])
     if rows.empty:
         raise InputError(f"{what} has no rows for the split {split!r}; it has {sorted(frame['split'].unique())}")
     return rows
@@ -271,7 +272,8 @@ def shared_teachers(probes: pd.DataFrame, results: pd.DataFrame) -> pd.MultiInde
 
 
 def with_teacher(results: pd.DataFrame) -> pd.DataFrame:
-    """The rows that have a teacher and an accuracy."""
+    """The rows that have a teacher and an accuracy, their settings called as they are now."""
+    results = with_current_labels(results)
     return results[results["teacher"].fillna("").ne("") & results["accuracy"].notna()]
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 import scipy  # whose parts load when first used: those for statistics take a second
 from numpy.typing import NDArray
 
-from capmismatch.errors import must_be_one_of, require_columns
+from capmismatch._utils.setting_labels import must_be_a_label
+from capmismatch.errors import require_columns
 from capmismatch.stats.estimates import Estimate
 from capmismatch.stats.matching import resolve_split, rows_of_split
 from capmismatch.stats.run_means import half_width
@@ -226,7 +227,7 @@ def setting_differences(results: pd.DataFrame, *, against: str | None = None, sp
     rows = rows_of_split(results, split, "the results table")
     rows = rows[rows["accuracy"].notna()]
     if against is not None:
-        must_be_one_of(against, list(dict.fromkeys(rows["label"])), "against")
+        must_be_a_label(against, dict.fromkeys(rows["label"]), "against")
     teacher = rows["teacher"].fillna("").astype(str)
     family = rows["family"].fillna("").astype(str) + "/" if "family" in rows else ""
     rows = rows.assign(teacher=(family + teacher).where(teacher.ne(""), ""))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from capmismatch._utils.setting_labels import with_current_labels
 from capmismatch._utils.text import DECIMAL_COMMA
 from capmismatch.errors import InputError
 from capmismatch.stats.matching import UNIT, with_families
@@ -94,7 +95,7 @@ def usable_tables(
         If no teacher is left, or a text stands where a number should.
     """
     probes = with_numbers(probes, "the probes table")
-    results = None if results is None else with_numbers(results, "the results table")
+    results = None if results is None else with_current_labels(with_numbers(results, "the results table"))
     bad = unusable_runs(probes)
     if bad.empty:
         return probes, results, bad

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from capmismatch._utils.setting_labels import must_be_a_label
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.findings import explain
 from capmismatch.selection.candidates import read_probes, rule_choices
@@ -135,7 +136,7 @@ class Meta:
             must_be_one_of(name, sorted(set(self.choices["rule"])), "rule")
         rows = self.choices
         if label != "all":
-            must_be_one_of(label, sorted(set(rows["label"])), "label")
+            must_be_a_label(label, sorted(set(rows["label"])))
             rows = rows[rows["label"].eq(label)]
         wide = rows.pivot_table(index=_CELL, columns="rule", values="regret")
         difference = (wide[rule] - wide[against]).dropna()
@@ -257,7 +258,7 @@ class Meta:
         """
         rows = self.correlations
         if label != "all":
-            must_be_one_of(label, sorted(set(rows["label"])), "label")
+            must_be_a_label(label, sorted(set(rows["label"])))
             rows = rows[rows["label"].eq(label)]
         rows = rows[rows["tau"].isna() | rows["tau"].eq(tau)]
         rows = rows[rows["probe"].isin(list(_SIGNS))]

@@ -34,6 +34,14 @@ def probes(banks) -> tuple[pd.DataFrame, pd.DataFrame]:
     return condensed, dense
 
 
+def test_temperatures_are_matched_where_sums_were_kept(banks) -> None:
+    scaled = {"small": LOGITS["small"], "same": 2 * LOGITS["small"], "sharp": 8 * LOGITS["small"]}
+    bank = cm.token_bank_from_logits(scaled, LABELS, sequences=windows(ROWS))
+    with pytest.warns(UserWarning, match="gives sharp the mean entropy"):
+        found = cm.matched_temperatures(bank, tau=2.0, reference="small", progress=False)["value"]
+    assert found[:2].tolist() == pytest.approx([2.0, 4.0], rel=1e-2) and np.isnan(found[2])
+
+
 def test_probes_of_condensed_rows_have_the_means_and_errors_of_all_logits(probes) -> None:
     condensed, dense = probes
     between = condensed["tau"].eq(1.5) | condensed["probe"].eq("calibration_tau")

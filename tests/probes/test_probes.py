@@ -19,7 +19,7 @@ from capmismatch import probes
 from capmismatch._numerics.softmax import Softened
 from capmismatch.errors import InputError
 from capmismatch.probes import REGISTRY
-from capmismatch.probes.temperatures import slopes_of
+from capmismatch.probes.temperatures import matched, slopes_of
 from capmismatch.temperature import ats, isats
 
 Array = np.ndarray
@@ -279,6 +279,17 @@ def test_matching_temperatures_give_the_value_back(name: str) -> None:
     assert math.isnan(probes.matching_tau(logits, labels, 100.0, name))
     with pytest.raises(InputError, match="probe must be one of"):
         probes.matching_tau(logits, labels, 1.0, "accuracy")
+
+
+@pytest.mark.parametrize("factor", [1.005, 1.02, 1.3])  # up to both crossings in one step of the search
+def test_of_two_matching_temperatures_the_nearer_one_is_taken(factor: float) -> None:
+    """The square of log(tau / 2) is log(factor)^2 at 2 / factor and 2 * factor."""
+    for side in (1, -1):
+        near = 2 * factor ** (side / 2)
+        found = matched(lambda taus: [math.log(tau / 2) ** 2 for tau in taus], math.log(factor) ** 2, near)
+        assert found == pytest.approx(2 * factor**side, rel=1e-6)
+    assert math.isnan(matched(lambda taus: [*taus], 3.0, 2.0, within=(1.0, 2.5)))
+    assert matched(lambda taus: [*taus], 2.4, 2.0, within=(1.0, 2.5)) == pytest.approx(2.4)
 
 
 def test_calibration_errors_see_the_temperature_and_the_direction() -> None:

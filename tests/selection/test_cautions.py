@@ -95,6 +95,17 @@ def test_what_agrees_by_chance_is_kept() -> None:
     assert without_repeats(same, [(PROBES, same)])[2] == ""  # one value everywhere says nothing
 
 
+def test_other_measures_and_methods_tell_equal_accuracies_apart() -> None:
+    results = result_table(MEANS)
+    told = {
+        kl: without_repeats(pd.concat([results.assign(kl=0.3), results.assign(kl=kl, label="KD again")]), [])[2]
+        for kl in (0.3, 0.4)
+    }
+    assert told[0.3] and not told[0.4]
+    own = results.assign(kl=0.3)  # of students trained here each method has its own runs
+    assert not without_repeats(pd.concat([own, own.assign(label="MatchKD", method="MatchKD")]), [])[2]
+
+
 @pytest.mark.parametrize("splits", [["val", "test"], ["val"]])
 def test_rows_that_are_there_twice_are_refused(splits: list[str]) -> None:
     results = result_table(MEANS, plain=0.69)

@@ -1,0 +1,36 @@
+"""The line of Python that makes a chosen setting's loss, of what the results table holds."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+import capmismatch as cm
+from capmismatch.distillation.results import complete, rare_columns
+from capmismatch.selection.handover import label_of, loss_line, settings_in
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        cm.Method("MatchKD", other="small", match="derived_std"),
+        cm.Method("ClassKD", share=0.3),
+        cm.Method("ATS", center="none"),
+        cm.Method("TopK", options={"k": 5}),
+    ],
+    ids=lambda method: method.name,
+)
+def test_results_have_the_whole_setting_of_a_method(method: cm.Method) -> None:
+    fields = {name: getattr(method, name) for name in ("tau", "tau_other", "tau_student", "weight")}
+    row = {"teacher": "t", "method": method.name, "accuracy": 0.5, "label": method.label}
+    table = complete(pd.DataFrame([row | fields | rare_columns(method)]))
+    setting = settings_in([table])[method.label]
+    line = loss_line(setting)
+    assert label_of(setting) == method.label and line.startswith("loss = cm.Method(")
+    made = line.removeprefix("loss = ").split(".criterion()")[0]
+    assert eval(made, {"cm": cm}) == method
+
+
+def test_a_column_of_that_name_of_another_method_is_none_of_its_setting() -> None:
+    table = pd.DataFrame({"label": ["KD"], "method": "KD", "tau": 4.0, "share": 0.2, "options": "fast"})
+    assert settings_in([table])["KD"] == {"name": "KD", "tau": 4.0, "tau_student": 4.0}

@@ -322,14 +322,17 @@ def plot(
     *,
     folder: Folder = None,
     venue: Annotated[str | None, Parameter(help="Sizes and fonts of this venue, such as 'icml'.")] = None,
-    only: Annotated[tuple[str, ...], Parameter(help="Draw only this figure, such as 'capacity_curve'.")] = (),
+    only: Annotated[
+        tuple[str, ...], Parameter(help="Draw only these figures, such as 'capacity_curve,pick_chart'.")
+    ] = (),
     format: Annotated[str | None, Parameter(help="Formats of the pictures: pdf, png, svg; such as 'pdf,svg'.")] = None,
     out: Annotated[Path | None, Parameter(help="Folder for these; default: figures/VENUE.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Draw every figure that the tables allow: figures/*.pdf, .png, .csv."""
     formats = None if format is None else tuple(part.strip() for part in format.split(","))
-    options = _set(venue=venue, only=only or None, formats=formats, folder=out)
+    names = [name.strip() for part in only for name in part.split(",") if name.strip()]
+    options = _set(venue=venue, only=names or None, formats=formats, folder=out)
     for path in _open(study, folder, quiet).plot(**options):
         print(path)
 
@@ -343,7 +346,9 @@ def report(study: StudyFile, *, folder: Folder = None, quiet: Quiet = False) -> 
 @_command
 def latex(
     study: StudyFile,
-    table: Annotated[str, Parameter(help="teachers, students, settings, rules, links, ranks, restored or results.")],
+    table: Annotated[
+        str, Parameter(help="teachers, students, settings, rules, links, ranks, restored or results.")
+    ] = "teachers",
     *,
     columns: Annotated[str | None, Parameter(help="Columns in this order, such as 'teacher,params,accuracy'.")] = None,
     caption: Annotated[str, Parameter(help="Caption, in an environment 'table'.", show_default=False)] = "",

@@ -76,6 +76,11 @@ napoleon_attr_annotations = False  # the signature has them
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
+# autodoc reads the text of defaults in the source, which lacks the options that all figures share; without
+# `__wrapped__` it takes all of them from the signature.
+for figure in map(vars(capmismatch.plots).get, capmismatch.plots.__all__):
+    if hasattr(figure, "__wrapped__"):
+        del figure.__wrapped__
 python_maximum_signature_line_length = 100
 python_use_unqualified_type_names = True
 add_module_names = False

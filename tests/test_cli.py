@@ -291,6 +291,15 @@ def test_check_tells_all_that_would_fail(tmp_path: Path, monkeypatch: pytest.Mon
     assert any("the builder failed for" in problem and "given 'w8'" in problem for problem in look["problems"])
 
 
+def test_check_tells_of_half_a_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_study(tmp_path, letters_study(rows=(60, 40, 30), widths=(4,), teacher_seeds=1, seeds=3))
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    problems = json.loads(command("check", file, "--json").out)["problems"]
+    assert any("WORLD_SIZE=2" in problem and "RANK" in problem for problem in problems)
+
+
 def test_check_counts_the_students(tmp_path: Path) -> None:
     file = write_study(tmp_path, letters_study(rows=(60, 40, 30), widths=(4,), teacher_seeds=1, seeds=3))
     look = json.loads(command("check", file, "--json", "--workers", "1").out)
@@ -458,6 +467,17 @@ def test_stages_one_by_one_leave_the_same_as_run(studied: Path, tmp_path: Path) 
     assert made(tmp_path) == made(studied)
     for file in sorted((tmp_path / "tables").glob("*.parquet")):
         pd.testing.assert_frame_equal(pd.read_parquet(file), pd.read_parquet(studied / "tables" / file.name))
+
+
+def test_several_figures_by_their_names_and_the_teachers_as_latex(studied: Path, tmp_path: Path) -> None:
+    both = "capacity_curve,pick_chart"
+    drawn = command("plot", studied, "--only", both, "--format", "svg", "--out", tmp_path, "--quiet")
+    assert drawn.code == 0, drawn.err
+    names = {Path(line).stem for line in drawn.out.split()}
+    assert "pick_chart" in names and len(names) > 1
+    assert all(name == "pick_chart" or name.startswith("capacity_curve_") for name in names)
+    plain = command("latex", studied)
+    assert plain.code == 0 and plain.out == command("latex", studied, "teachers").out
 
 
 def made(folder: Path) -> set[str]:

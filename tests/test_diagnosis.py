@@ -18,6 +18,7 @@ import capmismatch as cm
 from capmismatch.errors import InputError
 from capmismatch.report import gallery
 from capmismatch.selection.handover import loss_line
+from capmismatch.training.loop import evaluate
 
 CLASSES, ROWS = 5, 240
 RNG = np.random.default_rng(0)
@@ -38,6 +39,11 @@ class Net(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.dropout(self.linear(x))
+
+
+def batch(items: int) -> tuple[torch.Tensor, ...]:
+    """Inputs, labels and row numbers, as far as asked for."""
+    return (torch.from_numpy(INPUTS[:8]), torch.from_numpy(LABELS[:8]), torch.arange(8))[:items]
 
 
 def networks() -> dict[str, nn.Module]:
@@ -109,6 +115,32 @@ def test_networks_run_as_they_are_and_stay_so() -> None:
     assert sorted(set(by_split.probes["split"])) == ["test", "val"]
 
 
+class InPlace(Net):
+    """A network that changes what it is given."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.sub_(1.0).div_(2.0))
+
+
+def test_each_network_gets_inputs_of_its_own() -> None:
+    nets = {f"net{number}": InPlace(0.5 * number) for number in (1, 2, 3)}
+    inputs, labels = torch.from_numpy(INPUTS.copy()), torch.from_numpy(LABELS)
+    loader = [(inputs[:100], labels[:100]), (inputs[100:], labels[100:])]
+    named = ({"x": x, "labels": y} for x, y in loader)
+    bare = cm.load_family(nets, prepare=torch.as_tensor)
+    given = [(nets, (inputs, labels)), (nets, iter(loader)), (nets, named), (bare, (inputs, labels))]
+    for networks_given, data in given:
+        diagnosis = cm.diagnose(networks_given, data, progress=False)
+        for name, net in nets.items():
+            with torch.no_grad():
+                wanted = net.linear((torch.from_numpy(INPUTS) - 1) / 2).numpy()
+            np.testing.assert_allclose(diagnosis.bank.logits(name), wanted, atol=1e-6)
+    assert np.array_equal(inputs.numpy(), INPUTS)
+    nets["net1"].eval()
+    evaluate(nets["net1"], inputs, lambda x: x)
+    assert np.array_equal(inputs.numpy(), INPUTS)
+
+
 class Named(nn.Module):
     """A network of named inputs that gives an object, as transformers' do."""
 
@@ -146,6 +178,11 @@ def test_images_without_mean_and_std_are_told_of() -> None:
         (lambda: cm.diagnose(networks(), iter([])), "got none: is the loader used up"),
         (lambda: cm.diagnose(networks(), iter([torch.zeros(3)])), "a pair of inputs and labels as batch 0, got Tensor"),
         (lambda: cm.diagnose(networks(), (INPUTS[:, :4], LABELS)), "net1 cannot take the inputs"),
+        (lambda: cm.diagnose(networks(), iter([batch(3)])), r"2 arguments: TypeError.* give \(inputs, labels\)"),
+        (
+            lambda: cm.diagnose(networks(), iter([{"image": batch(1)[0], "label": LABELS[:8]}])),
+            r"the arguments \['image'\]: TypeError.* pairs \(inputs, labels\)",
+        ),
         (lambda: cm.diagnose(networks(), [INPUTS, LABELS]), r"as a tuple, \(X, y\), got a list of these two"),
         (lambda: cm.diagnose(logits(), LABELS, params=[1, 2, 3]), "expected params by teacher, .* got list"),
         (lambda: cm.diagnose(logits(), LABELS, results=mixed()), r"a share in \[0, 1\] \(or percentages throughout"),

@@ -24,9 +24,9 @@ from capmismatch._utils.files import hash_file
 from capmismatch._utils.optional import need
 from capmismatch.data.class_names import are_imagenet_ids, are_numbers, composed
 from capmismatch.data.image_checks import checked_inputs, eight_bits
-from capmismatch.data.image_folders import PARTS, find_images, order_of_classes, part_of
+from capmismatch.data.image_folders import find_images, order_of_classes
 from capmismatch.data.lazy_inputs import LazyInputs, as_array
-from capmismatch.data.rows import label_array
+from capmismatch.data.rows import PARTS, label_array, part_of
 from capmismatch.errors import CapmismatchError, InputError, must_be_one_of
 
 IMAGENET = "ImageNet-1K"

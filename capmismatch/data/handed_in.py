@@ -10,9 +10,8 @@ import numpy as np
 from capmismatch.data.class_names import composed
 from capmismatch.data.dataset_readers import RawDataset
 from capmismatch.data.image_checks import checked_inputs
-from capmismatch.data.image_folders import PARTS, part_of
 from capmismatch.data.lazy_inputs import LazyInputs
-from capmismatch.data.rows import label_array
+from capmismatch.data.rows import PARTS, label_array, part_of
 from capmismatch.errors import InputError
 
 

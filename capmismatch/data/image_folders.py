@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from capmismatch.data.class_names import composed, default_order, natural_key
+from capmismatch.data.rows import part_of
 from capmismatch.errors import InputError
 
 ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
@@ -21,23 +22,6 @@ ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".t
 NO_IMAGES = (".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".yaml", ".yml", ".html", ".db", ".ini", ".mat", ".py")
 # What systems leave behind; folders with a dot in front besides.
 SYSTEM_FOLDERS = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "__pycache__")
-PARTS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "eval", "evaluation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-"""Names of parts, in lower case, and the split that each is."""
-
-
-def part_of(name: str) -> str | None:
-    """The split that a folder or table is by its name, in any case; None for other names.
-
-    Examples
-    --------
-    >>> part_of("Valid"), part_of("cats")
-    ('val', None)
-    """
-    return PARTS.get(name.strip().casefold())
 
 
 @dataclass

@@ -17,8 +17,26 @@ from capmismatch.errors import InputError, must_be_one_of
 
 SPLITS = ("train", "val", "test")
 
+PARTS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "eval", "evaluation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""Names of splits, in lower case, and the split that each is."""
+
 LARGEST_LOGIT = 1e30
 """Beyond it no network's logits lie, but the stand-ins for "not among the top k" do: the least number of a type."""
+
+
+def part_of(name: str) -> str | None:
+    """The split that a folder, a table or a row is by its name, in any case; None for other names.
+
+    Examples
+    --------
+    >>> part_of("Valid"), part_of("cats")
+    ('val', None)
+    """
+    return PARTS.get(name.strip().casefold())
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +114,7 @@ def make_rows(
     ids : array_like of shape (N,), optional
         Example ids, unique; row numbers by default.
     split : array_like of shape (N,), optional
-        "train", "val" or "test" for each example; all "val" by default.
+        "train", "val" or "test" for each example, or another name of these such as "Valid"; all "val" by default.
     inputs_hash : str
         Hash of the inputs; part of the fingerprint.
     sequences : array_like of shape (N,), optional
@@ -296,9 +314,12 @@ def _checked_split(split: Any, count: int, place: str) -> NDArray[np.str_]:
     array = _texts(split, f"the splits for {place}")
     if array.shape != (count,):
         raise InputError(f"expected {count} split names, got shape {array.shape} for {place}")
-    for name in np.unique(array):
-        must_be_one_of(str(name), SPLITS, f"split of {place}")
-    return array
+    names, name_of_row = np.unique(array, return_inverse=True)
+    parts = [part_of(str(name)) for name in names]
+    for name, part in zip(names, parts, strict=True):
+        if part is None:
+            must_be_one_of(str(name), tuple(PARTS), f"split of {place}")
+    return array if parts == names.tolist() else np.array(parts, dtype=np.str_)[name_of_row]
 
 
 def _checked_sequences(sequences: Any, split: NDArray[np.str_], place: str) -> NDArray[np.int64]:

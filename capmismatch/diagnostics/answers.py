@@ -41,6 +41,15 @@ ABSENT, ABSENT_SURE = 0.1, 0.2
 AS_SURE = 0.85
 """Mean margin of such predictions over that of right ones, from which on they are no errors."""
 
+MOSTLY, ODDS, FAR_BELOW = 0.5, 10.0, 0.7
+"""Share of the examples in which one class is named, how many times its usual odds, and accuracy over the peers'."""
+
+HARD_ROWS, SHARED, NO_PEER = 20, 5.0, 0.9
+"""Examples that all peers miss, how many times those of independent errors, and how good the best peer is at most."""
+
+ERRS_IN_EASY, LEAST_IN_HARD, AS_SELDOM = 0.97, 0.5, 0.1
+"""Accuracy where all peers are right, where none is, and how much lower the latter may be, of answers from labels."""
+
 KNOWS_OTHERS = 0.5
 """Share of the peers' recall that the teacher has in its other classes, or it is weak in all."""
 
@@ -114,6 +123,112 @@ def absent_classes(labels: Ints, top: Ints, margin: Floats, classes: int) -> tup
     return True, (
         f"{int((examples == 0).sum())} of {classes} classes have no example, but {format_percent(share, digits=1)} of "
         "its predictions name one of them, as sure as where it is right"
+    )
+
+
+def one_class(labels: Ints, top: Ints, peers: Sequence[Ints], classes: int) -> str:
+    """Which class a teacher names in most examples, though neither labels nor peers do; "" if there is none.
+
+    Parameters
+    ----------
+    labels, top : array of shape (n,)
+        The target and the predicted class.
+    peers : sequence of array of shape (n,)
+        What the other teachers predict; nothing is told without any.
+    classes : int
+        How many there are.
+
+    Notes
+    -----
+    The odds of the class are `ODDS` times those among the labels and those of the median peer, and the accuracy is
+    `FAR_BELOW` times theirs or less: a weak teacher of uneven classes names the frequent ones, as its peers do.
+
+    Examples
+    --------
+    >>> labels = np.arange(200) % 10
+    >>> one_class(labels, np.where(labels > 1, 4, labels), [labels, labels], 10)
+    'it names class 4 in 80.0 % of the examples, which hold it in 10.0 %, and is right in 30.0 % (its peers: 100.0 %)'
+    """
+    if not peers:
+        return ""
+    shares = [np.bincount(column, minlength=classes) / len(labels) for column in (top, labels, *peers)]
+    worst = int(shares[0].argmax())
+    named, held = float(shares[0][worst]), float(shares[1][worst])
+    usual = max(held, float(np.median([share[worst] for share in shares[2:]])), 1 / len(labels))
+    accuracy, theirs = float((top == labels).mean()), float(np.median([(peer == labels).mean() for peer in peers]))
+    odds = named * (1 - usual) / max(1e-12, usual * (1 - named))
+    if named < MOSTLY or odds < ODDS or accuracy > FAR_BELOW * theirs:
+        return ""
+    shown = [format_percent(share, digits=1) for share in (named, held, accuracy, theirs)]
+    return (
+        f"it names class {worst} in {shown[0]} of the examples, which hold it in {shown[1]}, and is right in "
+        f"{shown[2]} (its peers: {shown[3]})"
+    )
+
+
+def knows_labels(hit: NDArray[np.bool_], peers: Sequence[NDArray[np.bool_]]) -> str:
+    """Why a teacher seems to know the labels: what is hard for all its peers is not for it; "" if it does not.
+
+    Parameters
+    ----------
+    hit : array of shape (n,)
+        Which examples it gets right.
+    peers : sequence of array of shape (n,)
+        The same of the other teachers; nothing is told by fewer than three.
+
+    Notes
+    -----
+    A better teacher still errs where its peers do. Two cases are told, by at least `HARD_ROWS` examples that all peers
+    miss, `SHARED` times as many as if they erred by themselves: it is never wrong, and no peer is right in `NO_PEER`
+    of the examples; or it errs in examples that all get right, and as seldom in those that none does.
+
+    Examples
+    --------
+    >>> peers = [np.arange(400) >= first for first in (60, 80, 100)]
+    >>> knows_labels(np.ones(400, bool), peers)
+    'it is right in 100.0 % of the 60 examples that all others miss, and in 100.0 % of those that all get right'
+    >>> knows_labels(np.arange(400) >= 8, peers)
+    ''
+    """
+    if len(peers) < 3:
+        return ""
+    others = np.array(peers)
+    hard, easy = ~others.any(axis=0), others.all(axis=0)
+    if hard.sum() < HARD_ROWS or easy.sum() < HARD_ROWS:
+        return ""
+    if hard.mean() < SHARED * (1 - others.mean(axis=1)).prod():
+        return ""
+    of_hard, of_easy, best = float(hit[hard].mean()), float(hit[easy].mean()), float(others.mean(axis=1).max())
+    never_wrong = hit.mean() >= PERFECT and of_hard == 1 and best < NO_PEER
+    regardless = of_easy < ERRS_IN_EASY and of_hard >= max(LEAST_IN_HARD, of_easy - AS_SELDOM)
+    if not (never_wrong or regardless):
+        return ""
+    shown = [format_percent(share, digits=1) for share in (of_hard, of_easy)]
+    return (
+        f"it is right in {shown[0]} of the {int(hard.sum())} examples that all others miss, and in {shown[1]} of those "
+        "that all get right"
+    )
+
+
+def fixed_columns(fixed: NDArray[np.bool_], labels: Ints, top: Ints, classes: int) -> str:
+    """Which column holds one value in all rows and is hardly ever predicted, though its class has examples; "" if none.
+
+    Examples
+    --------
+    >>> labels = np.arange(200) % 4
+    >>> fixed_columns(np.arange(4) == 3, labels, np.minimum(labels, 2), 4)
+    'column 3 holds one value in all rows, and its class is predicted in 0 rows, of 50 that hold it'
+    """
+    if classes < 3 or not fixed.any() or fixed.all():
+        return ""
+    examples, named = (np.bincount(column, minlength=classes) for column in (labels, top))
+    dead = np.flatnonzero(fixed & (10 * named <= examples) & (examples >= LEAST_EXAMPLES))
+    if not len(dead):
+        return ""
+    column = int(dead[0])
+    return (
+        f"column {column} holds one value in all rows, and its class is predicted in {named[column]} rows, of "
+        f"{examples[column]} that hold it"
     )
 
 

@@ -21,7 +21,16 @@ from scipy.stats import binom, fisher_exact, norm, t
 from capmismatch._utils.text import format_percent
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.bank_checks import check_bank
-from capmismatch.diagnostics.answers import Answers, absent_classes, dead_class, holds_labels, worse_than_constant
+from capmismatch.diagnostics.answers import (
+    Answers,
+    absent_classes,
+    dead_class,
+    fixed_columns,
+    holds_labels,
+    knows_labels,
+    one_class,
+    worse_than_constant,
+)
 from capmismatch.diagnostics.mixed_rows import NUMBERS, expected_rank, mixed_up, standardised
 from capmismatch.diagnostics.moved_columns import moved_among_peers, moved_round
 from capmismatch.diagnostics.smoothing import looks_smoothed
@@ -66,8 +75,8 @@ USUAL_SCATTER, PEERS_BEFORE = 0.5, 4
 FEW_PEERS = 5
 """With fewer other teachers, what to expect of a teacher's size is not known."""
 
-SAME = 1e-3
-"""Logits that differ by less, relative to the largest, are the same but for the precision they were stored in."""
+SAME, SAME_ANSWERS = 1e-3, 0.99
+"""Logits that differ by less, relative to the largest, are the same but for their precision; so many answers agree."""
 
 
 def check(bank: LogitBank) -> pd.DataFrame:
@@ -115,14 +124,16 @@ def check(bank: LogitBank) -> pd.DataFrame:
     * its confident errors rank the target as by chance, which its peers' do not, or one in ten of its rows, or of a
       weak one three in ten, go with those of two or more peers no better than rows paired at random: they belong to
       other examples (CM021);
-    * its logits are those of another teacher (CM021). The first of such teachers stays usable; but where they have
-      other numbers of parameters, so that one of them is not what it is called, none does, if others are left;
+    * its logits are those of another teacher but for a factor, or a constant per row (CM021). The first of such
+      teachers stays usable; but where they have other numbers of parameters, so that one of them is not what it is
+      called, none does, if others are left;
     * its accuracy is far below what its size and its peers lead to expect (Student's t of the log odds) (CM021);
-    * it hardly ever tells a class that its peers tell well (CM021);
+    * it hardly ever tells a class that its peers tell well, a column of a class with examples is the same in all
+      rows, or most predictions are of one class that neither labels nor peers have so often (CM021);
     * a fifth of its predictions, as sure as the right ones, name classes without an example (CM041). From a tenth on
       CM041 is given, and the teacher stays usable;
-    * rows are constant, one-hot, or hold a stand-in in their lowest columns, or its logits were made from the labels
-      (CM019);
+    * rows are constant, one-hot, or hold a stand-in in their lowest columns, or its logits were made from the labels:
+      it is right in what all its peers miss as often as in what all get right (CM019);
     * its values are probabilities, percentages or sigmoids (CM009). Logarithms of probabilities carry CM009 too, and
       are usable.
 
@@ -236,6 +247,22 @@ def _mark_answers(views: Sequence[View]) -> None:
             view.codes.append("CM041")
         if holds_labels(view.hit, view.margin, view.classes, [peer.accuracy for peer in _peers(view, views)]):
             view.mark("CM019", "it is always right and as sure of one example as of any: it seems to hold the labels")
+        if reason := fixed_columns(view.fixed, view.labels, view.top, view.classes):
+            view.mark("CM021", reason)
+    _mark_beside_peers([view for view in views if not view.of_texts])
+
+
+def _mark_beside_peers(views: Sequence[View]) -> None:
+    """Mark teachers whose answers are not their own, as those of their peers show."""
+    reasons = []
+    for view in [view for view in views if view.sound]:
+        peers = _peers(view, views)
+        if reason := one_class(view.labels, view.top, [peer.top for peer in peers], view.classes):
+            reasons.append((view, "CM021", reason))
+        if reason := knows_labels(view.hit, [peer.hit for peer in peers]):
+            reasons.append((view, "CM019", f"{reason}: it seems to hold the labels"))
+    for view, code, reason in reasons:
+        view.mark(code, reason)
 
 
 def _guesses(view: View, split: NDArray[np.str_]) -> str:
@@ -381,15 +408,14 @@ def _mark_copies(views: Sequence[View]) -> None:
     The first of them stays, unless sizes show that one of them is not what it is called: then it may be any, and none
     stays. Where nothing else is left to go by, the first stays all the same: its logits are sound.
     """
-    groups: dict[bytes, list[list[View]]] = {}
+    groups: list[list[View]] = []
     for view in views:
-        alike = groups.setdefault(view.top.tobytes(), [])
-        group = next((group for group in alike if _same(view, group[0])), None)
+        group = next((group for group in groups if _same(view, group[0])), None)
         if group is None:
-            alike.append([view])
+            groups.append([view])
         else:
             group.append(view)
-    copies = [group for alike in groups.values() for group in alike if len(group) > 1]
+    copies = [group for group in groups if len(group) > 1]
     others = any(view.sound and not any(view in group for group in copies) for view in views)
     for first, *repeated in copies:
         for view in repeated:
@@ -406,8 +432,17 @@ def _may_be_one(one: TeacherRecord, other: TeacherRecord) -> bool:
 
 
 def _same(view: View, other: View) -> bool:
-    scale = max(float(np.abs(view.first).max(initial=0.0)), 1e-30)
-    return bool(np.abs(view.first - other.first).max(initial=0.0) <= SAME * scale)
+    """Whether logits are equal but for one factor, a constant for each row, and the precision of storing."""
+    if (view.top == other.top).mean() < SAME_ANSWERS or view.first.shape != other.first.shape:
+        return False
+    mine, others = _standard(view.first), _standard(other.first)
+    return bool(np.abs(mine - others).max(initial=0.0) <= SAME * np.abs(mine).max(initial=1e-30))
+
+
+def _standard(logits: Floats) -> Floats:
+    """Logits whose rows have mean 0, over their standard deviation."""
+    centred = logits - logits.mean(axis=1, keepdims=True)
+    return np.asarray(centred / max(float(centred.std()), 1e-30))
 
 
 def _log_odds(view: View) -> float:

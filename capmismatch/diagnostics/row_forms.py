@@ -19,6 +19,9 @@ STAND_INS = 0.25
 ONE_HOT = 0.9
 """The same for rows in which all columns but one are equal; probabilities that saturated have many, too."""
 
+TIED = 0.9
+"""The same for rows in which one number of columns, half or more, share a value."""
+
 ALONE = 5
 """Fewest classes at which a single column can be told to stand apart from the others."""
 
@@ -86,7 +89,30 @@ def lowest_apart(logits: NDArray) -> Floats:
     return lowest
 
 
-def incomplete(counts: Floats, rows: int, first: Floats, lowest: Floats) -> str:
+def tied_columns(logits: NDArray) -> NDArray[np.int64]:
+    """How many columns share one value in rows whose other columns, two or more, all differ; 0 in other rows.
+
+    Half of the columns or more, and three at least, have to share it. That all rows have the same number of them shows
+    that a fixed number of top classes was kept: of logits in few digits, or cut at 0, it varies.
+
+    Examples
+    --------
+    >>> tied_columns(np.array([[3, 2, 2, 2, 5], [3, 2, 2, 1, 1], [1, 2, 3, 4, 5.0]])).tolist()
+    [3, 0, 0]
+    """
+    classes = logits.shape[1]
+    equal = np.diff(np.sort(logits, axis=1), axis=1) == 0
+    starts = equal[:, :1].sum(axis=1) + (equal[:, 1:] & ~equal[:, :-1]).sum(axis=1)
+    tied = equal.sum(axis=1) + 1
+    held = (starts == 1) & (tied >= max(3, classes / 2)) & (tied <= classes - 2)
+    if held.any():  # logarithms of probabilities saturate
+        logs = held & (logits.max(axis=1) <= 1e-3)
+        logs[logs] = np.abs(logsumexp(np.asarray(logits[logs], np.float64), axis=1)) <= 0.02
+        held &= ~logs
+    return np.asarray(np.where(held, tied, 0), np.int64)
+
+
+def incomplete(counts: Floats, rows: int, first: Floats, lowest: Floats, tied: NDArray[np.int64]) -> str:
     """Why a teacher's rows are no whole sets of logits; "" if they are.
 
     Parameters
@@ -99,10 +125,12 @@ def incomplete(counts: Floats, rows: int, first: Floats, lowest: Floats) -> str:
         Some of them: of two classes hard predictions are told by these.
     lowest : ndarray of shape (n,)
         Of `lowest_apart`, over all rows that were looked at.
+    tied : ndarray of shape (n,)
+        Of `tied_columns`, over the same.
 
     Examples
     --------
-    >>> incomplete(np.array([10.0, 0.0, 0.0]), 100, np.zeros((0, 10)), np.zeros(0))
+    >>> incomplete(np.array([10.0, 0.0, 0.0]), 100, np.zeros((0, 10)), np.zeros(0), np.zeros(0, int))
     '10.0 % of its rows are constant: they were not written, or hold no logits'
     """
     constant, stand_ins, one_hot = counts / max(1, rows)
@@ -120,4 +148,8 @@ def incomplete(counts: Floats, rows: int, first: Floats, lowest: Floats) -> str:
             f"in {format_percent(stand_ins, digits=1)} of its rows the lowest columns hold a stand-in far below the "
             "others: masked, or only the top classes were kept"
         )
+    numbers, times = np.unique(tied[tied > 0], return_counts=True)
+    if len(times) and times.max() >= TIED * rows:
+        share, number = format_percent(float(times.max()) / rows, digits=1), numbers[times.argmax()]
+        return f"in {share} of its rows {number} columns have one value: the top classes were kept"
     return ""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.token_bank import TokenBank
 from capmismatch.diagnostics.looked_at import of_examples, rows_that_are_probabilities, token_columns
-from capmismatch.diagnostics.row_forms import incomplete, incomplete_rows, lowest_apart
+from capmismatch.diagnostics.row_forms import incomplete, incomplete_rows, lowest_apart, tied_columns
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -55,6 +55,8 @@ class View:
         Why its rows are no whole sets of logits, else "".
     confidence : array of shape (n,)
         The largest probability; of condensed rows none.
+    fixed : array of shape (C,)
+        Which columns hold one value in all rows that are looked at; empty for condensed rows.
     """
 
     record: TeacherRecord
@@ -70,6 +72,7 @@ class View:
     of_texts: bool = False
     lacking: str = ""
     confidence: Floats = field(default_factory=lambda: np.empty(0))
+    fixed: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
     codes: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
@@ -146,6 +149,8 @@ def _of_logits(bank: LogitBank, record: TeacherRecord, rows: Ints) -> View:
     priors = np.bincount(labels, minlength=classes) / max(1, len(labels))
     step = max(1, (1 << 19) // classes)
     parts, lowest, confidence, alike, lacking = [], [], [], np.zeros(3), np.zeros(3)
+    tied = [np.zeros(0, np.int64)]
+    fixed, reference = np.ones(classes, bool), bank.take(record.key, rows[:1])
     for start in range(0, len(rows), step):
         logits = bank.take(record.key, rows[start : start + step])
         parts.append(of_examples(logits, labels[start : start + step], priors))
@@ -153,6 +158,8 @@ def _of_logits(bank: LogitBank, record: TeacherRecord, rows: Ints) -> View:
         alike += rows_that_are_probabilities(logits)
         lacking += incomplete_rows(logits)
         lowest.append(lowest_apart(logits))
+        tied.append(tied_columns(logits))
+        fixed &= (logits == reference).all(axis=0)
     top, margin, rank, by_chance, wrong_rank = (np.concatenate(column) for column in zip(*parts, strict=True))
     some = rows[spaced(len(rows), COMPARED)]
     kinds = ("probabilities", "percentages", "sigmoids (or other values in [0, 1])")
@@ -160,7 +167,7 @@ def _of_logits(bank: LogitBank, record: TeacherRecord, rows: Ints) -> View:
     looks_like = next((kind for kind, part in zip(kinds, share, strict=True) if part >= ROWS_OF_PROBABILITIES), "")
     first = bank.take(record.key, some).astype(np.float64)
     columns = (top, margin, rank, by_chance, wrong_rank)
-    why = incomplete(lacking, len(rows), first, np.concatenate(lowest))
+    why = incomplete(lacking, len(rows), first, np.concatenate(lowest), np.concatenate(tied))
     return View(
         record,
         labels,
@@ -171,6 +178,7 @@ def _of_logits(bank: LogitBank, record: TeacherRecord, rows: Ints) -> View:
         bank.of_texts,
         why,
         np.concatenate([np.empty(0), *confidence]),
+        fixed,
     )
 
 

@@ -278,7 +278,7 @@ class StackTrainer:
         some = stack.part(part.start, part.stop)
         with torch.inference_mode():
             chunks = [
-                some.of_shared(self.trainer.prepare(rows.to(stack.device))).cpu()
+                some.of_shared(self.trainer.prepare(rows.to(stack.device)).clone()).cpu()
                 for rows in inputs.split(MEASURED_ROWS)
             ]
         return torch.cat(chunks, 1)

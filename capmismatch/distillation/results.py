@@ -17,7 +17,7 @@ import pandas as pd
 
 from capmismatch._utils.setting_labels import with_current_labels
 from capmismatch._utils.text import DECIMAL_COMMA
-from capmismatch.data.bank import SPLITS
+from capmismatch.data.rows import PARTS, SPLITS
 from capmismatch.distillation.methods import METHODS, Method
 from capmismatch.errors import InputError, must_be_one_of, require_columns
 
@@ -44,7 +44,6 @@ COLUMNS = (
 NAMES = ("family", "teacher", "student", "label", "method", "constraint", "wrong", "split")
 NUMBERS = ("params", "tau", "tau_other", "tau_student", "weight", "margin", "n")
 SEEDS = ("teacher_seed", "seed")
-SPLIT_SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 FRACTIONS = ("accuracy", "tau", "tau_other", "tau_student", "weight", "margin")
 """Columns in which a comma is that of a decimal fraction, as in 0,713; in whole numbers it may part thousands."""
 
@@ -65,6 +64,9 @@ RANGES: dict[str, tuple[Callable[[pd.Series], pd.Series], str]] = {
     **dict.fromkeys(("params", "weight", "margin"), (lambda values: values.ge(0), "a number >= 0")),
 }
 """Columns whose numbers have bounds that no trainer leaves, and what is expected of them."""
+
+TEMPERATURES = ("temperature", "temp", "T", "kd_temperature", "kd_temp", "kd_T", "kd_tau", "tau_teacher")
+"""What other trainers call the column tau, beside other capitals of all but "T"."""
 
 NO_TEACHER = ("none", "no teacher", "no_teacher", "null")
 """What tables write where there is no teacher."""
@@ -116,8 +118,9 @@ def load_results(
         The file's names of splits where they differ: {"held out": "test"}. "valid", "validation" and "dev" are known
         for "val", "training" for "train", "testing" for "test".
     method : Method or str, optional
-        The one setting of all distilled students, where the table has no column for it: "KD", or
-        ``Method("KD", tau=2.0)`` with its temperatures. Rows without a teacher are plain cross-entropy, "CE".
+        The one setting of all distilled students, where the table has no column for it: "KD" (its temperature is
+        then that of the table, or not known), or ``Method("KD", tau=2.0)`` with its temperatures.
+        Rows without a teacher are plain cross-entropy, "CE".
 
     Returns
     -------
@@ -132,7 +135,8 @@ def load_results(
         * ``student``: name; "student" by default
         * ``label``: readable name of the setting, see `Method.label`
         * ``method``: name of the method; "CE" is plain cross-entropy
-        * ``tau``, ``tau_other``, ``tau_student``, ``weight``, ``constraint``, ``margin``, ``wrong``: of the setting,
+        * ``tau`` (also read as ``temperature``, ``temp``, ``T``, ``kd_temp`` or ``kd_T``),
+          ``tau_other``, ``tau_student``, ``weight``, ``constraint``, ``margin``, ``wrong``: of the setting,
           see `Method`; NaN or empty where the method takes none, or where the file does not say
         * ``seed``: which of the student's training runs; 0 by default
         * ``split``: "train", "val" or "test"; "test" by default
@@ -215,12 +219,13 @@ def _read_file(path: Any, columns: Mapping[str, str]) -> pd.DataFrame:
 def _named(frame: pd.DataFrame, columns: dict[str, str], method: Method | str | None, source: str) -> pd.DataFrame:
     """The table with our names of columns; the necessary ones are there, each column once, and at least one row."""
     require_columns(frame, columns, source, as_text=True)
-    frame = _long(frame.rename(columns=columns).dropna(how="all"))
+    frame = _with_our_spelling(frame.rename(columns=columns), source)
+    frame = _long(frame.dropna(how="all"), source)
     duplicates = frame.columns[frame.columns.duplicated()]
     if len(duplicates):
         raise InputError(f"expected each column once, got {duplicates[0]!r} twice in {source}, after renaming")
     if method is not None:
-        frame = _with_method(frame, _by_itself(method) if isinstance(method, str) else method, source)
+        frame = _with_method(frame, method, source)
     if "method" not in frame and {"teacher", "accuracy"} <= set(frame.columns):
         raise InputError(
             f"{source} lacks the column 'method'; it has {list(frame.columns)}. If all its students were taught alike, "
@@ -232,14 +237,27 @@ def _named(frame: pd.DataFrame, columns: dict[str, str], method: Method | str | 
     return frame
 
 
-def _by_itself(name: str) -> Method:
-    """The setting that a method's name stands for; KD by itself has one temperature for teacher and student."""
-    return Method(name, tau_student=METHODS[name].fields["tau"]) if name == "KD" else Method(name)
+def _with_our_spelling(frame: pd.DataFrame, source: str) -> pd.DataFrame:
+    """The table with its temperature called tau; refused where a column is there twice but for its spelling."""
+    for column in map(str, frame.columns):
+        ours = column.strip().lower()
+        if ours in COLUMNS and column != ours and ours in frame:
+            raise InputError(f"expected one column {ours!r}, got {ours!r} and {column!r} in {source}: remove one")
+    lower = {name.lower() for name in TEMPERATURES if name != "T"}
+    theirs = [name for name in frame if str(name).strip() == "T" or str(name).strip().lower() in lower]
+    there = [*(["tau"] if "tau" in frame else []), *theirs]
+    if theirs and len(there) > 1:
+        raise InputError(f"expected one column of temperatures, tau, got {there} in {source}: remove or rename others")
+    return frame.rename(columns=dict.fromkeys(theirs, "tau"))
 
 
-def _with_method(frame: pd.DataFrame, method: Method, source: str) -> pd.DataFrame:
-    """The table with one setting for all students that have a teacher."""
-    given = {"method": method.name} | {name: value for name in SETTING if (value := getattr(method, name)) is not None}
+def _with_method(frame: pd.DataFrame, method: Method | str, source: str) -> pd.DataFrame:
+    """The table with one setting for all students that have a teacher; a name alone says no temperature."""
+    if isinstance(method, str):
+        given = {"method": Method(method).name}
+    else:
+        said = {name: value for name in SETTING if (value := getattr(method, name)) is not None}
+        given = {"method": method.name, **said}
     there = [name for name in given if name in frame]
     if there:
         raise InputError(f"{source} has a column {there[0]!r}: leave the argument method out, or that column")
@@ -287,7 +305,8 @@ def _clean_numbers(frame: pd.DataFrame, percent: bool, source: str, hint: str) -
         if column in frame:
             _reject(frame, column, frame[column].notna() & ~is_valid(frame[column]), expected, source)
     if "n" in frame:
-        _reject(frame, "n", frame["n"].lt(1), "a number of examples, 1 or more,", source)
+        not_whole = frame["n"].lt(1) | (frame["n"] % 1).gt(0)
+        _reject(frame, "n", not_whole, "a whole number of examples, 1 or more,", source)
     _reject(frame, "accuracy", frame["accuracy"].isna(), "a number (leave out students without a result)", source)
     percentages = signed | percent
     expected = "a percentage in [0, 100]"
@@ -348,16 +367,24 @@ def _warn_of_scales(frame: pd.DataFrame, source: str) -> None:
         )
 
 
-def _long(frame: pd.DataFrame) -> pd.DataFrame:
+def _long(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     """A table with one column of accuracies for each split, as one with a row for each split; others as they are."""
-    if "accuracy" in frame or "split" in frame:
+    if "split" in frame:
+        return frame
+    if "accuracy" in frame:
+        beside = [name for name in map(str, frame.columns) if _split_of_accuracy(name) in ("val", "test")]
+        if beside:
+            raise InputError(
+                f"expected either accuracy or a column for each split, got 'accuracy' and {beside} in {source}: remove "
+                "or rename one"
+            )
         return frame
     columns: dict[str, dict[str, str]] = {}
     for name in map(str, frame.columns):
         if (match := WIDE.fullmatch(name.strip().lower())) is None:
             continue
         split, what = match["first"] or match["last"], match["what"] or match["rest"]
-        split = SPLIT_SYNONYMS.get(split, split)
+        split = PARTS.get(split, split)
         kind = "n" if what == "n" else "accuracy"
         if split in SPLITS and kind in columns.setdefault(split, {}):
             raise InputError(f"expected one column of {kind} for {split!r}, got {columns[split][kind]!r} and {name!r}")
@@ -375,11 +402,20 @@ def _long(frame: pd.DataFrame) -> pd.DataFrame:
     return long.sort_index(kind="stable")
 
 
+def _split_of_accuracy(name: str) -> str:
+    """The split in the name of a column of accuracies; "" in other names."""
+    match = WIDE.fullmatch(name.strip().lower())
+    if match is None or "n" in (match["what"], match["rest"]):
+        return ""
+    split = match["first"] or match["last"]
+    return PARTS.get(split, split)
+
+
 def _clean_splits(frame: pd.DataFrame, splits: Mapping[str, str], source: str) -> pd.Series:
     """The column of splits by our names."""
     for theirs, ours in splits.items():
         must_be_one_of(ours, SPLITS, f"what splits gives for {theirs!r}")
-    names = frame["split"].replace(dict(splits)).str.lower().replace(SPLIT_SYNONYMS)
+    names = frame["split"].replace(dict(splits)).str.lower().replace(PARTS)
     unknown = names.notna() & ~names.isin(SPLITS)
     _reject(frame, "split", unknown, f"one of {list(SPLITS)} (map other names by `splits`)", source)
     return names
@@ -489,11 +525,15 @@ def _label(row: Mapping[Hashable, Any]) -> str:
     """The label of a row's setting; of an unknown method, its name and the values that the row has."""
     values = {name: row[name] for name in SETTING if pd.notna(row[name]) and row[name] != ""}
     if row["method"] in METHODS:
-        tau = values.get("tau", METHODS["KD"].fields["tau"])
-        student = {"tau_student": tau} if row["method"] == "KD" else {}  # KD by itself, see `_by_itself`
+        student = {"tau_student": values["tau"]} if row["method"] == "KD" and "tau" in values else {}  # one for both
         fields = METHODS[str(row["method"])].fields
         values |= {name: row[name] for name in RARE if name in fields and pd.notna(row.get(name)) and row[name] != ""}
         with suppress(InputError):  # values that the other trainer knows for this method, and we do not
-            return Method(row["method"], **{**student, **values}).label
+            label = Method(row["method"], **{**student, **values}).label
+            if "tau" in values:
+                return label
+            # Temperatures that the table does not say are not known: those of the label would be defaults.
+            if not {"tau_other", "tau_student"} & set(values):
+                return re.sub(r"( other| student)? tau=\S+", "", label)
     shown = (f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items())
     return " ".join([str(row["method"]), *shown])

@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap, is_color_like
 from matplotlib.figure import Figure, SubFigure
 from seaborn import color_palette
@@ -86,6 +87,7 @@ def drawing(**tables: str) -> Callable[[Callable[..., Drawn]], Callable[..., Dra
             shared = {name: options.pop(name) for name in ADDED if name in options and name not in signature.parameters}
             if isinstance(shared.get("labels"), list | tuple) and "settings" in signature.parameters:
                 options["settings"] = shared.pop("labels")  # what `labels` of that figure was at first
+            _check_ax(function.__name__, options, takes="ax" in signature.parameters)
             bound = signature.bind_partial(*args, **options)
             if shared.get("figure") is not None and bound.arguments.get("ax") is not None:
                 raise InputError("expected either ax or figure, got both")
@@ -103,6 +105,16 @@ def drawing(**tables: str) -> Callable[[Callable[..., Drawn]], Callable[..., Dra
         return figure
 
     return decorate
+
+
+def _check_ax(figure: str, options: Mapping[str, Any], *, takes: bool) -> None:
+    """Refuse `ax` where a figure lays out its own panels, and what is no Axes."""
+    ax = options.get("ax")
+    instead = "give figure=, a Figure or SubFigure, instead"
+    if "ax" in options and not takes:
+        raise InputError(f"{figure} takes no ax, since it lays out its own panels; {instead}")
+    if ax is not None and not isinstance(ax, Axes):
+        raise InputError(f"{figure} expected ax as a matplotlib Axes, got {type(ax).__name__}; or {instead}")
 
 
 def _with_shared(signature: inspect.Signature) -> inspect.Signature:
@@ -185,8 +197,8 @@ def _drawn(draw: Callable[[], Drawn], options: Options) -> Drawn:
         drawn = draw()
         for what, given in (("colors", options.colors), ("labels", options.labels)):
             if isinstance(given, Mapping) and given and not options.used & set(map(str, given)):
-                there = list(dict.fromkeys(options.seen[what]))
-                raise InputError(f"{what} names {list(given)}, none of which this figure shows; it shows {there}")
+                there = _there(what, options)
+                raise InputError(f"{what} names {list(given)}, none of which this figure shows; {there}")
     except BaseException:
         for number in set(plt.get_fignums()) - before:
             plt.close(number)
@@ -194,6 +206,13 @@ def _drawn(draw: Callable[[], Drawn], options: Options) -> Drawn:
     finally:
         _CURRENT.reset(token)
     return drawn
+
+
+def _there(what: str, options: Options) -> str:
+    """Which names a figure has for `colors` or `labels`."""
+    if there := list(dict.fromkeys(options.seen[what])):
+        return f"it shows {there}"
+    return "it has no colours by name, give palette=" if what == "colors" else "it has no names to change"
 
 
 # Colours --------------------------------------------------------------------------------------------------------------
@@ -228,7 +247,8 @@ def _palette(palette: Any, count: int) -> list[Any]:
     """So many colours of a palette."""
     if isinstance(palette, Colormap):
         return [palette(place / max(count - 1, 1)) for place in range(count)]
-    if not isinstance(palette, str) and not (isinstance(palette, Sequence) and all(map(is_color_like, palette))):
+    is_list = isinstance(palette, Sequence) and len(palette) > 0 and all(map(is_color_like, palette))
+    if not isinstance(palette, str) and not is_list:
         raise InputError(f"expected palette as a name or a list of colours, got {palette!r}")
     try:
         return list(color_palette(palette, count))
@@ -256,17 +276,27 @@ def note_aliases(names: Mapping[str, tuple[str, ...]]) -> None:
     options_now().aliases.update(names)
 
 
+class Composed(str):
+    """A text of a legend that was made of names as they are shown, and is no name itself."""
+
+    __slots__ = ()
+
+
 def renamed(name: str, of: str) -> str | None:
     """The name that was asked for, else None; `of` is what has it: a "teacher", "family", "class" or "setting"."""
     options = options_now()
+    if not name or isinstance(name, Composed):
+        return None
     options.seen["labels"].append(name)
+    new = None
     if callable(options.labels):
-        return str(options.labels(name)) if of == "teacher" and name else None
-    for key in (name, *(options.aliases.get(name, ()) if of == "teacher" else ())):
-        if options.labels is not None and key in options.labels:
+        new = options.labels(name) if of == "teacher" else None
+    elif options.labels is not None:
+        keys = (name, *(options.aliases.get(name, ()) if of == "teacher" else ()))
+        if key := next((key for key in keys if key in options.labels), ""):
             options.used.add(key)
-            return str(options.labels[key])
-    return None
+            new = options.labels[key]
+    return None if new is None else str(new)
 
 
 def shown_setting(label: str) -> str:
@@ -277,6 +307,8 @@ def shown_setting(label: str) -> str:
     >>> shown_setting("KD tau=4 student tau=1")
     'KD τ=4 student τ=1'
     """
+    if isinstance(label, Composed):
+        return label
     own = renamed(label, "setting")
     return label.replace("tau=", "τ=") if own is None else own
 

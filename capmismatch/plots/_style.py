@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import cycle
@@ -79,6 +80,23 @@ METHOD_LOOKS: dict[str, tuple[str, str]] = {
 }
 OTHER_LOOKS: tuple[tuple[str, str], ...] = ((GREEN, "v"), ("black", "P"), (SKY, "X"), (BROWN, "<"), (PINK, ">"))
 LINESTYLES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1.2, 1, 1.2)))
+
+
+def _square(markers: str) -> list[tuple[str, str]]:
+    """Each of five colours with each of five markers: the first five differ in both, and so do the next."""
+    colors = [color for color, _ in OTHER_LOOKS]
+    return [(colors[index % 5], markers[(index + index // 5) % 5]) for index in range(25)]
+
+
+# A new method goes to the end, so that those before it keep their looks. Those that are drawn together differ in both.
+LATER_METHODS = (
+    *("NormKD", "StdKD", "DIST", "CorrKD", "CTKD", "RKD", "JS", "SKD", "SRKD", "TopK"),
+    *("DTKD", "TTM", "WTTM", "NKD", "PLD", "ABKD", "WKD", "MLKD", "CalKD", "MatchKD"),
+    *("ClassKD", "GRAFT", "SHUFFLE", "FLAT"),
+)
+METHOD_LOOKS |= dict(zip(LATER_METHODS, _square("vPX<>"), strict=False))
+OWN_LOOKS = _square("p*hd8")
+"""For methods that the package does not know."""
 
 
 class FigureStyle(dict[str, Any]):
@@ -237,22 +255,37 @@ def setting_looks(methods: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     >>> looks["KD tau=2"]["marker"] == looks["KD tau=4"]["marker"], looks["ATS"]["marker"]
     (True, 's')
     """
-    new_methods = dict(zip(sorted(set(methods.values()) - set(METHOD_LOOKS)), cycle(OTHER_LOOKS), strict=False))
+    own_looks = _own_looks(set(methods.values()) - set(METHOD_LOOKS))
     looks: dict[str, dict[str, Any]] = {}
     seen: dict[str, int] = {}
     total = {method: list(methods.values()).count(method) for method in methods.values()}
     plain_first = sorted(methods.items(), key=lambda one: any(one[0].startswith(f"{label} ") for label in methods))
     for label, method in plain_first:
-        color, marker = METHOD_LOOKS.get(method) or new_methods[method]
+        color, marker = METHOD_LOOKS.get(method) or own_looks[method]
         index = seen[method] = seen.get(method, -1) + 1
         tint = 0.55 * index / max(total[method] - 1, 1)
         looks[label] = {
             "color": tuple(channel + (1 - channel) * tint for channel in to_rgb(color)),
             "marker": marker,
-            "linestyle": LINESTYLES[index % len(LINESTYLES)],
+            "linestyle": LINESTYLES[(index + _first_line(method)) % len(LINESTYLES)],
         }
     ordered = {label: looks[label] for label in methods}
     return recoloured(ordered, {label: (method,) for label, method in methods.items()})
+
+
+def _first_line(method: str) -> int:
+    """Which line style the plain setting of a method has: another one where methods share a colour."""
+    return LATER_METHODS.index(method) // 5 if method in LATER_METHODS else 0
+
+
+def _own_looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Looks of methods of a user's own: by the name alone, the next free one where two of a figure would share it."""
+    looks: dict[str, tuple[str, str]] = {}
+    for method in sorted(methods):
+        start = zlib.crc32(method.encode()) % len(OWN_LOOKS)
+        in_turn = [*OWN_LOOKS[start:], *OWN_LOOKS[:start]]
+        looks[method] = next((look for look in in_turn if look not in looks.values()), in_turn[0])
+    return looks
 
 
 def tau_looks(labels: Iterable[str]) -> dict[str, dict[str, Any]]:

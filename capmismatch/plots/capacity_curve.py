@@ -34,7 +34,7 @@ from capmismatch.plots._common import (
     teacher_labels,
 )
 from capmismatch.plots._labels import names_on
-from capmismatch.plots._options import color_of, drawing, new_panels, page_width, shown_setting
+from capmismatch.plots._options import Composed, color_of, drawing, new_panels, page_width, shown_setting
 from capmismatch.plots._save import attach
 from capmismatch.plots._style import METHOD_LOOKS, setting_looks
 from capmismatch.stats.matching import with_families
@@ -241,7 +241,7 @@ def draw_students(ax: Axes, students: pd.DataFrame, metric: str = "accuracy") ->
         handles.append(Line2D([], [], **looks[setting]) if several else lines[0])
         drops = ", ".join(changes).replace("-", "\N{MINUS SIGN}")
         shown = shown_setting(setting)
-        labels.append(f"{shown} ({drops} from {peak_name(metric)})" if drops else shown)
+        labels.append(Composed(f"{shown} ({drops} from {peak_name(metric)})" if drops else shown))
         lines[0].set_label(literal(labels[-1]))
         ringed |= bool(changes)
     family_lines, family_names = family_handles(ax, families)

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from capmismatch.errors import InputError, require_columns
 from capmismatch.plots._axes import PlainNumbers, legend_above, panels, root, symbol
 from capmismatch.plots._labels import label_points, names_on
-from capmismatch.plots._options import drawing, shown_setting
+from capmismatch.plots._options import Composed, drawing, shown_setting
 from capmismatch.plots._style import teacher_looks
 from capmismatch.plots.probe_vs_student import ceiling_text, draw_probe, teacher_points
 
@@ -122,7 +122,7 @@ def probe_vs_student_grid(
     looks = {name: look for name, look in teacher_looks(everyone).items() if name in numbers}
     keys = [Line2D([], [], **{"linestyle": "", **look}) for look in looks.values()]
     shown = names_on(axes[0], everyone)
-    texts = [f"{numbers[name]} {shown[name]}" if names else shown[name] for name in looks]
+    texts = [Composed(f"{numbers[name]} {shown[name]}" if names else shown[name]) for name in looks]
     legend_above(axes, keys, texts, own_figure=True, title=_title(points.iloc[0], links))
     for ax, probe in zip(axes, chosen, strict=True):
         draw_probe(probes, results, probe, *asked, links=links, names=False, ax=ax)
@@ -134,8 +134,8 @@ def probe_vs_student_grid(
     if names:
         root(axes[0]).draw_without_rendering()  # one layout for all panels
         for ax, (rows, _) in zip(axes, selected, strict=True):
-            texts = [numbers[name] for name in rows["label"]]
-            label_points(ax, rows["x"].to_numpy(), rows["accuracy"].to_numpy(), texts, settled=True)
+            beside = [numbers[name] for name in rows["label"]]
+            label_points(ax, rows["x"].to_numpy(), rows["accuracy"].to_numpy(), beside, settled=True)
     return axes
 
 

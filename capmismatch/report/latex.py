@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -13,6 +13,7 @@ from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.report import page_tables
 from capmismatch.report.page_tables import Cell, Table
 from capmismatch.selection.choice import Choice
+from capmismatch.selection.rules import RULES
 
 OF_CHOICE = ("teachers", "students", "settings", "rules")
 OF_STAGES = ("links", "ranks", "restored", "results")
@@ -29,15 +30,18 @@ SPECIAL = {
 }
 """Characters that LaTeX takes for something else, and what to write."""
 
-LARGER_IS_BETTER = ("accuracy", "score", "p_best", "gain", "within")
-SMALLER_IS_BETTER = ("regret", "nll", "behind", "kl", "ece", "brier")
+BETTER = {
+    **dict.fromkeys(("accuracy", "p_best", "gain", "within"), 1),
+    **dict.fromkeys(("regret", "nll", "behind", "kl", "ece", "brier"), -1),
+}
+"""Column -> 1 where larger is better, -1 where smaller is. A score has the direction of its choice."""
 
 
 def to_latex(
     source: Any,
     table: str = "teachers",
     *,
-    columns: Sequence[str] | None = None,
+    columns: str | Sequence[str] | None = None,
     bold: bool = True,
     caption: str = "",
     label: str = "",
@@ -50,10 +54,12 @@ def to_latex(
         What it is a table of; a DataFrame is itself the table.
     table : {"teachers", "students", "settings", "rules", "links", "ranks", "restored", "results"}
         Which one; of a Choice the first four.
-    columns : sequence of str, optional
-        Names of columns, in their order; by default all. Intervals come with the numbers that they belong to.
+    columns : str or sequence of str, optional
+        Names of columns, in their order, or a single one; by default all. Intervals come with the numbers that they
+        belong to.
     bold : bool
-        Whether the best accuracy, P(best), regret and the like of the table are bold.
+        Whether the best accuracy, P(best), regret and the like of the table are bold: the highest or the lowest. A
+        score has the direction of the choice's rule or metric; that of a DataFrame, which has none, is not bold.
     caption, label : str, optional
         With either, the table stands in an environment ``table``.
 
@@ -65,7 +71,7 @@ def to_latex(
     Raises
     ------
     InputError
-        If the source is none of these or lacks the table, or a column is not in it.
+        If the source is none of these, is empty or lacks the table, or a column is not in it.
 
     See Also
     --------
@@ -85,8 +91,9 @@ def to_latex(
     \end{tabular}
     <BLANKLINE>
     """
-    shown = _chosen(_table_of(source, table), columns)
-    best = _best(shown) if bold else set()
+    whole, choice = _table_of(source, table)
+    shown = _chosen(whole, [columns] if isinstance(columns, str) else columns)
+    best = _best(shown, BETTER if choice is None else BETTER | {"score": _direction(choice)}) if bold else set()
     numbers = [all(row[place].is_number for row in shown.rows) for place in range(len(shown.columns))]
     lines = [
         r"\begin{tabular}{" + "".join("r" if number else "l" for number in numbers) + "}",
@@ -119,12 +126,15 @@ def escaped(text: str) -> str:
     return re.sub("|".join(map(re.escape, SPECIAL)), lambda found: SPECIAL[found[0]], text)
 
 
-def _table_of(source: Any, name: str) -> Table:
+def _table_of(source: Any, name: str) -> tuple[Table, Choice | None]:
+    """The table, and the choice that it is of."""
     if isinstance(source, pd.DataFrame):
-        return page_tables.of_frame(source)
+        if source.empty:
+            raise InputError(f"expected a table with rows and columns, got a DataFrame of shape {source.shape}")
+        return page_tables.of_frame(source), None
     if isinstance(source, Choice):
         must_be_one_of(name, OF_CHOICE, "table")
-        return _of_choice(source, name, None)
+        return _of_choice(source, name, None), source
     if not hasattr(source, "plot_table"):
         raise InputError(f"expected a Choice, a Diagnosis, a Study or a DataFrame, got {type(source).__name__}")
     must_be_one_of(name, [*OF_CHOICE, *OF_STAGES], "table")
@@ -132,12 +142,13 @@ def _table_of(source: Any, name: str) -> Table:
         choice = source.choice() if callable(source.choice) else source.choice
         if choice is None:
             raise InputError(f"there is no choice, and so no table {name!r}: {source.no_choice}")
-        return _of_choice(choice, name, source.plot_table("probes"))
+        return _of_choice(choice, name, source.plot_table("probes")), choice
     frame = source.plot_table(name)
     if frame is None:
         raise InputError(f"this {type(source).__name__} has no table {name!r}")
-    made: Table = getattr(page_tables, name)(frame)
-    return made
+    if frame.empty:
+        raise InputError(f"the table {name!r} of this {type(source).__name__} has no rows")
+    return getattr(page_tables, name)(frame), None
 
 
 def _of_choice(choice: Choice, name: str, probes: pd.DataFrame | None) -> Table:
@@ -149,8 +160,17 @@ def _of_choice(choice: Choice, name: str, probes: pd.DataFrame | None) -> Table:
     }[name]()
     found = next((one for one in made if one.name == name), None)
     if found is None:
-        raise InputError(f"this choice has no table {name!r}: it needs student results")
+        why = "it needs student results" if choice.students.empty else f"it compares no settings, only {choice.label!r}"
+        raise InputError(f"this choice has no table {name!r}: {why}")
     return found
+
+
+def _direction(choice: Choice) -> int:
+    """1 where a larger score is better, else -1: of students by the metric, of a probe alone by the rule."""
+    if choice.metric.less_is_better:
+        return -1
+    by_probe = not {"accuracy", "measured"} & set(choice.table)
+    return RULES[choice.rule].sign if by_probe and choice.rule in RULES else 1
 
 
 def _chosen(table: Table, columns: Sequence[str] | None) -> Table:
@@ -158,6 +178,8 @@ def _chosen(table: Table, columns: Sequence[str] | None) -> Table:
     if columns is None:
         return table
     names = [column.name for column in table.columns]
+    if not columns:
+        raise InputError(f"expected at least one column, got none; the table has {names}")
     for name in columns:
         must_be_one_of(name, names, "column")
     places = []
@@ -186,11 +208,11 @@ def _with_families(table: Table, rows: list[list[Cell]], family: int, teacher: i
     return rows
 
 
-def _best(table: Table) -> set[tuple[int, int]]:
+def _best(table: Table, better: Mapping[str, int]) -> set[tuple[int, int]]:
     """Row and column of each best number, where there is one to compare it with."""
     best = set()
     for place, column in enumerate(table.columns):
-        sign = 1 if column.name in LARGER_IS_BETTER else -1 if column.name in SMALLER_IS_BETTER else 0
+        sign = better.get(column.name, 0)
         values = [_value(row[place]) for row in table.rows]
         known = [sign * value for value in values if value is not None]
         if sign and len(known) > 1:

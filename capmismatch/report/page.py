@@ -210,8 +210,10 @@ def _chosen(choice: Choice) -> dict[str, str]:
     facts: dict[str, str] = {}
     if len(choice.students):
         facts |= {"Student": choice.student or "all of the study", "Method": choice.label or "differs by student"}
-    if choice.tau is not None or len(choice.students):
-        facts["Temperature"] = "differs by student" if choice.tau is None else f"{choice.tau:g}"
+    if choice.tau is not None:
+        facts["Temperature"] = f"{choice.tau:g}"
+    elif len(choice.students) and choice.label is None:  # a method without a temperature has a label
+        facts["Temperature"] = "differs by student"
     if pd.notna(row["p_best"]):
         facts["Grade"] = choice.grade
         facts["P(best)"] = format_chance(row["p_best"])

@@ -67,6 +67,11 @@ def read_probes(probes: pd.DataFrame, split: str, student: str | None = None) ->
     """
     require_columns(probes, [*UNIT, "params", "split", "tau", "probe", "value", "se"], "the probes table")
     rows = rows_of_split(usable_tables(probes)[0], split, "the probes table")
+    if rows["params"].lt(0).any():
+        wrong = rows[rows["params"].lt(0)].iloc[0]
+        raise InputError(
+            f"expected params >= 0, got {wrong['params']:g} for teacher {wrong['teacher']!r} in the probes table"
+        )
     if "seed" in rows:  # a copy of a row is no second training run
         quantity = [*UNIT, "probe", "tau", *(name for name in ["student"] if name in rows)]
         require_single_rows(rows[rows["seed"].notna()], quantity, ["seed"], "the probes table")

@@ -23,6 +23,19 @@ def unknown(teachers: Sequence[tuple[str, str]]) -> list[str]:
     return [f"Results left out because their teachers have no probes: {join(names)}."] if names else []
 
 
+def same_students(names: Sequence[str]) -> list[str]:
+    """Teachers whose students cannot be told apart, row by row."""
+    return [
+        f"The students of {teachers} have the same accuracies in all seeds and splits: is one a copy of the other?"
+        for teachers in names
+    ]
+
+
+def unknown_temperature(label: str) -> list[str]:
+    """That results leave out the temperature of a setting ("" where they do not)."""
+    return [f"The results do not say the temperature of '{label}' (column tau)."] if label else []
+
+
 def outlying(runs: Sequence[str]) -> list[str]:
     """Students far out of line with the others."""
     if not runs:

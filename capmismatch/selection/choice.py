@@ -381,7 +381,7 @@ class Choice(HandOver):
         if basis.seeds is not None:
             predicted = list(table.loc[~table["measured"], ["family", "teacher"]].itertuples(index=False, name=None))
             by_numbers += [
-                *sentences.result_risks(table, row, basis.seeds, self.metric),
+                *sentences.result_risks(table, row, basis.seeds, self.metric, missing.split),
                 *sentences.setting_risks(self.settings),
                 *cautions.different_teachers(self.students, row, self.metric),
                 *sentences.missing_probes(missing.probes, among=predicted),
@@ -400,6 +400,8 @@ class Choice(HandOver):
                 *sentences.confidence_risk(table, RULES[self.rule]),
             ]
         left_out = [*sentences.unusable(missing.unusable), *cautions.repeated(missing.repeated)]
+        left_out += [*cautions.same_students(missing.same_students)]
+        left_out += [*cautions.unknown_temperature(self.taught_by["name"] if self._lacks_tau else "")]
         left_out += [*cautions.unknown(missing.unknown), *cautions.outlying(basis.outliers)]
         left_out += [*cautions.unfit(missing.unfit), *cautions.unlike(self.unlike)]
         before = (*left_out, *(() if self.pilot is None else self.pilot.risks))

@@ -103,6 +103,8 @@ class Missing:
         Results and evidence that repeat others (see `repeats.without_repeats`); else "".
     unknown : tuple of (family, teacher)
         Teachers of the results that the probes lack; their students are left out.
+    same_students : tuple of str
+        Teachers whose students have the same accuracies throughout; see `capmismatch.stats.copies.same_students`.
     unfit : tuple of str
         Teachers that are not taken although they were ranked, each with the reason: they guess, or are below a student
         without a teacher.
@@ -116,6 +118,7 @@ class Missing:
     two_classes: bool = False
     repeated: str = ""
     unknown: tuple[tuple[str, str], ...] = ()
+    same_students: tuple[str, ...] = ()
     unfit: tuple[str, ...] = ()
 
 

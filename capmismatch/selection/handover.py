@@ -63,6 +63,22 @@ def settings_in(tables: Iterable[pd.DataFrame]) -> dict[str, dict[str, Any]]:
     return settings
 
 
+def lacks_temperature(setting: Mapping[str, Any]) -> bool:
+    """Whether a setting of `settings_in` does not say the temperature that its method has.
+
+    Examples
+    --------
+    >>> [lacks_temperature(setting) for setting in ({"name": "KD"}, {"name": "KD", "tau": 2.0}, {"name": "FitNet"})]
+    [True, False, False]
+    """
+    if "tau" in setting:
+        return False
+    try:  # by the public name: this room does not know the one above it, which has the methods
+        return capmismatch.Method(setting["name"]).tau is not None
+    except InputError:  # one that needs more than its name, or another trainer's
+        return False
+
+
 def _rare_in(row: Mapping[Any, Any]) -> list[str]:
     """The further columns of its setting that a row of a results table has."""
     return [name for name, of in RARE.items() if row["method"] in of and not pd.isna(row.get(name)) and row[name] != ""]
@@ -104,6 +120,7 @@ def soften_command(teacher: str, setting: Mapping[str, Any], source: str, option
     fields = OF_SOFT_LABELS.get(setting["name"])
     words = ["capmismatch", "soften", source, *options, "--teacher", teacher]
     words += ["--method", "logits" if fields is None else setting["name"].lower()]
+    setting = {"tau": "TAU", **setting} if lacks_temperature(setting) else setting
     for name in fields or ():
         if name in setting:
             words += [f"--{name.replace('_', '-')}", _shown(setting[name])]
@@ -135,6 +152,8 @@ def loss_line(setting: Mapping[str, Any]) -> str:
     text = [f"{name}={_in_python(value)}" for name, value in values.items()]
     # by the public names, as a user would: this room does not know the one above it, which has the methods
     name = json.dumps(str(setting["name"]))
+    if lacks_temperature(setting):
+        return f"# the results do not say the temperature of {name}: take the loss of cm.Method({name}, tau=...)"
     try:
         method = capmismatch.Method(**setting)
         method.check_loss()
@@ -198,6 +217,11 @@ class HandOver:
         return {"name": self.method, **known} if self.method else first_setting(known.get("tau"))
 
     @property
+    def _lacks_tau(self: Any) -> bool:
+        """Whether the temperature of the setting to teach by is not known."""
+        return lacks_temperature(self.taught_by)
+
+    @property
     def command(self: Any) -> str:
         """The shell command that writes the teacher's soft labels of training rows.
 
@@ -245,6 +269,11 @@ class HandOver:
         elif split is None:
             _warn_without_training_rows(getattr(bank, "bank", bank))
         setting, teacher = self.taught_by, f"{self.family}/{self.teacher}"
+        if setting["name"] in OF_SOFT_LABELS and lacks_temperature(setting):
+            raise InputError(
+                f"the results do not say the temperature of {setting['name']!r} (column tau): give it by "
+                f"capmismatch.soft_labels(bank, {teacher!r}, capmismatch.Method({setting['name']!r}, tau=...))"
+            )
         # by the public names, as a user would: this room does not know the one above it, which makes soft labels
         method = capmismatch.Method(**setting) if setting["name"] in OF_SOFT_LABELS else None
         return capmismatch.soft_labels(getattr(bank, "bank", bank), teacher, method, split=split)

@@ -10,7 +10,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from capmismatch.errors import MOST_RESAMPLES, InputError, must_be_a_table, must_be_one_of, must_count, require_columns
+from capmismatch.errors import (
+    MOST_RESAMPLES,
+    InputError,
+    must_be_a_table,
+    must_be_one_of,
+    must_be_temperature,
+    must_be_within,
+    must_count,
+    require_columns,
+)
 from capmismatch.findings import join_codes
 from capmismatch.selection.rules import DEFAULT_TAU, PRIMARY_PROBE
 from capmismatch.stats import correlations as st
@@ -214,6 +223,8 @@ def correlate(
     must_be_a_table(results, "the results table", 'results = cm.load_results("students.csv")')
     must_be_one_of(unit, ["teacher", "run"], "unit")
     must_count(n_boot, "n_boot", most=MOST_RESAMPLES)
+    must_count(seed, "seed", least=0)
+    must_be_temperature(primary_tau, "primary_tau")
     usable, used_results, unusable = usable_tables(probes, results)
     if len(unusable):
         warnings.warn(f"left out of the correlations as not usable: {told(unusable)}", stacklevel=2)
@@ -223,7 +234,7 @@ def correlate(
     if unit == "run":
         probes, results = runs_as_units(probes, results)
     teachers = shared_teachers(probes, results)
-    signs = _registered_signs(of_texts(probes)) if expected_signs is None else expected_signs
+    signs = _registered_signs(of_texts(probes)) if expected_signs is None else _checked_signs(expected_signs, probes)
     differences = teacher_differences(results, split=str(results["split"].iloc[0]))
     setting, seeds = ["student", "label", "method"], ["teacher_seed", "seed"]
     results = pd.concat([level_seeds(rows, UNIT) for _, rows in results.groupby(setting, dropna=False)])
@@ -323,6 +334,20 @@ def _registered_signs(texts: bool) -> Mapping[str, float]:
     }
 
 
+def _checked_signs(signs: Mapping[str, float], probes: pd.DataFrame) -> Mapping[str, float]:
+    """The expected directions, with a warning of probes that were not measured."""
+    if not isinstance(signs, Mapping):
+        raise InputError(f"expected expected_signs as a mapping from probes to +1 or -1, got {signs!r}")
+    for name, sign in signs.items():
+        if not (isinstance(sign, float) and np.isnan(sign)):
+            must_be_within(sign, f"the expected sign of {name!r}", -1, 1)
+    measured = sorted(set(probes["probe"]))
+    unknown = [name for name in signs if name not in measured]
+    if unknown:
+        warnings.warn(f"expected_signs has {unknown}, which were not measured: there are {measured}", stacklevel=3)
+    return signs
+
+
 def _controls(x: PackedColumns, probes: pd.DataFrame, teachers: pd.MultiIndex) -> NDArray[np.float64]:
     """What each probe column is controlled for: accuracy, log parameters, p_y at its own temperature, as (3, n, p)."""
     means, name = x.means, x.keys["probe"]
@@ -401,7 +426,10 @@ def _is_primary(links: pd.DataFrame, probe: str | None, tau: float) -> pd.Series
     named = links["probe"].eq(PRIMARY_PROBE if probe is None else probe)
     at = links["tau"].isna()
     if links.loc[named, "tau"].notna().any():
-        at = links["tau"].eq(nearest_tau(links.loc[named, "tau"].dropna(), tau))
+        nearest = nearest_tau(links.loc[named, "tau"].dropna(), tau)
+        if nearest != tau and tau != DEFAULT_TAU:
+            warnings.warn(f"primary_tau={tau:g} was not measured: tau={nearest:g} is the nearest", stacklevel=3)
+        at = links["tau"].eq(nearest)
     return named & at
 
 

@@ -9,23 +9,39 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from numbers import Real
 
 import numpy as np
 import pandas as pd
 
-from capmismatch.errors import MOST_RESAMPLES, InputError, must_be_a_table, must_be_one_of, must_count
+from capmismatch.errors import (
+    MOST_RESAMPLES,
+    InputError,
+    must_be_a_table,
+    must_be_one_of,
+    must_count,
+)
 from capmismatch.findings import without_muted
 from capmismatch.selection.by_probe import by_probe, example_draws, findings_of, rule_to_follow, unfit_teachers
 from capmismatch.selection.candidates import (
     Candidates,
     Floats,
     of_family,
+    predictors,
     read_probes,
     rule_choices,
     zero_by_definition,
 )
 from capmismatch.selection.choice import Choice
-from capmismatch.selection.choice_parts import SETTING_COLUMNS, STUDENT_COLUMNS, Basis, Comparison, Missing, Setting
+from capmismatch.selection.choice_parts import (
+    GAIN,
+    SETTING_COLUMNS,
+    STUDENT_COLUMNS,
+    Basis,
+    Comparison,
+    Missing,
+    Setting,
+)
 from capmismatch.selection.evidence import EvidenceFacts, EvidenceGroup, as_pairs, best_setting, learn, rule_losses
 from capmismatch.selection.handover import settings_in
 from capmismatch.selection.metric import Metric, metric_of
@@ -42,8 +58,10 @@ from capmismatch.selection.students import (
     draw_summary,
     resolve_splits,
 )
-from capmismatch.stats.differences import WANTED_RELIABILITY, teacher_differences
+from capmismatch.stats.copies import same_students
+from capmismatch.stats.differences import WANTED_RELIABILITY, taught_rows, tested
 from capmismatch.stats.matching import (
+    STUDENT_SPLITS,
     UNIT,
     only_student,
     resolve_split,
@@ -181,8 +199,11 @@ def pick(
     if by.less_is_better and results is None:
         raise InputError(f"the metric {metric!r} compares students: give their results")
     tolerance = by.tolerance if tolerance is None else tolerance
-    if not 0 <= tolerance < np.inf:
+    is_number = isinstance(tolerance, Real) and not isinstance(tolerance, bool)
+    if not is_number or not 0 <= tolerance < np.inf:
         raise InputError(f"expected a tolerance in {by.unit} >= 0, got {tolerance!r}")
+    must_count(seed, "seed", least=0)
+    must_be_one_of(report_split, ["train", *STUDENT_SPLITS], "report_split")
     evidence, with_outlook = _evidence_asked_for(evidence, results)
     probes, results, unusable = usable_tables(probes, results)
     measurements, profiles = read_probes(probes, split, only_student(probes, results, student))
@@ -239,6 +260,8 @@ def _evidence_asked_for(
 ) -> tuple[Iterable[tuple[pd.DataFrame, pd.DataFrame]], bool]:
     """The evidence as pairs of tables, and whether the package's studies give an outlook."""
     if not isinstance(evidence, str):
+        if evidence is not None and not isinstance(evidence, Iterable):
+            raise InputError(f"expected evidence as pairs of tables, such as [(probes, results)], got {evidence!r}")
         return (() if evidence is None else evidence), evidence is None
     must_be_one_of(evidence, ["shipped", "none"], "evidence")
     return (shipped_evidence() if evidence == "shipped" else ()), False
@@ -324,6 +347,8 @@ def _by_evidence(
     low, high = np.quantile(100 * predicted.slopes, [0.025, 0.975], axis=0)
     points = 100 * predicted.slopes.mean(axis=0)
     trust = pd.DataFrame({"probe": candidates.predictors, "points": points, "low": low, "high": high})
+    given = {name for group in groups for name in predictors(group.candidates.profiles)}
+    trust = trust[trust["probe"].isin(given)].reset_index(drop=True)  # of others nothing was learnt
     label, settings = best_setting(groups)
     method, tau = next(group.methods[label] for group in groups if label in group.methods)
     best_in = sum(group.label == label for group in groups)
@@ -388,10 +413,10 @@ def _with_facts(choice: Choice, results: pd.DataFrame, split: str, mute: Iterabl
     there = pd.MultiIndex.from_frame(taught[UNIT]).isin(known)
     unknown = tuple(taught.loc[~there, UNIT].drop_duplicates().sort_values(UNIT).itertuples(index=False, name=None))
     rows = taught[there].merge(choice.students[["student", "label"]])
-    differences, outliers = teacher_differences(rows, split=split), tuple(outlying_runs(rows))
+    differences, outliers = tested(taught_rows(rows, split)), tuple(outlying_runs(rows))
     codes = ["CM015"] if differences["reliability"].lt(WANTED_RELIABILITY).any() else []
     findings = without_muted([*choice.findings, *codes, *(["CM023"] if outliers else [])], mute)
-    missing = replace(choice.basis.missing, unknown=unknown)
+    missing = replace(choice.basis.missing, unknown=unknown, same_students=tuple(same_students(taught[there])))
     basis = replace(choice.basis, missing=missing, differences=differences, outliers=outliers)
     return replace(choice, basis=basis, findings=findings)
 
@@ -425,6 +450,7 @@ def _result_table(
         gain = 100 * (reporting - baseline[:, None])
         table["gain"] = gain.mean(axis=0)
         table["gain_low"], table["gain_high"] = np.quantile(gain, [0.025, 0.975], axis=0)
+        table.loc[table["measured"] & ~tested, list(GAIN)] = np.nan  # a prediction is no report
     return table.sort_values("score", ascending=False, kind="stable").reset_index(drop=True)
 
 
@@ -434,12 +460,13 @@ def _student_table(students: Sequence[StudentResults], profiles: pd.DataFrame, c
     for student in students:
         teachers = pd.DataFrame(draw_summary(student.choosing.draws, 0.0))
         best = _best_tested(teachers.assign(measured=np.isfinite(student.choosing.means)))
-        gain = [np.nan] * 3
-        if student.cross_entropy is not None:
+        gain, reported = [np.nan] * 3, bool(np.isfinite(student.reporting.means[best]))
+        if student.cross_entropy is not None and reported:
             gains = 100 * (student.reporting.draws[:, best] - student.cross_entropy)
             gain = [gains.mean(), *np.quantile(gains, [0.025, 0.975])]
         setting = (student.student, student.label, *student.methods[student.label])
-        accuracies = (student.reporting.draws[:, best].mean(), student.cross_entropy_mean)
+        accuracy = student.reporting.draws[:, best].mean() if reported else np.nan
+        accuracies = (accuracy, student.cross_entropy_mean)
         behind = 100 * (student.choosing.draws[:, best] - student.choosing.draws[:, chosen])
         best_of = (*profiles.index[best], float(teachers["p_best"].iloc[best]))
         rows.append((*setting, *best_of, *accuracies, *gain, behind.mean(), np.quantile(behind, 0.025)))

@@ -201,7 +201,7 @@ def confidence_risk(table: pd.DataFrame, rule: Rule) -> list[str]:
 
 def estimate(table: pd.DataFrame, chosen: pd.Series, metric: Metric = ACCURACY, only: str = "") -> str:
     """The chosen teacher's estimate, chance and expected regret; `only` is the only split of the results."""
-    kind = "" if chosen["measured"] else " (predicted: it has no student in this setting)"
+    kind = "" if chosen["measured"] else f" (predicted: it has no student {_lacking(chosen, only)})"
     level, likely = metric.level(chosen["score"], chosen["low"], chosen["high"]), chance(table, chosen, metric)
     where = f" on {_split(only or 'val')} rows" if likely else ""
     return f"{named(chosen)}: {_split(only or 'val')} {metric.word} {level}{kind}{likely}{where}."
@@ -212,6 +212,8 @@ def settings(students: pd.DataFrame, compared: pd.DataFrame, metric: Metric = AC
     sentences = []
     for _, row in students.head(SHOWN_STUDENTS).iterrows():
         report = f"{_split(only or 'test')} {metric.word} {metric.level(row[metric.name])}"
+        if np.isnan(row[metric.name]):
+            report = f"no {_split(only or 'test')} results of {named(row)}"
         ahead = lead(compared[compared["student"].eq(row["student"])], metric)
         if len(students) == 1:
             sentences.append(f"Setting: '{row['label']}' with {named(row)}; {report}.{ahead}")
@@ -245,7 +247,8 @@ def ties(table: pd.DataFrame, chosen: pd.Series, metric: Metric = ACCURACY) -> l
     untested = tied[is_better & ~tied["measured"]]
     if len(untested):
         better = join([named(row) for _, row in untested.iterrows()])
-        sentence += f" Predicted to be as good or better, but without students in this setting: {better}."
+        where = _lacking(untested.iloc[0]) if "accuracy" in untested else "in this setting"
+        sentence += f" Predicted to be as good or better, but without students {where}: {better}."
     return [sentence]
 
 
@@ -299,6 +302,8 @@ def gain(table: pd.DataFrame, chosen: pd.Series, metric: Metric = ACCURACY, only
     """How the teachers compare with plain cross-entropy."""
     if table["gain"].isna().all():
         return ["There is no CE baseline for every student, so the gain cannot be computed."]
+    if np.isnan(chosen["gain"]):
+        return [f"No {_split(only or 'test')} results of {named(chosen)}: its gain is unknown."]
     if chosen["gain_high"] < 0:
         return [
             f"Students of {named(chosen)} are significantly worse than plain cross-entropy (gain "
@@ -336,13 +341,15 @@ def from_elsewhere(evidence: EvidenceFacts | None) -> list[str]:
     return [f"The estimates also use the students of {_extent(evidence)}."] if evidence else []
 
 
-def result_risks(table: pd.DataFrame, chosen: pd.Series, seeds: SeedFacts, metric: Metric = ACCURACY) -> list[str]:
+def result_risks(
+    table: pd.DataFrame, chosen: pd.Series, seeds: SeedFacts, metric: Metric = ACCURACY, only: str = ""
+) -> list[str]:
     """What could make the choice wrong although the numbers are right."""
     risks = []
     absent = table[~table["measured"]]
-    if len(absent):
-        names = ", ".join(named(row) for _, row in absent.iterrows())
-        risks.append(f"Only predicted, with wide intervals, because they have no students in this setting: {names}.")
+    for where, rows in absent.groupby(np.array([_lacking(row, only) for _, row in absent.iterrows()]), sort=False):
+        names = ", ".join(named(row) for _, row in rows.iterrows())
+        risks.append(f"Only predicted, with wide intervals, because they have no students {where}: {names}.")
     if seeds.alike:
         risks.append(ALIKE)
     elif seeds.single:
@@ -540,6 +547,11 @@ def _rules(taking: pd.DataFrame, total: int = 0) -> str:
 def _take(taking: pd.DataFrame) -> str:
     """``takes`` of one rule, ``take`` of several."""
     return "takes" if len(taking) == 1 else "take"
+
+
+def _lacking(row: pd.Series, only: str = "") -> str:
+    """Where a teacher has no students: in this setting, or only on the rows by which teachers are chosen."""
+    return "in this setting" if pd.isna(row["accuracy"]) else f"on {_split(only or 'val')} rows in this setting"
 
 
 def _split(name: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from capmismatch._utils.text import count
+from capmismatch.stats.copies import DIGITS, LEAST_ROWS, LEAST_VALUES
 from capmismatch.stats.matching import UNIT, with_teacher
 
 Pair = tuple[pd.DataFrame, pd.DataFrame]
@@ -19,13 +20,8 @@ TRAINING = ("teacher_seed", "seed", "split")
 ALIKE_SHARE = 0.9
 """Share of the accuracies that two groups of results have in common from which on one is a copy of the other."""
 
-LEAST_ROWS, LEAST_VALUES = 4, 3
-"""Fewer accuracies in common, or fewer different ones among them, may agree by chance."""
-
 MEASURED = ("nll", "brier", "ece", "fidelity", "kl", "kl_tau4")
 """What else tells trainings apart whose accuracies are equal; of training rows with "train_" in front."""
-
-_DIGITS = 9  # to which accuracies agree that went through a file
 
 Key = tuple[Hashable, ...]
 
@@ -143,7 +139,7 @@ def _by_teacher(group: pd.DataFrame, column: str) -> dict[str, dict[Key, float]]
         str(teacher): dict(
             zip(
                 own[list(TRAINING)].itertuples(index=False, name=None),
-                own[column].astype(float).round(_DIGITS),
+                own[column].astype(float).round(DIGITS),
                 strict=True,
             )
         )

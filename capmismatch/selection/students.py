@@ -208,11 +208,11 @@ def checked_results(results: pd.DataFrame) -> pd.DataFrame:
             f"expected shares in [0, 1] as accuracies, got {row['accuracy']} for student {row['student']!r} and "
             f"teacher {row['teacher']!r} in the results table; divide percentages by 100"
         )
-    wrong = results[results["n"].lt(1)] if "n" in results else results[:0]
+    wrong = results[results["n"].lt(1) | (results["n"] % 1).gt(0)] if "n" in results else results[:0]
     if len(wrong):
         row = wrong.iloc[0]
         raise InputError(
-            f"expected a number of examples, 1 or more, as n, got {row['n']} for student {row['student']!r} and "
+            f"expected a whole number of examples, 1 or more, as n, got {row['n']} for student {row['student']!r} and "
             f"teacher {row['teacher']!r} in the results table"
         )
     return results

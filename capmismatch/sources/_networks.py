@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,25 +78,58 @@ def prepared(prepare: Callable[[Any], Tensor], raw: Any, teacher: str, data: str
         raise InputError(f"cannot prepare {_shape(raw)} of {data} for teacher {teacher}: {reason}") from None
 
 
-def logits_of(network: Callable[[Tensor], Any], batch: Tensor, teacher: str, data: str) -> Tensor:
-    """The logits of a prepared batch, as float32; whatever the network raises is told with teacher, data and shape."""
+def logits_of(network: Callable[[Any], Any], batch: Any, teacher: str, data: str) -> Tensor:
+    """The logits of a prepared batch, as float32; whatever the network raises is told with teacher, data and shape.
+
+    The batch is a tensor, or a list or mapping of several. The network gets a copy: one that computes in place would
+    change what the next network sees, or the data themselves.
+    """
     try:
-        logits = network(batch)
+        logits = network(_copied(batch))
     except torch.OutOfMemoryError:
         raise InputError(
-            f"teacher {teacher} needs more memory than there is for a batch of {len(batch)} rows of {data}: give a "
-            "smaller batch_size"
+            f"teacher {teacher} needs more memory than there is for a batch of {_rows_of(batch)} rows of {data}: give "
+            "a smaller batch_size"
         ) from None
     except Exception as error:
         raise InputError(
-            f"teacher {teacher} cannot take the inputs of {data}, prepared as {batch.dtype} of shape "
-            f"{tuple(batch.shape)}: {reason_of(error)}. Images are taken as uint8 (N, H, W, C), floats as (N, C, H, W)"
+            f"teacher {teacher} cannot take the inputs of {data}, {_told(batch)}: {reason_of(error)}. {_advice(batch)}"
         ) from error
     if not isinstance(logits, Tensor):
         raise InputError(f"expected a tensor of logits from teacher {teacher}, got {type(logits).__name__}")
     if logits.is_complex():
         raise InputError(f"expected real logits from teacher {teacher}, got {logits.dtype}")
     return logits.float()
+
+
+def _copied(batch: Any) -> Any:
+    """A batch with memory of its own."""
+    if isinstance(batch, Mapping):
+        return {name: _copied(value) for name, value in batch.items()}
+    return [_copied(value) for value in batch] if isinstance(batch, list) else batch.clone()
+
+
+def _rows_of(batch: Any) -> int:
+    while not isinstance(batch, Tensor):
+        batch = next(iter(batch.values() if isinstance(batch, Mapping) else batch))
+    return len(batch)
+
+
+def _told(batch: Any) -> str:
+    """What a network was given, in words."""
+    if isinstance(batch, Mapping):
+        return f"the arguments {list(batch)}"
+    if isinstance(batch, list):
+        return f"{len(batch)} arguments"
+    return f"prepared as {batch.dtype} of shape {tuple(batch.shape)}"
+
+
+def _advice(batch: Any) -> str:
+    if isinstance(batch, Tensor):
+        return "Images are taken as uint8 (N, H, W, C), floats as (N, C, H, W)"
+    if isinstance(batch, Mapping):
+        return "All of a batch but its labels goes to the network by name: let the loader give pairs (inputs, labels)"
+    return "The last item of a batch is its labels, all others go to the network: let the loader give (inputs, labels)"
 
 
 def at_rows(logits: Tensor, raw: Any, teacher: str, data: str) -> Tensor:

@@ -224,15 +224,19 @@ def _read_checkpoint(file: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"there is no file {file}") from None
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
+        raise InputError(f"{file} is not a readable checkpoint: {error}. Copy or download it again.") from None
+    except OSError as error:
         raise InputError(f"{file} is not a readable checkpoint: {error}") from None
     except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError ... on hostile or broken files
         # Not torch's own text, which explains how to run the code in the file.
         requested = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it asks for {requested[1]}" if requested else "it is damaged, or no checkpoint of torch.save"
+        reason = "it is damaged, or no checkpoint of torch.save. Copy or download it again; where it is whole, save"
+        if requested:
+            reason = f"it asks for {requested[1]}. Save"
         raise InputError(
-            f"{file} cannot be read with weights only, and capmismatch never runs code from a checkpoint: {reason}. "
-            "Save its state_dict() instead."
+            f"{file} cannot be read with weights only, and capmismatch never runs code from a checkpoint: {reason} "
+            "its state_dict() instead."
         ) from None
 
 

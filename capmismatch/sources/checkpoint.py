@@ -211,6 +211,9 @@ def _by_function(
             network = function(*names, path=file) if "path" in parameters else function(*names)
     except CapmismatchError:
         raise
+    except SystemExit as error:
+        told = f"the builder {getattr(function, '__qualname__', function)!r} for {file}, given {name!r}"
+        raise InputError(_ends_python(told, "when it is called", error)) from error
     except Exception as error:  # of the user's code: whatever it is, the file is named
         reason = str(error).splitlines()[0] if str(error) else "no reason given"
         advice = "" if "path" in parameters else "; a parameter `path` would be given the file's path, too"
@@ -277,10 +280,22 @@ def _module(module_name: str, base: Path) -> ModuleType:
         ) from None
     except CapmismatchError:
         raise
+    except SystemExit as error:
+        place = f" ({beside})" if beside.exists() else ""
+        told = f"the builder's module {module_name!r}{place}"
+        raise InputError(_ends_python(told, "when it is imported", error)) from error
     except Exception as error:  # of the user's code: whatever it is, the module is named
         raise InputError(f"the builder's module {module_name!r} failed: {type(error).__name__}: {error}") from error
     finally:
         _LOADED.update({str(file): hash_file(file) for file in own.values()})
+
+
+def _ends_python(what: str, when: str, error: SystemExit) -> str:
+    """What to say of code that is a script, too."""
+    return (
+        f"{what} ends Python {when} (SystemExit: {error}), as a script does that reads its command line: put "
+        'argparse and sys.exit under `if __name__ == "__main__":`'
+    )
 
 
 def _imported(module_name: str, beside: Path) -> ModuleType:

@@ -45,7 +45,8 @@ class FeatureTap:
 
     def __init__(self, network: nn.Module, layer: str, key: str) -> None:
         modules = {name: module for name, module in network.named_modules() if name}
-        self.key, self.layer, self._seen = key, layer, None
+        self.key, self.layer = key, layer
+        self._seen: Any = None
         if layer:
             must_be_one_of(layer, modules, f"feature_layer of teacher {key}")
             self._handles = [modules[layer].register_forward_hook(self._keep_output)]
@@ -71,7 +72,9 @@ class FeatureTap:
         self._seen = inputs[0] if inputs else None
 
     def _keep_output(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        self._seen = output[0] if isinstance(output, tuple) and output else output
+        output = output[0] if isinstance(output, tuple) and output else output
+        # A copy: the next layer may compute in place.
+        self._seen = output.clone() if isinstance(output, Tensor) else output
 
     def rows(self, raw: Any) -> Tensor:
         """Features (n, D), float32, of the rows of the batch that has just passed.

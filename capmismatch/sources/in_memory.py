@@ -236,15 +236,10 @@ def _evaluating(networks: Iterable[nn.Module]) -> Iterator[None]:
 def _logits(network: nn.Module, inputs: Any, teacher: Teacher, data: str) -> Tensor:
     """Logits of a batch, float32, by the network's own device; outputs may be an object with `logits`."""
     device = next((values.device for values in network.parameters()), torch.device("cpu"))
-    moved, place = _moved(inputs, device), f"data set {data!r}"
-    if isinstance(moved, Tensor):
-        logits = logits_of(partial(_called, network), moved, teacher.key, place)
-    else:
-        logits = logits_of(partial(_called, network, moved), torch.empty(0), teacher.key, place)
-    return logits.cpu()
+    return logits_of(partial(_called, network), _moved(inputs, device), teacher.key, f"data set {data!r}").cpu()
 
 
-def _called(network: nn.Module, inputs: Any, _: Any = None) -> Any:
+def _called(network: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         outputs = network(**inputs)
     else:

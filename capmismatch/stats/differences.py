@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,7 +11,9 @@ import pandas as pd
 import scipy  # whose parts load when first used: those for statistics take a second
 from numpy.typing import NDArray
 
+from capmismatch._utils.text import join
 from capmismatch.errors import InputError
+from capmismatch.stats.copies import SEEDS_AGREE, seeds_agree, warn_same_students
 from capmismatch.stats.matching import (
     MOST_CELLS,
     UNIT,
@@ -80,8 +83,9 @@ def teacher_differences(results: pd.DataFrame, *, split: str = "test") -> pd.Dat
             What differences between teachers are measured against: "seeds" of the students, or "training runs" of the
             teachers, where some teacher has several.
         ``F``, ``df1``, ``df2``, ``p``
-            The F test of "all teachers teach alike". NaN where no teacher has two students, so that noise cannot be
-            told from differences, or where nothing varies.
+            The F test of "all teachers teach alike". NaN where no teacher has two students, or all students of each
+            teacher have one accuracy (with a warning), so that noise cannot be told from differences, or where nothing
+            varies.
         ``reliability``, ``low``, ``high``
             The share of the variance of the teachers' means that is due to the teachers, in [0, 1], with its 95 %
             interval (exact for equal numbers of runs and normal noise).
@@ -119,6 +123,23 @@ def teacher_differences(results: pd.DataFrame, *, split: str = "test") -> pd.Dat
       label  df1  df2  reliability  seeds_for_80
     0    KD    2    4          1.0           1.0
     """
+    rows = taught_rows(results, split)
+    found = tested(rows)
+    warn_same_students(rows)
+    alike = []
+    for (student, label), setting in rows.groupby(["student", "label"], sort=False):
+        teacher = setting.groupby(UNIT, sort=False).ngroup().to_numpy().astype(np.int64)
+        if seeds_agree(setting["accuracy"].to_numpy(float), teacher):
+            alike.append(f"{student!r}, {label!r}")
+    if alike:
+        warnings.warn(
+            f"{SEEDS_AGREE} ({join(alike)}), so teachers are not tested there: are they copies?", stacklevel=2
+        )
+    return found
+
+
+def taught_rows(results: pd.DataFrame, split: str) -> pd.DataFrame:
+    """The rows of students with a teacher and an accuracy on a split, each there once, with family and training run."""
     require_results(results, ["teacher", "student", "label", "seed", "split", "accuracy"])
     split = resolve_split(results["split"], split)
     rows = with_teacher(results[results["split"].eq(split)])
@@ -130,10 +151,15 @@ def teacher_differences(results: pd.DataFrame, *, split: str = "test") -> pd.Dat
     )
     setting = [name for name in ("student", "label", "method") if name in rows]
     require_single_rows(rows, [*UNIT, *setting], ["teacher_seed", "seed"], "the results table")
-    return pd.DataFrame(_settings(rows, split), columns=list(COLUMNS))
+    return rows
 
 
-def _settings(rows: pd.DataFrame, split: str) -> Iterator[dict[str, object]]:
+def tested(rows: pd.DataFrame) -> pd.DataFrame:
+    """`teacher_differences` of `taught_rows`, without its warnings."""
+    return pd.DataFrame(_settings(rows), columns=list(COLUMNS))
+
+
+def _settings(rows: pd.DataFrame) -> Iterator[dict[str, object]]:
     for (student, label), setting in rows.groupby(["student", "label"], sort=False):
         teacher, run = (
             setting.groupby(by, sort=False).ngroup().to_numpy().astype(np.int64)
@@ -141,7 +167,7 @@ def _settings(rows: pd.DataFrame, split: str) -> Iterator[dict[str, object]]:
         )
         seed = pd.factorize(setting["seed"])[0].astype(np.int64)
         test = f_test(setting["accuracy"].to_numpy(float), teacher, seed, run)
-        yield {"student": student, "label": label, "split": split, **test}
+        yield {"student": student, "label": label, "split": setting["split"].iloc[0], **test}
 
 
 def f_test(
@@ -173,7 +199,8 @@ def f_test(
     counts = np.bincount(teacher[trials], minlength=teachers)
     df1, df2 = full_rank - base_rank, run_rank - full_rank
     result: dict[str, float | str] = {"teachers": teachers, "runs": students, "error": error, "df1": df1, "df2": df2}
-    if df1 < 1 or df2 < 1 or base_rss < 1e-24:  # a single teacher, single runs, or nothing that varies
+    nothing_varies = base_rss < 1e-24 or seeds_agree(values, teacher)
+    if df1 < 1 or df2 < 1 or nothing_varies:  # a single teacher, single runs, or no noise to compare with
         unknown = ("F", "p", "reliability", "low", "high", "ceiling", "seeds_for_80")
         return result | dict.fromkeys(unknown, math.nan)
     between, within = (base_rss - full_rss) / df1, (full_rss - run_rss) / df2

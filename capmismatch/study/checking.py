@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
+import pandas as pd
+
+from capmismatch.distillation.results import load_results
 from capmismatch.distillation.runs import Experiment
 from capmismatch.errors import CapmismatchError, InputError, must_be_one_of
+from capmismatch.selection.metric import METRICS
 from capmismatch.study.config import StudyConfig
 
 
@@ -131,6 +136,71 @@ def check_pick(study: Settings, **known: Iterable[str]) -> None:
         name = getattr(study.config.pick, key)
         if name is not None:
             must_be_one_of(name, sorted(set(choices)), f"{key} in [pick] of {study.file.name}")
+
+
+class GivenResults(Settings, Protocol):
+    """What is asked of a study whose results come from a file."""
+
+    def given_results(self) -> dict[str, Any]:
+        """The file of results and how to read it."""
+
+
+def read_results(study: GivenResults) -> pd.DataFrame:
+    """The results table of the file that a study names.
+
+    Parameters
+    ----------
+    study : GivenResults
+        Whose settings name a file of results.
+
+    Returns
+    -------
+    DataFrame
+        As `capmismatch.load_results` makes it.
+    """
+    options = study.given_results()
+    return load_results(options.pop("file"), **options)
+
+
+def check_pick_of(study: Settings, results: pd.DataFrame) -> None:
+    """Refuse what [pick] names and results from a file do not have; a setting may be one of the evidence.
+
+    Parameters
+    ----------
+    study : Settings
+        Whose settings are looked at.
+    results : DataFrame
+        From `read_results`.
+
+    Raises
+    ------
+    InputError
+        For the first that is not there.
+    """
+    taught = results[results["teacher"].ne("")]
+    check_pick(study, metric=[name for name in METRICS if name in results])
+    if not study.config.pick.evidence:
+        check_pick(study, student=taught["student"], label=taught["label"])
+
+
+def check_results(study: GivenResults) -> None:
+    """Refuse results from a file that a later stage would refuse; those of students trained here are made later.
+
+    Parameters
+    ----------
+    study : GivenResults
+        Any.
+
+    Raises
+    ------
+    InputError
+        Where the file is missing, or cannot be read as results, or lacks what [pick] names.
+    """
+    if study.config.results is None:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the stage that reads them warns
+        check_pick_of(study, read_results(study))
 
 
 def _rule(study: Settings) -> None:

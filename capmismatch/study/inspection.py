@@ -13,10 +13,10 @@ import pandas as pd
 from capmismatch._utils.commands import command
 from capmismatch._utils.progress import progress_bar
 from capmismatch._utils.text import count, duration, format_count, table_text
+from capmismatch._utils.torchrun import world_size
 from capmismatch.errors import CapmismatchError
 from capmismatch.findings import explain
-from capmismatch.selection.metric import METRICS
-from capmismatch.study.checking import check_pick
+from capmismatch.study.checking import check_pick, check_pick_of, read_results
 from capmismatch.study.study import Study
 
 ROWS = 256
@@ -79,6 +79,7 @@ def inspect_study(study: Study) -> Inspection:
         What would fail, what is odd, and the cost.
     """
     look = Inspection()
+    _try(look, world_size)
     _try(look, study.check)
     data = _try(look, lambda: study.eval_data)
     family = _try(look, lambda: study.family)
@@ -90,10 +91,10 @@ def inspect_study(study: Study) -> Inspection:
         _try(look, lambda: check_pick(study, family=[teacher.family for teacher in family]))
     if data is not None and family is not None:
         _look_at_teachers(study, family, data, look)
-    results = _try(look, lambda: _results(study)) if study.config.results is not None else None
+    results = _try(look, lambda: read_results(study)) if study.config.results is not None else None
     if results is not None:
         look.about.append(f"results: {count(len(results), 'row')}")
-        _try(look, lambda: _check_pick_of(study, results))
+        _try(look, lambda: check_pick_of(study, results))
         if family is not None:
             _match_names(family, results, look)
     _count_cost(study, family, data, look)
@@ -149,21 +150,6 @@ def _try(look: Inspection, load: Callable[[], Any]) -> Any:
     except OSError as error:  # of a file that is there, and cannot be read
         look.problems.append(f"{type(error).__name__}: {error}")
     return None
-
-
-def _results(study: Study) -> pd.DataFrame:
-    from capmismatch.distillation.results import load_results
-
-    options = study.given_results()
-    return load_results(options.pop("file"), **options)
-
-
-def _check_pick_of(study: Study, results: pd.DataFrame) -> None:
-    """Raise where [pick] names what results from a file do not have; a setting may be one of the evidence."""
-    taught = results[results["teacher"].ne("")]
-    check_pick(study, metric=[name for name in METRICS if name in results])
-    if not study.config.pick.evidence:
-        check_pick(study, student=taught["student"], label=taught["label"])
 
 
 # Teachers -------------------------------------------------------------------------------------------------------------

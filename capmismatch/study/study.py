@@ -27,7 +27,6 @@ from capmismatch._version import __version__
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.views import Views
 from capmismatch.distillation.config import ENGINES
-from capmismatch.distillation.results import load_results
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.study.config import (
     CollectConfig,
@@ -329,9 +328,10 @@ class Study:
 
     def distill(self) -> pd.DataFrame:
         """The results table: every student, setting and seed, each a run that is kept."""
+        from capmismatch.study.checking import check_pick, read_results
+
         if self.config.results is None:
             from capmismatch.distillation.grid import distill
-            from capmismatch.study.checking import check_pick
 
             self.check()
             bank = self.bank
@@ -339,8 +339,7 @@ class Study:
             check_pick(self, family=[record.family for record in bank.teachers])
             results = distill(self)
         else:
-            options = self.given_results()
-            results = load_results(options.pop("file"), **options)
+            results = read_results(self)
         keep(self.folder, "results", results, self._inputs_of("results"), code=own_code_of(self.config))
         return results
 
@@ -374,6 +373,9 @@ class Study:
 
         Bank, probes, and results from a file are made where they are missing; no student is trained.
         """
+        from capmismatch.study.checking import check_results
+
+        check_results(self)
         make_ready(self)
         choice = self._choose(**options)
         self.keep_pick(choice, options={name: one for name, one in options.items() if isinstance(one, str | float)})
@@ -475,6 +477,9 @@ class Study:
 
     def run(self) -> Choice:
         """All stages in order."""
+        from capmismatch.study.checking import check_results
+
+        check_results(self)  # before hours go into what comes first
         self.collect()
         Diagnosis(self).all()
         if self.config.distill is not None or self.config.results is not None:

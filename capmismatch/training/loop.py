@@ -277,7 +277,8 @@ def evaluate(network: nn.Module, inputs: Tensor, prepare: Callable[[Tensor], Ten
     network.eval()
     device = next(network.parameters()).device
     with torch.inference_mode():
-        return torch.cat([network(prepare(batch.to(device))).cpu() for batch in inputs.split(batch_size)])
+        # On copies: a network that computes in place would change the inputs.
+        return torch.cat([network(prepare(batch.to(device)).clone()).cpu() for batch in inputs.split(batch_size)])
 
 
 def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:

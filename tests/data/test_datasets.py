@@ -139,7 +139,7 @@ def bad_npz(folder: Path, what: str) -> None:
         "objects": {"classes": np.array(["a", None], object)},
         "lengths": {"X": np.zeros((3, 1))},
         "strings": {"labels": ["cat", "dog"]},
-        "split": {"split": ["val", "dev"]},
+        "split": {"split": ["val", "held"]},
         "one": {"labels": [0, 0]},
     }
     file = folder / f"{what}.npz"
@@ -167,7 +167,7 @@ def bad_npz(folder: Path, what: str) -> None:
         ("objects", r"array 'classes' of .*objects\.npz holds Python objects that only pickle could read"),
         ("lengths", r"expected as many inputs as labels in .*lengths\.npz, got 3 and 2"),
         ("strings", r"expected whole numbers as labels of .*strings\.npz, got .*cat.* at row 0"),
-        ("split", r"split of labels of .*split\.npz must be one of .*'dev'"),
+        ("split", r"split of labels of .*split\.npz must be one of .*'held'"),
         ("one", r"expected at least 2 classes, got 1 \(0\) for labels of .*one\.npz"),
         ("no inputs", r"expected arrays 'labels' and one of \['inputs', 'images', 'X'\] in .*no inputs\.npz"),
         ("array", r"array\.npz is not a readable \.npz: it holds a single array"),

@@ -259,6 +259,8 @@ def test_pairs_that_are_refused(second: Any, message: str) -> None:
 
 def test_names_and_ids_as_bytes_and_odd_text() -> None:
     ids = np.array(["café".encode(), b"tea"])
+    spelled = make_rows("a", [0, 1, 1], ["ant", "bee"], split=["valid", "Test", "train"])
+    assert spelled.split.tolist() == ["val", "test", "train"]
     rows = make_rows("a", [0, 1], np.array([b"ant", b"bee"]), ids=ids, split=np.array([b"val", b"test"]))
     assert (
         rows.classes == ("ant", "bee")

@@ -273,6 +273,72 @@ def test_equal_logits_under_two_names():
     assert check(alone).query("usable")["teacher"].tolist() == ["c"], "something to go by"
 
 
+def hard_family(seed, accuracies=(0.55, 0.65, 0.72, 0.78, 0.82, 0.86), n=600, classes=CLASSES):
+    """Teachers that find the same examples hard, each of the accuracy asked for."""
+    rng = np.random.default_rng(seed)
+    labels, alike = rng.integers(0, classes, n), rng.normal(size=(classes, classes))
+    shared, target = rng.normal(size=(n, classes)), np.eye(classes)[labels]
+    logits = {}
+    for k, wanted in enumerate(accuracies):
+        own = 0.8 * shared + 0.8 * alike[labels] + 0.6 * rng.normal(size=(n, classes))
+        lead = np.where(target > 0, -np.inf, own).max(axis=1) - (own * target).sum(axis=1)
+        own = own + np.quantile(lead, wanted) * target
+        logits[f"t{k}"] = ((own - own.mean(axis=1, keepdims=True)) * (1 + 0.3 * k)).astype(np.float32)
+    return rng, labels, logits
+
+
+@pytest.mark.parametrize(
+    ("breakage", "code"),
+    [
+        (lambda z, y, rng: z + 12 * (np.arange(CLASSES) == 4), "CM021"),
+        (lambda z, y, rng: z + 8 * (np.arange(CLASSES) == 4), "CM021"),
+        (lambda z, y, rng: one_column(z, 4, 0.5), "CM021"),
+        (lambda z, y, rng: one_column(z, 4, 0), "CM021"),
+        (lambda z, y, rng: z + 10 * np.eye(CLASSES)[y], "CM019"),
+        (lambda z, y, rng: 3 * np.eye(CLASSES)[y] + rng.normal(size=z.shape), "CM019"),
+        (lambda z, y, rng: np.where(z >= np.sort(z)[:, [-5]], z, np.sort(z)[:, [-5]] - 1), "CM019"),
+        (lambda z, y, rng: np.where(z >= np.sort(z)[:, [-4]], z, 0), "CM019"),
+    ],
+)
+@pytest.mark.parametrize("sized", [True, False])
+def test_answers_that_are_not_the_teachers_own(breakage, code, sized):
+    rng, labels, logits = hard_family(3)
+    sizes = {name: 1000 * 2**k for k, name in enumerate(("t0", "t1", "t2", "broken", "t3", "t4", "t5"))}
+    broken = breakage(logits["t3"], labels, rng)
+    bank = bank_from_arrays({**logits, "broken": broken}, labels, params=sizes if sized else None)
+    checks = check(bank).set_index("teacher")
+    assert checks.index[~checks["usable"]].tolist() == ["broken"]
+    assert code in checks.loc["broken", "findings"]
+
+
+@pytest.mark.parametrize("best", [0.9, 0.95, 0.98, 0.995])
+def test_a_much_better_teacher_that_errs_where_its_peers_err_is_sound(best):
+    for seed in range(4):
+        _, labels, logits = hard_family(seed, (0.55, 0.65, 0.72, 0.86, best))
+        assert check(bank_from_arrays(logits, labels))["usable"].all()
+        rounded = {name: np.maximum(np.round(values), 0) for name, values in logits.items()}
+        assert not any(
+            "columns have one value" in reason for reason in check(bank_from_arrays(rounded, labels))["reason"]
+        )
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [
+        lambda z: 2 * z,
+        lambda z: z + 3,
+        lambda z: z - z.max(axis=1, keepdims=True),
+        lambda z: np.log(softmax(z, axis=1)),
+        lambda z: z + np.random.default_rng(0).normal(0, 1e-4, z.shape),
+    ],
+)
+def test_copies_that_were_scaled_or_shifted(copied):
+    _, labels, logits = hard_family(3)
+    checks = check(bank_from_arrays({**logits, "copy": copied(logits["t5"])}, labels)).set_index("teacher")
+    assert checks.index[~checks["usable"]].tolist() == ["copy"]
+    assert "copy of those of" in checks.loc["copy", "reason"]
+
+
 @pytest.mark.parametrize(("right", "usable"), [(174, True), (171, True), (165, False), (150, False), (100, False)])
 @pytest.mark.parametrize("split", [None, np.repeat(["val", "test"], 150)])
 def test_a_weak_teacher_is_usable_where_it_is_shown_to_tell(right, usable, split):

@@ -31,7 +31,7 @@ def test_what_is_missing_is_filled_in(write) -> None:
         "teacher": "r20",
         "teacher_seed": 0,
         "student": "student",
-        "label": "KD tau=4",
+        "label": "KD",
         "method": "KD",
         "constraint": "",
         "seed": 0,
@@ -63,7 +63,7 @@ def test_plain_cross_entropy_has_no_teacher(write) -> None:
     found = load_results(file)
     assert found["family"].tolist() == ["", "", "f"] and found["teacher"].tolist() == ["", "", "r20"]
     assert found["params"].isna().tolist() == [True, True, False]
-    assert found["label"].tolist() == ["CE", "CE", "KD tau=4"]
+    assert found["label"].tolist() == ["CE", "CE", "KD"]
 
 
 @pytest.mark.parametrize("name", ["none", "No teacher"])
@@ -82,7 +82,7 @@ def test_names_stay_text(write) -> None:
     found = load_results(file, {"depth": "teacher"})
     assert found["teacher"].tolist() == ["20", "", "NA"]
     assert found["constraint"].tolist() == ["", "", "none"]
-    assert found["label"].iloc[2] == "ISATS unconstrained tau=4"
+    assert found["label"].iloc[2] == "ISATS unconstrained"
 
 
 def test_labels_tell_settings_apart(write) -> None:
@@ -104,7 +104,7 @@ def test_labels_tell_settings_apart(write) -> None:
 
 def test_labels_that_are_given_are_kept(write) -> None:
     file = write("teacher,method,label,accuracy\na,KD,mine,0.7\na,KD,,0.7\n")
-    assert load_results(file)["label"].tolist() == ["mine", "KD tau=4"]
+    assert load_results(file)["label"].tolist() == ["mine", "KD"]
 
 
 def test_parquet_comes_back_as_it_was(tmp_path: Path, write) -> None:
@@ -173,7 +173,7 @@ def test_spaces_around_names_and_the_case_of_methods_do_not_count(write) -> None
     found = load_results(file)
     assert found["teacher"].tolist() == ["r20", "r20", "", "r20", "r20"]
     assert found["method"].tolist() == ["KD", "KD", "CE", "CTKD", "ReviewKD"]
-    assert found["label"].tolist() == ["KD tau=4", "KD tau=4", "CE", "CTKD", "ReviewKD"]
+    assert found["label"].tolist() == ["KD", "KD", "CE", "CTKD", "ReviewKD"]
     assert set(found["split"]) == {"test"} and found["seed"].tolist() == [0, 1, 0, 0, 0]
 
 
@@ -199,3 +199,26 @@ def test_a_file_that_is_missing_or_no_table(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"no parquet")
     with pytest.raises(InputError, match="is not a readable table"):
         load_results(tmp_path / "bad.parquet")
+
+
+@pytest.mark.parametrize("name", ["temperature", "T", "kd_temp", "KD_T", "tau"])
+def test_temperatures_are_read_under_their_usual_names(name) -> None:
+    rows = pd.DataFrame({"teacher": ["a", "b"], "method": "KD", name: 2, "accuracy": [0.6, 0.7]})
+    assert load_results(rows)["label"].tolist() == ["KD tau=2"] * 2
+    assert load_results(rows.drop(columns="method"), method="KD")["label"].tolist() == ["KD tau=2"] * 2
+    unknown = load_results(rows.drop(columns=[name, "method"]), method="KD")
+    assert unknown["label"].tolist() == ["KD"] * 2 and unknown["tau"].isna().all()
+    with pytest.raises(InputError, match="one column"):
+        load_results(rows.assign(**{"temp": 4, "tau": 2}))
+
+
+@pytest.mark.parametrize("beside", ["val_acc", "Accuracy"])
+def test_a_second_column_of_accuracies_is_refused(beside) -> None:
+    rows = pd.DataFrame({"teacher": ["a"], "method": "KD", "accuracy": 0.6, beside: 0.7})
+    with pytest.raises(InputError, match=beside):
+        load_results(rows)
+
+
+def test_a_number_of_examples_is_whole() -> None:
+    with pytest.raises(InputError, match=r"whole number of examples.* as n, got 100\.5"):
+        load_results(pd.DataFrame({"teacher": ["a"], "method": "KD", "accuracy": 0.6, "n": 100.5}))

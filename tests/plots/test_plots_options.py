@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import tables
 from drawing import FIGURES, draw, figure_of, texts_of
@@ -148,6 +150,7 @@ def test_palettes_and_places_of_legends():
         ({"colors": {"KD": "no colour"}}, "no colour"),
         ({"colors": "viridis"}, "palette"),
         ({"palette": "no palette"}, "no palette"),
+        ({"palette": []}, "palette"),
         ({"labels": 3}, "3"),
         ({"legend": 7}, "7"),
         ({"legend": "nowhere"}, "nowhere"),
@@ -221,3 +224,33 @@ def test_venues_have_their_fonts_first(monkeypatch):
     assert plots.figure_style("nature")["font.family"] == ["DejaVu Sans"]
     style = plots.figure_style("icml")
     assert {style[name] for name in ("xtick.labelsize", "legend.fontsize", "axes.labelsize")} == {8}
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_wrong_axes_are_told_by_the_figure(name):
+    function = getattr(plots, name)
+    for wrong in (3, plt.figure().subplots(1, 2)):
+        with pytest.raises(InputError, match=f"{name} .*figure="):
+            function(pd.DataFrame(), ax=wrong)
+    if "ax" not in inspect.signature(function).parameters:
+        with pytest.raises(InputError, match=f"{name} takes no ax"):
+            function(pd.DataFrame(), ax=None)
+
+
+@pytest.mark.parametrize("name", ["capacity_curve", "probe_vs_student_grid", "isats_restored"])
+def test_an_error_lists_only_names_that_are_options(name):
+    with pytest.raises(InputError, match="somebody") as caught:
+        drawn_with(name, labels={"somebody": "X"})
+    names = ast.literal_eval(str(caught.value).partition("it shows ")[2])
+    assert names and all(names) and len(names) == len(set(names))
+    assert not [text for text in names if "from peak" in text or text[:2] in {"1 ", "2 "}]
+    for each in names:
+        drawn_with(name, labels={each: "X"})
+
+
+def test_a_figure_without_colours_by_name_says_so_and_none_keeps_a_name():
+    ranks = tables.ranks_table(tables.MLPS[:3])
+    with pytest.raises(InputError, match="palette="):
+        plots.rank_matrix(ranks, colors={"zz": "red"})
+    ax = drawn_with("pick_chart", labels=lambda name: None)[0]
+    assert "resnet8" in {text.get_text() for text in ax.get_yticklabels()}

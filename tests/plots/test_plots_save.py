@@ -18,6 +18,7 @@ from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 
 from capmismatch import plots
+from capmismatch.distillation.methods import METHODS
 from capmismatch.errors import CapmismatchError, InputError
 from capmismatch.plots import _style
 from capmismatch.probes import REGISTRY
@@ -209,3 +210,11 @@ def test_a_drawing_of_the_users_takes_part(tmp_path):
         assert "Description" not in picture.info
     assert lines == {name: f"{REGISTRY[name].formula} ({REGISTRY[name].source})" for name in ("nll", "ece")}
     assert b"/Subject" in pdf.read_bytes()
+
+
+def test_each_method_has_a_look_of_its_own_in_every_figure():
+    together = _style.setting_looks({name: name for name in [*METHODS, "TS", "Mine", "Yours"]})
+    alone = {name: _style.setting_looks({name: name})[name] for name in together}
+    assert together == alone
+    assert len({(look["color"], look["marker"]) for look in together.values()}) == len(METHODS) + 2, "TS is as KD"
+    assert set(METHODS) <= set(_style.METHOD_LOOKS)

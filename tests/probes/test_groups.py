@@ -68,7 +68,9 @@ def test_groups_that_are_there_are_found() -> None:
 
 
 def test_the_table_has_the_means_and_joins_that_of_probes() -> None:
-    bank = bank_from_arrays({"a": LOGITS, "b": 2 * LOGITS}, LABELS, params={"a": 10, "b": 20})
+    bank = bank_from_arrays(
+        {"a": LOGITS, "b": 2 * LOGITS + 0.3 * RNG.standard_normal(LOGITS.shape)}, LABELS, params={"a": 10, "b": 20}
+    )
     table = class_relations(bank, [1, 4], groups=GROUPS, progress=False)
     plain = probe(bank, [1, 4], ["derived_variance"], progress=False)
     assert list(table.columns) == list(plain.columns)

@@ -74,3 +74,42 @@ def test_tables_of_a_choice_and_of_a_source():
     for source, table in ((Source(), "ranks"), (3, "teachers")):
         with pytest.raises(InputError):
             cm.to_latex(source, table)
+
+
+@pytest.mark.parametrize(
+    ("rule", "values", "lowest"),
+    [("lowest nll", "score", True), ("smallest", "score", True), ("largest", "score", False), (None, "regret", True)],
+)
+def test_the_best_of_a_choice_follows_its_rule(rule, values, lowest):
+    probes = tables.probes_table(splits=("val", "test"))
+    if rule is None:
+        choice = cm.pick(probes, tables.results_table(), n_boot=50)
+    else:
+        choice = cm.pick(probes, rule=rule, evidence="none")
+    text = cm.to_latex(choice, columns=["teacher", values])
+    bold = [row[0] for row in rows_of(text)[1:] if r"\textbf" in row[1]]
+    table = choice.table
+    best = table[values].min() if lowest else table[values].max()
+    assert bold == [name.replace("_", r"\_") for name in table["teacher"][table[values].eq(best)]]
+    assert rule is None or bold == [choice.teacher.replace("_", r"\_")]
+
+
+def test_students_compared_by_likelihood_have_the_lowest_bold():
+    results = tables.results_table().assign(nll=lambda table: 3 - table["accuracy"])
+    choice = cm.pick(tables.probes_table(splits=("val", "test")), results, metric="nll", n_boot=50)
+    for table in ("teachers", "settings"):
+        rows = rows_of(cm.to_latex(choice, table, columns=["score"]))[1:]
+        numbers = [float(row[0].removeprefix(r"\textbf{").rstrip("}")) for row in rows]
+        assert next(number for number, row in zip(numbers, rows, strict=True) if "textbf" in row[0]) == min(numbers)
+
+
+def test_a_single_column_and_what_has_none():
+    assert rows_of(cm.to_latex(FRAME, columns="teacher"))[0] == ["teacher"]
+    for frame, columns in ((FRAME, []), (FRAME[:0], None), (pd.DataFrame(), None)):
+        with pytest.raises(InputError):
+            cm.to_latex(frame, columns=columns)
+    results = tables.results_table()
+    results = results[results["label"].isin(["KD tau=4", "CE"])]
+    one = cm.pick(tables.probes_table(splits=("val", "test")), results, n_boot=50)
+    with pytest.raises(InputError, match="only 'KD tau=4'"):
+        cm.to_latex(one, "settings")

@@ -25,6 +25,7 @@ from capmismatch.report.narrative import TOPICS
 from capmismatch.report.page import write_report
 from capmismatch.report.page_tables import TOP_LINKS, links, probes, results
 from capmismatch.selection.links import correlate
+from capmismatch.selection.picking import pick
 from capmismatch.study.study import Study
 from capmismatch.study.tables import write_manifest_of_figures
 
@@ -529,3 +530,13 @@ def test_a_failure_leaves_the_old_page(make, monkeypatch):
 def test_the_study_file_is_read_as_utf_8(make):
     study = make([], toml=STUDY.replace("letters", "Buchstaben: äöü 字"), figures=())
     assert "Buchstaben: äöü 字" in write_report(study).read_text(encoding="utf-8")
+
+
+def test_a_method_without_a_temperature_has_none_on_the_page():
+    results = synthetic.results_table()
+    without = results[results["label"].isin(["DKD tau=4", "CE"])].assign(tau=np.nan)
+    without = without.replace({"label": {"DKD tau=4": "DKD"}})
+    probes = synthetic.probes_table(splits=("val", "test"))
+    assert "Temperature" not in report_page._chosen(pick(probes, without, n_boot=50))
+    with_tau = results[results["label"].isin(["KD tau=4", "CE"])]
+    assert report_page._chosen(pick(probes, with_tau, n_boot=50))["Temperature"] == "4"

@@ -10,8 +10,10 @@ import pytest
 from tables import RESULT_COLUMNS
 
 from capmismatch.errors import InputError
+from capmismatch.selection.links import correlate
 from capmismatch.selection.picking import pick
 from capmismatch.selection.repeats import without_repeats
+from capmismatch.stats.differences import teacher_differences
 from capmismatch.stats.outliers import outlying_runs
 
 
@@ -195,3 +197,85 @@ def test_unknown_sizes_are_not_taken_for_bad_teachers() -> None:
     assert not any("No teacher is within" in reason for reason in choice.reasons)
     some = pick(PROBES.assign(params=PROBES["params"].where(PROBES["teacher"].ne("t2"))), results, tolerance=5)
     assert some.cheapest == "t0" and any("The size of f/t2 is unknown" in reason for reason in some.reasons)
+
+
+# What was not measured, and copies -----------------------------------------------------------------------------------
+
+APART = {"t0": 0.70, "t1": 0.72, "t2": 0.75, "t3": 0.71}
+
+
+def without(results: pd.DataFrame, teacher: str, split: str) -> pd.DataFrame:
+    return results[~(results["teacher"].eq(teacher) & results["split"].eq(split))]
+
+
+def test_a_prediction_is_no_test_result() -> None:
+    choice = pick(PROBES, without(result_table(APART, plain=0.65), "t2", "test"))
+    assert choice.teacher == "t2" and np.isnan(choice.students["accuracy"].iloc[0])
+    first = choice.table.iloc[0]
+    assert np.isnan([first["accuracy"], first["gain"], choice.students["gain"].iloc[0]]).all()
+    assert sum("o test results of f/t2" in reason for reason in choice.reasons) == 2
+
+
+def test_a_teacher_without_rows_to_choose_by_has_students() -> None:
+    choice = pick(PROBES, without(result_table(APART, plain=0.65), "t2", "val"))
+    assert any("no students on validation rows in this setting: f/t2" in risk for risk in choice.risks)
+
+
+def test_an_unknown_temperature_is_not_made_up() -> None:
+    choice = pick(PROBES, result_table(APART).assign(tau=np.nan, label="KD"))
+    assert "tau=..." in choice.loss and "4" not in choice.loss and any("temperature" in risk for risk in choice.risks)
+    with pytest.raises(InputError, match="temperature of 'KD'"):
+        choice.soften(object(), split="val")
+
+
+def test_copied_seeds_are_no_certainty() -> None:
+    one = result_table(APART, seeds=1)
+    results = pd.concat([one.assign(seed=seed) for seed in range(3)])
+    with pytest.warns(UserWarning, match="seeds of each teacher have the same accuracy"):
+        found = teacher_differences(results)
+    assert found[["F", "p", "reliability", "ceiling"]].isna().all(axis=None)
+    with pytest.warns(UserWarning, match="seeds of each teacher have the same accuracy"):
+        assert correlate(PROBES.assign(n=100), results, n_boot=20)["ceiling"].isna().all()
+    assert pick(PROBES, results).basis.seeds.alike
+
+
+def test_teachers_with_the_same_students_are_told() -> None:
+    results = result_table(APART, seeds=4)
+    copy = results[results["teacher"].eq("t2")].assign(teacher="t3")
+    results = pd.concat([results[results["teacher"].ne("t3")], copy])
+    assert any("f/t2 and f/t3" in risk for risk in pick(PROBES, results).risks)
+    with pytest.warns(UserWarning, match="f/t2 and f/t3"):
+        correlate(PROBES, results, n_boot=20)
+
+
+def test_only_probes_of_the_evidence_teach() -> None:
+    others = PROBES.assign(family="g", value=np.nan)
+    choice = pick(PROBES, evidence=[(others, result_table(APART).assign(family="g"))])
+    assert choice.trust["probe"].tolist() == ["log_params"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"tolerance": value} for value in ("0.3", True, np.array([1, 2]))),
+        *({"seed": value} for value in (-1, "a")),
+        {"evidence": 3},
+        {"report_split": "tset"},
+    ],
+    ids=str,
+)
+def test_options_of_another_type_are_refused(options) -> None:
+    with pytest.raises(InputError, match=next(iter(options))):
+        pick(PROBES, result_table(APART), **options)
+
+
+def test_expectations_and_the_primary_probe_are_checked() -> None:
+    results = result_table(APART)
+    with pytest.raises(InputError, match="derived_std"):
+        correlate(PROBES, results, expected_signs={"derived_std": "x"})
+    with pytest.warns(UserWarning, match="'nope'"):
+        correlate(PROBES, results, expected_signs={"nope": 1}, n_boot=20)
+    with pytest.warns(UserWarning, match="primary_tau=9"):
+        correlate(PROBES, results, primary_tau=9, n_boot=20)
+    with pytest.raises(InputError, match="params >= 0, got -100000 for teacher 't0'"):
+        pick(PROBES.assign(params=PROBES["params"].replace(1e5, -1e5)))

@@ -43,6 +43,14 @@ def test_features_are_what_the_last_linear_layer_reads(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cut.features("small"), bank.features("small")[rows])
 
 
+def test_a_layer_after_which_the_network_computes_in_place() -> None:
+    network = nn.Sequential(nn.Linear(3, 5), nn.ReLU(inplace=True), nn.Linear(5, 2))
+    inputs = torch.linspace(-1, 1, 12).reshape(4, 3)
+    with FeatureTap(network, "0", "small") as tap, torch.inference_mode():
+        network(inputs)
+        assert torch.equal(tap.rows(inputs), network[0](inputs))
+
+
 def test_a_bank_without_features_stays_as_it_was_and_can_get_them_later(tmp_path: Path) -> None:
     without = quietly(teacher(), to=tmp_path / "a")
     before = contents(tmp_path / "a")

@@ -347,6 +347,20 @@ def test_files_that_are_called_alike_give_the_teachers_name(tmp_path: Path) -> N
         load_family("ckpt:zoo/*/best.pt", builder=lambda name: 1 / 0, base=tmp_path)
 
 
+def test_a_builder_that_is_a_script_too_is_refused_by_name(tmp_path: Path) -> None:
+    zoo(tmp_path / "zoo", "net4.pt")
+    parses = "import argparse, sys\nparser = argparse.ArgumentParser()\nparser.add_argument('--lr', required=True)\n"
+    (tmp_path / "train_a.py").write_text(parses + "options = parser.parse_args([])\ndef make(name): ...\n")
+    (tmp_path / "train_b.py").write_text(parses + "def make(name):\n    sys.exit('no lr')\n")
+    told = {
+        "train_a": r"module 'train_a' \(.*train_a\.py\) ends Python when it is imported \(SystemExit: 2\).*__main__",
+        "train_b": r"builder 'make' for .*net4\.pt, given 'net4' ends Python when it is called \(SystemExit: no lr\)",
+    }
+    for module, message in told.items():
+        with pytest.raises(InputError, match=message):
+            load_family("ckpt:zoo/*.pt", builder=f"{module}:make", base=tmp_path)
+
+
 def test_a_trap_among_settings_runs_nothing(tmp_path: Path) -> None:
     file = tmp_path / "net4.pt"
     torch.save({"model": shifted(0), "args": argparse.Namespace(x=Trap(tmp_path / "sprung"))}, file)
@@ -400,7 +414,7 @@ def changed(**changes: Any) -> dict[str, Any]:
         ([torch.zeros(3)], "net4.pt holds no state dict: .* got list"),
         ({}, "net4.pt holds no state dict"),
         (b"hello", "net4.pt cannot be read with weights only"),
-        (b"", "net4.pt cannot be read with weights only"),
+        (b"", "net4.pt cannot be read with weights only.*is damaged.* Copy or download it again"),
     ],
 )
 def test_checkpoints_that_do_not_fit(tmp_path: Path, content: Any, message: str) -> None:

@@ -284,8 +284,10 @@ def test_a_teacher_that_is_no_longer_named_is_told_of(tmp_path: Path) -> None:
 def test_a_missing_results_file(tmp_path: Path) -> None:
     study = Study(saved_study(tmp_path), progress=False)
     (tmp_path / "results.csv").unlink()
-    with pytest.raises(InputError, match=r"there is no results file .*results.csv"):
-        study.distill()
+    for stage in (study.distill, study.run, study.pick):
+        with pytest.raises(InputError, match=r"there is no results file .*results.csv"):
+            stage()
+    assert not (tmp_path / "bank").exists()  # nothing ran before
 
 
 # --- what the file says ----------------------------------------------------------------------------------------------

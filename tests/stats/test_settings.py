@@ -79,7 +79,11 @@ def test_the_shipped_study_has_an_effect_of_seed_and_setting() -> None:
     assert 100 * noise.sd(noise.by_seed) == pytest.approx(0.366, abs=1e-3)
     default = setting_differences(results, against="ISATS order m=1 tau=4").set_index("label")
     assert default.loc["ISATS order m=0 tau=4", "high"] < 0 and default.loc["ISATS unconstrained tau=4", "high"] < 0
-    for level in ("ISATS anchor tau=4", "KD tau=4 student tau=1", "ATS tau=4 other tau=3"):  # margin 1 is not shown to be ahead of these
+    for level in (
+        "ISATS anchor tau=4",
+        "KD tau=4 student tau=1",
+        "ATS tau=4 other tau=3",
+    ):  # margin 1 is not shown to be ahead of these
         assert default.loc[level, "low"] < 0 < default.loc[level, "high"]
 
 

@@ -88,7 +88,7 @@ PLAIN = {"label": "CE", "method": "CE", "tau": np.nan, "tau_other": np.nan, "tau
 KD = {**PLAIN, "label": "KD tau=4", "method": "KD", "tau": 4.0, "tau_student": 4.0}
 BEST_AT = [  # settings, and the place of the best teacher in its family, from 0 (smallest) to 1
     (KD, 0.7),
-    ({**KD, "label": "ATS tau=4/2", "method": "ATS", "tau_other": 2.0}, 0.75),
+    ({**KD, "label": "ATS tau=4 other tau=2", "method": "ATS", "tau_other": 2.0}, 0.75),
     ({**KD, "label": "ISATS order m=1 tau=4", "method": "ISATS", "constraint": "order", "margin": 1.0}, 0.95),
     ({**KD, "label": "DKD tau=4", "method": "DKD"}, 0.6),
 ]

@@ -244,6 +244,8 @@ def _with_our_spelling(frame: pd.DataFrame, source: str) -> pd.DataFrame:
         if ours in COLUMNS and column != ours and ours in frame:
             raise InputError(f"expected one column {ours!r}, got {ours!r} and {column!r} in {source}: remove one")
     lower = {name.lower() for name in TEMPERATURES if name != "T"}
+    if "nll_calibrated" in frame:
+        lower.discard("temperature")  # of students of texts: the one that calibrates them
     theirs = [name for name in frame if str(name).strip() == "T" or str(name).strip().lower() in lower]
     there = [*(["tau"] if "tau" in frame else []), *theirs]
     if theirs and len(there) > 1:

@@ -504,7 +504,7 @@ def test_isats_is_held_against_kd_at_the_same_temperature_of_the_student():
     other = results_table(HILL - 0.3, "KD tau=4 student tau=4", seed=1).assign(tau_student=4.0)
     isats = results_table(HILL, "ISATS order m=1 tau=4", "ISATS", seed=2).assign(tau_student=1.0)
     (only,) = facts_of("large", results=pd.concat([kd, other, isats]))
-    assert only.plain_label == "KD tau=4"
+    assert only.plain_label == "KD tau=4 student tau=1"
     assert facts_of("large", results=pd.concat([other, isats])) == [Unknown("isats")]
 
 

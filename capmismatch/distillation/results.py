@@ -20,6 +20,7 @@ from capmismatch._utils.text import DECIMAL_COMMA
 from capmismatch.data.rows import PARTS, SPLITS
 from capmismatch.distillation.methods import METHODS, Method
 from capmismatch.errors import InputError, must_be_one_of, require_columns
+from capmismatch.selection.handover import RARE, SETTING
 
 COLUMNS = (
     "family",
@@ -70,10 +71,6 @@ TEMPERATURES = ("temperature", "temp", "T", "kd_temperature", "kd_temp", "kd_T",
 
 NO_TEACHER = ("none", "no teacher", "no_teacher", "null")
 """What tables write where there is no teacher."""
-
-SETTING = ("tau", "tau_other", "tau_student", "weight", "constraint", "margin", "wrong")
-RARE = ("center", "other", "match", "share")
-"""Further columns of settings, of tables in which a method has them."""
 
 
 def rare_columns(method: Method) -> dict[str, Any]:

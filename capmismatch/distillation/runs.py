@@ -28,8 +28,9 @@ from capmismatch.data.bank import SPLITS, LogitBank, TeacherRecord
 from capmismatch.data.datasets import Dataset
 from capmismatch.distillation.config import DistillConfig
 from capmismatch.distillation.methods import Method
-from capmismatch.distillation.results import OUTCOMES, SETTING, complete, rare_columns
+from capmismatch.distillation.results import OUTCOMES, complete, rare_columns
 from capmismatch.errors import BankError, InputError
+from capmismatch.selection.handover import SETTING
 from capmismatch.training.recipes import Recipe
 
 FORMAT = 1  # of a run's configuration; raised by changes that alter results

@@ -27,8 +27,6 @@ SETTINGS = (
     "ISATS order m=1 tau=4",
     "ISATS unconstrained tau=4",
 )
-IN_SHORT = ("KD tau=2 student tau=1", "KD tau=4 student tau=1", "ATS tau=4 other tau=3", "ISATS unconstrained tau=4")
-"""Settings of the table in docs/howto/pick.md, which leaves the second and third rule out."""
 
 
 def probes() -> pd.DataFrame:
@@ -54,10 +52,7 @@ def show(table: pd.DataFrame) -> None:
 def main() -> None:
     """Print both students' tables, the settings and the choice."""
     measured, results = probes(), cm.load_results(HERE / "results.csv")
-    table = losses(measured, results, SETTINGS)
-    show(table)
-    print("\nIn short")
-    show(table.loc[[RULES[0], *RULES[3:]], list(IN_SHORT)])
+    show(losses(measured, results, SETTINGS))
     print("\nThe second student, by ATS")
     show(losses(measured, cm.load_results(HERE / "second.csv"), ["ATS tau=4 other tau=3"]))
     choice = cm.pick(measured, results)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from capmismatch.architectures._gru_cpu import gru_layer
 from capmismatch.architectures.registry import register
 
 
@@ -28,7 +30,10 @@ class GRULanguageModel(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map token ids (N, T) to logits (N, T, vocabulary); those of a position are of the token after it."""
-        logits: Tensor = self.head(self.gru(self.embedding(tokens))[0])
+        x = self.embedding(tokens)
+        # A device other than the CPU has a kernel for all steps, and without a gradient PyTorch's own loop is as quick.
+        by_hand = x.device.type == "cpu" and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+        logits: Tensor = self.head(gru_layer(self.gru, x) if by_hand else self.gru(x)[0])
         return logits
 
 

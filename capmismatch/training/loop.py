@@ -172,8 +172,12 @@ def _told(logits: Tensor, labels: Tensor, soft: Tensor | None) -> tuple[Tensor, 
     """The positions of windows (n, T) that have a label, as rows; other examples are rows already."""
     if labels.ndim == 1:
         return logits, labels, soft
-    told = labels != NO_LABEL
-    return logits[told], labels[told], None if soft is None else soft[told]
+    told = (labels.flatten() != NO_LABEL).nonzero()[:, 0]
+
+    def of(values: Tensor) -> Tensor:  # by number: the gradient of a choice by mask takes five times as long
+        return values.flatten(0, 1).index_select(0, told)
+
+    return of(logits), of(labels), None if soft is None else of(soft)
 
 
 @dataclass

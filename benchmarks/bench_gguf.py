@@ -27,6 +27,7 @@ from _table import show
 
 import capmismatch as cm
 from capmismatch._numerics.condensed import CondensedParts
+from capmismatch._numerics.finer_halves import as_halves, from_halves
 from capmismatch._numerics.softmax import Softened, take_apart
 from capmismatch.probes import REGISTRY
 
@@ -99,7 +100,8 @@ def main() -> None:
     ]
     logits, tokens = torch.from_numpy(values), torch.from_numpy(labels)
     dense, kept_rows = take_apart(logits, tokens), cm.condense(values, labels, K)
-    condensed = CondensedParts.of(replace(kept_rows, below=kept_rows.below.astype(np.float16)))  # as a bank keeps them
+    as_kept = from_halves(*as_halves(kept_rows.below))  # by a bank
+    condensed = CondensedParts.of(replace(kept_rows, below=as_kept))
     for tau in TAUS:
         of_all, of_kept = Softened.of(dense, tau), Softened.of(condensed, tau)
         for name in PROBES if tau == 1 else PROBES[:2]:

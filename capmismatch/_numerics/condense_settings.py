@@ -13,6 +13,12 @@ from capmismatch.errors import InputError, must_be_one_of
 K = 64
 """How many wrong tokens are kept by default."""
 
+DTYPES = ("float24", "float16", "float32")
+"""How the kept tokens' logits are stored; "float24" is a float16 and a byte of what rounding took: `finer_halves`."""
+
+DTYPE = DTYPES[0]
+"""How they are stored by default: exact to 1e-5 at every temperature, in three bytes."""
+
 BETAS = {
     "octaves": tuple(2.0**power for power in range(-3, 3)),
     "half": tuple(2.0 ** (power / 2) for power in range(-6, 5)),

@@ -40,7 +40,7 @@ SHARD = "shard"
 """Name of the files that hold some rows of logits while a teacher is collected."""
 
 Arrays = Mapping[str, NDArray[Any]]
-_SAFE_NAMES = {"float32": "F32", "float16": "F16", "uint16": "U16", "uint32": "U32"}
+_SAFE_NAMES = {"float32": "F32", "float16": "F16", "uint16": "U16", "uint32": "U32", "int8": "I8"}
 
 
 # --- the folder and its rows ---------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from capmismatch._numerics.condense_settings import K, checked_betas
+from capmismatch._numerics.condense_settings import DTYPE, DTYPES, K, checked_betas
 from capmismatch._numerics.condensing import (
     Condensed,
     as_rows,
@@ -127,8 +127,7 @@ class TokenBank(LogitBank):
     def condensed_rows(self, key: str, rows: NDArray[np.int64]) -> Condensed:
         """Rows of one teacher, condensed, in the order given."""
         settings = self._must_be_condensed()
-        names = ("log_sum", "slope", "scalars", "label_rank", "ids", "below")
-        return condensed_of(self._tokens(key).take(rows, names), rows, self.rows.labels[rows], settings)
+        return condensed_of(self._tokens(key).take(rows, settings.parts), rows, self.rows.labels[rows], settings)
 
     def random_columns(self, key: str, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """(n, R) logits of one teacher, less each row's mean, at random wrong tokens: for all teachers the same."""
@@ -259,7 +258,7 @@ def token_bank_from_logits(
     split: ArrayLike | None = None,
     reference: str | None = None,
     dense: bool | None = None,
-    dtype: str = "float16",
+    dtype: str = DTYPE,
     family: str = "tokens",
     name: str = "tokens",
     path: str | os.PathLike[str] | None = None,
@@ -297,9 +296,9 @@ def token_bank_from_logits(
     dense : bool, optional
         Whether to keep all logits; by default where there are at most 4,096 tokens. Such a bank has ``bank.dense``
         True and ``bank.k`` None, and works with all that classes work with.
-    dtype : {"float16", "float32"}, default "float16"
-        Of the kept tokens' logits, which are stored as distances from the row's largest wrong one. Dense banks keep
-        float16 as it is, and else float32.
+    dtype : {"float24", "float16", "float32"}, default "float24"
+        Of the kept tokens' logits, which are stored as distances from the row's largest wrong one; "float24" is a
+        float16 and a byte of what rounding took. Dense banks keep float16 as it is, and else float32.
     family : str
         Name of the family.
     name : str
@@ -336,7 +335,7 @@ def token_bank_from_logits(
     must_count(k, "k", least=2)
     must_count(columns, "columns", least=0)
     must_count(seed, "seed", least=0, most=2**64 - 1)
-    must_be_one_of(dtype, ("float16", "float32"), "dtype")
+    must_be_one_of(dtype, DTYPES, "dtype")
     rates, teachers = checked_betas(betas), _teachers(logits)
     width, count = _shape(teachers, vocabulary)
     kept, targets = labelled(labels, count, width)
@@ -345,7 +344,7 @@ def token_bank_from_logits(
     rows = _make_rows(name, kept, targets, width if tokens is None else tokens, sequences, split)
     if len(rows.classes) != width:
         raise InputError(f"expected names of {width} tokens, got {len(rows.classes)}")
-    records = _records(teachers, params, family, width, np.dtype(np.float32 if dense else dtype))
+    records = _records(teachers, params, family, width)
     if dense if dense is not None else width <= MOST_DENSE:
         return _dense(rows, kept, records, path)
     chosen = _reference(records, reference)
@@ -440,9 +439,7 @@ def _make_rows(
     return make_rows(name, labels, names, ids=ids, split=chosen, sequences=numbers)
 
 
-def _records(
-    teachers: Mapping[str, Any], params: Mapping[str, int] | None, family: str, width: int, dtype: np.dtype[Any]
-) -> list[_Teacher]:
+def _records(teachers: Mapping[str, Any], params: Mapping[str, int] | None, family: str, width: int) -> list[_Teacher]:
     sizes = {str(teacher): size for teacher, size in (params or {}).items()}
     for teacher, size in sizes.items():
         must_be_one_of(teacher, teachers, "teacher in params")
@@ -455,7 +452,6 @@ def _records(
             teacher,
             params=sizes.get(teacher),
             source="arrays",
-            dtype=str(dtype),
             order=order,
             options=f"{padded} padded columns cut" if padded else "",
             findings="CM031" if padded else "",
@@ -500,11 +496,12 @@ def _condensed(
 
     folder = None if path is None else create(path, rows, settings.stored)
     for teacher in teachers:
+        plain = replace(teacher.record, dtype=settings.dtype_of_below)
         if folder is None:
             stored = TokenFile(reader(teacher)(0, len(kept)))
-            record = finished(teacher.record, stored.arrays, settings, stored.hash())
+            record = finished(plain, stored.arrays, settings, stored.hash())
         else:
-            told = replace(teacher.record, weights_hash=_fingerprint(teacher, kept))
+            told = replace(plain, weights_hash=_fingerprint(teacher, kept))
             for _ in collect_teacher(folder, told, rows, settings, reader(teacher)):
                 pass
             record, stored = open_tokens(folder / told.key / FILE, rows, settings)

@@ -7,12 +7,14 @@
       rows.parquet                  one row per position: id, label, split, sequence
       <family>/<teacher>[-s<seed>]/
         tokens.safetensors          log_sum, slope (N, G), scalars (N, 5), label_rank (N, 1), ids, below (N, k),
-                                    columns (N, R), reference (N, k)
+                                    columns (N, R), reference, below_rest (N, k)
         shard-00000.safetensors ... while it is being collected
 
-`columns` are logits at R random tokens, the same for all teachers, less the row's mean; `reference` those at the k
-likeliest wrong tokens of the bank's reference teacher, less the teacher's own largest wrong logit. Making the folder,
-shards, hashes and locks are those of `bank_files`.
+`below` are the distances of the k likeliest wrong tokens from the largest of them, `below_rest` what rounding them to
+float16 took (`finer_halves`; banks in plain float16 or float32 have none). `columns` are logits at R random tokens, the
+same for all teachers, less the row's mean; `reference` those at the k likeliest wrong tokens of the bank's reference
+teacher, less the teacher's own largest wrong logit. Making the folder, shards, hashes and locks are those of
+`bank_files`.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from capmismatch._numerics.condensing import BEYOND, SCALARS, Condensed
+from capmismatch._numerics.finer_halves import as_halves, from_halves
 from capmismatch._numerics.token_columns import random_columns
 from capmismatch._utils.files import hash_of, locked, remove_temporaries, replacing
 from capmismatch.data.bank_files import (
@@ -72,7 +75,7 @@ class TokenSettings:
     reference : str
         Key of the teacher whose likeliest tokens all others are read at.
     dtype : str
-        "float16" or "float32", of the kept tokens' logits.
+        "float24", "float16" or "float32", of the kept tokens' logits.
     """
 
     vocabulary: int
@@ -98,6 +101,22 @@ class TokenSettings:
         """As a bank.json holds them."""
         return {**asdict(self), "betas": list(self.betas)}
 
+    @property
+    def has_rest(self) -> bool:
+        """Whether what rounding to float16 took is kept as well."""
+        return self.dtype == "float24"
+
+    @property
+    def dtype_of_below(self) -> str:
+        """Of the tensor `below`, and of a teacher's record."""
+        return "float16" if self.has_rest else self.dtype
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The tensors that rows are made of again, see `condensed_of`."""
+        rest = ("below_rest",) if self.has_rest else ()
+        return ("log_sum", "slope", "scalars", "label_rank", "ids", "below", *rest)
+
     def tensors(self, rows: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Name -> dtype and shape of what is kept of so many rows; four bytes first, so that all are aligned."""
         token = "uint16" if self.vocabulary <= 1 << 16 else "uint32"
@@ -107,9 +126,10 @@ class TokenSettings:
             "scalars": ("float32", len(SCALARS)),
             "label_rank": ("uint32", 1),
             "ids": (token, self.k),
-            "below": (self.dtype, self.k),
+            "below": (self.dtype_of_below, self.k),
             "columns": ("float16", self.columns),
             "reference": ("float16", self.k),
+            "below_rest": ("int8", self.k if self.has_rest else 0),
         }
         return {name: (dtype, (rows, width)) for name, (dtype, width) in widths.items() if width}
 
@@ -142,9 +162,12 @@ def arrays_of(
         "scalars": np.stack([getattr(condensed, name) for name in SCALARS], axis=1),
         "label_rank": condensed.label_rank[:, None],
         "ids": condensed.ids,
-        "below": condensed.below.astype(settings.dtype),
         "reference": _at(values, reference, condensed.max_wrong),
     }
+    if settings.has_rest:
+        arrays["below"], arrays["below_rest"] = as_halves(condensed.below)
+    else:
+        arrays["below"] = condensed.below.astype(settings.dtype)
     if settings.columns:
         arrays["columns"] = _at(values, settings.column_ids(numbers, condensed.labels), condensed.mean)
     return arrays
@@ -162,6 +185,8 @@ def condensed_of(
 ) -> Condensed:
     """Rows as they were condensed, from what is kept of them."""
     parts: dict[str, Any] = {name: arrays[name] for name in ("ids", "below", "log_sum", "slope")}
+    if settings.has_rest:
+        parts["below"] = from_halves(arrays["below"], arrays["below_rest"])
     parts |= {name: arrays["scalars"][:, column] for column, name in enumerate(SCALARS)}
     betas, rank = np.array(settings.betas), arrays["label_rank"][:, 0]
     return Condensed(settings.vocabulary, betas, rows, labels, label_rank=rank, **parts)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from capmismatch._numerics.condense_settings import K
+from capmismatch._numerics.condense_settings import DTYPES, K
 from capmismatch._utils.files import hash_of, locked, remove_temporaries
 from capmismatch._utils.progress import progress_bar
 from capmismatch._utils.torchrun import ProcessGroup, process_group
@@ -94,8 +94,8 @@ def collect(
     batch_size : int
         Rows per forward pass.
     dtype : str, optional
-        "float32" or "float16", of the stored logits; by default float32, and float16 of condensed rows, see
-        `token_bank_from_logits`.
+        "float32" or "float16", of the stored logits, by default float32; of condensed rows also "float24", which is
+        their default, see `token_bank_from_logits`.
     device : str
         Where the networks run, such as "cuda"; under ``torchrun`` each process takes its own.
     autocast : str, optional
@@ -159,7 +159,7 @@ def collect(
     ['mlp/mlp4-s0']
     """
     if dtype is not None:
-        must_be_one_of(dtype, ("float32", "float16"), "dtype")
+        must_be_one_of(dtype, DTYPES, "dtype")
     passes = Passes(batch_size, device, autocast, channels_last)
     data = dataset if dataset is not None else family.dataset
     if data is None:
@@ -169,6 +169,8 @@ def collect(
         if features:
             raise InputError("features are kept beside all logits: rows of this text are condensed, give dense=True")
         return _collect_condensed(family, data, Path(path), passes, condensing, check_published, progress)
+    if dtype is not None:
+        must_be_one_of(dtype, ("float32", "float16"), "dtype of all logits")
     with process_group() as processes:
         processes.on_rank_zero(lambda: create(path, data.rows))
         processes.on_all_ranks(lambda: create(path, data.rows))  # each worker's data set must be this bank's
@@ -199,7 +201,7 @@ def _collect_condensed(
                 "the teachers"
             )
         settings = condensing.settings(family, data, path)
-        job = _Job(data, path, passes, settings.dtype, check_published, processes)
+        job = _Job(data, path, passes, settings.dtype_of_below, check_published, processes)
         for teacher in family:
             _check_length(teacher.key)
         total = len(family) * len(data)

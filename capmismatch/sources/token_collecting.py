@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from capmismatch._numerics.condense_settings import K, checked_betas
+from capmismatch._numerics.condense_settings import DTYPE, K, checked_betas
 from capmismatch._numerics.condensing import as_rows, condense_labelled
 from capmismatch.data.bank_files import create, read_token_rows
 from capmismatch.data.datasets import Dataset
@@ -42,7 +42,7 @@ class Condensing:
     dense : bool, optional
         Whether all logits are kept; by default those of at most 4,096 tokens are.
     dtype : str, optional
-        "float32" or "float16", of the kept tokens' logits; float16 by default.
+        "float24", "float16" or "float32", of the kept tokens' logits; by default that of the bank, or float24.
     """
 
     k: int = K
@@ -69,7 +69,8 @@ class Condensing:
     def settings(self, family: Family, dataset: Dataset, bank: Path) -> TokenSettings:
         """How the bank keeps rows, with the reference that it has, or gets."""
         width = len(dataset.classes)
-        reference = self._reference(family, bank)
+        stored = read_token_rows(bank)[1] if (bank / "bank.json").exists() else {}
+        reference = self._reference(family, stored)
         rates = tuple(checked_betas(self.betas).tolist())
         return TokenSettings(
             width,
@@ -78,17 +79,16 @@ class Condensing:
             min(self.columns, width - 1),
             self.seed,
             reference,
-            self.dtype or "float16",
+            self.dtype or stored.get("dtype", DTYPE),
         )
 
-    def _reference(self, family: Family, bank: Path) -> str:
-        keys = [teacher.key for teacher in family]
-        stored = read_token_rows(bank)[1].get("reference") if (bank / "bank.json").exists() else None
+    def _reference(self, family: Family, stored: Mapping[str, Any]) -> str:
+        keys, known = [teacher.key for teacher in family], stored.get("reference")
         if self.reference is not None:
-            must_be_one_of(self.reference, [*keys, *([str(stored)] if stored else [])], "reference")
+            must_be_one_of(self.reference, [*keys, *([str(known)] if known else [])], "reference")
             return self.reference
-        if stored is not None:
-            return str(stored)
+        if known is not None:
+            return str(known)
         return max(family, key=lambda teacher: teacher.params or -1).key
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from capmismatch._numerics.condense_settings import K, checked_betas
+from capmismatch._numerics.condense_settings import DTYPES, K, checked_betas
 from capmismatch._numerics.soft_label_spec import WRONG_ROWS, SoftLabelSpec, compared_specs
 from capmismatch._utils.toml import parse
 from capmismatch.data.text_reader import TextOptions
@@ -187,7 +187,8 @@ class CollectConfig:
     batch_size : int
         Rows per forward pass.
     dtype : str, optional
-        "float32" or "float16", of the stored logits; by default float32, and float16 of condensed rows.
+        "float32" or "float16", of the stored logits, by default float32; of condensed rows also "float24", which is
+        their default.
     device : str
         Where the networks run, such as "cuda".
     autocast : str, optional
@@ -233,7 +234,7 @@ class CollectConfig:
     def __post_init__(self) -> None:
         must_count(self.batch_size, "batch_size", most=MOST_ROWS)
         if self.dtype is not None:
-            must_be_one_of(self.dtype, ("float32", "float16"), "dtype")
+            must_be_one_of(self.dtype, DTYPES, "dtype")
         must_count(self.k, "k", least=2)
         must_count(self.columns, "columns", least=0)
         must_count(self.seed, "seed", least=0)

@@ -65,7 +65,7 @@ def test_memory_and_disk_hold_the_same_and_any_reader_opens_the_file(tmp_path: P
     stored = load_file(tmp_path / "bank/tokens/small/tokens.safetensors")
     assert {name: array.shape[1] for name, array in stored.items()} == {
         **{"log_sum": 6, "slope": 6, "scalars": 5, "label_rank": 1},
-        **{"ids": 16, "below": 16, "columns": 24, "reference": 16},
+        **{"ids": 16, "below": 16, "below_rest": 16, "columns": 24, "reference": 16},
     }
     assert json.loads((tmp_path / "bank/bank.json").read_text())["schema"] == 2
 
@@ -167,6 +167,22 @@ def test_positions_without_a_label_and_padded_columns_are_left_out() -> None:
     for key in bank.keys:
         one, other = bank.condensed_rows(key, np.arange(len(kept))), whole.condensed_rows(key, kept)
         np.testing.assert_array_equal(one.ids, other.ids)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_banks_without_the_byte_of_rounding_are_written_and_read(tmp_path: Path, dtype: str) -> None:
+    bank = make_bank(path=tmp_path / "bank", dtype=dtype)
+    assert bank.settings.dtype == bank.teachers[0].dtype == dtype
+    stored = load_file(tmp_path / "bank/tokens/small/tokens.safetensors")
+    assert "below_rest" not in stored and stored["below"].dtype == dtype
+    read = cm.open_bank(tmp_path / "bank").condensed_rows("tokens/small", np.arange(ROWS))
+    np.testing.assert_array_equal(read.below, condense(LOGITS["small"], LABELS, 16).below.astype(dtype))
+
+
+def test_by_default_the_kept_logits_are_exact_to_a_millionth_of_themselves() -> None:
+    read, whole = make_bank().condensed_rows("tokens/large", np.arange(ROWS)), condense(LOGITS["large"], LABELS, 16)
+    np.testing.assert_allclose(read.below, whole.below, rtol=2**-19, atol=1e-9)
+    assert (np.diff(read.below) <= 0).all() and not read.below[:, 0].any()
 
 
 def test_a_subset_keeps_each_rows_numbers() -> None:

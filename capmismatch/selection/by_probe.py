@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from capmismatch.selection.rules import (
     COMPANIONS,
     DEFAULT_RULES,
     DERIVED,
+    FIRST_TAU_OF_TEXTS,
     OF_WRONG_CLASSES,
     RULES,
     RULES_FOR_TEXTS,
@@ -164,6 +166,11 @@ def _probe_table(
         table = table.merge(profiles[list(COMPANIONS)].reset_index(), on=UNIT, how="left")
         columns += COMPANIONS
     return table[columns], tau
+
+
+def with_first_tau(choice: Choice, probes: pd.DataFrame) -> Choice:
+    """The choice by a probe alone with the temperature to teach at, where language models have one of their own."""
+    return replace(choice, setting=replace(choice.setting, first_tau=FIRST_TAU_OF_TEXTS if of_texts(probes) else None))
 
 
 def findings_of(table: pd.DataFrame, mute: Iterable[str]) -> list[str]:

@@ -284,7 +284,8 @@ class Choice(HandOver):
         """By a probe alone, the fewest students that would tell which rule is right; None in other choices."""
         if not pd.isna(self._row["p_best"]) or len(self.table) < 2:
             return None
-        return SmallestPilot.of(self.table, self.rules, (self.family, self.teacher), self.tau)
+        tau = self.setting.first_tau or self.tau
+        return SmallestPilot.of(self.table, self.rules, (self.family, self.teacher), tau)
 
     @property
     def _cheapest(self) -> pd.Series | None:

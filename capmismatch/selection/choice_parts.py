@@ -42,12 +42,15 @@ class Setting:
         The student, its setting, and the setting's method.
     tau : float or None
         The teacher's temperature in that setting, or that at which the probe of a rule was taken.
+    first_tau : float or None
+        At which to teach where no student tells, if that is another one.
     """
 
     student: str | None = None
     label: str | None = None
     method: str | None = None
     tau: float | None = None
+    first_tau: float | None = None
 
     @classmethod
     def shared(cls, students: pd.DataFrame) -> Setting:

@@ -205,7 +205,7 @@ class HandOver:
         -------
         dict
             That of the choice; where students have different ones, that of the first student whose best teacher this
-            is. Without students "KD" at the temperature of the probe, or 4.
+            is. Without students "KD" at the temperature of the probe, or 4; of language models at 1.
         """
         label = self.label
         if label is None and len(self.students):
@@ -214,7 +214,9 @@ class HandOver:
         if label in self.basis.methods:
             return dict(self.basis.methods[label])
         known = {} if self.tau is None or pd.isna(self.tau) else {"tau": self.tau}
-        return {"name": self.method, **known} if self.method else first_setting(known.get("tau"))
+        return (
+            {"name": self.method, **known} if self.method else first_setting(self.setting.first_tau or known.get("tau"))
+        )
 
     @property
     def _lacks_tau(self: Any) -> bool:

@@ -22,7 +22,14 @@ from capmismatch.errors import (
     must_count,
 )
 from capmismatch.findings import without_muted
-from capmismatch.selection.by_probe import by_probe, example_draws, findings_of, rule_to_follow, unfit_teachers
+from capmismatch.selection.by_probe import (
+    by_probe,
+    example_draws,
+    findings_of,
+    rule_to_follow,
+    unfit_teachers,
+    with_first_tau,
+)
 from capmismatch.selection.candidates import (
     Candidates,
     Floats,
@@ -247,6 +254,7 @@ def pick(
             values = None  # they are of another rule's probe
         draws = example_draws(values, measurements, profiles, used, n_boot, seed)
         choice = by_probe(measurements, profiles, used, draws, unfit_teachers(measurements, profiles, plain), mute)
+        choice = with_first_tau(choice, probes)
         if with_outlook and len(profiles) > 1 and not of_texts(probes):
             outlook = Outlook.of(candidates, label, tolerance, n_boot, seed)
             choice = _with_outlook(choice, outlook, mute)

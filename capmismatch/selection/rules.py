@@ -24,6 +24,9 @@ PRIMARY_PROBE = "derived_std"
 DEFAULT_TAU = 4.0
 """Temperature at which tempered probes are compared where the table has it, else the nearest one on a log scale."""
 
+FIRST_TAU_OF_TEXTS = 1.0
+"""At which to teach a language model where no student tells: at 4 its teacher's softmax is nearly uniform."""
+
 COMPANIONS = ("target_prob", "inherent_variance")
 """Always shown beside a derived probe: DV = (1 - p_y)^2 IV, so that alone it may only restate confidence."""
 

@@ -40,6 +40,13 @@ def test_the_smallest_pilot_compares_the_teachers_that_the_rules_name() -> None:
     assert any(all(name in risk for name in ("f/t1", "f/t2", "f/t3", "--pilot 6")) for risk in choice.risks)
 
 
+def test_language_models_are_to_be_taught_at_temperature_one() -> None:
+    table = probes([0.02, 0.05, 0.03, 0.01], [0.7, 0.8, 0.9, 0.85]).assign(sequences=40)
+    for rule in ("auto", "largest", "highest derived_std"):
+        choice = cm.pick(table, rule=rule)
+        assert choice.smallest_pilot.tau == choice.taught_by["tau"] == 1.0 and "tau=1" in choice.loss
+
+
 def test_the_title_says_that_the_smallest_of_tied_teachers_is_taken() -> None:
     choice = cm.pick(probes([0.048, 0.05, 0.03, 0.01], [0.7, 0.8, 0.9, 0.85], se=0.003), rule="highest derived_std")
     assert choice.table["teacher"].iloc[0] == "t1" and choice.teacher == "t0"

@@ -357,7 +357,7 @@ def text_of(source: str, base: str | Path, options: TextOptions | None) -> RawDa
     source : str
         ``"text:FILE"`` or ``"kjv"``.
     base : str or Path
-        Folder that a relative path starts from.
+        Folder that relative paths start from, of the text and of its tokenizer.
     options : TextOptions or None
         How it becomes rows; None for the defaults.
 
@@ -369,7 +369,8 @@ def text_of(source: str, base: str | Path, options: TextOptions | None) -> RawDa
     kind, _, address = source.partition(":")
     if (kind == KJV) == bool(address):
         raise InputError(f"expected a text like 'text:FILE', or 'kjv', got {source!r}")
-    return read_text(Path(base, Path(address).expanduser()) if address else None, options or TextOptions())
+    path = Path(base, Path(address).expanduser()) if address else None
+    return read_text(path, (options or TextOptions()).found_from(base))
 
 
 def _text(

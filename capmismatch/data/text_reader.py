@@ -59,6 +59,12 @@ class TextOptions:
             if getattr(self, name) == "":
                 raise InputError(f"expected {name} some text, got an empty one")
 
+    def found_from(self, base: str | Path) -> TextOptions:
+        """The same with the tokenizer's path from a folder; a tokenizer that is learnt has none."""
+        if self.tokenizer is None or OWN_TOKENIZER.fullmatch(self.tokenizer):
+            return self
+        return replace(self, tokenizer=str(Path(base, Path(self.tokenizer).expanduser())))
+
 
 @dataclass(frozen=True, eq=False)
 class NextTokens:
@@ -149,7 +155,7 @@ def _read(path: Path, _changed: int | None, options: TextOptions) -> RawDataset:
     empty = next((number for number, part in enumerate(documents) if not part.strip()), None)
     if empty is not None:
         raise InputError(f"expected text in every document of {place}, got none in document {empty}")
-    tokenizer = _tokenizer(options.tokenizer, documents, path.parent)
+    tokenizer = _tokenizer(options.tokenizer, documents)
     encoded = [_encoded(tokenizer, part, number, options, place) for number, part in enumerate(documents)]
     block = BLOCK if options.document is None else 0
     inputs, labels = cut_windows(encoded, options.window, options.skip, block, place)
@@ -176,14 +182,14 @@ def _text_of(path: Path) -> str:
         ) from None
 
 
-def _tokenizer(source: str | None, documents: list[str], base: Path) -> Any:
+def _tokenizer(source: str | None, documents: list[str]) -> Any:
     """The tokenizer of a file, of a folder, or learnt from the text."""
     library = need("tokenizers", "lm", "a text")
     assert source is not None
     own = OWN_TOKENIZER.fullmatch(source)
     if own is not None:
         return learnt_tokenizer(documents, int(own[1]))
-    file = Path(base, Path(source).expanduser())
+    file = Path(source)
     file = file / "tokenizer.json" if file.is_dir() else file
     if not file.is_file():
         raise InputError(f"there is no tokenizer {file}: expected a tokenizer.json, a folder with one, or 'bpe:512'")

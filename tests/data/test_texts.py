@@ -193,3 +193,16 @@ def test_more_that_is_refused(text: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="in their tokenizer's order"):
         data = load_dataset(f"text:{text}", tokenizer="bpe:80")
         data.with_classes(data.classes[::-1])
+
+
+def test_text_and_tokenizer_are_both_found_from_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("data", "model", "work"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "data/verse.txt").write_text(VERSE * 20)
+    learnt_tokenizer([VERSE], 40).save(str(tmp_path / "model/tokenizer.json"))
+    by_base = load_dataset("text:data/verse.txt", tokenizer="model", window=8, base=tmp_path)
+    monkeypatch.chdir(tmp_path / "work")
+    from_here = load_dataset("text:../data/verse.txt", tokenizer="../model", window=8)
+    assert by_base.rows.fingerprint == from_here.rows.fingerprint
+    with pytest.raises(InputError, match="no tokenizer"):
+        load_dataset("kjv", tokenizer="kjv-bpe512.json")  # it lies in the package, not here

@@ -340,18 +340,34 @@ def _told(labels: Sequence[int], logs: Sequence[Sequence[float]]) -> list[int]:
     ]
 
 
+def _token(name: str | int) -> int:
+    """A token's number, as itself, as a key of JSON, or as servers name it.
+
+    Examples
+    --------
+    >>> _token(7), _token("7"), _token("token_id:7")
+    (7, 7, 7)
+    """
+    number = str(name).removeprefix("token_id:")
+    if not number.isdecimal():
+        raise InputError(f"expected the number of a token, such as 123 or 'token_id:123', got {name!r}")
+    return int(number)
+
+
 def _vllm(record: dict[str, Any]) -> SavedSequence:
     """List i is of token i, the first is none; the label stands in the list, perhaps behind rank k."""
     if "choices" in record:
         (record,) = record["choices"]
     tokens, lists = record["prompt_token_ids"], record["prompt_logprobs"]
+    if lists is None:
+        raise InputError("expected lists of log-probabilities, got none: ask vLLM for prompt_logprobs")
     if len(tokens) != len(lists):
         raise InputError(f"expected a list for each of {len(tokens)} tokens, got {len(lists)}")
     if not lists or lists[0]:
         raise InputError("expected none for the first token, which nothing precedes")
     labels, ids, logs, own = [], [], [], []
     for label, entries in zip(tokens[1:], lists[1:], strict=True):
-        told = {int(token): entry for token, entry in entries.items()}
+        told = {_token(token): entry for token, entry in entries.items()}
         rank = told[label].get("rank") if label in told else None
         is_extra = label in told and len(told) > 1 and (rank is None or rank > len(told))
         head = [token for token in told if token != label or not is_extra]
@@ -371,7 +387,7 @@ def _axolotl(record: dict[str, Any]) -> SavedSequence:
     if "target_token_ids" in record and record["target_token_ids"] is not None:
         ids, logs = [row or [] for row in record["target_token_ids"]], lists
     else:
-        ids = [[int(entry["token"].split(":")[1]) for entry in row] for row in lists]
+        ids = [[_token(entry["token"]) for entry in row] for row in lists]
         logs = [[float(entry["logprob"]) for entry in row] for row in lists]
     logs = _same_lengths(ids, logs)
     first = len(tokens) - len(lists)

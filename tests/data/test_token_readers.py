@@ -187,6 +187,23 @@ def test_cut_packed_and_unknown_files_are_refused(tmp_path):
         cm.read_token_logits(tmp_path / "nowhere", V)
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"input_ids": [1, 2], "logprobs": [[{"token": "the", "logprob": -0.3}]]}, "number of a token.*'the'"),
+        (
+            {"prompt_token_ids": [1, 2], "prompt_logprobs": [None, {"the": {"logprob": -0.3}}]},
+            "number of a token.*'the'",
+        ),
+        ({"prompt_token_ids": [1, 2], "prompt_logprobs": None}, "prompt_logprobs"),
+    ],
+)
+def test_lists_that_do_not_name_tokens_are_refused(tmp_path, row, message):
+    (tmp_path / "x.jsonl").write_text(json.dumps(row))
+    with pytest.raises(InputError, match=f"sequence 0 of .*{message}"):
+        cm.read_token_logits(tmp_path / "x.jsonl", V)
+
+
 def test_files_are_read_in_the_order_of_their_numbers(tmp_path):
     for number in (10, 2):
         row = {"input_ids": [number, number + 1], "token_ids": [[number + 1, 0]], "top_values": [[-0.5, -2.0]]}

@@ -21,6 +21,7 @@ MASKED = np.float32(-1e30)  # of a token that is not of the tail: its exponentia
 ROUNDER = np.float32(1.5 * 2.0**23)  # adding it rounds to a whole number, which then stands in the lowest bits
 SMALLEST = np.float32(-127.0)  # of exponents of two: a float whose exponent has no bit set is 0
 LARGEST = np.float32(1e30)  # logit that a network gives
+LEAST_ROOT = np.float32(1.1e-19)  # whose square is a normal float
 SHIFT, BIAS = np.int32(23), np.int32(127 << 23)
 ONE, ZERO = np.float32(1.0), np.float32(0.0)
 # 2^f - 1 = f (P1 + P2 f + ...): Taylor's series, cut where its rest is below the last digit for |f| <= 1/2
@@ -43,8 +44,10 @@ def powers(x: Any, rate: Any, e: Any, bits: Any, w: Any) -> None:
 
 @vectorised
 def _square(e: Any) -> None:
+    """Square numbers >= 0; those whose squares are no normal floats become 0, as processors are slow at the others."""
     for i in range(len(e)):
-        e[i] = e[i] * e[i]
+        root = e[i] if e[i] > LEAST_ROOT else ZERO
+        e[i] = root * root
 
 
 @vectorised
@@ -138,15 +141,25 @@ def _rise(heap: Any, place: int, f: Any) -> None:
 
 
 @inside
-def _select(f: Any, y: int, best: Any) -> None:
+def _least_of_head(f: Any, want: int, peaks: Any) -> float:
+    """A logit that at least `want` tokens reach, close to that of the last of them; fills the peak of each glance."""
+    for glance in range(len(peaks)):
+        peaks[glance] = _largest(f[glance * GLANCE : min((glance + 1) * GLANCE, len(f))])
+    if len(peaks) < want:
+        return -math.inf
+    return float(np.partition(peaks, len(peaks) - want)[len(peaks) - want])
+
+
+@inside
+def _select(f: Any, y: int, best: Any, peaks: Any) -> None:
     """Fill `best` with the wrong tokens of the highest logits, in order; of equal ones the lower number first."""
     want, size = len(best), 0
-    for start in range(0, len(f), GLANCE):
-        stop = min(start + GLANCE, len(f))
-        if size == want and _largest(f[start:stop]) <= f[best[0]]:
+    least = _least_of_head(f, want + 1, peaks)  # one more: the label may be among them
+    for glance in range(len(peaks)):
+        if peaks[glance] < least or (size == want and peaks[glance] <= f[best[0]]):
             continue
-        for token in range(start, stop):
-            if token == y:
+        for token in range(glance * GLANCE, min((glance + 1) * GLANCE, len(f))):
+            if token == y or f[token] < least:
                 continue
             if size < want:
                 best[size] = token
@@ -196,14 +209,14 @@ def condense_rows(
     k = ids.shape[1]
     best = np.empty(min(k + 1, size - 1), np.int64)
     x, e, w = np.empty(size, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    bits = e.view(np.int32)
+    bits, peaks = e.view(np.int32), np.empty((size + GLANCE - 1) // GLANCE, logits.dtype)
     sums = np.empty((len(rates), 2))
     for row in range(n):
         f, y = logits[row], labels[row]
         odd[row] = _odd(f, LARGEST) > 0
         if odd[row]:
             continue
-        _select(f, y, best)
+        _select(f, y, best, peaks)
         label_rank[row] = _rank(f, y, best)
         top, last = f[best[0]], f[best[len(best) - 1]]
         total, squares = 0.0, 0.0

@@ -301,3 +301,16 @@ def test_splitmix64_gives_the_published_numbers() -> None:
     with np.errstate(over="ignore"):
         numbers = [int(splitmix64(state + np.uint64(i) * golden)[0]) for i in range(3)]
     assert numbers == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+def test_tails_far_below_the_head_are_summed_as_in_double_precision() -> None:
+    """Single tokens reach the head, all others lie so far below that their powers leave the normal floats."""
+    logits = np.random.default_rng(0).normal(-60, 12, (6, 5000)).astype(np.float32)
+    logits[:, :3] = 0.0, -1.0, -20.0
+    labels = np.zeros(6, int)
+    condensed = condense(logits, labels, 2)
+    tail = np.sort(np.delete(logits, 0, axis=1).astype(np.float64), axis=1)[:, :-2] - condensed.max_wrong[:, None]
+    for g, beta in enumerate(condensed.betas):
+        largest = beta * tail.max(1)
+        expected = largest + np.log(np.exp(beta * tail - largest[:, None]).sum(1))
+        np.testing.assert_allclose(condensed.log_sum[:, g], expected, rtol=1e-6, atol=2e-6)

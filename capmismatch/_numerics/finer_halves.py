@@ -43,7 +43,7 @@ def from_halves(half: NDArray[np.float16], rest: NDArray[np.int8]) -> NDArray[np
     >>> [round(float(value), 5) for value in from_halves(*as_halves(np.array([-3.0001, 0.0])))]
     [-3.0001, 0.0]
     """
-    return half.astype(np.float32) + rest * _step(half)
+    return np.asarray(half.astype(np.float32) + rest * _step(half), np.float32)
 
 
 def _step(half: NDArray[np.float16]) -> NDArray[np.float32]:

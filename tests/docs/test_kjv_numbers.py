@@ -50,7 +50,13 @@ def _after(*marks: str) -> str:
 
 @pytest.mark.parametrize(
     ("study", "student", "students", "teachers"),
-    [("short", "gru16", 222, 6), ("short", "gru32", 222, 6), ("long", "gru16", 111, 6), ("demo", "gru16", 26, 4)],
+    [
+        ("short", "gru16", 222, 6),
+        ("short", "gru32", 222, 6),
+        ("long", "gru16", 222, 6),
+        ("long", "gru32", 222, 6),
+        ("demo", "gru16", 26, 4),
+    ],
 )
 def test_the_readme_tells_the_students_likelihoods(study: str, student: str, students: int, teachers: int) -> None:
     results = load_results(FOLDER / f"{study}.csv")
@@ -78,7 +84,9 @@ def test_the_readme_tells_the_noise(student: str) -> None:
     assert noise.round(3).to_list() == pytest.approx([0.007, 0.009, 0.011, 0.053])
 
 
-@pytest.mark.parametrize(("study", "student"), [("short", "gru16"), ("short", "gru32"), ("long", "gru16")])
+@pytest.mark.parametrize(
+    ("study", "student"), [("short", "gru16"), ("short", "gru32"), ("long", "gru16"), ("long", "gru32")]
+)
 def test_the_readme_tells_the_named_differences_with_their_intervals(study: str, student: str) -> None:
     named = _script().named_difference(load_results(FOLDER / f"{study}.csv"), "gru192", "gru16")
     told = [line.strip() for line in _after("## The answers").splitlines()]

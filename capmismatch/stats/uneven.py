@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.lapack import dtrtrs
 from scipy.special import gammaln, logsumexp
 
 __all__ = ["Kind", "Particles", "Problem", "Repeats", "chains", "kinds_of", "particles", "plug_in"]
@@ -46,6 +47,8 @@ PARTICLES = 600
 POWERS = (1.0, 0.7, 0.5, 0.35, 0.2, 0.1)
 FEWEST = 8.0  # particles of a kind that count, of equal weight
 UNITS = 5000  # of all chains together, at most
+WIDE = 20  # units, from which on triangular matrices are solved as such: below, calls cost more than they save
+_SMALL = 1e-9
 EACH = 12  # draws of a chain, at least, where there are few to make
 
 
@@ -171,8 +174,6 @@ class Problem:
         How the flat levels enter the unknowns.
     means, covs, log_weights : (P, M), (P, M, M), (P,) arrays of float
         Points of the prior, at a ratio of 1.
-    roots : (P, M, M) array of float
-        Of these covariances.
     ratios, scales : (R,), (L,) arrays of float
         Grids of the ratio of differences to noise, and of lambda.
     log_scales : (L,) array of float
@@ -192,7 +193,6 @@ class Problem:
     levels: Floats
     means: Floats
     covs: Floats
-    roots: Floats
     log_weights: Floats
     ratios: Floats
     scales: Floats
@@ -205,6 +205,12 @@ class Problem:
     def covs_seen(self) -> Floats:
         """Of what was measured, (P, N, N)."""
         return np.ascontiguousarray(self.covs[:, self.seen[:, None], self.seen])
+
+    def roots(self, point: Ints) -> Floats:
+        """Of the covariances of some points, (C, M, M)."""
+        places, mine = np.unique(point, return_inverse=True)
+        roots: Floats = np.linalg.cholesky(self.covs[places] + _SMALL * np.eye(self.covs.shape[1]))[mine]
+        return roots
 
 
 class _State(NamedTuple):
@@ -364,7 +370,7 @@ def _at(problem: Problem, uneven: Floats, point: Ints, ratio: Ints) -> _State:
     place = np.arange(len(seen))
     cov[:, place, place] += uneven * problem.variances
     root = np.asarray(np.linalg.cholesky(cov), dtype=np.float64)
-    half = np.linalg.solve(root, _sides(problem, point, r))
+    half = _solved(root, _sides(problem, point, r))
     levels, pair = half[:, :, :-2], half[:, :, -2:]
     inner = np.linalg.cholesky(levels.mT @ levels)
     out = np.linalg.solve(inner, levels.mT @ pair)
@@ -375,6 +381,17 @@ def _at(problem: Problem, uneven: Floats, point: Ints, ratio: Ints) -> _State:
     scores -= 0.5 * (squares[:, 0, 0][:, None] / scale - 2 * squares[:, 0, 1][:, None] / np.sqrt(scale))
     scores -= 0.5 * (squares[:, 1, 1][:, None] + free * np.log(scale))
     return _State(point, ratio, scores + _of_repeats(problem, uneven), root)
+
+
+def _solved(root: Floats, sides: Floats, *, transposed: bool = False) -> Floats:
+    """L^-1 B, or L^-T B, of C lower triangular matrices (C, N, N) and their sides (C, N, k)."""
+    if root.shape[1] < WIDE:
+        return np.linalg.solve(root.mT if transposed else root, sides)
+    found = np.empty(sides.shape)
+    for number, (one, side) in enumerate(zip(root, sides, strict=True)):
+        # In Fortran's order, as LAPACK has it, the transpose of a row-major matrix needs no copy.
+        found[number] = dtrtrs(one.T, side, lower=0, trans=0 if transposed else 1)[0]
+    return found
 
 
 def _of_repeats(problem: Problem, uneven: Floats) -> Floats:
@@ -435,13 +452,13 @@ def _unknowns(
     normal = [
         rng.standard_normal((count, n, each)) for n in (problem.means.shape[1], len(seen), problem.errors.shape[1])
     ]
-    prior = unit * np.sqrt(r) * (problem.means[state.point][..., None] + problem.roots[state.point] @ normal[0])
+    prior = unit * np.sqrt(r) * (problem.means[state.point][..., None] + problem.roots(state.point) @ normal[0])
     own = unit * np.sqrt(own_variances) * normal[1]
     apart = problem.y[:, None] - prior[:, seen] - own - unit * (problem.errors @ normal[2])
     levels = np.broadcast_to(problem.levels[seen], (count, len(seen), problem.levels.shape[1]))
-    half = np.linalg.solve(state.root, np.concatenate([levels, apart], axis=2))
+    half = _solved(state.root, np.concatenate([levels, apart], axis=2))
     white, apart = half[..., : levels.shape[2]], half[..., levels.shape[2] :]
     level = np.linalg.solve(white.mT @ white, white.mT @ apart)
-    weights = np.linalg.solve(state.root.mT, apart - white @ level)
+    weights = _solved(state.root, apart - white @ level, transposed=True)
     drawn = prior + r * (problem.covs[state.point][:, :, seen] @ weights) + problem.levels @ level
     return drawn.mT, (own + own_variances * weights)[..., 0]

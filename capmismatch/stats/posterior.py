@@ -32,11 +32,21 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
-from scipy.special import logsumexp
 
 from capmismatch.stats.groups import Group, covariance, errors_of, of_units
 from capmismatch.stats.profiles import Prior, codes, log_spreads, prior_points, repeated
-from capmismatch.stats.uneven import SCALES, Kind, Particles, Problem, Repeats, chains, kinds_of, particles, plug_in
+from capmismatch.stats.uneven import (
+    SCALES,
+    Kind,
+    Particles,
+    Problem,
+    Repeats,
+    chains,
+    kinds_of,
+    log_sum,
+    particles,
+    plug_in,
+)
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -130,7 +140,7 @@ def joint_draws(
 def _uneven_chance(kinds: list[Kind], start: Particles, even: float) -> float:
     """Chance that noise is uneven, given the repeats and the means; `even` is the log evidence if it is not."""
     scores = np.log([kind.weight for kind in kinds]) + np.r_[start.power * even, start.log_evidence]
-    return float(1 - np.exp(scores[0] - logsumexp(scores)))
+    return float(1 - np.exp(scores[0] - log_sum(scores)))
 
 
 def _counts(scores: Floats, count: int, rng: np.random.Generator) -> Ints:
@@ -374,7 +384,7 @@ class _Measured:
         """How well the means are predicted, given the noise's repeats: from all log weights of the grid."""
         scale = self.noise_scales
         known = _SINGLE_SEED_WEIGHTS if np.isinf(self.free) else -0.5 * self.free * (np.log(scale) + 1 / scale)
-        return float(logsumexp(scores) - logsumexp(known) - 0.5 * np.linalg.slogdet(self.noise)[1])
+        return float(log_sum(scores.ravel()) - log_sum(known) - 0.5 * np.linalg.slogdet(self.noise)[1])
 
     def problem(self, priors: Sequence[Prior], kinds: list[Kind]) -> Problem:
         """What is to be solved where the noise is uneven, with proposals by the expected variances of its units."""
@@ -383,8 +393,9 @@ class _Measured:
         more = self.equal(plug_in(repeats, scales, kinds)) - 1
         likely = replace(self, noise=self.noise + np.diag(more * variances))
         points = likely.points(priors)
-        scores = PROPOSAL_POWER * logsumexp(points.log_weights + likely.scores(points), axis=2)
-        proposals = np.exp(scores - logsumexp(scores))
+        scores = PROPOSAL_POWER * log_sum(points.log_weights + likely.scores(points))
+        proposals = np.exp(scores - scores.max())
+        proposals /= proposals.sum()
         (whole,) = _whole(self).parts(priors)
         spread = self._spread_score(0.5 * np.log(self.ratios[:, None] * scales))
         return Problem(
@@ -423,7 +434,9 @@ def _likelihood(part: _Part, turned: _Turned, ratios: Floats, scale: Floats) -> 
     yy, ym, mm = (
         ((one * other).sum(axis=(2, 3)) - (out_one * out_other).sum(axis=(2, 3)))[..., None]
         for one, other, out_one, out_other in (
-            (y, y, out_y, out_y), (y, mean, out_y, out_mean), (mean, mean, out_mean, out_mean)
+            (y, y, out_y, out_y),
+            (y, mean, out_y, out_mean),
+            (mean, mean, out_mean, out_mean),
         )
     )
     volume = 0.5 * np.log(size).sum(axis=2) + np.log(np.diagonal(inner, axis1=2, axis2=3)).sum(axis=2)
@@ -433,7 +446,8 @@ def _likelihood(part: _Part, turned: _Turned, ratios: Floats, scale: Floats) -> 
 
 
 class _Given(NamedTuple):
-    """A part's unknowns, given what was measured, at K points and ratios: `still` + root of the scale * N(`moving`, cov).
+    """A part's unknowns at K points and ratios, as measured: `still` + root of the scale * N(`moving`, cov).
+
 
     Attributes
     ----------

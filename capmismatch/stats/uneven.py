@@ -31,9 +31,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dtrtrs
-from scipy.special import gammaln, logsumexp
+from scipy.special import gammaln
 
-__all__ = ["Kind", "Particles", "Problem", "Repeats", "chains", "kinds_of", "particles", "plug_in"]
+__all__ = ["Kind", "Particles", "Problem", "Repeats", "chains", "kinds_of", "log_sum", "particles", "plug_in"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -118,10 +118,11 @@ def kinds_of(repeats: Repeats, scales: Floats, log_prior: Floats) -> list[Kind]:
     for by_teacher, share in ((False, 1 - TEACHER_SHARE), (True, TEACHER_SHARE)) if several else ((False, 1.0),):
         found += [(tail, by_teacher) for tail in TAILS.tolist()]
         scores += (np.log((1 - EVEN_WEIGHT) * share * TAIL_WEIGHTS / TAIL_WEIGHTS.sum())).tolist()
-    likelihoods = log_prior + [_likelihood(repeats, scales, *kind) for kind in found]  # (K, L)
-    total = np.array(scores) + logsumexp(likelihoods, axis=1)
-    weights = np.exp(total - logsumexp(total))
-    shares = np.exp(likelihoods - logsumexp(likelihoods, axis=1, keepdims=True))
+    likelihoods = log_prior + np.array([_likelihood(repeats, scales, *kind) for kind in found])  # (K, L)
+    each = log_sum(likelihoods)
+    total = np.array(scores) + each
+    weights = np.exp(total - log_sum(total))
+    shares = np.exp(likelihoods - each[:, None])
     return [Kind(*kind, float(w), s) for kind, w, s in zip(found, weights, shares, strict=True)]
 
 
@@ -286,12 +287,12 @@ def particles(problem: Problem, kinds: list[Kind], rng: np.random.Generator) -> 
     place = np.concatenate([rng.choice(len(problem.scales), each, p=kind.scales) for kind in kinds])
     nothing = np.zeros((len(tails), len(problem.y)))
     uneven = _relative(problem, tails, by_teacher, problem.scales[place], nothing, rng, measured=False)
-    state = _proposed(problem, uneven, rng)
+    state = _at(problem, uneven, *_proposed(problem, len(uneven), rng))
     scores = (state.scores - _of_repeats(problem, uneven))[np.arange(len(place)), place]
     scores = scores - np.log(problem.proposals[state.point, state.ratio])
     power = next((power for power in POWERS if _effective(power * scores.reshape(len(kinds), each)) >= FEWEST), 0.0)
     scores = power * scores
-    evidence = logsumexp(scores.reshape(len(kinds), each), axis=1) - np.log(each)
+    evidence = log_sum(scores.reshape(len(kinds), each)) - np.log(each)
     weights = scores + np.log(np.repeat([kind.weight for kind in kinds], each))
     return Particles(power, evidence, weights, tails, by_teacher, uneven, state.point, state.ratio)
 
@@ -323,13 +324,12 @@ def chains(problem: Problem, start: Particles, count: int, rng: np.random.Genera
     """
     number = min(count, CHAINS, max(8, UNITS // len(problem.y)), max(8, count // EACH))
     each = -(-count // (number * KEPT))
-    edges = np.exp(start.log_weights - logsumexp(start.log_weights)).cumsum()
+    edges = np.exp(start.log_weights - log_sum(start.log_weights)).cumsum()
     mine = np.searchsorted(edges, (np.arange(number) + rng.random(number)) / number).clip(max=len(edges) - 1)
     tails, by_teacher, uneven = start.tails[mine], start.by_teacher[mine], start.uneven[mine]
     point, ratio, kept = start.point[mine], start.ratio[mine], []
     for sweep in range(SWEEPS):
-        # The noise has moved, so that the present point is judged again, beside a new one.
-        state = _accepted(problem, _at(problem, uneven, point, ratio), _proposed(problem, uneven, rng), rng)
+        state = _moved(problem, uneven, point, ratio, rng)
         point, ratio = state.point, state.ratio
         scale = problem.scales[_sampled(state.scores, rng)]
         last = sweep >= SWEEPS - KEPT
@@ -355,11 +355,12 @@ def _relative(
     repeats = problem.repeats
     squares = repeats.squares + (left**2 / problem.variances if measured else 0.0)
     free = np.broadcast_to(repeats.free + float(measured), squares.shape)
-    same = (repeats.teachers[:, None] == repeats.teachers).astype(float)
-    squares = np.where(by_teacher[:, None], squares @ same, squares)
-    free = np.where(by_teacher[:, None], free @ same, free)
+    if by_teacher.any():
+        same = (repeats.teachers[:, None] == repeats.teachers).astype(float)
+        squares = np.where(by_teacher[:, None], squares @ same, squares)
+        free = np.where(by_teacher[:, None], free @ same, free)
     uneven: Floats = (tails[:, None] + squares / scale[:, None]) / (2 * rng.gamma((tails[:, None] + free) / 2))
-    first = np.array([np.flatnonzero(row)[0] for row in same])  # one draw for all of a teacher's units
+    first = (repeats.teachers[:, None] == repeats.teachers).argmax(axis=1)  # one draw for all of a teacher's units
     return np.where(by_teacher[:, None], uneven[:, first], uneven)
 
 
@@ -381,6 +382,13 @@ def _at(problem: Problem, uneven: Floats, point: Ints, ratio: Ints) -> _State:
     scores -= 0.5 * (squares[:, 0, 0][:, None] / scale - 2 * squares[:, 0, 1][:, None] / np.sqrt(scale))
     scores -= 0.5 * (squares[:, 1, 1][:, None] + free * np.log(scale))
     return _State(point, ratio, scores + _of_repeats(problem, uneven), root)
+
+
+def log_sum(scores: Floats) -> Floats:
+    """Log of the sum of exponentials along the last axis; SciPy's takes longer for small arrays than it computes."""
+    top = scores.max(axis=-1, keepdims=True)
+    total: Floats = np.log(np.exp(scores - top).sum(axis=-1)) + top[..., 0]
+    return total
 
 
 def _solved(root: Floats, sides: Floats, *, transposed: bool = False) -> Floats:
@@ -412,23 +420,22 @@ def _sides(problem: Problem, point: Ints, ratio: Floats) -> Floats:
     return np.concatenate([np.broadcast_to(given, (count, *given.shape)), expected[..., None]], axis=2)
 
 
-def _proposed(problem: Problem, uneven: Floats, rng: np.random.Generator) -> _State:
+def _proposed(problem: Problem, count: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    """Points and ratios that do not depend on where a chain stands."""
     flat = problem.proposals.ravel()
-    place = rng.choice(len(flat), len(uneven), p=flat / flat.sum())
-    return _at(problem, uneven, *np.divmod(place, len(problem.ratios)))
+    point, ratio = np.divmod(rng.choice(len(flat), count, p=flat / flat.sum()), len(problem.ratios))
+    return point, ratio
 
 
-def _accepted(problem: Problem, old: _State, new: _State, rng: np.random.Generator) -> _State:
-    """Metropolis and Hastings, for proposals that do not depend on where a chain stands."""
-
-    def worth(state: _State) -> Floats:
-        score: Floats = logsumexp(state.scores, axis=1) - np.log(problem.proposals[state.point, state.ratio])
-        return score
-
-    taken = np.log(rng.random(len(old.point))) < worth(new) - worth(old)
-    return _State(
-        *(np.where(taken.reshape(-1, *[1] * (one.ndim - 1)), other, one) for one, other in zip(old, new, strict=True))
-    )
+def _moved(problem: Problem, uneven: Floats, point: Ints, ratio: Ints, rng: np.random.Generator) -> _State:
+    """A step of Metropolis and Hastings; the present point is judged again, because the noise has moved."""
+    count = len(point)
+    new_point, new_ratio = _proposed(problem, count, rng)
+    both = _at(problem, np.r_[uneven, uneven], np.r_[point, new_point], np.r_[ratio, new_ratio])
+    worth = log_sum(both.scores) - np.log(problem.proposals[both.point, both.ratio])
+    taken = np.log(rng.random(count)) < worth[count:] - worth[:count]
+    place = np.arange(count) + count * taken
+    return _State(*(each[place] for each in both))
 
 
 def _sampled(scores: Floats, rng: np.random.Generator) -> Ints:

@@ -1,8 +1,8 @@
-"""From the blocks of the simulations to what the docs show: a table, a picture, and the page on statistics.
+"""From the sums of the simulations to what the docs show: a table, a picture, and the page on statistics.
 
-    python benchmarks/reliability_summary.py reliability_blocks.csv pick_blocks.csv
+    python benchmarks/reliability_summary.py [reliability_sums.csv pick_sums.csv]
 
-The blocks are those of ``bench_reliability.py`` and ``bench_pick.py``. Writes ``benchmarks/reliability.csv`` (every
+The sums are those of ``bench_reliability.py`` and ``bench_pick.py``. Writes ``benchmarks/reliability.csv`` (every
 kind of claim by bin, and the posterior by noise, evidence, seeds and settings), the picture
 ``figures/statistics/pick_reliability`` (PDF, PNG and CSV), and three tables of ``docs/concepts/statistics.md``, each
 between its marks.
@@ -132,8 +132,8 @@ def biases(public: pd.DataFrame) -> str:
 def main() -> None:
     """Write table, picture and page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("posterior", type=Path, help="blocks of bench_reliability.py")
-    parser.add_argument("public", type=Path, help="blocks of bench_pick.py")
+    parser.add_argument("posterior", type=Path, nargs="?", default=HERE / "reliability_sums.csv")
+    parser.add_argument("public", type=Path, nargs="?", default=HERE / "pick_sums.csv")
     options = parser.parse_args()
     posterior, public = pd.read_csv(options.posterior), pd.read_csv(options.public)
     rows = table(kinds(posterior, public))

@@ -2,14 +2,15 @@ r"""Noise that is not the same everywhere: some teachers' seeds scatter more tha
 
 The variance of unit u (a teacher in a setting) is :math:`\lambda g_u v_u` instead of :math:`\lambda v_u`, with
 
-.. math:: 1 / g_u \sim \mathrm{Gamma}(\nu / 2, \nu / 2),
+.. math:: 1 / g_u \sim \mathrm{Gamma}(\nu / 2, w_\nu / 2),
 
-each unit's own, or that of its teacher in all settings. Given g, means and repeats are normal; g averaged over, they
+each unit's own, or that of its teacher in all settings; the width w is such that the median of g is one, so that
+lambda is the noise of a typical unit, whatever nu. Given g, means and repeats are normal; g averaged over, they
 have the tails of Student's t with :math:`\nu` degrees of freedom and more. How uneven the noise is (nu, and of what
 kind) is weighted by how well it predicts the units' own sums of squares,
 
 .. math:: p(Q_u \mid \nu, \lambda) \propto \lambda^{-k_u/2}\, \frac{\Gamma((\nu + k_u)/2)}{\Gamma(\nu/2)}
-    \left(\frac{\nu}{2}\right)^{\nu/2} \left(\frac{\nu + Q_u/\lambda}{2}\right)^{-(\nu + k_u)/2},
+    \left(\frac{w_\nu}{2}\right)^{\nu/2} \left(\frac{w_\nu + Q_u/\lambda}{2}\right)^{-(\nu + k_u)/2},
 
 so that single seeds, which have none, leave the prior; and by how well it predicts the means, by importance sampling
 of g. Within a kind, short Markov chains draw g given the true means
@@ -29,9 +30,9 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.linalg.lapack import dtrtrs
-from scipy.special import gammaln
+from scipy.special import gammaincinv, gammaln
 
 __all__ = ["Kind", "Particles", "Problem", "Repeats", "chains", "kinds_of", "log_sum", "particles", "plug_in"]
 
@@ -136,9 +137,16 @@ def _likelihood(repeats: Repeats, scales: Floats, tail: float, by_teacher: bool)
         each = -0.5 * over
     else:
         half = 0.5 * (tail + free[:, None])
-        each = gammaln(half) - gammaln(tail / 2) + tail / 2 * np.log(tail / 2) - half * np.log((tail + over) / 2)
+        width = _width(tail)
+        each = gammaln(half) - gammaln(tail / 2) + tail / 2 * np.log(width / 2) - half * np.log((width + over) / 2)
     score: Floats = each.sum(axis=0) - 0.5 * free.sum() * np.log(scales)
     return score
+
+
+def _width(tail: ArrayLike) -> Floats:
+    """The width w of the distribution of 1 / g, by nu: the median of g is one."""
+    width: Floats = 2 * gammaincinv(np.divide(tail, 2), 0.5)
+    return width
 
 
 def _by_teacher(repeats: Repeats, values: Floats) -> Floats:
@@ -154,7 +162,7 @@ def plug_in(repeats: Repeats, scales: Floats, kinds: list[Kind]) -> Floats:
         if kind.by_teacher:
             squares, free = (_by_teacher(repeats, values)[repeats.teachers] for values in (squares, free))
         typical = np.exp(kind.scales @ np.log(scales)) if free.any() else 1.0
-        total += kind.weight * np.log((kind.tail * typical + squares) / (kind.tail + free))
+        total += kind.weight * np.log((_width(kind.tail) * typical + squares) / (kind.tail + free))
         weights += kind.weight
     return np.exp(total / weights)
 
@@ -359,7 +367,8 @@ def _relative(
         same = (repeats.teachers[:, None] == repeats.teachers).astype(float)
         squares = np.where(by_teacher[:, None], squares @ same, squares)
         free = np.where(by_teacher[:, None], free @ same, free)
-    uneven: Floats = (tails[:, None] + squares / scale[:, None]) / (2 * rng.gamma((tails[:, None] + free) / 2))
+    width = _width(tails)[:, None]
+    uneven: Floats = (width + squares / scale[:, None]) / (2 * rng.gamma((tails[:, None] + free) / 2))
     first = (repeats.teachers[:, None] == repeats.teachers).argmax(axis=1)  # one draw for all of a teacher's units
     return np.where(by_teacher[:, None], uneven[:, first], uneven)
 

@@ -444,7 +444,7 @@ def _moved(problem: Problem, uneven: Floats, point: Ints, ratio: Ints, rng: np.r
     worth = log_sum(both.scores) - np.log(problem.proposals[both.point, both.ratio])
     taken = np.log(rng.random(count)) < worth[count:] - worth[:count]
     place = np.arange(count) + count * taken
-    return _State(*(each[place] for each in both))
+    return _State(both.point[place], both.ratio[place], both.scores[place], both.root[place])
 
 
 def _sampled(scores: Floats, rng: np.random.Generator) -> Ints:

@@ -29,7 +29,9 @@ PAGE = HERE.parent / "docs" / "concepts" / "statistics.md"
 FIGURE = HERE.parent / "figures" / "statistics" / "pick_reliability"
 POSTERIOR = "the posterior"
 SHOWN = {  # kind -> colour and marker in the picture
-    POSTERIOR: ("#0072B2", "o"),
+    f"{POSTERIOR}, noise normal": ("#0072B2", "o"),
+    f"{POSTERIOR}, noise by teacher": ("#56B4E9", "v"),
+    f"{POSTERIOR}, noise heavy tails": ("#E69F00", "P"),
     "pick, 1 setting": ("#D55E00", "s"),
     "pick, 8 settings": ("#CC79A7", "D"),
     "pilot": ("#009E73", "^"),
@@ -70,7 +72,7 @@ def draw(rows: pd.DataFrame) -> Axes:
             if part.empty:
                 continue
             look = {"color": color, "marker": marker, "linestyle": "none", "markersize": 4}
-            shift = 0.008 * (number - 1.5)
+            shift = 0.007 * (number - (len(SHOWN) - 1) / 2)
             left.vlines(part["claimed"] + shift, part["true_low"], part["true_high"], color=color, linewidth=0.8)
             left.plot(part["claimed"] + shift, part["true"], **look, label=kind)
             real = part["real_regret"].where(part["real_regret"].gt(0))
@@ -81,9 +83,7 @@ def draw(rows: pd.DataFrame) -> Axes:
             plots.attach(left, part[columns])
         left.set(xlim=(0, 1), ylim=(0, 1), xlabel="P(best) as claimed", ylabel="share that comes true")
         right.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="regret as expected", ylabel="real regret")
-        left.figure.legend(
-            loc="outside upper center", ncols=len(left.get_legend_handles_labels()[1]), frameon=False, handletextpad=0.2
-        )
+        left.figure.legend(loc="outside upper center", ncols=3, frameon=False, handletextpad=0.2)
         plots.save(left, FIGURE)
     return left
 

@@ -86,7 +86,7 @@ bench-statistics: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/bench_pick.py
 	$(BIN)/python benchmarks/bench_reliability.py
 	$(BIN)/python benchmarks/bench_inference.py
-	$(BIN)/python benchmarks/reliability_summary.py benchmarks/reliability_blocks.csv benchmarks/pick_blocks.csv
+	$(BIN)/python benchmarks/reliability_summary.py
 
 # A warning is an error. DOCS_EXECUTE=1 runs the notebooks, so that their outputs show.
 docs: $(VENV)/installed-dev

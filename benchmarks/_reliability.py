@@ -1,4 +1,4 @@
-"""What simulations of claims share: trials in bins of the claimed chance, blocks that can be resumed, and the table."""
+"""What simulations of claims share: trials in bins of the claimed chance, sums that later runs add to, and tables."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ OUTCOMES = ["claimed", "true", "regret", "real_regret"]
 SQUARES = ["regret_2", "real_2", "product"]  # sums of squares and products, for the interval of the ratio
 SUMS = ["n", *OUTCOMES, *SQUARES]
 INTERVAL = 0.95
+SAME = 0.01  # claims of the same trial, made by the same posterior on another machine
 
 
 def binned(trials: Sequence[Sequence[float]], more: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -77,37 +78,58 @@ def bins(sums: pd.DataFrame) -> pd.DataFrame:
 
 
 def run_blocks(
-    simulate: Callable[[int, int], pd.DataFrame], designs: int, blocks: int, out: Path, workers: int = 1
+    simulate: Callable[[int, int], pd.DataFrame],
+    designs: Sequence[int],
+    blocks: int,
+    out: Path,
+    *,
+    by: Sequence[str],
+    mark: float,
+    workers: int = 1,
 ) -> pd.DataFrame:
-    """Blocks of all designs in turns, so that a run that is cut short is balanced; goes on from what `out` has.
+    """Blocks of all designs in turns, so that a run that is cut short is balanced; adds to the sums that `out` has.
 
     Parameters
     ----------
     simulate : callable
-        Gives the rows of a block of a design.
-    designs, blocks : int
-        How many there are of each.
+        Gives the sums of a block of a design, by bin.
+    designs : sequence of int
+        Which to make; earlier ones first.
+    blocks : int
+        How many of each there are to be in the end.
     out : Path
-        A CSV file, with the columns ``design`` and ``block``, that grows block by block.
+        A CSV file of sums by design and bin, with the columns ``design`` and ``blocks`` (how many are in).
+    by : sequence of str
+        Columns of what `simulate` gives that are not summed.
+    mark : float
+        Some claim of today. Sums of claims that were made otherwise are not added to.
     workers : int
         Number of processes.
 
     Returns
     -------
     DataFrame
-        All rows.
+        The sums, of all designs in the file.
+
+    Raises
+    ------
+    ValueError
+        If the claims have changed since `out` was begun.
     """
-    done = pd.read_csv(out) if out.exists() else pd.DataFrame(columns=["design", "block"])
-    finished = set(done[["design", "block"]].itertuples(index=False, name=None))
-    missing = [
-        (number, block) for block in range(blocks) for number in range(designs) if (number, block) not in finished
-    ]
+    done = pd.read_csv(out) if out.exists() else pd.DataFrame(columns=["design", "blocks", "mark"])
+    if (done["mark"] - mark).abs().gt(SAME).any():
+        raise ValueError(f"claims have changed since {out} was begun (a mark of {mark}, then {done['mark'].iloc[0]})")
+    there = done.groupby("design")["blocks"].first().to_dict()
+    missing = [(number, block) for block in range(blocks) for number in designs if block >= there.get(number, 0)]
     if not missing:
         return done
     with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
         made = (map if pool is None else pool.map)(simulate, *zip(*missing, strict=True))
         for (number, block), rows in zip(missing, made, strict=True):
-            done = pd.concat([done, rows.assign(design=number, block=block)], ignore_index=True)
+            more = pd.concat([done[done["design"].eq(number)], rows.assign(design=number)])
+            total = more.drop(columns=["blocks", "mark"], errors="ignore").groupby(["design", *by], as_index=False)
+            total = total.sum(min_count=1).assign(blocks=block + 1, mark=mark)
+            done = pd.concat([done[done["design"].ne(number)], total]).sort_values(["design", *by])
             with replacing(out) as temporary:
-                done.to_csv(temporary, index=False)
+                done.to_csv(temporary, index=False, float_format="%.7g")
     return done

@@ -1,6 +1,6 @@
 """Do the answers of `capmismatch.pick`, and pilots, keep their promises? Simulated tables with a known truth.
 
-    python benchmarks/bench_pick.py [--families 200] [--out pick_blocks.csv] [--workers 1]
+    python benchmarks/bench_pick.py [--families 200] [--designs NUMBER ...] [--out FILE] [--workers 1]
 
 Families are those of ``bench_reliability.py``, written as a probes and a results table and given to `capmismatch.pick`:
 one or eight settings, one to four seeds of each kind of noise, each student measured on "val" and on "test", so that
@@ -19,7 +19,7 @@ command goes on from there.
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +220,12 @@ def simulate(number: int, block: int) -> pd.DataFrame:
     return binned(claims, pd.DataFrame(np.array(more, float), columns=names)).assign(**asdict(design))
 
 
+def mark() -> float:
+    """A claim by which sums of other answers are told."""
+    shipped = pd.read_csv(SHIPPED).to_numpy(float)
+    return float(np.mean([public_trial(np.random.default_rng([0, k]), DESIGNS[k], shipped)[0] for k in range(3)]))
+
+
 def reported(sums: pd.DataFrame) -> pd.DataFrame:
     """By noise, seeds and settings: mean error of accuracy and gain to report, in points; the gain's coverage."""
     total = (
@@ -243,10 +249,15 @@ def main() -> None:
     """Run the blocks that are missing, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", type=int, default=200, help=f"of each design, in blocks of {BLOCK}")
-    parser.add_argument("--out", type=Path, default=HERE / "pick_blocks.csv")
+    parser.add_argument("--designs", type=int, nargs="+", default=range(len(DESIGNS)), help="numbers; by default all")
+    parser.add_argument("--out", type=Path, default=HERE / "pick_sums.csv")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
-    done = run_blocks(simulate, len(DESIGNS), -(-options.families // BLOCK), options.out, options.workers)
+    by = [field.name for field in fields(Design)] + ["low", "high"]
+    blocks = -(-options.families // BLOCK)
+    done = run_blocks(
+        simulate, options.designs, blocks, options.out, by=by, mark=round(mark(), 4), workers=options.workers
+    )
     for (kind, settings, noise), part in done.groupby(["kind", "settings", "noise"], sort=False):
         print(f"\n{kind}, settings: {settings:g}, noise: {noise}\n{bins(part).round(3).to_string(index=False)}")
     print(f"\nWhat is reported, in points from the truth\n{reported(done).round(3).to_string(index=False)}")

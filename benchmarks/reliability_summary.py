@@ -1,8 +1,8 @@
-"""From the blocks of the simulations to what the docs show: a table, a picture, and the page on statistics.
+"""From the sums of the simulations to what the docs show: a table, a picture, and the page on statistics.
 
-    python benchmarks/reliability_summary.py reliability_blocks.csv pick_blocks.csv
+    python benchmarks/reliability_summary.py [reliability_sums.csv pick_sums.csv]
 
-The blocks are those of ``bench_reliability.py`` and ``bench_pick.py``. Writes ``benchmarks/reliability.csv`` (every
+The sums are those of ``bench_reliability.py`` and ``bench_pick.py``. Writes ``benchmarks/reliability.csv`` (every
 kind of claim by bin, and the posterior by noise, evidence, seeds and settings), the picture
 ``figures/statistics/pick_reliability`` (PDF, PNG and CSV), and three tables of ``docs/concepts/statistics.md``, each
 between its marks.
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from _reliability import bins
 from bench_pick import reported, ways
@@ -28,7 +29,9 @@ PAGE = HERE.parent / "docs" / "concepts" / "statistics.md"
 FIGURE = HERE.parent / "figures" / "statistics" / "pick_reliability"
 POSTERIOR = "the posterior"
 SHOWN = {  # kind -> colour and marker in the picture
-    POSTERIOR: ("#0072B2", "o"),
+    f"{POSTERIOR}, noise normal": ("#0072B2", "o"),
+    f"{POSTERIOR}, noise by teacher": ("#56B4E9", "v"),
+    f"{POSTERIOR}, noise heavy tails": ("#E69F00", "P"),
     "pick, 1 setting": ("#D55E00", "s"),
     "pick, 8 settings": ("#CC79A7", "D"),
     "pilot": ("#009E73", "^"),
@@ -69,18 +72,18 @@ def draw(rows: pd.DataFrame) -> Axes:
             if part.empty:
                 continue
             look = {"color": color, "marker": marker, "linestyle": "none", "markersize": 4}
-            shift = 0.008 * (number - 1.5)
+            shift = 0.007 * (number - (len(SHOWN) - 1) / 2)
             left.vlines(part["claimed"] + shift, part["true_low"], part["true_high"], color=color, linewidth=0.8)
             left.plot(part["claimed"] + shift, part["true"], **look, label=kind)
             real = part["real_regret"].where(part["real_regret"].gt(0))
+            reach = np.exp((part["ratio_high"] - part["ratio"]) / part["ratio"])
+            right.vlines(part["regret"], real / reach, real * reach, color=color, linewidth=0.8)
             right.plot(part["regret"], real, **look)
             columns = ["kind", "claimed", "true", "true_low", "true_high", "n", "regret", "real_regret"]
             plots.attach(left, part[columns])
         left.set(xlim=(0, 1), ylim=(0, 1), xlabel="P(best) as claimed", ylabel="share that comes true")
         right.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="regret as expected", ylabel="real regret")
-        left.figure.legend(
-            loc="outside upper center", ncols=len(left.get_legend_handles_labels()[1]), frameon=False, handletextpad=0.2
-        )
+        left.figure.legend(loc="outside upper center", ncols=3, frameon=False, handletextpad=0.2)
         plots.save(left, FIGURE)
     return left
 
@@ -107,19 +110,22 @@ def claims(rows: pd.DataFrame) -> str:
                 "true": f"{row.true:.2f} [{row.true_low:.2f}, {row.true_high:.2f}]",
                 "regret expected": f"{row.regret:.3f}",
                 "real": f"{row.real_regret:.3f}",
-                "ratio": f"{row.ratio:.2f} [{row.ratio_low:.2f}, {row.ratio_high:.2f}]",
+                "ratio": f"{row.ratio:.2f} [{row.ratio_low:.2f}, {row.ratio_high:.2f}]" if row.real_regret else "",
             }
             shown.append(cells)
     return markdown(pd.DataFrame(shown))
 
 
 def biases(public: pd.DataFrame) -> str:
-    """What is reported, in points from the truth."""
-    found = reported(public)
+    """What is reported, in points from the truth: by design, and of all designs with as many settings."""
+    designs = reported(public)
+    designs["evidence"] = designs["evidence"].astype(int).astype(str) + " families"
+    designs["seeds"] = designs["seeds"].astype(int).astype(str)
+    found = pd.concat([designs, reported(public.assign(noise="all", evidence="any", seeds="any"))], ignore_index=True)
     cells = {
         "noise": found["noise"],
-        "evidence": found["evidence"].astype(int).astype(str) + " families",
-        "seeds": found["seeds"].astype(int),
+        "evidence": found["evidence"],
+        "seeds": found["seeds"],
         "settings": found["settings"].astype(int),
         "trials": found["n"],
     }
@@ -132,8 +138,8 @@ def biases(public: pd.DataFrame) -> str:
 def main() -> None:
     """Write table, picture and page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("posterior", type=Path, help="blocks of bench_reliability.py")
-    parser.add_argument("public", type=Path, help="blocks of bench_pick.py")
+    parser.add_argument("posterior", type=Path, nargs="?", default=HERE / "reliability_sums.csv")
+    parser.add_argument("public", type=Path, nargs="?", default=HERE / "pick_sums.csv")
     options = parser.parse_args()
     posterior, public = pd.read_csv(options.posterior), pd.read_csv(options.public)
     rows = table(kinds(posterior, public))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -278,10 +279,15 @@ class Candidates:
         """The teachers of one table, by themselves."""
         return cls(profiles, predictors(profiles), tuple(family_codes([profiles])[0]))
 
-    @property
+    @cached_property
     def identities(self) -> list[Hashable]:
         """What identifies each teacher in whatever table: the same name with the same probes is the same network."""
         return _identities(self.profiles)
+
+    @cached_property
+    def features(self) -> Floats:
+        """Standardised probes (T, p)."""
+        return _features(self.profiles, self.predictors)
 
     @property
     def missing_probes(self) -> dict[str, list[tuple[str, str]]]:
@@ -311,8 +317,7 @@ class Candidates:
 
     def group(self, means: Floats, noise: Noise) -> Group:
         """The teachers with what their students reached on average, and how noisy that is."""
-        features = _features(self.profiles, self.predictors)
-        return Group(means, noise, features, self.identities, self.families)
+        return Group(means, noise, self.features, self.identities, self.families)
 
 
 def measured(rows: pd.DataFrame) -> tuple[pd.MultiIndex, Floats, Noise]:

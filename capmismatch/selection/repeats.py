@@ -135,16 +135,13 @@ def _groups(results: pd.DataFrame) -> Iterator[tuple[_Accuracies, pd.DataFrame]]
 def _by_teacher(group: pd.DataFrame, column: str) -> dict[str, dict[Key, float]]:
     """The values of a column by teacher, then by training and split; those that are missing are left out."""
     rows = group[group[column].notna()]
-    return {
-        str(teacher): dict(
-            zip(
-                own[list(TRAINING)].itertuples(index=False, name=None),
-                own[column].astype(float).round(DIGITS),
-                strict=True,
-            )
-        )
-        for teacher, own in rows.groupby("teacher", sort=False)
-    }
+    values = rows[column].astype(float).round(DIGITS).tolist()
+    by_teacher: dict[str, dict[Key, float]] = {}
+    for teacher, key, value in zip(
+        rows["teacher"], zip(*(rows[name] for name in TRAINING), strict=True), values, strict=True
+    ):
+        by_teacher.setdefault(str(teacher), {})[key] = value
+    return by_teacher
 
 
 def _differ(group: _Accuracies, teacher: str, earlier: _Accuracies, theirs: str) -> bool:

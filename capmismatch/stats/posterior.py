@@ -24,19 +24,29 @@ own noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
-from scipy.special import logsumexp
 
 from capmismatch.stats.groups import Group, covariance, errors_of, of_units
 from capmismatch.stats.profiles import Prior, codes, log_spreads, prior_points, repeated
-from capmismatch.stats.uneven import SCALES, Kind, Particles, Problem, Repeats, chains, kinds_of, particles, plug_in
+from capmismatch.stats.uneven import (
+    SCALES,
+    Kind,
+    Particles,
+    Problem,
+    Repeats,
+    chains,
+    kinds_of,
+    log_sum,
+    particles,
+    plug_in,
+)
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -52,6 +62,7 @@ NEGLIGIBLE = 0.002  # a chance that noise is uneven, of which no account is take
 PROPOSAL_POWER = 0.7  # flattens what chains propose
 SPREAD_SD = 0.8  # of log tau around that of the evidence
 _SMALL = 1e-9
+AT_ONCE = 64  # points and ratios whose matrices are made together
 
 
 @dataclass(frozen=True)
@@ -103,17 +114,18 @@ def joint_draws(
     priors = prior_points(settings, evidence)
     data = _measured(settings, evidence) if any(np.isfinite(group.means).any() for group in settings) else None
     if data is None:
-        scores = np.array([prior.log_weight for prior in priors])
-        drawn = _over_grid(priors, scores, partial(_unmeasured, len(settings)), n_boot, rng)
+        counts = _counts(np.array([prior.log_weight for prior in priors]), n_boot, rng)
+        drawn = [_unmeasured(len(settings), priors[place], counts[place], rng) for place in np.flatnonzero(counts)]
     else:
-        scores = np.array([prior.log_weight + data.scores(prior) for prior in priors])
+        points = data.points(priors)
+        scores = points.log_weights + data.scores(points)
         kinds = kinds_of(data.repeats, *data.known_scales) if data.by_unit else []
         uneven = 0
         if kinds and kinds[0].weight < 1 - NEGLIGIBLE:
             problem = data.problem(priors, kinds)
             start = particles(problem, kinds[1:], rng)
             uneven = int(rng.binomial(n_boot, _uneven_chance(kinds, start, data.log_evidence(scores))))
-        drawn = _over_grid(priors, scores, data.draw, n_boot - uneven, rng) if uneven < n_boot else []
+        drawn = [data.draw(points, _counts(scores, n_boot - uneven, rng), rng)]
         if uneven:
             drawn.append(data.unit * chains(problem, start, uneven, rng))
     stacked = rng.permutation(np.concatenate(drawn))
@@ -128,20 +140,14 @@ def joint_draws(
 def _uneven_chance(kinds: list[Kind], start: Particles, even: float) -> float:
     """Chance that noise is uneven, given the repeats and the means; `even` is the log evidence if it is not."""
     scores = np.log([kind.weight for kind in kinds]) + np.r_[start.power * even, start.log_evidence]
-    return float(1 - np.exp(scores[0] - logsumexp(scores)))
+    return float(1 - np.exp(scores[0] - log_sum(scores)))
 
 
-def _over_grid(
-    priors: Sequence[Prior],
-    scores: Floats,
-    draw: Callable[[Prior, Ints, np.random.Generator], Floats],
-    count: int,
-    rng: np.random.Generator,
-) -> list[Floats]:
-    """Draws, as many of each point of the prior and of its grid as the log weights say."""
+def _counts(scores: Floats, count: int, rng: np.random.Generator) -> Ints:
+    """How many draws of each point of a grid, by log weights."""
     weights = np.exp(scores - scores.max())
-    counts = rng.multinomial(count, (weights / weights.sum()).ravel()).reshape(weights.shape)
-    return [draw(prior, number, rng) for prior, number in zip(priors, counts, strict=True) if number.any()]
+    counts: Ints = rng.multinomial(count, (weights / weights.sum()).ravel()).reshape(weights.shape)
+    return counts
 
 
 def posterior_draws(group: Group, n_boot: int, rng: np.random.Generator, evidence: Sequence[Group] = ()) -> Draws:
@@ -176,9 +182,6 @@ def posterior_draws(group: Group, n_boot: int, rng: np.random.Generator, evidenc
     return Draws(draws.means[:, 0], draws.slopes)
 
 
-# --- the profile z and the slopes, before this student's results -----------------------------------------------------
-
-
 # --- with this student's results -------------------------------------------------------------------------------------
 
 
@@ -187,8 +190,8 @@ class _Part(NamedTuple):
 
     Attributes
     ----------
-    mean, cov : (M, k), (M, M) arrays of float
-        What the prior says of the unknowns, at a ratio of 1.
+    mean, cov : (P, M, k), (P, M, M) arrays of float
+        What each point of the prior says of the unknowns, at a ratio of 1.
     seen : (N,) array of int
         Which of them were measured.
     levels : (M, q) array of float
@@ -209,11 +212,11 @@ class _Turned(NamedTuple):
 
     Attributes
     ----------
-    sizes : (N,) array of float
+    sizes : (P, N) array of float
         Prior variances, at a ratio of 1, where the noise is 1.
-    turn : (N, N) array of float
+    turn : (P, N, N) array of float
         From the measured units to the axes.
-    levels, y, mean : (N, q), (N, k), (N, k) arrays of float
+    levels, y, mean : (P, N, q), (P, N, k), (P, N, k) arrays of float
         The levels, what was measured, and what the prior expects, on the axes.
     """
 
@@ -222,6 +225,21 @@ class _Turned(NamedTuple):
     levels: Floats
     y: Floats
     mean: Floats
+
+
+class _Points(NamedTuple):
+    """The points of the prior, as the parts that they fall into.
+
+    Attributes
+    ----------
+    log_weights : (P, 1, 1) array of float
+        Theirs.
+    parts : list of (_Part, _Turned)
+        Independent of each other.
+    """
+
+    log_weights: Floats
+    parts: list[tuple[_Part, _Turned]]
 
 
 @dataclass(frozen=True)
@@ -288,13 +306,13 @@ class _Measured:
         """Relative variances of the units as even as the parts need them."""
         return uneven
 
-    def parts(self, prior: Prior) -> list[_Part]:
+    def parts(self, priors: Sequence[Prior]) -> list[_Part]:
         """All unknowns at once."""
-        mean, cov = repeated(prior, self.levels.shape[1])
-        levels = np.zeros((len(mean), self.levels.shape[1]))
+        means, covs = repeated(priors, self.levels.shape[1])
+        levels = np.zeros((means.shape[1], self.levels.shape[1]))
         levels[: len(self.levels)] = self.levels
         known = self.levels[self.seen].any(axis=0)  # of a setting without a measured teacher the level is unknown
-        return [_Part(mean[:, None], cov, self.seen, levels[:, known], self.y[:, None])]
+        return [_Part(means[..., None], covs, self.seen, levels[:, known], self.y[:, None])]
 
     def joined(self, drawn: Sequence[Floats]) -> Floats:
         """Draws (n, S * T + p) from those of the parts, (n, M, k) each."""
@@ -307,37 +325,29 @@ class _Measured:
         white: Floats = solve_triangular(root, np.eye(len(root)), lower=True)
         return white
 
+    def points(self, priors: Sequence[Prior]) -> _Points:
+        """The points of the prior, turned."""
+        weights = np.array([prior.log_weight for prior in priors])[:, None, None]
+        return _Points(weights, [(part, self.turned(part)) for part in self.parts(priors)])
+
     def turned(self, part: _Part) -> _Turned:
         """A part, turned."""
         seen, white = part.seen, self.whitening
-        sizes, axes = np.linalg.eigh(white @ part.cov[np.ix_(seen, seen)] @ white.T)
-        turn = axes.T @ white
-        return _Turned(sizes.clip(min=0), turn, turn @ part.levels[seen], turn @ part.y, turn @ part.mean[seen])
+        sizes, axes = np.linalg.eigh(white @ part.cov[:, seen[:, None], seen] @ white.T)
+        turn = axes.mT @ white
+        return _Turned(sizes.clip(min=0), turn, turn @ part.levels[seen], turn @ part.y, turn @ part.mean[:, seen])
 
-    def scores(self, prior: Prior) -> Floats:
-        """Log weights (R, L) of the ratios and the noise scales."""
-        scale = self.noise_scales
-        ratios = self.ratios
+    def scores(self, points: _Points) -> Floats:
+        """Log weights (P, R, L) of the ratios and the noise scales at each point."""
+        scale, ratios = self.noise_scales, self.ratios
         scores = np.log(RATIO_WEIGHTS)[:, None] + self._spread_score(0.5 * np.log(ratios[:, None] * scale))
-        for part in self.parts(prior):
-            turned = self.turned(part)
-            sets = part.y.shape[1]
-            size = 1 + ratios[:, None] * turned.sizes
-            mean = np.sqrt(ratios)[:, None, None] * turned.mean
-            pair = np.concatenate([np.broadcast_to(turned.y, mean.shape), mean], axis=2) / np.sqrt(size)[..., None]
-            levels = turned.levels / np.sqrt(size)[..., None]
-            inner = np.linalg.cholesky(levels.mT @ levels)
-            out = np.linalg.solve(inner, levels.mT @ pair)
-            squares = pair.mT @ pair - out.mT @ out
-            square = squares.reshape(-1, 2, sets, 2, sets)  # of what was measured and what the prior expects
-            traces = np.trace(square, axis1=2, axis2=4)[..., None]
-            yy, ym, mm = traces[:, 0, 0], traces[:, 0, 1], traces[:, 1, 1]
-            volume = 0.5 * np.log(size).sum(axis=1) + np.log(np.diagonal(inner, axis1=1, axis2=2)).sum(axis=1)
-            scores = scores - 0.5 * (yy / scale - 2 * ym / np.sqrt(scale) + mm) - sets * volume[:, None]
-            scores -= 0.5 * sets * (len(part.seen) - part.levels.shape[1]) * np.log(scale)
         if np.isfinite(self.free):
-            return scores - 0.5 * self.free * (np.log(scale) + 1 / scale)
-        return scores + _SINGLE_SEED_WEIGHTS
+            scores = scores - 0.5 * self.free * (np.log(scale) + 1 / scale)
+        else:
+            scores = scores + _SINGLE_SEED_WEIGHTS
+        for part, turned in points.parts:
+            scores = scores + _likelihood(part, turned, ratios, scale)
+        return scores
 
     def _spread_score(self, log_tau: Floats) -> Floats:
         """Log density of log tau, given the spreads of the evidence."""
@@ -346,15 +356,21 @@ class _Measured:
         variance = SPREAD_SD**2 * (1 + 1 / len(self.log_taus))
         return -0.5 * (log_tau - self.log_taus.mean()) ** 2 / variance
 
-    def draw(self, prior: Prior, counts: Ints, rng: np.random.Generator) -> Floats:
-        """Draws (n, S * T + p), as many of each ratio and noise scale as `counts` (R, L) says."""
-        parts = [(part, self.turned(part)) for part in self.parts(prior)]
-        drawn = []
-        for ratio, count in zip(self.ratios, counts, strict=True):
-            if count.any():
-                scale = np.sqrt(np.repeat(self.noise_scales, count))
-                drawn.append(self.joined([_draw_part(part, turned, ratio, scale, rng) for part, turned in parts]))
-        return self.unit * np.concatenate(drawn)
+    def draw(self, points: _Points, counts: Ints, rng: np.random.Generator) -> Floats:
+        """Draws (n, S * T + p), as many of each point, ratio and noise scale as `counts` (P, R, L) says."""
+        return self.unit * self.joined([self._draw_part(*part, counts, rng) for part in points.parts])
+
+    def _draw_part(self, part: _Part, turned: _Turned, counts: Ints, rng: np.random.Generator) -> Floats:
+        """Draws (n, M, k) of a part's unknowns."""
+        used = np.argwhere(counts.any(axis=2))
+        drawn = [np.zeros((0, part.cov.shape[1], part.y.shape[1]))]
+        for place in np.split(used, range(AT_ONCE, len(used), AT_ONCE)):
+            given = _given(part, turned, place[:, 0], self.ratios[place[:, 1]])
+            for number, count in enumerate(counts[place[:, 0], place[:, 1]]):
+                scale = np.sqrt(np.repeat(self.noise_scales, count))[:, None, None]
+                noise = rng.standard_normal((len(scale), part.y.shape[1], part.cov.shape[1]))
+                drawn.append(given.still[number] + scale * (given.moving[number] + (noise @ given.root[number].T).mT))
+        return np.concatenate(drawn)
 
     @property
     def known_scales(self) -> tuple[Floats, Floats]:
@@ -368,7 +384,7 @@ class _Measured:
         """How well the means are predicted, given the noise's repeats: from all log weights of the grid."""
         scale = self.noise_scales
         known = _SINGLE_SEED_WEIGHTS if np.isinf(self.free) else -0.5 * self.free * (np.log(scale) + 1 / scale)
-        return float(logsumexp(scores) - logsumexp(known) - 0.5 * np.linalg.slogdet(self.noise)[1])
+        return float(log_sum(scores.ravel()) - log_sum(known) - 0.5 * np.linalg.slogdet(self.noise)[1])
 
     def problem(self, priors: Sequence[Prior], kinds: list[Kind]) -> Problem:
         """What is to be solved where the noise is uneven, with proposals by the expected variances of its units."""
@@ -376,22 +392,21 @@ class _Measured:
         scales, known = self.known_scales
         more = self.equal(plug_in(repeats, scales, kinds)) - 1
         likely = replace(self, noise=self.noise + np.diag(more * variances))
-        scores = np.array([prior.log_weight + likely.scores(prior) for prior in priors])
-        scores = PROPOSAL_POWER * logsumexp(scores, axis=2)
-        proposals = np.exp(scores - logsumexp(scores))
-        parts = [_whole(self).parts(prior)[0] for prior in priors]
+        points = likely.points(priors)
+        scores = PROPOSAL_POWER * log_sum(points.log_weights + likely.scores(points))
+        proposals = np.exp(scores - scores.max())
+        proposals /= proposals.sum()
+        (whole,) = _whole(self).parts(priors)
         spread = self._spread_score(0.5 * np.log(self.ratios[:, None] * scales))
-        covs = np.array([part.cov for part in parts])
         return Problem(
             y=self.y,
             variances=variances,
             errors=self.errors,
             seen=self.seen,
-            levels=parts[0].levels,
-            means=np.array([part.mean[:, 0] for part in parts]),
-            covs=covs,
-            roots=np.asarray(np.linalg.cholesky(covs + _SMALL * np.eye(covs.shape[1])), dtype=np.float64),
-            log_weights=np.array([prior.log_weight for prior in priors]),
+            levels=whole.levels,
+            means=whole.mean[..., 0],
+            covs=whole.cov,
+            log_weights=points.log_weights[:, 0, 0],
             ratios=self.ratios,
             scales=scales,
             log_scales=known,
@@ -406,20 +421,60 @@ def _whole(data: _Measured) -> _Measured:
     return _Measured(**{each.name: getattr(data, each.name) for each in fields(data)})
 
 
-def _draw_part(part: _Part, turned: _Turned, ratio: float, scale: Floats, rng: np.random.Generator) -> Floats:
-    """Draws (n, M, k) of a part's unknowns at one ratio, and at the root of a noise scale each."""
-    root = np.sqrt(1 + ratio * turned.sizes)[:, None]
-    levels, y, mean = turned.levels / root, turned.y / root, np.sqrt(ratio) * turned.mean / root
-    gain = ratio * part.cov[:, part.seen] @ turned.turn.T / root.T  # (M, N), of whitened residuals
+def _likelihood(part: _Part, turned: _Turned, ratios: Floats, scale: Floats) -> Floats:
+    """Log density (P, R, L) of what was measured of a part, levels integrated out."""
+    sets = part.y.shape[1]
+    size = 1 + ratios[:, None] * turned.sizes[:, None]  # (P, R, N)
+    mean = np.sqrt(ratios)[:, None, None] * turned.mean[:, None]
+    root = np.sqrt(size)[..., None]
+    y, mean, levels = turned.y[:, None] / root, mean / root, turned.levels[:, None] / root
+    inner = np.linalg.cholesky(levels.mT @ levels)
+    out = np.linalg.solve(inner, levels.mT @ np.concatenate([y, mean], axis=3))
+    out_y, out_mean = out[..., :sets], out[..., sets:]
+    yy, ym, mm = (
+        ((one * other).sum(axis=(2, 3)) - (out_one * out_other).sum(axis=(2, 3)))[..., None]
+        for one, other, out_one, out_other in (
+            (y, y, out_y, out_y),
+            (y, mean, out_y, out_mean),
+            (mean, mean, out_mean, out_mean),
+        )
+    )
+    volume = 0.5 * np.log(size).sum(axis=2) + np.log(np.diagonal(inner, axis1=2, axis2=3)).sum(axis=2)
+    score: Floats = -0.5 * (yy / scale - 2 * ym / np.sqrt(scale) + mm) - sets * volume[..., None]
+    score -= 0.5 * sets * (len(part.seen) - part.levels.shape[1]) * np.log(scale)
+    return score
+
+
+class _Given(NamedTuple):
+    """A part's unknowns at K points and ratios, as measured: `still` + root of the scale * N(`moving`, cov).
+
+
+    Attributes
+    ----------
+    still, moving : (K, M, k) arrays of float
+        What moves with the root of the noise scale, and what does not.
+    root : (K, M, M) array of float
+        Of the covariance, lower triangular.
+    """
+
+    still: Floats
+    moving: Floats
+    root: Floats
+
+
+def _given(part: _Part, turned: _Turned, point: Ints, ratio: Floats) -> _Given:
+    """A part's unknowns at some points and ratios, (K,) each."""
+    ratio = ratio[:, None, None]
+    root = np.sqrt(1 + ratio * turned.sizes[point][..., None])
+    levels, y, mean = turned.levels[point] / root, turned.y[point] / root, np.sqrt(ratio) * turned.mean[point] / root
+    cov = part.cov[point]
+    gain = ratio * cov[:, :, part.seen] @ turned.turn[point].mT / root.mT  # (K, M, N), of whitened residuals
     left = part.levels - gain @ levels
-    inverse = np.linalg.inv(levels.T @ levels)
-    level = left @ inverse @ levels.T
-    measured, expected = gain @ y + level @ y, gain @ mean + level @ mean
-    cov = ratio * part.cov - gain @ gain.T + left @ inverse @ left.T
-    middle = measured + scale[:, None, None] * (np.sqrt(ratio) * part.mean - expected)
-    noise = rng.standard_normal((len(scale), part.y.shape[1], len(cov)))
-    noise = noise @ np.linalg.cholesky(cov + _SMALL * np.eye(len(cov))).T
-    return middle + scale[:, None, None] * noise.mT
+    spread = left @ np.linalg.inv(levels.mT @ levels)
+    weights = gain + spread @ levels.mT
+    cov = ratio * cov - gain @ gain.mT + spread @ left.mT
+    within = np.linalg.cholesky(cov + _SMALL * np.eye(cov.shape[1]))
+    return _Given(weights @ y, np.sqrt(ratio) * part.mean[point] - weights @ mean, np.asarray(within, dtype=np.float64))
 
 
 class _Balanced(_Measured):
@@ -449,25 +504,29 @@ class _Balanced(_Measured):
         variances = np.diag(self.noise)[: len(self.levels) // self.levels.shape[1]]
         return np.diag(1 / np.sqrt(variances))
 
-    def parts(self, prior: Prior) -> list[_Part]:
+    def parts(self, priors: Sequence[Prior]) -> list[_Part]:
         """The mean over settings with the slopes, and the contrasts."""
-        teachers, settings = len(prior.fresh), self.levels.shape[1]
+        teachers, settings = len(priors[0].fresh), self.levels.shape[1]
         y = self.y.reshape(settings, teachers).T @ self.turn_settings
-        root = np.ones(len(prior.mean))
-        root[:teachers] = self.turn_settings[:, 0].sum() * np.sqrt(prior.common)
-        cov, own = prior.cov * np.outer(root, root), (1 - prior.common) * prior.fresh
-        cov[:teachers, :teachers] += own
-        level = (np.arange(len(root)) < teachers).astype(float)[:, None]
+        common = np.array([prior.common for prior in priors])
+        means, covs = np.array([prior.mean for prior in priors]), np.array([prior.cov for prior in priors])
+        own = (1 - common)[:, None, None] * np.array([prior.fresh for prior in priors])
+        root = np.ones(means.shape)
+        root[:, :teachers] = self.turn_settings[:, 0].sum() * np.sqrt(common)[:, None]
+        covs *= root[:, :, None] * root[:, None]
+        covs[:, :teachers, :teachers] += own
+        level = (np.arange(root.shape[1]) < teachers).astype(float)[:, None]
         seen = np.arange(teachers)
-        mean = _Part((prior.mean * root)[:, None], cov, seen, level, y[:, :1])
-        return [mean, _Part(np.zeros((teachers, settings - 1)), own, seen, level[:teachers], y[:, 1:])]
+        mean = _Part((means * root)[..., None], covs, seen, level, y[:, :1])
+        contrasts = np.zeros((len(priors), teachers, settings - 1))
+        return [mean, _Part(contrasts, own, seen, level[:teachers], y[:, 1:])]
 
     def joined(self, drawn: Sequence[Floats]) -> Floats:
         """Draws (n, S * T + p), turned back."""
         first, contrasts = drawn
         teachers = contrasts.shape[1]
         profile = np.concatenate([first[:, :teachers], contrasts], axis=2) @ self.turn_settings.T
-        return np.concatenate([profile.mT.reshape(len(first), -1), first[:, teachers:, 0]], axis=1)
+        return np.concatenate([profile.mT.reshape(len(first), len(self.levels)), first[:, teachers:, 0]], axis=1)
 
 
 def _measured(settings: Sequence[Group], evidence: Sequence[Group]) -> _Measured:
@@ -499,8 +558,8 @@ def _measured(settings: Sequence[Group], evidence: Sequence[Group]) -> _Measured
     )
 
 
-def _unmeasured(settings: int, prior: Prior, count: Ints, rng: np.random.Generator) -> Floats:
+def _unmeasured(settings: int, prior: Prior, count: int, rng: np.random.Generator) -> Floats:
     """Draws (n, S * T + p) of a profile and slopes of which nothing was measured."""
-    mean, cov = repeated(prior, settings)
+    (mean,), (cov,) = repeated([prior], settings)
     root = np.linalg.cholesky(cov + _SMALL * np.eye(len(mean)))
     return mean + rng.standard_normal((int(count), len(mean))) @ root.T

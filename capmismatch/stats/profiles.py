@@ -82,28 +82,33 @@ def prior_points(settings: Sequence[Group], evidence: Sequence[Group]) -> list[P
     return points
 
 
-def repeated(prior: Prior, settings: int) -> tuple[Floats, Floats]:
+def repeated(priors: Sequence[Prior], settings: int) -> tuple[Floats, Floats]:
     """Mean and covariance of the profiles of all settings, setting by setting, and the slopes.
 
     Parameters
     ----------
-    prior : Prior
-        Of one setting.
+    priors : sequence of Prior
+        P of them, each of one setting.
     settings : int
         Their number, S.
 
     Returns
     -------
-    (S * T + p,) and (S * T + p, S * T + p) arrays of float
-        Mean and covariance.
+    (P, S * T + p) and (P, S * T + p, S * T + p) arrays of float
+        Means and covariances.
     """
-    count = len(prior.fresh)
-    place = np.r_[np.tile(np.arange(count), settings), np.arange(count, len(prior.mean))]
-    root = np.r_[np.full(count * settings, np.sqrt(prior.common)), np.ones(len(prior.mean) - count)]
-    wide = prior.cov[np.ix_(place, place)] * np.outer(root, root)
-    profile = count * settings
-    wide[:profile, :profile] += np.kron(np.eye(settings), (1 - prior.common) * prior.fresh)
-    return prior.mean[place] * root, wide
+    count = len(priors[0].fresh)
+    means, covs = np.array([prior.mean for prior in priors]), np.array([prior.cov for prior in priors])
+    common = np.array([prior.common for prior in priors])
+    own = (1 - common)[:, None, None] * np.array([prior.fresh for prior in priors])
+    place = np.r_[np.tile(np.arange(count), settings), np.arange(count, means.shape[1])]
+    root = np.ones((len(priors), len(place)))
+    root[:, : count * settings] = np.sqrt(common)[:, None]
+    wide = covs[:, place[:, None], place] * (root[:, :, None] * root[:, None])
+    for first in range(0, count * settings, count):
+        block = slice(first, first + count)
+        wide[:, block, block] += own
+    return means[:, place] * root, wide
 
 
 @dataclass(frozen=True)

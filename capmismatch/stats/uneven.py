@@ -2,14 +2,15 @@ r"""Noise that is not the same everywhere: some teachers' seeds scatter more tha
 
 The variance of unit u (a teacher in a setting) is :math:`\lambda g_u v_u` instead of :math:`\lambda v_u`, with
 
-.. math:: 1 / g_u \sim \mathrm{Gamma}(\nu / 2, \nu / 2),
+.. math:: 1 / g_u \sim \mathrm{Gamma}(\nu / 2, w_\nu / 2),
 
-each unit's own, or that of its teacher in all settings. Given g, means and repeats are normal; g averaged over, they
+each unit's own, or that of its teacher in all settings; the width w is such that the median of g is one, so that
+lambda is the noise of a typical unit, whatever nu. Given g, means and repeats are normal; g averaged over, they
 have the tails of Student's t with :math:`\nu` degrees of freedom and more. How uneven the noise is (nu, and of what
 kind) is weighted by how well it predicts the units' own sums of squares,
 
 .. math:: p(Q_u \mid \nu, \lambda) \propto \lambda^{-k_u/2}\, \frac{\Gamma((\nu + k_u)/2)}{\Gamma(\nu/2)}
-    \left(\frac{\nu}{2}\right)^{\nu/2} \left(\frac{\nu + Q_u/\lambda}{2}\right)^{-(\nu + k_u)/2},
+    \left(\frac{w_\nu}{2}\right)^{\nu/2} \left(\frac{w_\nu + Q_u/\lambda}{2}\right)^{-(\nu + k_u)/2},
 
 so that single seeds, which have none, leave the prior; and by how well it predicts the means, by importance sampling
 of g. Within a kind, short Markov chains draw g given the true means
@@ -29,10 +30,11 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import gammaln, logsumexp
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg.lapack import dtrtrs
+from scipy.special import gammaincinv, gammaln
 
-__all__ = ["Kind", "Particles", "Problem", "Repeats", "chains", "kinds_of", "particles", "plug_in"]
+__all__ = ["Kind", "Particles", "Problem", "Repeats", "chains", "kinds_of", "log_sum", "particles", "plug_in"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -46,6 +48,8 @@ PARTICLES = 600
 POWERS = (1.0, 0.7, 0.5, 0.35, 0.2, 0.1)
 FEWEST = 8.0  # particles of a kind that count, of equal weight
 UNITS = 5000  # of all chains together, at most
+WIDE = 20  # units, from which on triangular matrices are solved as such: below, calls cost more than they save
+_SMALL = 1e-9
 EACH = 12  # draws of a chain, at least, where there are few to make
 
 
@@ -115,10 +119,11 @@ def kinds_of(repeats: Repeats, scales: Floats, log_prior: Floats) -> list[Kind]:
     for by_teacher, share in ((False, 1 - TEACHER_SHARE), (True, TEACHER_SHARE)) if several else ((False, 1.0),):
         found += [(tail, by_teacher) for tail in TAILS.tolist()]
         scores += (np.log((1 - EVEN_WEIGHT) * share * TAIL_WEIGHTS / TAIL_WEIGHTS.sum())).tolist()
-    likelihoods = log_prior + [_likelihood(repeats, scales, *kind) for kind in found]  # (K, L)
-    total = np.array(scores) + logsumexp(likelihoods, axis=1)
-    weights = np.exp(total - logsumexp(total))
-    shares = np.exp(likelihoods - logsumexp(likelihoods, axis=1, keepdims=True))
+    likelihoods = log_prior + np.array([_likelihood(repeats, scales, *kind) for kind in found])  # (K, L)
+    each = log_sum(likelihoods)
+    total = np.array(scores) + each
+    weights = np.exp(total - log_sum(total))
+    shares = np.exp(likelihoods - each[:, None])
     return [Kind(*kind, float(w), s) for kind, w, s in zip(found, weights, shares, strict=True)]
 
 
@@ -132,9 +137,16 @@ def _likelihood(repeats: Repeats, scales: Floats, tail: float, by_teacher: bool)
         each = -0.5 * over
     else:
         half = 0.5 * (tail + free[:, None])
-        each = gammaln(half) - gammaln(tail / 2) + tail / 2 * np.log(tail / 2) - half * np.log((tail + over) / 2)
+        width = _width(tail)
+        each = gammaln(half) - gammaln(tail / 2) + tail / 2 * np.log(width / 2) - half * np.log((width + over) / 2)
     score: Floats = each.sum(axis=0) - 0.5 * free.sum() * np.log(scales)
     return score
+
+
+def _width(tail: ArrayLike) -> Floats:
+    """The width w of the distribution of 1 / g, by nu: the median of g is one."""
+    width: Floats = 2 * gammaincinv(np.divide(tail, 2), 0.5)
+    return width
 
 
 def _by_teacher(repeats: Repeats, values: Floats) -> Floats:
@@ -150,7 +162,7 @@ def plug_in(repeats: Repeats, scales: Floats, kinds: list[Kind]) -> Floats:
         if kind.by_teacher:
             squares, free = (_by_teacher(repeats, values)[repeats.teachers] for values in (squares, free))
         typical = np.exp(kind.scales @ np.log(scales)) if free.any() else 1.0
-        total += kind.weight * np.log((kind.tail * typical + squares) / (kind.tail + free))
+        total += kind.weight * np.log((_width(kind.tail) * typical + squares) / (kind.tail + free))
         weights += kind.weight
     return np.exp(total / weights)
 
@@ -171,8 +183,6 @@ class Problem:
         How the flat levels enter the unknowns.
     means, covs, log_weights : (P, M), (P, M, M), (P,) arrays of float
         Points of the prior, at a ratio of 1.
-    roots : (P, M, M) array of float
-        Of these covariances.
     ratios, scales : (R,), (L,) arrays of float
         Grids of the ratio of differences to noise, and of lambda.
     log_scales : (L,) array of float
@@ -192,7 +202,6 @@ class Problem:
     levels: Floats
     means: Floats
     covs: Floats
-    roots: Floats
     log_weights: Floats
     ratios: Floats
     scales: Floats
@@ -205,6 +214,12 @@ class Problem:
     def covs_seen(self) -> Floats:
         """Of what was measured, (P, N, N)."""
         return np.ascontiguousarray(self.covs[:, self.seen[:, None], self.seen])
+
+    def roots(self, point: Ints) -> Floats:
+        """Of the covariances of some points, (C, M, M)."""
+        places, mine = np.unique(point, return_inverse=True)
+        roots: Floats = np.linalg.cholesky(self.covs[places] + _SMALL * np.eye(self.covs.shape[1]))[mine]
+        return roots
 
 
 class _State(NamedTuple):
@@ -280,12 +295,12 @@ def particles(problem: Problem, kinds: list[Kind], rng: np.random.Generator) -> 
     place = np.concatenate([rng.choice(len(problem.scales), each, p=kind.scales) for kind in kinds])
     nothing = np.zeros((len(tails), len(problem.y)))
     uneven = _relative(problem, tails, by_teacher, problem.scales[place], nothing, rng, measured=False)
-    state = _proposed(problem, uneven, rng)
+    state = _at(problem, uneven, *_proposed(problem, len(uneven), rng))
     scores = (state.scores - _of_repeats(problem, uneven))[np.arange(len(place)), place]
     scores = scores - np.log(problem.proposals[state.point, state.ratio])
     power = next((power for power in POWERS if _effective(power * scores.reshape(len(kinds), each)) >= FEWEST), 0.0)
     scores = power * scores
-    evidence = logsumexp(scores.reshape(len(kinds), each), axis=1) - np.log(each)
+    evidence = log_sum(scores.reshape(len(kinds), each)) - np.log(each)
     weights = scores + np.log(np.repeat([kind.weight for kind in kinds], each))
     return Particles(power, evidence, weights, tails, by_teacher, uneven, state.point, state.ratio)
 
@@ -317,13 +332,12 @@ def chains(problem: Problem, start: Particles, count: int, rng: np.random.Genera
     """
     number = min(count, CHAINS, max(8, UNITS // len(problem.y)), max(8, count // EACH))
     each = -(-count // (number * KEPT))
-    edges = np.exp(start.log_weights - logsumexp(start.log_weights)).cumsum()
+    edges = np.exp(start.log_weights - log_sum(start.log_weights)).cumsum()
     mine = np.searchsorted(edges, (np.arange(number) + rng.random(number)) / number).clip(max=len(edges) - 1)
     tails, by_teacher, uneven = start.tails[mine], start.by_teacher[mine], start.uneven[mine]
     point, ratio, kept = start.point[mine], start.ratio[mine], []
     for sweep in range(SWEEPS):
-        # The noise has moved, so that the present point is judged again, beside a new one.
-        state = _accepted(problem, _at(problem, uneven, point, ratio), _proposed(problem, uneven, rng), rng)
+        state = _moved(problem, uneven, point, ratio, rng)
         point, ratio = state.point, state.ratio
         scale = problem.scales[_sampled(state.scores, rng)]
         last = sweep >= SWEEPS - KEPT
@@ -349,11 +363,13 @@ def _relative(
     repeats = problem.repeats
     squares = repeats.squares + (left**2 / problem.variances if measured else 0.0)
     free = np.broadcast_to(repeats.free + float(measured), squares.shape)
-    same = (repeats.teachers[:, None] == repeats.teachers).astype(float)
-    squares = np.where(by_teacher[:, None], squares @ same, squares)
-    free = np.where(by_teacher[:, None], free @ same, free)
-    uneven: Floats = (tails[:, None] + squares / scale[:, None]) / (2 * rng.gamma((tails[:, None] + free) / 2))
-    first = np.array([np.flatnonzero(row)[0] for row in same])  # one draw for all of a teacher's units
+    if by_teacher.any():
+        same = (repeats.teachers[:, None] == repeats.teachers).astype(float)
+        squares = np.where(by_teacher[:, None], squares @ same, squares)
+        free = np.where(by_teacher[:, None], free @ same, free)
+    width = _width(tails)[:, None]
+    uneven: Floats = (width + squares / scale[:, None]) / (2 * rng.gamma((tails[:, None] + free) / 2))
+    first = (repeats.teachers[:, None] == repeats.teachers).argmax(axis=1)  # one draw for all of a teacher's units
     return np.where(by_teacher[:, None], uneven[:, first], uneven)
 
 
@@ -364,7 +380,7 @@ def _at(problem: Problem, uneven: Floats, point: Ints, ratio: Ints) -> _State:
     place = np.arange(len(seen))
     cov[:, place, place] += uneven * problem.variances
     root = np.asarray(np.linalg.cholesky(cov), dtype=np.float64)
-    half = np.linalg.solve(root, _sides(problem, point, r))
+    half = _solved(root, _sides(problem, point, r))
     levels, pair = half[:, :, :-2], half[:, :, -2:]
     inner = np.linalg.cholesky(levels.mT @ levels)
     out = np.linalg.solve(inner, levels.mT @ pair)
@@ -375,6 +391,24 @@ def _at(problem: Problem, uneven: Floats, point: Ints, ratio: Ints) -> _State:
     scores -= 0.5 * (squares[:, 0, 0][:, None] / scale - 2 * squares[:, 0, 1][:, None] / np.sqrt(scale))
     scores -= 0.5 * (squares[:, 1, 1][:, None] + free * np.log(scale))
     return _State(point, ratio, scores + _of_repeats(problem, uneven), root)
+
+
+def log_sum(scores: Floats) -> Floats:
+    """Log of the sum of exponentials along the last axis; SciPy's takes longer for small arrays than it computes."""
+    top = scores.max(axis=-1, keepdims=True)
+    total: Floats = np.log(np.exp(scores - top).sum(axis=-1)) + top[..., 0]
+    return total
+
+
+def _solved(root: Floats, sides: Floats, *, transposed: bool = False) -> Floats:
+    """L^-1 B, or L^-T B, of C lower triangular matrices (C, N, N) and their sides (C, N, k)."""
+    if root.shape[1] < WIDE:
+        return np.linalg.solve(root.mT if transposed else root, sides)
+    found = np.empty(sides.shape)
+    for number, (one, side) in enumerate(zip(root, sides, strict=True)):
+        # In Fortran's order, as LAPACK has it, the transpose of a row-major matrix needs no copy.
+        found[number] = dtrtrs(one.T, side, lower=0, trans=0 if transposed else 1)[0]
+    return found
 
 
 def _of_repeats(problem: Problem, uneven: Floats) -> Floats:
@@ -395,23 +429,22 @@ def _sides(problem: Problem, point: Ints, ratio: Floats) -> Floats:
     return np.concatenate([np.broadcast_to(given, (count, *given.shape)), expected[..., None]], axis=2)
 
 
-def _proposed(problem: Problem, uneven: Floats, rng: np.random.Generator) -> _State:
+def _proposed(problem: Problem, count: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    """Points and ratios that do not depend on where a chain stands."""
     flat = problem.proposals.ravel()
-    place = rng.choice(len(flat), len(uneven), p=flat / flat.sum())
-    return _at(problem, uneven, *np.divmod(place, len(problem.ratios)))
+    point, ratio = np.divmod(rng.choice(len(flat), count, p=flat / flat.sum()), len(problem.ratios))
+    return point, ratio
 
 
-def _accepted(problem: Problem, old: _State, new: _State, rng: np.random.Generator) -> _State:
-    """Metropolis and Hastings, for proposals that do not depend on where a chain stands."""
-
-    def worth(state: _State) -> Floats:
-        score: Floats = logsumexp(state.scores, axis=1) - np.log(problem.proposals[state.point, state.ratio])
-        return score
-
-    taken = np.log(rng.random(len(old.point))) < worth(new) - worth(old)
-    return _State(
-        *(np.where(taken.reshape(-1, *[1] * (one.ndim - 1)), other, one) for one, other in zip(old, new, strict=True))
-    )
+def _moved(problem: Problem, uneven: Floats, point: Ints, ratio: Ints, rng: np.random.Generator) -> _State:
+    """A step of Metropolis and Hastings; the present point is judged again, because the noise has moved."""
+    count = len(point)
+    new_point, new_ratio = _proposed(problem, count, rng)
+    both = _at(problem, np.r_[uneven, uneven], np.r_[point, new_point], np.r_[ratio, new_ratio])
+    worth = log_sum(both.scores) - np.log(problem.proposals[both.point, both.ratio])
+    taken = np.log(rng.random(count)) < worth[count:] - worth[:count]
+    place = np.arange(count) + count * taken
+    return _State(both.point[place], both.ratio[place], both.scores[place], both.root[place])
 
 
 def _sampled(scores: Floats, rng: np.random.Generator) -> Ints:
@@ -435,13 +468,13 @@ def _unknowns(
     normal = [
         rng.standard_normal((count, n, each)) for n in (problem.means.shape[1], len(seen), problem.errors.shape[1])
     ]
-    prior = unit * np.sqrt(r) * (problem.means[state.point][..., None] + problem.roots[state.point] @ normal[0])
+    prior = unit * np.sqrt(r) * (problem.means[state.point][..., None] + problem.roots(state.point) @ normal[0])
     own = unit * np.sqrt(own_variances) * normal[1]
     apart = problem.y[:, None] - prior[:, seen] - own - unit * (problem.errors @ normal[2])
     levels = np.broadcast_to(problem.levels[seen], (count, len(seen), problem.levels.shape[1]))
-    half = np.linalg.solve(state.root, np.concatenate([levels, apart], axis=2))
+    half = _solved(state.root, np.concatenate([levels, apart], axis=2))
     white, apart = half[..., : levels.shape[2]], half[..., levels.shape[2] :]
     level = np.linalg.solve(white.mT @ white, white.mT @ apart)
-    weights = np.linalg.solve(state.root.mT, apart - white @ level)
+    weights = _solved(state.root, apart - white @ level, transposed=True)
     drawn = prior + r * (problem.covs[state.point][:, :, seen] @ weights) + problem.levels @ level
     return drawn.mT, (own + own_variances * weights)[..., 0]

@@ -79,16 +79,21 @@ def test_bins_are_means_with_exact_intervals(bench: dict[str, Any]) -> None:
     )
 
 
-def test_blocks_are_made_in_turns_and_go_on_where_they_were(bench: dict[str, Any], tmp_path: Path) -> None:
-    out, made = tmp_path / "blocks.csv", []
+def test_blocks_are_made_in_turns_and_add_to_what_was_there(bench: dict[str, Any], tmp_path: Path) -> None:
+    out, made = tmp_path / "sums.csv", []
 
     def rows(number: int, block: int) -> pd.DataFrame:
         made.append((number, block))
-        return pd.DataFrame({"n": [1]})
+        low = [0.1] if block == 0 else [0.1, 0.2]
+        return pd.DataFrame({"noise": "normal", "low": low, "n": 1 + number})
 
-    run = bench["run_blocks"]
-    run(rows, 2, 1, out)
-    run(rows, 2, 2, out)
-    done = pd.read_csv(out)
-    assert done[["design", "block"]].to_numpy().tolist() == [[0, 0], [1, 0], [0, 1], [1, 1]]
-    assert made == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    run, keep = bench["run_blocks"], {"by": ["noise", "low"], "mark": 0.3}
+    run(rows, [1, 0], 1, out, **keep)
+    run(rows, [0], 2, out, **keep)
+    done = run(rows, [1, 0], 2, out, **keep)
+    assert made == [(1, 0), (0, 0), (0, 1), (1, 1)]
+    columns = ["design", "blocks", "low", "n"]
+    assert done[columns].to_numpy().tolist() == [[0, 2, 0.1, 2], [0, 2, 0.2, 1], [1, 2, 0.1, 4], [1, 2, 0.2, 2]]
+    assert pd.read_csv(out)[columns].to_numpy().tolist() == done[columns].to_numpy().tolist()
+    with pytest.raises(ValueError, match="claims have changed"):
+        run(rows, [0], 3, out, by=["noise", "low"], mark=0.4)

@@ -65,11 +65,12 @@ def test_equally_measured_settings_fall_into_parts_that_are_the_whole() -> None:
     parts = posterior._measured(settings, others)
     whole = posterior._Measured(**vars(parts))
     assert isinstance(parts, posterior._Balanced)
-    difference = [parts.scores(prior) - whole.scores(prior) for prior in posterior.prior_points(settings, others)]
+    priors = posterior.prior_points(settings, others)
+    difference = parts.scores(parts.points(priors)) - whole.scores(whole.points(priors))
     assert np.ptp(difference) < 1e-9
-    prior, counts = posterior.prior_points(settings, others)[-3], np.zeros((len(posterior.RATIOS), 31), dtype=np.int64)
-    counts[4, 15] = 40_000
-    small, large = (data.draw(prior, counts, np.random.default_rng(0)) for data in (parts, whole))
+    counts = np.zeros(difference.shape, dtype=np.int64)
+    counts[-3, 4, 15] = 40_000
+    small, large = (data.draw(data.points(priors), counts, np.random.default_rng(0)) for data in (parts, whole))
     scale = large.std(axis=0)
     np.testing.assert_allclose(small.mean(axis=0) / scale, large.mean(axis=0) / scale, atol=0.04)
     np.testing.assert_allclose(np.cov(small / scale, rowvar=False), np.cov(large / scale, rowvar=False), atol=0.04)

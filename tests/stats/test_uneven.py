@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.integrate import quad
+from scipy.stats import invgamma
 
 from capmismatch.stats import posterior, uneven
 from capmismatch.stats.groups import Group, Noise, seed_noise
@@ -50,6 +52,38 @@ def test_repeats_tell_whether_noise_is_even() -> None:
     even = rng.standard_normal((40, 4))
     assert chance_uneven(even) < 0.6 < 0.99 < chance_uneven(even * np.exp(rng.standard_normal((40, 1))))
     assert chance_uneven(rng.standard_t(2.5, (40, 4))) > 0.9
+
+
+@pytest.mark.parametrize("tail", uneven.TAILS.tolist())
+def test_a_typical_unit_has_the_noise_that_is_told(tail: float) -> None:
+    """The median of the relative variances is one, whatever the tails."""
+    width = float(uneven._width(tail))
+    assert invgamma(tail / 2, scale=width / 2).median() == pytest.approx(1)
+
+
+def test_the_likelihood_of_repeats_is_the_integral_over_their_noise() -> None:
+    """Differences between scales of the density of a sum of squares, by quadrature over g."""
+    tail, square, free = 3.0, 7.0, 2.0
+    alone, scales = Repeats(np.array([square]), np.array([free]), np.zeros(1, np.int64)), np.array([0.5, 1.0, 3.0])
+    prior = invgamma(tail / 2, scale=float(uneven._width(tail)) / 2)
+
+    def density(scale: float) -> float:
+        return quad(lambda g: prior.pdf(g) * (scale * g) ** (-free / 2) * np.exp(-square / (2 * scale * g)), 0, np.inf)[
+            0
+        ]
+
+    expected = np.log([density(scale) for scale in scales])
+    found = uneven._likelihood(alone, scales, tail, by_teacher=False)
+    np.testing.assert_allclose(np.diff(found), np.diff(expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize("units", [uneven.WIDE - 1, uneven.WIDE + 1])
+def test_triangular_systems_are_solved_either_way(units: int) -> None:
+    rng = np.random.default_rng(units)
+    roots = np.tril(rng.standard_normal((3, units, units))) + units * np.eye(units)
+    sides = rng.standard_normal((3, units, 2))
+    np.testing.assert_allclose(roots @ uneven._solved(roots, sides), sides, atol=1e-9)
+    np.testing.assert_allclose(roots.mT @ uneven._solved(roots, sides, transposed=True), sides, atol=1e-9)
 
 
 def test_a_noisy_teachers_lead_is_believed_less_than_a_quiet_ones() -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -36,9 +35,10 @@ from capmismatch._numerics.softmax import (
 from capmismatch._numerics.threads import blocks, keep_memory, map_in_threads, run_in_threads
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.token_bank import TokenBank
+from capmismatch.diagnostics.calibrating import Calibration
 from capmismatch.diagnostics.means import ClusteredMeans, Means, mean, running_means
 from capmismatch.probes import REGISTRY, Probe
-from capmismatch.probes.temperatures import COOLEST, WARMEST, slopes_of
+from capmismatch.probes.temperatures import COOLEST, WARMEST
 from capmismatch.temperature import soften_parts
 
 GROUP_LOGITS = 1 << 20  # a thread works on at a time: large enough that calls cost little, small enough for memory
@@ -232,17 +232,6 @@ class ClassGroup:
         return torch.from_numpy(self._class_index[block]).to(self._teacher.device)
 
 
-def _slopes(teacher: TeacherRows, rates: Sequence[float]) -> Floats:
-    """(T, n) slopes of the NLL of all rows of a teacher, at inverse temperatures."""
-    slopes = np.empty((len(rates), len(teacher)))
-
-    def fill(block: slice) -> None:
-        slopes[:, block] = to_numpy(slopes_of(teacher.read(block), rates))
-
-    run_in_threads(fill, teacher.blocks(len(teacher)), thread_count(teacher.device))
-    return slopes
-
-
 class AllRows:
     """What is known of all n rows once each has been read: hits, and confidence and logsumexp at some temperatures.
 
@@ -252,10 +241,13 @@ class AllRows:
         Whose rows.
     taus : iterable of float
         Temperatures beside tau = 1, which None stands for.
+    calibrated : bool
+        Whether the temperature that calibrates the teacher is asked for; then some rows are read here.
     """
 
-    def __init__(self, teacher: TeacherRows, taus: Iterable[float] = ()) -> None:
+    def __init__(self, teacher: TeacherRows, taus: Iterable[float] = (), calibrated: bool = False) -> None:
         self._teacher = teacher
+        self._calibration = Calibration(teacher) if calibrated else None
         self._correct = np.empty(len(teacher))
         self._confidence, self._logsumexp = ({tau: np.empty(len(teacher)) for tau in (None, *taus)} for _ in range(2))
 
@@ -264,7 +256,10 @@ class AllRows:
 
     def add(self, positions: Ints, softened: Mapping[float | None, Softened]) -> None:
         """Take in some rows."""
-        self._correct[positions] = to_numpy(softened[None].raw.correct)
+        raw = softened[None].raw
+        self._correct[positions] = to_numpy(raw.correct)
+        if self._calibration is not None:
+            self._calibration.add(positions, raw)
         for tau, confidence in self._confidence.items():
             confidence[positions] = to_numpy(softened[tau].confidence)
             self._logsumexp[tau][positions] = to_numpy(softened[tau].logsumexp)
@@ -275,10 +270,9 @@ class AllRows:
         return values.numpy()
 
     def calibrating(self, p: Probe, tau: float | None) -> Floats:
-        """A temperature that is searched: each step reads all rows."""
-        teacher = self._teacher
-        values: Floats = p.compute(partial(_slopes, teacher), teacher.rates)
-        return values
+        """A temperature that is searched."""
+        assert self._calibration is not None
+        return self._calibration.values(p.compute)
 
     def mean_over_classes(self, p: Probe, tau: float | None) -> Floats:
         """A probe that looks at each class's probabilities over all rows: some classes at a time, to bound memory."""
@@ -356,6 +350,11 @@ class Wanted:
         wanted = {tau for _, tau in self.columns["all rows"] if tau is not None}
         return [tau for tau in self.temperatures if tau in wanted]
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether the temperature that calibrates a teacher is asked for."""
+        return any(p.kind == "temperature" for p, _ in self.columns["all rows"])
+
     def of_group(self, group: ClassGroup, positions: Ints, everyone: AllRows) -> Values:
         """Values of all rows of some classes; `everyone` takes in what probes of all rows need."""
         values: Values = {}
@@ -383,7 +382,7 @@ def _measured(
 ) -> Iterator[tuple[Ints, Values]]:
     """Positions of some rows and their values: group after group in the order of classes, then what needs all rows."""
     wanted, teacher = Wanted(taus, probes), TeacherRows(bank, key, bank.select(split), device)
-    everyone = AllRows(teacher, wanted.together)
+    everyone = AllRows(teacher, wanted.together, wanted.calibrated)
     if not any(wanted.columns.values()):
         return
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from capmismatch._numerics.cached import cached_property
 from capmismatch._numerics.class_means import AroundClass, mean_by_class
 from capmismatch._numerics.condensed import CondensedParts
-from capmismatch._numerics.devices import logits_at_once, thread_count, to_numpy
+from capmismatch._numerics.devices import logits_at_once, thread_count, to_numpy, uses_loops
 from capmismatch._numerics.soft_label_spec import SoftLabelSpec
 from capmismatch._numerics.softmax import (
     Parts,
@@ -38,6 +38,7 @@ from capmismatch.data.token_bank import TokenBank
 from capmismatch.diagnostics.calibrating import Calibration
 from capmismatch.diagnostics.means import ClusteredMeans, Means, mean, running_means
 from capmismatch.probes import REGISTRY, Probe
+from capmismatch.probes.calibration import adaptive_error, adaptive_error_of_logits
 from capmismatch.probes.temperatures import COOLEST, WARMEST
 from capmismatch.temperature import soften_parts
 
@@ -291,14 +292,21 @@ class AllRows:
         of_rows = (teacher.labels, self._logsumexp[tau])
         labels, logsumexp = (torch.from_numpy(values).to(teacher.device) for values in of_rows)
         columns = np.empty((classes.stop - classes.start, len(teacher)), teacher.dtype)
+        rate = 1.0 if tau is None else 1 / tau
+        by_class = labels.argsort(stable=True)
+        begins = torch.searchsorted(labels[by_class], torch.arange(classes.start, classes.stop + 1, device=labels.device))
+        loops = p.compute is adaptive_error and uses_loops(teacher.device, columns.size)
 
         def fill(block: slice) -> None:
             columns[:, block] = teacher.bank.take(teacher.key, teacher.rows[block], classes).T
 
         def compute(some: slice) -> Floats:
             logits = _widened(columns[some], teacher.device)
-            probs = class_probabilities(logits if tau is None else logits.double() / tau, logsumexp)
+            if loops:
+                ends = begins[some.start : some.stop + 1]
+                return to_numpy(adaptive_error_of_logits(logits, logsumexp, by_class, ends, rate))
             numbers = torch.arange(classes.start + some.start, classes.start + some.stop, device=teacher.device)
+            probs = class_probabilities(logits if tau is None else logits.double() / tau, logsumexp)
             return to_numpy(p.compute(probs.T, (numbers[:, None] == labels).T))
 
         run_in_threads(fill, teacher.blocks(len(teacher)), thread_count(teacher.device))

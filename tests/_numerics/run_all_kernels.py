@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 from numba.core.dispatcher import Dispatcher
 
 from capmismatch import probes, ranks, temperature
-from capmismatch._numerics import condense_loops, devices, isats_loops, rank_flat, rank_loops, softmax_loops
+from capmismatch._numerics import adaptive_loops, condense_loops, devices, isats_loops, rank_flat, rank_loops, softmax_loops
 from capmismatch._numerics.class_means import AroundClass, mean_by_class
 from capmismatch._numerics.condensing import condense
 from capmismatch._numerics.isats_problem import Search
@@ -126,7 +126,7 @@ def calibration_errors(p: Any, bins: int) -> None:
     attempt(probes.calibration.adaptive_error, torch.from_numpy(p)[:, None], hit[:, None], bins)
     attempt(probes.calibration.calibration_bins, torch.from_numpy(p), hit.double(), bins)
     share = np.zeros(len(p))  # the kernel itself, without the checks before it
-    softmax_loops.adaptive_class(p, hit.numpy().nonzero()[0], max(1, min(15, len(p))), share, 1 << 14)
+    adaptive_loops.adaptive_class(p, hit.numpy().nonzero()[0], max(1, min(15, len(p))), share, 1 << 14)
 
 
 @seed(0)

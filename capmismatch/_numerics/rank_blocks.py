@@ -238,7 +238,7 @@ def ends_and_ranks(logits: NDArray[Any]) -> tuple[Ints, Ints]:
         of_tensors = TensorRanks([as_floats(logits)])
         return of_tensors.order[0, :, -2:].numpy(), of_tensors.mid[0].numpy()
     ends, twice = np.empty((n, min(2, classes)), np.int64), np.empty((n, classes), np.int64)
-    rows = max(1, SMALL_CELLS // classes)
+    rows = max(1, (BLOCK_CELLS >> 2) // classes)
     space = _space((rows, 1, classes), logits.dtype)
     for block in blocks(n, rows):
         ranks = _ranked([logits[block]], space)

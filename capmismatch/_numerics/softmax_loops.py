@@ -154,10 +154,16 @@ def class_probabilities(logits: Any, logsumexp: Any, out: Any) -> None:
 
 @of_finite
 def _largest(values: Any) -> Any:
-    largest = values.dtype.type(-math.inf)
-    for i in range(len(values)):
-        largest = max(largest, values[i])
-    return largest
+    """The largest value, -inf of none: of every eighth by itself, as one chain of comparisons uses no vectors."""
+    least = values.dtype.type(-math.inf)
+    a, b, c, d, e, f, g, h = least, least, least, least, least, least, least, least
+    whole = len(values) - len(values) % 8
+    for i in range(0, whole, 8):
+        a, b, c, d = max(a, values[i]), max(b, values[i + 1]), max(c, values[i + 2]), max(d, values[i + 3])
+        e, f, g, h = max(e, values[i + 4]), max(f, values[i + 5]), max(g, values[i + 6]), max(h, values[i + 7])
+    for i in range(whole, len(values)):
+        a = max(a, values[i])
+    return max(max(max(a, b), max(c, d)), max(max(e, f), max(g, h)))
 
 
 @vectorised
@@ -246,13 +252,30 @@ def _plain_sums(b: Any, e: Any) -> tuple[float, float, float]:
     return tail, squares, first
 
 
+@inside
+def _sums_of(b: Any, rate: float, top: int, fine: Any, e: Any, bits: Any, x: Any) -> tuple[float, float, float]:
+    """A row's tail, variance and mean below, from `fine`: e = exp(rate b), of which the largest becomes 0.
+
+    The variance is (sum q~^2 - 1/K) / K; where that loses digits, squares are taken about the largest class, so
+    x = e - 1 is 0 there: sum x^2 <= (K + 1) sum (x - mean)^2, and their difference loses no more than the digits of K.
+    """
+    k = len(b)
+    fine[top] = 0.0
+    rest, squares, first = _plain_sums(b, fine)
+    everything = 1.0 + rest
+    spread = k * (1.0 + squares) / (everything * everything) - 1.0
+    if not spread > PLAIN:
+        exponentials(b, rate, e, bits, x)
+        excess, squares = _sums(e, x)
+        spread = max(squares - excess * excess / k, 0.0) * k / (everything * everything)
+    return rest, spread / k / k, first / everything
+
+
 @compiled
 def row_sums(below: Any, rates: Any, tail: Any, variance: Any, mean_below: Any, start: int, stop: int) -> None:
     """Sum of e = exp(rate b) without the largest, population variance of q~ = e / sum e, mean of b under q~: (T, n).
 
     Of rows start to stop. The largest e is 1, and would take the digits of a small tail: it is left out of all sums.
-    The variance is (sum q~^2 - 1/K) / K; where that loses digits, squares are taken about the largest class, so
-    x = e - 1 is 0 there: sum x^2 <= (K + 1) sum (x - mean)^2, and their difference loses no more than the digits of K.
     """
     k = below.shape[1]
     e, bits, x = scratch(k)
@@ -262,21 +285,53 @@ def row_sums(below: Any, rates: Any, tail: Any, variance: Any, mean_below: Any, 
         top = min(_find(b, 0.0), k - 1)
         for t in range(len(rates)):
             _exponentials_at(b, rates, t, row, fine)
-            fine[top] = 0.0
-            rest, squares, first = _plain_sums(b, fine)
-            everything = 1.0 + rest
-            spread = k * (1.0 + squares) / (everything * everything) - 1.0
-            if not spread > PLAIN:
-                exponentials(b, rates[t, row], e, bits, x)
-                excess, squares = _sums(e, x)
-                spread = max(squares - excess * excess / k, 0.0) * k / (everything * everything)
-            tail[t, row], variance[t, row], mean_below[t, row] = rest, spread / k / k, first / everything
+            found = _sums_of(b, rates[t, row], top, fine, e, bits, x)
+            tail[t, row], variance[t, row], mean_below[t, row] = found
 
 
 @vectorised
 def _add_scaled(e: Any, scale: float, out: Any) -> None:
     for i in range(len(e)):
         out[i] += scale * e[i]
+
+
+@inside
+def _add_to_class(e: Any, y: int, top: int, scale: float, target: float, into: Any) -> None:
+    """Add scale e to the wrong classes, of which the largest e, 1, stands as 0; and `target` to the label."""
+    _add_scaled(e[:y], scale, into[:y])
+    _add_scaled(e[y:], scale, into[y + 1 :])
+    into[top + 1 if top >= y else top] += scale
+    into[y] += target
+
+
+@compiled
+def sums_with_classes(
+    below: Any, labels: Any, gap: Any, taus: Any, group: Any, of_p: Any, of_q: Any, sums: Any, out: Any
+) -> None:
+    """`row_sums` into out (3, T, n), and with the same exponentials what `add_to_classes` adds at these temperatures.
+
+    `gap` (n,) is the target's logit less the largest wrong one; of_p and of_q (T,) are the places in sums (S, G, C) of
+    the softmax over all classes and over the wrong ones, -1 where it is not wanted.
+    """
+    n, k = below.shape
+    e, bits, x = scratch(k)
+    fine, rates = np.empty(len(e)), np.empty((len(taus), 1))
+    for t in range(len(taus)):
+        rates[t, 0] = 1.0 / taus[t]
+    for row in range(n):
+        b, y, g = below[row], labels[row], group[row]
+        top = min(_find(b, 0.0), k - 1)
+        for t in range(len(taus)):
+            _exponentials_at(b, rates, t, 0, fine)
+            rest, variance, mean = _sums_of(b, rates[t, 0], top, fine, e, bits, x)
+            out[0, t, row], out[1, t, row], out[2, t, row] = rest, variance, mean
+            total = 1.0 + rest
+            if of_p[t] >= 0:
+                odds = gap[row] / taus[t] - math.log1p(rest)
+                p, wrong = 1.0 / (1.0 + math.exp(-odds)), 1.0 / (1.0 + math.exp(odds))
+                _add_to_class(fine, y, top, wrong / total, p, sums[of_p[t], g])
+            if of_q[t] >= 0:
+                _add_to_class(fine, y, top, 1.0 / total, 0.0, sums[of_q[t], g])
 
 
 @compiled

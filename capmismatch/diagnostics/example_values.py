@@ -25,12 +25,14 @@ from capmismatch._numerics.condensed import CondensedParts
 from capmismatch._numerics.devices import logits_at_once, thread_count, to_numpy, uses_loops
 from capmismatch._numerics.soft_label_spec import SoftLabelSpec
 from capmismatch._numerics.softmax import (
+    LogitParts,
     Parts,
     Softened,
     WrongAlone,
     class_probabilities,
     in_octaves,
     take_apart,
+    with_class_sums,
 )
 from capmismatch._numerics.threads import blocks, keep_memory, map_in_threads, run_in_threads
 from capmismatch.data.bank import LogitBank, TeacherRecord
@@ -184,14 +186,22 @@ class ClassGroup:
         self._stored = stored
         self.blocks = teacher.blocks(len(positions))
         self._held: tuple[slice, dict[float | None, Softened]] | None = None
+        self._sums: Tensor | None = None  # over classes, where they came with the rows
 
     def softened(self, block: slice) -> dict[float | None, Softened]:
         """The rows of a block at each temperature; None stands for tau = 1, where untempered probes are taken."""
         if self._held is None or self._held[0] != block:
             raw = self._teacher.read(self._positions[block], self._stored)
-            by_tau: dict[float | None, Softened] = dict(zip(self._taus, Softened.at_each(raw, self._taus), strict=True))
+            by_tau: dict[float | None, Softened] = dict(zip(self._taus, self._at_each(raw, block), strict=True))
             self._held = block, by_tau | {None: by_tau[1.0]}
         return self._held[1]
+
+    def _at_each(self, raw: Parts, block: slice) -> list[Softened]:
+        """At each temperature; where there is one block, the sums over its classes come with it."""
+        if len(self.blocks) > 1 or not self._order or not isinstance(raw, LogitParts) or not raw.compiled:
+            return Softened.at_each(raw, self._taus)
+        group, self._sums = self._class_index_of(block), self._no_sums()
+        return with_class_sums(raw, self._taus, self._order, group, self._sums)
 
     def around(self, block: slice) -> dict[float | None, AroundClass]:
         """The rows of a block at each temperature, each beside the mean soft label of its class."""
@@ -219,9 +229,16 @@ class ClassGroup:
     @cached_property
     def _means(self) -> Tensor:
         """(T, G, C) mean soft labels of the classes, in `_order`."""
+        if len(self.blocks) == 1:
+            self.softened(self.blocks[0])
+        if self._sums is not None:
+            return self._sums.div_(torch.from_numpy(np.bincount(self._class_index))[:, None])
+        return mean_by_class(map(self._at_temperatures, self.blocks), self._no_sums())
+
+    def _no_sums(self) -> Tensor:
+        """(T, G, C) zeros."""
         shape = len(self._order), len(self._classes), len(self._teacher.bank.classes)
-        sums = torch.zeros(shape, dtype=torch.float64, device=self._teacher.device)
-        return mean_by_class(map(self._at_temperatures, self.blocks), sums)
+        return torch.zeros(shape, dtype=torch.float64, device=self._teacher.device)
 
     def _at_temperatures(self, block: slice) -> tuple[list[Softened], Tensor]:
         """The rows of a block at each temperature, and which of the group's classes each row has."""

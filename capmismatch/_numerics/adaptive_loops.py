@@ -1,8 +1,8 @@
-"""Compiled loops of the adaptive calibration error: ranges of equal count of each class's probabilities, without sorting.
+"""Compiled loops of the adaptive calibration error: ranges of equal count of each class's probabilities.
 
-Positive floats are ordered like their bits, so the leading bits tell an example's bucket, and only the buckets that a
-range ends in are sorted, by probability and then by row. Rows tie whose probabilities are no more than `tie` floats
-apart, each with the next.
+In place of a sort: positive floats are ordered like their bits, so the leading bits tell an example's bucket, and only
+the buckets that a range ends in are sorted, by probability and then by row. Rows tie whose probabilities are no more
+than `tie` floats apart, each with the next.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ def adaptive_class(p: Any, hits: Any, ranges: int, share: Any, tie: int) -> None
 def adaptive_classes(
     logits: Any, logsumexp: Any, rate: float, hits: Any, begins: Any, ranges: int, share: Any, tie: int
 ) -> None:
-    """The same of K classes by their logits (K, N); the rows of class c's own examples are hits[begins[c]:begins[c + 1]]."""
+    """The same of K classes by their logits (K, N); rows of the examples of class c: hits[begins[c]:begins[c + 1]]."""
     p = np.empty(logits.shape[1])
     for c in range(len(logits)):
         _fill_probabilities(logits[c], logsumexp, rate, p)

@@ -1,7 +1,7 @@
 r"""Slopes of the NLL at all inverse temperatures near one, from one reading of the rows.
 
 The sum over wrong classes at r (1 + h) is a power series in h (`series_loops`), and its derivative is, too. What 14
-terms leave out is, of each class, at most :math:`|h|^{14} / \sqrt{28 \pi}` of the largest: for |h| <= 1/8 that is 3e-14.
+terms leave out is, of each class, at most :math:`|h|^{14} / \sqrt{28 \pi}` of the largest: 3e-14 for |h| <= 1/8.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def slope_near(terms: Floats, gap: Floats, rate: float, at: float) -> Floats:
     gap : ndarray, shape (n,)
         The target's logit less the largest wrong one.
     rate, at : float
-        Inverse temperatures: of the series, and where the slope is wanted; at most `WITHIN` apart, relative to the first.
+        Inverse temperatures: of the series, and where the slope is wanted, at most `WITHIN` away by the quotient.
 
     Returns
     -------

@@ -27,8 +27,6 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from capmismatch._numerics.ties import CALIBRATED
-
 # "contract" allows a multiply and an add to be one instruction; "reassoc" lets sums use vectors; "nnan" the same for
 # the largest of finite numbers. All loops release the interpreter's lock. Those that only other loops call cannot be
 # called from Python: the wrappers would take time to compile.

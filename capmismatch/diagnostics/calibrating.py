@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,9 +20,6 @@ from capmismatch._numerics.softmax import LogitParts, Parts
 from capmismatch._numerics.threads import run_in_threads
 from capmismatch.probes.temperatures import calibrating_rate, slopes_of
 
-if TYPE_CHECKING:
-    from capmismatch.diagnostics.example_values import TeacherRows
-
 SOME_ROWS = 2048
 """How many rows tell where to look: their temperature is within some 5 % of that of all."""
 
@@ -32,18 +29,37 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
+class Readable(Protocol):
+    """What is asked of a teacher's rows: `capmismatch.diagnostics.example_values.TeacherRows`."""
+
+    device: torch.device
+    condensed: bool
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Inverse temperatures between which one can be searched."""
+
+    def __len__(self) -> int: ...
+
+    def blocks(self, count: int) -> list[slice]:
+        """Slices of `count` rows that a thread works on at a time."""
+
+    def read(self, positions: Any) -> Parts:
+        """Some rows, taken apart."""
+
+
 class Calibration:
     """Slopes of the NLL of all n rows of a teacher, at inverse temperatures near the one that calibrates some of them.
 
     Parameters
     ----------
-    teacher : TeacherRows
+    teacher : Readable
         Whose rows. Of condensed ones nothing is kept: to read them again costs little.
     """
 
-    def __init__(self, teacher: TeacherRows) -> None:
+    def __init__(self, teacher: Readable) -> None:
         self._teacher, n = teacher, len(teacher)
-        self._near = math.nan if teacher.bank.condensed or not n else _roughly(teacher)
+        self._near = math.nan if teacher.condensed or not n else _roughly(teacher)
         kept = 0 if math.isnan(self._near) else n
         self._gap, self._terms = np.empty(kept), np.empty((ORDERS, kept))
 
@@ -58,8 +74,8 @@ class Calibration:
     def values(self, compute: Callable[..., Any]) -> Floats:
         """Values of `capmismatch.probes.temperatures.calibrating_values`, once all rows have been taken in."""
         least, most = self._teacher.rates
-        bounds = max(least, self._near * (1 - WITHIN)), min(most, self._near * (1 + WITHIN))
-        if bounds[0] < bounds[1]:  # not so of NaN
+        if not math.isnan(self._near):
+            bounds = max(least, self._near * (1 - WITHIN)), min(most, self._near * (1 + WITHIN))
             values: Floats = compute(self._slopes, bounds)
             if not np.isnan(values).any():
                 return values
@@ -79,7 +95,7 @@ class Calibration:
         return slopes
 
 
-def _roughly(teacher: TeacherRows) -> float:
+def _roughly(teacher: Readable) -> float:
     """The inverse temperature that calibrates some rows, evenly spaced; NaN where none within the bounds does."""
     some = np.unique(np.linspace(0, len(teacher) - 1, min(len(teacher), SOME_ROWS)).round().astype(np.int64))
     parts = [teacher.read(some[block]) for block in teacher.blocks(len(some))]

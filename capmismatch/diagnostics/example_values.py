@@ -77,6 +77,7 @@ class TeacherRows:
         self.bank, self.key, self.rows, self.device = bank, key, rows, device
         self.labels = bank.rows.labels[rows]
         self._tokens = bank if isinstance(bank, TokenBank) and bank.condensed else None
+        self.condensed = self._tokens is not None
         # The bytes are checked here, not in every thread
         if self._tokens is not None:
             self.width, self.dtype = self._tokens.condensed_rows(key, rows[:0]).k, np.dtype(np.float32)
@@ -311,7 +312,8 @@ class AllRows:
         columns = np.empty((classes.stop - classes.start, len(teacher)), teacher.dtype)
         rate = 1.0 if tau is None else 1 / tau
         by_class = labels.argsort(stable=True)
-        begins = torch.searchsorted(labels[by_class], torch.arange(classes.start, classes.stop + 1, device=labels.device))
+        numbers = torch.arange(classes.start, classes.stop + 1, device=teacher.device)
+        begins = torch.searchsorted(labels[by_class], numbers)
         loops = p.compute is adaptive_error and uses_loops(teacher.device, columns.size)
 
         def fill(block: slice) -> None:
@@ -322,9 +324,8 @@ class AllRows:
             if loops:
                 ends = begins[some.start : some.stop + 1]
                 return to_numpy(adaptive_error_of_logits(logits, logsumexp, by_class, ends, rate))
-            numbers = torch.arange(classes.start + some.start, classes.start + some.stop, device=teacher.device)
             probs = class_probabilities(logits if tau is None else logits.double() / tau, logsumexp)
-            return to_numpy(p.compute(probs.T, (numbers[:, None] == labels).T))
+            return to_numpy(p.compute(probs.T, (numbers[some, None] == labels).T))
 
         run_in_threads(fill, teacher.blocks(len(teacher)), thread_count(teacher.device))
         return map_in_threads(compute, blocks(len(columns), side_by_side), thread_count(teacher.device))

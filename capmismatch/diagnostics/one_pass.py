@@ -3,7 +3,8 @@
 `capmismatch.probe`, `rank_stability`, `affinity` and `restored_variance` each go over the bank by themselves. Here they
 share the same blocks of rows: all rows of some classes, of all teachers, in one thread. What one asks for at a
 temperature the others find there; rows are ranked in the precision they are stored in. Only the adaptive calibration
-error reads a second time: it needs each class's probabilities over all rows.
+error reads a second time: it needs each class's probabilities over all rows. The temperature that calibrates a teacher
+is searched among series that are kept of the rows.
 """
 
 from __future__ import annotations

@@ -369,7 +369,7 @@ def _by_loops(probs: Tensor, is_class: Tensor, ranges: int, share: Tensor, tie: 
 def adaptive_error_of_logits(
     logits: Tensor, logsumexp: Tensor, by_class: Tensor, begins: Tensor, rate: float = 1.0, bins: int = BINS
 ) -> Tensor:
-    """`adaptive_error` of some classes from their logits, in compiled code that holds the probabilities of one at a time.
+    """`adaptive_error` of some classes from their logits, in compiled code that holds one class's probabilities.
 
     Parameters
     ----------

@@ -1,7 +1,8 @@
 r"""Slopes of the NLL at all inverse temperatures near one, from one reading of the rows.
 
 The sum over wrong classes at r (1 + h) is a power series in h (`series_loops`), and its derivative is, too. What 14
-terms leave out is, of each class, at most :math:`|h|^{14} / \sqrt{28 \pi}` of the largest: 3e-14 for |h| <= 1/8.
+terms leave out of the latter is, of each class, at most some :math:`14 |h|^{13} / \sqrt{28 \pi}` of the largest:
+1.4e-14 for |h| <= 1/12.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if devices.HAS_NUMBA:
     from capmismatch._numerics.series_loops import series_of_rows
 
 ORDERS = 14
-WITHIN = 1 / 8
+WITHIN = 1 / 12
 """Relative distance of inverse temperatures from that of the series, up to which it is used."""
 
 Floats = NDArray[np.float64]

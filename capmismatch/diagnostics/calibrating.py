@@ -1,7 +1,8 @@
 """The temperature that calibrates a teacher, from one reading of all its rows.
 
 Some rows tell where it lies, roughly. While all rows are read for other probes, the series of their slopes about that
-temperature is kept, and the search among all of them reads no row again. Where it ends too far from there, it does.
+temperature is kept, and the search among all of them reads no row again. Where it ends too far from there, all are read
+once more.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ SOME_ROWS = 2048
 """How many rows tell where to look: their temperature is within some 5 % of that of all."""
 
 ROUGHLY = 1e-2  # relative
+FAR = 0.4
+"""Relative distance within which the series still leads to where the temperature is, roughly."""
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -73,14 +76,33 @@ class Calibration:
 
     def values(self, compute: Callable[..., Any]) -> Floats:
         """Values of `capmismatch.probes.temperatures.calibrating_values`, once all rows have been taken in."""
-        least, most = self._teacher.rates
-        if not math.isnan(self._near):
-            bounds = max(least, self._near * (1 - WITHIN)), min(most, self._near * (1 + WITHIN))
-            values: Floats = compute(self._slopes, bounds)
+        for read_again in (False, True):
+            if read_again:
+                self._start_nearer()
+            if math.isnan(self._near):
+                break
+            values: Floats = compute(self._slopes, self._bounds(WITHIN))
             if not np.isnan(values).any():
                 return values
-        again: Floats = compute(self._slopes_read_again, (least, most))
+        again: Floats = compute(self._slopes_read_again, self._teacher.rates)
         return again
+
+    def _bounds(self, within: float) -> tuple[float, float]:
+        least, most = self._teacher.rates
+        return max(least, self._near * (1 - within)), min(most, self._near * (1 + within))
+
+    def _start_nearer(self) -> None:
+        """Take in all rows about the temperature to which the series leads; none where it leads nowhere."""
+        if not math.isnan(self._near):
+            self._near = calibrating_rate(self._slopes, self._bounds(FAR), ROUGHLY)
+        if math.isnan(self._near):
+            return
+        teacher, every = self._teacher, np.arange(len(self._teacher))
+        run_in_threads(
+            lambda block: self.add(every[block], teacher.read(every[block])),
+            teacher.blocks(len(every)),
+            thread_count(teacher.device),
+        )
 
     def _slopes(self, rates: Sequence[float]) -> Floats:
         return np.stack([slope_near(self._terms, self._gap, self._near, rate) for rate in rates])

@@ -59,11 +59,12 @@ def test_the_series_of_many_classes_and_far_logits(loops: bool, monkeypatch: pyt
 @pytest.mark.parametrize("some", [2048, 40])  # with few rows to look for it, the temperature may lie elsewhere
 def test_a_bank_is_calibrated_as_by_rows_read_again(some: int, monkeypatch: pytest.MonkeyPatch) -> None:
     logits, labels = rows(3000, 5)
+    logits = logits.float()
     bank = bank_from_arrays({"a": logits.numpy()}, labels.numpy())
     raw = take_apart(logits, labels)
     slow = REGISTRY["calibration_tau"].compute(lambda rates: slopes_of(raw, rates).numpy())
     monkeypatch.setattr(calibrating, "SOME_ROWS", some)
     probes = [REGISTRY["calibration_tau"]]
     found = values_of(bank, bank.keys[0], [], probes, None, torch.device("cpu"))["calibration_tau", None]
-    np.testing.assert_allclose(found, slow, rtol=1e-9)
+    np.testing.assert_allclose(found, slow, rtol=1e-9, atol=1e-9)
     assert found.mean() == pytest.approx(slow.mean(), rel=1e-12)

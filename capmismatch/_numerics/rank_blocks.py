@@ -78,7 +78,7 @@ Floats = NDArray[np.float64]
 
 METRICS = ("wrong_tau_b", "tau_b", "wrong_spearman", "spearman", "top{k}_overlap")
 
-BLOCK_CELLS = 1 << 19  # logits ranked at a time in a thread: up to 16 MB; with fewer, calls take longer than caches save
+BLOCK_CELLS = 1 << 19  # logits ranked at a time in a thread: up to 16 MB; of fewer, calls take longer than sums
 SMALL_TIMES = 4  # as many logits as elsewhere before loops are worth compiling: those of several teachers come together
 SMALL_CELLS = 1 << 14  # with fewer, a thread costs more than it saves
 DEVICE_CELLS = 1 << 24  # classes in the sequences of all pairs on an accelerator, at some 50 bytes each

@@ -5,6 +5,8 @@ subject                            entry                       compiled loops   
 =================================  ==========================  ===================  =====================
 softmax, its sums and moments      `softmax`                   `softmax_loops`      `softmax`
 mean soft labels of classes        `class_means`               `softmax_loops`      `class_means`
+sums near one temperature          `rate_series`               `series_loops`       `rate_series`
+adaptive calibration error         `probes/calibration.py`     `adaptive_loops`     `probes/calibration.py`
 order of classes (tau-b, rho)      `rank_blocks`               `rank_loops`         `rank_tensors`
 the same, of 64 to 1023 classes    `rank_blocks`               `rank_flat`          `rank_tensors`
 temperatures of ISATS              `isats_search`              `isats_loops`        `isats_tensors`

@@ -78,7 +78,7 @@ Floats = NDArray[np.float64]
 
 METRICS = ("wrong_tau_b", "tau_b", "wrong_spearman", "spearman", "top{k}_overlap")
 
-BLOCK_CELLS = 1 << 18  # logits ranked at a time in a thread: up to 8 MB, still in the cache when pairs read the ranks
+BLOCK_CELLS = 1 << 19  # logits ranked at a time in a thread: up to 16 MB; of fewer, calls take longer than sums
 SMALL_TIMES = 4  # as many logits as elsewhere before loops are worth compiling: those of several teachers come together
 SMALL_CELLS = 1 << 14  # with fewer, a thread costs more than it saves
 DEVICE_CELLS = 1 << 24  # classes in the sequences of all pairs on an accelerator, at some 50 bytes each
@@ -238,7 +238,7 @@ def ends_and_ranks(logits: NDArray[Any]) -> tuple[Ints, Ints]:
         of_tensors = TensorRanks([as_floats(logits)])
         return of_tensors.order[0, :, -2:].numpy(), of_tensors.mid[0].numpy()
     ends, twice = np.empty((n, min(2, classes)), np.int64), np.empty((n, classes), np.int64)
-    rows = max(1, SMALL_CELLS // classes)
+    rows = max(1, (BLOCK_CELLS >> 3) // classes)
     space = _space((rows, 1, classes), logits.dtype)
     for block in blocks(n, rows):
         ranks = _ranked([logits[block]], space)

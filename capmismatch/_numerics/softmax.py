@@ -413,6 +413,44 @@ def add_to_classes(softened: Sequence[Softened], group: Tensor, sums: Tensor) ->
             into.index_add_(0, group, rows.probs.detach())
 
 
+def with_class_sums(
+    raw: LogitParts, taus: Sequence[float], of_classes: Sequence[tuple[float, bool]], group: Tensor, sums: Tensor
+) -> list[Softened]:
+    """`Softened.at_each` and `add_to_classes` in one sweep of compiled code.
+
+    Parameters
+    ----------
+    raw : LogitParts
+        N rows, compiled.
+    taus : sequence of float
+        Temperatures.
+    of_classes : sequence of (float, bool)
+        Of each of the S sums one of these temperatures, and whether it is over the wrong classes alone.
+    group : Tensor of int, shape (N,)
+        Which of G classes each row belongs to.
+    sums : Tensor, shape (S, G, C)
+        What is added to.
+
+    Returns
+    -------
+    list of Softened
+        One for each temperature.
+    """
+    _must_have_rows(group, len(raw.labels), "groups")
+    check_range(group, sums.shape[1], "groups", "groups")
+    places = torch.full((2, len(taus)), -1)
+    for place, (tau, alone) in enumerate(of_classes):
+        places[int(alone), taus.index(tau)] = place
+    out = torch.empty((3, len(taus), len(group)), dtype=torch.float64)
+    gap, temperatures = raw.target_logit - raw.max_wrong_logit, torch.tensor(taus, dtype=torch.float64)
+    tensors = (raw.below, raw.labels, gap, temperatures, group, places[0], places[1], sums, out)
+    kernels.sums_with_classes(*(tensor.numpy() for tensor in tensors))
+    softened_at = [Softened.of(raw, tau) for tau in taus]
+    for t, softened in enumerate(softened_at):
+        softened.sums = Sums(*out[:, t])
+    return softened_at
+
+
 def compare_with_classes(
     softened: Sequence[Softened], means: Tensor, logs: Tensor, pivots: Tensor, group: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -27,8 +27,6 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from capmismatch._numerics.ties import CALIBRATED
-
 # "contract" allows a multiply and an add to be one instruction; "reassoc" lets sums use vectors; "nnan" the same for
 # the largest of finite numbers. All loops release the interpreter's lock. Those that only other loops call cannot be
 # called from Python: the wrappers would take time to compile.
@@ -154,10 +152,16 @@ def class_probabilities(logits: Any, logsumexp: Any, out: Any) -> None:
 
 @of_finite
 def _largest(values: Any) -> Any:
-    largest = values.dtype.type(-math.inf)
-    for i in range(len(values)):
-        largest = max(largest, values[i])
-    return largest
+    """The largest value, -inf of none: of every eighth by itself, as one chain of comparisons uses no vectors."""
+    least = values.dtype.type(-math.inf)
+    a, b, c, d, e, f, g, h = least, least, least, least, least, least, least, least
+    whole = len(values) - len(values) % 8
+    for i in range(0, whole, 8):
+        a, b, c, d = max(a, values[i]), max(b, values[i + 1]), max(c, values[i + 2]), max(d, values[i + 3])
+        e, f, g, h = max(e, values[i + 4]), max(f, values[i + 5]), max(g, values[i + 6]), max(h, values[i + 7])
+    for i in range(whole, len(values)):
+        a = max(a, values[i])
+    return max(max(max(a, b), max(c, d)), max(max(e, f), max(g, h)))
 
 
 @vectorised
@@ -246,13 +250,30 @@ def _plain_sums(b: Any, e: Any) -> tuple[float, float, float]:
     return tail, squares, first
 
 
+@inside
+def _sums_of(b: Any, rate: float, top: int, fine: Any, e: Any, bits: Any, x: Any) -> tuple[float, float, float]:
+    """A row's tail, variance and mean below, from `fine`: e = exp(rate b), of which the largest becomes 0.
+
+    The variance is (sum q~^2 - 1/K) / K; where that loses digits, squares are taken about the largest class, so
+    x = e - 1 is 0 there: sum x^2 <= (K + 1) sum (x - mean)^2, and their difference loses no more than the digits of K.
+    """
+    k = len(b)
+    fine[top] = 0.0
+    rest, squares, first = _plain_sums(b, fine)
+    everything = 1.0 + rest
+    spread = k * (1.0 + squares) / (everything * everything) - 1.0
+    if not spread > PLAIN:
+        exponentials(b, rate, e, bits, x)
+        excess, squares = _sums(e, x)
+        spread = max(squares - excess * excess / k, 0.0) * k / (everything * everything)
+    return rest, spread / k / k, first / everything
+
+
 @compiled
 def row_sums(below: Any, rates: Any, tail: Any, variance: Any, mean_below: Any, start: int, stop: int) -> None:
     """Sum of e = exp(rate b) without the largest, population variance of q~ = e / sum e, mean of b under q~: (T, n).
 
     Of rows start to stop. The largest e is 1, and would take the digits of a small tail: it is left out of all sums.
-    The variance is (sum q~^2 - 1/K) / K; where that loses digits, squares are taken about the largest class, so
-    x = e - 1 is 0 there: sum x^2 <= (K + 1) sum (x - mean)^2, and their difference loses no more than the digits of K.
     """
     k = below.shape[1]
     e, bits, x = scratch(k)
@@ -262,21 +283,53 @@ def row_sums(below: Any, rates: Any, tail: Any, variance: Any, mean_below: Any, 
         top = min(_find(b, 0.0), k - 1)
         for t in range(len(rates)):
             _exponentials_at(b, rates, t, row, fine)
-            fine[top] = 0.0
-            rest, squares, first = _plain_sums(b, fine)
-            everything = 1.0 + rest
-            spread = k * (1.0 + squares) / (everything * everything) - 1.0
-            if not spread > PLAIN:
-                exponentials(b, rates[t, row], e, bits, x)
-                excess, squares = _sums(e, x)
-                spread = max(squares - excess * excess / k, 0.0) * k / (everything * everything)
-            tail[t, row], variance[t, row], mean_below[t, row] = rest, spread / k / k, first / everything
+            found = _sums_of(b, rates[t, row], top, fine, e, bits, x)
+            tail[t, row], variance[t, row], mean_below[t, row] = found
 
 
 @vectorised
 def _add_scaled(e: Any, scale: float, out: Any) -> None:
     for i in range(len(e)):
         out[i] += scale * e[i]
+
+
+@inside
+def _add_to_class(e: Any, y: int, top: int, scale: float, target: float, into: Any) -> None:
+    """Add scale e to the wrong classes, of which the largest e, 1, stands as 0; and `target` to the label."""
+    _add_scaled(e[:y], scale, into[:y])
+    _add_scaled(e[y:], scale, into[y + 1 :])
+    into[top + 1 if top >= y else top] += scale
+    into[y] += target
+
+
+@compiled
+def sums_with_classes(
+    below: Any, labels: Any, gap: Any, taus: Any, group: Any, of_p: Any, of_q: Any, sums: Any, out: Any
+) -> None:
+    """`row_sums` into out (3, T, n), and with the same exponentials what `add_to_classes` adds at these temperatures.
+
+    `gap` (n,) is the target's logit less the largest wrong one; of_p and of_q (T,) are the places in sums (S, G, C) of
+    the softmax over all classes and over the wrong ones, -1 where it is not wanted.
+    """
+    n, k = below.shape
+    e, bits, x = scratch(k)
+    fine, rates = np.empty(len(e)), np.empty((len(taus), 1))
+    for t in range(len(taus)):
+        rates[t, 0] = 1.0 / taus[t]
+    for row in range(n):
+        b, y, g = below[row], labels[row], group[row]
+        top = min(_find(b, 0.0), k - 1)
+        for t in range(len(taus)):
+            _exponentials_at(b, rates, t, 0, fine)
+            rest, variance, mean = _sums_of(b, rates[t, 0], top, fine, e, bits, x)
+            out[0, t, row], out[1, t, row], out[2, t, row] = rest, variance, mean
+            total = 1.0 + rest
+            if of_p[t] >= 0:
+                odds = gap[row] / taus[t] - math.log1p(rest)
+                p, wrong = 1.0 / (1.0 + math.exp(-odds)), 1.0 / (1.0 + math.exp(odds))
+                _add_to_class(fine, y, top, wrong / total, p, sums[of_p[t], g])
+            if of_q[t] >= 0:
+                _add_to_class(fine, y, top, 1.0 / total, 0.0, sums[of_q[t], g])
 
 
 @compiled
@@ -407,184 +460,3 @@ def against_classes(
                 divergence[t, row], distance[t, row] = _class_by_class(
                     b, e, y, pivot, rate, first, p, log_scale[t, row], mean, log_mean
                 )
-
-
-# ------------------------------------------------------------------------------------------------- adaptive calibration
-
-BUCKETS = 2048
-
-
-@inside
-def _extend_ties(in_range: Any, start: Any, lowest: Any, highest: Any, tie: int) -> bool:
-    """Mark by -1 also the buckets whose values may tie across the end of a range; return whether there are any.
-
-    A range may end between two buckets, and ties go on from one bucket to the next: once upwards, once downwards.
-    """
-    before, extended = -1, False
-    for bucket in range(BUCKETS):
-        if start[bucket + 1] > start[bucket]:
-            if before >= 0 and lowest[bucket] - highest[before] <= tie and in_range[bucket] != in_range[before]:
-                in_range[bucket] = in_range[before] = -1
-                extended = True
-            before = bucket
-    before = -1
-    for bucket in range(BUCKETS - 1, -1, -1):
-        if start[bucket + 1] > start[bucket]:
-            if before >= 0 and lowest[before] - highest[bucket] <= tie and in_range[before] == -1:
-                extended |= in_range[bucket] != -1
-                in_range[bucket] = -1
-            before = bucket
-    return extended
-
-
-@inside
-def _at_ends(in_range: Any, start: Any) -> Any:
-    """Whether a range ends in each bucket, or between it and the next one that holds any."""
-    near, before = in_range < 0, -1
-    for bucket in range(BUCKETS):
-        if start[bucket + 1] > start[bucket]:
-            if before >= 0 and in_range[bucket] != in_range[before]:
-                near[bucket] = near[before] = True
-            before = bucket
-    return near
-
-
-@inside
-def _rows_in(near: Any, bucket_of: Any, bits: Any, lowest: Any, highest: Any) -> Any:
-    """The rows of some buckets, in order; fills the least and the largest bits of these buckets."""
-    rows, count = np.empty(len(bits), np.int64), 0
-    for i in range(len(bits)):
-        bucket = bucket_of[i]
-        if near[bucket]:
-            rows[count] = i
-            count += 1
-            lowest[bucket], highest[bucket] = min(lowest[bucket], bits[i]), max(highest[bucket], bits[i])
-    return rows[:count]
-
-
-@inside
-def _put_ties_in_order(rows: Any, bits: Any, p: Any, tie: int) -> None:
-    """Sort ascending rows by p; rows that tie, each with the next, keep their order."""
-    _sort_stably(rows, p)
-    first = np.empty(len(p), np.float64)
-    value, tied = 0.0, False
-    for i in range(len(rows)):
-        step = bits[rows[i]] - bits[rows[i - 1]] if i > 0 else tie + 1
-        tied |= 0 < step <= tie
-        if step > tie:
-            value = float(i)
-        first[rows[i]] = value
-    if tied:
-        rows.sort()
-        _sort_stably(rows, first)
-
-
-@compiled
-def adaptive_class(  # noqa: C901 - one numeric kernel: a bucket sort whose steps share their counts
-    p: Any, hits: Any, ranges: int, share: Any, tie: int
-) -> None:
-    """Add to `share` (N,) what each example has in the adaptive calibration error of one class.
-
-    p (N,) are the class's probabilities, `hits` the rows of its own examples. In place of a sort: positive floats are
-    ordered like their bits, so the leading bits tell an example's bucket, and only buckets that a range ends in are
-    sorted, by p and then by row. Rows tie whose p are no more than `tie` floats apart.
-    """
-    n = len(p)
-    if n == 0:
-        return
-    bits, bucket_of = np.empty(n, np.int64), np.empty(n, np.uint16)
-    words = p.view(np.int64)
-    least, most = max(words[0], 0), max(words[0], 0)
-    for i in range(n):
-        word = max(words[i], 0)  # -0 is 0: every place below lies within the buckets
-        bits[i] = word
-        least, most = min(least, word), max(most, word)
-    shift = 0
-    while (most >> shift) - (least >> shift) >= BUCKETS:
-        shift += 1
-    base = least >> shift
-    start, total = np.zeros(BUCKETS + 1, np.int64), np.zeros(BUCKETS)
-    for i in range(n):
-        bucket = (bits[i] >> shift) - base
-        bucket_of[i] = bucket
-        start[bucket + 1] += 1
-        total[bucket] += p[i]
-    for bucket in range(BUCKETS):
-        start[bucket + 1] += start[bucket]
-    # The range of each bucket, or -1 where a range ends within it
-    in_range = np.empty(BUCKETS, np.int32)
-    last, end = 0, n // ranges
-    for bucket in range(BUCKETS):
-        while last + 1 < ranges and start[bucket] >= end:
-            last += 1
-            end = (last + 1) * n // ranges
-        in_one_range = last + 1 == ranges or start[bucket + 1] <= end
-        in_range[bucket] = last if in_one_range else -1
-    # Ties across ends are looked for at the ends, and everywhere only where there are some.
-    plain, near = in_range.copy(), _at_ends(in_range, start)
-    lowest, highest = np.full(BUCKETS, most), np.full(BUCKETS, least)
-    rows = _rows_in(near, bucket_of, bits, lowest, highest)
-    for bucket in range(BUCKETS):
-        if not near[bucket]:  # ties with none
-            lowest[bucket], highest[bucket] = most + tie + 1, least - tie - 1
-    if _extend_ties(in_range, start, lowest, highest, tie):
-        in_range = plain
-        lowest[:], highest[:] = most, least
-        rows = _rows_in(np.ones(BUCKETS, np.bool_), bucket_of, bits, lowest, highest)
-        _extend_ties(in_range, start, lowest, highest, tie)
-    split = 0
-    for row in rows:
-        if in_range[bucket_of[row]] < 0:
-            rows[split] = row
-            split += 1
-    rows = rows[:split]
-    _put_ties_in_order(rows, bits, p, tie)
-    gap, range_of = np.zeros(ranges), np.empty(n, np.int32)  # the latter of split rows only
-    i = 0
-    for bucket in range(BUCKETS):
-        if in_range[bucket] >= 0:
-            gap[in_range[bucket]] += total[bucket]
-            continue
-        for position in range(start[bucket], start[bucket + 1]):
-            r = ((position + 1) * ranges - 1) // n  # the last range that starts at or before this position
-            range_of[rows[i]] = r
-            gap[r] += p[rows[i]]
-            i += 1
-    for row in hits:
-        r = in_range[bucket_of[row]]
-        gap[r if r >= 0 else range_of[row]] -= 1.0
-    weight = np.zeros(ranges + 1)  # the last, of buckets that are split, stays 0
-    for r in range(ranges):
-        count = (r + 1) * n // ranges - r * n // ranges
-        near_frequency = CALIBRATED * count
-        weight[r] = (int(gap[r] > near_frequency) - int(gap[r] < -near_frequency)) * n / (ranges * count)
-    of_bucket = weight[in_range]  # -1 is the last
-    for i in range(n):
-        share[i] += of_bucket[bucket_of[i]] * p[i]
-    for row in rows:
-        share[row] += weight[range_of[row]] * p[row]
-    for row in hits:
-        r = in_range[bucket_of[row]]
-        share[row] -= weight[r if r >= 0 else range_of[row]]
-
-
-@inside
-def _sort_stably(rows: Any, p: Any) -> None:
-    """Merge sort of rows by p, in place; rows of equal p keep their order."""
-    n = len(rows)
-    other = np.empty_like(rows)
-    width = 1
-    while width < n:
-        for low in range(0, n, 2 * width):
-            middle, high = min(low + width, n), min(low + 2 * width, n)
-            left, right = low, middle
-            for position in range(low, high):
-                if left < middle and (right >= high or p[rows[left]] <= p[rows[right]]):
-                    other[position] = rows[left]
-                    left += 1
-                else:
-                    other[position] = rows[right]
-                    right += 1
-        for position in range(n):
-            rows[position] = other[position]
-        width *= 2

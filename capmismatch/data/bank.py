@@ -252,10 +252,12 @@ class LogitBank:
         `capmismatch.data.bank_checks.check_bank` says what these are.
         """
         target = self.rows.labels[rows][:, None] == np.arange(len(self.classes))
-        logits = self.take(key, rows).astype(np.float64)
+        stored = self.take(key, rows)
+        logits = stored.astype(np.float64)
         spread, mean = logits.std(axis=1).mean(), logits.mean()
-        wrong = np.sort(np.where(target, np.nan, logits), axis=1)
-        tied = float((np.diff(wrong, axis=1) == 0).any(axis=1).mean())
+        wide = stored.astype(np.promote_types(stored.dtype, np.float32), copy=False)  # no half is sorted quickly
+        wrong = np.sort(np.where(target, np.inf, wide), axis=1)[:, : len(self.classes) - 1]
+        tied = float((wrong[:, 1:] == wrong[:, :-1]).any(axis=1).mean())
         return float(mean / spread) if spread else 0.0, tied, looks_like(logits)
 
     def stored(self, key: str) -> Any:

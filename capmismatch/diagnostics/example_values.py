@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -23,22 +22,26 @@ from torch import Tensor
 from capmismatch._numerics.cached import cached_property
 from capmismatch._numerics.class_means import AroundClass, mean_by_class
 from capmismatch._numerics.condensed import CondensedParts
-from capmismatch._numerics.devices import logits_at_once, thread_count, to_numpy
+from capmismatch._numerics.devices import logits_at_once, thread_count, to_numpy, uses_loops
 from capmismatch._numerics.soft_label_spec import SoftLabelSpec
 from capmismatch._numerics.softmax import (
+    LogitParts,
     Parts,
     Softened,
     WrongAlone,
     class_probabilities,
     in_octaves,
     take_apart,
+    with_class_sums,
 )
 from capmismatch._numerics.threads import blocks, keep_memory, map_in_threads, run_in_threads
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.token_bank import TokenBank
+from capmismatch.diagnostics.calibrating import Calibration
 from capmismatch.diagnostics.means import ClusteredMeans, Means, mean, running_means
 from capmismatch.probes import REGISTRY, Probe
-from capmismatch.probes.temperatures import COOLEST, WARMEST, slopes_of
+from capmismatch.probes.calibration import adaptive_error, adaptive_error_of_logits
+from capmismatch.probes.temperatures import COOLEST, WARMEST
 from capmismatch.temperature import soften_parts
 
 GROUP_LOGITS = 1 << 20  # a thread works on at a time: large enough that calls cost little, small enough for memory
@@ -74,6 +77,7 @@ class TeacherRows:
         self.bank, self.key, self.rows, self.device = bank, key, rows, device
         self.labels = bank.rows.labels[rows]
         self._tokens = bank if isinstance(bank, TokenBank) and bank.condensed else None
+        self.condensed = self._tokens is not None
         # The bytes are checked here, not in every thread
         if self._tokens is not None:
             self.width, self.dtype = self._tokens.condensed_rows(key, rows[:0]).k, np.dtype(np.float32)
@@ -183,14 +187,22 @@ class ClassGroup:
         self._stored = stored
         self.blocks = teacher.blocks(len(positions))
         self._held: tuple[slice, dict[float | None, Softened]] | None = None
+        self._sums: Tensor | None = None  # over classes, where they came with the rows
 
     def softened(self, block: slice) -> dict[float | None, Softened]:
         """The rows of a block at each temperature; None stands for tau = 1, where untempered probes are taken."""
         if self._held is None or self._held[0] != block:
             raw = self._teacher.read(self._positions[block], self._stored)
-            by_tau: dict[float | None, Softened] = dict(zip(self._taus, Softened.at_each(raw, self._taus), strict=True))
+            by_tau: dict[float | None, Softened] = dict(zip(self._taus, self._at_each(raw, block), strict=True))
             self._held = block, by_tau | {None: by_tau[1.0]}
         return self._held[1]
+
+    def _at_each(self, raw: Parts, block: slice) -> list[Softened]:
+        """At each temperature; where there is one block, the sums over its classes come with it."""
+        if len(self.blocks) > 1 or not self._order or not isinstance(raw, LogitParts) or not raw.compiled:
+            return Softened.at_each(raw, self._taus)
+        group, self._sums = self._class_index_of(block), self._no_sums()
+        return with_class_sums(raw, self._taus, self._order, group, self._sums)
 
     def around(self, block: slice) -> dict[float | None, AroundClass]:
         """The rows of a block at each temperature, each beside the mean soft label of its class."""
@@ -218,9 +230,16 @@ class ClassGroup:
     @cached_property
     def _means(self) -> Tensor:
         """(T, G, C) mean soft labels of the classes, in `_order`."""
+        if len(self.blocks) == 1:
+            self.softened(self.blocks[0])
+        if self._sums is not None:
+            return self._sums.div_(torch.from_numpy(np.bincount(self._class_index))[:, None])
+        return mean_by_class(map(self._at_temperatures, self.blocks), self._no_sums())
+
+    def _no_sums(self) -> Tensor:
+        """(T, G, C) zeros."""
         shape = len(self._order), len(self._classes), len(self._teacher.bank.classes)
-        sums = torch.zeros(shape, dtype=torch.float64, device=self._teacher.device)
-        return mean_by_class(map(self._at_temperatures, self.blocks), sums)
+        return torch.zeros(shape, dtype=torch.float64, device=self._teacher.device)
 
     def _at_temperatures(self, block: slice) -> tuple[list[Softened], Tensor]:
         """The rows of a block at each temperature, and which of the group's classes each row has."""
@@ -232,17 +251,6 @@ class ClassGroup:
         return torch.from_numpy(self._class_index[block]).to(self._teacher.device)
 
 
-def _slopes(teacher: TeacherRows, rates: Sequence[float]) -> Floats:
-    """(T, n) slopes of the NLL of all rows of a teacher, at inverse temperatures."""
-    slopes = np.empty((len(rates), len(teacher)))
-
-    def fill(block: slice) -> None:
-        slopes[:, block] = to_numpy(slopes_of(teacher.read(block), rates))
-
-    run_in_threads(fill, teacher.blocks(len(teacher)), thread_count(teacher.device))
-    return slopes
-
-
 class AllRows:
     """What is known of all n rows once each has been read: hits, and confidence and logsumexp at some temperatures.
 
@@ -252,10 +260,13 @@ class AllRows:
         Whose rows.
     taus : iterable of float
         Temperatures beside tau = 1, which None stands for.
+    calibrated : bool
+        Whether the temperature that calibrates the teacher is asked for; then some rows are read here.
     """
 
-    def __init__(self, teacher: TeacherRows, taus: Iterable[float] = ()) -> None:
+    def __init__(self, teacher: TeacherRows, taus: Iterable[float] = (), calibrated: bool = False) -> None:
         self._teacher = teacher
+        self._calibration = Calibration(teacher) if calibrated else None
         self._correct = np.empty(len(teacher))
         self._confidence, self._logsumexp = ({tau: np.empty(len(teacher)) for tau in (None, *taus)} for _ in range(2))
 
@@ -264,7 +275,10 @@ class AllRows:
 
     def add(self, positions: Ints, softened: Mapping[float | None, Softened]) -> None:
         """Take in some rows."""
-        self._correct[positions] = to_numpy(softened[None].raw.correct)
+        raw = softened[None].raw
+        self._correct[positions] = to_numpy(raw.correct)
+        if self._calibration is not None:
+            self._calibration.add(positions, raw)
         for tau, confidence in self._confidence.items():
             confidence[positions] = to_numpy(softened[tau].confidence)
             self._logsumexp[tau][positions] = to_numpy(softened[tau].logsumexp)
@@ -275,10 +289,9 @@ class AllRows:
         return values.numpy()
 
     def calibrating(self, p: Probe, tau: float | None) -> Floats:
-        """A temperature that is searched: each step reads all rows."""
-        teacher = self._teacher
-        values: Floats = p.compute(partial(_slopes, teacher), teacher.rates)
-        return values
+        """A temperature that is searched."""
+        assert self._calibration is not None
+        return self._calibration.values(p.compute)
 
     def mean_over_classes(self, p: Probe, tau: float | None) -> Floats:
         """A probe that looks at each class's probabilities over all rows: some classes at a time, to bound memory."""
@@ -297,15 +310,22 @@ class AllRows:
         of_rows = (teacher.labels, self._logsumexp[tau])
         labels, logsumexp = (torch.from_numpy(values).to(teacher.device) for values in of_rows)
         columns = np.empty((classes.stop - classes.start, len(teacher)), teacher.dtype)
+        rate = 1.0 if tau is None else 1 / tau
+        by_class = labels.argsort(stable=True)
+        numbers = torch.arange(classes.start, classes.stop + 1, device=teacher.device)
+        begins = torch.searchsorted(labels[by_class], numbers)
+        loops = p.compute is adaptive_error and uses_loops(teacher.device, columns.size)
 
         def fill(block: slice) -> None:
             columns[:, block] = teacher.bank.take(teacher.key, teacher.rows[block], classes).T
 
         def compute(some: slice) -> Floats:
             logits = _widened(columns[some], teacher.device)
+            if loops:
+                ends = begins[some.start : some.stop + 1]
+                return to_numpy(adaptive_error_of_logits(logits, logsumexp, by_class, ends, rate))
             probs = class_probabilities(logits if tau is None else logits.double() / tau, logsumexp)
-            numbers = torch.arange(classes.start + some.start, classes.start + some.stop, device=teacher.device)
-            return to_numpy(p.compute(probs.T, (numbers[:, None] == labels).T))
+            return to_numpy(p.compute(probs.T, (numbers[some, None] == labels).T))
 
         run_in_threads(fill, teacher.blocks(len(teacher)), thread_count(teacher.device))
         return map_in_threads(compute, blocks(len(columns), side_by_side), thread_count(teacher.device))
@@ -356,6 +376,11 @@ class Wanted:
         wanted = {tau for _, tau in self.columns["all rows"] if tau is not None}
         return [tau for tau in self.temperatures if tau in wanted]
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether the temperature that calibrates a teacher is asked for."""
+        return any(p.kind == "temperature" for p, _ in self.columns["all rows"])
+
     def of_group(self, group: ClassGroup, positions: Ints, everyone: AllRows) -> Values:
         """Values of all rows of some classes; `everyone` takes in what probes of all rows need."""
         values: Values = {}
@@ -383,7 +408,7 @@ def _measured(
 ) -> Iterator[tuple[Ints, Values]]:
     """Positions of some rows and their values: group after group in the order of classes, then what needs all rows."""
     wanted, teacher = Wanted(taus, probes), TeacherRows(bank, key, bank.select(split), device)
-    everyone = AllRows(teacher, wanted.together)
+    everyone = AllRows(teacher, wanted.together, wanted.calibrated)
     if not any(wanted.columns.values()):
         return
 

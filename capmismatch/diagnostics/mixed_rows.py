@@ -168,11 +168,17 @@ def _looked_through(
     margins: Mapping[str, Floats],
 ) -> Iterator[tuple[str, float, float]]:
     """Teachers some of whose rows are mixed up, the share of these, and the gain; by either test."""
-    others = {name: total - rows[name] if name in peers else total for name in names}
-    sure = {name: one for name in names if (one := likeness(rows[name], others[name], margins[name])) is not None}
+    sure: dict[str, Likeness] = {}
+    strayed: dict[str, Strays] = {}
+    for name in names:
+        others = total - rows[name] if name in peers else total
+        length = np.sqrt(np.einsum("ij,ij->i", others, others))
+        if (one := likeness(rows[name], others, length, margins[name])) is not None:
+            sure[name] = one
+        if (stray := strays(rows[name], others, length)) is not None:
+            strayed[name] = stray
     usual = float(np.median([sure[name].against for name in peers if name in sure] or [0.0]))
     yield from ((name, one.mixed, one.gain) for name, one in sure.items() if one.two_heaps(usual))
-    strayed = {name: stray for name in names if (stray := strays(rows[name], others[name])) is not None}
     for name, stray in strayed.items():
         usual = float(np.median([strayed[peer].against for peer in peers if peer in strayed and peer != name] or [0.0]))
         if (mixed := stray.mixed(usual)) is not None:
@@ -202,9 +208,11 @@ def added(of_teachers: Iterable[NDArray]) -> NDArray:
     return total
 
 
-def likeness(rows: NDArray, others: NDArray, margin: Floats) -> Likeness | None:
-    """Compare a teacher's rows with the sum of its peers', where both are sure; None with too few examples."""
-    length = np.sqrt(np.einsum("ij,ij->i", others, others))
+def likeness(rows: NDArray, others: NDArray, length: Floats, margin: Floats) -> Likeness | None:
+    """Compare a teacher's rows with the sum of its peers', where both are sure; None with too few examples.
+
+    `length` (n,) is that of each row of the sum.
+    """
     sure = np.flatnonzero((margin >= np.median(margin)) & (length >= np.median(length)))
     if len(sure) < LEAST_PAIRS:
         return None
@@ -212,10 +220,10 @@ def likeness(rows: NDArray, others: NDArray, margin: Floats) -> Likeness | None:
     return None if alike is None else Likeness(against, *_two_heaps(alike), len(sure))
 
 
-def strays(rows: NDArray, others: NDArray) -> Strays | None:
+def strays(rows: NDArray, others: NDArray, length: Floats) -> Strays | None:
     """Compare all of a teacher's rows with the sum of its peers'; None with too few examples."""
     some = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), EXAMPLES)).round().astype(np.int64))
-    length = np.sqrt(np.einsum("ij,ij->i", others[some], others[some]))
+    length = length[some]
     if len(some) < 2 * LEAST_PAIRS or not length.std() > 0:
         return None
     alike, against = _beside_random(_unit(rows[some]), _unit(others[some]))
@@ -247,11 +255,17 @@ def expected_rank(accuracy: float, classes: int) -> float:
 def _beside_random(mine: NDArray, theirs: NDArray) -> tuple[Floats | None, float]:
     """How alike rows are, in standard deviations of random pairs (by Fisher's transform), and `against`."""
     alike = np.einsum("ij,ij->i", mine, theirs)
-    random = np.concatenate([np.einsum("ij,ij->i", np.roll(mine, roll, axis=0), theirs) for roll in ROLLS])
+    random = np.concatenate([_rolled_products(mine, theirs, roll % len(mine)) for roll in ROLLS])
     against = float((alike < np.median(random)).mean()) / 0.5
     drawn, random = np.arctanh(np.clip(alike, -0.999, 0.999)), np.arctanh(np.clip(random, -0.999, 0.999))
     spread = float(random.std())
     return ((drawn - random.mean()) / spread, against) if spread > 0 else (None, against)
+
+
+def _rolled_products(mine: NDArray, theirs: NDArray, roll: int) -> NDArray:
+    """Products of rows with those `roll` places before them, without a copy of all rows."""
+    wrapped = np.einsum("ij,ij->i", mine[len(mine) - roll :], theirs[:roll])
+    return np.concatenate([wrapped, np.einsum("ij,ij->i", mine[: len(mine) - roll], theirs[roll:])])
 
 
 def _unit(rows: NDArray) -> NDArray:

@@ -108,11 +108,16 @@ def moved_among_peers(rows: Mapping[str, NDArray[np.float32]], most_steps: float
         return {}
     n, classes = rows[names[0]].shape
     some = np.unique(np.linspace(0, n - 1, min(n, max(200, int(most_steps / classes**2)))).round().astype(int))
-    columns = {name: _unit_columns(one[some]) for name, one in rows.items()}
+    all_of_them = len(some) == n
+
+    def columns(name: str) -> NDArray[np.float32]:
+        """Made anew each time: those of all teachers at once would take as much memory as their rows."""
+        return _unit_columns(rows[name] if all_of_them else rows[name][some])
+
     found: dict[str, list[int]] = {}
     while len(names) > 2:
-        total = added(columns[name] for name in names)
-        moved = {name: _moved(columns[name], total - columns[name]) for name in names}
+        total = added(columns(name) for name in names)
+        moved = {name: _moved(columns(name), total) for name in names}
         worst = max(names, key=lambda name: moved[name][1])
         if not moved[worst][0]:
             break
@@ -124,14 +129,18 @@ def moved_among_peers(rows: Mapping[str, NDArray[np.float32]], most_steps: float
 def _unit_columns(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     columns = rows - rows.mean(axis=0)
     length = np.sqrt(np.einsum("ij,ij->j", columns, columns))
-    return np.asarray(columns / np.where(length > 0, length, 1.0), np.float32)
+    columns /= np.where(length > 0, length, 1.0)
+    return columns
 
 
-def _moved(mine: NDArray[np.float32], others: NDArray[np.float32]) -> tuple[list[int], float]:
+def _moved(mine: NDArray[np.float32], total: NDArray[np.float32]) -> tuple[list[int], float]:
     """The columns that stand in one another's places, and how much better others go with them.
+
+    `total` is the sum of all teachers' columns, these among them.
 
     A column that goes well with the peers' in its place has not moved: only the others are held against all.
     """
+    others = total - mine
     length = np.sqrt(np.einsum("ij,ij->j", others, others))
     itself = np.einsum("ij,ij->j", mine, others) / np.where(length > 0, length, 1.0)
     some = np.flatnonzero(itself <= LESS)

@@ -3,7 +3,8 @@
 `capmismatch.probe`, `rank_stability`, `affinity` and `restored_variance` each go over the bank by themselves. Here they
 share the same blocks of rows: all rows of some classes, of all teachers, in one thread. What one asks for at a
 temperature the others find there; rows are ranked in the precision they are stored in. Only the adaptive calibration
-error reads a second time: it needs each class's probabilities over all rows.
+error reads a second time: it needs each class's probabilities over all rows. The temperature that calibrates a teacher
+is searched among series that are kept of the rows.
 """
 
 from __future__ import annotations
@@ -166,10 +167,11 @@ class _Pass:
         split: str | None,
         device: torch.device,
     ) -> None:
+        keep_memory()
         rows = bank.select(split)
         self.wanted, self.tau, self.device = wanted, tau, device
         self.teachers = [TeacherRows(bank, key, rows, device) for key in bank.keys]
-        self.everyone = [AllRows(teacher, wanted.together) for teacher in self.teachers]
+        self.everyone = list(map_in_threads(self._all_rows, self.teachers, thread_count(device)))
         self.restored = [Restored(specs, len(rows), bank.of_texts) for _ in self.teachers]
         self.means = [RunningMeans(None) for _ in self.teachers]
         self.pairs = list(combinations(range(len(self.teachers)), 2))
@@ -177,9 +179,11 @@ class _Pass:
         self.ranks = {metric: Means(len(self.pairs)) for metric in (known if self.pairs else [])}
         self.affinities = Affinities(bank, split)
 
+    def _all_rows(self, teacher: TeacherRows) -> AllRows:
+        return AllRows(teacher, self.wanted.together, self.wanted.calibrated)
+
     def run(self, progress: bool) -> None:
         """Measure all rows, group by group, then what needs all rows of a teacher."""
-        keep_memory()
         groups = self.teachers[0].class_groups() if len(self.teachers) else []
         with progress_bar(total=sum(map(len, groups)), desc="diagnosis", unit="row", show=progress) as bar:
             for found in map_in_threads(self._measure, groups, thread_count(self.device)):

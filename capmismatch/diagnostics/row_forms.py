@@ -51,22 +51,26 @@ def incomplete_rows(logits: NDArray) -> Floats:
     >>> incomplete_rows(np.array(rows)).tolist()
     [1.0, 2.0, 1.0]
     """
-    values = np.asarray(logits, np.float64)
+    values = _ascending(logits)
     classes = values.shape[1]
-    lowest, highest = values.min(axis=1, keepdims=True), values.max(axis=1)
-    bottom = values == lowest
-    as_low, above = bottom.sum(axis=1), np.where(bottom, np.inf, values).min(axis=1)
+    lowest, highest = values[:, :1].astype(np.float64), values[:, -1].astype(np.float64)
+    as_low = (values == values[:, :1]).sum(axis=1)
+    above = values[np.arange(len(values)), np.minimum(as_low, classes - 1)].astype(np.float64)
     constant = as_low == classes
     if classes < 3:
         return np.array([constant.sum(), 0, 0], float)
-    above = np.where(constant, highest, above)
     times = np.select([(as_low >= 2) & (2 * as_low >= classes), as_low >= 2], [1.0, 10.0], 100.0)
     gap, others = above - lowest[:, 0], highest - above
     far = ~constant & ((as_low >= 2) | (classes >= ALONE)) & (gap >= times * others)
     saturated = (highest <= 1e-3) & (lowest[:, 0] >= LOWEST_LOG)
-    saturated[saturated] = np.abs(logsumexp(values[saturated], axis=1)) <= 0.02
+    saturated[saturated] = np.abs(logsumexp(values[saturated].astype(np.float64), axis=1)) <= 0.02
     one_hot = as_low == classes - 1
     return np.array([constant.sum(), (far & ~saturated).sum(), one_hot.sum()], float)
+
+
+def _ascending(logits: NDArray) -> NDArray:
+    """Each row in ascending order; the rows themselves where they are."""
+    return logits if (logits[:, 1:] >= logits[:, :-1]).all() else np.sort(logits, axis=1)
 
 
 def lowest_apart(logits: NDArray) -> Floats:
@@ -81,10 +85,11 @@ def lowest_apart(logits: NDArray) -> Floats:
     """
     if logits.shape[1] < ALONE:
         return np.zeros(0)
-    two, highest = np.partition(logits, 1, axis=1)[:, :2].astype(np.float64), logits.max(axis=1)
+    values = _ascending(logits)
+    two, highest = values[:, :2].astype(np.float64), values[:, -1]
     apart = (two[:, 1] > two[:, 0]) & (two[:, 1] - two[:, 0] >= highest - two[:, 1])
     logs = apart & (highest <= 1e-3)
-    logs[logs] = np.abs(logsumexp(np.asarray(logits[logs], np.float64), axis=1)) <= 0.02
+    logs[logs] = np.abs(logsumexp(np.asarray(values[logs], np.float64), axis=1)) <= 0.02
     lowest: Floats = two[apart & ~logs, 0]  # logarithms of probabilities saturate
     return lowest
 
@@ -100,14 +105,15 @@ def tied_columns(logits: NDArray) -> NDArray[np.int64]:
     >>> tied_columns(np.array([[3, 2, 2, 2, 5], [3, 2, 2, 1, 1], [1, 2, 3, 4, 5.0]])).tolist()
     [3, 0, 0]
     """
-    classes = logits.shape[1]
-    equal = np.diff(np.sort(logits, axis=1), axis=1) == 0
+    values = _ascending(logits)
+    classes = values.shape[1]
+    equal = values[:, 1:] == values[:, :-1]
     starts = equal[:, :1].sum(axis=1) + (equal[:, 1:] & ~equal[:, :-1]).sum(axis=1)
     tied = equal.sum(axis=1) + 1
     held = (starts == 1) & (tied >= max(3, classes / 2)) & (tied <= classes - 2)
     if held.any():  # logarithms of probabilities saturate
-        logs = held & (logits.max(axis=1) <= 1e-3)
-        logs[logs] = np.abs(logsumexp(np.asarray(logits[logs], np.float64), axis=1)) <= 0.02
+        logs = held & (values[:, -1] <= 1e-3)
+        logs[logs] = np.abs(logsumexp(np.asarray(values[logs], np.float64), axis=1)) <= 0.02
         held &= ~logs
     return np.asarray(np.where(held, tied, 0), np.int64)
 

@@ -87,7 +87,8 @@ def affinity_table(bank: LogitBank, tau: float, found: Affinities) -> pd.DataFra
     true, other = (present[:, None] != classes).nonzero()
     families, teachers = (pd.Categorical([getattr(r, name) for r in bank.teachers]) for name in ("family", "teacher"))
     class_names = pd.CategoricalDtype(list(bank.classes))  # text in millions of rows would take longer than all sums
-    codes = (np.tile(index.astype(np.int32), len(values)) for index in (present[true], other))
+    smallest = np.min_scalar_type(-max(1, len(classes)))  # as categories have it: no copy is made
+    codes = (np.tile(index.astype(smallest), len(values)) for index in (present[true], other))
     true_class, other_class = (pd.Categorical.from_codes(each_row, dtype=class_names) for each_row in codes)
     return pd.DataFrame(
         {

@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from capmismatch._numerics.devices import thread_count
+from capmismatch._numerics.threads import keep_memory, map_in_threads
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.token_bank import TokenBank
 from capmismatch.diagnostics.looked_at import of_examples, rows_that_are_probabilities, token_columns
@@ -130,7 +133,9 @@ def spaced(total: int, most: int) -> Ints:
 def views_of(bank: LogitBank) -> list[View]:
     """A view of every teacher of a bank."""
     rows = looked_at_rows(bank)
-    return [_of_logits(bank, record, rows) for record in bank.teachers]
+    keep_memory()
+    threads = thread_count(torch.device("cpu"))
+    return list(map_in_threads(lambda record: _of_logits(bank, record, rows), bank.teachers, threads))
 
 
 def _of_tokens(bank: TokenBank, record: TeacherRecord, rows: Ints) -> View:
@@ -154,12 +159,14 @@ def _of_logits(bank: LogitBank, record: TeacherRecord, rows: Ints) -> View:
     for start in range(0, len(rows), step):
         logits = bank.take(record.key, rows[start : start + step])
         parts.append(of_examples(logits, labels[start : start + step], priors))
-        confidence.append(_confidence(logits))
-        alike += rows_that_are_probabilities(logits)
-        lacking += incomplete_rows(logits)
-        lowest.append(lowest_apart(logits))
-        tied.append(tied_columns(logits))
-        fixed &= (logits == reference).all(axis=0)
+        wide = logits.astype(np.promote_types(logits.dtype, np.float32), copy=False)  # processors know no halves
+        confidence.append(_confidence(wide))
+        alike += rows_that_are_probabilities(wide)
+        fixed &= (wide == reference).all(axis=0)
+        in_order = np.sort(wide, axis=1)
+        lacking += incomplete_rows(in_order)
+        lowest.append(lowest_apart(in_order))
+        tied.append(tied_columns(in_order))
     top, margin, rank, by_chance, wrong_rank = (np.concatenate(column) for column in zip(*parts, strict=True))
     some = rows[spaced(len(rows), COMPARED)]
     kinds = ("probabilities", "percentages", "sigmoids (or other values in [0, 1])")
@@ -184,8 +191,8 @@ def _of_logits(bank: LogitBank, record: TeacherRecord, rows: Ints) -> View:
 
 def _confidence(logits: NDArray) -> Floats:
     """The largest probability of each row."""
-    values = logits.astype(np.float64)
-    return np.asarray(1 / np.exp(values - values.max(axis=1, keepdims=True)).sum(axis=1))
+    values = np.subtract(logits, logits.max(axis=1, keepdims=True), dtype=np.float64)
+    return np.asarray(1 / np.exp(values, out=values).sum(axis=1))
 
 
 def chance_accuracy(labels: Ints, top: Ints, classes: int) -> float:

@@ -20,7 +20,7 @@ from capmismatch.errors import InputError, must_count
 from capmismatch.probes._registry import per_example, register
 
 if devices.HAS_NUMBA:
-    from capmismatch._numerics import softmax_loops as kernels
+    from capmismatch._numerics import adaptive_loops
 
 CLASSES_AT_ONCE = 64
 MOST_BINS = 100_000  # of a reliability diagram
@@ -363,7 +363,38 @@ def _must_be_shares(values: Tensor, place: str) -> None:
 def _by_loops(probs: Tensor, is_class: Tensor, ranges: int, share: Tensor, tie: int = 0) -> None:
     """Add to `share` (N,) each example's share in the errors of some classes, (N, K); `tie` in floats apart."""
     for p, hit in zip(probs.T.contiguous().numpy(), is_class.T.contiguous().numpy(), strict=True):
-        kernels.adaptive_class(p, hit.nonzero()[0], ranges, share.numpy(), tie)
+        adaptive_loops.adaptive_class(p, hit.nonzero()[0], ranges, share.numpy(), tie)
+
+
+def adaptive_error_of_logits(
+    logits: Tensor, logsumexp: Tensor, by_class: Tensor, begins: Tensor, rate: float = 1.0, bins: int = BINS
+) -> Tensor:
+    """`adaptive_error` of some classes from their logits, in compiled code that holds one class's probabilities.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (K, N)
+        Of all examples, a class a row.
+    logsumexp : Tensor of float64, shape (N,)
+        Of rate times the logits of all classes.
+    by_class : Tensor of int, shape (N,)
+        The examples, sorted by class.
+    begins : Tensor of int, shape (K + 1,)
+        Where in `by_class` those of each class begin, and where those of the last one end.
+    rate : float, default 1.0
+        Inverse temperature.
+    bins : int, default 15
+        Ranges of equal count.
+
+    Returns
+    -------
+    Tensor
+        Shape (N,).
+    """
+    share = torch.zeros_like(logsumexp)
+    f, of_rows, rows, at, out = (part.contiguous().numpy() for part in (logits, logsumexp, by_class, begins, share))
+    adaptive_loops.adaptive_classes(f, of_rows, float(rate), rows, at, max(1, min(bins, len(rows))), out, TIE)
+    return share
 
 
 def _by_tensors(probs: Tensor, is_class: Tensor, ranges: int, share: Tensor, tie: int = 0) -> None:

@@ -26,7 +26,7 @@ COOLEST, WARMEST = 1 / 32, 64.0
 
 STARTS = (0.25, 0.5, 1.0, 2.0)  # inverse temperatures that are looked at first, together
 STEP = 1e-3  # relative, of the inverse temperatures whose slopes tell the curvature
-TOLERANCE = 1e-9  # relative
+TOLERANCE, EXACT = 1e-9, 1e-13  # relative; the latter so that ways of summing end at the same temperature
 
 Floats = NDArray[np.float64]
 Slopes = Callable[[Sequence[float]], Floats]
@@ -62,7 +62,7 @@ def calibrating_values(slopes: Slopes, bounds: tuple[float, float] = (1 / WARMES
     ndarray, shape (n,)
         NaN where no temperature within the bounds is the best.
     """
-    rate = _root(lambda rates: [float(mean) for mean in slopes(rates).mean(1)], *bounds)
+    rate = calibrating_rate(slopes, bounds)
     if math.isnan(rate):
         return np.full(slopes([bounds[0]]).shape[1], np.nan)
     low, high = max(rate * (1 - STEP), bounds[0]), min(rate * (1 + STEP), bounds[1])
@@ -74,8 +74,13 @@ def calibrating_values(slopes: Slopes, bounds: tuple[float, float] = (1 / WARMES
     return values
 
 
-def _root(means: Callable[[Sequence[float]], list[float]], least: float, most: float) -> float:
-    """The inverse temperature at which a rising function is 0; NaN where it is not within the bounds."""
+def calibrating_rate(slopes: Slopes, bounds: tuple[float, float], tolerance: float = EXACT) -> float:
+    """The inverse temperature at which the mean slope is 0; NaN where that is not within the bounds."""
+    least, most = bounds
+
+    def means(rates: Sequence[float]) -> list[float]:
+        return [float(mean) for mean in slopes(rates).mean(1)]
+
     starts = [rate for rate in STARTS if least < rate < most] or [math.sqrt(least * most)]
     known = dict(zip(starts, means(starts), strict=True))
     if known[starts[0]] > 0:
@@ -94,7 +99,7 @@ def _root(means: Callable[[Sequence[float]], list[float]], least: float, most: f
             known[rate] = means([rate])[0]
         return known[rate]
 
-    return float(brentq(mean, low, high, xtol=1e-300, rtol=TOLERANCE))
+    return float(brentq(mean, low, high, xtol=1e-300, rtol=tolerance))
 
 
 def calibration_tau(logits: ArrayLike, labels: ArrayLike) -> float:

@@ -19,12 +19,22 @@ from hypothesis.extra import numpy as hnp
 from numba.core.dispatcher import Dispatcher
 
 from capmismatch import probes, ranks, temperature
-from capmismatch._numerics import condense_loops, devices, isats_loops, rank_flat, rank_loops, softmax_loops
+from capmismatch._numerics import (
+    adaptive_loops,
+    condense_loops,
+    devices,
+    isats_loops,
+    rank_flat,
+    rank_loops,
+    series_loops,
+    softmax_loops,
+)
 from capmismatch._numerics.class_means import AroundClass, mean_by_class
 from capmismatch._numerics.condensing import condense
 from capmismatch._numerics.isats_problem import Search
 from capmismatch._numerics.isats_search import maximise
-from capmismatch._numerics.softmax import Softened, class_probabilities
+from capmismatch._numerics.rate_series import series
+from capmismatch._numerics.softmax import Softened, class_probabilities, with_class_sums
 from capmismatch.errors import InputError
 
 ODD = [
@@ -95,6 +105,9 @@ def means_of_classes(data: Any, tau: float, other: float) -> None:
         means = mean_by_class([(softened, group)], torch.zeros((3, classes, classes), dtype=torch.float64))
         for around in AroundClass.of_each(softened, means, group):
             _ = around.divergence, around.squared_distance
+        raw = softened[0].raw
+        with_class_sums(raw, [tau, other], [(tau, False), (other, True)], group, torch.zeros_like(means))
+        series(raw, 1 / tau)
         class_probabilities(softened[0].logits.T.contiguous(), softened[0].logsumexp)
 
     attempt(compare)
@@ -126,7 +139,13 @@ def calibration_errors(p: Any, bins: int) -> None:
     attempt(probes.calibration.adaptive_error, torch.from_numpy(p)[:, None], hit[:, None], bins)
     attempt(probes.calibration.calibration_bins, torch.from_numpy(p), hit.double(), bins)
     share = np.zeros(len(p))  # the kernel itself, without the checks before it
-    softmax_loops.adaptive_class(p, hit.numpy().nonzero()[0], max(1, min(15, len(p))), share, 1 << 14)
+    probes.calibration.adaptive_error_of_logits(
+        torch.from_numpy(p)[None],
+        torch.zeros(len(p), dtype=torch.float64),
+        torch.arange(len(p)),
+        torch.tensor([0, len(p) // 2]),
+    )
+    adaptive_loops.adaptive_class(p, hit.numpy().nonzero()[0], max(1, min(15, len(p))), share, 1 << 14)
 
 
 @seed(0)
@@ -156,7 +175,7 @@ def kernels_alone() -> None:
 
 def never_called() -> list[str]:
     """Kernels that nothing above has compiled."""
-    modules = (softmax_loops, isats_loops, rank_loops, rank_flat, condense_loops)
+    modules = (softmax_loops, series_loops, adaptive_loops, isats_loops, rank_loops, rank_flat, condense_loops)
     kernels = {f"{m.__name__}.{name}": f for m in modules for name, f in vars(m).items() if isinstance(f, Dispatcher)}
     return [name for name, kernel in kernels.items() if not kernel.overloads]
 

@@ -20,7 +20,15 @@ from capmismatch import probes
 from capmismatch._numerics import devices
 from capmismatch._numerics.cached import cached_property
 from capmismatch._numerics.class_means import AroundClass
-from capmismatch._numerics.softmax import Asymmetric, Softened, WrongAlone, add_to_classes, in_octaves, take_apart
+from capmismatch._numerics.softmax import (
+    Asymmetric,
+    Softened,
+    WrongAlone,
+    add_to_classes,
+    in_octaves,
+    take_apart,
+    with_class_sums,
+)
 from capmismatch._numerics.threads import blocks, map_in_threads, run_in_threads
 from capmismatch.probes import adaptive_error, calibration
 
@@ -126,6 +134,23 @@ def test_class_means_and_distances_from_them(plain: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(quick, slow, rtol=1e-11, atol=1e-14)
 
 
+@pytest.mark.parametrize("classes", [2, 3, 10, 300])
+def test_sums_of_rows_and_classes_in_one_sweep(classes: int) -> None:
+    logits, labels = example(60, classes)
+    raw, taus = take_apart(logits, labels), [8.0, 4.0, 1.0, 3.0]
+    of_classes = [(8.0, False), (3.0, True), (1.0, False), (3.0, False)]
+    sums, expected = torch.zeros((2, 4, classes, classes), dtype=torch.float64)
+    together = with_class_sums(raw, taus, of_classes, labels, sums)
+    apart = Softened.at_each(raw, taus)
+    for one, other in zip(together, apart, strict=True):
+        for a, b in zip(one.sums, other.sums, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-14, atol=0)
+    for place, (tau, alone) in enumerate(of_classes):
+        softened = apart[taus.index(tau)]
+        expected[place].index_add_(0, labels, (softened.wrong_alone() if alone else softened).probs)
+    torch.testing.assert_close(sums, expected, rtol=1e-13, atol=1e-300)
+
+
 PROBABILITIES = st.one_of(
     st.floats(0, 1, exclude_min=True),
     st.sampled_from([1e-300, 1e-30, 0.1, 0.1 + 1e-17, 0.5, 1.0]),
@@ -162,6 +187,19 @@ def test_adaptive_error_of_many_examples(monkeypatch: pytest.MonkeyPatch, kind: 
     quick = adaptive_error(torch.from_numpy(p), hits)
     monkeypatch.setattr(devices, "HAS_NUMBA", False)
     torch.testing.assert_close(quick, adaptive_error(torch.from_numpy(p), hits), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.3])
+def test_adaptive_error_of_logits_is_that_of_their_probabilities(rate: float) -> None:
+    rng = np.random.default_rng(1)
+    labels = torch.from_numpy(rng.integers(0, 6, 4000))
+    logits = torch.from_numpy(3 * rng.standard_normal((4000, 6)) + 4 * np.eye(6)[labels]).float()
+    logits[:1000] = logits[:1000].round()  # ties
+    lse, by_class = (rate * logits.double()).logsumexp(1), labels.argsort(stable=True)
+    begins = torch.searchsorted(labels[by_class], torch.arange(2, 6))
+    found = calibration.adaptive_error_of_logits(logits.T[2:5], lse, by_class, begins, rate)
+    probs, is_class = (rate * logits.double() - lse[:, None]).exp(), labels[:, None] == torch.arange(6)
+    torch.testing.assert_close(found, adaptive_error(probs[:, 2:5], is_class[:, 2:5]), rtol=1e-11, atol=1e-12)
 
 
 def test_octaves() -> None:

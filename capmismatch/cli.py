@@ -382,7 +382,10 @@ def meta(
         raise InputError("expected folders of studies, or --shipped, got none")
     found = across([*studies, *(shipped_evidence() if shipped else [])])
     print(found)
-    _show(found.probes, 12)
+    if len(found.probes):
+        _show(found.probes, 12)
+    else:
+        print("No correlations over families: they take families with students of five teachers or more.")
     if out is None:
         return
     from capmismatch import plots

@@ -2,9 +2,9 @@
 
     python data/evidence/rival_numbers.py [--page]
 
-Writes `data/evidence/rivals.csv` (every probe, setting and temperature), `rival_rules.csv`, and `rivals.md`, which the
-README has; ``--page`` the latter alone, from both. The rules that the study of families had written down before, and
-the default, are in `evidence_numbers.py` and stay as they are.
+Writes `data/evidence/rivals.csv` (every probe, at tau 4 where it has one, and setting), `rival_rules.csv`, and
+`rivals.md`, which the README has; ``--page`` the latter alone, from both. The rules that the study of families had
+written down before, and the default, are in `evidence_numbers.py` and stay as they are.
 
 A probe's direction is the one that its entry expects; where that is undecided it is learnt from the other families, for
 each family anew, so that none gets to choose its sign by its own students.
@@ -13,17 +13,18 @@ each family anew, so that none gets to choose its sign by its own students.
 from __future__ import annotations
 
 import argparse
+import warnings
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from evidence_numbers import PRIMARY, in_words, markdown
+from evidence_numbers import PRIMARY, ROOT, in_words, markdown
 from rivals import UNTRAINED, added
 from scipy.stats import t as student_t
 
 import capmismatch as cm
-from capmismatch._utils.files import write_text
+from capmismatch._utils.files import make_folder, write_table, write_text
 from capmismatch.probes import PAIRS, expected_signs
 from capmismatch.stats.across import mean_over, pooled_correlation
 
@@ -56,57 +57,60 @@ def by_rule(probe: str, sign: int, probes: pd.DataFrame) -> str:
     return str((sign * means).idxmax())
 
 
-def correlations_of(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Correlations of each probe, family and setting; and what each rule takes and loses."""
+def of_study(pair: tuple[pd.DataFrame, pd.DataFrame], start: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Correlations of each probe, family and setting; and what each rule takes and loses. One study at a time."""
     rules = {name: partial(by_rule, *rule) for name, rule in NEW_RULES.items()}
-    found = cm.meta(pairs, evidence=False, rules=rules)
-    start = pd.read_parquet(HERE / f"{UNTRAINED}.parquet").assign(se=np.nan)
-    before = [(start[start["family"].isin(set(probes["family"]))], results) for probes, results in pairs]
-    at_start = cm.meta(before, evidence=False).correlations
-    at_start = at_start[at_start["probe"].isin(list(PAIRS)) & ~at_start["probe"].isin(["size_ratio", "size_gap"])]
-    at_start = at_start.assign(probe=at_start["probe"] + ", untrained")
-    return pd.concat([found.correlations, at_start], ignore_index=True), found.choices
+    pair, start = (_at_tau(pair[0]), pair[1]), _at_tau(start)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that one study is few
+        found = cm.meta([pair], evidence=False, rules=rules)
+        before = start[start["family"].isin(set(pair[0]["family"]))].assign(se=np.nan)
+        at_start = cm.meta([(before, pair[1])], evidence=False).correlations
+    at_start = at_start[at_start["probe"].isin([name for name in PAIRS if not name.startswith("size")])]
+    linked = pd.concat([found.correlations, at_start.assign(probe=at_start["probe"] + f", {UNTRAINED}")])
+    return linked, found.choices
+
+
+def _at_tau(probes: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a probes table without a temperature, or at `TAU`."""
+    return probes[probes["tau"].isna() | probes["tau"].eq(TAU)]
+
+
+def of_all(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The same of all shipped studies; what is done lies in a folder."""
+    start = pd.read_parquet(HERE / f"{UNTRAINED}.parquet")
+    parts = []
+    make_folder(folder)
+    for number, pair in enumerate(cm.shipped_evidence(), 1):
+        files = [folder / f"{kind}-{number}.parquet" for kind in ("links", "choices")]
+        if not all(file.exists() for file in files):
+            for file, table in zip(files, of_study(pair, start), strict=True):
+                write_table(file, table.assign(study=f"study {number}"))
+        parts.append([pd.read_parquet(file) for file in files])
+    linked, choices = (pd.concat(of_kind, ignore_index=True) for of_kind in zip(*parts, strict=True))
+    return linked, choices
 
 
 def probes_table(linked: pd.DataFrame) -> pd.DataFrame:
-    """Pooled over families, with the difference to the derived std, by probe, temperature and setting."""
+    """Pooled over families, with the difference to the derived std, by probe and setting."""
     rows = []
-    every = pd.concat([linked, linked.assign(label="all", method="all")])
+    every = pd.concat([linked, linked.assign(label="all")])
     for label, of_label in every.groupby("label", sort=False):
-        wide = _z(of_label[of_label["tau"].isna() | of_label["tau"].eq(TAU)])
+        z = np.arctanh(of_label["value"].clip(-0.999, 0.999))
+        wide = of_label.assign(z=z).pivot_table(index=UNIT, columns="probe", values=["z", "teachers"])
         if label != "all" and len(wide) < FEWEST:
             continue
-        rival = _turned(wide[AGAINST], AGAINST)
-        for (probe, tau), of_probe in of_label.groupby(["probe", "tau"], dropna=False, sort=False):
-            one = of_probe.groupby(UNIT)[["value", "teachers"]].mean() if label == "all" else of_probe
-            pooled = pooled_correlation(one["value"], one["teachers"])
-            turned = _turned(_z(of_probe)[probe], str(probe))
+        rival = _turned(wide["z", AGAINST], AGAINST)
+        for probe in wide["z"]:
+            pooled = pooled_correlation(np.tanh(wide["z", probe]), wide["teachers", probe])
+            turned = _turned(wide["z", probe], str(probe))
             less = mean_over((turned - rival).dropna())
-            rows.append(
-                {
-                    "label": label,
-                    "probe": probe,
-                    "tau": tau,
-                    "value": pooled.value,
-                    "low": pooled.low,
-                    "high": pooled.high,
-                    "p": _p(np.arctanh(pooled.value), np.arctanh(pooled.high), pooled.families),
-                    "heterogeneity": pooled.heterogeneity,
-                    "families": pooled.families,
-                    "z": turned.mean(),
-                    "more": less.value,
-                    "more_low": less.low,
-                    "more_high": less.high,
-                    "p_more": _p(less.value, less.high, less.units),
-                }
-            )
+            row = {"label": label, "probe": probe, "value": pooled.value, "low": pooled.low, "high": pooled.high}
+            row["p"] = _p(np.arctanh(pooled.value), np.arctanh(pooled.high), pooled.families)
+            row |= {"heterogeneity": pooled.heterogeneity, "families": pooled.families, "z": turned.mean()}
+            row |= {"more": less.value, "more_low": less.low, "more_high": less.high}
+            rows.append(row | {"p_more": _p(less.value, less.high, less.units)})
     return pd.DataFrame(rows)
-
-
-def _z(rows: pd.DataFrame) -> pd.DataFrame:
-    """Fisher's z of families by probe, a mean over settings."""
-    z = np.arctanh(rows["value"].clip(-0.999, 0.999))
-    return rows.assign(z=z).pivot_table(index=UNIT, columns="probe", values="z")
 
 
 def _turned(z: pd.Series, probe: str) -> pd.Series:
@@ -154,10 +158,9 @@ def rules_table(choices: pd.DataFrame) -> pd.DataFrame:
 
 def page(table: pd.DataFrame, rules: pd.DataFrame) -> str:
     """The tables of the README."""
-    at = table[table["tau"].isna() | table["tau"].eq(TAU)]
     parts = [
-        ("rivals", f"Rank correlation with students under {PRIMARY}, random effects.", links(at)),
-        ("by setting", f"Closer to the students than {AGAINST}, setting by setting.", closest(at)),
+        ("rivals", f"Rank correlation with students under {PRIMARY}, random effects.", links(table)),
+        ("by setting", f"Closer to the students than {AGAINST}, setting by setting.", closest(table)),
         ("rules", "Points lost by rules of these probes.", regrets(rules)),
     ]
     lines = ["<!-- written by data/evidence/rival_numbers.py -->"]
@@ -187,7 +190,7 @@ def links(at: pd.DataFrame) -> str:
 
 
 def closest(at: pd.DataFrame) -> str:
-    """By setting the three new probes that go with the students most closely, and how much more than derived std does."""
+    """By setting the three new probes that go with the students most closely, and how much more than derived std."""
     new = [*added(), *at.loc[at["probe"].str.endswith(UNTRAINED), "probe"].unique()]
     rows = at[at["probe"].isin(new)].copy()
     rows["adjusted"] = adjusted(rows["p_more"])
@@ -243,9 +246,10 @@ def main() -> None:
     """Write everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--page", action="store_true", help="the page alone, from the two tables")
+    parser.add_argument("--folder", type=Path, default=ROOT / "studies" / "rivals" / "numbers")
     options = parser.parse_args()
     if not options.page:
-        linked, choices = correlations_of(cm.shipped_evidence())
+        linked, choices = of_all(options.folder)
         probes_table(linked).to_csv(HERE / "rivals.csv", index=False, float_format="%.5g")
         rules_table(choices).to_csv(HERE / "rival_rules.csv", index=False, float_format="%.5g")
     text = page(pd.read_csv(HERE / "rivals.csv"), pd.read_csv(HERE / "rival_rules.csv"))

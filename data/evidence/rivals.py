@@ -16,8 +16,10 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from data_sets import SOURCES, Source
@@ -26,12 +28,16 @@ from families import SEEDS_OF_PASS, TAUS, study_text, train_teachers, write_data
 import capmismatch as cm
 from capmismatch._utils.files import make_folder, write_table, write_text
 from capmismatch.probes import FEATURES, PAIRS, REGISTRY
+from capmismatch.sources.families import Family
+from capmismatch.study.students import students_to_teach
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 EMBEDDED = ROOT / "capmismatch" / "embedded"
 REQUESTED = ("classwise_ace_tau",)
 MATCHES = ("entropy", "derived_std")
+IMAGES = 2000
+"""Of the validation images, for the features of twelve networks and their pairs with a student."""
 PLAIN, UNTRAINED = "plain", "untrained"
 KEY = ["family", "teacher", "seed", "split", "tau", "probe"]
 
@@ -44,12 +50,12 @@ def as_study(text: str, how: str) -> str:
     return text.replace("[probe]\n", asked + "\n[probe]\n")
 
 
-def measured(bank: cm.LogitBank, split: str) -> pd.DataFrame:
-    """All that the package can tell of these teachers on a split."""
+def measured(bank: cm.LogitBank, more: Iterable[str] = (*FEATURES, *PAIRS)) -> pd.DataFrame:
+    """All that the package can tell of these teachers on validation rows, on which teachers are chosen."""
     usual = [name for name, probe in REGISTRY.items() if not probe.on_request and not probe.vocabulary]
-    probes = cm.probe(bank, TAUS, [*usual, *REQUESTED, *FEATURES, *PAIRS], split=split, progress=False)
-    matched = [cm.matched_temperatures(bank, match, split=split, progress=False) for match in MATCHES]
-    relations = cm.class_relations(bank, TAUS, groups=groups_of(len(bank.classes)), split=split, progress=False)
+    probes = cm.probe(bank, TAUS, [*usual, *REQUESTED, *more], progress=False)
+    matched = [cm.matched_temperatures(bank, match, progress=False) for match in MATCHES]
+    relations = cm.class_relations(bank, TAUS, groups=groups_of(len(bank.classes)), progress=False)
     return pd.concat([probes, *matched, relations], ignore_index=True)
 
 
@@ -60,29 +66,36 @@ def groups_of(classes: int) -> int:
 
 def of_letters(folder: Path, how: str) -> pd.DataFrame:
     """The embedded study."""
-    return _of_study(folder, (EMBEDDED / "study.toml").read_text(encoding="utf-8"), how, ("val", "test"))
+    return _of_study(folder, (EMBEDDED / "study.toml").read_text(encoding="utf-8"), how)
 
 
 def of_cifar10(folder: Path, how: str) -> pd.DataFrame:
-    """The study of published networks."""
-    return _of_study(folder, (ROOT / "data/cifar10/study.toml").read_text(encoding="utf-8"), how, ("val", "test"))
+    """The study of published networks: the shipped logits, and passes over some images for features and pairs."""
+    make_folder(folder)
+    write_text(folder / "study.toml", (ROOT / "data/cifar10/study.toml").read_text(encoding="utf-8"))
+    study = cm.load_study(folder / "study.toml", folder=folder / how, progress=False)
+    some = study.eval_data.take(np.flatnonzero(study.eval_data.rows.split == "val")[:IMAGES])
+    networks = Family([*study.family, *students_to_teach(study, how)])
+    bank = cm.collect(networks, some, folder / how / "bank", features=True, progress=False)
+    of_some = cm.probe(bank, TAUS, [*FEATURES, *PAIRS], progress=False)
+    of_all = measured(cm.LogitBank(ROOT / "data" / "cifar10" / "bank"), ())
+    return pd.concat([of_all, of_some], ignore_index=True)
 
 
 def of_family(source: Source, folder: Path, packages: Path, how: str) -> pd.DataFrame:
     """One data set of the study of families."""
     write_data(source, folder, packages)
     train_teachers(source, folder)
-    table = _of_study(folder, study_text(source.name, SEEDS_OF_PASS, 40), how, ("val",))
+    table = _of_study(folder, study_text(source.name, SEEDS_OF_PASS, 40), how)
     return table.assign(family=source.name, kind=source.kind, dataset=source.name)
 
 
-def _of_study(folder: Path, text: str, how: str, splits: tuple[str, ...]) -> pd.DataFrame:
+def _of_study(folder: Path, text: str, how: str) -> pd.DataFrame:
     make_folder(folder)
     file = folder / f"{how}.toml"
     write_text(file, as_study(text, how))
     study = cm.load_study(file, folder=folder / how, progress=False)
-    bank = study.collect()
-    return pd.concat([measured(bank, split) for split in splits], ignore_index=True)
+    return measured(study.collect())
 
 
 def shipped(name: str) -> pd.DataFrame:

@@ -65,7 +65,7 @@ def of_study(pair: tuple[pd.DataFrame, pd.DataFrame], start: pd.DataFrame) -> tu
         warnings.simplefilter("ignore")  # that one study is few
         found = cm.meta([pair], evidence=False, rules=rules)
         before = start[start["family"].isin(set(pair[0]["family"]))].assign(se=np.nan)
-        at_start = cm.meta([(before, pair[1])], evidence=False).correlations
+        at_start = cm.meta([(before, pair[1])], evidence=False).correlations if len(before) else found.correlations[:0]
     at_start = at_start[at_start["probe"].isin([name for name in PAIRS if not name.startswith("size")])]
     linked = pd.concat([found.correlations, at_start.assign(probe=at_start["probe"] + f", {UNTRAINED}")])
     return linked, found.choices

@@ -129,25 +129,27 @@ def largest_difference(old: pd.DataFrame, made: pd.DataFrame) -> pd.DataFrame:
 
 
 def ship(folder: Path) -> None:
-    """Add what was made to the tables of the package."""
+    """Add what was made to the tables of the package; a study of which nothing was made stays as it is."""
     untrained = []
     for name in ("letters", "cifar10", "families"):
         old = shipped(name)
         sets = sorted(set(old["dataset"])) if name == "families" else [name]
-        made = pd.concat([pd.read_parquet(folder / one / f"{PLAIN}.parquet") for one in sets], ignore_index=True)
+        files = [folder / one / f"{PLAIN}.parquet" for one in sets]
+        if not all(file.exists() for file in files):
+            print(f"{name}: not made, left as it is", flush=True)
+            continue
+        made = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
         print(f"{name}: networks made again against those shipped, {len(old)} rows shipped", flush=True)
         print(largest_difference(old, made).to_string())
         new = made[made["probe"].isin(added())]
-        if name != "families":
-            new = new.drop(columns=["kind", "dataset"], errors="ignore")
         table = pd.concat([old, new], ignore_index=True).dropna(axis=1, how="all")
         write_table(EMBEDDED / f"{name}_probes.parquet", table)
         print(f"{len(new)} rows added, {(EMBEDDED / f'{name}_probes.parquet').stat().st_size} bytes")
-        for one in sets:
-            rows = pd.read_parquet(folder / one / f"{UNTRAINED}.parquet")
-            untrained.append(rows[rows["probe"].isin(PAIRS)].assign(study=name))
-    kept = ["study", *KEY, "params", "student", "value"]
-    write_table(HERE / "untrained.parquet", pd.concat(untrained, ignore_index=True)[kept])
+        starts = [folder / one / f"{UNTRAINED}.parquet" for one in sets]
+        untrained += [pd.read_parquet(file) for file in starts if file.exists()]
+    rows = pd.concat(untrained, ignore_index=True)
+    rows = rows[rows["probe"].isin(PAIRS) & ~rows["probe"].isin(["size_ratio", "size_gap"])]
+    write_table(HERE / f"{UNTRAINED}.parquet", rows[[*KEY, "params", "student", "value"]])
 
 
 def main() -> None:

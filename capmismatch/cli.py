@@ -465,7 +465,8 @@ def soften(
         Parameter(help="How isats treats rows that the teacher gets wrong."),
     ] = None,
     other: Annotated[
-        str | None, Parameter(help="A second teacher: whom matchkd makes equal, or whose class means classkd takes.")
+        str | None,
+        Parameter(help="A second teacher: matchkd makes the others equal to it, classkd takes its class means."),
     ] = None,
     match: Annotated[
         Literal["entropy", "derived_std", "target_prob"] | None,

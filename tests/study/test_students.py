@@ -12,6 +12,7 @@ import capmismatch as cm
 from capmismatch.data.bank import LogitBank
 from capmismatch.errors import InputError
 from capmismatch.probes import FEATURES, PAIRS
+from capmismatch.study.inspection import inspect_study
 from capmismatch.study.study import Study, load_study
 from tests.studies import letters_study, write_study
 

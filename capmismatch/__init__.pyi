@@ -30,6 +30,7 @@ from .diagnostics.matching import matched_temperatures as matched_temperatures
 from .diagnostics.pairs import pair_probes as pair_probes
 from .diagnostics.relations import class_relations as class_relations
 from .diagnostics.saved_token_probes import saved_token_probes as saved_token_probes
+from .diagnostics.student_checks import check_students as check_students
 from .diagnostics.tables import affinity as affinity
 from .diagnostics.tables import example_values as example_values
 from .diagnostics.tables import probe as probe

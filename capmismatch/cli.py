@@ -382,7 +382,10 @@ def meta(
         raise InputError("expected folders of studies, or --shipped, got none")
     found = across([*studies, *(shipped_evidence() if shipped else [])])
     print(found)
-    _show(found.probes, 12)
+    if len(found.probes):
+        _show(found.probes, 12)
+    else:
+        print("No correlations over families: they take families with students of five teachers or more.")
     if out is None:
         return
     from capmismatch import plots
@@ -434,7 +437,7 @@ def soften(
     *,
     out: Annotated[Path, Parameter(help="A .safetensors or .npz file; {teacher} in its name writes one per teacher.")],
     method: Annotated[
-        Literal["kd", "ats", "isats", "logits"],
+        Literal["kd", "ats", "isats", "calkd", "matchkd", "classkd", "logits"],
         Parameter(help="The method of the soft labels, or the unchanged logits."),
     ] = "kd",
     teacher: Annotated[
@@ -461,22 +464,33 @@ def soften(
         Literal["plain", "target", "free"] | None,
         Parameter(help="How isats treats rows that the teacher gets wrong."),
     ] = None,
+    other: Annotated[
+        str | None,
+        Parameter(help="A second teacher: matchkd makes the others equal to it, classkd takes its class means."),
+    ] = None,
+    match: Annotated[
+        Literal["entropy", "derived_std", "target_prob"] | None,
+        Parameter(help="The mean that matchkd makes equal; default 'entropy'."),
+    ] = None,
+    share: Annotated[float | None, Parameter(help="Share of the class's mean soft label, for classkd.")] = None,
     dtype: Annotated[
         Literal["float32", "float16"], Parameter(help="float16 stores logarithms of soft labels, at half the size.")
     ] = "float32",
     folder: Folder = None,
 ) -> None:
     """Write a teacher's soft labels as a file that any trainer can read, keyed by example id."""
-    from capmismatch.distillation.methods import Method
+    from capmismatch.distillation.methods import METHODS, Method
     from capmismatch.distillation.soft_label_files import soft_labels
 
     options = _set(tau=tau, tau_other=tau_other, constraint=constraint, margin=margin, center=center, wrong=wrong)
+    options |= _set(other=other, match=match, share=share)
     if method == "logits" and options:
         raise InputError(f"--method logits takes no {next(iter(options))}: it writes the logits as they are")
-    setting = None if method == "logits" else Method(method.upper(), **options)
-    banks, bank_split = _banks(source, folder, split)
+    names = {name.lower(): name for name in METHODS}
+    setting = None if method == "logits" else Method(names[method], **options)
+    banks, bank_split, held_out = _banks(source, folder, split, method in ("calkd", "matchkd"))
     for key in banks[0].keys if teacher is None and "{teacher}" in str(out) else [teacher]:
-        soft = soft_labels(banks, key, setting, split=bank_split)
+        soft = soft_labels(banks, key, setting, split=bank_split, held_out=held_out)
         print(soft)
         print(soft.write(str(out).replace("{teacher}", soft.teacher), dtype))
 
@@ -502,16 +516,18 @@ def track(
     print(f"{len(runs)} runs ({states}), {runs['written'].sum()} of them written to {out}, the others unchanged")
 
 
-def _banks(source: Path, folder: Path | None, split: str | None) -> tuple[list[LogitBank], str | None]:
-    """A bank, or one bank per view of a study's training rows; and the split to take of them."""
+def _banks(
+    source: Path, folder: Path | None, split: str | None, needs_held_out: bool
+) -> tuple[list[LogitBank], str | None, LogitBank | None]:
+    """A bank, or one bank per view of a study's training rows; the split to take; and the held-out rows, if needed."""
     from capmismatch.data.opening import open_bank
 
     if (source / "bank.json").exists():
-        return [open_bank(source)], split
+        return [open_bank(source)], split, None
     study = _open(source, folder, quiet=True)
     if split in ("val", "test"):
-        return [study.bank], split
-    return study.training_banks(), None
+        return [study.bank], split, None
+    return study.training_banks(), None, study.bank if needs_held_out else None
 
 
 @_command

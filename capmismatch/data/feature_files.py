@@ -115,19 +115,27 @@ def has_feature_shard(folder: Path, index: int, rows: int, made_from: str) -> bo
 
 def join_feature_shards(folder: Path, record: FeatureRecord, rows: Rows, shards: int) -> None:
     """Join the shards into features.safetensors, with their hash in its header, and remove them."""
-    digest, widths = hashlib.sha256(), []
-    for index in range(shards):
-        part = load_file(shard_file(folder, index, SHARD))["features"]
-        digest.update(part.data)
-        widths.append(part.shape[1])
-    if len(set(widths)) > 1:
-        raise InputError(f"expected as many features of every row, got {sorted(set(widths))} from teacher {record.key}")
+    digest, width = hashlib.sha256(), -1
     record = replace(record, sha256=digest.hexdigest(), fingerprint=rows.fingerprint)
     with replacing(folder / FILE) as temporary, open(temporary, "wb") as file:
-        file.write(file_head(asdict(record), {"features": (DTYPE, (len(rows.labels), widths[0]))}))
         for index in range(shards):
-            file.write(load_file(shard_file(folder, index, SHARD))["features"].data)
+            part = load_file(shard_file(folder, index, SHARD))["features"]
+            if index == 0:
+                width = part.shape[1]
+                file.write(_head(record, rows, width))  # with another hash of the same length: it is known at the end
+            if part.shape[1] != width:
+                found = sorted({part.shape[1], width})
+                raise InputError(f"expected as many features of every row, got {found} from teacher {record.key}")
+            digest.update(part.data)
+            file.write(part.data)
+        file.seek(0)
+        file.write(_head(replace(record, sha256=digest.hexdigest()), rows, width))
     remove_shards(folder, SHARD)
+
+
+def _head(record: FeatureRecord, rows: Rows, width: int) -> bytes:
+    """The first bytes of a file of features; as many for all records that differ in their hash alone."""
+    return file_head(asdict(record), {"features": (DTYPE, (len(rows.labels), width))})
 
 
 def read_feature_record(file: Path) -> tuple[FeatureRecord, tuple[int, int]]:

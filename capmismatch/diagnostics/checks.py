@@ -107,6 +107,7 @@ def check(bank: LogitBank) -> pd.DataFrame:
 
     See Also
     --------
+    capmismatch.check_students : The same of the students in a bank.
     capmismatch.probe : Marks unusable teachers in its table.
     capmismatch.pick : Leaves them out, and says so.
 
@@ -166,7 +167,7 @@ def _checked(bank: LogitBank) -> pd.DataFrame:
     """The table of `check`."""
     checks = check_bank(bank)
     views = views_of(bank)
-    _find_broken(views, bank)
+    find_broken(views, bank)
     if not bank.of_texts and _one_class_splits(bank):
         for view in views:
             view.codes.append("CM042")
@@ -202,8 +203,11 @@ def unusable_columns(bank: LogitBank) -> dict[str, dict[str, object]]:
 # What speaks against a teacher ----------------------------------------------------------------------------------------
 
 
-def _find_broken(views: Sequence[View], bank: LogitBank) -> None:
-    """Mark the broken teachers, the plain cases first: what is found is no peer in later tests."""
+def find_broken(views: Sequence[View], bank: LogitBank, *, sizes: bool = True) -> None:
+    """Mark the broken teachers, the plain cases first: what is found is no peer in later tests.
+
+    Without `sizes` none is marked because it is far below what its size lets expect.
+    """
     for view in views:
         if view.looks_like:
             view.mark("CM009", f"its values are {view.looks_like}, not logits")
@@ -214,7 +218,7 @@ def _find_broken(views: Sequence[View], bank: LogitBank) -> None:
         if reason := _guesses(view, split):
             view.mark("CM020", reason)
     classes = [view for view in enough if not view.of_texts]  # tokens or rows that moved leave a teacher at chance
-    for view, reason in [(view, reason) for view in classes if (reason := _columns_moved(view, _peers(view, enough)))]:
+    for view, reason in [(view, reason) for view in classes if (reason := columns_moved(view, _peers(view, enough)))]:
         view.mark("CM021", reason)
     for view, reason in [(view, reason) for view in classes if (reason := _rows_moved(view, _peers(view, enough)))]:
         view.mark("CM021", reason)
@@ -224,7 +228,8 @@ def _find_broken(views: Sequence[View], bank: LogitBank) -> None:
             view.mark("CM021", reason)
     _mark_copies(enough)
     _mark_mixed_rows(enough, bank)
-    _mark_outliers(enough)
+    if sizes:
+        _mark_outliers(enough)
 
 
 def _peers(view: View, views: Sequence[View]) -> list[View]:
@@ -311,7 +316,7 @@ def _no_better(view: View, rows: NDArray[np.bool_]) -> bool:
     return above > GUESS_LEVEL and (not ranked or (n * chance >= 50 and above > 0.2))
 
 
-def _columns_moved(view: View, peers: Sequence[View]) -> str:
+def columns_moved(view: View, peers: Sequence[View]) -> str:
     """Why a teacher's columns stand in another order; "" if they do not.
 
     Which class a column stands for is learnt on one half of the examples and tried on the other.

@@ -77,17 +77,22 @@ class View:
     confidence: Floats = field(default_factory=lambda: np.empty(0))
     fixed: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
     codes: list[str] = field(default_factory=list)
-    reasons: list[str] = field(default_factory=list)
+    found: list[tuple[str, str]] = field(default_factory=list)
 
     def mark(self, code: str, reason: str) -> None:
         """Call the teacher unusable."""
         self.codes.append(code)
-        self.reasons.append(reason)
+        self.found.append((code, reason))
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why it is not usable, one for each time that it was marked."""
+        return [reason for _, reason in self.found]
 
     @property
     def sound(self) -> bool:
         """Whether nothing has been found against it so far."""
-        return not self.reasons
+        return not self.found
 
     @cached_property
     def hit(self) -> NDArray[np.bool_]:

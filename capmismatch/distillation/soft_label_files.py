@@ -38,7 +38,7 @@ from torch import Tensor
 
 from capmismatch._utils.files import replacing
 from capmismatch.data.bank import LogitBank
-from capmismatch.distillation.methods import SOFT_LABEL_METHODS, Method
+from capmismatch.distillation.methods import PREPARED, SOFT_LABEL_METHODS, Method
 from capmismatch.errors import BankError, InputError, must_be_one_of
 
 DTYPES = ("float32", "float16")
@@ -188,6 +188,7 @@ def soft_labels(
     method: Method | str | None = "KD",
     *,
     split: str | None = None,
+    held_out: LogitBank | None = None,
 ) -> SoftLabels:
     """Make soft labels of a bank's logits.
 
@@ -199,9 +200,11 @@ def soft_labels(
         Its name, ``family/name``, or key in the bank, such as "mlp/mlp48-s0"; of several training runs the name takes
         the first, with a warning. May be left out if there is only one.
     method : Method or str or None, default "KD"
-        "KD", "ATS" or "ISATS", or such a `Method`. None gives the logits.
+        "KD", "ATS", "ISATS" or "CalKD", or such a `Method`, also "MatchKD" or "ClassKD". None gives the logits.
     split : str, optional
         "train", "val" or "test"; all rows by default.
+    held_out : LogitBank, optional
+        Whose "val" rows tell the temperature of CalKD and MatchKD; by default those of `bank`.
 
     Returns
     -------
@@ -211,13 +214,19 @@ def soft_labels(
     Raises
     ------
     InputError
-        An unknown teacher, split or method; banks of other examples; a method that makes no soft labels.
+        An unknown teacher, split or method; banks of other examples; a method that makes no soft labels; no "val" rows
+        where the method needs them.
 
     See Also
     --------
     load_soft_labels : Read soft labels from a file.
     capmismatch.Method : The settings.
     capmismatch.temperature : The formulas.
+
+    Notes
+    -----
+    The class means of ClassKD are over the rows of the file, in all views, as those of a study are over its training
+    rows. Of a second teacher with several training runs it is the run of the teacher's own seed, else the first.
 
     Examples
     --------
@@ -231,13 +240,14 @@ def soft_labels(
     key = first.key_of(teacher) if teacher is not None else _only_key(first)
     setting = _checked(Method(method) if isinstance(method, str) else method)
     rows = first.select(split)
+    more = {} if setting is None else _beside_the_rows(setting, banks, key, split, held_out)
     values = torch.empty(len(banks), len(rows), len(first.classes))
     for view, view_bank in zip(values, banks, strict=True):
         start = 0
         for logits, labels in view_bank.chunks(key, split):
             chunk = torch.from_numpy(logits.astype(np.float32))
             end = start + len(chunk)
-            view[start:end] = chunk if setting is None else setting.soft_labels(chunk, torch.from_numpy(labels))
+            view[start:end] = chunk if setting is None else setting.soft_labels(chunk, torch.from_numpy(labels), **more)
             start = end
     return SoftLabels(
         values,
@@ -249,6 +259,50 @@ def soft_labels(
         tuple(view_bank.rows.name for view_bank in banks),
         first.rows.fingerprint,
     )
+
+
+def _beside_the_rows(
+    method: Method, banks: Sequence[LogitBank], key: str, split: str | None, held_out: LogitBank | None
+) -> dict[str, Any]:
+    """What a method's soft labels are made of beside a row's own logits; nothing for most."""
+    if method.name not in PREPARED:
+        return {}
+    if method.share is not None:
+        return {"class_means": _class_means(banks, _second(banks[0], key, method), method.tau or 1.0, split)}
+    known = banks[0] if held_out is None else held_out
+    rows = known.select("val") if "val" in known.rows.split else np.empty(0, dtype=np.int64)
+    if not len(rows):
+        raise InputError(
+            f"{method.label} needs 'val' rows to find the teacher's temperature on, and {known.rows.name!r} has none: "
+            "give a bank that has some as held_out"
+        )
+    logits, labels = (known.take(known.key_of(key), rows), known.labels("val"))
+    more: dict[str, Any] = {"held_out": (torch.from_numpy(logits.astype(np.float32)), torch.from_numpy(labels))}
+    if method.match is not None:
+        other = known.take(_second(known, key, method), rows)
+        more["other"] = torch.from_numpy(other.astype(np.float32))
+    return more
+
+
+def _second(bank: LogitBank, key: str, method: Method) -> str:
+    """Key of a method's second teacher in a bank: the run of the first one's seed, where it has one."""
+    if method.other is None:
+        return key
+    keys = bank.keys_of(method.other)
+    own = [other for other in keys if bank[other].seed == bank[key].seed]
+    return (own or keys)[0]
+
+
+def _class_means(banks: Sequence[LogitBank], key: str, tau: float, split: str | None) -> Tensor:
+    """Mean soft labels of each class over the rows of all views, (C, C); NaN of a class without rows."""
+    classes = len(banks[0].classes)
+    sums, counts = torch.zeros(classes, classes, dtype=torch.float64), torch.zeros(classes, dtype=torch.float64)
+    for bank in banks:
+        for logits, labels in bank.chunks(key, split):
+            of_rows = torch.from_numpy(labels)
+            sums.index_add_(0, of_rows, torch.softmax(torch.from_numpy(logits.astype(np.float64)) / tau, 1))
+            counts += torch.bincount(of_rows, minlength=classes)
+    return sums / counts[:, None]
 
 
 def _views_of_the_same(bank: LogitBank | Sequence[LogitBank]) -> list[LogitBank]:
@@ -277,7 +331,8 @@ def _only_key(bank: LogitBank) -> str:
 def _checked(method: Method | None) -> Method | None:
     """A method that makes soft labels of one array, (N, C)."""
     if method is not None:
-        must_be_one_of(method.name, SOFT_LABEL_METHODS, "a method that makes soft labels of a teacher")
+        known = (*SOFT_LABEL_METHODS, *PREPARED)
+        must_be_one_of(method.name, known, "a method that makes soft labels of a teacher")
         if "rank_weight" in method.options:
             raise InputError("rank_weight needs soft labels and logits: make a file of each, with and without a method")
     return method

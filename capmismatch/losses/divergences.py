@@ -474,7 +474,7 @@ def abkd(
     Wang et al., "ABKD: Pursuing a proper allocation of the probability mass in knowledge distillation via
     alpha-beta-divergence", ICML 2025, arXiv 2505.04560; Cichocki, Cruces, Amari, Entropy 13, 2011. Equal to ``abkl.py``
     of its code, but for exponents of which one is 0 and the other is not 1: there the code divides by the exponent
-    once, which is no limit. The code has no licence; the formula is the paper's.
+    once, which is no limit. The folder of its code that was compared (``standard_classification``) is under MIT.
 
     Examples
     --------

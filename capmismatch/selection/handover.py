@@ -28,11 +28,17 @@ RARE = {
 
 OF_SOFT_LABELS = {
     "KD": ("tau",),
-    "ATS": ("tau", "tau_other"),
-    "ISATS": ("tau", "constraint", "margin", "wrong"),
+    "ATS": ("tau", "tau_other", "center"),
+    "ISATS": ("tau", "constraint", "margin", "center", "wrong"),
+    "CalKD": ("tau",),
+    "MatchKD": ("tau", "match", "other"),
+    "ClassKD": ("tau", "share", "other"),
 }
-"""Methods whose soft labels are made of the teacher alone, and what they are made by; others need its logits."""
+"""Methods whose soft labels a file can hold, and what they are made by; others need the teacher's logits."""
 
+
+WITH_HELD_OUT = ("CalKD", "MatchKD")
+"""Methods with a temperature of each teacher, which held-out rows tell."""
 
 OF_TABLES = "soft labels: choice.soften(bank), where the bank holds the teacher's logits of training rows"
 """What stands in place of the command where nothing on disk is known to make soft labels of."""
@@ -127,13 +133,8 @@ def soften_command(teacher: str, setting: Mapping[str, Any], source: str, option
     return shlex.join([*words, "--out", "soft.safetensors"])
 
 
-NEEDS = {
-    "CalKD": ", held_out=(val_logits, val_labels)",
-    "MatchKD": ", held_out=(val_logits, val_labels), other=other_val_logits",
-    "ClassKD": ", class_means=class_means",
-    "GRAFT": ", other=other_logits",
-}
-"""What else the soft labels of a method are made of."""
+NEEDS = {"GRAFT": ", other=other_logits"}
+"""What else the soft labels of a control are made of."""
 
 
 def loss_line(setting: Mapping[str, Any]) -> str:
@@ -265,12 +266,13 @@ class HandOver:
         --------
         capmismatch.soft_labels : The same for any teacher and method.
         """
+        setting, teacher, held_out = self.taught_by, f"{self.family}/{self.teacher}", None
         if hasattr(bank, "training_banks"):
             of_training = split in (None, "train")
+            held_out = bank.bank if setting["name"] in WITH_HELD_OUT else None
             bank, split = (bank.training_banks(), None) if of_training else ([bank.bank], split)
         elif split is None:
             _warn_without_training_rows(getattr(bank, "bank", bank))
-        setting, teacher = self.taught_by, f"{self.family}/{self.teacher}"
         if setting["name"] in OF_SOFT_LABELS and lacks_temperature(setting):
             raise InputError(
                 f"the results do not say the temperature of {setting['name']!r} (column tau): give it by "
@@ -278,7 +280,7 @@ class HandOver:
             )
         # by the public names, as a user would: this room does not know the one above it, which makes soft labels
         method = capmismatch.Method(**setting) if setting["name"] in OF_SOFT_LABELS else None
-        return capmismatch.soft_labels(getattr(bank, "bank", bank), teacher, method, split=split)
+        return capmismatch.soft_labels(getattr(bank, "bank", bank), teacher, method, split=split, held_out=held_out)
 
     def to_dict(self: Any) -> dict[str, Any]:
         """The choice as plain values, for files and other programs.

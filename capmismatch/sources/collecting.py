@@ -32,7 +32,6 @@ from capmismatch.data.feature_files import FILE as FEATURE_FILE
 from capmismatch.data.feature_files import SHARD as FEATURE_SHARD
 from capmismatch.data.feature_files import (
     FeatureRecord,
-    as_stored,
     has_feature_shard,
     join_feature_shards,
     read_feature_record,
@@ -349,11 +348,10 @@ class _TeacherCollector:
             if not has_features and not has_feature_shard(self.folder, index, len(rows), features_from):
                 assert isinstance(runner, NetworkRunner)
                 logits, features = runner.with_features(rows.start, rows.stop)
-                stored = as_stored(features, f"teacher {self.teacher.key} on {job.dataset.name!r}", rows.start)
                 if not whole:
                     checked = _checked(logits, rows.start, rows.stop, self.teacher, job.dataset, job.dtype)
                     write_shard(self.folder, index, checked, made_from)
-                write_feature_shard(self.folder, index, stored, features_from)
+                write_feature_shard(self.folder, index, features, features_from)
             elif not whole:
                 logits = _logits(runner, rows.start, rows.stop, self.teacher, job.dataset, job.dtype)
                 write_shard(self.folder, index, logits, made_from)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from capmismatch.data.feature_files import LARGEST, as_stored
 from capmismatch.data.token_inputs import TokenBatch
 from capmismatch.errors import InputError, must_be_one_of
 
@@ -103,3 +106,19 @@ class FeatureTap:
                 "another layer with feature_layer"
             )
         return seen.float()
+
+
+def half_rows(features: Tensor, place: str, first_row: int) -> NDArray[np.float16]:
+    """What `capmismatch.data.feature_files.as_stored` makes of features (n, D), by torch, which is quicker.
+
+    Raises
+    ------
+    InputError
+        Where one is too large for float16, infinite or NaN.
+    """
+    if features.numel():
+        low, high = (float(end) for end in features.aminmax())  # NaN where there is one
+        if not (low >= -LARGEST and high <= LARGEST):
+            return as_stored(features.cpu().numpy(), place, first_row)  # raises, and says where
+    halves: NDArray[np.float16] = features.to(torch.float16).cpu().numpy()
+    return halves

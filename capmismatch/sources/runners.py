@@ -22,7 +22,7 @@ from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.sources._networks import at_rows, logits_of, prepared
 from capmismatch.sources._tokenizers import padded_columns, without_padding
 from capmismatch.sources.families import Teacher
-from capmismatch.sources.features import FeatureTap
+from capmismatch.sources.features import FeatureTap, half_rows
 
 AUTOCASTS = ("bfloat16", "float16")
 BY_POSITION = ". If they stand in the data set's order whatever they are called, load the family with by_position=True"
@@ -135,14 +135,14 @@ class NetworkRunner:
         """Logits of the rows from `low` up to `high`."""
         return self._in_classes(np.concatenate([self.rows(*some).cpu().numpy() for some in self._batches(low, high)]))
 
-    def with_features(self, low: int, high: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Logits and features of the rows from `low` up to `high`, from the same passes."""
-        logits, features = [], []
+    def with_features(self, low: int, high: int) -> tuple[NDArray[Any], NDArray[np.float16]]:
+        """Logits and features of the rows from `low` up to `high`, from the same passes; these as a bank keeps them."""
+        logits, features, place = [], [], f"teacher {self.key} on {self.dataset.name!r}"
         with FeatureTap(self.network, self.feature_layer, self.key) as tap:
             for some in self._batches(low, high):
                 raw = self.dataset.inputs[slice(*some)]
                 logits.append(self._passed(raw).cpu().numpy())
-                features.append(tap.rows(raw).cpu().numpy())
+                features.append(half_rows(tap.rows(raw), place, some[0]))
         return self._in_classes(np.concatenate(logits)), np.concatenate(features)
 
     def _batches(self, low: int, high: int) -> list[tuple[int, int]]:

@@ -14,6 +14,7 @@ from capmismatch._utils.commands import command
 from capmismatch._utils.progress import progress_bar
 from capmismatch._utils.text import count, duration, format_count, table_text
 from capmismatch._utils.torchrun import world_size
+from capmismatch.data.records import STUDENT
 from capmismatch.errors import CapmismatchError
 from capmismatch.findings import explain
 from capmismatch.study.checking import check_pick, check_pick_of, read_results
@@ -156,16 +157,18 @@ def _try(look: Inspection, load: Callable[[], Any]) -> Any:
 
 
 def _look_at_teachers(study: Study, family: Any, data: Any, look: Inspection) -> None:
-    """Run each teacher on some rows: what fails, what is odd, and how long it takes."""
+    """Run each teacher, and each student of a family table, on some rows: what fails, what is odd, and how long."""
     from capmismatch.data.bank import bank_in_memory
     from capmismatch.diagnostics.checks import check
+    from capmismatch.diagnostics.student_checks import check_students
     from capmismatch.sources.collecting import sample_logits
     from capmismatch.sources.in_memory import as_bank_entry, unprepared
 
     chosen = np.unique(np.linspace(0, len(data) - 1, min(ROWS, len(data))).astype(int))
     sample = data.take(chosen)
     rows, opened, seconds = [], [], {}
-    with progress_bar(list(family), desc="check", show=study.progress, unit="teacher") as bar:
+    networks = [*family, *(_try(look, lambda: study._data.students) or [])]
+    with progress_bar(networks, desc="check", show=study.progress, unit="network") as bar:
         for order, teacher in enumerate(bar):
             bar.set_postfix_str(teacher.key)
             started = time.perf_counter()
@@ -179,13 +182,13 @@ def _look_at_teachers(study: Study, family: Any, data: Any, look: Inspection) ->
     if not opened:
         return
     bank = bank_in_memory(sample.rows, opened)
-    checks = check(bank)
-    for record, of_teacher in zip(bank.teachers, checks.to_dict("records"), strict=True):
+    checks = [*check(bank).to_dict("records"), *check_students(bank).to_dict("records")]
+    for record, of_teacher in zip([*bank.teachers, *bank.students], checks, strict=True):
         findings = sorted({*filter(None, f"{record.findings},{of_teacher['findings']}".split(","))})
         rows.append(
             {
                 "family": record.family,
-                "teacher": record.teacher,
+                "teacher": record.teacher + (" (student)" if record.role == STUDENT else ""),
                 "seed": record.seed,
                 "params": record.params,
                 "accuracy": record.accuracy,
@@ -194,7 +197,9 @@ def _look_at_teachers(study: Study, family: Any, data: Any, look: Inspection) ->
             }
         )
         reason = f": {of_teacher['reason']}" if of_teacher["reason"] else ""
-        look.notes += [f"{code} {explain(code).title}: teacher {record.key}{reason}" for code in findings]
+        look.notes += [
+            f"{code} {explain(code).title}: {record.role or 'teacher'} {record.key}{reason}" for code in findings
+        ]
     look.teachers = pd.DataFrame(rows)
 
 
@@ -221,7 +226,7 @@ def _count_cost(study: Study, family: Any, data: Any, look: Inspection) -> None:
     if family is None or data is None:
         return
     networks = sum(teacher.saved is None for teacher in family)
-    timed = look.teachers["seconds"].sum() if len(look.teachers) == len(family) else float("nan")
+    timed = look.teachers["seconds"].sum() if len(look.teachers) >= len(family) else float("nan")
     work = [("forward, teachers on held-out rows", networks * len(data), timed / 3600)]
     if study.config.distill is not None:
         train = _try(look, lambda: study.train_data)

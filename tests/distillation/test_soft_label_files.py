@@ -9,6 +9,7 @@ import pytest
 import torch
 from messages import naming
 from safetensors import safe_open
+from scipy import optimize, special
 from torch.nn import functional as F
 
 import capmismatch as cm
@@ -49,6 +50,71 @@ def test_soft_labels_are_made_of_the_banks_logits(method: Method | None, functio
         np.testing.assert_array_equal(found.ids, bank.rows.ids[bank.select(split)])
     assert found.values.shape == (3, 30 if split is None else 10, 4) and found.values.dtype == torch.float32
     assert found.views == ("view 0", "view 1", "view 2") and found.classes == NAMES
+
+
+def prepared_by_hand(method: Method, banks: list[cm.LogitBank], held_out: cm.LogitBank) -> np.ndarray:
+    """Soft labels (V, N, 4) of the teacher "large" by SciPy alone."""
+    f, y = (np.stack([bank.logits("large") for bank in banks]).astype(float), banks[0].labels())
+    known, reference = (held_out.logits(name, "val").astype(float) for name in ("large", "small"))
+    classes = held_out.labels("val")
+
+    def entropy(logits: np.ndarray, tau: float) -> float:
+        return float(special.entr(special.softmax(logits / tau, axis=1)).sum(1).mean())
+
+    if method.name == "ClassKD":
+        p = special.softmax(f / method.tau, axis=2)
+        of = (
+            p
+            if method.other is None
+            else special.softmax(np.stack([bank.logits("small") for bank in banks]).astype(float) / method.tau, axis=2)
+        )
+        means = np.stack([of[:, y == label].reshape(-1, 4).mean(0) for label in range(4)])
+        return (1 - method.share) * p + method.share * means[y]
+    if method.name == "CalKD":
+        loss = lambda tau: -special.log_softmax(known / tau, axis=1)[np.arange(len(known)), classes].mean()  # noqa: E731
+        tau = method.tau * optimize.minimize_scalar(loss, bounds=(0.05, 500), method="bounded").x
+    else:
+        wanted = entropy(reference, method.tau)
+        tau = optimize.brentq(lambda tau: entropy(known, tau) - wanted, method.tau / 16, method.tau * 16)
+    return special.softmax(f / tau, axis=2)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Method("CalKD", tau=2.0),
+        Method("MatchKD", tau=2.0, other="small"),
+        Method("ClassKD", tau=2.0, share=0.3),
+        Method("ClassKD", tau=2.0, share=0.3, other="small"),
+    ],
+    ids=lambda method: method.label,
+)
+def test_soft_labels_of_prepared_methods_need_held_out_rows_or_a_second_teacher(method: Method, tmp_path: Path) -> None:
+    held_out = knowing_bank(9)
+    banks = [knowing_bank(view, ("train",)) for view in (1, 2)]
+    found = soft_labels(banks, "large", method, held_out=held_out)
+    np.testing.assert_allclose(found.values, prepared_by_hand(method, banks, held_out), atol=2e-5)
+    read = load_soft_labels(found.write(tmp_path / "soft.safetensors"))
+    assert read.method == method and torch.equal(read.values, found.values)
+    own = soft_labels(held_out, "large", method, split="test")  # a bank's own "val" rows
+    if method.name != "ClassKD":
+        np.testing.assert_array_equal(
+            own.values, soft_labels(held_out, "large", method, held_out=held_out).values[:, 20:]
+        )
+        with pytest.raises(InputError, match=naming("'val' rows", "'view 1' has none", "held_out")):
+            soft_labels(banks, "large", method)
+
+
+def knowing_bank(seed: int, split: tuple[str, ...] = ("val", "test")) -> cm.LogitBank:
+    """Two teachers that are often right; with an equal number of rows of each split."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(40) % 4
+    arrays = {
+        name: scale * (generator.normal(size=(40, 4)) + 2 * np.eye(4)[labels])
+        for name, scale in (("small", 1), ("large", 3))
+    }
+    parts = np.repeat(split, 40 // len(split))
+    return cm.bank_from_arrays(arrays, labels, classes=NAMES, split=parts, name=f"view {seed}")
 
 
 def test_large_banks_are_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +259,13 @@ def test_command_takes_every_stored_view_of_a_study(saved: Path) -> None:
     for view in range(2):
         np.testing.assert_array_equal(read.values[view], study.view_bank(view).logits("mlp/mlp4-s0"))
     assert read.ids.tolist() == study.train_data.rows.ids.tolist()
-    study.collect()
+    bank = study.collect()
+    options = ("--method", "matchkd", "--match", "target_prob", "--other", "mlp4", "--tau", "2")
+    run("soften", saved / "study.toml", "--folder", saved / "results", *options, "--out", saved / "m.npz")
+    same = Method("MatchKD", tau=2.0, match="target_prob", other="mlp4")  # as its own reference: KD
+    read = load_soft_labels(saved / "m.npz")
+    assert read.method == same and read.values.shape == (2, 60, 26)
+    np.testing.assert_array_equal(read.values, soft_labels(study.training_banks(), None, same, held_out=bank).values)
     run("soften", saved / "study.toml", "--folder", saved / "results", "--split", "val", "--out", saved / "v.npz")
     assert load_soft_labels(saved / "v.npz").values.shape == (1, 60, 26)
 

@@ -438,6 +438,31 @@ def test_rivals_meet_what_they_generalise(classes: int, tau: float, seed: int) -
     close(losses.nkd(s, sure, y, gamma=0.0), F.cross_entropy(s, y))
 
 
+# What the authors' code gave, in float64, of `batch(6, 7)` with centred rows: value, and our call. Read and run:
+# JinYu1998/DTKD 9ebaa97 (MIT), zkxufo/TTM fe457b3 (MIT), yzd-v/cls_KD 1e5d48f (Apache-2.0), ghwang-s/abkd df81318 (its
+# `standard_classification`: MIT), JiamingLv/WKD 214cf88 and Jin-Ying/Multi-Level-Logit-Distillation 5ee473f (none).
+AUTHORS: dict[str, tuple[float, Term]] = {
+    "dtkd": (22.7979913912165, lambda s, t, y: losses.dtkd(s, t, center="none")),
+    "ttm": (1.94086714883112, lambda s, t, y: losses.ttm(s, t)),
+    "wttm": (6.22800939121266, lambda s, t, y: losses.wttm(s, t)),
+    "nkd": (5.80855411233429, lambda s, t, y: losses.nkd(s, t, y)),
+    "abkd": (0.301169862580593, lambda s, t, y: losses.abkd(s, t)),
+    "mlkd": (28.1331816713333, lambda s, t, y: losses.mlkd(s, t)),
+    "wkd": (44.6492090203713, lambda s, t, y: losses.wkd(s, t, y, cost=golden_cost())),
+}
+
+
+def golden_cost() -> Tensor:
+    return torch.from_numpy(np.abs(np.random.default_rng(1).normal(0, 0.2, (7, 7))))
+
+
+@pytest.mark.parametrize("name", AUTHORS)
+def test_is_what_the_authors_code_gave(name: str) -> None:
+    s, t, y = batch(6, 7)
+    value, term = AUTHORS[name]
+    assert term(s - s.mean(1, keepdim=True), t - t.mean(1, keepdim=True), y).item() == pytest.approx(value, rel=1e-12)
+
+
 def test_dtkd_without_centring_is_the_authors() -> None:
     s, t, _ = batch(classes=7)
     total = 0.0

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from messages import naming
 from test_collecting import CLASSES, FEATURES, ROWS, contents, dataset, linear, quietly, saved, teacher
 from test_sources_published import write_images
 from torch import nn
@@ -14,12 +15,12 @@ from torch import nn
 import capmismatch.sources.collecting as SELF
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.datasets import load_dataset
-from capmismatch.data.feature_files import FILE
+from capmismatch.data.feature_files import FILE, as_stored
 from capmismatch.data.token_inputs import TokenBatch
 from capmismatch.errors import BankError, InputError
 from capmismatch.sources.collecting import collect
 from capmismatch.sources.families import load_family
-from capmismatch.sources.features import FeatureTap
+from capmismatch.sources.features import FeatureTap, half_rows
 
 
 @pytest.fixture(autouse=True)
@@ -209,3 +210,15 @@ def test_a_text_has_features_of_each_position() -> None:
     with FeatureTap(network, "", "lm") as tap, torch.inference_mode():
         network(torch.from_numpy(batch.windows))
         np.testing.assert_array_equal(tap.rows(batch), network[0].weight[[1, 6, 11]])
+
+
+def test_halves_by_torch_are_numpys() -> None:
+    draws = np.random.default_rng(0).normal(size=(400, 7)) * 10.0 ** np.arange(-6.0, 1.0)
+    draws[0, 0], draws[1, 0], draws[2, 0] = 65504, -65504, 0
+    rows = draws.astype(np.float32)
+    np.testing.assert_array_equal(half_rows(torch.from_numpy(rows), "teacher a", 0), as_stored(rows, "teacher a"))
+    assert half_rows(torch.zeros(0, 3), "teacher a", 0).shape == (0, 3)
+    for bad in (65505.0, -np.inf, np.nan):
+        rows[5, 2] = bad
+        with pytest.raises(InputError, match=naming("row 25", "column 2", "teacher a")):
+            half_rows(torch.from_numpy(rows), "teacher a", 20)

@@ -12,6 +12,7 @@ import capmismatch as cm
 from capmismatch.data.bank import LogitBank
 from capmismatch.errors import InputError
 from capmismatch.probes import FEATURES, PAIRS
+from capmismatch.study.inspection import inspect_study
 from capmismatch.study.study import Study, load_study
 from tests.studies import letters_study, write_study
 
@@ -86,6 +87,9 @@ def test_students_of_other_trainers_are_a_family_with_a_role(tmp_path: Path) -> 
     assert set(study.probe()["student"].dropna()) == {"mlp6"}
     assert [record.teacher for record in study.training_banks()[0].teachers] == ["mlp4", "mlp8", "mlp16"]
     assert not study.training_banks()[0].students and not study.training_banks()[0].has_features("mlp4")
+    look = inspect_study(study)
+    assert look.teachers["teacher"].tolist() == ["mlp4", "mlp8", "mlp16", "mlp6 (student)"]
+    assert not any("mine/mlp6" in note for note in look.notes) and not look.problems
 
 
 def test_wrong_requests_are_told_before_anything_runs(tmp_path: Path) -> None:

@@ -170,6 +170,36 @@ def shifted_tail(logits: Floats, share: float) -> Floats:
     return np.concatenate([logits[:start], np.roll(logits[start:], 1, axis=0)])
 
 
+def one_hot(rng: Rng, classes: NDArray[np.int64], columns: int) -> Floats:
+    """Answers, or labels, turned into logits: one class high, the others noise."""
+    return 6 * np.eye(columns)[classes] + rng.normal(size=(len(classes), columns))
+
+
+def constant_column(rng: Rng, logits: Floats) -> Floats:
+    """The column of one class is the same in all rows, as of an output that was never connected."""
+    column = rng.integers(logits.shape[1])
+    return np.where(np.arange(logits.shape[1]) == column, np.quantile(logits, 0.1), logits)
+
+
+def mostly_one(rng: Rng, logits: Floats) -> Floats:
+    """One class is above all others in most rows, as of a network whose last layer was not loaded whole."""
+    column = rng.integers(logits.shape[1])
+    raised = np.quantile(logits.max(axis=1) - logits[:, column], 0.8)
+    return logits + raised * (np.arange(logits.shape[1]) == column)
+
+
+def another(rng: Rng, family: Family, name: str) -> Floats:
+    """The logits of another teacher of the family."""
+    return family.logits[str(rng.choice([other for other in sorted(family.logits) if other != name]))]
+
+
+def leaked(family: Family, name: str, rows: NDArray[np.bool_]) -> Floats:
+    """The label's logit is raised by the spread of a row, three times over, in some rows."""
+    logits = family.logits[name]
+    raised = 3 * logits.std(axis=1).mean() * np.eye(logits.shape[1])[family.labels]
+    return np.where(rows[:, None], logits + raised, logits)
+
+
 BREAK: dict[str, Callable[[Rng, Floats], Floats]] = {
     "rows shuffled": lambda rng, logits: rng.permutation(logits),
     "half of the rows shuffled": lambda rng, logits: some_rows_shuffled(rng, logits, 0.5),
@@ -196,8 +226,30 @@ BREAK: dict[str, Callable[[Rng, Floats], Floats]] = {
     "only three classes kept": lambda rng, logits: masked(logits, logits < np.sort(logits, axis=1)[:, [-3]]),
     "a twentieth of the rows not written": lambda rng, logits: np.where(rng.random((len(logits), 1)) < 0.05, 0, logits),
     "hard predictions": lambda rng, logits: np.eye(logits.shape[1])[logits.argmax(axis=1)],
+    "hard predictions and noise": lambda rng, logits: one_hot(rng, logits.argmax(axis=1), logits.shape[1]),
+    "a constant column": lambda rng, logits: constant_column(rng, logits),
+    "most examples of one class": lambda rng, logits: mostly_one(rng, logits),
+    "three classes kept, the rest level": lambda rng, logits: np.maximum(logits, np.sort(logits, axis=1)[:, [-3]]),
+    "five classes kept, the rest zero": lambda rng, logits: np.where(
+        logits < np.sort(logits, axis=1)[:, [-5]], 0, logits - logits.min(axis=1, keepdims=True) + 1
+    ),
+    "the last batch repeated": lambda rng, logits: np.concatenate([logits[:-64], logits[-128:-64]]),
+    "the last batch filled up": lambda rng, logits: np.concatenate(
+        [logits[:-32], np.repeat(logits[-33:-32], 32, axis=0)]
+    ),
 }
-UNCHANGED = 0.005  # where a breakage changes so few predictions there is nothing to find
+BREAK_BESIDE: dict[str, Callable[[Rng, Family, str], Floats]] = {
+    "another teacher, scaled": lambda rng, family, name: 1.7 * another(rng, family, name),
+    "another teacher, rows shifted": lambda rng, family, name: (
+        another(rng, family, name) + rng.normal(0, 3, (len(family.labels), 1))
+    ),
+    "labels and noise": lambda rng, family, name: one_hot(rng, family.labels, family.logits[name].shape[1]),
+    "labels leaked into all rows": lambda rng, family, name: leaked(family, name, np.ones(len(family.labels), bool)),
+    "labels leaked into half of the rows": lambda rng, family, name: leaked(
+        family, name, rng.random(len(family.labels)) < 0.5
+    ),
+}
+KINDS = [*BREAK, *BREAK_BESIDE]
 
 
 def hidden(rng: Rng, family: Family, kinds: list[str]) -> tuple[dict[str, str], LogitBank]:
@@ -208,8 +260,15 @@ def hidden(rng: Rng, family: Family, kinds: list[str]) -> tuple[dict[str, str], 
         kind = str(rng.choice(kinds))
         if kind == "columns sorted as text" and len(family.logits[name][0]) <= 10:
             kind = "columns shifted by one"
-        broken[name], values[name] = kind, BREAK[kind](rng, family.logits[name])
+        broken[name], values[name] = kind, broken_logits(rng, family, name, kind)
     return broken, banked(family, values)
+
+
+def broken_logits(rng: Rng, family: Family, name: str, kind: str) -> Floats:
+    """The logits of a teacher, broken in one of the ways."""
+    if kind in BREAK_BESIDE:
+        return BREAK_BESIDE[kind](rng, family, name)
+    return BREAK[kind](rng, family.logits[name])
 
 
 def banked(family: Family, broken: dict[str, Floats] | None = None) -> LogitBank:
@@ -265,7 +324,7 @@ def main() -> None:
     parser.add_argument("--missed", action="store_true")
     arguments = parser.parse_args()
     found, sound = run(
-        arguments.families, arguments.seed, [kind for kind in BREAK if arguments.kinds in kind], few=arguments.rows
+        arguments.families, arguments.seed, [kind for kind in KINDS if arguments.kinds in kind], few=arguments.rows
     )
     table = found.groupby("kind")["found"].agg(broken="size", found="sum").reset_index()
     alarms = sound[~sound["usable"]]

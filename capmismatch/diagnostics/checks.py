@@ -226,9 +226,9 @@ def _find_broken(views: Sequence[View], bank: LogitBank) -> None:
             view.mark("CM021", reason)
     _mark_copies(enough)
     if not bank.of_texts:
-        _mark_known_labels(enough, split)
         _mark_repeated_rows(enough, bank)
     _mark_mixed_rows(enough, bank)
+    _mark_known_labels(classes, split)
     _mark_outliers(enough)
 
 

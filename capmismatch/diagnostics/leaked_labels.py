@@ -67,13 +67,23 @@ def knows_part(margins: Mapping[str, Floats], splits: NDArray[np.str_]) -> dict[
         if len(rows) < LEAST_EXAMPLES:
             continue
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), EXAMPLES)).round().astype(int))]
-        some = {name: _in_units(margin[rows]) for name, margin in margins.items()}
-        total = np.sum(list(some.values()), axis=0)
-        heaps = {name: _two_heaps(own, (total - own) / (len(some) - 1)) for name, own in some.items()}
-        for name, (share, distance, gain) in heaps.items():
-            usual = float(np.median([heaps[peer][2] for peer in heaps if peer != name]))
-            if usual < OF_PEERS and gain > GAIN and distance > DISTANCE and PART < share < 1 - PART:
-                found[name] = share
+        found |= _worst_first({name: _in_units(margin[rows]) for name, margin in margins.items()})
+    return found
+
+
+def _worst_first(margins: dict[str, Floats]) -> dict[str, float]:
+    """Of one split: the clearest one is no peer of the others, which are looked at again."""
+    found: dict[str, float] = {}
+    while len(margins) > 3:
+        total = np.sum(list(margins.values()), axis=0)
+        heaps = {name: _two_heaps(own, (total - own) / (len(margins) - 1)) for name, own in margins.items()}
+        worst = max(heaps, key=lambda name: heaps[name][2])
+        share, distance, gain = heaps[worst]
+        usual = float(np.median([heaps[peer][2] for peer in heaps if peer != worst]))
+        if usual >= OF_PEERS or gain <= GAIN or distance <= DISTANCE or not PART < share < 1 - PART:
+            break
+        found[worst] = share
+        margins = {name: own for name, own in margins.items() if name != worst}
     return found
 
 

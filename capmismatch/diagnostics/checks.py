@@ -125,7 +125,8 @@ def check(bank: LogitBank) -> pd.DataFrame:
       more often than for their own, or its columns go with other columns of two or more peers (CM021);
     * its confident errors rank the target as by chance, which its peers' do not, or one in ten of its rows, or of a
       weak one three in ten, go with those of two or more peers no better than rows paired at random: they belong to
-      other examples (CM021);
+      other examples (CM021; of four classes or more);
+    * a block of its rows repeats earlier ones, which belong to other examples by their labels or peers (CM021);
     * its logits are those of another teacher but for a factor, or a constant per row (CM021). The first of such
       teachers stays usable; but where they have other numbers of parameters, so that one of them is not what it is
       called, none does, if others are left;
@@ -135,7 +136,8 @@ def check(bank: LogitBank) -> pd.DataFrame:
     * a fifth of its predictions, as sure as the right ones, name classes without an example (CM041). From a tenth on
       CM041 is given, and the teacher stays usable;
     * rows are constant, one-hot, or hold a stand-in in their lowest columns, or its logits were made from the labels:
-      it is right in what all its peers miss as often as in what all get right (CM019);
+      it is right in what all its peers miss as often as in what all get right, or knows the labels of part of the
+      examples, or its wrong classes have nothing in common with its peers' (CM019);
     * its values are probabilities, percentages or sigmoids (CM009). Logarithms of probabilities carry CM009 too, and
       are usable.
 

@@ -20,6 +20,7 @@ from capmismatch.errors import (
     must_be_a_table,
     must_be_one_of,
     must_count,
+    require_columns,
 )
 from capmismatch.findings import without_muted
 from capmismatch.selection.by_probe import by_probe, example_draws, findings_of, rule_to_follow, unfit_teachers
@@ -193,6 +194,9 @@ def pick(
     must_be_a_table(probes, "the probes table", "cm.pick(cm.probe(bank), results); or all at once, cm.diagnose(bank)")
     if results is not None:
         must_be_a_table(results, "the results table", 'results = cm.load_results("students.csv")')
+    if values is not None:
+        must_be_a_table(values, "the table of values", "values = cm.example_values(bank, ...)")
+        require_columns(values, ["teacher", "probe", "value"], "the table of values")
     must_be_one_of(rule, ["auto", *RULES], "rule")
     must_count(n_boot, "n_boot", least=20, most=MOST_RESAMPLES)  # of fewer draws a chance says nothing
     by, splits = metric_of(metric), Splits(split, report_split)

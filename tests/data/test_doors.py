@@ -445,3 +445,12 @@ def test_an_array_that_is_twice_in_a_file(tmp_path):
         archive.write(tmp_path / "other.npy", "logits_a.npy")
     with pytest.raises(InputError, match="'logits_a' twice"):
         load_family(f"logits:{file}")
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA, pd.NaT, "", " "])
+def test_names_that_are_missing(missing) -> None:
+    logits, labels = np.eye(3), [0, 1, 2]
+    with pytest.raises(InputError, match="expected a name"):
+        bank_from_arrays({missing: logits}, labels).keys
+    with pytest.raises(InputError, match="expected a name"):
+        bank_from_arrays({"a": logits}, labels, classes=["x", missing, "z"])

@@ -555,6 +555,8 @@ def _arrays_by_name(logits: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
     if not isinstance(logits, Mapping):
         raise InputError(f"expected a mapping from teachers' names to logits, got {type(logits).__name__}")
     named = {readable(teacher, "the names of teachers"): values for teacher, values in logits.items()}
+    if blank := [name for name in named if not name.strip()]:
+        raise InputError(f"expected a name for each teacher, got {blank[0]!r}")
     arrays = {teacher: logit_array(values, f"logits of {teacher!r}") for teacher, values in named.items()}
     if not arrays:
         raise InputError("expected the logits of at least one teacher, got none")

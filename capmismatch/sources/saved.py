@@ -229,6 +229,7 @@ def _read_folder(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
 def _read_array(file: Path) -> NDArray[Any]:
     if not file.exists():
         raise InputError(f"there is no file {file}")
+    no_device(file, "an array of logits")
     try:
         return _read_safetensors(file) if file.suffix == ".safetensors" else np.load(file, "r", allow_pickle=False)
     except CapmismatchError:

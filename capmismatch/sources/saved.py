@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from capmismatch._numerics.plain_arrays import plain_array
+from capmismatch._utils.files import no_device
 from capmismatch._utils.text import format_percent
 from capmismatch.data.datasets import Dataset
 from capmismatch.data.logit_checks import NOT_LOGITS, logit_array, looks_like

@@ -469,7 +469,7 @@ def test_what_never_ends_or_never_answers_is_not_read(tmp_path: Path) -> None:
         lambda: load_results("/dev/zero"),
         lambda: load_family(f"ckpt:{tmp_path / 'net.pt'}", builder=lambda stem: nn.Linear(2, 2)),
     ):
-        with pytest.raises(InputError, match="device, a pipe or a socket|readable checkpoint"):
+        with pytest.raises(InputError, match=r"device, a pipe or a socket|readable checkpoint"):
             read()
 
 

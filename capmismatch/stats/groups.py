@@ -207,7 +207,7 @@ def _errors_by_units(counts: Floats, variance: float) -> Floats | None:
     >>> counts = np.array([[1, 1, 1, 1], [1, 1, 0, 1], [0, 1, 1, 0]])
     >>> few, many = errors_of_seed_effects(counts[:, :3], 2.0), _errors_by_units(counts[:, :3] / 1.0, 2.0)
     >>> [round(float(((one[0] - one[2]) ** 2).sum()), 9) for one in (few, many)]
-    [0.777777778, 0.777777778]
+    [0.2, 0.2]
     """
     of_unit, of_seed = counts.sum(axis=1), counts.sum(axis=0)
     together = (counts / of_seed) @ counts.T

@@ -102,7 +102,7 @@ def test_one_hot_rows_and_noise(made_of, classes):
     made = (6 * np.eye(classes)[answers] + rng.normal(size=(N, classes))).astype(np.float32)
     found = unusable(logits, labels, t3=made)
     assert set(found) == {"t3"}
-    assert found["t3"] == "CM019" or made_of == "predictions"  # of these errors alone may tell, too (CM021)
+    assert "CM019" in found["t3"] or made_of == "predictions"  # of these errors alone may tell, too (CM021)
 
 
 def test_nothing_is_told_of_two_teachers_or_few_classes():

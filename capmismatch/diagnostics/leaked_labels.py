@@ -31,7 +31,7 @@ TAILS = 4
 LEAST_CLASSES = 5
 """Fewest classes at which the order of the wrong ones is compared."""
 
-RELATED, OF_USUAL, UNRELATED = 0.15, 0.3, 0.1
+RELATED, OF_USUAL, UNRELATED = 0.4, 0.3, 0.1
 """Least mean correlation of the peers' wrong classes, share of it that a sound teacher has, and how little is none."""
 
 

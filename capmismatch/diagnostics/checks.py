@@ -375,7 +375,7 @@ def _mark_known_labels(views: Sequence[View], split: NDArray[np.str_]) -> None:
     for key, share in knows_part({key: view.above for key, view in sound.items()}, split).items():
         sound[key].mark(
             "CM019",
-            f"it seems to know the labels of about {format_percent(share)} of the examples, beyond what it tells of "
+            f"it seems to know the labels of about {format_percent(share)} of the examples, beyond what it knows of "
             "the others: labels got into its logits, or these examples into its training rows",
         )
 

@@ -29,6 +29,7 @@ Rng = np.random.Generator
 HERE = Path(__file__).parent
 
 CLASSES = (10, 10, 30, 100, 200)
+FEW_CLASSES = (3, 3, 4, 6)
 STYLES = ("calibrated", "overconfident", "smoothed", "distilled")
 STRENGTHS = ("weak", "middling", "strong", "of every strength")
 ACCURACY = {"weak": (0.2, 0.5), "middling": (0.5, 0.8), "strong": (0.8, 0.98), "of every strength": (0.2, 0.95)}
@@ -47,21 +48,29 @@ class Family:
 # Sound families -------------------------------------------------------------------------------------------------------
 
 
-def synthetic(rng: Rng, classes: int, rows: int, style: str, strength: str, ladder: bool) -> Family:
-    """Teachers that read noisy features by imperfect weights; with `ladder`, better ones are larger."""
+def synthetic(
+    rng: Rng, classes: int, rows: int, style: str, strength: str, ladder: bool, uneven: bool = False
+) -> Family:
+    """Teachers that read noisy features by imperfect weights; with `ladder`, better ones are larger.
+
+    With `uneven` some classes are rare, and strengths are those above the best constant answer.
+    """
     teachers, features = int(rng.integers(6, 11)), 24
     groups = rng.normal(size=(max(2, classes // 5), features))
     centres = groups[np.arange(classes) % len(groups)] + 0.7 * rng.normal(size=(classes, features))
-    labels = rng.choice(classes, rows, p=rng.dirichlet(np.full(classes, 20.0)))
+    labels = rng.choice(classes, rows, p=rng.dirichlet(np.full(classes, 3.0 if uneven else 20.0)))
     hard = np.exp(0.4 * rng.normal(size=(rows, 1)))  # some examples are hard for all
     seen = centres[labels] + hard * rng.normal(size=(rows, features))
     low, high = ACCURACY[strength]
     wanted = np.sort(rng.uniform(low, high, teachers))
+    if uneven:
+        wanted = 1 - (1 - np.bincount(labels).max() / rows) * (1 - wanted)
     logits = {f"t{k}": _read(rng, seen, centres, labels, accuracy) for k, accuracy in enumerate(wanted)}
     logits = {name: _styled(rng, values, style, logits[f"t{teachers - 1}"]) for name, values in logits.items()}
     order = np.arange(teachers) if ladder else rng.permutation(teachers)
     sizes = {f"t{k}": int(1e5 * 1.7 ** order[k] * rng.uniform(0.8, 1.2)) for k in range(teachers)}
     about = f"{classes} classes, {rows} rows, {strength}, {style}, {'ladder' if ladder else 'any sizes'}"
+    about += ", uneven" if uneven else ""
     return Family(labels, logits, sizes if rng.random() < 0.8 else None, about)
 
 
@@ -127,12 +136,20 @@ def trained(rng: Rng, rows: int, epochs: int, smoothing: float = 0.0, distilled:
 
 
 def families(number: int, seed: int, networks: bool = True, few: int = 0) -> Iterator[Family]:
-    """That many families; every eighth is of trained networks. `few` is a number of rows for all of them."""
+    """That many families; every eighth is of trained networks, every eighth of few classes, some of them rare.
+
+    `few` is a number of rows for all of them.
+    """
     for k in range(number):
         rng = np.random.default_rng([seed, k])
         if networks and k % 8 == 7:
             how = [{}, {"smoothing": 0.2}, {"distilled": True}][k // 8 % 3]
             yield trained(rng, few or int(rng.choice([300, 1000, 4000])), int(rng.choice([1, 2, 8, 25])), **how)
+            continue
+        if k % 8 == 5:
+            style, strength, ladder = STYLES[k // 8 % 4], STRENGTHS[k // 16 % 4], bool(rng.random() < 0.7)
+            size = few or int(rng.choice([300, 1000, 4000]))
+            yield synthetic(rng, int(rng.choice(FEW_CLASSES)), size, style, strength, ladder, uneven=True)
             continue
         classes = int(rng.choice(CLASSES))
         rows = int(rng.choice([5 * classes, 1000, 2000, 5000]))
@@ -170,6 +187,37 @@ def shifted_tail(logits: Floats, share: float) -> Floats:
     return np.concatenate([logits[:start], np.roll(logits[start:], 1, axis=0)])
 
 
+def one_hot(rng: Rng, classes: NDArray[np.int64], columns: int) -> Floats:
+    """Answers, or labels, turned into logits: one class high, the others noise."""
+    return 6 * np.eye(columns)[classes] + rng.normal(size=(len(classes), columns))
+
+
+def constant_column(rng: Rng, logits: Floats) -> Floats:
+    """The column of one class is the same in all rows, as of an output that was never connected."""
+    column = rng.integers(logits.shape[1])
+    return np.where(np.arange(logits.shape[1]) == column, np.quantile(logits, 0.1), logits)
+
+
+def mostly_one(logits: Floats) -> Floats:
+    """A rare class is above all others in most rows, as of a network whose last layer was not loaded whole."""
+    column = np.bincount(logits.argmax(axis=1), minlength=logits.shape[1]).argmin()
+    raised = np.quantile(logits.max(axis=1) - logits[:, column], 0.8)
+    return logits + raised * (np.arange(logits.shape[1]) == column)
+
+
+def copied(family: Family, name: str) -> str:
+    """Which teacher of the family a copy under this name repeats: either may be the copy, so neither stays."""
+    names = sorted(family.logits)
+    return names[names.index(name) - 1]
+
+
+def leaked(family: Family, name: str, rows: NDArray[np.bool_]) -> Floats:
+    """The label's logit is raised by the spread of a row, three times over, in some rows."""
+    logits = family.logits[name]
+    raised = 3 * logits.std(axis=1).mean() * np.eye(logits.shape[1])[family.labels]
+    return np.where(rows[:, None], logits + raised, logits)
+
+
 BREAK: dict[str, Callable[[Rng, Floats], Floats]] = {
     "rows shuffled": lambda rng, logits: rng.permutation(logits),
     "half of the rows shuffled": lambda rng, logits: some_rows_shuffled(rng, logits, 0.5),
@@ -196,8 +244,30 @@ BREAK: dict[str, Callable[[Rng, Floats], Floats]] = {
     "only three classes kept": lambda rng, logits: masked(logits, logits < np.sort(logits, axis=1)[:, [-3]]),
     "a twentieth of the rows not written": lambda rng, logits: np.where(rng.random((len(logits), 1)) < 0.05, 0, logits),
     "hard predictions": lambda rng, logits: np.eye(logits.shape[1])[logits.argmax(axis=1)],
+    "hard predictions and noise": lambda rng, logits: one_hot(rng, logits.argmax(axis=1), logits.shape[1]),
+    "a constant column": lambda rng, logits: constant_column(rng, logits),
+    "most examples of one class": lambda rng, logits: mostly_one(logits),
+    "three classes kept, the rest level": lambda rng, logits: np.maximum(logits, np.sort(logits, axis=1)[:, [-3]]),
+    "five classes kept, the rest zero": lambda rng, logits: np.where(
+        logits < np.sort(logits, axis=1)[:, [-5]], 0, logits - logits.min(axis=1, keepdims=True) + 1
+    ),
+    "the last batch repeated": lambda rng, logits: np.concatenate([logits[:-64], logits[-128:-64]]),
+    "the last batch filled up": lambda rng, logits: np.concatenate(
+        [logits[:-32], np.repeat(logits[-33:-32], 32, axis=0)]
+    ),
 }
-UNCHANGED = 0.005  # where a breakage changes so few predictions there is nothing to find
+BREAK_BESIDE: dict[str, Callable[[Rng, Family, str], Floats]] = {
+    "another teacher, scaled": lambda rng, family, name: 1.7 * family.logits[copied(family, name)],
+    "another teacher, rows shifted": lambda rng, family, name: (
+        family.logits[copied(family, name)] + rng.normal(0, 3, (len(family.labels), 1))
+    ),
+    "labels and noise": lambda rng, family, name: one_hot(rng, family.labels, family.logits[name].shape[1]),
+    "labels leaked into all rows": lambda rng, family, name: leaked(family, name, np.ones(len(family.labels), bool)),
+    "labels leaked into half of the rows": lambda rng, family, name: leaked(
+        family, name, rng.random(len(family.labels)) < 0.5
+    ),
+}
+KINDS = [*BREAK, *BREAK_BESIDE]
 
 
 def hidden(rng: Rng, family: Family, kinds: list[str]) -> tuple[dict[str, str], LogitBank]:
@@ -208,8 +278,15 @@ def hidden(rng: Rng, family: Family, kinds: list[str]) -> tuple[dict[str, str], 
         kind = str(rng.choice(kinds))
         if kind == "columns sorted as text" and len(family.logits[name][0]) <= 10:
             kind = "columns shifted by one"
-        broken[name], values[name] = kind, BREAK[kind](rng, family.logits[name])
+        broken[name], values[name] = kind, broken_logits(rng, family, name, kind)
     return broken, banked(family, values)
+
+
+def broken_logits(rng: Rng, family: Family, name: str, kind: str) -> Floats:
+    """The logits of a teacher, broken in one of the ways."""
+    if kind in BREAK_BESIDE:
+        return BREAK_BESIDE[kind](rng, family, name)
+    return BREAK[kind](rng, family.logits[name])
 
 
 def banked(family: Family, broken: dict[str, Floats] | None = None) -> LogitBank:
@@ -235,7 +312,8 @@ def run(
         sound.append(clean.assign(family=family.about, beside="sound ones"))
         broken, bank = hidden(rng, family, kinds)
         checks = cm.check(bank).set_index("teacher")
-        others = checks.drop(index=list(broken))
+        originals = [copied(family, name) for name, kind in broken.items() if kind.startswith("another teacher")]
+        others = checks.drop(index=[*broken, *(set(originals) - set(broken))])
         sound.append(others.reset_index().assign(family=family.about, beside="broken ones"))
         for name, kind in broken.items():
             before = float(clean.set_index("teacher").loc[name, "accuracy"])
@@ -265,7 +343,7 @@ def main() -> None:
     parser.add_argument("--missed", action="store_true")
     arguments = parser.parse_args()
     found, sound = run(
-        arguments.families, arguments.seed, [kind for kind in BREAK if arguments.kinds in kind], few=arguments.rows
+        arguments.families, arguments.seed, [kind for kind in KINDS if arguments.kinds in kind], few=arguments.rows
     )
     table = found.groupby("kind")["found"].agg(broken="size", found="sum").reset_index()
     alarms = sound[~sound["usable"]]

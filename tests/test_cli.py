@@ -300,6 +300,15 @@ def test_check_tells_of_half_a_launcher(tmp_path: Path, monkeypatch: pytest.Monk
     assert any("WORLD_SIZE=2" in problem and "RANK" in problem for problem in problems)
 
 
+@pytest.mark.parametrize("value", ["abc", "0", "-1"])
+def test_numbers_of_workers_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    file = write_study(tmp_path, letters_study(rows=(60, 40, 30), widths=(4,), teacher_seeds=1, seeds=3))
+    monkeypatch.setenv("CAPMISMATCH_WORKERS", value)
+    outcome = command("check", file)
+    assert outcome.code != 0 and "Traceback" not in outcome.err
+    assert "workers" in (outcome.out + outcome.err).lower()
+
+
 def test_check_counts_the_students(tmp_path: Path) -> None:
     file = write_study(tmp_path, letters_study(rows=(60, 40, 30), widths=(4,), teacher_seeds=1, seeds=3))
     look = json.loads(command("check", file, "--json", "--workers", "1").out)

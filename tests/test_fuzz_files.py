@@ -6,6 +6,7 @@ CAPMISMATCH_FUZZ is how many examples each test draws (`make fuzz`); the default
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import os
@@ -234,13 +235,13 @@ def test_study_files(
         for step in above:
             table = table[step]
         if how == "set" or not isinstance(table, dict):
-            table[key] = value
+            table[key] = copy.deepcopy(value)  # else a list may come to hold itself
         elif how == "drop":
             del table[key]
         elif how == "rename":
             table[f"{key}s"] = table.pop(key)
         else:
-            table["device"] = value
+            table["device"] = copy.deepcopy(value)
     text = as_toml(given_study).encode()
     (folder / "study.toml").write_bytes(damaged(text, changes, 0) if damage else text)
 

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from capmismatch.errors import CapmismatchError
+from capmismatch.errors import CapmismatchError, InputError
 
 TEMPORARY = ".tmp-"  # how the names of files that are being written begin
 
@@ -161,6 +161,19 @@ def hash_file(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's content, read in pieces."""
     with open(path, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def no_device(path: str | os.PathLike[str], what: str) -> None:
+    """Raise where a path leads to a device, a pipe or a socket: what is read there may never come, or never end.
+
+    Examples
+    --------
+    >>> no_device("/dev/zero", "a results file")
+    Traceback (most recent call last):
+    capmismatch.errors.InputError: expected a results file, got /dev/zero, which is a device, a pipe or a socket
+    """
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise InputError(f"expected {what}, got {os.fspath(path)}, which is a device, a pipe or a socket")
 
 
 def hash_of(value: Any) -> str:

@@ -39,7 +39,7 @@ from capmismatch.data.feature_files import FeatureRecord, Features, as_stored, f
 from capmismatch.data.frames import check_rows_together, columns_in_order
 from capmismatch.data.logit_checks import NOT_LOGITS, logit_array, looks_like
 from capmismatch.data.records import STUDENT, TeacherRecord, keys_named, only_key, teacher_key
-from capmismatch.data.rows import SPLITS, Rows, check_logits, make_rows, stratified_order
+from capmismatch.data.rows import SPLITS, Rows, check_logits, make_rows, readable, stratified_order
 from capmismatch.errors import BankError, InputError, must_be_a_count, must_be_one_of, must_be_sizes
 from capmismatch.findings import explain
 
@@ -556,7 +556,10 @@ def _arrays_by_name(logits: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
     """Each teacher's logits; names that are no text, such as the 20 of a ResNet-20, become text."""
     if not isinstance(logits, Mapping):
         raise InputError(f"expected a mapping from teachers' names to logits, got {type(logits).__name__}")
-    arrays = {str(teacher): logit_array(values, f"logits of {str(teacher)!r}") for teacher, values in logits.items()}
+    named = {readable(teacher, "the names of teachers"): values for teacher, values in logits.items()}
+    if blank := [name for name in named if not name.strip()]:
+        raise InputError(f"expected a name for each teacher, got {blank[0]!r}")
+    arrays = {teacher: logit_array(values, f"logits of {teacher!r}") for teacher, values in named.items()}
     if not arrays:
         raise InputError("expected the logits of at least one teacher, got none")
     if len(arrays) < len(logits):

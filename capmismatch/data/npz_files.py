@@ -12,6 +12,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from capmismatch._utils.files import no_device
 from capmismatch.errors import CapmismatchError, InputError
 
 LARGE = 256 << 20
@@ -43,6 +44,7 @@ def read_npz(path: Path, select: Callable[[str], bool]) -> tuple[dict[str, NDArr
     """
     if not path.exists():
         raise InputError(f"there is no file {path}")
+    no_device(path, "an .npz file")
     try:
         if not path.is_dir() and not zipfile.is_zipfile(path):
             raise InputError(f"{path} is not a readable .npz: {_what_it_is(path)}")

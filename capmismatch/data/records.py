@@ -210,7 +210,7 @@ def only_key(name: str, runs: Iterable[tuple[str, str, str]], what: str = "teach
 
 
 def _escaped(name: str, what: str) -> str:
-    if not name or not isinstance(name, str):
+    if not isinstance(name, str) or not name.strip():
         raise InputError(f"expected a name for the {what}, got {name!r}")
     text = quote(name, safe=" +=@", errors="backslashreplace")
     if text.startswith("."):  # "." and ".." are folders already, and other names with a dot are hidden files

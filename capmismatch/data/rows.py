@@ -246,7 +246,12 @@ def readable(text: Any, place: str) -> str:
     --------
     >>> readable("café".encode(), "classes"), readable("x\udce9.png", "ids"), readable(20, "classes")
     ('café', 'x\\udce9.png', '20')
+    >>> readable(float("nan"), "the class names")
+    Traceback (most recent call last):
+    capmismatch.errors.InputError: expected a name, got nan among the class names
     """
+    if text is None or type(text).__name__ in ("NAType", "NaTType") or (isinstance(text, float) and text != text):
+        raise InputError(f"expected a name, got {text} among {place}")
     if isinstance(text, bytes):
         try:
             return text.decode()
@@ -280,6 +285,9 @@ def _checked_classes(classes: Any, place: str) -> tuple[str, ...]:
     if isinstance(classes, str | bytes) or not hasattr(classes, "__iter__") or getattr(classes, "ndim", 1) != 1:
         raise InputError(f"expected a list of class names for {place}, got {classes!r}")
     names = tuple(readable(name, f"the class names for {place}") for name in classes)
+    blank = next((number for number, name in enumerate(names) if not name.strip()), None)
+    if blank is not None:
+        raise InputError(f"expected a name, got {names[blank]!r} as class {blank} for {place}")
     if len(names) < 2:
         raise InputError(f"expected at least 2 classes, got {len(names)} ({', '.join(names)}) for {place}")
     distinct = numbered(names)

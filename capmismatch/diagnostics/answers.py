@@ -50,6 +50,9 @@ HARD_ROWS, SHARED, NO_PEER = 20, 5.0, 0.9
 ERRS_IN_EASY, LEAST_IN_HARD, AS_SELDOM = 0.97, 0.5, 0.1
 """Accuracy where all peers are right, where none is, and how much lower the latter may be, of answers from labels."""
 
+NEARLY_RIGHT, OF_HARD, FAR_BETTER = 0.995, 0.98, 0.8
+"""Accuracy over all examples and over hard ones of answers from labels, and how good the best peer is at most then."""
+
 KNOWS_OTHERS = 0.5
 """Share of the peers' recall that the teacher has in its other classes, or it is weak in all."""
 
@@ -180,7 +183,8 @@ def knows_labels(hit: NDArray[np.bool_], peers: Sequence[NDArray[np.bool_]]) -> 
     -----
     A better teacher still errs where its peers do. Two cases are told, by at least `HARD_ROWS` examples that all peers
     miss, `SHARED` times as many as if they erred by themselves: it is never wrong, and no peer is right in `NO_PEER`
-    of the examples; or it errs in examples that all get right, and as seldom in those that none does.
+    of the examples (or hardly ever wrong, in hard ones too, and no peer is right in `FAR_BETTER`); or it errs in
+    examples that all get right, and as seldom in those that none does.
 
     Examples
     --------
@@ -200,6 +204,7 @@ def knows_labels(hit: NDArray[np.bool_], peers: Sequence[NDArray[np.bool_]]) -> 
         return ""
     of_hard, of_easy, best = float(hit[hard].mean()), float(hit[easy].mean()), float(others.mean(axis=1).max())
     never_wrong = hit.mean() >= PERFECT and of_hard == 1 and best < NO_PEER
+    never_wrong |= hit.mean() >= NEARLY_RIGHT and of_hard >= OF_HARD and best < FAR_BETTER
     regardless = of_easy < ERRS_IN_EASY and of_hard >= max(LEAST_IN_HARD, of_easy - AS_SELDOM)
     if not (never_wrong or regardless):
         return ""

@@ -31,8 +31,10 @@ from capmismatch.diagnostics.answers import (
     one_class,
     worse_than_constant,
 )
+from capmismatch.diagnostics.leaked_labels import knows_part, noise_for_wrong_classes
 from capmismatch.diagnostics.mixed_rows import NUMBERS, expected_rank, mixed_up, standardised
 from capmismatch.diagnostics.moved_columns import moved_among_peers, moved_round
+from capmismatch.diagnostics.repeated_rows import earlier_ones, last_rows, other_examples, repeated_block
 from capmismatch.diagnostics.smoothing import looks_smoothed
 from capmismatch.diagnostics.views import View, chance_accuracy, looked_at_rows, spaced, views_of
 from capmismatch.findings import join_codes
@@ -124,7 +126,8 @@ def check(bank: LogitBank) -> pd.DataFrame:
       more often than for their own, or its columns go with other columns of two or more peers (CM021);
     * its confident errors rank the target as by chance, which its peers' do not, or one in ten of its rows, or of a
       weak one three in ten, go with those of two or more peers no better than rows paired at random: they belong to
-      other examples (CM021);
+      other examples (CM021; of four classes or more);
+    * a block of its rows repeats earlier ones, which belong to other examples by their labels or peers (CM021);
     * its logits are those of another teacher but for a factor, or a constant per row (CM021). The first of such
       teachers stays usable; but where they have other numbers of parameters, so that one of them is not what it is
       called, none does, if others are left;
@@ -134,7 +137,8 @@ def check(bank: LogitBank) -> pd.DataFrame:
     * a fifth of its predictions, as sure as the right ones, name classes without an example (CM041). From a tenth on
       CM041 is given, and the teacher stays usable;
     * rows are constant, one-hot, or hold a stand-in in their lowest columns, or its logits were made from the labels:
-      it is right in what all its peers miss as often as in what all get right (CM019);
+      it is right in what all its peers miss as often as in what all get right, or knows the labels of part of the
+      examples, or its wrong classes have nothing in common with its peers' (CM019);
     * its values are probabilities, percentages or sigmoids (CM009). Logarithms of probabilities carry CM009 too, and
       are usable.
 
@@ -227,7 +231,10 @@ def find_broken(views: Sequence[View], bank: LogitBank, *, sizes: bool = True) -
         if reason := dead_class(view.labels, mine, others, view.classes):
             view.mark("CM021", reason)
     _mark_copies(enough)
+    if not bank.of_texts:
+        _mark_repeated_rows(enough, bank)
     _mark_mixed_rows(enough, bank)
+    _mark_known_labels(classes, split)
     if sizes:
         _mark_outliers(enough)
 
@@ -367,6 +374,37 @@ def _rows_moved(view: View, peers: Sequence[View]) -> str:
     )
 
 
+def _mark_known_labels(views: Sequence[View], split: NDArray[np.str_]) -> None:
+    """Mark teachers that know the labels of part of the examples."""
+    sound = {view.record.key: view for view in views if view.sound}
+    for key, share in knows_part({key: view.above for key, view in sound.items()}, split).items():
+        sound[key].mark(
+            "CM019",
+            f"it seems to know the labels of about {format_percent(share)} of the examples, beyond what it knows of "
+            "the others: labels got into its logits, or these examples into its training rows",
+        )
+
+
+def _mark_repeated_rows(views: Sequence[View], bank: LogitBank) -> None:
+    """Mark teachers in which a block of rows repeats those of other examples."""
+    sound = [view for view in views if view.sound]
+    rows = last_rows(len(bank.rows.labels), len(bank.classes))
+    for view in sound:
+        key = view.record.key
+        earlier = earlier_ones(bank.take(key, rows))
+        if repeated_block(earlier, earlier >= 0) is None:
+            continue
+        peers = (bank.take(peer.record.key, rows) for peer in sound if peer is not view)
+        block = repeated_block(earlier, other_examples(earlier, bank.rows.labels[rows], peers))
+        if block is not None:
+            first, last = (int(rows[row]) for row in block)
+            view.mark(
+                "CM021",
+                f"its rows {first} to {last} repeat rows before them, which belong to other examples: a loader gave a "
+                "batch twice or filled it up",
+            )
+
+
 def _mark_mixed_rows(views: Sequence[View], bank: LogitBank) -> None:
     """Mark teachers some of whose columns or rows go with their peers' no better than others do."""
     if bank.condensed:  # other tokens are kept of each row: rows cannot be compared with one another
@@ -382,6 +420,14 @@ def _mark_mixed_rows(views: Sequence[View], bank: LogitBank) -> None:
             f"its columns {', '.join(map(str, columns))} seem to stand in one another's places: over the examples they "
             "go with those columns of the other teachers, and not with their own",
         )
+    if not bank.of_texts:
+        tops = {key: view.top[some] for key, view in sound.items()}
+        for key in noise_for_wrong_classes({key: of_all[key] for key in sound}, tops, bank.rows.labels[rows[some]]):
+            sound.pop(key).mark(
+                "CM019",
+                "the order of its wrong classes has nothing in common with its peers': labels or predictions with "
+                "noise, no logits",
+            )
     for key, share in mixed_up(list(sound), of_all, margins).items():
         sound[key].mark(
             "CM021",

@@ -16,7 +16,7 @@ Ints = NDArray[np.int64]
 
 
 def of_examples(logits: NDArray, labels: Ints, priors: Floats) -> tuple[NDArray, ...]:
-    """The columns top, margin, rank, by_chance and wrong_rank of `View`."""
+    """The columns top, margin, rank, by_chance, wrong_rank and of_label of `View`."""
     n, classes = logits.shape
     each, others = np.arange(n), max(1, classes - 1)
     ends, twice = ends_and_ranks(logits)
@@ -36,7 +36,8 @@ def of_examples(logits: NDArray, labels: Ints, priors: Floats) -> tuple[NDArray,
     without_top = 1 - priors[top]
     rest = (by_chance - priors[top] * rank(top)) / np.where(without_top > 0, without_top, 1.0)
     wrong_rank = np.where(top == labels, np.nan, stretch * (rank(labels) - rest))
-    return top, margin, rank(labels), by_chance, wrong_rank
+    above = np.where(top == labels, highest - next_highest, logits[each, labels].astype(np.float64) - highest)
+    return top, margin, rank(labels), by_chance, wrong_rank, above
 
 
 def rows_that_are_probabilities(logits: NDArray) -> Floats:

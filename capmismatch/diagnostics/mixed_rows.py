@@ -27,6 +27,9 @@ NUMBERS = 1 << 23
 IN_CACHE = 1 << 17
 """Logits that are worked on at a time."""
 
+LEAST_CLASSES = 4
+"""Rows of fewer classes, made of one size, are a sign or a place on a circle: a weak teacher's are two heaps, too."""
+
 LEAST_PAIRS = 25
 """Fewest examples, of those where teacher and peers are sure, to tell by."""
 
@@ -134,7 +137,7 @@ def mixed_up(
     Returns
     -------
     dict of str to float
-        The share of such rows. Nothing if there are fewer than three teachers, or too few examples.
+        The share of such rows. Nothing if there are fewer than three teachers, four classes, or too few examples.
 
     Examples
     --------
@@ -147,6 +150,8 @@ def mixed_up(
     ['b']
     """
     peers, found = list(names), dict[str, float]()
+    if any(rows[name].shape[1] < LEAST_CLASSES for name in peers):
+        return found
     while len(peers) > 2:
         total = added(rows[name] for name in peers)
         worst = ("", 0.0, 0.0)

@@ -58,6 +58,8 @@ class View:
         Why its rows are no whole sets of logits, else "".
     confidence : array of shape (n,)
         The largest probability; of condensed rows none.
+    above : array of shape (n,)
+        How far the label's logit is above the highest other one; of condensed rows none.
     fixed : array of shape (C,)
         Which columns hold one value in all rows that are looked at; empty for condensed rows.
     """
@@ -76,6 +78,7 @@ class View:
     lacking: str = ""
     confidence: Floats = field(default_factory=lambda: np.empty(0))
     fixed: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
+    above: Floats = field(default_factory=lambda: np.empty(0))
     codes: list[str] = field(default_factory=list)
     found: list[tuple[str, str]] = field(default_factory=list)
 
@@ -172,7 +175,7 @@ def _of_logits(bank: LogitBank, record: TeacherRecord, rows: Ints) -> View:
         lacking += incomplete_rows(in_order)
         lowest.append(lowest_apart(in_order))
         tied.append(tied_columns(in_order))
-    top, margin, rank, by_chance, wrong_rank = (np.concatenate(column) for column in zip(*parts, strict=True))
+    top, margin, rank, by_chance, wrong_rank, above = (np.concatenate(column) for column in zip(*parts, strict=True))
     some = rows[spaced(len(rows), COMPARED)]
     kinds = ("probabilities", "percentages", "sigmoids (or other values in [0, 1])")
     share = alike / max(1, len(rows))
@@ -191,6 +194,7 @@ def _of_logits(bank: LogitBank, record: TeacherRecord, rows: Ints) -> View:
         why,
         np.concatenate([np.empty(0), *confidence]),
         fixed,
+        above,
     )
 
 

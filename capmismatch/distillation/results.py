@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from capmismatch._utils.files import no_device
 from capmismatch._utils.setting_labels import with_current_labels
 from capmismatch._utils.text import DECIMAL_COMMA
 from capmismatch.data.rows import PARTS, SPLITS
@@ -195,6 +196,7 @@ def _read_file(path: Any, columns: Mapping[str, str]) -> pd.DataFrame:
     file = Path(path)
     if not file.exists():
         raise InputError(f"there is no results file {file}")
+    no_device(file, "a results file")
     try:
         with file.open("rb") as stream:
             magic = stream.read(4)
@@ -304,7 +306,7 @@ def _clean_numbers(frame: pd.DataFrame, percent: bool, source: str, hint: str) -
         if column in frame:
             _reject(frame, column, frame[column].notna() & ~is_valid(frame[column]), expected, source)
     if "n" in frame:
-        not_whole = frame["n"].lt(1) | (frame["n"] % 1).gt(0)
+        not_whole = frame["n"].lt(1) | (frame["n"] % 1).gt(0) | frame["n"].gt(MOST)
         _reject(frame, "n", not_whole, "a whole number of examples, 1 or more,", source)
     _reject(frame, "accuracy", frame["accuracy"].isna(), "a number (leave out students without a result)", source)
     percentages = signed | percent

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -116,11 +117,17 @@ def track(
                 tracker.write(run)
             of_run = {"run": run.key, "name": run.name, "state": run.state, "epochs": len(run.epochs)}
             rows.append({**of_run, "written": new})
-    except OSError as error:  # of a full or read-only disk: what is half written has no stamp, and is written again
-        raise BankError(
-            f"cannot write to {out}: {error.strerror or error}; what is there is completed next time"
-        ) from None
+    except (OSError, *_errors_of(to)) as error:  # what is half written has no stamp, and is written again
+        problem = getattr(error, "strerror", None) or error
+        raise BankError(f"cannot write to {out}: {problem}; what is there is completed next time") from None
     return pd.DataFrame(rows)
+
+
+def _errors_of(to: str) -> list[type[Exception]]:
+    """How a tracker's own library says that it could not write."""
+    if to == "mlflow":
+        return [need("mlflow.exceptions", "trackers", "--to mlflow").MlflowException]
+    return [need("wandb", "trackers", "--to wandb").Error] if to == "wandb" else []
 
 
 def read_runs(folder: str | os.PathLike[str]) -> list[TrackedRun]:
@@ -217,7 +224,7 @@ class _TensorBoard(_FolderTracker):
 
         unfinished = self.out / f".tmp-{run.key}"
         shutil.rmtree(unfinished, ignore_errors=True)
-        with SummaryWriter(str(unfinished)) as writer:
+        with _quiet_when_full(), SummaryWriter(str(unfinished)) as writer:
             for epoch, values in run.metrics():
                 for name, value in values.items():
                     writer.add_scalar(name, value, epoch)
@@ -226,6 +233,22 @@ class _TensorBoard(_FolderTracker):
         self._remove(run.key)
         name = re.sub(r"[^\w=.,+-]+", " ", run.name)  # fit for a folder on any system
         unfinished.rename(self.out / f"{name} {run.key}")
+
+
+@contextmanager
+def _quiet_when_full() -> Iterator[None]:
+    """Leave it to the main thread to say that a disk is full: TensorBoard's writing thread shows a traceback first."""
+    before = threading.excepthook
+
+    def show(args: threading.ExceptHookArgs) -> None:
+        if not issubclass(args.exc_type, OSError):
+            before(args)
+
+    threading.excepthook = show
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 class _Wandb(_FolderTracker):
@@ -254,8 +277,10 @@ class _Wandb(_FolderTracker):
         for epoch, values in run.metrics():
             entry.log(values, step=epoch)
         entry.finish(exit_code=1 if run.state == "failed" else 0)
-        (folder,) = self._folders(run.key)
-        write_json(folder / MARKER, {"stamp": run.stamp})
+        folders = self._folders(run.key)
+        if len(folders) != 1:
+            raise OSError(f"Weights & Biases left {len(folders)} folders for the run {run.key}, expected one")
+        write_json(folders[0] / MARKER, {"stamp": run.stamp})
 
 
 class _Mlflow:

@@ -20,6 +20,7 @@ from capmismatch.errors import (
     must_be_a_table,
     must_be_one_of,
     must_count,
+    require_columns,
 )
 from capmismatch.findings import without_muted
 from capmismatch.selection.by_probe import (
@@ -197,9 +198,7 @@ def pick(
     >>> choice.teacher, choice.rule, choice.findings
     ('middle', 'highest derived_std', ['CM003'])
     """
-    must_be_a_table(probes, "the probes table", "cm.pick(cm.probe(bank), results); or all at once, cm.diagnose(bank)")
-    if results is not None:
-        must_be_a_table(results, "the results table", 'results = cm.load_results("students.csv")')
+    _must_be_tables(probes, results, values)
     must_be_one_of(rule, ["auto", *RULES], "rule")
     must_count(n_boot, "n_boot", least=20, most=MOST_RESAMPLES)  # of fewer draws a chance says nothing
     by, splits = metric_of(metric), Splits(split, report_split)
@@ -261,6 +260,15 @@ def pick(
     methods = settings_in([*([] if results is None else [results]), *(pair[1] for pair in pairs)])
     choice = replace(choice, basis=replace(choice.basis, methods=methods))
     return _with_left_out(choice, probes, unusable, repeated, mute)
+
+
+def _must_be_tables(probes: pd.DataFrame, results: pd.DataFrame | None, values: pd.DataFrame | None) -> None:
+    must_be_a_table(probes, "the probes table", "cm.pick(cm.probe(bank), results); or all at once, cm.diagnose(bank)")
+    if results is not None:
+        must_be_a_table(results, "the results table", 'results = cm.load_results("students.csv")')
+    if values is not None:
+        must_be_a_table(values, "the table of values", "values = cm.example_values(bank, ...)")
+        require_columns(values, ["teacher", "probe", "value"], "the table of values")
 
 
 def _evidence_asked_for(

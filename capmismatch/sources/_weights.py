@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from capmismatch._utils.files import hash_file
+from capmismatch._utils.files import hash_file, no_device
 from capmismatch.errors import InputError
 from capmismatch.sources._networks import on_meta
 from capmismatch.sources._state_dicts import Fitted, WeightsChoice, fit, read_state_dict
@@ -114,6 +114,7 @@ def hash_network(network: nn.Module) -> str:
 
 def hash_checkpoint(file: Path) -> str:
     """SHA-256 of a checkpoint; the user hears which one can't be read."""
+    no_device(file, "a checkpoint")
     try:
         return hash_file(file)
     except OSError as error:

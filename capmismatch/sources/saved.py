@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from capmismatch._numerics.plain_arrays import plain_array
+from capmismatch._utils.files import no_device
 from capmismatch._utils.text import format_percent
 from capmismatch.data.datasets import Dataset
 from capmismatch.data.logit_checks import NOT_LOGITS, logit_array, looks_like
@@ -229,6 +230,7 @@ def _read_folder(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
 def _read_array(file: Path) -> NDArray[Any]:
     if not file.exists():
         raise InputError(f"there is no file {file}")
+    no_device(file, "an array of logits")
     try:
         return _read_safetensors(file) if file.suffix == ".safetensors" else np.load(file, "r", allow_pickle=False)
     except CapmismatchError:

@@ -164,7 +164,8 @@ def errors_of_seed_effects(counts: NDArray[np.int64], variance: float) -> Floats
 
     .. math:: Cov(\hat m) = \sigma^2 (diag(1 / n_u) + A C A^\top), \qquad C = (Z^\top M_U Z)^+,
 
-    by the inverse of a partitioned matrix; M_U takes the units' means off.
+    by the inverse of a partitioned matrix; M_U takes the units' means off. Of more seeds than units the other part of
+    that matrix is inverted, and what moves all units alike is left out: memory and time are then bounded by the units.
 
     Parameters
     ----------
@@ -176,7 +177,8 @@ def errors_of_seed_effects(counts: NDArray[np.int64], variance: float) -> Floats
     Returns
     -------
     array of shape (n, q), or None
-        L, with :math:`L L^\top = \sigma^2 A C A^\top`; None where that moves all units alike.
+        L, with :math:`L L^\top = \sigma^2 A C A^\top`, as far as differences between units go; None where
+        that moves all units alike.
 
     Examples
     --------
@@ -187,12 +189,35 @@ def errors_of_seed_effects(counts: NDArray[np.int64], variance: float) -> Floats
     0.25
     """
     of_unit, of_seed = counts.sum(axis=1, keepdims=True), counts.sum(axis=0)
+    if len(of_seed) > len(of_unit):
+        return _errors_by_units(counts / 1.0, variance)
     share = counts / of_unit
     values, vectors = np.linalg.eigh(np.diag(of_seed) - share.T @ counts)
     known = values > 1e-9 * of_seed.max()
     errors: Floats = np.sqrt(variance) * share @ (vectors[:, known] / np.sqrt(values[known]))
     apart = np.abs(errors - errors.mean(axis=0)).max(initial=0.0)
     return errors if apart > 1e-9 * np.sqrt(variance) else None
+
+
+def _errors_by_units(counts: Floats, variance: float) -> Floats | None:
+    """As `errors_of_seed_effects`, by matrices of units alone.
+
+    Examples
+    --------
+    >>> counts = np.array([[1, 1, 1, 1], [1, 1, 0, 1], [0, 1, 1, 0]])
+    >>> few, many = errors_of_seed_effects(counts[:, :3], 2.0), _errors_by_units(counts[:, :3] / 1.0, 2.0)
+    >>> [round(float(((one[0] - one[2]) ** 2).sum()), 9) for one in (few, many)]
+    [0.2, 0.2]
+    """
+    of_unit, of_seed = counts.sum(axis=1), counts.sum(axis=0)
+    together = (counts / of_seed) @ counts.T
+    left_over = np.linalg.pinv(np.diag(of_unit) - together, rcond=1e-9, hermitian=True)
+    moved = (together + together @ left_over @ together) / np.outer(of_unit, of_unit)
+    moved = moved - moved.mean(axis=0)
+    moved = moved - moved.mean(axis=1, keepdims=True)
+    values, vectors = np.linalg.eigh((moved + moved.T) / 2)
+    known = values > 1e-9 / of_unit.min()
+    return np.sqrt(variance * values[known]) * vectors[:, known] if known.any() else None
 
 
 def covariance(groups: Sequence[Group]) -> Floats:

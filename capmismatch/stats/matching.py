@@ -455,7 +455,7 @@ def share_seeds(rows: pd.DataFrame, by: list[str]) -> bool:
     >>> share_seeds(rows, ["teacher"]), share_seeds(rows[rows["seed"].eq(0)], ["teacher"])
     (True, False)
     """
-    units_with_seed = rows.groupby("seed")[by].apply(lambda units: len(units.drop_duplicates()))
+    units_with_seed = rows[[*by, "seed"]].drop_duplicates().groupby("seed").size()
     return len(units_with_seed) > 1 and bool(units_with_seed.max() == len(rows[by].drop_duplicates()) >= 3)
 
 

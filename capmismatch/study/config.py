@@ -408,9 +408,11 @@ def read_study(file: Path) -> StudyConfig:
         raise InputError(f"there is no study file {file}")
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        config = parse(StudyConfig, _with_environment(table, file.name), file.name)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{file} is not TOML: {error}") from None
-    config = parse(StudyConfig, _with_environment(table, file.name), file.name)
+    except RecursionError:
+        raise InputError(f"{file} holds lists or tables nested too deeply to be a study") from None
     if not config.family:
         raise InputError(f"{file} names no family: expected at least one [[family]] with a source")
     if config.distill is not None and config.results is not None:

@@ -75,6 +75,20 @@ def test_npz_with_a_pair_of_arrays_for_each_part(tmp_path: Path, names: tuple[st
         load_dataset(save(tmp_path / "sizes.npz", **{**arrays, names[2]: np.zeros((2, 5, 4), np.uint8)}))
 
 
+@pytest.mark.parametrize("pair", [("{}_images", "{}_labels"), ("x_{}", "y_{}"), ("X_{}", "Y_{}")])
+def test_npz_parts_for_validation(tmp_path: Path, pair: tuple[str, str]) -> None:
+    images, labels = np.zeros((6, 4, 4, 3), np.uint8), np.arange(6) % 2
+    rows = {"train": slice(0, 3), "val": slice(3, 5), "test": slice(5, 6)}
+    arrays = {
+        name.format(part): values[some]
+        for part, some in rows.items()
+        for name, values in zip(pair, (images, labels), strict=True)
+    }
+    assert load_dataset(save(tmp_path / "set.npz", **arrays)).rows.split.tolist() == ["train"] * 3 + ["val"] * 2 + [
+        "test"
+    ]
+
+
 class Pairs:
     """A map-style set of so many one-coloured images, one of which may be of another colour."""
 

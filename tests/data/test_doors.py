@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import warnings
 import zipfile
@@ -25,6 +26,7 @@ from capmismatch.data.datasets import load_dataset
 from capmismatch.data.lazy_inputs import LazyInputs
 from capmismatch.data.logit_checks import looks_like
 from capmismatch.data.rows import make_rows
+from capmismatch.distillation.results import load_results
 from capmismatch.errors import InputError
 from capmismatch.sources.collecting import collect
 from capmismatch.sources.families import load_family
@@ -445,3 +447,36 @@ def test_an_array_that_is_twice_in_a_file(tmp_path):
         archive.write(tmp_path / "other.npy", "logits_a.npy")
     with pytest.raises(InputError, match="'logits_a' twice"):
         load_family(f"logits:{file}")
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA, pd.NaT, "", " "])
+def test_names_that_are_missing(missing) -> None:
+    logits, labels = np.eye(3), [0, 1, 2]
+    with pytest.raises(InputError, match="expected a name"):
+        bank_from_arrays({missing: logits}, labels)
+    with pytest.raises(InputError, match="expected a name"):
+        bank_from_arrays({"a": logits}, labels, classes=["x", missing, "z"])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with a name are POSIX's")
+def test_what_never_ends_or_never_answers_is_not_read(tmp_path: Path) -> None:
+    for name in ("a.npz", "r.csv", "net.pt"):
+        os.mkfifo(tmp_path / name)
+    for read in (
+        lambda: load_dataset(f"npz:{tmp_path / 'a.npz'}"),
+        lambda: load_family(f"logits:{tmp_path / 'a.npz'}"),
+        lambda: load_results(tmp_path / "r.csv"),
+        lambda: load_results("/dev/zero"),
+        lambda: load_family(f"ckpt:{tmp_path / 'net.pt'}", builder=lambda stem: nn.Linear(2, 2)),
+    ):
+        with pytest.raises(InputError, match=r"device, a pipe or a socket|readable checkpoint"):
+            read()
+
+
+def test_inputs_without_a_number_and_sizes_beyond_measure(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", images=np.zeros((4, 0, 3, 3), np.uint8), labels=[0, 1, 0, 1])
+    with pytest.raises(InputError, match="one number or more"):
+        load_dataset(f"npz:{tmp_path / 'd.npz'}")
+    (tmp_path / "r.csv").write_text("teacher,method,accuracy,seed,split,n\na,KD,0.5,0,val,99999999999999999999\n")
+    with pytest.raises(InputError, match="a whole number of examples"):
+        load_results(tmp_path / "r.csv")

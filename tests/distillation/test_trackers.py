@@ -7,6 +7,7 @@ import json
 import os
 import re
 import struct
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -272,3 +273,21 @@ def test_errors(tmp_path: Path) -> None:
         (tmp_path / "runs" / "a" / name).write_text(content)
         with pytest.raises(BankError, match=naming(tmp_path / "runs" / "a", "damaged")):
             read_runs(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of the size of files are POSIX's")
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    leave_run(tmp_path / "study", "a" * 16, LOSSES * 400, done=True)
+    script = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "import torch.utils.tensorboard; from capmismatch.distillation.trackers import track;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048));"
+        "from capmismatch.errors import CapmismatchError\n"
+        "try: track(sys.argv[1], 'tensorboard', sys.argv[2])\n"
+        "except CapmismatchError as error: print('told', error)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "study"), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("told") and str(tmp_path / "out") in done.stdout
+    assert "Traceback" not in done.stderr

@@ -304,6 +304,8 @@ def test_no_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("name = ", "study.toml is not TOML"),
+        pytest.param("widths = " + "[" * 5000 + "]" * 5000, "nested too deeply", id="nested lists"),
+        pytest.param("a" + ".b" * 5000 + " = 1", "nested too deeply", id="nested tables"),
         ("", "study.toml lacks the key 'name'"),
         ("name = 'x'\nfamily = []\ndata = { source = 'letters' }", r"names no family: expected at least one"),
         ("name = 'x'\nfamly = []", "key in study.toml must be one of .*not 'famly'; did you mean 'family'"),

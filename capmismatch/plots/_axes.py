@@ -81,18 +81,23 @@ def small_points() -> float:
     return float(FontProperties(size=mpl.rcParams["legend.fontsize"]).get_size_in_points())
 
 
+def roomy() -> float:
+    """By how much sizes in inches grow for small text of more than 8 points, as of matplotlib's own defaults."""
+    return max(1.0, small_points() / 8)
+
+
 def panels(count: int, *, narrowest: float = 1.5, inches: float | None = None, sharex: bool = True) -> np.ndarray:
     """Make `count` panels in as few full rows as the width of ``figure.figsize`` allows; return Axes of shape (count,).
 
-    A row holds a divisor of `count`, so no panel stays empty. `inches` is a panel's height.
+    A row holds a divisor of `count`, so no panel stays empty. `inches` is a panel's height. Both grow with the text.
     """
     width = page_width()
-    columns = max(n for n in range(1, count + 1) if count % n == 0 and (n == 1 or width / n >= narrowest))
+    columns = max(n for n in range(1, count + 1) if count % n == 0 and (n == 1 or width / n >= narrowest * roomy()))
     tall = min(max(0.78 * width / columns, 1.5), 2.2) if inches is None else inches
     if inches is None and columns == 1 and count > 1:
         tall = 1.4
     rows = count // columns
-    return new_panels(rows, columns, (width, tall * rows + 0.1), sharex=sharex).ravel()
+    return new_panels(rows, columns, (width, tall * roomy() * rows + 0.1), sharex=sharex).ravel()
 
 
 def outer_labels_only(axes: np.ndarray) -> None:
@@ -234,7 +239,7 @@ def legend_above(
         _legend_at(place, figure, ax, handles, texts, options)
     elif own_figure:
         if given is None:
-            lines = -(-len(texts) // columns) + (title is not None)
+            lines = -(-len(texts) // columns) + (0 if title is None else 1 + title.count("\n"))
             height = root(ax).get_figheight() + 1.5 * small_points() / 72 * lines
             root(ax).set_figheight(height)
         figure.legend(handles, texts, loc="outside upper center", borderaxespad=0.2, **options)

@@ -114,9 +114,7 @@ def _ranks(facts: Sequence[Facts]) -> str:
             found += f" against {agreement.floor.value:.2f}"
             verdict = agreement.below_floor["neighbours"].verdict("less than", "more than", "about as well as")
         by_verdict.setdefault((agreement.family, verdict), []).append(f"{found} {unit}")
-    return _sentences(
-        _neighbours(family, verdict, join(found)) for (family, verdict), found in by_verdict.items()
-    )
+    return _sentences(_neighbours(family, verdict, join(found)) for (family, verdict), found in by_verdict.items())
 
 
 def _neighbours(family: str, verdict: str, found: str) -> str:

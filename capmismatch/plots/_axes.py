@@ -281,11 +281,33 @@ def _name_artists(ax: Axes, handles: Sequence[Any], texts: Sequence[str]) -> Non
             ax.add_artist(named_patch)
 
 
+def text_inches(text: str) -> float:
+    """Width of small text."""
+    return float(TextPath((0, 0), text, prop=FontProperties(size=small_points())).get_extents().width / 72)
+
+
+def wrapped(parts: Sequence[str], inches: float) -> str:
+    r"""The parts joined by commas, on as many lines as small text needs in a width.
+
+    Examples
+    --------
+    >>> wrapped(["TS 0.70", "ATS 0.59", "ISATS 0.63"], 100), wrapped(["TS 0.70", "ATS 0.59", "ISATS 0.63"], 0.1)
+    ('TS 0.70, ATS 0.59, ISATS 0.63', 'TS 0.70,\nATS 0.59,\nISATS 0.63')
+    """
+    lines = [""]
+    for part in parts:
+        longer = f"{lines[-1]}, {part}" if lines[-1] else part
+        if lines[-1] and text_inches(longer) > inches:
+            lines[-1] += ","
+            lines.append(part)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines)
+
+
 def _legend_columns(texts: Sequence[str], inches: float) -> int:
     """Fewest rows, then columns, whose texts, with 3.5 ems for handle and gaps each, fit into a width."""
-    size = small_points()
-    font = FontProperties(size=size)
-    widths = [TextPath((0, 0), text, prop=font).get_extents().width / 72 + 3.5 * size / 72 for text in texts]
+    widths = [text_inches(text) + 3.5 * small_points() / 72 for text in texts]
     for rows in range(1, len(texts)):
         columns = -(-len(texts) // rows)
         if sum(column.max() for column in np.array_split(widths, columns)) <= inches:

@@ -184,13 +184,16 @@ def _some_probe(counts: LinkCounts) -> str:
 
 
 def _trained(facts: Sequence[Facts]) -> str:
-    late = [fact for fact in _of(facts, LateGain) if fact.gain.low > 0]
+    measured = _of(facts, LateGain)
+    late = [fact for fact in measured if fact.gain.low > 0]
+    if not measured:
+        return ""
     if not late:
         return "In the last fifth of the epochs no students gained significantly on validation rows."
     most = max(late, key=lambda fact: fact.gain.value)
     form, unit = ("+.3f", " nats") if most.in_nats else ("+.2f", " points")
     return (
-        f"In the last fifth of the epochs students still gained in {len(late)} of {len(facts)} combinations of student "
+        f"In the last fifth of the epochs students still gained in {len(late)} of {len(measured)} combinations of student "
         f"and method, at most {most.gain.text(form, unit=unit)}: {_subject(most.subject)}."
     )
 

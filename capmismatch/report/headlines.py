@@ -193,8 +193,8 @@ def _trained(facts: Sequence[Facts]) -> str:
     most = max(late, key=lambda fact: fact.gain.value)
     form, unit = ("+.3f", " nats") if most.in_nats else ("+.2f", " points")
     return (
-        f"In the last fifth of the epochs students still gained in {len(late)} of {len(measured)} combinations of student "
-        f"and method, at most {most.gain.text(form, unit=unit)}: {_subject(most.subject)}."
+        f"In the last fifth of the epochs students still gained in {len(late)} of {len(measured)} combinations of "
+        f"student and method, at most {most.gain.text(form, unit=unit)}: {_subject(most.subject)}."
     )
 
 

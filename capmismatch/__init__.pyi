@@ -54,7 +54,6 @@ from .examples import ExampleBank as ExampleBank
 from .examples import list_examples as list_examples
 from .examples import load_example as load_example
 from .explorer import explore as explore
-from .findings import explain as explain
 from .plots import figure_style as figure_style
 from .report.latex import to_latex as to_latex
 from .selection.links import correlate as correlate
@@ -82,3 +81,7 @@ from .study.study import Study as Study
 from .study.study import load_study as load_study
 from .training.loop import fit as fit
 from .training.recipes import Recipe as Recipe
+from .vocabulary.explaining import Explanation as Explanation
+from .vocabulary.explaining import explain as explain
+from .vocabulary.lists import list_methods as list_methods
+from .vocabulary.lists import list_probes as list_probes

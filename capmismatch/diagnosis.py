@@ -234,7 +234,9 @@ def _chosen(
     if "train" not in set(bank.rows.split):
         why = f"soft labels need the teacher's logits of training rows: the bank in {bank.path} has none"
         return replace(choice, no_command=why), ""
-    return replace(choice, source=str(bank.path), soften_options=("--split", "train"), no_command=""), ""
+    return replace(
+        choice, source=str(bank.path), soften_options=("--split", "train"), no_command=choice.without_tau
+    ), ""
 
 
 # The answer -----------------------------------------------------------------------------------------------------------

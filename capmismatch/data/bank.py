@@ -521,12 +521,12 @@ def bank_from_arrays(
     for teacher, size in sizes.items():
         must_be_one_of(teacher, arrays, "teacher in params")
         must_be_a_count(size, f"params of teacher {teacher!r}")
-    students = [students] if isinstance(students, str) else list(map(str, students))
+    students = _names_of_students(students, arrays)
     given = {
         str(teacher): logit_array(values, f"features of {teacher!r}") for teacher, values in (features or {}).items()
     }
-    for teacher in (*students, *given):
-        must_be_one_of(teacher, arrays, "network among the logits")
+    for teacher in given:
+        must_be_one_of(teacher, arrays, "network in features")
     opened = []
     for order, (teacher, values) in enumerate(arrays.items()):
         check_logits(values, rows, f"teacher {teacher!r}")
@@ -550,6 +550,19 @@ def bank_from_arrays(
         key = teacher_key(family, teacher, None)
         bank._features[key] = Features(FeatureRecord(key), as_stored(values, place), place)
     return bank
+
+
+def _names_of_students(students: Sequence[str] | str, arrays: Iterable[str]) -> list[str]:
+    """Which of the networks are students."""
+    if isinstance(students, Mapping):
+        raise InputError(
+            f"expected students as names among the logits, got a mapping of {list(students)}: put their logits beside "
+            f"those of the teachers, and name them, students={list(map(str, students))}"
+        )
+    names = [students] if isinstance(students, str) else list(map(str, students))
+    for name in names:
+        must_be_one_of(name, arrays, "each of students, by its name in logits,")
+    return names
 
 
 def _arrays_by_name(logits: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:

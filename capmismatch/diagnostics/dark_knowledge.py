@@ -177,7 +177,8 @@ def _row_of(bank: LogitBank, example: str) -> int:
     matches = np.flatnonzero(bank.rows.ids == str(example))
     if not len(matches):
         raise InputError(
-            f"there is no example {example!r} in the bank; ids go from {bank.rows.ids[0]!r} to {bank.rows.ids[-1]!r}"
+            f"there is no example {example!r} in the bank; ids go from {str(bank.rows.ids[0])!r} to "
+            f"{str(bank.rows.ids[-1])!r}"
         )
     return int(matches[0])
 

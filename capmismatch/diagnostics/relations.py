@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -137,8 +138,8 @@ def _numbers(bank: LogitBank, groups: Groups, split: str | None, device: torch.d
             problem = f"no group of class {missing!r}" if missing is not None else f"a group of {unknown!r}, no class"
             raise InputError(f"expected a group of each of {len(classes)} classes, got {problem}")
         return checked_groups(np.unique([str(groups[name]) for name in classes], return_inverse=True)[1], len(classes))
-    if isinstance(groups, int):
-        return checked_groups(find_groups(_mean_affinity(bank, split, device), groups), len(classes))
+    if isinstance(groups, Integral) and not isinstance(groups, bool):
+        return checked_groups(find_groups(_mean_affinity(bank, split, device), int(groups)), len(classes))
     return checked_groups(groups, len(classes))
 
 

@@ -40,6 +40,8 @@ class MethodSpec:
 
     Attributes
     ----------
+    about : str
+        How it differs from the others, in a line.
     kind : str
         What the student learns from: "labels" alone, the teacher's "soft labels", or its "logits".
     loss : str
@@ -50,54 +52,69 @@ class MethodSpec:
         Those that are handed to the loss as options.
     """
 
+    about: str
     kind: Literal["labels", "soft labels", "logits"]
     loss: str
     fields: Mapping[str, Any]
     loss_fields: tuple[str, ...]
 
 
-def _soft_labels(**fields: Any) -> MethodSpec:
+def _soft_labels(about: str, **fields: Any) -> MethodSpec:
     """A method that makes soft labels of the teacher's logits."""
     common = {"tau": 4.0, "tau_student": 1.0, "weight": 0.5}
-    return MethodSpec("soft labels", "soft_cross_entropy", {**common, **fields}, ("tau_student",))
+    return MethodSpec(about, "soft labels", "soft_cross_entropy", {**common, **fields}, ("tau_student",))
 
 
-def _logits(loss: str) -> MethodSpec:
+def _logits(loss: str, about: str) -> MethodSpec:
     """A method that compares logits in every step. Its loss has further options of its own."""
-    return MethodSpec("logits", loss, {"tau": None, "weight": None}, ("tau",))
+    return MethodSpec(about, "logits", loss, {"tau": None, "weight": None}, ("tau",))
 
 
 METHODS: dict[str, MethodSpec] = {
-    "CE": MethodSpec("labels", "", {}, ()),
-    "KD": _soft_labels(),
-    "ATS": _soft_labels(tau_other=3.0, center="mean"),
+    "CE": MethodSpec("no teacher: the baseline", "labels", "", {}, ()),
+    "KD": _soft_labels("the teacher's probabilities at a temperature (Hinton et al.)"),
+    "ATS": _soft_labels(
+        "two temperatures, one of the target's logit and one of the others' (Li et al.)", tau_other=3.0, center="mean"
+    ),
     # the margin follows from the constraint
-    "ISATS": _soft_labels(constraint="order", margin=None, center="mean", wrong=WRONG_ROWS),
-    "DKD": _logits("dkd"),
-    "NormKD": _logits("norm_kd"),
-    "StdKD": _logits("standardized_kd"),
-    "DIST": _logits("dist"),
-    "CorrKD": _logits("correlation_kd"),
-    "CTKD": _logits("curriculum_kd"),
-    "RKD": _logits("reverse_kl"),
-    "JS": _logits("js"),
-    "SKD": _logits("skewed_kl"),
-    "SRKD": _logits("skewed_reverse_kl"),
-    "TopK": _logits("topk_kl"),
-    "DTKD": _logits("dtkd"),
-    "TTM": _logits("ttm"),
-    "WTTM": _logits("wttm"),
-    "NKD": _logits("nkd"),
-    "PLD": _logits("pld"),
-    "ABKD": _logits("abkd"),
-    "WKD": _logits("wkd"),
-    "MLKD": _logits("mlkd"),
-    "CalKD": _soft_labels(),
-    "MatchKD": _soft_labels(match="entropy", other=None),
-    "ClassKD": _soft_labels(share=None, other=None),
-    "GRAFT": _soft_labels(other=None),
-    "SHUFFLE": _soft_labels(),
-    "FLAT": _soft_labels(),
+    "ISATS": _soft_labels(
+        "ATS with the second temperature chosen for each example (Fan et al.)",
+        constraint="order",
+        margin=None,
+        center="mean",
+        wrong=WRONG_ROWS,
+    ),
+    "DKD": _logits("dkd", "target and wrong-class parts of KL, weighted separately (Zhao et al.)"),
+    "NormKD": _logits("norm_kd", "KL at temperatures from each example's spread of logits (Chi et al.)"),
+    "StdKD": _logits("standardized_kd", "KL of z-scored logits (Sun et al.)"),
+    "DIST": _logits("dist", "correlations along classes and along the batch (Huang et al.)"),
+    "CorrKD": _logits("correlation_kd", "linear and rank correlation along classes (Niu et al.)"),
+    "CTKD": _logits("curriculum_kd", "KL at a temperature that is learned adversarially (Li, Z. et al.)"),
+    "RKD": _logits("reverse_kl", "reverse KL, student to teacher (Gu et al.)"),
+    "JS": _logits("js", "Jensen-Shannon divergence, between both (Agarwal et al.)"),
+    "SKD": _logits("skewed_kl", "KL of the teacher from a mixture with the student (Ko et al.)"),
+    "SRKD": _logits("skewed_reverse_kl", "KL of the student from a mixture with the teacher (Ko et al.)"),
+    "TopK": _logits("topk_kl", "KL over the teacher's k most likely classes"),
+    "DTKD": _logits("dtkd", "KL at temperatures shared out by both sides' largest logits, plus KD (Wei and Bai)"),
+    "TTM": _logits("ttm", "KL of the softened teacher and the plain student (Zheng and Yang)"),
+    "WTTM": _logits("wttm", "TTM with more weight where the teacher is unsure (Zheng and Yang)"),
+    "NKD": _logits("nkd", "cross-entropies of target and wrong classes, each by itself (Yang et al.)"),
+    "PLD": _logits("pld", "likelihood of the order: label first, then the teacher's order (Bassam et al.)"),
+    "ABKD": _logits("abkd", "alpha-beta divergence, with KL and reverse KL as corners (Wang et al.)"),
+    "WKD": _logits("wkd", "cost of moving the wrong classes' probability, plus the target (Lv et al.)"),
+    "MLKD": _logits("mlkd", "KD at several temperatures, between pairs of examples and pairs of classes (Jin et al.)"),
+    "CalKD": _soft_labels(
+        "KD with the temperature that calibrates the teacher on validation rows (Fan et al. 2024; Kim et al.)"
+    ),
+    "MatchKD": _soft_labels(
+        "KD with a temperature per teacher that makes all equally confident, or equal in another probe",
+        match="entropy",
+        other=None,
+    ),
+    "ClassKD": _soft_labels("KD blended with the class's mean soft label", share=None, other=None),
+    "GRAFT": _soft_labels("control: one teacher's p_y with the wrong classes of another", other=None),
+    "SHUFFLE": _soft_labels("control: the wrong classes permuted in each example (Furlanello et al.)"),
+    "FLAT": _soft_labels("control: the wrong classes made equal (Szegedy et al.)"),
 }
 """The methods by their names in tables."""
 
@@ -283,14 +300,14 @@ class Method:
     def _check_options(self) -> None:
         if self.options and not self.has_teacher:
             raise InputError(f"method {self.name} takes no options, got {self.options!r}")
-        if self.spec.kind == "soft labels":  # those of the other losses are checked where the loss is made
-            for option in self.options:
-                must_be_one_of(option, REMEDIES, f"option of method {self.name}")
-                if self.name in (*CONTROLS, *PREPARED) and option in ("assistants", "rank_weight"):
-                    raise InputError(f"method {self.name} changes soft labels alone: it takes no {option}")
         for option in ("ce_weight", "kd_weight"):
             if option in self.options:
                 raise InputError(f"method {self.name} takes no option {option}: its weight shares out both terms")
+        for option in self.options:
+            if option not in REMEDIES:
+                must_be_one_of(option, [*REMEDIES, *self._options_of_loss()], f"option of method {self.name}")
+            elif self.name in (*CONTROLS, *PREPARED) and option in ("assistants", "rank_weight"):
+                raise InputError(f"method {self.name} changes soft labels alone: it takes no {option}")
         for option, (is_valid, expected) in REMEDIES.items():
             if option in self.options and not is_valid(self.options[option]):
                 raise InputError(f"expected {option} of method {self.name}{expected}, got {self.options[option]!r}")
@@ -299,6 +316,14 @@ class Method:
         if self.tau is not None and "tau" in self.options:
             both = f"{self.tau!r}, and {self.options['tau']!r} in its options"
             raise InputError(f"method {self.name} got tau twice: {both}")
+
+    def _options_of_loss(self) -> list[str]:
+        """Options of the loss itself; of those that compare logits alone, as soft labels have their own fields."""
+        if self.spec.kind != "logits":
+            return []
+        from capmismatch.losses.criterion import options_of
+
+        return [*options_of(self.spec.loss), "warmup_epochs", "ignore_index"]
 
     @property
     def assistants(self) -> tuple[str, ...]:

@@ -180,7 +180,7 @@ def load_results(
         source, frame = f"the results file {path}", _read_file(path, _renaming(columns))
     frame = _named(frame, _renaming(columns), method, source)
     _clean_names(frame, source)
-    hint = "else say percent=True"
+    hint = "else say percent=True, in a study.toml [results] percent = true"
     if percent is None:
         percent, hint = _are_percentages(frame["accuracy"]), "or percentages throughout, all of them above 1"
     _clean_numbers(frame, percent, source, hint)

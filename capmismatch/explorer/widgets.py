@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Hashable, Sequence
 from html import escape
 from typing import Any
@@ -217,8 +218,26 @@ class Explorer:
         return figures.dark_knowledge(table, image)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        """The controls where a notebook can show them, else the text of `repr`."""
-        return {**self.widget._repr_mimebundle_(**kwargs), "text/plain": repr(self)}
+        """The controls where a notebook can show them, else the pictures as they are now, else the text of `repr`."""
+        return {**self.widget._repr_mimebundle_(**kwargs), "text/html": self.to_html(), "text/plain": repr(self)}
+
+    def to_html(self) -> str:
+        """What is shown now as HTML without controls: for exported notebooks, and pages where widgets aren't live.
+
+        Returns
+        -------
+        str
+            The three pictures, the note below them and what was chosen; it loads nothing from elsewhere.
+        """
+        names = {"soft_labels": "Soft labels", "class_ranks": "Class ranks", "example": "Example"}
+        pictures = "".join(
+            f'<img alt="{names[name]}" style="max-width: 100%; display: block" '
+            f'src="data:image/png;base64,{b64encode(picture.value).decode("ascii")}">'
+            for name, picture in self._pictures.items()
+            if picture.value
+        )
+        chosen = f"<p>{escape(str(self.view))}</p>"
+        return f'<div style="max-width: 72em">{pictures}{self._note.value}{chosen}</div>'
 
     def __repr__(self) -> str:
         return f"{self.view}\n{_wide(self.tables['soft_labels']).to_string()}"

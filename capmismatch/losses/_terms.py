@@ -6,6 +6,9 @@ precision (`logits_pair`, `checked_labels`), compute.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,6 +22,7 @@ def logits_pair(student: Tensor, teacher: Tensor, check: bool = True) -> tuple[T
 
     Shapes are always checked, values if `check` is set.
     """
+    must_be_tensors({"student logits": student, "teacher logits": teacher})
     s = as_logits(student, place="student logits") if check else single(student)
     t = as_logits(teacher.detach(), place="teacher logits") if check else single(teacher.detach())
     if s.shape != t.shape:
@@ -27,6 +31,21 @@ def logits_pair(student: Tensor, teacher: Tensor, check: bool = True) -> tuple[T
         raise InputError("expected at least one example, got student logits of shape (0, C)")
     dtype = torch.promote_types(s.dtype, t.dtype)
     return s.to(dtype), t.to(dtype)
+
+
+def must_be_tensors(given: Mapping[str, object]) -> None:
+    """Raise unless all are tensors: a loss of arrays would have no gradient.
+
+    Examples
+    --------
+    >>> must_be_tensors({"student logits": [[1.0, 2.0]]})
+    Traceback (most recent call last):
+    capmismatch.errors.InputError: expected student logits as a torch tensor, got list: torch.as_tensor(...) makes one
+    """
+    for place, value in given.items():
+        if not isinstance(value, Tensor):
+            kind = "a NumPy array" if isinstance(value, np.ndarray) else type(value).__name__
+            raise InputError(f"expected {place} as a torch tensor, got {kind}: torch.as_tensor(...) makes one")
 
 
 def single(tensor: Tensor) -> Tensor:

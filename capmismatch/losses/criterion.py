@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from capmismatch._numerics.arrays import as_logits
 from capmismatch.errors import InputError, must_be_one_of
-from capmismatch.losses._terms import checked_labels, cross_entropy, must_be_weight, single
+from capmismatch.losses._terms import checked_labels, cross_entropy, must_be_tensors, must_be_weight, single
 from capmismatch.losses.correlation import correlation_kd, dist, pld, rank_kd
 from capmismatch.losses.curriculum import CurriculumKD
 from capmismatch.losses.decoupled import dkd, nkd
@@ -76,6 +76,18 @@ LOSSES: dict[str, Loss] = {
     "wkd": Loss(wkd, 1.0, 1.0, needs_labels=True),
     "mlkd": Loss(mlkd, 0.1, 0.9),
 }
+
+
+def options_of(name: str) -> list[str]:
+    """The options that a loss takes, by their names.
+
+    Examples
+    --------
+    >>> options_of("dtkd")
+    ['tau', 'alpha', 'beta', 'center']
+    """
+    inputs = ("student", "teacher", "soft_labels", "labels", "check", "mask")
+    return [key for key in inspect.signature(LOSSES[name].term).parameters if key not in inputs]
 
 
 class Criterion(nn.Module):
@@ -158,10 +170,8 @@ class Criterion(nn.Module):
         self.options = options
         self.warmup = 1.0
         self._check_next = True  # the first batch of an epoch
-        inputs = ("student", "teacher", "soft_labels", "labels", "check", "mask")
-        choices = [key for key in inspect.signature(entry.term).parameters if key not in inputs]
         for option in options:
-            must_be_one_of(option, choices, f"an option of {name}")
+            must_be_one_of(option, options_of(name), f"an option of {name}")
         self.term: Callable[..., Tensor] = (
             entry.term(**options) if isinstance(entry.term, type) else partial(entry.term, **options)
         )
@@ -220,6 +230,7 @@ class Criterion(nn.Module):
 
     def counted(self, student_logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the rows that count of all three, sequences one after the other; see `forward`."""
+        must_be_tensors({"student logits": student_logits, "labels": labels, "teacher logits": teacher_logits})
         if labels.ndim == 2 and student_logits.ndim == 3:
             student_logits, teacher_logits = student_logits.flatten(0, 1), teacher_logits.flatten(0, 1)
             labels = labels.flatten()

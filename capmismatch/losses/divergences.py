@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from capmismatch.errors import InputError, must_be_one_of, must_be_temperature, must_count
-from capmismatch.losses._terms import kl, logits_pair
+from capmismatch.losses._terms import kl, logits_pair, must_be_tensors
 
 TAILS = ("bucket", "renormalise", "both")
 LEAST = -1e4  # a logarithm whose exponential is 0
@@ -360,6 +360,7 @@ def listed_kl(
     [0.3376, 0.8041, 0.1109]
     """
     must_be_one_of(tail, TAILS, "tail")
+    must_be_tensors({"student logits": student, "ids": ids, "log probabilities": log_probs})
     if student.ndim != 2 or ids.ndim != 2 or ids.shape != log_probs.shape or len(ids) != len(student):
         raise InputError(
             f"expected logits (N, C) and lists of ids and log probabilities (N, K), got shapes {tuple(student.shape)}, "
@@ -506,6 +507,7 @@ def _log_probs(student: Tensor, teacher: Tensor, tau: float, mask: Tensor | None
     """Log probabilities at tau of student and teacher, of the rows that count."""
     must_be_temperature(tau, "tau")
     if mask is not None:
+        must_be_tensors({"student logits": student, "teacher logits": teacher, "the mask": mask})
         _must_mask(mask, len(student))
         student, teacher = student[mask], teacher[mask]
     s, t = logits_pair(student, teacher, check)

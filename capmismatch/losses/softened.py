@@ -9,7 +9,7 @@ from capmismatch import temperature
 from capmismatch._numerics.arrays import as_logits
 from capmismatch._numerics.soft_label_spec import TAU_OTHER, WRONG_ROWS
 from capmismatch.errors import InputError, must_be_positive, must_be_temperature
-from capmismatch.losses._terms import checked_labels, kl, logits_pair, single, standardize
+from capmismatch.losses._terms import checked_labels, kl, logits_pair, must_be_tensors, single, standardize
 
 
 def kd(student: Tensor, teacher: Tensor, tau: float = 4.0, *, check: bool = True) -> Tensor:
@@ -320,6 +320,7 @@ def standardized_kd(student: Tensor, teacher: Tensor, tau: float = 2.0, *, check
 
 def _logits_and_soft_labels(student: Tensor, soft_labels: Tensor, check: bool) -> tuple[Tensor, Tensor]:
     """Return logits and soft labels in the logits' precision; see `logits_pair`."""
+    must_be_tensors({"student logits": student, "soft labels": soft_labels})
     s = as_logits(student, place="student logits") if check else single(student)
     q = (_checked_probabilities(soft_labels.detach()) if check else soft_labels.detach()).to(s.dtype)
     if s.shape != q.shape or len(s) == 0:

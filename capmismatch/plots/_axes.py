@@ -81,18 +81,23 @@ def small_points() -> float:
     return float(FontProperties(size=mpl.rcParams["legend.fontsize"]).get_size_in_points())
 
 
+def roomy() -> float:
+    """By how much sizes in inches grow for small text of more than 8 points, as of matplotlib's own defaults."""
+    return max(1.0, small_points() / 8)
+
+
 def panels(count: int, *, narrowest: float = 1.5, inches: float | None = None, sharex: bool = True) -> np.ndarray:
     """Make `count` panels in as few full rows as the width of ``figure.figsize`` allows; return Axes of shape (count,).
 
-    A row holds a divisor of `count`, so no panel stays empty. `inches` is a panel's height.
+    A row holds a divisor of `count`, so no panel stays empty. `inches` is a panel's height. Both grow with the text.
     """
     width = page_width()
-    columns = max(n for n in range(1, count + 1) if count % n == 0 and (n == 1 or width / n >= narrowest))
+    columns = max(n for n in range(1, count + 1) if count % n == 0 and (n == 1 or width / n >= narrowest * roomy()))
     tall = min(max(0.78 * width / columns, 1.5), 2.2) if inches is None else inches
     if inches is None and columns == 1 and count > 1:
         tall = 1.4
     rows = count // columns
-    return new_panels(rows, columns, (width, tall * rows + 0.1), sharex=sharex).ravel()
+    return new_panels(rows, columns, (width, tall * roomy() * rows + 0.1), sharex=sharex).ravel()
 
 
 def outer_labels_only(axes: np.ndarray) -> None:
@@ -234,7 +239,7 @@ def legend_above(
         _legend_at(place, figure, ax, handles, texts, options)
     elif own_figure:
         if given is None:
-            lines = -(-len(texts) // columns) + (title is not None)
+            lines = -(-len(texts) // columns) + (0 if title is None else 1 + title.count("\n"))
             height = root(ax).get_figheight() + 1.5 * small_points() / 72 * lines
             root(ax).set_figheight(height)
         figure.legend(handles, texts, loc="outside upper center", borderaxespad=0.2, **options)
@@ -276,11 +281,33 @@ def _name_artists(ax: Axes, handles: Sequence[Any], texts: Sequence[str]) -> Non
             ax.add_artist(named_patch)
 
 
+def text_inches(text: str) -> float:
+    """Width of small text."""
+    return float(TextPath((0, 0), text, prop=FontProperties(size=small_points())).get_extents().width / 72)
+
+
+def wrapped(parts: Sequence[str], inches: float) -> str:
+    r"""The parts joined by commas, on as many lines as small text needs in a width.
+
+    Examples
+    --------
+    >>> wrapped(["TS 0.70", "ATS 0.59", "ISATS 0.63"], 100), wrapped(["TS 0.70", "ATS 0.59", "ISATS 0.63"], 0.1)
+    ('TS 0.70, ATS 0.59, ISATS 0.63', 'TS 0.70,\nATS 0.59,\nISATS 0.63')
+    """
+    lines = [""]
+    for part in parts:
+        longer = f"{lines[-1]}, {part}" if lines[-1] else part
+        if lines[-1] and text_inches(longer) > inches:
+            lines[-1] += ","
+            lines.append(part)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines)
+
+
 def _legend_columns(texts: Sequence[str], inches: float) -> int:
     """Fewest rows, then columns, whose texts, with 3.5 ems for handle and gaps each, fit into a width."""
-    size = small_points()
-    font = FontProperties(size=size)
-    widths = [TextPath((0, 0), text, prop=font).get_extents().width / 72 + 3.5 * size / 72 for text in texts]
+    widths = [text_inches(text) + 3.5 * small_points() / 72 for text in texts]
     for rows in range(1, len(texts)):
         columns = -(-len(texts) // rows)
         if sum(column.max() for column in np.array_split(widths, columns)) <= inches:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from capmismatch._utils.setting_labels import with_current_labels
+from capmismatch._utils.setting_labels import must_be_a_label, with_current_labels
 from capmismatch.errors import InputError, require_columns
 from capmismatch.plots._options import note_aliases
 from capmismatch.stats.matching import resolve_split
@@ -83,6 +83,8 @@ def rows_where(frame: pd.DataFrame, what: str, **values: Any) -> pd.DataFrame:
         choices = value if isinstance(value, list | tuple) else [value]
         for choice in choices:
             if not _equal(frame[column], choice).any():
+                if column == "label":  # one of an earlier version is named
+                    must_be_a_label(choice, listed(frame[column]), f"label of {what}")
                 raise InputError(f"{what} has no rows with {column} {choice!r}; it has {listed(frame[column])}")
         frame = frame[np.logical_or.reduce([_equal(frame[column], choice) for choice in choices])]
     return frame

@@ -88,7 +88,10 @@ def drawing(**tables: str) -> Callable[[Callable[..., Drawn]], Callable[..., Dra
             if isinstance(shared.get("labels"), list | tuple) and "settings" in signature.parameters:
                 options["settings"] = shared.pop("labels")  # what `labels` of that figure was at first
             _check_ax(function.__name__, options, takes="ax" in signature.parameters)
-            bound = signature.bind_partial(*args, **options)
+            try:
+                bound = signature.bind_partial(*args, **options)
+            except TypeError as error:  # Python's own message does not say which function
+                raise TypeError(f"{function.__name__}{signature}: {error}") from None
             if shared.get("figure") is not None and bound.arguments.get("ax") is not None:
                 raise InputError("expected either ax or figure, got both")
             _fill_tables(signature, bound.arguments, tables)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 
 from capmismatch._utils.files import replacing, write_text
@@ -190,7 +192,9 @@ def file_name(text: object) -> str:
     return escaped
 
 
-FORMATS = ("pdf", "png", "svg")
+FORMATS = ("pdf", "png", "svg", "pgf")
+LATEX = ("lualatex", "xelatex")
+"""What matplotlib measures text with for PGF: the first that is installed, if its own setting is not."""
 
 
 def check_formats(formats: Sequence[str]) -> None:
@@ -214,6 +218,17 @@ def check_formats(formats: Sequence[str]) -> None:
         raise InputError(f"expected formats as a list of {list(FORMATS)}, got {formats!r}")
     for name in formats:
         must_be_one_of(name, FORMATS, "format")
+    if "pgf" in formats:
+        _latex()
+
+
+def _latex() -> str:
+    """The LaTeX that measures the text of a PGF file."""
+    names = dict.fromkeys((str(mpl.rcParams["pgf.texsystem"]), *LATEX))
+    found = next((name for name in names if shutil.which(name)), None)
+    if found is None:
+        raise InputError(f"format pgf needs LaTeX, one of {list(names)}, which is not installed; pdf and svg do not")
+    return found
 
 
 def save(
@@ -223,7 +238,7 @@ def save(
     *,
     formats: Sequence[str] = ("pdf", "png"),
 ) -> tuple[Path, ...]:
-    """Write a figure as PDF and PNG (or SVG), and the CSV of what it shows.
+    """Write a figure as PDF and PNG (or SVG, or PGF), and the CSV of what it shows.
 
     The PDF embeds TrueType fonts; the PNG has 300 dots per inch; none holds a date, so that the same figure gives the
     same bytes. Each file appears whole or not at all. The figure stays open: ``plt.close`` it in long scripts.
@@ -240,8 +255,8 @@ def save(
         Path without an ending; the folder is made, and the last part is escaped by `file_name`.
     table : DataFrame, optional
         The CSV's rows, if not those of `drawn_data`.
-    formats : sequence of {"pdf", "png", "svg"}
-        Of the pictures.
+    formats : sequence of {"pdf", "png", "svg", "pgf"}
+        Of the pictures. PGF is drawn by LaTeX in the fonts of the document, and needs one here to measure text with.
 
     Returns
     -------
@@ -251,7 +266,8 @@ def save(
     Raises
     ------
     InputError
-        If the Axes are of several figures, or nothing there was drawn by capmismatch and there is no `table`.
+        If the Axes are of several figures, or nothing there was drawn by capmismatch and there is no `table`; for PGF
+        without LaTeX, or of a figure that shows an image.
 
     See Also
     --------
@@ -318,10 +334,21 @@ def _write_pictures(figure: Figure, pictures: Sequence[Path]) -> None:
             for picture in pictures:
                 kind = picture.suffix[1:]
                 with replacing(picture) as file:
-                    figure.savefig(file, format=kind, metadata=about[kind], dpi=300 if kind == "png" else "figure")
+                    if kind == "pgf":
+                        _write_pgf(figure, file)
+                    else:
+                        figure.savefig(file, format=kind, metadata=about[kind], dpi=300 if kind == "png" else "figure")
     finally:
         if engine is not None:
             figure.set_layout_engine(engine)
+
+
+def _write_pgf(figure: Figure, file: Any) -> None:
+    """Write a figure as code for LaTeX, in the fonts of the document that includes it."""
+    if figure.findobj(AxesImage):
+        raise InputError("a figure with an image cannot be written as pgf, which holds no images: write pdf")
+    with mpl.rc_context({"pgf.texsystem": _latex(), "pgf.rcfonts": False}):
+        figure.savefig(file, format="pgf")
 
 
 def _figure_of(target: Figure | Axes | np.ndarray) -> Figure:

@@ -56,7 +56,12 @@ class Venue:
 VENUES: dict[str, Venue] = {
     "default": Venue(6.5, 6.5, 9, 8, "sans-serif"),
     "neurips": Venue(5.5, 5.5, 9, 8, "serif"),
+    "iclr": Venue(5.5, 5.5, 9, 8, "serif"),
+    "jmlr": Venue(6.0, 6.0, 9, 8, "serif"),
     "icml": Venue(3.25, 6.75, 8, 8, "serif"),
+    "aistats": Venue(3.25, 6.75, 8, 8, "serif"),
+    "aaai": Venue(3.3, 6.975, 8, 8, "serif"),
+    "acl": Venue(3.03, 6.3, 8, 8, "serif"),
     "cvpr": Venue(3.25, 6.875, 8, 8, "serif"),
     "ieee": Venue(3.5, 7.16, 8, 8, "serif"),
     "nature": Venue(3.5, 7.2, 7, 6, "sans-serif", ("Arial", "Helvetica", "Liberation Sans")),  # asks for 5 to 7 points
@@ -125,9 +130,10 @@ def figure_style(venue: str = "default", width: str | float = "column", *, ratio
     Parameters
     ----------
     venue : str
-        One of ``"default", "neurips", "icml", "cvpr", "ieee", "nature", "springer"``: no text is smaller than the venue
-        asks for, tick labels and legends among it. With the optional package `tueplots` also each of its bundles, by
-        full name (``"aistats2025"``) or, of other venues than these, by venue, which takes the latest year.
+        One of ``"default", "neurips", "iclr", "jmlr", "icml", "aistats", "aaai", "acl", "cvpr", "ieee", "nature",
+        "springer"`` ("acl" for all its conferences, such as EMNLP): no text is smaller than the venue asks for, tick
+        labels and legends among it. With the optional package `tueplots` also each of its bundles, by full name
+        (``"aistats2025"``) or, of other venues than these, by venue, which takes the latest year.
     width : {"column", "text"} or float
         One column, the whole text width, or a width in inches.
     ratio : float

@@ -14,7 +14,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import pdist
 
 from capmismatch.errors import require_columns
-from capmismatch.plots._axes import small_points
+from capmismatch.plots._axes import PlainNumbers, small_points, text_inches
 from capmismatch.plots._common import listed, literal, rows_where, sole, spread_out, teacher_labels
 from capmismatch.plots._labels import SMALLEST, names_on
 from capmismatch.plots._options import color_map, drawing, new_panels, page_width
@@ -30,6 +30,7 @@ AFFINITY = r"mean share of the wrong classes, $\tilde{q}$"
 MOST_CELLS = (
     0.995  # share of cells that the colours tell apart: one cell far beyond the others would make them all alike
 )
+ROOM_FOR_TICKS = 1.2  # inches of a colour bar that has more than two numbers
 PANELS = 4  # teachers at most by default: more than that need no figure but a table
 
 
@@ -185,11 +186,17 @@ def _draw(ax: Axes, matrix: pd.DataFrame, *, sides: str, room: float, **options:
 def _colour_bars(ax: Axes, affinities: AxesImage, differences: AxesImage) -> None:
     """Draw both colour bars into the panel that has no map."""
     ax.set_axis_off()
+    room = 0.84 * page_width() / ax.get_subplotspec().get_gridspec().ncols
     for bottom, image, label in ((0.7, affinities, AFFINITY), (0.2, differences, "difference")):
         inset = ax.inset_axes((0.08, bottom, 0.84, 0.08))
         ax.figure.colorbar(image, cax=inset, orientation="horizontal", extend="max" if image is affinities else "both")
-        inset.set_title(label, fontsize=mpl.rcParams["legend.fontsize"], pad=3)
-        inset.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))
+        narrow = text_inches(label) > room
+        shown = label.replace(" of the ", " of the\n") if narrow else label
+        inset.set_title(shown, fontsize=mpl.rcParams["legend.fontsize"], pad=3)
+        low, high = image.get_clim()
+        ticks = [tick for tick in mpl.ticker.MaxNLocator(3).tick_values(low, high) if low <= tick <= high]
+        inset.set_xticks(ticks if room >= ROOM_FOR_TICKS else [ticks[0], ticks[-1]])
+        inset.xaxis.set_major_formatter(PlainNumbers())
 
 
 def _long(matrix: pd.DataFrame) -> pd.DataFrame:

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from capmismatch.errors import InputError, require_columns
-from capmismatch.plots._axes import legend_above, panels, small_points
+from capmismatch.plots._axes import legend_above, panels, small_points, wrapped
 from capmismatch.plots._common import listed, literal, teacher_labels
 from capmismatch.plots._labels import names_on
-from capmismatch.plots._options import drawing, shown_setting
+from capmismatch.plots._options import drawing, page_width, shown_setting
 from capmismatch.plots._save import attach, note_points
 from capmismatch.plots._style import setting_looks
 
@@ -88,10 +88,10 @@ def dark_knowledge(
         ax.set_yticks(range(len(classes)), [literal(class_names[str(name)]) for name in classes])
         ax.tick_params(axis="y", length=0)
         probabilities = targets[targets["teacher"] == teacher].set_index("method")["probability"].reindex(methods)
-        of_target = ", ".join(f"{shown_setting(name)} {value:.2f}" for name, value in probabilities.items())
-        ax.set_title(
-            f"{literal(shown[teacher])}\n$p_y$: {literal(of_target)}", fontsize=mpl.rcParams["legend.fontsize"]
-        )
+        of_target = [literal(f"{shown_setting(name)} {value:.2f}") for name, value in probabilities.items()]
+        of_target[0] = f"$p_y$: {of_target[0]}"
+        values = wrapped(of_target, 0.75 * page_width() / ax.get_subplotspec().get_gridspec().ncols)
+        ax.set_title(f"{literal(shown[teacher])}\n{values}", fontsize=mpl.rcParams["legend.fontsize"])
     _share_axis(axes[before:], wrong[wrong["class"].isin(classes)]["probability"])
     true_class = f"true class: {class_names[str(targets['class'].iloc[0])]}"
     legend_above(axes[before:], list(marks.values()), list(marks), own_figure=True, title=true_class)

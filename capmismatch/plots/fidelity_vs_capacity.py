@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 
+from capmismatch._utils.setting_labels import must_be_a_label
 from capmismatch.errors import InputError, must_be_one_of, require_columns
 from capmismatch.plots._axes import (
     family_handles,
@@ -99,7 +100,7 @@ def fidelity_vs_capacity(
     students, _ = student_rows(results, student=student, teachers=None, split=split, by=by)
     if settings is not None:
         for setting in settings:
-            must_be_one_of(setting, listed(students["setting"]), "a setting")
+            must_be_a_label(setting, listed(students["setting"]), "a setting")
         students = students[students["setting"].isin(settings)]
     empty = next((measure for measure in measures if students[measure].isna().all()), None)
     if empty is not None:

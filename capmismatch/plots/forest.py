@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from capmismatch.errors import InputError, require_columns
-from capmismatch.plots._axes import one_axes
+from capmismatch.plots._axes import one_axes, roomy
 from capmismatch.plots._common import literal
 from capmismatch.plots._labels import names_on
 from capmismatch.plots._options import color_of, drawing
@@ -58,7 +58,7 @@ def forest(table: pd.DataFrame, *, quantity: str = QUANTITY, ax: Axes | None = N
     require_columns(table, ["name", "value", "low", "high", "mean"], "the table of a forest plot")
     if table.empty:
         raise InputError("the table of a forest plot has no rows")
-    ax = one_axes(ax, inches=0.6 + 0.24 * len(table))
+    ax = one_axes(ax, inches=roomy() * (0.6 + 0.24 * len(table)))
     places = np.arange(len(table))
     numbers = table[["value", "low", "high"]].to_numpy(float)
     for place, (value, low, high), is_mean in zip(places, numbers, table["mean"], strict=True):

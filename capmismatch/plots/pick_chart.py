@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from capmismatch.errors import require_columns
-from capmismatch.plots._axes import SIZE_NAMES, PlainNumbers, legend_above, symbol
+from capmismatch.plots._axes import SIZE_NAMES, PlainNumbers, legend_above, roomy, symbol
 from capmismatch.plots._common import literal, teacher_labels
 from capmismatch.plots._labels import names_on
 from capmismatch.plots._options import color_of, drawing, new_panels, page_width, shown_setting
@@ -24,7 +24,7 @@ CAPTION = (
 )
 WHAT = "the pick table"
 TIED, WORSE = "best, or too close to call", "worse"
-PANELS = {"p_best": "P(best)", "regret": "regret\n(points)"}
+PANELS = {"p_best": "P(best)\n(%)", "regret": "regret\n(points)"}
 
 
 @drawing(table="pick")
@@ -98,6 +98,8 @@ def pick_chart(
     columns = ["label", "family", "teacher", "score", "low", "high", "tie"]
     attach(axes[0], rows[columns], probes=probes)
     for panel, column in zip(axes[1:], extra, strict=True):
+        if column == "p_best":
+            panel.xaxis.set_major_formatter(PlainNumbers(100.0))
         attach(panel, rows[["label", "family", "teacher", column, "tie"]])
     return axes
 
@@ -112,7 +114,7 @@ def _select(table: pd.DataFrame, *, one_panel: bool) -> tuple[pd.DataFrame, list
 
 def _new_axes(rows: int, extra: int) -> np.ndarray:
     """Make a wide panel and `extra` narrow ones beside it, with room for so many rows."""
-    size = (page_width(), 0.19 * rows + 0.6)
+    size = (page_width(), roomy() * (0.19 * rows + 0.6))
     return new_panels(1, 1 + extra, size, sharey=True, width_ratios=[2, *[1] * extra]).ravel()
 
 

@@ -142,4 +142,4 @@ def probe_vs_student_grid(
 def _title(point: pd.Series, links: pd.DataFrame | None) -> str:
     """Which students they are, and how high a correlation with them can be, on a line of its own."""
     ceiling = "" if links is None else ceiling_text(links, point)
-    return f"{point['student']} taught with {shown_setting(point['setting'])} by" + (ceiling and f"\n({ceiling})")
+    return f"student {point['student']}, {shown_setting(point['setting'])}" + (ceiling and f"\n{ceiling}")

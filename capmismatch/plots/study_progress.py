@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from capmismatch.errors import InputError, must_be_one_of, require_columns
-from capmismatch.plots._axes import legend_above, one_axes
+from capmismatch.plots._axes import legend_above, one_axes, roomy
 from capmismatch.plots._common import literal, teacher_labels
 from capmismatch.plots._labels import names_on
 from capmismatch.plots._options import color_of, drawing
@@ -69,7 +69,7 @@ def study_progress(status: pd.DataFrame, *, by: str = "teacher", ax: Axes | None
     counts = _counts(status, by)
 
     own_figure = ax is None
-    ax = one_axes(ax, inches=0.24 * len(counts) + 0.45)
+    ax = one_axes(ax, inches=roomy() * (0.24 * len(counts) + 0.45))
     positions = np.arange(len(counts))
     handles = _draw_bars(ax, counts, positions)
     for position, row in enumerate(counts.to_dict("records")):

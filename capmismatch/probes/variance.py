@@ -90,7 +90,7 @@ def derived_std(softened: Softened) -> Tensor:
 
 @per_example("v(q~), q~ = softmax over the wrong classes alone", ATS_PAPER, expected_sign=1)
 def inherent_variance(softened: Softened) -> Tensor:
-    r"""Inherent variance (IV): population variance of :math:`\tilde q`, the softmax over the wrong classes alone.
+    r"""Inherent variance (IV): population variance of the softmax :math:`\tilde q` over the wrong classes alone.
 
     Examples
     --------

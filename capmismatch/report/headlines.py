@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from capmismatch._utils.text import join, start
 from capmismatch.report.facts import (
+    ClassSpread,
     Facts,
     Gain,
     IsatsGain,
@@ -104,21 +105,41 @@ def _variance(facts: Sequence[Facts]) -> str:
 
 
 def _ranks(facts: Sequence[Facts]) -> str:
-    return _sentences(_rank_agreement(agreement) for agreement in _of(facts, RankAgreement))
+    """How close neighbours are; measures of one family with the same verdict share a sentence."""
+    by_verdict: dict[tuple[str, str], list[str]] = {}
+    for agreement in _of(facts, RankAgreement):
+        unit = "per class" if agreement.metric == "affinity_tau_b" else "per example"
+        found = f"{agreement.agreement['neighbours'].value:.2f}"
+        verdict = ""
+        if "neighbours" in agreement.below_floor:
+            found += f" against {agreement.floor.value:.2f}"
+            verdict = agreement.below_floor["neighbours"].verdict("less than", "more than", "about as well as")
+        by_verdict.setdefault((agreement.family, verdict), []).append(f"{found} {unit}")
+    return _sentences(_neighbours(family, verdict, join(found)) for (family, verdict), found in by_verdict.items())
 
 
-def _rank_agreement(facts: RankAgreement) -> str:
-    where = f"in family {facts.family}, " if facts.family else ""
-    unit = "by class" if facts.metric == "affinity_tau_b" else "by example"
-    found = f"{unit} tau-b is {facts.agreement['neighbours'].value:.2f} between neighbours in size"
-    if "neighbours" not in facts.below_floor:
-        return f"{where}{found}; no teacher has two runs to compare it with"
-    verdict = facts.below_floor["neighbours"].verdict(
-        "size changes the order more than a new seed",
-        "size changes the order less than a new seed",
-        "no significant difference from a new seed",
-    )
-    return f"{where}{verdict}: {found}, {facts.floor.value:.2f} between two runs of one teacher"
+def _neighbours(family: str, verdict: str, found: str) -> str:
+    where = f"in family {family}, " if family else ""
+    if not verdict:
+        return f"{where}neighbours in size have tau-b {found}; no teacher has two runs to compare it with"
+    return f"{where}neighbours in size agree {verdict} two runs of one teacher: tau-b {found}"
+
+
+def _classes(facts: Sequence[Facts]) -> str:
+    sentences = []
+    for spread in _of(facts, ClassSpread):
+        classes, where = spread.difference.n, f"in family {spread.family}, " if spread.family else ""
+        sentences.append(
+            where
+            + spread.difference.verdict(
+                f"no: {spread.largest} tells them apart more than {spread.against}, in {classes - spread.lower} of "
+                f"{classes} classes",
+                f"yes: {spread.largest} tells them apart less than {spread.against}, in {spread.lower} of {classes} "
+                "classes",
+                f"{spread.largest} and {spread.against} do not differ significantly in that",
+            )
+        )
+    return _sentences(sentences)
 
 
 def _restored(facts: Sequence[Facts]) -> str:
@@ -163,14 +184,17 @@ def _some_probe(counts: LinkCounts) -> str:
 
 
 def _trained(facts: Sequence[Facts]) -> str:
-    late = [fact for fact in _of(facts, LateGain) if fact.gain.low > 0]
+    measured = _of(facts, LateGain)
+    late = [fact for fact in measured if fact.gain.low > 0]
+    if not measured:
+        return ""
     if not late:
         return "In the last fifth of the epochs no students gained significantly on validation rows."
     most = max(late, key=lambda fact: fact.gain.value)
     form, unit = ("+.3f", " nats") if most.in_nats else ("+.2f", " points")
     return (
-        f"In the last fifth of the epochs students still gained in {len(late)} of {len(facts)} combinations of student "
-        f"and method, at most {most.gain.text(form, unit=unit)}: {_subject(most.subject)}."
+        f"In the last fifth of the epochs students still gained in {len(late)} of {len(measured)} combinations of "
+        f"student and method, at most {most.gain.text(form, unit=unit)}: {_subject(most.subject)}."
     )
 
 
@@ -224,6 +248,7 @@ HEADLINES: dict[str, Callable[[Sequence[Facts]], str]] = {
     "students": _students,
     "variance": _variance,
     "ranks": _ranks,
+    "classes": _classes,
     "restored": _restored,
     "links": _links,
     "trained": _trained,

@@ -29,6 +29,10 @@ ANSWER_FIGURES = (("capacity_curve", "variance_vs_capacity"), ("pick_chart",))
 """The pictures beside the answer: of each group the first that was drawn."""
 
 
+ENLARGED = 1.35
+"""Screen size of a figure over its size on paper, where letters of 7 to 9 points are read from closer by."""
+
+
 @dataclass(frozen=True)
 class Figure:
     """A picture of the page.
@@ -45,6 +49,8 @@ class Figure:
         The picture in base64.
     width, height : int
         Pixels, so that the page keeps its place free; 0 where the file is no picture.
+    shown : int
+        Pixels of the screen at which its letters are about as large as those of the page, by its dots per inch.
     points : tuple of (float, float, str)
         Where each drawn point lies, in pixels from the left and from the top, and what it says where the pointer rests.
     """
@@ -56,6 +62,7 @@ class Figure:
     png: str
     width: int = 0
     height: int = 0
+    shown: int = 0
     points: tuple[tuple[float, float, str], ...] = ()
 
 
@@ -128,13 +135,14 @@ def figures(folder: Path) -> list[Figure]:
 
 def _figure(name: str, file: Path) -> Figure:
     title = name.replace("_", " ").capitalize().replace("Isats", "ISATS").replace(" nll", " NLL")
-    width, height = 0, 0
+    width, height, shown = 0, 0, 0
     points: tuple[tuple[float, float, str], ...] = ()
     with suppress(OSError), Image.open(file) as picture:
         width, height = picture.size
+        shown = round(ENLARGED * 96 * width / picture.info.get("dpi", (96.0,))[0])
         points = _points(picture)
     png = base64.b64encode(file.read_bytes()).decode("ascii")
-    return Figure(name, title, gallery.caption(name), file.stem, png, width, height, points)
+    return Figure(name, title, gallery.caption(name), file.stem, png, width, height, shown, points)
 
 
 def _points(picture: Image.Image) -> tuple[tuple[float, float, str], ...]:

@@ -126,7 +126,6 @@ def soften_command(teacher: str, setting: Mapping[str, Any], source: str, option
     fields = OF_SOFT_LABELS.get(setting["name"])
     words = ["capmismatch", "soften", source, *options, "--teacher", teacher]
     words += ["--method", "logits" if fields is None else setting["name"].lower()]
-    setting = {"tau": "TAU", **setting} if lacks_temperature(setting) else setting
     for name in fields or ():
         if name in setting:
             words += [f"--{name.replace('_', '-')}", _shown(setting[name])]
@@ -225,6 +224,14 @@ class HandOver:
         return lacks_temperature(self.taught_by)
 
     @property
+    def without_tau(self: Any) -> str:
+        """Why there is no command although the teacher's logits are there: "" or that a temperature is not known."""
+        setting = self.taught_by
+        if setting["name"] not in OF_SOFT_LABELS or not lacks_temperature(setting):
+            return ""
+        return f"soft labels need a temperature: the results of {setting['name']!r} do not say it, in a column tau"
+
+    @property
     def command(self: Any) -> str:
         """The shell command that writes the teacher's soft labels of training rows.
 
@@ -233,7 +240,7 @@ class HandOver:
         str
             "" where none can, see `no_command`, or where no teacher is worth taking.
         """
-        if self.takes_none or self.no_command:
+        if self.takes_none or self.no_command or self.without_tau:
             return ""
         return soften_command(f"{self.family}/{self.teacher}", self.taught_by, self.source, self.soften_options)
 
@@ -300,7 +307,7 @@ class HandOver:
     @property
     def _next(self: Any) -> list[str]:
         """Lines to copy: soft labels and loss; none where no teacher is worth taking."""
-        return [] if self.takes_none else [self.command or f"# {self.no_command}", self.loss]
+        return [] if self.takes_none else [self.command or f"# {self.no_command or self.without_tau}", self.loss]
 
 
 def _warn_without_training_rows(banks: Any) -> None:

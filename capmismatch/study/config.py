@@ -240,6 +240,8 @@ class CollectConfig:
         must_count(self.seed, "seed", least=0)
         checked_betas(self.betas)
         must_be_one_of(self.autocast, (None, "bfloat16", "float16"), "autocast")
+        if isinstance(self.students, list):
+            raise InputError(f'expected students as one word, "untrained" or "plain", got the list {self.students}')
         must_be_one_of(self.students, (None, "untrained", "plain"), "students")
 
 

@@ -419,8 +419,8 @@ class Study:
     def handing_over(self, choice: Choice) -> Choice:
         """A choice among the teachers of this study, with what its command asks for."""
         lacking = self._data.why_no_training_logits(choice.family, choice.teacher)
-        why = f"soft labels need the teacher's logits of training rows: {lacking}" if lacking else ""
-        options = folder_option(self.file, self.folder)
+        rows = f"soft labels need the teacher's logits of training rows: {lacking}" if lacking else ""
+        why, options = rows or choice.without_tau, folder_option(self.file, self.folder)
         return replace(choice, source=shown_path(self.file), soften_options=options, no_command=why)
 
     def pick_options(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 directive               what it shows
 ======================= ===================================================================================
 ``probe-table`` LIST    every probe of REGISTRY, or of FEATURES or PAIRS: formula, source, expected sign
+``method-table``        every distillation method: what it is, what a student learns from, options, loss
 ``finding`` CODE        what a finding means
 ``settings`` MOD:CLASS  the fields of a dataclass that a study file is read into: key, default, meaning
 ``commands``            every command of the command line with its options
@@ -63,6 +64,26 @@ class ProbeTable(SphinxDirective):
             for p in getattr(probes, self.arguments[0] if self.arguments else "REGISTRY").values()
         ]
         made = self.parse_text_to_nodes(table(["probe", "formula", "source", "sign", "τ"], rows))
+        made[0]["classes"].append("wrapped")
+        return made
+
+
+class MethodTable(SphinxDirective):
+    """Every distillation method: what it does, on what the student learns, and its loss."""
+
+    def run(self) -> list[nodes.Node]:
+        """Make the table."""
+        from capmismatch import list_methods
+        from capmismatch.distillation.methods import METHODS
+        from capmismatch.losses import LOSSES
+
+        rows = []
+        for method in list_methods().to_dict("records"):
+            term = getattr(LOSSES.get(METHODS[method["name"]].loss), "term", None)
+            function = f"{{py:obj}}`~capmismatch.losses.{term.__name__}`" if term else ""
+            options = ", ".join(f"`{option}`" for option in method["options"].split(", ") if option)
+            rows.append([f"`{method['name']}`", method["about"], method["learns_from"], options, function])
+        made = self.parse_text_to_nodes(table(["method", "what it is", "learns from", "options", "loss"], rows))
         made[0]["classes"].append("wrapped")
         return made
 
@@ -162,6 +183,7 @@ def resolve_home(
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives."""
     app.add_directive("probe-table", ProbeTable)
+    app.add_directive("method-table", MethodTable)
     app.add_directive("finding", Finding)
     app.add_directive("settings", Settings)
     app.add_directive("commands", Commands)

@@ -119,8 +119,10 @@ def test_what_a_bank_lacks_is_said(bank, drawn) -> None:
     nobody = cm.bank_from_arrays(drawn["logits"], drawn["labels"][""])
     with pytest.raises(InputError, match="role 'student'"):
         cm.probe(nobody, [1], ["kl"], progress=False)
-    with pytest.raises(InputError, match="network among the logits"):
+    with pytest.raises(InputError, match=r"students.*did you mean 'tiny'"):
         cm.bank_from_arrays(drawn["logits"], drawn["labels"][""], students=["tny"])
+    with pytest.raises(InputError, match=r"a mapping of \['s'\]"):
+        cm.bank_from_arrays(drawn["logits"], drawn["labels"][""], students={"s": drawn["logits"]["tiny"]})
     some = cm.bank_from_arrays(
         drawn["logits"], drawn["labels"][""], features={"a": drawn["features"]["a"]}, students=["tiny"]
     )

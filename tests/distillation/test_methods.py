@@ -172,9 +172,22 @@ def test_options_and_temperature_reach_the_loss(batch) -> None:
             "method SKD has none by default",
         ),
         (lambda: Method("CE").criterion(), "a method with a teacher must be one of .* not 'CE'"),
-        (lambda: Method("DKD", options={"gamma": 1.0}).criterion(), "an option of dkd must be one of .* not 'gamma'"),
+        (lambda: Method("DKD", options={"gamma": 1.0}), "option of method DKD must be one of .* not 'gamma'"),
     ],
 )
 def test_errors_say_what_and_where(call, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize("name", [name for name, spec in METHODS.items() if spec.kind == "logits"])
+def test_an_unknown_option_is_refused_where_it_is_given(name: str) -> None:
+    with pytest.raises(InputError, match="did you mean 'stop_after'"):
+        Method(name, options={"stop_aftr": 0.5})
+
+
+@pytest.mark.parametrize(("option", "nearest"), [("alfa", "alpha"), ("wormup_epochs", "warmup_epochs")])
+def test_the_nearest_option_of_a_loss_is_named(option: str, nearest: str) -> None:
+    with pytest.raises(InputError, match=f"did you mean '{nearest}'"):
+        Method("DTKD", options={option: 1})
+    assert Method("DTKD", options={nearest: 1}).options == {nearest: 1}

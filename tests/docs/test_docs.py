@@ -38,6 +38,7 @@ from capmismatch.probes import FEATURES, PAIRS, REGISTRY
 from capmismatch.report import gallery
 from capmismatch.sources.families import SOURCES
 from capmismatch.study import config
+from capmismatch.vocabulary.pages import COMMON, columns
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -53,7 +54,10 @@ HELPERS = {
 
 
 def text_of(page: str) -> str:
-    return (DOCS / page).read_text(encoding="utf-8")
+    """A page with what it includes from the package."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    included = re.fullmatch(r"```\{include\} (\S+)\n```\n", text)
+    return ((DOCS / page).parent / included[1]).read_text(encoding="utf-8") if included else text
 
 
 def section(text: str, title: str) -> str:
@@ -107,8 +111,8 @@ def test_every_finding_has_a_section_with_its_title() -> None:
 
 
 def test_every_method_is_explained() -> None:
-    told = re.findall(r"^\| `(\w+)` \|", text_of("concepts/distillation.md"), re.MULTILINE)
-    assert told == ["method", *METHODS]
+    assert "```{method-table}" in text_of("concepts/distillation.md")
+    assert cm.list_methods().query("about != ''")["name"].tolist() == [*METHODS]
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +139,8 @@ def tables() -> dict[str, pd.DataFrame]:
             [
                 *(c.table for c in (choice, first, other)),
                 choice.students,
+                choice.settings,
+                first.outlook,
                 *(c.rules for c in (choice, first, other)),
                 other.trust,
             ]
@@ -186,11 +192,43 @@ def test_every_column_of_every_table_is_explained(tables: dict[str, pd.DataFrame
         assert explained <= {*frame.columns} | SOMETIMES.get(name, set()), f"{name}: {explained - {*frame.columns}}"
 
 
-def test_other_tables_are_explained() -> None:
+def test_other_tables_are_explained(tables: dict[str, pd.DataFrame]) -> None:
     from capmismatch.study.pilot import RUNG_COLUMNS
 
-    page = text_of("reference/tables.md")
-    assert {f"`{column}`" for column in RUNG_COLUMNS} <= {*re.findall(r"`\w+`", section(page, "pilot"))}
+    bank, probes, results = cm.load_example("letters"), tables["probes"], tables["results"]
+    families = [(frame.assign(family=name) for frame in (probes, results)) for name in "abc"]
+    changed = [
+        (own, taught.assign(accuracy=taught["accuracy"] * (1 - 0.01 * i))) for i, (own, taught) in enumerate(families)
+    ]
+    meta = cm.meta(changed, n_boot=20)
+    lists = [cm.list_examples(), cm.list_methods(), cm.list_probes(), cm.list_teachers("letters:mlp")]
+    others = {
+        "checks": [cm.check(bank)],
+        "differences": [cm.probe_differences(bank, [4], names=["nll"])],
+        "probes": [cm.matched_temperatures(bank, progress=False), cm.class_relations(bank, [4], progress=False)],
+        "peaks": [cm.peaks(results), cm.peaks(probes)],
+        "teacher differences": [cm.teacher_differences(results)],
+        "setting differences": [cm.setting_differences(results)],
+        "pareto_front": [cm.pareto_front(probes, results)],
+        "published": [cm.load_published()],
+        "lists": lists,
+        "Choice.rungs": [pd.DataFrame(columns=[*RUNG_COLUMNS])],
+        "Meta.rules": [meta.rules, meta.compared()],
+        "Meta.probes": [meta.probes],
+        "Meta.choices": [meta.choices],
+        "Meta.correlations": [meta.correlations],
+        "Meta.chances": [meta.chances()],
+        "Meta.contrasts": [meta.contrasts()],
+        "Choice.settings": [cm.pick(probes, results, n_boot=50).settings],
+        "Choice.outlook": [cm.pick(probes).outlook],
+    }
+    for name, frames in others.items():
+        own = {f"the table {name}", name}
+        told = {column for entry in columns() if entry.where in own for column in entry.names}
+        common = {column for entry in columns() if entry.where == COMMON for column in entry.names}
+        missing = {column for frame in frames for column in frame.columns} - told - common
+        assert told, name
+        assert not missing, f"{name}: {missing}"
 
 
 def test_every_quantity_and_metric_is_told(tables: dict[str, pd.DataFrame]) -> None:
@@ -422,6 +460,9 @@ def test_pages_written_by_the_code_hold_all_of_it(built: Path) -> None:
     probes = plain("concepts/probes.html")
     for probe in (*REGISTRY.values(), *FEATURES.values(), *PAIRS.values()):
         assert probe.name in probes and probe.formula in probes, probe.name
+    methods = plain("concepts/distillation.html")
+    for name, about in cm.list_methods()[["name", "about"]].itertuples(index=False):
+        assert name in methods and re.sub(r"\W+", " ", about) in re.sub(r"\W+", " ", methods), name
     codes = plain("concepts/findings.html")
     for finding in FINDINGS.values():
         assert re.sub(r"\W+", " ", finding.explanation) in re.sub(r"\W+", " ", codes), finding.code

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "capmismatch"
 BUILT = {"_build", "notebooks", "api"}
 DOCS = [page for page in sorted((ROOT / "docs").rglob("*.md")) if not BUILT & set(page.relative_to(ROOT).parts)]
-PAGES = [ROOT / "README.md", *DOCS, *sorted(PACKAGE.rglob("*.html"))]
+PAGES = [ROOT / "README.md", *DOCS, *sorted(PACKAGE.rglob("*.html")), *sorted(PACKAGE.rglob("*.md"))]
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 IDIOMS = {

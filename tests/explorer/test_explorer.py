@@ -341,6 +341,7 @@ def test_an_unconstrained_search_warns_in_words_only(bank: cm.LogitBank) -> None
 
 def test_where_widgets_cannot_be_shown_there_is_text(bank: cm.LogitBank) -> None:
     bundle = cm.explore(bank)._repr_mimebundle_()
+    assert bundle["text/html"].count('src="data:image/png;base64,') == 3 and "http" not in bundle["text/html"]
     assert "application/vnd.jupyter.widget-view+json" in bundle
     assert "View(teachers=" in bundle["text/plain"] and "inherent_variance" in bundle["text/plain"]
 

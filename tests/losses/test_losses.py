@@ -935,3 +935,16 @@ def test_full_lists_are_plain_distillation():
 def test_lists_of_no_distribution_are_refused(ids, logs, message):
     with pytest.raises(InputError, match=message):
         losses.listed_kl(torch.zeros(1, 6), torch.tensor(ids), torch.tensor(logs))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_arrays_are_refused_by_name(name: str) -> None:
+    student, labels = torch.eye(3), torch.arange(3)
+    with pytest.raises(InputError, match=naming("student logits", "NumPy")):
+        Criterion(name)(student.numpy(), labels, student)
+    if name == "curriculum_kd":
+        return
+    term = LOSSES[name].term
+    other = "soft labels" if name == "soft_cross_entropy" else "teacher logits"
+    with pytest.raises(InputError, match=naming(other, "NumPy")):
+        term(student, student.numpy(), labels) if LOSSES[name].needs_labels else term(student, student.numpy())

@@ -167,3 +167,29 @@ def test_spread_out_keeps_both_ends():
 
 def test_literal_escapes_dollars_alone():
     assert literal("a_$b$<") == r"a_\$b\$<"
+
+
+def test_a_label_of_an_earlier_version_is_named_with_what_it_is_called_now():
+    probes, results = tables.probes_table(MLPS[:3]), tables.results_table(MLPS[:3])
+    now = {"label": "KD tau=4 student tau=1", "tau": 4.0, "tau_student": 1.0}
+    ours = pd.concat([results[results["label"].eq("KD tau=4")].assign(**now), results[results["method"].ne("KD")]])
+    with pytest.raises(InputError, match="did you mean 'KD tau=4 student tau=1'"):
+        plots.probe_vs_student(probes, ours, probe="derived_std", tau=4, label="KD tau=4")
+
+
+def test_a_wrong_argument_names_the_figure():
+    with pytest.raises(TypeError, match="probe_vs_student"):
+        plots.probe_vs_student(tables.probes_table(), tables.results_table(), "nll")
+
+
+def test_panels_and_rows_grow_with_the_text():
+    heights = {}
+    for size in (8, 12):
+        with plt.rc_context({"legend.fontsize": size, "figure.figsize": (6.5, 4)}):
+            names = [tables.choice_table(MLPS), tables.probes_table(MLPS)]
+            heights[size] = [
+                np.ravel(draw(table))[0].figure.get_figheight()
+                for draw, table in zip((plots.pick_chart, plots.logit_statistics), names, strict=True)
+            ]
+            plt.close("all")
+    assert all(large > 1.2 * small for small, large in zip(heights[8], heights[12], strict=True))

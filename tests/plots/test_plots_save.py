@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from capmismatch import plots
 from capmismatch.distillation.methods import METHODS
 from capmismatch.errors import CapmismatchError, InputError
 from capmismatch.plots import _style
+from capmismatch.plots._save import LATEX
 from capmismatch.probes import REGISTRY
 
 MLPS, RESNETS = tables.MLPS, tables.RESNETS
@@ -31,6 +33,11 @@ MLPS, RESNETS = tables.MLPS, tables.RESNETS
     [
         ("neurips", 5.5, 5.5),
         ("icml", 3.25, 6.75),
+        ("iclr", 5.5, 5.5),
+        ("jmlr", 6.0, 6.0),
+        ("aistats", 3.25, 6.75),
+        ("aaai", 3.3, 6.975),
+        ("acl", 3.03, 6.3),
         ("cvpr", 3.25, 6.875),
         ("ieee", 3.5, 7.16),
         ("nature", 3.5, 7.2),
@@ -63,9 +70,10 @@ def test_style_errors_list_the_choices():
 
 def test_built_in_widths_agree_with_tueplots():
     pytest.importorskip("tueplots")
-    for venue in ("neurips", "icml", "cvpr"):
+    for venue in ("neurips", "iclr", "jmlr", "icml", "aistats", "aaai", "cvpr"):
         theirs, ours = _style._from_tueplots(venue), _style.VENUES[venue]
-        assert (theirs.column, theirs.text, theirs.size) == (ours.column, ours.text, ours.size)
+        assert (theirs.column, theirs.text) == (ours.column, ours.text)
+        assert venue not in ("neurips", "icml", "cvpr") or theirs.size == ours.size
     assert plots.figure_style("tmlr2023")["figure.figsize"][0] == 6.5
 
 
@@ -115,6 +123,34 @@ def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
         plots.save(ax, tmp_path / "figure")
     assert (tmp_path / "figure.pdf").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_pgf_without_latex_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(InputError, match="LaTeX"):
+        plots.save(draw("forest", MLPS), tmp_path / "forest", formats=["pdf", "pgf"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_pgf_of_a_figure_with_an_image_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    axes = draw("forest", MLPS)
+    axes.imshow([[0.0, 1.0]])
+    with pytest.raises(InputError, match="image"):
+        plots.save(axes, tmp_path / "forest", formats=["pgf"])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, LATEX)), reason="needs LaTeX")
+@pytest.mark.parametrize("name", ["capacity_curve", "rank_matrix"])
+def test_latex_typesets_the_pgf(name, tmp_path):
+    plots.save(draw(name, MLPS), tmp_path / "figure", formats=["pgf"])
+    page = r"\documentclass{article}\usepackage{pgf}\begin{document}\input{figure.pgf}\end{document}"
+    (tmp_path / "page.tex").write_text(page)
+    latex = next(filter(shutil.which, LATEX))
+    done = subprocess.run([latex, "-interaction=nonstopmode", "page.tex"], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 def test_drawn_data_wants_a_drawn_figure():

@@ -96,3 +96,10 @@ def test_the_table_has_the_means_and_joins_that_of_probes() -> None:
 def test_errors(call, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call(bank_from_arrays({"a": LOGITS}, LABELS))
+
+
+def test_a_number_of_groups_may_be_numpys() -> None:
+    rng = np.random.default_rng(0)
+    bank = bank_from_arrays({"a": rng.normal(size=(40, 4))}, np.arange(40) % 4)
+    tables = [class_relations(bank, [4], groups=count, progress=False) for count in (2, np.int64(2))]
+    pd.testing.assert_frame_equal(*tables)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from capmismatch.report.facts import (
+    ClassSpread,
     Gain,
     IsatsGain,
     LinkCounts,
@@ -38,6 +39,10 @@ def agreement(floor: bool, below: Estimate = UP) -> RankAgreement:
     )
 
 
+def spread(difference: Estimate, lower: int) -> ClassSpread:
+    return ClassSpread(4.0, "", "big", "small", "small", {"small": 0.05, "big": 0.04}, difference, lower, ("a",), ())
+
+
 def test_every_headline_belongs_to_a_question():
     assert set(HEADLINES) < set(TOPICS)
     assert headline("logits", []) == ""
@@ -61,9 +66,13 @@ def test_what_is_not_known_has_no_headline_of_its_own(topic):
             [ProbeCourse("derived_std", 4, "F", Shape(0.3, "b", ("b",)), "", {})],
             ["family F", "no significant peak"],
         ),
-        ("ranks", [agreement(True)], ["0.81", "0.86", "Size changes the order more"]),
-        ("ranks", [agreement(True, FLAT)], ["No significant difference"]),
+        ("ranks", [agreement(True)], ["0.81", "0.86", "agree less than two runs"]),
+        ("ranks", [agreement(True, FLAT)], ["agree about as well as two runs"]),
         ("ranks", [agreement(False)], ["0.81", "no teacher has two runs"]),
+        ("ranks", [agreement(True), agreement(True, FLAT)], ["less than", "about as well as"]),
+        ("classes", [spread(UP, 1)], ["No:", "big", "small", "3 of 4"]),
+        ("classes", [spread(DOWN, 3)], ["Yes:", "big", "small", "3 of 4"]),
+        ("classes", [spread(FLAT, 2)], ["do not differ significantly"]),
         ("variance", [ProbeCourse("derived_std", 4, "", Shape(0.01, "b", ("b",), True), "", {})], ["single runs"]),
         ("teachers", [TeacherDifferences(8, 1, "seeds")], ["1 of 8", "do not differ"]),
         ("teachers", [TeacherDifferences(8, 0, "seeds")], ["do not differ"]),

@@ -179,7 +179,7 @@ def test_sections_come_in_order(whole):
     ids = [attributes["id"] for attributes in page.all("section") if "id" in attributes]
     assert ids == ["answer", "shows", "tables", "figures", "repeat"]
     assert page.text_of("h2") == ["Answer", "What this study shows", "Tables", "More figures", "How to repeat it"]
-    questions = [question for question, _ in TOPICS.values()]
+    questions = [question for question, table in TOPICS.values() if table != "curves"]  # which this study lacks
     assert [title for title in page.text_of("h3") if title in questions] == questions
 
 

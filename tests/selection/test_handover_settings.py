@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import pandas as pd
 import pytest
+import tables
 
 import capmismatch as cm
 from capmismatch.distillation.results import complete, rare_columns
@@ -34,3 +38,16 @@ def test_results_have_the_whole_setting_of_a_method(method: cm.Method) -> None:
 def test_a_column_of_that_name_of_another_method_is_none_of_its_setting() -> None:
     table = pd.DataFrame({"label": ["KD"], "method": "KD", "tau": 4.0, "share": 0.2, "options": "fast"})
     assert settings_in([table])["KD"] == {"name": "KD", "tau": 4.0, "tau_student": 4.0}
+
+
+@pytest.mark.parametrize("tau", [4.0, np.nan])
+def test_the_command_runs_as_printed_or_is_empty(tau: float) -> None:
+    probes, results = tables.probes_table(tables.MLPS[:3]), tables.results_table(tables.MLPS[:3])
+    probes, taught = (
+        probes.assign(split="val"),
+        results.query("method in ('CE', 'KD') and split == 'test'").assign(tau=tau),
+    )
+    taught = pd.concat([taught.assign(split=split) for split in ("val", "test")])
+    choice = dataclasses.replace(cm.pick(probes, taught, n_boot=50), source="study.toml", no_command="")
+    known = tau == 4.0
+    assert ("--tau 4" in choice.command) == known and bool(choice.without_tau) == (not known)

@@ -12,20 +12,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 100  # seconds after which a fork ends: should it ever hang, it does not outlive the test
 
-
-def fork(work: Callable[[], Any], output: Path | None = None, environment: dict[str, str] | None = None) -> int:
+def fork(
+    work: Callable[[], Any],
+    output: Path | None = None,
+    environment: dict[str, str] | None = None,
+    *,
+    seconds: int = 300,
+) -> int:
     """Call a function in a fork of this process, and return the fork's number.
 
-    What it prints, warns of and raises stands in the file `output`. Its status is 0, or 1 where it raised.
+    What it prints, warns of and raises stands in the file `output`. Its status is 0, or 1 where it raised. It is
+    killed after some seconds: should it ever hang, it does not outlive the test.
     """
     child = os.fork()
     if child:
         return child
     status = 1
     try:
-        signal.alarm(PATIENCE)
+        signal.alarm(seconds)
         if output is not None:
             with output.open("wb") as file:
                 os.dup2(file.fileno(), 1)

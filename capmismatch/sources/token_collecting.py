@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from capmismatch._numerics.condense_settings import K, checked_betas
 from capmismatch._numerics.condensing import as_rows, condense_labelled
-from capmismatch.data.bank_files import create, read_token_rows
+from capmismatch.data.bank_files import create, read_settings
 from capmismatch.data.datasets import Dataset
 from capmismatch.data.records import TeacherRecord
 from capmismatch.data.token_bank import MOST_DENSE
@@ -83,7 +83,7 @@ class Condensing:
 
     def _reference(self, family: Family, bank: Path) -> str:
         keys = [teacher.key for teacher in family]
-        stored = read_token_rows(bank)[1].get("reference") if (bank / "bank.json").exists() else None
+        stored = read_settings(bank).get("reference") if (bank / "bank.json").exists() else None
         if self.reference is not None:
             must_be_one_of(self.reference, [*keys, *([str(stored)] if stored else [])], "reference")
             return self.reference

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -80,7 +77,7 @@ STUDY = letters_study(
 
 
 def start(folder: Path, processes: int) -> str:
-    """Run the script by torchrun, or alone; what is printed."""
+    """Run the script in processes that have what torchrun gives; what they print."""
     import numpy as np
 
     from capmismatch.data.datasets import load_dataset
@@ -98,17 +95,10 @@ def start(folder: Path, processes: int) -> str:
         logits_one=logits,
     )
     load_study(folder / "study.toml", progress=False).collect()
-    if processes == 1:
-        ((status, output),) = launched(lambda: run_script(SCRIPT, folder), folder / "output", 1)
-        assert status == 0, output
-        return output
-    (folder / "script.py").write_text(SCRIPT)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += [str(folder / "script.py"), str(folder)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+    ends = launched(lambda: run_script(SCRIPT, folder), folder / "output", processes)
+    printed = "".join(output for _, output in ends)
+    assert [status for status, _ in ends] == [0] * processes, printed
+    return printed
 
 
 def test_two_processes_train_what_one_would(tmp_path: Path) -> None:

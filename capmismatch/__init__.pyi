@@ -69,6 +69,7 @@ from .sources.families import load_family as load_family
 from .stats.bootstrap import Bootstrap as Bootstrap
 from .stats.bootstrap import bootstrap as bootstrap
 from .stats.differences import teacher_differences as teacher_differences
+from .stats.late_gains import late_gains as late_gains
 from .stats.peak import Peak as Peak
 from .stats.peak import peak_of as peak_of
 from .stats.peaks import peaks as peaks

@@ -254,7 +254,7 @@ class StackTrainer:
             recipe,
             loss,
             prepare=trainer.prepare,
-            validate=validate if recipe.keep_best else None,
+            validate=validate if recipe.keep_best or trainer.config.curves else None,
             after_epoch=after_epoch,
         )
         for start in range(0, len(runs), MEASURED_TOGETHER):

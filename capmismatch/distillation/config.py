@@ -37,6 +37,9 @@ class DistillConfig:
         How students are trained: "batched" (those of one shape as one stacked computation), "processes" (one by one, in
         processes of this machine) or "ray" (on a cluster). By default stacked where that is known to be quicker. No
         result depends on it but for rounding.
+    curves : bool
+        Measure validation accuracy (of texts: NLL) after every epoch, for `capmismatch.Study.curves`. No result depends
+        on it. Runs that are done stay as they are.
     center, scale : tuple of float
         Raw inputs become (x - center) / scale. Images are brought to [0, 1] first, and take one number per channel.
     """
@@ -49,6 +52,7 @@ class DistillConfig:
     device: str = "cpu"
     threads: int = 1
     engine: str | None = field(default=None, repr=False)  # the table is the same whatever it is made by
+    curves: bool = field(default=False, repr=False)
     center: tuple[float, ...] = (0.0,)
     scale: tuple[float, ...] = (1.0,)
 

@@ -124,7 +124,7 @@ class Trainer:
             criterion=criterion,
             soft=soft,
             device=self.config.device,
-            validate=partial(self._validate, scores) if recipe.keep_best else None,
+            validate=partial(self._validate, scores) if recipe.keep_best or self.config.curves else None,
             checkpoint=checkpoint,
             after_epoch=after_epoch,
         )
@@ -166,9 +166,14 @@ class Trainer:
         return network.eval()
 
     def check_keep_best(self) -> None:
-        """Refuse a recipe that chooses an epoch where there are no rows to choose on."""
-        if self.study.recipe.keep_best and not (self.study.eval_data.rows.split == "val").any():
-            raise InputError("keep_best of [distill.recipe] needs 'val' rows to choose on, and there are none")
+        """Refuse to choose an epoch, or to measure each, where there are no rows to do it on."""
+        asked = {
+            "keep_best of [distill.recipe]": self.study.recipe.keep_best,
+            "curves of [distill]": self.config.curves,
+        }
+        for name in (name for name, is_set in asked.items() if is_set):
+            if not (self.study.eval_data.rows.split == "val").any():
+                raise InputError(f"{name} needs 'val' rows to measure each epoch on, and there are none")
 
     def write_result(self, run: Run, logits: Tensor, seconds: float, **more: Any) -> None:
         """Write what is left of a run that is done: its student is measured by its logits on `measured_inputs`."""

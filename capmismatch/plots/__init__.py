@@ -22,6 +22,7 @@ from capmismatch.plots.dark_knowledge import dark_knowledge
 from capmismatch.plots.fidelity_vs_capacity import fidelity_vs_capacity
 from capmismatch.plots.forest import forest
 from capmismatch.plots.isats_restored import isats_restored
+from capmismatch.plots.learning_curves import learning_curves
 from capmismatch.plots.logit_statistics import logit_statistics
 from capmismatch.plots.pareto_front import pareto_front
 from capmismatch.plots.pick_chart import pick_chart
@@ -48,6 +49,7 @@ __all__ = [
     "file_name",
     "forest",
     "isats_restored",
+    "learning_curves",
     "logit_statistics",
     "pareto_front",
     "pick_chart",

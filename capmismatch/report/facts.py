@@ -501,6 +501,28 @@ class LinkCounts:
 
 
 @dataclass(frozen=True)
+class LateGain:
+    """What students gained on validation rows in the last fifth of their training.
+
+    Attributes
+    ----------
+    subject : Subject
+        Which students.
+    gain : Estimate
+        In points of accuracy, or in nats by which the NLL fell; with the number of runs.
+    epochs : int
+        Of the longest run.
+    in_nats : bool
+        Whether the gain is one of likelihood.
+    """
+
+    subject: Subject
+    gain: Estimate
+    epochs: int
+    in_nats: bool = False
+
+
+@dataclass(frozen=True)
 class Gain:
     """What a method gains over plain cross-entropy.
 
@@ -568,6 +590,7 @@ Facts = (
     | ClosestLink
     | VarianceLink
     | LinkCounts
+    | LateGain
     | Gain
     | IsatsGain
     | RestoredByRows

@@ -23,6 +23,7 @@ from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.plots._save import check_formats
 from capmismatch.report.study_folder import StudyFolder
 from capmismatch.selection.pareto import pareto_front
+from capmismatch.stats.late_gains import is_measured
 from capmismatch.stats.matching import nearest_tau, resolve_split
 
 MANY = 7  # settings, plain training among them, that one panel can hold
@@ -63,6 +64,8 @@ def drawings(study: StudyFolder) -> dict[str, Callable[[], Any]]:
     students = study.load("results")["student"].unique().tolist() if study.has("results") else []
     found: dict[str, Callable[[], Any]]
     found = {name: partial(f.draw, study) for name, f in FIGURES.items() if all(map(study.has, f.needs))}
+    if "learning_curves" in found and not is_measured(study.load("curves")):  # of the training loss alone
+        del found["learning_curves"]
     found |= {f"capacity_curve_{student}": partial(_capacity_curve, study, student) for student in students}
     if students and "nll" in study.load("results"):
         found |= {f"capacity_curve_{name}_nll": partial(_capacity_curve, study, name, "nll") for name in students}
@@ -228,6 +231,12 @@ def _grid(study: StudyFolder) -> Any:
     )
 
 
+def _learning_curves(study: StudyFolder) -> Any:
+    """Those of the first student."""
+    curves = study.load("curves")
+    return plots.learning_curves(curves, student=curves["student"].iloc[0])
+
+
 def _collected(name: str, draw: Callable[[StudyFolder], Any] | None = None, **options: Any) -> tuple[str, StudyFigure]:
     """A figure with what its file says of it; without `draw` it is given the tables that it needs, by their names."""
     file = _file(name)
@@ -258,6 +267,7 @@ FIGURES: dict[str, StudyFigure] = dict(
         _collected("dark_knowledge", _dark_knowledge),
         _collected("probe_vs_student_grid", _grid),
         _collected("pick_chart"),
+        _collected("learning_curves", _learning_curves),
         _collected("pareto_front", lambda study: plots.pareto_front(plot_table(study, "pareto_front"))),
     ]
 )

@@ -11,6 +11,7 @@ from capmismatch.report.facts import (
     Facts,
     Gain,
     IsatsGain,
+    LateGain,
     LinkCounts,
     ProbeCourse,
     RankAgreement,
@@ -161,6 +162,18 @@ def _some_probe(counts: LinkCounts) -> str:
     return f"in {counts.significant} of {counts.combinations} combinations of student and method some probe {rest}"
 
 
+def _trained(facts: Sequence[Facts]) -> str:
+    late = [fact for fact in _of(facts, LateGain) if fact.gain.low > 0]
+    if not late:
+        return "In the last fifth of the epochs no students gained significantly on validation rows."
+    most = max(late, key=lambda fact: fact.gain.value)
+    form, unit = ("+.3f", " nats") if most.in_nats else ("+.2f", " points")
+    return (
+        f"In the last fifth of the epochs students still gained in {len(late)} of {len(facts)} combinations of student "
+        f"and method, at most {most.gain.text(form, unit=unit)}: {_subject(most.subject)}."
+    )
+
+
 def _gain(facts: Sequence[Facts]) -> str:
     gains = _of(facts, Gain)
     if not gains:
@@ -213,6 +226,7 @@ HEADLINES: dict[str, Callable[[Sequence[Facts]], str]] = {
     "ranks": _ranks,
     "restored": _restored,
     "links": _links,
+    "trained": _trained,
     "gain": _gain,
     "large": _large,
 }

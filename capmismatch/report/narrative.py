@@ -40,6 +40,7 @@ from capmismatch.report.facts import (
     VarianceLink,
 )
 from capmismatch.report.sentences import sentence
+from capmismatch.report.training_findings import trained
 from capmismatch.selection.candidates import zero_by_definition
 from capmismatch.selection.rules import COMPANIONS, DERIVED
 from capmismatch.stats.correlations import FEW_TEACHERS
@@ -62,6 +63,7 @@ TOPICS: dict[str, tuple[str, str]] = {
     "classes": ("Does the largest teacher tell the wrong classes of a class apart less?", "affinity"),
     "restored": ("What do ATS and ISATS restore, and at what cost?", "restored"),
     "links": ("Which probes of a teacher correlate with student accuracy?", "links"),
+    "trained": ("Were the students trained to the end?", "curves"),
     "gain": ("What does each method gain over plain cross-entropy?", "results"),
     "large": ("Do the largest teachers teach better with ISATS than with plain soft labels?", "results"),
     "logits": ("Are there problems with the teachers' logits?", "checks"),
@@ -116,7 +118,7 @@ def statements(
     Parameters
     ----------
     tables : mapping from name to DataFrame
-        Any of ``probes, ranks, affinity, restored, results, links``, and ``checks`` of
+        Any of ``probes, ranks, affinity, restored, results, curves, links``, and ``checks`` of
         `capmismatch.data.bank_checks.check_bank`.
     tau : float
         Temperature of interest; the nearest one in the table is taken.
@@ -166,6 +168,7 @@ def statements(
         "classes": _classes,
         "restored": _restored,
         "links": lambda links: _links(links, tau),
+        "trained": lambda curves: (Statement("trained", *found) for found in trained(curves)),
         "gain": lambda results: _gain(results, split),
         "large": lambda results: _large(_with_teacher(results, split)),
         "logits": _logits,

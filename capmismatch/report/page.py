@@ -36,6 +36,9 @@ __all__ = ["write_report"]
 STAGES = {"probes": "probe", "ranks": "ranks", "restored": "isats", "results": "distill", "links": "correlate"}
 """Table of a study -> the stage that makes it."""
 
+MORE = ("affinity", "curves")
+"""Tables that some studies have, and that the page answers a question from; of texts there is no affinity."""
+
 PACKAGES = (
     "capmismatch",
     "torch",
@@ -130,8 +133,8 @@ def write_report(study: StudyFolder) -> Path:
     tables = {name: study.load(name) for name in STAGES if study.has(name)}
     tau = nearest_tau(study.config.probe.taus, study.config.isats.tau_target)
     choice, no_choice = _choice(study)
-    affinity = {"affinity": study.load("affinity")} if study.has("affinity") else {}  # of texts there is none
-    narrative = _statements({**tables, **affinity, **_checks(study)}, study.config.isats.tau_target)
+    more = {name: study.load(name) for name in MORE if study.has(name)}
+    narrative = _statements({**tables, **more, **_checks(study)}, study.config.isats.tau_target)
     codes = {code for statement in narrative for code in statement.codes} | set(choice.findings if choice else [])
     shown_figures = pictures(study.folder / "figures", dict.fromkeys(statement.topic for statement in narrative))
     page = (

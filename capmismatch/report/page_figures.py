@@ -20,6 +20,7 @@ TOPIC_FIGURES = {
     "ranks": ("rank_matrix", "rank_distribution", "affinity_map"),
     "restored": ("isats_restored", "dark_knowledge"),
     "links": ("probe_vs_student_grid",),
+    "trained": ("learning_curves",),
     "logits": ("logit_statistics",),
 }
 """Topic of `capmismatch.report.narrative.TOPICS` -> figures that answer it, the most telling first."""

@@ -13,6 +13,7 @@ from capmismatch.report.facts import (
     ClosestLink,
     Gain,
     IsatsGain,
+    LateGain,
     Link,
     LinkCounts,
     LogitCheck,
@@ -289,6 +290,15 @@ def _(facts: VarianceLink) -> str:
 def _ceiling(link: Link) -> str:
     """How high a correlation can be expected, where seeds tell."""
     return "" if np.isnan(link.ceiling) else f" Highest correlation to expect with these seeds: {link.ceiling:.2f}."
+
+
+@sentence.register
+def _(facts: LateGain) -> str:
+    form, unit = ("+.3f", " nats") if facts.in_nats else ("+.2f", " points")
+    return (
+        f"{_name(facts.subject)}: {facts.gain.text(form, unit=unit)} on validation rows in the last fifth of "
+        f"{count(facts.epochs, 'epoch')}, mean over {count(facts.gain.n, 'run')}."
+    )
 
 
 @sentence.register

@@ -11,7 +11,7 @@ from capmismatch.study.config import StudyConfig
 from capmismatch.study.provenance import read_manifest, what_changed
 from capmismatch.study.tables import table_file
 
-OF_STUDENTS = ("results", "links")
+OF_STUDENTS = ("results", "curves", "links")
 """Tables that a study without students does not have."""
 
 
@@ -65,10 +65,17 @@ def _complete(study: Stages, bank: Path) -> None:
         warnings.warn(f"{bank} may lack teachers, and cannot be completed: {error}", stacklevel=5)
 
 
+def is_named(config: StudyConfig, table: str) -> bool:
+    """Whether a study file names what a table is of: students, and of learning curves those that are trained here."""
+    if table not in OF_STUDENTS:
+        return True
+    return config.distill is not None or (config.results is not None and table != "curves")
+
+
 def tell_unnamed(study: Stages) -> None:
     """Warn of tables of students that the study file no longer names."""
     left = [name for name in OF_STUDENTS if table_file(study.folder, name).exists()]
-    if left and study.config.distill is None and study.config.results is None:
+    if left and not is_named(study.config, "results"):
         warnings.warn(
             f"{study.folder / 'tables'} holds {' and '.join(left)} of students that {study.file.name} no longer "
             "names: they are ignored",

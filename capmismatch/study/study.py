@@ -51,10 +51,11 @@ from capmismatch.study.provenance import (
     what_changed,
     write_manifest,
 )
-from capmismatch.study.ready import OF_STUDENTS, make_ready, tell_unnamed
+from capmismatch.study.ready import is_named, make_ready, tell_unnamed
 from capmismatch.study.study_data import StudyData
 from capmismatch.study.tables import (
     MADE_BY,
+    accuracies,
     gallery_manifest,
     is_current,
     keep,
@@ -338,6 +339,7 @@ class Study:
             bank.must_keep_all("students that are trained here")
             check_pick(self, family=[record.family for record in bank.teachers])
             results = distill(self)
+            keep(self.folder, "curves", self.curves(), self._inputs_of("curves"))
         else:
             results = read_results(self)
         keep(self.folder, "results", results, self._inputs_of("results"), code=own_code_of(self.config))
@@ -354,6 +356,12 @@ class Study:
         from capmismatch.distillation.status import status
 
         return status(self)
+
+    def curves(self) -> pd.DataFrame:
+        """Learning curves of the students, done or under way; see `capmismatch.distillation.curves.learning_curves`."""
+        from capmismatch.distillation.curves import learning_curves
+
+        return learning_curves(self)
 
     def correlate(self) -> pd.DataFrame:
         """The links table: probes against students."""
@@ -482,7 +490,7 @@ class Study:
         check_results(self)  # before hours go into what comes first
         self.collect()
         Diagnosis(self).all()
-        if self.config.distill is not None or self.config.results is not None:
+        if is_named(self.config, "results"):
             self.distill()
             self.correlate()
         choice = self.pick()
@@ -492,18 +500,13 @@ class Study:
 
     def teachers(self) -> pd.DataFrame:
         """One row per teacher: identity, size, and accuracy on each split, as far as stages have run."""
-        probes = self.load("probes")
-        rows = probes[probes["probe"] == "accuracy"]
-        keys = ["family", "teacher", "seed", "params", "macs"]
-        wide = rows.pivot_table(index=keys, columns="split", values="value", sort=False, dropna=False)
-        wide = wide.add_prefix("accuracy_").reset_index().rename_axis(columns=None)
-        return wide.dropna(subset=[c for c in wide.columns if c.startswith("accuracy_")], how="all")
+        return accuracies(self.load("probes"))
 
     # --- tables -------------------------------------------------------------------------------------------------------
 
     def has(self, table: str) -> bool:
         """Whether a table has been made; one of students that the study no longer names counts as none."""
-        return table_file(self.folder, table).exists() and (table not in OF_STUDENTS or self._names_students)
+        return table_file(self.folder, table).exists() and is_named(self.config, table)
 
     def load(self, table: str) -> pd.DataFrame:
         """A table that a stage left.
@@ -521,10 +524,6 @@ class Study:
         from capmismatch.report.gallery import plot_table
 
         return self.status() if name == "status" else plot_table(self, name)
-
-    @property
-    def _names_students(self) -> bool:
-        return self.config.distill is not None or self.config.results is not None
 
     def _refuse_outdated(self, table: str) -> bool:
         """Raise where the stamp of a table says that it was made from something else than is there now; else False."""
@@ -555,7 +554,7 @@ class Study:
             metric = [] if self.config.pick.metric == "accuracy" else [self.config.pick.metric]
             return [repr(self.config.pick), hashes, evidence, *metric]
         bank, config = self._collected_bank(), self.config
-        if table == "results":
+        if table in ("results", "curves"):
             teachers = [[r.key, r.weights_hash, r.built_by, r.preprocessing] for r in bank.teachers]
             return ["trained", repr(config.distill), repr(config.data), bank.rows.fingerprint, teachers]
         if table == "links":

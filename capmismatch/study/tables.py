@@ -28,6 +28,7 @@ MADE_BY = {
     "ranks": "ranks",
     "restored": "isats",
     "results": "distill",
+    "curves": "distill",
     "links": "correlate",
     "pick": "pick",
 }
@@ -239,3 +240,12 @@ def gallery_manifest(folder: Path) -> dict[str, Any]:
 def write_manifest_of_figures(folder: Path, stamp: str, figures: Iterable[Path]) -> None:
     """Note what was drawn into a folder of figures, and from what."""
     write_json(folder / "made_from.json", {"made_from": stamp, "figures": [file.name for file in figures]})
+
+
+def accuracies(probes: pd.DataFrame) -> pd.DataFrame:
+    """One row per teacher: identity, size, and accuracy on each split, from the probes table."""
+    rows = probes[probes["probe"] == "accuracy"]
+    keys = ["family", "teacher", "seed", "params", "macs"]
+    wide = rows.pivot_table(index=keys, columns="split", values="value", sort=False, dropna=False)
+    wide = wide.add_prefix("accuracy_").reset_index().rename_axis(columns=None)
+    return wide.dropna(subset=[c for c in wide.columns if c.startswith("accuracy_")], how="all")

@@ -66,7 +66,8 @@ def fit(
     device : str, default "cpu"
         Where the network goes, such as "cuda". Inputs stay where they are until their batch comes.
     validate : callable, optional
-        Gives the score, larger is better, of a network in eval mode. Goes with ``keep_best`` of the recipe.
+        Gives the score, larger is better, of a network in eval mode, after every epoch. ``keep_best`` of the recipe
+        chooses an epoch by it; else it only measures.
     checkpoint : Checkpoint, optional
         Where to save the state of the training every so often, and to go on from if it exists. Remove it once the
         trained network is saved.
@@ -87,10 +88,7 @@ def fit(
     BankError
         The checkpoint is damaged, or of another training.
     """
-    if (criterion is None) != (soft is None):
-        raise InputError("expected a criterion and soft labels together, or neither")
-    if recipe.keep_best != (validate is not None):
-        raise InputError(f"validate and keep_best belong together, got {validate} with keep_best={recipe.keep_best}")
+    _check_what_goes_together(criterion, soft, recipe, validate)
     rows = views.shape[1]
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     half_precision = getattr(torch, recipe.autocast or "bfloat16")
@@ -143,12 +141,21 @@ def fit(
                     f"the loss became {mean_loss} in epoch {epoch}: lower the learning rate ({recipe.lr:g})"
                 )
             if validate is not None:
-                state.keep_if_best(parallel.processes.on_rank_zero(lambda: validate(network.eval())), network)
+                score = parallel.processes.on_rank_zero(lambda: validate(network.eval()))
+                if recipe.keep_best:
+                    state.keep_if_best(score, network)
             parallel.processes.on_rank_zero(lambda: after_epoch(epoch, mean_loss))  # noqa: B023 - called at once
             if recipe.patience and epoch - state.best_epoch >= recipe.patience:
                 break
         state.load_best(network)
     return network.eval()
+
+
+def _check_what_goes_together(criterion: object, soft: object, recipe: Recipe, validate: object) -> None:
+    if (criterion is None) != (soft is None):
+        raise InputError("expected a criterion and soft labels together, or neither")
+    if recipe.keep_best and validate is None:
+        raise InputError("keep_best chooses an epoch by its validation score: expected validate, got None")
 
 
 NO_LABEL = -100

@@ -245,7 +245,7 @@ def fit_stack(
     prepare : callable, default the identity
         Turns a raw batch into what the networks take.
     validate : callable, optional
-        Gives the scores of all networks of a stack in eval mode. Goes with ``keep_best`` of the recipe.
+        Gives the scores of all networks of a stack in eval mode, after every epoch; see `fit`.
     after_epoch : callable, optional
         Called for each network that is still trained with its number, the epoch and its mean loss.
 
@@ -412,7 +412,7 @@ def _end_epoch(
             m.error = f"the loss became {mean_loss} in epoch {epoch}: lower the learning rate ({recipe.lr:g})"
             continue
         m.state.epoch = epoch
-        if scores is not None:
+        if scores is not None and recipe.keep_best:
             m.state.keep_if_best(scores[index], _Slice(stack, index))  # type: ignore[arg-type]
         after_epoch(index, epoch, mean_loss)
         m.ended = bool(recipe.patience) and epoch - m.state.best_epoch >= recipe.patience

@@ -18,6 +18,7 @@ def draw(name, teachers):
         "capacity_curve alone": lambda: plots.capacity_curve(results),
         "capacity_grid": lambda: plots.capacity_grid(results, teachers=probes),
         "fidelity_vs_capacity": lambda: plots.fidelity_vs_capacity(tables.with_fidelity(results)),
+        "learning_curves": lambda: plots.learning_curves(tables.curves_table(teachers)),
         "forest": lambda: plots.forest(tables.forest_table()),
         "variance_vs_capacity": lambda: plots.variance_vs_capacity(probes),
         "variance_vs_temperature": lambda: plots.variance_vs_temperature(
@@ -48,6 +49,7 @@ FIGURES = [
     "capacity_curve alone",
     "capacity_grid",
     "fidelity_vs_capacity",
+    "learning_curves",
     "forest",
     "variance_vs_capacity",
     "variance_vs_temperature",

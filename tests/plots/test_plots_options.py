@@ -24,9 +24,13 @@ TEACHERS = tables.RESNETS[:4] + tables.RESNETS[6:8]
 HELPERS = {"FigureStyle", "attach", "drawn_data", "figure_style", "file_name", "save"}
 PLOTS = sorted(set(plots.__all__) - HELPERS)
 HEATMAPS = {"temperature_heatmap", "rank_matrix", "affinity_map"}  # what they show has no legend of colours
-NAMELESS = {"fidelity_vs_capacity", "variance_vs_capacity", "logit_statistics", "rank_distribution"} | {
-    *("capacity_curve", "capacity_curve alone", "capacity_grid", "temperature_heatmap", "isats_restored")
-}
+NAMELESS = {
+    "fidelity_vs_capacity",
+    "learning_curves",
+    "variance_vs_capacity",
+    "logit_statistics",
+    "rank_distribution",
+} | {*("capacity_curve", "capacity_curve alone", "capacity_grid", "temperature_heatmap", "isats_restored")}
 """Figures that show no teacher by name."""
 
 
@@ -50,7 +54,9 @@ def test_every_plot_takes_and_documents_the_shared_options(name):
 
 
 ENTRY = {
-    **dict.fromkeys(["capacity_curve", "capacity_curve alone", "capacity_grid", "fidelity_vs_capacity"], "KD"),
+    **dict.fromkeys(
+        ["capacity_curve", "capacity_curve alone", "capacity_grid", "fidelity_vs_capacity", "learning_curves"], "KD"
+    ),
     **dict.fromkeys(["variance_vs_temperature", "probe_vs_student", "probe_vs_student_grid"], "resnet8"),
     **{"forest": "family", "variance_vs_capacity": "τ=4", "rank_distribution": "pair in a family"},
     **{"logit_statistics": "A", "reliability_diagram": "resnet8", "isats_restored": "ISATS", "dark_knowledge": "TS"},

@@ -25,7 +25,7 @@ from capmismatch.data.rows import make_rows
 from capmismatch.errors import CapmismatchError
 from capmismatch.sources.families import load_family
 
-EXAMPLES = int(os.environ.get("CAPMISMATCH_FUZZ", "100"))
+EXAMPLES = int(os.environ.get("CAPMISMATCH_FUZZ", "200"))
 fuzz = settings(
     max_examples=EXAMPLES,
     deadline=None,

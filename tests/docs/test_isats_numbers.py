@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +44,32 @@ def test_the_study_of_wrong_rows(capsys: pytest.CaptureFixture[str]) -> None:
         overall, *thirds = whole.split("; ")
         cells = " | ".join([overall, *(third.split()[-1] for third in thirds)])
         assert f"| {cells} |" in text, line
+
+
+def test_the_study_of_temperatures(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "data/letters"))
+    module = script("data/letters/temperatures.py")
+    module.main(ROOT / "data/letters/temperatures.csv")
+    text = (ROOT / "data/letters/README.md").read_text(encoding="utf-8")
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.count(" | ") == 3]
+    assert [len(line) for line in lines] == [4] * 5
+    for name, less, lost, change in lines:
+        row = " | ".join([less, lost.replace("+", ""), change]).strip()
+        assert f" | {row}" in text.replace("  ", " "), name
+
+
+def test_a_tau_is_judged_on_seeds_that_did_not_choose_it() -> None:
+    """Noise alone: the best of seven taus looks better on the seeds that chose it, and is not on the others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "data/letters"))
+        module = script("data/letters/temperatures.py")
+    rng = np.random.default_rng(0)
+    teachers = [f"t{number}" for number in range(200)]
+    tables = {f"KD tau={tau}": pd.DataFrame(rng.normal(size=(200, 8)), index=teachers) for tau in range(7)}
+    judged = module.judged(tables, tables, module.of_each, "KD").to_numpy()
+    assert judged.shape == (200, 8) and abs(judged.mean()) < 4 / np.sqrt(judged.size)
+    chosen = np.max([table.to_numpy()[:, :4].mean(1) for table in tables.values()], axis=0)
+    assert chosen.mean() > 0.5
 
 
 def test_teachers_and_seeds_both_count_as_drawn() -> None:

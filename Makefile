@@ -35,7 +35,7 @@ lab: $(VENV)/installed-notebook
 
 # ARGS="-n 2 --dist loadfile" runs two files at a time; ARGS="tests/selection" one room.
 # Two files at a time; PARALLEL= runs one after another, as the gate does: it is slower and steadier.
-PARALLEL ?= -n 2 --dist loadfile
+PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)

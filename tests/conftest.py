@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,15 @@ from capmismatch._numerics import devices
 
 torch.set_num_threads(1)  # the tests' tensors are small: threads would only wait for each other
 devices.SMALL = 0  # and so small that compiled loops would never be tried
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of several workers, give out the files with the slowest tests first: none is left alone with one at the end."""
+    if not hasattr(config, "workerinput"):
+        return
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture

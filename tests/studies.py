@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
+from matplotlib.figure import Figure
 
 from capmismatch.study.study import Study
 
@@ -62,6 +65,23 @@ center = [7]
 scale = [3]
 recipe = {{ {recipe} }}
 {stored}{settings}"""
+
+
+@contextmanager
+def sketched_figures() -> Iterator[None]:
+    """Save figures as rough PNGs and empty PDFs: each is drawn, but takes no time for layout, fonts and pixels."""
+
+    def sketch(figure: Figure, pictures: Iterable[Path]) -> None:
+        figure.set_layout_engine("none")
+        for picture in pictures:
+            if picture.suffix == ".png":
+                figure.savefig(picture, dpi=20)
+            else:
+                picture.write_bytes(b"")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("capmismatch.plots._save._write_pictures", sketch)
+        yield
 
 
 GRID_STUDY = letters_study(

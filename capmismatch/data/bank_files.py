@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
@@ -124,12 +125,32 @@ def read_token_rows(folder: Path) -> tuple[Rows, dict[str, Any]]:
     return _read_rows(folder, manifest), manifest.tokens
 
 
-def _read_rows(folder: Path, manifest: _Manifest) -> Rows:
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings of condensed rows; nothing where a bank keeps logits. The rows are not read."""
+    return _read_manifest(folder / "bank.json").tokens
+
+
+def has_sequences(folder: Path) -> bool:
+    """Whether the rows of a bank are positions of sequences, by the names of their columns alone."""
+    file = _verified_rows(folder, _read_manifest(folder / "bank.json"))
+    try:
+        return "sequence" in pq.read_schema(file).names
+    except (OSError, ValueError) as error:
+        raise BankError(f"{file} is damaged: {_reason(error)}") from None
+
+
+def _verified_rows(folder: Path, manifest: _Manifest) -> Path:
+    """The file of rows, its bytes checked before it is parsed: a parser may do anything with damaged ones."""
     file = folder / "rows.parquet"
     if not file.exists():
         raise BankError(f"{file} is missing: expected the {manifest.count} rows of the bank")
-    if hash_file(file) != manifest.rows_sha256:  # before it is parsed: a parser may do anything with damaged bytes
+    if hash_file(file) != manifest.rows_sha256:
         raise BankError(f"{file} or bank.json is damaged: expected rows of SHA-256 {manifest.rows_sha256[:12]}")
+    return file
+
+
+def _read_rows(folder: Path, manifest: _Manifest) -> Rows:
+    file = _verified_rows(folder, manifest)
     try:
         frame = pd.read_parquet(file)
         labels = frame["label"].to_numpy(np.int64)

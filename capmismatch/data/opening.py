@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from capmismatch.data.bank import LogitBank
-from capmismatch.data.bank_files import read_token_rows
+from capmismatch.data.bank_files import has_sequences, read_settings
 
 
 def open_bank(path: str | os.PathLike[str]) -> LogitBank:
@@ -27,8 +27,8 @@ def open_bank(path: str | os.PathLike[str]) -> LogitBank:
     BankError
         Where the folder holds no bank, or a file of it is damaged or does not belong to it.
     """
-    rows, stored = read_token_rows(Path(path))
-    if not stored and rows.sequences is None:
+    folder = Path(path)
+    if not read_settings(folder) and not has_sequences(folder):
         return LogitBank(path)
     from capmismatch.data.token_bank import TokenBank  # loads torch, which banks of classifiers do without
 

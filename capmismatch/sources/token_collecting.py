@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from capmismatch._numerics.condense_settings import DTYPE, K, checked_betas
 from capmismatch._numerics.condensing import as_rows, condense_labelled
-from capmismatch.data.bank_files import create, read_token_rows
+from capmismatch.data.bank_files import create, read_settings
 from capmismatch.data.datasets import Dataset
 from capmismatch.data.records import TeacherRecord
 from capmismatch.data.token_bank import MOST_DENSE

@@ -24,9 +24,9 @@ GIVEN_BY_STUDY = ("base", "train")  # options of sources that are no matter of a
 
 def is_condensed(bank: Path) -> bool:
     """Whether there is a bank in a folder whose rows are condensed."""
-    from capmismatch.data.bank_files import read_token_rows
+    from capmismatch.data.bank_files import read_settings
 
-    return (bank / "bank.json").exists() and bool(read_token_rows(bank)[1])
+    return (bank / "bank.json").exists() and bool(read_settings(bank))
 
 
 class StudyData:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,9 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def make_study(collected: Path, monkeypatch: pytest.MonkeyPatch) -> MakeStudy:
+@pytest.fixture(scope="module")
+def make_study(collected: Path) -> Iterator[MakeStudy]:
     """``make_study(folder, text=GRID_STUDY, **options)``: a study with the collected bank, in a folder of its own."""
-    monkeypatch.setattr(letters, "RECIPE", SHORT)
 
     def make(folder: Path, text: str = GRID_STUDY, **options: Any) -> Study:
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,4 +41,6 @@ def make_study(collected: Path, monkeypatch: pytest.MonkeyPatch) -> MakeStudy:
                 (folder / name).symlink_to(collected / name)
         return Study(folder / "study.toml", progress=False, **options)
 
-    return make
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(letters, "RECIPE", SHORT)
+        yield make

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from processes import ended, fork
 from studies import GRID_STUDY, MakeStudy, letters_study
 from torch import nn
 
@@ -26,6 +25,7 @@ from capmismatch.distillation.methods import Method
 from capmismatch.distillation.results import OUTCOMES
 from capmismatch.distillation.runs import plan, run_folder
 from capmismatch.distillation.stacking import GroupLoss, reason_against, reason_against_method
+from capmismatch.training import checkpoint
 from capmismatch.training.epoch_log import read_log
 from capmismatch.training.loop import Recipe
 
@@ -247,18 +247,6 @@ def test_a_failing_run_leaves_the_others_of_its_stack(
     assert (states["failed"].sum(), states["done"].sum()) == (10, 20)
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from capmismatch.sources import letters
-from capmismatch.study.study import Study
-from capmismatch.training import checkpoint
-letters.RECIPE = letters.Recipe(epochs=2, batch_size=100)
-checkpoint.Checkpoint.due = lambda self: True
-Study(Path(sys.argv[1]) / "study.toml", progress=False, engine="batched").distill()
-"""
-
-
 def test_killed_in_the_middle_its_runs_go_on(tmp_path: Path, make_study: MakeStudy) -> None:
     text = letters_study(
         rows=(260, 300, 200),
@@ -268,14 +256,19 @@ def test_killed_in_the_middle_its_runs_go_on(tmp_path: Path, make_study: MakeStu
         methods=("CE", "KD"),
     )
     study = make_study(tmp_path / "killed", text, engine="batched")
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "killed")], env={**os.environ})
+
+    def run_and_save_often() -> None:
+        checkpoint.Checkpoint.due = lambda self: True  # in the fork alone
+        make_study(tmp_path / "killed", text, engine="batched").distill()
+
+    child = fork(run_and_save_often)
     folders = [run_folder(study, run) for run in plan(study, study.bank)]
     deadline = time.monotonic() + 60
     while len(read_log(folders[-1] / "log.jsonl")) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     states = study.status()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    os.kill(child, signal.SIGKILL)
+    assert ended(child) == -signal.SIGKILL
     assert states["running"].sum() == len(folders) == 6
     assert all(len(read_log(folder / "log.jsonl")) >= 2 for folder in folders)
     assert all((folder / "checkpoint.safetensors").exists() for folder in folders)

@@ -90,7 +90,8 @@ def test_curves_must_be_true_or_false(tmp_path: Path) -> None:
 
 
 def test_the_report_answers_whether_students_were_trained_to_the_end(measured: Study) -> None:
-    measured.run()
+    with studies.sketched_figures():
+        measured.run()
     assert (measured.folder / "figures" / "learning_curves.png").exists()
     page = (measured.folder / "report.html").read_text(encoding="utf-8")
     found = late_gains(measured.load("curves"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -42,6 +43,13 @@ def die(task: int) -> int:
 def write(task: Path) -> None:
     time.sleep(0.3)
     task.write_text("done")
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that are forks of this process, and so import nothing; how they start otherwise is not the subject."""
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(engines.multiprocessing, "get_context", lambda _: fork)
 
 
 def test_one_worker_is_this_process() -> None:
@@ -120,20 +128,17 @@ def test_cores_keep_to_a_containers_quota(
     assert machine.usable_cores() == cores
 
 
-@pytest.mark.slow
-def test_what_a_task_raises_ends_the_engine() -> None:
+def test_what_a_task_raises_ends_the_engine(forked: None) -> None:
     with pytest.raises(OSError, match="disk full"):
         list(processes(fail, range(20), Resources(workers=2)))
 
 
-@pytest.mark.slow
-def test_a_dead_worker_is_an_error() -> None:
+def test_a_dead_worker_is_an_error(forked: None) -> None:
     with pytest.raises(CapmismatchError, match=naming("killed", "runs are left")):
         list(processes(die, range(6), Resources(workers=2)))
 
 
-@pytest.mark.slow
-def test_whoever_stops_listening_stops_the_work(tmp_path: Path) -> None:
+def test_whoever_stops_listening_stops_the_work(forked: None, tmp_path: Path) -> None:
     files = [tmp_path / str(number) for number in range(20)]
     answers = processes(write, files, Resources(workers=2))
     next(answers)

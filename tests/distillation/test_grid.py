@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 import torch
 from messages import naming
+from processes import ended, fork
 from studies import GRID_STUDY, MakeStudy
 
 from capmismatch import architectures
@@ -99,18 +100,37 @@ def test_seeds_pair_initial_weights(tmp_path: Path, make_study: MakeStudy, monke
     assert len(set.union(*starts.values())) == 6  # and another for every student and seed
 
 
+Done = tuple[Path, pd.DataFrame, list[warnings.WarningMessage]]
+WARNS = GRID_STUDY + '[[distill.methods]]\nname = "ISATS"\nconstraint = "none"\n'
+"""With a method that warns of each teacher: its search ends on its bound."""
+
+
+@pytest.fixture(scope="module")
+def both_ways(make_study: MakeStudy, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Done]:
+    """By the number of workers: folder, results and warnings of one and the same grid."""
+    done = {}
+    for workers in (1, 2):
+        folder = tmp_path_factory.mktemp(f"workers{workers}")
+        with warnings.catch_warnings(record=True) as shown:
+            warnings.simplefilter("always")
+            table = make_study(folder, WARNS, workers=workers).distill()
+        done[workers] = folder, table, shown
+    return done
+
+
 def test_two_workers_give_the_same_results_and_a_second_call_does_nothing(
-    tmp_path: Path, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+    both_ways: dict[int, Done],
+    make_study: MakeStudy,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    alone = make_study(tmp_path / "one").distill()
-    together = make_study(tmp_path / "two", workers=2).distill()
+    (_, alone, _), (folder, together, _) = both_ways[1], both_ways[2]
     pd.testing.assert_frame_equal(results(alone), results(together))
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a finished run must not be run again")
 
     monkeypatch.setattr(student_trainer, "fit", refuse)
-    again = make_study(tmp_path / "two").distill()
+    again = make_study(folder, WARNS).distill()
     pd.testing.assert_frame_equal(again, together)
 
 
@@ -311,11 +331,8 @@ def test_assistants_stand_between_teacher_and_student(
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_each_warning_is_shown_once(tmp_path: Path, make_study: MakeStudy, workers: int) -> None:
-    text = GRID_STUDY.replace('name = "DKD"', 'name = "ISATS"\nconstraint = "none"')
-    with warnings.catch_warnings(record=True) as shown:
-        warnings.simplefilter("always")
-        make_study(tmp_path, text, workers=workers).distill()
+def test_each_warning_is_shown_once(both_ways: dict[int, Done], workers: int) -> None:
+    shown = both_ways[workers][2]
     texts = [str(warning.message) for warning in shown if "lower bound" in str(warning.message)]
     assert texts and len(texts) == len(set(texts))
     assert all(issubclass(warning.category, UserWarning) for warning in shown)
@@ -364,22 +381,10 @@ def test_what_a_run_leaves(tmp_path: Path, make_study: MakeStudy) -> None:
 
 # --- kills -----------------------------------------------------------------------------------------------------------
 
-SCRIPT = """
-import sys
-from capmismatch.sources import letters
-from capmismatch.study.study import Study
-letters.RECIPE = letters.Recipe(epochs=2, batch_size=100)
-if __name__ == "__main__":
-    Study(sys.argv[1] + "/study.toml", workers=2, progress=False).distill()
-"""
 
-
-def start(folder: Path, *, saving_often: bool = False) -> int:
-    """Run the grid in a process of its own, with a log of the runs; returns its number. (A fork imports nothing.)"""
-    child = os.fork()
-    if child:
-        return child
-    status, real = 1, student_trainer.fit
+def start(folder: Path, *, saving_often: bool = False, workers: int = 1) -> int:
+    """Run the grid in a fork, alone there with a log of the runs; returns its number."""
+    real = student_trainer.fit
 
     def fit(*arguments: Any, **options: Any) -> Any:
         with open(folder / "log", "a") as file:
@@ -387,20 +392,19 @@ def start(folder: Path, *, saving_often: bool = False) -> int:
         time.sleep(0.02)
         return real(*arguments, **options)
 
-    try:
-        signal.alarm(100)  # should it ever hang, it does not outlive the test
-        student_trainer.fit = fit
+    def distill() -> None:
+        if workers == 1:
+            student_trainer.fit = fit
         if saving_often:
             student_trainer.Checkpoint = functools.partial(student_trainer.Checkpoint, seconds=0)
-        Study(folder / "study.toml", progress=False).distill()
-        status = 0
-    finally:
-        os._exit(status)
+        Study(folder / "study.toml", progress=False, workers=workers).distill()
+
+    return fork(distill)
 
 
 def kill(child: int) -> None:
     os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    assert ended(child) == -signal.SIGKILL
 
 
 def alive(number: int) -> bool:
@@ -428,6 +432,17 @@ def wait_for(condition: Any, seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
+LONG = GRID_STUDY.replace("epochs = 2", "epochs = 60").replace("seeds = 3", "seeds = 1").replace('"mlp5", ', "")
+"""5 runs that take a while, to be killed in the middle of one."""
+
+
+@pytest.fixture(scope="module")
+def whole(make_study: MakeStudy, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    """Folder and results of the long runs, done in one go."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, make_study(folder, LONG).distill()
+
+
 def losses_of(folder: Path, run: str) -> list[float]:
     return [line["loss"] for line in read_log(folder / "runs" / run / "log.jsonl")]
 
@@ -452,12 +467,10 @@ def test_killed_it_goes_on_without_running_anything_twice(tmp_path: Path, make_s
 
 
 def test_killed_in_the_middle_of_a_run_it_goes_on_from_its_checkpoint(
-    tmp_path: Path, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_study: MakeStudy, whole: tuple[Path, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    long = GRID_STUDY.replace("epochs = 2", "epochs = 60").replace("seeds = 3", "seeds = 1")
-    wanted = make_study(tmp_path / "whole", long).distill()
     folder = tmp_path / "a"
-    make_study(folder, long)
+    make_study(folder, LONG)
     child = start(folder, saving_often=True)
     wait_for(lambda: [log for log in folder.glob("runs/*/log.jsonl") if len(log.read_text().splitlines()) > 20])
     kill(child)
@@ -472,23 +485,21 @@ def test_killed_in_the_middle_of_a_run_it_goes_on_from_its_checkpoint(
         real(self, epoch, **values)
 
     monkeypatch.setattr(student_trainer.EpochLog, "write", write)
-    table = make_study(folder, long).distill()
+    table = make_study(folder, LONG).distill()
     assert first[0] >= 20 and first == list(range(first[0], 60))
-    pd.testing.assert_frame_equal(results(table), results(wanted))
+    pd.testing.assert_frame_equal(results(table), results(whole[1]))
     assert not list(folder.glob("runs/*/checkpoint.safetensors"))
 
-    assert losses_of(folder, checkpoint.parent.name) == losses_of(tmp_path / "whole", checkpoint.parent.name)
+    assert losses_of(folder, checkpoint.parent.name) == losses_of(whole[0], checkpoint.parent.name)
 
 
 def test_workers_end_with_the_process_that_started_them(tmp_path: Path, make_study: MakeStudy) -> None:
     folder = tmp_path / "a"
     make_study(folder)
-    (folder / "run.py").write_text(SCRIPT)
-    process = subprocess.Popen([sys.executable, str(folder / "run.py"), str(folder)])
-    wait_for(lambda: len(finished(folder)) > 0 or process.poll() is not None, 200)
-    workers = children(process.pid)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    child = start(folder, workers=2)
+    wait_for(lambda: len(finished(folder)) > 0 or not alive(child), 200)
+    workers = children(child)
+    kill(child)
     assert len(workers) >= 2
     wait_for(lambda: not any(alive(worker) for worker in workers), 10)
     assert len(finished(folder)) < 30
@@ -496,15 +507,13 @@ def test_workers_end_with_the_process_that_started_them(tmp_path: Path, make_stu
 
 @pytest.mark.slow
 def test_ray_gives_the_same_results_though_a_worker_is_killed(
-    tmp_path: Path, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_study: MakeStudy, whole: tuple[Path, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two workers of a Ray of two CPUs, one of which dies in the middle of a run: another does that run."""
     ray = pytest.importorskip("ray")
     monkeypatch.setattr(engines, "usable_cores", lambda: 2)
-    long = GRID_STUDY.replace("epochs = 2", "epochs = 60").replace("seeds = 3", "seeds = 1")
-    wanted = make_study(tmp_path / "processes", long).distill()
     folder = tmp_path / "ray"
-    study = make_study(folder, long, workers=2, engine="ray")
+    study = make_study(folder, LONG, workers=2, engine="ray")
     killed: list[Path] = []
 
     def begun() -> list[Path]:
@@ -530,7 +539,7 @@ def test_ray_gives_the_same_results_though_a_worker_is_killed(
         all_done.set()
         killer.join()
     assert len(killed) == 1 and (killed[0] / "result.json").exists()
-    pd.testing.assert_frame_equal(results(table), results(wanted))
+    pd.testing.assert_frame_equal(results(table), results(whole[1]))
     assert not ray.is_initialized()
 
 
@@ -564,7 +573,7 @@ def test_two_commands_at_once_share_the_runs(tmp_path: Path, make_study: MakeStu
     folder = tmp_path / "a"
     study = make_study(folder)
     children = [start(folder) for _ in range(2)]
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    assert [ended(child) for child in children] == [0, 0]
     runs = begun(folder)
     assert len(runs) == len({name for _, name in runs}) == 30
     assert min(sum(who == child for who, _ in runs) for child in children) >= 5  # neither waits for the other
@@ -572,22 +581,22 @@ def test_two_commands_at_once_share_the_runs(tmp_path: Path, make_study: MakeStu
     pd.testing.assert_frame_equal(results(study.distill()), results(wanted))
 
 
-def test_one_command_goes_on_with_what_another_leaves_that_is_killed(tmp_path: Path, make_study: MakeStudy) -> None:
-    long = GRID_STUDY.replace("epochs = 2", "epochs = 120").replace("seeds = 3", "seeds = 1")
-    wanted = make_study(tmp_path / "whole", long).distill()
+def test_one_command_goes_on_with_what_another_leaves_that_is_killed(
+    tmp_path: Path, make_study: MakeStudy, whole: tuple[Path, pd.DataFrame]
+) -> None:
     folder = tmp_path / "a"
-    study = make_study(folder, long)
+    study = make_study(folder, LONG)
     killed = start(folder, saving_often=True)
     wait_for(lambda: any(len(read_log(log)) > 3 for log in folder.glob("runs/*/log.jsonl")))
     other = start(folder)
     wait_for(lambda: other in {who for who, _ in begun(folder)})
     kill(killed)
-    assert os.waitpid(other, 0)[1] == 0
+    assert ended(other) == 0
     runs = begun(folder)
     left = [name for who, name in runs if who == killed][-1]  # where it was killed
-    assert runs[-1] == (other, left) and len(runs) == 11  # at the end, and nothing else twice
-    assert losses_of(folder, left) == losses_of(tmp_path / "whole", left)
-    pd.testing.assert_frame_equal(results(study.distill()), results(wanted))
+    assert runs[-1] == (other, left) and len(runs) == 6  # at the end, and nothing else twice
+    assert losses_of(folder, left) == losses_of(whole[0], left)
+    pd.testing.assert_frame_equal(results(study.distill()), results(whole[1]))
 
 
 HOLD = """

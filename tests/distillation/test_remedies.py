@@ -4,14 +4,13 @@ import itertools
 import math
 import os
 import signal
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from messages import naming
+from processes import launched, run_script
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -270,15 +269,12 @@ if os.environ.get("RANK", "0") == "0":
 
 @pytest.mark.slow
 def test_processes_decide_as_one_would(tmp_path: Path) -> None:
-    (tmp_path / "gated.py").write_text(GATED)
     told, weights = [], []
-    for ahead in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]):
-        file = tmp_path / f"{len(told)}.pt"
-        command = [sys.executable, *ahead, str(tmp_path / "gated.py"), str(file)]
-        path = {"PYTHONPATH": str(Path(cm.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=os.environ | path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        told.append(done.stdout)
+    for processes in (1, 2):
+        file = tmp_path / f"{processes}.pt"
+        ends = launched(partial(run_script, GATED, file), tmp_path / f"output{processes}", processes)
+        assert [status for status, _ in ends] == [0] * processes, ends
+        told.append("".join(output for _, output in ends))
         weights.append(torch.load(file, weights_only=True))
     assert told[0] == told[1] and "1.0" not in told[0].split(",")[1]  # not always open
     for name, value in weights[0].items():

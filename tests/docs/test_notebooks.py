@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import runpy
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
+from processes import ended, fork
 
 import capmismatch as cm
 
@@ -49,18 +51,23 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
-@each
-def test_runs_without_errors_and_draws(file: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nbformat = pytest.importorskip("nbformat")
-    nbclient = pytest.importorskip("nbclient")
-    pytest.importorskip("ipykernel")
+@pytest.fixture
+def needs(file: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a notebook imports, and an environment in which nothing is downloaded."""
     if file.stem == "07_your_own_models":
         pytest.importorskip("timm")
         pytest.importorskip("transformers")
     monkeypatch.setenv("CAPMISMATCH_CACHE", str(place / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # nothing is to be downloaded
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", NOTEBOOKS[:1], ids=lambda file: file.stem)
+def test_runs_in_a_kernel_and_draws(file: Path, place: Path, needs: None) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
     notebook = nbformat.read(place / file.name, as_version=4)
     where = {"metadata": {"path": str(place)}}
     patience = {"timeout": 600, "startup_timeout": 300}  # for a busy machine; in peace none takes a minute
@@ -69,6 +76,38 @@ def test_runs_without_errors_and_draws(file: Path, place: Path, monkeypatch: pyt
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
     assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", NOTEBOOKS[1:], ids=lambda file: file.stem)
+def test_runs_without_errors_and_draws(file: Path, place: Path, needs: None, tmp_path: Path) -> None:
+    """In a fork, by what a kernel runs cells with: a kernel of its own would import everything anew."""
+    pytest.importorskip("IPython")
+    child = fork(lambda: run_cells(place / file.name), tmp_path / "output", seconds=600)
+    assert ended(child) == 0, (tmp_path / "output").read_text()[-3000:]
+    assert (tmp_path / "output").read_text().endswith("drew image/png\n")
+
+
+def run_cells(file: Path) -> None:
+    """Run a notebook's cells in its folder, figures shown in line; says whether any was."""
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+    from traitlets.config import Config
+
+    class Shell(InteractiveShell):
+        def enable_gui(self, gui: str | None = None) -> None:
+            """Figures in line need no event loop."""
+
+    os.chdir(file.parent)
+    unrecorded = Config({"HistoryManager": {"enabled": False}})
+    shell, kinds = Shell.instance(config=unrecorded), set()
+    shell.enable_matplotlib("inline")
+    for code in cells(file, "code"):
+        with capture_output() as shown:
+            result = shell.run_cell(code)
+        result.raise_error()
+        kinds |= {kind for output in shown.outputs for kind in output.data or {}}
+    print("drew", *(kind for kind in kinds if kind == "image/png"))
 
 
 def test_a_style_around_the_first_figure_does_not_hide_the_later_ones(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import launched, run_script
 
 from capmismatch.data.bank import LogitBank
 
@@ -73,12 +74,10 @@ UNTRAINED = textwrap.dedent("""
 """)
 
 
-def start(script: Path, bank: Path, bad: str, workers: int, text: str = SCRIPT) -> subprocess.CompletedProcess[str]:
-    script.write_text(text)
-    ahead = [] if workers == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, *ahead, str(script), str(bank), bad]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+def start(bank: Path, bad: str = "", workers: int = 1, text: str = SCRIPT) -> tuple[int, str]:
+    """Run the script in processes that have what torchrun gives: the worst status, and all that they print."""
+    ends = launched(lambda: run_script(text, bank, bad), bank.with_name(f"{bank.name}-output"), workers)
+    return max((abs(status) for status, _ in ends)), "".join(output for _, output in ends)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -86,33 +85,43 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
-def test_two_workers_write_the_bytes_of_one(tmp_path: Path) -> None:
-    ended = start(tmp_path / "script.py", tmp_path / "one", "", 1)
-    assert ended.returncode == 0, ended.stderr
-    ended = start(tmp_path / "script.py", tmp_path / "two", "", 2)
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bank of a single process."""
+    folder = tmp_path_factory.mktemp("alone") / "one"
+    status, output = start(folder)
+    assert status == 0, output
+    return folder
+
+
+def test_two_workers_write_the_bytes_of_one(one: Path, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [str(tmp_path / "script.py"), str(tmp_path / "two"), ""]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
     assert sorted(line for line in ended.stdout.splitlines() if "collected" in line) == ["collected 0", "collected 1"]
-    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    assert contents(tmp_path / "two") == contents(one)
     assert ended.stderr.count("CM001") == 2  # once a teacher, not once a worker
     rows = [np.loadtxt(tmp_path / f"two.{rank}.log").sum() for rank in (0, 1)]
     assert rows == [2 * (5 * 8 + 3), 2 * 5 * 8]  # each shard of each teacher once: 83 rows, none padded
 
 
-def test_what_fails_in_one_worker_stops_all_and_can_be_resumed(tmp_path: Path) -> None:
-    ended = start(tmp_path / "script.py", tmp_path / "two", "rank 1 fails", 2)
-    assert ended.returncode != 0
-    assert re.search(r"worker 1 of 2 failed: InputError: teacher .*out of memory", ended.stderr)
+def test_what_fails_in_one_worker_stops_all_and_can_be_resumed(one: Path, tmp_path: Path) -> None:
+    status, output = start(tmp_path / "two", "rank 1 fails", 2)
+    assert status != 0
+    assert re.search(r"worker 1 of 2 failed: InputError: teacher .*out of memory", output)
     assert LogitBank(tmp_path / "two").keys == []
     assert len(list((tmp_path / "two").rglob("shard-*"))) == 6  # the other one's share is kept
-    assert start(tmp_path / "script.py", tmp_path / "two", "", 1).returncode == 0
-    start(tmp_path / "script.py", tmp_path / "one", "", 1)
-    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    assert start(tmp_path / "two")[0] == 0
+    assert contents(tmp_path / "two") == contents(one)
 
 
 def test_workers_with_different_data_are_refused(tmp_path: Path) -> None:
-    ended = start(tmp_path / "script.py", tmp_path / "two", "other data", 2)
-    assert ended.returncode != 0
-    assert "worker 1 of 2 failed: BankError" in ended.stderr
+    status, output = start(tmp_path / "two", "other data", 2)
+    assert status != 0
+    assert "worker 1 of 2 failed: BankError" in output
     assert not list((tmp_path / "two").rglob("*.safetensors"))
 
 
@@ -120,6 +129,6 @@ def test_teachers_that_are_trained_on_the_way(tmp_path: Path) -> None:
     """Each process comes to a teacher in its own time; one trains it, alone, and the other waits for the file."""
     one, two = tmp_path / "one", tmp_path / "two"
     for bank, workers in ((one, 1), (two, 2)):
-        done = start(tmp_path / "run.py", bank, "", workers, UNTRAINED)
-        assert done.returncode == 0, done.stderr
+        status, output = start(bank, "", workers, UNTRAINED)
+        assert status == 0, output
     assert contents(one) == contents(two)

@@ -552,7 +552,7 @@ def test_the_command_tells_first(
 ) -> None:
     told, folder = whole[2], tmp_path / "copy"
     shutil.copytree(whole[0], folder, symlinks=True)  # by more draws it may go another way, and train
-    app(["pick", str(folder), "--pilot", "45%", "--quiet"], result_action="return_value")
+    app(["pick", str(folder), "--pilot", "45%", "--workers", "1", "--quiet"], result_action="return_value")
     assert capsys.readouterr().out.startswith(f"{told[0]}\n\n")
     with pytest.raises(InputError, match="--label cannot be used with --pilot"):
         app(["pick", str(folder), "--pilot", "45%", "--label", "KD tau=4 student tau=1"], result_action="return_value")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from studies import letters_study, saved_study, write_study
+from studies import letters_study, saved_study, sketched_figures, write_study
 
 from capmismatch.distillation import student_trainer
 from capmismatch.errors import BankError, CapmismatchError, InputError
@@ -83,7 +83,8 @@ def test_a_study_whose_results_have_one_split_is_told_to_the_end(tmp_path: Path)
     results = pd.read_csv(tmp_path / "results.csv").query("split == 'val'")
     results.to_csv(tmp_path / "results.csv", index=False)
     study = Study(file, progress=False)
-    choice = study.run()
+    with sketched_figures():
+        choice = study.run()
     assert choice.table.iloc[0]["teacher"] == "l" and any("'val' only" in risk for risk in choice.risks)
     assert study.load("links")["findings"].str.contains("CM013").all()
     drawn = {path.stem for path in (tmp_path / "figures").glob("*.png")}
@@ -239,7 +240,8 @@ def test_families_that_share_a_teachers_name_have_all_their_figures(tmp_path: Pa
         ),
         progress=False,
     )
-    study.run()
+    with sketched_figures():
+        study.run()
     drawn = {file.stem for file in (study.folder / "figures").glob("*.png")}
     assert "affinity_map" in drawn
     shown = pd.read_csv(study.folder / "figures" / "affinity_map.csv")
@@ -418,7 +420,8 @@ def test_links_and_figures_are_kept_while_no_table_changes(tmp_path: Path, monke
     from capmismatch.selection import links
 
     study = Study(saved_study(tmp_path), progress=False)
-    study.run()
+    with sketched_figures():
+        study.run()
     figures = study.plot()
     assert figures and all(file.exists() for file in figures)
     monkeypatch.setattr(links, "correlate", lambda *_, **__: pytest.fail("links were made anew"))

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from studies import sketched_figures
 
 import capmismatch as cm
 from capmismatch.errors import BankError, InputError
@@ -100,7 +101,7 @@ def material(tmp_path_factory):
 def finished(material, tmp_path_factory):
     """The study, run from text to report."""
     study = Study(material / "study.toml", tmp_path_factory.mktemp("run"), progress=False)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), sketched_figures():
         warnings.simplefilter("ignore")
         choice = study.run()
     return study, choice

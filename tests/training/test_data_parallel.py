@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 import torch
+from processes import launched, run_script
 from safetensors.torch import load_file
 from studies import letters_study
 
@@ -78,7 +76,8 @@ STUDY = letters_study(
 )
 
 
-def start(folder: Path, processes: int) -> subprocess.CompletedProcess[str]:
+def start(folder: Path, processes: int) -> str:
+    """Run the script in processes that have what torchrun gives; what they print."""
     import numpy as np
 
     from capmismatch.data.datasets import load_dataset
@@ -96,13 +95,10 @@ def start(folder: Path, processes: int) -> subprocess.CompletedProcess[str]:
         logits_one=logits,
     )
     load_study(folder / "study.toml", progress=False).collect()
-    (folder / "script.py").write_text(SCRIPT)
-    ahead = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, *ahead, str(folder / "script.py"), str(folder)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
-    assert ended.returncode == 0, ended.stderr
-    return ended
+    ends = launched(lambda: run_script(SCRIPT, folder), folder / "output", processes)
+    printed = "".join(output for _, output in ends)
+    assert [status for status, _ in ends] == [0] * processes, printed
+    return printed
 
 
 def test_two_processes_train_what_one_would(tmp_path: Path) -> None:
@@ -115,10 +111,10 @@ def test_two_processes_train_what_one_would(tmp_path: Path) -> None:
         for key, value in wanted.items():
             torch.testing.assert_close(first[key], value, rtol=1e-3, atol=1e-4, msg=f"{name}: {key}")
             assert key == "losses" or torch.equal(first[key], second[key])
-    assert "validated 0 3" in alone.stdout
-    assert {"validated 0 3", "validated 1 0"} <= set(both.stdout.splitlines())
+    assert "validated 0 3" in alone
+    assert {"validated 0 3", "validated 1 0"} <= set(both.splitlines())
     for rank in (0, 1):
-        assert f"refused {rank}: expected a row of the last batch for each of 2 processes: 17 rows" in both.stdout
+        assert f"refused {rank}: expected a row of the last batch for each of 2 processes: 17 rows" in both
     one, two = (load_study(tmp_path / name / "study.toml").load("results") for name in ("one", "two"))
     assert len(one) == len(two) == 4
     assert (one["accuracy"] - two["accuracy"]).abs().max() < 0.011  # two rows of 200 may fall on the other side

@@ -69,7 +69,7 @@ class Condensing:
     def settings(self, family: Family, dataset: Dataset, bank: Path) -> TokenSettings:
         """How the bank keeps rows, with the reference that it has, or gets."""
         width = len(dataset.classes)
-        stored = read_token_rows(bank)[1] if (bank / "bank.json").exists() else {}
+        stored = read_settings(bank) if (bank / "bank.json").exists() else {}
         reference = self._reference(family, stored)
         rates = tuple(checked_betas(self.betas).tolist())
         return TokenSettings(

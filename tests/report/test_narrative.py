@@ -8,7 +8,7 @@ import pytest
 import statsmodels.api as sm
 from messages import naming
 from scipy import stats
-from tables import affinity_table
+from tables import affinity_table, curves_table
 
 from capmismatch.errors import InputError
 from capmismatch.report.facts import LinkCounts, StudentCourses, Subject, Unknown
@@ -539,11 +539,19 @@ def every_table():
 
 def test_topics_come_in_order_and_derived_probes_never_alone(every_table):
     found = statements(every_table)
-    assert list(dict.fromkeys(statement.topic for statement in found)) == list(TOPICS)
+    asked = [topic for topic, (_, table) in TOPICS.items() if table != "curves"]  # which these tables lack
+    assert list(dict.fromkeys(statement.topic for statement in found)) == asked
     for statement in found:
         if re.search(r"derived (variance|std)", statement.text) and "combination" not in statement.text:
             assert "p_y" in statement.text and "inherent variance" in statement.text
     assert repr(found) == repr(statements(every_table))
+
+
+def test_what_students_gained_at_the_end_is_a_finding_where_it_matters():
+    plain, taught = [s for s in statements({"curves": curves_table(late=0.004)}) if s.topic == "trained"]
+    assert plain.facts.gain.value == pytest.approx(0.0) and plain.codes == ()
+    assert taught.facts.gain.value == pytest.approx(0.8) and taught.codes == ("CM057",)
+    assert statements({"curves": curves_table().assign(val_accuracy=np.nan)}) == []
 
 
 def test_the_narrative_as_it_is_worded(every_table, golden):

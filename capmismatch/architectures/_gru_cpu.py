@@ -98,6 +98,7 @@ def gru_layer(layer: nn.GRU, x: Tensor) -> Tensor:
     >>> bool(torch.allclose(gru_layer(layer, x), layer(x)[0], atol=1e-6))
     True
     """
-    inputs = nn.functional.linear(x.transpose(0, 1), layer.weight_ih_l0, layer.bias_ih_l0)
-    outputs: Tensor = _Layer.apply(inputs.contiguous(), layer.weight_hh_l0, layer.bias_hh_l0)
+    weights = dict(layer.named_parameters())
+    inputs = nn.functional.linear(x.transpose(0, 1), weights["weight_ih_l0"], weights["bias_ih_l0"])
+    outputs: Tensor = _Layer.apply(inputs.contiguous(), weights["weight_hh_l0"], weights["bias_hh_l0"])
     return outputs.transpose(0, 1)

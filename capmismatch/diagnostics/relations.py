@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -140,7 +140,7 @@ def _numbers(bank: LogitBank, groups: Groups, split: str | None, device: torch.d
         return checked_groups(np.unique([str(groups[name]) for name in classes], return_inverse=True)[1], len(classes))
     if isinstance(groups, Integral) and not isinstance(groups, bool):
         return checked_groups(find_groups(_mean_affinity(bank, split, device), int(groups)), len(classes))
-    return checked_groups(groups, len(classes))
+    return checked_groups(cast("Sequence[int]", groups), len(classes))
 
 
 def _mean_affinity(bank: LogitBank, split: str | None, device: torch.device) -> np.ndarray:

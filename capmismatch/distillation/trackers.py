@@ -117,7 +117,8 @@ def track(
                 tracker.write(run)
             of_run = {"run": run.key, "name": run.name, "state": run.state, "epochs": len(run.epochs)}
             rows.append({**of_run, "written": new})
-    except (OSError, *_errors_of(to)) as error:  # what is half written has no stamp, and is written again
+    # What is half written has no stamp, and is written again. Mypy does not look into a tuple that is unpacked.
+    except (OSError, *_errors_of(to)) as error:  # type: ignore[misc]
         problem = getattr(error, "strerror", None) or error
         raise BankError(f"cannot write to {out}: {problem}; what is there is completed next time") from None
     return pd.DataFrame(rows)

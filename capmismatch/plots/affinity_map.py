@@ -186,7 +186,8 @@ def _draw(ax: Axes, matrix: pd.DataFrame, *, sides: str, room: float, **options:
 def _colour_bars(ax: Axes, affinities: AxesImage, differences: AxesImage) -> None:
     """Draw both colour bars into the panel that has no map."""
     ax.set_axis_off()
-    room = 0.84 * page_width() / ax.get_subplotspec().get_gridspec().ncols
+    place = ax.get_subplotspec()
+    room = 0.84 * page_width() / (place.get_gridspec().ncols if place is not None else 1)
     for bottom, image, label in ((0.7, affinities, AFFINITY), (0.2, differences, "difference")):
         inset = ax.inset_axes((0.08, bottom, 0.84, 0.08))
         ax.figure.colorbar(image, cax=inset, orientation="horizontal", extend="max" if image is affinities else "both")

@@ -511,7 +511,7 @@ class _Balanced(_Measured):
         common = np.array([prior.common for prior in priors])
         means, covs = np.array([prior.mean for prior in priors]), np.array([prior.cov for prior in priors])
         own = (1 - common)[:, None, None] * np.array([prior.fresh for prior in priors])
-        root = np.ones(means.shape)
+        root: Floats = np.ones(means.shape)
         root[:, :teachers] = self.turn_settings[:, 0].sum() * np.sqrt(common)[:, None]
         covs *= root[:, :, None] * root[:, None]
         covs[:, :teachers, :teachers] += own

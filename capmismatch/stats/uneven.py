@@ -218,8 +218,8 @@ class Problem:
     def roots(self, point: Ints) -> Floats:
         """Of the covariances of some points, (C, M, M)."""
         places, mine = np.unique(point, return_inverse=True)
-        roots: Floats = np.linalg.cholesky(self.covs[places] + _SMALL * np.eye(self.covs.shape[1]))[mine]
-        return roots
+        roots = np.linalg.cholesky(self.covs[places] + _SMALL * np.eye(self.covs.shape[1]))
+        return np.asarray(roots, dtype=np.float64)[mine]
 
 
 class _State(NamedTuple):
@@ -403,7 +403,7 @@ def log_sum(scores: Floats) -> Floats:
 def _solved(root: Floats, sides: Floats, *, transposed: bool = False) -> Floats:
     """L^-1 B, or L^-T B, of C lower triangular matrices (C, N, N) and their sides (C, N, k)."""
     if root.shape[1] < WIDE:
-        return np.linalg.solve(root.mT if transposed else root, sides)
+        return np.asarray(np.linalg.solve(root.mT if transposed else root, sides), dtype=np.float64)
     found = np.empty(sides.shape)
     for number, (one, side) in enumerate(zip(root, sides, strict=True)):
         # In Fortran's order, as LAPACK has it, the transpose of a row-major matrix needs no copy.

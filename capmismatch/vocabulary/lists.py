@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 import pandas as pd
 
@@ -99,7 +101,7 @@ def list_probes(pattern: str = "*") -> pd.DataFrame:
     1  derived_variance              1
     2       derived_std              1
     """
-    kinds = {"logits": probes.REGISTRY, "features": probes.FEATURES, "pair": probes.PAIRS}
+    kinds: dict[str, Mapping[str, Any]] = {"logits": probes.REGISTRY, "features": probes.FEATURES, "pair": probes.PAIRS}
     rows = []
     for needs, entries in kinds.items():
         for name, probe in entries.items():

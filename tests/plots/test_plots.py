@@ -221,7 +221,7 @@ def test_variance_vs_temperature_takes_the_smallest_and_the_largest():
         for line, teacher in zip(lines, ["mlp12", "mlp1024"], strict=True):
             np.testing.assert_allclose(line.get_xdata(), means[teacher].index)
             np.testing.assert_allclose(line.get_ydata(), means[teacher])
-    with pytest.raises(InputError, match="label 'mlp13'"):
+    with pytest.raises(InputError, match="label of the probes table must be one of .*'mlp1024'.*, not 'mlp13'"):
         plots.variance_vs_temperature(probes, teachers=["mlp13"])
 
 
@@ -538,7 +538,7 @@ def test_pick_chart_says_what_the_score_is(columns, options, name, scale):
     assert axes[0].get_xlabel() == name
     points = next(c for c in axes[0].collections if len(c.get_offsets()) == len(table)).get_offsets()
     np.testing.assert_allclose(points[::-1, 0], scale * table["score"])
-    assert [ax.get_xlabel() for ax in axes[1:]] == ["P(best)", "regret\n(points)"]
+    assert [ax.get_xlabel() for ax in axes[1:]] == ["P(best)\n(%)", "regret\n(points)"]
 
 
 @pytest.mark.parametrize("by", ["teacher", "method"])

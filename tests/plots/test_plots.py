@@ -221,7 +221,7 @@ def test_variance_vs_temperature_takes_the_smallest_and_the_largest():
         for line, teacher in zip(lines, ["mlp12", "mlp1024"], strict=True):
             np.testing.assert_allclose(line.get_xdata(), means[teacher].index)
             np.testing.assert_allclose(line.get_ydata(), means[teacher])
-    with pytest.raises(InputError, match="label of the probes table must be one of .*'mlp1024'.*, not 'mlp13'"):
+    with pytest.raises(InputError, match=r"label of the probes table must be one of .*'mlp1024'.*, not 'mlp13'"):
         plots.variance_vs_temperature(probes, teachers=["mlp13"])
 
 

@@ -1,1 +1,1 @@
-"""What the words and columns mean: `explain`, and lists of the methods and probes."""
+"""What the words and columns mean: explain, and lists of the methods and probes."""

@@ -38,7 +38,7 @@ from capmismatch.data.bank_files import hash_logits, open_logits, read_rows
 from capmismatch.data.feature_files import FeatureRecord, Features, as_stored, features_in
 from capmismatch.data.frames import check_rows_together, columns_in_order
 from capmismatch.data.logit_checks import NOT_LOGITS, logit_array, looks_like
-from capmismatch.data.records import STUDENT, TeacherRecord, keys_named, only_key, teacher_key
+from capmismatch.data.records import STUDENT, TeacherRecord, keys_named, names_of_students, only_key, teacher_key
 from capmismatch.data.rows import SPLITS, Rows, check_logits, make_rows, readable, stratified_order
 from capmismatch.errors import BankError, InputError, must_be_a_count, must_be_one_of, must_be_sizes
 from capmismatch.findings import explain
@@ -521,7 +521,7 @@ def bank_from_arrays(
     for teacher, size in sizes.items():
         must_be_one_of(teacher, arrays, "teacher in params")
         must_be_a_count(size, f"params of teacher {teacher!r}")
-    students = _names_of_students(students, arrays)
+    students = names_of_students(students, arrays)
     given = {
         str(teacher): logit_array(values, f"features of {teacher!r}") for teacher, values in (features or {}).items()
     }
@@ -550,19 +550,6 @@ def bank_from_arrays(
         key = teacher_key(family, teacher, None)
         bank._features[key] = Features(FeatureRecord(key), as_stored(values, place), place)
     return bank
-
-
-def _names_of_students(students: Sequence[str] | str, arrays: Iterable[str]) -> list[str]:
-    """Which of the networks are students."""
-    if isinstance(students, Mapping):
-        raise InputError(
-            f"expected students as names among the logits, got a mapping of {list(students)}: put their logits beside "
-            f"those of the teachers, and name them, students={list(map(str, students))}"
-        )
-    names = [students] if isinstance(students, str) else list(map(str, students))
-    for name in names:
-        must_be_one_of(name, arrays, "each of students, by its name in logits,")
-    return names
 
 
 def _arrays_by_name(logits: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:

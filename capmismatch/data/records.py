@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import quote
@@ -216,3 +216,16 @@ def _escaped(name: str, what: str) -> str:
     if text.startswith("."):  # "." and ".." are folders already, and other names with a dot are hidden files
         text = "%2E" + text[1:]
     return re.sub(r"-(s-?\d+)$", r"%2D\1", text)  # else "mlp48-s1" could be run 1 of "mlp48"
+
+
+def names_of_students(students: Sequence[str] | str, arrays: Iterable[str]) -> list[str]:
+    """Which of the networks are students."""
+    if isinstance(students, Mapping):
+        raise InputError(
+            f"expected students as names among the logits, got a mapping of {list(students)}: put their logits beside "
+            f"those of the teachers, and name them, students={list(map(str, students))}"
+        )
+    names = [students] if isinstance(students, str) else list(map(str, students))
+    for name in names:
+        must_be_one_of(name, arrays, "each of students, by its name in logits,")
+    return names

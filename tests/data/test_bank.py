@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -217,7 +218,9 @@ def test_odd_names_stay_inside_the_bank_and_round_trip(tmp_path: Path) -> None:
         np.testing.assert_array_equal(bank.logits(record.key), draw(number))
 
 
-names = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=6)
+names = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=6).filter(
+    str.strip
+)  # blank ones are refused
 identities = st.tuples(names, names, st.none() | st.integers(-2, 12))
 
 
@@ -234,8 +237,9 @@ def test_keys_are_injective_and_have_one_folder_in_another(one: Any, other: Any)
 def test_seeds_and_names_that_look_like_seeds_differ() -> None:
     assert teacher_key("f", "mlp-s1", None) != teacher_key("f", "mlp", 1)
     assert teacher_key("f", "mlp-s1", 2) != teacher_key("f", "mlp", None)
-    with pytest.raises(InputError, match="expected a name for the teacher, got ''"):
-        teacher_key("f", "", None)
+    for blank in ("", " ", "\n"):
+        with pytest.raises(InputError, match=re.escape(f"expected a name for the teacher, got {blank!r}")):
+            teacher_key("f", blank, None)
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
+from capmismatch._numerics.spacing import spaced
 from capmismatch._utils.text import count, format_percent, start
 from capmismatch.data.logit_checks import NOT_LOGITS
 from capmismatch.findings import explain, join_codes
@@ -67,7 +67,7 @@ def check_bank(bank: LogitBank) -> pd.DataFrame:
     [['a', 1.18, 0.0, 'CM011'], ['b', 0.0, 0.5, 'CM010']]
     """
     total = len(bank.rows.labels)
-    picked = np.unique(np.linspace(0, total - 1, min(total, ROWS)).round().astype(int))
+    picked = spaced(total, ROWS)
     runs = []
     for record in bank.teachers:
         drift, tied, kind = bank.looked_at(record.key, picked)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from capmismatch._numerics.plain_arrays import at, plain_array
+from capmismatch._numerics.spacing import spaced
 from capmismatch.errors import InputError
 
 ROWS = 2000
@@ -96,7 +97,7 @@ def looks_like(values: NDArray[Any], rows: int = ROWS) -> str:
     ['', 'probabilities', 'percentages', 'sigmoids', 'log-probabilities']
     """
     scale = LogitScale()
-    scale.add(values[np.unique(np.linspace(0, len(values) - 1, min(len(values), rows)).round().astype(int))])
+    scale.add(values[spaced(len(values), rows)])
     return scale.name
 
 

@@ -26,6 +26,7 @@ from capmismatch._numerics.condensing import (
     log_sum_exp,
     token_count,
 )
+from capmismatch._numerics.spacing import spaced
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.bank_files import create, open_logits, read_token_rows
 from capmismatch.data.feature_files import features_in
@@ -513,7 +514,7 @@ def _condensed(
 
 def _fingerprint(teacher: _Teacher, kept: NDArray[np.int64]) -> str:
     """Tells arrays apart by some of their rows: reading all would take as long as condensing them."""
-    some = np.unique(np.linspace(0, len(kept) - 1, min(len(kept), SAMPLED)).round().astype(int))
+    some = spaced(len(kept), SAMPLED)
     digest = hashlib.sha256(repr((tuple(teacher.values.shape), str(teacher.values.dtype))).encode())
     for row in kept[some]:
         block = teacher.read(np.array([row]))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from capmismatch._numerics.devices import thread_count, to_numpy
 from capmismatch._numerics.rate_series import ORDERS, WITHIN, series, slope_near
 from capmismatch._numerics.softmax import LogitParts, Parts
+from capmismatch._numerics.spacing import spaced
 from capmismatch._numerics.threads import run_in_threads
 from capmismatch.probes.temperatures import calibrating_rate, slopes_of
 
@@ -119,7 +120,7 @@ class Calibration:
 
 def _roughly(teacher: Readable) -> float:
     """The inverse temperature that calibrates some rows, evenly spaced; NaN where none within the bounds does."""
-    some = np.unique(np.linspace(0, len(teacher) - 1, min(len(teacher), SOME_ROWS)).round().astype(np.int64))
+    some = spaced(len(teacher), SOME_ROWS)
     parts = [teacher.read(some[block]) for block in teacher.blocks(len(some))]
 
     def slopes(rates: Sequence[float]) -> Floats:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom, fisher_exact, norm, t
 
+from capmismatch._numerics.spacing import spaced
 from capmismatch._utils.text import format_percent
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.bank_checks import check_bank
@@ -36,7 +37,7 @@ from capmismatch.diagnostics.mixed_rows import NUMBERS, expected_rank, mixed_up,
 from capmismatch.diagnostics.moved_columns import moved_among_peers, moved_round
 from capmismatch.diagnostics.repeated_rows import earlier_ones, last_rows, other_examples, repeated_block
 from capmismatch.diagnostics.smoothing import looks_smoothed
-from capmismatch.diagnostics.views import View, chance_accuracy, looked_at_rows, spaced, views_of
+from capmismatch.diagnostics.views import View, chance_accuracy, looked_at_rows, views_of
 from capmismatch.findings import join_codes
 
 Floats = NDArray[np.float64]

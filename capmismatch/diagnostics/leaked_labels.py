@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
+from capmismatch._numerics.spacing import spaced
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -66,7 +68,7 @@ def knows_part(margins: Mapping[str, Floats], splits: NDArray[np.str_]) -> dict[
         rows = np.flatnonzero(splits == split)
         if len(rows) < LEAST_EXAMPLES:
             continue
-        rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), EXAMPLES)).round().astype(int))]
+        rows = rows[spaced(len(rows), EXAMPLES)]
         found |= _worst_first({name: _in_units(margin[rows]) for name, margin in margins.items()})
     return found
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import norm, t
 
+from capmismatch._numerics.spacing import spaced
 from capmismatch._numerics.threads import blocks
 
 Floats = NDArray[np.float64]
@@ -227,7 +228,7 @@ def likeness(rows: NDArray, others: NDArray, length: Floats, margin: Floats) -> 
 
 def strays(rows: NDArray, others: NDArray, length: Floats) -> Strays | None:
     """Compare all of a teacher's rows with the sum of its peers'; None with too few examples."""
-    some = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), EXAMPLES)).round().astype(np.int64))
+    some = spaced(len(rows), EXAMPLES)
     length = length[some]
     if len(some) < 2 * LEAST_PAIRS or not length.std() > 0:
         return None

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from capmismatch._numerics.spacing import spaced
 from capmismatch.diagnostics.mixed_rows import added
 
 Floats = NDArray[np.float64]
@@ -107,7 +108,7 @@ def moved_among_peers(rows: Mapping[str, NDArray[np.float32]], most_steps: float
     if len(names) < 3:
         return {}
     n, classes = rows[names[0]].shape
-    some = np.unique(np.linspace(0, n - 1, min(n, max(200, int(most_steps / classes**2)))).round().astype(int))
+    some = spaced(n, max(200, int(most_steps / classes**2)))
     all_of_them = len(some) == n
 
     def columns(name: str) -> NDArray[np.float32]:

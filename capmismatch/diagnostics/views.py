@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from capmismatch._numerics.devices import thread_count
+from capmismatch._numerics.spacing import spaced
 from capmismatch._numerics.threads import keep_memory, map_in_threads
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.token_bank import TokenBank
@@ -131,11 +132,6 @@ class View:
 def looked_at_rows(bank: LogitBank) -> Ints:
     """Rows evenly spaced over the bank."""
     return spaced(len(bank.rows.labels), ROWS)
-
-
-def spaced(total: int, most: int) -> Ints:
-    """At most so many of `total` numbers, evenly spaced."""
-    return np.unique(np.linspace(0, total - 1, min(total, most)).round().astype(np.int64))
 
 
 def views_of(bank: LogitBank) -> list[View]:

@@ -148,7 +148,11 @@ def test_complete_takes_none_for_what_is_unknown() -> None:
         ("model,teacher,method,accuracy\na,b,KD,1\n", {"columns": {"model": "teacher"}}, "'teacher' twice .* renaming"),
         ("teacher,method,accuracy\n", {}, "expected at least one result"),
         ("", {}, "is not a readable table"),
-        ("teacher,method,accuracy\na,KD,71\n", {}, r"\[0, 1\] \(else say percent=True\) as accuracy, got 71"),
+        (
+            "teacher,method,accuracy\na,KD,71\n",
+            {},
+            r"\[0, 1\] \(else say percent=True, in a study.toml \[results\] percent = true\) as accuracy, got 71",
+        ),
         ("teacher,method,accuracy\na,KD,1\na,KD,101\n", {"percent": True}, r"\[0, 100\] as accuracy, got 101 at row 1"),
         ("teacher,method,accuracy\na,KD,good\n", {}, "expected a number as accuracy, got 'good' at row 0"),
         ("teacher,method,accuracy\na,KD,\na,KD,1\n", {}, r"\(leave out .*\) as accuracy, got nothing at row 0 \("),

@@ -90,16 +90,15 @@ def test_runs_without_errors_and_draws(file: Path, place: Path, needs: None, tmp
 
 def run_cells(file: Path) -> None:
     """Run a notebook's cells in its folder, figures shown in line; says whether any was."""
-    from IPython.core.interactiveshell import InteractiveShell
-    from IPython.utils.capture import capture_output
-    from traitlets.config import Config
+    shells = pytest.importorskip("IPython.core.interactiveshell")  # of the extra "notebook", which tests do not need
+    capture_output = pytest.importorskip("IPython.utils.capture").capture_output
 
-    class Shell(InteractiveShell):
+    class Shell(shells.InteractiveShell):  # type: ignore[misc, name-defined]
         def enable_gui(self, gui: str | None = None) -> None:
             """Figures in line need no event loop."""
 
     os.chdir(file.parent)
-    unrecorded = Config({"HistoryManager": {"enabled": False}})
+    unrecorded = pytest.importorskip("traitlets.config").Config({"HistoryManager": {"enabled": False}})
     shell, kinds = Shell.instance(config=unrecorded), set()
     shell.enable_matplotlib("inline")
     for code in cells(file, "code"):

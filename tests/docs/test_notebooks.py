@@ -93,7 +93,7 @@ def run_cells(file: Path) -> None:
     shells = pytest.importorskip("IPython.core.interactiveshell")  # of the extra "notebook", which tests do not need
     capture_output = pytest.importorskip("IPython.utils.capture").capture_output
 
-    class Shell(shells.InteractiveShell):  # type: ignore[misc, name-defined]
+    class Shell(shells.InteractiveShell):
         def enable_gui(self, gui: str | None = None) -> None:
             """Figures in line need no event loop."""
 

@@ -191,10 +191,9 @@ def _trained(facts: Sequence[Facts]) -> str:
     if not late:
         return "In the last fifth of the epochs no students gained significantly on validation rows."
     most = max(late, key=lambda fact: fact.gain.value)
-    form, unit = ("+.3f", " nats") if most.in_nats else ("+.2f", " points")
     return (
         f"In the last fifth of the epochs students still gained in {len(late)} of {len(measured)} combinations of "
-        f"student and method, at most {most.gain.text(form, unit=unit)}: {_subject(most.subject)}."
+        f"student and method, at most {most.amount}: {_subject(most.subject)}."
     )
 
 

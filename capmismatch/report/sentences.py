@@ -294,9 +294,8 @@ def _ceiling(link: Link) -> str:
 
 @sentence.register
 def _(facts: LateGain) -> str:
-    form, unit = ("+.3f", " nats") if facts.in_nats else ("+.2f", " points")
     return (
-        f"{_name(facts.subject)}: {facts.gain.text(form, unit=unit)} on validation rows in the last fifth of "
+        f"{_name(facts.subject)}: {facts.amount} on validation rows in the last fifth of "
         f"{count(facts.epochs, 'epoch')}, mean over {count(facts.gain.n, 'run')}."
     )
 

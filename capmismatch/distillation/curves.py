@@ -36,26 +36,15 @@ def learning_curves(study: Experiment) -> pd.DataFrame:
           NaN for runs that did not measure it, see ``curves`` of `DistillConfig`
     """
     rows = [row for run in plan(study, study.bank) for row in _rows_of(study, run)]
-    table = pd.DataFrame(rows, columns=[*COLUMNS, *SCORES])
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *SCORES]).astype({"params": float})
     return table.drop(columns="val_accuracy" if table["val_nll"].notna().any() else "val_nll")
 
 
 def _rows_of(study: Experiment, run: Run) -> list[dict[str, Any]]:
     """A row for each epoch that a run has logged."""
-    teacher = run.teacher
-    who = {
-        "family": teacher.family if teacher else "",
-        "teacher": teacher.teacher if teacher else "",
-        "params": teacher.params if teacher else np.nan,
-        "teacher_seed": teacher.seed if teacher else 0,
-        "student": run.student,
-        "label": run.method.label,
-        "method": run.method.name,
-        "seed": run.seed,
-    }
     lines = read_log(run_folder(study, run) / "log.jsonl")
     return [
-        who
+        run.columns
         | {"epoch": line["epoch"] + 1, "loss": line.get("loss", np.nan)}
         | {name: line.get(name, np.nan) for name in SCORES}
         for line in lines

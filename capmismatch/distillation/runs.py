@@ -99,6 +99,21 @@ class Run:
         """See `run_name`."""
         return run_name(self.student, self.method, self.seed, self.teacher.key if self.teacher else None)
 
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Who was taught by whom, as tables of students have it."""
+        teacher = self.teacher
+        return {
+            "family": teacher.family if teacher else "",
+            "teacher": teacher.teacher if teacher else "",
+            "params": teacher.params if teacher else None,
+            "teacher_seed": (teacher.seed or 0) if teacher else 0,
+            "student": self.student,
+            "label": self.method.label,
+            "method": self.method.name,
+            "seed": self.seed,
+        }
+
 
 def run_name(student: str, method: Method, seed: int, teacher: str | None) -> str:
     """What a run is called in messages and trackers.
@@ -228,16 +243,9 @@ def results_of(done: list[tuple[Run, Path]]) -> pd.DataFrame:
     """
     rows = []
     for run, folder in done:
-        teacher, result = run.teacher, read_result(folder)
+        result = read_result(folder)
         columns = {
-            "family": teacher.family if teacher else "",
-            "teacher": teacher.teacher if teacher else "",
-            "params": teacher.params if teacher else None,
-            "teacher_seed": (teacher.seed or 0) if teacher else 0,
-            "student": run.student,
-            "label": run.method.label,
-            "method": run.method.name,
-            "seed": run.seed,
+            **run.columns,
             **{name: getattr(run.method, name) for name in SETTING},
             **rare_columns(run.method),
         }

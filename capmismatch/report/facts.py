@@ -521,11 +521,6 @@ class LateGain:
     epochs: int
     in_nats: bool = False
 
-    @property
-    def amount(self) -> str:
-        """The gain with its interval and unit."""
-        return self.gain.text("+.3f", unit=" nats") if self.in_nats else self.gain.text("+.2f", unit=" points")
-
 
 @dataclass(frozen=True)
 class Gain:

@@ -23,6 +23,7 @@ from capmismatch.report.facts import (
     Subject,
     TeacherDifferences,
 )
+from capmismatch.report.sentences import late_gain
 from capmismatch.selection.rules import NAMES
 from capmismatch.stats.estimates import Estimate
 
@@ -193,7 +194,7 @@ def _trained(facts: Sequence[Facts]) -> str:
     most = max(late, key=lambda fact: fact.gain.value)
     return (
         f"In the last fifth of the epochs students still gained in {len(late)} of {len(measured)} combinations of "
-        f"student and method, at most {most.amount}: {_subject(most.subject)}."
+        f"student and method, at most {late_gain(most)}: {_subject(most.subject)}."
     )
 
 

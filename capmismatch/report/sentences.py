@@ -295,7 +295,7 @@ def _ceiling(link: Link) -> str:
 @sentence.register
 def _(facts: LateGain) -> str:
     return (
-        f"{_name(facts.subject)}: {facts.amount} on validation rows in the last fifth of "
+        f"{_name(facts.subject)}: {late_gain(facts)} on validation rows in the last fifth of "
         f"{count(facts.epochs, 'epoch')}, mean over {count(facts.gain.n, 'run')}."
     )
 
@@ -323,6 +323,12 @@ def _(facts: IsatsGain) -> str:
 @sentence.register
 def _(facts: LogitCheck) -> str:
     return facts.sentence
+
+
+def late_gain(facts: LateGain) -> str:
+    """A gain at the end of training with its interval and unit."""
+    form, unit = ("+.3f", " nats") if facts.in_nats else ("+.2f", " points")
+    return facts.gain.text(form, unit=unit)
 
 
 def _name(subject: Subject) -> str:

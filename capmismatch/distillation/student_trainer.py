@@ -23,7 +23,7 @@ from capmismatch._utils.machine import return_freed_memory, threads
 from capmismatch._utils.torchrun import ProcessGroup, process_group
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.token_inputs import NO_LABEL, TokenInputs
-from capmismatch.distillation.methods import PREPARED, Method
+from capmismatch.distillation.methods import PREPARED
 from capmismatch.distillation.next_tokens import TeacherRows, as_token_ids, mean_nll, next_token_scores
 from capmismatch.distillation.remedies import teach_through
 from capmismatch.distillation.runs import Experiment, Run, config_of, is_settled, run_folder
@@ -39,7 +39,7 @@ OUTPUT_BYTES = 2**28
 """Memory for teachers' outputs on the rows that students are measured on."""
 
 LOGITS_AT_A_TIME = 2**22
-"""Of a text's rows, when soft labels are made: the intermediate arrays of all would be several times the soft labels."""
+"""Of a text's rows, when soft labels are made: the intermediate arrays of all rows would be several times as large."""
 
 
 @dataclass(frozen=True)

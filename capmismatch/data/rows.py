@@ -187,6 +187,10 @@ def label_array(labels: Any, place: str) -> NDArray[Any]:
         raise InputError(
             f"expected {place} of shape (N,) with N > 0, got shape {array.shape}{advice if is_one_hot else ''}"
         )
+    fractions = np.flatnonzero(~np.isfinite(array) | (array != np.floor(array))) if array.dtype.kind == "f" else ()
+    if len(fractions):
+        row = fractions[0]
+        raise InputError(f"expected whole numbers as {place}, got {array[row]} at row {row}")
     return array
 
 

@@ -414,7 +414,7 @@ def _some_by_tensors(values: Any, labels: Any, k: int, rates: Any, rows: Any, pl
 def refuse_padded_mass(
     padded: Any, within: NDArray[np.float64], rows: NDArray[np.int64], place: str, vocabulary: int
 ) -> None:
-    """Raise where columns beyond the vocabulary, (n, any), hold more than padding; `within` is the others' log sum exp."""
+    """Raise where columns beyond the vocabulary are more than padding; `within` is log sum exp of the others."""
     beyond = torch.as_tensor(np.ascontiguousarray(padded) if not isinstance(padded, Tensor) else padded).double()
     share = torch.sigmoid(torch.logsumexp(beyond, 1).cpu() - torch.from_numpy(within))
     if not len(share):

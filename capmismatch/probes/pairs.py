@@ -441,7 +441,7 @@ def gradient_cosine(
 def cosine(first: Floats, second: Floats) -> float:
     """Of two arrays taken as vectors; NaN where one is zero."""
     lengths = float(np.linalg.norm(first) * np.linalg.norm(second))
-    return float((first * second).sum()) / lengths if lengths > 0 else math.nan
+    return max(-1.0, min(1.0, float((first * second).sum()) / lengths)) if lengths > 0 else math.nan
 
 
 def grace(teacher: ArrayLike, student: ArrayLike, features: ArrayLike, tau: float = 1.0, *, seed: int = 0) -> float:

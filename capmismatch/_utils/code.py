@@ -111,7 +111,9 @@ def files_named_in(code: Iterable[Path], base: Path) -> list[Path]:
             tree = ast.parse(file.read_bytes())
         except (OSError, SyntaxError, ValueError):  # told by whoever runs it
             continue
-        texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        texts = {
+            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
         for name in sorted(text for text in texts if 0 < len(text) <= _LONGEST_NAME and text.isprintable()):
             places = (os.path.realpath(os.path.join(folder, name)) for folder in (file.parent, base))
             there = next((Path(place) for place in places if os.path.isfile(place) and not place.endswith(".py")), None)

@@ -241,7 +241,7 @@ def _code_of(build: _Build, file: Path) -> str:
     return hash_of([name, code_hash(builder_of(name))])
 
 
-def _files_named_by(maker: Callable[..., Any]) -> list[str]:
+def _files_named_by(maker: Callable[..., nn.Module]) -> list[str]:
     """Hashes of the files, such as a table of widths, that the user's code behind a function names."""
     module = sys.modules.get(getattr(maker, "__module__", None) or "")
     place = getattr(module, "__file__", None)

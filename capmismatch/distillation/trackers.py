@@ -14,6 +14,7 @@ import re
 import shutil
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -28,6 +29,9 @@ from capmismatch.distillation.methods import Method
 from capmismatch.distillation.runs import read_result, run_name
 from capmismatch.errors import BankError, InputError, must_be_one_of
 from capmismatch.training.epoch_log import read_log
+
+FLUSH_SECONDS = 10.0
+"""How long Weights & Biases may take to write the end of a run's file."""
 
 MARKER = "capmismatch.json"  # in the folder of a copied run: the stamp of what was copied
 
@@ -287,9 +291,11 @@ class _Wandb(_FolderTracker):
         folders = self._folders(run.key)
         if len(folders) != 1:
             raise OSError(f"Weights & Biases left {len(folders)} folders for the run {run.key}, expected one")
-        # Another process writes the file, and tells nobody where it could not.
-        file = folders[0] / f"run-{run.key}.wandb"
-        if not _ends_with_exit(file.read_bytes() if file.exists() else b""):
+        # Another process writes the file, now and then after `finish`, and tells nobody where it could not.
+        file, deadline = folders[0] / f"run-{run.key}.wandb", time.monotonic() + FLUSH_SECONDS
+        while not (whole := file.exists() and _ends_with_exit(file.read_bytes())) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if not whole:
             raise OSError(f"Weights & Biases left an incomplete {file.name}; is the disk full?")
         write_json(folders[0] / MARKER, {"stamp": run.stamp})
 

@@ -18,6 +18,7 @@ import pytest
 from messages import naming
 
 from capmismatch import cli
+from capmismatch.distillation import trackers
 from capmismatch.distillation.methods import Method
 from capmismatch.distillation.trackers import TRACKERS, _ends_with_exit, read_runs, track
 from capmismatch.errors import BankError, InputError
@@ -286,6 +287,7 @@ def test_a_copy_for_wandb_that_was_cut_is_told_and_made_again(tmp_path: Path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", cut)
+        patch.setattr(trackers, "FLUSH_SECONDS", 0.1)
         with pytest.raises(BankError, match=naming(tmp_path / "out", "incomplete", "completed next time")):
             track(tmp_path, "wandb", tmp_path / "out")
     assert track(tmp_path, "wandb", tmp_path / "out")["written"].all()

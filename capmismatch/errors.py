@@ -7,7 +7,7 @@ choices, it lists them.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from itertools import islice
 from numbers import Integral, Real
 from typing import Any
@@ -39,7 +39,7 @@ def must_be_one_of(value: object, choices: Iterable[object], name: str) -> None:
     capmismatch.errors.InputError: constraint must be one of ['order', 'none'], not 'oder'; did you mean 'order'?
     """
     options = list(choices)
-    if value in options:
+    if isinstance(value, Hashable) and value in options:  # an array is in no list, and numpy asks which of its values
         return
     near = difflib.get_close_matches(str(value), [str(option) for option in options], n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""

@@ -300,7 +300,7 @@ def test_check_tells_of_half_a_launcher(tmp_path: Path, monkeypatch: pytest.Monk
     assert any("WORLD_SIZE=2" in problem and "RANK" in problem for problem in problems)
 
 
-@pytest.mark.parametrize("value", ["abc", "0", "-1"])
+@pytest.mark.parametrize("value", ["abc", "0", "-1", "1.5", "0x2", "2_0", "\uff11", "9" * 20, ""])
 def test_numbers_of_workers_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     file = write_study(tmp_path, letters_study(rows=(60, 40, 30), widths=(4,), teacher_seeds=1, seeds=3))
     monkeypatch.setenv("CAPMISMATCH_WORKERS", value)

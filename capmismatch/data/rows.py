@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from capmismatch._numerics.plain_arrays import at, plain_array
-from capmismatch.data.class_names import numbered
+from capmismatch.data.class_names import listed, numbered
 from capmismatch.errors import InputError, must_be_one_of
 
 SPLITS = ("train", "val", "test")
@@ -286,6 +286,7 @@ def _has_surrogates(array: NDArray[Any]) -> bool:
 
 
 def _checked_classes(classes: Any, place: str) -> tuple[str, ...]:
+    classes = listed(classes, place)
     if isinstance(classes, str | bytes) or not hasattr(classes, "__iter__") or getattr(classes, "ndim", 1) != 1:
         raise InputError(f"expected a list of class names for {place}, got {classes!r}")
     names = tuple(readable(name, f"the class names for {place}") for name in classes)

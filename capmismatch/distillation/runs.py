@@ -244,6 +244,7 @@ def results_of(done: list[tuple[Run, Path]]) -> pd.DataFrame:
     """
     rows = []
     for run, folder in done:
+        _check_place(folder)
         result = read_result(folder)
         columns = {
             **run.columns,
@@ -254,6 +255,14 @@ def results_of(done: list[tuple[Run, Path]]) -> pd.DataFrame:
         seen = {f"train_{name}": value for name, value in splits.pop("train", {}).items() if name in OUTCOMES}
         rows += [{**columns, "split": split, **values, **seen} for split, values in splits.items()]
     return complete(pd.DataFrame(rows))
+
+
+def _check_place(folder: Path) -> None:
+    """Raise unless a run's folder holds the run that it is named after: folders may have been exchanged or edited."""
+    file = folder / "config.json"
+    with _telling_damage(file):
+        if (there := hash_of(json.loads(file.read_text(encoding="utf-8")))) != folder.name:
+            raise ValueError(f"it is that of the run {there}")
 
 
 def _check_values(split: str, values: Mapping[str, Any]) -> None:

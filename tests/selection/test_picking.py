@@ -887,3 +887,8 @@ def test_the_reported_accuracy_and_gain_are_not_too_high():
         errors.append(100 * (row["accuracy"] - true[choice.teacher]))
         gains.append(row["gain"] - 100 * (true[choice.teacher] - 0.69 - seeds))
     assert abs(np.mean(errors)) < 0.1 and abs(np.mean(gains)) < 0.12
+
+
+def test_values_that_are_no_table_are_refused():
+    with pytest.raises(InputError, match=r"the table of values, a DataFrame, got int"):
+        pick(probe_table(np.random.default_rng(0)), values=3)

@@ -224,15 +224,14 @@ def require_shares(results: pd.DataFrame) -> None:
 
     Examples
     --------
-    >>> require_shares(pd.DataFrame({"student": ["s"], "teacher": ["small"], "accuracy": [71.5]}))
+    >>> require_shares(pd.DataFrame({"student": "s", "teacher": ["small"], "accuracy": 71.5}))
     Traceback (most recent call last):
-    capmismatch.errors.InputError: expected shares in [0, 1] as accuracies, got 71.5 for student 's' and teacher 'small' \
-in the results table; divide percentages by 100
+    capmismatch.errors.InputError: expected shares in [0, 1] as accuracies, got 71.5 for student 's' and teacher \
+'small' in the results table; divide percentages by 100
     """
     accuracy = results["accuracy"]
-    _refuse(
-        results, (accuracy.notna() & ~accuracy.between(0, 1)).to_numpy(bool), "shares in [0, 1]", "; divide percentages by 100"
-    )
+    wrong = (accuracy.notna() & ~accuracy.between(0, 1)).to_numpy(bool)
+    _refuse(results, wrong, "shares in [0, 1]", "; divide percentages by 100")
 
 
 def _refuse(results: pd.DataFrame, wrong: NDArray[np.bool_], expected: str, instead: str = "") -> None:

@@ -34,7 +34,6 @@ from capmismatch.stats.matching import (
     of_student,
     pack_columns,
     require_results,
-    require_shares,
     resolve_split,
     rows_of_split,
     runs_as_units,
@@ -305,7 +304,6 @@ def _chosen_rows(
     require_columns(probes, [*UNIT, "params", "split", "seed", "tau", "probe", "value"], "the probes table")
     columns = [*UNIT, "teacher_seed", "student", "label", "method", "seed", "split", "accuracy"]
     require_results(results, columns)
-    require_shares(results)
     split = resolve_split(results["split"], split)
     probes = rows_of_split(probes, probe_split, "the probes table")
     students = with_teacher(rows_of_split(results, split, "the results table"))

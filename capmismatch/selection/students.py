@@ -13,7 +13,7 @@ from capmismatch._utils.setting_labels import must_be_a_label
 from capmismatch.errors import InputError, must_be_one_of
 from capmismatch.selection.candidates import Candidates, Floats, measured
 from capmismatch.stats.groups import Group, Noise
-from capmismatch.stats.matching import UNIT, require_results, require_shares, resolve_split, rows_of_split, with_teacher
+from capmismatch.stats.matching import UNIT, require_results, resolve_split, rows_of_split, with_teacher
 from capmismatch.stats.posterior import joint_draws
 
 
@@ -200,7 +200,14 @@ def checked_results(results: pd.DataFrame) -> pd.DataFrame:
     """
     columns = [*UNIT, "teacher_seed", "student", "label", "method", "tau", "seed", "split", "accuracy"]
     require_results(results, columns)
-    require_shares(results)
+    accuracy = results["accuracy"]
+    wrong = results[accuracy.notna() & ~accuracy.between(0, 1)]
+    if len(wrong):
+        row = wrong.iloc[0]
+        raise InputError(
+            f"expected shares in [0, 1] as accuracies, got {row['accuracy']} for student {row['student']!r} and "
+            f"teacher {row['teacher']!r} in the results table; divide percentages by 100"
+        )
     wrong = results[results["n"].lt(1) | (results["n"] % 1).gt(0)] if "n" in results else results[:0]
     if len(wrong):
         row = wrong.iloc[0]

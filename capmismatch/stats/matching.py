@@ -216,32 +216,13 @@ capmismatch.load_results takes tables made by hand, and fills in all but teacher
             "accuracy"
         ) from None
     if "accuracy" in results:
-        _refuse(results, np.isinf(results["accuracy"].to_numpy(float, na_value=np.nan)), "finite numbers")
-
-
-def require_shares(results: pd.DataFrame) -> None:
-    """Raise unless the accuracies of a results table are shares, or missing.
-
-    Examples
-    --------
-    >>> require_shares(pd.DataFrame({"student": "s", "teacher": ["small"], "accuracy": 71.5}))
-    Traceback (most recent call last):
-    capmismatch.errors.InputError: expected shares in [0, 1] as accuracies, got 71.5 for student 's' and teacher \
-'small' in the results table; divide percentages by 100
-    """
-    accuracy = results["accuracy"]
-    wrong = (accuracy.notna() & ~accuracy.between(0, 1)).to_numpy(bool)
-    _refuse(results, wrong, "shares in [0, 1]", "; divide percentages by 100")
-
-
-def _refuse(results: pd.DataFrame, wrong: NDArray[np.bool_], expected: str, instead: str = "") -> None:
-    """Raise for the first of the rows whose accuracy is wrong."""
-    if wrong.any():
-        row = results.iloc[int(wrong.argmax())]
-        raise InputError(
-            f"expected {expected} as accuracies, got {row['accuracy']} for student {row['student']!r} and teacher "
-            f"{row['teacher']!r} in the results table{instead}"
-        )
+        infinite = np.isinf(results["accuracy"].to_numpy(float, na_value=np.nan))
+        if infinite.any():
+            row = results.iloc[int(infinite.argmax())]
+            raise InputError(
+                f"expected finite numbers as accuracies, got {row['accuracy']} for student {row['student']!r} and "
+                f"teacher {row['teacher']!r} in the results table"
+            )
 
 
 def require_single_rows(frame: pd.DataFrame, columns: Sequence[str], levels: Sequence[str], what: str) -> None:

@@ -6,9 +6,10 @@ import ctypes
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from capmismatch.errors import CapmismatchError
 
@@ -82,9 +83,19 @@ def keep_freed_memory() -> None:
     forward pass, an eighth of a ResNet-8's training step. The setting holds for the whole process, which then never
     shrinks, so only the processes that capmismatch starts call this: the command line's and the workers'.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    mallopt = _of_glibc("mallopt")
     if mallopt is not None:
         mallopt(_MMAP_MAX, 0)
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def return_freed_memory() -> None:
+    """Return what `keep_freed_memory` has kept to the system, after a step that needed more than the next ones will."""
+    malloc_trim = _of_glibc("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
+def _of_glibc(name: str) -> Callable[..., Any] | None:
+    """A function of the C library; None on other systems, and with other libraries, such as musl, that lack it."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from capmismatch._utils.machine import keep_freed_memory, usable_cores
+from capmismatch._utils.machine import keep_freed_memory, return_freed_memory, usable_cores
 from capmismatch._utils.optional import need
 from capmismatch.errors import CapmismatchError
 
@@ -53,6 +53,7 @@ def processes(work: Work, tasks: Sequence[Any], resources: Resources) -> Iterato
     if resources.workers == 1:
         yield from map(work, tasks)
         return
+    return_freed_memory()  # this process has probed teachers and only waits now; its workers need the memory
     context = multiprocessing.get_context("spawn")  # forking a process that has run torch or numba threads can hang
     earlier_children = set(multiprocessing.active_children())
     numbers = context.SimpleQueue()

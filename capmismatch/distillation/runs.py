@@ -139,7 +139,9 @@ def plan(study: Experiment, bank: LogitBank) -> list[Run]:
     runs = []
     for method in config.methods:
         teachers = list(by_teacher.values()) if method.has_teacher else [[None]]
-        others = [None] if method.other is None else _named(method.other, by_teacher, method.label)
+        others: Sequence[TeacherRecord | None] = [None]
+        if method.other is not None:
+            others = by_teacher[unit_named(method.other, by_teacher, method.label)]
         for records in teachers:
             for student in config.students:
                 runs += [
@@ -149,13 +151,12 @@ def plan(study: Experiment, bank: LogitBank) -> list[Run]:
     return sorted(runs, key=lambda run: bank.keys.index(run.teacher.key) if run.teacher else -1)
 
 
-def _named(
-    name: str, by_teacher: Mapping[tuple[str, str], list[TeacherRecord]], label: str
-) -> Sequence[TeacherRecord | None]:
-    """The training runs of the teacher that a setting names."""
-    found = [records for unit, records in by_teacher.items() if name in (unit[1], "/".join(unit))]
+def unit_named(name: str, units: Iterable[tuple[str, str]], label: str) -> tuple[str, str]:
+    """Family and name of the one teacher that a setting names; InputError where none is named so, or several are."""
+    units = list(units)
+    found = [unit for unit in units if name in (unit[1], "/".join(unit))]
     if len(found) != 1:
-        choices = ", ".join("/".join(unit) for unit in by_teacher)
+        choices = ", ".join("/".join(unit) for unit in units)
         problem = "no teacher" if not found else "several teachers"
         raise InputError(f"{label} names {problem} {name!r}: expected one of {choices}")
     return found[0]

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from capmismatch import architectures
 from capmismatch._utils.files import hash_of, locked, remove_temporaries, write_json, write_text
-from capmismatch._utils.machine import threads
+from capmismatch._utils.machine import return_freed_memory, threads
 from capmismatch._utils.torchrun import ProcessGroup, process_group
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.token_inputs import NO_LABEL, TokenInputs
-from capmismatch.distillation.methods import PREPARED, Method
+from capmismatch.distillation.methods import PREPARED
 from capmismatch.distillation.next_tokens import TeacherRows, as_token_ids, mean_nll, next_token_scores
 from capmismatch.distillation.remedies import teach_through
 from capmismatch.distillation.runs import Experiment, Run, config_of, is_settled, run_folder
@@ -37,6 +37,9 @@ CaughtWarning = tuple[str, type[Warning]]  # text and category
 
 OUTPUT_BYTES = 2**28
 """Memory for teachers' outputs on the rows that students are measured on."""
+
+LOGITS_AT_A_TIME = 2**22
+"""Of a text's rows, when soft labels are made: the intermediate arrays of all rows would be several times as large."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +253,9 @@ class Trainer:
         """
         if run.teacher is None:
             raise InputError(f"there is no teacher in {run.name}")
-        return self._soft_labels(self.shared_run(run))
+        made = self._soft_labels(self.shared_run(run))
+        return_freed_memory()
+        return made
 
     def shared_run(self, run: Run) -> SharedRun:
         """What a run has in common with all others that are given the same soft labels."""
@@ -304,7 +309,7 @@ class Trainer:
         assert teacher is not None
         self._check_views(teacher)
         if self.is_text:
-            return self._soft_labels_of_text(method, self._logits(teacher.key)[0])
+            return self._soft_labels_of_text(shared.run)
         logits = teach_through(
             [self.build(assistant, seed) for assistant in method.assistants],
             self._logits(teacher.key),
@@ -339,16 +344,32 @@ class Trainer:
             raise InputError("a temperature for each teacher needs 'val' rows to find it on, and there are none")
         return torch.from_numpy(bank.take(key, rows).astype(np.float32))
 
-    def _soft_labels_of_text(self, method: Method, logits: Tensor) -> Tensor:
+    def _soft_labels_of_text(self, run: Run) -> Tensor:
         """Soft labels (1, S, T, C), or (1, S, T, 2, C), of windows, zeros where nothing is told."""
-        train = self.study.train_data
-        assert isinstance(train.inputs, TokenInputs)
+        method, teacher, other, train = run.method, run.teacher, run.other, self.study.train_data
+        assert isinstance(train.inputs, TokenInputs) and teacher is not None
         if method.name in PREPARED:
             raise InputError(f"{method.label} is for classes: of texts take KD at a tau of your own")
-        soft = method.soft_labels(logits, torch.from_numpy(train.labels)).float()
-        windows = soft.new_zeros((*train.inputs.windows.shape, *soft.shape[1:]))
-        windows[torch.from_numpy(train.inputs.window), torch.from_numpy(train.inputs.position)] = soft
+        if other is not None:
+            self._check_views(other)
+        bank, text, labels = self._view_banks()[0], train.inputs, torch.from_numpy(train.labels)
+        windows = torch.empty(0)
+        step = max(1, LOGITS_AT_A_TIME // len(train.classes))
+        for start in range(0, len(labels), step):
+            rows = np.arange(start, min(start + step, len(labels)))
+            numbers, logits = torch.from_numpy(rows), _float32(bank.take(teacher.key, rows))
+            options: dict[str, Tensor] = {} if other is None else {"other": _float32(bank.take(other.key, rows))}
+            if method.name == "SHUFFLE":
+                options["rows"] = numbers
+            soft = method.soft_labels(logits, labels[numbers], **options).float()
+            if not start:
+                windows = soft.new_zeros((*text.windows.shape, *soft.shape[1:]))
+            windows[torch.from_numpy(text.window[rows]), torch.from_numpy(text.position[rows])] = soft
         return windows[None]
+
+
+def _float32(stored: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(stored.astype(np.float32))
 
 
 @lru_cache(maxsize=1)

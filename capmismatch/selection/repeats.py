@@ -34,6 +34,7 @@ class _Accuracies(NamedTuple):
     by_teacher: Mapping[str, Mapping[Key, float]]
     method: str
     more: Mapping[str, Mapping[str, Mapping[Key, float]]]  # what else was measured: by column, teacher and training
+    table: int  # 0 for the study's own results, else the number of the evidence
 
 
 def without_repeats(results: pd.DataFrame | None, pairs: Sequence[Pair]) -> tuple[pd.DataFrame | None, list[Pair], str]:
@@ -71,26 +72,25 @@ def without_repeats(results: pd.DataFrame | None, pairs: Sequence[Pair]) -> tupl
     """
     told: list[str] = []
     seen: list[_Accuracies] = []
-    if results is not None:  # families of one table are candidates beside each other, and may be equal
-        results = _kept(results, seen, "", told, of_one_family=True)
+    if results is not None:
+        results = _kept(results, seen, 0, told)
     kept = []
-    for number, (probes, theirs) in enumerate(pairs):
-        rows = _kept(theirs, seen, f"evidence number {number + 1}, ", told)
+    for number, (probes, theirs) in enumerate(pairs, 1):
+        rows = _kept(theirs, seen, number, told)
         if len(rows) == len(theirs) or len(with_teacher(rows)):
             kept.append((probes, rows))
     return results, kept, "; ".join(told)
 
 
-def _kept(
-    results: pd.DataFrame, seen: list[_Accuracies], where: str, told: list[str], of_one_family: bool = False
-) -> pd.DataFrame:
+def _kept(results: pd.DataFrame, seen: list[_Accuracies], table: int, told: list[str]) -> pd.DataFrame:
     """The rows that repeat nothing seen; what is new is seen from now on, and what is left out is told."""
     if not {*UNIT, *TRAINING, "student", "label", "accuracy"} <= set(results.columns):
         return results
+    where = f"evidence number {table}, " if table else ""
     numbered = results.reset_index(drop=True)
     repeated = pd.Series(False, index=numbered.index)
-    for group, rows in _groups(numbered):
-        earlier, teachers = _copied(group, [one for one in seen if not of_one_family or _may_be_copied(group, one)])
+    for group, rows in _groups(numbered, table):
+        earlier, teachers = _copied(group, [one for one in seen if _may_be_copied(group, one)])
         if teachers:
             copies = rows.index[rows["teacher"].isin(teachers)]
             repeated[copies] = True
@@ -101,13 +101,16 @@ def _kept(
 
 
 def _may_be_copied(group: _Accuracies, earlier: _Accuracies) -> bool:
-    """Whether results of one table may be a copy: not other families, nor methods whose students were trained here.
+    """Whether a group may be a copy: within one table no method is whose students were trained by capmismatch.
 
-    Those, told by what they measure against the teacher, have runs of their own, though methods may coincide: MatchKD
-    with the teacher that it matches is KD.
+    These, known by what is measured against the teacher, have runs of their own, though methods may coincide: GRAFT
+    with the wrong classes of the teacher itself is KD, and so is MatchKD with the teacher that it matches. The families
+    of a study's own results are candidates beside each other, and may be equal.
     """
+    if group.table != earlier.table:
+        return True
     own_runs = "kl" in group.more and "kl" in earlier.more and group.method != earlier.method
-    return earlier.family == group.family and not own_runs
+    return not own_runs and (group.table > 0 or earlier.family == group.family)
 
 
 def _copied(group: _Accuracies, seen: Sequence[_Accuracies]) -> tuple[str, set[str]]:
@@ -119,7 +122,7 @@ def _copied(group: _Accuracies, seen: Sequence[_Accuracies]) -> tuple[str, set[s
     return "", set()
 
 
-def _groups(results: pd.DataFrame) -> Iterator[tuple[_Accuracies, pd.DataFrame]]:
+def _groups(results: pd.DataFrame, table: int) -> Iterator[tuple[_Accuracies, pd.DataFrame]]:
     rows = with_teacher(results)
     rows = rows.assign(family=rows["family"].fillna(""))
     wanted = {"train_accuracy", *MEASURED, *(f"train_{name}" for name in MEASURED)}
@@ -129,7 +132,7 @@ def _groups(results: pd.DataFrame) -> Iterator[tuple[_Accuracies, pd.DataFrame]]
         more = {column: _by_teacher(group, column) for column in measured if group[column].notna().any()}
         method = str(group["method"].iloc[0]) if "method" in group else ""
         name = ", ".join(filter(None, [str(family), f"student {student!r} by {label!r}"]))
-        yield _Accuracies(name, str(family), by_teacher, method, more), group
+        yield _Accuracies(name, str(family), by_teacher, method, more, table), group
 
 
 def _by_teacher(group: pd.DataFrame, column: str) -> dict[str, dict[Key, float]]:

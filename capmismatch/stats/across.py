@@ -8,6 +8,8 @@ import numpy as np
 import scipy  # whose parts load when first used: those for statistics take a second
 from numpy.typing import ArrayLike, NDArray
 
+from capmismatch.stats.run_means import half_width
+
 Floats = NDArray[np.float64]
 LEAST_TEACHERS = 5
 """A rank correlation of fewer teachers than this says nothing of its own uncertainty."""
@@ -71,7 +73,7 @@ def mean_over(values: ArrayLike, clusters: ArrayLike | None = None) -> Mean:
     if count < 2:
         return Mean(mean, np.nan, np.nan, count)
     sums = np.bincount(groups, x - mean)
-    half = float(scipy.stats.t.ppf(0.975, count - 1)) * float(np.sqrt(count / (count - 1) * (sums**2).sum())) / len(x)
+    half = float(half_width(count / (count - 1) * (sums**2).sum() / len(x) ** 2, count - 1))
     return Mean(mean, mean - half, mean + half, count)
 
 
@@ -145,7 +147,7 @@ def pooled_correlation(correlations: ArrayLike, teachers: ArrayLike) -> PooledCo
     mean = (weights * z).sum() / weights.sum()
     # At least what the variances alone say: few families may agree by chance, and the interval would shrink to nothing.
     scale = max(1.0, (weights * (z - mean) ** 2).sum() / (families - 1)) / weights.sum()
-    half = float(scipy.stats.t.ppf(0.975, families - 1)) * np.sqrt(scale)
+    half = float(half_width(scale, families - 1))
     heterogeneity = max(0.0, 1 - (families - 1) / spread) if spread > 0 else 0.0
     low, value, high = (float(np.tanh(end)) for end in (mean - half, mean, mean + half))
     return PooledCorrelation(value, low, high, float(heterogeneity), families)
@@ -208,7 +210,7 @@ def contrasts(values: ArrayLike, reference: int = 0) -> list[Contrast]:
     free = (families - 1) * (measures - 1)
     error = float(np.sqrt(2 * (residual**2).sum() / free / families))
     differences = z.mean(axis=0) - z[:, reference].mean()
-    half = float(scipy.stats.t.ppf(0.975, free)) * error
+    half = float(half_width(error**2, free))
     found = []
     for number, difference in enumerate(differences.tolist()):
         if number == reference:

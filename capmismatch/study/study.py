@@ -238,15 +238,16 @@ class Study:
 
     def collect(self) -> LogitBank:
         """Logits of every teacher on validation and test rows."""
+        from capmismatch.study.checking import check_teachers
+
         self.check()
-        folder = self.folder / "bank"
-        how = self.config.collect
+        check_teachers(self, [(teacher.family, teacher.name) for teacher in self.family])
+        folder, how = self.folder / "bank", self.config.collect
         students = networks_to_teach(self, how.students, self._data.students)
         bank = self._collected(self.eval_data, folder, self.progress, students, features=how.features)
         if self._chosen is None:  # a study that was cut down names fewer teachers than its file
             with locked(folder / ".lock"):
-                named = [network.key for network in (*self.family, *students)]
-                write_manifest(folder, self.config, self.base, named)
+                write_manifest(folder, self.config, self.base, [one.key for one in (*self.family, *students)])
         return bank
 
     def _collected(
@@ -329,7 +330,7 @@ class Study:
 
     def distill(self) -> pd.DataFrame:
         """The results table: every student, setting and seed, each a run that is kept."""
-        from capmismatch.study.checking import check_pick, read_results
+        from capmismatch.study.checking import check_teachers, read_results
 
         if self.config.results is None:
             from capmismatch.distillation.grid import distill
@@ -337,7 +338,7 @@ class Study:
             self.check()
             bank = self.bank
             bank.must_keep_all("students that are trained here")
-            check_pick(self, family=[record.family for record in bank.teachers])
+            check_teachers(self, [(record.family, record.teacher) for record in bank.teachers])
             results = distill(self)
             keep(self.folder, "curves", self.curves(), self._inputs_of("curves"))
         else:

@@ -40,6 +40,27 @@ def test_what_is_freed_is_kept() -> None:
     assert returned > 300 and reused < 0.1 * returned
 
 
+RETURNED = """
+import re
+import torch
+from capmismatch._utils.machine import keep_freed_memory, return_freed_memory
+def held():  # MiB
+    return int(re.search(r"RssAnon:\\s*(\\d+)", open("/proc/self/status").read())[1]) / 1024
+keep_freed_memory()
+large, small = torch.ones(2**26), torch.ones(2**10)  # 256 MiB; what stays lies behind it
+del large
+before = held()
+return_freed_memory()
+print(before - held())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc's")
+def test_what_is_kept_is_returned_when_asked() -> None:
+    done = subprocess.run([sys.executable, "-c", RETURNED], capture_output=True, text=True, check=True)
+    assert float(done.stdout) > 200
+
+
 @pytest.mark.parametrize("system", ["darwin", "win32"])
 def test_other_systems_have_no_such_setting(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
@@ -48,6 +69,7 @@ def test_other_systems_have_no_such_setting(system: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(machine.ctypes, "CDLL", refuse)
     machine.keep_freed_memory()
+    machine.return_freed_memory()
 
 
 @pytest.mark.parametrize(

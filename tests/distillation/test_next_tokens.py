@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from functools import partial
@@ -17,6 +18,8 @@ from torch import nn
 from capmismatch import architectures
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.datasets import Dataset, load_dataset
+from capmismatch.distillation import student_trainer
+from capmismatch.distillation.methods import Method
 from capmismatch.distillation.next_tokens import SCORES, inverse_temperature, mean_nll, next_token_scores
 from capmismatch.distillation.student_trainer import Trainer
 from capmismatch.errors import InputError
@@ -196,6 +199,18 @@ def test_soft_labels_stand_where_their_rows_do(study: Study) -> None:
     )
     assert float(soft.sum()) == pytest.approx(len(train), rel=1e-4)  # zeros elsewhere
     assert ((trainer.labels == -100) == (soft[0].sum(-1) == 0)).all()
+
+
+@pytest.mark.parametrize("method", [Method("KD"), Method("SHUFFLE"), Method("GRAFT", other="gru6"), Method("RKD")])
+def test_soft_labels_are_the_same_from_some_rows_at_a_time(study: Study, method: Method, monkeypatch) -> None:
+    from capmismatch.distillation.runs import plan
+
+    run = next(run for run in plan(study, study.bank) if run.teacher is not None)
+    other = study.bank.teachers[-1] if method.other else None
+    run = dataclasses.replace(run, method=method, other=other)
+    at_once = Trainer(study).soft_labels(run)
+    monkeypatch.setattr(student_trainer, "LOGITS_AT_A_TIME", 100 * 40)
+    torch.testing.assert_close(Trainer(study).soft_labels(run), at_once, atol=1e-6, rtol=1e-5)
 
 
 def test_no_student_starts_where_a_teacher_did(study: Study) -> None:

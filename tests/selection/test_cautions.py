@@ -103,7 +103,10 @@ def test_other_measures_and_methods_tell_equal_accuracies_apart() -> None:
     }
     assert told[0.3] and not told[0.4]
     own = results.assign(kl=0.3)  # of students trained here each method has its own runs
-    assert not without_repeats(pd.concat([own, own.assign(label="MatchKD", method="MatchKD")]), [])[2]
+    both = pd.concat([own, own.assign(label="MatchKD", method="MatchKD")])
+    assert not without_repeats(both, [])[2]
+    assert not without_repeats(None, [(PROBES, both)])[2]
+    assert "evidence number 2" in without_repeats(None, [(PROBES, both), (PROBES, own)])[2]
 
 
 @pytest.mark.parametrize("splits", [["val", "test"], ["val"]])

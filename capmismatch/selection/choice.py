@@ -18,7 +18,7 @@ from capmismatch.selection.choice_parts import GAIN, Basis, Comparison, PilotRec
 from capmismatch.selection.first_guess import SmallestPilot
 from capmismatch.selection.handover import OF_TABLES, HandOver
 from capmismatch.selection.metric import Metric
-from capmismatch.selection.reasons import CLEAR, LEANING
+from capmismatch.selection.reasons import AHEAD, CLEAR, LEANING
 from capmismatch.selection.rules import COMPANIONS, RULES
 from capmismatch.stats.correlations import FEW_TEACHERS
 
@@ -259,14 +259,16 @@ class Choice(HandOver):
         Returns
         -------
         str
-            "clear" (P(best) of 0.8 or more, and by their F test the teachers differ), "leaning" (0.5 or more),
-            "toss-up", or "none" where no student speaks, where there is one teacher alone, or where none is worth
-            taking.
+            "clear" (P(best) of 0.8 or more, and by their F test the teachers differ), "leaning" (0.5 or more, and twice
+            that of any other), "toss-up", or "none" where no student speaks, where there is one teacher alone, or where
+            none is worth taking.
         """
         if pd.isna(self._row["p_best"]) or len(self.table) < 2 or self.takes_none:
             return "none"
         clear = self.p_best >= CLEAR and not sentences.no_difference(self.basis.differences)
-        return "clear" if clear else "leaning" if self.p_best >= LEANING else "toss-up"
+        others = self.table.loc[self.table.index != self._row.name, "p_best"]
+        leaning = self.p_best >= max(LEANING, AHEAD * others.max())
+        return "clear" if clear else "leaning" if leaning else "toss-up"
 
     @property
     def takes_none(self) -> bool:

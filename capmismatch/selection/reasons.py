@@ -54,6 +54,9 @@ ALIKE = (
 CLEAR, LEANING = 0.8, 0.5
 """P(best) from which on a choice is clear, and from which on it leans to a teacher."""
 
+AHEAD = 2
+"""How many times as probable as any other a teacher must be to lean to it: of two, one always has 0.5 or more."""
+
 _GROUNDS = {
     "results": "its students' results",
     "evidence": "students of other teachers",
@@ -272,9 +275,11 @@ def differences(tests: pd.DataFrame | None) -> list[str]:
 
 
 def no_difference(tests: pd.DataFrame | None) -> str:
-    """The end of a title where teachers do not differ significantly; else empty."""
+    """The end of a title where teachers do not differ significantly, or where no test could tell; else empty."""
     if tests is None or not len(tests) or (tests["p"] < SIGNIFICANT).any():
         return ""
+    if tests["p"].isna().all():
+        return "; whether the teachers differ cannot be tested"
     return "; the teachers do not differ significantly"
 
 

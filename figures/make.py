@@ -31,7 +31,7 @@ def copy_figures(study: Path, target: Path) -> None:
 
 
 def without_figures(study: Path) -> Path:
-    """A study's folder less its figures: those of the same tables are kept otherwise, also if code drew them differently."""
+    """A study's folder less its figures, which are else kept while no table changes, also where the code has changed."""
     shutil.rmtree(study / "figures", ignore_errors=True)
     return study
 

@@ -358,7 +358,7 @@ class Diagnosis:
         """The answer in one sentence, with how sure it is."""
         choice = self.choice
         if choice is None:
-            unusable = f"none of {count(len(self.checks), 'teacher')} is usable"
+            unusable = f"none of the {count(len(self.checks), 'teacher')} is usable"
             return f"No teacher can be picked: {self.no_choice if self.checks['usable'].any() else unusable}"
         if choice.takes_none or len(choice.table) < 2:
             return choice.title

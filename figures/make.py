@@ -31,7 +31,7 @@ def copy_figures(study: Path, target: Path) -> None:
 
 
 def without_figures(study: Path) -> Path:
-    """A study's folder less its figures, which are else kept while no table changes, also where the code has changed."""
+    """A study's folder less its figures, which are kept while no table changes, even if the code has changed."""
     shutil.rmtree(study / "figures", ignore_errors=True)
     return study
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from capmismatch._utils.text import format_chance, format_number
+from capmismatch._utils.text import format_number
 from capmismatch.selection.metric import Metric
 
 CHANCES = {"p_best": "P(best)", "within": "P(within {tolerance:g})"}
@@ -72,13 +72,19 @@ def in_units(
             end = name.endswith(("low", "high"))  # of the interval of a column that says its unit
             columns[name if end else f"{name}, {metric.unit}"] = [_fixed(value, digits) for value in values]
         elif name in CHANCES:
-            shown = ["-" if pd.isna(value) else format_chance(value) for value in values]
-            columns[CHANCES[name].format(tolerance=tolerance)] = shown
+            columns[CHANCES[name].format(tolerance=tolerance)] = [_chance(value) for value in values]
         elif name == "tie":
             columns[name] = ["yes" if tie else "" for tie in values]
         else:
             columns[name] = values.to_list()
     return pd.DataFrame(columns, index=table.index)
+
+
+def _chance(value: float) -> str:
+    """A probability that is estimated from draws, so never 0 or 1."""
+    if pd.isna(value) or 0.01 <= value <= 0.99:
+        return "-" if pd.isna(value) else f"{100 * value:.0f} %"
+    return ">99 %" if value > 0.5 else "<1 %"
 
 
 def _fixed(value: float, digits: int) -> str:

@@ -217,17 +217,26 @@ def _large(facts: Sequence[Facts]) -> str:
 def _tally(estimates: Sequence[Estimate], above: str, below: str) -> str:
     """How many combinations lie above zero, below it, and on neither side for sure."""
     signs = Counter(estimate.verdict("above", "below", "neither") for estimate in estimates)
-    parts = [
-        f"{signs[sign]} {verb}"
-        for sign, verb in (("above", above), ("below", below), ("neither", "show no significant difference"))
-        if signs[sign]
-    ]
-    unknown = len(estimates) - sum(signs[sign] for sign in ("above", "below", "neither"))
-    if unknown:
-        parts.append(f"{unknown} have too few runs")
+    verbs = {"above": above, "below": below, "neither": "show no significant difference"}
+    numbers = {verb: signs[sign] for sign, verb in verbs.items()}
+    numbers["have too few runs"] = len(estimates) - sum(numbers.values())
+    found = {verb: number for verb, number in numbers.items() if number}
     if len(estimates) == 1:
-        return f"in 1 combination of student and method, students {parts[0].partition(' ')[2]}"
+        return f"in 1 combination of student and method, students {next(iter(found))}"
+    parts = [f"{number} {_singular(verb) if number == 1 else verb}" for verb, number in found.items()]
     return f"of {len(estimates)} combinations of student and method, {join(parts)}"
+
+
+def _singular(words: str) -> str:
+    """What one does, from what several do.
+
+    Examples
+    --------
+    >>> _singular("do better with ISATS"), _singular("have too few runs"), _singular("lose")
+    ('does better with ISATS', 'has too few runs', 'loses')
+    """
+    verb, space, rest = words.partition(" ")
+    return {"do": "does", "have": "has"}.get(verb, f"{verb}s") + space + rest
 
 
 def _subject(subject: Subject) -> str:

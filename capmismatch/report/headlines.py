@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from math import isnan
 from typing import TypeVar
 
 from capmismatch._utils.text import join, start
@@ -105,6 +106,10 @@ def _variance(facts: Sequence[Facts]) -> str:
     )
 
 
+UNKNOWN = "unknown"
+"""The verdict of an interval that cannot be computed."""
+
+
 def _ranks(facts: Sequence[Facts]) -> str:
     """How close neighbours are; measures of one family with the same verdict share a sentence."""
     by_verdict: dict[tuple[str, str], list[str]] = {}
@@ -114,7 +119,8 @@ def _ranks(facts: Sequence[Facts]) -> str:
         verdict = ""
         if "neighbours" in agreement.below_floor:
             found += f" against {agreement.floor.value:.2f}"
-            verdict = agreement.below_floor["neighbours"].verdict("less than", "more than", "about as well as")
+            below = agreement.below_floor["neighbours"]
+            verdict = UNKNOWN if isnan(below.low) else below.verdict("less than", "more than", "about as well as")
         by_verdict.setdefault((agreement.family, verdict), []).append(f"{found} {unit}")
     return _sentences(_neighbours(family, verdict, join(found)) for (family, verdict), found in by_verdict.items())
 
@@ -123,6 +129,8 @@ def _neighbours(family: str, verdict: str, found: str) -> str:
     where = f"in family {family}, " if family else ""
     if not verdict:
         return f"{where}neighbours in size have tau-b {found}; no teacher has two runs to compare it with"
+    if verdict == UNKNOWN:
+        return f"{where}neighbours in size and two runs of one teacher have tau-b {found}: too few runs for an interval"
     return f"{where}neighbours in size agree {verdict} two runs of one teacher: tau-b {found}"
 
 

@@ -311,7 +311,7 @@ def test_no_file(tmp_path: Path) -> None:
         ("", "study.toml lacks the key 'name'"),
         ("name = 'x'\nfamily = []\ndata = { source = 'letters' }", r"names no family: expected at least one"),
         ("name = 'x'\nfamly = []", "unknown key 'famly' in study.toml; did you mean 'family'"),
-        (LETTERS.replace("students", "studnets"), r"'studnets' in study.toml \[distill\]; did you mean 'students'"),
+        (LETTERS.replace("students", "studnets"), r"in study.toml \[distill\]; did you mean 'students'"),
         (LETTERS.replace("n_boot = 20", "n_boot = 0"), r"\[correlate\]: expected n_boot a whole number >= 1, got 0"),
         (LETTERS.replace('name = "KD"', 'name = "KDD"'), "key 'methods', item 1: method must be one of .*mean 'KD'"),
         (LETTERS.replace('name = "KD"', 'name = "CE"'), r"two \[\[distill.methods\]\] are both 'CE': leave one out"),

@@ -339,7 +339,7 @@ def test_workers(tmp_path: Path) -> None:
         ("widths", "widhts", "family", r"number 1 of study.toml: option of 'letters:mlp' .*mean 'widths'"),
         ("train = 300, ", "", "train_data", r"names no training rows: give \[data\] a 'train' source or split"),
         (", val = 400, test = 300", "", "eval_data", r"\[data\] of study.toml leaves no validation or test rows"),
-        ("epochs = 1", "epoch = 1", "recipe", r"key in \[distill.recipe\] must be one of .*; did you mean 'epochs'"),
+        ("epochs = 1", "epoch = 1", "recipe", r"unknown key 'epoch' in \[distill.recipe\]; did you mean 'epochs'"),
         ("epochs = 1", "epochs = 0", "recipe", r"\[distill.recipe\]: expected epochs a whole number >= 1, got 0"),
         ("[[family]]", 'train = "letters"\n[[family]]', "train_data", "has the training rows twice"),
         ("[[family]]", "train_rows = 3\n[[family]]", "train_data", "has train_rows without a 'train' source"),

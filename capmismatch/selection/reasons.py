@@ -33,6 +33,9 @@ SHOWN_STUDENTS = 3
 NAMED_RULES = 3
 """Rules that take the same teacher and are all named; of more, only how many there are and the first two."""
 
+NAMED_IN_SHORT = 3
+"""Teachers that a title names."""
+
 SHOWN_SETTINGS = 3
 """Settings tied with the best that a risk names."""
 
@@ -118,10 +121,14 @@ def smallest_of(table: pd.DataFrame, chosen: pd.Series) -> str:
 
 def spread_in_short(rules: pd.DataFrame) -> str:
     """End of a title: whether the rules agree."""
+    names = list(dict.fromkeys(rules["teacher"]))
     teachers = rules.groupby(UNIT).ngroups
     if len(rules) < 2:
         return ""
-    return f"; {len(rules)} rules name {teachers} teachers" if teachers > 1 else f"; all {len(rules)} rules agree"
+    if teachers == 1:
+        return f"; all {len(rules)} rules agree"
+    named = f": {join(names)}" if teachers == len(names) <= NAMED_IN_SHORT else ""
+    return f"; {len(rules)} rules name {teachers} teachers{named}"
 
 
 def spread_of_rules(rules: pd.DataFrame, table: pd.DataFrame) -> list[str]:

@@ -19,7 +19,6 @@ ROOT = Path(__file__).parents[2]
 def test_no_kernel_leaves_its_arrays(tmp_path: Path) -> None:
     """In a process of its own, as numba decides about bounds when it compiles; its cache does not tell these apart."""
     settings = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    settings["NUMBA_OPT"] = "0"  # nearly all of the time is LLVM's, and the checks stand in what it is given
     run = subprocess.run(
         [sys.executable, "-W", "ignore", str(Path(__file__).with_name("run_all_kernels.py"))],
         capture_output=True,

@@ -319,7 +319,10 @@ class Candidates:
 
         Rows of plain cross-entropy serve to estimate what seeds do, and have no group.
         """
-        units, means, noise = measured(rows)
+        return self.groups_of(*measured(rows))
+
+    def groups_of(self, units: pd.MultiIndex, means: Floats, noise: Noise) -> dict[str, Group]:
+        """What their students reached in each setting, from what `measured` gives of them."""
         groups = {}
         for label in sorted(set(units.get_level_values("label"))):
             names = [(*teacher, label) for teacher in self.profiles.index]

@@ -528,7 +528,7 @@ def test_ray_gives_the_same_results_though_a_worker_is_killed(
                     os.kill(holders[0], signal.SIGKILL)
                     killed.append(run)
                     return
-            time.sleep(0.005)
+            time.sleep(0.02)  # a look takes time from the workers
 
     all_done = threading.Event()
     killer = threading.Thread(target=kill_one)

@@ -259,6 +259,7 @@ FIRST = {"saved": ("collect", "probe", "pick"), "trained": ("collect", "distill"
 """Stages from which on a study is run again after an edit."""
 
 
+@pytest.mark.slow  # all of them together: each runs a study three times
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("kind", "name"), EDITS, ids=[f"{kind}: {name}" for kind, name in EDITS])
 def test_an_edit_between_stages_leaves_nothing_stale(

@@ -436,6 +436,37 @@ def test_links_and_figures_are_kept_while_no_table_changes(tmp_path: Path, monke
         study.plot()
 
 
+def test_a_run_with_nothing_to_do_keeps_choice_tables_and_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from capmismatch.report import page
+    from capmismatch.selection import picking
+
+    study = Study(saved_study(tmp_path), progress=False)
+    with sketched_figures():
+        first = study.run()
+    written = tmp_path / "report.html"
+    before = {file: file.stat().st_mtime_ns for file in (written, *tmp_path.glob("tables/*.parquet"))}
+    monkeypatch.setattr(picking, "pick", lambda *_, **__: pytest.fail("picked anew"))
+    monkeypatch.setattr(page, "write_report", lambda *_: pytest.fail("the page was written anew"))
+    again = Study(study.file, progress=False)
+    assert str(again.run()) == str(again.choice()) == str(first)
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    written.write_text(written.read_text(encoding="utf-8") + "<!-- mine -->", encoding="utf-8")
+    with pytest.raises(pytest.fail.Exception, match="the page was written anew"):
+        again.run()
+    tmp_path.joinpath("tables", "pick.parquet").unlink()
+    with pytest.raises(pytest.fail.Exception, match="picked anew"):
+        again.run()
+
+
+def test_a_choice_with_other_options_is_shown_as_made_and_not_kept_for_a_run(tmp_path: Path) -> None:
+    study = Study(saved_study(tmp_path), progress=False)
+    usual = study.pick()
+    assert str(study._kept_choice()) == str(usual)
+    asked = study.pick(rule="largest")
+    assert str(study.choice()) == str(asked)
+    assert study._kept_choice() is None
+
+
 def test_saved_logits_bring_their_rows(tmp_path: Path) -> None:
     saved_study(tmp_path)
     file = write_study(

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -36,12 +36,24 @@ app = App(
 
 StudyFile = Annotated[Path, Parameter(help="The study.toml, or its folder.")]
 Folder = Annotated[Path | None, Parameter(help="Folder for the results; default: the study file's folder.")]
+MOST_WORKERS = 10_000
+
+
+def _whole_number(hint: Any, tokens: Sequence[Any]) -> int:
+    """A count as it is written; conversion to int alone would take 1.5 for 1, and other bases and alphabets."""
+    text = tokens[0].value.strip()
+    if not (text.isascii() and text.removeprefix("-").isdecimal()):
+        raise ValueError(f"expected a whole number, got {text[:40]!r}")
+    return int(text[:40])
+
+
 Workers = Annotated[
     int,
     Parameter(
         help="Processes that train students in parallel; default: one per CPU core.",
         env_var="CAPMISMATCH_WORKERS",
-        validator=validators.Number(gte=1),
+        converter=_whole_number,
+        validator=validators.Number(gte=1, lte=MOST_WORKERS),
         show_default=False,
     ),
 ]

@@ -358,7 +358,8 @@ class Diagnosis:
         """The answer in one sentence, with how sure it is."""
         choice = self.choice
         if choice is None:
-            return f"No teacher can be picked: {self.no_choice}"
+            unusable = f"none of the {count(len(self.checks), 'teacher')} is usable"
+            return f"No teacher can be picked: {self.no_choice if self.checks['usable'].any() else unusable}"
         if choice.takes_none or len(choice.table) < 2:
             return choice.title
         if choice.grade == "none":
@@ -396,7 +397,7 @@ class Diagnosis:
 
         out = self.checks[~self.checks["usable"]]
         left = [f"left out: {row.family}/{row.teacher}: {row.reason}" for row in out.itertuples()]
-        links = [f"no links: {self.no_links}"] if self.no_links else []
+        links = [f"no links: {self.no_links}"] if self.no_links not in ("", self.no_choice) else []
         return [*left, *links, *(f"{code} {explain(code).title}" for code in self.findings)]
 
     @property
@@ -406,18 +407,11 @@ class Diagnosis:
 
         if self.choice is None:
             return pd.DataFrame()
-        table = self.choice.table.head(SHOWN_TEACHERS)
-        names = table["family"] + "/" + table["teacher"]
-        shown = pd.DataFrame({"teacher": names, "params": [format_count(size) for size in table["params"]]})
-        measured = "measured" in table  # by students, whose accuracies are shares; else by a probe
-        by_accuracy = measured and "accuracy" in table
-        times, unit = (100, " %") if by_accuracy else (1, "")
-        for name in ("score", "low", "high"):
-            shown[name + unit] = [f"{times * value:.2f}" if measured else format_number(value) for value in table[name]]
-        if measured:
-            shown["P(best)"] = [format_chance(value) for value in table["p_best"]]
-            shown["regret, points"] = [f"{value:.2f}" for value in table["regret"]]
-        return shown.assign(tie=["yes" if tie else "" for tie in table["tie"]])
+        table = self.choice.shown_teachers().head(SHOWN_TEACHERS)
+        names = table.pop("family") + "/" + table["teacher"]
+        sizes = {"params": [format_count(size) for size in table["params"]]} if "params" in table else {}
+        within = [name for name in table if name.startswith("P(within")]
+        return table.assign(teacher=names, **sizes).drop(columns=within)
 
     @property
     def _next(self) -> list[str]:
@@ -447,7 +441,7 @@ class Diagnosis:
         lines += ["", self._about]
         table = self._teachers
         if len(table):
-            text = table.to_string(index=False, line_width=WIDTH)
+            text = table.to_string(index=False, line_width=WIDTH, float_format=format_number)
             lines += ["", *text.split("\n")]
             more = len(self.choice.table) - len(table) if self.choice is not None else 0
             lines += [f"... {more} more in diagnosis.choice.table"] if more else []
@@ -464,7 +458,7 @@ class Diagnosis:
             parts.append(f'<img alt="{name}" style="max-width: 100%" src="data:image/png;base64,{data}">')
         table = self._teachers
         if len(table):
-            parts.append(table.to_html(index=False, escape=True, border=0))
+            parts.append(table.to_html(index=False, escape=True, border=0, float_format=format_number))
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self._notes)
         parts += [f"<ul>{notes}</ul>"] if notes else []
         return "\n".join([*parts, f"<pre>{html.escape(chr(10).join(self._next))}</pre>"])

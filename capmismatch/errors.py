@@ -7,7 +7,7 @@ choices, it lists them.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from itertools import islice
 from numbers import Integral, Real
 from typing import Any
@@ -39,11 +39,25 @@ def must_be_one_of(value: object, choices: Iterable[object], name: str) -> None:
     capmismatch.errors.InputError: constraint must be one of ['order', 'none'], not 'oder'; did you mean 'order'?
     """
     options = list(choices)
-    if value in options:
+    if isinstance(value, Hashable) and value in options:  # an array is in no list, and numpy asks which of its values
         return
-    near = difflib.get_close_matches(str(value), [str(option) for option in options], n=1)
+    near = nearest(value, options)
     hint = f"; did you mean '{near[0]}'?" if near else ""
     raise InputError(f"{name} must be one of {options}, not {value!r}{hint}")
+
+
+def nearest(value: object, choices: Iterable[object]) -> list[str]:
+    """The choice that is spelt most like a value, as a list of one; of choices such as "family/name" also by the name.
+
+    Examples
+    --------
+    >>> nearest("oder", ["order", "none"]), nearest("cnn_w5", ["logits/cnn_w4", "logits/cnn_w32"])
+    (['order'], ['logits/cnn_w4'])
+    """
+    options = [str(choice) for choice in choices]
+    whole = difflib.get_close_matches(str(value), options, n=1)
+    by_name = {option.rpartition("/")[2]: option for option in reversed(options) if "/" in option}
+    return whole or [by_name[name] for name in difflib.get_close_matches(str(value), by_name, n=1)]
 
 
 def must_be_positive(value: float, name: str) -> None:

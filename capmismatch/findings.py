@@ -145,15 +145,16 @@ FINDINGS: dict[str, Finding] = {
         Finding(
             "CM019",
             "rows hold no whole logits",
-            "Rows of the teacher are constant, as where they were never written, one-hot, or hold a stand-in below "
-            "the top classes; or its logits were made from the labels. They say nothing of the wrong classes. It is "
-            "not usable: picks, links and statements leave it out.",
+            "Rows of the teacher are constant (for example never written), one-hot, or have a placeholder for all but "
+            "the top classes; or its logits were made from the labels. They say nothing about the wrong classes. The "
+            "teacher is not usable: it is left out of picks, links and statements.",
         ),
         Finding(
             "CM020",
             "not shown to be better than chance",
-            "The teacher's accuracy may be that of guessing, or is below it: there are few examples, or its rows, "
-            "columns or labels do not belong to these examples. It is left out of picks, links and statements.",
+            "The teacher's accuracy is not significantly better than that of random predictions, or is worse. Either "
+            "there are few examples, or its rows, columns or labels do not belong to these examples. It is left out "
+            "of picks, links and statements.",
         ),
         Finding(
             "CM021",
@@ -206,7 +207,7 @@ FINDINGS: dict[str, Finding] = {
             "CM029",
             "interpolated between kept temperatures",
             "A bank of condensed rows keeps the sums over unlikely tokens at some temperatures and interpolates in "
-            "between. For a vocabulary of 50,000 the error of such a mean was up to 0.3 %; at the kept temperatures "
+            "between. For a vocabulary of 50,000 the error of such a mean was up to 0.4 %; at the kept temperatures "
             "it was below 0.003 %.",
         ),
         Finding(
@@ -231,16 +232,16 @@ FINDINGS: dict[str, Finding] = {
         Finding(
             "CM033",
             "tokenizer not compared",
-            "The language model brings no tokenizer, so that nothing shows whether its ids mean the tokens of the "
-            "text. With another tokenizer all its numbers are of a garbled text: an accuracy near that of guessing, or "
-            "a loss far above that of its siblings, is the sign.",
+            "The language model has no tokenizer, so it is unknown whether its ids mean the tokens of the text. With "
+            "another tokenizer, all its numbers are wrong. Signs are an accuracy near chance, or a loss far above "
+            "that of similar models.",
         ),
         Finding(
             "CM034",
             "saved logits are incomplete",
-            "The file lists the likeliest tokens alone, at temperature 1. What asks for others, or for a label that "
-            "is not listed, is known within bounds only. A file says little about other temperatures: at 2 "
-            "most of the probability lies outside the list.",
+            "The file lists only the likeliest tokens, at temperature 1. Values that need other tokens, or a label "
+            "that is not listed, are known only within bounds. A file says little about other temperatures: at 2 most "
+            "of the probability is outside the list.",
         ),
         Finding(
             "CM036",
@@ -257,59 +258,61 @@ FINDINGS: dict[str, Finding] = {
         Finding(
             "CM038",
             "no other family to learn from",
-            "No family could be chosen for by what the others teach: there is none, or they have no probes in common. "
-            "Rules are compared, learning from other families is not.",
+            "No teacher could be chosen with evidence from other families: there is no other family, or it has no "
+            "probes in common. Only the rules are compared.",
         ),
         Finding(
             "CM041",
             "predictions of classes without an example",
-            "Some classes have no example, and the teacher names them in a tenth of its predictions or more. Where "
-            "it is as sure of these as of its right ones, the labels are of other classes, or several classes were "
-            "made one. Then it is not usable: picks, links and statements leave it out.",
+            "Some classes have no example, but a tenth or more of the teacher's predictions are of these classes. If "
+            "it is as confident in these predictions as in its correct ones, the labels are of other classes, or "
+            "several classes were merged. Then the teacher is not usable: it is left out of picks, links and "
+            "statements.",
         ),
         Finding(
             "CM042",
             "a split of one class",
-            "All examples of a split have the same label. What is measured there says nothing about how a teacher "
-            "tells classes apart: a constant answer is always right.",
+            "All examples of a split have the same label. Measurements on it do not show how well a teacher separates "
+            "classes: a constant answer is always right.",
         ),
         Finding(
             "CM046",
             "teacher looks smoothed",
-            "Where it is surest, the teacher is nearly always right, and yet it is sure of nothing: as after training "
-            "with label smoothing or mixup. What such a teacher says of the wrong classes fades at a high temperature. "
-            "Compare temperatures 1 and 2 with the usual 4, or calibrate it (method CalKD).",
+            "Even the teacher's most confident predictions, which are nearly always right, have a low probability, as "
+            "after training with label smoothing or mixup. The information of such a teacher about the wrong classes "
+            "fades at a high temperature. Compare temperatures 1 and 2 with the usual 4, or calibrate it (method "
+            "CalKD).",
         ),
         Finding(
             "CM048",
             "unlike anything measured",
-            "The number of classes, the teachers' sizes or accuracies, or the setting lie outside of all families "
-            "whose students come with the package. What those say of these teachers is a guess from afar.",
+            "The number of classes, the teachers' sizes or accuracies, or the setting are outside the range of all "
+            "families whose students come with the package. A prediction from those families is extrapolated.",
         ),
         Finding(
             "CM049",
             "teachers that know too little",
-            "Some teachers are no better than guessing, or worse than a student without a teacher. They are ranked, "
-            "but not taken, by whatever rule.",
+            "Some teachers are no better than chance, or worse than a student without a teacher. They are ranked, but "
+            "no rule may choose them.",
         ),
         Finding(
             "CM050",
             "no features of this teacher",
-            "Features were asked for, and this teacher brings saved logits alone: nothing of its layers can be "
-            "measured, and a probe of features compares the other teachers only.",
+            "Features were requested, but this teacher has saved logits only, so its layers cannot be measured. A "
+            "probe of features compares only the other teachers.",
         ),
         Finding(
             "CM051",
             "two tests of a peak disagree",
-            "One of two tests calls a rise that is followed by a fall, and the other does not: the slopes up to and "
-            "from each teacher, and two lines with a break. A peak is established where both call it.",
+            "Two tests look for a rise followed by a fall: the slopes up to and from each teacher, and two lines with "
+            "a break. Only one of them is significant. Accept a peak only if both are.",
         ),
         Finding(
             "CM057",
             "students not trained to the end",
-            "Validation scores still rose in the last fifth of the epochs, by more than a choice of a teacher "
-            "tolerates. Which teacher is best may change with longer training. A learning rate that falls to zero "
-            "brings part of the rise, so the surer test is a study of twice the epochs.",
+            "Validation scores still rose in the last fifth of the epochs, by more than the tolerance of a pick. The "
+            "best teacher may change with longer training. A learning rate that falls to zero causes part of the "
+            "rise; a study with twice the epochs is a better test.",
         ),
     )
 }

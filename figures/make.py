@@ -30,6 +30,12 @@ def copy_figures(study: Path, target: Path) -> None:
             shutil.copyfile(file, target / file.name)
 
 
+def without_figures(study: Path) -> Path:
+    """A study's folder less its figures, which are kept while no table changes, even if the code has changed."""
+    shutil.rmtree(study / "figures", ignore_errors=True)
+    return study
+
+
 def draw_pairs(folder: Path) -> None:
     """Run the study of pairs, as far as it is not done, and draw what other studies do not."""
     study = Study(HERE / "pairs.toml", folder)
@@ -51,10 +57,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that train students")
     options = parser.parse_args()
     with TemporaryDirectory() as fresh:
-        letters = options.letters or Path(fresh, "letters")
+        letters = without_figures(options.letters or Path(fresh, "letters"))
         demo(letters, workers=options.workers)
         copy_figures(letters, HERE / "letters")
-        cifar10 = options.cifar10 or Path(fresh, "cifar10")
+        cifar10 = without_figures(options.cifar10 or Path(fresh, "cifar10"))
         Study(CIFAR10, cifar10).run()
         copy_figures(cifar10, HERE / "cifar10")
         draw_pairs(options.pairs or Path(fresh, "pairs"))

@@ -274,6 +274,9 @@ def test_init_and_check_of_checkpoints(tmp_path: Path, monkeypatch: pytest.Monke
     assert {note[:5] for note in look["notes"]} >= {"CM036"}
     assert look["cost"][0]["passes"] == 2 * 120 and look["hours"] > 0
     assert not {path.name for path in Path().iterdir()} & {"bank", "tables"}  # nothing is left
+    assert command("init", "runs", *data[:2], "--out", "deep/study.toml").code == 0
+    text = Path("deep/study.toml").read_text()  # everything there is found from the study's folder
+    assert 'source = "npz:../test.npz"' in text and 'source = "ckpt:../runs/*/model_best.pth"' in text
 
 
 def test_check_tells_all_that_would_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +303,7 @@ def test_check_tells_of_half_a_launcher(tmp_path: Path, monkeypatch: pytest.Monk
     assert any("WORLD_SIZE=2" in problem and "RANK" in problem for problem in problems)
 
 
-@pytest.mark.parametrize("value", ["abc", "0", "-1"])
+@pytest.mark.parametrize("value", ["abc", "0", "-1", "1.5", "0x2", "2_0", "\uff11", "9" * 20, ""])
 def test_numbers_of_workers_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     file = write_study(tmp_path, letters_study(rows=(60, 40, 30), widths=(4,), teacher_seeds=1, seeds=3))
     monkeypatch.setenv("CAPMISMATCH_WORKERS", value)

@@ -201,7 +201,8 @@ def test_what_does_not_fit_says_what_would(call: Any, message: str) -> None:
 def test_no_usable_teacher_is_an_answer() -> None:
     guesses = {f"net{n}": np.random.default_rng(n).normal(size=(ROWS, CLASSES)) for n in (1, 2)}
     diagnosis = cm.diagnose(guesses, LABELS, progress=False)
-    assert diagnosis.choice is None and "not shown to be better than chance" in diagnosis.answer
+    assert diagnosis.choice is None and "none of the 2 teachers" in diagnosis.answer
+    assert " ".join(repr(diagnosis).split()).count("not shown to be better than chance (") == 2  # each reason once
     assert "CM020" in diagnosis.findings
 
 

@@ -629,3 +629,12 @@ def test_very_narrow_and_very_wide_bounds(bounds) -> None:
     found = isats(logits, np.arange(50) % 5, bounds=bounds)
     assert bool(((found.tau_other >= bounds[0]) & (found.tau_other <= bounds[1])).all())
     assert bool(torch.isfinite(found.probs).all())
+
+
+def test_settings_of_another_type_are_refused_by_value():
+    f, y = np.eye(3), np.arange(3)
+    for bounds in ("12", ("1", "2"), (True, 2)):
+        with pytest.raises(InputError, match="bounds must be two numbers"):
+            isats(f, y, bounds=bounds)
+    with pytest.raises(InputError, match="center must be one of"):
+        isats(f, y, center=np.arange(3.0))

@@ -54,7 +54,7 @@ def as_logits(logits: ArrayLike, *, dtype: torch.dtype | None = None, place: str
 def _refuse_first_wild(tensor: Tensor, place: str) -> None:
     """Name the first logit that is no number, or absurdly large."""
     row, column = (int(i) for i in (~(tensor.detach().abs() <= LARGEST_LOGIT)).nonzero()[0])
-    value = float(tensor[row, column])
+    value = float(tensor.detach()[row, column])
     where = f"got {value} at row {row}, class {column} of {place}"
     if math.isfinite(value):
         raise InputError(f"expected logits in [-{LARGEST_LOGIT:.2g}, {LARGEST_LOGIT:.2g}], {where}")

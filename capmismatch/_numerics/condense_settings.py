@@ -25,6 +25,8 @@ BETAS = {
 }
 """Where the tail's sums are kept: inverse temperatures from 1/8 to 4, an octave or half an octave apart."""
 
+LEAST_BETA, MOST_BETA = 1e-6, 1e6
+
 
 def checked_betas(betas: str | Iterable[float]) -> NDArray[np.float64]:
     """The inverse temperatures of a setting, ascending.
@@ -37,7 +39,14 @@ def checked_betas(betas: str | Iterable[float]) -> NDArray[np.float64]:
     if isinstance(betas, str):
         must_be_one_of(betas, BETAS, "betas")
         return np.array(BETAS[betas])
-    numbers = plain_array(list(betas), "betas").astype(np.float64)
-    if numbers.ndim != 1 or not len(numbers) or not bool(np.all((numbers > 1e-6) & (numbers < 1e6))):
-        raise InputError(f"expected betas that are positive inverse temperatures, got {numbers.tolist()}")
-    return np.unique(numbers)
+    numbers = plain_array(list(betas) if isinstance(betas, Iterable) else [betas], "betas").astype(np.float64)
+    if numbers.ndim != 1 or not bool(np.all((numbers > LEAST_BETA) & (numbers < MOST_BETA))):
+        raise InputError(
+            f"expected betas between {LEAST_BETA:g} and {MOST_BETA:g}, inverse temperatures, got {numbers.tolist()}"
+        )
+    distinct = np.unique(numbers)
+    if len(distinct) < 2:
+        raise InputError(
+            f"expected at least two betas: a variance needs the sums at 2 beta, too, got {numbers.tolist()}"
+        )
+    return distinct

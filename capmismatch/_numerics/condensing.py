@@ -207,7 +207,7 @@ def condense_labelled(
     width = token_count(values, vocabulary, place)
     condensed = _condense(values[:, :width], rows, labels, k, betas, place)
     if width < values.shape[1]:
-        _refuse_padded_mass(values[:, width:], condensed, place)
+        refuse_padded_mass(values[:, width:], log_sum_exp(condensed), condensed.rows, place, width)
     return condensed
 
 
@@ -300,7 +300,21 @@ def _unmasked(values: Any, rows: NDArray[np.int64], place: str) -> NDArray[np.in
             f"expected the logits of all {tokens} tokens, got -inf for {int(infinite.sum())} of them at row "
             f"{rows[0]} of {place}: a list of the top k cannot be condensed, what the others sum to is lost"
         )
+    _must_mask_all(values, infinite, rows, place)
     return np.flatnonzero(~infinite)
+
+
+def _must_mask_all(values: Any, masked: NDArray[np.bool_], rows: NDArray[np.int64], place: str) -> None:
+    """Raise where a row has a logit at a token that -inf masks in the first row."""
+    tokens = np.flatnonzero(masked)
+    picked = values[:, tokens]
+    told = ~(devices.to_numpy(torch.isneginf(picked)) if isinstance(picked, Tensor) else np.isneginf(picked))
+    if told.any():
+        row, column = (int(number) for number in np.argwhere(told)[0])
+        raise InputError(
+            f"expected -inf, which masks a token for all rows or for none, got {float(picked[row, column]):g} at row "
+            f"{rows[row]}, token {tokens[column]} of {place}, and -inf at row {rows[0]}"
+        )
 
 
 def _in_order(rates: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -397,19 +411,20 @@ def _some_by_tensors(values: Any, labels: Any, k: int, rates: Any, rows: Any, pl
     return *arrays, numbers, devices.to_numpy(before.sum(1)).astype(np.uint32)
 
 
-def _refuse_padded_mass(padded: Any, condensed: Condensed, place: str) -> None:
-    """Raise where columns beyond the vocabulary are more than padding."""
+def refuse_padded_mass(
+    padded: Any, within: NDArray[np.float64], rows: NDArray[np.int64], place: str, vocabulary: int
+) -> None:
+    """Raise where columns beyond the vocabulary are more than padding; `within` is log sum exp of the others."""
     beyond = torch.as_tensor(np.ascontiguousarray(padded) if not isinstance(padded, Tensor) else padded).double()
-    within = log_sum_exp(condensed)
     share = torch.sigmoid(torch.logsumexp(beyond, 1).cpu() - torch.from_numpy(within))
     if not len(share):
         return
     if bool(share.isnan().any()):
-        row = int(condensed.rows[int(share.isnan().nonzero()[0])])
+        row = int(rows[int(share.isnan().nonzero()[0])])
         raise InputError(f"expected finite logits, got NaN or infinity at row {row} of {place}, beyond the vocabulary")
     if float(share.mean()) > MOST_PADDED:
         raise InputError(
-            f"expected padding in the {beyond.shape[1]} columns beyond the vocabulary of {condensed.vocabulary}, got "
+            f"expected padding in the {beyond.shape[1]} columns beyond the vocabulary of {vocabulary}, got "
             f"{float(share.mean()):.2g} of the probability there in {place}: they are of another tokenizer"
         )
 

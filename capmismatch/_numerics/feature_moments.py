@@ -57,7 +57,9 @@ class FeatureMoments:
         array, classes = as_features(features), np.asarray(plain_array(labels, "labels"))
         if classes.shape != (len(array),) or not np.issubdtype(classes.dtype, np.integer) or (classes < 0).any():
             raise InputError(f"expected labels of shape ({len(array)},), whole numbers from 0 on, got {classes.shape}")
-        moments = cls(int(classes.max(initial=-1)) + 1)
+        if not len(array):
+            raise InputError("expected features of at least one example, got none")
+        moments = cls(int(classes.max()) + 1)
         moments.add(array, classes.astype(np.int64))
         return moments
 

@@ -189,7 +189,10 @@ def margin_of(constraint: str, margin: float | None) -> float:
 
 def _checked_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
     try:
-        low, high = (float(end) for end in bounds)
+        ends = tuple(bounds)
+        if any(isinstance(end, str | bytes | bool) for end in ends):
+            raise TypeError
+        low, high = map(float, ends)
     except (TypeError, ValueError):
         raise InputError(f"bounds must be two numbers (low, high), got {bounds!r}") from None
     if not 0 < low < high < float("inf"):

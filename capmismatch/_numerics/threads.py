@@ -8,14 +8,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from functools import cache
-from typing import TypeVar
+from functools import cache, wraps
+from typing import ParamSpec, TypeVar
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 KEPT_BYTES = 9 << 20  # more than a thread's block of float64 takes
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Given = ParamSpec("Given")
 _this_thread = threading.local()
 
 
@@ -50,6 +52,42 @@ def keep_memory() -> None:
     this one is never touched, so it takes none.
     """
     np.empty(KEPT_BYTES, np.uint8)
+
+
+@cache
+def _linear_algebra() -> ThreadpoolController:
+    """The libraries for linear algebra that NumPy and SciPy have loaded."""
+    return ThreadpoolController()
+
+
+def in_one_blas_thread(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Have the linear algebra of a function start no threads: for many small matrices, one after the other.
+
+    A library that has a thread for each core shares even a system of 96 unknowns among them, and each waits, busily,
+    for the last. Where other work shares the cores, that takes a hundred times as long as the sums.
+
+    Parameters
+    ----------
+    function : callable
+        Such as one that draws from a posterior.
+
+    Returns
+    -------
+    callable
+        The same, of the same signature.
+
+    Examples
+    --------
+    >>> in_one_blas_thread(np.linalg.inv)(2 * np.eye(1))
+    array([[0.5]])
+    """
+
+    @wraps(function)
+    def alone(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+        with _linear_algebra().limit(limits=1, user_api="blas"):
+            return function(*args, **kwargs)
+
+    return alone
 
 
 def blocks(n: int, rows: int) -> list[slice]:

@@ -13,7 +13,7 @@ import os
 import sys
 import sysconfig
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -30,6 +30,8 @@ _INSTALLED = tuple(
 )
 _BY_NAME = {"import_module", "__import__"}
 """Functions that import a module by its name."""
+
+_LONGEST_NAME = 255
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _MEMBERS = (FunctionType, staticmethod, classmethod, property, type, *_PLAIN, tuple, list, dict)
@@ -86,6 +88,38 @@ def own_files_of(module: str, base: Path) -> dict[str, Path]:
                 found[name] = file
                 pending += _imports(name, file)
     return dict(sorted(found.items()))
+
+
+def files_named_in(code: Iterable[Path], base: Path) -> list[Path]:
+    """The files that code names by a text written in it, such as the "sizes.json" that a builder opens. Nothing is run.
+
+    Parameters
+    ----------
+    code : iterable of Path
+        Files of Python code.
+    base : Path
+        Folder in which names are looked for, after the folder of the code itself.
+
+    Returns
+    -------
+    list of Path
+        Those that are there, links resolved, each once. A name that is put together as the code runs is not known.
+    """
+    found: dict[Path, None] = {}
+    for file in code:
+        try:
+            tree = ast.parse(file.read_bytes())
+        except (OSError, SyntaxError, ValueError):  # told by whoever runs it
+            continue
+        texts = {
+            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        for name in sorted(text for text in texts if 0 < len(text) <= _LONGEST_NAME and text.isprintable()):
+            places = (os.path.realpath(os.path.join(folder, name)) for folder in (file.parent, base))
+            there = next((Path(place) for place in places if os.path.isfile(place) and not place.endswith(".py")), None)
+            if there is not None:
+                found[there] = None
+    return list(found)
 
 
 def _own_file(module: str, places: list[str]) -> Path | None:
@@ -252,7 +286,8 @@ def _named(function: FunctionType) -> Iterator[Any]:
                 yield from (getattr(value, other) for other in names if hasattr(value, other))
         elif name in function.__globals__:
             yield name
-            yield value
+            if name != "__file__":  # where code lies is no part of it: studies are copied and moved
+                yield value
     if _BY_NAME & set(names):
         yield from _imported_by_name(function)
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from capmismatch.errors import InputError, must_be_one_of
+from capmismatch.errors import InputError, nearest
 
 T = TypeVar("T")
+
+OTHER_NAMES = {
+    "temperature": ("tau", "taus"),
+    "temperatures": ("taus", "tau"),
+    "T": ("tau", "taus"),
+    "alpha": ("weight",),
+    "learning_rate": ("lr",),
+}
+"""What keys are called elsewhere -> what they may be called here."""
 
 
 def parse(kind: type[T], table: Mapping[str, Any], place: str) -> T:
@@ -42,14 +52,14 @@ def parse(kind: type[T], table: Mapping[str, Any], place: str) -> T:
     ...     epochs: int = 3
     >>> parse(Recipe, {"epoch": 4}, "[recipe]")
     Traceback (most recent call last):
-    capmismatch.errors.InputError: key in [recipe] must be one of ['epochs'], not 'epoch'; did you mean 'epochs'?
+    capmismatch.errors.InputError: unknown key 'epoch' in [recipe]; did you mean 'epochs'? Keys there: ['epochs']
     """
     if not isinstance(table, Mapping):
         raise InputError(f"expected a table at {place}, got {table!r}")
     hints = typing.get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key in table:
-        must_be_one_of(key, fields, f"key in {place}")
+        _must_be_a_key(key, list(fields), place)
     missing = next((name for name, field in fields.items() if name not in table and _is_required(field)), None)
     if missing is not None:
         raise InputError(f"{place} lacks the key {missing!r}")
@@ -58,6 +68,23 @@ def parse(kind: type[T], table: Mapping[str, Any], place: str) -> T:
         return kind(**values)
     except InputError as error:  # from the dataclass's own checks, which do not know where the table stands
         raise InputError(f"{place}: {error}") from None
+
+
+def _must_be_a_key(key: str, known: list[str], place: str) -> None:
+    """Raise unless a table may have this key, naming the nearest one.
+
+    Examples
+    --------
+    >>> _must_be_a_key("temperature", ["taus", "names"], "study.toml [probe]")
+    Traceback (most recent call last):
+    capmismatch.errors.InputError: unknown key 'temperature' in study.toml [probe]; did you mean 'taus'? Keys there: \
+['taus', 'names']
+    """
+    if key in known:
+        return
+    near = [name for name in OTHER_NAMES.get(key, ()) if name in known] or nearest(key, known)
+    hint = f"; did you mean {near[0]!r}? Keys" if near else "; keys"
+    raise InputError(f"unknown key {key!r} in {place}{hint} there: {known}")
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
@@ -76,8 +103,26 @@ def _value(hint: Any, value: Any, place: str) -> Any:
         _check_is(value, Mapping, "a table", place)
         return {str(key): _value(arguments[1], item, f"{place}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(hint):
-        return parse(hint, value, place)  # type: ignore[arg-type]
+        where = _table_at(place) if isinstance(value, Mapping) else place
+        return parse(hint, value, where)  # type: ignore[arg-type]
     return value if hint is Any else _plain(hint, value, place)
+
+
+def _table_at(place: str) -> str:
+    """The place of a value that is a table, as TOML writes it.
+
+    Examples
+    --------
+    >>> _table_at("study.toml, key 'probe'"), _table_at("study.toml [distill], key 'recipe'")
+    ('study.toml [probe]', 'study.toml [distill.recipe]')
+    >>> _table_at("study.toml [distill], key 'methods', item 1")
+    "study.toml [distill], key 'methods', item 1"
+    """
+    found = re.fullmatch(r"(.*?)(?: \[(.+)\])?, key '(\w+)'", place)
+    if found is None:
+        return place
+    before, outer, key = found.groups()
+    return f"{before} [{f'{outer}.' if outer else ''}{key}]"
 
 
 def _first_that_fits(choices: list[Any], value: Any, place: str) -> Any:

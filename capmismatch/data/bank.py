@@ -35,8 +35,9 @@ from numpy.typing import ArrayLike, NDArray
 from capmismatch._utils.optional import need
 from capmismatch._utils.text import format_count
 from capmismatch.data.bank_files import hash_logits, open_logits, read_rows
+from capmismatch.data.class_names import listed
 from capmismatch.data.feature_files import FeatureRecord, Features, as_stored, features_in
-from capmismatch.data.frames import check_rows_together, columns_in_order
+from capmismatch.data.frames import check_columns_together, check_rows_together, columns_in_order
 from capmismatch.data.logit_checks import NOT_LOGITS, logit_array, looks_like
 from capmismatch.data.records import STUDENT, TeacherRecord, keys_named, names_of_students, only_key, teacher_key
 from capmismatch.data.rows import SPLITS, Rows, check_logits, make_rows, readable, stratified_order
@@ -510,8 +511,10 @@ def bank_from_arrays(
     ['logits/small']
     """
     if isinstance(logits, Mapping):
+        classes = listed(classes, name)
         check_rows_together({"the labels": labels} | {f"the logits of {str(name)!r}": z for name, z in logits.items()})
         logits = {name: columns_in_order(z, classes, f"logits of {str(name)!r}") for name, z in logits.items()}
+        check_columns_together({f"the logits of {str(name)!r}": z for name, z in logits.items()}, classes)
     arrays = _arrays_by_name(logits)
     if classes is None:
         classes = [str(column) for column in range(next(iter(arrays.values())).shape[1])]

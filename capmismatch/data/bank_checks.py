@@ -118,4 +118,4 @@ def tell_checks(checks: pd.DataFrame) -> Iterator[tuple[str, ...]]:
         affected = sum(code in codes_of_run for codes_of_run in codes)
         yield f"{start(explain(code).title)} in {affected} of {total}{details.get(code, '')}.", code
     if checks["findings"].eq("").all():
-        yield (f"Nothing is amiss with {total}: no drift of the mean logit, no ties, no probabilities.",)
+        yield (f"No problems in {total}: no drift of the mean logit, no ties, no probabilities.",)

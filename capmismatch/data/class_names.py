@@ -6,8 +6,9 @@ import hashlib
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Hashable, Iterable, Iterator, KeysView, Mapping, Sequence, Set
+from numbers import Integral
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +58,46 @@ def default_order(names: Iterable[str]) -> list[str]:
     distinct = sorted(set(names))
     values = _values(distinct)
     return distinct if values is None else sorted(distinct, key=int)
+
+
+def listed(classes: Any, place: str) -> Any:
+    """Class names in the order of their labels; of a mapping, the order is that of its numbers, on either side.
+
+    Parameters
+    ----------
+    classes : Any
+        What was handed in: a list of names, ``{0: "cat", 1: "dog"}`` or ``{"cat": 0, "dog": 1}``.
+    place : str
+        What the classes are of, for messages.
+
+    Returns
+    -------
+    Any
+        A list of the names; what is neither a mapping nor an iterator as it is.
+
+    Raises
+    ------
+    InputError
+        For a set, whose order changes from one process to the next; for a mapping whose numbers are not 0 to C - 1.
+
+    Examples
+    --------
+    >>> listed({"dog": 1, "cat": 0}, "pets"), listed({1: "dog", 0: "cat"}, "pets")
+    (['cat', 'dog'], ['cat', 'dog'])
+    """
+    if isinstance(classes, Set) and not isinstance(classes, KeysView):
+        shown = f"{type(classes).__name__} of {sorted(map(str, classes))[:5]}"
+        raise InputError(f"expected a list of class names for {place}, in the order of the labels, got a {shown}")
+    if not isinstance(classes, Mapping):
+        return list(classes) if isinstance(classes, Iterator | KeysView) else classes
+    for number_of in ({name: number for number, name in classes.items()}, dict(classes)):
+        numbers = list(number_of.values())
+        whole = all(isinstance(number, Integral) and not isinstance(number, bool) for number in numbers)
+        if whole and len(numbers) == len(classes) and sorted(numbers) == list(range(len(numbers))):
+            return sorted(number_of, key=lambda name: int(number_of[name]))
+    raise InputError(
+        f"expected the classes of {place} numbered from 0 to {len(classes) - 1}, got {dict(list(classes.items())[:5])}"
+    )
 
 
 def numbered(names: Sequence[str]) -> tuple[str, ...]:

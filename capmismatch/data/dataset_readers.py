@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from capmismatch._numerics.plain_arrays import plain_array
 from capmismatch._utils.files import hash_file
 from capmismatch._utils.optional import need
-from capmismatch.data.class_names import are_imagenet_ids, are_numbers, composed
+from capmismatch.data.class_names import are_imagenet_ids, are_numbers, composed, listed
 from capmismatch.data.image_checks import checked_inputs, eight_bits
 from capmismatch.data.image_folders import find_images, order_of_classes
 from capmismatch.data.lazy_inputs import LazyInputs, as_array
@@ -248,19 +248,25 @@ def _ids_by_part(parts: Sequence[str], counts: Sequence[int]) -> list[str]:
 # --- map-style data sets ---------------------------------------------------------------------------------------------
 
 
+MOST_ROWS = 1_000_000_000
+"""No data set of single inputs has more rows; the numbers of so many take 8 GB."""
+
+
 def read_map_style(source: Any, name: str) -> RawDataset:
     """Read a map-style data set of (input, label) pairs; images that it holds as one array are taken as that array."""
 
     def fetch(row: int) -> Any:
         return _pair(source, row, name)[0]
 
+    if len(source) > MOST_ROWS:
+        raise InputError(f"expected a data set of up to {MOST_ROWS:,} rows, got {len(source):,} from {name!r}")
     lazy = LazyInputs(fetch, np.arange(len(source)), name, _content_of(fetch, name), stamp_few=False)
     labels = _labels_of(source, name)
     array = _array_behind(source, lazy)
     return RawDataset(
         inputs=lazy if array is None else array,
         labels=labels,
-        classes=_class_names_of(source),
+        classes=_class_names_of(source, name),
     )
 
 
@@ -318,10 +324,18 @@ def _one_label(value: Any, row: int, name: str) -> float:
     return label.item()
 
 
-def _class_names_of(source: Any) -> list[str] | None:
-    classes = getattr(source, "classes", None)
+def _class_names_of(source: Any, name: str) -> list[str] | None:
+    """The names of the classes by label; where a data set numbers them as well, both must agree."""
+    classes = listed(getattr(source, "classes", None), f"data set {name!r}")
     if classes is None:
         return None
+    numbers = getattr(source, "class_to_idx", None)
+    for number, value in enumerate(classes):
+        if isinstance(numbers, Mapping) and isinstance(value, str) and numbers.get(value, number) != number:
+            raise InputError(
+                f"expected one order of classes in data set {name!r}, got {value!r} at place {number} of `classes` and "
+                f"as label {numbers[value]} in `class_to_idx`: make them agree, or take either away"
+            )
     # ImageNet's are tuples of synonyms.
     return [value if isinstance(value, str) else ", ".join(map(str, value)) for value in classes]
 

@@ -440,7 +440,10 @@ INPUT_NAMES = ("inputs", "images", "X")
 def _read_npz(path: Path) -> RawDataset:
     wanted = (*INPUT_NAMES, "labels", "classes", "ids", "split")
     arrays, names = read_npz(path, lambda name: name in wanted or array_of_part(name) is not None)
-    inputs_name = next((name for name in INPUT_NAMES if name in arrays), None)
+    found = [name for name in INPUT_NAMES if name in arrays]
+    if len(found) > 1:
+        raise InputError(f"expected one array of inputs in {path}, got {found}: leave one of them in the file")
+    inputs_name = next(iter(found), None)
     if inputs_name is None and "labels" not in arrays and any(array_of_part(name) for name in arrays):
         return read_parts(arrays, path)
     if inputs_name is None or "labels" not in arrays:

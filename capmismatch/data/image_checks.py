@@ -80,7 +80,7 @@ def checked_inputs(inputs: Any, place: str) -> NDArray[Any]:
     array = plain_array(inputs, f"inputs of {place}")
     if array.ndim == 0:
         raise InputError(f"expected inputs of shape (N, ...) in {place}, got one number, {array.item()!r}")
-    if array.ndim >= 3 and len(array) and not array.size:
+    if array.ndim >= 2 and len(array) and not array.size:
         raise InputError(f"expected inputs of one number or more in {place}, got shape {array.shape}")
     if array.dtype == np.uint8:
         return _checked_images(array, place)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy  # whose parts load when first used
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from capmismatch._numerics.plain_arrays import at, plain_array
 from capmismatch._numerics.spacing import spaced
@@ -134,7 +134,9 @@ class LogitScale:
         self.counts["percentages"] += int((in_percent & (np.abs(total - 100) <= 100 * SUMS_TO_ONE)).sum())
         self.counts["sigmoids"] += int((in_unit & (least < largest)).sum())
         negative = largest <= 1e-3  # only such rows can be logarithms of probabilities
-        self.counts["log-probabilities"] += int((np.abs(logsumexp(array[negative], axis=1)) <= SUMS_TO_ONE).sum())
+        self.counts["log-probabilities"] += int(
+            (np.abs(scipy.special.logsumexp(array[negative], axis=1)) <= SUMS_TO_ONE).sum()
+        )
 
     @property
     def name(self) -> str:

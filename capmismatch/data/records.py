@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -212,6 +213,11 @@ def only_key(name: str, runs: Iterable[tuple[str, str, str]], what: str = "teach
 def _escaped(name: str, what: str) -> str:
     if not isinstance(name, str) or not name.strip():
         raise InputError(f"expected a name for the {what}, got {name!r}")
+    return _quoted(str(name))
+
+
+@lru_cache(4096)
+def _quoted(name: str) -> str:
     text = quote(name, safe=" +=@", errors="backslashreplace")
     if text.startswith("."):  # "." and ".." are folders already, and other names with a dot are hidden files
         text = "%2E" + text[1:]

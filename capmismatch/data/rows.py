@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from capmismatch._numerics.plain_arrays import at, plain_array
-from capmismatch.data.class_names import numbered
+from capmismatch.data.class_names import listed, numbered
 from capmismatch.errors import InputError, must_be_one_of
 
 SPLITS = ("train", "val", "test")
@@ -187,6 +187,10 @@ def label_array(labels: Any, place: str) -> NDArray[Any]:
         raise InputError(
             f"expected {place} of shape (N,) with N > 0, got shape {array.shape}{advice if is_one_hot else ''}"
         )
+    fractions = np.flatnonzero(~np.isfinite(array) | (array != np.floor(array))) if array.dtype.kind == "f" else ()
+    if len(fractions):
+        row = fractions[0]
+        raise InputError(f"expected whole numbers as {place}, got {array[row]} at row {row}")
     return array
 
 
@@ -282,6 +286,7 @@ def _has_surrogates(array: NDArray[Any]) -> bool:
 
 
 def _checked_classes(classes: Any, place: str) -> tuple[str, ...]:
+    classes = listed(classes, place)
     if isinstance(classes, str | bytes) or not hasattr(classes, "__iter__") or getattr(classes, "ndim", 1) != 1:
         raise InputError(f"expected a list of class names for {place}, got {classes!r}")
     names = tuple(readable(name, f"the class names for {place}") for name in classes)
@@ -301,7 +306,7 @@ def _checked_classes(classes: Any, place: str) -> tuple[str, ...]:
 
 def _checked_labels(labels: Any, classes: int, place: str) -> NDArray[np.int64]:
     array = label_array(labels, place)
-    wrong_rows = np.flatnonzero(~((array >= 0) & (array < classes) & (array == np.floor(array))))
+    wrong_rows = np.flatnonzero((array < 0) | (array >= classes))
     if len(wrong_rows):
         row = wrong_rows[0]
         raise InputError(f"expected labels in [0, {classes}), got {array[row]} at row {row} of {place}")
@@ -335,7 +340,7 @@ def _checked_sequences(sequences: Any, split: NDArray[np.str_], place: str) -> N
     numbers = label_array(sequences, f"the sequences for {place}")
     if numbers.shape != split.shape:
         raise InputError(f"expected {len(split)} sequences, one for each row, got shape {numbers.shape} for {place}")
-    wrong_rows = np.flatnonzero(~((numbers >= 0) & (numbers == np.floor(numbers))))
+    wrong_rows = np.flatnonzero(numbers < 0)
     if len(wrong_rows):
         row = wrong_rows[0]
         raise InputError(f"expected numbers of sequences, 0 or more, got {numbers[row]} at row {row} for {place}")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from capmismatch._numerics.plain_arrays import plain_array
 from capmismatch._utils.text import format_percent
 from capmismatch.data.token_inputs import NO_LABEL
 from capmismatch.errors import InputError
@@ -117,10 +118,11 @@ def assembled(name: str, kind: str, vocabulary: int, sequences: Iterable[SavedSe
         for place, label in enumerate(sequence.labels):
             if label == NO_LABEL:
                 continue
-            labels.append(int(label))
+            where = f"at position {place} of sequence {number} in {name}"
+            labels.append(_whole([label], f"the label {where}")[0])
             owners.append(number)
             places.append(place)
-            ids.append(np.asarray(sequence.ids[place], np.int64))
+            ids.append(_whole(sequence.ids[place], f"ids {where}"))
             logs.append(np.asarray(sequence.log_probs[place], np.float64))
             own.append(np.nan if told is None else float(told[place]))
     if not labels:
@@ -138,6 +140,14 @@ def assembled(name: str, kind: str, vocabulary: int, sequences: Iterable[SavedSe
         np.array(own, np.float64),
     )
     return _checked(table)
+
+
+def _whole(values: Any, place: str) -> NDArray[np.int64]:
+    """Numbers of tokens (k,), of which tables may have made floats."""
+    array = plain_array(values, place, "numbers of tokens")
+    if array.dtype.kind == "b" or (array.dtype.kind == "f" and not bool((array == np.floor(array)).all())):
+        raise InputError(f"expected numbers of tokens as {place}, got {array.tolist()[:8]}")
+    return array.astype(np.int64)
 
 
 def _filled(rows: list[NDArray[Any]], width: int, fill: float, dtype: Any) -> NDArray[Any]:

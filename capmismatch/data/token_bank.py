@@ -24,6 +24,7 @@ from capmismatch._numerics.condensing import (
     condense_labelled,
     labelled,
     log_sum_exp,
+    refuse_padded_mass,
     token_count,
 )
 from capmismatch._numerics.spacing import spaced
@@ -342,7 +343,7 @@ def token_bank_from_logits(
     kept, targets = labelled(labels, count, width)
     if not len(kept):
         raise InputError("expected labels of at least one position, got -100 for all")
-    rows = _make_rows(name, kept, targets, width if tokens is None else tokens, sequences, split)
+    rows = _make_rows(name, kept, targets, width if tokens is None else tokens, count, sequences, split)
     if len(rows.classes) != width:
         raise InputError(f"expected names of {width} tokens, got {len(rows.classes)}")
     records = _records(teachers, params, family, width)
@@ -414,17 +415,17 @@ def _make_rows(
     kept: NDArray[np.int64],
     labels: NDArray[np.int64],
     tokens: int | Sequence[str],
+    count: int,
     sequences: ArrayLike | None,
     split: ArrayLike | None,
 ) -> Rows:
-    """Rows of the positions that have a label, called by sequence and place in it."""
+    """Rows of those of `count` positions that have a label, called by sequence and place in it."""
     names = [str(number) for number in range(tokens)] if isinstance(tokens, int) else tokens
     ids, numbers = kept.astype(str), None
-    count = int(kept[-1]) + 1
     if sequences is not None:
         of_all = label_array(sequences, "sequences")
-        if len(of_all) < count:
-            raise InputError(f"expected the sequence of each of at least {count} positions, got {len(of_all)}")
+        if len(of_all) != count:
+            raise InputError(f"expected the sequence of each of {count} positions, got {len(of_all)}")
         order = np.argsort(of_all, kind="stable")
         place = np.empty(len(of_all), np.int64)
         starts = np.flatnonzero(np.r_[True, np.diff(of_all[order]) != 0])
@@ -434,8 +435,8 @@ def _make_rows(
     chosen = None
     if split is not None:
         chosen = np.asarray(split)
-        if chosen.ndim != 1 or len(chosen) < count:
-            raise InputError(f"expected the split of each of at least {count} positions, got shape {chosen.shape}")
+        if chosen.shape != (count,):
+            raise InputError(f"expected the split of each of {count} positions, got shape {chosen.shape}")
         chosen = chosen[kept]
     return make_rows(name, labels, names, ids=ids, split=chosen, sequences=numbers)
 
@@ -533,9 +534,13 @@ def _dense(
         record = replace(teacher.record, dtype="float16" if half else "float32")
 
         def read(start: int, stop: int, teacher: _Teacher = teacher, dtype: str = record.dtype) -> dict[str, Any]:
-            block = teacher.read(kept[start:stop])[:, : teacher.width]
-            logits = block if isinstance(block, np.ndarray) else block.cpu().numpy()
+            block = teacher.read(kept[start:stop])
+            values = block if isinstance(block, np.ndarray) else block.cpu().numpy()
+            logits, padded = values[:, : teacher.width], values[:, teacher.width :]
             check_finite(logits, teacher.place, start)
+            if padded.shape[1]:
+                within = np.logaddexp.reduce(logits, axis=1)
+                refuse_padded_mass(padded, within, kept[start:stop], teacher.place, teacher.width)
             return {"logits": logits.astype(dtype)}
 
         if folder is None:

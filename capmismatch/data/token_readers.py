@@ -174,6 +174,8 @@ def _kind_of(names: set[str], columns: Mapping[str, str] | None, file: Path) -> 
                 f"{file} has logprobs, as axolotl reads them, but no input_ids: which tokens they stand for"
             )
         return "axolotl"
+    if not names:
+        raise InputError(f"{file} is empty")
     raise InputError(
         f"{file} is of no known format, it has {sorted(names)}: give columns={{'tokens': ..., 'ids': ..., "
         "'logprobs': ...}"
@@ -325,11 +327,17 @@ def _same_lengths(ids: Sequence[Sequence[int]], logs: Sequence[Sequence[float | 
 
 def _ahead(tokens: Sequence[int], ids: Sequence[Sequence[int]], logs: Sequence[Sequence[float]]) -> SavedSequence:
     """List i is of token i + 1; a list of what follows the last token has no label."""
+    _must_have_tokens(tokens)
     logs = _same_lengths(ids, logs)
     if len(ids) not in (len(tokens), len(tokens) - 1):
         raise InputError(f"expected {len(tokens) - 1} or {len(tokens)} lists of next tokens, got {len(ids)}")
     count = len(tokens) - 1
     return SavedSequence(_told(tokens[1:], logs), ids[:count], logs[:count])
+
+
+def _must_have_tokens(tokens: Sequence[int]) -> None:
+    if not len(tokens):
+        raise InputError("expected tokens in every sequence, got none: an empty document")
 
 
 def _told(labels: Sequence[int], logs: Sequence[Sequence[float]]) -> list[int]:
@@ -361,27 +369,38 @@ def _vllm(record: dict[str, Any]) -> SavedSequence:
     tokens, lists = record["prompt_token_ids"], record["prompt_logprobs"]
     if lists is None:
         raise InputError("expected lists of log-probabilities, got none: ask vLLM for prompt_logprobs")
+    _must_have_tokens(tokens)
     if len(tokens) != len(lists):
         raise InputError(f"expected a list for each of {len(tokens)} tokens, got {len(lists)}")
-    if not lists or lists[0]:
+    if lists[0]:
         raise InputError("expected none for the first token, which nothing precedes")
     labels, ids, logs, own = [], [], [], []
-    for label, entries in zip(tokens[1:], lists[1:], strict=True):
-        told = {_token(token): entry for token, entry in entries.items()}
-        rank = told[label].get("rank") if label in told else None
-        is_extra = label in told and len(told) > 1 and (rank is None or rank > len(told))
-        head = [token for token in told if token != label or not is_extra]
-        labels.append(int(label))
+    for place, (label, entries) in enumerate(zip(tokens[1:], lists[1:], strict=True), start=1):
+        if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+            raise InputError(f"expected an object for each listed token of token {place}, got {entries!r:.60}")
+        told = {_token(token): float(entry["logprob"]) for token, entry in entries.items()}
+        head = [token for token in told if token != label or not _is_extra(label, told, entries)]
+        labels.append(label)
         ids.append(head)
-        logs.append([float(told[token]["logprob"]) for token in head])
-        own.append(float(told[label]["logprob"]) if label in told else np.nan)
+        logs.append([told[token] for token in head])
+        own.append(told.get(label, np.nan))
     return SavedSequence(labels, ids, logs, own)
+
+
+def _is_extra(label: int, told: Mapping[int, float], entries: Mapping[str, Any]) -> bool:
+    """Whether the label stands in its list only because vLLM always tells it: behind all others, by rank if told."""
+    ranks = {_token(token): entry.get("rank") for token, entry in entries.items()}
+    rank = ranks[label]
+    return len(told) > 1 and told[label] <= min(told.values()) and (rank is None or rank > len(told))
 
 
 def _axolotl(record: dict[str, Any]) -> SavedSequence:
     """Lists end with the tokens, and list i is of the token in its place; no list is of the first token."""
     tokens, lists = list(record["input_ids"]), [row or [] for row in record["logprobs"]]
+    _must_have_tokens(tokens)
     mask = record.get("labels") or tokens
+    if len(mask) != len(tokens):
+        raise InputError(f"expected a label for each of {len(tokens)} tokens, got {len(mask)}")
     if len(lists) > len(tokens):
         raise InputError(f"expected at most {len(tokens)} lists, got {len(lists)}")
     if "target_token_ids" in record and record["target_token_ids"] is not None:
@@ -401,10 +420,10 @@ def _axolotl(record: dict[str, Any]) -> SavedSequence:
 
 
 def _numbers(opened: BinaryIO, file: Path, dtype: str, count: int) -> NDArray[Any]:
-    raw = opened.read(np.dtype(dtype).itemsize * count)
-    if len(raw) < np.dtype(dtype).itemsize * count:
-        raise InputError(f"{file} is cut: expected {count} numbers ({dtype}) more at its end, got {len(raw)} bytes")
-    return np.frombuffer(raw, dtype)
+    wanted, left = np.dtype(dtype).itemsize * count, file.stat().st_size - opened.tell()
+    if left < wanted:  # found out before memory is asked for: a damaged head may ask for any amount
+        raise InputError(f"{file} is cut: expected {count} numbers ({dtype}) more at its end, got {left} bytes")
+    return np.frombuffer(opened.read(wanted), dtype)
 
 
 def _llama_head(opened: BinaryIO, file: Path) -> tuple[int, int, int]:

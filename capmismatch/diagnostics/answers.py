@@ -116,7 +116,7 @@ def absent_classes(labels: Ints, top: Ints, margin: Floats, classes: int) -> tup
     --------
     >>> labels = np.arange(200) % 10
     >>> absent_classes(labels % 5, labels, np.ones(200), 10)[1]
-    '5 of 10 classes have no example, but 50.0 % of its predictions name one of them, as sure as where it is right'
+    '5 of 10 classes have no example, but 50.0 % of its predictions name one of them, as confident as where it is right'
     """
     examples = np.bincount(labels, minlength=classes)
     absent, hit = examples[top] == 0, top == labels
@@ -125,7 +125,7 @@ def absent_classes(labels: Ints, top: Ints, margin: Floats, classes: int) -> tup
         return share >= ABSENT, ""
     return True, (
         f"{int((examples == 0).sum())} of {classes} classes have no example, but {format_percent(share, digits=1)} of "
-        "its predictions name one of them, as sure as where it is right"
+        "its predictions name one of them, as confident as where it is right"
     )
 
 

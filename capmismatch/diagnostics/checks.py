@@ -259,7 +259,7 @@ def _mark_answers(views: Sequence[View]) -> None:
         elif often:
             view.codes.append("CM041")
         if holds_labels(view.hit, view.margin, view.classes, [peer.accuracy for peer in _peers(view, views)]):
-            view.mark("CM019", "it is always right and as sure of one example as of any: it seems to hold the labels")
+            view.mark("CM019", "it is always right, and equally confident in all examples: it seems to hold the labels")
         if reason := fixed_columns(view.fixed, view.labels, view.top, view.classes):
             view.mark("CM021", reason)
     _mark_beside_peers([view for view in views if not view.of_texts])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import log_softmax, logsumexp
 
 from capmismatch._numerics.condensed import CondensedParts
 from capmismatch._numerics.condensing import Condensed
@@ -261,9 +261,9 @@ def _measured(
 
 def _ratio(above: Floats, below: Floats, clusters: NDArray[np.int64] | None) -> dict[str, float]:
     """A ratio of means, with its standard error by the delta method."""
-    if not len(above) or np.isnan(above).any():
+    ratio = formulas.ratio_of_means(above, below)
+    if math.isnan(ratio):
         return {"value": math.nan, "se": math.nan, "n": 0}
-    ratio = float(above.mean() / below.mean())
     return {**mean((above - ratio * below) / below.mean(), clusters), "value": ratio}
 
 
@@ -328,10 +328,10 @@ class _Pair(ABC):
 
     @staticmethod
     def divergences(
-        p: Floats, q: Floats, names: list[str], tau: float, skew: float
+        log_p: Floats, log_q: Floats, names: list[str], tau: float, skew: float
     ) -> dict[tuple[str, float | None], Floats]:
-        """Those that are asked for, of probabilities (n, C)."""
-        return {(name, tau): DIVERGENCES[name](p, q, skew) for name in names if name in DIVERGENCES}
+        """Those that are asked for, of logarithms of probabilities (n, C)."""
+        return {(name, tau): DIVERGENCES[name](log_p, log_q, skew) for name in names if name in DIVERGENCES}
 
     @property
     def features(self) -> Features:
@@ -362,8 +362,8 @@ class _DensePair(_Pair):
         found: dict[tuple[str, float | None], Floats] = {}
         for tau in taus:
             if set(names) & set(DIVERGENCES):
-                p, q = (softmax(logits / tau, axis=1) for logits in (teacher, student))
-                found |= self.divergences(p, q, names, tau, skew)
+                log_p, log_q = (log_softmax(logits / tau, axis=1) for logits in (teacher, student))
+                found |= self.divergences(log_p, log_q, names, tau, skew)
             if "wrong_rsr" in names:
                 found["wrong rank", tau], found["wrong surprise", tau] = _of_wrong(teacher / tau, student / tau, labels)
         if "rsr" in names:
@@ -403,9 +403,9 @@ class _CondensedPair(_Pair):
             logits.append(np.concatenate([there, np.where(shared, own, -np.inf), side.target[:, None]], axis=1))
         found: dict[tuple[str, float | None], Floats] = {}
         for tau in taus:
-            p, q = (_with_the_rest(own, side, tau) for own, side in zip(logits, sides, strict=True))
-            found |= self.divergences(p, q, names, tau, skew)
-            found["known", tau] = 1.0 - p[:, -1]
+            log_p, log_q = (_with_the_rest(own, side, tau) for own, side in zip(logits, sides, strict=True))
+            found |= self.divergences(log_p, log_q, names, tau, skew)
+            found["known", tau] = 1.0 - np.exp(log_p[:, -1])
         return found
 
 
@@ -416,10 +416,9 @@ def _head(rows: Condensed) -> Floats:
 
 
 def _with_the_rest(logits: Floats, rows: Condensed, tau: float) -> Floats:
-    """Probabilities of known tokens, and of all others together."""
-    logsumexp = Softened.of(CondensedParts.of(rows), tau).logsumexp.numpy()
-    known = np.exp(logits / tau - logsumexp[:, None])
-    rest = np.maximum(HALF, 1.0 - known.sum(axis=1, keepdims=True))  # a smaller one is rounding, and divides
-    both = np.concatenate([known, rest], axis=1)
-    whole: Floats = both / both.sum(axis=1, keepdims=True)
+    """Logarithms of the probabilities of known tokens, and of all others together."""
+    known = logits / tau - Softened.of(CondensedParts.of(rows), tau).logsumexp.numpy()[:, None]
+    rest = np.maximum(HALF, 1.0 - np.exp(known).sum(axis=1, keepdims=True))  # a smaller one is rounding
+    both = np.concatenate([known, np.log(rest)], axis=1)
+    whole: Floats = both - logsumexp(both, axis=1, keepdims=True)
     return whole

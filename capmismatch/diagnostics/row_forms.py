@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from capmismatch._numerics.condensing import Condensed
 from capmismatch._utils.text import format_percent
 
 Floats = NDArray[np.float64]
@@ -24,6 +25,9 @@ TIED = 0.9
 
 ALONE = 5
 """Fewest classes at which a single column can be told to stand apart from the others."""
+
+FAR_TOKENS = 30.0
+"""From this many times the tail's distance on, the standard deviation of a condensed row is that of stand-ins."""
 
 LOWEST_LOG = -110.0
 """A logarithm of a float32 probability is not lower: rows of such ones saturate, and nobody put a stand-in there."""
@@ -66,6 +70,33 @@ def incomplete_rows(logits: NDArray) -> Floats:
     saturated[saturated] = np.abs(logsumexp(values[saturated].astype(np.float64), axis=1)) <= 0.02
     one_hot = as_low == classes - 1
     return np.array([constant.sum(), (far & ~saturated).sum(), one_hot.sum()], float)
+
+
+def incomplete_tokens(rows: Condensed) -> Floats:
+    """`incomplete_rows` of condensed rows, as far as they tell.
+
+    Stand-ins are told by a standard deviation far beyond the distance of the tail, weighted at the lowest beta, where
+    they count nothing, from the largest wrong logit.
+
+    Examples
+    --------
+    >>> from capmismatch import condense
+    >>> logits = np.random.default_rng(0).normal(size=(3, 500))
+    >>> logits[1, :20] = -1e4
+    >>> logits[2] = 7
+    >>> incomplete_tokens(condense(logits, [40, 41, 42])).tolist()
+    [1.0, 1.0, 0.0]
+    """
+    if not len(rows):
+        return np.zeros(3)
+    below, std = rows.below.astype(np.float64), rows.std.astype(np.float64)
+    has_tail = np.isfinite(rows.log_sum[:, 0])
+    depth = np.where(has_tail, -rows.slope[:, 0].astype(np.float64), -below[:, -1])
+    constant = std == 0
+    level = (below[:, 1] == below[:, -1]) & (np.abs(depth + below[:, -1]) <= 1e-6 * depth)
+    one_hot = ~constant & level & ((rows.label_rank == 0) | (below[:, 1] < 0))
+    stand_ins = ~constant & ~one_hot & has_tail & (std >= FAR_TOKENS * depth)
+    return np.array([constant.sum(), stand_ins.sum(), one_hot.sum()], float)
 
 
 def _ascending(logits: NDArray) -> NDArray:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from capmismatch.data.saved_tokens import SavedTokens
 from capmismatch.diagnostics.means import mean
 from capmismatch.diagnostics.token_tables import FEW_SEQUENCES
-from capmismatch.errors import InputError, must_be_one_of
+from capmismatch.errors import InputError, must_be_a_count, must_be_one_of
 from capmismatch.findings import join_codes
 
 CLOSE = 0.01
@@ -75,10 +75,13 @@ def saved_token_probes(
     >>> table.set_index("probe").loc[["accuracy", "listed_mass"], "value"].round(3).tolist()
     [1.0, 0.9]
     """
+    if not isinstance(saved, Mapping) or not all(isinstance(tokens, SavedTokens) for tokens in saved.values()):
+        raise InputError("expected a mapping from teachers' names to what read_token_logits gives of each")
     if not saved:
         raise InputError("expected saved token logits of at least one teacher, got none")
-    for teacher in params or {}:
+    for teacher, size in (params or {}).items():
         must_be_one_of(teacher, saved, "teacher in params")
+        must_be_a_count(size, f"params of teacher {teacher!r}")
     first_name, first = next(iter(saved.items()))
     rows = []
     for teacher, tokens in saved.items():

@@ -15,7 +15,7 @@ from capmismatch._numerics.threads import keep_memory, map_in_threads
 from capmismatch.data.bank import LogitBank, TeacherRecord
 from capmismatch.data.token_bank import TokenBank
 from capmismatch.diagnostics.looked_at import of_examples, rows_that_are_probabilities, token_columns
-from capmismatch.diagnostics.row_forms import incomplete, incomplete_rows, lowest_apart, tied_columns
+from capmismatch.diagnostics.row_forms import incomplete, incomplete_rows, incomplete_tokens, lowest_apart, tied_columns
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -147,7 +147,9 @@ def _of_tokens(bank: TokenBank, record: TeacherRecord, rows: Ints) -> View:
     labels, some = bank.rows.labels[rows], rows[spaced(len(rows), COMPARED)]
     columns, first = token_columns(bank, record.key, rows), bank.reference_columns(record.key, some).astype(np.float64)
     kind = "probabilities or percentages" if "CM016" in record.findings else ""
-    return View(record, labels, *columns, np.full(len(rows), np.nan), first, kind, len(bank.classes), True)
+    counts, nothing = incomplete_tokens(bank.condensed_rows(record.key, rows)), np.zeros(0)
+    why = incomplete(counts, len(rows), np.zeros((0, 3)), nothing, nothing.astype(np.int64))
+    return View(record, labels, *columns, np.full(len(rows), np.nan), first, kind, len(bank.classes), True, why)
 
 
 def _of_logits(bank: LogitBank, record: TeacherRecord, rows: Ints) -> View:

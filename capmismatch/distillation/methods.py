@@ -336,6 +336,20 @@ class Method:
 
         "KD tau=4" by itself is that of Hinton et al. (2015): temperature 4 for teacher and student.
         """
+        return self._label()
+
+    @property
+    def soft_label_name(self) -> str:
+        """What its soft labels are called: the label less the student's temperature and weight, which they do not have.
+
+        Examples
+        --------
+        >>> Method("KD").label, Method("KD").soft_label_name
+        ('KD tau=4 student tau=1', 'KD tau=4')
+        """
+        return self._label(of_student=False)
+
+    def _label(self, *, of_student: bool = True) -> str:
         defaults = self.spec.fields
         words = [self.name]
         if self.constraint is not None:
@@ -346,8 +360,9 @@ class Method:
         if self.tau is not None:
             words.append(f"tau={self.tau:g}")
         words += [] if self.tau_other is None else [f"other tau={self.tau_other:g}"]
-        words += student_words(self.tau, self.tau_student, defaults.get("tau_student"), self.name)
-        if self.weight != defaults.get("weight"):
+        if of_student:
+            words += student_words(self.tau, self.tau_student, defaults.get("tau_student"), self.name)
+        if of_student and self.weight != defaults.get("weight"):
             words.append(f"w={self.weight:g}")
         if self.center == "none":
             words.append("uncentred")

@@ -174,6 +174,8 @@ def load_results(
     0     r20  KD tau=4      0.71
     1     r56  KD tau=4      0.69
     """
+    if percent is not None and not isinstance(percent, bool):
+        raise InputError(f"expected percent=True, False or None, got {percent!r}")
     if isinstance(path, pd.DataFrame):
         source, frame = "the results table", path.reset_index(drop=True)
     else:
@@ -515,7 +517,8 @@ def _reject(frame: pd.DataFrame, column: str, bad: pd.Series, expected: str, sou
     if bad.any():
         number = int(bad.to_numpy().argmax())
         row = frame.iloc[[number]].to_dict("records")[0]
-        value = "nothing" if pd.isna(row[column]) else repr(row[column])
+        missing = pd.api.types.is_scalar(row[column]) and pd.isna(row[column])
+        value = "nothing" if missing else repr(row[column])
         names = [name for name in ("teacher", "student", "label", "method", "seed", "split") if name != column]
         student = ", ".join(f"{name} {row[name]!r}" for name in names if name in row and pd.notna(row[name]))
         place = f"row {frame.index[number]}{f' ({student})' if student else ''}"

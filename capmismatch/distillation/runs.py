@@ -139,7 +139,9 @@ def plan(study: Experiment, bank: LogitBank) -> list[Run]:
     runs = []
     for method in config.methods:
         teachers = list(by_teacher.values()) if method.has_teacher else [[None]]
-        others = [None] if method.other is None else _named(method.other, by_teacher, method.label)
+        others: Sequence[TeacherRecord | None] = [None]
+        if method.other is not None:
+            others = by_teacher[unit_named(method.other, by_teacher, method.label)]
         for records in teachers:
             for student in config.students:
                 runs += [
@@ -149,13 +151,12 @@ def plan(study: Experiment, bank: LogitBank) -> list[Run]:
     return sorted(runs, key=lambda run: bank.keys.index(run.teacher.key) if run.teacher else -1)
 
 
-def _named(
-    name: str, by_teacher: Mapping[tuple[str, str], list[TeacherRecord]], label: str
-) -> Sequence[TeacherRecord | None]:
-    """The training runs of the teacher that a setting names."""
-    found = [records for unit, records in by_teacher.items() if name in (unit[1], "/".join(unit))]
+def unit_named(name: str, units: Iterable[tuple[str, str]], label: str) -> tuple[str, str]:
+    """Family and name of the one teacher that a setting names; InputError where none is named so, or several are."""
+    units = list(units)
+    found = [unit for unit in units if name in (unit[1], "/".join(unit))]
     if len(found) != 1:
-        choices = ", ".join("/".join(unit) for unit in by_teacher)
+        choices = ", ".join("/".join(unit) for unit in units)
         problem = "no teacher" if not found else "several teachers"
         raise InputError(f"{label} names {problem} {name!r}: expected one of {choices}")
     return found[0]
@@ -243,6 +244,7 @@ def results_of(done: list[tuple[Run, Path]]) -> pd.DataFrame:
     """
     rows = []
     for run, folder in done:
+        _check_place(folder)
         result = read_result(folder)
         columns = {
             **run.columns,
@@ -253,6 +255,14 @@ def results_of(done: list[tuple[Run, Path]]) -> pd.DataFrame:
         seen = {f"train_{name}": value for name, value in splits.pop("train", {}).items() if name in OUTCOMES}
         rows += [{**columns, "split": split, **values, **seen} for split, values in splits.items()]
     return complete(pd.DataFrame(rows))
+
+
+def _check_place(folder: Path) -> None:
+    """Raise unless a run's folder holds the run that it is named after: folders may have been exchanged or edited."""
+    file = folder / "config.json"
+    with _telling_damage(file):
+        if (there := hash_of(json.loads(file.read_text(encoding="utf-8")))) != folder.name:
+            raise ValueError(f"it is that of the run {there}")
 
 
 def _check_values(split: str, values: Mapping[str, Any]) -> None:

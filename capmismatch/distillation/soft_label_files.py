@@ -177,7 +177,7 @@ class SoftLabels:
 
     def __repr__(self) -> str:
         views, rows, classes = self.values.shape
-        kind = "logits" if self.method is None else f"soft labels ({self.method.label})"
+        kind = "logits" if self.method is None else f"soft labels ({self.method.soft_label_name})"
         count = "one view" if views == 1 else f"{views} views"
         return f"{kind} of {self.teacher}: {rows} examples, {classes} classes, {count}"
 

@@ -8,10 +8,13 @@ written twice. Nothing is sent anywhere, except to an MLflow server whose addres
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
+import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,6 +29,9 @@ from capmismatch.distillation.methods import Method
 from capmismatch.distillation.runs import read_result, run_name
 from capmismatch.errors import BankError, InputError, must_be_one_of
 from capmismatch.training.epoch_log import read_log
+
+FLUSH_SECONDS = 10.0
+"""How long Weights & Biases may take to write the end of a run's file."""
 
 MARKER = "capmismatch.json"  # in the folder of a copied run: the stamp of what was copied
 
@@ -238,18 +244,18 @@ class _TensorBoard(_FolderTracker):
 
 @contextmanager
 def _quiet_when_full() -> Iterator[None]:
-    """Leave it to the main thread to say that a disk is full: TensorBoard's writing thread shows a traceback first."""
-    before = threading.excepthook
+    """Leave it to the main thread to say that a disk is full: writing threads and log files show tracebacks first."""
+    before, told = threading.excepthook, logging.raiseExceptions
 
     def show(args: threading.ExceptHookArgs) -> None:
         if not issubclass(args.exc_type, OSError):
             before(args)
 
-    threading.excepthook = show
+    threading.excepthook, logging.raiseExceptions = show, False
     try:
         yield
     finally:
-        threading.excepthook = before
+        threading.excepthook, logging.raiseExceptions = before, told
 
 
 class _Wandb(_FolderTracker):
@@ -260,6 +266,10 @@ class _Wandb(_FolderTracker):
         super().__init__(out, project)
 
     def write(self, run: TrackedRun) -> None:
+        with _quiet_when_full():
+            self._write(run)
+
+    def _write(self, run: TrackedRun) -> None:
         self._remove(run.key)
         options = self.wandb.Settings(
             silent=True, console="off", disable_git=True, disable_code=True, x_save_requirements=False
@@ -281,7 +291,35 @@ class _Wandb(_FolderTracker):
         folders = self._folders(run.key)
         if len(folders) != 1:
             raise OSError(f"Weights & Biases left {len(folders)} folders for the run {run.key}, expected one")
+        # Another process writes the file, now and then after `finish`, and tells nobody where it could not.
+        file, deadline = folders[0] / f"run-{run.key}.wandb", time.monotonic() + FLUSH_SECONDS
+        while not (whole := file.exists() and _ends_with_exit(file.read_bytes())) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if not whole:
+            raise OSError(f"Weights & Biases left an incomplete {file.name}; is the disk full?")
         write_json(folders[0] / MARKER, {"stamp": run.stamp})
+
+
+def _ends_with_exit(content: bytes) -> bool:
+    """Whether a .wandb file is whole: pieces of a LevelDB log in blocks of 32 KiB, the last record a run's exit."""
+    at, block, head = 7, 32_768, 7  # the file begins with a name, a magic number and a version
+    record = b""
+    while at < len(content):
+        if (room := block - at % block) < head:
+            at += room
+            continue
+        if at + head > len(content):
+            return False
+        _, size, kind = struct.unpack("<IHB", content[at : at + head])
+        at += head + size
+        record = content[at - size : at] if kind in (1, 2) else record + content[at - size : at]
+    if at != len(content) or not record:
+        return False
+    messages = need("wandb.proto.wandb_internal_pb2", "trackers", "--to wandb")
+    try:
+        return messages.Record.FromString(record).WhichOneof("record_type") == "exit"
+    except ValueError:  # protobuf's DecodeError is one: the record is cut
+        return False
 
 
 class _Mlflow:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from capmismatch.errors import InputError, must_be_one_of, must_be_temperature, must_count
-from capmismatch.losses._terms import kl, logits_pair, must_be_tensors
+from capmismatch.losses._terms import kl, logits_pair, must_be_tensors, single
 
 TAILS = ("bucket", "renormalise", "both")
 LEAST = -1e4  # a logarithm whose exponential is 0
@@ -369,7 +369,8 @@ def listed_kl(
     if mask is not None:
         _must_mask(mask, len(student))
         student, ids, log_probs = student[mask], ids[mask], log_probs[mask]
-    log_q, classes, top_p = torch.log_softmax(student.float(), 1), ids.long(), log_probs.float()
+    log_q, classes = torch.log_softmax(single(student), 1), ids.long()
+    top_p = single(log_probs).to(log_q.dtype)
     if not len(classes):
         return log_q.sum()
     mass = top_p.logsumexp(1, keepdim=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,6 +28,8 @@ _DRAWN: WeakKeyDictionary[Axes, list[pd.DataFrame]] = WeakKeyDictionary()
 _NAMES: WeakKeyDictionary[Axes, dict[str, str]] = WeakKeyDictionary()  # short name -> full name
 _PROBES: WeakKeyDictionary[Axes, list[str]] = WeakKeyDictionary()
 _POINTS: WeakKeyDictionary[Artist, list[str]] = WeakKeyDictionary()  # what each point of a line or scatter says
+_CANVASES = {"pdf": ("pdf", "print_pdf"), "png": ("agg", "print_png"), "svg": ("svg", "print_svg")}
+_OF_SAVING = {"savefig.facecolor": "auto", "savefig.edgecolor": "auto", "savefig.transparent": False}
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # of texts that a spreadsheet runs
 PROBE_COLUMNS = ("probe", "quantity")  # of a table: names of probes, or of quantities that may be probes
 
@@ -337,10 +340,26 @@ def _write_pictures(figure: Figure, pictures: Sequence[Path]) -> None:
                     if kind == "pgf":
                         _write_pgf(figure, file)
                     else:
-                        figure.savefig(file, format=kind, metadata=about[kind], dpi=300 if kind == "png" else "figure")
+                        _print(figure, file, kind, about[kind])
     finally:
         if engine is not None:
             figure.set_layout_engine(engine)
+
+
+def _print(figure: Figure, file: Any, kind: str, about: dict[str, Any]) -> None:
+    """Write a figure that has its layout: `savefig` would go over all of it once more, to lay it out."""
+    if any(mpl.rcParams[key] != usual for key, usual in _OF_SAVING.items()):  # which `savefig` obeys
+        figure.savefig(file, format=kind, metadata=about, dpi=300 if kind == "png" else "figure")
+        return
+    name, method = _CANVASES[kind]
+    canvas, dpi = figure.canvas, figure.dpi
+    try:
+        backend = import_module(f"matplotlib.backends.backend_{name}")
+        figure.dpi = 300 if kind == "png" else dpi
+        getattr(backend.FigureCanvas(figure), method)(file, metadata=about)
+    finally:
+        figure.set_canvas(canvas)
+        figure.dpi = dpi
 
 
 def _write_pgf(figure: Figure, file: Any) -> None:

@@ -79,12 +79,13 @@ def pick_chart(
     name, scale, probes = _score(table, probe, tau)
     tie = rows["tie"].fillna(False).to_numpy(bool)
 
-    axes = _new_axes(len(rows), len(extra)) if ax is None else np.array([ax])
+    title = _title(table)
+    axes = _new_axes(len(rows), len(extra), titled=bool(title)) if ax is None else np.array([ax])
     blue, grey = color_of(TIED, BLUE), color_of(WORSE, GREY)
     colors = [blue if with_best else grey for with_best in tie]
     _draw_scores(axes[0], rows, tie, colors, scale)
     axes[0].set_xlabel(name)
-    if title := _title(table):
+    if title:
         axes[0].set_title(literal(title), fontsize=mpl.rcParams["legend.fontsize"], loc="left")
     for panel, column in zip(axes[1:], extra, strict=True):
         _draw_column(panel, rows, column, tie, colors)
@@ -112,9 +113,10 @@ def _select(table: pd.DataFrame, *, one_panel: bool) -> tuple[pd.DataFrame, list
     return rows.iloc[::-1].reset_index(drop=True), extra
 
 
-def _new_axes(rows: int, extra: int) -> np.ndarray:
-    """Make a wide panel and `extra` narrow ones beside it, with room for so many rows."""
-    size = (page_width(), roomy() * (0.19 * rows + 0.6))
+def _new_axes(rows: int, extra: int, *, titled: bool) -> np.ndarray:
+    """Make a wide panel and `extra` narrow ones, whose names take two lines, beside it, with room for so many rows."""
+    around = 0.6 + 0.15 * (extra > 0) + 0.2 * titled
+    size = (page_width(), roomy() * (0.19 * rows + around))
     return new_panels(1, 1 + extra, size, sharey=True, width_ratios=[2, *[1] * extra]).ravel()
 
 

@@ -423,8 +423,9 @@ def classwise_ace(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> flo
 
     .. math:: \frac{1}{CR} \sum_c \sum_r |\mathrm{acc}(r, c) - \mathrm{conf}(r, c)|
 
-    For each class its probabilities over all examples are sorted into R = 15 ranges of equal count. It is the strongest
-    known rival of the derived variance.
+    For each class its probabilities over all N examples are sorted into R = 15 ranges of equal count, and of those that
+    differ by no more than 4e-12 of themselves the earlier example comes first. It is the strongest known rival of the
+    derived variance.
 
     Parameters
     ----------
@@ -444,6 +445,11 @@ def classwise_ace(logits: ArrayLike, labels: ArrayLike, tau: float = 1.0) -> flo
     ------
     InputError
         No examples, logits or labels that do not fit, a temperature that is not positive.
+
+    Notes
+    -----
+    Where 15 does not divide N, range r begins at rank floor(r N / 15). Ranges that are cut otherwise, such as with all
+    that is left over in the first ones, differ by some percent at 400 examples.
 
     References
     ----------

@@ -57,10 +57,14 @@ def nc1(features: ArrayLike, labels: ArrayLike) -> float:
 
 def _nc1(moments: FeatureMoments) -> float:
     means = moments.class_means
+    if len(means) < 2:
+        return math.nan
     less = means - means.mean(axis=0)
     _, sizes, directions = np.linalg.svd(less, full_matrices=False)
-    kept = sizes > sizes.max(initial=0.0) * max(less.shape) * np.finfo(np.float64).eps
-    if len(means) < 2 or not kept.any():
+    # The differences have the rounding of the means, which may be far larger, and one direction less than classes.
+    kept = sizes > np.linalg.norm(means) * rounding(max(less.shape))
+    kept[len(means) - 1 :] = False
+    if not kept.any():
         return math.nan
     within = moments.covariance - moments.between
     along = directions[kept]
@@ -229,7 +233,7 @@ def _evidence(values: np.ndarray, squares: np.ndarray, total: float, n: int) -> 
     weights = float((squares * values / (values + ratio) ** 2).sum())
     residual = float((squares * (1 - share) ** 2).sum()) + rest
     # log|A| of the directions that have a feature; all others have alpha alone, which cancels.
-    log = len(values) * math.log(alpha) + n * math.log(beta) - float(np.log(alpha + beta * values).sum())
+    log = n * math.log(beta) + float(np.log(alpha / (alpha + beta * values)).sum())
     return (log - beta * residual - alpha * weights - n * math.log(2 * math.pi)) / (2 * n)
 
 

@@ -21,7 +21,6 @@ from capmismatch._numerics.plain_arrays import plain_array
 from capmismatch.errors import InputError, must_be_temperature
 
 Floats = NDArray[np.float64]
-LEAST = 1e-300  # a probability below counts as 0: its logarithm does not
 RULE = 2.5
 """How many times the student's parameters the best teacher has, by the law of capacity gap."""
 
@@ -112,17 +111,25 @@ PAIRS: dict[str, PairProbe] = {
 """Every probe of a pair by its name."""
 
 
-def _kl(p: Floats, q: Floats, skew: float) -> Floats:
-    """KL(p || q), row by row; both sum to 1."""
-    return np.where(p > LEAST, p * (np.log(np.maximum(p, LEAST)) - np.log(np.maximum(q, LEAST))), 0.0).sum(axis=1)
+def _kl(log_p: Floats, log_q: Floats, skew: float) -> Floats:
+    """KL(p || q), row by row, of logarithms: a probability too small for a float still tells how small it is."""
+    p = np.exp(log_p)
+    less = np.subtract(log_p, log_q, out=np.zeros_like(p), where=p > 0)
+    return (p * less).sum(axis=1)
+
+
+def _skewed_kl(log_p: Floats, log_q: Floats, skew: float) -> Floats:
+    if not skew:
+        return _kl(log_p, log_q, skew)
+    return _kl(log_p, np.logaddexp(math.log(skew) + log_p, math.log1p(-skew) + log_q), skew)
 
 
 DIVERGENCES: Mapping[str, Callable[[Floats, Floats, float], Floats]] = {
     "kl": _kl,
-    "reverse_kl": lambda p, q, skew: _kl(q, p, skew),
-    "skewed_kl": lambda p, q, skew: _kl(p, skew * p + (1 - skew) * q, skew),
+    "reverse_kl": lambda log_p, log_q, skew: _kl(log_q, log_p, skew),
+    "skewed_kl": _skewed_kl,
 }
-"""Divergences of probabilities (n, C), row by row; the third argument is the skew."""
+"""Divergences of logarithms of probabilities (n, C), row by row; the third argument is the skew."""
 
 
 def _pair(teacher: ArrayLike, student: ArrayLike, tau: float = 1.0) -> tuple[Floats, Floats]:
@@ -171,8 +178,7 @@ def kl(teacher: ArrayLike, student: ArrayLike, tau: float = 1.0) -> Floats:
     >>> kl([[3.0, 0, 0]], [[1.0, 0, 0]]).round(3)
     array([0.275])
     """
-    p, q = (softmax(side, axis=1) for side in _pair(teacher, student, tau))
-    return DIVERGENCES["kl"](p, q, 0.0)
+    return DIVERGENCES["kl"](*(log_softmax(side, axis=1) for side in _pair(teacher, student, tau)), 0.0)
 
 
 def reverse_kl(teacher: ArrayLike, student: ArrayLike, tau: float = 1.0) -> Floats:
@@ -232,8 +238,7 @@ def skewed_kl(teacher: ArrayLike, student: ArrayLike, tau: float = 1.0, *, skew:
     """
     if not 0 <= skew < 1:
         raise InputError(f"expected skew in [0, 1), got {skew!r}")
-    p, q = (softmax(side, axis=1) for side in _pair(teacher, student, tau))
-    return DIVERGENCES["skewed_kl"](p, q, skew)
+    return DIVERGENCES["skewed_kl"](*(log_softmax(side, axis=1) for side in _pair(teacher, student, tau)), skew)
 
 
 def rank_and_surprise(teacher: Floats, student: Floats) -> tuple[Floats, Floats]:
@@ -247,6 +252,12 @@ def rank_and_surprise(teacher: Floats, student: Floats) -> tuple[Floats, Floats]
     np.put_along_axis(places, order, np.broadcast_to(np.arange(1.0, said.shape[1] + 1), said.shape), axis=1)
     surprise = -log_softmax(student, axis=1)
     return (said * places).sum(axis=1), np.where(said > 0, said * np.where(said > 0, surprise, 0.0), 0.0).sum(axis=1)
+
+
+def ratio_of_means(rank: Floats, surprise: Floats) -> float:
+    """Mean rank over mean surprise; NaN where nothing surprises, as of a student that is certain, or no example."""
+    total = float(surprise.sum())
+    return float(rank.sum()) / total if total > 0 else math.nan
 
 
 def rsr(teacher: ArrayLike, student: ArrayLike) -> float:
@@ -263,7 +274,7 @@ def rsr(teacher: ArrayLike, student: ArrayLike) -> float:
     Returns
     -------
     float
-        > 0.
+        > 0; NaN where nothing surprises the student, not even in the last digit.
 
     Raises
     ------
@@ -276,7 +287,7 @@ def rsr(teacher: ArrayLike, student: ArrayLike) -> float:
     1.81
     """
     rank, surprise = rank_and_surprise(*_pair(teacher, student))
-    return float(rank.sum() / surprise.sum())
+    return ratio_of_means(rank, surprise)
 
 
 def wrong_alone(logits: Floats, labels: NDArray[np.int64]) -> Floats:
@@ -301,7 +312,7 @@ def wrong_rsr(teacher: ArrayLike, student: ArrayLike, labels: ArrayLike, tau: fl
     Returns
     -------
     float
-        > 0; NaN with two classes, as there is one wrong class.
+        > 0; NaN with two classes, as there is one wrong class, and where nothing surprises the student.
 
     Raises
     ------
@@ -318,7 +329,7 @@ def wrong_rsr(teacher: ArrayLike, student: ArrayLike, labels: ArrayLike, tau: fl
     if p.shape[1] < 3:
         return math.nan
     rank, surprise = rank_and_surprise(wrong_alone(p, classes), wrong_alone(q, classes))
-    return float(rank.sum() / surprise.sum())
+    return ratio_of_means(rank, surprise)
 
 
 def size_ratio(teacher: float, student: float) -> float:
@@ -367,14 +378,21 @@ def size_gap(teacher: float, student: float) -> float:
 def residuals(teacher: Floats, student: Floats) -> Floats:
     """Give q - p, the gradient of the cross-entropy against the soft label with respect to the student's logits."""
     found: Floats = softmax(student, axis=1) - softmax(teacher, axis=1)
-    return found
+    return _summing_to_0(found, teacher.argmax(axis=1))
 
 
 def label_residuals(labels: NDArray[np.int64], student: Floats) -> Floats:
     """The same against the labels."""
     found: Floats = softmax(student, axis=1)
-    found[np.arange(len(labels)), labels] -= 1.0
-    return found
+    return _summing_to_0(found, labels)
+
+
+def _summing_to_0(residuals: Floats, likeliest: NDArray[np.int64]) -> Floats:
+    """Differences of probabilities (n, C), in place; that of two near 1 is taken from the others', with its digits."""
+    rows = np.arange(len(residuals))
+    residuals[rows, likeliest] = 0.0
+    residuals[rows, likeliest] = -residuals.sum(axis=1)
+    return residuals
 
 
 def gradient_cosine(
@@ -423,7 +441,7 @@ def gradient_cosine(
 def cosine(first: Floats, second: Floats) -> float:
     """Of two arrays taken as vectors; NaN where one is zero."""
     lengths = float(np.linalg.norm(first) * np.linalg.norm(second))
-    return float((first * second).sum()) / lengths if lengths > 0 else math.nan
+    return max(-1.0, min(1.0, float((first * second).sum()) / lengths)) if lengths > 0 else math.nan
 
 
 def grace(teacher: ArrayLike, student: ArrayLike, features: ArrayLike, tau: float = 1.0, *, seed: int = 0) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from math import isnan
 from typing import TypeVar
 
 from capmismatch._utils.text import join, start
@@ -105,6 +106,10 @@ def _variance(facts: Sequence[Facts]) -> str:
     )
 
 
+UNKNOWN = "unknown"
+"""The verdict of an interval that cannot be computed."""
+
+
 def _ranks(facts: Sequence[Facts]) -> str:
     """How close neighbours are; measures of one family with the same verdict share a sentence."""
     by_verdict: dict[tuple[str, str], list[str]] = {}
@@ -114,7 +119,8 @@ def _ranks(facts: Sequence[Facts]) -> str:
         verdict = ""
         if "neighbours" in agreement.below_floor:
             found += f" against {agreement.floor.value:.2f}"
-            verdict = agreement.below_floor["neighbours"].verdict("less than", "more than", "about as well as")
+            below = agreement.below_floor["neighbours"]
+            verdict = UNKNOWN if isnan(below.low) else below.verdict("less than", "more than", "about as well as")
         by_verdict.setdefault((agreement.family, verdict), []).append(f"{found} {unit}")
     return _sentences(_neighbours(family, verdict, join(found)) for (family, verdict), found in by_verdict.items())
 
@@ -123,6 +129,8 @@ def _neighbours(family: str, verdict: str, found: str) -> str:
     where = f"in family {family}, " if family else ""
     if not verdict:
         return f"{where}neighbours in size have tau-b {found}; no teacher has two runs to compare it with"
+    if verdict == UNKNOWN:
+        return f"{where}neighbours in size and two runs of one teacher have tau-b {found}: too few runs for an interval"
     return f"{where}neighbours in size agree {verdict} two runs of one teacher: tau-b {found}"
 
 
@@ -217,17 +225,26 @@ def _large(facts: Sequence[Facts]) -> str:
 def _tally(estimates: Sequence[Estimate], above: str, below: str) -> str:
     """How many combinations lie above zero, below it, and on neither side for sure."""
     signs = Counter(estimate.verdict("above", "below", "neither") for estimate in estimates)
-    parts = [
-        f"{signs[sign]} {verb}"
-        for sign, verb in (("above", above), ("below", below), ("neither", "show no significant difference"))
-        if signs[sign]
-    ]
-    unknown = len(estimates) - sum(signs[sign] for sign in ("above", "below", "neither"))
-    if unknown:
-        parts.append(f"{unknown} have too few runs")
+    verbs = {"above": above, "below": below, "neither": "show no significant difference"}
+    numbers = {verb: signs[sign] for sign, verb in verbs.items()}
+    numbers["have too few runs"] = len(estimates) - sum(numbers.values())
+    found = {verb: number for verb, number in numbers.items() if number}
     if len(estimates) == 1:
-        return f"in 1 combination of student and method, students {parts[0].partition(' ')[2]}"
+        return f"in 1 combination of student and method, students {next(iter(found))}"
+    parts = [f"{number} {_singular(verb) if number == 1 else verb}" for verb, number in found.items()]
     return f"of {len(estimates)} combinations of student and method, {join(parts)}"
+
+
+def _singular(words: str) -> str:
+    """What one does, from what several do.
+
+    Examples
+    --------
+    >>> _singular("do better with ISATS"), _singular("have too few runs"), _singular("lose")
+    ('does better with ISATS', 'has too few runs', 'loses')
+    """
+    verb, space, rest = words.partition(" ")
+    return {"do": "does", "have": "has"}.get(verb, f"{verb}s") + space + rest
 
 
 def _subject(subject: Subject) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
 from capmismatch.data.bank import LogitBank
-from capmismatch.selection.choice import Choice
+
+if TYPE_CHECKING:
+    from capmismatch.selection.choice import Choice
 
 
 class StudyFolder(Protocol):

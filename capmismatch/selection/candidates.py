@@ -133,7 +133,8 @@ def mean_probes(probes: pd.DataFrame) -> pd.DataFrame:
           all runs share) plus the squared `run_se`
         - ``run_se`` : standard error by runs alone, their variance pooled over the teachers; 0 with single runs
     """
-    at = probes.groupby("probe")["tau"].transform(lambda taus: nearest_tau(taus, DEFAULT_TAU))
+    taus = probes[["probe", "tau"]].drop_duplicates().groupby("probe", observed=True)["tau"]
+    at = probes["probe"].map({probe: nearest_tau(of_probe, DEFAULT_TAU) for probe, of_probe in taus}).astype(float)
     # NaN != NaN, hence the second half: probes without temperature.
     compared = probes[probes["tau"].eq(at) | (probes["tau"].isna() & at.isna())]
     key = [*UNIT, "probe"]
@@ -142,7 +143,7 @@ def mean_probes(probes: pd.DataFrame) -> pd.DataFrame:
     over_runs = mean_over_runs(values, pool=pd.factorize(table["probe"])[0])
     by_key = compared.groupby(key, sort=False)
     by_runs = np.nan_to_num(over_runs.of_means)
-    by_examples = by_key["se"].apply(lambda se: (se**2).mean()).to_numpy(float)
+    by_examples = _means_by_code(compared["se"].to_numpy(float) ** 2, by_key.ngroup().to_numpy())
     variance = np.nan_to_num(by_examples) + by_runs
     has_error = np.isfinite(by_examples) | (by_runs > 0)
     return table.assign(
@@ -151,6 +152,19 @@ def mean_probes(probes: pd.DataFrame) -> pd.DataFrame:
         se=np.sqrt(np.where(has_error, variance, np.nan)),
         run_se=np.sqrt(by_runs),
     )
+
+
+def _means_by_code(values: Floats, codes: NDArray[np.int64]) -> Floats:
+    """The mean of the values of each code without NaN; NaN where all are. A call for each group takes far longer.
+
+    Examples
+    --------
+    >>> _means_by_code(np.array([1.0, 3.0, np.nan, np.nan]), np.array([0, 0, 0, 1]))
+    array([ 2., nan])
+    """
+    groups, there = int(codes.max(initial=-1)) + 1, ~np.isnan(values) & (codes >= 0)
+    sums, counts = (np.bincount(codes[there], weights, groups) for weights in (values[there], None))
+    return np.divide(sums, counts, out=np.full(groups, np.nan), where=counts > 0)
 
 
 def of_family(profiles: pd.DataFrame, family: str) -> pd.DataFrame:
@@ -305,7 +319,10 @@ class Candidates:
 
         Rows of plain cross-entropy serve to estimate what seeds do, and have no group.
         """
-        units, means, noise = measured(rows)
+        return self.groups_of(*measured(rows))
+
+    def groups_of(self, units: pd.MultiIndex, means: Floats, noise: Noise) -> dict[str, Group]:
+        """What their students reached in each setting, from what `measured` gives of them."""
         groups = {}
         for label in sorted(set(units.get_level_values("label"))):
             names = [(*teacher, label) for teacher in self.profiles.index]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +14,12 @@ from capmismatch._utils.text import format_number
 from capmismatch.findings import explain
 from capmismatch.selection import cautions
 from capmismatch.selection import reasons as sentences
-from capmismatch.selection.cells import cell, plain, rung_summary, shown_settings, without_empty
+from capmismatch.selection.cells import cell, in_units, plain, rung_summary, shown_settings, without_empty
 from capmismatch.selection.choice_parts import GAIN, Basis, Comparison, PilotRecord, Setting
 from capmismatch.selection.first_guess import SmallestPilot
 from capmismatch.selection.handover import OF_TABLES, HandOver
-from capmismatch.selection.metric import Metric
-from capmismatch.selection.reasons import CLEAR, LEANING
+from capmismatch.selection.metric import LEVELS, Metric
+from capmismatch.selection.reasons import AHEAD, CLEAR, LEANING
 from capmismatch.selection.rules import COMPANIONS, RULES
 from capmismatch.stats.correlations import FEW_TEACHERS
 
@@ -259,14 +260,16 @@ class Choice(HandOver):
         Returns
         -------
         str
-            "clear" (P(best) of 0.8 or more, and by their F test the teachers differ), "leaning" (0.5 or more),
-            "toss-up", or "none" where no student speaks, where there is one teacher alone, or where none is worth
-            taking.
+            "clear" (P(best) of 0.8 or more, and by their F test the teachers differ), "leaning" (0.5 or more, and twice
+            that of any other), "toss-up", or "none" where no student speaks, where there is one teacher alone, or where
+            none is worth taking.
         """
         if pd.isna(self._row["p_best"]) or len(self.table) < 2 or self.takes_none:
             return "none"
         clear = self.p_best >= CLEAR and not sentences.no_difference(self.basis.differences)
-        return "clear" if clear else "leaning" if self.p_best >= LEANING else "toss-up"
+        others = self.table.loc[self.table.index != self._row.name, "p_best"]
+        leaning = self.p_best >= max(LEANING, AHEAD * others.max())
+        return "clear" if clear else "leaning" if leaning else "toss-up"
 
     @property
     def takes_none(self) -> bool:
@@ -411,18 +414,38 @@ class Choice(HandOver):
 
     # Pages
 
+    def shown_teachers(self) -> pd.DataFrame:
+        """The table of the teachers with units in the headers, as pages show it.
+
+        Returns
+        -------
+        DataFrame
+            One row per teacher, best first: names, sizes, and text.
+        """
+        table = without_empty(self.table[[name for name in _TEACHER_COLUMNS if name in self.table]])
+        levels = LEVELS if self.basis.seeds is not None else ()
+        points = LEVELS if self.basis.evidence is not None and not levels else ()
+        return self._in_units(table, levels, [*points, "regret"])
+
+    def _in_units(
+        self, table: pd.DataFrame, levels: Sequence[str] = (), differences: Sequence[str] = ()
+    ) -> pd.DataFrame:
+        tolerance = self.comparison.tolerance
+        return in_units(table, self.metric, levels=levels, differences=differences, tolerance=tolerance)
+
     def _sections(self) -> list[tuple[str, pd.DataFrame | list[str]]]:
         notes = [f"{code} {explain(code).title}" for code in self.findings]
+        own, by_rules = self.metric.name, ["regret", "low", "high", "elsewhere"]
         tables: list[tuple[str, pd.DataFrame | list[str]]] = [
             ("Why", self.reasons),
             ("Risks", self.risks),
             ("Findings", notes),
-            ("Teachers", without_empty(self.table[[name for name in _TEACHER_COLUMNS if name in self.table]])),
-            ("Students", self.students[["student", "label", "teacher", self.metric.name, *GAIN]]),
-            ("Settings", shown_settings(self.settings)),
-            ("Rules", without_empty(self.rules.drop(columns="family"))),
+            ("Teachers", self.shown_teachers()),
+            ("Students", self._in_units(self.students[["student", "label", "teacher", own, *GAIN]], [own], GAIN)),
+            ("Settings", self._in_units(shown_settings(self.settings), ["score"], ["behind", "low", "high"])),
+            ("Rules", self._in_units(without_empty(self.rules.drop(columns="family")), [], by_rules)),
             ("Trust", self.trust),
-            ("Rungs", rung_summary(self.rungs)),
+            ("Rungs", self._in_units(rung_summary(self.rungs))),
         ]
         return [(name, content) for name, content in tables if len(content)]
 

@@ -33,6 +33,9 @@ SHOWN_STUDENTS = 3
 NAMED_RULES = 3
 """Rules that take the same teacher and are all named; of more, only how many there are and the first two."""
 
+NAMED_IN_SHORT = 3
+"""Teachers that a title names."""
+
 SHOWN_SETTINGS = 3
 """Settings tied with the best that a risk names."""
 
@@ -53,6 +56,9 @@ ALIKE = (
 
 CLEAR, LEANING = 0.8, 0.5
 """P(best) from which on a choice is clear, and from which on it leans to a teacher."""
+
+AHEAD = 2
+"""How many times as probable as any other a teacher must be to lean to it: of two, one always has 0.5 or more."""
 
 _GROUNDS = {
     "results": "its students' results",
@@ -115,10 +121,14 @@ def smallest_of(table: pd.DataFrame, chosen: pd.Series) -> str:
 
 def spread_in_short(rules: pd.DataFrame) -> str:
     """End of a title: whether the rules agree."""
+    names = list(dict.fromkeys(rules["teacher"]))
     teachers = rules.groupby(UNIT).ngroups
     if len(rules) < 2:
         return ""
-    return f"; {len(rules)} rules name {teachers} teachers" if teachers > 1 else f"; all {len(rules)} rules agree"
+    if teachers == 1:
+        return f"; all {len(rules)} rules agree"
+    named = f": {join(names)}" if teachers == len(names) <= NAMED_IN_SHORT else ""
+    return f"; {len(rules)} rules name {teachers} teachers{named}"
 
 
 def spread_of_rules(rules: pd.DataFrame, table: pd.DataFrame) -> list[str]:
@@ -272,9 +282,11 @@ def differences(tests: pd.DataFrame | None) -> list[str]:
 
 
 def no_difference(tests: pd.DataFrame | None) -> str:
-    """The end of a title where teachers do not differ significantly; else empty."""
+    """The end of a title where teachers do not differ significantly, or where no test could tell; else empty."""
     if tests is None or not len(tests) or (tests["p"] < SIGNIFICANT).any():
         return ""
+    if tests["p"].isna().all():
+        return "; whether the teachers differ cannot be tested"
     return "; the teachers do not differ significantly"
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,8 @@ MEASURED = ("nll", "brier", "ece", "fidelity", "kl", "kl_tau4")
 Key = tuple[Hashable, ...]
 
 
-class _Accuracies(NamedTuple):
+@dataclass(frozen=True)
+class _Accuracies:
     """The accuracies of one student's setting with one family: by teacher, then by training run, seed and split."""
 
     name: str
@@ -35,6 +37,21 @@ class _Accuracies(NamedTuple):
     method: str
     more: Mapping[str, Mapping[str, Mapping[Key, float]]]  # what else was measured: by column, teacher and training
     table: int  # 0 for the study's own results, else the number of the evidence
+
+    @cached_property
+    def items(self) -> frozenset[tuple[str, Key, float]]:
+        """All accuracies with their teachers: every group is compared with all others, and sets do that quickly."""
+        return frozenset((one, key, value) for one, values in self.by_teacher.items() for key, value in values.items())
+
+    @cached_property
+    def values_of(self) -> dict[str, frozenset[tuple[Key, float]]]:
+        """The accuracies of each teacher as a set."""
+        return {one: frozenset(values.items()) for one, values in self.by_teacher.items()}
+
+    @cached_property
+    def teacher_with(self) -> dict[frozenset[tuple[Key, float]], str]:
+        """The teacher that has these accuracies, if they are more than one."""
+        return {values: one for one, values in self.values_of.items() if len(values) > 1}
 
 
 def without_repeats(results: pd.DataFrame | None, pairs: Sequence[Pair]) -> tuple[pd.DataFrame | None, list[Pair], str]:
@@ -151,14 +168,16 @@ def _differ(group: _Accuracies, teacher: str, earlier: _Accuracies, theirs: str)
     """Whether something else that both measured differs, in most of the trainings of a teacher: no copy then."""
     for column in set(group.more) & set(earlier.more):
         own, other = group.more[column].get(teacher, {}), earlier.more[column].get(theirs, {})
-        shared = [np.isclose(value, other[key], rtol=1e-6, atol=1e-8) for key, value in own.items() if key in other]
-        if shared and sum(shared) < ALIKE_SHARE * len(shared):
+        pairs = np.array([(value, other[key]) for key, value in own.items() if key in other])
+        if len(pairs) and np.isclose(*pairs.T, rtol=1e-6, atol=1e-8).sum() < ALIKE_SHARE * len(pairs):
             return True
     return False
 
 
 def _same_names(group: _Accuracies, earlier: _Accuracies) -> set[str]:
     """The teachers of the group that are in both, if what both have in common agrees."""
+    if len(group.items & earlier.items) < LEAST_ROWS:  # of nearly all groups; what else was measured changes nothing
+        return set()
     shared = [
         teacher
         for teacher in group.by_teacher
@@ -179,11 +198,11 @@ def _same_names(group: _Accuracies, earlier: _Accuracies) -> set[str]:
 
 def _same_values(group: _Accuracies, earlier: _Accuracies) -> set[str]:
     """The teachers of the group all of whose accuracies are those of some teacher of the earlier one, renamed."""
-    known = {frozenset(values.items()): one for one, values in earlier.by_teacher.items() if len(values) > 1}
+    known = earlier.teacher_with
     equal = {
         teacher
-        for teacher, values in group.by_teacher.items()
-        if (theirs := known.get(frozenset(values.items()))) is not None and not _differ(group, teacher, earlier, theirs)
+        for teacher, values in group.values_of.items()
+        if (theirs := known.get(values)) is not None and not _differ(group, teacher, earlier, theirs)
     }
     values = [value for teacher in equal for value in group.by_teacher[teacher].values()]
     enough = len(values) >= LEAST_ROWS and len(set(values)) >= LEAST_VALUES

@@ -304,7 +304,8 @@ def draw_students(
         reported = of_student[of_student["split"].eq(splits.reporting)]
         baseline = _cross_entropy_rows(results, str(name), splits.reporting)
         beside = pd.concat([reported, baseline]) if len(baseline) else reported
-        groups = candidates.groups(beside)
+        found = measured(beside)
+        groups = candidates.groups_of(*found)
         reporting = SplitDraws.of_settings({key: groups[key] for key in asked}, evidence[1], n_boot, rng)
         students.append(
             StudentResults(
@@ -314,7 +315,7 @@ def draw_students(
                 methods=methods_by_label(reported),
                 choosing=by_setting[settings.best],
                 reporting=reporting[settings.best],
-                cross_entropy=_cross_entropy_draws(beside, n_boot, rng),
+                cross_entropy=_cross_entropy_draws(*found, n_boot, rng),
                 cross_entropy_mean=float(baseline["accuracy"].mean()),
             )
         )
@@ -383,9 +384,10 @@ def _cross_entropy_rows(results: pd.DataFrame, student: str, split: str) -> pd.D
     return rows[rows["split"].eq(split) & rows["accuracy"].notna()].assign(family="", teacher="")
 
 
-def _cross_entropy_draws(beside: pd.DataFrame, n_boot: int, rng: np.random.Generator) -> Floats | None:
-    """Draws of plain cross-entropy's mean, from its rows and those of distilled students with the same seeds."""
-    units, means, noise = measured(beside)
+def _cross_entropy_draws(
+    units: pd.MultiIndex, means: Floats, noise: Noise, n_boot: int, rng: np.random.Generator
+) -> Floats | None:
+    """Draws of plain cross-entropy's mean; measured with distilled students that have the same seeds (`measured`)."""
     position = np.flatnonzero(units.get_level_values("teacher") == "")
     if not len(position):
         return None

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from capmismatch._numerics.condensing import MOST_PADDED
+from capmismatch._numerics.condensing import refuse_padded_mass
+from capmismatch._numerics.devices import to_numpy
 from capmismatch._utils.files import hash_of
 from capmismatch._utils.optional import need
 from capmismatch.data.datasets import Dataset
@@ -91,13 +92,9 @@ def without_padding(logits: Tensor, tokens: int, teacher: str, data: str) -> Ten
     """The logits (n, V) of the tokens alone; what lies beyond them may hold next to no probability."""
     if logits.shape[1] <= tokens or not len(logits):
         return logits
-    within = torch.logsumexp(logits[:, :tokens].double(), 1)
-    share = torch.sigmoid(torch.logsumexp(logits[:, tokens:].double(), 1) - within).mean().item()
-    if share > MOST_PADDED:
-        raise InputError(
-            f"expected padding in the {logits.shape[1] - tokens} outputs of teacher {teacher} beyond the {tokens} "
-            f"tokens of {data}, got {share:.2g} of the probability there: they are of another tokenizer"
-        )
+    within = to_numpy(torch.logsumexp(logits[:, :tokens].double(), 1))
+    place = f"outputs of teacher {teacher} for {data}"
+    refuse_padded_mass(logits[:, tokens:], within, np.arange(len(logits)), place, tokens)
     return logits[:, :tokens]
 
 

@@ -1,4 +1,4 @@
-"""``bank:FOLDER``: the teachers of a bank that was collected before, as saved logits with their rows and names."""
+"""``bank:FOLDER``: the teachers of a bank that was collected before: saved logits, rows and names, and features."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def load(folder: str, *, base: str | Path = ".") -> tuple[list[Teacher], Dataset
             saved=partial(_saved, bank, record.key),
             built_by=hash_of([record.sha256, record.built_by, record.options]),
             role=record.role,
+            **_features(bank, record.key),
         )
         for record in bank.records
     ]
@@ -53,3 +54,10 @@ def load(folder: str, *, base: str | Path = ".") -> tuple[list[Teacher], Dataset
 
 def _saved(bank: LogitBank, key: str) -> tuple[Rows, NDArray[Any]]:
     return bank.rows, bank.logits(key)
+
+
+def _features(bank: LogitBank, key: str) -> dict[str, Any]:
+    """What a teacher says of its features, where the bank has some."""
+    if not bank.has_features(key):
+        return {}
+    return {"feature_layer": bank.features_of(key).record.layer, "saved_features": partial(bank.features_of, key)}

@@ -19,7 +19,7 @@ from types import ModuleType
 
 from torch import Tensor, nn
 
-from capmismatch._utils.code import code_hash, own_files_of
+from capmismatch._utils.code import code_hash, files_named_in, own_files_of
 from capmismatch._utils.files import hash_file, hash_of
 from capmismatch.architectures import build_for, count_parameters
 from capmismatch.architectures.registry import builder_of, is_known
@@ -234,9 +234,21 @@ def _code_of(build: _Build, file: Path) -> str:
     assert isinstance(build, partial)
     maker = build.args[0]
     if callable(maker):
-        return hash_of([getattr(maker, "__qualname__", type(maker).__qualname__), code_hash(maker)])
+        name = getattr(maker, "__qualname__", type(maker).__qualname__)
+        files = _files_named_by(maker)
+        return hash_of([name, code_hash(maker), *([files] if files else [])])
     name = _architecture(maker, file)
     return hash_of([name, code_hash(builder_of(name))])
+
+
+def _files_named_by(maker: Callable[..., nn.Module]) -> list[str]:
+    """Hashes of the files, such as a table of widths, that the user's code behind a function names."""
+    module = sys.modules.get(getattr(maker, "__module__", None) or "")
+    place = getattr(module, "__file__", None)
+    if place is None:
+        return []
+    code = Path(place)  # by its file: builders beside a study are not imported under their own names
+    return [hash_file(file) for file in files_named_in(own_files_of(code.stem, code.parent).values(), code.parent)]
 
 
 def _architecture(template: str, file: Path) -> str:

@@ -122,7 +122,8 @@ def collect(
     features : bool, default False
         Whether to keep each network's features as well, in float16: what its last linear layer reads, or the output of
         the layer that `load_family` names (`feature_layer`). They lie beside its logits, from the same passes; of a
-        teacher whose logits are there already it runs once more. Saved logits bring none (finding CM050).
+        teacher whose logits are there already it runs once more. Those of a bank come with its teachers; other saved
+        logits bring none (finding CM050).
 
     Returns
     -------
@@ -284,7 +285,7 @@ class _TeacherCollector:
         self.folder = job.bank_folder / teacher.key
         self.file = self.folder / "logits.safetensors"
         self.record = job.record_of(teacher, order)
-        self.keeps_features = job.features and teacher.saved is None
+        self.keeps_features = job.features and (teacher.saved is None or teacher.saved_features is not None)
 
     def run(self) -> None:
         """Collect what is missing, or check that what is there was collected in the same way."""
@@ -346,7 +347,6 @@ class _TeacherCollector:
             rows = job.rows_of_shard(index)
             whole = has_logits or self._has_logits_of(index, rows, made_from)
             if not has_features and not has_feature_shard(self.folder, index, len(rows), features_from):
-                assert isinstance(runner, NetworkRunner)
                 logits, features = runner.with_features(rows.start, rows.stop)
                 if not whole:
                     checked = _checked(logits, rows.start, rows.stop, self.teacher, job.dataset, job.dtype)

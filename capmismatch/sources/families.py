@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from capmismatch.data.datasets import Dataset
+    from capmismatch.data.feature_files import Features
 
 # One line per source: its kind, and a module with a function `load(address, **options) -> (list[Teacher], Dataset |
 # None)` and, where names can be listed without loading any weights, `describe(address) -> list[Listed]`.
@@ -99,6 +100,8 @@ class Teacher:
         "student" of a network that is to be taught; recorded in the bank.
     feature_layer : str
         Name of the layer whose output are its features; "" for what its last linear layer reads.
+    saved_features : callable or None
+        With `saved`: gives the stored features of the same rows, where there are some.
     """
 
     family: str
@@ -123,6 +126,7 @@ class Teacher:
     context: int | None = None
     role: str = ""
     feature_layer: str = ""
+    saved_features: Callable[[], Features] | None = None
 
     @property
     def key(self) -> str:

@@ -182,13 +182,14 @@ class NetworkRunner:
 
 
 class SavedRunner:
-    """Saved logits, put into the data set's order of rows by example id, and of columns by class name."""
+    """Saved logits, put into the data set's order of rows by example id, and of columns by class name; and features."""
 
     macs = None
 
     def __init__(self, teacher: Teacher, dataset: Dataset) -> None:
         assert teacher.saved is not None
         saved_rows, logits = teacher.saved()
+        self.teacher, self.index = teacher, np.arange(len(dataset.rows.ids))
         if saved_rows.fingerprint == dataset.rows.fingerprint:
             self.logits = logits
             return
@@ -196,11 +197,22 @@ class SavedRunner:
         columns = np.arange(len(dataset.classes)) if matched is None else matched
         index = rows_by_id(saved_rows, teacher, dataset)
         _check_labels(saved_rows, index, columns, teacher, dataset)
-        self.logits = logits[index][:, columns]
+        self.logits, self.index = logits[index][:, columns], index
 
     def __call__(self, low: int, high: int) -> NDArray[Any]:
         """Logits of the rows from `low` up to `high`."""
         return np.asarray(self.logits[low:high])
+
+    def with_features(self, low: int, high: int) -> tuple[NDArray[Any], NDArray[np.float16]]:
+        """Logits and saved features of the rows from `low` up to `high`."""
+        assert self.teacher.saved_features is not None
+        features = self.teacher.saved_features()
+        if features.record.layer != self.teacher.feature_layer:
+            raise InputError(
+                f"the saved features of teacher {self.teacher.key} are of feature_layer {features.record.layer!r}, not "
+                f"{self.teacher.feature_layer!r}"
+            )
+        return self(low, high), features.take(self.index[low:high])
 
 
 def rows_by_id(saved: Rows, teacher: Teacher, dataset: Dataset) -> NDArray[np.int64]:

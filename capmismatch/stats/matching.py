@@ -195,7 +195,9 @@ def _root_mean_square(values: pd.Series) -> float:
 
 
 def require_results(results: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Raise unless a results table has all `columns`; the message says what fills in those of a table made by hand.
+    """Raise unless a results table has all `columns`, and numbers as they are to be in "accuracy" and "n".
+
+    The message says what fills in the columns of a table made by hand.
 
     Examples
     --------
@@ -213,6 +215,14 @@ capmismatch.load_results takes tables made by hand, and fills in all but teacher
             f"{error}: capmismatch.load_results takes tables made by hand, and fills in all but teacher, method and "
             "accuracy"
         ) from None
+    if "accuracy" in results:
+        infinite = np.isinf(results["accuracy"].to_numpy(float, na_value=np.nan))
+        if infinite.any():
+            row = results.iloc[int(infinite.argmax())]
+            raise InputError(
+                f"expected finite numbers as accuracies, got {row['accuracy']} for student {row['student']!r} and "
+                f"teacher {row['teacher']!r} in the results table"
+            )
 
 
 def require_single_rows(frame: pd.DataFrame, columns: Sequence[str], levels: Sequence[str], what: str) -> None:

@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from capmismatch._numerics.threads import in_one_blas_thread
 from capmismatch.stats.groups import Group, covariance, errors_of, of_units
 from capmismatch.stats.profiles import Prior, codes, log_spreads, prior_points, repeated
 from capmismatch.stats.uneven import (
@@ -82,6 +83,7 @@ class Draws:
     slopes: Floats
 
 
+@in_one_blas_thread
 def joint_draws(
     settings: Sequence[Group], n_boot: int, rng: np.random.Generator, evidence: Sequence[Group] = ()
 ) -> Draws:

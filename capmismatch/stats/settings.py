@@ -12,9 +12,14 @@ import scipy  # whose parts load when first used: those for statistics take a se
 from numpy.typing import NDArray
 
 from capmismatch._utils.setting_labels import must_be_a_label
-from capmismatch.errors import require_columns
 from capmismatch.stats.estimates import Estimate
-from capmismatch.stats.matching import resolve_split, rows_of_split
+from capmismatch.stats.matching import (
+    UNIT,
+    require_results,
+    require_single_rows,
+    resolve_split,
+    rows_of_split,
+)
 from capmismatch.stats.run_means import half_width
 
 __all__ = ["RunNoise", "Square", "run_noise", "setting_differences"]
@@ -222,10 +227,11 @@ def setting_differences(results: pd.DataFrame, *, against: str | None = None, sp
     0   ATS      KD         4      3   0.02
     """
     columns = ["teacher", "student", "label", "seed", "split", "accuracy"]
-    require_columns(results, columns, "the results table")
+    require_results(results, columns)
     split = resolve_split(results["split"], split)
     rows = rows_of_split(results, split, "the results table")
     rows = rows[rows["accuracy"].notna()]
+    _require_single_runs(rows)
     if against is not None:
         must_be_a_label(against, dict.fromkeys(rows["label"]), "against")
     teacher = rows["teacher"].fillna("").astype(str)
@@ -238,6 +244,16 @@ def setting_differences(results: pd.DataFrame, *, against: str | None = None, sp
         for row in _of_student(of_student, against)
     )
     return pd.DataFrame(found, columns=list(COLUMNS))
+
+
+def _require_single_runs(rows: pd.DataFrame) -> None:
+    """Raise unless every run is there once: a copy would make the noise look smaller than it is."""
+    runs = rows.assign(
+        teacher=rows["teacher"].fillna(""),
+        family=rows["family"].fillna("") if "family" in rows else "",
+        teacher_seed=rows["teacher_seed"].fillna(0) if "teacher_seed" in rows else 0,
+    )
+    require_single_rows(runs, [*UNIT, "student", "label"], ["teacher_seed", "seed"], "the results table")
 
 
 def _of_student(rows: pd.DataFrame, against: str | None) -> Iterator[dict[str, object]]:

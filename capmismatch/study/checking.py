@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from capmismatch.distillation.results import load_results
-from capmismatch.distillation.runs import Experiment
+from capmismatch.distillation.runs import Experiment, unit_named
 from capmismatch.errors import CapmismatchError, InputError, must_be_one_of
 from capmismatch.selection.metric import METRICS
 from capmismatch.study.config import StudyConfig
@@ -136,6 +136,28 @@ def check_pick(study: Settings, **known: Iterable[str]) -> None:
         name = getattr(study.config.pick, key)
         if name is not None:
             must_be_one_of(name, sorted(set(choices)), f"{key} in [pick] of {study.file.name}")
+
+
+def check_teachers(study: Settings, teachers: Iterable[tuple[str, str]]) -> None:
+    """Refuse a family in [pick], or a second teacher of a method, that the study does not have.
+
+    Parameters
+    ----------
+    study : Settings
+        Whose settings are looked at.
+    teachers : iterable of (str, str)
+        Family and name of each teacher; of several runs of one it may stand there several times.
+
+    Raises
+    ------
+    InputError
+        For the first that is not there, or is the name of several.
+    """
+    units = list(dict.fromkeys(teachers))
+    check_pick(study, family=[family for family, _ in units])
+    for method in study.config.distill.methods if study.config.distill is not None else ():
+        if method.other is not None:
+            unit_named(method.other, units, method.label)
 
 
 class GivenResults(Settings, Protocol):

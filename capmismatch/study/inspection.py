@@ -17,7 +17,7 @@ from capmismatch._utils.torchrun import world_size
 from capmismatch.data.records import STUDENT
 from capmismatch.errors import CapmismatchError
 from capmismatch.findings import explain
-from capmismatch.study.checking import check_pick, check_pick_of, read_results
+from capmismatch.study.checking import check_pick_of, check_teachers, read_results
 from capmismatch.study.study import Study
 
 ROWS = 256
@@ -89,7 +89,7 @@ def inspect_study(study: Study) -> Inspection:
         look.about.append(f"data {data.name!r}: {len(data.classes)} classes, {splits}")
     if family is not None:
         look.about.append(f"teachers: {len(family)}")
-        _try(look, lambda: check_pick(study, family=[teacher.family for teacher in family]))
+        _try(look, lambda: check_teachers(study, [(teacher.family, teacher.name) for teacher in family]))
     if data is not None and family is not None:
         _look_at_teachers(study, family, data, look)
     results = _try(look, lambda: read_results(study)) if study.config.results is not None else None

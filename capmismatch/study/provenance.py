@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from capmismatch._utils.code import own_files_of
+from capmismatch._utils.code import files_named_in, own_files_of
 from capmismatch._utils.files import hash_file, hash_of, write_json
 from capmismatch.data.bank import LogitBank
 from capmismatch.errors import BankError, InputError
@@ -29,7 +29,7 @@ HASHED_BYTES = 64 << 20
 """Files up to this size are hashed, so that a copy with another time of writing is the same file."""
 
 _IMPORTS = "imports of "
-"""In front of a builder's module, where the user's files are meant that it imports."""
+"""In front of a builder's module, where the user's files are meant that it imports or names."""
 
 LATER = ("k", "betas", "columns", "seed", "reference", "dense", "features", "students")
 """Settings of [collect] that came later: where they are at their defaults, banks of before keep their hash."""
@@ -209,8 +209,8 @@ def _stamps(config: StudyConfig, base: Path, known: dict[str, Any]) -> dict[str,
 def _files_of(source: str, base: Path) -> dict[str, Path]:
     """The local files that a source names, by their paths from the study file's folder."""
     if source.startswith(_IMPORTS):
-        own = own_files_of(source.removeprefix(_IMPORTS), base)
-        return {os.path.relpath(file, os.path.realpath(base)): file for file in own.values()}
+        own = list(own_files_of(source.removeprefix(_IMPORTS), base).values())
+        return {os.path.relpath(file, os.path.realpath(base)): file for file in [*own, *files_named_in(own, base)]}
     address = source.partition(":")[2].removeprefix("local-dir:").partition("#")[0] if ":" in source else source
     if not address or source.startswith("torchvision:"):
         return {}

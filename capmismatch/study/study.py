@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from capmismatch._utils.commands import command, folder_option, shown_path
-from capmismatch._utils.files import hash_file, hash_of, locked, remove_temporaries
+from capmismatch._utils.files import hash_file, locked
 from capmismatch._utils.toml import parse
-from capmismatch._version import __version__
 from capmismatch.data.bank import LogitBank
 from capmismatch.data.views import Views
 from capmismatch.distillation.config import ENGINES
@@ -42,6 +41,7 @@ from capmismatch.study.config import (
 )
 from capmismatch.study.diagnosing import Diagnosis, splits_of
 from capmismatch.study.evidence_folders import hashes_of, read_evidence
+from capmismatch.study.kept_pages import drawn_figures, kept_page, stamp_of_figures
 from capmismatch.study.provenance import (
     has_other_code,
     inputs_of_bank,
@@ -59,13 +59,12 @@ from capmismatch.study.tables import (
     gallery_manifest,
     is_current,
     keep,
-    kept_pilot,
+    kept_choice,
     kept_table,
     load_table,
     read_stamp,
     table_file,
     table_hashes,
-    write_manifest_of_figures,
 )
 from capmismatch.study.to_teach import networks_to_teach
 
@@ -90,11 +89,6 @@ __all__ = [
 ]
 
 STAGES = ("collect", "probe", "ranks", "isats", "distill", "correlate", "pick", "plot", "report")
-
-TABLES = (*MADE_BY, "pilot")
-"""Tables that figures and page may show."""
-
-_ENDINGS = (".pdf", ".png", ".csv")
 
 
 class Study:
@@ -238,15 +232,16 @@ class Study:
 
     def collect(self) -> LogitBank:
         """Logits of every teacher on validation and test rows."""
+        from capmismatch.study.checking import check_teachers
+
         self.check()
-        folder = self.folder / "bank"
-        how = self.config.collect
+        check_teachers(self, [(teacher.family, teacher.name) for teacher in self.family])
+        folder, how = self.folder / "bank", self.config.collect
         students = networks_to_teach(self, how.students, self._data.students)
         bank = self._collected(self.eval_data, folder, self.progress, students, features=how.features)
         if self._chosen is None:  # a study that was cut down names fewer teachers than its file
             with locked(folder / ".lock"):
-                named = [network.key for network in (*self.family, *students)]
-                write_manifest(folder, self.config, self.base, named)
+                write_manifest(folder, self.config, self.base, [one.key for one in (*self.family, *students)])
         return bank
 
     def _collected(
@@ -329,7 +324,7 @@ class Study:
 
     def distill(self) -> pd.DataFrame:
         """The results table: every student, setting and seed, each a run that is kept."""
-        from capmismatch.study.checking import check_pick, read_results
+        from capmismatch.study.checking import check_teachers, read_results
 
         if self.config.results is None:
             from capmismatch.distillation.grid import distill
@@ -337,7 +332,7 @@ class Study:
             self.check()
             bank = self.bank
             bank.must_keep_all("students that are trained here")
-            check_pick(self, family=[record.family for record in bank.teachers])
+            check_teachers(self, [(record.family, record.teacher) for record in bank.teachers])
             results = distill(self)
             keep(self.folder, "curves", self.curves(), self._inputs_of("curves"))
         else:
@@ -386,17 +381,30 @@ class Study:
         check_results(self)
         make_ready(self)
         choice = self._choose(**options)
-        self.keep_pick(choice, options={name: one for name, one in options.items() if isinstance(one, str | float)})
+        asked = {name: one for name, one in options.items() if isinstance(one, str | float)}
+        self.keep_pick(choice, options=asked)
         return choice
 
     def keep_pick(self, choice: Choice, **more: Any) -> None:
-        """Leave a choice's table as ``tables/pick.parquet``, with what it was made from and how."""
-        keep(self.folder, "pick", choice.table, self._inputs_of("pick"), **more)
+        """Leave a choice and its table as ``tables/pick.parquet``, with what it was made from and how."""
+        from capmismatch.selection.kept_choice import as_entries
+
+        of_pilot = "pilot" in more  # which holds it
+        kept = more if of_pilot else {**more, "choice": as_entries(choice)}
+        keep(self.folder, "pick", choice.table, self._inputs_of("pick"), **kept)
 
     def choice(self) -> Choice:
         """The choice as it was last made, by `pick` or a pilot; the study's own before any. Nothing is written."""
-        kept = kept_pilot(self.folder, self._inputs_of("pick"))
+        kept = kept_choice(self.folder, self._inputs_of("pick"))
         return self._choose(**self.options_of_pick()) if kept is None else self.handing_over(kept)
+
+    def _kept_choice(self) -> Choice | None:
+        """The choice that `pick` would make without options, where it was made and nothing behind it changed since."""
+        stamp = read_stamp(self.folder, "pick")
+        if stamp is None or stamp.more.get("options") or "choice" not in stamp.more or not self.has("pick"):
+            return None
+        kept = kept_choice(self.folder, self._inputs_of("pick"))
+        return None if kept is None else self.handing_over(kept)
 
     def options_of_pick(self) -> dict[str, Any]:
         """What was asked for beside the settings of [pick] when the choice on disk was made."""
@@ -433,45 +441,13 @@ class Study:
         With options of `capmismatch.report.gallery.draw_all` those are drawn anew, by default into a folder of the
         venue's name in ``figures/``.
         """
+        tell_unnamed(self)
+        if not options:
+            return drawn_figures(self)
         from capmismatch.report.gallery import draw_all
 
-        tell_unnamed(self)
-        if options:
-            options.setdefault("folder", self.folder / "figures" / options.get("venue", "chosen"))
-            return draw_all(self, **options)
-        current = self._drawn()
-        if current is not None:
-            return current
-        folder = self.folder / "figures"
-        with locked(folder / ".lock"):
-            current = self._drawn()
-            if current is None:
-                remove_temporaries(folder)
-                stamp, before = self._stamp_of_figures(), gallery_manifest(folder)
-                current = draw_all(self)
-                gone = {folder / name for name in before.get("figures", [])} - set(current)
-                for file in (figure.with_suffix(ending) for figure in gone for ending in _ENDINGS):
-                    file.unlink(missing_ok=True)
-                write_manifest_of_figures(folder, stamp, current)
-        return current
-
-    def _stamp_of_figures(self) -> str:
-        """A hash of all that the figures are drawn from."""
-        names = [name for name in TABLES if self.has(name) and not self._refuse_outdated(name)]
-        settings = [repr(self.config.probe), repr(self.config.isats), self.options_of_pick(), self.config.pick.rule]
-        settings += [self.config.ranks.noise_floor] if self.config.ranks.noise_floor else []
-        has_bank = (self.folder / "bank" / "bank.json").exists()
-        return hash_of([__version__, settings, table_hashes(self.folder, *names) if names else {}, has_bank])
-
-    def _drawn(self) -> list[Path] | None:
-        """The figures that are there, in order; None unless they are those that the tables of now would give."""
-        folder = self.folder / "figures"
-        manifest = gallery_manifest(folder)
-        if manifest.get("made_from") != self._stamp_of_figures():
-            return None
-        figures = [folder / name for name in manifest["figures"]]
-        whole = all(file.with_suffix(ending).exists() for file in figures for ending in _ENDINGS)
-        return figures if whole else None
+        options.setdefault("folder", self.folder / "figures" / options.get("venue", "chosen"))
+        return draw_all(self, **options)
 
     def report(self) -> Path:
         """Write report.html; figures are drawn again where they are of other tables than those of now."""
@@ -480,7 +456,7 @@ class Study:
         if gallery_manifest(self.folder / "figures"):
             self.plot()
         else:  # refuses tables that are outdated
-            self._stamp_of_figures()
+            stamp_of_figures(self)
         return write_report(self)
 
     def run(self) -> Choice:
@@ -493,9 +469,9 @@ class Study:
         if is_named(self.config, "results"):
             self.distill()
             self.correlate()
-        choice = self.pick()
+        choice = self._kept_choice() or self.pick()
         self.plot()
-        self.report()
+        kept_page(self, choice, self.report)
         return choice
 
     def teachers(self) -> pd.DataFrame:
@@ -516,7 +492,7 @@ class Study:
         InputError
             If it has not been made, or was made from other settings, teachers or tables than those of now.
         """
-        self._refuse_outdated(table)
+        self.refuse_outdated(table)
         return load_table(self.folder, table, self.file)
 
     def plot_table(self, name: str) -> pd.DataFrame | None:
@@ -525,7 +501,7 @@ class Study:
 
         return self.status() if name == "status" else plot_table(self, name)
 
-    def _refuse_outdated(self, table: str) -> bool:
+    def refuse_outdated(self, table: str) -> bool:
         """Raise where the stamp of a table says that it was made from something else than is there now; else False."""
         if table not in MADE_BY or read_stamp(self.folder, table) is None or not self.has(table):
             return False

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from pyarrow import ArrowException
@@ -19,8 +19,9 @@ from capmismatch._utils.files import hash_file, hash_of, locked, write_json, wri
 from capmismatch._utils.setting_labels import with_current_labels
 from capmismatch._version import __version__
 from capmismatch.errors import BankError, InputError
-from capmismatch.selection.choice import Choice
-from capmismatch.selection.kept_choice import from_entries
+
+if TYPE_CHECKING:
+    from capmismatch.selection.choice import Choice
 
 MADE_BY = {
     "probes": "probe",
@@ -115,7 +116,7 @@ def stamp_of(inputs: Any) -> str:
 
 
 def keep(folder: Path, name: str, frame: pd.DataFrame, inputs: Any, **more: Any) -> None:
-    """Write a table and its stamp; one command at a time.
+    """Write a table and its stamp, unless they are there; one command at a time.
 
     Parameters
     ----------
@@ -130,8 +131,19 @@ def keep(folder: Path, name: str, frame: pd.DataFrame, inputs: Any, **more: Any)
     **more : Any
         What else to note.
     """
+    stamp = stamp_of(inputs)
     with locked(_lock(folder, name)):
-        _write(folder, name, frame, stamp_of(inputs), more)
+        if not _is_there(folder, name, frame, stamp, more):
+            _write(folder, name, frame, stamp, more)
+
+
+def _is_there(folder: Path, name: str, frame: pd.DataFrame, stamp: str, more: dict[str, Any]) -> bool:
+    """Whether a table lies on disk as it would be written, so that the time of its file stays that of its making."""
+    known = read_stamp(folder, name)
+    if known is None or known.more != more:
+        return False
+    there = _stamped(folder, name, stamp)
+    return there is not None and there.equals(frame.reset_index(drop=True))
 
 
 def _write(folder: Path, name: str, frame: pd.DataFrame, stamp: str, more: dict[str, Any]) -> None:
@@ -163,18 +175,24 @@ def is_current(folder: Path, name: str, inputs: Any) -> bool | None:
     return stamp.made_from == stamp_of(inputs) and stamp.table in ("", _hash(file.read_bytes()))
 
 
-def kept_pilot(folder: Path, inputs: Any) -> Choice | None:
-    """The choice that a pilot left as the table "pick"; None where another was made since, or none.
+def kept_choice(folder: Path, inputs: Any) -> Choice | None:
+    """The choice that `pick` or a pilot left with the table "pick"; None where there is none of these inputs.
 
-    Where it was made from other inputs (probes, results, settings of [pick]) it is left out, with a warning.
+    That a pilot's is left out, because probes, results or settings of [pick] are others now, is told by a warning.
     """
+    from capmismatch.selection.kept_choice import from_entries
+
     stamp = read_stamp(folder, "pick")
-    if stamp is None or not isinstance(stamp.more.get("pilot"), dict) or not table_file(folder, "pick").exists():
+    if stamp is None or not table_file(folder, "pick").exists():
         return None
-    if not is_current(folder, "pick", inputs):
+    entries = stamp.more.get("pilot", stamp.more.get("choice"))
+    if not isinstance(entries, dict):
+        return None
+    if is_current(folder, "pick", inputs):
+        return from_entries(entries)
+    if "pilot" in stamp.more:
         warnings.warn("the pilot's choice was made from other probes, results or settings: left out", stacklevel=3)
-        return None
-    return from_entries(stamp.more["pilot"])
+    return None
 
 
 def kept_table(folder: Path, name: str, inputs: list[Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:

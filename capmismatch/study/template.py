@@ -135,6 +135,18 @@ def _from(base: Path, path: Path) -> str:
     return (path.absolute() if far else Path(relative)).as_posix()
 
 
+def _data_from(base: Path, data: str) -> str:
+    """The address of a data set as the study file says it: a file or folder that is there, from the study's folder.
+
+    Examples
+    --------
+    >>> _data_from(Path("study"), "torchvision:CIFAR10")
+    'torchvision:CIFAR10'
+    """
+    kind, colon, place = data.partition(":")
+    return f"{kind}:{_from(base, Path(place))}" if colon and Path(place).exists() else data
+
+
 def _in_percent(results: Path) -> bool:
     """Whether a table of students can be read only as percentages; `check` reports what cannot be read at all."""
     from capmismatch.distillation.results import load_results
@@ -151,14 +163,14 @@ def _in_percent(results: Path) -> bool:
 def _data(kind: str, data: str | None, file: Path) -> list[str]:
     lines = ["[data]"]
     if data is not None:
-        lines += [f"source = {json.dumps(data)}"]
+        lines += [f"source = {json.dumps(_data_from(file.parent, data))}"]
     elif kind == "ckpt":
         lines += [
             'source = "npz:FILE"  # FILL IN: "folder:PATH" of images by class, "torchvision:CIFAR10", "hf:NAME", or',
             '                     # "npz:FILE" with labels (N,) and images uint8 (N, H, W, C)',
         ]
     else:
-        return ["# [data] is not needed: the logits bring their labels"]
+        return ["# [data] is not needed: the labels come with the logits"]
     return [
         *lines,
         "# split = { val = 0.5, test = 0.5 }  # default: the source's own; students need train rows as well",

@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numba import njit
 from numba.core.dispatcher import Dispatcher
 
 from capmismatch import probes, ranks, temperature
@@ -173,6 +174,16 @@ def kernels_alone() -> None:
     maximise(Search(one, one, below, 4.0), lower, upper)
 
 
+def bounds_are_checked() -> None:
+    """That a look outside an array ends in an error here: else all of this would show nothing."""
+    look = njit(lambda values, place: values[place])
+    try:
+        look(np.zeros(3), 3)
+    except IndexError:
+        return
+    sys.exit("numba checks no bounds")
+
+
 def never_called() -> list[str]:
     """Kernels that nothing above has compiled."""
     modules = (softmax_loops, series_loops, adaptive_loops, isats_loops, rank_loops, rank_flat, condense_loops)
@@ -183,6 +194,7 @@ def never_called() -> list[str]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     devices.SMALL = 0  # the compiled loops are the subject, whatever the size
+    bounds_are_checked()
     for case in (soft_labels, means_of_classes, class_ranks, calibration_errors, rows_of_a_vocabulary, kernels_alone):
         case()
     if missed := never_called():

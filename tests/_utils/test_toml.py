@@ -82,7 +82,7 @@ def test_defaults() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nmae = 'x'", r"key in a.toml must be one of \[.*\], not 'nmae'; did you mean 'name'\?"),
+        ("nmae = 'x'", r"unknown key 'nmae' in a.toml; did you mean 'name'\? Keys there: \['name'"),
         ("", "a.toml lacks the key 'name'"),
         ("name = 3", "expected str at a.toml, key 'name', got 3"),
         ("name = 'x'\nrate = 'fast'", "expected float at a.toml, key 'rate', got 'fast'"),
@@ -96,8 +96,8 @@ def test_defaults() -> None:
         ("name = 'x'\nshare = 0.5", "expected a table at a.toml, key 'share', got 0.5"),
         ("name = 'x'\nshare = { val = 'half' }", "expected float at a.toml, key 'share'.val, got 'half'"),
         ("name = 'x'\ninner = 3", "expected a table at a.toml, key 'inner', got 3"),
-        ("name = 'x'\ninner = { depht = 3 }", "key in a.toml, key 'inner' must be one of .*; did you mean 'depth'"),
-        ("name = 'x'\ninner = {}", "a.toml, key 'inner' lacks the key 'depth'"),
+        ("name = 'x'\ninner = { depht = 3 }", r"unknown key 'depht' in a.toml \[inner\]; did you mean 'depth'"),
+        ("name = 'x'\ninner = {}", r"a.toml \[inner\] lacks the key 'depth'"),
         ("name = 'x'\nmany = [{ depth = 1 }, { depth = 'a' }]", "int at a.toml, key 'many', item 1, key 'depth', got"),
         ("name = 'x'\nmany = [{ depth = -1 }]", "a.toml, key 'many', item 0: expected depth >= 0, got -1"),
     ],

@@ -480,3 +480,76 @@ def test_inputs_without_a_number_and_sizes_beyond_measure(tmp_path: Path) -> Non
     (tmp_path / "r.csv").write_text("teacher,method,accuracy,seed,split,n\na,KD,0.5,0,val,99999999999999999999\n")
     with pytest.raises(InputError, match="a whole number of examples"):
         load_results(tmp_path / "r.csv")
+    np.savez(tmp_path / "d.npz", inputs=np.zeros((4, 0)), labels=[0, 1, 0, 1])
+    with pytest.raises(InputError, match="one number or more"):
+        load_dataset(f"npz:{tmp_path / 'd.npz'}")
+    np.savez(tmp_path / "d.npz", X=np.ones((4, 2)), images=np.ones((4, 2)), labels=[0, 1, 0, 1])
+    with pytest.raises(InputError, match=r"one array of inputs.*images.*X"):
+        load_dataset(f"npz:{tmp_path / 'd.npz'}")
+
+
+class OfLength:
+    """A map-style data set that says how many rows it has."""
+
+    def __init__(self, length: int, **names: Any) -> None:
+        self.length = length
+        self.__dict__.update(names)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, row: int) -> tuple[Any, int]:
+        return np.full(2, float(row)), row % 2
+
+
+def test_map_style_sets_of_absurd_length_and_of_two_orders() -> None:
+    with pytest.raises(InputError, match="1,000,000,000,000"):
+        load_dataset(OfLength(10**12))
+    assert load_dataset(OfLength(4, classes={"v": 1, "u": 0})).classes == ("u", "v")
+    with pytest.raises(InputError, match=r"'u' at place 0.*as label 1"):
+        load_dataset(OfLength(4, classes=["u", "v"], class_to_idx={"u": 1, "v": 0}))
+    with pytest.raises(InputError, match="in the order of the labels, got a set"):
+        load_dataset(OfLength(4, classes={"u", "v"}))
+
+
+LABELS = np.arange(60) % 4
+SURE = np.eye(4)[LABELS] + 0.01 * np.arange(240).reshape(60, 4) / 240
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        ({2: "y", 0: "w", 3: "z", 1: "x"}, ("w", "x", "y", "z")),
+        ({"z": 3, "x": 1, "w": 0, "y": 2}, ("w", "x", "y", "z")),
+        (dict.fromkeys("wxyz").keys(), ("w", "x", "y", "z")),
+        (iter("wxyz"), ("w", "x", "y", "z")),
+        (set("wxyz"), None),
+        ({0: "w", 1: "x", 2: "y", 4: "z"}, None),
+        ({"w": True, "x": False}, None),
+    ],
+    ids=["id2label", "label2id", "keys", "iterator", "set", "gap", "booleans"],
+)
+def test_classes_have_the_order_of_their_labels(classes: Any, expected: tuple[str, ...] | None) -> None:
+    if expected is None:
+        with pytest.raises(InputError, match="class"):
+            bank_from_arrays({"a": SURE}, LABELS, classes=classes)
+        return
+    backwards = pd.DataFrame(SURE[:, ::-1], columns=list("zyxw"))
+    bank = bank_from_arrays({"a": backwards}, LABELS, classes=classes)
+    assert bank.classes == expected and bank.teachers[0].accuracy == 1
+
+
+@pytest.mark.parametrize("names", [[3.0, 2.0, 1.0, 0.0], ["logit_3", "logit_2", "logit_1", "logit_0"], list("3210")])
+def test_columns_that_are_numbered_stand_in_the_order_of_their_numbers(names: list[Any]) -> None:
+    frame = pd.DataFrame(SURE[:, ::-1], columns=names)
+    assert bank_from_arrays({"a": frame}, LABELS).teachers[0].accuracy == 1
+    frame.columns = pd.MultiIndex.from_tuples([("logits", name) for name in names])
+    assert bank_from_arrays({"a": frame}, LABELS).teachers[0].accuracy == 1
+
+
+def test_frames_whose_columns_stand_in_two_orders_are_refused() -> None:
+    one = pd.DataFrame(SURE, columns=list("wxyz"))
+    frames = {"a": one, "b": one[["z", "x", "y", "w"]]}
+    with pytest.raises(InputError, match=r"'b'.*'a'.*'z' instead of 'w' at place 0: give classes"):
+        bank_from_arrays(frames, LABELS)
+    assert [record.accuracy for record in bank_from_arrays(frames, LABELS, classes=list("wxyz")).teachers] == [1, 1]

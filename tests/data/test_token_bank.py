@@ -198,6 +198,11 @@ def test_a_subset_keeps_each_rows_numbers() -> None:
     some.verify()
 
 
+def padded(value: float) -> cm.TokenBank:
+    few = np.concatenate([LOGITS["small"][:, :48], np.full((ROWS, 2), value)], axis=1)
+    return cm.token_bank_from_logits({"a": few}, LABELS % 48, vocabulary=48)
+
+
 REFUSED = {
     "no teacher": (lambda: cm.token_bank_from_logits({}, LABELS), "at least one"),
     "other positions": (
@@ -211,6 +216,11 @@ REFUSED = {
     "no label": (lambda: cm.token_bank_from_logits(LOGITS, np.full(ROWS, -100)), "-100 for all"),
     "label beyond": (lambda: cm.token_bank_from_logits(LOGITS, np.full(ROWS, 5000)), "5000"),
     "sequences": (lambda: make_bank(sequences=np.arange(9)), "sequence"),
+    "more sequences than positions": (lambda: make_bank(sequences=np.arange(ROWS + 1)), f"{ROWS} positions"),
+    "sequence that is no number": (lambda: make_bank(sequences=np.full(ROWS, np.nan)), "whole numbers.*nan at row 0"),
+    "more splits than positions": (lambda: make_bank(split=["val"] * (ROWS + 1)), f"{ROWS} positions"),
+    "probability in the padding of few tokens": (lambda: padded(9.0), "2 columns beyond.*another tokenizer"),
+    "NaN in the padding of few tokens": (lambda: padded(np.nan), "NaN or infinity at row 0.*beyond"),
     "negative sequence": (lambda: make_bank(sequences=windows(ROWS) - 1), "-1"),
     "split within a sequence": (lambda: make_bank(split=["val", "test"] * 30), "one split"),
     "tokens": (lambda: make_bank(tokens=["a", "b"]), "5000 tokens|labels in"),

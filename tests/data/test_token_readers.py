@@ -131,6 +131,39 @@ def test_teachers_must_tell_the_same_positions(tmp_path):
     assert cm.saved_token_probes({"a": saved, "b": saved}, params={"a": 3})["params"].notna().sum() == 8
 
 
+def test_a_label_without_a_rank_counts_where_it_is_among_the_likeliest(tmp_path):
+    record = json.loads(_vllm(tmp_path).read_text())
+    for entries in record["prompt_logprobs"][1:]:
+        for entry in entries.values():
+            entry["rank"] = None
+    (tmp_path / "x.jsonl").write_text(json.dumps(record))
+    tables = [
+        cm.saved_token_probes({"net": cm.read_token_logits(tmp_path / name, V)}) for name in ("x.jsonl", "vllm.jsonl")
+    ]
+    found, expected = (table.set_index("probe") for table in tables)
+    assert expected.loc["accuracy", "value"] == 0.2 and found.loc["accuracy", "value"] == 0.2
+    np.testing.assert_array_equal(found["low"], expected["low"])
+
+
+def test_a_damaged_head_asks_for_no_memory(tmp_path):
+    file = _llama(tmp_path)
+    raw = bytearray(file.read_bytes())
+    raw[16:20] = struct.pack("<i", 2**30)
+    file.write_bytes(raw)
+    with pytest.raises(InputError, match="is cut"):
+        cm.read_token_logits(file)
+
+
+def test_numbers_of_parameters_are_whole(tmp_path):
+    saved = cm.read_token_logits(_parquet(tmp_path), V)
+    for params in ({"net": -1}, {"net": 1.5}):
+        with pytest.raises(InputError, match="whole number as params of teacher 'net'"):
+            cm.saved_token_probes({"net": saved}, params=params)
+    for other in ([saved], {"net": LOGS}):
+        with pytest.raises(InputError, match="mapping"):
+            cm.saved_token_probes(other)
+
+
 def _broken(folder, what):
     ids, logs = TOP.tolist(), VALUES.tolist()
     if what == "mass":
@@ -196,12 +229,38 @@ def test_cut_packed_and_unknown_files_are_refused(tmp_path):
             "number of a token.*'the'",
         ),
         ({"prompt_token_ids": [1, 2], "prompt_logprobs": None}, "prompt_logprobs"),
+        ({"prompt_token_ids": [1, 2], "prompt_logprobs": [None, None]}, "object for each listed token of token 1"),
+        ({"prompt_token_ids": [1, 2], "prompt_logprobs": [None, {"3": -0.3}]}, "object for each listed token"),
+        ({"prompt_token_ids": [], "prompt_logprobs": []}, "empty document"),
+        ({"input_ids": [], "token_ids": [], "top_values": []}, "empty document"),
+        ({"input_ids": [], "logprobs": []}, "empty document"),
+        ({"input_ids": [1, 2], "labels": [1], "logprobs": [[{"token": "1", "logprob": -0.3}]]}, "2 tokens, got 1"),
     ],
 )
 def test_lists_that_do_not_name_tokens_are_refused(tmp_path, row, message):
     (tmp_path / "x.jsonl").write_text(json.dumps(row))
     with pytest.raises(InputError, match=f"sequence 0 of .*{message}"):
         cm.read_token_logits(tmp_path / "x.jsonl", V)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "listed", "message"),
+    [
+        ([1, 2], [3.5, 2], r"as ids at position 0 of sequence 0 .*\[3\.5, 2\.0\]"),
+        ([1, 2], [None, 2], "as ids at position 0"),
+        ([1, 2], [True, False], "as ids at position 0"),
+        ([1, 2], ["7", "2"], "as ids at position 0"),
+        ([1, 2.5], [3, 2], r"as the label at position 0 .*2\.5"),
+    ],
+)
+def test_numbers_of_tokens_are_whole(tmp_path, tokens, listed, message):
+    row = {"input_ids": tokens, "token_ids": [listed], "top_values": [[-0.5, -2.0]]}
+    (tmp_path / "x.jsonl").write_text(json.dumps(row))
+    with pytest.raises(InputError, match=message):
+        cm.read_token_logits(tmp_path / "x.jsonl", V)
+    row = {"input_ids": [1, 2], "token_ids": [[3.0, 2.0]], "top_values": [[-0.5, -2.0]]}
+    (tmp_path / "x.jsonl").write_text(json.dumps(row))
+    assert cm.read_token_logits(tmp_path / "x.jsonl", V).ids.tolist() == [[3, 2]]
 
 
 def test_files_are_read_in_the_order_of_their_numbers(tmp_path):

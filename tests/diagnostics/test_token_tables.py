@@ -193,6 +193,19 @@ def test_guessers_copies_and_coarse_logits_are_found() -> None:
     assert table.loc["large", "accuracy"] == pytest.approx((LOGITS["large"].argmax(1) == LABELS).mean())
 
 
+def test_stand_ins_and_rows_that_were_not_written_are_found() -> None:
+    masked, low, unwritten, one_hot = (LOGITS["large"].copy() for _ in range(4))
+    columns = np.setdiff1d(np.arange(VOCABULARY), LABELS)[:25]
+    masked[:, columns], low[:, columns] = -1e9, -1e4
+    unwritten[::20] = 0
+    one_hot[:] = np.where(np.arange(VOCABULARY) == LOGITS["large"].argmax(1)[:, None], 5.0, 0.0)
+    teachers = {**LOGITS, "masked": masked, "low": low, "unwritten": unwritten, "one-hot": one_hot}
+    table = cm.check(cm.token_bank_from_logits(teachers, LABELS, sequences=windows(ROWS))).set_index("teacher")
+    found = table["findings"].str.contains("CM019")
+    assert found[found].index.tolist() == ["masked", "low", "unwritten", "one-hot"]
+    assert table.loc[["small", "middle", "large"], "usable"].all()
+
+
 def test_a_sound_bank_is_found_sound(banks) -> None:
     few, labels = text_logits(300, 200)
     dense = cm.token_bank_from_logits(few, labels, sequences=windows(300), params=PARAMS)

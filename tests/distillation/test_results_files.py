@@ -147,3 +147,13 @@ def test_a_setting_that_no_trainer_has(tmp_path, column, value):
 def test_a_column_in_capitals_is_pointed_at(tmp_path):
     with pytest.raises(InputError, match="did you mean 'Teacher'"):
         load(tmp_path, "Teacher,method,accuracy\na,KD,0.7\n")
+
+
+def test_percent_is_true_false_or_none_and_cells_hold_one_value(tmp_path):
+    table = pd.DataFrame({"teacher": ["a"], "method": ["KD"], "accuracy": [0.7]})
+    for percent in ("yes", 1, "false"):
+        with pytest.raises(InputError, match="percent=True, False or None, got"):
+            load_results(table, percent=percent)
+    table.assign(accuracy=[[0.7, 0.8]]).to_parquet(tmp_path / "r.parquet")
+    with pytest.raises(InputError, match=r"a number as accuracy.*0\.7.*row 0"):
+        load_results(tmp_path / "r.parquet")

@@ -18,8 +18,9 @@ import pytest
 from messages import naming
 
 from capmismatch import cli
+from capmismatch.distillation import trackers
 from capmismatch.distillation.methods import Method
-from capmismatch.distillation.trackers import TRACKERS, read_runs, track
+from capmismatch.distillation.trackers import TRACKERS, _ends_with_exit, read_runs, track
 from capmismatch.errors import BankError, InputError
 
 METHOD = Method("DKD", options={"beta": 2.0})
@@ -273,6 +274,29 @@ def test_errors(tmp_path: Path) -> None:
         (tmp_path / "runs" / "a" / name).write_text(content)
         with pytest.raises(BankError, match=naming(tmp_path / "runs" / "a", "damaged")):
             read_runs(tmp_path)
+
+
+def test_a_copy_for_wandb_that_was_cut_is_told_and_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its writing process says nothing when the disk is full: what it leaves is looked at."""
+    pytest.importorskip("wandb")
+    leave_run(tmp_path, "a" * 16, LOSSES, done=True)
+    read = Path.read_bytes
+
+    def cut(file: Path) -> bytes:
+        return read(file)[:-3] if file.suffix == ".wandb" else read(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", cut)
+        patch.setattr(trackers, "FLUSH_SECONDS", 0.1)
+        with pytest.raises(BankError, match=naming(tmp_path / "out", "incomplete", "completed next time")):
+            track(tmp_path, "wandb", tmp_path / "out")
+    assert track(tmp_path, "wandb", tmp_path / "out")["written"].all()
+    (file,) = (tmp_path / "out").glob("wandb/offline-run-*/run-*.wandb")
+    whole = read(file)
+    assert _ends_with_exit(whole)
+    for length in (0, 3, 7, 9, len(whole) // 2, len(whole) - 1):
+        assert not _ends_with_exit(whole[:length])
+    assert not track(tmp_path, "wandb", tmp_path / "out")["written"].any()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of the size of files are POSIX's")

@@ -39,6 +39,11 @@ IDIOMS = {
     r"\bsays nothing of\b": "says nothing about",
     r"(?<!Wasserstein distance )\brivals?\b": "baseline",  # but in that title
     r"\bno established\b": "not significant",
+    r"\bamiss\b": "no problems",
+    r"\bsurest\b|\bas sure (as|of)\b|\bsure of nothing\b": "confident",
+    r"\botherwise than\b": "differently from",
+    r"\bfrom afar\b": "extrapolated",
+    r"\bis the sign\b": "signs are",
 }
 """Private idiom -> what the field says instead."""
 

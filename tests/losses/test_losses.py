@@ -920,6 +920,11 @@ def test_full_lists_are_plain_distillation():
     assert loss.item() == pytest.approx(losses.kd(student, teacher.detach(), 1.0).item(), rel=1e-5)
     assert torch.isfinite(torch.autograd.grad(loss, student)[0]).all()
     assert losses.listed_kl(student, ids, logs, mask=torch.zeros(3, dtype=torch.bool)).item() == 0
+    double = [tensor.detach().double() for tensor in (student, teacher)]
+    wide, listed = torch.log_softmax(double[1], 1).topk(4, dim=1)
+    assert losses.listed_kl(double[0], listed, wide).item() == pytest.approx(
+        losses.topk_kl(*double, k=4).item(), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize(

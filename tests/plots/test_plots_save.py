@@ -114,15 +114,25 @@ def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
     ax = plots.study_progress(tables.status_table())
     before = plots.save(ax, tmp_path / "figure")[0].read_bytes()
 
-    def broken(file, **_):
+    def broken(canvas, file, **_):
         file.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(ax.figure, "savefig", broken)
+    monkeypatch.setattr("matplotlib.backends.backend_pdf.FigureCanvasPdf.print_pdf", broken)
     with pytest.raises(CapmismatchError, match="disk full"):
         plots.save(ax, tmp_path / "figure")
     assert (tmp_path / "figure.pdf").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_pictures_are_those_that_savefig_writes(tmp_path):
+    ax = draw("forest", MLPS)
+    figure, dpi = ax.figure, ax.figure.dpi
+    direct = plots.save(ax, tmp_path / "direct", formats=["png", "pdf"])
+    assert figure.dpi == dpi and figure.canvas.figure is figure
+    with matplotlib.rc_context({"savefig.facecolor": figure.get_facecolor()}):  # what is asked of `savefig` goes there
+        saved = plots.save(ax, tmp_path / "saved", formats=["png", "pdf"])
+    assert [file.read_bytes() for file in direct] == [file.read_bytes() for file in saved]
 
 
 def test_pgf_without_latex_is_refused_before_anything_is_written(tmp_path, monkeypatch):

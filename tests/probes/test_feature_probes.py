@@ -106,6 +106,18 @@ def test_alignment_is_one_up_to_rotation_and_scale_and_less_elsewhere() -> None:
     assert np.isnan(probes.cka(x, np.ones((50, 2))))
 
 
+@pytest.mark.parametrize("offset", [300.0, 1e5])
+def test_a_large_common_part_of_the_features_is_no_direction_between_classes(offset: float) -> None:
+    features, labels = drawn(100, 4, 3)
+    assert probes.nc1(features + offset, labels) == pytest.approx(probes.nc1(features, labels), rel=1e-4)
+
+
+def test_features_that_are_all_zero_have_the_evidence_of_a_constant() -> None:
+    labels = [0] * 30 + [1] * 10
+    squares = np.log(2 * np.pi * np.array([0.75, 0.25])) + 1  # of each class its share of ones, with no mean
+    assert probes.logme(np.zeros((40, 3)), labels) == pytest.approx(-squares.mean() / 2)
+
+
 def test_a_classifier_that_collapses_has_less_of_nc1_and_a_lower_rank() -> None:
     labels = np.arange(90) % 3
     noise = np.random.default_rng(0).normal(size=(90, 10))

@@ -10,6 +10,7 @@ import torch
 from scipy import special
 from torch import nn
 
+import capmismatch as cm
 from capmismatch import probes
 from capmismatch._numerics import last_layer
 from capmismatch.errors import InputError
@@ -112,6 +113,31 @@ def test_divergences_are_those_of_scipy(pair) -> None:
     np.testing.assert_allclose(probes.reverse_kl(*given), special.rel_entr(q, p).sum(1))
     mixed = special.rel_entr(p, 0.3 * p + 0.7 * q).sum(1)
     np.testing.assert_allclose(probes.skewed_kl(*given, skew=0.3), mixed)
+
+
+def test_divergences_of_far_logits_are_not_bounded_by_what_a_float_holds() -> None:
+    teacher, student = np.array([[2000.0, 0, 0]]), np.array([[0.0, 900, 0]])  # exp(-2000) is 0
+    assert probes.kl(teacher, student) == pytest.approx(900)
+    assert probes.reverse_kl(teacher, student) == pytest.approx(2000)
+    assert probes.kl(teacher / 2, student / 2, 0.05) == pytest.approx(9000)
+    assert probes.skewed_kl(teacher, student) == pytest.approx(math.log(10))
+    assert probes.skewed_kl(teacher, student, skew=0) == pytest.approx(900)
+    bank = cm.bank_from_arrays({"teacher": teacher, "student": student}, [0])
+    assert cm.pair_probes(bank, "student", [1.0], ["kl", "reverse_kl"])["value"].tolist() == pytest.approx([900, 2000])
+
+
+def test_a_ratio_of_rank_to_no_surprise_is_unknown() -> None:
+    sure = 2000 * np.eye(3)
+    assert math.isnan(probes.rsr(sure, sure))
+    bank = cm.bank_from_arrays({"teacher": sure, "student": sure}, [0, 1, 2])
+    row = cm.pair_probes(bank, "student", [1.0], ["rsr"]).iloc[0]
+    assert math.isnan(row["value"]) and row["n"] == 0
+
+
+def test_gradients_of_sure_networks_keep_their_digits() -> None:
+    teacher, student = [[50.0, 0.0]], [[40.0, 0.0]]  # both probabilities are 1 in floating point
+    assert probes.gradient_cosine(teacher, student, [0], [[1.0]]) == pytest.approx(1)
+    assert probes.gradient_cosine(student, teacher, [0], [[1.0]]) == pytest.approx(-1)
 
 
 def test_the_size_gap_is_least_at_two_and_a_half_times_the_student() -> None:

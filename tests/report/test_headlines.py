@@ -69,6 +69,7 @@ def test_what_is_not_known_has_no_headline_of_its_own(topic):
         ),
         ("ranks", [agreement(True)], ["0.81", "0.86", "agree less than two runs"]),
         ("ranks", [agreement(True, FLAT)], ["agree about as well as two runs"]),
+        ("ranks", [agreement(True, Estimate(0.05))], ["0.81 against 0.86", "too few runs for an interval"]),
         ("ranks", [agreement(False)], ["0.81", "no teacher has two runs"]),
         ("ranks", [agreement(True), agreement(True, FLAT)], ["less than", "about as well as"]),
         ("classes", [spread(UP, 1)], ["No:", "big", "small", "3 of 4"]),

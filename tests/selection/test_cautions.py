@@ -109,6 +109,15 @@ def test_other_measures_and_methods_tell_equal_accuracies_apart() -> None:
     assert "evidence number 2" in without_repeats(None, [(PROBES, both), (PROBES, own)])[2]
 
 
+def test_groups_that_share_no_accuracies_are_compared_in_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The evidence that comes with the package has hundreds of groups, and each is compared with all others."""
+    monkeypatch.setattr("capmismatch.selection.repeats._differ", None)
+    mine, others = (result_table(MEANS, rng=rng).assign(kl=0.3) for rng in (1, 2))
+    assert without_repeats(mine, [(PROBES, others)])[2] == ""
+    with pytest.raises(TypeError):
+        without_repeats(mine, [(PROBES, mine.assign(family="g"))])
+
+
 @pytest.mark.parametrize("splits", [["val", "test"], ["val"]])
 def test_rows_that_are_there_twice_are_refused(splits: list[str]) -> None:
     results = result_table(MEANS, plain=0.69)

@@ -70,6 +70,8 @@ def test_the_least_likelihood_wins_and_regret_is_in_nats() -> None:
 def test_pages_and_kept_choices_are_in_nats() -> None:
     choice = pick(table_of_probes(), table_of_results(), metric="nll")
     assert "nll" in repr(choice) and "accuracy points" not in repr(choice)
+    assert {"score, nats", "regret, nats", "P(best)"} <= set(choice.shown_teachers())
+    assert not any("%" in header for header in choice.shown_teachers())
     again = from_entries(json.loads(json.dumps(as_entries(choice))))
     assert again.metric == choice.metric and again.reasons == choice.reasons
     pd.testing.assert_frame_equal(again.table, choice.table)

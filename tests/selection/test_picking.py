@@ -840,6 +840,8 @@ def test_the_grade_follows_the_chance_and_the_title_the_grade(probes, results):
     leaning = replace(clear, comparison=replace(clear.comparison, teachers=clear.table.assign(p_best=chances)))
     assert leaning.grade == "leaning" and leaning.title.startswith("Leaning to teacher ")
     unsure = replace(clear, comparison=replace(clear.comparison, teachers=clear.table.assign(p_best=0.2)))
+    coin = clear.table.head(2).assign(p_best=[0.55, 0.45])  # of two teachers one always has half or more
+    assert replace(clear, comparison=replace(clear.comparison, teachers=coin)).grade == "toss-up"
     assert unsure.grade == "toss-up" and unsure.title.startswith("Toss-up: ")
     guess = pick(probes)
     assert guess.grade == "none" and guess.title.startswith("First guess: ") and np.isnan(guess.p_best)
@@ -866,6 +868,9 @@ def test_teachers_that_do_not_differ_are_said_not_to(probes, results):
     assert test["reliability"] < 0.8 and "CM015" in choice.findings
     assert choice.title.endswith("do not differ significantly") == (test["p"] >= 0.05)
     assert any(f"{test['F']:.2f}" in reason and f"{test['reliability']:.2f}" in reason for reason in choice.reasons)
+    single = pick(probes, results[results["seed"].eq(results["seed"].min())], label="KD tau=4")
+    assert single.basis.differences["p"].isna().all() and single.grade != "clear"
+    assert "cannot be tested" in single.title and "significantly" not in single.title
     clear = pick(probes, results, label="KD tau=4")
     assert "CM015" not in clear.findings and clear.basis.differences.iloc[0]["p"] < 1e-3
 
@@ -887,3 +892,8 @@ def test_the_reported_accuracy_and_gain_are_not_too_high():
         errors.append(100 * (row["accuracy"] - true[choice.teacher]))
         gains.append(row["gain"] - 100 * (true[choice.teacher] - 0.69 - seeds))
     assert abs(np.mean(errors)) < 0.1 and abs(np.mean(gains)) < 0.12
+
+
+def test_values_that_are_no_table_are_refused():
+    with pytest.raises(InputError, match=r"the table of values, a DataFrame, got int"):
+        pick(probe_table(np.random.default_rng(0)), values=3)

@@ -170,7 +170,7 @@ def test_bfloat16_keeps_its_head_in_full_precision(study):
         ("cut", "encode differently: first at 'W5', 0 for the teacher and 5 in the text"),
         ("size", "has logits of 30 tokens, the text 'text' has a tokenizer of 40"),
         ("context", "takes at most 8 tokens, the windows of 'text' have 16: load the text with window=8"),
-        ("padding", "beyond the 40 tokens of data set 'text'.*another tokenizer"),
+        ("padding", "20 columns beyond the vocabulary of 40.*data set 'text'.*another tokenizer"),
         ("code", "transformers cannot load"),
         ("bin", "no model.safetensors"),
     ],

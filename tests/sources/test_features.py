@@ -172,6 +172,21 @@ def test_features_that_float16_cannot_hold_and_saved_logits_that_bring_none(tmp_
     assert bank.has_features("fake/small") and not bank.has_features("saved/t") and not bank.all_have_features
 
 
+def test_a_bank_as_source_brings_its_features_in_the_order_of_the_rows(tmp_path: Path) -> None:
+    first = quietly(teacher(), saved(dataset(), np.eye(CLASSES, dtype=np.float32)[dataset().labels]), to=tmp_path / "a")
+    first = quietly(teacher(), to=tmp_path / "a", features=True)
+    family, data = load_family(f"bank:{tmp_path / 'a'}"), dataset()
+    again = collect(family, None, tmp_path / "b", features=True, progress=False)
+    assert (tmp_path / "b/fake/small" / FILE).read_bytes() == (tmp_path / "a/fake/small" / FILE).read_bytes()
+    assert again.has_features("small") and not again.has_features("saved/t")
+    some = np.arange(ROWS)[::-2]
+    cut = collect(family, data.take(some), tmp_path / "c", features=True, progress=False)
+    np.testing.assert_array_equal(cut.features("small"), first.features("small")[some])
+    other = load_family(f"bank:{tmp_path / 'a'}", feature_layer="0")
+    with pytest.raises(InputError, match=r"fake/small are of feature_layer '', not '0'"):
+        collect(other, None, tmp_path / "d", features=True, progress=False)
+
+
 def shufflenet(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
     for part in (net.conv1, net.maxpool, net.stage2, net.stage3, net.stage4, net.conv5):
         x = part(x)

@@ -134,6 +134,13 @@ def test_rows_that_are_there_twice_are_refused(columns: dict[str, int]) -> None:
         teacher_differences(pd.concat([frame, frame]))
 
 
+def test_an_infinite_accuracy_is_refused() -> None:
+    frame = results(np.random.default_rng(0).normal(0.7, 0.01, (4, 3)))
+    frame.loc[3, "accuracy"] = np.inf
+    with pytest.raises(InputError, match="finite numbers as accuracies, got inf for student 's' and teacher 't"):
+        teacher_differences(frame)
+
+
 def test_single_runs_say_nothing() -> None:
     row = teacher_differences(results(np.linspace(0.6, 0.8, 5)[:, None])).iloc[0]
     assert row["df2"] == 0 and row[["F", "p", "reliability", "ceiling", "seeds_for_80"]].isna().all()

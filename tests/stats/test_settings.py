@@ -107,5 +107,7 @@ def test_plain_training_and_what_is_refused() -> None:
     assert rows["label"].tolist() == ["m0", "m1"] and rows["low_of_others"].isna().all() and rows["low"].notna().all()
     with pytest.raises(InputError, match="against must be one of"):
         setting_differences(frame, against="m7")
+    with pytest.raises(InputError, match=r"more than one row for .* teacher='t0'"):
+        setting_differences(pd.concat([frame, frame]))
     single = setting_differences(frame[frame["seed"].eq(0)])
     assert single["value"].notna().all() and single[["low", "p", "run_sd"]].isna().all(axis=None)

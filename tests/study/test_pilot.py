@@ -328,7 +328,7 @@ def test_a_pilot_from_end_to_end(whole: tuple[Path, Any, list[str]], taught: Pat
     kept = Study(folder / "study.toml").choice()
     assert repr(kept) == repr(choice) and kept.risks == choice.risks and kept.findings == choice.findings
     for page in (repr(choice), choice._repr_html_(), choice.to_markdown()):
-        assert "Rungs" in page and "p_best" in page
+        assert "Rungs" in page and "P(best)" in page
     assert "based on a pilot" in repr(choice)
 
 

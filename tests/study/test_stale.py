@@ -58,13 +58,19 @@ tau = 2
 """
 MODELS = """
 import importlib
+import json
+from pathlib import Path
 
 from torch import nn
 
 from network_parts.activations import ACTIVATION
 
 
+SIZES = Path(__file__).parent / "sizes.json"
+
+
 def make(stem):
+    assert json.loads(SIZES.read_text())
     last = importlib.import_module("last_parts").LAST
     return nn.Sequential(nn.Linear(4, int(stem[1:])), ACTIVATION(), nn.Linear(int(stem[1:]), 3), last())
 
@@ -91,6 +97,7 @@ def write_inputs(folder: Path) -> None:
     (folder / "network_parts/activations.py").write_text("import kinds\n\nACTIVATION = kinds.ACTIVATION\n")
     (folder / "kinds.py").write_text("from torch import nn\n\nACTIVATION = nn.ReLU\n")
     (folder / "last_parts.py").write_text("from torch import nn\n\nLAST = nn.Identity\n")
+    (folder / "sizes.json").write_text("[4, 8]")
     (folder / "nets").mkdir()
     for width in (4, 8):
         torch.save(network(width, width).state_dict(), folder / f"nets/m{width}.pt")
@@ -231,6 +238,7 @@ TRAINED: dict[str, Edit] = {
     "what its imports import": in_file("kinds.py", "nn.ReLU", "nn.Sigmoid"),
     "what it imports by name": in_file("last_parts.py", "nn.Identity", "nn.Softsign"),
     "its imports by a comment": in_file("kinds.py", "ACTIVATION", "# of the paper\nACTIVATION"),
+    "a file that it reads": lambda folder: (folder / "sizes.json").write_text("[4, 8, 16]") and None,
     "its imports gone": lambda folder: (folder / "kinds.py").unlink(),
     "mean": text('builder = "models:make"', 'builder = "models:make"\nmean = [1]'),
     "student": text("mlp3", "mlp4"),
@@ -251,6 +259,7 @@ FIRST = {"saved": ("collect", "probe", "pick"), "trained": ("collect", "distill"
 """Stages from which on a study is run again after an edit."""
 
 
+@pytest.mark.slow  # all of them together: each runs a study three times
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("kind", "name"), EDITS, ids=[f"{kind}: {name}" for kind, name in EDITS])
 def test_an_edit_between_stages_leaves_nothing_stale(
@@ -355,6 +364,16 @@ def test_an_impossible_result_is_refused(finished: dict[str, Path], tmp_path: Pa
             Study(folder / "study.toml", progress=False).distill()
     file.write_text(good)
     assert len(Study(folder / "study.toml", progress=False).distill())
+
+
+def test_a_run_lies_in_the_folder_that_is_named_after_it(finished: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "edited"
+    shutil.copytree(finished["trained"], folder)
+    one, other = sorted((folder / "runs").iterdir())[:2]
+    for source, target in ((one, tmp_path / "aside"), (other, one), (tmp_path / "aside", other)):
+        source.rename(target)
+    with pytest.raises(BankError, match=rf"{one.name}.*of the run {other.name}|{other.name}.*of the run {one.name}"):
+        Study(folder / "study.toml", progress=False).distill()
 
 
 def test_the_report_leaves_the_pick_as_it_was_asked_for(finished: dict[str, Path], tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import pytest
 
 from capmismatch._utils.torchrun import world_size
 from capmismatch.errors import CapmismatchError, InputError
-from capmismatch.study.checking import check_pick
+from capmismatch.study.checking import check_teachers
 from capmismatch.study.config import read_study
 from capmismatch.study.study import Study
 from capmismatch.training.recipes import Recipe
+from tests.studies import letters_study
 
 STUDY = """name = "s"
 [data]
@@ -232,7 +233,20 @@ def test_a_family_that_the_study_lacks_is_told_before_students(tmp_path: Path) -
     (tmp_path / "study.toml").write_text(STUDY + '[pick]\nfamily = "nope"\n')
     study = Study(tmp_path / "study.toml", progress=False)
     with pytest.raises(InputError, match=r"family in .pick. of study.toml must be one of .'mlp'., not 'nope'"):
-        check_pick(study, family=["mlp", "mlp"])
+        check_teachers(study, [("mlp", "mlp4"), ("mlp", "mlp4")])
+
+
+@pytest.mark.parametrize(("other", "told"), [("nope", "no teacher 'nope'"), ("mlp4", "several teachers 'mlp4'")])
+def test_a_second_teacher_that_the_study_lacks_is_told_before_anything_is_collected(
+    tmp_path: Path, other: str, told: str
+) -> None:
+    family = 'source = "letters:mlp"\nwidths = [4]\nseeds = 1\nepochs = 0\n[[family]]\nname = "late"\n'
+    methods = ("CE", f'MatchKD\nother = "{other}"')
+    text = letters_study(family=family + family.partition("\n[[")[0], methods=methods)
+    (tmp_path / "study.toml").write_text(text)
+    with pytest.raises(InputError, match=told + ".*late/mlp4"):
+        Study(tmp_path / "study.toml", progress=False).collect()
+    assert not (tmp_path / "bank").exists()
 
 
 @pytest.mark.parametrize("student", ["mlp99999999", "mlp50000x50000", "cifar_resnet99998", "mlp" + 30 * "9"])

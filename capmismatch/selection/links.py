@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from capmismatch._numerics.threads import in_one_blas_thread
 from capmismatch.errors import (
     MOST_RESAMPLES,
     InputError,
@@ -74,7 +73,6 @@ _PARTIALS = ("partial_accuracy", "partial_params", "partial_accuracy_params", "p
 _REPLICATES = 250  # bootstrap replicates held in memory at a time
 
 
-@in_one_blas_thread
 def correlate(
     probes: pd.DataFrame,
     results: pd.DataFrame,

@@ -14,7 +14,6 @@ from numbers import Real
 import numpy as np
 import pandas as pd
 
-from capmismatch._numerics.threads import in_one_blas_thread
 from capmismatch.errors import (
     MOST_RESAMPLES,
     InputError,
@@ -85,7 +84,6 @@ from capmismatch.stats.usable import OF_UNUSABLE, of_texts, told, usable_tables
 __all__ = ["Choice", "pick"]
 
 
-@in_one_blas_thread
 def pick(
     probes: pd.DataFrame,
     results: pd.DataFrame | None = None,

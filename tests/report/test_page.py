@@ -186,7 +186,7 @@ def test_sections_come_in_order(whole):
 def test_the_answer_is_up_front(whole):
     page, _ = whole
     facts = dict(zip(page.text_of("dt"), page.text_of("dd"), strict=True))
-    assert facts["Grade"] == "leaning" and re.fullmatch(r"\d+ %", facts["P(best)"])
+    assert facts["Grade"] == "toss-up" and re.fullmatch(r"\d+ %", facts["P(best)"])
     assert re.fullmatch(r"\d+\.\d\d points", facts["Expected regret"])
     assert page.text_of("strong")[0] == '"><img src=x onerror=alert(1)>', "the teacher stands out"
     captions = page.text_of("figcaption")

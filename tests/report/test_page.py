@@ -480,7 +480,7 @@ def test_a_study_without_results(make):
     assert "capmismatch distill" not in absent
     facts = dict(zip(page.text_of("dt"), page.text_of("dd"), strict=True))
     assert "P(best)" not in facts
-    assert any("based on the rule 'most accurate'" in text for text in page.text_of("p"))
+    assert any("based on the rule 'lowest nll'" in text for text in page.text_of("p"))
 
 
 def test_a_study_without_students_yet_says_what_to_run(make):

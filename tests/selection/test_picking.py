@@ -68,11 +68,16 @@ def results():
     return result_table(np.random.default_rng(1))
 
 
-def test_without_results_the_most_accurate_is_taken(probes):
+def test_without_results_the_lowest_nll_decides(probes):
+    """By `data/evidence`; where it was not measured, the accuracy does."""
+    nll = probes[probes["probe"].eq("accuracy")].assign(probe="nll", se=0.0001)
+    nll["value"] = nll["value"].rank()  # the least accurate has the lowest
+    choice = pick(pd.concat([probes, nll]))
+    assert (choice.teacher, choice.rule) == ("resnet8", DEFAULT_RULE) and DEFAULT_RULE == "lowest nll"
     choice = pick(probes)
-    assert (choice.teacher, choice.rule, choice.tau) == ("resnet56", DEFAULT_RULE, None)
+    assert (choice.teacher, choice.rule, choice.tau) == ("resnet56", "most accurate", None)
     assert choice.table["score"].is_monotonic_decreasing and choice.grade == "none"
-    for lacking, rule in (("accuracy", VARIANCE_RULE), ("derived_std", DEFAULT_RULE)):
+    for lacking, rule in (("accuracy", VARIANCE_RULE), ("derived_std", "most accurate")):
         assert pick(probes[probes["probe"].ne(lacking)]).rule == rule
 
 
@@ -528,7 +533,7 @@ def test_a_family_of_the_same_tables_is_chosen_from_with_the_others_as_evidence(
     assert (own.basis.evidence.teachers, own.basis.evidence.families) == (16, 2)
     alone = pick(probes, results[results["family"].eq("c")], family="c")
     assert alone.rule == "results" and alone.basis.evidence is None
-    assert pick(probes, family="c").rule == DEFAULT_RULE
+    assert pick(probes, family="c").rule == "most accurate"
     with pytest.raises(InputError, match="family must be one of"):
         pick(probes, results, family="d")
 

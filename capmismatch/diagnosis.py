@@ -410,7 +410,7 @@ class Diagnosis:
         table = self.choice.shown_teachers().head(SHOWN_TEACHERS)
         names = table.pop("family") + "/" + table["teacher"]
         sizes = {"params": [format_count(size) for size in table["params"]]} if "params" in table else {}
-        within = [name for name in table if name.startswith("P(within")]
+        within = [name for name in map(str, table) if name.startswith("P(within")]
         return table.assign(teacher=names, **sizes).drop(columns=within)
 
     @property

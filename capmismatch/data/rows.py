@@ -187,9 +187,9 @@ def label_array(labels: Any, place: str) -> NDArray[Any]:
         raise InputError(
             f"expected {place} of shape (N,) with N > 0, got shape {array.shape}{advice if is_one_hot else ''}"
         )
-    fractions = np.flatnonzero(~np.isfinite(array) | (array != np.floor(array))) if array.dtype.kind == "f" else ()
-    if len(fractions):
-        row = fractions[0]
+    whole = np.isfinite(array) & (array == np.floor(array)) if array.dtype.kind == "f" else np.ones(len(array), bool)
+    if not whole.all():
+        row = int(np.argmin(whole))
         raise InputError(f"expected whole numbers as {place}, got {array[row]} at row {row}")
     return array
 

@@ -358,7 +358,7 @@ class Trainer:
         for start in range(0, len(labels), step):
             rows = np.arange(start, min(start + step, len(labels)))
             numbers, logits = torch.from_numpy(rows), _float32(bank.take(teacher.key, rows))
-            options: dict[str, Tensor] = {} if other is None else {"other": _float32(bank.take(other.key, rows))}
+            options: dict[str, Any] = {} if other is None else {"other": _float32(bank.take(other.key, rows))}
             if method.name == "SHUFFLE":
                 options["rows"] = numbers
             soft = method.soft_labels(logits, labels[numbers], **options).float()

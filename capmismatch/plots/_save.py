@@ -29,7 +29,7 @@ _NAMES: WeakKeyDictionary[Axes, dict[str, str]] = WeakKeyDictionary()  # short n
 _PROBES: WeakKeyDictionary[Axes, list[str]] = WeakKeyDictionary()
 _POINTS: WeakKeyDictionary[Artist, list[str]] = WeakKeyDictionary()  # what each point of a line or scatter says
 _CANVASES = {"pdf": ("pdf", "print_pdf"), "png": ("agg", "print_png"), "svg": ("svg", "print_svg")}
-_OF_SAVING = {"savefig.facecolor": "auto", "savefig.edgecolor": "auto", "savefig.transparent": False}
+_OF_SAVING = ("auto", "auto", False)
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # of texts that a spreadsheet runs
 PROBE_COLUMNS = ("probe", "quantity")  # of a table: names of probes, or of quantities that may be probes
 
@@ -348,7 +348,9 @@ def _write_pictures(figure: Figure, pictures: Sequence[Path]) -> None:
 
 def _print(figure: Figure, file: Any, kind: str, about: dict[str, Any]) -> None:
     """Write a figure that has its layout: `savefig` would go over all of it once more, to lay it out."""
-    if any(mpl.rcParams[key] != usual for key, usual in _OF_SAVING.items()):  # which `savefig` obeys
+    settings = mpl.rcParams
+    of_saving = settings["savefig.facecolor"], settings["savefig.edgecolor"], settings["savefig.transparent"]
+    if of_saving != _OF_SAVING:  # which `savefig` obeys
         figure.savefig(file, format=kind, metadata=about, dpi=300 if kind == "png" else "figure")
         return
     name, method = _CANVASES[kind]

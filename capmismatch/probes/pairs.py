@@ -178,7 +178,8 @@ def kl(teacher: ArrayLike, student: ArrayLike, tau: float = 1.0) -> Floats:
     >>> kl([[3.0, 0, 0]], [[1.0, 0, 0]]).round(3)
     array([0.275])
     """
-    return DIVERGENCES["kl"](*(log_softmax(side, axis=1) for side in _pair(teacher, student, tau)), 0.0)
+    log_p, log_q = (log_softmax(side, axis=1) for side in _pair(teacher, student, tau))
+    return DIVERGENCES["kl"](log_p, log_q, 0.0)
 
 
 def reverse_kl(teacher: ArrayLike, student: ArrayLike, tau: float = 1.0) -> Floats:
@@ -238,7 +239,8 @@ def skewed_kl(teacher: ArrayLike, student: ArrayLike, tau: float = 1.0, *, skew:
     """
     if not 0 <= skew < 1:
         raise InputError(f"expected skew in [0, 1), got {skew!r}")
-    return DIVERGENCES["skewed_kl"](*(log_softmax(side, axis=1) for side in _pair(teacher, student, tau)), skew)
+    log_p, log_q = (log_softmax(side, axis=1) for side in _pair(teacher, student, tau))
+    return DIVERGENCES["skewed_kl"](log_p, log_q, skew)
 
 
 def rank_and_surprise(teacher: Floats, student: Floats) -> tuple[Floats, Floats]:

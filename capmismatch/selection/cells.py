@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -63,8 +64,8 @@ def in_units(
     in_nats = metric.less_is_better
     times, unit = (1, f", {metric.unit}") if in_nats else (100, " %")
     digits = 3 if in_nats else 2
-    columns = {}
-    for name in table:
+    columns: dict[str, list[Any]] = {}
+    for name in map(str, table):
         values = table[name]
         if name in levels:
             columns[f"{name}{unit}"] = [_fixed(times * value, digits) for value in values]

@@ -169,7 +169,7 @@ def _differ(group: _Accuracies, teacher: str, earlier: _Accuracies, theirs: str)
     for column in set(group.more) & set(earlier.more):
         own, other = group.more[column].get(teacher, {}), earlier.more[column].get(theirs, {})
         pairs = np.array([(value, other[key]) for key, value in own.items() if key in other])
-        if len(pairs) and np.isclose(*pairs.T, rtol=1e-6, atol=1e-8).sum() < ALIKE_SHARE * len(pairs):
+        if len(pairs) and np.isclose(pairs[:, 0], pairs[:, 1], rtol=1e-6, atol=1e-8).sum() < ALIKE_SHARE * len(pairs):
             return True
     return False
 

@@ -108,11 +108,11 @@ def pick(
     come with the package this rule loses least of those that look at the teachers alone, if by little
     (`capmismatch.selection.rules.DEFAULT_RULE`). What those students say of these teachers is `Choice.outlook`.
     Teachers that guess, or that are below a student without a teacher (rows of plain training as `results`), are not
-    taken. Teachers whose difference from the best has a 95 % interval that covers zero are tied with it. With `values`, intervals and ties come from a bootstrap over the
-    examples, which all teachers share, and over runs where a teacher has several; else standard errors are taken as
-    independent, which is conservative. The smallest of the tied teachers is taken, because it is the
-    cheapest; the title then says so, and how many teachers the rules name. `Choice.smallest_pilot` names the fewest
-    students that would tell.
+    taken. Teachers whose difference from the best has a 95 % interval that covers zero are tied with it. With `values`,
+    intervals and ties come from a bootstrap over the examples, which all teachers share, and over runs where a teacher
+    has several; else standard errors are taken as independent, which is conservative. The smallest of the tied teachers
+    is taken, because it is the cheapest; the title then says so, and how many teachers the rules name.
+    `Choice.smallest_pilot` names the fewest students that would tell.
 
     **With evidence**, students of other families or other students of these teachers, how far to trust each probe is
     learnt from it (`capmismatch.stats.posterior.posterior_draws`: a ridge regression within families; its strength, and

@@ -143,7 +143,7 @@ def mean_probes(probes: pd.DataFrame) -> pd.DataFrame:
     over_runs = mean_over_runs(values, pool=pd.factorize(table["probe"])[0])
     by_key = compared.groupby(key, sort=False)
     by_runs = np.nan_to_num(over_runs.of_means)
-    by_examples = _means_by_code(compared["se"].to_numpy(float) ** 2, by_key.ngroup().to_numpy(np.int64))
+    by_examples = _means_by_code(compared["se"].to_numpy(float) ** 2, np.asarray(by_key.ngroup(), dtype=np.int64))
     variance = np.nan_to_num(by_examples) + by_runs
     has_error = np.isfinite(by_examples) | (by_runs > 0)
     return table.assign(

@@ -26,7 +26,7 @@ from capmismatch.data.class_names import are_imagenet_ids, are_numbers, composed
 from capmismatch.data.image_checks import checked_inputs, eight_bits
 from capmismatch.data.image_folders import find_images, order_of_classes
 from capmismatch.data.lazy_inputs import LazyInputs, as_array
-from capmismatch.data.rows import PARTS, label_array, part_of
+from capmismatch.data.rows import PARTS, label_array, must_be_parts_once, part_of
 from capmismatch.errors import CapmismatchError, InputError, must_be_one_of
 
 IMAGENET = "ImageNet-1K"
@@ -148,8 +148,7 @@ def read_parts(arrays: Mapping[str, NDArray[Any]], path: Path) -> RawDataset:
     for part in parts:
         if len(found[part]) != 2:
             raise InputError(f"expected inputs and labels of part {part!r} in {path}, got {[*found[part].values()]}")
-    if len({part_of(part) for part in parts}) != len(parts):
-        raise InputError(f"expected each part once in {path}, got {parts}")
+    must_be_parts_once(parts, str(path))
     inputs = [checked_inputs(arrays[found[part]["inputs"]], f"{found[part]['inputs']} of {path}") for part in parts]
     labels = [label_array(arrays[found[part]["labels"]], f"{found[part]['labels']} of {path}") for part in parts]
     for part, some, of_some in zip(parts, inputs, labels, strict=True):
@@ -411,6 +410,7 @@ def _read_splits(tables: Any, address: str, columns: Columns) -> RawDataset:
     names = [name for name in tables if part_of(name)]
     if not names:
         raise InputError(f"expected a split named as one of {list(PARTS)} in 'hf:{address}', got {list(tables)}")
+    must_be_parts_once(names, f"'hf:{address}'")
     joined = datasets.concatenate_datasets([tables[name] for name in names])
     return _read_table(joined, address, columns, {name: len(tables[name]) for name in names})
 

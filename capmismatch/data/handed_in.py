@@ -11,7 +11,7 @@ from capmismatch.data.class_names import composed
 from capmismatch.data.dataset_readers import RawDataset
 from capmismatch.data.image_checks import checked_inputs
 from capmismatch.data.lazy_inputs import LazyInputs
-from capmismatch.data.rows import PARTS, label_array, part_of
+from capmismatch.data.rows import PARTS, label_array, must_be_parts_once, part_of
 from capmismatch.errors import InputError
 
 
@@ -55,10 +55,8 @@ def check_parts(source: Mapping[str, Any]) -> dict[str, Any]:
             f"expected a data set for each split, under names such as {list(PARTS)}, got {list(source)}; arrays go in "
             "as (X, y)"
         )
-    by_split = {str(part): source[name] for name, part in zip(source, parts.values(), strict=True)}
-    if len(by_split) < len(parts):
-        raise InputError(f"expected each split once, got {list(source)}")
-    return by_split
+    must_be_parts_once(parts, "the data sets handed in")
+    return {str(part): source[name] for name, part in zip(source, parts.values(), strict=True)}
 
 
 def join_parts(parts: Mapping[str, RawDataset], place: str) -> RawDataset:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from capmismatch.data.class_names import composed, default_order, natural_key
-from capmismatch.data.rows import part_of
+from capmismatch.data.rows import must_be_parts_once, part_of
 from capmismatch.errors import InputError
 
 ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
@@ -137,6 +137,7 @@ def _part_folders(folder: Path, below: Sequence[Path], left_out: Counter[str]) -
             f"expected parts or classes in {folder}, got the parts {[path.name for path in parts]} beside "
             f"{with_images}: name a folder that holds only one kind, or move the others away"
         )
+    must_be_parts_once([path.name for path in parts], str(folder))
     return parts
 
 

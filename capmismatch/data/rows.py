@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,26 @@ def part_of(name: str) -> str | None:
     ('val', None)
     """
     return PARTS.get(name.strip().casefold())
+
+
+def must_be_parts_once(names: Iterable[str], place: str) -> None:
+    """Refuse two names of one split, such as "val" and "valid": which rows are meant is not known.
+
+    Raises
+    ------
+    InputError
+        Naming them.
+
+    Examples
+    --------
+    >>> must_be_parts_once(["train", "Valid", "test"], "photos")
+    """
+    of_part: dict[str | None, list[str]] = {}
+    for name in names:
+        of_part.setdefault(part_of(name), []).append(name)
+    for part, spelt in of_part.items():
+        if len(spelt) > 1:
+            raise InputError(f"expected each split once in {place}, got {spelt}, which are all {part!r}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,6 +55,7 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
         (("cat/train/0.png", "dog/train/0.png"), "'cat' holds no image, only the folders .'train'"),
         (("train/cat/0.png", "val/cat/0.png", "extra/0.png"), r"the parts \['train', 'val'\] beside \['extra'\]"),
         (("train/cat/0.png", "train/dog/0.png", "val/cow/0.png"), r"got 1 others in 'val': \['cow'\]"),
+        (("val/cat/0.png", "valid/cat/0.png"), r"each split once in .*\['val', 'valid'\], which are all 'val'"),
         (("train/0.png", "test/0.png"), "got 1 images without a label in test, 1 images without a label in train"),
     ],
 )

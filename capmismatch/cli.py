@@ -586,10 +586,7 @@ def main() -> None:
 
 
 def _reader_has_left() -> bool:
-    """Whether standard output is a pipe that nobody reads, as after ``| head``; what is still to be written is dropped.
-
-    Pipes to processes of ours break as well, and that must be seen.
-    """
+    """Whether standard output is a pipe that nobody reads, as after ``| head``, and not one to a process of ours."""
     try:
         print(flush=True)
     except BrokenPipeError:

@@ -476,7 +476,8 @@ def test_stages_one_by_one_leave_the_same_as_run(studied: Path, tmp_path: Path) 
         "report": str(tmp_path / "report.html"),
     }
     assert [stage for stage in STAGES if expected[stage] not in shown[stage].out] == []
-    assert made(tmp_path) == made(studied)
+    of_run = {"tables/report.json"}  # by which it knows that the page need not be written again
+    assert made(tmp_path) == made(studied) - of_run
     for file in sorted((tmp_path / "tables").glob("*.parquet")):
         pd.testing.assert_frame_equal(pd.read_parquet(file), pd.read_parquet(studied / "tables" / file.name))
 
@@ -502,7 +503,7 @@ def test_a_pick_is_written_as_a_page(studied: Path, tmp_path: Path) -> None:
         outcome = command("pick", studied, "--out", tmp_path / "new" / name)
         assert outcome.out == f"{plain.out}\n{tmp_path / 'new' / name}\n"
         page = (tmp_path / "new" / name).read_text(encoding="utf-8")
-        assert page.startswith(start) and " teachers/l, based on " in page and "p_best" in page
+        assert page.startswith(start) and " teachers/l, based on " in page and "P(best)" in page
     assert_one_line(command("pick", studied, "--out", tmp_path / "pick.pdf"), "ends in .html or .md", "pick.pdf")
 
 

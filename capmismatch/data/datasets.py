@@ -108,7 +108,8 @@ class Dataset:
 
     def with_inputs(self, inputs: Any, name: str) -> Dataset:
         """The same rows with other inputs, such as a stored view."""
-        inputs = inputs if isinstance(inputs, TokenInputs) else checked_inputs(inputs, name)
+        has_none = isinstance(inputs, np.ndarray) and not inputs.size  # rows of saved logits
+        inputs = inputs if has_none or isinstance(inputs, TokenInputs) else checked_inputs(inputs, name)
         rows = make_rows(
             name,
             self.labels,

@@ -512,8 +512,8 @@ def test_map_style_sets_of_absurd_length_and_of_two_orders() -> None:
         load_dataset(OfLength(4, classes={"u", "v"}))
 
 
-LABELS = np.arange(60) % 4
-SURE = np.eye(4)[LABELS] + 0.01 * np.arange(240).reshape(60, 4) / 240
+FRAME_LABELS = np.arange(60) % 4
+SURE = np.eye(4)[FRAME_LABELS] + 0.01 * np.arange(240).reshape(60, 4) / 240
 
 
 @pytest.mark.parametrize(
@@ -532,24 +532,27 @@ SURE = np.eye(4)[LABELS] + 0.01 * np.arange(240).reshape(60, 4) / 240
 def test_classes_have_the_order_of_their_labels(classes: Any, expected: tuple[str, ...] | None) -> None:
     if expected is None:
         with pytest.raises(InputError, match="class"):
-            bank_from_arrays({"a": SURE}, LABELS, classes=classes)
+            bank_from_arrays({"a": SURE}, FRAME_LABELS, classes=classes)
         return
     backwards = pd.DataFrame(SURE[:, ::-1], columns=list("zyxw"))
-    bank = bank_from_arrays({"a": backwards}, LABELS, classes=classes)
+    bank = bank_from_arrays({"a": backwards}, FRAME_LABELS, classes=classes)
     assert bank.classes == expected and bank.teachers[0].accuracy == 1
 
 
 @pytest.mark.parametrize("names", [[3.0, 2.0, 1.0, 0.0], ["logit_3", "logit_2", "logit_1", "logit_0"], list("3210")])
 def test_columns_that_are_numbered_stand_in_the_order_of_their_numbers(names: list[Any]) -> None:
     frame = pd.DataFrame(SURE[:, ::-1], columns=names)
-    assert bank_from_arrays({"a": frame}, LABELS).teachers[0].accuracy == 1
+    assert bank_from_arrays({"a": frame}, FRAME_LABELS).teachers[0].accuracy == 1
     frame.columns = pd.MultiIndex.from_tuples([("logits", name) for name in names])
-    assert bank_from_arrays({"a": frame}, LABELS).teachers[0].accuracy == 1
+    assert bank_from_arrays({"a": frame}, FRAME_LABELS).teachers[0].accuracy == 1
 
 
 def test_frames_whose_columns_stand_in_two_orders_are_refused() -> None:
     one = pd.DataFrame(SURE, columns=list("wxyz"))
     frames = {"a": one, "b": one[["z", "x", "y", "w"]]}
     with pytest.raises(InputError, match=r"'b'.*'a'.*'z' instead of 'w' at place 0: give classes"):
-        bank_from_arrays(frames, LABELS)
-    assert [record.accuracy for record in bank_from_arrays(frames, LABELS, classes=list("wxyz")).teachers] == [1, 1]
+        bank_from_arrays(frames, FRAME_LABELS)
+    assert [record.accuracy for record in bank_from_arrays(frames, FRAME_LABELS, classes=list("wxyz")).teachers] == [
+        1,
+        1,
+    ]

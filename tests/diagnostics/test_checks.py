@@ -481,7 +481,7 @@ def test_one_class_and_two_classes():
         warnings.simplefilter("error")
         probes = cm.probe(bank, progress=False)
         choice = cm.pick(probes)
-        assert choice.rule == "most accurate" and {"CM014", "CM020"} <= set(choice.findings)
+        assert choice.rule == "lowest nll" and {"CM014", "CM020"} <= set(choice.findings)
         assert not any("derived" in rule or "inherent" in rule for rule in choice.rules["rule"])
         told = [statement for statement in statements({"probes": probes}) if statement.topic == "variance"]
     assert [statement.codes for statement in told] == [("CM014",)]

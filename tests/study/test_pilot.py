@@ -392,6 +392,7 @@ def test_only_validation_rows_choose(whole: tuple[Path, Any, list[str]], taught:
         copy = tmp_path / "runs" / file.parent.name / file.name
         copy.parent.mkdir(parents=True)
         copy.write_text(json.dumps(result))
+        shutil.copy(file.parent / "config.json", copy.parent)
     upset = pilot(study_in(tmp_path, taught), "45%", n_boot=200, tell=silent)
     pd.testing.assert_frame_equal(upset.rungs, choice.rungs)
     columns = ["teacher", "score", "low", "high", "p_best", "tie"]
@@ -437,10 +438,11 @@ def test_a_fifth_of_a_small_study_is_enough(tmp_path: Path, taught: Path) -> Non
     choice = pilot(study, "20%", n_boot=200, tell=told.append)
     wide = study.load("probes")
     wide = wide[wide["split"].eq("val")]
-    accuracy, at = wide[wide["probe"].eq("accuracy")], wide[wide["probe"].eq("derived_std") & wide["tau"].eq(4)]
-    by_std = at.sort_values("value")["teacher"].tolist()
-    named = {by_std[-1], "mlp16", accuracy.loc[accuracy["value"].idxmax(), "teacher"]}  # by the rules people go by
-    last = next(teacher for teacher in by_std if teacher not in named)
+    of_probe = {name: wide[wide["probe"].eq(name)].set_index("teacher")["value"] for name in ("accuracy", "nll")}
+    std = wide[wide["probe"].eq("derived_std") & wide["tau"].eq(4)].set_index("teacher")["value"]
+    named = {std.idxmax(), "mlp16", of_probe["accuracy"].idxmax(), of_probe["nll"].idxmin()}  # by rules people go by
+    worst_first = of_probe["nll"].sort_values(ascending=False).index
+    last = next(teacher for teacher in worst_first if teacher not in named)
     assert spent_passes({*finished(tmp_path)}) == told_passes(told[0]) <= 0.2 * 18 * 4 * 260
     left_out = re.search("Left out .*", told[0])[0]  # type: ignore[index]
     assert f"; mlp/{last}, which the probes rank last." in left_out and choice.risks[0] == left_out
